@@ -1,0 +1,34 @@
+"""Serves cloud-init metadata to VMware virtual machines over their virtual serial ports.
+
+The public names are loaded when they are first used, so that the parts without gevent stay so.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vmw_cloudinit_metadata.drivers.driver import Driver
+    from vmw_cloudinit_metadata.errors import DriverError
+    from vmw_cloudinit_metadata.instance.model import InstanceData
+    from vmw_cloudinit_metadata.protocol.vmware import Machine
+    from vmw_cloudinit_metadata.server import MetadataServer
+
+__version__ = "0.1.0"
+
+__all__ = ["Driver", "DriverError", "InstanceData", "Machine", "MetadataServer", "__version__"]
+
+_HOMES = {
+    "Driver": "drivers.driver",
+    "DriverError": "errors",
+    "InstanceData": "instance.model",
+    "Machine": "protocol.vmware",
+    "MetadataServer": "server",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
