@@ -1,0 +1,129 @@
+"""Telnet option state by the Q method of RFC 1143, for both sides of a connection.
+
+The method is one table: what we hear or wish, in the state that the option is in, gives the next
+state and what we say, so that two polite parties always fall silent. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from enum import Enum
+from typing import NamedTuple
+
+from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Verb
+
+
+class Side(Enum):
+    US = "us"
+    HIM = "him"
+
+
+class Q(Enum):
+    """RFC 1143's states; OPPOSITE is its queue bit."""
+
+    NO = "NO"
+    YES = "YES"
+    WANTNO = "WANTNO"
+    WANTNO_OPPOSITE = "WANTNO OPPOSITE"
+    WANTYES = "WANTYES"
+    WANTYES_OPPOSITE = "WANTYES OPPOSITE"
+
+
+class Hears(Enum):
+    """What can happen to one option of one side."""
+
+    AGREEABLE = "WILL or DO, and we take part in it"
+    DISAGREEABLE = "WILL or DO, and we do not"
+    NEGATIVE = "WONT or DONT"
+    ENABLE = "we wish it on"
+    DISABLE = "we wish it off"
+
+
+class Step(NamedTuple):
+    state: Q
+    say: bool | None  # True: WILL or DO, False: WONT or DONT, None: silence
+
+
+TRANSITIONS = {
+    (Q.NO, Hears.AGREEABLE): Step(Q.YES, True),
+    (Q.NO, Hears.DISAGREEABLE): Step(Q.NO, False),
+    (Q.NO, Hears.NEGATIVE): Step(Q.NO, None),
+    (Q.NO, Hears.ENABLE): Step(Q.WANTYES, True),
+    (Q.NO, Hears.DISABLE): Step(Q.NO, None),
+    (Q.YES, Hears.AGREEABLE): Step(Q.YES, None),
+    (Q.YES, Hears.DISAGREEABLE): Step(Q.YES, None),
+    (Q.YES, Hears.NEGATIVE): Step(Q.NO, False),
+    (Q.YES, Hears.ENABLE): Step(Q.YES, None),
+    (Q.YES, Hears.DISABLE): Step(Q.WANTNO, False),
+    # RFC 1143: "Error: DONT answered by WILL"; it counts as off.
+    (Q.WANTNO, Hears.AGREEABLE): Step(Q.NO, None),
+    (Q.WANTNO, Hears.DISAGREEABLE): Step(Q.NO, None),
+    (Q.WANTNO, Hears.NEGATIVE): Step(Q.NO, None),
+    (Q.WANTNO, Hears.ENABLE): Step(Q.WANTNO_OPPOSITE, None),
+    (Q.WANTNO, Hears.DISABLE): Step(Q.WANTNO, None),
+    # RFC 1143: "Error: DONT answered by WILL"; it counts as on, which is what we came to wish.
+    (Q.WANTNO_OPPOSITE, Hears.AGREEABLE): Step(Q.YES, None),
+    (Q.WANTNO_OPPOSITE, Hears.DISAGREEABLE): Step(Q.YES, None),
+    (Q.WANTNO_OPPOSITE, Hears.NEGATIVE): Step(Q.WANTYES, True),
+    (Q.WANTNO_OPPOSITE, Hears.ENABLE): Step(Q.WANTNO_OPPOSITE, None),
+    (Q.WANTNO_OPPOSITE, Hears.DISABLE): Step(Q.WANTNO, None),
+    (Q.WANTYES, Hears.AGREEABLE): Step(Q.YES, None),
+    (Q.WANTYES, Hears.DISAGREEABLE): Step(Q.YES, None),
+    (Q.WANTYES, Hears.NEGATIVE): Step(Q.NO, None),
+    (Q.WANTYES, Hears.ENABLE): Step(Q.WANTYES, None),
+    (Q.WANTYES, Hears.DISABLE): Step(Q.WANTYES_OPPOSITE, None),
+    (Q.WANTYES_OPPOSITE, Hears.AGREEABLE): Step(Q.WANTNO, False),
+    (Q.WANTYES_OPPOSITE, Hears.DISAGREEABLE): Step(Q.WANTNO, False),
+    (Q.WANTYES_OPPOSITE, Hears.NEGATIVE): Step(Q.NO, None),
+    (Q.WANTYES_OPPOSITE, Hears.ENABLE): Step(Q.WANTYES, None),
+    (Q.WANTYES_OPPOSITE, Hears.DISABLE): Step(Q.WANTYES_OPPOSITE, None),
+}
+
+# Whose option a verb speaks of when it arrives, and whether it says yes.
+_ARRIVES = {
+    Verb.WILL: (Side.HIM, True),
+    Verb.WONT: (Side.HIM, False),
+    Verb.DO: (Side.US, True),
+    Verb.DONT: (Side.US, False),
+}
+
+_LEAVES = {
+    (Side.US, True): Verb.WILL,
+    (Side.US, False): Verb.WONT,
+    (Side.HIM, True): Verb.DO,
+    (Side.HIM, False): Verb.DONT,
+}
+
+
+class Options:
+    """The options of one connection; `us` and `him` are those that each side may switch on."""
+
+    def __init__(self, us: Set[int], him: Set[int]) -> None:
+        self._agreeable = {Side.US: us, Side.HIM: him}
+        self._states: dict[tuple[Side, int], Q] = {}  # what is not in it is NO
+
+    def receive(self, negotiation: Negotiation) -> Negotiation | None:
+        """Returns what to say to a negotiation that arrived, or None for silence."""
+        side, positive = _ARRIVES[negotiation.verb]
+        if not positive:
+            hears = Hears.NEGATIVE
+        elif negotiation.option in self._agreeable[side]:
+            hears = Hears.AGREEABLE
+        else:
+            hears = Hears.DISAGREEABLE
+        return self._step(side, negotiation.option, hears)
+
+    def wish(self, side: Side, option: int, on: bool) -> Negotiation | None:
+        """Returns what to say so that `option` of `side` goes on or off, or None for nothing."""
+        return self._step(side, option, Hears.ENABLE if on else Hears.DISABLE)
+
+    def is_on(self, side: Side, option: int) -> bool:
+        return self._states.get((side, option)) is Q.YES
+
+    def _step(self, side: Side, option: int, hears: Hears) -> Negotiation | None:
+        state, say = TRANSITIONS[self._states.get((side, option), Q.NO), hears]
+        if state is Q.NO:
+            self._states.pop((side, option), None)
+        else:
+            self._states[side, option] = state
+        return None if say is None else Negotiation(_LEAVES[side, say], option)

@@ -1,0 +1,83 @@
+"""The serial line inside: one packet a line, `!!` CODE `#` BASE64.
+
+A serial line is dirty: kernel messages, login prompts, half a request from before a reboot, and our
+own answers echoed back. Whatever is not a packet is nothing. Pure.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+
+# A request has some 20 bytes; the rest is room for the noise that may stand before it.
+MAX_LINE_BYTES = 4096
+
+REQUEST = "REQUEST_"
+RESPONSE = "RESPONSE_"
+
+_LINE_END = re.compile(rb"[\r\n]")
+_PACKET = re.compile(rb"!!([A-Z_]{1,64})#([A-Za-z0-9+/]*={0,2})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    code: str  # "REQUEST_METADATA"
+    body: bytes = b""
+
+    @property
+    def requests(self) -> str | None:
+        """The document that this packet asks for ("METADATA"), or None if it is no request."""
+        return self.code.removeprefix(REQUEST) if self.code.startswith(REQUEST) else None
+
+
+def parse(line: bytes) -> Packet | None:
+    """The packet on a line, or None. In a noisy line the packet begins at the last `!!`."""
+    match = _PACKET.fullmatch(line[max(line.rfind(b"!!"), 0) :].rstrip(b" \t\0"))
+    if match is None:
+        return None
+    try:
+        return Packet(match[1].decode(), base64.b64decode(match[2], validate=True))
+    except binascii.Error:
+        return None
+
+
+def serialize(packet: Packet) -> bytes:
+    return b"!!%s#%s\n" % (packet.code.encode(), base64.b64encode(packet.body))
+
+
+class LineSplitter:
+    """Cuts a stream into lines that end with LF, CR, CR LF or LF CR; blank lines are nothing.
+
+    A line of more than `max_line_bytes` is dropped while it arrives, and counted in `overlong`.
+    """
+
+    def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._limit = max_line_bytes
+        self._tail = b""
+        self._dropping = False
+        self.overlong = 0
+
+    def receive_data(self, data: bytes) -> list[bytes]:
+        """Returns the lines that `data` completes, without their ends."""
+        *ended, self._tail = _LINE_END.split(self._tail + data)
+        lines = [line for line in ended if self._fits(line)]
+        if len(self._tail) > self._limit:
+            self._drop()
+        return [line for line in lines if line]
+
+    def _fits(self, line: bytes) -> bool:
+        if self._dropping:  # this was the rest of a line that is dropped
+            self._dropping = False
+            return False
+        if len(line) > self._limit:
+            self.overlong += 1
+            return False
+        return True
+
+    def _drop(self) -> None:
+        if not self._dropping:
+            self.overlong += 1
+        self._dropping = True
+        self._tail = b""

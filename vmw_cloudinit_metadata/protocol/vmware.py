@@ -1,0 +1,135 @@
+"""VMWARE-TELNET-EXT, telnet option 232: its suboptions, and who a VM is.
+
+Follows VMware's "Using a Proxy with vSphere Virtual Serial Ports" (EN-001415). "VM" is the ESXi
+side, "us" the proxy. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from urllib.parse import parse_qsl
+
+from vmw_cloudinit_metadata.protocol.telnet import Option, Subnegotiation
+
+
+class Suboption(IntEnum):
+    KNOWN_SUBOPTIONS_1 = 0  # VM: the codes that it knows
+    KNOWN_SUBOPTIONS_2 = 1  # us: the codes that we know
+    UNKNOWN_SUBOPTION_RCVD_1 = 2  # VM: the code of ours that it does not know
+    UNKNOWN_SUBOPTION_RCVD_2 = 3  # us: the code of its that we do not know
+    VMOTION_BEGIN = 40  # VM, source host: sequence
+    VMOTION_GOAHEAD = 41  # us: sequence, secret
+    VMOTION_NOTNOW = 43  # us: sequence
+    VMOTION_PEER = 44  # VM, target host: sequence, secret
+    VMOTION_PEER_OK = 45  # us: sequence
+    VMOTION_COMPLETE = 46  # VM, target host: sequence
+    VMOTION_ABORT = 48  # VM, source host
+    DO_PROXY = 70  # VM: direction, service URI
+    WILL_PROXY = 71  # us
+    WONT_PROXY = 73  # us
+    VM_VC_UUID = 80  # VM; each GET is ours and one above what it asks for
+    GET_VM_VC_UUID = 81
+    VM_NAME = 82
+    GET_VM_NAME = 83
+    VM_BIOS_UUID = 84
+    GET_VM_BIOS_UUID = 85
+    VM_LOCATION_UUID = 86
+    GET_VM_LOCATION_UUID = 87
+
+
+# Question -> answer, in the order in which we ask.
+IDENTITY = {
+    Suboption.GET_VM_VC_UUID: Suboption.VM_VC_UUID,
+    Suboption.GET_VM_NAME: Suboption.VM_NAME,
+    Suboption.GET_VM_BIOS_UUID: Suboption.VM_BIOS_UUID,
+    Suboption.GET_VM_LOCATION_UUID: Suboption.VM_LOCATION_UUID,
+}
+
+DIRECTIONS = {b"C": "client", b"S": "server"}
+
+# vCenter's own limit is 80 characters, before it writes / \ % as three.
+MAX_NAME_BYTES = 1024
+
+_UUID = re.compile(r"[0-9a-f]{2}(?:[ -]?[0-9a-f]{2}){15}", re.IGNORECASE | re.ASCII)
+
+
+def suboption(code: int, argument: bytes = b"") -> Subnegotiation:
+    return Subnegotiation(Option.VMWARE_TELNET_EXT, bytes([code]) + argument)
+
+
+def parse_uuid(text: str) -> str | None:
+    """The canonical form (lower case, 8-4-4-4-12) of a UUID in any usual form, or None.
+
+    VMware writes 16 hex pairs: `01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00`.
+    """
+    if not _UUID.fullmatch(text):
+        return None
+    digits = re.sub("[ -]", "", text).lower()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def parse_name(argument: bytes) -> str | None:
+    """A VM's name, or None if it is unusable: empty, longer than MAX_NAME_BYTES, or no UTF-8."""
+    if not 0 < len(argument) <= MAX_NAME_BYTES:
+        return None
+    try:
+        return argument.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def parse_identity(code: Suboption, argument: bytes) -> str | None:
+    """What an answer of IDENTITY says, or None if it is unusable."""
+    if code is Suboption.VM_NAME:
+        return parse_name(argument)
+    return parse_uuid(argument.decode("ascii", "replace"))
+
+
+def serves(service_uri: str, uris: frozenset[str]) -> bool:
+    """Whether a service URI, as it is or without its query, is one of `uris`."""
+    return service_uri in uris or service_uri.partition("?")[0] in uris
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """`text` for a log line that it cannot forge: quoted, cut, control characters escaped."""
+    return repr(text) if len(text) <= limit else f"{text[:limit]!r}..."
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Who a VM is, as the ESXi host tells it.
+
+    UUIDs are canonical (lower case, 8-4-4-4-12); None stands for what was not told or is unusable.
+    Two machines are equal if they agree in all but `connected_since`.
+    """
+
+    name: str | None = None
+    vc_uuid: str | None = None  # vCenter's config.instanceUuid: unique in that vCenter
+    bios_uuid: str | None = None  # config.uuid: clones and restores can share it
+    location_uuid: str | None = None
+    service_uri: str = ""  # as the VM has it, with its query
+    direction: str = "client"  # or "server"
+    peer_address: str = ""  # of the ESXi host
+    connected_since: datetime | None = field(default=None, compare=False)
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The service URI's query: {"profile": "web"} for `my-metadata?profile=web`."""
+        return dict(parse_qsl(self.service_uri.partition("?")[2], keep_blank_values=True))
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether the VM has told nothing that it could be found by."""
+        return not (self.name or self.vc_uuid or self.bios_uuid or self.location_uuid)
+
+    def __str__(self) -> str:
+        """For logs: safe, whatever the VM is called."""
+        parts = [printable(self.name)] if self.name else []
+        parts += [f"VC UUID {self.vc_uuid}"] if self.vc_uuid else []
+        if not parts:
+            parts = [f"BIOS UUID {self.bios_uuid}"] if self.bios_uuid else ["a VM without identity"]
+        return ", ".join(parts)
