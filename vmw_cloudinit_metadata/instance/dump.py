@@ -1,0 +1,29 @@
+"""Values -> texts that PyYAML, which cloud-init reads with, turns into the same values. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import ujson
+import yaml
+
+# What PyYAML does not take as it is, takes as a line break, or takes as a byte order mark.
+_UNREADABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
+
+class _Dumper(yaml.CSafeDumper):
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True
+
+
+def json_text(value: Any) -> str:
+    """One line of JSON. Astral characters stay: PyYAML does not join escaped surrogate pairs."""
+    text = ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False)
+    return _UNREADABLE.sub(lambda character: f"\\u{ord(character[0]):04x}", text)
+
+
+def yaml_text(value: Any) -> str:
+    """A block of YAML, ASCII only; raises yaml.YAMLError for what YAML has no form for."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
+    return text

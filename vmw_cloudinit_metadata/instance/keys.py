@@ -1,0 +1,89 @@
+"""The keys of an instance file: `-` is as good as `_`, and defaults lie under a VM's own. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from vmw_cloudinit_metadata.instance import network
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, nearest
+from vmw_cloudinit_metadata.instance.metadata import MATCH_KEYS, METADATA_KEYS
+
+DOCUMENTS = ("userdata", "vendordata")
+TOP_LEVEL = frozenset({"metadata", "network", *DOCUMENTS, "documents", "match"})
+FILE_KEYS = frozenset(f"{name}-file" for name in DOCUMENTS)
+
+
+def canonical(seed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+    """The same mapping with its known keys written with `-`, and a fault for each written twice."""
+    faults: list[Fault] = []
+    result = _dashed(seed, TOP_LEVEL | FILE_KEYS, (), faults)
+    for part, known in (("metadata", METADATA_KEYS), ("match", MATCH_KEYS)):
+        if isinstance(result.get(part), Mapping):
+            result[part] = _dashed(result[part], known, (part,), faults)
+    if "network" in result:
+        result["network"] = _interfaces(result["network"], faults)
+    return result, faults
+
+
+def _interfaces(value: Any, faults: list[Fault]) -> Any:
+    if isinstance(value, list):
+        return [
+            _dashed(item, network.KEYS, ("network", index), faults)
+            if isinstance(item, Mapping)
+            else item
+            for index, item in enumerate(value)
+        ]
+    if isinstance(value, Mapping) and not network.is_native(value):
+        return _dashed(value, network.KEYS, ("network",), faults)
+    return value
+
+
+def _dashed(
+    mapping: Mapping[Any, Any], known: Collection[str], key: Key, faults: list[Fault]
+) -> dict[Any, Any]:
+    result: dict[Any, Any] = {}
+    for name, value in mapping.items():
+        dashed = name.replace("_", "-") if isinstance(name, str) else name
+        name = dashed if dashed in known else name
+        if name in result:
+            faults.append(Fault((*key, name), "the key with - and with _", "each key once"))
+        result[name] = value
+    return result
+
+
+def unknown_faults(seed: Mapping[str, Any], known: Collection[str]) -> list[Fault]:
+    return [
+        Fault((str(name),), repr(name), nearest(str(name), known))
+        for name in seed
+        if name not in known
+    ]
+
+
+def merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A VM's own keys over the defaults, level by level; both are canonical."""
+    defaults = dict(defaults)
+    for name in DOCUMENTS:
+        if name in own or f"{name}-file" in own:
+            keep = isinstance(own.get(name), Mapping) and isinstance(defaults.get(name), Mapping)
+            defaults = {
+                k: v for k, v in defaults.items() if k != f"{name}-file" and (keep or k != name)
+            }
+    if not _same_form(defaults.get("network"), own.get("network")):
+        defaults.pop("network", None)
+    return _over(defaults, own)
+
+
+def _same_form(defaults: Any, own: Any) -> bool:
+    """Whether two networks can be merged: a short form with a short form, a version with itself."""
+    if own is None or not isinstance(defaults, Mapping) or not isinstance(own, Mapping):
+        return own is None
+    return defaults.get("version") == own.get("version")
+
+
+def _over(under: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:
+    result = {**under, **over}
+    for name in under.keys() & over.keys():
+        if isinstance(under[name], Mapping) and isinstance(over[name], Mapping):
+            result[name] = _over(under[name], over[name])
+    return result

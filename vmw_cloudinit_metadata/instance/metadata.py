@@ -1,0 +1,104 @@
+"""The keys of meta-data and of `match`, as pydantic checks them. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from vmw_cloudinit_metadata.instance import publickey
+from vmw_cloudinit_metadata.instance.hostname import is_hostname
+from vmw_cloudinit_metadata.instance.text import Text, dashed, encodable, listed
+from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+
+MAX_KEY_CHARACTERS = 256  # PyYAML, which reads meta-data in the guest, takes at most 1,024
+MAX_DEPTH = 40
+
+
+def _hostname(text: str) -> str:
+    if not is_hostname(text):
+        raise ValueError("a host name or FQDN: labels of letters, digits and hyphens")
+    return text
+
+
+def _public_key(text: str) -> str:
+    expected = publickey.fault_of(text)
+    if expected:
+        raise ValueError(expected)
+    return text.strip()
+
+
+def _uuid(text: str) -> str:
+    canonical = parse_uuid(text)
+    if canonical is None:
+        raise ValueError("a UUID such as 01234567-89ab-cdef-fedc-ba9876543210")
+    return canonical
+
+
+def _tags(value: Any) -> Any:
+    if not isinstance(value, list | Mapping):
+        raise ValueError("a list or a mapping")
+    return value
+
+
+def _json(value: Any, depth: int = 0) -> Any:
+    """`value`, if it comes back through JSON and a YAML reader as it is."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"at most {MAX_DEPTH} levels")
+    match value:
+        case str():
+            return encodable(value)
+        case float() if not math.isfinite(value) or "e" in repr(value):
+            raise ValueError("a number that JSON and YAML write alike, or a text in quotes")
+        case None | bool() | int() | float():
+            return value
+        case list() | tuple():
+            return [_json(item, depth + 1) for item in value]
+        case Mapping():
+            return {_json_key(name): _json(item, depth + 1) for name, item in value.items()}
+        case _:
+            raise ValueError("a text, number, boolean, list or mapping")
+
+
+def _json_key(name: Any) -> str:
+    if not isinstance(name, str) or len(encodable(name)) > MAX_KEY_CHARACTERS:
+        raise ValueError(f"keys that are texts of at most {MAX_KEY_CHARACTERS} characters")
+    return name
+
+
+Json = Annotated[Any, BeforeValidator(_json)]
+Hostname = Annotated[Text, AfterValidator(_hostname)]
+Uuid = Annotated[Text, AfterValidator(_uuid)]
+PublicKey = Annotated[Text, AfterValidator(_public_key)]
+
+
+class Metadata(BaseModel):
+    """The known keys of meta-data, in the order of the document; further ones pass through."""
+
+    model_config = ConfigDict(extra="allow", alias_generator=dashed)
+    __pydantic_extra__: dict[str, Json]
+
+    ami_id: Text | None = None
+    instance_id: Text | None = None
+    region: Text | None = None
+    availability_zone: Text | None = None
+    tags: Annotated[Json, BeforeValidator(_tags)] | None = None
+    public_keys: Annotated[list[PublicKey], BeforeValidator(listed)] | None = None
+    hostname: Hostname | None = None
+    local_hostname: Hostname | None = None
+
+
+class Match(BaseModel):
+    """Which VM an instance file is for: it must agree in all that is given."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=dashed)
+
+    vc_uuid: Uuid | None = None
+    bios_uuid: Uuid | None = None
+    name: Text | None = None
+
+
+METADATA_KEYS = tuple(str(field.alias) for field in Metadata.model_fields.values())
+MATCH_KEYS = tuple(str(field.alias) for field in Match.model_fields.values())

@@ -1,0 +1,249 @@
+"""InstanceData: what one VM is told, made from the mapping that an instance file holds. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from vmw_cloudinit_metadata.instance import network
+from vmw_cloudinit_metadata.instance.dump import yaml_text
+from vmw_cloudinit_metadata.instance.fault import (
+    Fault,
+    InvalidInstanceData,
+    Key,
+    describe,
+    nearest,
+)
+from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, TOP_LEVEL, canonical, unknown_faults
+from vmw_cloudinit_metadata.instance.metadata import Match, Metadata
+from vmw_cloudinit_metadata.instance.network import Interface
+from vmw_cloudinit_metadata.instance.text import encodable
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+MAX_DOCUMENT_BYTES = 1024 * 1024
+
+STANDARD_DOCUMENTS = frozenset({"METADATA", "NETWORKDATA", "USERDATA", "VENDORDATA"})
+RESERVED_DOCUMENTS = STANDARD_DOCUMENTS | {"DIGEST", "ERROR"}
+
+_LEADING_BLANK_LINES = re.compile(r"\A(?:[ \t]*\r?\n)+")
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceData:
+    """What one VM is told. `from_mapping` makes it; a driver may set the last five with `replace`.
+
+    `metadata` has the known keys first; `network` is cloud-init's network-config document, version
+    1 or 2; the documents are bytes, empty where there is none. `documents` holds further ones by
+    the name that they are asked for by ("SECURITYDATA").
+    """
+
+    metadata: Mapping[str, Any]
+    network: Mapping[str, Any] | None = None
+    userdata: bytes = b""
+    vendordata: bytes = b""
+    documents: Mapping[str, bytes] = field(default_factory=dict)
+    match: Mapping[str, str] = field(default_factory=dict)
+
+    matched_by: str = ""  # which identity of the VM led here: "vc-uuid"
+    sources: tuple[str, ...] = ()  # where it stands, the VM's own file first
+    problem: str = ""  # why this is the last good answer and not the present one
+    token: object = None  # for Driver.still_holds; None: ask again at the next request
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> InstanceData:
+        """Takes what an instance file holds; raises InvalidInstanceData with every fault."""
+        check = _Check(mapping)
+        if check.faults:
+            raise InvalidInstanceData(check.faults)
+        return cls(
+            metadata=check.metadata,
+            network=check.network,
+            userdata=check.texts["userdata"],
+            vendordata=check.texts["vendordata"],
+            documents=check.documents,
+            match=check.match,
+        )
+
+    def is_for(self, machine: Machine) -> bool:
+        """Whether the machine is the one that `match` names, if it names one."""
+        told = {"vc-uuid": machine.vc_uuid, "bios-uuid": machine.bios_uuid, "name": machine.name}
+        return all(told[key] == wanted for key, wanted in self.match.items())
+
+
+class _Check:
+    """One mapping, checked part by part; `faults` has what is wrong in any of them."""
+
+    def __init__(self, mapping: Mapping[str, Any]) -> None:
+        seed, self.faults = canonical(mapping)
+        self.faults += unknown_faults(seed, TOP_LEVEL)
+        self.metadata = self._metadata(seed)
+        self.match = self._match(seed.get("match"))
+        self.network = self._network(seed.get("network"))
+        self.texts = {name: self._document(seed.get(name), (name,)) for name in DOCUMENTS}
+        self.documents = self._documents(seed.get("documents"))
+
+    def _metadata(self, seed: Mapping[str, Any]) -> dict[str, Any]:
+        if "metadata" not in seed:
+            self._fault(("metadata",), "nothing", "a mapping (it may be empty: {})", absence=True)
+            return {}
+        value = {} if seed["metadata"] is None else seed["metadata"]
+        checked = self._validate(Metadata, value, ("metadata",))
+        return checked.model_dump(by_alias=True, exclude_none=True) if checked else {}
+
+    def _match(self, value: Any) -> dict[str, str]:
+        checked = None if value is None else self._validate(Match, value, ("match",))
+        return checked.model_dump(by_alias=True, exclude_none=True) if checked else {}
+
+    def _network(self, value: Any) -> Mapping[str, Any] | None:
+        if value is None or network.is_native(value):
+            self.faults += network.native_faults(value) if value else ()
+            return value  # type: ignore[no-any-return]
+        before = len(self.faults)
+        if isinstance(value, list):
+            interfaces = [self._interface(v, ("network", i)) for i, v in enumerate(value)]
+        else:
+            interfaces = [self._interface(value, ("network",))]
+        if not interfaces:
+            self._fault(("network",), "an empty list", "at least one interface")
+        good = [interface for interface in interfaces if interface]
+        return network.version_1(good) if len(self.faults) == before else None
+
+    def _interface(self, value: Any, key: Key) -> Interface | None:
+        if isinstance(value, Mapping):
+            value = {name: item for name, item in value.items() if item is not None}
+        interface = self._validate(Interface, value, key)
+        if interface:
+            self.faults += network.interface_faults(interface, key)
+        elif isinstance(value, Mapping):
+            self._check_the_rest(value, key)
+        return interface
+
+    def _check_the_rest(self, value: Mapping[str, Any], key: Key) -> None:
+        """What is wrong between those keys of an interface that are right by themselves."""
+        faulty = {below[len(key)] for below in self._keys_below(key)}
+        rest = Interface.model_validate({k: v for k, v in value.items() if k not in faulty})
+        faults = network.interface_faults(rest, key)
+        self.faults += (fault for fault in faults if not fault.is_absence)
+
+    def _keys_below(self, key: Key) -> list[Key]:
+        keys = (fault.key for fault in self.faults)
+        return [other for other in keys if len(other) > len(key) and other[: len(key)] == key]
+
+    def _document(self, value: Any, key: Key) -> bytes:
+        try:
+            document = _text(value) if key[0] == "documents" else _user_data(value)
+        except (TypeError, ValueError, yaml.YAMLError) as error:
+            self._fault(key, describe(value, key), str(error))
+            return b""
+        if len(document) > MAX_DOCUMENT_BYTES:
+            self._fault(key, describe(document, key), f"at most {MAX_DOCUMENT_BYTES:,} bytes")
+        return document
+
+    def _documents(self, value: Any) -> dict[str, bytes]:
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            self._fault(("documents",), describe(value), "a mapping of names to texts")
+            return {}
+        documents: dict[str, bytes] = {}
+        for name, text in value.items():
+            key = ("documents", str(name))
+            code = str(name).upper()
+            if not re.fullmatch("[A-Z]{1,32}", code):
+                self._fault(key, describe(name), "a name of letters only, 32 at most")
+            elif code in RESERVED_DOCUMENTS:
+                self._fault(key, describe(name), "a name that the protocol does not have already")
+            elif code in documents:
+                self._fault(key, "the name for the second time", "each document once")
+            else:
+                documents[code] = self._document(text, key)
+        return documents
+
+    def _validate(self, model: type[_Model], value: Any, key: Key) -> _Model | None:
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            self.faults += (_fault_of(item, model, value, key) for item in error.errors())
+            return None
+
+    def _fault(self, key: Key, found: str, expected: str, absence: bool = False) -> None:
+        self.faults.append(Fault(key, found, expected, is_absence=absence))
+
+
+def _text(value: Any) -> bytes:
+    """The bytes of a document; raises ValueError or TypeError with what was expected."""
+    match value:
+        case None:
+            return b""
+        case bytes():
+            return value
+        case str():
+            return _LEADING_BLANK_LINES.sub("", encodable(value)).encode()
+        case _:
+            raise TypeError("a text, or !!binary")
+
+
+def _user_data(value: Any) -> bytes:
+    """Like `_text`; a mapping is a #cloud-config."""
+    if isinstance(value, Mapping):
+        return b"#cloud-config\n" + yaml_text(dict(value)).encode()
+    try:
+        return _text(value)
+    except TypeError:
+        raise ValueError("a text, !!binary, or a mapping, which becomes a #cloud-config") from None
+
+
+# What pydantic's own error types say was expected, filled in from their context.
+_EXPECTED = {
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "list_type": "a list",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than_equal": "a number of at most {le}",
+    "value_error": "{error}",
+    "missing": "a value",
+}
+
+
+def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault:
+    """A pydantic error as a fault; `value` is what was validated, and stands at `key`."""
+    place = tuple(error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, place[:-1])
+        return Fault((*key, *place), repr(place[-1]), nearest(str(place[-1]), known))
+    expected = _EXPECTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+    missing = error["type"] == "missing"
+    found = "nothing" if missing else describe(error["input"])
+    return Fault(
+        (*key, *(place if missing else _existing(place, value))),
+        found,
+        expected,
+        is_absence=missing,
+    )
+
+
+def _existing(place: tuple[Any, ...], value: Any) -> Key:
+    """`place` without what is not in the file: a text that stands for a list has no item 0."""
+    for depth, part in enumerate(place):
+        try:
+            value = value[part] if isinstance(value, Mapping | list) else None
+        except (KeyError, IndexError):
+            return place[:depth]
+        if value is None:
+            return place[:depth]
+    return place
+
+
+def _fields_at(model: type[BaseModel], place: Key) -> frozenset[str]:
+    if place[:1] == ("routes",):
+        return network.ROUTE_KEYS
+    return frozenset(str(item.alias) for item in model.model_fields.values())

@@ -1,0 +1,79 @@
+"""InstanceData -> the documents of cloud-init's NoCloud, for one machine. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from vmw_cloudinit_metadata.instance.dump import json_text, yaml_text
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
+from vmw_cloudinit_metadata.instance.hostname import hostname_of
+from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
+from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+# What each document of the protocol is called in cloud-init.
+NAMES = {
+    "METADATA": "meta-data",
+    "NETWORKDATA": "network-config",
+    "USERDATA": "user-data",
+    "VENDORDATA": "vendor-data",
+}
+
+
+def render(instance: InstanceData, machine: Machine) -> dict[str, bytes]:
+    """The documents by the protocol's names ("METADATA"); an absent one is empty.
+
+    Raises InvalidInstanceData for a document that is too long, and for one without an instance-id.
+    """
+    documents = {
+        "METADATA": json_text(metadata(instance, machine)).encode(),
+        "NETWORKDATA": yaml_text(instance.network).encode() if instance.network else b"",
+        "USERDATA": instance.userdata,
+        "VENDORDATA": instance.vendordata,
+        **instance.documents,
+    }
+    faults = [
+        Fault((name.lower(),), describe(document), f"at most {MAX_DOCUMENT_BYTES:,} bytes")
+        for name, document in documents.items()
+        if len(document) > MAX_DOCUMENT_BYTES
+    ]
+    if faults:
+        raise InvalidInstanceData(faults)
+    return documents
+
+
+def metadata(instance: InstanceData, machine: Machine) -> dict[str, Any]:
+    """The meta-data: the known keys in their order, then the further ones.
+
+    The instance-id defaults to the VC UUID, the host name to the VM's name made legal.
+    """
+    given = instance.metadata
+    hostname = given.get("hostname") or given.get("local-hostname") or _hostname(machine)
+    defaults = {
+        "instance-id": machine.vc_uuid,
+        "hostname": hostname,
+        "local-hostname": hostname,
+    }
+    known = {name: given.get(name, defaults.get(name)) for name in METADATA_KEYS}
+    if not known["instance-id"]:
+        expected = "one, because this VM has not told a VC UUID, which is the default"
+        raise InvalidInstanceData([Fault(("metadata", "instance-id"), "nothing", expected)])
+    further = {name: value for name, value in given.items() if name not in known}
+    return {name: value for name, value in known.items() if value is not None} | further
+
+
+def _hostname(machine: Machine) -> str | None:
+    return hostname_of(machine.name) if machine.name else None
+
+
+def digest(documents: Mapping[str, bytes]) -> bytes:
+    """The body of RESPONSE_DIGEST: length in bytes and SHA-256 of each document there is."""
+    return json_text(
+        {
+            name: {"length": len(document), "sha256": hashlib.sha256(document).hexdigest()}
+            for name, document in documents.items()
+            if document
+        }
+    ).encode()

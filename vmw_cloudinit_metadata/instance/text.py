@@ -1,0 +1,42 @@
+"""Texts that operators write, as pydantic types. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+
+
+def as_text(value: Any) -> Any:
+    """A number that a driver hands over for a text is that text (a file has text already)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError("a text")
+    return value
+
+
+def encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text that UTF-8 can hold (this one has a lone surrogate)") from None
+    return text
+
+
+Text = Annotated[str, BeforeValidator(as_text), AfterValidator(encodable)]
+
+
+def listed(value: Any) -> Any:
+    """One value stands for a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def listed_words(value: Any) -> Any:
+    """A text of words, with spaces or commas between them, stands for a list of these."""
+    return value.replace(",", " ").split() if isinstance(value, str) else listed(value)
+
+
+def dashed(name: str) -> str:
+    """A field's name as it stands in a file: `local_hostname` is `local-hostname`."""
+    return name.replace("_", "-")
