@@ -1,0 +1,1 @@
+"""Where instance data comes from: the interface that drivers have, and the file driver."""

@@ -1,0 +1,55 @@
+"""The last good answer of each VM, for the time in which its file is broken or out of reach."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from vmw_cloudinit_metadata.instance.model import InstanceData
+
+MAX_BYTES = 256 * 1024 * 1024
+_ABOUT_BYTES = 4096  # of an answer beside its documents
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    instance: InstanceData
+    broken_since_s: float | None = None  # of time.monotonic()
+
+
+class LastGood:
+    """Answers by VC UUID; a VM without one has none, since no other identity is its own."""
+
+    def __init__(self, max_age_s: float) -> None:
+        self._max_age_s = max_age_s
+        self._lock = threading.Lock()
+        self._entries: LRUCache[str, _Entry] = LRUCache(MAX_BYTES, getsizeof=_size)
+
+    def remember(self, vc_uuid: str | None, instance: InstanceData) -> None:
+        if vc_uuid and self._max_age_s:
+            with self._lock:
+                self._entries[vc_uuid] = _Entry(instance)
+
+    def forget(self, vc_uuid: str | None) -> None:
+        with self._lock:
+            self._entries.pop(vc_uuid or "", None)
+
+    def recall(self, vc_uuid: str | None) -> tuple[InstanceData, float] | None:
+        """The last good answer and until when, by time.monotonic(), it may be given; or None."""
+        with self._lock:
+            entry = self._entries.get(vc_uuid or "")
+            if entry is None:
+                return None
+            now_s = time.monotonic()
+            since_s = now_s if entry.broken_since_s is None else entry.broken_since_s
+            self._entries[vc_uuid or ""] = _Entry(entry.instance, since_s)
+        until_s = since_s + self._max_age_s
+        return (entry.instance, until_s) if now_s < until_s else None
+
+
+def _size(entry: _Entry) -> int:
+    documents = (entry.instance.userdata, entry.instance.vendordata)
+    return _ABOUT_BYTES + sum(map(len, (*documents, *entry.instance.documents.values())))
