@@ -1,0 +1,48 @@
+"""Settings, as operators write them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import ujson
+
+from vmw_cloudinit_metadata.errors import ConfigError
+
+DEFAULT_DRIVER = "vmw_cloudinit_metadata.drivers.file:FileDriver"
+
+
+class Address(NamedTuple):
+    """Where to listen: an IPv4 or IPv6 address or a host name, and a port (0: any free one)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Reads `0.0.0.0:13370` or `[::]:13370`; raises ConfigError."""
+        host, _, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        if not (port.isascii() and port.isdigit() and int(port) < 65536):
+            raise ConfigError(f"found {text!r}, expected ADDRESS:PORT with a port of 0 to 65535")
+        if not host or (":" in host and not bracketed):
+            raise ConfigError(f"found {text!r}, expected 0.0.0.0:13370 or [::]:13370")
+        return cls(host[1:-1] if bracketed else host, int(port))
+
+
+DEFAULT_LISTEN = Address("0.0.0.0", 13370)
+
+
+def parse_driver_options(text: str) -> dict[str, Any]:
+    """Reads a JSON object; raises ConfigError."""
+    try:
+        options = ujson.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"found {text[:80]!r}, expected a JSON object ({error})") from None
+    if not isinstance(options, dict):
+        raise ConfigError(
+            f'found {text[:80]!r}, expected a JSON object such as {{"directory": "."}}'
+        )
+    return options
