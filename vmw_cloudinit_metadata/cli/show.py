@@ -1,0 +1,98 @@
+"""`show`: the documents that a VM would get."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from vmw_cloudinit_metadata.cli.options import driver_options
+from vmw_cloudinit_metadata.drivers.driver import Driver, load
+from vmw_cloudinit_metadata.errors import DriverError
+from vmw_cloudinit_metadata.instance import advice, nocloud
+from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+
+
+class UuidType(click.ParamType[str]):
+    name = "UUID"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        canonical = parse_uuid(value)
+        if canonical is None:
+            self.fail(f"found {value!r}, expected a UUID of 32 hexadecimal digits", param, ctx)
+        return canonical
+
+
+@click.command()
+@click.argument("name", metavar="[VM]", required=False)
+@driver_options
+@click.option("--vc-uuid", type=UuidType(), help="Look up by vCenter's instanceUuid.")
+@click.option("--bios-uuid", type=UuidType(), help="Look up by the VM's BIOS UUID.")
+@click.option("--document", metavar="NAME", help="Only this one, and nothing around it: meta-data.")
+def show(
+    name: str | None,
+    driver_spec: str,
+    driver_opts: Mapping[str, Any],
+    vc_uuid: str | None,
+    bios_uuid: str | None,
+    document: str | None,
+) -> int:
+    """Prints the documents that the VM of that name, or of that UUID, would get."""
+    machine = Machine(name=name, vc_uuid=vc_uuid, bios_uuid=bios_uuid)
+    if machine.is_anonymous:
+        raise click.UsageError("give the name of a VM, --vc-uuid or --bios-uuid")
+    driver = load(driver_spec, driver_opts)
+    try:
+        instance = driver.get_instance(machine)
+        if instance is None:
+            return _refuse(machine, "not-found", _reason(driver, machine))
+        documents = nocloud.render(instance, machine)
+    except InvalidInstanceData as error:
+        return _refuse(machine, "invalid", *map(str, error.faults))
+    except DriverError as error:
+        return _refuse(machine, "failed", str(error))
+    _print_origin(machine, instance)
+    return _print(documents, document)
+
+
+def _reason(driver: Driver, machine: Machine) -> str:
+    reason = driver.explain(machine)
+    if machine.name and parse_uuid(machine.name):
+        reason += " (a UUID is not looked up as a name: use --vc-uuid or --bios-uuid)"
+    return reason
+
+
+def _refuse(machine: Machine, error: str, *reasons: str) -> int:
+    click.echo(f"{machine}: {error}", err=True)
+    for reason in reasons:
+        click.echo(reason, err=True)
+    return 1
+
+
+def _print_origin(machine: Machine, instance: InstanceData) -> None:
+    by = f", found by its {instance.matched_by}" if instance.matched_by else ""
+    click.echo(f"{machine}{by}", err=True)
+    for source in instance.sources:
+        click.echo(f"from {source}", err=True)
+    for warning in advice.warnings_of(instance):
+        click.echo(str(warning), err=True)
+
+
+def _print(documents: Mapping[str, bytes], wanted: str | None) -> int:
+    named = {nocloud.NAMES.get(code, code.lower()): text for code, text in documents.items()}
+    if wanted is not None:
+        if wanted not in named:
+            raise click.UsageError(f"--document: found {wanted!r}, expected {', '.join(named)}")
+        sys.stdout.buffer.write(named[wanted])
+        return 0
+    for name, text in named.items():
+        if text:
+            heading = f"==> {name} ({len(text):,} bytes) <==\n".encode()
+            end = b"" if text.endswith(b"\n") else b"\n"
+            sys.stdout.buffer.write(heading + text + end)
+    sys.stdout.flush()
+    return 0
