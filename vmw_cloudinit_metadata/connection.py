@@ -32,9 +32,10 @@ from vmw_cloudinit_metadata.lookup import (
 )
 from vmw_cloudinit_metadata.news import News
 from vmw_cloudinit_metadata.output import Output
+from vmw_cloudinit_metadata.printable import quoted
 from vmw_cloudinit_metadata.protocol import session
 from vmw_cloudinit_metadata.protocol.session import Session
-from vmw_cloudinit_metadata.protocol.vmware import Machine, printable
+from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 log = logging.getLogger(__name__)
 
@@ -186,14 +187,14 @@ class Connection:
 
     def _identified(self, machine: Machine) -> None:
         self._stop_timer()
-        uri = printable(machine.service_uri)
+        uri = quoted(machine.service_uri)
         log.info("%s: %s: identified, service URI %s", self._peer, machine, uri)
 
     def _refused(self, service_uri: str) -> None:
         ours = " or ".join(sorted(map(repr, self._shared.uris)))
         log.warning(
             "%s: refused: the VM asks for service URI %s, this server serves %s",
-            *(self._peer, printable(service_uri), ours),
+            *(self._peer, quoted(service_uri), ours),
         )
         self._shared.counters["refused"] += 1
         self._requests.clear()

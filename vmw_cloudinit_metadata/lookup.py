@@ -90,7 +90,7 @@ def look_up(driver: Driver, machine: Machine) -> Outcome:
         return Failure("invalid", str(error))
     except DriverError as error:
         return Failure("failed", str(error))
-    except Exception as error:  # a driver is foreign code
+    except (Exception, SystemExit) as error:  # a driver is foreign code
         log.exception("%s: the driver fails for %s", type(driver).__name__, machine)
         return Failure("failed", f"{type(error).__name__}: {error}")
     packets = {name: response_packet(name, body) for name, body in documents.items()}
@@ -101,7 +101,7 @@ def look_up(driver: Driver, machine: Machine) -> Outcome:
 def _document_names(driver: Driver) -> Collection[str] | Failure:
     try:
         return frozenset(driver.document_names())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log.exception("%s: the driver fails to tell its documents", type(driver).__name__)
         return Failure("failed", f"{type(error).__name__}: {error}")
 

@@ -14,9 +14,17 @@ import gevent
 from vmw_cloudinit_metadata.cli.options import AddressType, driver_options
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.drivers.driver import load
+from vmw_cloudinit_metadata.printable import one_line
 from vmw_cloudinit_metadata.server import MetadataServer, start_log
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class LineFormatter(logging.Formatter):
+    """One record, one line: nothing that a peer or a file says begins another."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return one_line(super().formatMessage(record))
 
 
 @click.command()
@@ -94,9 +102,7 @@ def run(
 
 
 def _set_up_logging(level: str) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     start_log.setLevel(logging.INFO)

@@ -35,6 +35,7 @@ from vmw_cloudinit_metadata.instance.keys import (
     unknown_faults,
 )
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.printable import quoted
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -42,6 +43,8 @@ MAX_FILE_BYTES = 4 * 1024 * 1024
 # For how long the names of further documents, found by a scan of all files, are taken as they are.
 NAMES_KEPT_S = 10.0
 
+_EDITOR_LOCK = ".#"  # Emacs leaves such a link, to nowhere, beside a file that is being edited
+_NEVER = Token({}, until_s=0.0)
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 
@@ -82,7 +85,7 @@ class FileDriver(Driver):
         self._defaults_kept: tuple[Signature, _Layer] | None = None
         self._last_good = LastGood(checked.last_good_max_age_s)
         self._names_lock = threading.Lock()
-        self._names: tuple[float, frozenset[str]] | None = None
+        self._names: tuple[Token, frozenset[str]] = (_NEVER, frozenset())
 
     def get_instance(self, machine: Machine) -> InstanceData | None:
         snapshot = Snapshot()
@@ -102,15 +105,19 @@ class FileDriver(Driver):
     def explain(self, machine: Machine) -> str:
         found = self._file_for(machine, Snapshot())
         if found is None:
-            names = " or ".join(f"{stem}.yaml" for _, stem in self._stems(machine))
+            names = " or ".join(quoted(f"{stem}.yaml") for _, stem in self._stems(machine))
             return f"no file named {names or 'after it'} in {self._directory.path}"
         return f"{found[1]} says in `match` that it is for another VM"
 
     def document_names(self) -> Collection[str]:
         with self._names_lock:
-            if self._names is None or time.monotonic() - self._names[0] > NAMES_KEPT_S:
-                self._names = (time.monotonic(), frozenset(self._scan_document_names()))
-            return self._names[1]
+            token, names = self._names
+            if not token.holds():
+                snapshot = Snapshot()
+                snapshot.exists(self._directory.path)  # it changes when a file comes or goes
+                names = frozenset(self._scan_document_names())
+                self._names = snapshot.token(time.monotonic() + NAMES_KEPT_S) or _NEVER, names
+            return names
 
     # Which file
 
@@ -140,8 +147,14 @@ class FileDriver(Driver):
             if stem and matched_by in self._match:
                 yield matched_by, stem
 
+    def _paths_of(self, machine: Machine) -> list[str]:
+        return [path for _, stem in self._stems(machine) for path in self._paths_named(stem)]
+
+    def _paths_named(self, stem: str) -> list[str]:
+        return [os.path.join(self._directory.path, stem + suffix) for suffix in SUFFIXES]
+
     def _path(self, stem: str, snapshot: Snapshot) -> str | None:
-        paths = [os.path.join(self._directory.path, stem + suffix) for suffix in SUFFIXES]
+        paths = self._paths_named(stem)
         found = [path for path in paths if path != self._defaults and snapshot.exists(path)]
         if len(found) > 1:
             raise InvalidInstanceData([_two_files(found)])
@@ -155,7 +168,9 @@ class FileDriver(Driver):
             raise error
         instance, until_s = recalled
         token = None
-        if isinstance(error, InvalidInstanceData):  # else the files cannot be told apart now
+        if instance.sources[0] not in self._paths_of(machine):  # the VM was renamed
+            raise error
+        if isinstance(error, InvalidInstanceData):  # else nothing can be told of the files now
             if not snapshot.exists(instance.sources[0]):
                 self._last_good.forget(machine.vc_uuid)
                 raise error
@@ -296,7 +311,7 @@ class FileDriver(Driver):
         paths = [
             os.path.join(self._directory.path, name)
             for name in names
-            if name.endswith(SUFFIXES) and not name.startswith(".")
+            if name.endswith(SUFFIXES) and not name.startswith(_EDITOR_LOCK)
         ]
         return [path for path in paths if path != self._defaults]
 

@@ -18,10 +18,10 @@ def stem_of(vm_name: str) -> str | None:
     """The file name, without suffix, for a VM name; None for a name that no file is looked up by.
 
     vCenter writes / \\ % in names as %2f %5c %25, and so the file is named; a raw one, which only a
-    hostile peer sends, is escaped likewise. Hidden files are never instance files, and a name in
-    the form of a UUID could take the file of another VM's UUID.
+    hostile peer sends, is escaped likewise. A name in the form of a UUID is none: it could take the
+    file of another VM's UUID.
     """
-    if parse_uuid(vm_name) or vm_name.startswith(".") or "\0" in vm_name:
+    if parse_uuid(vm_name) or "\0" in vm_name:
         return None
     stem = _SPECIAL.sub(lambda found: _ESCAPED.get(found[0], found[0].lower()), vm_name)
     try:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from vmw_cloudinit_metadata.printable import one_line
+
 Key = tuple[str | int, ...]
 
 _SECRET = {"userdata", "vendordata", "documents"}
@@ -28,14 +30,13 @@ class Fault:
         """`web1.yaml:9: network.gateway: found '10.0.0.1', expected an address in 10.1.0.0/24`"""
         place = f"{self.file}:{self.line}: " if self.file else ""
         key = ".".join(map(str, self.key))
-        return "".join(
-            (
-                place,
-                "warning: " if self.is_warning else "",
-                f"{key}: " if key else "",
-                f"found {self.found}, expected {self.expected}",
-            )
+        parts = (
+            place,
+            "warning: " if self.is_warning else "",
+            f"{key}: " if key else "",
+            f"found {self.found}, expected {self.expected}",
         )
+        return one_line("".join(parts))
 
 
 class InvalidInstanceData(ValueError):  # noqa: N818 - it says what is wrong already

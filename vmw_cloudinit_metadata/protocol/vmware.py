@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import IntEnum
 from urllib.parse import parse_qsl
 
+from vmw_cloudinit_metadata.printable import quoted
 from vmw_cloudinit_metadata.protocol.telnet import Option, Subnegotiation
 
 
@@ -94,11 +95,6 @@ def serves(service_uri: str, uris: frozenset[str]) -> bool:
     return service_uri in uris or service_uri.partition("?")[0] in uris
 
 
-def printable(text: str, limit: int = 200) -> str:
-    """`text` for a log line that it cannot forge: quoted, cut, control characters escaped."""
-    return repr(text) if len(text) <= limit else f"{text[:limit]!r}..."
-
-
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Who a VM is, as the ESXi host tells it.
@@ -128,7 +124,7 @@ class Machine:
 
     def __str__(self) -> str:
         """For logs: safe, whatever the VM is called."""
-        parts = [printable(self.name)] if self.name else []
+        parts = [quoted(self.name)] if self.name else []
         parts += [f"VC UUID {self.vc_uuid}"] if self.vc_uuid else []
         if not parts:
             parts = [f"BIOS UUID {self.bios_uuid}"] if self.bios_uuid else ["a VM without identity"]

@@ -1,0 +1,104 @@
+"""What tests share: programs of the system, a real server process, and VMs that speak to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.process import ServerProcess
+from tests.vm import Vm
+
+EXAMPLE_NETWORK = """\
+network:
+  address: 192.168.1.1
+  netmask: 255.255.255.0
+  gateway: 192.168.1.254
+  search: 'example.com'
+  nameservers: [8.8.8.8, 8.8.4.4]
+"""
+EXAMPLE = f"""\
+metadata:
+  instance-id: my-instance
+  hostname: myhostnamehere
+{EXAMPLE_NETWORK}userdata: |
+  #cloud-config
+  growpart: {{mode: auto}}
+"""
+
+
+@pytest.fixture(scope="session")
+def program() -> Callable[[str, str], str]:
+    """Finds a program of the system; where it is missing, the test is skipped, in CI it fails."""
+
+    def find(name: str, package: str) -> str:
+        path = shutil.which(name)
+        if path:
+            return path
+        message = f"needs {name} (Debian: apt-get install {package})"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+    return find
+
+
+def make_instances(directory: Path) -> Path:
+    """A directory with one instance file, web1.yaml."""
+    directory.mkdir()
+    (directory / "web1.yaml").write_text(EXAMPLE)
+    return directory
+
+
+@pytest.fixture
+def own_instances(tmp_path: Path) -> Path:
+    """Instance files of one test alone."""
+    return make_instances(tmp_path / "instances")
+
+
+@pytest.fixture
+def start(own_instances: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Starts server processes for `own_instances`; they are ended after the test."""
+    started: list[ServerProcess] = []
+
+    def start_server(*options: str, **settings: Any) -> ServerProcess:
+        server = ServerProcess(own_instances, *options, **settings)
+        started.append(server)
+        return server
+
+    yield start_server
+    for server in started:
+        server.end()
+
+
+@pytest.fixture(scope="module")
+def instances(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Instance files of the tests of a module; a test may add files of its own."""
+    return make_instances(tmp_path_factory.mktemp("module") / "instances")
+
+
+@pytest.fixture(scope="module")
+def server(instances: Path) -> Iterator[ServerProcess]:
+    """A server process with the defaults, for `instances`, that the tests of a module share."""
+    process = ServerProcess(instances)
+    yield process
+    process.end()
+
+
+@pytest.fixture
+def vm(server: ServerProcess) -> Iterator[Callable[..., Vm]]:
+    """Connects VMs to `server`; they are disconnected after the test."""
+    connected: list[Vm] = []
+
+    def connect(*arguments: Any, **settings: Any) -> Vm:
+        machine = Vm(server.port, *arguments, **settings)
+        connected.append(machine)
+        return machine
+
+    yield connect
+    for machine in connected:
+        machine.close()

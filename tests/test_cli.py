@@ -1,0 +1,242 @@
+"""The command line through a real process: what operators type, and what they read."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.process import CHECKOUT, ServerProcess, run
+from tests.vm import Vm
+
+UUID = "01234567-89ab-cdef-fedc-ba9800000001"
+
+
+def opts(directory: Path, **further: object) -> str:
+    return json.dumps({"directory": str(directory), **further})
+
+
+def fails_with_one_line(*arguments: str, **settings: object) -> str:
+    """Runs a command that must end with exit 2 and one line; returns the line."""
+    ended = run(*arguments, **settings)
+    assert ended.returncode == 2, ended
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    return ended.stderr
+
+
+# run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "--uri"),
+        (["--uri", "x", "--nonsense"], "--nonsense"),
+        (["--uri", "x"], "directory: found nothing"),
+        (["--uri", "x", "--driver-opts", "{"], "expected a JSON object"),
+        (["--uri", "x", "--driver-opts", "[1]"], "expected a JSON object"),
+        (["--uri", "x", "--driver-opts", '{"directory": "/nowhere"}'], "'/nowhere'"),
+        (["--uri", "x", "--driver-opts", '{"directory": 5}'], "directory: found 5"),
+        (["--uri", "x", "--driver-opts", '{"directry": "."}'], "expected 'directory'"),
+        (
+            ["--uri", "x", "--driver-opts", '{"directory": ".", "match": ["nme"]}'],
+            "match.0: found 'nme'",
+        ),
+        (
+            ["--uri", "x", "--driver-opts", '{"directory": ".", "last_good_max_age_s": -1}'],
+            "last_good_max_age_s: found -1",
+        ),
+        (
+            ["--uri", "x", "--driver-opts", '{"directory": ".", "defaults": "none.yaml"}'],
+            "none.yaml",
+        ),
+        (["--uri", "x", "--driver", "no.such.module:Driver"], "cannot import 'no.such.module'"),
+        (["--uri", "x", "--driver", "json:NoSuch"], "has no 'NoSuch'"),
+        (["--uri", "x", "--driver", "json:JSONDecoder"], "no subclass of"),
+        (["--uri", "x", "--driver", "nonsense"], "expected module:Class, or one of: file"),
+        (["--uri", "x", "--listen", "1.2.3.4"], "expected ADDRESS:PORT"),
+        (["--uri", "x", "--listen", "::1:13370"], "expected 0.0.0.0:13370 or [::]:13370"),
+        (["--uri", "x", "--listen", "0.0.0.0:99999"], "a port of 0 to 65535"),
+        (["--uri", "x", "--drain", "-1"], "--drain"),
+        (["--uri", "x", "--lookup-pool", "0"], "--lookup-pool"),
+        (["--uri", "x", "--lookup-timeout", "0"], "--lookup-timeout"),
+        (["--uri", "x", "--log-level", "loud"], "--log-level"),
+    ],
+    ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else "",
+)
+def test_run_with_wrong_options_says_what_is_wrong(arguments: list[str], told: str) -> None:
+    assert told in fails_with_one_line("run", *arguments)
+
+
+def test_run_on_a_port_in_use_says_so(own_instances: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        told = fails_with_one_line(
+            *("run", "--uri", "x", "--listen", address, "--driver-opts", opts(own_instances))
+        )
+    assert f"cannot listen on {address}: Address already in use" in told
+
+
+def test_unknown_command_says_so() -> None:
+    assert "serve" in fails_with_one_line("serve")
+
+
+def test_help_names_every_option_of_run() -> None:
+    text = run("run", "--help").stdout
+    for option in (
+        *("--uri", "--driver", "--driver-opts", "--listen", "--log-level", "--drain"),
+        *("--lookup-pool", "--lookup-timeout"),
+    ):
+        assert option in text
+
+
+@pytest.mark.parametrize("command", ["bin/vmw-metadata-server", "vmw-metadata-server"])
+def test_server_program_takes_the_options_of_run(
+    start: Callable[..., ServerProcess], command: str
+) -> None:
+    path = CHECKOUT / command if "/" in command else Path(sys.executable).parent / command
+    server = start("--log-level", "warning", "--drain", "1", command=[str(path)], cwd=Path("/"))
+    assert Vm(server.port).metadata()["instance-id"] == "my-instance"
+
+
+def test_server_program_with_wrong_options_ends_with_one_line() -> None:
+    ended = subprocess.run(
+        [CHECKOUT / "bin/vmw-metadata-server"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith("vmw-metadata-server: error: Missing option '--uri'")
+
+
+def test_driver_module_in_the_working_directory_is_found(
+    start: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from vmw_cloudinit_metadata import Driver, InstanceData\n"
+        "class Mine(Driver):\n"
+        "    def get_instance(self, machine):\n"
+        "        return InstanceData.from_mapping({'metadata': {'instance-id': 'mine'}})\n"
+    )
+    server = start("--driver", "mine:Mine", driver_opts={}, cwd=tmp_path)
+    assert Vm(server.port).metadata()["instance-id"] == "mine"
+
+
+# show
+
+
+def test_show_prints_the_documents_that_the_vm_gets(
+    start: Callable[..., ServerProcess], own_instances: Path
+) -> None:
+    ended = run("show", "web1", "--driver-opts", opts(own_instances))
+    machine = Vm(start().port)
+    for document in ("METADATA", "NETWORKDATA", "USERDATA"):
+        assert machine.document(document).decode() in ended.stdout
+    assert ended.returncode == 0
+    assert "'web1', found by its name" in ended.stderr
+    assert str(own_instances / "web1.yaml") in ended.stderr
+
+
+def test_show_one_document_prints_it_and_nothing_else(own_instances: Path) -> None:
+    (own_instances / "gz.yaml").write_text(
+        "metadata: {instance-id: x}\nuserdata: !!binary H4sA/w==\n"
+    )
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "vmw_cloudinit_metadata", "show", "gz"),
+            *("--document", "user-data", "--driver-opts", opts(own_instances)),
+        ],
+        capture_output=True,
+        check=True,
+    )
+    assert ended.stdout == b"\x1f\x8b\x00\xff"
+
+
+@pytest.mark.parametrize("option", ["--vc-uuid", "--bios-uuid"])
+def test_show_looks_up_by_uuid_in_any_form(own_instances: Path, option: str) -> None:
+    (own_instances / f"{UUID}.yaml").write_text("metadata: {instance-id: by-uuid}\n")
+    told = UUID.upper().replace("-", "")
+    ended = run("show", option, told, "--driver-opts", opts(own_instances))
+    assert '"instance-id":"by-uuid"' in ended.stdout
+    assert option[2:] in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("unknown", "no file named 'unknown.yaml'"),
+        ("bad", "bad.yaml:1: metadata: found 5"),
+        (UUID, "use --vc-uuid"),
+        ("../web1", "no file named '..%2fweb1.yaml'"),
+    ],
+)
+def test_show_of_a_vm_without_data_says_why(own_instances: Path, name: str, told: str) -> None:
+    (own_instances / "bad.yaml").write_text("metadata: 5\n")
+    ended = run("show", name, "--driver-opts", opts(own_instances))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert told in ended.stderr
+
+
+def test_show_without_a_vm_says_what_to_give(own_instances: Path) -> None:
+    assert "--vc-uuid" in fails_with_one_line("show", "--driver-opts", opts(own_instances))
+    wrong = fails_with_one_line("show", "--vc-uuid", "x", "--driver-opts", opts(own_instances))
+    assert "expected a UUID" in wrong
+
+
+# validate
+
+
+def test_validate_of_good_files_is_0(own_instances: Path) -> None:
+    (own_instances / "web1.yaml").chmod(0o640)
+    ended = run("validate", "--driver-opts", opts(own_instances))
+    assert (ended.returncode, ended.stdout) == (0, "")
+
+
+def test_validate_prints_every_fault_with_file_line_and_key(own_instances: Path) -> None:
+    bad = own_instances / "bad.yaml"
+    bad.write_text(
+        "metadata:\n  hostname: a_b\n  hostname: c\nnetwork:\n  address: 1.2.3\n  gatway: x\n"
+        "userdta: x\n"
+    )
+    (own_instances / "worse.yml").write_text("metadata: [\n")
+    ended = run("validate", "--driver-opts", opts(own_instances))
+    assert ended.returncode == 1
+    faults = [line for line in ended.stdout.splitlines() if "warning" not in line]
+    assert [re.sub(": found.*", "", fault) for fault in faults] == [
+        f"{bad}:3: metadata.hostname",
+        f"{bad}:5: network.address",
+        f"{bad}:6: network.gatway",
+        f"{bad}:7: userdta",
+        f"{own_instances}/worse.yml:2",
+    ]
+    assert "found 'userdta', expected 'userdata'" in ended.stdout
+
+
+def test_validate_with_warnings_only_is_0_and_tells_them(own_instances: Path) -> None:
+    (own_instances / "web1.yaml").chmod(0o644)
+    (own_instances / "odd.yaml").write_text("metadata: {instanceid: x}\nuserdata: hello\n")
+    ended = run("validate", "--driver-opts", opts(own_instances))
+    assert ended.returncode == 0
+    assert "web1.yaml:1: warning: found mode 0644" in ended.stdout
+    assert "odd.yaml:1: warning: metadata.instanceid: found 'instanceid'" in ended.stdout
+    assert "odd.yaml:2: warning: userdata: found 5 characters" not in ended.stdout
+    assert "odd.yaml:2: warning: userdata" in ended.stdout
+    assert "0 faults, " in ended.stderr
+
+
+def test_validate_with_a_driver_that_cannot_says_so() -> None:
+    driver = "tests.scripted_driver:ScriptedDriver"
+    told = fails_with_one_line("validate", "--driver", driver, cwd=CHECKOUT)
+    assert "ScriptedDriver cannot check its data beforehand" in told
+
+
+def test_examples_of_conf_have_no_fault() -> None:
+    ended = run("validate", "--driver-opts", opts(CHECKOUT / "conf/instances"))
+    assert ended.returncode == 0
+    warnings = [line for line in ended.stdout.splitlines() if "found mode" not in line]
+    assert warnings == []

@@ -1,0 +1,125 @@
+"""A VM and its ESXi host over a raw socket, from the documents: no code of the package in here."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import socket
+import time
+from typing import Any
+
+KNOWN = bytes.fromhex("000102032829 2B2C2D2E30 464749 5051545556575253".replace(" ", ""))
+ALWAYS_KNOWN = KNOWN[:14]
+VC_UUID = "01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 01"
+BINARY = b"\xff\xfb\x00\xff\xfd\x00"
+
+
+def suboption(code: int, argument: bytes = b"") -> bytes:
+    return b"\xff\xfa\xe8" + bytes([code]) + argument.replace(b"\xff", b"\xff\xff") + b"\xff\xf0"
+
+
+class Vm:
+    """Connects, and by default says all that makes it a VM of `my-metadata`."""
+
+    def __init__(
+        self,
+        port: int,
+        name: str | bytes | None = "web1",
+        *,
+        vc_uuid: str | None = VC_UUID,
+        bios_uuid: str | None = None,
+        uri: str = "my-metadata",
+        direction: str = "C",
+        known: bytes | None = None,
+        silent: bool = False,
+        address: str = "127.0.0.1",
+        receive_buffer: int | None = None,
+    ) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.socket = socket.socket(family)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(10)
+        self.socket.connect((address, port))
+        self.raw = b""
+        if silent:
+            return
+        told = {80: vc_uuid, 82: name, 84: bios_uuid}
+        told = {code: text for code, text in told.items() if text is not None}
+        if known is None:  # it knows the questions that it can answer
+            known = ALWAYS_KNOWN + bytes(sorted([*told, *(code + 1 for code in told)]))
+        self.send(BINARY + b"\xff\xfb\xe8" + suboption(0, known))
+        for code, text in told.items():
+            self.send(suboption(code, text.encode() if isinstance(text, str) else text))
+        self.send(suboption(70, direction.encode() + uri.encode()))
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def receive_until(self, expected: bytes, limit_s: float = 10.0) -> bytes:
+        """Reads until `expected` is there; returns all up to its end and keeps the rest."""
+        return self.receive_matching(re.escape(expected), limit_s)
+
+    def receive_matching(self, pattern: bytes, limit_s: float = 10.0) -> bytes:
+        """The same for a regular expression."""
+        end_s = time.monotonic() + limit_s
+        while not (found := re.search(pattern, self.raw, re.DOTALL)):
+            self.socket.settimeout(max(end_s - time.monotonic(), 0.001))
+            data = self.socket.recv(65536)
+            assert data, f"closed before {pattern!r}; got {self.raw[-200:]!r}"
+            self.raw += data
+        before, self.raw = self.raw[: found.end()], self.raw[found.end() :]
+        return before
+
+    def receive_all(self, limit_s: float = 10.0) -> bytes:
+        """Reads to the end of the stream."""
+        self.socket.settimeout(limit_s)
+        while data := self.socket.recv(65536):
+            self.raw += data
+        return self.raw
+
+    def hears(self, seconds: float) -> bytes:
+        """All that arrives within `seconds`."""
+        end_s = time.monotonic() + seconds
+        heard, self.raw = self.raw, b""
+        while (left_s := end_s - time.monotonic()) > 0:
+            self.socket.settimeout(left_s)
+            try:
+                data = self.socket.recv(65536)
+            except TimeoutError:
+                break
+            if not data:
+                break
+            heard += data
+        return heard
+
+    def answer(self, limit_s: float = 10.0) -> tuple[str, bytes]:
+        """The next response: its code and its body."""
+        line = self.receive_matching(rb"!![A-Z_]+#[^\r\n]*\r?\n", limit_s)
+        code, _, body = line[line.rindex(b"!!") + 2 :].strip().partition(b"#")
+        return code.decode(), base64.b64decode(body, validate=True)
+
+    def ask(self, document: str, limit_s: float = 10.0) -> tuple[str, bytes]:
+        self.send(b"!!REQUEST_" + document.encode() + b"#\n")
+        return self.answer(limit_s)
+
+    def document(self, document: str) -> bytes:
+        code, body = self.ask(document)
+        assert code == f"RESPONSE_{document}", (code, body)
+        return body
+
+    def metadata(self) -> Any:
+        return json.loads(self.document("METADATA"))
+
+    def error(self, document: str, limit_s: float = 10.0) -> str:
+        """Asks, and returns the error that must come."""
+        code, body = self.ask(document, limit_s)
+        assert code == "RESPONSE_ERROR", (code, body)
+        told = json.loads(body)
+        assert told["request"] == f"REQUEST_{document}"
+        assert told["message"]
+        return str(told["error"])
+
+    def close(self) -> None:
+        self.socket.close()
