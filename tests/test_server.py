@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,25 @@ def test_do_proxy_for_another_uri_is_refused_and_kept_mute(
     assert machine.hears(0.3) == b""
     machine.send(b"still connected")
     assert f"asks for service URI {uri!r}, this server serves 'my-metadata'" in server.log
+
+
+def test_refused_lines_are_bounded_in_time_and_number(start: Start) -> None:
+    limits = (
+        "import vmw_cloudinit_metadata.connection as connection\n"
+        "connection.REFUSED_LINE_S, connection.MAX_REFUSED_LINES = 1.0, 3\n"
+        "from vmw_cloudinit_metadata.cli import main\n"
+        "main()\n"
+    )
+    server = start(command=[sys.executable, "-c", limits, "run"])
+    lines = []
+    for _ in range(4):
+        lines.append(Vm(server.port, uri="other"))
+        lines[-1].receive_until(suboption(73))
+    assert lines[0].receive_all(0.5) == b""  # the oldest made room for the newest
+    started_s = time.monotonic()
+    for line in lines[1:]:
+        assert line.receive_all(3) == b""
+    assert 0.5 < time.monotonic() - started_s < 2
 
 
 def test_second_uri_is_served_too(start: Start) -> None:

@@ -50,14 +50,14 @@ class MetadataServer:
         self,
         driver: Driver,
         uris: Iterable[str],
-        listen: Sequence[Address] = (DEFAULT_LISTEN,),
+        listen: Sequence[tuple[str, int]] = (DEFAULT_LISTEN,),
         *,
         lookup_pool: int = 32,  # look-ups that run at the same time
         lookup_timeout_s: float = 3.0,  # of one run of the driver
         drain_s: float = 30.0,  # for the answers under way when the server stops
     ) -> None:
         self._driver = driver
-        self._listen = listen
+        self._listen = [Address(*address) for address in listen]
         self._drain_s = drain_s
         self._lookup = Lookup(driver, lookup_pool, lookup_timeout_s)
         self._shared = Shared(frozenset(uris), self._lookup)

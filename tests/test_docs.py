@@ -1,0 +1,86 @@
+"""What the documents say is run as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.process import CHECKOUT, ServerProcess, run
+from tests.vm import Vm
+
+
+def python_of(document: str) -> str:
+    """The first Python program in a document."""
+    found = re.search(r"```python\n(.*?)```", (CHECKOUT / document).read_text(), re.DOTALL)
+    assert found
+    return found[1]
+
+
+def test_conversation_of_the_readme_ends_with_three_documents() -> None:
+    server = ServerProcess(CHECKOUT / "conf/instances")
+    try:
+        text = python_of("README.md").replace("13370", str(server.port))
+        ended = subprocess.run(
+            [sys.executable, "-c", text], capture_output=True, text=True, timeout=20, check=True
+        )
+    finally:
+        server.end()
+    metadata, _, rest = ended.stdout.partition("\n")
+    assert json.loads(metadata)["instance-id"] == "my-instance"
+    assert rest.startswith("version: 1\n")
+    assert "#cloud-config\ngrowpart:" in rest
+
+
+def test_driver_of_the_document_serves(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    (tmp_path / "inventory.py").write_text(python_of("docs/drivers.md"))
+    inventory = tmp_path / "inventory.json"
+    inventory.write_text('{"web1": {"metadata": {"instance-id": "from-inventory"}}}')
+    server = start(
+        *("--driver", "inventory:InventoryDriver"),
+        driver_opts={"file": str(inventory)},
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert Vm(server.port).metadata()["instance-id"] == "from-inventory"
+    assert Vm(server.port, "unknown").error("METADATA") == "not-found"
+    inventory.write_text("{")
+    assert Vm(server.port).error("METADATA") == "failed"
+
+
+def test_embedded_server_of_the_document_serves(own_instances: Path) -> None:
+    text = python_of("docs/embedding.md").replace("/srv/instances", str(own_instances))
+    program = subprocess.Popen(
+        [sys.executable, "-c", text.replace("sleep(5)", "sleep(1)")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout
+    machine = Vm(int(program.stdout.readline().rpartition(":")[2]))
+    assert machine.metadata()["instance-id"] == "my-instance"
+    assert program.communicate(timeout=20)[0] == "1\n"
+    assert program.returncode == 0
+
+
+def test_instance_file_of_the_document_is_valid(tmp_path: Path) -> None:
+    text = (CHECKOUT / "docs/instance-files.md").read_text()
+    examples = re.findall(r"```yaml\n(metadata:.*?)```", text, re.DOTALL)
+    readme = re.findall(r"```yaml\n(.*?)```", (CHECKOUT / "README.md").read_text(), re.DOTALL)
+    key = re.search(r"ssh-ed25519 AAAAC\S+", readme[0])
+    assert key
+    for number, example in enumerate(examples + readme):
+        file = tmp_path / f"vm{number}.yaml"
+        file.write_text(example.replace("ssh-ed25519 AAAA…", key[0]))
+        file.chmod(0o600)
+    ended = run("validate", "--driver-opts", json.dumps({"directory": str(tmp_path)}))
+    assert (ended.stdout, ended.returncode) == ("", 0)
+    assert len(examples + readme) == 2
+
+
+def test_every_option_of_run_is_in_the_operations_document() -> None:
+    options = set(re.findall(r"^ +(--[a-z-]+)", run("run", "--help").stdout, re.MULTILINE))
+    assert len(options) > 5
+    text = (CHECKOUT / "docs/operations.md").read_text()
+    assert {option for option in options if f"`{option}" not in text} <= {"--help"}
