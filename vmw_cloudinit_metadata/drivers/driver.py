@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from vmw_cloudinit_metadata.errors import ConfigError, DriverError
@@ -74,21 +74,21 @@ def load(spec: str, options: Mapping[str, Any]) -> Driver:
 
 
 def _import(spec: str) -> Any:
-    module, colon, name = spec.partition(":")
-    if not colon:
-        return _entry_point(spec)
+    module, _, name = (spec if ":" in spec else _installed(spec).value).partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
-    except AttributeError:
-        raise ConfigError(f"--driver {spec}: the module {module} has no {name!r}") from None
+        found = importlib.import_module(module)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"--driver {spec}: cannot import {module!r}: {reason}") from error
+    try:
+        return getattr(found, name)
+    except AttributeError:
+        raise ConfigError(f"--driver {spec}: the module {module} has no {name!r}") from None
 
 
-def _entry_point(name: str) -> Any:
+def _installed(name: str) -> EntryPoint:
     known = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name not in known:
         expected = f"module:Class, or one of: {', '.join(sorted(known))}"
         raise ConfigError(f"--driver {name}: found no such driver, expected {expected}")
-    return known[name].load()
+    return known[name]

@@ -79,7 +79,7 @@ class FileDriver(Driver):
         checked = _checked_options(options)
         self._match = checked.match
         self._directory = _Directory(checked.directory)
-        self._defaults = checked.defaults and os.path.join(checked.directory, checked.defaults)
+        self._defaults = checked.defaults and _inside(checked.directory, checked.defaults)
         if self._defaults and not os.path.isfile(self._defaults):
             raise DriverError(f"defaults: found no file {self._defaults!r}, expected a YAML file")
         self._defaults_kept: tuple[Signature, _Layer] | None = None
@@ -225,10 +225,13 @@ class FileDriver(Driver):
             mapping, twice = canonical(read.value)
             faults += twice
             faults += unknown_faults(mapping, TOP_LEVEL | FILE_KEYS)
-            faults += _both_faults(mapping)
+            both = list(_both_faults(mapping))
+            faults += both
             if path == self._defaults and "match" in mapping:
                 faults.append(Fault(("match",), "'match'", "no such key among the defaults"))
             mapping = {k: v for k, v in mapping.items() if k in TOP_LEVEL | FILE_KEYS}
+            for fault in both:
+                del mapping[str(fault.key[0])]
         elif not faults:
             faults.append(Fault((), describe(read.value), "a mapping with the key metadata"))
         located = (replace(f, file=path, line=f.line or read.line(f.key)) for f in faults)
@@ -275,12 +278,12 @@ class FileDriver(Driver):
             yield from self._file_faults(path)
 
     def _file_faults(self, path: str) -> Iterator[Fault]:
-        stem = os.path.splitext(os.path.basename(path))[0]
-        machine = Machine(name=stem, vc_uuid=_NIL_UUID)
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if suffix == SUFFIXES[1] and os.path.exists(path.removesuffix(suffix) + SUFFIXES[0]):
+            yield _two_files(self._paths_named(stem))
         try:
-            self._path(stem, Snapshot())
             instance = self._load(path, Snapshot())
-            nocloud.render(instance, machine)
+            nocloud.render(instance, Machine(name=stem, vc_uuid=_NIL_UUID))
         except InvalidInstanceData as error:
             yield from (
                 fault if fault.file else replace(fault, file=path) for fault in error.faults
@@ -322,7 +325,8 @@ class FileDriver(Driver):
                 content = Snapshot().read(path, MAX_FILE_BYTES)
                 if content and b"documents" in content:
                     documents = self._layer(path, Snapshot()).mapping.get("documents")
-                    yield from (str(name).upper() for name in documents or ())
+                    if isinstance(documents, dict):
+                        yield from (str(name).upper() for name in documents)
             except DriverError:
                 continue  # it is told when its VM asks
 
@@ -389,6 +393,14 @@ def _both_faults(mapping: Mapping[str, Any]) -> Iterator[Fault]:
     for name in DOCUMENTS:
         if mapping.get(name) is not None and mapping.get(f"{name}-file") is not None:
             yield Fault((f"{name}-file",), f"both {name} and {name}-file", "one of them")
+
+
+def _inside(directory: str, file: str) -> str:
+    """The path of a file, by the directory's own path if it lies there."""
+    path = os.path.join(directory, file)
+    if os.path.realpath(os.path.dirname(path)) == os.path.realpath(directory):
+        return os.path.join(directory, os.path.basename(path))
+    return path
 
 
 def _is_inside(file: str) -> bool:

@@ -25,6 +25,11 @@ def _signature(found: os.stat_result) -> Signature:
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
 
+def _written(found: os.stat_result) -> tuple[int, int]:
+    """What a write changes; a file that is replaced by another one keeps it."""
+    return found.st_size, found.st_mtime_ns
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """The files that an answer depends on, as they were, and until when it holds at the longest."""
@@ -81,15 +86,18 @@ class Snapshot:
     def _read(self, path: str, limit: int) -> bytes | None:
         # Not blocking: an open FIFO would hold up this thread for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             before = os.fstat(descriptor)
             self.record(path, before)
             if not stat.S_ISREG(before.st_mode):
                 return None
-            content = file.read(limit + 1)
-            if _signature(before) != _signature(os.fstat(descriptor)):
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(limit + 1)
+            if _written(before) != _written(os.fstat(descriptor)):
                 raise DriverError(f"{path}: the file is being written just now")
             return content
+        finally:
+            os.close(descriptor)
 
     def record(self, path: str, found: os.stat_result) -> None:
         self._seen[path] = _signature(found)

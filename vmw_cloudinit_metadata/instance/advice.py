@@ -83,7 +83,7 @@ def _cloud_config(document: bytes, key: str) -> Iterator[Fault]:
         found = f"in line {fault.line} of its #cloud-config {fault.found}"
         yield _warning((key,), found, fault.expected)
     if not read.faults and not isinstance(read.value, dict | None):
-        yield _warning((key,), f"{describe(read.value)} behind #cloud-config", "a mapping")
+        yield _warning((key,), f"{describe(read.value, (key,))} behind #cloud-config", "a mapping")
 
 
 def _warning(key: tuple[str, ...], found: str, expected: str) -> Fault:

@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from vmw_cloudinit_metadata.instance import publickey
+from vmw_cloudinit_metadata.instance.dump import json_text
 from vmw_cloudinit_metadata.instance.hostname import is_hostname
-from vmw_cloudinit_metadata.instance.text import Text, dashed, encodable, listed
+from vmw_cloudinit_metadata.instance.text import Text, dashed, listed
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
-MAX_KEY_CHARACTERS = 256  # PyYAML, which reads meta-data in the guest, takes at most 1,024
-MAX_DEPTH = 40
+# As JSON writes them. PyYAML, which reads meta-data in the guest, takes at most 1,024.
+MAX_KEY_CHARACTERS = 256
 
 
 def _hostname(text: str) -> str:
@@ -43,29 +44,32 @@ def _tags(value: Any) -> Any:
     return value
 
 
-def _json(value: Any, depth: int = 0) -> Any:
+def _json(value: Any) -> Any:
     """`value`, if it comes back through JSON and a YAML reader as it is."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"at most {MAX_DEPTH} levels")
     match value:
-        case str():
-            return encodable(value)
         case float() if not math.isfinite(value) or "e" in repr(value):
             raise ValueError("a number that JSON and YAML write alike, or a text in quotes")
-        case None | bool() | int() | float():
+        case None | bool() | int() | float() | str():
             return value
         case list() | tuple():
-            return [_json(item, depth + 1) for item in value]
+            return [_json(item) for item in value]
         case Mapping():
-            return {_json_key(name): _json(item, depth + 1) for name, item in value.items()}
+            return {_json_key(name): _json(item) for name, item in value.items()}
         case _:
             raise ValueError("a text, number, boolean, list or mapping")
 
 
 def _json_key(name: Any) -> str:
-    if not isinstance(name, str) or len(encodable(name)) > MAX_KEY_CHARACTERS:
+    if not isinstance(name, str) or len(json_text(name)) > MAX_KEY_CHARACTERS:
         raise ValueError(f"keys that are texts of at most {MAX_KEY_CHARACTERS} characters")
     return name
+
+
+def _short_keys(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        for name in value:
+            _json_key(name)
+    return value
 
 
 Json = Annotated[Any, BeforeValidator(_json)]
@@ -79,6 +83,8 @@ class Metadata(BaseModel):
 
     model_config = ConfigDict(extra="allow", alias_generator=dashed)
     __pydantic_extra__: dict[str, Json]
+
+    _keys = model_validator(mode="before")(_short_keys)
 
     ami_id: Text | None = None
     instance_id: Text | None = None

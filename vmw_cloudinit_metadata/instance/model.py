@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vmw_cloudinit_metadata.instance import network
+from vmw_cloudinit_metadata.instance import network, plain
 from vmw_cloudinit_metadata.instance.dump import yaml_text
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
@@ -22,7 +22,6 @@ from vmw_cloudinit_metadata.instance.fault import (
 from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, TOP_LEVEL, canonical, unknown_faults
 from vmw_cloudinit_metadata.instance.metadata import Match, Metadata
 from vmw_cloudinit_metadata.instance.network import Interface
-from vmw_cloudinit_metadata.instance.text import encodable
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
@@ -82,6 +81,10 @@ class _Check:
 
     def __init__(self, mapping: Mapping[str, Any]) -> None:
         seed, self.faults = canonical(mapping)
+        not_plain = list(plain.faults_in(mapping))
+        if not_plain:  # no more than that can be told of it
+            self.faults += not_plain
+            seed = {"metadata": {}}
         self.faults += unknown_faults(seed, TOP_LEVEL)
         self.metadata = self._metadata(seed)
         self.match = self._match(seed.get("match"))
@@ -128,7 +131,8 @@ class _Check:
     def _check_the_rest(self, value: Mapping[str, Any], key: Key) -> None:
         """What is wrong between those keys of an interface that are right by themselves."""
         faulty = {below[len(key)] for below in self._keys_below(key)}
-        rest = Interface.model_validate({k: v for k, v in value.items() if k not in faulty})
+        right = {k: v for k, v in value.items() if isinstance(k, str) and k not in faulty}
+        rest = Interface.model_validate(right)
         faults = network.interface_faults(rest, key)
         self.faults += (fault for fault in faults if not fault.is_absence)
 
@@ -185,7 +189,7 @@ def _text(value: Any) -> bytes:
         case bytes():
             return value
         case str():
-            return _LEADING_BLANK_LINES.sub("", encodable(value)).encode()
+            return _LEADING_BLANK_LINES.sub("", value).encode()
         case _:
             raise TypeError("a text, or !!binary")
 
@@ -211,6 +215,7 @@ _EXPECTED = {
     "less_than_equal": "a number of at most {le}",
     "value_error": "{error}",
     "missing": "a value",
+    "invalid_key": "keys that are texts",
 }
 
 

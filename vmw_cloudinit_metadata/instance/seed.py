@@ -7,17 +7,20 @@ every key has a line, and nesting and alias expansion are bounded. Timestamps ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 import yaml
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.plain import MAX_DEPTH, MAX_NUMBER_BITS
 
-MAX_DEPTH = 40
 MAX_NODES = 100_000  # after aliases are expanded
 MAX_CHARACTERS = 8 * 1024 * 1024  # likewise
+MAX_EVENTS = 2 * MAX_NODES + 8  # of libyaml: at most two for a value
 
 TEXT = "text"  # scalars below this key are text as it is written
 _INTERFACE = {
@@ -56,7 +59,12 @@ _CONSTRUCT = {
     _STR: _constructor.construct_yaml_str,
 }
 _RESOLVERS = yaml.resolver.Resolver.yaml_implicit_resolvers
-_MERGE_KEY = object()
+
+
+class _MergeKey(StrEnum):
+    """The key `<<`; in quotes it is a text like any other."""
+
+    MERGE = "<<"
 
 
 @dataclass(frozen=True)
@@ -87,74 +95,90 @@ def read(text: str) -> Seed:
     return _Reader(text).seed()
 
 
-class _TooMuchError(Exception):
-    """A bound is exceeded; the fault is already told."""
+class _StopError(Exception):
+    """There is nothing more to read, or a bound is exceeded; the fault is told."""
 
 
 class _Reader:
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._events: Iterator[Any] = yaml.parse(text, Loader=yaml.CSafeLoader)
         self._faults: list[Fault] = []
         self._lines: dict[Key, int] = {}
-        self._anchors: dict[str, tuple[Any, int, int]] = {}  # value, nodes, characters
+        self._events = self._parsed(text)
+        self._position = 0
+        self._anchors: dict[str, int] = {}  # where the node of an anchor begins
+        self._open_anchors: set[str] = set()
         self._nodes = 0
         self._characters = 0
 
     def seed(self) -> Seed:
-        value = None
         try:
             value = self._document()
-        except yaml.YAMLError as error:
-            self._syntax(error)
-        except _TooMuchError:
-            pass
+        except _StopError:
+            value = None
         return Seed(value, tuple(self._faults), self._lines)
 
+    def _parsed(self, text: str) -> list[Any]:
+        """All events, or those before the text is no YAML any more."""
+        events: list[Any] = []
+        try:
+            events.extend(islice(yaml.parse(text, Loader=yaml.CSafeLoader), MAX_EVENTS))
+        except (yaml.YAMLError, UnicodeError) as error:
+            self._syntax(text, error)
+        return events
+
+    def _next(self) -> Any:
+        if self._position == len(self._events):
+            if not self._faults:
+                self._faults.append(Fault((), "more values", f"at most {MAX_NODES:,}", line=1))
+            raise _StopError
+        self._position += 1
+        return self._events[self._position - 1]
+
     def _document(self) -> Any:
-        next(self._events)  # the stream's start
-        if isinstance(next(self._events), yaml.StreamEndEvent):
+        self._next()  # the stream's start
+        if isinstance(self._next(), yaml.StreamEndEvent):
             return None
-        value = self._node(next(self._events), (), SCHEMA)
-        next(self._events)  # the document's end
-        event = next(self._events)
+        value = self._node(self._next(), (), SCHEMA)
+        self._next()  # the document's end
+        event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):
             self._fault(event, (), "a second YAML document", "one document a file")
         return value
 
     def _node(self, event: Any, key: Key, schema: Any) -> Any:
+        self._spend(event, key)
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event, key)
-        nodes, characters = self._nodes, self._characters
-        self._spend(event, key, nodes=1)
+            return self._alias(event, key, schema)
         if isinstance(event, yaml.ScalarEvent):
-            self._spend(event, key, characters=len(event.value))
-            value = self._scalar(event, key, schema)
-        else:
-            if event.tag not in (None, "!", _SEQ, _MAP):
-                self._fault(event, key, f"the tag {event.tag}", "a plain mapping or list")
-            if len(key) >= MAX_DEPTH:
-                self._too_much(event, key, "deeper nesting", f"at most {MAX_DEPTH} levels")
-            if isinstance(event, yaml.SequenceStartEvent):
-                value = self._sequence(key, schema)
-            else:
-                value = self._mapping(event, key, schema)
+            if event.anchor:
+                self._anchors[event.anchor] = self._position - 1
+            return self._scalar(event, key, schema)
+        if event.tag not in (None, "!", _SEQ, _MAP):
+            self._fault(event, key, f"the tag {event.tag}", "a plain mapping or list")
+        if len(key) >= MAX_DEPTH:
+            self._too_much(event, key, "deeper nesting", f"at most {MAX_DEPTH} levels")
         if event.anchor:
-            cost = self._nodes - nodes, self._characters - characters
-            self._anchors[event.anchor] = (value, *cost)
+            self._anchors[event.anchor] = self._position - 1
+            self._open_anchors.add(event.anchor)
+        is_sequence = isinstance(event, yaml.SequenceStartEvent)
+        value = self._sequence(key, schema) if is_sequence else self._mapping(event, key, schema)
+        self._open_anchors.discard(event.anchor)
         return value
 
-    def _alias(self, event: Any, key: Key) -> Any:
-        if event.anchor not in self._anchors:
+    def _alias(self, event: Any, key: Key, schema: Any) -> Any:
+        """The anchor's node, read once more: what is text depends on where it stands."""
+        start = self._anchors.get(event.anchor)
+        if start is None or event.anchor in self._open_anchors:
             self._fault(event, key, f"the alias *{event.anchor}", "an anchor above and outside it")
             return None
-        value, nodes, characters = self._anchors[event.anchor]
-        self._spend(event, key, nodes, characters)
+        here, self._position = self._position, start + 1
+        value = self._node(self._events[start], key, schema)
+        self._position = here
         return value
 
     def _sequence(self, key: Key, schema: Any) -> list[Any]:
         items: list[Any] = []
-        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
             place = (*key, len(items))
             self._lines[place] = event.start_mark.line + 1
             items.append(self._node(event, place, schema))
@@ -163,24 +187,24 @@ class _Reader:
     def _mapping(self, start: Any, key: Key, schema: Any) -> dict[Any, Any]:
         mapping: dict[Any, Any] = {}
         merged: list[Any] = []
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
             name = self._key(event, key, schema)
-            place = (*key, name.replace("_", "-") if isinstance(name, str) else str(name))
-            if name is not _MERGE_KEY and name in mapping:
+            place = (*key, *dashed((name if isinstance(name, str) else str(name),)))
+            if name is _MergeKey.MERGE:
+                merged += self._merge(self._next(), place, schema)
+                continue
+            if name in mapping:
                 self._fault(event, place, "the key for the second time", "each key once")
             below = schema.get(place[-1]) if isinstance(schema, Mapping) else schema
-            if name is _MERGE_KEY:
-                merged += self._merge(next(self._events), place)
-                continue
             self._lines.setdefault(place, event.start_mark.line + 1)
-            mapping[name] = self._node(next(self._events), place, below)
+            mapping[name] = self._node(self._next(), place, below)
         self._lines.setdefault(key, start.start_mark.line + 1)
         for other in merged:
             mapping = {**other, **mapping}
         return mapping
 
-    def _merge(self, event: Any, key: Key) -> list[dict[Any, Any]]:
-        value = self._node(event, key, None)
+    def _merge(self, event: Any, key: Key, schema: Any) -> list[dict[Any, Any]]:
+        value = self._node(event, key, schema)
         others = value if isinstance(value, list) else [value]
         if not all(isinstance(other, dict) for other in others):
             self._fault(event, key, describe(value), "a mapping, or a list of mappings, to merge")
@@ -190,8 +214,9 @@ class _Reader:
     def _key(self, event: Any, key: Key, schema: Any) -> Any:
         """A mapping's key: text where the file format names the keys, else as YAML has it."""
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<":
-            return _MERGE_KEY
-        name = self._node(event, key, TEXT if isinstance(schema, Mapping) else schema)
+            return _MergeKey.MERGE
+        place = (*key, "?")  # one level deeper: a key may be a mapping whose key is a mapping
+        name = self._node(event, place, TEXT if isinstance(schema, Mapping) else schema)
         if isinstance(name, dict | list):
             self._fault(event, key, f"{describe(name)} as a key", "a text")
             return ""
@@ -208,32 +233,36 @@ class _Reader:
             self._fault(event, key, f"the tag {tag}", "a plain value, or !!binary")
             return None
         try:
-            return construct(yaml.ScalarNode(tag, event.value))
-        except (ValueError, KeyError, yaml.YAMLError):
+            value = construct(yaml.ScalarNode(tag, event.value))
+            if isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
+                raise OverflowError
+            return value
+        except (ValueError, LookupError, ArithmeticError, yaml.YAMLError):
             self._fault(event, key, f"a value that is no {tag.rpartition(':')[2]}", "one")
             return None
 
-    def _spend(self, event: Any, key: Key, nodes: int = 0, characters: int = 0) -> None:
-        self._nodes += nodes
-        self._characters += characters
+    def _spend(self, event: Any, key: Key) -> None:
+        self._nodes += 1
+        self._characters += len(getattr(event, "value", ""))
         if self._nodes > MAX_NODES or self._characters > MAX_CHARACTERS:
             expected = f"at most {MAX_NODES:,} values of {MAX_CHARACTERS:,} characters together"
             self._too_much(event, key, "more, after aliases are expanded", expected)
 
     def _too_much(self, event: Any, key: Key, found: str, expected: str) -> None:
         self._fault(event, key, found, expected)
-        raise _TooMuchError
+        raise _StopError
 
     def _fault(self, event: Any, key: Key, found: str, expected: str) -> None:
         self._faults.append(Fault(key, found, expected, line=event.start_mark.line + 1))
 
-    def _syntax(self, error: yaml.YAMLError) -> None:
+    def _syntax(self, text: str, error: Exception) -> None:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         if mark:
             line = mark.line + 1
             problem = getattr(error, "problem", None) or "no YAML"
-        else:  # a character that YAML does not allow
-            line = self._text.count("\n", 0, getattr(error, "position", 0)) + 1
+        else:  # a character that YAML does not allow; libyaml counts bytes
+            before = text.encode("utf-8", "replace")[: getattr(error, "position", 0)]
+            line = before.count(b"\n") + 1
             problem = getattr(error, "reason", "no YAML")
         self._faults.append(Fault((), f"no valid YAML ({problem})", "YAML", line=line))
 

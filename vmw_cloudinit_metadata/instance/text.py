@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BeforeValidator
 
 
 def as_text(value: Any) -> Any:
@@ -16,15 +16,7 @@ def as_text(value: Any) -> Any:
     return value
 
 
-def encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("a text that UTF-8 can hold (this one has a lone surrogate)") from None
-    return text
-
-
-Text = Annotated[str, BeforeValidator(as_text), AfterValidator(encodable)]
+Text = Annotated[str, BeforeValidator(as_text)]
 
 
 def listed(value: Any) -> Any:

@@ -1,0 +1,1367 @@
+"""The file driver on real files: which file, what is wrong with it, and how changes take effect."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmw_cloudinit_metadata.drivers import snapshot
+from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.errors import DriverError
+from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+VC = "11111111-1111-1111-1111-111111111111"
+BIOS = "22222222-2222-2222-2222-222222222222"
+OTHER = "33333333-3333-3333-3333-333333333333"
+WEB1 = Machine(name="web1", vc_uuid=VC, bios_uuid=BIOS)
+BROKEN = "metadata: {instance-id: i"
+LIMIT_S = 5.0
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "instances"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that changed just now count as settled, so that answers have a token."""
+    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
+
+
+def write(directory: Path, **files: str | bytes) -> None:
+    """Makes `NAME.yaml` of each text, for others unreadable; `__` in a name is a dot."""
+    for name, content in files.items():
+        path = directory / (name.replace("__", ".") if "__" in name else f"{name}.yaml")
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.chmod(0o600)
+
+
+def instance(instance_id: str) -> str:
+    return f"metadata: {{instance-id: {instance_id}}}\n"
+
+
+def driver_of(directory: Path, **options: Any) -> FileDriver:
+    return FileDriver({"directory": str(directory), **options})
+
+
+def id_of(found: InstanceData | None) -> object:
+    return found and found.metadata.get("instance-id")
+
+
+def served(directory: Path, machine: Machine = WEB1, **options: Any) -> InstanceData:
+    found = driver_of(directory, **options).get_instance(machine)
+    assert found is not None
+    return found
+
+
+def faults_of(directory: Path, **options: Any) -> list[str]:
+    """The faults of web1.yaml, as they are told, without the directory."""
+    with pytest.raises(InvalidInstanceData) as raised:
+        driver_of(directory, **options).get_instance(Machine(name="web1"))
+    return [told(fault, directory) for fault in raised.value.faults]
+
+
+def told(fault: object, directory: Path) -> str:
+    return str(fault).removeprefix(f"{directory}/")
+
+
+def validated(directory: Path, **options: Any) -> list[str]:
+    return [told(fault, directory) for fault in driver_of(directory, **options).validate()]
+
+
+# Which file
+
+
+@pytest.mark.parametrize(
+    ("files", "matched_by"),
+    [
+        ([VC, BIOS, "web1"], "vc-uuid"),
+        ([BIOS, "web1"], "bios-uuid"),
+        (["web1"], "name"),
+        ([VC], "vc-uuid"),
+        ([OTHER, "web2"], None),
+    ],
+    ids=["all", "without-vc-uuid", "name-alone", "vc-uuid-alone", "none"],
+)
+@pytest.mark.parametrize("suffix", ["yaml", "yml"])
+def test_file_of_the_highest_rank_is_served(
+    directory: Path, files: list[str], matched_by: str | None, suffix: str
+) -> None:
+    for name in files:
+        (directory / f"{name}.{suffix}").write_text(instance(name))
+    found = driver_of(directory).get_instance(WEB1)
+    assert id_of(found) == (files[0] if matched_by else None)
+    if found:
+        assert found.matched_by == matched_by
+        assert found.sources == (str(directory / f"{files[0]}.{suffix}"),)
+
+
+@pytest.mark.parametrize(
+    ("match", "file"),
+    [
+        (["vc-uuid"], VC),
+        (["bios-uuid"], BIOS),
+        (["name"], "web1"),
+        (["name", "bios-uuid"], BIOS),
+        (["name", "bios-uuid", "vc-uuid"], VC),
+    ],
+    ids=",".join,
+)
+def test_option_match_says_which_identities_count(
+    directory: Path, match: list[str], file: str
+) -> None:
+    write(directory, **{name: instance(name) for name in (VC, BIOS, "web1")})
+    assert id_of(served(directory, match=match)) == file
+
+
+@pytest.mark.parametrize("broken", [VC, BIOS], ids=["vc-uuid", "bios-uuid"])
+def test_broken_file_of_higher_rank_does_not_fall_through(directory: Path, broken: str) -> None:
+    write(directory, **{broken: BROKEN, "web1": instance("web1")})
+    with pytest.raises(InvalidInstanceData, match=broken):
+        driver_of(directory).get_instance(WEB1)
+
+
+@pytest.mark.parametrize("rank", [VC, BIOS], ids=["vc-uuid", "bios-uuid"])
+def test_file_of_higher_rank_that_cannot_be_told_does_not_fall_through(
+    directory: Path, rank: str
+) -> None:
+    write(directory, web1=instance("web1"))
+    (directory / f"{rank}.yaml").symlink_to(f"{rank}.yaml")
+    with pytest.raises(DriverError, match=rank):
+        driver_of(directory).get_instance(WEB1)
+
+
+@pytest.mark.parametrize(
+    "name", [OTHER, OTHER.upper(), OTHER.replace("-", "")], ids=["uuid", "upper-case", "plain"]
+)
+def test_name_in_the_form_of_a_uuid_is_never_looked_up(directory: Path, name: str) -> None:
+    write(directory, **{OTHER: instance("other"), name: instance("other")})
+    assert driver_of(directory).get_instance(Machine(name=name, vc_uuid=VC)) is None
+
+
+def test_file_with_both_suffixes_is_a_fault(directory: Path) -> None:
+    write(directory, web1=instance("a"), web1__yml=instance("b"))
+    assert faults_of(directory) == [
+        "web1.yaml:1: found both web1.yaml and web1.yml, expected one of them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pin", "machine", "is_served"),
+    [
+        (f"vc-uuid: {VC}", WEB1, True),
+        (f"vc-uuid: {OTHER}", WEB1, False),
+        (f"vc_uuid: {VC.upper()}", WEB1, True),
+        (f"vc-uuid: {VC}", Machine(name="web1"), False),
+        (f"bios-uuid: {BIOS}", WEB1, True),
+        ("name: web1", WEB1, True),
+        (f"{{name: web1, vc-uuid: {OTHER}}}", WEB1, False),
+    ],
+    ids=str,
+)
+def test_file_that_pins_itself_is_for_that_machine_alone(
+    directory: Path, pin: str, machine: Machine, is_served: bool
+) -> None:
+    write(directory, web1=f"metadata: {{}}\nmatch:\n  {pin}\n")
+    assert (driver_of(directory).get_instance(machine) is not None) is is_served
+
+
+def test_file_pinned_to_another_machine_does_not_fall_through(directory: Path) -> None:
+    write(
+        directory, **{BIOS: f"metadata: {{}}\nmatch: {{vc-uuid: {OTHER}}}\n", "web1": instance("a")}
+    )
+    assert driver_of(directory).get_instance(WEB1) is None
+
+
+def test_explain_of_a_pinned_file_names_the_file(directory: Path) -> None:
+    write(directory, web1=f"metadata: {{}}\nmatch: {{vc-uuid: {OTHER}}}\n")
+    reason = driver_of(directory).explain(WEB1)
+    assert reason == f"{directory}/web1.yaml says in `match` that it is for another VM"
+
+
+def test_explain_of_an_absent_file_names_what_was_looked_for(directory: Path) -> None:
+    reason = driver_of(directory).explain(WEB1)
+    assert f"'{VC}.yaml' or '{BIOS}.yaml' or 'web1.yaml' in {directory}" in reason
+
+
+def test_explain_of_a_hostile_name_is_one_line(directory: Path) -> None:
+    assert "\n" not in driver_of(directory).explain(Machine(name="a\nb"))
+
+
+def test_byte_order_mark_of_a_file_is_nothing(directory: Path) -> None:
+    write(directory, web1=b"\xef\xbb\xbf" + instance("a").encode())
+    assert id_of(served(directory)) == "a"
+
+
+# Hostile names
+
+
+@pytest.fixture
+def secret(directory: Path) -> Path:
+    """Files with instance data around the directory's own, where no name may lead."""
+    outside = directory.parent
+    (directory / "below").mkdir()
+    for path in (outside / "secret", outside / "instances", directory / "below" / "secret"):
+        for suffix in (".yaml", ".yml"):
+            path.with_suffix(suffix).write_text(instance("secret"))
+    (outside / ".yaml").write_text(instance("secret"))
+    return outside / "secret"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../secret", "../secret.yaml", "./../secret", "x/../../secret", "below/../../secret"),
+        *("..%2fsecret", "..%2Fsecret", "%2e%2e%2fsecret", "%2e%2e/secret", "..%252fsecret"),
+        *("..\\secret", "..%5csecret", "....//secret", "..;/secret", "~/secret"),
+        *("below/secret", "below%2fsecret", "/below/secret", "//secret", "%2fsecret"),
+        *(
+            "../secret\0",
+            "../secret\0.yaml",
+            "\0../secret",
+            "\0",
+            "../secret.yaml\0",
+            "..\0/secret",
+        ),
+        *(".", "..", "../", "../..", "/", "", "...", "../.", "../instances", "\n../secret"),
+        *("a" * 10_000, "../" * 3_000 + "secret", "é" * 10_000, "%2f" * 10_000, "\ud800"),
+    ],
+    ids=lambda name: ascii(name)[:20],
+)
+@pytest.mark.usefixtures("secret")
+def test_hostile_name_reads_nothing(directory: Path, name: str) -> None:
+    assert driver_of(directory).get_instance(Machine(name=name)) is None
+
+
+@pytest.mark.parametrize("form", ["{}", "/{}", "{}.yaml", "x{}", "file://{}", "{}\0"])
+def test_hostile_absolute_name_reads_nothing(directory: Path, secret: Path, form: str) -> None:
+    name = form.format(secret)
+    assert driver_of(directory).get_instance(Machine(name=name)) is None
+    assert driver_of(directory).get_instance(Machine(name=name.replace("/", "%2f"))) is None
+
+
+@pytest.mark.parametrize("name", ["a/b\\c%d", "a%2fb%5cc%25d", "a%2Fb%5Cc%25d", "a/b%5cc%d"])
+def test_slash_backslash_and_percent_are_looked_up_in_escaped_form(
+    directory: Path, name: str
+) -> None:
+    write(directory, **{"a%2fb%5cc%25d": instance("a")})
+    assert id_of(served(directory, Machine(name=name))) == "a"
+
+
+@pytest.mark.parametrize(
+    "name", ["Web Server 1", "Büro", "日本", "..", ".web", "web1.yaml", "a\nb", "~"]
+)
+def test_unusual_name_is_looked_up_as_it_is(directory: Path, name: str) -> None:
+    (directory / f"{name}.yaml").write_text(instance("a"))
+    assert id_of(served(directory, Machine(name=name))) == "a"
+
+
+def test_link_that_the_operator_made_is_followed(directory: Path, secret: Path) -> None:
+    (directory / "web1.yaml").symlink_to(secret.with_suffix(".yaml"))
+    assert id_of(served(directory)) == "secret"
+
+
+# Defaults and files beside the file
+
+
+def test_defaults_lie_under_the_file_key_by_key(directory: Path) -> None:
+    write(
+        directory,
+        common="metadata: {region: r, x: {a: 1, b: 1}}\n"
+        "network: {netmask: 255.255.255.0, gateway: 10.0.0.254, nameservers: 8.8.8.8}\n"
+        "userdata: '#!/bin/sh'\n",
+        web1="metadata: {instance_id: i, x: {b: 2}}\nnetwork: {address: 10.0.0.1}\n",
+    )
+    found = served(directory, defaults="common.yaml")
+    assert found.metadata == {"instance-id": "i", "region": "r", "x": {"a": 1, "b": 2}}
+    assert found.userdata == b"#!/bin/sh"
+    assert found.network == {
+        "version": 1,
+        "config": [
+            {
+                "type": "physical",
+                "name": "eth0",
+                "subnets": [
+                    {
+                        "type": "static",
+                        "address": "10.0.0.1",
+                        "netmask": "255.255.255.0",
+                        "gateway": "10.0.0.254",
+                        "dns_nameservers": ["8.8.8.8"],
+                    }
+                ],
+            }
+        ],
+    }
+    assert found.sources == (str(directory / "web1.yaml"), str(directory / "common.yaml"))
+
+
+def test_defaults_may_give_the_metadata(directory: Path) -> None:
+    write(directory, common="metadata: {region: r}\n", web1="userdata: '#!/bin/sh'\n")
+    assert served(directory, defaults="common.yaml").metadata == {"region": "r"}
+
+
+def test_defaults_may_lie_outside_the_directory(directory: Path) -> None:
+    write(directory.parent, common="metadata: {region: r}\n")
+    write(directory, web1=instance("i"))
+    found = served(directory, defaults=str(directory.parent / "common.yaml"))
+    assert found.metadata == {"instance-id": "i", "region": "r"}
+
+
+@pytest.mark.parametrize("defaults", ["common.yaml", "./common.yaml", "../instances/common.yaml"])
+def test_defaults_are_no_file_of_a_vm(directory: Path, defaults: str) -> None:
+    write(directory, common="metadata: {region: r}\n")
+    assert driver_of(directory, defaults=defaults).get_instance(Machine(name="common")) is None
+
+
+@pytest.mark.usefixtures("settled")
+def test_defaults_that_change_change_every_answer(directory: Path) -> None:
+    write(directory, common="metadata: {region: a}\n", web1=instance("1"), web2=instance("2"))
+    driver = driver_of(directory, defaults="common.yaml")
+    first = [driver.get_instance(Machine(name=name)) for name in ("web1", "web2")]
+    write(directory, common="metadata: {region: bb}\n")
+    assert [found and driver.still_holds(found.token) for found in first] == [False, False]
+    second = [driver.get_instance(Machine(name=name)) for name in ("web1", "web2")]
+    assert [found and found.metadata["region"] for found in second] == ["bb", "bb"]
+
+
+@pytest.mark.parametrize("key", ["userdata-file", "userdata_file"])
+def test_userdata_file_is_served_as_it_is(directory: Path, key: str) -> None:
+    (directory / "scripts").mkdir()
+    (directory / "scripts" / "a.sh").write_bytes(b"\n#!/bin/sh\xff\r\n")
+    write(directory, web1=f"metadata: {{}}\n{key}: scripts/a.sh\n")
+    found = served(directory)
+    assert found.userdata == b"\n#!/bin/sh\xff\r\n"
+    assert found.sources == (str(directory / "web1.yaml"), str(directory / "scripts" / "a.sh"))
+
+
+def test_vendordata_file_is_served_beside_the_userdata(directory: Path) -> None:
+    write(directory, a__sh="#!/bin/sh\n", web1="metadata: {}\nuserdata: x\nvendordata-file: a.sh\n")
+    found = served(directory)
+    assert (found.userdata, found.vendordata) == (b"x", b"#!/bin/sh\n")
+
+
+def test_userdata_file_of_the_defaults_is_served(directory: Path) -> None:
+    write(directory, a__sh="a", common="userdata-file: a.sh\n", web1=instance("i"))
+    assert served(directory, defaults="common.yaml").userdata == b"a"
+
+
+@pytest.mark.usefixtures("secret")
+@pytest.mark.parametrize(
+    "name", ["../secret.yaml", "x/../../secret.yaml", "''", "'.'", '"a\\0b"', "[a]"]
+)
+def test_userdata_file_outside_the_directory_is_a_fault(directory: Path, name: str) -> None:
+    write(directory, web1=f"metadata: {{}}\nuserdata-file: {name}\n")
+    (fault,) = faults_of(directory)
+    assert fault.startswith("web1.yaml:2: userdata-file: found ")
+    assert fault.endswith(", expected the name of a file inside the directory")
+
+
+def test_userdata_file_with_an_absolute_path_is_a_fault(directory: Path) -> None:
+    write(directory, a__sh="x", web1=f"metadata: {{}}\nuserdata-file: {directory}/a.sh\n")
+    assert faults_of(directory)[0].startswith("web1.yaml:2: userdata-file: found ")
+
+
+# Faults
+
+
+FAULTS = [
+    pytest.param(
+        "metadata: {}\nnetwork:\n  dhcp: false\n  dhcp: true\n",
+        ["4: network.dhcp: found the key for the second time, expected each key once"],
+        id="duplicate-key",
+    ),
+    pytest.param(
+        "metadata:\n  ami-id: a\n  ami_id: b\n",
+        ["2: metadata.ami-id: found the key with - and with _, expected each key once"],
+        id="key-in-both-forms",
+    ),
+    pytest.param(
+        "metadata: {}\nnetwork:\n  netmask: 255.0.0.0\n  address: 10.0.0\n",
+        [
+            "4: network.address: found '10.0.0', expected an IP address such as 192.168.1.1, with"
+            " or without /24"
+        ],
+        id="address",
+    ),
+    pytest.param(
+        "metadata: {}\nnetwork:\n  address:\n  - 10.0.0.1/8\n  - x\n",
+        [
+            "5: network.address.1: found 'x', expected an IP address such as 192.168.1.1, with or"
+            " without /24"
+        ],
+        id="address-in-a-list",
+    ),
+    pytest.param(
+        "metadata: {}\nnetwork:\n  address: 10.0.0.1\n  netmask: 255.0.255.0\n",
+        ["4: network.netmask: found '255.0.255.0', expected a netmask such as 255.255.255.0"],
+        id="netmask",
+    ),
+    pytest.param(
+        "metadata: {}\nnetwork:\n  address: 10.1.0.2/24\n  gateway: 10.0.0.1\n",
+        [
+            "4: network.gateway: found '10.0.0.1', expected an address in 10.1.0.0/24, or on-link:"
+            " true"
+        ],
+        id="gateway",
+    ),
+    pytest.param(
+        "metadata: {}\nnetwork:\n"
+        "- dhcp: true\n- name: b\n  address: 10.0.0.1/8\n  gateway: 11.0.0.1\n",
+        [
+            "6: network.1.gateway: found '11.0.0.1', expected an address in 10.0.0.0/8, or on-link:"
+            " true"
+        ],
+        id="gateway-of-the-second-interface",
+    ),
+    pytest.param(
+        "metadata:\n  public-keys:\n  - ssh-rsa AAAA\n",
+        ["3: metadata.public-keys.0: found 'ssh-rsa AAAA', expected an SSH public key whose base64"
+         " says ssh-rsa too"],
+        id="public-key",
+    ),
+    pytest.param(
+        "metadata:\n  public-keys: ssh-rsa\n",
+        ["2: metadata.public-keys: found 'ssh-rsa', expected an SSH public key such as"
+         " 'ssh-ed25519 AAAA... name'"],
+        id="one-public-key",
+    ),
+    pytest.param(
+        "metadata:\n  hostname: a_b\n",
+        ["2: metadata.hostname: found 'a_b', expected a host name or FQDN: labels of letters,"
+         " digits and hyphens"],
+        id="hostname",
+    ),
+    pytest.param(
+        "metadata: {}\nuser-data: x\n",
+        ["2: user-data: found 'user-data', expected 'userdata'"],
+        id="unknown-key",
+    ),
+    pytest.param(
+        "metadata: {}\nnetwork:\n  dhcp: true\n  adress: 10.0.0.1\n",
+        ["4: network.adress: found 'adress', expected 'address'"],
+        id="unknown-key-of-the-network",
+    ),
+    pytest.param(
+        "metadata: {}\nnetwork:\n  version: 2\n"
+        "  ethernets:\n    a: {macaddress: 52:54:00:12:34:56}\n",
+        [
+            "5: network.ethernets.a.macaddress: found 41135085296, expected a MAC address in quotes"
+            " (without them, YAML makes a number of its digits)"
+        ],
+        id="mac-address-as-a-number",
+    ),
+    pytest.param(
+        "userdata: x\n",
+        ["1: metadata: found nothing, expected a mapping (it may be empty: {})"],
+        id="no-metadata",
+    ),
+    pytest.param(
+        "metadata: {}\ndocuments:\n  digest: x\n",
+        [
+            "3: documents.digest: found 'digest', expected a name that the protocol does not have"
+            " already"
+        ],
+        id="document-name",
+    ),
+    pytest.param(
+        "metadata: {}\nmatch:\n  vc-uuid: x\n",
+        [
+            "3: match.vc-uuid: found 'x', "
+            "expected a UUID such as 01234567-89ab-cdef-fedc-ba9876543210"
+        ],
+        id="match",
+    ),
+    pytest.param(
+        "metadata: {}\nuserdata: x\nuserdata-file: x\n",
+        ["3: userdata-file: found both userdata and userdata-file, expected one of them"],
+        id="userdata-twice",
+    ),
+    pytest.param(
+        "metadata: {}\nuserdata-file: a.sh\n",
+        [
+            "2: userdata-file: found 'a.sh', which is not there, expected the name of a file inside"
+            " the directory"
+        ],
+        id="userdata-file",
+    ),
+    pytest.param("- a\n", ["1: found a list, expected a mapping with the key metadata"], id="list"),
+    pytest.param("", ["1: found nothing, expected a mapping with the key metadata"], id="empty"),
+    pytest.param(
+        "metadata: {}\n---\nmetadata: {}\n",
+        ["2: found a second YAML document, expected one document a file"],
+        id="second-document",
+    ),
+    pytest.param(
+        b"metadata: {}\n# \xe9\n", ["2: found the byte 0xe9, expected UTF-8"], id="latin-1"
+    ),
+    pytest.param(
+        "metadata:\n  hostname: a_b\n  instance-id: yes\n  region: {}\n"
+        "network:\n  address: x\n  mtu: 1\nuserdata: 5\nzzz: 1\n",
+        [
+            "2: metadata.hostname: found 'a_b', expected a host name or FQDN: labels of letters,"
+            " digits and hyphens",
+            "4: metadata.region: found a mapping, expected a text",
+            "6: network.address: found 'x', expected an IP address such as 192.168.1.1, with or"
+            " without /24",
+            "7: network.mtu: found 1, expected a number of at least 68",
+            "8: userdata: found 5, expected a text, !!binary, or a mapping, which becomes a"
+            " #cloud-config",
+            "9: zzz: found 'zzz', expected one of documents, match, metadata, network, userdata,"
+            " userdata-file, vendordata, vendordata-file",
+        ],
+        id="all-at-once",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "faults"), FAULTS)
+def test_fault_has_its_file_line_and_key(
+    directory: Path, content: str | bytes, faults: list[str]
+) -> None:
+    write(directory, web1=content)
+    expected = [f"web1.yaml:{fault}" for fault in faults]
+    assert faults_of(directory) == expected
+    assert validated(directory) == expected
+
+
+def test_fault_of_yaml_has_its_line(directory: Path) -> None:
+    write(directory, web1="metadata: {}\nnetwork: [\n")
+    (fault,) = faults_of(directory)
+    assert fault.startswith("web1.yaml:3: found no valid YAML (")
+
+
+@pytest.mark.parametrize("key", ["userdata", "vendordata"])
+def test_fault_of_a_document_does_not_tell_its_text(directory: Path, key: str) -> None:
+    write(directory, web1=f"metadata: {{}}\n{key}: {{secret: secret, secret: !x secret}}\n")
+    assert "found secret" not in str(faults_of(directory))
+    assert "'secret'" not in str(faults_of(directory))
+
+
+def test_file_of_four_mebibytes_is_served(directory: Path) -> None:
+    text = instance("a")
+    write(directory, web1=text + "#" * (4 * 1024 * 1024 - len(text)))
+    assert id_of(served(directory)) == "a"
+
+
+def test_file_of_more_than_four_mebibytes_is_a_fault(directory: Path) -> None:
+    text = instance("a")
+    write(directory, web1=text + "#" * (4 * 1024 * 1024 - len(text) + 1))
+    assert faults_of(directory) == [
+        "web1.yaml:1: found a larger file, expected at most 4,194,304 bytes"
+    ]
+
+
+@pytest.mark.parametrize(
+    "form", ["userdata: |\n  {}\n", "documents:\n  keys: {}\n"], ids=["userdata", "documents"]
+)
+def test_document_of_more_than_one_mebibyte_is_a_fault(directory: Path, form: str) -> None:
+    write(directory, web1="metadata: {}\n" + form.format("x" * (1024 * 1024 + 1)))
+    (fault,) = faults_of(directory)
+    assert fault.endswith("bytes, expected at most 1,048,576 bytes")
+
+
+def test_userdata_file_of_more_than_one_mebibyte_is_a_fault(directory: Path) -> None:
+    write(directory, a__sh="x" * (1024 * 1024 + 1), web1="metadata: {}\nuserdata-file: a.sh\n")
+    (fault,) = faults_of(directory)
+    assert "'a.sh', which is no regular file of at most 1,048,576 bytes" in fault
+
+
+def test_alias_bomb_is_a_fault(directory: Path) -> None:
+    bomb = "".join(f"  l{n + 1}: &l{n + 1} [{f'*l{n}, ' * 9}*l{n}]\n" for n in range(9))
+    write(directory, web1=f"metadata:\n  l0: &l0 lol\n{bomb}")
+    (fault,) = faults_of(directory)
+    assert ": metadata.l5." in fault
+    assert "found more, after aliases are expanded" in fault
+
+
+@pytest.mark.parametrize("opened", ["[", "{a: ", "- ", "{", "? "])
+def test_deep_nesting_is_a_fault(directory: Path, opened: str) -> None:
+    write(directory, web1=f"metadata:\n  {opened * 5_000}\n")
+    assert faults_of(directory)
+
+
+@pytest.mark.parametrize(
+    ("common", "web1", "faults"),
+    [
+        pytest.param(
+            "metadata:\n  hostname: a_b\n",
+            instance("a"),
+            ["common.yaml:2: metadata.hostname: found 'a_b'"],
+            id="in-the-defaults",
+        ),
+        pytest.param(
+            "network: [\n", instance("a"), ["common.yaml:2: found no valid YAML"], id="syntax"
+        ),
+        pytest.param(
+            "network:\n  netmask: x\n",
+            "metadata: {}\nnetwork:\n  address: y\n",
+            [
+                "common.yaml:2: network.netmask: found 'x'",
+                "web1.yaml:3: network.address: found 'y'",
+            ],
+            id="in-both",
+        ),
+        pytest.param(
+            "network:\n  gateway: 10.0.0.1\n",
+            "metadata: {}\nnetwork:\n  address: 11.0.0.2/8\n",
+            ["common.yaml:2: network.gateway: found '10.0.0.1'"],
+            id="between-both",
+        ),
+        pytest.param(
+            "network:\n  netmask: 255.0.0.0\n",
+            "metadata: {}\nnetwork:\n  address: 11.0.0.2/8\n  netmask: 255.255.0.0\n",
+            ["web1.yaml:4: network.netmask: found '255.255.0.0'"],
+            id="over-the-defaults",
+        ),
+        pytest.param(
+            "\n\nmatch: {name: web1}\n",
+            instance("a"),
+            ["common.yaml:3: match: found 'match', expected no such key among the defaults"],
+            id="match",
+        ),
+        pytest.param(
+            "metadata: {}\nuserdata-file: missing\n",
+            instance("a"),
+            ["common.yaml:2: userdata-file: found 'missing', which is not there"],
+            id="userdata-file",
+        ),
+        pytest.param(
+            "metadata: {}\nzzz: 1\n",
+            instance("a"),
+            ["common.yaml:2: zzz: found 'zzz'"],
+            id="unknown",
+        ),
+        pytest.param(
+            "network:\n  nameservers: 8.8.8.8\n",
+            "metadata: {}\nnetwork:\n  mtu: 9000\n",
+            ["web1.yaml:2: network.address: found nothing, expected an address, or dhcp: true"],
+            id="missing-in-both",
+        ),
+    ],
+)  # fmt: skip
+def test_fault_is_told_by_the_file_that_it_stands_in(
+    directory: Path, common: str, web1: str, faults: list[str]
+) -> None:
+    write(directory, common=common, web1=web1)
+    found = faults_of(directory, defaults="common.yaml")
+    assert [fault[: len(start)] for fault, start in zip(found, faults, strict=True)] == faults
+
+
+# Changes
+
+
+def rewrite_alike(path: Path, text: str) -> None:
+    """New content of the same size and modification time, as soon as the clock has moved on."""
+    before = path.stat()
+    until_s = time.monotonic() + LIMIT_S
+    while path.stat().st_ctime_ns == before.st_ctime_ns and time.monotonic() < until_s:
+        path.write_text(text)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def put(path: Path, text: str) -> None:
+    """Replaces a file at once, as an operator's tool should."""
+    other = path.with_name(f".{path.name}.new")
+    other.write_text(text)
+    other.replace(path)
+
+
+CHANGES = {
+    "content": lambda d: write(d, web1=instance("longer")),
+    "same-size-and-mtime": lambda d: rewrite_alike(
+        d / "web1.yaml", (d / "web1.yaml").read_text().replace("old", "new")
+    ),
+    "replaced": lambda d: put(d / "web1.yaml", (d / "web1.yaml").read_text()),
+    "removed": lambda d: (d / "web1.yaml").unlink(),
+    "other-suffix": lambda d: write(d, web1__yml=instance("new")),
+    "vc-uuid": lambda d: write(d, **{VC: instance("new")}),
+    "vc-uuid-as-yml": lambda d: (d / f"{VC}.yml").write_text(instance("new")),
+    "bios-uuid": lambda d: write(d, **{BIOS: instance("new")}),
+    "defaults": lambda d: write(d, common="metadata: {region: longer}\n"),
+    "defaults-removed": lambda d: (d / "common.yaml").unlink(),
+    "userdata-file": lambda d: write(d, a__sh="longer"),
+    "userdata-file-removed": lambda d: (d / "a.sh").unlink(),
+    "directory-away": lambda d: d.rename(d.with_name("away")),
+    "link-loop": lambda d: (d / f"{VC}.yaml").symlink_to(f"{VC}.yaml"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def changing(directory: Path) -> FileDriver:
+    write(
+        directory,
+        common="metadata: {region: old}\n",
+        a__sh="old",
+        web1=instance("old") + "userdata-file: a.sh\n",
+    )
+    return driver_of(directory, defaults="common.yaml")
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_answer_does_not_hold_after_a_change(
+    directory: Path, changing: FileDriver, change: Callable[[Path], object]
+) -> None:
+    found = changing.get_instance(WEB1)
+    assert found is not None
+    assert changing.still_holds(found.token)
+    change(directory)
+    assert not changing.still_holds(found.token)
+
+
+@pytest.mark.usefixtures("settled")
+def test_answer_holds_while_other_files_change(directory: Path, changing: FileDriver) -> None:
+    found = changing.get_instance(WEB1)
+    assert found is not None
+    write(directory, web2=instance("2"), **{OTHER: instance("3")})
+    assert changing.still_holds(found.token)
+
+
+@pytest.mark.usefixtures("settled")
+def test_answer_of_a_higher_rank_holds_while_lower_ones_change(directory: Path) -> None:
+    write(directory, **{VC: instance("a"), "web1": instance("b")})
+    driver = driver_of(directory)
+    found = driver.get_instance(WEB1)
+    assert found is not None
+    write(directory, web1=BROKEN)
+    assert driver.still_holds(found.token)
+
+
+def test_answer_of_files_changed_just_now_has_no_token(changing: FileDriver) -> None:
+    found = changing.get_instance(WEB1)
+    assert found is not None
+    assert found.token is None
+
+
+@pytest.mark.parametrize(
+    ("change", "instance_id"),
+    [
+        ("content", "longer"),
+        ("same-size-and-mtime", "new"),
+        ("removed", None),
+        ("vc-uuid", "new"),
+        ("bios-uuid", "new"),
+    ],
+)
+def test_change_takes_effect_with_the_next_request(
+    directory: Path, changing: FileDriver, change: str, instance_id: str | None
+) -> None:
+    assert id_of(changing.get_instance(WEB1)) == "old"
+    CHANGES[change](directory)
+    assert id_of(changing.get_instance(WEB1)) == instance_id
+
+
+def test_change_of_a_userdata_file_takes_effect(directory: Path, changing: FileDriver) -> None:
+    changing.get_instance(WEB1)
+    write(directory, a__sh="newer")
+    found = changing.get_instance(WEB1)
+    assert found is not None
+    assert found.userdata == b"newer"
+
+
+@pytest.mark.usefixtures("settled")
+def test_directory_swapped_by_a_link_takes_effect(tmp_path: Path) -> None:
+    for version in ("v1", "v2"):
+        (tmp_path / version).mkdir()
+        write(tmp_path / version, web1=instance(version))
+    current = tmp_path / "current"
+    current.symlink_to("v1")
+    driver = driver_of(current)
+    first = driver.get_instance(WEB1)
+    assert first is not None
+    assert id_of(first) == "v1"
+    (tmp_path / "next").symlink_to("v2")
+    (tmp_path / "next").replace(current)
+    assert not driver.still_holds(first.token)
+    assert id_of(driver.get_instance(WEB1)) == "v2"
+
+
+def test_directory_made_anew_takes_effect(directory: Path) -> None:
+    write(directory, web1=instance("old"))
+    driver = driver_of(directory)
+    directory.rename(directory.with_name("away"))
+    directory.mkdir()
+    write(directory, web1=instance("new"))
+    assert id_of(driver.get_instance(WEB1)) == "new"
+
+
+# The last good answer
+
+
+SPOILINGS = {
+    "invalid": lambda d: write(d, web1="metadata: {hostname: a_b}\n"),
+    "half-written": lambda d: write(d, web1=BROKEN),
+    "empty": lambda d: write(d, web1=""),
+    "both-suffixes": lambda d: write(d, web1__yml=instance("new")),
+    "broken-higher-rank": lambda d: write(d, **{VC: BROKEN}),
+    "broken-defaults": lambda d: write(d, common="network: [\n"),
+    "userdata-file-removed": lambda d: (d / "a.sh").unlink(),
+    "link-loop": lambda d: ((d / "web1.yaml").unlink(), (d / "web1.yaml").symlink_to("web1.yaml")),
+    "directory-away": lambda d: d.rename(d.with_name("away")),
+    "directory-a-file": lambda d: (d.rename(d.with_name("away")), d.touch()),
+}  # fmt: skip
+SPOILED = pytest.mark.parametrize("spoil", SPOILINGS.values(), ids=SPOILINGS)
+
+
+@SPOILED
+def test_last_good_answer_is_served_to_its_vm(
+    directory: Path, changing: FileDriver, spoil: Callable[[Path], object]
+) -> None:
+    good = changing.get_instance(WEB1)
+    assert good is not None
+    spoil(directory)
+    found = changing.get_instance(WEB1)
+    assert found is not None
+    assert found.problem.startswith("the last good answer is served, because: ")
+    assert (found.metadata, found.userdata) == (good.metadata, good.userdata)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [spoil for name, spoil in SPOILINGS.items() if name != "broken-higher-rank"],
+    ids=[name for name in SPOILINGS if name != "broken-higher-rank"],
+)
+@pytest.mark.parametrize(
+    "machine",
+    [
+        Machine(name="web1", vc_uuid=OTHER, bios_uuid=BIOS),
+        Machine(name="web1", bios_uuid=BIOS),
+    ],
+    ids=["another-vc-uuid", "no-vc-uuid"],
+)
+def test_last_good_answer_is_not_served_to_another_vm(
+    directory: Path, changing: FileDriver, spoil: Callable[[Path], object], machine: Machine
+) -> None:
+    changing.get_instance(machine if machine.vc_uuid is None else WEB1)
+    spoil(directory)
+    with pytest.raises((InvalidInstanceData, DriverError)):
+        changing.get_instance(machine)
+
+
+def test_last_good_answer_names_the_fault(directory: Path, changing: FileDriver) -> None:
+    changing.get_instance(WEB1)
+    write(directory, web1="metadata: {hostname: a_b}\n")
+    found = changing.get_instance(WEB1)
+    assert found is not None
+    assert f"{directory}/web1.yaml:1: metadata.hostname: found 'a_b'" in found.problem
+
+
+@pytest.mark.usefixtures("settled")
+def test_last_good_answer_holds_until_a_file_changes(directory: Path, changing: FileDriver) -> None:
+    changing.get_instance(WEB1)
+    write(directory, web1=BROKEN)
+    found = changing.get_instance(WEB1)
+    assert found is not None
+    assert changing.still_holds(found.token)
+    write(directory, web1=f"{BROKEN} and more")
+    assert not changing.still_holds(found.token)
+
+
+@pytest.mark.usefixtures("settled")
+def test_last_good_answer_has_no_token_while_files_cannot_be_told(
+    directory: Path, changing: FileDriver
+) -> None:
+    changing.get_instance(WEB1)
+    directory.rename(directory.with_name("away"))
+    found = changing.get_instance(WEB1)
+    assert found is not None
+    assert found.token is None
+
+
+def test_last_good_answer_ends_when_the_file_is_mended(
+    directory: Path, changing: FileDriver
+) -> None:
+    changing.get_instance(WEB1)
+    write(directory, web1=BROKEN)
+    changing.get_instance(WEB1)
+    write(directory, web1=instance("mended"))
+    found = changing.get_instance(WEB1)
+    assert found is not None
+    assert (id_of(found), found.problem) == ("mended", "")
+
+
+def test_last_good_answer_ends_when_the_file_is_removed(
+    directory: Path, changing: FileDriver
+) -> None:
+    changing.get_instance(WEB1)
+    write(directory, web1=BROKEN)
+    changing.get_instance(WEB1)
+    (directory / "web1.yaml").unlink()
+    assert changing.get_instance(WEB1) is None
+    write(directory, web1=BROKEN)
+    with pytest.raises(InvalidInstanceData):
+        changing.get_instance(WEB1)
+
+
+def test_last_good_answer_ends_when_its_file_is_removed_and_another_is_broken(
+    directory: Path, changing: FileDriver
+) -> None:
+    changing.get_instance(WEB1)
+    write(directory, **{VC: BROKEN})
+    (directory / "web1.yaml").unlink()
+    with pytest.raises(InvalidInstanceData):
+        changing.get_instance(WEB1)
+
+
+def test_last_good_answer_ends_when_the_file_is_pinned_to_another_vm(
+    directory: Path, changing: FileDriver
+) -> None:
+    changing.get_instance(WEB1)
+    write(directory, web1=f"metadata: {{}}\nmatch: {{vc-uuid: {OTHER}}}\n")
+    assert changing.get_instance(WEB1) is None
+    write(directory, web1=BROKEN)
+    with pytest.raises(InvalidInstanceData):
+        changing.get_instance(WEB1)
+
+
+def test_last_good_answer_is_not_served_under_another_name(
+    directory: Path, changing: FileDriver
+) -> None:
+    changing.get_instance(WEB1)
+    write(directory, web2=BROKEN)
+    with pytest.raises(InvalidInstanceData):
+        changing.get_instance(Machine(name="web2", vc_uuid=VC))
+
+
+@pytest.mark.usefixtures("settled")
+def test_last_good_answer_ends_after_its_greatest_age(directory: Path) -> None:
+    write(directory, web1=instance("old"))
+    driver = driver_of(directory, last_good_max_age_s=0.2)
+    driver.get_instance(WEB1)
+    write(directory, web1=BROKEN)
+    found = driver.get_instance(WEB1)
+    assert found is not None
+    since_s = time.monotonic()
+    while driver.still_holds(found.token):
+        assert time.monotonic() - since_s < LIMIT_S
+    with pytest.raises(InvalidInstanceData):
+        driver.get_instance(WEB1)
+    assert time.monotonic() - since_s > 0.1
+
+
+def test_last_good_answer_is_kept_for_its_greatest_age_anew_after_each_mending(
+    directory: Path,
+) -> None:
+    driver = driver_of(directory, last_good_max_age_s=0.2)
+    for version in ("1", "2"):
+        write(directory, web1=instance(version))
+        driver.get_instance(WEB1)
+        write(directory, web1=BROKEN)
+        assert id_of(driver.get_instance(WEB1)) == version
+        since_s = time.monotonic()
+        while time.monotonic() - since_s < 0.2:
+            time.sleep(0.01)
+        with pytest.raises(InvalidInstanceData):
+            driver.get_instance(WEB1)
+
+
+def test_last_good_answer_is_off_with_an_age_of_zero(directory: Path) -> None:
+    write(directory, web1=instance("old"))
+    driver = driver_of(directory, last_good_max_age_s=0)
+    driver.get_instance(WEB1)
+    write(directory, web1=BROKEN)
+    with pytest.raises(InvalidInstanceData):
+        driver.get_instance(WEB1)
+
+
+# What cannot be read
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, which may read everything."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that every user can enter; the directory of a test is not."""
+    with tempfile.TemporaryDirectory() as path:
+        Path(path).chmod(0o755)
+        (Path(path) / "instances").mkdir(mode=0o755)
+        yield Path(path) / "instances"
+
+
+def forbid_file(directory: Path) -> None:
+    (directory / "web1.yaml").chmod(0)
+
+
+def forbid_directory(directory: Path) -> None:
+    directory.chmod(0)
+
+
+@pytest.mark.parametrize("forbid", [forbid_file, forbid_directory], ids=["file", "directory"])
+def test_file_without_rights_is_an_error_and_not_absent(
+    public: Path, forbid: Callable[[Path], None]
+) -> None:
+    write(public, web1=instance("a"))
+    driver = driver_of(public)
+    forbid(public)
+    with as_nobody(), pytest.raises(DriverError, match="cannot be read: Permission denied"):
+        driver.get_instance(WEB1)
+    public.chmod(0o755)
+
+
+@pytest.mark.parametrize("forbid", [forbid_file, forbid_directory], ids=["file", "directory"])
+def test_last_good_answer_is_served_without_rights(
+    public: Path, forbid: Callable[[Path], None]
+) -> None:
+    write(public, web1=instance("a"))
+    driver = driver_of(public)
+    driver.get_instance(WEB1)
+    forbid(public)
+    with as_nobody():
+        found = driver.get_instance(WEB1)
+    public.chmod(0o755)
+    assert found is not None
+    assert "Permission denied" in found.problem
+
+
+def test_link_loop_is_an_error_and_not_absent(directory: Path) -> None:
+    (directory / "web1.yaml").symlink_to("web1.yaml")
+    with pytest.raises(DriverError, match="Too many levels of symbolic links"):
+        driver_of(directory).get_instance(WEB1)
+
+
+def test_directory_that_vanished_is_an_error(directory: Path) -> None:
+    driver = driver_of(directory)
+    directory.rmdir()
+    with pytest.raises(DriverError, match="cannot be read: No such file or directory"):
+        driver.get_instance(WEB1)
+
+
+def test_directory_that_became_a_file_is_an_error(directory: Path) -> None:
+    driver = driver_of(directory)
+    directory.rmdir()
+    directory.touch()
+    with pytest.raises(DriverError, match="is no directory any more"):
+        driver.get_instance(WEB1)
+
+
+def test_defaults_that_vanished_are_an_error(directory: Path) -> None:
+    write(directory, common="metadata: {}\n", web1=instance("a"))
+    driver = driver_of(directory, defaults="common.yaml")
+    (directory / "common.yaml").unlink()
+    with pytest.raises(DriverError, match=r"common\.yaml: cannot be read: No such file"):
+        driver.get_instance(WEB1)
+
+
+MOUNT_OVER = """
+import subprocess, sys
+from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.errors import DriverError
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+driver = FileDriver({"directory": sys.argv[1]})
+subprocess.run(["mount", "-t", "tmpfs", "none", sys.argv[1]], check=True)
+try:
+    print("served", driver.get_instance(Machine(name="web1")))
+except DriverError as error:
+    print("failed", error)
+subprocess.run(["umount", sys.argv[1]], check=True)
+print("served", driver.get_instance(Machine(name="web1")).metadata)
+"""
+
+
+def test_directory_that_became_another_file_system_is_an_error(
+    directory: Path, program: Callable[[str, str], str]
+) -> None:
+    alone = [program("unshare", "util-linux"), "--user", "--map-root-user", "--mount"]
+    program("mount", "mount")
+    if subprocess.run([*alone, "mount", "-t", "tmpfs", "none", directory], check=False).returncode:
+        pytest.skip("this system lets nobody mount in a name space of its own")
+    write(directory, web1=instance("a"))
+    command = [*alone, sys.executable, "-c", MOUNT_OVER, str(directory)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    failed, served_again = run.stdout.splitlines()
+    assert failed.startswith(f"failed {directory}: lies on another file system than at the start")
+    assert served_again == "served {'instance-id': 'a'}"
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [make_fifo, Path.mkdir], ids=["fifo", "directory"])
+def test_file_that_is_no_regular_file_is_a_fault(
+    directory: Path, make: Callable[[Path], None]
+) -> None:
+    make(directory / "web1.yaml")
+    assert faults_of(directory) == ["web1.yaml:1: found something else, expected a regular file"]
+
+
+@pytest.mark.parametrize("make", [make_fifo, Path.mkdir], ids=["fifo", "directory"])
+def test_userdata_file_that_is_no_regular_file_is_a_fault(
+    directory: Path, make: Callable[[Path], None]
+) -> None:
+    make(directory / "a.sh")
+    write(directory, web1="metadata: {}\nuserdata-file: a.sh\n")
+    assert faults_of(directory)[0].startswith(
+        "web1.yaml:2: userdata-file: found 'a.sh', which is no"
+    )
+
+
+# All files
+
+
+def test_document_names_are_those_of_all_files(directory: Path) -> None:
+    write(
+        directory,
+        common="documents: {motd: x}\n",
+        web1="metadata: {}\ndocuments: {securitydata: x, Keys: x}\n",
+        web2__yml="metadata: {}\ndocuments: {keys: x}\n",
+        web3=instance("documents"),
+        web4=BROKEN,
+    )
+    (directory / "web5.yaml").symlink_to("web5.yaml")
+    names = driver_of(directory, defaults="common.yaml").document_names()
+    assert set(names) == {"MOTD", "SECURITYDATA", "KEYS"}
+
+
+@pytest.mark.parametrize("documents", ["text", "5", "[a, b]", "~", "!!binary aGk="])
+def test_documents_that_are_no_mapping_name_none(directory: Path, documents: str) -> None:
+    write(directory, web1=f"metadata: {{}}\ndocuments: {documents}\n")
+    assert list(driver_of(directory).document_names()) == []
+
+
+def test_document_names_know_a_new_file(directory: Path) -> None:
+    driver = driver_of(directory)
+    assert list(driver.document_names()) == []
+    write(directory, web1="metadata: {}\ndocuments: {keys: x}\n")
+    assert list(driver.document_names()) == ["KEYS"]
+
+
+def test_document_names_of_a_directory_that_vanished_are_an_error(directory: Path) -> None:
+    driver = driver_of(directory)
+    directory.rmdir()
+    with pytest.raises(DriverError):
+        driver.document_names()
+
+
+def test_validate_of_good_files_says_nothing(directory: Path) -> None:
+    (directory / "sub").mkdir()
+    write(
+        directory,
+        common="metadata: {region: r}\n",
+        a__sh="#!/bin/sh\n",
+        web1="metadata: {}\nuserdata-file: a.sh\n",
+        db1__yml="network: {dhcp: true}\n",
+        notes__txt=BROKEN,
+        **{VC: instance("a"), "a%2fb": instance("b")},
+    )
+    assert validated(directory, defaults="common.yaml") == []
+
+
+def test_validate_tells_the_faults_of_every_file(directory: Path) -> None:
+    write(directory, web1=BROKEN, web2__yml="metadata: {hostname: a_b}\n", web3=instance("a"))
+    assert [fault.partition(": ")[0] for fault in validated(directory)] == [
+        "web1.yaml:2",
+        "web2.yml:1",
+    ]
+
+
+def test_validate_tells_each_fault_once(directory: Path) -> None:
+    write(
+        directory,
+        common="metadata: {hostname: a_b}\n",
+        **{f"web{number}": "metadata: {region: r}\n" for number in range(5)},
+    )
+    (fault,) = validated(directory, defaults="common.yaml")
+    assert fault.startswith("common.yaml:1: metadata.hostname: found 'a_b'")
+
+
+def test_validate_tells_faults_of_defaults_that_no_file_uses(directory: Path) -> None:
+    write(directory, common="metadata: {hostname: a_b}\n")
+    (fault,) = validated(directory, defaults="common.yaml")
+    assert fault.startswith("common.yaml:1: metadata.hostname: found 'a_b'")
+
+
+def test_validate_tells_no_absence_of_the_defaults(directory: Path) -> None:
+    write(directory, common="network: {gateway: 10.0.0.1, nameservers: 8.8.8.8}\n")
+    assert validated(directory, defaults="common.yaml") == []
+
+
+def test_validate_tells_both_suffixes_once(directory: Path) -> None:
+    write(directory, web1=instance("a"), web1__yml=instance("b"))
+    assert validated(directory) == [
+        "web1.yaml:1: found both web1.yaml and web1.yml, expected one of them"
+    ]
+
+
+def test_validate_tells_the_faults_of_both_suffixes(directory: Path) -> None:
+    write(directory, web1="metadata: {hostname: a_b}\n", web1__yml="metadata: {tags: x}\n")
+    faults = "\n".join(validated(directory))
+    assert "web1.yaml:1: metadata.hostname: found 'a_b'" in faults
+    assert "web1.yml:1: metadata.tags: found 'x'" in faults
+
+
+def test_validate_goes_on_behind_a_file_that_cannot_be_read(directory: Path) -> None:
+    (directory / "a.yaml").symlink_to("a.yaml")
+    write(directory, web1=BROKEN)
+    first, second = validated(directory)
+    assert first.startswith("a.yaml:1: found an error (")
+    assert second.startswith("web1.yaml:2: found no valid YAML")
+
+
+def test_validate_of_a_directory_that_vanished_is_an_error(directory: Path) -> None:
+    driver = driver_of(directory)
+    directory.rmdir()
+    with pytest.raises(DriverError):
+        list(driver.validate())
+
+
+def test_validate_leaves_an_editors_lock_alone(directory: Path) -> None:
+    (directory / ".#web1.yaml").symlink_to("root@example.com.1234")
+    assert validated(directory) == []
+
+
+WARNINGS = [
+    pytest.param("metadata: {}\nuserdata: |\n  echo\n", "2: warning: userdata", id="user"),
+    pytest.param("metadata: {}\nvendordata: echo\n", "2: warning: vendordata", id="vendor"),
+    pytest.param(
+        "metadata: {}\nuserdata: |\n  #cloud-config\n  - a\n",
+        "2: warning: userdata: found a list behind #cloud-config",
+        id="cloud-config",
+    ),
+    pytest.param(
+        "metadata:\n  regio: r\n", "2: warning: metadata.regio: found 'regio'", id="near"
+    ),
+    pytest.param("metadata:\n  seedfrom: x\n", "2: warning: metadata.seedfrom", id="seedfrom"),
+    pytest.param("metadata:\n  dsmode: x\n", "2: warning: metadata.dsmode: found", id="dsmode"),
+    pytest.param(
+        "metadata:\n  network_interfaces: x\n", "2: warning: metadata.network_int", id="interfaces"
+    ),
+    pytest.param(
+        "metadata: {}\nnetwork:\n- {name: a, dhcp: true}\n- {name: b, dhcp: true}\n",
+        "2: warning: network: found several interfaces, and no MAC address for a, b",
+        id="interfaces",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "warning"), WARNINGS)
+def test_validate_tells_a_warning_with_its_line(
+    directory: Path, content: str, warning: str
+) -> None:
+    write(directory, web1=content)
+    (found,) = driver_of(directory).validate()
+    assert found.is_warning
+    assert told(found, directory).startswith(f"web1.yaml:{warning}")
+
+
+@pytest.mark.parametrize(("content", "warning"), WARNINGS)
+def test_file_with_a_warning_is_served(directory: Path, content: str, warning: str) -> None:  # noqa: ARG001
+    write(directory, web1=content)
+    assert served(directory)
+
+
+def test_validate_tells_a_warning_by_the_file_that_it_stands_in(directory: Path) -> None:
+    write(directory, common="\nuserdata: echo\n", web1=instance("1"), web2=instance("2"))
+    (warning,) = validated(directory, defaults="common.yaml")
+    assert warning.startswith("common.yaml:2: warning: userdata: found 4 bytes")
+
+
+def test_validate_tells_a_warning_of_a_userdata_file(directory: Path) -> None:
+    write(directory, a__sh="echo", web1="metadata: {}\nuserdata-file: a.sh\n")
+    (warning,) = validated(directory)
+    assert warning.startswith("web1.yaml:2: warning: userdata: found 4 bytes")
+
+
+@pytest.mark.parametrize("name", ["web1.yaml", "a.sh", "common.yaml"])
+def test_validate_warns_of_a_file_that_others_can_read(directory: Path, name: str) -> None:
+    write(
+        directory,
+        common="metadata: {}\n",
+        a__sh="#!/bin/sh\n",
+        web1="metadata: {}\nuserdata-file: a.sh\n",
+    )
+    (directory / name).chmod(0o644)
+    assert validated(directory, defaults="common.yaml") == [
+        f"{name}:1: warning: found mode 0644: every user of this system can read the file, expected"
+        " no rights for others, such as 0640"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("AAAAAAAA-1111-1111-1111-111111111111", "aaaaaaaa-1111-1111-1111-111111111111.yaml"),
+        ("11111111111111111111111111111111", f"{VC}.yaml"),
+        ("100%", "100%25.yaml"),
+        ("a%2Fb", "a%2fb.yaml"),
+        ("a\\b", "a%5cb.yaml"),
+    ],
+)
+def test_validate_warns_of_a_file_name_that_no_vm_leads_to(
+    directory: Path, stem: str, expected: str
+) -> None:
+    write(directory, **{stem: instance("a")})
+    (warning,) = driver_of(directory).validate()
+    assert warning.is_warning
+    assert (warning.found, warning.expected) == (f"the file name {stem!r}", expected)
+
+
+# From several threads at once
+
+
+def test_answers_of_many_threads_are_whole_while_files_are_replaced(directory: Path) -> None:
+    def texts(version: str) -> str:
+        return f"metadata: {{instance-id: {version}}}\nuserdata: {version * 1000}\n"
+
+    write(directory, web1=texts("a"), common="metadata: {region: r}\n")
+    driver = driver_of(directory, defaults="common.yaml")
+    seen: set[object] = set()
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                found = driver.get_instance(Machine(name="web1"))
+                seen.add(found and (id_of(found), found.userdata, found.metadata.get("region")))
+            except Exception as error:
+                seen.add(str(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for turn in range(100):
+        put(directory / "web1.yaml", texts("ab"[turn % 2]))
+        put(directory / "common.yaml", "metadata: {region: r}\n")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert seen <= {("a", b"a" * 1000, "r"), ("b", b"b" * 1000, "r")}
+    assert seen
+
+
+def test_directory_may_be_removed_while_it_is_read(directory: Path) -> None:
+    write(directory, **{f"web{number}": instance("a") for number in range(3)})
+    driver = driver_of(directory)
+    faults = driver.validate()
+    shutil.rmtree(directory)
+    with pytest.raises(DriverError):
+        list(faults)

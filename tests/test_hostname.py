@@ -1,0 +1,83 @@
+"""Host names: which text is one, and which one a VM's name gives."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmw_cloudinit_metadata.instance.hostname import hostname_of, is_hostname
+
+NEARLY_NAMES = st.text(alphabet="aZ09-._ é\n", max_size=80)
+
+
+def is_legal(name: str) -> bool:
+    """RFC 1123, said in another way than the program says it."""
+    return 0 < len(name) <= 253 and all(
+        0 < len(label) <= 63
+        and label.isascii()
+        and label.replace("-", "").isalnum()
+        and label[0] != "-" != label[-1]
+        for label in name.split(".")
+    )
+
+
+@given(st.text() | NEARLY_NAMES)
+def test_hostname_of_any_vm_name_is_legal_or_none(vm_name: str) -> None:
+    name = hostname_of(vm_name)
+    assert name is None or is_legal(name)
+
+
+@given(st.text() | NEARLY_NAMES)
+def test_is_hostname_of_any_text_says_what_the_rfc_says(text: str) -> None:
+    assert is_hostname(text) == is_legal(text)
+
+
+@given(st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,20}){0,3}", fullmatch=True))
+def test_hostname_of_a_legal_host_name_is_that_name(name: str) -> None:
+    assert hostname_of(name) == name
+
+
+@pytest.mark.parametrize(
+    ("vm_name", "hostname"),
+    [
+        pytest.param("web1", "web1", id="plain"),
+        pytest.param("web1.example.com", "web1.example.com", id="fqdn"),
+        pytest.param("Web Server_1", "Web-Server-1", id="space-and-underscore"),
+        pytest.param("Bücher", "Bucher", id="umlaut"),
+        pytest.param("ﬁle①", "file1", id="compatibility-forms"),
+        pytest.param("a%2fb%5Cc%25", "a-b-c", id="vcenter-escapes"),
+        pytest.param("web (copy)", "web-copy", id="nothing-at-the-end"),
+        pytest.param("..web..1..", "web.1", id="empty-labels"),
+        pytest.param("a" * 300, "a" * 63, id="long-label"),
+        pytest.param("a" * 62 + " b", "a" * 62, id="cut-at-a-hyphen"),
+        pytest.param("日本", None, id="nothing-left"),
+        pytest.param("..", None, id="dots"),
+        pytest.param("", None, id="empty"),
+    ],
+)
+def test_hostname_of_vm_name_keeps_what_it_can(vm_name: str, hostname: str | None) -> None:
+    assert hostname_of(vm_name) == hostname
+
+
+def test_hostname_of_a_very_long_fqdn_is_cut_to_253_characters() -> None:
+    name = hostname_of(".".join(["a" * 60] * 10))
+    assert name is not None
+    assert len(name) == 253
+    assert is_legal(name)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["web1", "WEB-1.example.com", "010", "1.10", "a" * 63, ".".join(["a" * 62] * 4)],
+)
+def test_is_hostname_of_legal_name_is_true(text: str) -> None:
+    assert is_hostname(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-web", "web-", "web_1", "web 1", "a..b", "web.", "bücher", "web\n", "a" * 64],
+)
+def test_is_hostname_of_illegal_name_is_false(text: str) -> None:
+    assert not is_hostname(text)

@@ -1,0 +1,207 @@
+"""The keys of an instance file: `-` or `_`, unknown ones, and defaults under a VM's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmw_cloudinit_metadata.instance import network
+from vmw_cloudinit_metadata.instance.keys import TOP_LEVEL, canonical, merged, unknown_faults
+from vmw_cloudinit_metadata.instance.metadata import MATCH_KEYS, METADATA_KEYS
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
+PARTS = st.recursive(
+    SCALARS, lambda below: st.dictionaries(st.sampled_from("abc"), below), max_leaves=8
+)
+MAPPINGS = st.dictionaries(st.sampled_from(["metadata", "match", "x", "y"]), PARTS)
+
+
+@pytest.mark.parametrize(
+    ("place", "names"),
+    [
+        pytest.param((), {"userdata-file", "vendordata-file"}, id="top-level"),
+        pytest.param(("metadata",), METADATA_KEYS, id="metadata"),
+        pytest.param(("match",), MATCH_KEYS, id="match"),
+        pytest.param(("network",), network.KEYS, id="network"),
+        pytest.param(("network", 1), network.KEYS, id="interface"),
+    ],
+)
+def test_every_known_key_may_be_written_with_underscores(place: Any, names: Any) -> None:
+    def put(below: Any) -> Any:
+        for part in reversed(place):
+            below = {part: below} if isinstance(part, str) else [None] * part + [below]
+        return below
+
+    written = {name.replace("-", "_"): "x" for name in names}
+    assert canonical(put(written)) == (put(dict.fromkeys(names, "x")), [])
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        {"metadata": {"my_key": 1, "a-b_c": 2, 5: 3}},
+        {"network": {"version": 1, "config": [{"mac_address": "x"}]}},
+        {"network": {"version": 2, "on_link": 1}},
+        {"network": {"routes": [{"a_b": 1}]}},
+        {"network": ["text", None]},
+        {"userdata": {"instance_id": 1}},
+        {"metadata": ["instance_id"], "match": None, "network": "mac_address"},
+        {"a_b": 1, None: 2},
+    ],
+    ids=str,
+)
+def test_every_other_key_stays_as_it_is_written(seed: Any) -> None:
+    assert canonical(seed) == (seed, [])
+
+
+@pytest.mark.parametrize(
+    ("seed", "key"),
+    [
+        ({"userdata-file": "a", "userdata_file": "b"}, ("userdata-file",)),
+        ({"metadata": {"ami-id": "a", "ami_id": "b"}}, ("metadata", "ami-id")),
+        ({"match": {"vc_uuid": "a", "vc-uuid": "b"}}, ("match", "vc-uuid")),
+        ({"network": {"on-link": True, "on_link": True}}, ("network", "on-link")),
+        ({"network": [{}, {"on_link": True, "on-link": True}]}, ("network", 1, "on-link")),
+    ],
+    ids=str,
+)
+def test_key_in_both_forms_is_a_fault(seed: Any, key: Any) -> None:
+    (fault,) = canonical(seed)[1]
+    assert (fault.key, fault.expected) == (key, "each key once")
+
+
+def test_canonical_leaves_its_argument_alone() -> None:
+    seed = {"metadata": {"ami_id": "a"}, "network": [{"on_link": True}]}
+    canonical(seed)
+    assert seed == {"metadata": {"ami_id": "a"}, "network": [{"on_link": True}]}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("metdata", "'metadata'"), ("Network", "'network'"), (None, "one of "), (5, "one of ")],
+)
+def test_unknown_key_is_a_fault_with_the_nearest_name(name: Any, expected: str) -> None:
+    (fault,) = unknown_faults({"metadata": {}, name: 1}, TOP_LEVEL)
+    assert fault.key == (str(name),)
+    assert fault.expected.startswith(expected)
+
+
+@given(MAPPINGS)
+def test_merged_with_nothing_is_the_same(mapping: Any) -> None:
+    assert merged({}, mapping) == mapping
+    assert merged(mapping, {}) == mapping
+    assert merged(mapping, mapping) == mapping
+
+
+def leaves(value: Any, place: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Every value that is no mapping (or an empty one), by where it stands."""
+    if not isinstance(value, dict) or not value:
+        return {place: value}
+    return {
+        where: leaf
+        for name, below in value.items()
+        for where, leaf in leaves(below, (*place, name)).items()
+    }
+
+
+@given(MAPPINGS, MAPPINGS)
+def test_merged_has_every_own_value_and_no_other_over_it(defaults: Any, own: Any) -> None:
+    result = leaves(merged(defaults, own))
+    for where, leaf in leaves(own).items():
+        if leaf != {}:
+            assert result[where] == leaf
+    for where, leaf in result.items():
+        assert leaf in (leaves(own).get(where, leaf), leaves(defaults).get(where), {})
+
+
+@pytest.mark.parametrize(
+    ("defaults", "own", "result"),
+    [
+        pytest.param(
+            {"metadata": {"region": "r", "x": {"a": 1, "b": 1}}},
+            {"metadata": {"x": {"b": 2}, "ami-id": "a"}},
+            {"metadata": {"region": "r", "x": {"a": 1, "b": 2}, "ami-id": "a"}},
+            id="key-by-key",
+        ),
+        pytest.param(
+            {"metadata": {"tags": ["a", "b"]}},
+            {"metadata": {"tags": ["c"]}},
+            {"metadata": {"tags": ["c"]}},
+            id="a-list-as-a-whole",
+        ),
+        pytest.param(
+            {"metadata": {"region": "r"}},
+            {"metadata": {"region": None}},
+            {"metadata": {"region": None}},
+            id="null-takes-a-default-away",
+        ),
+        pytest.param(
+            {"network": {"netmask": "255.0.0.0", "nameservers": ["8.8.8.8"]}},
+            {"network": {"address": "10.0.0.1"}},
+            {
+                "network": {
+                    "netmask": "255.0.0.0",
+                    "nameservers": ["8.8.8.8"],
+                    "address": "10.0.0.1",
+                }
+            },
+            id="short-form-under-short-form",
+        ),
+        pytest.param(
+            {"network": {"nameservers": ["8.8.8.8"]}},
+            {"network": {"version": 2, "ethernets": {}}},
+            {"network": {"version": 2, "ethernets": {}}},
+            id="short-form-not-under-a-native-document",
+        ),
+        pytest.param(
+            {"network": {"version": 2, "a": 1}},
+            {"network": {"version": 2, "b": 1}},
+            {"network": {"version": 2, "a": 1, "b": 1}},
+            id="native-under-native",
+        ),
+        pytest.param(
+            {"network": {"version": 1, "config": []}},
+            {"network": {"version": 2}},
+            {"network": {"version": 2}},
+            id="another-version",
+        ),
+        pytest.param(
+            {"network": {"nameservers": ["8.8.8.8"]}},
+            {"network": [{"dhcp": True}]},
+            {"network": [{"dhcp": True}]},
+            id="list-as-a-whole-network",
+        ),
+        pytest.param(
+            {"network": {"dhcp": True}}, {"network": None}, {"network": None}, id="no-network"
+        ),
+        pytest.param(
+            {"userdata": "a"}, {"userdata-file": "b"}, {"userdata-file": "b"}, id="file-over-text"
+        ),
+        pytest.param(
+            {"userdata-file": "a"}, {"userdata": "b"}, {"userdata": "b"}, id="text-over-file"
+        ),
+        pytest.param(
+            {"userdata": {"a": 1}}, {"userdata": "b"}, {"userdata": "b"}, id="text-over-map"
+        ),
+        pytest.param(
+            {"userdata": {"a": 1, "b": 1}},
+            {"userdata": {"b": 2}},
+            {"userdata": {"a": 1, "b": 2}},
+            id="map-over-map",
+        ),
+        pytest.param(
+            {"vendordata": "a"}, {"userdata": "b"}, {"vendordata": "a", "userdata": "b"}, id="both"
+        ),
+        pytest.param(
+            {"documents": {"a": "1", "b": "1"}},
+            {"documents": {"b": "2"}},
+            {"documents": {"a": "1", "b": "2"}},
+            id="documents",
+        ),
+    ],
+)
+def test_own_keys_lie_over_the_defaults(defaults: Any, own: Any, result: Any) -> None:
+    assert merged(defaults, own) == result

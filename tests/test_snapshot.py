@@ -1,0 +1,198 @@
+"""What was seen of files, and whether they still look the same: on real files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vmw_cloudinit_metadata.drivers import snapshot
+from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, Token
+from vmw_cloudinit_metadata.errors import DriverError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_text("old")
+    return path
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that changed just now count as settled."""
+    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
+
+
+def token_of(*paths: Path, until_s: float = float("inf")) -> Token:
+    seen = Snapshot()
+    for path in paths:
+        seen.exists(str(path))
+    token = seen.token(until_s)
+    assert token is not None
+    return token
+
+
+def rewrite_alike(path: Path) -> None:
+    """New content of the same size and modification time, as soon as the clock has moved on."""
+    before = path.stat()
+    until_s = time.monotonic() + 5
+    while path.stat().st_ctime_ns == before.st_ctime_ns and time.monotonic() < until_s:
+        path.write_text("new")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_text("old")
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    other.replace(path)
+
+
+def loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+@pytest.mark.usefixtures("settled")
+def test_token_of_unchanged_files_holds(file: Path) -> None:
+    token = token_of(file, file.with_name("absent"), file.parent)
+    assert token.holds()
+    assert token.holds()
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda path: path.write_text("longer"), id="another-size"),
+        pytest.param(rewrite_alike, id="same-size-and-mtime"),
+        pytest.param(replace, id="replaced-by-an-equal-one"),
+        pytest.param(Path.unlink, id="removed"),
+        pytest.param(lambda path: path.chmod(0o640), id="another-mode"),
+        pytest.param(loop, id="cannot-be-told"),
+    ],
+)
+def test_token_of_a_changed_file_does_not_hold(
+    file: Path, change: Callable[[Path], object]
+) -> None:
+    token = token_of(file)
+    change(file)
+    assert not token.holds()
+
+
+@pytest.mark.usefixtures("settled")
+def test_token_of_an_absent_file_does_not_hold_when_it_appears(tmp_path: Path) -> None:
+    token = token_of(tmp_path / "absent")
+    (tmp_path / "absent").touch()
+    assert not token.holds()
+
+
+@pytest.mark.usefixtures("settled")
+def test_token_of_a_link_does_not_hold_when_it_leads_elsewhere(file: Path) -> None:
+    link = file.with_name("link")
+    link.symlink_to(file)
+    token = token_of(link)
+    replace(file)
+    assert not token.holds()
+
+
+@pytest.mark.usefixtures("settled")
+def test_token_holds_until_its_time() -> None:
+    now_s = time.monotonic()
+    assert Token({}, until_s=now_s + 60).holds()
+    assert not Token({}, until_s=now_s).holds()
+
+
+def test_token_of_a_file_that_changed_just_now_is_none(file: Path) -> None:
+    seen = Snapshot()
+    seen.exists(str(file))
+    assert seen.token() is None
+
+
+def test_token_of_an_old_file_is_given(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    monkeypatch.setattr(snapshot, "UNSETTLED_NS", 1)
+    seen = Snapshot()
+    seen.exists(str(file))
+    until_s = time.monotonic() + 5
+    while seen.token() is None and time.monotonic() < until_s:
+        pass
+    assert seen.token() is not None
+
+
+def test_token_of_absent_files_alone_is_given(tmp_path: Path) -> None:
+    assert token_of(tmp_path / "absent").holds()
+
+
+@pytest.mark.parametrize(
+    ("name", "exists"),
+    [
+        pytest.param("file", True, id="file"),
+        pytest.param(".", True, id="directory"),
+        pytest.param("absent", False, id="absent"),
+        pytest.param("file/below", False, id="below-a-file"),
+        pytest.param("x" * 300, False, id="longer-than-a-name-can-be"),
+    ],
+)
+def test_exists_tells_whether_there_is_such_a_file(file: Path, name: str, exists: bool) -> None:
+    assert Snapshot().exists(str(file.parent / name)) is exists
+
+
+def test_exists_of_a_link_loop_is_an_error(file: Path) -> None:
+    loop(file)
+    with pytest.raises(
+        DriverError, match=r"file: cannot be read: Too many levels of symbolic links$"
+    ):
+        Snapshot().exists(str(file))
+
+
+@pytest.mark.parametrize(("limit", "content"), [(2, b"old"), (1, b"ol"), (100, b"old")])
+def test_read_gives_one_byte_more_than_the_limit_at_most(
+    file: Path, limit: int, content: bytes
+) -> None:
+    assert Snapshot().read(str(file), limit) == content
+
+
+def test_read_of_an_absent_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match=r"absent: cannot be read: No such file or directory$"):
+        Snapshot().read(str(tmp_path / "absent"), 100)
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, make_fifo], ids=["directory", "fifo"])
+def test_read_of_what_is_no_regular_file_is_none(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / "other")
+    assert Snapshot().read(str(tmp_path / "other"), 100) is None
+
+
+@pytest.mark.parametrize(
+    "make", [Path.touch, Path.mkdir, make_fifo], ids=["file", "directory", "fifo"]
+)
+def test_read_leaves_no_descriptor_open(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "other")
+    before = os.listdir("/proc/self/fd")
+    try:
+        Snapshot().read(str(tmp_path / "other"), 100)
+    except DriverError:
+        pass
+    finally:
+        assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.usefixtures("settled")
+def test_token_after_a_read_is_of_what_was_read(file: Path) -> None:
+    seen = Snapshot()
+    seen.exists(str(file))
+    file.write_text("longer")
+    assert seen.read(str(file), 100) == b"longer"
+    token = seen.token()
+    assert token is not None
+    assert token.holds()

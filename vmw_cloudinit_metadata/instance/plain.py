@@ -1,0 +1,48 @@
+"""Plain values: what YAML and JSON can write and a guest can read. Pure.
+
+A YAML file can hardly hold anything else; a driver can hand over anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vmw_cloudinit_metadata.instance.fault import Fault, Key
+
+MAX_DEPTH = 40
+MAX_NUMBER_BITS = 256
+
+
+def faults_in(value: Any, key: Key = ()) -> Iterator[Fault]:
+    """A fault for each value, and each key of a mapping, that is not plain."""
+    match value:
+        case str():
+            yield from _text_faults(value, key)
+        case int() if value.bit_length() > MAX_NUMBER_BITS:
+            found = f"a number of {value.bit_length():,} bits"
+            yield Fault(key, found, f"one of at most {MAX_NUMBER_BITS}")
+        case Mapping() | list() | tuple() if len(key) >= MAX_DEPTH:
+            yield Fault(key, "deeper nesting", f"at most {MAX_DEPTH} levels")
+        case Mapping():
+            for name, item in value.items():
+                yield from _key_faults(name, key)
+                yield from faults_in(item, (*key, name if isinstance(name, str) else "?"))
+        case list() | tuple():
+            for index, item in enumerate(value):
+                yield from faults_in(item, (*key, index))
+
+
+def _key_faults(name: Any, key: Key) -> Iterator[Fault]:
+    if isinstance(name, Mapping | list | tuple):
+        yield Fault(key, "a key that is a list or a mapping", "a text")
+    else:
+        yield from faults_in(name, key)
+
+
+def _text_faults(text: str, key: Key) -> Iterator[Fault]:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        place = tuple(part for part in key if part != text)
+        yield Fault(place, "a text with a lone surrogate", "a text that UTF-8 can hold")
