@@ -1,0 +1,77 @@
+"""Who may import whom: docs/architecture.md, checked."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "vmw_cloudinit_metadata"
+ROOT = Path(__file__).parent.parent / PACKAGE
+FLOORS = {
+    **dict.fromkeys(("protocol", "instance", "errors", "printable"), 0),
+    **dict.fromkeys(("drivers", "config"), 1),
+    "lookup": 2,
+    **dict.fromkeys(("claims", "news", "output", "connection", "server"), 3),
+    **dict.fromkeys(("cli", "__main__", "__init__"), 4),
+}
+NOT_ON_FLOOR = {
+    0: {"gevent", "socket", "threading", "time", "logging", "click", "os", "pathlib", "io"},
+    1: {"gevent", "socket", "logging", "click"},
+}
+ONE_HOME = {"yaml": {"instance/seed.py", "instance/dump.py", "instance/model.py"}}
+MODULES = sorted(ROOT.rglob("*.py"))
+EACH_MODULE = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            if node.module == PACKAGE:
+                yield from (f"{PACKAGE}.{name.name}" for name in node.names)
+
+
+def floor(path: Path) -> int:
+    return FLOORS[path.relative_to(ROOT).parts[0].removesuffix(".py")]
+
+
+@EACH_MODULE
+def test_module_imports_from_its_own_floor_or_below(path: Path) -> None:
+    ours = [name.split(".")[1] for name in imports(path) if name.startswith(f"{PACKAGE}.")]
+    assert [name for name in ours if FLOORS.get(name, 0) > floor(path)] == []
+
+
+@EACH_MODULE
+def test_module_imports_no_library_of_a_higher_floor(path: Path) -> None:
+    forbidden = NOT_ON_FLOOR.get(floor(path), set())
+    assert {name.split(".")[0] for name in imports(path)} & forbidden == set()
+
+
+@EACH_MODULE
+def test_pure_module_opens_no_file(path: Path) -> None:
+    calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    opens = any(isinstance(function, ast.Name) and function.id == "open" for function in calls)
+    assert not (floor(path) == 0 and opens)
+
+
+@pytest.mark.parametrize("library", ONE_HOME)
+def test_library_has_its_home(library: str) -> None:
+    users = {str(p.relative_to(ROOT)) for p in MODULES if library in imports(p)}
+    assert users == ONE_HOME[library]
+
+
+def test_nothing_is_monkey_patched() -> None:
+    assert [path for path in MODULES if "gevent.monkey" in path.read_text()] == []
+
+
+@pytest.mark.parametrize("module", ["", ".protocol.session", ".instance.model", ".drivers.file"])
+def test_import_without_the_server_needs_no_gevent(module: str) -> None:
+    program = f"import sys, {PACKAGE}{module}; sys.exit('gevent' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
