@@ -157,6 +157,15 @@ def test_show_one_document_prints_it_and_nothing_else(own_instances: Path) -> No
     assert ended.stdout == b"\x1f\x8b\x00\xff"
 
 
+def test_show_by_name_has_a_placeholder_for_the_vc_uuid(own_instances: Path) -> None:
+    (own_instances / "bare.yaml").write_text("metadata: {}\n")
+    ended = run("show", "bare", "--driver-opts", opts(own_instances))
+    assert '{"instance-id":"<VC UUID>","hostname":"bare"' in ended.stdout
+    assert "--vc-uuid" in ended.stderr
+    ended = run("show", "bare", "--vc-uuid", UUID, "--driver-opts", opts(own_instances))
+    assert f'{{"instance-id":"{UUID}","hostname":"bare"' in ended.stdout
+
+
 @pytest.mark.parametrize("option", ["--vc-uuid", "--bios-uuid"])
 def test_show_looks_up_by_uuid_in_any_form(own_instances: Path, option: str) -> None:
     (own_instances / f"{UUID}.yaml").write_text("metadata: {instance-id: by-uuid}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -50,13 +51,21 @@ def show(
         instance = driver.get_instance(machine)
         if instance is None:
             return _refuse(machine, "not-found", _reason(driver, machine))
-        documents = nocloud.render(instance, machine)
+        documents = nocloud.render(instance, _with_vc_uuid(machine, instance))
     except InvalidInstanceData as error:
         return _refuse(machine, "invalid", *map(str, error.faults))
     except DriverError as error:
         return _refuse(machine, "failed", str(error))
     _print_origin(machine, instance)
     return _print(documents, document)
+
+
+def _with_vc_uuid(machine: Machine, instance: InstanceData) -> Machine:
+    """The VM will tell its VC UUID; where only a name is given here, a placeholder stands for it."""
+    if machine.vc_uuid or "instance-id" in instance.metadata:
+        return machine
+    click.echo("instance-id will be the VM's VC UUID: --vc-uuid shows it", err=True)
+    return replace(machine, vc_uuid="<VC UUID>")
 
 
 def _reason(driver: Driver, machine: Machine) -> str:
