@@ -61,7 +61,7 @@ def show(
 
 
 def _with_vc_uuid(machine: Machine, instance: InstanceData) -> Machine:
-    """The VM will tell its VC UUID; where only a name is given here, a placeholder stands for it."""
+    """The VM will tell its VC UUID; where only a name is given, a placeholder stands for it."""
     if machine.vc_uuid or "instance-id" in instance.metadata:
         return machine
     click.echo("instance-id will be the VM's VC UUID: --vc-uuid shows it", err=True)
