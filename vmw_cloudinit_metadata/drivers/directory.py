@@ -1,0 +1,65 @@
+"""The directory of instance files: which there are, and whether it is still the operator's."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from vmw_cloudinit_metadata.drivers.filename import SUFFIXES
+from vmw_cloudinit_metadata.drivers.snapshot import cannot_read
+from vmw_cloudinit_metadata.errors import DriverError
+
+_EDITOR_LOCK = ".#"  # Emacs leaves such a link, to nowhere, beside a file that is being edited
+
+
+class Directory:
+    """A directory that was there at the start; raises DriverError if it was not."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        if not os.path.isdir(path):
+            raise DriverError(f"directory: found no directory {path!r}, expected one that is there")
+        found = os.stat(path)
+        self._identity = (found.st_dev, found.st_ino, os.path.realpath(path))
+
+    def check(self) -> None:
+        """Raises DriverError if it vanished, or another file system lies in its place."""
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise cannot_read(self.path, error) from error
+        if not stat.S_ISDIR(found.st_mode):
+            raise DriverError(f"{self.path}: is no directory any more")
+        device, inode, place = self._identity
+        if (found.st_dev, found.st_ino) == (device, inode):
+            return
+        now_place = os.path.realpath(self.path)
+        if found.st_dev != device and now_place == place:
+            raise DriverError(
+                f"{self.path}: lies on another file system than at the start: "
+                "mount the right one again, or restart the server to accept this one"
+            )
+        self._identity = (found.st_dev, found.st_ino, now_place)
+
+    def paths_named(self, stem: str) -> list[str]:
+        """The paths that the instance file of that name may have."""
+        return [os.path.join(self.path, stem + suffix) for suffix in SUFFIXES]
+
+    def all_paths(self) -> list[str]:
+        """The instance files that there are; raises DriverError if that cannot be told."""
+        try:
+            names = sorted(os.listdir(self.path))
+        except OSError as error:
+            raise cannot_read(self.path, error) from error
+        return [
+            os.path.join(self.path, name)
+            for name in names
+            if name.endswith(SUFFIXES) and not name.startswith(_EDITOR_LOCK)
+        ]
+
+    def path_of(self, file: str) -> str:
+        """The path of a file, by the directory's own path if it lies there."""
+        path = os.path.join(self.path, file)
+        if os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.path):
+            return os.path.join(self.path, os.path.basename(path))
+        return path

@@ -1,0 +1,253 @@
+"""Instance files: what one says, together with the defaults and the files that it names."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any
+
+from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, stem_of
+from vmw_cloudinit_metadata.drivers.snapshot import Signature, Snapshot
+from vmw_cloudinit_metadata.errors import DriverError
+from vmw_cloudinit_metadata.instance import advice, nocloud, seed
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, Key, describe
+from vmw_cloudinit_metadata.instance.keys import (
+    DOCUMENTS,
+    FILE_KEYS,
+    TOP_LEVEL,
+    canonical,
+    merged,
+    unknown_faults,
+)
+from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+
+_NIL_UUID = "00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One file that an answer is made of."""
+
+    path: str
+    seed: seed.Seed
+    mapping: dict[str, Any]
+    faults: tuple[Fault, ...]
+
+
+class InstanceFiles:
+    """Reads the instance files of a directory, over the defaults if there is such a file."""
+
+    def __init__(self, directory: Directory, defaults: str | None) -> None:
+        self._directory = directory
+        self._defaults_kept: tuple[Signature, _Layer] | None = None
+        self.defaults = directory.path_of(defaults) if defaults else None
+        if self.defaults and not os.path.isfile(self.defaults):
+            raise DriverError(f"defaults: found no file {self.defaults!r}, expected a YAML file")
+
+    def all_paths(self) -> list[str]:
+        """The instance files of VMs that there are."""
+        return [path for path in self._directory.all_paths() if path != self.defaults]
+
+    def find(self, stem: str, snapshot: Snapshot) -> str | None:
+        """The path of the instance file of that name; two of them are a fault."""
+        paths = self._directory.paths_named(stem)
+        found = [path for path in paths if path != self.defaults and snapshot.exists(path)]
+        if len(found) > 1:
+            raise InvalidInstanceData([_two_files(found)])
+        return found[0] if found else None
+
+    def document_names(self) -> Iterator[str]:
+        """The further documents that any file has."""
+        for path in [*self.all_paths(), *([self.defaults] if self.defaults else [])]:
+            try:
+                content = Snapshot().read(path, MAX_FILE_BYTES)
+                if content and b"documents" in content:
+                    documents = self._layer(path, Snapshot()).mapping.get("documents")
+                    if isinstance(documents, dict):
+                        yield from (str(name).upper() for name in documents)
+            except DriverError:
+                continue  # it is told when its VM asks
+
+    def load(self, path: str, snapshot: Snapshot) -> InstanceData:
+        """Raises InvalidInstanceData with every fault, and DriverError if a file cannot be read."""
+        layers = [self._layer(path, snapshot), *self._defaults_layers(snapshot)]
+        faults = [fault for layer in layers for fault in layer.faults]
+        mapping = merged(layers[1].mapping if layers[1:] else {}, layers[0].mapping)
+        sources = [layer.path for layer in layers]
+        found: list[Fault] = []
+        for name in DOCUMENTS:
+            file = mapping.pop(f"{name}-file", None)
+            if file is not None:
+                mapping[name] = self._document(name, file, snapshot, sources, found)
+        instance = None
+        try:
+            instance = InstanceData.from_mapping(mapping)
+        except InvalidInstanceData as error:
+            found += error.faults
+        if not layers[0].faults or layers[0].mapping:  # else nothing of it can be told
+            faults += (_located(fault, layers) for fault in found)
+        if faults or instance is None:
+            raise InvalidInstanceData(sorted(set(faults), key=_place))
+        return replace(instance, sources=tuple(sources))
+
+    def _defaults_layers(self, snapshot: Snapshot) -> list[_Layer]:
+        """The defaults, parsed again only when they have changed."""
+        if not self.defaults:
+            return []
+        snapshot.exists(self.defaults)
+        kept = self._defaults_kept
+        if kept and kept[0] == snapshot.signature(self.defaults):
+            return [kept[1]]
+        layer = self._layer(self.defaults, snapshot)
+        signature = snapshot.signature(self.defaults)
+        self._defaults_kept = (signature, layer) if snapshot.is_settled() else None
+        return [layer]
+
+    def _layer(self, path: str, snapshot: Snapshot) -> _Layer:
+        text = _text(path, snapshot.read(path, MAX_FILE_BYTES))
+        if isinstance(text, Fault):
+            return _Layer(path, seed.read(""), {}, (text,))
+        read = seed.read(text)
+        faults = list(read.faults)
+        mapping: dict[str, Any] = {}
+        if isinstance(read.value, dict):
+            mapping, twice = canonical(read.value)
+            faults += twice
+            faults += unknown_faults(mapping, TOP_LEVEL | FILE_KEYS)
+            both = list(_both_faults(mapping))
+            faults += both
+            if path == self.defaults and "match" in mapping:
+                faults.append(Fault(("match",), "'match'", "no such key among the defaults"))
+            mapping = {k: v for k, v in mapping.items() if k in TOP_LEVEL | FILE_KEYS}
+            for fault in both:
+                del mapping[str(fault.key[0])]
+        elif not faults:
+            faults.append(Fault((), describe(read.value), "a mapping with the key metadata"))
+        located = (replace(f, file=path, line=f.line or read.line(f.key)) for f in faults)
+        return _Layer(path, read, mapping, tuple(located))
+
+    def _document(
+        self, name: str, file: Any, snapshot: Snapshot, sources: list[str], faults: list[Fault]
+    ) -> bytes:
+        """The content of a userdata-file or vendordata-file."""
+        key = (f"{name}-file",)
+        expected = "the name of a file inside the directory"
+        if not isinstance(file, str) or not _is_inside(file):
+            faults.append(Fault(key, describe(file), expected))
+            return b""
+        path = os.path.join(self._directory.path, file)
+        if not snapshot.exists(path):
+            faults.append(Fault(key, f"{file!r}, which is not there", expected))
+            return b""
+        content = snapshot.read(path, MAX_DOCUMENT_BYTES)
+        if content is None or len(content) > MAX_DOCUMENT_BYTES:
+            found = f"{file!r}, which is no regular file of at most {MAX_DOCUMENT_BYTES:,} bytes"
+            faults.append(Fault(key, found, expected))
+            return b""
+        sources.append(path)
+        return content
+
+    def faults_of(self, path: str) -> Iterator[Fault]:
+        """Every fault and warning of an instance file."""
+        yield from _name_faults(path)
+        yield from _mode_faults(path)
+        stem, suffix = os.path.splitext(os.path.basename(path))
+        if suffix == SUFFIXES[1] and os.path.exists(path.removesuffix(suffix) + SUFFIXES[0]):
+            yield _two_files(self._directory.paths_named(stem))
+        try:
+            instance = self.load(path, Snapshot())
+            nocloud.render(instance, Machine(name=stem, vc_uuid=_NIL_UUID))
+        except InvalidInstanceData as error:
+            yield from (
+                fault if fault.file else replace(fault, file=path) for fault in error.faults
+            )
+        except DriverError as error:
+            yield Fault((), f"an error ({error})", "a file that can be read", path, 1)
+        else:
+            for source in instance.sources[1:]:
+                yield from _mode_faults(source)
+            layers = [self._layer(path, Snapshot()), *self._defaults_layers(Snapshot())]
+            yield from (_located(warning, layers) for warning in advice.warnings_of(instance))
+
+    def faults_of_defaults(self) -> Iterator[Fault]:
+        """Every fault and warning that the defaults have by themselves."""
+        if not self.defaults:
+            return
+        yield from _mode_faults(self.defaults)
+        layer = self._layer(self.defaults, Snapshot())
+        yield from layer.faults
+        mapping = {k: v for k, v in layer.mapping.items() if k not in FILE_KEYS}
+        try:
+            InstanceData.from_mapping(mapping)
+        except InvalidInstanceData as error:
+            yield from (_located(fault, [layer]) for fault in error.faults if not fault.is_absence)
+
+
+def _text(path: str, content: bytes | None) -> str | Fault:
+    if content is None:
+        return Fault((), "something else", "a regular file", path, 1)
+    if len(content) > MAX_FILE_BYTES:
+        return Fault((), "a larger file", f"at most {MAX_FILE_BYTES:,} bytes", path, 1)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return Fault((), f"the byte 0x{content[error.start]:02x}", "UTF-8", path, line)
+
+
+def _both_faults(mapping: Mapping[str, Any]) -> Iterator[Fault]:
+    for name in DOCUMENTS:
+        if mapping.get(name) is not None and mapping.get(f"{name}-file") is not None:
+            yield Fault((f"{name}-file",), f"both {name} and {name}-file", "one of them")
+
+
+def _is_inside(file: str) -> bool:
+    path = PurePath(file)
+    return (
+        bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in file
+    )
+
+
+def _located(fault: Fault, layers: Sequence[_Layer]) -> Fault:
+    """The fault with file and line: of the layer that has the key, else of the VM's own file."""
+    key: Key = fault.key
+    if key in (("userdata",), ("vendordata",)) and not any(layer.seed.has(key) for layer in layers):
+        key = (f"{key[0]}-file",)
+    layer = next((layer for layer in layers if layer.seed.has(key)), layers[0])
+    return replace(fault, file=layer.path, line=layer.seed.line(key))
+
+
+def _place(fault: Fault) -> tuple[str, int, str]:
+    return fault.file, fault.line, str(fault.key)
+
+
+def _two_files(paths: Sequence[str]) -> Fault:
+    names = " and ".join(os.path.basename(path) for path in paths)
+    return Fault((), f"both {names}", "one of them", paths[0], 1)
+
+
+def _name_faults(path: str) -> Iterator[Fault]:
+    """A file whose name no VM can lead to."""
+    stem = os.path.splitext(os.path.basename(path))[0]
+    canonical_uuid = parse_uuid(stem)
+    wanted = canonical_uuid or stem_of(stem)
+    if wanted != stem:
+        expected = f"{wanted}.yaml" if wanted else "a name that a VM can have"
+        yield Fault((), f"the file name {stem!r}", expected, path, 1, is_warning=True)
+
+
+def _mode_faults(path: str) -> Iterator[Fault]:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # it is told when the file is read
+    if mode & stat.S_IROTH:
+        found = f"mode {stat.S_IMODE(mode):04o}: every user of this system can read the file"
+        yield Fault((), found, "no rights for others, such as 0640", path, 1, is_warning=True)
