@@ -10,16 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_telnet import HOSTILE, cut
-from tests.transcript import DIRECTORY, Step, read
-from vmw_cloudinit_metadata.protocol.session import (
-    MAX_WAITING_REQUESTS,
+from tests.transcript import DIRECTORY, Step, read, tls_policy
+from vmw_cloudinit_metadata.protocol.events import (
     Event,
     Fault,
     Identified,
+    MoveCompleted,
     Refused,
     Requested,
-    Session,
+    Strange,
 )
+from vmw_cloudinit_metadata.protocol.session import (
+    MAX_EARLY_BYTES,
+    MAX_POSTPONED_BYTES,
+    MAX_WAITING_REQUESTS,
+    Policy,
+    Session,
+    TlsPolicy,
+)
+from vmw_cloudinit_metadata.protocol.stranger import MAX_STRAY_BYTES
+from vmw_cloudinit_metadata.protocol.vmotion import Moves, RandomSecrets
 
 TRANSCRIPTS = pytest.mark.parametrize(
     "path", sorted(DIRECTORY.glob("*.txt")), ids=lambda path: path.stem
@@ -30,8 +40,13 @@ NAME = b"\xff\xfa\xe8\x52web1\xff\xf0"
 UUID = b"\xff\xfa\xe8\x50" + b"00" * 16 + b"\xff\xf0"
 
 
-def new_session() -> Session:
-    return Session(frozenset({"my-metadata"}), "10.0.0.1", datetime.now(UTC))
+def new_session(policy: Policy | None = None) -> Session:
+    return Session(policy or new_policy(), "10.0.0.1", datetime.now(UTC))
+
+
+def new_policy(tls: TlsPolicy = TlsPolicy.OFF) -> Policy:
+    secrets = RandomSecrets(lambda size: bytes(range(0xF8, 0xF8 + size)))
+    return Policy(frozenset({"my-metadata"}), Moves(10, secrets), tls)
 
 
 def describe(event: Event) -> str:
@@ -41,8 +56,10 @@ def describe(event: Event) -> str:
             return f"Identified {m.name} {uuids} {m.service_uri} {m.direction}"
         case Requested(document):
             return f"Requested {document}"
-        case Refused(uri):
-            return f"Refused {uri}"
+        case Refused(kind):
+            return f"Refused {kind}"
+        case Strange(reason):
+            return f"Strange {reason}"
         case Fault(kind):
             return f"Fault {kind}"
         case _:
@@ -56,16 +73,17 @@ def take(session: Session, step: Step) -> list[str]:
 
 @TRANSCRIPTS
 def test_transcript_step_by_step(path: Path) -> None:
-    session = new_session()
+    session = new_session(new_policy(tls_policy(path)))
     for number, step in enumerate(read(path)):
         events = take(session, step)
         assert (number, events) == (number, step.events)
         assert (number, session.data_to_send()) == (number, step.said)
 
 
-def play(steps: list[Step], size: int, offset: int) -> tuple[bytes, list[str]]:
+def play(path: Path, size: int, offset: int) -> tuple[bytes, list[str]]:
     """Everything said and told, when what is heard comes in pieces of `size`, the first shorter."""
-    session, said, told = new_session(), b"", []
+    session, said, told = new_session(new_policy(tls_policy(path))), b"", []
+    steps = read(path)
     heard = b""
     for step in [*steps, Step(None)]:
         if step.heard is not None:
@@ -87,23 +105,60 @@ def test_transcript_does_not_depend_on_chunks(path: Path) -> None:
     said = b"".join(step.said for step in steps)
     told = [event for step in steps for event in step.events if not event.startswith("Fault")]
     length = sum(len(step.heard or b"") for step in steps)
-    assert play(steps, length, 0) == (said, told)
-    assert play(steps, 1, 0) == (said, told)
+    assert play(path, length, 0) == (said, told)
+    assert play(path, 1, 0) == (said, told)
     for offset in range(length):
-        assert play(steps, length, offset) == (said, told), offset
+        assert play(path, length, offset) == (said, told), offset
 
 
-@given(HOSTILE, st.lists(st.integers(0, 1000)), st.booleans())
+BEGIN = b"\xff\xfa\xe8\x28seq1\xff\xf0"
+COMPLETE = b"\xff\xfa\xe8\x2eseq1\xff\xf0"
+
+
+def states(policy: Policy) -> dict[str, Session]:
+    """A session in each state that bytes can meet it in."""
+    secret = bytes(range(0xF8, 0x100)).replace(b"\xff", b"\xff\xff")
+    peer = b"\xff\xfb\xe8\xff\xfa\xe8\x2cseq1" + secret + b"\xff\xf0"
+    said = {
+        "new": b"",
+        "offering tls": b"\xff\xfb\x25",
+        "identified": HELLO + PROXY + NAME + UUID,
+        "refused": b"\xff\xfa\xe8\x46Cother\xff\xf0",
+        "moving": HELLO + PROXY + NAME + UUID + BEGIN,
+        "arriving": peer,
+        "arrived": peer.replace(b"seq1", b"seq2") + COMPLETE.replace(b"seq1", b"seq2"),
+    }
+    sessions = {}
+    for name, data in said.items():
+        sessions[name] = session = new_session(policy)
+        session.receive_data(data)
+        session.data_to_send()
+    return sessions
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), HOSTILE), max_size=4),
+    st.lists(st.integers(0, 1000)),
+    st.sampled_from(TlsPolicy),
+)
 def test_any_bytes_make_no_exception_and_little_state(
-    data: bytes, places: list[int], is_identified: bool
+    said: list[tuple[int, bytes]], places: list[int], tls: TlsPolicy
 ) -> None:
-    session = new_session()
-    session.receive_data(HELLO + PROXY + NAME + UUID if is_identified else b"")
-    for chunk in cut(data, places):
-        session.receive_data(chunk)
-    session.identity_overdue()
-    assert len(session._waiting) <= MAX_WAITING_REQUESTS
-    assert not session._events
+    policy = new_policy(tls)
+    sessions = list(states(policy).values())
+    for number, data in said:
+        session = sessions[number]
+        for chunk in cut(data, places):
+            for event in session.receive_data(chunk, now_s=float(number)):
+                if isinstance(event, MoveCompleted):
+                    session.take_over()
+        session.identity_overdue()
+        assert len(session._waiting) <= MAX_WAITING_REQUESTS
+        assert len(session._early) <= MAX_EARLY_BYTES
+        assert len(session._postponed) * 8 <= MAX_POSTPONED_BYTES
+        assert session._stray is None or len(session._stray._beginning) <= 2 * MAX_STRAY_BYTES + 1
+        assert not session._events
+    assert len(policy.moves) <= 10
 
 
 @given(HOSTILE)

@@ -4,6 +4,7 @@
     < FF FD E8        what we say to that
     = Identified web1 01234567-...       what the session tells its owner
     ! identity overdue                   the owner says that the time is over
+    ? tls allow                          the server's policy, in the first line
 
 Whatever stands behind two blanks and a # is a comment.
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 
 DIRECTORY = Path(__file__).parent / "transcripts"
 _TOKEN = re.compile(r'"([^"]*)"|([0-9A-F]{2})|(\S+)')
@@ -25,6 +28,11 @@ class Step:
     heard: bytes | None
     said: bytes = b""
     events: list[str] = field(default_factory=list)
+
+
+def tls_policy(path: Path) -> TlsPolicy:
+    found = re.match(r"\? tls (\w+)", path.read_text())
+    return TlsPolicy(found[1]) if found else TlsPolicy.OFF
 
 
 def read(path: Path) -> list[Step]:
@@ -41,7 +49,7 @@ def read(path: Path) -> list[Step]:
             case "!":
                 steps.append(Step(None))
             case _:
-                assert not kind or kind == "#", f"{path}:{number}: {line}"
+                assert not kind or kind in "#?", f"{path}:{number}: {line}"
     return steps
 
 

@@ -61,6 +61,8 @@ class LineSplitter:
 
     def receive_data(self, data: bytes) -> list[bytes]:
         """Returns the lines that `data` completes, without their ends."""
+        if self._dropping and not _LINE_END.search(data):
+            return []
         *ended, self._tail = _LINE_END.split(self._tail + data)
         lines = [line for line in ended if self._fits(line)]
         if len(self._tail) > self._limit:

@@ -2,7 +2,8 @@
 
 The session negotiates telnet, answers VMWARE-TELNET-EXT, learns which VM this is, and finds the
 guest's requests in the serial data. A request that comes before the VM is identified waits for the
-identity. Whoever owns the session looks the documents up and says `answer`. Pure.
+identity. Whoever owns the session looks the documents up and says `answer`; it hears of a vMotion
+what it has to do (hold the answers, let the target's session `take_over`). Pure.
 """
 
 from __future__ import annotations
@@ -10,10 +11,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import Enum
 
-from vmw_cloudinit_metadata.protocol import packet, telnet, vmware
-from vmw_cloudinit_metadata.protocol.options import Options, Side
-from vmw_cloudinit_metadata.protocol.telnet import Option
+from vmw_cloudinit_metadata.printable import quoted
+from vmw_cloudinit_metadata.protocol import authentication, packet, stranger, telnet, vmware
+from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
+from vmw_cloudinit_metadata.protocol.events import (
+    Event,
+    Fault,
+    Identified,
+    IdentityAsked,
+    MoveAborted,
+    MoveArrived,
+    MoveBegun,
+    MoveCompleted,
+    MoveDeclined,
+    Refused,
+    Requested,
+    Strange,
+    TlsAccepted,
+)
+from vmw_cloudinit_metadata.protocol.identity import Identity
+from vmw_cloudinit_metadata.protocol.options import Side
+from vmw_cloudinit_metadata.protocol.telnet import Option, Verb
+from vmw_cloudinit_metadata.protocol.vmotion import Claim, Move, Moves
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 _OURS = frozenset({Option.BINARY, Option.SGA, Option.ECHO})
@@ -24,108 +45,171 @@ _GREETING = (
     (Side.US, Option.ECHO),  # so that ESXi does not echo locally
     (Side.HIM, Option.BINARY),
     (Side.HIM, Option.SGA),
-    (Side.HIM, Option.VMWARE_TELNET_EXT),
 )
+
+_SE = bytes([telnet.SE])
 
 # A guest asks for one document after the other; this is room for one that asks for all of them,
 # again and again, while its VM is still being identified.
 MAX_WAITING_REQUESTS = 64
 
+# What the VM may send on the target host's connection before it says that it is there.
+MAX_EARLY_BYTES = 16 * 1024
 
-@dataclass(frozen=True, slots=True)
-class IdentityAsked:
-    """The VM was asked who it is, or should tell by itself; `identity_overdue` ends that."""
+# What the VM may say of VMWARE-TELNET-EXT before AUTHENTICATION is settled.
+MAX_POSTPONED_BYTES = 8 * 1024
 
-
-@dataclass(frozen=True, slots=True)
-class Identified:
-    """The VM has told who it is, or has changed it."""
-
-    machine: Machine
+# Lines live for months, and VMs are renamed: after this silence the VM is asked again who it is.
+SILENCE_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Requested:
-    """The guest of the identified VM asks for a document: "METADATA"."""
-
-    document: str
+class TlsPolicy(Enum):
+    OFF = "off"
+    ALLOW = "allow"
+    REQUIRE = "require"
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The VM asked for a service that is not ours and got WONT-PROXY."""
+class Policy:
+    """What is the same for all sessions of a server."""
 
-    service_uri: str
-
-
-@dataclass(frozen=True, slots=True)
-class MoveDeclined:
-    """The VM wished to move to another host and got VMOTION-NOTNOW."""
+    uris: frozenset[str]  # the service URIs that it serves
+    moves: Moves[Session]
+    tls: TlsPolicy = TlsPolicy.OFF
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """The peer sent something that is not the protocol; `kind` is one of a few fixed texts."""
+@dataclass(slots=True)
+class _Arrival:
+    """The move by which the VM of this session comes."""
 
-    kind: str
+    proof: Move[Session] | Claim
+    is_accepted: bool = False
+    is_complete: bool = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the VM is here, and waits to be taken over."""
+        return self.is_accepted and self.is_complete
 
-Event = IdentityAsked | Identified | Requested | Refused | MoveDeclined | Fault
+    @property
+    def source(self) -> Session | None:
+        return self.proof.source if isinstance(self.proof, Move) else None
 
 
 class Session:
-    """The server's side of one connection. `uris` are the service URIs that it serves."""
+    """The server's side of one connection, or of the TLS in it if it `is_secure`."""
 
-    def __init__(self, uris: frozenset[str], peer_address: str, connected_since: datetime) -> None:
-        self._uris = uris
-        self._decoder = telnet.Decoder()
-        self._nvt = telnet.NvtDecoder()
-        self._options = Options(us=_OURS, him=_HIS)
+    def __init__(
+        self,
+        policy: Policy,
+        peer_address: str,
+        connected_since: datetime,
+        *,
+        is_secure: bool = False,
+    ) -> None:
+        self._policy = policy
+        self._is_secure = is_secure
+        self._can_start_tls = policy.tls is not TlsPolicy.OFF and not is_secure
+        his = _HIS | {Option.AUTHENTICATION} if self._can_start_tls else _HIS
+        self._telnet = Endpoint(us=_OURS, him=his)
         self._lines = packet.LineSplitter()
-        self._out: list[bytes] = []
         self._events: list[Event] = []
-        self._told: dict[Suboption, str] = {}
-        self._unanswered: set[Suboption] = set()  # what the VM was asked and has not told
-        self._asked = False
+        self._now_s = 0.0
+        # Before it is known to be telnet
+        self._stray: stranger.Watch | None = stranger.Watch()
+        # Before TLS is settled
+        self._is_open = False  # VMWARE-TELNET-EXT was asked for
+        self._postponed: list[telnet.Event] = []
+        self._postponed_bytes = 0
+        # Who it is
+        self._identity = Identity(
+            Machine(peer_address=peer_address, connected_since=connected_since)
+        )
         self._waiting: list[str] = []
         self._proxying = False
+        self._last_request_s = 0.0
         self.identified = False
-        self.refused = False
-        self.machine = Machine(peer_address=peer_address, connected_since=connected_since)
+        # Where it goes, and where it comes from
+        self._departure: Move[Session] | None = None
+        self._arrival: _Arrival | None = None
+        self._early = b""
+        self._behind: list[telnet.Event] = []  # VMOTION-COMPLETE, until `take_over`
+        self.is_mute = False  # refused, moved away, or in other hands
         for side, option in _GREETING:
-            self._negotiate(self._options.wish(side, option, on=True))
+            self._telnet.wish(side, option, on=True)
+        if not self._can_start_tls:
+            self._open()
 
     # What its owner says to it
 
-    def receive_data(self, data: bytes) -> list[Event]:
+    def receive_data(self, data: bytes, now_s: float = 0.0) -> list[Event]:
         """Returns what these bytes mean, in order. Afterwards `data_to_send` may have something."""
-        for event in self._decoder.receive_data(data):
-            if self.refused:
+        self._now_s = now_s
+        events = self._telnet.receive_data(data)
+        for place, event in enumerate(events, 1):
+            if self.is_mute:
                 break
-            match event:
-                case telnet.Data(payload):
-                    self._receive_serial(payload)
-                case telnet.Negotiation():
-                    self._receive_negotiation(event)
-                case telnet.Subnegotiation(Option.VMWARE_TELNET_EXT, payload):
-                    self._receive_suboption(payload)
-                case telnet.Subnegotiation():
-                    self._fault("unexpected subnegotiation")
-                case telnet.Malformed(fault):
-                    self._fault(fault)
+            if self._arrival and self._arrival.is_over:
+                self._behind.append(event)
+                continue
+            is_last = place == len(events) and self._telnet.is_idle and data.endswith(_SE)
+            self._receive(event, is_last=is_last)
+        if data and self._telnet.is_idle and not self._is_settling:
+            self._open()
         return self._take_events()
+
+    def peer_is_silent(self) -> None:
+        """The peer waits for us: it does not begin with TLS, nor with AUTHENTICATION."""
+        if not self._is_settling:
+            self._open()
 
     def identity_overdue(self) -> list[Event]:
         """The time to tell the identity is over: what was not told counts as absent."""
-        self._unanswered.clear()
-        self._asked = True
-        self._identify()
+        if not self.is_mute:
+            self._identity.overdue()
+            self._identify()
         return self._take_events()
 
     def answer(self, packets: bytes) -> None:
-        """Queues serialized packets for the guest."""
-        binary = self._options.is_on(Side.US, Option.BINARY)
-        self._out.append(telnet.encode_data(packets, binary=binary))
+        """Queues serialized packets, or a part of one, for the guest."""
+        self._telnet.send(packets)
+
+    def take_over(self) -> list[Event]:
+        """Becomes the session of the VM that has moved here, after MoveCompleted."""
+        arrival = self._arrival
+        if not arrival or self.is_mute or self._refuse_if_over(arrival):
+            return self._take_events()
+        source = arrival.source
+        self._arrival = None
+        self._proxying = True
+        if source:
+            self._inherit(source)
+        elif len(self._policy.uris) == 1:  # the target host does not tell
+            self._proxied(next(iter(self._policy.uris)), "client")
+        self._identify()
+        early, self._early = self._early, b""
+        self._receive_serial(early)
+        behind, self._behind = self._behind, []
+        for event in behind:
+            if not self.is_mute:
+                self._receive(event, is_last=False)
+        return self._take_events()
+
+    def end_move(self) -> None:
+        """The move from here is over: completed, aborted, replaced or expired."""
+        if self._departure:
+            self._policy.moves.end(self._departure)
+            self._departure = None
+
+    @property
+    def machine(self) -> Machine:
+        """Who the VM is, as far as it has told."""
+        return self._identity.machine
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether nothing may be said to the guest, since its VM is moving away."""
+        return self._departure is not None
 
     @property
     def has_waiting_requests(self) -> bool:
@@ -134,27 +218,112 @@ class Session:
 
     def data_to_send(self) -> bytes:
         """Returns, once, what is to be written to the peer."""
-        data = b"".join(self._out)
-        self._out.clear()
-        return data
+        return self._telnet.data_to_send()
 
     # Telnet
 
+    def _receive(self, event: telnet.Event, *, is_last: bool) -> None:
+        match event:
+            case telnet.Data(payload):
+                self._receive_payload(payload)
+            case telnet.Negotiation(_, Option.VMWARE_TELNET_EXT) if self._is_settling:
+                self._postpone(event)
+            case telnet.Negotiation():
+                self._receive_negotiation(event)
+            case telnet.Subnegotiation(Option.AUTHENTICATION, payload):
+                self._receive_authentication(payload, is_last)
+            case telnet.Subnegotiation() if self._is_settling:
+                self._postpone(event)
+            case telnet.Subnegotiation(Option.VMWARE_TELNET_EXT, payload):
+                self._receive_suboption(payload)
+            case telnet.Subnegotiation():
+                self._fault("unexpected subnegotiation")
+            case telnet.Malformed(fault):
+                self._fault(fault)
+        if not isinstance(event, telnet.Data):
+            self._stray = None
+
     def _receive_negotiation(self, negotiation: telnet.Negotiation) -> None:
-        had = self._options.is_on(Side.HIM, Option.VMWARE_TELNET_EXT)
-        self._negotiate(self._options.receive(negotiation))
-        if not had and self._options.is_on(Side.HIM, Option.VMWARE_TELNET_EXT):
+        extension, authentication_ = Option.VMWARE_TELNET_EXT, Option.AUTHENTICATION
+        had, was_settling = self._telnet.is_on(Side.HIM, extension), self._is_settling
+        self._telnet.negotiate(negotiation)
+        has = self._telnet.is_on(Side.HIM, extension)
+        if has and not had:
             # At once: a VM may wait for our list before it sends its own.
             self._say(Suboption.KNOWN_SUBOPTIONS_2, bytes(Suboption))
+        elif negotiation == telnet.Negotiation(Verb.WONT, extension) and not self._proxying:
+            self._estrange("a telnet client that refuses VMWARE-TELNET-EXT")
+        elif negotiation.option == authentication_ and was_settling != self._is_settling:
+            self._authentication_switched()
 
-    def _negotiate(self, negotiation: telnet.Negotiation | None) -> None:
-        if negotiation:
-            self._out.append(telnet.encode_negotiation(negotiation))
+    # Peers that are no hypervisor
+
+    def _receive_payload(self, payload: bytes) -> None:
+        what = self._stray.receive_data(payload) if self._stray else None
+        if what:
+            self._estrange(what)
+        elif self._arrival:
+            self._receive_early(payload)
+        else:
+            self._receive_serial(payload)
+
+    def _estrange(self, what: str) -> None:
+        self.is_mute = True
+        self._telnet.send(stranger.GREETING)
+        self._emit(Strange(what))
+
+    # TLS by AUTHENTICATION
+
+    @property
+    def _is_settling(self) -> bool:
+        """Whether the VM has offered TLS and has neither begun nor refused it."""
+        return self._telnet.is_on(Side.HIM, Option.AUTHENTICATION)
+
+    def _open(self) -> None:
+        """Asks for VMWARE-TELNET-EXT, and takes up what was postponed."""
+        if self._is_open or self.is_mute:
+            return
+        self._is_open = True
+        self._telnet.wish(Side.HIM, Option.VMWARE_TELNET_EXT, on=True)
+        postponed, self._postponed = self._postponed, []
+        for event in postponed:
+            if not self.is_mute:
+                self._receive(event, is_last=False)
+
+    def _postpone(self, event: telnet.Event) -> None:
+        self._is_open = False
+        self._postponed_bytes += len(getattr(event, "payload", b"")) + 8
+        if self._postponed_bytes <= MAX_POSTPONED_BYTES:
+            self._postponed.append(event)
+        else:
+            self._fault("too much before the end of AUTHENTICATION")
+
+    def _authentication_switched(self) -> None:
+        if self._is_settling:
+            self._telnet.subnegotiate(authentication.SEND)
+        else:
+            self._open()
+
+    def _receive_authentication(self, payload: bytes, is_last: bool) -> None:
+        modifier = authentication.start_modifier(payload)
+        if not self._is_settling or not authentication.is_answer(payload):
+            self._fault("unexpected AUTHENTICATION")
+        elif modifier is None:  # another type, such as NULL: it goes on without TLS
+            self._telnet.wish(Side.HIM, Option.AUTHENTICATION, on=False)
+            self._open()
+        elif not is_last:
+            # What is there already was said in plain, by whoever is in between.
+            reason = "it sends plain bytes behind its START of TLS"
+            self._refuse("plain bytes before TLS", reason, is_attack=True)
+        else:
+            self._telnet.subnegotiate(authentication.accepted(modifier))
+            self.is_mute = True
+            self._emit(TlsAccepted())
 
     # VMWARE-TELNET-EXT
 
     def _say(self, code: Suboption, argument: bytes = b"") -> None:
-        self._out.append(telnet.encode_subnegotiation(vmware.suboption(code, argument)))
+        self._telnet.subnegotiate(vmware.suboption(code, argument))
 
     def _receive_suboption(self, payload: bytes) -> None:
         if not payload:
@@ -167,88 +336,193 @@ class Session:
             self._say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, payload[:1])
 
     def _known_suboptions(self, _code: Suboption, argument: bytes) -> None:
-        for question, answer in vmware.IDENTITY.items():
-            if question in argument:
-                self._say(question)
-                if answer not in self._told:
-                    self._unanswered.add(answer)
-        self._asked = True
+        for question in self._identity.ask(argument):
+            self._say(question)
         self._emit(IdentityAsked())
         self._identify()
 
     def _unknown_suboption(self, _code: Suboption, argument: bytes) -> None:
-        answers = [vmware.IDENTITY[q] for q in vmware.IDENTITY if q in argument]
-        self._unanswered.difference_update(answers)
+        self._identity.will_not_hear(argument)
         self._identify()
 
     def _do_proxy(self, _code: Suboption, argument: bytes) -> None:
         direction = vmware.DIRECTIONS.get(argument[:1])
         uri = argument[1:].decode("utf-8", "replace")
-        if direction is None or not vmware.serves(uri, self._uris):
+        if self._lacks_tls:
             self._say(Suboption.WONT_PROXY)
-            self.refused = True
-            self._emit(Refused(uri))
-            return
-        self._say(Suboption.WILL_PROXY)
-        self._proxying = True
-        if not self._asked:
-            self._emit(IdentityAsked())
-        self._become(replace(self.machine, service_uri=uri, direction=direction))
+            self._refuse("without TLS", "the VM speaks no TLS, and this server requires it")
+        elif direction is None or not vmware.serves(uri, self._policy.uris):
+            self._say(Suboption.WONT_PROXY)
+            ours = " or ".join(sorted(map(repr, self._policy.uris)))
+            reason = f"the VM asks for service URI {quoted(uri)}, this server serves {ours}"
+            self._refuse("another service URI", reason)
+        elif self._arrival:
+            self._fault("unexpected DO-PROXY")
+        else:
+            self._say(Suboption.WILL_PROXY)
+            self._proxying = True
+            if not self._identity.is_asked:
+                self._emit(IdentityAsked())
+            self._proxied(uri, direction)
 
-    def _identity(self, code: Suboption, argument: bytes) -> None:
-        told = vmware.parse_identity(code, argument)
-        self._unanswered.discard(code)
-        if told is None:
-            self._fault(f"unusable {code.name.replace('_', '-')}")
-            self._identify()
-            return
-        self._told[code] = told
-        self._become(
-            replace(
-                self.machine,
-                vc_uuid=self._told.get(Suboption.VM_VC_UUID),
-                name=self._told.get(Suboption.VM_NAME),
-                bios_uuid=self._told.get(Suboption.VM_BIOS_UUID),
-                location_uuid=self._told.get(Suboption.VM_LOCATION_UUID),
-            )
-        )
+    def _proxied(self, service_uri: str, direction: str) -> None:
+        was = self.machine
+        self._identity.machine = replace(was, service_uri=service_uri, direction=direction)
+        self._changed_from(was)
 
-    def _vmotion_begin(self, _code: Suboption, argument: bytes) -> None:
-        self._say(Suboption.VMOTION_NOTNOW, argument)
-        self._emit(MoveDeclined())
+    @property
+    def _lacks_tls(self) -> bool:
+        return self._policy.tls is TlsPolicy.REQUIRE and not self._is_secure
 
-    def _vmotion_peer(self, code: Suboption, _argument: bytes) -> None:
-        self._say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, bytes([code]))
-        self._fault("VMOTION-PEER of an unknown move")
+    def _refuse(self, kind: str, reason: str, *, is_attack: bool = False) -> None:
+        self.is_mute = True
+        self._emit(Refused(kind, reason, is_attack))
 
     def _out_of_place(self, code: Suboption, _argument: bytes) -> None:
-        self._fault(f"unexpected {code.name.replace('_', '-')}")
+        self._fault(f"unexpected {_named(code)}")
+
+    # vMotion, at the source
+
+    def _vmotion_begin(self, _code: Suboption, argument: bytes) -> None:
+        self.end_move()  # a second one replaces the first
+        if self._proxying:
+            self._departure = self._policy.moves.begin(self, argument, self.machine.vc_uuid)
+        if self._departure:
+            self._say(Suboption.VMOTION_GOAHEAD, argument + self._departure.secret)
+            self._emit(MoveBegun())
+        else:
+            self._say(Suboption.VMOTION_NOTNOW, argument)
+            self._emit(MoveDeclined())
+
+    def _vmotion_abort(self, code: Suboption, argument: bytes) -> None:
+        if not self._departure:
+            self._out_of_place(code, argument)
+            return
+        self.end_move()
+        self._emit(MoveAborted())
+
+    # vMotion, at the target
+
+    def _vmotion_peer(self, code: Suboption, argument: bytes) -> None:
+        if self._proxying or self._arrival:
+            self._say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, bytes([code]))
+            self._fault("unexpected VMOTION-PEER")
+            return
+        if self._lacks_tls:
+            self._refuse_peer("the VM moves here without TLS, and this server requires it")
+            return
+        proof = self._policy.moves.arrive(argument)
+        if proof is None:
+            self._refuse_peer("VMOTION-PEER of a move that is unknown, over, or used already")
+            return
+        self._arrival = _Arrival(proof)
+        if isinstance(proof, Move):
+            self._accept_peer()
+            return
+        if not self._identity.is_asked:
+            self._emit(IdentityAsked())
+        self._identify()
+
+    def _settle_claim(self, claim: Claim) -> None:
+        if not self._identity.is_settled(Suboption.VM_VC_UUID):
+            return
+        if self._policy.moves.settle(claim, self.machine.vc_uuid):
+            self._accept_peer()
+        else:
+            self._refuse_peer("VMOTION-PEER with a secret that is not of this VM's move")
+
+    def _accept_peer(self) -> None:
+        assert self._arrival
+        self._arrival.is_accepted = True
+        self._say(Suboption.VMOTION_PEER_OK, self._arrival.proof.sequence)
+        self._emit(MoveArrived(self._arrival.source))
+        self._complete()
+
+    def _refuse_peer(self, reason: str) -> None:
+        self._say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, bytes([Suboption.VMOTION_PEER]))
+        self._arrival = None
+        self._refuse("VMOTION-PEER", reason)
+
+    def _vmotion_complete(self, code: Suboption, argument: bytes) -> None:
+        arrival = self._arrival
+        if not arrival or arrival.is_complete or argument != arrival.proof.sequence:
+            self._out_of_place(code, argument)
+            return
+        arrival.is_complete = True
+        self._complete()
+
+    def _complete(self) -> None:
+        arrival = self._arrival
+        if not arrival or not arrival.is_over:
+            return
+        if not self._refuse_if_over(arrival):
+            self._emit(MoveCompleted(arrival.source))
+
+    def _refuse_if_over(self, arrival: _Arrival) -> bool:
+        """Refuses a peer that has nothing to complete; whether it is refused."""
+        source, here = arrival.source, self.machine.vc_uuid
+        if source and source._departure is not arrival.proof:
+            self._refuse_peer("VMOTION-COMPLETE of a move that is over")
+        elif source and here and source.machine.vc_uuid not in (None, here):
+            self._refuse_peer("VMOTION-COMPLETE from a VM with another VC UUID than at the source")
+        return self.is_mute
+
+    def _receive_early(self, payload: bytes) -> None:
+        if len(self._early) + len(payload) > MAX_EARLY_BYTES:
+            self._fault("too much before VMOTION-COMPLETE")
+        else:
+            self._early += payload
+
+    def _inherit(self, source: Session) -> None:
+        """Takes over what the VM was at the source."""
+        source.end_move()
+        source.is_mute = True
+        self._identity.inherit(source.machine)
+        self._lines, source._lines = source._lines, self._lines
+        self._waiting, source._waiting = source._waiting, []
 
     # Who the VM is
 
-    def _become(self, machine: Machine) -> None:
-        changed = machine != self.machine
-        self.machine = machine
-        if self.identified and changed:
-            self._emit(Identified(machine))
+    def _tells(self, code: Suboption, argument: bytes) -> None:
+        was = self.machine
+        if not self._identity.hear(code, argument):
+            self._fault(f"unusable {_named(code)}")
+        self._changed_from(was)
+
+    def _changed_from(self, was: Machine) -> None:
+        if self.identified and self.machine != was:
+            self._emit(Identified(self.machine))
         self._identify()
 
     def _identify(self) -> None:
-        if self.identified or not self._proxying or not self._asked or self._unanswered:
+        if self._arrival and isinstance(self._arrival.proof, Claim):
+            if not self._arrival.is_accepted:
+                self._settle_claim(self._arrival.proof)
+            return
+        if self.identified or not self._proxying or not self._identity.is_complete:
             return
         self.identified = True
+        self._last_request_s = self._now_s
         self._emit(Identified(self.machine))
         for document in self._waiting:
             self._emit(Requested(document))
         self._waiting.clear()
 
+    def _ask_again(self) -> None:
+        """The VM is as good as unidentified until it has told again, or does not in time."""
+        questions = self._identity.ask_again()
+        if not questions:
+            return
+        self.identified = False
+        for question in questions:
+            self._say(question)
+        self._emit(IdentityAsked(again=True))
+
     # The serial line
 
     def _receive_serial(self, payload: bytes) -> None:
-        if not self._options.is_on(Side.HIM, Option.BINARY):
-            payload = self._nvt.receive_data(payload)
         overlong = self._lines.overlong
-        for line in self._lines.receive_data(payload):
+        for line in self._lines.receive_data(self._telnet.plain(payload)):
             self._receive_line(line)
         for _ in range(self._lines.overlong - overlong):
             self._fault("line too long")
@@ -258,7 +532,12 @@ class Session:
         document = received.requests if received else None
         if document is None:
             self._fault("line that is no request")
-        elif self.identified:
+            return
+        was_silent = self._now_s - self._last_request_s > SILENCE_S
+        self._last_request_s = self._now_s
+        if self.identified and was_silent and not self.is_moving:
+            self._ask_again()
+        if self.identified:
             self._emit(Requested(document))
         elif len(self._waiting) < MAX_WAITING_REQUESTS:
             self._waiting.append(document)
@@ -278,12 +557,19 @@ class Session:
         return events
 
 
+def _named(code: Suboption) -> str:
+    """As the document writes it: VM-VC-UUID."""
+    return code.name.replace("_", "-")
+
+
 _SUBOPTIONS: dict[Suboption, Callable[[Session, Suboption, bytes], None]] = {
     **dict.fromkeys(Suboption, Session._out_of_place),
     Suboption.KNOWN_SUBOPTIONS_1: Session._known_suboptions,
     Suboption.UNKNOWN_SUBOPTION_RCVD_1: Session._unknown_suboption,
     Suboption.VMOTION_BEGIN: Session._vmotion_begin,
     Suboption.VMOTION_PEER: Session._vmotion_peer,
+    Suboption.VMOTION_COMPLETE: Session._vmotion_complete,
+    Suboption.VMOTION_ABORT: Session._vmotion_abort,
     Suboption.DO_PROXY: Session._do_proxy,
-    **dict.fromkeys(vmware.IDENTITY.values(), Session._identity),
+    **dict.fromkeys(vmware.IDENTITY.values(), Session._tells),
 }

@@ -90,6 +90,11 @@ class Decoder:
             position = _STEPS[self._state](self, data, position, events)
         return events
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has begun that is not complete."""
+        return self._state is _State.DATA
+
     # Each step reads from `start` and returns the position behind what it has read.
 
     def _in_data(self, data: bytes, start: int, events: list[Event]) -> int:

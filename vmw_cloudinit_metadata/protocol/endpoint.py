@@ -1,0 +1,63 @@
+"""One end of a telnet connection: RFC 854 both ways, with options by RFC 1143. Pure.
+
+Says what the option table wants to be said; whoever owns it adds data and subnegotiations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from vmw_cloudinit_metadata.protocol import telnet
+from vmw_cloudinit_metadata.protocol.options import Options, Side
+from vmw_cloudinit_metadata.protocol.telnet import Option
+
+
+class Endpoint:
+    """`us` and `him` are the options that each side may switch on."""
+
+    def __init__(self, us: Set[int], him: Set[int]) -> None:
+        self._decoder = telnet.Decoder()
+        self._nvt = telnet.NvtDecoder()
+        self._options = Options(us, him)
+        self._out: list[bytes] = []
+
+    def receive_data(self, data: bytes) -> list[telnet.Event]:
+        """Returns what these bytes mean; negotiations are to be given to `negotiate`."""
+        return self._decoder.receive_data(data)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the peer has begun nothing that is not complete."""
+        return self._decoder.is_idle
+
+    def negotiate(self, negotiation: telnet.Negotiation) -> None:
+        """Answers a negotiation that has arrived, where RFC 1143 has an answer to it."""
+        self._say(self._options.receive(negotiation))
+
+    def wish(self, side: Side, option: int, *, on: bool) -> None:
+        self._say(self._options.wish(side, option, on))
+
+    def is_on(self, side: Side, option: int) -> bool:
+        return self._options.is_on(side, option)
+
+    def plain(self, payload: bytes) -> bytes:
+        """Received data as the other side's program has written it."""
+        is_binary = self._options.is_on(Side.HIM, Option.BINARY)
+        return payload if is_binary else self._nvt.receive_data(payload)
+
+    def send(self, data: bytes) -> None:
+        binary = self._options.is_on(Side.US, Option.BINARY)
+        self._out.append(telnet.encode_data(data, binary=binary))
+
+    def subnegotiate(self, subnegotiation: telnet.Subnegotiation) -> None:
+        self._out.append(telnet.encode_subnegotiation(subnegotiation))
+
+    def data_to_send(self) -> bytes:
+        """Returns, once, what is to be written to the peer."""
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def _say(self, negotiation: telnet.Negotiation | None) -> None:
+        if negotiation:
+            self._out.append(telnet.encode_negotiation(negotiation))

@@ -1,0 +1,106 @@
+"""What a session tells its owner. Values, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+if TYPE_CHECKING:
+    from vmw_cloudinit_metadata.protocol.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityAsked:
+    """The VM was asked who it is, or should tell by itself; `identity_overdue` ends that."""
+
+    again: bool = False  # it has told before
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """The VM has told who it is, or has changed it, or has told it again."""
+
+    machine: Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """The guest of the identified VM asks for a document: "METADATA"."""
+
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The peer is not served, and the session is mute from here on."""
+
+    kind: str  # one of a few fixed texts
+    reason: str  # for the operator, safe for a log
+    is_attack: bool = False  # then the connection is to be closed at once
+
+
+@dataclass(frozen=True, slots=True)
+class Strange:
+    """The peer is no hypervisor; the session is mute, and has said so where that helps."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TlsAccepted:
+    """When what is to be sent is sent, the TLS handshake begins; the session is mute."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveBegun:
+    """The VM was given VMOTION-GOAHEAD: nothing may be said to its guest from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveDeclined:
+    """The VM wished to move to another host and got VMOTION-NOTNOW."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveAborted:
+    """The move failed: the VM goes on where it is, and may be talked to again."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveArrived:
+    """This is the target host's connection of a move, and got VMOTION-PEER-OK."""
+
+    source: Session | None  # None: of a move that another process knows
+
+
+@dataclass(frozen=True, slots=True)
+class MoveCompleted:
+    """The VM is here now: the owner hands what the source has still heard to it, and then says
+    `take_over` to this session."""
+
+    source: Session | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The peer sent something that is not the protocol; `kind` is one of a few fixed texts."""
+
+    kind: str
+
+
+Event = (
+    IdentityAsked
+    | Identified
+    | Requested
+    | Refused
+    | Strange
+    | TlsAccepted
+    | MoveBegun
+    | MoveDeclined
+    | MoveAborted
+    | MoveArrived
+    | MoveCompleted
+    | Fault
+)
