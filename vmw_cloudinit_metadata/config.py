@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any, NamedTuple
 
 import ujson
@@ -30,6 +31,16 @@ class Address(NamedTuple):
         if not host or (":" in host and not bracketed):
             raise ConfigError(f"found {text!r}, expected 0.0.0.0:13370 or [::]:13370")
         return cls(host[1:-1] if bracketed else host, int(port))
+
+
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Reads `10.0.0.0/24`, `fd00::/8`, or one address; raises ConfigError."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"found {text!r}, expected a network such as 10.0.0.0/24 or fd00::/8 ({error})"
+        ) from None
 
 
 DEFAULT_LISTEN = Address("0.0.0.0", 13370)

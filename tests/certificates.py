@@ -1,0 +1,41 @@
+"""Self-signed certificates, made by the real openssl program."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of a certificate and its key, PEM."""
+
+    certificate: Path
+    key: Path
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return "--tls-cert", str(self.certificate), "--tls-key", str(self.key)
+
+    @property
+    def der(self) -> bytes:
+        """The certificate as it travels."""
+        return ssl.PEM_cert_to_DER_cert(self.certificate.read_text())
+
+
+def make_pair(openssl: str, directory: Path, name: str, passphrase: str | None = None) -> Pair:
+    """A new key and its certificate for `name`; with a passphrase the key is encrypted."""
+    pair = Pair(directory / f"{name}.crt", directory / f"{name}.key")
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-days", "2", "-subj", f"/CN={name}"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),  # quicker than RSA
+            *(("-passout", f"pass:{passphrase}") if passphrase else ("-nodes",)),
+            *("-keyout", str(pair.key), "-out", str(pair.certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return pair

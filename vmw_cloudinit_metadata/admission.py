@@ -1,0 +1,86 @@
+"""Who may connect: which networks, and how many connections of one host and in all."""
+
+from __future__ import annotations
+
+import resource
+from collections import Counter
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import NamedTuple
+
+Network = IPv4Network | IPv6Network
+
+MAX_PER_HOST = 4096
+
+# Descriptors for other things than connections: the driver's files, the log, libraries.
+RESERVED_DESCRIPTORS = 128
+
+
+def raise_descriptor_limit() -> tuple[int, int]:
+    """Raises the soft limit of this process to the hard one; returns what it was, and is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard
+
+
+def connections_by_descriptors() -> int:
+    """How many connections the limit of descriptors leaves room for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 1_000_000
+    return max(soft - RESERVED_DESCRIPTORS, soft // 2, 1)
+
+
+def plain_host(host: str) -> str:
+    """The address of a peer, without the clothes of IPv6: `::ffff:10.0.0.1`, `fe80::1%eth0`."""
+    address = ip_address(host.partition("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+class Refusal(NamedTuple):
+    kind: str  # "network" or "host"
+    reason: str
+
+
+class Admission:
+    """Counts the connections of each host. `allow` that is empty lets everyone in."""
+
+    def __init__(
+        self,
+        allow: Sequence[Network],
+        proxies: Sequence[Network],
+        max_connections: int,
+        max_per_host: int,
+    ) -> None:
+        self._allow = allow
+        self._proxies = proxies
+        self.max_connections = max_connections
+        self.max_per_host = max_per_host
+        self._of_host: Counter[str] = Counter()
+
+    def is_proxy(self, host: str) -> bool:
+        """Whether connections from there begin with a PROXY protocol header."""
+        return _is_in(host, self._proxies)
+
+    def enter(self, host: str) -> Refusal | None:
+        """Counts a connection of `host` in; or returns why it is refused."""
+        if self._allow and not _is_in(host, self._allow):
+            return Refusal("network", "it is in no --allow network")
+        if self._of_host[host] >= self.max_per_host:
+            reason = f"it has {self.max_per_host} connections already (--max-per-host)"
+            return Refusal("host", reason)
+        self._of_host[host] += 1
+        return None
+
+    def leave(self, host: str) -> None:
+        self._of_host[host] -= 1
+        if not self._of_host[host]:
+            del self._of_host[host]
+
+
+def _is_in(host: str, networks: Sequence[Network]) -> bool:
+    if not networks:
+        return False
+    address = ip_address(host)
+    return any(address in network for network in networks)

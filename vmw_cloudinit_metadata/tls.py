@@ -1,0 +1,104 @@
+"""TLS between a connection's bytes and its session: no socket in here."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmw_cloudinit_metadata.errors import ConfigError
+
+HANDSHAKE = 0x16  # the first byte of a TLS connection: a record of this type, the ClientHello
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """The files of a certificate (PEM, with its chain) and its key."""
+
+    certificate: Path
+    key: Path
+
+    def load(self) -> ssl.SSLContext:
+        """Reads both; raises ConfigError if they cannot be used, or not together."""
+        for option, path in (("--tls-cert", self.certificate), ("--tls-key", self.key)):
+            try:
+                path.read_bytes()
+            except OSError as error:
+                raise ConfigError(f"{option}: {path}: {error.strerror or error}") from error
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context.num_tickets = 0  # a line is opened once in months: there is nothing to resume
+        try:
+            context.load_cert_chain(self.certificate, self.key, _no_passphrase)
+        except ssl.SSLError as error:
+            reason = _REASONS.get(error.reason or "PEM_LIB", f"cannot be used: {error}")
+            raise ConfigError(f"--tls-cert, --tls-key: {self._files} {reason}") from error
+        except OSError as error:  # taken away in between
+            raise ConfigError(f"--tls-cert, --tls-key: {self._files}: {error.strerror}") from error
+        return context
+
+    @property
+    def _files(self) -> str:
+        if self.key == self.certificate:
+            return str(self.certificate)
+        return f"{self.certificate} and {self.key}"
+
+
+_REASONS = {
+    "KEY_VALUES_MISMATCH": "do not belong together: the key is not the certificate's",
+    "PEM_LIB": "are no PEM of a certificate and its key",
+    "NO_START_LINE": "hold no certificate in PEM",
+}
+
+
+def _no_passphrase() -> str:
+    raise ConfigError("--tls-key: the key is encrypted; the server needs one without a passphrase")
+
+
+class Tls:
+    """The server's end of one TLS connection. Errors of the peer are ssl.SSLError."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.is_up = False
+        self.is_closed = False  # the peer has said that nothing more comes
+
+    def feed(self, data: bytes) -> None:
+        """Takes in what the peer sent, and goes on with the handshake."""
+        self._incoming.write(data)
+        if not self.is_up:
+            with suppress(ssl.SSLWantReadError):
+                self._ssl.do_handshake()
+                self.is_up = True
+
+    def read(self, limit: int) -> bytes:
+        """The next plain bytes; fewer than `limit` only if there are no more for now."""
+        plain = b""
+        try:
+            while len(plain) < limit and (piece := self._ssl.read(limit - len(plain))):
+                plain += piece
+            self.is_closed = len(plain) < limit
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.is_closed = True
+        return plain
+
+    def send(self, data: bytes) -> None:
+        self._ssl.write(data)
+
+    def say_goodbye(self) -> None:
+        """Tells the peer that nothing more comes (close_notify)."""
+        with suppress(ssl.SSLError):  # the peer has not said so too
+            self._ssl.unwrap()
+
+    def data_to_send(self) -> bytes:
+        """Returns, once, what is to be written to the peer."""
+        return self._outgoing.read()
+
+    @property
+    def version(self) -> str:
+        return self._ssl.version() or ""
