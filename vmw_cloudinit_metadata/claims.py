@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import islice
+
+NAMED_OTHERS = 3
 
 
 class Claims:
@@ -11,11 +14,13 @@ class Claims:
     def __init__(self) -> None:
         self._served: dict[str, Counter[str]] = {}
 
-    def add(self, source: str, vc_uuid: str) -> list[str]:
-        """Returns the other VC UUIDs that are served from `source` while this one is."""
+    def add(self, source: str, vc_uuid: str) -> str:
+        """Returns, for the log, the other VC UUIDs that are served from `source`, or ""."""
         served = self._served.setdefault(source, Counter())
         served[vc_uuid] += 1
-        return sorted(other for other in served if other != vc_uuid)
+        others = [other for other in islice(served, NAMED_OTHERS + 1) if other != vc_uuid]
+        further = len(served) - 1 - len(others[:NAMED_OTHERS])
+        return ", ".join(others[:NAMED_OTHERS]) + (f" and {further} more" if further else "")
 
     def remove(self, source: str, vc_uuid: str) -> None:
         served = self._served[source]

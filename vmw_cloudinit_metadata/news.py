@@ -1,15 +1,21 @@
-"""What was last told of a machine, so that a log has each trouble once and not at every retry."""
+"""What was told already, so that a log has each trouble once and not at every retry."""
 
 from __future__ import annotations
 
-from cachetools import LRUCache
+from collections.abc import Hashable
+
+from cachetools import LRUCache, TTLCache
 
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 MAX_MACHINES = 20_000
+MAX_KEYS = 10_000
+QUIET_S = 60.0
 
 
 class News:
+    """The trouble that was told of each machine last."""
+
     def __init__(self) -> None:
         self._last: LRUCache[str, str] = LRUCache(MAX_MACHINES)
 
@@ -21,3 +27,20 @@ class News:
             return False
         self._last[key] = trouble
         return bool(trouble)
+
+
+class Throttle:
+    """Lets each key pass at most once a minute."""
+
+    def __init__(self) -> None:
+        self._told: TTLCache[Hashable, None] = TTLCache(MAX_KEYS, QUIET_S)
+        self._untold: LRUCache[Hashable, int] = LRUCache(MAX_KEYS)
+
+    def passes(self, *key: Hashable) -> str | None:
+        """None while `key` is to be quiet; else what to add to its line, of those untold before."""
+        if key in self._told:
+            self._untold[key] = self._untold.get(key, 0) + 1
+            return None
+        self._told[key] = None
+        untold = self._untold.pop(key, 0)
+        return f" ({untold} more since the last such line)" if untold else ""

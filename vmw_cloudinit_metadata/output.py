@@ -9,27 +9,43 @@ from typing import Any
 import gevent
 from gevent.socket import socket
 
-# Room for the largest packet (1 MiB of a document in base64) behind what is small.
-MAX_WAITING_BYTES = 2 * 1024 * 1024
+from vmw_cloudinit_metadata.deadlines import Deadlines
+
+# Answers come in smaller pieces, one when the last is gone; this is what the protocol says.
+MAX_WAITING_BYTES = 64 * 1024
+
+# A suspended guest does not read. After this long it is taken for dead.
+STALLED_S = 15 * 60.0
 
 _WRITABLE = 2  # libev's EV_WRITE
 
 
 class Output:
-    """The sending side of a non-blocking socket. The hub calls `on_empty` when all is sent."""
+    """The sending side of a non-blocking socket. The hub calls `on_empty` when all is sent, and
+    `on_stalled` when the peer has taken nothing for STALLED_S."""
 
-    def __init__(self, sock: socket, on_empty: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sock: socket,
+        deadlines: Deadlines,
+        on_empty: Callable[[], None],
+        on_stalled: Callable[[], None],
+    ) -> None:
         self._sock = sock
+        self._deadlines = deadlines
         self._on_empty = on_empty
+        self._on_stalled = on_stalled
         self._watcher: Any = None
         self._waiting: deque[memoryview] = deque()
         self._broken = False
         self.waiting_bytes = 0
 
-    def write(self, data: bytes) -> bool:
-        """Sends what the socket takes and keeps the rest; False if there is no room for it."""
-        if self.waiting_bytes + len(data) > MAX_WAITING_BYTES:
-            return False
+    def has_room(self, size: int) -> bool:
+        """Whether so much more may wait; to be asked before writing what can be left out."""
+        return self.waiting_bytes + size <= MAX_WAITING_BYTES
+
+    def write(self, data: bytes) -> None:
+        """Sends what the socket takes and keeps the rest."""
         rest = memoryview(data)
         if not self._waiting:
             rest = rest[self._send(rest) :]
@@ -37,13 +53,13 @@ class Output:
             self._waiting.append(rest)
             self.waiting_bytes += len(rest)
             self._watch()
-        return True
 
     def close(self) -> None:
         self._broken = True
         self._waiting.clear()
         self.waiting_bytes = 0
         if self._watcher:
+            self._deadlines.cancel(self._on_stalled)
             self._watcher.stop()
             self._watcher.close()
             self._watcher = None
@@ -53,16 +69,20 @@ class Output:
             self._watcher = gevent.get_hub().loop.io(self._sock.fileno(), _WRITABLE)
         if not self._watcher.active:
             self._watcher.start(self._send_waiting)
+            self._deadlines.start(STALLED_S, self._on_stalled)
 
     def _send_waiting(self) -> None:
         while self._waiting:
             sent = self._send(self._waiting[0])
             self.waiting_bytes -= sent
+            if sent:
+                self._deadlines.start(STALLED_S, self._on_stalled)
             if sent < len(self._waiting[0]):
                 self._waiting[0] = self._waiting[0][sent:]
                 return
             self._waiting.popleft()
         self._watcher.stop()
+        self._deadlines.cancel(self._on_stalled)
         self._on_empty()
 
     def _send(self, data: memoryview) -> int:

@@ -1,0 +1,49 @@
+"""The machines that are connected, and the lines that each has: one for a serial port."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+Line = TypeVar("Line", bound=Hashable)
+
+
+class Machines(Generic[Line]):
+    """The lines of each VC UUID and service URI, the oldest first.
+
+    Of two with the same the newer is the VM: the older is what a host that died has left, or
+    another VM that claims to be this one.
+    """
+
+    def __init__(self) -> None:
+        self._ports: dict[str, dict[str, dict[Line, None]]] = {}
+
+    def add(self, line: Line, machine: Machine) -> None:
+        if machine.vc_uuid:
+            ports = self._ports.setdefault(machine.vc_uuid, {})
+            ports.setdefault(machine.service_uri, {})[line] = None
+
+    def remove(self, line: Line, machine: Machine) -> None:
+        self._lines(machine).pop(line, None)
+        ports = self._ports.get(machine.vc_uuid or "", {})
+        if machine.service_uri in ports and not ports[machine.service_uri]:
+            del ports[machine.service_uri]
+            if not ports:
+                del self._ports[machine.vc_uuid or ""]
+
+    def port_count(self, machine: Machine) -> int:
+        """How many serial ports of the machine are connected."""
+        return len(self._ports.get(machine.vc_uuid or "", ()))
+
+    def line_count(self, machine: Machine) -> int:
+        """How many lines have the machine's VC UUID and service URI."""
+        return len(self._lines(machine))
+
+    def newest(self, machine: Machine) -> Line | None:
+        """The line that counts as the machine's serial port."""
+        return next(reversed(self._lines(machine)), None)
+
+    def _lines(self, machine: Machine) -> dict[Line, None]:
+        return self._ports.get(machine.vc_uuid or "", {}).get(machine.service_uri, {})
