@@ -14,9 +14,10 @@ PACKAGE = "vmw_cloudinit_metadata"
 ROOT = Path(__file__).parent.parent / PACKAGE
 FLOORS = {
     **dict.fromkeys(("protocol", "instance", "errors", "printable"), 0),
-    **dict.fromkeys(("drivers", "config"), 1),
-    "lookup": 2,
-    **dict.fromkeys(("claims", "news", "output", "connection", "server"), 3),
+    **dict.fromkeys(("drivers", "config", "tls", "admission"), 1),
+    **dict.fromkeys(("lookup", "deadlines", "machines", "claims", "news"), 2),
+    **dict.fromkeys(("shared", "output", "journey", "dialogue", "line", "connection"), 3),
+    **dict.fromkeys(("acceptor", "server"), 3),
     **dict.fromkeys(("cli", "__main__", "__init__"), 4),
 }
 NOT_ON_FLOOR = {

@@ -1,103 +1,88 @@
-"""One connection of an ESXi host: the shell around a protocol Session.
+"""One TCP connection of an ESXi host: its socket, and the layers between that and a Line.
 
-A greenlet reads, and nothing it does with the bytes waits: a look-up ends in a callback, and what
-the socket does not take is sent when it does. So a VM is heard while its answer is on the way. All
-that happens on a connection happens inside `_guarded`.
+A greenlet reads; nothing it does with the bytes waits. First may come a PROXY protocol header, then
+TLS, at once or when telnet has agreed on it, then a VM's line. All that happens on a connection
+happens inside `guarded`.
 """
 
 from __future__ import annotations
 
 import logging
 import socket as stdlib_socket
-from collections import Counter, deque
-from collections.abc import Callable, Collection
+import ssl
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import gevent
 from gevent.socket import socket
 
-from vmw_cloudinit_metadata.claims import Claims
-from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_DOCUMENTS
-from vmw_cloudinit_metadata.lookup import (
-    Answer,
-    Failure,
-    Lookup,
-    Outcome,
-    error_packet,
-    response_packet,
-)
-from vmw_cloudinit_metadata.news import News
-from vmw_cloudinit_metadata.output import Output
-from vmw_cloudinit_metadata.printable import quoted
-from vmw_cloudinit_metadata.protocol import session
-from vmw_cloudinit_metadata.protocol.session import Session
-from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.admission import plain_host
+from vmw_cloudinit_metadata.line import Line
+from vmw_cloudinit_metadata.output import STALLED_S, Output
+from vmw_cloudinit_metadata.protocol import proxyheader
+from vmw_cloudinit_metadata.shared import Shared
+from vmw_cloudinit_metadata.tls import HANDSHAKE, Tls
 
 log = logging.getLogger(__name__)
 
-IDENTITY_TIMEOUT_S = 2.0  # from our question to what then counts as absent
-REFUSED_LINE_S = 60.0  # ESXi redials a closed line: a refused one is kept, mute, for this long
-MAX_REFUSED_LINES = 4096
-MAX_WAITING_REQUESTS = 1024
-BUSY_BYTES = 64 * 1024  # with more than this unsent, the next request waits
+IDENTIFICATION_S = 30.0  # from the first packet to a VM that is identified
+TLS_SILENCE_S = 0.5  # so long a peer may leave open whether it begins with TLS
+TLS_HANDSHAKE_S = 10.0
+MUTE_LINE_S = 60.0  # ESXi redials a closed line: a refused one is kept, mute, for this long
+MAX_MUTE_LINES = 4096
+FAREWELL_S = 1.0  # a peer that is dismissed has this long to read why
 
-_RECEIVE_BYTES = 16 * 1024
+# A turn of a connection. A busy one handles a dozen requests, and then the others have theirs.
+_RECEIVE_BYTES = 256
+_REST_TURNS = 256
+_PAUSE_S = 0.0005  # between turns that do not wait for the socket
+
 _READABLE = 1  # libev's EV_READ
 
 
-@dataclass(slots=True)
-class Shared:
-    """What all connections of a server have in common."""
-
-    uris: frozenset[str]
-    lookup: Lookup
-    claims: Claims = field(default_factory=Claims)
-    news: News = field(default_factory=News)
-    counters: Counter[str] = field(default_factory=Counter)
-    refused: dict[Connection, None] = field(default_factory=dict)  # oldest first
-
-
 class Connection:
-    """Serves one socket, which the caller closes when `serve` returns."""
+    """Serves one socket, which the caller closes when `serve` returns; `str` is the peer."""
 
-    def __init__(self, shared: Shared, sock: socket, address: tuple[Any, ...]) -> None:
+    def __init__(self, shared: Shared, sock: socket, host: str, port: int) -> None:
         sock.setblocking(False)
-        host = str(address[0]).removeprefix("::ffff:")
-        self._peer = f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"
         self._shared = shared
         self._sock = sock
-        self._session = Session(shared.uris, host, datetime.now(UTC))
-        self._output = Output(sock, on_empty=self._sent)
-        self._timer: Any = None
-        self._requests: deque[str] = deque()
-        self._is_looking_up = False
-        self._is_draining = False
+        self._output = Output(sock, shared.deadlines, self._all_is_sent, self._stalled)
+        self._tls: Tls | None = None
+        self._line: Line | None = None
+        self._header = b""
+        self._counted_host: str | None = None
         self._is_over = False
-        self._claims: set[tuple[str, str]] = set()
+        self._is_quiet = False
+        self._has_more = False  # TLS has more plain bytes than fit into a turn
+        self._receive: Callable[[bytes], None] = self._receive_header
+        self.since = datetime.now(UTC)
+        self._become(host, port)
+
+    def __str__(self) -> str:
+        return self._peer
 
     # The life of a connection
 
     def serve(self) -> None:
-        log.debug("%s: connected", self._peer)
+        log.debug("%s: connected", self)
+        self._shared.deadlines.start(IDENTIFICATION_S, self._unidentified)
         try:
-            self._guarded(self._receive_all)
+            self.guarded(self._receive_all)
         finally:
             self._end()
 
     def drain(self) -> None:
         """Finishes the answers under way, then tells the peer that no more will come."""
-        self._is_draining = True
-        self._guarded(self._finish_if_idle)
+        self.guarded(self._line.drain if self._line else self.finish)
 
     @property
     def is_busy(self) -> bool:
         """Whether an answer is under way."""
-        waits = self._requests or self._is_looking_up or self._session.has_waiting_requests
-        return not self._is_over and bool(waits or self._output.waiting_bytes)
+        waits = self._output.waiting_bytes or (self._line and self._line.is_busy)
+        return not self._is_over and bool(waits)
 
     def close(self) -> None:
         """Ends the connection: its reader sees the end of the stream."""
@@ -105,32 +90,55 @@ class Connection:
         with suppress(OSError):  # the peer was faster
             self._sock.shutdown(stdlib_socket.SHUT_RDWR)
 
-    def _guarded(self, step: Callable[..., None], *arguments: Any) -> None:
+    def finish(self) -> None:
+        """Tells the peer that nothing more comes; what it still says is not heard."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._tls and self._tls.is_up:
+            self._tls.say_goodbye()
+            self._output.write(self._tls.data_to_send())
+        if not self._output.waiting_bytes:
+            self._say_end()
+
+    def _say_end(self) -> None:
+        self._sock.shutdown(stdlib_socket.SHUT_WR)
+
+    def guarded(self, step: Callable[..., None], *arguments: Any) -> None:
         """Runs one step; whatever goes wrong in it ends this connection and no other."""
         try:
             step(*arguments)
         except OSError as error:
-            log.debug("%s: connection lost: %s", self._peer, error)
+            log.debug("%s: connection lost: %s", self, error)
             self.close()
         except Exception:
             self._shared.counters["internal errors"] += 1
-            log.exception("%s: an error of the server; the connection is closed", self._peer)
+            log.exception("%s: an error of the server; the connection is closed", self)
             self.close()
 
     def _end(self) -> None:
         self._is_over = True
+        if self._line:
+            self._line.close()
         self._output.close()
-        self._stop_timer()
-        for claim in self._claims:
-            self._shared.claims.remove(*claim)
-        self._shared.refused.pop(self, None)
-        log.debug("%s: disconnected", self._peer)
+        for callback in (
+            self._unidentified,
+            self._move_overdue,
+            self._peer_is_silent,
+            self._handshake_overdue,
+            self.close,
+        ):
+            self._shared.deadlines.cancel(callback)
+        if self._counted_host:
+            self._shared.admission.leave(self._counted_host)
+        self._shared.mute.pop(self, None)
+        log.debug("%s: disconnected", self)
 
     def _receive_all(self) -> None:
         hub = gevent.get_hub()
         readable = hub.loop.io(self._sock.fileno(), _READABLE)
         try:
-            self._flush()
+            self._begin()
             while True:
                 hub.wait(readable)  # before the try: cheaper, and every connection gives way
                 try:
@@ -139,185 +147,225 @@ class Connection:
                     continue
                 if not data:
                     return
-                if not self._session.refused and not self._is_over:
-                    self._handle(self._session.receive_data(data))
+                if not self._is_over:
+                    self._receive(data)
+                while self._has_more and not self._is_over:
+                    gevent.sleep(_PAUSE_S)
+                    self._receive(b"")
         finally:
             readable.stop()
             readable.close()
 
-    def _flush(self) -> None:
-        data = self._session.data_to_send()
-        if data and not self._output.write(data):
-            self._shared.counters["output dropped"] += 1
+    def receive_what_is_there(self) -> None:
+        """Takes in, from the side, what the socket has."""
+        self.guarded(self._receive_rest)
 
-    def _start_timer(self, seconds: float, callback: Callable[[], None]) -> None:
-        self._stop_timer()
-        self._timer = gevent.get_hub().loop.timer(seconds)
-        self._timer.start(self._guarded, callback)
+    def _receive_rest(self) -> None:
+        for _ in range(_REST_TURNS):
+            if self._is_over:
+                return
+            try:
+                data = self._sock.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                return
+            self._receive(data)
+            while self._has_more and not self._is_over:
+                self._receive(b"")
 
-    def _stop_timer(self) -> None:
-        if self._timer:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
+    # Who it is, and how long that may take
 
-    # What the session tells
+    def _become(self, host: str, port: int) -> None:
+        self.host = plain_host(host)
+        self._peer = f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
-    def _handle(self, events: list[session.Event]) -> None:
-        for event in events:
-            match event:
-                case session.Requested(document):
-                    self._enqueue(document)
-                case session.Fault(kind):
-                    self._shared.counters[kind] += 1
-                case session.IdentityAsked():
-                    self._start_timer(IDENTITY_TIMEOUT_S, self._identity_overdue)
-                case session.Identified(machine):
-                    self._identified(machine)
-                case session.Refused(service_uri):
-                    self._refused(service_uri)
-                case session.MoveDeclined():
-                    self._shared.counters["moves declined"] += 1
-                    log.warning("%s: %s: vMotion declined", self._peer, self._session.machine)
-        self._flush()  # what the protocol says does not wait for a look-up
-        self._proceed()
+    def _is_admitted(self) -> bool:
+        """Counts the connection as one of its host, if that may have one more."""
+        refusal = self._shared.admission.enter(self.host)
+        if refusal is None:
+            self._counted_host = self.host
+            return True
+        self._tell(f"refused: {refusal.kind}", f"connection refused: {refusal.reason}")
+        self.close()
+        return False
 
-    def _identity_overdue(self) -> None:
-        self._handle(self._session.identity_overdue())
+    def _tell(self, kind: str, text: str) -> None:
+        """Counts what goes wrong, and logs it at most once a minute for each host."""
+        self._shared.counters[kind] += 1
+        untold = None if self._is_quiet else self._shared.throttle.passes(kind, self.host)
+        if untold is not None:
+            log.warning("%s: %s%s", self, text, untold)
 
-    def _identified(self, machine: Machine) -> None:
-        self._stop_timer()
-        uri = quoted(machine.service_uri)
-        log.info("%s: %s: identified, service URI %s", self._peer, machine, uri)
+    def is_expected(self, within_s: float | None = None) -> None:
+        """The peer is an ESXi host whose VM is served, or will be within this time."""
+        self._shared.deadlines.cancel(self._unidentified)
+        self._shared.deadlines.cancel(self._move_overdue)
+        if within_s is not None:
+            self._shared.deadlines.start(within_s, self._move_overdue)
 
-    def _refused(self, service_uri: str) -> None:
-        ours = " or ".join(sorted(map(repr, self._shared.uris)))
-        log.warning(
-            "%s: refused: the VM asks for service URI %s, this server serves %s",
-            *(self._peer, quoted(service_uri), ours),
-        )
-        self._shared.counters["refused"] += 1
-        self._requests.clear()
-        refused = self._shared.refused
-        refused[self] = None
-        if len(refused) > MAX_REFUSED_LINES:
-            next(iter(refused)).close()
-        self._start_timer(REFUSED_LINE_S, self.close)
+    def _unidentified(self) -> None:
+        self._tell("unidentified", f"closed: it named no VM within {IDENTIFICATION_S:g} s")
+        self.close()
 
-    # Requests and answers
+    def _move_overdue(self) -> None:
+        self._tell("vMotions overdue", "closed: the vMotion to it was not completed in time")
+        self.close()
 
-    def _enqueue(self, document: str) -> None:
-        self._shared.counters["requests"] += 1
-        if len(self._requests) < MAX_WAITING_REQUESTS:
-            self._requests.append(document)
+    def _stalled(self) -> None:
+        self._shared.counters["stalled"] += 1
+        log.warning("%s: closed: it has not read for %g s", self._line or self, STALLED_S)
+        self.close()
+
+    def keep_mute(self) -> None:
+        """Keeps the connection, unserved, for the peer to close: but not for ever."""
+        self.is_expected()
+        mute = self._shared.mute
+        mute[self] = None
+        if len(mute) > MAX_MUTE_LINES:
+            oldest = next(iter(mute))
+            del mute[oldest]
+            oldest.close()
+        self._shared.deadlines.start(MUTE_LINE_S, self.close)
+
+    def dismiss(self, reason: str) -> None:
+        """The peer is no hypervisor: it may read what was said, and is closed."""
+        self._tell("strangers", f"closed: no hypervisor, but {reason}")
+        self.finish()
+        self._shared.deadlines.start(FAREWELL_S, self.close)
+
+    # The layers: each receives until it knows which is the next one
+
+    def _begin(self) -> None:
+        if self._shared.admission.is_proxy(self.host):
+            self._is_quiet = True  # until it speaks for somebody: health checks come and go
+            self._receive = self._receive_header
+        elif self._is_admitted():
+            self._begin_telnet_or_tls()
+
+    def _receive_header(self, data: bytes) -> None:
+        self._header += data
+        header = proxyheader.parse(self._header)
+        if header is proxyheader.Incomplete:
+            return
+        if not isinstance(header, proxyheader.Header):
+            self._is_quiet = False
+            self._tell("refused: PROXY header", "closed: it begins with no PROXY protocol header")
+            self.close()
+            return
+        rest, self._header = self._header[header.length :], b""
+        if header.address:
+            self._become(*header.address)
+            # With version 1 a balancer's own health checks look like this.
+            self._is_quiet = self._shared.admission.is_proxy(self.host)
+        if self._is_admitted():
+            self._begin_telnet_or_tls()
+            if rest:
+                self._receive(rest)
+
+    def _begin_telnet_or_tls(self) -> None:
+        if self._shared.tls:
+            self._receive = self._receive_first
+            self._shared.deadlines.start(TLS_SILENCE_S, self._peer_is_silent)
         else:
-            self._shared.counters["requests dropped"] += 1
+            self._open_line()
 
-    def _proceed(self) -> None:
-        """Answers the requests in their order, for as long as nothing has to be waited for."""
-        while self._requests and not self._is_looking_up and not self._is_full():
-            machine = self._session.machine
-            answer = self._shared.lookup.kept(machine)
-            if answer is None:
-                self._is_looking_up = True
-                self._shared.lookup.ask(machine, partial(self._guarded, self._looked_up, machine))
-            else:
-                self._answer(answer)
-        if self._is_draining:
-            self._finish_if_idle()
+    def _receive_first(self, data: bytes) -> None:
+        self._shared.deadlines.cancel(self._peer_is_silent)
+        if data[0] == HANDSHAKE:
+            self.start_tls()
+        else:
+            self._open_line()
+        self._receive(data)
 
-    def _is_full(self) -> bool:
-        return self._output.waiting_bytes > BUSY_BYTES
+    def _peer_is_silent(self) -> None:
+        self.guarded(lambda: self._open_line().peer_is_silent())
 
-    def _looked_up(self, machine: Machine, outcome: Outcome) -> None:
-        self._is_looking_up = False
+    def _open_line(self) -> Line:
+        line = self._line = Line(self._shared, self, is_secure=self._tls is not None)
+        if not self._tls:
+            self._receive = line.receive
+        line.flush()
+        return line
+
+    # TLS
+
+    def start_tls(self) -> None:
+        """From now on everything is TLS; what was said before is forgotten."""
+        assert self._shared.tls
+        if self._line:
+            self._line.close()
+            self._line = None
+        self._tls = Tls(self._shared.tls)
+        self._receive = self._receive_tls
+        self._shared.deadlines.start(TLS_HANDSHAKE_S, self._handshake_overdue)
+
+    def _receive_tls(self, data: bytes) -> None:
+        assert self._tls
+        try:
+            self._tls.feed(data)
+            if self._tls.is_up:
+                self._tls_is_up(self._tls)
+                self._receive_plain(self._tls)
+        except ssl.SSLError as error:
+            self._tls_failed(error.reason or str(error))
+            return
+        self._send_tls(self._tls)
+
+    def _tls_is_up(self, tls: Tls) -> None:
+        if not self._line:
+            self._shared.counters[tls.version] += 1
+            self._shared.deadlines.cancel(self._handshake_overdue)
+            self._open_line()
+
+    def _receive_plain(self, tls: Tls) -> None:
+        """Hands one turn of what TLS has to the line; a record can hold many."""
+        plain = tls.read(_RECEIVE_BYTES)
+        self._has_more = len(plain) == _RECEIVE_BYTES
+        if plain and self._line:
+            self._line.receive(plain)
+        if tls.is_closed:
+            self.finish()
+            self.close()
+
+    def _send_tls(self, tls: Tls) -> None:
+        """Sends what TLS itself has to say; a peer that makes it talk, and does not read, goes."""
+        data = tls.data_to_send()
+        if self._output.has_room(len(data)):
+            self._output.write(data)
+        else:
+            self.close()
+
+    def _handshake_overdue(self) -> None:
+        self._tls_failed(f"no handshake within {TLS_HANDSHAKE_S:g} s")
+
+    def _tls_failed(self, reason: str) -> None:
+        assert self._tls
+        self._tell("TLS failed", f"closed: TLS failed: {reason}")
+        self._output.write(self._tls.data_to_send())  # the alert
+        self.close()
+
+    # What is to be sent
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What the socket has not taken yet."""
+        return self._output.waiting_bytes
+
+    def write(self, data: bytes) -> bool:
+        """Sends all of it, in time; False if there is no room for it."""
         if self._is_over:
-            return
-        if machine == self._session.machine:  # else it has told more about itself meanwhile
-            self._answer(outcome)
-        self._proceed()
+            return True
+        if not self._output.has_room(len(data)):
+            return False
+        if self._tls:
+            self._tls.send(data)
+            data = self._tls.data_to_send()
+        self._output.write(data)
+        return True
 
-    def _answer(self, outcome: Outcome) -> None:
-        """Answers the first request, or finds out first whether any VM has what it asks for."""
-        document = self._requests[0]
-        packets = outcome.packets if isinstance(outcome, Answer) else {}
-        if document in packets or document in STANDARD_DOCUMENTS or document == "DIGEST":
-            self._respond(outcome, packets.get(document))
-        elif not document.isalpha() or document in RESERVED_DOCUMENTS:
-            self._respond(Failure("unknown-request", "the request is none of the protocol"))
-        else:
-            self._is_looking_up = True
-            named = partial(self._guarded, self._names_told, outcome)
-            self._shared.lookup.ask_document_names(named)
-
-    def _names_told(self, outcome: Outcome, names: Collection[str] | Failure) -> None:
-        self._is_looking_up = False
+    def _all_is_sent(self) -> None:
         if self._is_over:
-            return
-        document = self._requests[0]
-        if isinstance(names, Failure):
-            self._respond(names)
-        elif document not in names:
-            self._respond(Failure("unknown-request", "no VM has such a document"))
-        else:
-            self._respond(outcome, response_packet(document, b""))
-        self._proceed()
-
-    def _respond(self, outcome: Outcome, response: bytes | None = None) -> None:
-        document = self._requests.popleft()
-        if isinstance(outcome, Failure) or response is None:
-            assert isinstance(outcome, Failure)
-            self._log_failure(document, outcome)
-            response = error_packet(document, outcome.error)
-        else:
-            self._log_answer(document, outcome, len(response))
-        self._session.answer(response)
-        self._flush()
-
-    def _log_failure(self, document: str, failure: Failure) -> None:
-        self._shared.counters[f"answered {failure.error}"] += 1
-        machine = self._session.machine
-        if self._shared.news.is_new(machine, f"{failure.error}: {failure.reason}"):
-            log.warning(
-                "%s: %s: REQUEST_%s answered with %s: %s",
-                *(self._peer, machine, document, failure.error, failure.reason),
-            )
-
-    def _log_answer(self, document: str, answer: Answer, size: int) -> None:
-        self._shared.counters["answered"] += 1
-        machine = self._session.machine
-        if self._shared.news.is_new(machine, answer.problem):
-            log.warning("%s: %s: %s", self._peer, machine, answer.problem)
-        if document == "METADATA":
-            log.info(
-                "%s: %s: answered METADATA from %s",
-                *(self._peer, machine, ", ".join(answer.sources) or "the driver"),
-            )
-            self._claim(answer)
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s: > RESPONSE_%s, %d bytes", self._peer, document, size)
-
-    def _claim(self, answer: Answer) -> None:
-        """Tells when machines with different VC UUIDs get the same file."""
-        vc_uuid = self._session.machine.vc_uuid
-        if not vc_uuid or not answer.sources or (answer.sources[0], vc_uuid) in self._claims:
-            return
-        claim = answer.sources[0], vc_uuid
-        self._claims.add(claim)
-        others = self._shared.claims.add(*claim)
-        if others:
-            self._shared.counters["shared sources"] += 1
-            log.warning(
-                "%s: %s: gets %s, which other connected VMs get too: VC UUID %s",
-                *(self._peer, self._session.machine, claim[0], ", ".join(others)),
-            )
-
-    # What is left to be sent
-
-    def _sent(self) -> None:
-        self._guarded(self._proceed)
-
-    def _finish_if_idle(self) -> None:
-        if not self.is_busy and not self._is_over:
-            self._is_over = True
-            self._sock.shutdown(stdlib_socket.SHUT_WR)
+            self.guarded(self._say_end)
+        elif self._line:
+            self.guarded(self._line.proceed)

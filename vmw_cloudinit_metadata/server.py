@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import socket as stdlib_socket
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -11,28 +11,28 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.server import StreamServer
 from gevent.socket import socket
 
+from vmw_cloudinit_metadata.acceptor import Acceptor, listen
+from vmw_cloudinit_metadata.admission import (
+    MAX_PER_HOST,
+    Admission,
+    Network,
+    connections_by_descriptors,
+    plain_host,
+)
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
-from vmw_cloudinit_metadata.connection import Connection, Shared
+from vmw_cloudinit_metadata.connection import Connection
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.lookup import Lookup
+from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
+from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
+from vmw_cloudinit_metadata.shared import Shared
+from vmw_cloudinit_metadata.tls import KeyPair
 
 log = logging.getLogger(__name__)
 start_log = logging.getLogger(f"{__name__}.start")  # shown at every log level
-
-# Thousands of VMs dial in the same instant after a power cut. The kernel caps it at somaxconn.
-BACKLOG = 4096
-
-# A host that dies without a FIN is found after 300 + 5 * 12 = 360 s, about when ESXi finds a dead
-# proxy (serialN.keepIdle).
-KEEPALIVE = (
-    (stdlib_socket.TCP_KEEPIDLE, 300),
-    (stdlib_socket.TCP_KEEPINTVL, 12),
-    (stdlib_socket.TCP_KEEPCNT, 5),
-)
 
 _POLL_S = 0.02  # while stopping
 
@@ -55,14 +55,36 @@ class MetadataServer:
         lookup_pool: int = 32,  # look-ups that run at the same time
         lookup_timeout_s: float = 3.0,  # of one run of the driver
         drain_s: float = 30.0,  # for the answers under way when the server stops
+        allow: Sequence[Network] = (),  # who may connect; empty: everyone
+        proxy_protocol: Sequence[Network] = (),  # whose connections begin with a PROXY header
+        max_connections: int | None = None,  # None: what the limit of descriptors has room for
+        max_per_host: int = MAX_PER_HOST,
+        max_pending_moves: int | None = None,  # None: as many as connections
+        tls: TlsPolicy = TlsPolicy.OFF,
+        key_pair: KeyPair | None = None,  # where tls is not OFF
+        vmotion_key: bytes | None = None,  # None: only this process knows its moves
     ) -> None:
         self._driver = driver
         self._listen = [Address(*address) for address in listen]
         self._drain_s = drain_s
-        self._lookup = Lookup(driver, lookup_pool, lookup_timeout_s)
-        self._shared = Shared(frozenset(uris), self._lookup)
-        self._servers: list[StreamServer] = []
+        self._key_pair = key_pair if tls is not TlsPolicy.OFF else None
+        if max_connections is None:
+            max_connections = connections_by_descriptors()
+        moves: Moves[Session] = Moves(
+            max_connections if max_pending_moves is None else max_pending_moves,
+            KeyedSecrets(vmotion_key, secrets.token_bytes, time.time)
+            if vmotion_key
+            else RandomSecrets(secrets.token_bytes),
+        )
+        self._shared = Shared(
+            Policy(frozenset(uris), moves, tls),
+            Lookup(driver, lookup_pool, lookup_timeout_s),
+            Admission(allow, proxy_protocol, max_connections, max_per_host),
+            self._key_pair.load() if self._key_pair else None,
+        )
+        self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
+        self._accepted = 0  # connections; some may not have begun yet
         self._stop_asked = Event()
         self._hurry = Event()
 
@@ -70,6 +92,10 @@ class MetadataServer:
     def addresses(self) -> list[Address]:
         """Where the server listens, with the real ports."""
         return [Address(*server.socket.getsockname()[:2]) for server in self._servers]
+
+    @property
+    def max_connections(self) -> int:
+        return self._shared.admission.max_connections
 
     @property
     def counters(self) -> Counter[str]:
@@ -80,15 +106,28 @@ class MetadataServer:
         """Listens and accepts; raises ConfigError if an address cannot be had."""
         has_ipv4 = any(":" not in address.host for address in self._listen)
         for address in self._listen:
-            server = StreamServer(_listener(address, ipv6_only=has_ipv4), self._serve)
+            listener = listen(address, ipv6_only=has_ipv4)
+            server = Acceptor(listener, self._serve, self._is_welcome, self._no_descriptor)
             server.start()
             self._servers.append(server)
         for address in self.addresses:
             start_log.info("listening on %s", address)
 
+    def reload(self) -> None:
+        """Reads the certificate and its key again, for connections from now on. One that cannot be
+        used changes nothing, and is told in the log."""
+        if not self._key_pair:
+            log.info("reload: there is no certificate to read again")
+            return
+        try:
+            self._shared.tls = self._key_pair.load()
+        except ConfigError as error:
+            log.error("reload: %s; the certificate that was read before stays in use", error)
+        else:
+            log.info("reload: certificate read from %s", self._key_pair.certificate)
+
     def serve_until_stopped(self) -> None:
-        """Starts, waits for `ask_to_stop`, and stops."""
-        self.start()
+        """Waits for `ask_to_stop`, and stops."""
         self._stop_asked.wait()
         self.stop()
 
@@ -103,6 +142,7 @@ class MetadataServer:
         for server in self._servers:
             server.close()
         log.info("stopping: %d connections", len(self._connections))
+        self._shared.policy.moves.is_draining = True
         for connection in list(self._connections):
             connection.drain()
         self._wait_while(self._is_answering, self._drain_s)
@@ -111,7 +151,8 @@ class MetadataServer:
             connection.close()
         while self._connections:
             gevent.sleep(0.001)
-        self._lookup.close()
+        self._shared.deadlines.close()
+        self._shared.lookup.close()
         self._driver.close()
         counted = ", ".join(f"{name}: {count}" for name, count in sorted(self.counters.items()))
         log.info("stopped; %s", counted or "nothing was asked")
@@ -128,33 +169,32 @@ class MetadataServer:
     def _is_connected(self) -> bool:
         return bool(self._connections)
 
+    def _is_welcome(self, host: str) -> bool:
+        """Whether there is room for one more connection, which then counts."""
+        limit = self._shared.admission.max_connections
+        if self._accepted >= limit:
+            self._refuse(host, f"there are {limit} connections already (--max-connections)")
+            return False
+        self._accepted += 1
+        return True
+
+    def _no_descriptor(self, host: str) -> None:
+        self._refuse(host, "the system has no descriptor left for it")
+
+    def _refuse(self, host: str, reason: str) -> None:
+        self._shared.counters["refused: full"] += 1
+        untold = self._shared.throttle.passes("full", host)
+        if untold is not None:
+            log.warning("%s: connection refused: %s%s", plain_host(host), reason, untold)
+
     def _serve(self, sock: socket, address: tuple[Any, ...]) -> None:
-        connection = Connection(self._shared, sock, address)
-        self._connections.add(connection)
         self._shared.counters["connections"] += 1
         try:
-            connection.serve()
+            connection = Connection(self._shared, sock, str(address[0]), int(address[1]))
+            self._connections.add(connection)
+            try:
+                connection.serve()
+            finally:
+                self._connections.discard(connection)
         finally:
-            self._connections.discard(connection)
-
-
-def _listener(address: Address, ipv6_only: bool) -> socket:
-    """A listening socket, whose options the accepted ones inherit."""
-    try:
-        family, kind, protocol, _, resolved = stdlib_socket.getaddrinfo(
-            address.host, address.port, type=stdlib_socket.SOCK_STREAM
-        )[0]
-        listener = socket(family, kind, protocol)
-        listener.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
-        listener.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_KEEPALIVE, 1)
-        listener.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
-        for option, value in KEEPALIVE:
-            listener.setsockopt(stdlib_socket.IPPROTO_TCP, option, value)
-        if family == stdlib_socket.AF_INET6:
-            only = stdlib_socket.IPV6_V6ONLY
-            listener.setsockopt(stdlib_socket.IPPROTO_IPV6, only, ipv6_only)
-        listener.bind(resolved)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
-    return listener
+            self._accepted -= 1

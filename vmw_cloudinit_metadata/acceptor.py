@@ -1,0 +1,125 @@
+"""Accepts connections, for as long as there is room for them; refuses the others at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket as stdlib_socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from gevent.server import StreamServer
+from gevent.socket import socket
+
+from vmw_cloudinit_metadata.config import Address
+from vmw_cloudinit_metadata.errors import ConfigError
+
+# Thousands of VMs dial in the same instant after a power cut. The kernel caps it at somaxconn.
+BACKLOG = 4096
+
+# A host that dies without a FIN is found after 300 + 5 * 12 = 360 s, about when ESXi finds a dead
+# proxy (serialN.keepIdle).
+KEEPALIVE = (
+    (stdlib_socket.TCP_KEEPIDLE, 300),
+    (stdlib_socket.TCP_KEEPINTVL, 12),
+    (stdlib_socket.TCP_KEEPCNT, 5),
+)
+
+# The system takes no more than this beyond what the peer has room for: what a guest reads slowly
+# stays here, where a vMotion can hold it back.
+_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; not in Python's socket
+_NOTSENT_BYTES = 16 * 1024
+
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+
+
+class Acceptor(StreamServer):
+    """Calls `handle` in a greenlet for each connection that `is_welcome`, a peer's address given,
+    lets in. `on_exhausted` is called with the peer's address when there is no descriptor for it."""
+
+    def __init__(
+        self,
+        listener: socket,
+        handle: Callable[[socket, tuple[Any, ...]], None],
+        is_welcome: Callable[[str], bool],
+        on_exhausted: Callable[[str], None],
+    ) -> None:
+        self._is_welcome = is_welcome
+        self._on_exhausted = on_exhausted
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+        super().__init__(listener, handle)
+
+    def do_read(self) -> Any:
+        """The next connection to serve, a socket and its address; None: there is none now."""
+        try:
+            descriptor, address = self._accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        except OSError as error:
+            if error.errno not in _NO_DESCRIPTOR:
+                raise
+            self._refuse_without_descriptor()
+            return None
+        if self._spare < 0:  # this connection's descriptor has to become the spare one
+            self._refuse(descriptor, address)
+            return None
+        if not self._is_welcome(str(address[0])):
+            os.close(descriptor)
+            return None
+        accepted = socket(self.socket.family, self.socket.type, self.socket.proto, descriptor)
+        return accepted, address
+
+    def _accept(self) -> tuple[int, tuple[Any, ...]]:
+        accepted: tuple[int, tuple[Any, ...]] = self.socket._accept()  # type: ignore[attr-defined]
+        return accepted
+
+    def close(self) -> None:
+        super().close()
+        self._give_spare()
+
+    def _refuse_without_descriptor(self) -> None:
+        """Gives the spare descriptor for this connection, so that it is closed and does not hang,
+        accepted by the system and by nobody else."""
+        self._give_spare()
+        with suppress(OSError):  # a look-up's thread was faster: the next turn tries again
+            self._refuse(*self._accept())
+        self._take_spare()
+
+    def _refuse(self, descriptor: int, address: tuple[Any, ...]) -> None:
+        os.close(descriptor)
+        self._take_spare()
+        self._on_exhausted(str(address[0]))
+
+    def _take_spare(self) -> None:
+        if self._spare < 0:
+            with suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def _give_spare(self) -> None:
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
+
+
+def listen(address: Address, ipv6_only: bool) -> socket:
+    """A listening socket, whose options the accepted ones inherit; raises ConfigError."""
+    try:
+        family, kind, protocol, _, resolved = stdlib_socket.getaddrinfo(
+            address.host, address.port, type=stdlib_socket.SOCK_STREAM
+        )[0]
+        listener = socket(family, kind, protocol)
+        listener.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
+        listener.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+        listener.setsockopt(stdlib_socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_BYTES)
+        for option, value in KEEPALIVE:
+            listener.setsockopt(stdlib_socket.IPPROTO_TCP, option, value)
+        if family == stdlib_socket.AF_INET6:
+            only = stdlib_socket.IPV6_V6ONLY
+            listener.setsockopt(stdlib_socket.IPPROTO_IPV6, only, ipv6_only)
+        listener.bind(resolved)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
+    return listener

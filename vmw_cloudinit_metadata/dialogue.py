@@ -1,0 +1,236 @@
+"""What a guest asks and is answered. When its VM moves, this goes along to the new line."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_DOCUMENTS
+from vmw_cloudinit_metadata.lookup import Answer, Failure, Outcome, error_packet, response_packet
+from vmw_cloudinit_metadata.news import QUIET_S
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.shared import Shared
+
+if TYPE_CHECKING:
+    from vmw_cloudinit_metadata.line import Line
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING_REQUESTS = 1024
+BUSY_BYTES = 64 * 1024  # with more than this unsent, the next request waits
+
+# So many are answered in one go, also if hundreds waited for the same look-up.
+TURN_REQUESTS = 12
+
+# An answer goes out in pieces, so that most of a long one can still be held back for a vMotion.
+PIECE_BYTES = 16 * 1024
+
+
+_ALWAYS_KNOWN = frozenset({*STANDARD_DOCUMENTS, "DIGEST"})
+
+
+class Dialogue:
+    """The requests of one guest, in order, and what of their answers is not sent yet."""
+
+    def __init__(self, shared: Shared, line: Line) -> None:
+        self._shared = shared
+        self.line = line
+        self._requests: deque[str] = deque()
+        self._is_looking_up = False
+        self._is_pausing = False
+        self._unsent: deque[memoryview] = deque()
+        self._unsent_bytes = 0
+        self._has_lost = False  # requests, since all were answered
+        self._owes_line_feed = False
+        self._claim: tuple[str, str] | None = None  # the source that it is served from
+        self._told: tuple[str, float] = ("", 0.0)  # the last line of the log, and when
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is under way."""
+        return bool(self._requests or self._is_looking_up or self._unsent)
+
+    def enqueue(self, document: str) -> None:
+        self._shared.counters["requests"] += 1
+        if len(self._requests) < MAX_WAITING_REQUESTS:
+            self._requests.append(document)
+            return
+        self._shared.counters["requests dropped"] += 1
+        if not self._has_lost:
+            self._has_lost = self._owes_line_feed = True
+
+    def proceed(self) -> None:
+        """Answers the requests in their order, for as long as nothing has to be waited for."""
+        self._send()
+        for _ in range(TURN_REQUESTS):
+            if not self._can_go_on:
+                return
+            self._answer_next()
+        if self._can_go_on:
+            self._is_pausing = True
+            self._shared.deadlines.soon(self._guarded(self._end_pause))
+
+    @property
+    def _can_go_on(self) -> bool:
+        is_hindered = self._is_looking_up or self._is_pausing or self._unsent_bytes > BUSY_BYTES
+        return bool(self._requests) and not is_hindered
+
+    def _answer_next(self) -> None:
+        machine = self.line.machine
+        answer = self._shared.lookup.kept(machine)
+        if answer is None:
+            self._is_looking_up = True
+            self._shared.lookup.ask(machine, self._guarded(self._looked_up, machine))
+        else:
+            self._answer(answer)
+
+    def _end_pause(self) -> None:
+        self._is_pausing = False
+        self.line.proceed()
+
+    def close(self) -> None:
+        """The guest is gone."""
+        self._requests.clear()
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        self._claim_nothing()
+
+    def _guarded(self, step: Callable[..., None], *arguments: Any) -> Callable[..., None]:
+        """`step`, whose errors will cost the line that there is by then."""
+        return lambda *further: self.line.guarded(step, *arguments, *further)
+
+    # Finding the answer
+
+    def _looked_up(self, machine: Machine, outcome: Outcome) -> None:
+        self._is_looking_up = False
+        if not self._requests:
+            return
+        if machine == self.line.machine:  # else it has told more about itself meanwhile
+            self._answer(outcome)
+        self.line.proceed()
+
+    def _answer(self, outcome: Outcome) -> None:
+        """Answers the first request, or finds out first whether any VM has what it asks for."""
+        document = self._requests[0]
+        if isinstance(outcome, Answer) and document in outcome.packets:
+            self._respond(outcome, outcome.packets[document])
+        elif isinstance(outcome, Failure) and document in _ALWAYS_KNOWN:
+            self._fail(outcome)
+        elif not document.isalpha() or document in RESERVED_DOCUMENTS:
+            self._fail(Failure("unknown-request", "the request is none of the protocol"))
+        else:
+            self._is_looking_up = True
+            named = self._guarded(self._names_told, outcome)
+            self._shared.lookup.ask_document_names(named)
+
+    def _names_told(self, outcome: Outcome, names: Collection[str] | Failure) -> None:
+        self._is_looking_up = False
+        if not self._requests:
+            return
+        document = self._requests[0]
+        if isinstance(names, Failure):
+            self._fail(names)
+        elif document not in names:
+            self._fail(Failure("unknown-request", "no VM has such a document"))
+        elif isinstance(outcome, Failure):
+            self._fail(outcome)
+        else:
+            self._respond(outcome, response_packet(document, b""))
+        self.line.proceed()
+
+    def _respond(self, answer: Answer, response: bytes) -> None:
+        self._log_answer(self._take_request(), answer, len(response))
+        self._say(response)
+
+    def _fail(self, failure: Failure) -> None:
+        document = self._take_request()
+        self._log_failure(document, failure)
+        self._say(error_packet(document, failure.error))
+
+    def _take_request(self) -> str:
+        document = self._requests.popleft()
+        self._has_lost = self._has_lost and bool(self._requests)
+        return document
+
+    # Sending it
+
+    def _say(self, packets: bytes) -> None:
+        if self._owes_line_feed:
+            # A guest that reads again after a long time finds itself at the beginning of a line.
+            self._owes_line_feed = False
+            packets = b"\n" + packets
+        self._unsent.append(memoryview(packets))
+        self._unsent_bytes += len(packets)
+        self._send()
+
+    def _send(self) -> None:
+        while self._unsent and self.line.can_speak:
+            piece = self._unsent[0][:PIECE_BYTES]
+            if len(piece) == len(self._unsent[0]):
+                self._unsent.popleft()
+            else:
+                self._unsent[0] = self._unsent[0][PIECE_BYTES:]
+            self._unsent_bytes -= len(piece)
+            self.line.say(bytes(piece))
+
+    # Telling the operator
+
+    def _log_failure(self, document: str, failure: Failure) -> None:
+        self._shared.counters[f"answered {failure.error}"] += 1
+        machine = self.line.machine
+        if self._shared.news.is_new(machine, f"{failure.error}: {failure.reason}"):
+            log.warning(
+                "%s: REQUEST_%s answered with %s: %s",
+                *(self.line, document, failure.error, failure.reason),
+            )
+
+    def _log_answer(self, document: str, answer: Answer, size: int) -> None:
+        self._shared.counters["answered"] += 1
+        if self.line.is_older:
+            self._shared.counters["answered on an older connection"] += 1
+        if self._shared.news.is_new(self.line.machine, answer.problem):
+            log.warning("%s: %s", self.line, answer.problem)
+        if document == "METADATA":
+            self._tell_served(f"{self.line}: answered METADATA from {_origin(answer)}")
+            self._claim_source(answer)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
+
+    def _tell_served(self, text: str) -> None:
+        """The same line at most once a minute, whatever the guest does."""
+        told, when_s = self._told
+        now_s = time.monotonic()
+        if told != text or now_s - when_s > QUIET_S:
+            self._told = text, now_s
+            log.info("%s", text)
+
+    def _claim_source(self, answer: Answer) -> None:
+        """Tells when machines with different VC UUIDs get the same file."""
+        vc_uuid = self.line.machine.vc_uuid
+        claim = (answer.sources[0], vc_uuid) if vc_uuid and answer.sources else None
+        if claim == self._claim:
+            return
+        self._claim_nothing()
+        self._claim = claim
+        others = self._shared.claims.add(*claim) if claim else None
+        if not claim or not others:
+            return
+        self._shared.counters["shared sources"] += 1
+        untold = self._shared.throttle.passes("shared source", claim[0])
+        if untold is not None:
+            log.warning(
+                "%s: gets %s, which other connected VMs get too: VC UUID %s%s",
+                *(self.line, claim[0], others, untold),
+            )
+
+    def _claim_nothing(self) -> None:
+        if self._claim:
+            self._shared.claims.remove(*self._claim)
+            self._claim = None
+
+
+def _origin(answer: Answer) -> str:
+    return ", ".join(answer.sources) or "the driver"

@@ -1,0 +1,90 @@
+"""A VM on its way from one line to another, and what waits for it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from vmw_cloudinit_metadata.protocol import vmotion
+from vmw_cloudinit_metadata.shared import Shared
+
+if TYPE_CHECKING:
+    from vmw_cloudinit_metadata.line import Line
+
+log = logging.getLogger(__name__)
+
+EXPIRES_S = float(vmotion.EXPIRES_S)
+
+
+class Journey:
+    """From VMOTION-BEGIN to COMPLETE or ABORT, or until it expires: EXPIRES_S after it began, or
+    after source or target went. While both are there, a move may take as long as it takes."""
+
+    def __init__(self, shared: Shared, source: Line) -> None:
+        self._shared = shared
+        self.source = source
+        self._target: Line | None = None
+        self._is_over = False
+        shared.journeys[source.session] = self
+        shared.deadlines.start(EXPIRES_S, self._expire)
+
+    @property
+    def is_under_way(self) -> bool:
+        return not self._is_over
+
+    @property
+    def has_target(self) -> bool:
+        return self._target is not None
+
+    def arrive(self, target: Line) -> None:
+        """The target host has proved that it is expecting this VM."""
+        self._target = target
+        if self.source.is_open:
+            self._shared.deadlines.cancel(self._expire)
+
+    def end_is_gone(self) -> None:
+        """One of the two lines is closed."""
+        if not self._is_over:
+            self._shared.deadlines.start(EXPIRES_S, self._expire)
+
+    def complete(self) -> None:
+        self._finish("completed")
+        self.source.depart()
+
+    def abort(self) -> None:
+        self._finish("aborted")
+        self._go_on()
+
+    def replace(self) -> None:
+        """Another VMOTION-BEGIN has come."""
+        self._finish("replaced")
+        self._dismiss_target()
+
+    def _expire(self) -> None:
+        self.source.guarded(self._end)
+
+    def _end(self) -> None:
+        # Where the source is gone, another server may have completed it.
+        level = logging.WARNING if self.source.is_open else logging.INFO
+        log.log(level, "%s: vMotion expired: neither completed nor aborted here", self.source)
+        self.source.session.end_move()
+        self._finish("expired")
+        self._go_on()
+
+    def _finish(self, outcome: str) -> None:
+        self._is_over = True
+        self._shared.counters[f"vMotions {outcome}"] += 1
+        self._shared.deadlines.cancel(self._expire)
+        self._shared.journeys.pop(self.source.session, None)
+
+    def _go_on(self) -> None:
+        """The VM stays, if it is still there."""
+        self._dismiss_target()
+        if self.source.is_open:
+            self.source.guarded(self.source.proceed)
+        else:
+            self.source.dialogue.close()
+
+    def _dismiss_target(self) -> None:
+        if self._target:
+            self._target.depart()

@@ -1,0 +1,287 @@
+"""One VM's serial line over a connection: the shell around a protocol Session.
+
+What happens on it ends in callbacks and never waits, so a VM is heard while its answer is on the
+way.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from vmw_cloudinit_metadata.dialogue import Dialogue
+from vmw_cloudinit_metadata.journey import Journey
+from vmw_cloudinit_metadata.printable import quoted
+from vmw_cloudinit_metadata.protocol import events
+from vmw_cloudinit_metadata.protocol.session import Session
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.shared import Shared
+
+if TYPE_CHECKING:
+    from vmw_cloudinit_metadata.connection import Connection
+
+log = logging.getLogger(__name__)
+
+IDENTITY_TIMEOUT_S = 2.0  # from our question to what then counts as absent
+ASKED_AGAIN_TIMEOUT_S = 1.0  # the same, of a VM that has told before
+
+# A target whose source is on another server: nobody here would hear that the move has failed.
+MOVE_FROM_ELSEWHERE_S = 3600.0
+
+
+class Line:
+    """Serves one VM; `str` is its beginning of a log line."""
+
+    def __init__(self, shared: Shared, connection: Connection, *, is_secure: bool) -> None:
+        self._shared = shared
+        self._connection = connection
+        self.session = Session(
+            shared.policy, connection.host, connection.since, is_secure=is_secure
+        )
+        self.dialogue = Dialogue(shared, self)
+        self._known_as: Machine | None = None  # what the operator was told
+        self._journey: Journey | None = None
+        self._is_draining = False
+        self.is_open = True
+
+    def __str__(self) -> str:
+        older = ", older connection" if self.is_older else ""
+        return f"{self._connection}: {self.machine}{older}"
+
+    @property
+    def is_older(self) -> bool:
+        """Whether a newer line has the same VC UUID and service URI."""
+        if self._known_as is None:
+            return False
+        return self._shared.machines.newest(self._known_as) not in (self, None)
+
+    @property
+    def machine(self) -> Machine:
+        return self.session.machine
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is under way, or a vMotion whose target is connected.
+
+        What is held for a target that is not is no reason to wait: it cannot connect any more.
+        """
+        if not self.is_open or self.session.is_mute:
+            return False
+        if self._journey and self._journey.is_under_way:
+            return self._journey.has_target
+        return self.dialogue.is_busy or self.session.has_waiting_requests
+
+    def guarded(self, step: Callable[..., None], *arguments: Any) -> None:
+        self._connection.guarded(step, *arguments)
+
+    # What the connection tells it
+
+    def receive(self, data: bytes) -> None:
+        if not self.session.is_mute:
+            self._handle(self.session.receive_data(data, time.monotonic()))
+
+    def peer_is_silent(self) -> None:
+        self.session.peer_is_silent()
+        self.flush()
+
+    def drain(self) -> None:
+        self._is_draining = True
+        self._finish_if_idle()
+
+    def close(self) -> None:
+        """The connection is gone, or begins anew."""
+        self.is_open = False
+        self._shared.deadlines.cancel(self._identity_overdue)
+        self._forget_machine()
+        if self._journey:
+            self._journey.end_is_gone()
+        if not self.session.is_moving:
+            self.dialogue.close()
+
+    # What the dialogue says through it
+
+    @property
+    def can_speak(self) -> bool:
+        """Whether the guest may be written to, now."""
+        is_hindered = self.session.is_moving or self.session.is_mute or not self.is_open
+        return not is_hindered and not self._connection.waiting_bytes
+
+    def say(self, packets: bytes) -> None:
+        self.session.answer(packets)
+        self.flush()
+
+    def proceed(self) -> None:
+        if self.is_open:
+            self.dialogue.proceed()
+        if self._is_draining:
+            self._finish_if_idle()
+
+    def flush(self) -> None:
+        """Hands what the protocol has to say to the connection."""
+        data = self.session.data_to_send()
+        if data and not self._connection.write(data):
+            self._shared.counters["output dropped"] += 1
+
+    def _finish_if_idle(self) -> None:
+        if self.is_open and not self.is_busy and not self._connection.waiting_bytes:
+            self._connection.finish()
+
+    # What the session tells it
+
+    def _handle(self, told: list[events.Event]) -> None:
+        for event in told:
+            match event:
+                case events.Requested(document):
+                    self.dialogue.enqueue(document)
+                case events.Fault(kind):
+                    self._shared.counters[kind] += 1
+                case events.IdentityAsked(again):
+                    seconds = ASKED_AGAIN_TIMEOUT_S if again else IDENTITY_TIMEOUT_S
+                    self._shared.deadlines.start(seconds, self._identity_overdue)
+                case events.Identified(machine):
+                    self._identified(machine)
+                case _:
+                    self._handle_rare(event)
+        self.flush()  # what the protocol says does not wait for a look-up
+        self.proceed()
+
+    def _handle_rare(self, event: events.Event) -> None:
+        match event:
+            case events.Refused(kind, reason, is_attack):
+                self._refused(kind, reason)
+                if is_attack:
+                    self._connection.close()
+            case events.Strange(reason):
+                self.flush()
+                self._connection.dismiss(reason)
+            case events.TlsAccepted():
+                self.flush()
+                self._connection.start_tls()
+            case events.MoveBegun():
+                self._move_begun()
+            case events.MoveDeclined():
+                self._move_declined()
+            case events.MoveAborted():
+                log.info("%s: vMotion aborted by its source", self)
+                self._shared.journeys[self.session].abort()
+            case events.MoveArrived(source):
+                self._move_arrived(source)
+            case events.MoveCompleted(source):
+                self._move_completed(source)
+
+    def _identity_overdue(self) -> None:
+        self.guarded(lambda: self._handle(self.session.identity_overdue()))
+
+    # Who the VM is
+
+    def _identified(self, machine: Machine) -> None:
+        self._shared.deadlines.cancel(self._identity_overdue)
+        self._connection.is_expected()
+        was, self._known_as = self._known_as, machine
+        if was is None:
+            self._register(machine)
+            uri = quoted(machine.service_uri)
+            log.info("%s: identified, service URI %s%s", self, uri, self._other_ports(machine))
+        elif str(was) != str(machine):
+            self._changed(was)
+        if was and (was.vc_uuid, was.service_uri) != (machine.vc_uuid, machine.service_uri):
+            self._shared.machines.remove(self, was)
+            self._register(machine)
+
+    def _changed(self, was: Machine) -> None:
+        self._shared.counters["identities changed"] += 1
+        untold = self._shared.throttle.passes("changed", str(self._connection))
+        if untold is not None:
+            log.warning("%s: was %s until now%s", self, was, untold)
+
+    def _other_ports(self, machine: Machine) -> str:
+        count = self._shared.machines.port_count(machine)
+        return f"; {count} serial ports of this VM are connected" if count > 1 else ""
+
+    def _register(self, machine: Machine) -> None:
+        older = self._shared.machines.newest(machine)
+        self._shared.machines.add(self, machine)
+        if older is None:
+            return
+        self._shared.counters["rival connections"] += 1
+        untold = self._shared.throttle.passes("rival", machine.vc_uuid)
+        if untold is not None:
+            log.warning(
+                "%s: has the VC UUID and service URI of an older connection (%s; there are %d): "
+                "this newer one counts as the VM, all are answered%s",
+                *(self, older, self._shared.machines.line_count(machine) - 1, untold),
+            )
+
+    def _forget_machine(self) -> None:
+        if self._known_as:
+            self._shared.machines.remove(self, self._known_as)
+            self._known_as = None
+
+    # Peers that are not served
+
+    def _refused(self, kind: str, reason: str) -> None:
+        self._shared.counters["refused"] += 1
+        self._shared.counters[f"refused: {kind}"] += 1
+        log.warning("%s: refused: %s", self._connection, reason)
+        self.depart()
+
+    def depart(self) -> None:
+        """Nothing is said or heard any more; the peer has some time to close the connection."""
+        self.session.is_mute = True
+        if not self.is_open:
+            return
+        self._shared.deadlines.cancel(self._identity_overdue)
+        self._forget_machine()
+        self._connection.keep_mute()
+
+    # vMotion
+
+    def _move_begun(self) -> None:
+        self._replace_journey()
+        self._journey = Journey(self._shared, self)
+        log.info("%s: vMotion begins", self)
+
+    def _move_declined(self) -> None:
+        self._replace_journey()
+        self._shared.counters["vMotions declined"] += 1
+        log.warning("%s: vMotion declined (VMOTION-NOTNOW)", self)
+
+    def _replace_journey(self) -> None:
+        """Another VMOTION-BEGIN has come."""
+        if self.session in self._shared.journeys:
+            self._shared.journeys[self.session].replace()
+
+    def _move_arrived(self, source: Session | None) -> None:
+        if source:
+            self._connection.is_expected()
+            self._journey = self._shared.journeys[source]
+            self._journey.arrive(self)
+        else:
+            self._connection.is_expected(within_s=MOVE_FROM_ELSEWHERE_S)
+        log.debug("%s: target of a vMotion", self._connection)
+
+    def _move_completed(self, source: Session | None) -> None:
+        if source:
+            assert self._journey
+            self._journey.source.hear_the_rest()
+        told = self.session.take_over()
+        if not self.session.is_mute:
+            self._take_over(self._journey)
+        self._handle(told)
+
+    def _take_over(self, journey: Journey | None) -> None:
+        """Goes on where the source stopped; without a journey, as a VM that has asked nothing."""
+        if journey:
+            source = journey.source
+            self.dialogue, source.dialogue = source.dialogue, self.dialogue
+            self.dialogue.line, source.dialogue.line = self, source
+            journey.complete()
+        else:
+            self._shared.counters["vMotions from elsewhere"] += 1
+        log.info("%s: has moved here by vMotion", self)
+
+    def hear_the_rest(self) -> None:
+        """Takes in what has arrived and was not read yet."""
+        self._connection.receive_what_is_there()

@@ -1,0 +1,37 @@
+"""What all connections of a server have in common."""
+
+from __future__ import annotations
+
+import ssl
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vmw_cloudinit_metadata.admission import Admission
+from vmw_cloudinit_metadata.claims import Claims
+from vmw_cloudinit_metadata.deadlines import Deadlines
+from vmw_cloudinit_metadata.lookup import Lookup
+from vmw_cloudinit_metadata.machines import Machines
+from vmw_cloudinit_metadata.news import News, Throttle
+from vmw_cloudinit_metadata.protocol.session import Policy, Session
+
+if TYPE_CHECKING:
+    from vmw_cloudinit_metadata.connection import Connection
+    from vmw_cloudinit_metadata.journey import Journey
+    from vmw_cloudinit_metadata.line import Line
+
+
+@dataclass(slots=True)
+class Shared:
+    policy: Policy
+    lookup: Lookup
+    admission: Admission
+    tls: ssl.SSLContext | None = None  # replaced when the certificate is
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    machines: Machines[Line] = field(default_factory=Machines)
+    journeys: dict[Session, Journey] = field(default_factory=dict)  # by the source's session
+    claims: Claims = field(default_factory=Claims)
+    news: News = field(default_factory=News)
+    throttle: Throttle = field(default_factory=Throttle)
+    counters: Counter[str] = field(default_factory=Counter)
+    mute: dict[Connection, None] = field(default_factory=dict)  # kept, unserved; oldest first
