@@ -249,3 +249,78 @@ def test_examples_of_conf_have_no_fault() -> None:
     assert ended.returncode == 0
     warnings = [line for line in ended.stdout.splitlines() if "found mode" not in line]
     assert warnings == []
+
+
+# tls-info
+
+
+@pytest.fixture(scope="module")
+def certificate(
+    tmp_path_factory: pytest.TempPathFactory, program: Callable[[str, str], str]
+) -> Path:
+    """A certificate and its key, in one file, made by the real program."""
+    directory = tmp_path_factory.mktemp("certificate")
+    subprocess.run(
+        [
+            *(program("openssl", "openssl"), "req", "-x509", "-newkey", "ec"),
+            *("-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=metadata"),
+            *("-keyout", str(directory / "key"), "-out", str(directory / "certificate")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    both = directory / "both.pem"
+    both.write_text((directory / "key").read_text() + (directory / "certificate").read_text())
+    return both
+
+
+def test_tls_info_prints_the_uri_with_the_thumbprint(
+    certificate: Path, program: Callable[[str, str], str]
+) -> None:
+    told = subprocess.run(
+        [
+            *(program("openssl", "openssl"), "x509", "-in", str(certificate)),
+            *("-noout", "-fingerprint", "-sha1"),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    thumbprint = told.stdout.strip().partition("=")[2]
+    ended = run("tls-info", "--tls-cert", str(certificate), "--host", "meta.example.com")
+    assert f"telnets://meta.example.com:13370#thumbprint={thumbprint}\n" in ended.stdout
+    assert f" {thumbprint}\n" in ended.stdout
+    assert ended.returncode == 0
+
+
+def test_tls_info_of_an_ipv6_address_and_another_port(certificate: Path) -> None:
+    ended = run("tls-info", "--tls-cert", str(certificate), "--host", "fd00::1", "--port", "99")
+    assert "telnets://[fd00::1]:99#thumbprint=" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "No such file"),
+        ("nonsense", "holds no certificate in PEM"),
+        ("-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----\n", "damaged certificate"),
+    ],
+    ids=["missing", "no pem", "damaged"],
+)
+def test_tls_info_without_a_usable_certificate_says_so(
+    tmp_path: Path, content: str | None, told: str
+) -> None:
+    file = tmp_path / "certificate"
+    if content is not None:
+        file.write_text(content)
+    line = fails_with_one_line("tls-info", "--tls-cert", str(file))
+    assert told in line
+    assert str(file) in line
+
+
+def test_tls_info_with_another_key_says_so(certificate: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("nonsense")
+    line = fails_with_one_line(
+        *("tls-info", "--tls-cert", str(certificate), "--tls-key", str(tmp_path / "key"))
+    )
+    assert "certificate and its key" in line

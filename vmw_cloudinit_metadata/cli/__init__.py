@@ -10,6 +10,7 @@ import click
 from vmw_cloudinit_metadata import __version__
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.cli.show import show
+from vmw_cloudinit_metadata.cli.tlsinfo import tls_info
 from vmw_cloudinit_metadata.cli.validate import validate
 from vmw_cloudinit_metadata.errors import ConfigError, DriverError
 
@@ -25,6 +26,7 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(show)
 cli.add_command(validate)
+cli.add_command(tls_info)
 
 
 def main() -> None:

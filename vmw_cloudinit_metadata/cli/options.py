@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import click
 
-from vmw_cloudinit_metadata.config import DEFAULT_DRIVER, Address, parse_driver_options
+from vmw_cloudinit_metadata.config import (
+    DEFAULT_DRIVER,
+    Address,
+    parse_driver_options,
+    parse_network,
+)
 from vmw_cloudinit_metadata.errors import ConfigError
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Value = TypeVar("_Value")
+
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-class AddressType(click.ParamType[Address]):
-    name = "ADDRESS:PORT"
+class Parsed(click.ParamType[_Value], Generic[_Value]):
+    """A text that `parse` reads, or raises ConfigError; another value is taken as it is."""
+
+    def __init__(self, name: str, parse: Callable[[str], _Value]) -> None:
+        self.name = name
+        self._parse = parse
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Address:
+    ) -> _Value:
         try:
-            return value if isinstance(value, Address) else Address.parse(value)
+            return self._parse(value) if isinstance(value, str) else value
         except ConfigError as error:
             self.fail(str(error), param, ctx)
 
 
-class DriverOptionsType(click.ParamType[Mapping[str, Any]]):
-    name = "JSON"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Mapping[str, Any]:
-        try:
-            return value if isinstance(value, dict) else parse_driver_options(value)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
+ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
+NETWORK = Parsed("CIDR", parse_network)
+JSON = Parsed("JSON", parse_driver_options)
 
 
 def driver_options(command: _Command) -> _Command:
     """Adds --driver and --driver-opts."""
     opts = click.option(
         "--driver-opts",
-        type=DriverOptionsType(),
+        type=JSON,
         default={},
         help='The driver\'s options, a JSON object. File driver: \'{"directory": "/some/where"}\'.',
     )
@@ -54,3 +60,25 @@ def driver_options(command: _Command) -> _Command:
         help="Where instance data comes from; also the name of an installed driver.",
     )
     return spec(opts(command))
+
+
+def key_pair_options(*, is_required: bool) -> Callable[[_Command], _Command]:
+    """Adds --tls-cert and --tls-key."""
+
+    def add(command: _Command) -> _Command:
+        key = click.option(
+            "--tls-key",
+            type=FILE,
+            metavar="FILE",
+            help="Its private key, PEM, without a passphrase; default: in the file of --tls-cert.",
+        )
+        certificate = click.option(
+            "--tls-cert",
+            type=FILE,
+            metavar="FILE",
+            required=is_required,
+            help="The server's certificate, with its chain, PEM.",
+        )
+        return certificate(key(command))
+
+    return add

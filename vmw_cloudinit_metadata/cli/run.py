@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 import gevent
 
-from vmw_cloudinit_metadata.cli.options import AddressType, driver_options
+from vmw_cloudinit_metadata.admission import MAX_PER_HOST, Network, raise_descriptor_limit
+from vmw_cloudinit_metadata.cli.options import (
+    ADDRESS,
+    FILE,
+    NETWORK,
+    driver_options,
+    key_pair_options,
+)
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.drivers.driver import load
+from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.printable import one_line
+from vmw_cloudinit_metadata.protocol.session import TlsPolicy
+from vmw_cloudinit_metadata.protocol.vmotion import MIN_KEY_BYTES
 from vmw_cloudinit_metadata.server import MetadataServer, start_log
+from vmw_cloudinit_metadata.tls import KeyPair
+
+log = logging.getLogger(__name__)
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -38,11 +53,58 @@ class LineFormatter(logging.Formatter):
 @driver_options
 @click.option(
     "--listen",
-    type=AddressType(),
+    type=ADDRESS,
     multiple=True,
     default=[DEFAULT_LISTEN],
     show_default=str(DEFAULT_LISTEN),
     help="Where to listen; may be repeated. IPv6 as [::]:13370; port 0 takes a free one.",
+)
+@click.option(
+    "--allow",
+    type=NETWORK,
+    multiple=True,
+    help="A network of ESXi hosts; may be repeated. Others are closed at once. Default: everyone.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Default: what the limit of file descriptors leaves room for.",
+)
+@click.option(
+    "--max-per-host",
+    type=click.IntRange(min=1),
+    default=MAX_PER_HOST,
+    show_default=True,
+    metavar="N",
+    help="How many connections one ESXi host may have.",
+)
+@click.option(
+    "--proxy-protocol",
+    type=NETWORK,
+    multiple=True,
+    help="A network of load balancers, whose connections begin with a PROXY protocol header, "
+    "version 1 or 2; may be repeated.",
+)
+@key_pair_options(is_required=False)
+@click.option(
+    "--tls",
+    type=click.Choice([policy.value for policy in TlsPolicy], case_sensitive=False),
+    help="Whether VMs may, or must, connect with TLS. Default: allow with --tls-cert, else off.",
+)
+@click.option(
+    "--vmotion-key-file",
+    type=FILE,
+    metavar="FILE",
+    help=f"A key, at least {MIN_KEY_BYTES} bytes, that all servers behind a load balancer share: "
+    "then a VM may move from one to another. Default: each knows only its own moves.",
+)
+@click.option(
+    "--max-pending-moves",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="How many vMotions may be under way; further ones are declined. "
+    "Default: --max-connections.",
 )
 @click.option(
     "--log-level",
@@ -82,23 +144,89 @@ def run(
     driver_opts: Mapping[str, Any],
     listen: tuple[Address, ...],
     log_level: str,
-    drain_s: float,
-    lookup_pool: int,
-    lookup_timeout_s: float,
+    allow: tuple[Network, ...],
+    proxy_protocol: tuple[Network, ...],
+    max_connections: int | None,
+    tls: str | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    vmotion_key_file: Path | None,
+    **limits: Any,
 ) -> None:
-    """Serves VMs in the foreground until TERM or INT, which finish the answers under way."""
+    """Serves VMs in the foreground until TERM or INT, which finish the answers under way.
+
+    HUP reads the certificate again.
+    """
     _set_up_logging(log_level)
+    was, descriptors = raise_descriptor_limit()
+    key_pair = _key_pair(tls_cert, tls_key)
+    vmotion_key = _key(vmotion_key_file)
     server = MetadataServer(
         load(driver_spec, driver_opts),
         uris,
         listen,
-        lookup_pool=lookup_pool,
-        lookup_timeout_s=lookup_timeout_s,
-        drain_s=drain_s,
+        allow=allow,
+        proxy_protocol=proxy_protocol,
+        max_connections=max_connections,
+        key_pair=key_pair,
+        tls=_tls_policy(tls, key_pair),
+        vmotion_key=vmotion_key,
+        **limits,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, server.ask_to_stop)
+    gevent.signal_handler(signal.SIGHUP, server.reload)
+    server.start()
+    log.info(
+        "at most %d connections, %d of one host; descriptors: %d (soft limit was %d)",
+        *(server.max_connections, limits["max_per_host"], descriptors, was),
+    )
+    if server.max_connections >= descriptors:
+        start_log.warning("--max-connections is more than there are descriptors")
+    if not allow and not all(map(_is_loopback, listen)):
+        start_log.warning(
+            "EVERYONE who can reach %s may ask for the data of any VM: "
+            "name the networks of your ESXi hosts with --allow",
+            ", ".join(map(str, listen)),
+        )
     server.serve_until_stopped()
+
+
+def _key_pair(certificate: Path | None, key: Path | None) -> KeyPair | None:
+    if certificate is None:
+        if key:
+            raise ConfigError("--tls-key needs --tls-cert")
+        return None
+    return KeyPair(certificate, key or certificate)
+
+
+def _tls_policy(wish: str | None, key_pair: KeyPair | None) -> TlsPolicy:
+    policy = TlsPolicy(wish) if wish else TlsPolicy.ALLOW if key_pair else TlsPolicy.OFF
+    if policy is not TlsPolicy.OFF and not key_pair:
+        raise ConfigError(f"--tls {policy.value} needs --tls-cert")
+    return policy
+
+
+def _key(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        key = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--vmotion-key-file: {path}: {error.strerror or error}") from error
+    if len(key) < MIN_KEY_BYTES:
+        raise ConfigError(
+            f"--vmotion-key-file: {path} has {len(key)} bytes, expected at least {MIN_KEY_BYTES}: "
+            f"make one with: head -c 32 /dev/urandom > {path}"
+        )
+    return key
+
+
+def _is_loopback(address: Address) -> bool:
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return address.host == "localhost"
 
 
 def _set_up_logging(level: str) -> None:

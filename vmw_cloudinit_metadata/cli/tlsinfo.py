@@ -1,0 +1,63 @@
+"""`tls-info`: what to give to vSphere so that hosts connect with TLS, to this server only."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import ssl
+from pathlib import Path
+
+import click
+
+from vmw_cloudinit_metadata.cli.options import key_pair_options
+from vmw_cloudinit_metadata.config import DEFAULT_LISTEN
+from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.tls import KeyPair
+
+
+@click.command("tls-info")
+@key_pair_options(is_required=True)
+@click.option("--host", help="The server's name or address for ESXi hosts. Default: this host's.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=DEFAULT_LISTEN.port,
+    show_default=True,
+)
+def tls_info(tls_cert: Path, tls_key: Path | None, host: str | None, port: int) -> None:
+    """Prints the proxy URI for the VMs' serial ports, with the certificate's thumbprint.
+
+    The thumbprint is the SHA-1 of the certificate, in hexadecimal pairs: what ESXi compares. With
+    --tls-key, it is checked too that the two belong together.
+    """
+    if tls_key:
+        KeyPair(tls_cert, tls_key).load()
+    certificate = _certificate(tls_cert)
+    host = host or socket.getfqdn()
+    authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    thumbprint = _pairs(hashlib.sha1(certificate, usedforsecurity=False).hexdigest())
+    click.echo(f"proxy URI            telnets://{authority}#thumbprint={thumbprint}")
+    click.echo(f"or, TLS agreed on    telnet://{authority}#thumbprint={thumbprint}")
+    click.echo(f"thumbprint (SHA-1)   {thumbprint}")
+    click.echo(f"SHA-256              {_pairs(hashlib.sha256(certificate).hexdigest())}")
+
+
+def _certificate(path: Path) -> bytes:
+    """The first certificate of a file, DER: the server's own, which comes before its chain."""
+    try:
+        text = path.read_text("ascii", "replace")
+    except OSError as error:
+        raise ConfigError(f"--tls-cert: {path}: {error.strerror or error}") from error
+    found = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
+    if not found:
+        raise ConfigError(f"--tls-cert: {path} holds no certificate in PEM")
+    try:
+        return ssl.PEM_cert_to_DER_cert(found[0])
+    except ValueError as error:
+        raise ConfigError(f"--tls-cert: {path} holds a damaged certificate ({error})") from error
+
+
+def _pairs(digits: str) -> str:
+    """`AB:CD:EF`"""
+    return ":".join(digits[place : place + 2] for place in range(0, len(digits), 2)).upper()
