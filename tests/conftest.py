@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,10 @@ def vm(server: ServerProcess) -> Iterator[Callable[..., Vm]]:
     yield connect
     for machine in connected:
         machine.close()
+
+
+@pytest.fixture
+def peers() -> Iterator[ExitStack]:
+    """Closes what is entered into it after the test."""
+    with ExitStack() as stack:
+        yield stack

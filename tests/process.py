@@ -10,12 +10,25 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "vmw_cloudinit_metadata"]
 LIMIT_S = 15.0
+
+
+def with_constants(**constants: float) -> list[str]:
+    """The command `run`, with other values of constants: `connection__MUTE_LINE_S=1.0`."""
+    lines = ["import importlib"]
+    for place, value in constants.items():
+        module, _, name = place.rpartition("__")
+        path = f"vmw_cloudinit_metadata.{module.replace('__', '.')}"
+        lines.append(f"module = importlib.import_module({path!r})")
+        lines.append(f"assert hasattr(module, {name!r}); module.{name} = {value!r}")
+    lines += ["from vmw_cloudinit_metadata.cli import main", "main()"]
+    return [sys.executable, "-c", "\n".join(lines), "run"]
 
 
 def run(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
@@ -90,3 +103,17 @@ class ServerProcess:
             self.wait()
         assert self._process.stderr
         self._process.stderr.close()
+
+
+def counters(server: ServerProcess) -> Counter[str]:
+    """Stops the server; what it has counted."""
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0, server.log
+    _, found, counted = server.lines[-1].partition(" stopped; ")
+    assert found, server.log
+    pairs = re.findall(r"([^,]+): (\d+)(?:, |\n)", counted)
+    return Counter({name: int(count) for name, count in pairs})
+
+
+def descriptors(server: ServerProcess) -> int:
+    return len(os.listdir(f"/proc/{server.pid}/fd"))

@@ -12,6 +12,7 @@ from typing import Any
 KNOWN = bytes.fromhex("000102032829 2B2C2D2E30 464749 5051545556575253".replace(" ", ""))
 ALWAYS_KNOWN = KNOWN[:14]
 VC_UUID = "01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 01"
+SEQUENCE = b"\x00\x00\x01\x02"
 BINARY = b"\xff\xfb\x00\xff\xfd\x00"
 
 
@@ -43,6 +44,7 @@ class Vm:
         self.socket.settimeout(10)
         self.socket.connect((address, port))
         self.raw = b""
+        self.before_go_ahead = b""
         if silent:
             return
         told = {80: vc_uuid, 82: name, 84: bios_uuid}
@@ -120,6 +122,48 @@ class Vm:
         assert told["request"] == f"REQUEST_{document}"
         assert told["message"]
         return str(told["error"])
+
+    # vMotion
+
+    def begin_move(self, sequence: bytes = SEQUENCE, limit_s: float = 10.0) -> bytes:
+        """VMOTION-BEGIN; returns the secret of the GOAHEAD that must come.
+
+        What came before it is in `before_go_ahead`.
+        """
+        self.send(suboption(40, sequence))
+        said = self.receive_matching(rb"\xff\xfa\xe8\x29(?:[^\xff]|\xff\xff)*\xff\xf0", limit_s)
+        self.before_go_ahead, _, argument = said[:-2].partition(b"\xff\xfa\xe8\x29")
+        argument = argument.replace(b"\xff\xff", b"\xff")
+        assert argument.startswith(sequence), argument
+        return argument[len(sequence) :]
+
+    @classmethod
+    def arriving(
+        cls,
+        port: int,
+        secret: bytes,
+        sequence: bytes = SEQUENCE,
+        *,
+        name: str = "web1",
+        vc_uuid: str | None = VC_UUID,
+        **settings: Any,
+    ) -> Vm:
+        """The target host's connection: says VMOTION-PEER before it tells who the VM is."""
+        target = cls(port, silent=True, **settings)
+        target.send(
+            BINARY + b"\xff\xfb\xe8" + suboption(0, KNOWN) + suboption(44, sequence + secret)
+        )
+        if vc_uuid:
+            target.send(suboption(80, vc_uuid.encode()))
+        target.send(suboption(82, name.encode()) + suboption(2, b"\x55") + suboption(2, b"\x57"))
+        return target
+
+    def is_welcome(self, sequence: bytes = SEQUENCE) -> None:
+        """VMOTION-PEER-OK must come, with the sequence only."""
+        self.receive_until(suboption(45, sequence))
+
+    def complete(self, sequence: bytes = SEQUENCE) -> None:
+        self.send(suboption(46, sequence))
 
     def close(self) -> None:
         self.socket.close()

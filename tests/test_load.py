@@ -1,0 +1,48 @@
+"""The load programs, each in a short run; CI and `make` have longer ones."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.process import CHECKOUT
+
+LIMIT_S = 60.0
+
+pytestmark = pytest.mark.slow
+SHORT_RUNS = (
+    ("fuzz", "--messages", "20000"),
+    ("soak", "--minutes", "0.05"),
+    ("moves", "--seconds", "2", "--boots", "200", "--moves", "50"),
+)
+
+
+def command(name: str, *options: str) -> list[str]:
+    return [sys.executable, "-m", f"tests.load.{name}", *options]
+
+
+@pytest.mark.parametrize("run", SHORT_RUNS, ids=lambda run: run[0])
+def test_server_under_load_does_all_that_it_promises(
+    run: tuple[str, ...], program: Callable[[str, str], str]
+) -> None:
+    program("openssl", "openssl")
+    ended = subprocess.run(
+        command(*run), capture_output=True, text=True, timeout=LIMIT_S, cwd=CHECKOUT
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_load_program_interrupted_ends_by_itself() -> None:
+    running = subprocess.Popen(
+        command("moves", "--seconds", "1000"), stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
+    )
+    assert running.stdout
+    assert running.stdout.readline().startswith("moves: server")
+    running.send_signal(signal.SIGINT)
+    told, _ = running.communicate(timeout=LIMIT_S)
+    assert running.returncode == 130
+    assert "moves: interrupted" in told
