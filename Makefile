@@ -1,6 +1,10 @@
-# make run   serve the example VMs on port 13370, in the foreground
-# make test  the quick tests
-# make check ruff and mypy
+# make run        serve the example VMs on port 13370, in the foreground
+# make test       the quick tests
+# make test-slow  the tests that take long: load, HAProxy, network namespaces (needs root)
+# make check      ruff and mypy
+# make moves      50 vMotions and 200 boots a second, for 10 s
+# make fuzz       1,000,000 hostile messages to a real server; MESSAGES=N for fewer
+# make soak       boots, moves, resets and junk mixed, for 5 minutes; MINUTES=N for more
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,14 +12,27 @@ BIN := $(VENV)/bin
 NEEDS := setup.py pyproject.toml bin/vmw-metadata-server
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check clean
+MESSAGES ?= 1000000
+MINUTES ?= 5
+
+.PHONY: run test test-slow check moves fuzz soak clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/vmw-cloudinit-metadata run --uri my-metadata \
 	    --driver-opts '{"directory": "conf/instances"}'
 
 test: $(VENV)/.installed-for-tests
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(TESTS)
+
+test-slow: $(VENV)/.installed-for-tests
+	$(BIN)/python -m pytest -m slow $(TESTS)
+
+moves fuzz soak: $(VENV)/.installed-for-tests
+	$(BIN)/python -m tests.load.$@ $(LOAD_$@)
+
+LOAD_moves := --seconds 10 --boots 200 --moves 50
+LOAD_fuzz = --messages $(MESSAGES)
+LOAD_soak = --minutes $(MINUTES)
 
 check: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .

@@ -1,0 +1,254 @@
+"""What the load programs share: a server process that is watched, and the account of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import gevent
+from gevent import monkey
+
+from tests.process import ServerProcess, with_constants
+
+INTERRUPTED = 130  # as a shell has it
+MAX_FAULTS_SHOWN = 20
+PROGRESS_S = 5.0
+NOTICED_S = 0.2  # how soon a run that is to stop does so
+GROWTH = 1.10  # what the server may have grown by
+
+# Put in front of the command line program: USR1 makes the server tell what is alive in it.
+_CENSUS = """\
+import gc, json, signal, sys
+import gevent, greenlet
+
+ALIVE = ("Connection", "Line", "Session", "Dialogue", "Journey", "Move")
+
+def root(one):
+    while one.parent:
+        one = one.parent
+    return one
+
+def census():
+    gc.collect()
+    objects = gc.get_objects()
+    greenlets = [one for one in objects if isinstance(one, greenlet.greenlet)]
+    alive = {name: sum(type(one).__name__ == name for one in objects) for name in ALIVE}
+    # Not those of the threads of the look-up pool, which grows as it needs to.
+    alive["greenlets"] = sum(root(one) is root(greenlet.getcurrent()) for one in greenlets)
+    print("census:", json.dumps(alive), file=sys.stderr, flush=True)
+
+gevent.signal_handler(signal.SIGUSR1, census)
+"""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a server process needs."""
+
+    descriptors: int
+    rss_bytes: int
+    alive: Mapping[str, int]  # objects by class, and greenlets
+
+    def __str__(self) -> str:
+        alive = ", ".join(f"{name} {count}" for name, count in self.alive.items() if count)
+        return f"{self.rss_bytes / 2**20:.1f} MiB, {self.descriptors} descriptors, {alive}"
+
+
+class WatchedServer(ServerProcess):
+    """A server process that tells what is alive in it; constants as in `with_constants`."""
+
+    def __init__(self, directory: Path, *options: str, **constants: float) -> None:
+        interpreter, flag, program, *command = with_constants(**constants)
+        self._seen_lines = 0
+        super().__init__(
+            directory, *options, command=[interpreter, flag, _CENSUS + program, *command]
+        )
+
+    @property
+    def rss_bytes(self) -> int:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found, "the server is gone"
+        return int(found[1]) * 1024
+
+    @property
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    @property
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def level(self) -> Level:
+        seen = len(self.lines)
+        self.signal(signal.SIGUSR1)
+        alive = json.loads(self._wait_for_line(r"census: (.*)", seen))
+        return Level(self.descriptors, self.rss_bytes, alive)
+
+    def _wait_for_line(self, pattern: str, seen: int, limit_s: float = 60.0) -> str:
+        """What `pattern` has in parentheses, of a line behind those that were `seen`."""
+        end_s = time.monotonic() + limit_s
+        while time.monotonic() < end_s:
+            lines = self.lines[seen:]
+            seen += len(lines)
+            for line in lines:
+                if found := re.search(pattern, line):
+                    return found[1]
+            assert lines or self.is_alive or self._reader.is_alive(), "the server has died"
+            gevent.sleep(0.01)
+        raise AssertionError(f"no {pattern!r} in the log")
+
+    def returns_to(self, before: Level, limit_s: float) -> Level:
+        """Waits until as much is alive as before, and no longer than `limit_s`."""
+        end_s = time.monotonic() + limit_s
+        while True:
+            now = self.level()
+            is_back = (now.descriptors, now.alive) == (before.descriptors, before.alive)
+            if is_back or time.monotonic() > end_s:
+                return now
+            gevent.sleep(0.5)
+
+    def new_errors(self) -> list[str]:
+        """The lines of the log, since the last call, that no server should write."""
+        lines, self._seen_lines = self.lines[self._seen_lines :], len(self.lines)
+        return [line.rstrip() for line in lines if re.search(r"Traceback| ERROR | CRITICAL ", line)]
+
+    def stop(self) -> Counter[str]:
+        """Ends it as an operator does; returns its counters."""
+        self.signal(signal.SIGTERM)
+        assert self.wait(60) == 0, "the server did not end well"
+        told = self._wait_for_line(r"stopped; (.*)", 0)
+        pairs = (part.rpartition(": ") for part in told.split(", ") if ": " in part)
+        return Counter({name: int(count) for name, _, count in pairs})
+
+
+class Run:
+    """One run of a load program: how long, what happened, and what went wrong."""
+
+    def __init__(self, name: str) -> None:
+        monkey.patch_socket()  # so that tests.vm.Vm gives way to others
+        self._name = name
+        self.is_stopped = False  # nothing more is to be begun: interrupted, or the server is gone
+        self.is_interrupted = False
+        self.counts: Counter[str] = Counter()
+        self.times: dict[str, list[float]] = {}
+        self.faults: list[str] = []
+        self.rows: list[tuple[str, str]] = []
+        self.begun_s = time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            gevent.signal_handler(number, self._interrupt)
+
+    def _interrupt(self) -> None:
+        self.is_interrupted = self.is_stopped = True
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.begun_s
+
+    def pause(self, seconds: float) -> bool:
+        """Waits; returns whether the run goes on."""
+        end_s = time.monotonic() + seconds
+        while not self.is_stopped and (left_s := end_s - time.monotonic()) > 0:
+            gevent.sleep(min(left_s, NOTICED_S))
+        return not self.is_stopped
+
+    def fault(self, text: str) -> None:
+        if not self.is_interrupted:  # then the server may be gone before its clients
+            self.faults.append(text)
+
+    @contextmanager
+    def against(self, server: WatchedServer) -> Iterator[None]:
+        """Ends the server when the run is over, or has failed."""
+        print(f"{self._name}: server {server.pid} on port {server.port}", flush=True)
+        try:
+            yield
+        except (AssertionError, OSError) as error:
+            self.fault(f"{type(error).__name__}: {str(error)[:300]}")
+        finally:
+            server.end()
+
+    @contextmanager
+    def checking(self, what: str) -> Iterator[None]:
+        """Counts what goes right, and has what goes wrong as a fault."""
+        begun_s = time.monotonic()
+        try:
+            yield
+        except (AssertionError, OSError, ValueError) as error:
+            self.fault(f"{what} failed: {type(error).__name__}: {str(error)[:300]}")
+        else:
+            self.counts[what] += 1
+            self.took(what, time.monotonic() - begun_s)
+
+    def took(self, what: str, seconds: float) -> None:
+        self.times.setdefault(what, []).append(seconds)
+
+    def expect(self, is_so: bool, otherwise: str) -> None:
+        if not is_so:
+            self.fault(otherwise)
+
+    def watch(self, server: WatchedServer, tell: Callable[[], str]) -> None:
+        """Prints how it goes, every few seconds, and looks at the server; for a greenlet."""
+        while self.pause(PROGRESS_S) and self.look_at(server):
+            size = f"server {server.rss_bytes / 2**20:.0f} MiB, {server.descriptors} descriptors"
+            print(f"{self._name}: {self.elapsed_s:.0f} s, {tell()}, {size}", flush=True)
+
+    def look_at(self, server: WatchedServer) -> bool:
+        """Whether the server is alive; what it should not have logged is a fault."""
+        for line in server.new_errors():
+            self.fault(f"in the server's log: {line[:300]}")
+        if not server.is_alive:
+            self.fault("the server has died")
+            self.is_stopped = True
+        return server.is_alive
+
+    def compare(self, before: Level, after: Level, rss_bytes: int) -> None:
+        """`before` and `after` all load; the memory against `rss_bytes`, when it was warm."""
+        growth = after.rss_bytes / rss_bytes
+        self.row("server before", str(before))
+        self.row("server after", f"{after}: {growth:.3f} of its memory when warm")
+        self.expect(
+            growth <= GROWTH, f"the server's memory has grown to {growth:.3f} of what it was"
+        )
+        self.expect(
+            (after.descriptors, after.alive) == (before.descriptors, before.alive),
+            f"not all is gone: {after}; before: {before}",
+        )
+
+    def row(self, name: str, value: str) -> None:
+        self.rows.append((name, value))
+
+    def time_rows(self) -> None:
+        for what, times_s in self.times.items():
+            ordered = sorted(times_s)
+            p50, p99, most = (
+                1000 * ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99, 1)
+            )
+            self.row(
+                what, f"{len(ordered)}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, most {most:.1f} ms"
+            )
+
+    def end(self) -> int:
+        """Prints the table; returns the exit code."""
+        width = max(len(name) for name, _ in self.rows) if self.rows else 0
+        for name, value in self.rows:
+            print(f"  {name:<{width}}  {value}")
+        for fault in self.faults[:MAX_FAULTS_SHOWN]:
+            print(f"  WRONG: {fault}")
+        if len(self.faults) > MAX_FAULTS_SHOWN:
+            print(f"  and {len(self.faults) - MAX_FAULTS_SHOWN} more")
+        outcome = "interrupted" if self.is_interrupted else "FAILED" if self.faults else "passed"
+        print(f"{self._name}: {outcome} in {self.elapsed_s:.0f} s", flush=True)
+        return 1 if self.faults else INTERRUPTED if self.is_interrupted else 0
