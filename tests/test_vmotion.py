@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmw_cloudinit_metadata.protocol import vmotion
 from vmw_cloudinit_metadata.protocol.vmotion import (
     EXPIRES_S,
     MAX_SEQUENCE_BYTES,
@@ -181,6 +182,14 @@ def test_shared_secret_expires_everywhere(later_s: float) -> None:
     clock.now_s += later_s
     assert there.arrive(b"seq1" + secret) is None
     assert not there.settle(proof, UUID)
+
+
+def test_spent_secrets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vmotion, "MAX_SPENT", 10)
+    moves = keyed()
+    for _ in range(100):
+        moves.end(begin(moves))
+    assert len(moves._spent) <= 11
 
 
 def test_spent_secrets_are_remembered_no_longer_than_they_are_fresh() -> None:

@@ -285,7 +285,7 @@ class Session:
             return
         self._is_open = True
         self._telnet.wish(Side.HIM, Option.VMWARE_TELNET_EXT, on=True)
-        postponed, self._postponed = self._postponed, []
+        postponed, self._postponed, self._postponed_bytes = self._postponed, [], 0
         for event in postponed:
             if not self.is_mute:
                 self._receive(event, is_last=False)

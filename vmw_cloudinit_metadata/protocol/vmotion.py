@@ -23,6 +23,9 @@ EXPIRES_S = 60
 
 MIN_KEY_BYTES = 16
 
+# Of secrets that must not be right again, some hundred bytes each, for as long as they are fresh.
+MAX_SPENT = 50_000
+
 _TIME_BYTES, _NONCE_BYTES, _HASH_BYTES = 4, 4, 16
 
 Source = TypeVar("Source")
@@ -182,6 +185,6 @@ class Moves(Generic[Source]):
     def _spend(self, secret: bytes) -> None:
         """Remembers it until it is no more fresh; the oldest are looked at first."""
         for oldest in list(islice(self._spent, 2)):
-            if not self._secrets.is_fresh(oldest):
+            if len(self._spent) >= MAX_SPENT or not self._secrets.is_fresh(oldest):
                 del self._spent[oldest]
         self._spent[secret] = None
