@@ -427,10 +427,10 @@ class Fuzz:
 
     def negotiating(self, peer: Peer, rng: Random) -> None:
         """It never says which service it wants; it may be waiting for TLS."""
-        peer.send(b"\xff\xfb\x00")
         if rng.random() < 0.5:
-            early = rng.choice((0, 99, 99))
-            peer.send(b"\xff\xfb\x25", *(suboption(82, b"x") for _ in range(early)))
+            early = rng.choice((0, 50, 50))
+            peer.send(b"\xff\xfb\x25", *[suboption(82, b"x" * 1000)] * early)
+        peer.send(b"\xff\xfb\x00")
         if rng.random() < 0.5:
             peer.send(
                 *(rng.choice((b"\xff\xfa\x25" + _some(rng, 5) + b"\xff\xf0", b"\xff\xfd\x25")),)
