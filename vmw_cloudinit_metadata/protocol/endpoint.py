@@ -52,6 +52,10 @@ class Endpoint:
     def subnegotiate(self, subnegotiation: telnet.Subnegotiation) -> None:
         self._out.append(telnet.encode_subnegotiation(subnegotiation))
 
+    @property
+    def has_data_to_send(self) -> bool:
+        return bool(self._out)
+
     def data_to_send(self) -> bytes:
         """Returns, once, what is to be written to the peer."""
         data = b"".join(self._out)

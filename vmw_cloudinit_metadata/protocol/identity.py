@@ -24,10 +24,22 @@ class Identity:
     """The identity of the VM of one connection, as far as it is told."""
 
     def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+        self._machine = machine
+        self._news: dict[str, Any] = {}  # what is not in the machine yet
         self.is_asked = False
         self._answerable: Sequence[Suboption] = ()
         self._unanswered: set[Suboption] = set()
+
+    @property
+    def machine(self) -> Machine:
+        """Made when it is wanted: a VM tells four things, and a machine is not cheap to make."""
+        if self._news:
+            self._machine = replace(self._machine, **self._news)
+            self._news = {}
+        return self._machine
+
+    def proxied(self, service_uri: str, direction: str) -> None:
+        self._news.update(service_uri=service_uri, direction=direction)
 
     def ask(self, known: bytes) -> Sequence[Suboption]:
         """Returns what to ask a VM that knows these suboptions."""
@@ -50,8 +62,7 @@ class Identity:
         self._unanswered.discard(code)
         told = vmware.parse_identity(code, argument)
         if told is not None:
-            field: Any = {_FIELDS[code]: told}
-            self.machine = replace(self.machine, **field)
+            self._news[_FIELDS[code]] = told
         return told is not None
 
     def will_not_hear(self, questions: bytes) -> None:
@@ -65,7 +76,8 @@ class Identity:
         self._unanswered.clear()
 
     def has_told(self, code: Suboption) -> bool:
-        return getattr(self.machine, _FIELDS[code]) is not None
+        field = _FIELDS[code]
+        return field in self._news or getattr(self._machine, field) is not None
 
     def is_settled(self, code: Suboption) -> bool:
         """Whether this is told, or will not be."""
@@ -79,8 +91,7 @@ class Identity:
     def inherit(self, source: Machine) -> None:
         """Takes what was told at the source of a move, but for what depends on the host."""
         here = self.machine
-        self.machine = replace(
-            here,
+        self._news.update(
             name=here.name or source.name,
             vc_uuid=here.vc_uuid or source.vc_uuid,
             bios_uuid=here.bios_uuid or source.bios_uuid,

@@ -7,15 +7,15 @@ state and what we say, so that two polite parties always fall silent. Pure.
 from __future__ import annotations
 
 from collections.abc import Set
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import NamedTuple
 
 from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Verb
 
 
-class Side(Enum):
-    US = "us"
-    HIM = "him"
+class Side(IntEnum):
+    US = 0
+    HIM = 1
 
 
 class Q(Enum):
@@ -28,6 +28,8 @@ class Q(Enum):
     WANTYES = "WANTYES"
     WANTYES_OPPOSITE = "WANTYES OPPOSITE"
 
+    __hash__ = object.__hash__  # in C; Enum's own is not, and each negotiation needs it
+
 
 class Hears(Enum):
     """What can happen to one option of one side."""
@@ -37,6 +39,8 @@ class Hears(Enum):
     NEGATIVE = "WONT or DONT"
     ENABLE = "we wish it on"
     DISABLE = "we wish it off"
+
+    __hash__ = object.__hash__
 
 
 class Step(NamedTuple):
@@ -99,8 +103,8 @@ class Options:
     """The options of one connection; `us` and `him` are those that each side may switch on."""
 
     def __init__(self, us: Set[int], him: Set[int]) -> None:
-        self._agreeable = {Side.US: us, Side.HIM: him}
-        self._states: dict[tuple[Side, int], Q] = {}  # what is not in it is NO
+        self._agreeable = (us, him)
+        self._states: tuple[dict[int, Q], dict[int, Q]] = ({}, {})  # what is not in it is NO
 
     def receive(self, negotiation: Negotiation) -> Negotiation | None:
         """Returns what to say to a negotiation that arrived, or None for silence."""
@@ -118,12 +122,13 @@ class Options:
         return self._step(side, option, Hears.ENABLE if on else Hears.DISABLE)
 
     def is_on(self, side: Side, option: int) -> bool:
-        return self._states.get((side, option)) is Q.YES
+        return self._states[side].get(option) is Q.YES
 
     def _step(self, side: Side, option: int, hears: Hears) -> Negotiation | None:
-        state, say = TRANSITIONS[self._states.get((side, option), Q.NO), hears]
+        states = self._states[side]
+        state, say = TRANSITIONS[states.get(option, Q.NO), hears]
         if state is Q.NO:
-            self._states.pop((side, option), None)
+            states.pop(option, None)
         else:
-            self._states[side, option] = state
+            states[option] = state
         return None if say is None else Negotiation(_LEAVES[side, say], option)

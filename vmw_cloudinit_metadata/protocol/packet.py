@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 # A request has some 20 bytes; the rest is room for the noise that may stand before it.
 MAX_LINE_BYTES = 4096
@@ -32,6 +33,7 @@ class Packet:
         return self.code.removeprefix(REQUEST) if self.code.startswith(REQUEST) else None
 
 
+@lru_cache(maxsize=256)  # guests say the same few lines
 def parse(line: bytes) -> Packet | None:
     """The packet on a line, or None. In a noisy line the packet begins at the last `!!`."""
     match = _PACKET.fullmatch(line[max(line.rfind(b"!!"), 0) :].rstrip(b" \t\0"))

@@ -9,7 +9,7 @@ what it has to do (hold the answers, let the target's session `take_over`). Pure
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
@@ -119,6 +119,8 @@ class Session:
         self._stray: stranger.Watch | None = stranger.Watch()
         # Before TLS is settled
         self._is_open = False  # VMWARE-TELNET-EXT was asked for
+        self._is_last = False  # the event in hand is the last that was received
+        self._is_settling = False  # the VM has offered TLS, and has neither begun nor refused it
         self._postponed: list[telnet.Event] = []
         self._postponed_bytes = 0
         # Who it is
@@ -152,8 +154,8 @@ class Session:
             if self._arrival and self._arrival.is_over:
                 self._behind.append(event)
                 continue
-            is_last = place == len(events) and self._telnet.is_idle and data.endswith(_SE)
-            self._receive(event, is_last=is_last)
+            self._is_last = place == len(events) and self._telnet.is_idle and data.endswith(_SE)
+            self._receive(event)
         if data and self._telnet.is_idle and not self._is_settling:
             self._open()
         return self._take_events()
@@ -192,7 +194,7 @@ class Session:
         behind, self._behind = self._behind, []
         for event in behind:
             if not self.is_mute:
-                self._receive(event, is_last=False)
+                self._receive(event)
         return self._take_events()
 
     def end_move(self) -> None:
@@ -216,13 +218,17 @@ class Session:
         """Whether a request waits for the VM to be identified."""
         return bool(self._waiting)
 
+    @property
+    def has_data_to_send(self) -> bool:
+        return self._telnet.has_data_to_send
+
     def data_to_send(self) -> bytes:
         """Returns, once, what is to be written to the peer."""
         return self._telnet.data_to_send()
 
     # Telnet
 
-    def _receive(self, event: telnet.Event, *, is_last: bool) -> None:
+    def _receive(self, event: telnet.Event) -> None:
         match event:
             case telnet.Data(payload):
                 self._receive_payload(payload)
@@ -231,7 +237,7 @@ class Session:
             case telnet.Negotiation():
                 self._receive_negotiation(event)
             case telnet.Subnegotiation(Option.AUTHENTICATION, payload):
-                self._receive_authentication(payload, is_last)
+                self._receive_authentication(payload)
             case telnet.Subnegotiation() if self._is_settling:
                 self._postpone(event)
             case telnet.Subnegotiation(Option.VMWARE_TELNET_EXT, payload):
@@ -244,17 +250,20 @@ class Session:
             self._stray = None
 
     def _receive_negotiation(self, negotiation: telnet.Negotiation) -> None:
-        extension, authentication_ = Option.VMWARE_TELNET_EXT, Option.AUTHENTICATION
-        had, was_settling = self._telnet.is_on(Side.HIM, extension), self._is_settling
+        option, verb = negotiation.option, negotiation.verb
+        was_on = self._telnet.is_on(Side.HIM, option)
         self._telnet.negotiate(negotiation)
-        has = self._telnet.is_on(Side.HIM, extension)
-        if has and not had:
+        if option == Option.VMWARE_TELNET_EXT:
+            self._extension_negotiated(verb, was_on)
+        elif option == Option.AUTHENTICATION:
+            self._authentication_negotiated(was_on)
+
+    def _extension_negotiated(self, verb: Verb, was_on: bool) -> None:
+        if not was_on and self._telnet.is_on(Side.HIM, Option.VMWARE_TELNET_EXT):
             # At once: a VM may wait for our list before it sends its own.
             self._say(Suboption.KNOWN_SUBOPTIONS_2, bytes(Suboption))
-        elif negotiation == telnet.Negotiation(Verb.WONT, extension) and not self._proxying:
+        elif verb is Verb.WONT and not self._proxying:
             self._estrange("a telnet client that refuses VMWARE-TELNET-EXT")
-        elif negotiation.option == authentication_ and was_settling != self._is_settling:
-            self._authentication_switched()
 
     # Peers that are no hypervisor
 
@@ -274,11 +283,6 @@ class Session:
 
     # TLS by AUTHENTICATION
 
-    @property
-    def _is_settling(self) -> bool:
-        """Whether the VM has offered TLS and has neither begun nor refused it."""
-        return self._telnet.is_on(Side.HIM, Option.AUTHENTICATION)
-
     def _open(self) -> None:
         """Asks for VMWARE-TELNET-EXT, and takes up what was postponed."""
         if self._is_open or self.is_mute:
@@ -288,7 +292,7 @@ class Session:
         postponed, self._postponed, self._postponed_bytes = self._postponed, [], 0
         for event in postponed:
             if not self.is_mute:
-                self._receive(event, is_last=False)
+                self._receive(event)
 
     def _postpone(self, event: telnet.Event) -> None:
         self._is_open = False
@@ -298,20 +302,22 @@ class Session:
         else:
             self._fault("too much before the end of AUTHENTICATION")
 
-    def _authentication_switched(self) -> None:
-        if self._is_settling:
+    def _authentication_negotiated(self, was_on: bool) -> None:
+        self._is_settling = self._telnet.is_on(Side.HIM, Option.AUTHENTICATION)
+        if self._is_settling and not was_on:
             self._telnet.subnegotiate(authentication.SEND)
-        else:
+        elif was_on and not self._is_settling:
             self._open()
 
-    def _receive_authentication(self, payload: bytes, is_last: bool) -> None:
+    def _receive_authentication(self, payload: bytes) -> None:
         modifier = authentication.start_modifier(payload)
         if not self._is_settling or not authentication.is_answer(payload):
             self._fault("unexpected AUTHENTICATION")
         elif modifier is None:  # another type, such as NULL: it goes on without TLS
             self._telnet.wish(Side.HIM, Option.AUTHENTICATION, on=False)
+            self._is_settling = False
             self._open()
-        elif not is_last:
+        elif not self._is_last:
             # What is there already was said in plain, by whoever is in between.
             reason = "it sends plain bytes behind its START of TLS"
             self._refuse("plain bytes before TLS", reason, is_attack=True)
@@ -366,8 +372,8 @@ class Session:
             self._proxied(uri, direction)
 
     def _proxied(self, service_uri: str, direction: str) -> None:
-        was = self.machine
-        self._identity.machine = replace(was, service_uri=service_uri, direction=direction)
+        was = self.machine if self.identified else None
+        self._identity.proxied(service_uri, direction)
         self._changed_from(was)
 
     @property
@@ -484,13 +490,13 @@ class Session:
     # Who the VM is
 
     def _tells(self, code: Suboption, argument: bytes) -> None:
-        was = self.machine
+        was = self.machine if self.identified else None
         if not self._identity.hear(code, argument):
             self._fault(f"unusable {_named(code)}")
         self._changed_from(was)
 
-    def _changed_from(self, was: Machine) -> None:
-        if self.identified and self.machine != was:
+    def _changed_from(self, was: Machine | None) -> None:
+        if was is not None and self.machine != was:
             self._emit(Identified(self.machine))
         self._identify()
 

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import IntEnum
 
 SE, NOP, GA, SB, IAC = 240, 241, 249, 250, 255
 _IAC = bytes([IAC])
@@ -62,38 +63,33 @@ class Malformed:
 Event = Data | Negotiation | Subnegotiation | Malformed
 
 
-class _State(Enum):
-    DATA = "data"
-    COMMAND = "after IAC"
-    OPTION = "after WILL, WONT, DO or DONT"
-    SB = "in a subnegotiation"
-    SB_COMMAND = "after IAC in a subnegotiation"
-
-
 class Decoder:
-    """Decodes one direction of one connection. Never raises; keeps at most one subnegotiation."""
+    """Decodes one direction of one connection. Never raises; keeps at most one subnegotiation.
+
+    Its state is the step that reads what comes next.
+    """
 
     def __init__(self, max_subnegotiation_bytes: int = MAX_SUBNEGOTIATION_BYTES) -> None:
         self._limit = max_subnegotiation_bytes
-        self._state = _State.DATA
+        self._step: _Step = Decoder._in_data
         self._verb = Verb.WILL
         self._payload = bytearray()  # option and payload of the subnegotiation under way
         self._overlong = False
 
     def receive_data(self, data: bytes) -> list[Event]:
         """Returns the events that `data` completes, in order."""
-        if self._state is _State.DATA and _IAC not in data:
+        if self.is_idle and _IAC not in data:
             return [Data(data)] if data else []
         events: list[Event] = []
         position = 0
         while position < len(data):
-            position = _STEPS[self._state](self, data, position, events)
+            position = self._step(self, data, position, events)
         return events
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing has begun that is not complete."""
-        return self._state is _State.DATA
+        return self._step is Decoder._in_data
 
     # Each step reads from `start` and returns the position behind what it has read.
 
@@ -102,30 +98,30 @@ class Decoder:
         if end < 0:
             end = len(data)
         else:
-            self._state = _State.COMMAND
+            self._step = Decoder._after_iac
         if end > start:
             events.append(Data(data[start:end]))
         return end + 1
 
     def _after_iac(self, data: bytes, start: int, events: list[Event]) -> int:
-        self._state = _State.DATA
+        self._step = Decoder._in_data
         match data[start]:
             case 255:
                 events.append(Data(_IAC))
             case 251 | 252 | 253 | 254:
                 self._verb = Verb(data[start])
-                self._state = _State.OPTION
+                self._step = Decoder._in_option
             case 250:
                 self._payload.clear()
                 self._overlong = False
-                self._state = _State.SB
+                self._step = Decoder._in_subnegotiation
             case command if not NOP <= command <= GA:
                 events.append(Malformed("unknown telnet command"))
         return start + 1
 
     def _in_option(self, data: bytes, start: int, events: list[Event]) -> int:
         events.append(Negotiation(self._verb, data[start]))
-        self._state = _State.DATA
+        self._step = Decoder._in_data
         return start + 1
 
     def _in_subnegotiation(self, data: bytes, start: int, events: list[Event]) -> int:
@@ -133,22 +129,22 @@ class Decoder:
         if end < 0:
             end = len(data)
         else:
-            self._state = _State.SB_COMMAND
+            self._step = Decoder._after_iac_in_subnegotiation
         self._keep(data[start:end], events)
         return end + 1
 
     def _after_iac_in_subnegotiation(self, data: bytes, start: int, events: list[Event]) -> int:
         match data[start]:
             case 255:  # RFC 855: IAC is doubled inside SB
-                self._state = _State.SB
+                self._step = Decoder._in_subnegotiation
                 self._keep(_IAC, events)
                 return start + 1
             case 240:
-                self._state = _State.DATA
+                self._step = Decoder._in_data
                 self._end_subnegotiation(events)
                 return start + 1
             case _:  # the subnegotiation was never ended: drop it, and obey the command
-                self._state = _State.COMMAND
+                self._step = Decoder._after_iac
                 events.append(Malformed("unterminated subnegotiation"))
                 return start
 
@@ -170,13 +166,7 @@ class Decoder:
             events.append(Malformed("subnegotiation without an option"))
 
 
-_STEPS = {
-    _State.DATA: Decoder._in_data,
-    _State.COMMAND: Decoder._after_iac,
-    _State.OPTION: Decoder._in_option,
-    _State.SB: Decoder._in_subnegotiation,
-    _State.SB_COMMAND: Decoder._after_iac_in_subnegotiation,
-}
+_Step = Callable[[Decoder, bytes, int, list[Event]], int]
 
 
 class NvtDecoder:
