@@ -4,32 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import socket as stdlib_socket
 from collections.abc import Callable
 from contextlib import suppress
+from socket import socket
 from typing import Any
 
 from gevent.server import StreamServer
-from gevent.socket import socket
-
-from vmw_cloudinit_metadata.config import Address
-from vmw_cloudinit_metadata.errors import ConfigError
-
-# Thousands of VMs dial in the same instant after a power cut. The kernel caps it at somaxconn.
-BACKLOG = 4096
-
-# A host that dies without a FIN is found after 300 + 5 * 12 = 360 s, about when ESXi finds a dead
-# proxy (serialN.keepIdle).
-KEEPALIVE = (
-    (stdlib_socket.TCP_KEEPIDLE, 300),
-    (stdlib_socket.TCP_KEEPINTVL, 12),
-    (stdlib_socket.TCP_KEEPCNT, 5),
-)
-
-# The system takes no more than this beyond what the peer has room for: what a guest reads slowly
-# stays here, where a vMotion can hold it back.
-_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; not in Python's socket
-_NOTSENT_BYTES = 16 * 1024
 
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
@@ -67,7 +47,9 @@ class Acceptor(StreamServer):
         if not self._is_welcome(str(address[0])):
             os.close(descriptor)
             return None
+        # Not gevent's: nobody waits through it, and that would bring two watchers of its own.
         accepted = socket(self.socket.family, self.socket.type, self.socket.proto, descriptor)
+        accepted.setblocking(False)
         return accepted, address
 
     def _accept(self) -> tuple[int, tuple[Any, ...]]:
@@ -100,26 +82,3 @@ class Acceptor(StreamServer):
         if self._spare >= 0:
             os.close(self._spare)
             self._spare = -1
-
-
-def listen(address: Address, ipv6_only: bool) -> socket:
-    """A listening socket, whose options the accepted ones inherit; raises ConfigError."""
-    try:
-        family, kind, protocol, _, resolved = stdlib_socket.getaddrinfo(
-            address.host, address.port, type=stdlib_socket.SOCK_STREAM
-        )[0]
-        listener = socket(family, kind, protocol)
-        listener.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
-        listener.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_KEEPALIVE, 1)
-        listener.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
-        listener.setsockopt(stdlib_socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_BYTES)
-        for option, value in KEEPALIVE:
-            listener.setsockopt(stdlib_socket.IPPROTO_TCP, option, value)
-        if family == stdlib_socket.AF_INET6:
-            only = stdlib_socket.IPV6_V6ONLY
-            listener.setsockopt(stdlib_socket.IPPROTO_IPV6, only, ipv6_only)
-        listener.bind(resolved)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
-    return listener

@@ -8,15 +8,14 @@ happens inside `guarded`.
 from __future__ import annotations
 
 import logging
-import socket as stdlib_socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from socket import SHUT_RDWR, SHUT_WR, socket
 from typing import Any
 
 import gevent
-from gevent.socket import socket
 
 from vmw_cloudinit_metadata.admission import plain_host
 from vmw_cloudinit_metadata.line import Line
@@ -43,10 +42,10 @@ _READABLE = 1  # libev's EV_READ
 
 
 class Connection:
-    """Serves one socket, which the caller closes when `serve` returns; `str` is the peer."""
+    """Serves one non-blocking socket, which the caller closes when `serve` returns; `str` is the
+    peer."""
 
     def __init__(self, shared: Shared, sock: socket, host: str, port: int) -> None:
-        sock.setblocking(False)
         self._shared = shared
         self._sock = sock
         self._output = Output(sock, shared.deadlines, self._all_is_sent, self._stalled)
@@ -88,7 +87,7 @@ class Connection:
         """Ends the connection: its reader sees the end of the stream."""
         self._is_over = True
         with suppress(OSError):  # the peer was faster
-            self._sock.shutdown(stdlib_socket.SHUT_RDWR)
+            self._sock.shutdown(SHUT_RDWR)
 
     def finish(self) -> None:
         """Tells the peer that nothing more comes; what it still says is not heard."""
@@ -102,7 +101,7 @@ class Connection:
             self._say_end()
 
     def _say_end(self) -> None:
-        self._sock.shutdown(stdlib_socket.SHUT_WR)
+        self._sock.shutdown(SHUT_WR)
 
     def guarded(self, step: Callable[..., None], *arguments: Any) -> None:
         """Runs one step; whatever goes wrong in it ends this connection and no other."""

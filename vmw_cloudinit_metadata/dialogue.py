@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +37,10 @@ class Dialogue:
     def __init__(self, shared: Shared, line: Line) -> None:
         self._shared = shared
         self.line = line
-        self._requests: deque[str] = deque()
+        self._requests: list[str] = []  # as a deque each would take 600 bytes
         self._is_looking_up = False
         self._is_pausing = False
-        self._unsent: deque[memoryview] = deque()
+        self._unsent: list[memoryview] = []
         self._unsent_bytes = 0
         self._has_lost = False  # requests, since all were answered
         self._owes_line_feed = False
@@ -151,7 +150,7 @@ class Dialogue:
         self._say(error_packet(document, failure.error))
 
     def _take_request(self) -> str:
-        document = self._requests.popleft()
+        document = self._requests.pop(0)
         self._has_lost = self._has_lost and bool(self._requests)
         return document
 
@@ -170,7 +169,7 @@ class Dialogue:
         while self._unsent and self.line.can_speak:
             piece = self._unsent[0][:PIECE_BYTES]
             if len(piece) == len(self._unsent[0]):
-                self._unsent.popleft()
+                del self._unsent[0]
             else:
                 self._unsent[0] = self._unsent[0][PIECE_BYTES:]
             self._unsent_bytes -= len(piece)

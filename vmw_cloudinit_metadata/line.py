@@ -79,8 +79,11 @@ class Line:
     # What the connection tells it
 
     def receive(self, data: bytes) -> None:
-        if not self.session.is_mute:
-            self._handle(self.session.receive_data(data, time.monotonic()))
+        if self.session.is_mute:
+            return
+        told = self.session.receive_data(data, time.monotonic())
+        if told or self.session.has_data_to_send:  # a guest's bytes often come one by one
+            self._handle(told)
 
     def peer_is_silent(self) -> None:
         self.session.peer_is_silent()

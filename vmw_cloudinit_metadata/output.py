@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
+from socket import socket
 from typing import Any
 
 import gevent
-from gevent.socket import socket
 
 from vmw_cloudinit_metadata.deadlines import Deadlines
 
@@ -36,7 +35,7 @@ class Output:
         self._on_empty = on_empty
         self._on_stalled = on_stalled
         self._watcher: Any = None
-        self._waiting: deque[memoryview] = deque()
+        self._waiting: list[memoryview] = []  # few: a deque would take 600 bytes
         self._broken = False
         self.waiting_bytes = 0
 
@@ -46,12 +45,10 @@ class Output:
 
     def write(self, data: bytes) -> None:
         """Sends what the socket takes and keeps the rest."""
-        rest = memoryview(data)
-        if not self._waiting:
-            rest = rest[self._send(rest) :]
-        if rest:
-            self._waiting.append(rest)
-            self.waiting_bytes += len(rest)
+        sent = 0 if self._waiting else self._send(data)
+        if sent < len(data):
+            self._waiting.append(memoryview(data)[sent:])
+            self.waiting_bytes += len(data) - sent
             self._watch()
 
     def close(self) -> None:
@@ -80,12 +77,12 @@ class Output:
             if sent < len(self._waiting[0]):
                 self._waiting[0] = self._waiting[0][sent:]
                 return
-            self._waiting.popleft()
+            del self._waiting[0]
         self._watcher.stop()
         self._deadlines.cancel(self._on_stalled)
         self._on_empty()
 
-    def _send(self, data: memoryview) -> int:
+    def _send(self, data: bytes | memoryview) -> int:
         """How many bytes the socket took; all, if the peer is gone: the reader learns of that."""
         if self._broken:
             return len(data)
