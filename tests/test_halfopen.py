@@ -16,8 +16,8 @@ import pytest
 
 from tests.peer import SocketVm, connected, is_served
 from tests.process import ServerProcess, with_constants
-from vmw_cloudinit_metadata import acceptor
 from vmw_cloudinit_metadata.config import Address
+from vmw_cloudinit_metadata.listener import listen_on
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ class Network:
 def quick_keepalive(probes: int) -> list[str]:
     """The command `run` with a probe after each second of silence."""
     each_s = ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1))
-    return with_constants(acceptor__KEEPALIVE=(*each_s, (socket.TCP_KEEPCNT, probes)))
+    return with_constants(listener__KEEPALIVE=(*each_s, (socket.TCP_KEEPCNT, probes)))
 
 
 @pytest.fixture
@@ -125,7 +125,8 @@ def test_dead_host_makes_room_for_its_vms_to_come_back(
 
 
 def test_keepalive_of_an_accepted_connection_finds_a_dead_host_within_about_6_minutes() -> None:
-    with acceptor.listen(Address("127.0.0.1", 0), ipv6_only=False) as listener:
+    (listener,) = listen_on([Address("127.0.0.1", 0)])
+    with listener:
         with socket.create_connection(listener.getsockname(), timeout=10):
             accepted, _ = listener.accept()
         with accepted:

@@ -7,13 +7,13 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from socket import socket
 from typing import Any
 
 import gevent
 from gevent.event import Event
-from gevent.socket import socket
 
-from vmw_cloudinit_metadata.acceptor import Acceptor, listen
+from vmw_cloudinit_metadata.acceptor import Acceptor
 from vmw_cloudinit_metadata.admission import (
     MAX_PER_HOST,
     Admission,
@@ -25,6 +25,7 @@ from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.connection import Connection
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.listener import listen_on, name_of
 from vmw_cloudinit_metadata.lookup import Lookup
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
@@ -32,7 +33,6 @@ from vmw_cloudinit_metadata.shared import Shared
 from vmw_cloudinit_metadata.tls import KeyPair
 
 log = logging.getLogger(__name__)
-start_log = logging.getLogger(f"{__name__}.start")  # shown at every log level
 
 _POLL_S = 0.02  # while stopping
 
@@ -63,9 +63,11 @@ class MetadataServer:
         tls: TlsPolicy = TlsPolicy.OFF,
         key_pair: KeyPair | None = None,  # where tls is not OFF
         vmotion_key: bytes | None = None,  # None: only this process knows its moves
+        reuse_port: bool = False,  # other processes of ours accept on the same addresses
     ) -> None:
         self._driver = driver
         self._listen = [Address(*address) for address in listen]
+        self._reuse_port = reuse_port
         self._drain_s = drain_s
         self._key_pair = key_pair if tls is not TlsPolicy.OFF else None
         if max_connections is None:
@@ -91,7 +93,7 @@ class MetadataServer:
     @property
     def addresses(self) -> list[Address]:
         """Where the server listens, with the real ports."""
-        return [Address(*server.socket.getsockname()[:2]) for server in self._servers]
+        return [name_of(server.socket) for server in self._servers]
 
     @property
     def max_connections(self) -> int:
@@ -104,14 +106,10 @@ class MetadataServer:
 
     def start(self) -> None:
         """Listens and accepts; raises ConfigError if an address cannot be had."""
-        has_ipv4 = any(":" not in address.host for address in self._listen)
-        for address in self._listen:
-            listener = listen(address, ipv6_only=has_ipv4)
+        for listener in listen_on(self._listen, reuse_port=self._reuse_port):
             server = Acceptor(listener, self._serve, self._is_welcome, self._no_descriptor)
             server.start()
             self._servers.append(server)
-        for address in self.addresses:
-            start_log.info("listening on %s", address)
 
     def reload(self) -> None:
         """Reads the certificate and its key again, for connections from now on. One that cannot be
@@ -154,8 +152,7 @@ class MetadataServer:
         self._shared.deadlines.close()
         self._shared.lookup.close()
         self._driver.close()
-        counted = ", ".join(f"{name}: {count}" for name, count in sorted(self.counters.items()))
-        log.info("stopped; %s", counted or "nothing was asked")
+        log.debug("stopped")
 
     def _wait_while(self, condition: Callable[[], bool], limit_s: float) -> None:
         """Waits for as long as `condition` is true, for at most `limit_s`, or until in a hurry."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import gevent
 
-from vmw_cloudinit_metadata.admission import MAX_PER_HOST, Network, raise_descriptor_limit
+from vmw_cloudinit_metadata.admission import (
+    MAX_PER_HOST,
+    Network,
+    connections_by_descriptors,
+    raise_descriptor_limit,
+)
 from vmw_cloudinit_metadata.cli.options import (
     ADDRESS,
     FILE,
@@ -21,13 +23,19 @@ from vmw_cloudinit_metadata.cli.options import (
     driver_options,
     key_pair_options,
 )
+from vmw_cloudinit_metadata.cli.serve import (
+    serve_alone,
+    serve_by_workers,
+    start_log,
+    tell_who_may_connect,
+)
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.drivers.driver import load
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.printable import one_line
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import MIN_KEY_BYTES
-from vmw_cloudinit_metadata.server import MetadataServer, start_log
+from vmw_cloudinit_metadata.server import MetadataServer
 from vmw_cloudinit_metadata.tls import KeyPair
 
 log = logging.getLogger(__name__)
@@ -107,6 +115,14 @@ class LineFormatter(logging.Formatter):
     "Default: --max-connections.",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many processes serve, under a parent that starts and watches them.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="info",
@@ -151,45 +167,47 @@ def run(
     tls_cert: Path | None,
     tls_key: Path | None,
     vmotion_key_file: Path | None,
+    workers: int,
     **limits: Any,
 ) -> None:
     """Serves VMs in the foreground until TERM or INT, which finish the answers under way.
 
     HUP reads the certificate again.
     """
-    _set_up_logging(log_level)
+    _set_up_logging(log_level, with_process=workers > 1)
     was, descriptors = raise_descriptor_limit()
     key_pair = _key_pair(tls_cert, tls_key)
-    vmotion_key = _key(vmotion_key_file)
-    server = MetadataServer(
-        load(driver_spec, driver_opts),
-        uris,
-        listen,
-        allow=allow,
-        proxy_protocol=proxy_protocol,
-        max_connections=max_connections,
-        key_pair=key_pair,
-        tls=_tls_policy(tls, key_pair),
-        vmotion_key=vmotion_key,
+    settings = {
+        "allow": allow,
+        "proxy_protocol": proxy_protocol,
+        "max_connections": max_connections or workers * connections_by_descriptors(),
+        "key_pair": key_pair,
+        "tls": _tls_policy(tls, key_pair),
+        "vmotion_key": _key(vmotion_key_file),
         **limits,
-    )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, server.ask_to_stop)
-    gevent.signal_handler(signal.SIGHUP, server.reload)
-    server.start()
-    log.info(
-        "at most %d connections, %d of one host; descriptors: %d (soft limit was %d)",
-        *(server.max_connections, limits["max_per_host"], descriptors, was),
-    )
-    if server.max_connections >= descriptors:
-        start_log.warning("--max-connections is more than there are descriptors")
-    if not allow and not all(map(_is_loopback, listen)):
-        start_log.warning(
-            "EVERYONE who can reach %s may ask for the data of any VM: "
-            "name the networks of your ESXi hosts with --allow",
-            ", ".join(map(str, listen)),
+    }
+
+    def make(addresses: Sequence[Address], **further: Any) -> MetadataServer:
+        driver = load(driver_spec, driver_opts)
+        return MetadataServer(driver, uris, addresses, **(settings | further))
+
+    def announce(addresses: Sequence[Address]) -> None:
+        for address in addresses:
+            start_log.info("listening on %s", address)
+        log.info(
+            "at most %d connections, %d of one host; descriptors: %d (soft limit was %d)",
+            *(settings["max_connections"], settings["max_per_host"], descriptors, was),
         )
-    server.serve_until_stopped()
+        if settings["max_connections"] >= workers * descriptors:
+            start_log.warning("--max-connections is more than there are descriptors")
+        tell_who_may_connect(addresses, has_allow=bool(allow))
+
+    if workers == 1:
+        counters = serve_alone(make, listen, announce)
+    else:
+        counters = serve_by_workers(make, listen, announce, workers, settings)
+    counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))
+    log.info("stopped; %s", counted or "nothing was asked")
 
 
 def _key_pair(certificate: Path | None, key: Path | None) -> KeyPair | None:
@@ -222,15 +240,11 @@ def _key(path: Path | None) -> bytes | None:
     return key
 
 
-def _is_loopback(address: Address) -> bool:
-    try:
-        return ipaddress.ip_address(address.host).is_loopback
-    except ValueError:
-        return address.host == "localhost"
-
-
-def _set_up_logging(level: str) -> None:
+def _set_up_logging(level: str, *, with_process: bool) -> None:
+    # Nothing of this is in a line; each costs something at every one.
+    logging.logThreads = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    process = "[%(process)d] " if with_process else ""
+    handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {process}%(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     start_log.setLevel(logging.INFO)

@@ -1,0 +1,179 @@
+"""Several processes on one port."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.process import ServerProcess, run
+from tests.vm import SEQUENCE, Vm, suboption
+
+Start = Callable[..., ServerProcess]
+
+
+def children(pid: int) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+    end_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def connections(pid: int) -> int:
+    """How many sockets a process has."""
+    links = Path(f"/proc/{pid}/fd").iterdir()
+    return sum("socket:" in str(link.readlink()) for link in links)
+
+
+def counted(server: ServerProcess, name: str) -> int:
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    found = re.search(rf"[;,] {re.escape(name)}: (\d+)", server.lines[-1])
+    return int(found[1]) if found else 0
+
+
+def served(server: ServerProcess) -> None:
+    machine = Vm(server.port)
+    assert machine.metadata()["instance-id"] == "my-instance"
+    machine.close()
+
+
+def test_all_workers_serve_and_their_counters_are_one_sum(start: Start) -> None:
+    server = start("--workers", "2")
+    assert server.log.count("listening on") == 1
+    machines = [Vm(server.port) for _ in range(30)]
+    workers = children(server.pid)
+    assert len(workers) == 2
+    assert {machine.metadata()["instance-id"] for machine in machines} == {"my-instance"}
+    assert all(connections(worker) > 5 for worker in workers)
+    for machine in machines:
+        machine.close()
+    assert counted(server, "answered") == 30
+
+
+def test_worker_that_dies_is_started_again_within_a_second(start: Start) -> None:
+    server = start("--workers", "2")
+    for _ in range(10):
+        served(server)
+    before = children(server.pid)
+    time.sleep(0.6)  # its counters are told twice a second
+    os.kill(next(iter(before)), signal.SIGKILL)
+    killed_s = time.monotonic()
+    wait_until(lambda: len(children(server.pid)) == 2 and children(server.pid) != before)
+    assert time.monotonic() - killed_s < 1
+    server.wait_for("has ended with -9: another one is started")
+    (new,) = children(server.pid) - before
+    wait_until(lambda: connections(new) > 1)
+    for _ in range(10):
+        served(server)
+    assert counted(server, "answered") == 20
+
+
+def test_term_finishes_the_answers_of_all_workers(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "calls").touch()
+    server = start(
+        *("--workers", "2", "--driver", "tests.scripted_driver:ScriptedDriver"),
+        driver_opts={"calls": str(tmp_path / "calls")},
+    )
+    machines = [Vm(server.port, f"sleep-1 {number}") for number in range(10)]
+    for machine in machines:
+        machine.receive_until(suboption(71))
+        machine.send(b"!!REQUEST_METADATA#\n")
+    time.sleep(0.2)
+    server.signal(signal.SIGTERM)
+    for machine in machines:
+        assert machine.answer()[0] == "RESPONSE_METADATA"
+        machine.close()
+    assert server.wait() == 0
+    assert (tmp_path / "calls").read_text().count("closed") == 2
+
+
+def test_workers_stop_when_their_parent_is_killed(start: Start) -> None:
+    server = start("--workers", "2")
+    workers = children(server.pid)
+    server.signal(signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, workers)))
+
+
+def test_hup_reaches_all_workers(start: Start) -> None:
+    server = start("--workers", "3")
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: server.log.count("there is no certificate to read again") == 3)
+
+
+def test_port_in_use_is_told_once(own_instances: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = run(
+            *("run", "--uri", "x", "--workers", "2"),
+            *("--listen", f"127.0.0.1:{taken.getsockname()[1]}"),
+            *("--driver-opts", json.dumps({"directory": str(own_instances)})),
+        )
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "Address already in use" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--driver-opts", '{"directory": "/nowhere"}'], "'/nowhere'"),
+        (["--driver", "no.such:Driver"], "cannot import 'no.such'"),
+    ],
+    ids=["directory", "driver"],
+)
+def test_driver_that_cannot_be_loaded_is_told_once(options: list[str], told: str) -> None:
+    ended = run("run", "--uri", "x", "--workers", "2", "--listen", "127.0.0.1:0", *options)
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_vm_moves_from_any_worker_to_any_other(start: Start) -> None:
+    server = start("--workers", "2")
+    for number in range(20):
+        source = Vm(server.port)
+        target = Vm.arriving(server.port, source.begin_move())
+        target.is_welcome()
+        target.complete()
+        assert target.metadata()["instance-id"] == "my-instance", number
+        source.close()
+        target.close()
+    server.signal(signal.SIGTERM)
+    server.wait()
+    told = server.lines[-1]
+    here, elsewhere = (
+        int(found[1]) if (found := re.search(rf"vMotions {name}: (\d+)", told)) else 0
+        for name in ("completed", "from elsewhere")
+    )
+    assert here + elsewhere == 20
+    assert elsewhere > 0
+
+
+def test_wrong_secret_is_refused_by_every_worker(start: Start) -> None:
+    server = start("--workers", "2")
+    source = Vm(server.port)
+    secret = source.begin_move()
+    for _ in range(10):
+        wrong = Vm.arriving(server.port, secret[:-1] + bytes([secret[-1] ^ 1]))
+        wrong.receive_until(suboption(3, b"\x2c"))
+    source.send(suboption(48))
+    assert source.metadata()["instance-id"] == "my-instance"
+    assert len(SEQUENCE + secret) == 28
