@@ -1,5 +1,5 @@
-"""What pyproject.toml has no key for: the program that supervisord runs."""
+"""What pyproject.toml has no key for: the programs that run from a checkout too."""
 
 from setuptools import setup
 
-setup(scripts=["bin/vmw-metadata-server"])
+setup(scripts=["bin/vmw-metadata-server", "bin/vmw-metadata-client"])

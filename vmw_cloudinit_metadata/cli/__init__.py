@@ -8,6 +8,7 @@ import sys
 import click
 
 from vmw_cloudinit_metadata import __version__
+from vmw_cloudinit_metadata.cli.client import client
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.cli.show import show
 from vmw_cloudinit_metadata.cli.tlsinfo import tls_info
@@ -27,6 +28,7 @@ cli.add_command(run)
 cli.add_command(show)
 cli.add_command(validate)
 cli.add_command(tls_info)
+cli.add_command(client)
 
 
 def main() -> None:
@@ -37,6 +39,11 @@ def main() -> None:
 def server_main() -> None:
     """`vmw-metadata-server`: the command `run`, by itself."""
     _run(run, "vmw-metadata-server")
+
+
+def client_main() -> None:
+    """`vmw-metadata-client`: the commands of `client`, by themselves."""
+    _run(client, "vmw-metadata-client")
 
 
 def _run(command: click.Command, program: str) -> None:

@@ -1,0 +1,1 @@
+"""Plays ESXi hosts and their VMs: one to look at, or thousands to test a server with."""

@@ -1,0 +1,164 @@
+"""A load test as a whole: starts the client processes, gathers what they tell, and adds it up."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import gevent
+from gevent import subprocess
+from gevent.event import Event
+
+from vmw_cloudinit_metadata.client.check import Failure
+from vmw_cloudinit_metadata.client.figures import Tally
+from vmw_cloudinit_metadata.client.plan import Plan, Share
+from vmw_cloudinit_metadata.client.watched import Watched
+from vmw_cloudinit_metadata.errors import ConfigError
+
+_WORKER = [sys.executable, "-m", "vmw_cloudinit_metadata.client.worker"]
+
+# A client process that is busy for more of its core than this measures itself.
+BOTTLENECK_SHARE = 0.9
+
+
+class Crew:
+    """Runs `plan`; `on_news` is called some times a second while it runs."""
+
+    def __init__(
+        self, plan: Plan, server_pids: Sequence[int], on_news: Callable[[Crew], None]
+    ) -> None:
+        self._plan = plan
+        self._on_news = on_news
+        self._watched = Watched(server_pids)
+        self._crew: list[_Member] = []
+        self.tally = Tally()
+        self._started = datetime.now(UTC)
+        self._started_s = time.monotonic()
+        self.is_running = False
+        self.left_out = 0  # instance files
+        self.left_out_because = ""  # an example
+
+    @property
+    def seconds(self) -> float:
+        """How long the test has been running; 0 while it is prepared."""
+        return time.monotonic() - self._started_s if self.is_running else 0.0
+
+    def run(self) -> dict[str, Any]:
+        """Returns the result; raises ConfigError."""
+        try:
+            for index in range(self._plan.processes):
+                self._crew.append(_Member(Share(self._plan, index), self._hear))
+            self._wait_for(lambda member: member.is_gathered)
+            self._begin()
+            self._wait_for(lambda member: member.is_over)
+            return self._result(self.seconds)
+        finally:
+            for member in self._crew:
+                member.end()
+
+    def _begin(self) -> None:
+        self._watched.begin()
+        self._started = datetime.now(UTC)
+        self._started_s = time.monotonic()
+        self.is_running = True
+        for member in self._crew:
+            member.go()
+
+    def _wait_for(self, condition: Callable[[_Member], bool]) -> None:
+        for member in self._crew:
+            while not condition(member):
+                member.news.wait()
+                member.news.clear()
+
+    def _hear(self, member: _Member, message: dict[str, Any]) -> None:
+        if "error" in message:
+            member.error = message["error"]
+        elif "left_out" in message:
+            self.left_out += message["left_out"][0]
+            self.left_out_because = message["left_out"][1]
+        elif "tally" in message:
+            self.tally.merge(message["tally"])
+            self._on_news(self)
+
+    def _result(self, seconds: float) -> dict[str, Any]:
+        for member in self._crew:
+            if member.error:
+                raise ConfigError(member.error)
+            if member.cpu_share is None:
+                crash = Failure("client crashed", "it ended before the test did")
+                self.tally.fail(int(seconds), crash, "a client process")
+        tally = self.tally
+        return {
+            "scenario": self._plan.scenario,
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": round(seconds, 3),
+            "options": self._plan.as_options(),
+            "boots": tally.completed,
+            "rate": round(tally.completed / seconds, 3) if seconds else 0.0,
+            "phases": {phase: latencies.result() for phase, latencies in tally.phases.items()},
+            "timeline": tally.timeline,
+            "failures": dict(tally.failures),
+            "examples": tally.examples,
+            "server": self._watched.end(tally.completed),
+            "client": self._client(),
+        }
+
+    def _client(self) -> dict[str, Any]:
+        share = max(member.cpu_share or 0.0 for member in self._crew)
+        return {
+            "cpu_share": round(share, 3),
+            "is_bottleneck": share > BOTTLENECK_SHARE,
+            "processes": self._plan.processes,
+        }
+
+
+class _Member:
+    """One client process."""
+
+    def __init__(self, share: Share, hear: Callable[[_Member, dict[str, Any]], None]) -> None:
+        self._hear = hear
+        self.news = Event()
+        self.is_gathered = self.is_over = False
+        self.cpu_share: float | None = None
+        self.error = ""
+        self._process = subprocess.Popen(
+            [*_WORKER, json.dumps(share.as_json())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        assert self._process.stdin
+        assert self._process.stdout
+        self._orders, self._messages = self._process.stdin, self._process.stdout
+        self._reader = gevent.spawn(self._read)
+
+    def _read(self) -> None:
+        for line in self._messages:
+            message = json.loads(line)
+            self.is_gathered = self.is_gathered or "gathered" in message
+            if "done" in message:
+                self.cpu_share = message["done"]["cpu_share"]
+            self._hear(self, message)
+            self.news.set()
+        self.is_gathered = self.is_over = True
+        self.news.set()
+
+    def go(self) -> None:
+        with suppress(OSError):  # it is over, and is found to be
+            self._orders.write(b"g")
+            self._orders.flush()
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._reader.kill()
+        with suppress(OSError):
+            self._orders.close()
+        self._messages.close()

@@ -1,0 +1,85 @@
+"""The VMs that are played: who they are, and what each has to be told. Reads instance files."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmw_cloudinit_metadata.client.check import Exactly, Expectation, Named
+from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.errors import ConfigError, DriverError
+from vmw_cloudinit_metadata.instance import nocloud
+from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+
+# VC UUIDs are made from names: the same VM has the same one in every run.
+_NAMESPACE = uuid.UUID("3e1ae0d3-4ba5-5c6b-9a44-6bb3a4b0c7a5")
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """One VM, and what it has to be told."""
+
+    machine: Machine
+    expectation: Expectation
+
+    def __str__(self) -> str:
+        return str(self.machine)
+
+
+def name_of(pattern: str, number: int) -> str:
+    """The name by a pattern such as `vm-{:05}`; raises ConfigError."""
+    try:
+        return pattern.format(number)
+    except (ValueError, IndexError, KeyError) as error:
+        raise ConfigError(f"--pattern: found {pattern!r}, expected one as vm-{{:05}}") from error
+
+
+def by_pattern(pattern: str, numbers: Sequence[int], uri: str) -> list[Vm]:
+    return [_by_name(name_of(pattern, number), uri) for number in numbers]
+
+
+def _by_name(name: str, uri: str) -> Vm:
+    machine = _machine(name, uri)
+    return Vm(machine, Named(name, machine.vc_uuid))
+
+
+def stems(directory: Path, defaults: str | None) -> list[str]:
+    """The names of the instance files, without suffix; raises DriverError."""
+    place = Directory(str(directory))
+    paths = [Path(path) for path in place.all_paths()]
+    shared = Path(place.path_of(defaults)) if defaults else None
+    return [path.stem for path in paths if path != shared]
+
+
+def by_directory(
+    directory: Path, defaults: str | None, chosen: Sequence[str], uri: str
+) -> tuple[list[Vm], list[str]]:
+    """A VM for each of these files; and why there is none for the others."""
+    options = {"directory": str(directory)} | ({"defaults": defaults} if defaults else {})
+    driver = FileDriver(options)
+    found = [_of_file(driver, stem, uri) for stem in chosen]
+    return [vm for vm in found if isinstance(vm, Vm)], [vm for vm in found if isinstance(vm, str)]
+
+
+def _of_file(driver: FileDriver, stem: str, uri: str) -> Vm | str:
+    """The VM, or why the file is left out."""
+    machine = _machine(stem, uri)
+    try:
+        instance = driver.get_instance(machine)
+        if instance is None:
+            return driver.explain(machine)
+        return Vm(machine, Exactly(nocloud.render(instance, machine)))
+    except (DriverError, InvalidInstanceData) as error:
+        return str(error)
+
+
+def _machine(name: str, uri: str) -> Machine:
+    """A file named by a UUID is that of the VM with this VC UUID."""
+    told = parse_uuid(name)
+    if told:
+        return Machine(name=f"vm {told[:8]}", vc_uuid=told, service_uri=uri)
+    return Machine(name=name, vc_uuid=str(uuid.uuid5(_NAMESPACE, name)), service_uri=uri)

@@ -1,0 +1,57 @@
+"""How a load test is getting on: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from vmw_cloudinit_metadata.client.crew import Crew
+from vmw_cloudinit_metadata.client.plan import Plan
+
+QUIET_LINE_S = 5.0
+
+
+class Progress:
+    """Counts boots up to those that are planned, or seconds where it is time that is planned."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._is_timed = plan.seconds > 0
+        self._label = plan.scenario
+        self._length = int(plan.seconds) if self._is_timed else plan.boots or plan.vms
+        self._is_terminal = sys.stderr.isatty()
+        self._bar: Any = None
+        self._told_s = time.monotonic()
+
+    def show(self, crew: Crew) -> None:
+        if self._is_terminal:
+            self._show_bar(crew)
+        elif time.monotonic() - self._told_s > QUIET_LINE_S:
+            self._told_s = time.monotonic()
+            text = f"{crew.tally.completed:,} boots, {_state(crew)}"
+            click.echo(f"{self._label}: {crew.seconds:.0f} s: {text}", err=True)
+
+    def _show_bar(self, crew: Crew) -> None:
+        if self._bar is None:
+            self._bar = click.progressbar(
+                length=self._length,
+                label=self._label,
+                file=sys.stderr,
+                item_show_func=lambda state: state,
+                show_pos=True,
+            )
+        done = int(crew.seconds) if self._is_timed else crew.tally.completed + crew.tally.failed
+        self._bar.update(min(done, self._length) - self._bar.pos, _state(crew))
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.render_finish()
+
+
+def _state(crew: Crew) -> str:
+    boots = crew.tally.phases.get("boot")
+    rate = crew.tally.completed / crew.seconds if crew.seconds else 0.0
+    p99_ms = boots.percentile(99) if boots else 0.0
+    return f"{rate:,.0f}/s, {crew.tally.failed:,} failures, p99 {p99_ms:,.0f} ms"

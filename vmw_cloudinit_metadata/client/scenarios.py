@@ -1,0 +1,315 @@
+"""Load tests, as one process plays its share of them: one greenlet for each VM that is busy."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import count, cycle
+from pathlib import Path
+
+import gevent
+from gevent.pool import Pool
+
+from vmw_cloudinit_metadata.client.check import DOCUMENTS, Failure
+from vmw_cloudinit_metadata.client.figures import Tally
+from vmw_cloudinit_metadata.client.fleet import Vm, by_directory, by_pattern, stems
+from vmw_cloudinit_metadata.client.hypervisor import GoAhead
+from vmw_cloudinit_metadata.client.plan import Share
+from vmw_cloudinit_metadata.client.played import Manner, PlayedVm, within
+from vmw_cloudinit_metadata.client.wire import Route, Tls
+from vmw_cloudinit_metadata.config import Address
+
+Random = random.Random
+
+_MAX_MOVES = 3
+_MAX_JUNK_BYTES = 2000
+
+
+class Play:
+    """One process's share of a load test. `gather` waits until all processes are as far."""
+
+    def __init__(self, share: Share, gather: Callable[[], None]) -> None:
+        plan = share.plan
+        self.share = share
+        self.plan = plan
+        self.tally = Tally()
+        self.started_s = time.monotonic()
+        self.started_cpu_s = time.process_time()
+        self.fleet, self.left_out = _fleet(share)
+        self._gather = gather
+        self._sources = cycle(plan.sources or (None,))
+        self._manner = Manner(
+            Route(
+                Address.parse(plan.server),
+                Tls(plan.tls),
+                Path(plan.ca) if plan.ca else None,
+                plan.thumbprint,
+            ),
+            None if plan.pace_ms is None else plan.pace_ms / 1000,
+            plan.limit_s,
+        )
+
+    def run(self) -> None:
+        SCENARIOS[self.plan.scenario](self)
+
+    def gather(self) -> None:
+        """From here on the test counts."""
+        self._gather()
+        self.started_s = time.monotonic()
+        self.started_cpu_s = time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started_s
+
+    @property
+    def cpu_share(self) -> float:
+        """Of one core, since the test counts."""
+        return (time.process_time() - self.started_cpu_s) / max(self.seconds, 0.001)
+
+    @property
+    def at_once(self) -> int:
+        return max(len(self.share.of(self.plan.at_once)), 1)
+
+    def new(self, vm: Vm) -> PlayedVm:
+        return PlayedVm(self._manner, vm.machine, self.next_source())
+
+    def next_source(self) -> str | None:
+        return next(self._sources)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Measures the block if it ends well."""
+        began_s = time.monotonic()
+        yield
+        self.tally.measure(phase, time.monotonic() - began_s)
+
+    def complete(self) -> None:
+        self.tally.complete(int(self.seconds))
+
+    def fail(self, vm: Vm, failure: Failure) -> None:
+        self.tally.fail(int(self.seconds), failure, str(vm))
+
+    @contextmanager
+    def counted(self, vm: Vm, played: PlayedVm) -> Iterator[None]:
+        """Counts the block as a boot, or as a failure; it has the time limit of one."""
+        try:
+            with within(self.plan.limit_s, played):
+                yield
+        except Failure as failure:
+            self.fail(vm, failure)
+        else:
+            self.complete()
+
+    def connect(self, played: PlayedVm) -> None:
+        with self.timed("connect"):
+            played.connect()
+        with self.timed("ready"):
+            played.get_ready()
+
+    def ask_all(self, vm: Vm, played: PlayedVm) -> None:
+        for document in DOCUMENTS:
+            with self.timed(document):
+                body = played.ask(document)
+            vm.expectation.check(document, body)
+
+    def each(self, things: Iterable[Vm], act: Callable[[Vm], None]) -> None:
+        """Acts on each, so many at once as the plan says."""
+        rest = iter(things)
+
+        def one_after_the_other() -> None:
+            for thing in rest:
+                act(thing)
+
+        _all([one_after_the_other] * self.at_once)
+
+
+def _fleet(share: Share) -> tuple[list[Vm], list[str]]:
+    plan = share.plan
+    if plan.directory is None:
+        assert plan.pattern is not None
+        return by_pattern(plan.pattern, share.of(plan.vms), plan.uri), []
+    directory = Path(plan.directory)
+    names = stems(directory, plan.defaults)
+    chosen = [names[number] for number in share.of(min(plan.vms, len(names)))]
+    return by_directory(directory, plan.defaults, chosen, plan.uri)
+
+
+def _all(functions: Iterable[Callable[[], None]]) -> None:
+    """Runs them side by side; what goes wrong in one is an error of the client."""
+    gevent.joinall([gevent.spawn(function) for function in functions], raise_error=True)
+
+
+# storm
+
+
+def storm(play: Play) -> None:
+    """VMs boot: so many at a time, or so many a second."""
+    boots = len(play.share.of(play.plan.boots))
+    vms = (vm for vm, _ in zip(cycle(play.fleet), range(boots), strict=False))
+    play.gather()
+    if play.plan.rate is None:
+        play.each(vms, partial(boot, play))
+    else:
+        _storm_at_rate(play, vms, play.plan.rate / play.plan.processes)
+
+
+def boot(play: Play, vm: Vm) -> None:
+    played = play.new(vm)
+    try:
+        with play.counted(vm, played), play.timed("boot"):
+            play.connect(played)
+            play.ask_all(vm, played)
+    finally:
+        played.close()
+
+
+def _storm_at_rate(play: Play, vms: Iterable[Vm], rate: float) -> None:
+    pool = Pool(play.at_once)
+    for number, vm in zip(count(), vms, strict=False):
+        gevent.sleep(max(number / rate - play.seconds, 0))
+        pool.spawn(boot, play, vm)  # waits while so many are under way
+    pool.join(raise_error=True)
+
+
+# herd and steady
+
+
+def herd(play: Play) -> None:
+    """VMs connect, are identified and wait; then all ask at once."""
+    waiting = _connected(play)
+    play.gather()
+    _all([partial(_ask_once, play, vm, played) for vm, played in waiting])
+
+
+def steady(play: Play) -> None:
+    """VMs ask for all their documents without pause, on one connection."""
+    waiting = _connected(play)
+    play.gather()
+    _all([partial(_ask_on, play, vm, played) for vm, played in waiting])
+
+
+def _connected(play: Play) -> list[tuple[Vm, PlayedVm]]:
+    waiting: list[tuple[Vm, PlayedVm]] = []
+
+    def connect(vm: Vm) -> None:
+        played = play.new(vm)
+        try:
+            with within(play.plan.limit_s, played):
+                play.connect(played)
+        except Failure as failure:
+            played.close()
+            play.fail(vm, failure)
+        else:
+            waiting.append((vm, played))
+
+    play.each(play.fleet, connect)
+    return waiting
+
+
+def _ask_once(play: Play, vm: Vm, played: PlayedVm) -> None:
+    try:
+        with play.counted(vm, played):
+            play.ask_all(vm, played)
+            play.tally.measure("boot", play.seconds)
+    finally:
+        played.close()
+
+
+def _ask_on(play: Play, vm: Vm, played: PlayedVm) -> None:
+    try:
+        while play.seconds < play.plan.seconds:
+            with play.timed("boot"), within(play.plan.limit_s, played):
+                play.ask_all(vm, played)
+            play.complete()
+    except Failure as failure:
+        play.fail(vm, failure)
+    finally:
+        played.close()
+
+
+# soak
+
+
+def soak(play: Play) -> None:
+    """VMs boot and move, hosts are lost, junk arrives: all at the same time."""
+    play.gather()
+    seeds = [f"{play.plan.seed}.{play.share.index}.{place}" for place in range(play.at_once)]
+    _all([partial(_live, play, Random(seed)) for seed in seeds])
+
+
+def _live(play: Play, chance: Random) -> None:
+    while play.seconds < play.plan.seconds:
+        (act,) = chance.choices(list(_ACTS), list(_ACTS.values()))
+        act(play, chance.choice(play.fleet), chance)
+
+
+def _boot(play: Play, vm: Vm, _chance: Random) -> None:
+    boot(play, vm)
+
+
+def _move(play: Play, vm: Vm, chance: Random) -> None:
+    """Some vMotions in a row, with a request that is cut in two by each; some are aborted."""
+    here = play.new(vm)
+    try:
+        with play.counted(vm, here):
+            play.connect(here)
+            for _ in range(chance.randint(1, _MAX_MOVES)):
+                here = _move_once(play, here, chance)
+                vm.expectation.check("METADATA", here.answer("METADATA"))
+                play.ask_all(vm, here)
+    finally:
+        here.close()
+
+
+def _move_once(play: Play, source: PlayedVm, chance: Random) -> PlayedVm:
+    request = b"!!REQUEST_METADATA#\n"
+    cut = chance.randint(0, len(request))
+    source.write(request[:cut])
+    source.begin_move(chance.randbytes(4))
+    arrival = source.wait_for(GoAhead).arrival
+    if chance.random() < 0.2:
+        source.abort_move()
+        source.write(request[cut:])
+        return source
+    with play.timed("move"):
+        target = source.arrive(arrival, play.next_source())
+        target.take_over(source)
+    source.close()
+    target.write(request[cut:])
+    return target
+
+
+def _reset(play: Play, vm: Vm, chance: Random) -> None:
+    """A host loses its power, sooner or later."""
+    played = play.new(vm)
+    with suppress(Failure), within(play.plan.limit_s, played):
+        played.connect()
+        if chance.random() < 0.7:
+            played.get_ready()
+            played.request(chance.choice(DOCUMENTS))
+            gevent.sleep(chance.random() * 0.01)
+    played.reset()
+
+
+def _junk(play: Play, vm: Vm, chance: Random) -> None:
+    """Noise on the serial line harms no request after it, and bytes of no protocol nobody else."""
+    played = play.new(vm)
+    junk = chance.randbytes(chance.randint(1, _MAX_JUNK_BYTES))
+    try:
+        with play.counted(vm, played):
+            play.connect(played)
+            played.write(junk + b"\n")
+            play.ask_all(vm, played)
+        with suppress(Failure):
+            played.send_raw(junk)
+    finally:
+        played.close()
+
+
+_ACTS = {_boot: 60, _move: 20, _reset: 10, _junk: 10}
+
+SCENARIOS = {"storm": storm, "herd": herd, "steady": steady, "soak": soak}

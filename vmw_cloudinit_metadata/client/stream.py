@@ -1,0 +1,151 @@
+"""The guest's side of a bridge: a raw serial byte stream, as a socket or as a pty. By gevent."""
+
+from __future__ import annotations
+
+import os
+import socket as stdlib_socket
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent import os as gevent_os
+from gevent.socket import socket
+
+from vmw_cloudinit_metadata.config import Address
+from vmw_cloudinit_metadata.errors import ConfigError
+
+RECONNECT_S = 0.2
+
+_READ_BYTES = 4096
+
+
+class Stream:
+    """Reads and writes a non-blocking descriptor; `owner` is what closes it."""
+
+    def __init__(self, descriptor: int, owner: Any) -> None:
+        self._descriptor = descriptor
+        self._owner = owner
+
+    def read(self) -> bytes:
+        """Waits for bytes; empty if the other side is gone."""
+        try:
+            return bytes(gevent_os.nb_read(self._descriptor, _READ_BYTES))
+        except OSError:
+            return b""
+
+    def write(self, data: bytes) -> None:
+        """Writes all of it. The other side being gone is for `read` to find."""
+        with suppress(OSError):
+            while data:
+                data = data[gevent_os.nb_write(self._descriptor, data) :]
+
+    def close(self) -> None:
+        self._owner.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`unix:PATH` or `tcp:HOST:PORT`."""
+
+    family: int
+    address: Any
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Raises ConfigError."""
+        kind, _, rest = text.partition(":")
+        if kind == "unix" and rest:
+            return cls(stdlib_socket.AF_UNIX, rest, text)
+        if kind != "tcp":
+            raise ConfigError(f"found {text!r}, expected unix:PATH or tcp:HOST:PORT")
+        address = Address.parse(rest)
+        try:
+            found = stdlib_socket.getaddrinfo(*address, type=stdlib_socket.SOCK_STREAM)
+        except OSError as error:
+            raise ConfigError(f"{text}: {error.strerror or error}") from error
+        return cls(found[0][0], found[0][4], text)
+
+    def connected(self) -> socket:
+        sock = socket(self.family, stdlib_socket.SOCK_STREAM)
+        try:
+            sock.connect(self.address)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    def listening(self) -> socket:
+        """Raises ConfigError. A unix socket that was left behind is replaced."""
+        sock = socket(self.family, stdlib_socket.SOCK_STREAM)
+        try:
+            if self.family == stdlib_socket.AF_UNIX:
+                if Path(self.address).is_socket():
+                    Path(self.address).unlink()
+            else:
+                sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR, 1)
+            sock.bind(self.address)
+        except OSError as error:
+            raise ConfigError(f"--listen {self}: {error.strerror or error}") from error
+        sock.listen(1)
+        return sock
+
+
+Tell = Callable[[str], None]
+
+
+def connected(place: Place, tell: Tell) -> Iterator[Stream]:
+    """A guest that listens, such as QEMU with `server=on`: again, whenever it is there again."""
+    is_told = False
+    while True:
+        try:
+            sock = place.connected()
+        except OSError as error:
+            if not is_told:
+                tell(f"waiting for the guest: {place}: {error.strerror or error}")
+            is_told = True
+            gevent.sleep(RECONNECT_S)
+            continue
+        is_told = False
+        tell(f"the guest is there: {place}")
+        yield Stream(sock.fileno(), sock)
+
+
+def accepted(place: Place, tell: Tell) -> Iterator[Stream]:
+    """Guests that connect, such as QEMU with `server=off`: one after the other."""
+    listener = place.listening()
+    shown = place.text
+    if place.family != stdlib_socket.AF_UNIX:
+        shown = "tcp:" + str(Address(*listener.getsockname()[:2]))
+    tell(f"listening for the guest on {shown}")
+    while True:
+        sock, _ = listener.accept()
+        tell("the guest is there")
+        yield Stream(sock.fileno(), sock)
+
+
+class _Pty:
+    """Both ends: while the bridge holds the guest's end too, nobody's closing it ends the line."""
+
+    def __init__(self) -> None:
+        self.descriptor, self.guests = os.openpty()
+        tty.setraw(self.guests)
+        gevent_os.make_nonblocking(self.descriptor)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        os.close(self.guests)
+
+
+def pty(tell: Tell) -> Iterator[Stream]:
+    """A terminal of this machine, for a program or a person to open."""
+    pair = _Pty()
+    tell(f"the guest's serial port is {os.ttyname(pair.guests)}")
+    yield Stream(pair.descriptor, pair)

@@ -1,0 +1,54 @@
+"""The result of a load test as text, for a terminal. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_ORDER = ("connect", "ready", "METADATA", "NETWORKDATA", "USERDATA", "boot")
+_PERCENTILES = ("p50", "p90", "p99", "max")
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    failed = sum(result["failures"].values())
+    yield (
+        f"{result['scenario']}: {result['boots']:,} boots in {result['seconds']:.1f} s, "
+        f"{result['rate']:,.0f} a second, {failed:,} failures"
+    )
+    yield ""
+    yield "ms           " + "".join(f"{name:>11}" for name in ("count", *_PERCENTILES))
+    for phase in sorted(result["phases"], key=_place):
+        told = result["phases"][phase]
+        figures = "".join(f"{told[name]:11,.1f}" for name in _PERCENTILES)
+        yield f"{phase:13}{told['count']:11,}{figures}"
+    yield ""
+    yield from _server(result["server"])
+    yield from _client(result["client"])
+    for kind, count in sorted(result["failures"].items(), key=lambda item: -item[1]):
+        yield f"failed  {count:,} times: {kind}: {result['examples'][kind]}"
+
+
+def _place(phase: str) -> int:
+    """Where a phase stands in the life of a VM."""
+    return _ORDER.index(phase) if phase in _ORDER else len(_ORDER)
+
+
+def _server(told: Mapping[str, Any] | None) -> Iterator[str]:
+    if told:
+        per_boot = told["cpu_ms_per_boot"]
+        share = "" if per_boot is None else f", {per_boot:.3f} ms a boot"
+        yield (
+            f"server  {told['cpu_s']:.2f} s of CPU{share}; "
+            f"memory {told['rss_kb_before']:,} kB before, {told['rss_kb_after']:,} kB after"
+        )
+
+
+def _client(told: Mapping[str, Any]) -> Iterator[str]:
+    processes = told["processes"]
+    of = "its core" if processes == 1 else f"a core in the busiest of {processes} processes"
+    yield f"client  {told['cpu_share']:.0%} of {of}"
+    if told["is_bottleneck"]:
+        yield (
+            "client  IS THE BOTTLENECK: it measures itself, not the server; "
+            "take more --processes, on cores of their own"
+        )

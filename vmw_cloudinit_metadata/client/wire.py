@@ -1,0 +1,161 @@
+"""A TCP connection to the server, from a source address, plain or TLS: by gevent."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import socket as stdlib_socket
+import ssl as stdlib_ssl
+import struct
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent import ssl
+from gevent.socket import socket
+
+from vmw_cloudinit_metadata.client.check import Failure
+from vmw_cloudinit_metadata.config import Address
+from vmw_cloudinit_metadata.errors import ConfigError
+
+_RECEIVE_BYTES = 64 * 1024
+_READABLE = 1  # libev's EV_READ
+
+# The port is chosen when it is known where to connect to: else 28,000 are all, to any server.
+_IP_BIND_ADDRESS_NO_PORT = 24
+
+
+class Tls(Enum):
+    NONE = "none"
+    TELNETS = "telnets"  # from the first byte
+    AUTHENTICATION = "authentication"  # when telnet has agreed on it
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How to reach the server, and whether it is the right one."""
+
+    server: Address
+    tls: Tls = Tls.NONE
+    ca: Path | None = None  # None: any certificate is good, as it is for ESXi by default
+    thumbprint: str | None = None  # SHA-1 or SHA-256 of the certificate, in hexadecimal
+    family: int = field(init=False)
+    address: tuple[Any, ...] = field(init=False)
+    context: ssl.SSLContext | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Resolves the server's name, once; raises ConfigError."""
+        try:
+            found = stdlib_socket.getaddrinfo(*self.server, type=stdlib_socket.SOCK_STREAM)
+        except OSError as error:
+            raise ConfigError(f"--server {self.server}: {error.strerror or error}") from error
+        object.__setattr__(self, "family", found[0][0])
+        object.__setattr__(self, "address", found[0][4])
+        object.__setattr__(self, "context", self._context() if self.tls is not Tls.NONE else None)
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(stdlib_ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = self.ca is not None
+        if self.ca is None:
+            context.verify_mode = stdlib_ssl.CERT_NONE
+            return context
+        try:
+            context.load_verify_locations(self.ca)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(f"--ca: {self.ca}: {error.strerror or error}") from error
+        return context
+
+
+class Wire:
+    """One connection. What goes wrong is a Failure."""
+
+    def __init__(self, route: Route, source: str | None = None) -> None:
+        self._route = route
+        self._is_tls = False
+        self._sock: Any = socket(route.family, stdlib_socket.SOCK_STREAM)
+        self._readable: Any = None
+        try:
+            self._connect(source)
+        except OSError as error:
+            self.close()
+            raise Failure(f"connect: {_name_of(error)}", f"connect: {error}") from None
+        except BaseException:  # a deadline
+            self.close()
+            raise
+        self._readable = gevent.get_hub().loop.io(self._sock.fileno(), _READABLE)
+
+    def _connect(self, source: str | None) -> None:
+        self._sock.setsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_NODELAY, 1)
+        if source:
+            self._sock.setsockopt(stdlib_socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            self._sock.bind((source, 0))
+        self._sock.connect(self._route.address)
+
+    def start_tls(self) -> None:
+        """The handshake, and whether this is the server that is expected."""
+        assert self._route.context
+        try:
+            self._sock = self._route.context.wrap_socket(
+                self._sock, server_hostname=self._route.server.host
+            )
+        except OSError as error:
+            raise Failure("TLS", f"TLS: {error}") from None
+        self._is_tls = True
+        self._check_thumbprint()
+
+    def _check_thumbprint(self) -> None:
+        expected = self._route.thumbprint
+        if expected is None:
+            return
+        algorithm = "sha1" if len(expected) == 40 else "sha256"
+        certificate = self._sock.getpeercert(binary_form=True)
+        found = hashlib.new(algorithm, certificate, usedforsecurity=False).hexdigest()
+        if found != expected:
+            raise Failure("TLS", f"TLS: the certificate's thumbprint is {found}, not {expected}")
+
+    def receive(self) -> bytes:
+        """Waits for bytes; empty if the server has closed."""
+        try:
+            return self._receive()
+        except OSError as error:
+            raise Failure(_name_of(error), f"connection lost: {error}") from None
+
+    def _receive(self) -> bytes:
+        if self._is_tls:
+            return bytes(self._sock.recv(_RECEIVE_BYTES))
+        gevent.get_hub().wait(self._readable)  # cheaper than to try first
+        return bytes(self._sock.recv(_RECEIVE_BYTES))
+
+    def send(self, data: bytes) -> None:
+        try:
+            self._sock.sendall(data)
+        except OSError as error:
+            raise Failure(_name_of(error), f"connection lost: {error}") from None
+
+    def reset(self) -> None:
+        """Ends the connection as a host does that has lost its power: with RST."""
+        with suppress(OSError):
+            at_once = struct.pack("ii", 1, 0)
+            self._sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, at_once)
+        self.close()
+
+    def close(self) -> None:
+        if self._readable:
+            self._readable.close()
+            self._readable = None
+        self._sock.close()
+
+
+def _name_of(error: OSError) -> str:
+    match error:
+        case ConnectionRefusedError():
+            return "refused"
+        case ConnectionResetError() | BrokenPipeError():
+            return "reset"
+        case TimeoutError():
+            return "timed out"
+        case _:
+            return errno.errorcode.get(error.errno or 0, type(error).__name__)
