@@ -1,0 +1,577 @@
+"""The speed of the server beside two yardsticks: the same exchange, on one core.
+
+    python benchmarks/bench.py [--quick] [--markdown FILE] [ROW ...]
+
+The server and the yardsticks run on core 0, the load on core 1. The runs of a row are interleaved,
+and what counts is the median of the ratios. Exit code 1 if a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import platform
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+BUILD = HERE / "build"
+SERVER_CORE, LOAD_CORE = 0, 1
+DOCUMENTS = ("METADATA", "NETWORKDATA", "USERDATA")
+OURS, UVLOOP, C = "server", "uvloop", "C"
+
+START_LIMIT_S = 30.0
+RUN_LIMIT_S = 600.0
+
+# The server keeps no answer that was made of a file that changed in the last two seconds.
+SETTLED_S = 2.5
+
+# Further VMs, whose answers are nobody else's: code that runs for the first time is slow.
+WARM_UP_NAMES = 20
+
+# A client that is busier than this holds the server up.
+CLIENT_IS_FULL = 0.9
+
+INSTANCE_FILE = """\
+metadata:
+  ami-id: my-image
+  region: us-east1
+  availability-zone: us-east1-a
+  tags: [a, b, c]
+  public-keys:
+    - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC20Q6Q9Gpyvl7QM4ZdK6Y2sVszlLzRR9yUEKujZP2Jn admin@example.com
+  hostname: {name}.example.com
+network:
+  - name: lan0
+    mac-address: 00:50:56:01:02:03
+    address: [192.168.1.2/24, '2001:db8::2/64']
+    gateway: [192.168.1.254, 'fe80::1']
+    search: example.com
+    nameservers: [8.8.8.8, 8.8.4.4]
+  - name: store0
+    mac-address: 00:50:56:01:02:04
+    mtu: 9000
+    address: 10.1.0.2/16
+userdata: |
+  #cloud-config
+  growpart: {{mode: auto, devices: ['/'], ignore_growroot_disabled: false}}
+  package_update: true
+  packages: [postgresql, nginx, chrony]
+  write_files:
+    - path: /etc/motd
+      content: welcome to {name}
+    - path: /etc/chrony/sources.d/site.sources
+      content: server ntp.example.com iburst
+  runcmd:
+    - [systemctl, enable, --now, chrony.service]
+    - [systemctl, restart, nginx.service]
+"""  # noqa: E501 - a public key is one line
+
+
+# Processes
+
+
+@dataclass(frozen=True)
+class Server:
+    kind: str
+    pid: int
+    port: int
+
+    def cpu_s(self) -> float:
+        """User and system time of all its threads. As /proc/PID/stat has it, but to the nanosecond
+        and not to the tick of 10 ms: clock_getcpuclockid(3)."""
+        return time.clock_gettime((~self.pid << 3) | 2)
+
+    def memory_bytes(self) -> int:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return 1024 * int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
+
+
+@contextmanager
+def started(kind: str, command: Sequence[str], output: Path) -> Iterator[Server]:
+    """Runs a server on its core until the end of the block."""
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"},
+            preexec_fn=partial(os.sched_setaffinity, 0, {SERVER_CORE}),
+        )
+    try:
+        yield Server(kind, process.pid, _port(process, output))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _port(process: subprocess.Popen[bytes], output: Path) -> int:
+    end_s = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < end_s and process.poll() is None:
+        if found := re.search(rb"listening on \S*:(\d+)", output.read_bytes()):
+            return int(found[1])
+        time.sleep(0.01)
+    raise SystemExit(f"{process.args!r}: does not listen:\n{output.read_text()}")
+
+
+def load(server: Server, *arguments: object, names: int, **options: object) -> dict[str, Any]:
+    """Runs the load generator to its end; returns what it measured."""
+    process = _load(server, *arguments, names=names, **options)
+    output, _ = process.communicate(timeout=RUN_LIMIT_S)
+    return _result(output)
+
+
+def _load(server: Server, *arguments: object, **options: object) -> subprocess.Popen[str]:
+    named = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return subprocess.Popen(
+        [str(BUILD / "load"), *named, str(server.port), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(os.sched_setaffinity, 0, {LOAD_CORE}),
+    )
+
+
+def _result(output: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    is_full = result["client_cpu_s"] > CLIENT_IS_FULL * result["seconds"]
+    if is_full and result["mode"] in ("storm", "burst"):  # the others wait, or measure a part of it
+        print(f"  ({result['mode']}: the client was as busy as the server)", flush=True)
+    return result
+
+
+@contextmanager
+def connected(server: Server, *arguments: object, names: int) -> Iterator[Callable[[], Any]]:
+    """Runs the load generator, and goes on when its VMs are connected and identified; yields what
+    waits for its end and returns what it measured."""
+    process = _load(server, *arguments, names=names)
+    assert process.stdout
+    try:
+        line = process.stdout.readline()
+        if line != "ready\n":
+            raise SystemExit(f"the load has failed: {line}{process.stdout.read()}")
+        yield lambda: _result(process.communicate(timeout=RUN_LIMIT_S)[0])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def build() -> None:
+    BUILD.mkdir(exist_ok=True)
+    for name in ("yardstick", "load"):
+        source, program = HERE / f"{name}.c", BUILD / name
+        if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+            subprocess.run(["cc", "-O2", "-Wall", "-o", program, source], check=True)
+
+
+def write_instances(directory: Path, count: int) -> Path:
+    directory.mkdir()
+    for index in range(count + WARM_UP_NAMES):
+        name = f"vm-{index:05}"
+        (directory / f"{name}.yaml").write_text(INSTANCE_FILE.format(name=name))
+    time.sleep(SETTLED_S)
+    return directory
+
+
+# What is measured
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of it."""
+
+    repeats: int  # of the rows whose runs are short
+    few: int  # of the others
+    boots: int = 2000
+    burst: int = 3000
+    herd: int = 5000
+    idle: int = 16_000
+    idle_s: float = 10.0
+    paced: int = 1000
+    moves_s: float = 10.0
+    slow: int = 2000
+    most_files: int = 50_000
+    most_boots: int = 50_000  # of one directory
+
+
+FULL = Size(repeats=7, few=3)
+QUICK = Size(repeats=3, few=1, paced=300, idle_s=5.0, moves_s=5.0, most_boots=1500)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table."""
+
+    what: str
+    measured: str
+    target: str
+    goal: str
+    reached: bool
+    goal_reached: bool
+
+    @property
+    def verdict(self) -> str:
+        if self.goal_reached:
+            return "reached, and the goal"
+        return "reached" if self.reached else "MISSED"
+
+
+class Bench:
+    """The servers, and the rows of the table; each row is one method."""
+
+    def __init__(self, stack: ExitStack, size: Size) -> None:
+        self.size = size
+        self._stack = stack
+        self._place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        self._outputs = 0
+        self._directories: dict[int, Path] = {}
+        self._standing: dict[str, Server] = {}
+        self._cached: list[dict[str, tuple[float, float]]] = []
+        build()
+
+    # Servers
+
+    def directory(self, count: int) -> Path:
+        if count not in self._directories:
+            path = write_instances(self._place / f"{count}-files", count)
+            self._directories[count] = path
+        return self._directories[count]
+
+    def _output(self) -> Path:
+        self._outputs += 1
+        return self._place / f"output-{self._outputs}"
+
+    @contextmanager
+    def ours(self, *options: str, files: int = 5000) -> Iterator[Server]:
+        """The real server, as a user starts it."""
+        driver = ("--driver-opts", json.dumps({"directory": str(self.directory(files))}))
+        program = Path(sys.executable).parent / "vmw-cloudinit-metadata"
+        command = [str(program), "run", "--uri", "my-metadata", "--listen", "127.0.0.1:0"]
+        with started(OURS, [*command, *(options or driver)], self._output()) as server:
+            yield server
+
+    def standing(self) -> dict[str, Server]:
+        """The server, warm, and both yardsticks; they stay for all rows with cached answers."""
+        if not self._standing:
+            ours = self._stack.enter_context(self.ours())
+            complete(load(ours, "storm", 5000, 100, names=5000), OURS, boots=5000)
+            packets = [str(self._packet(ours, document)) for document in DOCUMENTS]
+            uvloop = [sys.executable, str(HERE / "yardstick_uvloop.py"), *packets]
+            c = [str(BUILD / "yardstick"), *packets]
+            self._standing = {
+                OURS: ours,
+                UVLOOP: self._stack.enter_context(started(UVLOOP, uvloop, self._output())),
+                C: self._stack.enter_context(started(C, c, self._output())),
+            }
+        return self._standing
+
+    def _packet(self, server: Server, document: str) -> Path:
+        path = self._place / document
+        path.write_bytes(fetch(server.port, document))
+        return path
+
+    # Rows
+
+    def cached(self) -> Iterator[Finding]:
+        runs = self._cached_runs()
+        cpu = {kind: statistics.median(run[kind][0] for run in runs) for kind in (OURS, UVLOOP, C)}
+        by_c = statistics.median(run[OURS][0] / run[C][0] for run in runs)
+        by_uvloop = statistics.median(run[OURS][0] / run[UVLOOP][0] for run in runs)
+        shown = ", ".join(f"{kind} {ms:.3f} ms" for kind, ms in cpu.items())
+        what = "CPU per boot, answers cached"
+        yield at_most(what, by_c, 5, 3.5, unit=f" of C ({shown})")
+        yield at_most(what, by_uvloop, 2.6, 2, unit=" of uvloop")
+
+    def storm(self) -> Iterator[Finding]:
+        yield self._latency(
+            f"{self.size.boots:,} boots, 200 at a time: p99",
+            [{kind: p99 for kind, (_, p99) in run.items()} for run in self._cached_runs()],
+            *(6, 4),
+        )
+
+    def first(self) -> Iterator[Finding]:
+        runs = self._cached_runs()
+        c_ms = statistics.median(run[C][0] for run in runs)
+        ms = []
+        for _ in range(self.size.few):
+            with self.ours() as server:
+                self._warm_up(server, 5000)
+                ms.append(self._boots(server, self.size.boots, names=5000)[0])
+        yield at_most(
+            "CPU per boot, each VM's file read for the first time",
+            statistics.median(ms) / c_ms,
+            *(12, None),
+            unit=f" of C, cached ({statistics.median(ms):.3f} ms)",
+        )
+
+    def burst(self) -> Iterator[Finding]:
+        runs: list[dict[str, float]] = []
+        for _ in range(self.size.repeats):
+            runs.append({})
+            for kind, server in self.standing().items():
+                result = load(server, "burst", self.size.burst, names=5000)
+                complete(result, kind, boots=self.size.burst)
+                runs[-1][kind] = result["boot_ms"]["p99"]
+        what = f"{self.size.burst:,} VMs connecting in the same instant: none lost, p99"
+        yield self._latency(what, runs, 8, None)
+
+    def herd(self) -> Iterator[Finding]:
+        runs: list[dict[str, float]] = []
+        for _ in range(self.size.repeats):
+            runs.append({})
+            for kind, server in self.standing().items():
+                result = load(server, "herd", self.size.herd, names=5000)
+                complete(result, kind, answers=self.size.herd)
+                runs[-1][kind] = 1000 * result["seconds"]
+        yield self._latency(f"herd of {self.size.herd:,}: last answer", runs, 5, 3)
+
+    def idle(self) -> Iterator[Finding]:
+        count = self.size.idle
+        with self.ours() as server:
+            self._warm_up(server, 5000)
+            before_bytes = server.memory_bytes()
+            with connected(server, "idle", count, self.size.idle_s + 5, names=100_000) as result:
+                time.sleep(2)
+                each_kb = (server.memory_bytes() - before_bytes) / count / 1000
+                before_s = server.cpu_s()
+                time.sleep(self.size.idle_s)
+                share = (server.cpu_s() - before_s) / self.size.idle_s
+                complete(result(), OURS, connected=count)
+        yield at_most(f"{count:,} idle connections: memory of each", each_kb, 13, 11, unit=" kB")
+        yield at_most(f"{count:,} idle connections: CPU", 100 * share, 1, None, unit=" % of a core")
+
+    def paced(self) -> Iterator[Finding]:
+        runs: list[dict[str, float]] = []
+        for _ in range(self.size.few):
+            runs.append({})
+            for kind, server in self.standing().items():
+                before_s = server.cpu_s()
+                result = load(server, "paced", self.size.paced, 20, 1, names=5000)
+                complete(result, kind, boots=self.size.paced)
+                runs[-1][kind] = 1000 * (server.cpu_s() - before_s) / self.size.paced
+        ratio = statistics.median(run[OURS] / run[UVLOOP] for run in runs)
+        shown = ", ".join(
+            f"{kind} {statistics.median(run[kind] for run in runs):.3f} ms" for kind in runs[0]
+        )
+        yield at_most(
+            "bytes 1 ms apart: CPU per boot", ratio, 1.4, None, unit=f" of uvloop ({shown})"
+        )
+
+    def files(self) -> Iterator[Finding]:
+        """Every VM of the directory boots: for the first time, and again."""
+        counts = (500, 5000, self.size.most_files)
+        first_ms: dict[int, list[float]] = {count: [] for count in counts}
+        again_ms: dict[int, list[float]] = {count: [] for count in counts}
+        for _ in range(self.size.few):
+            for count in counts:
+                boots = min(count, self.size.most_boots)
+                with self.ours(files=count) as server:
+                    self._warm_up(server, count)
+                    spread = {"names": count, "stride": count // boots}
+                    first_ms[count].append(self._boots(server, boots, **spread)[0])
+                    for _ in range(max(2000 // boots, 1)):
+                        again_ms[count].append(self._boots(server, boots, **spread)[0])
+        for what, by_count in (("first", first_ms), ("cached", again_ms)):
+            each = [statistics.median(by_count[count]) for count in counts]
+            shown = ", ".join(f"{ms:.3f}" for ms in each)
+            yield at_most(
+                f"CPU per boot ({what}) with {counts[0]:,}, {counts[1]:,}, {counts[2]:,} files",
+                max(each) / min(each),
+                *(1.25, None),
+                unit=f" of the least ({shown} ms)",
+            )
+
+    def moves(self) -> Iterator[Finding]:
+        count, seconds = self.size.idle, self.size.moves_s
+        with self.ours(files=self.size.most_files) as server:
+            self._warm_up(server, self.size.most_files)
+            arguments = ("moves", count, 50, 100, seconds)
+            with connected(server, *arguments, names=self.size.most_files) as result:
+                measured = result()
+        complete(measured, OURS, boots=int(100 * seconds), moves=int(50 * seconds))
+        boot, move = measured["boot_ms"], measured["move_ms"]
+        yield at_most(
+            f"{count:,} connected, 50 vMotions/s, 100 boots/s: none lost, boot p99",
+            boot["p99"],
+            *(250, None),
+            unit=f" ms (vMotion p99 {move['p99']:.1f} ms)",
+        )
+
+    def slow(self) -> Iterator[Finding]:
+        cached_ms = statistics.median(run[OURS][0] for run in self._cached_runs())
+        options = ("--driver", "slow_driver:SlowDriver", "--driver-opts", '{"seconds": 0.2}')
+        with self.ours(*options, "--lookup-pool", "64") as server:
+            self._warm_up(server, 5000)
+            ms, _ = self._boots(server, self.size.slow, names=5000)
+        yield at_most(
+            f"a driver that takes 200 ms, {self.size.slow:,} boots, pool of 64: CPU per boot",
+            ms / cached_ms,
+            *(2, None),
+            unit=f" of the cached one ({ms:.3f} ms)",
+        )
+
+    # How
+
+    def _cached_runs(self) -> list[dict[str, tuple[float, float]]]:
+        """Of each run and server: CPU per boot and p99 of a boot, in ms."""
+        if not self._cached:
+            for _ in range(self.size.repeats):
+                self._cached.append(
+                    {
+                        kind: self._boots(server, self.size.boots, names=5000)
+                        for kind, server in self.standing().items()
+                    }
+                )
+        return self._cached
+
+    def _boots(self, server: Server, count: int, **options: int) -> tuple[float, float]:
+        before_s = server.cpu_s()
+        result = load(server, "storm", count, 200, **options)
+        complete(result, server.kind, boots=count)
+        return 1000 * (server.cpu_s() - before_s) / count, result["boot_ms"]["p99"]
+
+    def _warm_up(self, server: Server, files: int) -> None:
+        result = load(server, "storm", 500, 10, names=WARM_UP_NAMES, first=files)
+        complete(result, OURS, boots=500)
+
+    def _latency(
+        self, what: str, runs: list[dict[str, float]], target: float, goal: float | None
+    ) -> Finding:
+        ratio = statistics.median(run[OURS] / run[C] for run in runs)
+        shown = ", ".join(
+            f"{kind} {statistics.median(run[kind] for run in runs):.0f} ms" for kind in runs[0]
+        )
+        return at_most(what, ratio, target, goal, unit=f" of C ({shown})")
+
+
+ROWS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
+    "cached": Bench.cached,
+    "first": Bench.first,
+    "storm": Bench.storm,
+    "burst": Bench.burst,
+    "herd": Bench.herd,
+    "idle": Bench.idle,
+    "paced": Bench.paced,
+    "files": Bench.files,
+    "moves": Bench.moves,
+    "slow": Bench.slow,
+}
+
+
+def at_most(what: str, value: float, target: float, goal: float | None, unit: str) -> Finding:
+    plain_unit = unit.partition(" (")[0]
+    return Finding(
+        what,
+        f"{value:.2f}{unit}",
+        f"{target:g}{plain_unit}",
+        "" if goal is None else f"{goal:g}",
+        value <= target,
+        goal is not None and value <= goal,
+    )
+
+
+def complete(result: dict[str, Any], kind: str, **expected: int) -> None:
+    """None may be lost."""
+    got = {name: result[name] for name in expected}
+    if result["failed"] or got != expected:
+        raise LostError(f"{kind}: expected {expected}, found {got}, failures: {result['failures']}")
+
+
+class LostError(Exception):
+    pass
+
+
+def fetch(port: int, document: str) -> bytes:
+    """A ready packet of the first VM, asked for as a hypervisor does."""
+
+    def suboption(code: int, argument: bytes = b"") -> bytes:
+        return b"\xff\xfa\xe8" + bytes([code]) + argument + b"\xff\xf0"
+
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as vm:
+        vm.sendall(
+            b"\xff\xfb\x00\xff\xfd\x00\xff\xfb\xe8"
+            + suboption(0, bytes([0, 1, 2, 3, 70, 71, 73, 80, 81, 82, 83]))
+            + suboption(80, b"01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00")
+            + suboption(82, b"vm-00000")
+            + suboption(70, b"Cmy-metadata")
+            + f"!!REQUEST_{document}#\n".encode()
+        )
+        heard = b""
+        while not (found := re.search(rb"!!RESPONSE_([A-Z]+)#([^\n]*)\n", heard)):
+            data = vm.recv(65536)
+            assert data, f"closed after {heard!r}"
+            heard += data
+    assert found[1].decode() == document, found[0]
+    base64.b64decode(found[2], validate=True)
+    return found[0]
+
+
+# The table
+
+
+def machine() -> str:
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {platform.system()} {platform.release()}, "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, gevent {version('gevent')}, "
+        f"uvloop {version('uvloop')}"
+    )
+
+
+def markdown(findings: Sequence[Finding]) -> str:
+    lines = [f"Measured {machine()}.", ""]
+    lines += ["| what | measured | at most | goal | |", "|---|---|---|---|---|"]
+    for f in findings:
+        lines.append(f"| {f.what} | {f.measured} | {f.target} | {f.goal} | {f.verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def measure(bench: Bench, rows: Sequence[str]) -> Iterator[Finding]:
+    for row in rows:
+        try:
+            yield from ROWS[row](bench)
+        except LostError as error:
+            yield Finding(row, str(error), "none lost", "", False, False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of: {', '.join(ROWS)}")
+    parser.add_argument("--quick", action="store_true", help="less of it, in three minutes")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="writes the table there")
+    arguments = parser.parse_args()
+    unknown = [row for row in arguments.rows if row not in ROWS]
+    if unknown or (os.cpu_count() or 1) < 2:
+        parser.error(f"no such row: {', '.join(unknown)}" if unknown else "it needs two cores")
+    os.sched_setaffinity(0, {LOAD_CORE})
+    findings = []
+    print(machine(), flush=True)
+    with ExitStack() as stack:
+        bench = Bench(stack, QUICK if arguments.quick else FULL)
+        for finding in measure(bench, arguments.rows or list(ROWS)):
+            findings.append(finding)
+            print(
+                f"{finding.verdict:22} {finding.what}: {finding.measured}; "
+                f"at most {finding.target}" + (f", goal {finding.goal}" if finding.goal else ""),
+                flush=True,
+            )
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(findings))
+    return 0 if all(finding.reached for finding in findings) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
