@@ -4,18 +4,19 @@
 # make check      ruff and mypy
 # make moves      50 vMotions and 200 boots a second, for 10 s
 # make fuzz       1,000,000 hostile messages to a real server; MESSAGES=N for fewer
+# make bench      the server against two yardsticks; needs a C compiler. BENCH=--quick: 3 minutes
 # make soak       boots, moves, resets and junk mixed, for 5 minutes; MINUTES=N for more
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NEEDS := setup.py pyproject.toml bin/vmw-metadata-server
+NEEDS := setup.py pyproject.toml bin/vmw-metadata-server bin/vmw-metadata-client
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 MESSAGES ?= 1000000
 MINUTES ?= 5
 
-.PHONY: run test test-slow check moves fuzz soak clean
+.PHONY: run test test-slow check moves fuzz soak bench clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/vmw-cloudinit-metadata run --uri my-metadata \
@@ -29,6 +30,10 @@ test-slow: $(VENV)/.installed-for-tests
 
 moves fuzz soak: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.load.$@ $(LOAD_$@)
+
+bench: $(VENV)/.installed-for-tests
+	$(PIP) --editable '.[bench]'
+	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 LOAD_moves := --seconds 10 --boots 200 --moves 50
 LOAD_fuzz = --messages $(MESSAGES)
