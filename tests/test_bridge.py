@@ -19,6 +19,8 @@ import pytest
 
 from tests.process import CHECKOUT, LIMIT_S, ServerProcess
 
+pytestmark = pytest.mark.slow
+
 CLIENT = [sys.executable, "-m", "vmw_cloudinit_metadata", "client"]
 USER_DATA = b"#cloud-config\n" + b"".join(b"# line %d of many\n" % n for n in range(20_000))
 
@@ -171,7 +173,6 @@ def test_guest_that_comes_again_has_a_new_line(
             bridge.wait_for("the guest is gone", times)
 
 
-@pytest.mark.slow
 def test_guest_that_is_not_there_yet_is_waited_for(
     server: ServerProcess, bridged: Bridged, tmp_path: Path
 ) -> None:
@@ -183,7 +184,6 @@ def test_guest_that_is_not_there_yet_is_waited_for(
             assert Guest(sock).ask("USERDATA") == USER_DATA
 
 
-@pytest.mark.slow
 def test_guest_connects_to_a_socket_that_was_left_behind(
     server: ServerProcess, bridged: Bridged, tmp_path: Path
 ) -> None:
@@ -255,7 +255,6 @@ def test_stream_runs_through_many_moves_in_order(guest: Guest, server: ServerPro
     assert "older connection" not in server.log
 
 
-@pytest.mark.slow
 def test_move_that_the_server_declines_leaves_the_vm_where_it_is(
     start: Callable[..., ServerProcess], bridged: Bridged
 ) -> None:
@@ -270,7 +269,6 @@ def test_move_that_the_server_declines_leaves_the_vm_where_it_is(
         assert guest.ask("USERDATA").startswith(b"#cloud-config")
 
 
-@pytest.mark.slow
 def test_server_that_comes_back_is_dialled_again(
     start: Callable[..., ServerProcess], bridged: Bridged
 ) -> None:
@@ -288,7 +286,6 @@ def test_server_that_comes_back_is_dialled_again(
         assert guest.ask("USERDATA").startswith(b"#cloud-config")
 
 
-@pytest.mark.slow
 def test_unknown_order_is_told(guest: Guest) -> None:
     bridge = bridge_of(guest)
     assert bridge._process.stdin

@@ -136,8 +136,7 @@ def test_python_without_venv_is_told_which_package_to_install(tmp_path: Path) ->
     shutil.copy(CHECKOUT / "Makefile", tmp_path)
     for name in ("setup.py", "pyproject.toml"):
         shutil.copy(CHECKOUT / name, tmp_path)
-    (tmp_path / "bin").mkdir()
-    shutil.copy(CHECKOUT / "bin/vmw-metadata-server", tmp_path / "bin")
+    shutil.copytree(CHECKOUT / "bin", tmp_path / "bin")
     ended = subprocess.run(
         ["make", f"PYTHON={python}", "run"],
         cwd=tmp_path,

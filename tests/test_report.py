@@ -322,6 +322,7 @@ def show(window: Shown, tmp_path: Path) -> Callable[..., Shown]:
 
 @EACH_CASE
 @EACH_SIZE
+@pytest.mark.slow
 def test_page_of_case_fits_its_screen_and_asks_nobody(
     show: Callable[..., Shown], case: str, size: str
 ) -> None:
@@ -333,6 +334,7 @@ def test_page_of_case_fits_its_screen_and_asks_nobody(
 
 @EACH_SIZE
 @EACH_SCHEME
+@pytest.mark.slow
 def test_page_pictures_are_seen_and_legible(
     show: Callable[..., Shown], size: str, scheme: str
 ) -> None:
@@ -348,12 +350,14 @@ def test_page_pictures_are_seen_and_legible(
 
 @EACH_SIZE
 @EACH_SCHEME
+@pytest.mark.slow
 def test_page_letters_stand_out_from_their_ground(
     show: Callable[..., Shown], size: str, scheme: str
 ) -> None:
     assert show(WITH_FAILURES, size, scheme).page.evaluate(FAINT) == []
 
 
+@pytest.mark.slow
 def test_page_ground_follows_the_scheme(show: Callable[..., Shown]) -> None:
     ground = "() => getComputedStyle(document.body).backgroundColor"
     light = show(result(), "phone", "light").page.evaluate(ground)
@@ -361,6 +365,7 @@ def test_page_ground_follows_the_scheme(show: Callable[..., Shown]) -> None:
 
 
 @EACH_SIZE
+@pytest.mark.slow
 def test_page_hostile_text_is_shown_and_runs_nothing(show: Callable[..., Shown], size: str) -> None:
     shown = show(HOSTILE_EVERYWHERE, size)
     assert shown.page.evaluate("window.ran") is None
@@ -370,6 +375,7 @@ def test_page_hostile_text_is_shown_and_runs_nothing(show: Callable[..., Shown],
     assert shown.requests == []
 
 
+@pytest.mark.slow
 def test_page_script_put_in_by_force_is_refused(show: Callable[..., Shown]) -> None:
     """The second lock: even where text had become an element, the page's own policy holds."""
     shown = show(result())
@@ -384,6 +390,7 @@ def test_page_script_put_in_by_force_is_refused(show: Callable[..., Shown]) -> N
     assert any("Content Security Policy" in complaint for complaint in shown.complaints)
 
 
+@pytest.mark.slow
 def test_page_percentile_table_has_the_numbers(show: Callable[..., Shown]) -> None:
     page = show(result()).page
     table = page.get_by_role("table", name="Percentiles of each phase")
@@ -391,12 +398,14 @@ def test_page_percentile_table_has_the_numbers(show: Callable[..., Shown]) -> No
     assert row.get_by_role("cell").all_inner_texts() == ["2,000", "24.0", "33.6", "96.0", "336"]
 
 
+@pytest.mark.slow
 def test_page_failures_are_listed_most_frequent_first(show: Callable[..., Shown]) -> None:
     table = show(WITH_FAILURES).page.get_by_role("table", name="Failures by kind")
     assert table.locator("b").all_inner_texts() == ["timeout", "wrong document"]
     assert table.locator("code").first.inner_text() == "web-01: no answer in 10 s"
 
 
+@pytest.mark.slow
 def test_page_throughput_as_a_table_opens(show: Callable[..., Shown]) -> None:
     page = show(WITH_FAILURES).page
     page.get_by_text("The same as a table").click()

@@ -18,6 +18,8 @@ from tests.vm import SEQUENCE, Vm, suboption
 
 Start = Callable[..., ServerProcess]
 
+pytestmark = pytest.mark.slow
+
 
 def children(pid: int) -> set[int]:
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
