@@ -28,6 +28,8 @@ from vmw_cloudinit_metadata.client.check import DOCUMENTS, Exactly, Failure, Nam
 from vmw_cloudinit_metadata.client.figures import Histogram, Tally
 
 BIN = str(CHECKOUT / "bin/vmw-metadata-client")
+pytestmark = pytest.mark.slow
+
 LIMIT_S = 30
 GREETING = bytes.fromhex("fffb00 fffb03 fffb01 fffd00 fffd03 fffde8".replace(" ", ""))
 TO_ASK = bytes.fromhex("fffae851fff0 fffae853fff0 fffae847fff0".replace(" ", ""))
@@ -186,19 +188,16 @@ def test_fetch_in_plain_is_refused_where_tls_is_required(
 # storm, herd, steady, soak
 
 
-SLOW = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
     "scenario",
     [
-        pytest.param("storm -n 60 -c 20", marks=SLOW),
+        "storm -n 60 -c 20",
         "storm -n 60 --processes 2 --rate 200",
         "herd --source-addresses 127.0.0.2-127.0.0.4,127.0.0.9",
-        pytest.param("steady -t 0.5 --processes 2", marks=SLOW),
+        "steady -t 0.5 --processes 2",
         "soak -t 0.5 -c 20",
-        pytest.param("soak -t 5 -c 50 --processes 2", marks=SLOW),
-        pytest.param("storm -n 5 --pace 1", marks=SLOW),
+        "soak -t 5 -c 50 --processes 2",
+        "storm -n 5 --pace 1",
     ],
 )
 def test_load_of_a_good_server_has_no_failures(
@@ -240,7 +239,6 @@ def test_storm_boots_each_vm(server: ServerProcess, tmp_path: Path) -> None:
     assert result["options"]["pattern"] == "vm-{:05}"
 
 
-@SLOW
 def test_load_by_tls(tls_server: ServerProcess, instances: Path) -> None:
     for tls in ("telnets", "authentication"):
         options = ("--directory", str(instances), "-n", "20", "--tls", tls)
@@ -298,7 +296,6 @@ def test_wrong_option_is_one_line(call: Call, options: tuple[str, ...], fault: s
     assert fault in ended.stderr
 
 
-@SLOW
 def test_storm_on_a_terminal_shows_a_bar(server: ServerProcess) -> None:
     ours, theirs = os.openpty()
     options = ("--pattern", "vm-{:05}", "--vms", "20", "-n", "3000")

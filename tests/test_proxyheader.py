@@ -449,6 +449,7 @@ def behind(start: Start) -> ServerProcess:
 
 
 @BOTH_VERSIONS
+@pytest.mark.slow
 def test_vm_behind_haproxy_is_served_and_logged_with_its_own_address(
     behind: ServerProcess, haproxy_path: str, tmp_path: Path, version: str
 ) -> None:
@@ -461,6 +462,7 @@ def test_vm_behind_haproxy_is_served_and_logged_with_its_own_address(
 
 
 @BOTH_VERSIONS
+@pytest.mark.slow
 def test_vm_behind_haproxy_for_both_families_is_known_by_its_ipv4_address(
     behind: ServerProcess, haproxy_path: str, tmp_path: Path, version: str
 ) -> None:
@@ -472,6 +474,7 @@ def test_vm_behind_haproxy_for_both_families_is_known_by_its_ipv4_address(
         behind.wait_for(rf"INFO 127\.0\.0\.5:{port_of(peer)}: 'web1'.*: identified")
 
 
+@pytest.mark.slow
 def test_host_behind_haproxy_that_is_outside_allow_is_closed(
     behind: ServerProcess, haproxy_path: str, tmp_path: Path
 ) -> None:
@@ -488,6 +491,7 @@ def test_host_behind_haproxy_that_is_outside_allow_is_closed(
     ["send-proxy", "send-proxy-v2", "send-proxy-v2 no-check-send-proxy"],
     ids=["v1", "v2", "connects only"],
 )
+@pytest.mark.slow
 def test_health_checks_of_haproxy_are_quiet(
     behind: ServerProcess, haproxy_path: str, tmp_path: Path, options: str
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import ipaddress
 import logging
 import secrets
@@ -34,7 +33,6 @@ def serve_alone(make: Make, listen: Sequence[Address], announce: Announce) -> Co
     """Serves until TERM or INT; returns what was counted."""
     server = make(listen)
     _obey_signals(server)
-    _spare_the_collector()
     server.start()
     announce(server.addresses)
     server.serve_until_stopped()
@@ -60,19 +58,11 @@ def _work(make: Make, pair: socket.socket, addresses: Sequence[Address]) -> int:
     server = make(addresses)
     reporter = Reporter(pair, server.counters, server.ask_to_stop)
     _obey_signals(server)
-    _spare_the_collector()
     server.start()
     reporter.start()
     server.serve_until_stopped()
     reporter.stop()
     return 0
-
-
-def _spare_the_collector() -> None:
-    """What is loaded stays, and connections leave no cycles: look for garbage more rarely."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
 
 
 def _obey_signals(server: MetadataServer) -> None:
