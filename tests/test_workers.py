@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import ServerProcess, run
+from tests.process import ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
 
 Start = Callable[..., ServerProcess]
@@ -87,6 +87,21 @@ def test_worker_that_dies_is_started_again_within_a_second(start: Start) -> None
     for _ in range(10):
         served(server)
     assert counted(server, "answered") == 20
+
+
+def test_worker_that_cannot_start_again_is_told_and_tried_again(
+    start: Start, own_instances: Path
+) -> None:
+    server = start("--workers", "2", command=with_constants(workers__RETRY_S=0.5))
+    own_instances.rename(own_instances.with_name("moved"))
+    before = children(server.pid)
+    os.kill(next(iter(before)), signal.SIGKILL)
+    server.wait_for("a worker cannot start: .*found no directory")
+    own_instances.with_name("moved").rename(own_instances)
+    wait_until(lambda: len(children(server.pid) - before) == 1 and len(children(server.pid)) == 2)
+    (new,) = children(server.pid) - before
+    wait_until(lambda: connections(new) > 1)
+    served(server)
 
 
 def test_term_finishes_the_answers_of_all_workers(start: Start, tmp_path: Path) -> None:

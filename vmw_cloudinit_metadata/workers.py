@@ -27,6 +27,7 @@ from vmw_cloudinit_metadata.listener import listen_on, name_of
 log = logging.getLogger(__name__)
 
 RESTART_S = 0.5  # from the end of a worker to the start of the next
+RETRY_S = 5.0  # the same, if it could not even start
 READY_S = 60.0  # for a worker to load its driver and to listen
 _TURN_S = 0.1
 _MESSAGE_BYTES = 128 * 1024
@@ -70,6 +71,7 @@ class Parent:
         self._workers: dict[int, Worker] = {}  # by process id
         self._due_s: list[float] = []  # when workers are to be started
         self._ended: Counter[str] = Counter()  # what those have counted that are gone
+        self._is_started = False
         self._is_stopping = False
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._alarm = socket.socketpair()
@@ -85,6 +87,7 @@ class Parent:
         for _ in range(self._count):  # one first: a wrong setting is told once
             worker = self._fork()
             self._wait_until_ready(worker)
+        self._is_started = True
 
     def watch(self) -> None:
         """Returns when all workers have ended, after TERM or INT."""
@@ -147,11 +150,18 @@ class Parent:
         self._selector.unregister(worker.pair)
         worker.pair.close()
         self._ended += worker.counters
-        if not self._is_stopping and worker.is_ready:
+        if self._is_started and not self._is_stopping:
+            self._replace(worker, code)
+
+    def _replace(self, worker: Worker, code: int) -> None:
+        wait_s = RESTART_S if worker.is_ready else RETRY_S
+        self._due_s.append(time.monotonic() + wait_s)
+        if worker.is_ready:
             log.error("worker %d has ended with %d: another one is started", worker.pid, code)
             self._ended["workers restarted"] += 1
-        if not self._is_stopping:
-            self._due_s.append(time.monotonic() + RESTART_S)
+        else:
+            reason = worker.failure or f"it has ended with {code}"
+            log.error("a worker cannot start: %s; tried again in %g s", reason, wait_s)
 
     def _start_due(self) -> None:
         now_s = time.monotonic()
