@@ -196,8 +196,8 @@ class Connection:
         if untold is not None:
             log.warning("%s: %s%s", self, text, untold)
 
-    def is_expected(self, within_s: float | None = None) -> None:
-        """The peer is an ESXi host whose VM is served, or will be within this time."""
+    def accept(self, within_s: float | None = None) -> None:
+        """Takes the peer for an ESXi host whose VM is served, or will be within this time."""
         self._shared.deadlines.cancel(self._unidentified)
         self._shared.deadlines.cancel(self._move_overdue)
         if within_s is not None:
@@ -218,7 +218,7 @@ class Connection:
 
     def keep_mute(self) -> None:
         """Keeps the connection, unserved, for the peer to close: but not for ever."""
-        self.is_expected()
+        self.accept()
         mute = self._shared.mute
         mute[self] = None
         if len(mute) > MAX_MUTE_LINES:

@@ -181,7 +181,7 @@ class Line:
 
     def _identified(self, machine: Machine) -> None:
         self._shared.deadlines.cancel(self._identity_overdue)
-        self._connection.is_expected()
+        self._connection.accept()
         was, self._known_as = self._known_as, machine
         if was is None:
             self._register(machine)
@@ -258,11 +258,11 @@ class Line:
 
     def _move_arrived(self, source: Session | None) -> None:
         if source:
-            self._connection.is_expected()
+            self._connection.accept()
             self._journey = self._shared.journeys[source]
             self._journey.arrive(self)
         else:
-            self._connection.is_expected(within_s=MOVE_FROM_ELSEWHERE_S)
+            self._connection.accept(within_s=MOVE_FROM_ELSEWHERE_S)
         log.debug("%s: target of a vMotion", self._connection)
 
     def _move_completed(self, source: Session | None) -> None:
