@@ -518,6 +518,18 @@ def test_vm_moves_to_another_process(pair: tuple[ServerProcess, ServerProcess]) 
     assert target.metadata()["instance-id"] == "my-instance"
 
 
+def test_target_that_is_never_completed_is_closed(start: Start, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"k" * 16)
+    here = start("--vmotion-key-file", str(key))
+    hasty = with_constants(line__MOVE_FROM_ELSEWHERE_S=0.5)
+    there = start("--vmotion-key-file", str(key), command=hasty)
+    target = Vm.arriving(there.port, Vm(here.port).begin_move())
+    target.is_welcome()
+    target.receive_all(3)
+    there.wait_for("closed: the vMotion to it was not completed in time")
+
+
 def test_peer_of_another_process_is_checked_when_the_vc_uuid_is_known(
     pair: tuple[ServerProcess, ServerProcess],
 ) -> None:
