@@ -5,7 +5,7 @@ Says what the option table wants to be said; whoever owns it adds data and subne
 
 from __future__ import annotations
 
-from collections.abc import Set
+from functools import lru_cache
 
 from vmw_cloudinit_metadata.protocol import telnet
 from vmw_cloudinit_metadata.protocol.options import Options, Side
@@ -13,13 +13,16 @@ from vmw_cloudinit_metadata.protocol.telnet import Option
 
 
 class Endpoint:
-    """`us` and `him` are the options that each side may switch on."""
+    """`us` and `him` are the options that each side may switch on; it begins with `wishes`."""
 
-    def __init__(self, us: Set[int], him: Set[int]) -> None:
+    def __init__(
+        self, us: frozenset[int], him: frozenset[int], wishes: tuple[tuple[Side, int], ...] = ()
+    ) -> None:
         self._decoder = telnet.Decoder()
         self._nvt = telnet.NvtDecoder()
-        self._options = Options(us, him)
-        self._out: list[bytes] = []
+        options, said = _begun(us, him, wishes)
+        self._options = options.copy()
+        self._out = [said] if said else []
 
     def receive_data(self, data: bytes) -> list[telnet.Event]:
         """Returns what these bytes mean; negotiations are to be given to `negotiate`."""
@@ -52,6 +55,10 @@ class Endpoint:
     def subnegotiate(self, subnegotiation: telnet.Subnegotiation) -> None:
         self._out.append(telnet.encode_subnegotiation(subnegotiation))
 
+    def say(self, encoded: bytes) -> None:
+        """Says a command that is encoded already."""
+        self._out.append(encoded)
+
     @property
     def has_data_to_send(self) -> bool:
         return bool(self._out)
@@ -65,3 +72,13 @@ class Endpoint:
     def _say(self, negotiation: telnet.Negotiation | None) -> None:
         if negotiation:
             self._out.append(telnet.encode_negotiation(negotiation))
+
+
+@lru_cache  # the same at every connection
+def _begun(
+    us: frozenset[int], him: frozenset[int], wishes: tuple[tuple[Side, int], ...]
+) -> tuple[Options, bytes]:
+    """The options after these wishes, and what is said of them."""
+    options = Options(us, him)
+    said = [options.wish(side, option, on=True) for side, option in wishes]
+    return options, b"".join(telnet.encode_negotiation(wish) for wish in said if wish)

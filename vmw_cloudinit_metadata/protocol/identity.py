@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from vmw_cloudinit_metadata.protocol import vmware
@@ -23,9 +23,12 @@ _FIELDS = {
 class Identity:
     """The identity of the VM of one connection, as far as it is told."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._news: dict[str, Any] = {}  # what is not in the machine yet
+    def __init__(self, peer_address: str, connected_since: datetime) -> None:
+        self._told: dict[str, Any] = {
+            "peer_address": peer_address,
+            "connected_since": connected_since,
+        }
+        self._machine: Machine | None = None
         self.is_asked = False
         self._answerable: Sequence[Suboption] = ()
         self._unanswered: set[Suboption] = set()
@@ -33,13 +36,16 @@ class Identity:
     @property
     def machine(self) -> Machine:
         """Made when it is wanted: a VM tells four things, and a machine is not cheap to make."""
-        if self._news:
-            self._machine = replace(self._machine, **self._news)
-            self._news = {}
+        if self._machine is None:
+            self._machine = Machine(**self._told)
         return self._machine
 
     def proxied(self, service_uri: str, direction: str) -> None:
-        self._news.update(service_uri=service_uri, direction=direction)
+        self._tell(service_uri=service_uri, direction=direction)
+
+    def _tell(self, **told: str | None) -> None:
+        self._told.update(told)
+        self._machine = None
 
     def ask(self, known: bytes) -> Sequence[Suboption]:
         """Returns what to ask a VM that knows these suboptions."""
@@ -62,7 +68,8 @@ class Identity:
         self._unanswered.discard(code)
         told = vmware.parse_identity(code, argument)
         if told is not None:
-            self._news[_FIELDS[code]] = told
+            self._told[_FIELDS[code]] = told
+            self._machine = None
         return told is not None
 
     def will_not_hear(self, questions: bytes) -> None:
@@ -76,8 +83,7 @@ class Identity:
         self._unanswered.clear()
 
     def has_told(self, code: Suboption) -> bool:
-        field = _FIELDS[code]
-        return field in self._news or getattr(self._machine, field) is not None
+        return self._told.get(_FIELDS[code]) is not None
 
     def is_settled(self, code: Suboption) -> bool:
         """Whether this is told, or will not be."""
@@ -91,7 +97,7 @@ class Identity:
     def inherit(self, source: Machine) -> None:
         """Takes what was told at the source of a move, but for what depends on the host."""
         here = self.machine
-        self._news.update(
+        self._tell(
             name=here.name or source.name,
             vc_uuid=here.vc_uuid or source.vc_uuid,
             bios_uuid=here.bios_uuid or source.bios_uuid,

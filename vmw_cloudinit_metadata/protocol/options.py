@@ -106,6 +106,12 @@ class Options:
         self._agreeable = (us, him)
         self._states: tuple[dict[int, Q], dict[int, Q]] = ({}, {})  # what is not in it is NO
 
+    def copy(self) -> Options:
+        options = Options(*self._agreeable)
+        for states, there in zip(options._states, self._states, strict=True):
+            states.update(there)
+        return options
+
     def receive(self, negotiation: Negotiation) -> Negotiation | None:
         """Returns what to say to a negotiation that arrived, or None for silence."""
         side, positive = _ARRIVES[negotiation.verb]

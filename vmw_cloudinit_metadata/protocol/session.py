@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
 from vmw_cloudinit_metadata.printable import quoted
 from vmw_cloudinit_metadata.protocol import authentication, packet, stranger, telnet, vmware
@@ -39,6 +40,7 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 _OURS = frozenset({Option.BINARY, Option.SGA, Option.ECHO})
 _HIS = frozenset({Option.BINARY, Option.SGA, Option.VMWARE_TELNET_EXT})
+_HIS_WITH_TLS = _HIS | {Option.AUTHENTICATION}
 _GREETING = (
     (Side.US, Option.BINARY),
     (Side.US, Option.SGA),
@@ -46,8 +48,15 @@ _GREETING = (
     (Side.HIM, Option.BINARY),
     (Side.HIM, Option.SGA),
 )
+_OPENING = (Side.HIM, Option.VMWARE_TELNET_EXT)
 
 _SE = bytes([telnet.SE])
+
+# What is said to every VM, encoded once.
+_BARE = {code: telnet.encode_subnegotiation(vmware.suboption(code)) for code in Suboption}
+_KNOWN_SUBOPTIONS = telnet.encode_subnegotiation(
+    vmware.suboption(Suboption.KNOWN_SUBOPTIONS_2, bytes(Suboption))
+)
 
 # A guest asks for one document after the other; this is room for one that asks for all of them,
 # again and again, while its VM is still being identified.
@@ -110,23 +119,24 @@ class Session:
         self._policy = policy
         self._is_secure = is_secure
         self._can_start_tls = policy.tls is not TlsPolicy.OFF and not is_secure
-        his = _HIS | {Option.AUTHENTICATION} if self._can_start_tls else _HIS
-        self._telnet = Endpoint(us=_OURS, him=his)
+        self._telnet = (
+            Endpoint(_OURS, _HIS_WITH_TLS, _GREETING)
+            if self._can_start_tls
+            else Endpoint(_OURS, _HIS, (*_GREETING, _OPENING))
+        )
         self._lines = packet.LineSplitter()
         self._events: list[Event] = []
         self._now_s = 0.0
         # Before it is known to be telnet
         self._stray: stranger.Watch | None = stranger.Watch()
         # Before TLS is settled
-        self._is_open = False  # VMWARE-TELNET-EXT was asked for
-        self._is_last = False  # the event in hand is the last that was received
+        self._is_open = not self._can_start_tls  # VMWARE-TELNET-EXT was asked for
+        self._last: telnet.Event | None = None  # of what was received, if nothing follows it
         self._is_settling = False  # the VM has offered TLS, and has neither begun nor refused it
         self._postponed: list[telnet.Event] = []
         self._postponed_bytes = 0
         # Who it is
-        self._identity = Identity(
-            Machine(peer_address=peer_address, connected_since=connected_since)
-        )
+        self._identity = Identity(peer_address, connected_since)
         self._waiting: list[str] = []
         self._proxying = False
         self._last_request_s = 0.0
@@ -137,10 +147,6 @@ class Session:
         self._early = b""
         self._behind: list[telnet.Event] = []  # VMOTION-COMPLETE, until `take_over`
         self.is_mute = False  # refused, moved away, or in other hands
-        for side, option in _GREETING:
-            self._telnet.wish(side, option, on=True)
-        if not self._can_start_tls:
-            self._open()
 
     # What its owner says to it
 
@@ -148,15 +154,16 @@ class Session:
         """Returns what these bytes mean, in order. Afterwards `data_to_send` may have something."""
         self._now_s = now_s
         events = self._telnet.receive_data(data)
-        for place, event in enumerate(events, 1):
+        is_whole = self._telnet.is_idle
+        self._last = events[-1] if events and is_whole and data.endswith(_SE) else None
+        for event in events:
             if self.is_mute:
                 break
             if self._arrival and self._arrival.is_over:
                 self._behind.append(event)
-                continue
-            self._is_last = place == len(events) and self._telnet.is_idle and data.endswith(_SE)
-            self._receive(event)
-        if data and self._telnet.is_idle and not self._is_settling:
+            else:
+                self._receive(event)
+        if not self._is_open and data and is_whole and not self._is_settling:
             self._open()
         return self._take_events()
 
@@ -229,45 +236,47 @@ class Session:
     # Telnet
 
     def _receive(self, event: telnet.Event) -> None:
-        match event:
-            case telnet.Data(payload):
-                self._receive_payload(payload)
-            case telnet.Negotiation(_, Option.VMWARE_TELNET_EXT) if self._is_settling:
-                self._postpone(event)
-            case telnet.Negotiation():
-                self._receive_negotiation(event)
-            case telnet.Subnegotiation(Option.AUTHENTICATION, payload):
-                self._receive_authentication(payload)
-            case telnet.Subnegotiation() if self._is_settling:
-                self._postpone(event)
-            case telnet.Subnegotiation(Option.VMWARE_TELNET_EXT, payload):
-                self._receive_suboption(payload)
-            case telnet.Subnegotiation():
-                self._fault("unexpected subnegotiation")
-            case telnet.Malformed(fault):
-                self._fault(fault)
-        if not isinstance(event, telnet.Data):
-            self._stray = None
+        _RECEIVERS[type(event)](self, event)
 
     def _receive_negotiation(self, negotiation: telnet.Negotiation) -> None:
-        option, verb = negotiation.option, negotiation.verb
-        was_on = self._telnet.is_on(Side.HIM, option)
-        self._telnet.negotiate(negotiation)
-        if option == Option.VMWARE_TELNET_EXT:
-            self._extension_negotiated(verb, was_on)
-        elif option == Option.AUTHENTICATION:
-            self._authentication_negotiated(was_on)
+        self._stray = None
+        if negotiation.option not in _MATTERS:
+            self._telnet.negotiate(negotiation)
+        elif negotiation.option == Option.AUTHENTICATION:
+            self._negotiate_authentication(negotiation)
+        elif self._is_settling:
+            self._postpone(negotiation)
+        else:
+            self._negotiate_extension(negotiation)
 
-    def _extension_negotiated(self, verb: Verb, was_on: bool) -> None:
+    def _receive_subnegotiation(self, subnegotiation: telnet.Subnegotiation) -> None:
+        self._stray = None
+        if subnegotiation.option == Option.AUTHENTICATION:
+            self._receive_authentication(subnegotiation)
+        elif self._is_settling:
+            self._postpone(subnegotiation)
+        elif subnegotiation.option == Option.VMWARE_TELNET_EXT:
+            self._receive_suboption(subnegotiation.payload)
+        else:
+            self._fault("unexpected subnegotiation")
+
+    def _receive_malformed(self, malformed: telnet.Malformed) -> None:
+        self._stray = None
+        self._fault(malformed.fault)
+
+    def _negotiate_extension(self, negotiation: telnet.Negotiation) -> None:
+        was_on = self._telnet.is_on(Side.HIM, Option.VMWARE_TELNET_EXT)
+        self._telnet.negotiate(negotiation)
         if not was_on and self._telnet.is_on(Side.HIM, Option.VMWARE_TELNET_EXT):
             # At once: a VM may wait for our list before it sends its own.
-            self._say(Suboption.KNOWN_SUBOPTIONS_2, bytes(Suboption))
-        elif verb is Verb.WONT and not self._proxying:
+            self._telnet.say(_KNOWN_SUBOPTIONS)
+        elif negotiation.verb is Verb.WONT and not self._proxying:
             self._estrange("a telnet client that refuses VMWARE-TELNET-EXT")
 
     # Peers that are no hypervisor
 
-    def _receive_payload(self, payload: bytes) -> None:
+    def _receive_payload(self, received: telnet.Data) -> None:
+        payload = received.payload
         what = self._stray.receive_data(payload) if self._stray else None
         if what:
             self._estrange(what)
@@ -302,14 +311,17 @@ class Session:
         else:
             self._fault("too much before the end of AUTHENTICATION")
 
-    def _authentication_negotiated(self, was_on: bool) -> None:
+    def _negotiate_authentication(self, negotiation: telnet.Negotiation) -> None:
+        was_on = self._telnet.is_on(Side.HIM, Option.AUTHENTICATION)
+        self._telnet.negotiate(negotiation)
         self._is_settling = self._telnet.is_on(Side.HIM, Option.AUTHENTICATION)
         if self._is_settling and not was_on:
             self._telnet.subnegotiate(authentication.SEND)
         elif was_on and not self._is_settling:
             self._open()
 
-    def _receive_authentication(self, payload: bytes) -> None:
+    def _receive_authentication(self, subnegotiation: telnet.Subnegotiation) -> None:
+        payload = subnegotiation.payload
         modifier = authentication.start_modifier(payload)
         if not self._is_settling or not authentication.is_answer(payload):
             self._fault("unexpected AUTHENTICATION")
@@ -317,7 +329,7 @@ class Session:
             self._telnet.wish(Side.HIM, Option.AUTHENTICATION, on=False)
             self._is_settling = False
             self._open()
-        elif not self._is_last:
+        elif subnegotiation is not self._last:
             # What is there already was said in plain, by whoever is in between.
             reason = "it sends plain bytes behind its START of TLS"
             self._refuse("plain bytes before TLS", reason, is_attack=True)
@@ -329,17 +341,22 @@ class Session:
     # VMWARE-TELNET-EXT
 
     def _say(self, code: Suboption, argument: bytes = b"") -> None:
-        self._telnet.subnegotiate(vmware.suboption(code, argument))
+        if argument:
+            self._telnet.subnegotiate(vmware.suboption(code, argument))
+        else:
+            self._telnet.say(_BARE[code])
 
     def _receive_suboption(self, payload: bytes) -> None:
         if not payload:
             self._fault("suboption without a code")
-        elif payload[0] in _SUBOPTIONS:
-            code = Suboption(payload[0])
-            _SUBOPTIONS[code](self, code, payload[1:])
-        else:
+            return
+        known = _SUBOPTIONS.get(payload[0])
+        if known is None:
             self._fault("unknown suboption")
             self._say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, payload[:1])
+        else:
+            code, handle = known
+            handle(self, code, payload[1:])
 
     def _known_suboptions(self, _code: Suboption, argument: bytes) -> None:
         for question in self._identity.ask(argument):
@@ -568,7 +585,17 @@ def _named(code: Suboption) -> str:
     return code.name.replace("_", "-")
 
 
-_SUBOPTIONS: dict[Suboption, Callable[[Session, Suboption, bytes], None]] = {
+# What is told at once, and what may have to wait for the end of AUTHENTICATION.
+_MATTERS = frozenset({Option.VMWARE_TELNET_EXT, Option.AUTHENTICATION})
+
+_RECEIVERS: dict[type[telnet.Event], Callable[[Session, Any], None]] = {
+    telnet.Data: Session._receive_payload,
+    telnet.Negotiation: Session._receive_negotiation,
+    telnet.Subnegotiation: Session._receive_subnegotiation,
+    telnet.Malformed: Session._receive_malformed,
+}
+
+_HANDLERS: dict[Suboption, Callable[[Session, Suboption, bytes], None]] = {
     **dict.fromkeys(Suboption, Session._out_of_place),
     Suboption.KNOWN_SUBOPTIONS_1: Session._known_suboptions,
     Suboption.UNKNOWN_SUBOPTION_RCVD_1: Session._unknown_suboption,
@@ -579,3 +606,4 @@ _SUBOPTIONS: dict[Suboption, Callable[[Session, Suboption, bytes], None]] = {
     Suboption.DO_PROXY: Session._do_proxy,
     **dict.fromkeys(vmware.IDENTITY.values(), Session._tells),
 }
+_SUBOPTIONS = {int(code): (code, handle) for code, handle in _HANDLERS.items()}

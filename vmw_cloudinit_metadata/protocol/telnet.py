@@ -13,6 +13,8 @@ from enum import IntEnum
 
 SE, NOP, GA, SB, IAC = 240, 241, 249, 250, 255
 _IAC = bytes([IAC])
+_DOUBLED = bytes([IAC, IAC])
+_BEGIN, _END = bytes([IAC, SB]), bytes([IAC, SE])
 
 # The longest legitimate one is a VM-NAME or a service URI of some hundred bytes.
 MAX_SUBNEGOTIATION_BYTES = 4096
@@ -66,107 +68,95 @@ Event = Data | Negotiation | Subnegotiation | Malformed
 class Decoder:
     """Decodes one direction of one connection. Never raises; keeps at most one subnegotiation.
 
-    Its state is the step that reads what comes next.
+    What a peer can say is one grammar, a row for each kind of it. What is not complete is kept and
+    read again with what comes next.
     """
 
     def __init__(self, max_subnegotiation_bytes: int = MAX_SUBNEGOTIATION_BYTES) -> None:
         self._limit = max_subnegotiation_bytes
-        self._step: _Step = Decoder._in_data
-        self._verb = Verb.WILL
-        self._payload = bytearray()  # option and payload of the subnegotiation under way
-        self._overlong = False
+        self._begun = b""
+        self._overlong = False  # what has begun is a subnegotiation that is too long
 
     def receive_data(self, data: bytes) -> list[Event]:
         """Returns the events that `data` completes, in order."""
-        if self.is_idle and _IAC not in data:
+        if not self._begun and _IAC not in data:
             return [Data(data)] if data else []
+        data, self._begun = self._begun + data, b""
         events: list[Event] = []
-        position = 0
-        while position < len(data):
-            position = self._step(self, data, position, events)
+        for said in _GRAMMAR.finditer(data):
+            row = said.lastindex or 0
+            _MEANINGS[row](self, said[row], events)
         return events
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing has begun that is not complete."""
-        return self._step is Decoder._in_data
+        return not self._begun
 
-    # Each step reads from `start` and returns the position behind what it has read.
+    def _plain(self, payload: bytes, events: list[Event]) -> None:
+        events.append(Data(payload))
 
-    def _in_data(self, data: bytes, start: int, events: list[Event]) -> int:
-        end = data.find(_IAC, start)
-        if end < 0:
-            end = len(data)
-        else:
-            self._step = Decoder._after_iac
-        if end > start:
-            events.append(Data(data[start:end]))
-        return end + 1
+    def _negotiation(self, command: bytes, events: list[Event]) -> None:
+        events.append(_NEGOTIATIONS[command])
 
-    def _after_iac(self, data: bytes, start: int, events: list[Event]) -> int:
-        self._step = Decoder._in_data
-        match data[start]:
-            case 255:
-                events.append(Data(_IAC))
-            case 251 | 252 | 253 | 254:
-                self._verb = Verb(data[start])
-                self._step = Decoder._in_option
-            case 250:
-                self._payload.clear()
-                self._overlong = False
-                self._step = Decoder._in_subnegotiation
-            case command if not NOP <= command <= GA:
-                events.append(Malformed("unknown telnet command"))
-        return start + 1
-
-    def _in_option(self, data: bytes, start: int, events: list[Event]) -> int:
-        events.append(Negotiation(self._verb, data[start]))
-        self._step = Decoder._in_data
-        return start + 1
-
-    def _in_subnegotiation(self, data: bytes, start: int, events: list[Event]) -> int:
-        end = data.find(_IAC, start)
-        if end < 0:
-            end = len(data)
-        else:
-            self._step = Decoder._after_iac_in_subnegotiation
-        self._keep(data[start:end], events)
-        return end + 1
-
-    def _after_iac_in_subnegotiation(self, data: bytes, start: int, events: list[Event]) -> int:
-        match data[start]:
-            case 255:  # RFC 855: IAC is doubled inside SB
-                self._step = Decoder._in_subnegotiation
-                self._keep(_IAC, events)
-                return start + 1
-            case 240:
-                self._step = Decoder._in_data
-                self._end_subnegotiation(events)
-                return start + 1
-            case _:  # the subnegotiation was never ended: drop it, and obey the command
-                self._step = Decoder._after_iac
-                events.append(Malformed("unterminated subnegotiation"))
-                return start
-
-    def _keep(self, payload: bytes, events: list[Event]) -> None:
-        if self._overlong:
-            return
-        if len(self._payload) + len(payload) > self._limit:
-            self._overlong = True
-            self._payload.clear()
-            events.append(Malformed("subnegotiation too long"))
-            return
-        self._payload += payload
-
-    def _end_subnegotiation(self, events: list[Event]) -> None:
-        if self._payload:
-            events.append(Subnegotiation(self._payload[0], bytes(self._payload[1:])))
-            self._payload.clear()
+    def _subnegotiation(self, content: bytes, events: list[Event]) -> None:
+        payload = self._checked(content, events)
+        if payload:
+            events.append(Subnegotiation(payload[0], payload[1:]))
         elif not self._overlong:
             events.append(Malformed("subnegotiation without an option"))
+        self._overlong = False
+
+    def _unterminated(self, content: bytes, events: list[Event]) -> None:
+        """It was never ended: it is dropped, and the command in it obeyed."""
+        self._checked(content, events)
+        self._overlong = False
+        events.append(Malformed("unterminated subnegotiation"))
+
+    def _command(self, code: bytes, events: list[Event]) -> None:
+        if not NOP <= code[0] <= GA:
+            events.append(Malformed("unknown telnet command"))
+
+    def _begun_subnegotiation(self, content: bytes, events: list[Event]) -> None:
+        self._checked(content, events)
+        self._begun = _BEGIN + (b"" if self._overlong else content)
+
+    def _begun_end(self, content: bytes, events: list[Event]) -> None:
+        self._begun_subnegotiation(content, events)
+        self._begun += _IAC
+
+    def _begun_command(self, command: bytes, _events: list[Event]) -> None:
+        self._begun = command
+
+    def _checked(self, content: bytes, events: list[Event]) -> bytes:
+        """The payload of a subnegotiation; nothing if it is too long, which is told once."""
+        payload = content.replace(_DOUBLED, _IAC)
+        if len(payload) > self._limit and not self._overlong:
+            self._overlong = True
+            events.append(Malformed("subnegotiation too long"))
+        return b"" if self._overlong else payload
 
 
-_Step = Callable[[Decoder, bytes, int, list[Event]], int]
+_NEGOTIATIONS = {
+    bytes([verb, option]): Negotiation(verb, option) for verb in Verb for option in range(256)
+}
+
+_IN_SB = rb"\xff\xfa((?:[^\xff]++|\xff\xff)*+)"  # RFC 855: IAC is doubled inside SB
+
+_ROWS: tuple[tuple[bytes, Callable[[Decoder, bytes, list[Event]], None]], ...] = (
+    (rb"([^\xff]+)", Decoder._plain),
+    (rb"\xff([\xfb-\xfe].)", Decoder._negotiation),
+    (_IN_SB + rb"\xff\xf0", Decoder._subnegotiation),
+    (_IN_SB + rb"(?=\xff[^\xf0])", Decoder._unterminated),
+    (rb"\xff(\xff)", Decoder._plain),
+    (rb"\xff([^\xfa-\xfe])", Decoder._command),
+    # At the end of what is there:
+    (_IN_SB + rb"\Z", Decoder._begun_subnegotiation),
+    (_IN_SB + rb"\xff\Z", Decoder._begun_end),
+    (rb"(\xff[\xfb-\xfe]?)", Decoder._begun_command),
+)
+_GRAMMAR = re.compile(b"|".join(pattern for pattern, _ in _ROWS), re.DOTALL)
+_MEANINGS = {row: meaning for row, (_, meaning) in enumerate(_ROWS, 1)}
 
 
 class NvtDecoder:
@@ -189,13 +179,18 @@ def encode_data(data: bytes, *, binary: bool) -> bytes:
     """`data` as it travels: IAC doubled and, where BINARY is off, newlines by the NVT's rules."""
     if not binary:
         data = re.sub(rb"\r\n|\n|\r", lambda newline: _NVT_NEWLINES[newline[0]], data)
-    return data.replace(_IAC, b"\xff\xff")
+    return data.replace(_IAC, _DOUBLED)
 
 
 def encode_negotiation(negotiation: Negotiation) -> bytes:
-    return bytes([IAC, negotiation.verb, negotiation.option])
+    return _COMMANDS[negotiation.verb, negotiation.option]
 
 
 def encode_subnegotiation(subnegotiation: Subnegotiation) -> bytes:
     payload = bytes([subnegotiation.option]) + subnegotiation.payload
-    return bytes([IAC, SB]) + payload.replace(_IAC, b"\xff\xff") + bytes([IAC, SE])
+    return _BEGIN + payload.replace(_IAC, _DOUBLED) + _END
+
+
+_COMMANDS = {
+    (verb, option): bytes([IAC, verb, option]) for verb in Verb for option in range(256)
+}

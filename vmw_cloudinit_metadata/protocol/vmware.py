@@ -69,8 +69,8 @@ def parse_uuid(text: str) -> str | None:
     """
     if not _UUID.fullmatch(text):
         return None
-    digits = re.sub("[ -]", "", text).lower()
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+    digits = text.replace(" ", "").replace("-", "").lower()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def parse_name(argument: bytes) -> str | None:
