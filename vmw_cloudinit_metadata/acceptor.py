@@ -9,6 +9,7 @@ from contextlib import suppress
 from socket import socket
 from typing import Any
 
+import gevent
 from gevent.server import StreamServer
 
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
@@ -28,7 +29,7 @@ class Acceptor(StreamServer):
         self._is_welcome = is_welcome
         self._on_exhausted = on_exhausted
         self._spare = os.open(os.devnull, os.O_RDONLY)
-        super().__init__(listener, handle)
+        super().__init__(listener, handle, spawn=gevent.spawn_raw)  # nobody joins or kills a connection's
 
     def do_read(self) -> Any:
         """The next connection to serve, a socket and its address; None: there is none now."""

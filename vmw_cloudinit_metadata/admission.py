@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ def connections_by_descriptors() -> int:
     return max(soft - RESERVED_DESCRIPTORS, soft // 2, 1)
 
 
+@lru_cache(maxsize=4096)  # hosts come back
 def plain_host(host: str) -> str:
     """The address of a peer, without the clothes of IPv6: `::ffff:10.0.0.1`, `fe80::1%eth0`."""
     address = ip_address(host.partition("%")[0])

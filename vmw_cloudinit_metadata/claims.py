@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import islice
 
 NAMED_OTHERS = 3
@@ -12,12 +11,14 @@ class Claims:
     """Counts, for each source (a file), the connections of each VC UUID that are served from it."""
 
     def __init__(self) -> None:
-        self._served: dict[str, Counter[str]] = {}
+        self._served: dict[str, dict[str, int]] = {}
 
     def add(self, source: str, vc_uuid: str) -> str:
         """Returns, for the log, the other VC UUIDs that are served from `source`, or ""."""
-        served = self._served.setdefault(source, Counter())
-        served[vc_uuid] += 1
+        served = self._served.setdefault(source, {})
+        served[vc_uuid] = served.get(vc_uuid, 0) + 1
+        if len(served) == 1:
+            return ""
         others = [other for other in islice(served, NAMED_OTHERS + 1) if other != vc_uuid]
         further = len(served) - 1 - len(others[:NAMED_OTHERS])
         return ", ".join(others[:NAMED_OTHERS]) + (f" and {further} more" if further else "")

@@ -41,6 +41,11 @@ _PAUSE_S = 0.0005  # between turns that do not wait for the socket
 _READABLE = 1  # libev's EV_READ
 
 
+def _hear_nothing(_data: bytes) -> None:
+    """Of a connection that has ended: it refers to nothing that refers to it, or the garbage
+    collector would have to find it."""
+
+
 class Connection:
     """Serves one non-blocking socket, which the caller closes when `serve` returns; `str` is the
     peer."""
@@ -119,6 +124,8 @@ class Connection:
         self._is_over = True
         if self._line:
             self._line.close()
+            self._line = None
+        self._receive = _hear_nothing
         self._output.close()
         for callback in (
             self._unidentified,
@@ -138,8 +145,10 @@ class Connection:
         readable = hub.loop.io(self._sock.fileno(), _READABLE)
         try:
             self._begin()
+            wake = gevent.getcurrent().switch
+            readable.start(wake)
             while True:
-                hub.wait(readable)  # before the try: cheaper, and every connection gives way
+                hub.switch()  # until it is readable: before each turn, so that others have theirs
                 try:
                     data = self._sock.recv(_RECEIVE_BYTES)
                 except BlockingIOError:
@@ -148,12 +157,18 @@ class Connection:
                     return
                 if not self._is_over:
                     self._receive(data)
-                while self._has_more and not self._is_over:
-                    gevent.sleep(_PAUSE_S)
-                    self._receive(b"")
+                if self._has_more:
+                    readable.stop()
+                    self._receive_more()
+                    readable.start(wake)
         finally:
             readable.stop()
             readable.close()
+
+    def _receive_more(self) -> None:
+        while self._has_more and not self._is_over:
+            gevent.sleep(_PAUSE_S)
+            self._receive(b"")
 
     def receive_what_is_there(self) -> None:
         """Takes in, from the side, what the socket has."""

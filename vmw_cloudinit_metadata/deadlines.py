@@ -19,6 +19,7 @@ class Deadlines:
     def __init__(self) -> None:
         # Those of one length run out in the order in which they began, so the first is the next.
         self._due_s: dict[float, dict[Callback, float]] = {}
+        self._seconds: dict[Callback, float] = {}  # of each that runs
         self._timer = gevent.get_hub().loop.timer(TICK_S, repeat=TICK_S)
         self._is_ticking = False
         self._soon: deque[Callback] = deque()
@@ -33,15 +34,16 @@ class Deadlines:
     def start(self, seconds: float, callback: Callback) -> None:
         """Calls `callback` once `seconds` are over; a deadline that it had before is gone."""
         self.cancel(callback)
+        self._seconds[callback] = seconds
         self._due_s.setdefault(seconds, {})[callback] = time.monotonic() + seconds
         if not self._is_ticking:
             self._is_ticking = True
             self._timer.start(self._tick)
 
     def cancel(self, callback: Callback) -> None:
-        for waiting in self._due_s.values():
-            if waiting.pop(callback, None) is not None:
-                return
+        seconds = self._seconds.pop(callback, None)
+        if seconds is not None:
+            del self._due_s[seconds][callback]
 
     def close(self) -> None:
         for timer in (self._timer, self._turn_timer):
@@ -64,8 +66,9 @@ class Deadlines:
                     break
                 due.append(callback)
             for callback in due:
-                if waiting.pop(callback, None) is not None:  # an earlier one may have cancelled it
+                if callback in waiting:  # an earlier one may have cancelled it
+                    self.cancel(callback)
                     callback()
-        if not any(self._due_s.values()):
+        if not self._seconds:
             self._is_ticking = False
             self._timer.stop()

@@ -102,6 +102,7 @@ class Line:
             self._journey.end_is_gone()
         if not self.session.is_moving:
             self.dialogue.close()
+            del self.dialogue  # it refers to this line
 
     # What the dialogue says through it
 

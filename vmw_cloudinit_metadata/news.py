@@ -22,11 +22,13 @@ class News:
     def is_new(self, machine: Machine, trouble: str) -> bool:
         """Whether `trouble` is not what was told of the machine last; "" ends a trouble."""
         key = machine.vc_uuid or machine.bios_uuid or machine.name or machine.peer_address
-        last: str = self._last.get(key, "")
-        if trouble == last:
+        if not trouble:
+            if self._last:
+                self._last.pop(key, None)
             return False
+        is_new: bool = self._last.get(key) != trouble
         self._last[key] = trouble
-        return bool(trouble)
+        return is_new
 
 
 class Throttle:

@@ -19,6 +19,10 @@ STALLED_S = 15 * 60.0
 _WRITABLE = 2  # libev's EV_WRITE
 
 
+def _nothing() -> None:
+    pass
+
+
 class Output:
     """The sending side of a non-blocking socket. The hub calls `on_empty` when all is sent, and
     `on_stalled` when the peer has taken nothing for STALLED_S."""
@@ -60,6 +64,7 @@ class Output:
             self._watcher.stop()
             self._watcher.close()
             self._watcher = None
+        self._on_empty = self._on_stalled = _nothing  # they refer to what refers to this
 
     def _watch(self) -> None:
         if self._watcher is None:

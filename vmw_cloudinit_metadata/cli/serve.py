@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import logging
 import secrets
@@ -33,6 +34,7 @@ def serve_alone(make: Make, listen: Sequence[Address], announce: Announce) -> Co
     """Serves until TERM or INT; returns what was counted."""
     server = make(listen)
     _obey_signals(server)
+    _settle_heap()
     server.start()
     announce(server.addresses)
     server.serve_until_stopped()
@@ -58,11 +60,19 @@ def _work(make: Make, pair: socket.socket, addresses: Sequence[Address]) -> int:
     server = make(addresses)
     reporter = Reporter(pair, server.counters, server.ask_to_stop)
     _obey_signals(server)
+    _settle_heap()
     server.start()
     reporter.start()
     server.serve_until_stopped()
     reporter.stop()
     return 0
+
+
+def _settle_heap() -> None:
+    """What is there at the start stays: the collector, which holds up everybody, need not look
+    at it again. Measured: half the p99 of a storm."""
+    gc.collect()
+    gc.freeze()
 
 
 def _obey_signals(server: MetadataServer) -> None:

@@ -6,8 +6,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 
 from vmw_cloudinit_metadata.errors import DriverError
@@ -15,6 +14,10 @@ from vmw_cloudinit_metadata.errors import DriverError
 # A change within one tick of the file system's clock shows in no time stamp. The coarsest ticks are
 # one second, so what changed less than two seconds ago is looked at again.
 UNSETTLED_NS = 2_000_000_000
+
+# Of files that are not there their directory tells: it changes when one comes. Some network file
+# systems are late with that, so now and then each is looked for.
+TRUSTED_S = 10.0
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
@@ -30,30 +33,82 @@ def _written(found: os.stat_result) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """The files that an answer depends on, as they were, and until when it holds at the longest."""
-
-    files: Mapping[str, Signature]
-    until_s: float = inf  # of time.monotonic()
-
-    def holds(self) -> bool:
-        """Stats only; whatever cannot be told does not hold."""
-        try:
-            return all(_look(path) == seen for path, seen in self.files.items()) and (
-                self.until_s == inf or time.monotonic() < self.until_s
-            )
-        except OSError:
-            return False
+def _is_settled(changed_ns: int) -> bool:
+    """Whether the next change will show in the time stamps of a file that changed then."""
+    return time.time_ns() - changed_ns > UNSETTLED_NS
 
 
-def _look(path: str) -> Signature:
+def _look(path: str, stat: Callable[[str], os.stat_result] = os.stat) -> os.stat_result | None:
     try:
-        return _signature(os.stat(path))
+        return stat(path)
     except OSError as error:
         if error.errno in _ABSENT:
             return None
         raise
+
+
+def _seen(path: str) -> Signature:
+    found = _look(path)
+    return _signature(found) if found else None
+
+
+class _Directory:
+    """Whether files that a directory did not have are still not there."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._absent: set[str] = set()
+        self._look()
+
+    def lacks(self, path: str) -> None:
+        """Remembers that it has no entry of this path."""
+        self._absent.add(path)
+
+    @property
+    def lacks_any(self) -> bool:
+        return bool(self._absent)
+
+    def holds(self) -> bool:
+        is_trusted = time.monotonic() < self._trusted_until_s
+        if is_trusted and _seen(self._path) == self._signature:
+            return True
+        self._look()
+        return all(_look(path, os.lstat) is None for path in self._absent)
+
+    def _look(self) -> None:
+        found = _look(self._path)
+        self._signature = _signature(found) if found else None
+        is_settled = found is None or _is_settled(found.st_ctime_ns)
+        self._trusted_until_s = time.monotonic() + TRUSTED_S if is_settled else -inf
+
+
+class Token:
+    """The files that an answer depends on, as they were, and until when it holds at the longest."""
+
+    __slots__ = ("_absences", "_files", "_until_s")
+
+    def __init__(
+        self,
+        files: Mapping[str, Signature],
+        absences: Iterable[_Directory] = (),
+        until_s: float = inf,  # of time.monotonic()
+    ) -> None:
+        self._files = files
+        self._absences = tuple(absences)
+        self._until_s = until_s
+
+    def holds(self) -> bool:
+        """Stats only; whatever cannot be told does not hold."""
+        try:
+            for path, seen in self._files.items():
+                if _seen(path) != seen:
+                    return False
+            for directory in self._absences:
+                if not directory.holds():
+                    return False
+        except OSError:
+            return False
+        return self._until_s == inf or time.monotonic() < self._until_s
 
 
 class Snapshot:
@@ -61,17 +116,30 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._seen: dict[str, Signature] = {}
+        self._directories: dict[str, _Directory] = {}
         self._changed_ns = 0
 
     def exists(self, path: str) -> bool:
         """Raises DriverError if that cannot be told."""
         try:
-            self.record(path, os.stat(path))
+            return self._exists(path)
         except OSError as error:
-            if error.errno not in _ABSENT:
-                raise cannot_read(path, error) from error
+            raise cannot_read(path, error) from error
+
+    def _exists(self, path: str) -> bool:
+        place = os.path.dirname(path)
+        if place not in self._directories:
+            self._directories[place] = _Directory(place)
+        entry = _look(path, os.lstat)
+        if entry is None:
+            self._directories[place].lacks(path)
+            return False
+        found = _look(path) if stat.S_ISLNK(entry.st_mode) else entry
+        if found is None:  # a link to nowhere: no change of this directory will tell
             self._seen[path] = None
-        return self._seen[path] is not None
+        else:
+            self.record(path, found)
+        return found is not None
 
     def read(self, path: str, limit: int) -> bytes | None:
         """A file's bytes, at most `limit` + 1 of them; None if it is no regular file.
@@ -105,14 +173,17 @@ class Snapshot:
 
     def token(self, until_s: float = inf) -> Token | None:
         """For Driver.still_holds; None if a file changed too short ago to tell the next change."""
-        return Token(self._seen, until_s) if self.is_settled() else None
+        if not self.is_settled():
+            return None
+        lacking = (directory for directory in self._directories.values() if directory.lacks_any)
+        return Token(self._seen, lacking, until_s)
 
     def is_settled(self) -> bool:
         """Whether the next change of any of the files will show in its time stamps."""
-        return time.time_ns() - self._changed_ns > UNSETTLED_NS
+        return _is_settled(self._changed_ns)
 
     def signature(self, path: str) -> Signature:
-        return self._seen[path]
+        return self._seen.get(path)
 
 
 def cannot_read(path: str, error: OSError) -> DriverError:
