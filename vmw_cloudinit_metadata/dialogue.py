@@ -63,19 +63,19 @@ class Dialogue:
 
     def proceed(self) -> None:
         """Answers the requests in their order, for as long as nothing has to be waited for."""
-        self._send()
+        if self._unsent:
+            self._send()
         for _ in range(TURN_REQUESTS):
-            if not self._can_go_on:
+            if not self._requests or self._is_hindered:
                 return
             self._answer_next()
-        if self._can_go_on:
+        if self._requests and not self._is_hindered:
             self._is_pausing = True
             self._shared.deadlines.soon(self._guarded(self._end_pause))
 
     @property
-    def _can_go_on(self) -> bool:
-        is_hindered = self._is_looking_up or self._is_pausing or self._unsent_bytes > BUSY_BYTES
-        return bool(self._requests) and not is_hindered
+    def _is_hindered(self) -> bool:
+        return self._is_looking_up or self._is_pausing or self._unsent_bytes > BUSY_BYTES
 
     def _answer_next(self) -> None:
         machine = self.line.machine
@@ -161,6 +161,9 @@ class Dialogue:
             # A guest that reads again after a long time finds itself at the beginning of a line.
             self._owes_line_feed = False
             packets = b"\n" + packets
+        if not self._unsent and len(packets) <= PIECE_BYTES and self.line.can_speak:
+            self.line.say(packets)
+            return
         self._unsent.append(memoryview(packets))
         self._unsent_bytes += len(packets)
         self._send()
