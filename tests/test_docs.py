@@ -31,7 +31,7 @@ def test_conversation_of_the_readme_ends_with_three_documents() -> None:
         server.end()
     metadata, _, rest = ended.stdout.partition("\n")
     assert json.loads(metadata)["instance-id"] == "my-instance"
-    assert rest.startswith("version: 1\n")
+    assert rest.startswith('{\n "version": 1,\n')
     assert "#cloud-config\ngrowpart:" in rest
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.instance import nocloud, seed
+from vmw_cloudinit_metadata.instance.dump import document_text
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
@@ -87,22 +88,32 @@ def test_example_gives_its_metadata_in_order() -> None:
 
 
 def test_example_gives_its_network_config() -> None:
-    assert nocloud.render(read(EXAMPLE), MACHINE)["NETWORKDATA"].decode() == (
-        "version: 1\n"
-        "config:\n"
-        "- type: physical\n"
-        "  name: eth0\n"
-        "  subnets:\n"
-        "  - type: static\n"
-        "    address: 192.168.1.1\n"
-        "    netmask: 255.255.255.0\n"
-        "    gateway: 192.168.1.254\n"
-        "    dns_search:\n"
-        "    - example.com\n"
-        "    dns_nameservers:\n"
-        "    - 8.8.8.8\n"
-        "    - 8.8.4.4\n"
-    )
+    text = nocloud.render(read(EXAMPLE), MACHINE)["NETWORKDATA"].decode()
+    assert text.startswith('{\n "version": 1,\n "config": [\n  {\n   "type": "physical",\n')
+    subnet = {
+        "type": "static",
+        "address": "192.168.1.1",
+        "netmask": "255.255.255.0",
+        "gateway": "192.168.1.254",
+        "dns_search": ["example.com"],
+        "dns_nameservers": ["8.8.8.8", "8.8.4.4"],
+    }
+    interface = {"type": "physical", "name": "eth0", "subnets": [subnet]}
+    assert json.loads(text) == yaml.safe_load(text) == {"version": 1, "config": [interface]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param({"version": 1, "config": [], 1: 2}, id="a key that is no text"),
+        pytest.param({"version": 2, "cost": 1e30}, id="a number that JSON writes otherwise"),
+        pytest.param({"version": 2, "key": b"\0\xff"}, id="bytes"),
+    ],
+)
+def test_network_that_json_would_change_is_yaml(value: dict[object, object]) -> None:
+    text = document_text(value)
+    assert not text.startswith("{")
+    assert yaml.safe_load(text) == value
 
 
 def test_example_gives_its_user_data_as_written() -> None:

@@ -92,6 +92,68 @@ def test_token_of_an_absent_file_does_not_hold_when_it_appears(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("settled")
+def test_token_of_a_link_to_nowhere_does_not_hold_when_its_target_appears(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    target = tmp_path_factory.mktemp("elsewhere") / "target"
+    (tmp_path / "link").symlink_to(target)
+    token = token_of(tmp_path / "link")
+    assert token.holds()
+    target.touch()
+    assert not token.holds()
+
+
+@pytest.mark.usefixtures("settled")
+def test_token_of_an_absent_file_holds_when_another_one_comes(tmp_path: Path) -> None:
+    token = token_of(tmp_path / "absent")
+    (tmp_path / "another").touch()
+    assert token.holds()
+    assert token.holds()
+    (tmp_path / "absent").touch()
+    assert not token.holds()
+
+
+@pytest.mark.usefixtures("settled")
+def test_token_of_an_absent_file_does_not_hold_when_its_directory_comes(tmp_path: Path) -> None:
+    token = token_of(tmp_path / "below" / "absent")
+    assert token.holds()
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "absent").touch()
+    assert not token.holds()
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(
+    ("trusted_s", "looks"),
+    [
+        pytest.param(60, 0, id="trusted"),
+        pytest.param(-1, 2, id="trusted-for-too-long"),
+    ],
+)
+def test_absent_files_are_looked_for_when_their_directory_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted_s: float, looks: int
+) -> None:
+    monkeypatch.setattr(snapshot, "TRUSTED_S", trusted_s)
+    token = token_of(tmp_path / "absent", tmp_path / "missing")
+    looked: list[str] = []
+    really = os.lstat
+    monkeypatch.setattr(os, "lstat", lambda path: looked.append(path) or really(path))
+    assert token.holds()
+    assert len(looked) == looks
+
+
+def test_directory_that_changed_just_now_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that comes within the same tick of the clock leaves its time stamp as it is."""
+    token = token_of(tmp_path / "absent")
+    before = snapshot._signature(tmp_path.stat())
+    (tmp_path / "absent").touch()
+    monkeypatch.setattr(snapshot, "_signature", lambda _found: before)
+    assert not token.holds()
+
+
+@pytest.mark.usefixtures("settled")
 def test_token_of_a_link_does_not_hold_when_it_leads_elsewhere(file: Path) -> None:
     link = file.with_name("link")
     link.symlink_to(file)

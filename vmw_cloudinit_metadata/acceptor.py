@@ -29,7 +29,9 @@ class Acceptor(StreamServer):
         self._is_welcome = is_welcome
         self._on_exhausted = on_exhausted
         self._spare = os.open(os.devnull, os.O_RDONLY)
-        super().__init__(listener, handle, spawn=gevent.spawn_raw)  # nobody joins or kills a connection's
+        super().__init__(listener, handle)
+        # Nobody joins or kills the greenlet of a connection.
+        self.set_spawn(gevent.spawn_raw)  # type: ignore[arg-type]
 
     def do_read(self) -> Any:
         """The next connection to serve, a socket and its address; None: there is none now."""

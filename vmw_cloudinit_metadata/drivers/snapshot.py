@@ -21,6 +21,8 @@ TRUSTED_S = 10.0
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
+_SMALL_BYTES = 16 * 1024
+
 Signature = tuple[int, ...] | None  # None: there is no such file
 
 
@@ -160,7 +162,10 @@ class Snapshot:
             if not stat.S_ISREG(before.st_mode):
                 return None
             with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(limit + 1)
+                wanted = min(max(before.st_size, _SMALL_BYTES), limit) + 1
+                content = file.read(wanted)
+                if len(content) == wanted <= limit:  # it has no size, or grows
+                    content += file.read(limit + 1 - wanted)
             if _written(before) != _written(os.fstat(descriptor)):
                 raise DriverError(f"{path}: the file is being written just now")
             return content

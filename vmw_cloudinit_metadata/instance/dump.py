@@ -17,10 +17,25 @@ class _Dumper(yaml.CSafeDumper):
         return True
 
 
-def json_text(value: Any) -> str:
-    """One line of JSON. Astral characters stay: PyYAML does not join escaped surrogate pairs."""
-    text = ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False)
+def json_text(value: Any, indent: int = 0) -> str:
+    """JSON, in one line unless indented. Astral characters stay: PyYAML does not join escaped
+    surrogate pairs."""
+    text = ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False, indent=indent)
     return _UNREADABLE.sub(lambda character: f"\\u{ord(character[0]):04x}", text)
+
+
+def document_text(value: Any) -> str:
+    """JSON for people, which is YAML and quick to write; YAML for what JSON would change."""
+    return json_text(value, indent=1) + "\n" if _is_json(value) else yaml_text(value)
+
+
+def _is_json(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return all(type(name) is str and _is_json(item) for name, item in value.items())
+    if kind is list:
+        return all(map(_is_json, value))
+    return kind in (str, int, bool, type(None))
 
 
 def yaml_text(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Annotated, Any
 
@@ -23,6 +24,10 @@ from pydantic import (
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
 from vmw_cloudinit_metadata.instance.text import Text, dashed, listed, listed_words
+
+# An address is looked at several times while its file is read.
+ip_address = lru_cache(maxsize=4096)(ipaddress.ip_address)
+ip_interface = lru_cache(maxsize=4096)(ipaddress.ip_interface)
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}", re.ASCII)
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
@@ -41,7 +46,7 @@ def _matching(pattern: re.Pattern[str], expected: str) -> AfterValidator:
 
 def _address(text: str) -> str:
     try:
-        ipaddress.ip_interface(text)
+        ip_interface(text)
     except ValueError:
         raise ValueError("an IP address such as 192.168.1.1, with or without /24") from None
     return text
@@ -49,7 +54,7 @@ def _address(text: str) -> str:
 
 def _host(text: str) -> str:
     try:
-        ipaddress.ip_address(text)
+        ip_address(text)
     except ValueError:
         raise ValueError("an IP address such as 192.168.1.254") from None
     return text
@@ -171,7 +176,7 @@ def interface_faults(interface: Interface, key: Key) -> Iterator[Fault]:
 
 
 def _prefix_fault(interface: Interface, text: str, key: Key, netmask: Key) -> Fault | None:
-    address = ipaddress.ip_interface(text)
+    address = ip_interface(text)
     if "/" not in text and (interface.netmask is None or address.version == 6):
         expected = f"a prefix length behind it ({text}/{24 if address.version == 4 else 64})"
         if address.version == 4:
@@ -186,7 +191,7 @@ def _prefix_fault(interface: Interface, text: str, key: Key, netmask: Key) -> Fa
 
 
 def _with_prefix(interface: Interface, text: str) -> IPv4Interface | IPv6Interface:
-    return ipaddress.ip_interface(text if "/" in text else f"{text}/{interface.netmask}")
+    return ip_interface(text if "/" in text else f"{text}/{interface.netmask}")
 
 
 def _gateway_faults(interface: Interface, addresses: _Addresses, key: Key) -> Iterator[Fault]:
@@ -195,7 +200,7 @@ def _gateway_faults(interface: Interface, addresses: _Addresses, key: Key) -> It
         place = (*key, "gateway", index) if len(interface.gateway) > 1 else (*key, "gateway")
         subnet = _subnet_of(gateway, addresses)
         if subnet is None:
-            version = ipaddress.ip_address(gateway).version
+            version = ip_address(gateway).version
             expected = f"a static IPv{version} address of the interface for it"
             yield Fault(place, describe(gateway), expected, is_absence=True)
         elif subnet in subnets:
@@ -209,13 +214,13 @@ def _gateway_faults(interface: Interface, addresses: _Addresses, key: Key) -> It
 
 def _subnet_of(gateway: str, addresses: _Addresses) -> int | None:
     """Which address a gateway belongs to: one whose network it is in, else one of its family."""
-    host = ipaddress.ip_address(gateway)
+    host = ip_address(gateway)
     family = [i for i, address in enumerate(addresses) if address.version == host.version]
     return next((i for i in family if host in addresses[i].network), next(iter(family), None))
 
 
 def _reaches(address: IPv4Interface | IPv6Interface, gateway: str) -> bool:
-    host = ipaddress.ip_address(gateway)
+    host = ip_address(gateway)
     is_host_route = address.network.prefixlen == address.max_prefixlen
     return host in address.network or is_host_route or (host.version == 6 and host.is_link_local)
 

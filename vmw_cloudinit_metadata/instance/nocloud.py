@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance.dump import json_text, yaml_text
+from vmw_cloudinit_metadata.instance.dump import document_text, json_text
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
 from vmw_cloudinit_metadata.instance.hostname import hostname_of
 from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
@@ -29,7 +29,7 @@ def render(instance: InstanceData, machine: Machine) -> dict[str, bytes]:
     """
     documents = {
         "METADATA": json_text(metadata(instance, machine)).encode(),
-        "NETWORKDATA": yaml_text(instance.network).encode() if instance.network else b"",
+        "NETWORKDATA": document_text(instance.network).encode() if instance.network else b"",
         "USERDATA": instance.userdata,
         "VENDORDATA": instance.vendordata,
         **instance.documents,

@@ -5,7 +5,7 @@ A YAML file can hardly hold anything else; a driver can hand over anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Key
@@ -19,12 +19,13 @@ def faults_in(value: Any, key: Key = ()) -> Iterator[Fault]:
     match value:
         case str():
             yield from _text_faults(value, key)
-        case int() if value.bit_length() > MAX_NUMBER_BITS:
-            found = f"a number of {value.bit_length():,} bits"
-            yield Fault(key, found, f"one of at most {MAX_NUMBER_BITS}")
-        case Mapping() | list() | tuple() if len(key) >= MAX_DEPTH:
+        case int():
+            if value.bit_length() > MAX_NUMBER_BITS:
+                found = f"a number of {value.bit_length():,} bits"
+                yield Fault(key, found, f"one of at most {MAX_NUMBER_BITS}")
+        case dict() | list() | tuple() | Mapping() if len(key) >= MAX_DEPTH:
             yield Fault(key, "deeper nesting", f"at most {MAX_DEPTH} levels")
-        case Mapping():
+        case dict() | Mapping():
             for name, item in value.items():
                 yield from _key_faults(name, key)
                 yield from faults_in(item, (*key, name if isinstance(name, str) else "?"))
@@ -34,15 +35,18 @@ def faults_in(value: Any, key: Key = ()) -> Iterator[Fault]:
 
 
 def _key_faults(name: Any, key: Key) -> Iterator[Fault]:
-    if isinstance(name, Mapping | list | tuple):
+    if isinstance(name, str):
+        yield from _text_faults(name, key)
+    elif isinstance(name, Mapping | list | tuple):
         yield Fault(key, "a key that is a list or a mapping", "a text")
     else:
         yield from faults_in(name, key)
 
 
-def _text_faults(text: str, key: Key) -> Iterator[Fault]:
+def _text_faults(text: str, key: Key) -> Sequence[Fault]:
     try:
         text.encode()
     except UnicodeEncodeError:
         place = tuple(part for part in key if part != text)
-        yield Fault(place, "a text with a lone surrogate", "a text that UTF-8 can hold")
+        return [Fault(place, "a text with a lone surrogate", "a text that UTF-8 can hold")]
+    return ()

@@ -147,12 +147,12 @@ class _Reader:
 
     def _node(self, event: Any, key: Key, schema: Any) -> Any:
         self._spend(event, key)
-        if isinstance(event, yaml.AliasEvent):
-            return self._alias(event, key, schema)
         if isinstance(event, yaml.ScalarEvent):
             if event.anchor:
                 self._anchors[event.anchor] = self._position - 1
             return self._scalar(event, key, schema)
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event, key, schema)
         if event.tag not in (None, "!", _SEQ, _MAP):
             self._fault(event, key, f"the tag {event.tag}", "a plain mapping or list")
         if len(key) >= MAX_DEPTH:
@@ -189,13 +189,13 @@ class _Reader:
         merged: list[Any] = []
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             name = self._key(event, key, schema)
-            place = (*key, *dashed((name if isinstance(name, str) else str(name),)))
+            place = (*key, str(name).replace("_", "-"))
             if name is _MergeKey.MERGE:
                 merged += self._merge(self._next(), place, schema)
                 continue
             if name in mapping:
                 self._fault(event, place, "the key for the second time", "each key once")
-            below = schema.get(place[-1]) if isinstance(schema, Mapping) else schema
+            below = schema.get(place[-1]) if isinstance(schema, dict) else schema
             self._lines.setdefault(place, event.start_mark.line + 1)
             mapping[name] = self._node(self._next(), place, below)
         self._lines.setdefault(key, start.start_mark.line + 1)
@@ -216,7 +216,7 @@ class _Reader:
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<":
             return _MergeKey.MERGE
         place = (*key, "?")  # one level deeper: a key may be a mapping whose key is a mapping
-        name = self._node(event, place, TEXT if isinstance(schema, Mapping) else schema)
+        name = self._node(event, place, TEXT if isinstance(schema, dict) else schema)
         if isinstance(name, dict | list):
             self._fault(event, key, f"{describe(name)} as a key", "a text")
             return ""

@@ -191,6 +191,4 @@ def encode_subnegotiation(subnegotiation: Subnegotiation) -> bytes:
     return _BEGIN + payload.replace(_IAC, _DOUBLED) + _END
 
 
-_COMMANDS = {
-    (verb, option): bytes([IAC, verb, option]) for verb in Verb for option in range(256)
-}
+_COMMANDS = {(verb, option): bytes([IAC, verb, option]) for verb in Verb for option in range(256)}
