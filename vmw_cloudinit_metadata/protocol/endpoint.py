@@ -28,6 +28,10 @@ class Endpoint:
         """Returns what these bytes mean; negotiations are to be given to `negotiate`."""
         return self._decoder.receive_data(data)
 
+    def is_plain(self, data: bytes) -> bool:
+        """Whether these bytes would be data and nothing else."""
+        return self._decoder.is_idle and telnet.IAC not in data
+
     @property
     def is_idle(self) -> bool:
         """Whether the peer has begun nothing that is not complete."""

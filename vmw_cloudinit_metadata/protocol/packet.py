@@ -63,13 +63,22 @@ class LineSplitter:
 
     def receive_data(self, data: bytes) -> list[bytes]:
         """Returns the lines that `data` completes, without their ends."""
-        if self._dropping and not _LINE_END.search(data):
+        if not _LINE_END.search(data):
+            self._keep(data)
             return []
         *ended, self._tail = _LINE_END.split(self._tail + data)
         lines = [line for line in ended if self._fits(line)]
-        if len(self._tail) > self._limit:
-            self._drop()
+        self._keep(b"")
         return [line for line in lines if line]
+
+    def _keep(self, data: bytes) -> None:
+        if self._dropping:
+            return
+        self._tail += data
+        if len(self._tail) > self._limit:
+            self.overlong += 1
+            self._dropping = True
+            self._tail = b""
 
     def _fits(self, line: bytes) -> bool:
         if self._dropping:  # this was the rest of a line that is dropped
@@ -79,9 +88,3 @@ class LineSplitter:
             self.overlong += 1
             return False
         return True
-
-    def _drop(self) -> None:
-        if not self._dropping:
-            self.overlong += 1
-        self._dropping = True
-        self._tail = b""

@@ -153,6 +153,9 @@ class Session:
     def receive_data(self, data: bytes, now_s: float = 0.0) -> list[Event]:
         """Returns what these bytes mean, in order. Afterwards `data_to_send` may have something."""
         self._now_s = now_s
+        if self._is_of_the_guest(data):
+            self._receive_serial(data)
+            return self._take_events()
         events = self._telnet.receive_data(data)
         is_whole = self._telnet.is_idle
         self._last = events[-1] if events and is_whole and data.endswith(_SE) else None
@@ -166,6 +169,12 @@ class Session:
         if not self._is_open and data and is_whole and not self._is_settling:
             self._open()
         return self._take_events()
+
+    def _is_of_the_guest(self, data: bytes) -> bool:
+        """Whether nothing but the guest can be meant: a UART's bytes come one by one, and the whole
+        way for each costs more than the byte itself."""
+        is_settled = self._is_open and self._stray is None and self._arrival is None
+        return is_settled and self._telnet.is_plain(data) and not self.is_mute
 
     def peer_is_silent(self) -> None:
         """The peer waits for us: it does not begin with TLS, nor with AUTHENTICATION."""
