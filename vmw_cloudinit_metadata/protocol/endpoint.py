@@ -15,6 +15,8 @@ from vmw_cloudinit_metadata.protocol.telnet import Option
 class Endpoint:
     """`us` and `him` are the options that each side may switch on; it begins with `wishes`."""
 
+    __slots__ = ("_decoder", "_nvt", "_options", "_out")
+
     def __init__(
         self, us: frozenset[int], him: frozenset[int], wishes: tuple[tuple[Side, int], ...] = ()
     ) -> None:

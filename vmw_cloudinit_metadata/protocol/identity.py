@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -24,11 +25,11 @@ class Identity:
     """The identity of the VM of one connection, as far as it is told."""
 
     def __init__(self, peer_address: str, connected_since: datetime) -> None:
-        self._told: dict[str, Any] = {
+        self._machine: Machine | None = None
+        self._news: dict[str, Any] = {  # what is not in the machine yet
             "peer_address": peer_address,
             "connected_since": connected_since,
         }
-        self._machine: Machine | None = None
         self.is_asked = False
         self._answerable: Sequence[Suboption] = ()
         self._unanswered: set[Suboption] = set()
@@ -36,16 +37,14 @@ class Identity:
     @property
     def machine(self) -> Machine:
         """Made when it is wanted: a VM tells four things, and a machine is not cheap to make."""
-        if self._machine is None:
-            self._machine = Machine(**self._told)
+        if self._machine is None or self._news:
+            before = self._machine
+            self._machine = replace(before, **self._news) if before else Machine(**self._news)
+            self._news = {}
         return self._machine
 
     def proxied(self, service_uri: str, direction: str) -> None:
-        self._tell(service_uri=service_uri, direction=direction)
-
-    def _tell(self, **told: str | None) -> None:
-        self._told.update(told)
-        self._machine = None
+        self._news.update(service_uri=service_uri, direction=direction)
 
     def ask(self, known: bytes) -> Sequence[Suboption]:
         """Returns what to ask a VM that knows these suboptions."""
@@ -68,8 +67,7 @@ class Identity:
         self._unanswered.discard(code)
         told = vmware.parse_identity(code, argument)
         if told is not None:
-            self._told[_FIELDS[code]] = told
-            self._machine = None
+            self._news[_FIELDS[code]] = told
         return told is not None
 
     def will_not_hear(self, questions: bytes) -> None:
@@ -83,7 +81,8 @@ class Identity:
         self._unanswered.clear()
 
     def has_told(self, code: Suboption) -> bool:
-        return self._told.get(_FIELDS[code]) is not None
+        field = _FIELDS[code]
+        return field in self._news or getattr(self._machine, field, None) is not None
 
     def is_settled(self, code: Suboption) -> bool:
         """Whether this is told, or will not be."""
@@ -97,7 +96,7 @@ class Identity:
     def inherit(self, source: Machine) -> None:
         """Takes what was told at the source of a move, but for what depends on the host."""
         here = self.machine
-        self._tell(
+        self._news.update(
             name=here.name or source.name,
             vc_uuid=here.vc_uuid or source.vc_uuid,
             bios_uuid=here.bios_uuid or source.bios_uuid,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from enum import Enum, IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Verb
@@ -99,17 +100,23 @@ _LEAVES = {
 }
 
 
+# Of each side and option that is not NO. A value, and the same object for all connections that have
+# come the same way: there are thousands, and most of them do.
+States = frozenset[tuple[Side, int, Q]]
+
+
 class Options:
     """The options of one connection; `us` and `him` are those that each side may switch on."""
 
+    __slots__ = ("_agreeable", "_states")
+
     def __init__(self, us: Set[int], him: Set[int]) -> None:
         self._agreeable = (us, him)
-        self._states: tuple[dict[int, Q], dict[int, Q]] = ({}, {})  # what is not in it is NO
+        self._states: States = frozenset()
 
     def copy(self) -> Options:
         options = Options(*self._agreeable)
-        for states, there in zip(options._states, self._states, strict=True):
-            states.update(there)
+        options._states = self._states
         return options
 
     def receive(self, negotiation: Negotiation) -> Negotiation | None:
@@ -128,13 +135,20 @@ class Options:
         return self._step(side, option, Hears.ENABLE if on else Hears.DISABLE)
 
     def is_on(self, side: Side, option: int) -> bool:
-        return self._states[side].get(option) is Q.YES
+        return (side, option, Q.YES) in self._states
 
     def _step(self, side: Side, option: int, hears: Hears) -> Negotiation | None:
-        states = self._states[side]
-        state, say = TRANSITIONS[states.get(option, Q.NO), hears]
-        if state is Q.NO:
-            states.pop(option, None)
-        else:
-            states[option] = state
-        return None if say is None else Negotiation(_LEAVES[side, say], option)
+        self._states, said = _after(self._states, side, option, hears)
+        return said
+
+
+@lru_cache(maxsize=4096)
+def _after(
+    states: States, side: Side, option: int, hears: Hears
+) -> tuple[States, Negotiation | None]:
+    """The next states of all options, and what to say."""
+    before = next((q for whose, number, q in states if (whose, number) == (side, option)), Q.NO)
+    state, say = TRANSITIONS[before, hears]
+    others = states - {(side, option, before)}
+    after = others if state is Q.NO else others | {(side, option, state)}
+    return after, None if say is None else Negotiation(_LEAVES[side, say], option)

@@ -55,6 +55,8 @@ class LineSplitter:
     A line of more than `max_line_bytes` is dropped while it arrives, and counted in `overlong`.
     """
 
+    __slots__ = ("_dropping", "_limit", "_tail", "overlong")
+
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._limit = max_line_bytes
         self._tail = b""

@@ -72,6 +72,8 @@ class Decoder:
     read again with what comes next.
     """
 
+    __slots__ = ("_begun", "_limit", "_overlong")
+
     def __init__(self, max_subnegotiation_bytes: int = MAX_SUBNEGOTIATION_BYTES) -> None:
         self._limit = max_subnegotiation_bytes
         self._begun = b""
@@ -161,6 +163,8 @@ _MEANINGS = {row: meaning for row, (_, meaning) in enumerate(_ROWS, 1)}
 
 class NvtDecoder:
     """Undoes RFC 854's CR NUL where BINARY is off; CR LF is a line end as it stands."""
+
+    __slots__ = ("_after_cr",)
 
     def __init__(self) -> None:
         self._after_cr = False
