@@ -17,6 +17,7 @@ FLOORS = {
     **dict.fromkeys(("drivers", "config", "tls", "admission"), 1),
     **dict.fromkeys(("listener", "workers"), 2),
     **dict.fromkeys(("lookup", "deadlines", "machines", "claims", "news"), 2),
+    **dict.fromkeys(("happenings", "logs", "trace"), 2),
     **dict.fromkeys(("shared", "output", "journey", "dialogue", "line", "connection"), 3),
     **dict.fromkeys(("acceptor", "server", "reporter"), 3),
     **dict.fromkeys(("client",), 3),

@@ -398,7 +398,7 @@ def test_tls_in_one_segment_with_the_header_is_served(tls_server: ServerProcess)
 def test_balancer_without_tls_behind_it_is_not_told_what_a_vm_is(tls_server: ServerProcess) -> None:
     with connected(tls_server.port) as peer:
         SocketVm(peer, header=v2(HOST4, 7)).receive_until(b"\xff\xfa\xe8\x49\xff\xf0")
-    tls_server.wait_for(rf"WARNING {HOST4}:7: refused: the VM speaks no TLS")
+    tls_server.wait_for(rf"WARNING {HOST4}:7: 'web1', VC UUID \S+: refused: the VM speaks no TLS")
 
 
 # A real HAProxy

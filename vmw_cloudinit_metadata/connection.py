@@ -52,6 +52,7 @@ class Connection:
 
     def __init__(self, shared: Shared, sock: socket, host: str, port: int) -> None:
         self._shared = shared
+        self.id = shared.happenings.connection_id()
         self._sock = sock
         self._output = Output(sock, shared.deadlines, self._all_is_sent, self._stalled)
         self._tls: Tls | None = None
@@ -200,16 +201,23 @@ class Connection:
         if refusal is None:
             self._counted_host = self.host
             return True
-        self._tell(f"refused: {refusal.kind}", f"connection refused: {refusal.reason}")
+        reason = f"connection refused: {refusal.reason}"
+        self._warn("refused", f"refused: {refusal.kind}", reason)
         self.close()
         return False
 
-    def _tell(self, kind: str, text: str) -> None:
-        """Counts what goes wrong, and logs it at most once a minute for each host."""
-        self._shared.counters[kind] += 1
-        untold = None if self._is_quiet else self._shared.throttle.passes(kind, self.host)
+    def tell(self, kind: str, text: str, **further: Any) -> None:
+        """Tells a happening of this connection."""
+        self._shared.happenings.tell(
+            kind, text, peer=self._peer, host=self.host, connection=self.id, **further
+        )
+
+    def _warn(self, kind: str, reason: str, text: str) -> None:
+        """Counts what goes wrong, and tells it at most once a minute for each host."""
+        self._shared.counters[reason] += 1
+        untold = None if self._is_quiet else self._shared.throttle.passes(reason, self.host)
         if untold is not None:
-            log.warning("%s: %s%s", self, text, untold)
+            self.tell(kind, f"{text}{untold}", reason=reason)
 
     def accept(self, within_s: float | None = None) -> None:
         """Takes the peer for an ESXi host whose VM is served, or will be within this time."""
@@ -219,16 +227,19 @@ class Connection:
             self._shared.deadlines.start(within_s, self._move_overdue)
 
     def _unidentified(self) -> None:
-        self._tell("unidentified", f"closed: it named no VM within {IDENTIFICATION_S:g} s")
+        text = f"closed: it named no VM within {IDENTIFICATION_S:g} s"
+        self._warn("closed", "unidentified", text)
         self.close()
 
     def _move_overdue(self) -> None:
-        self._tell("vMotions overdue", "closed: the vMotion to it was not completed in time")
+        reason = "closed: the vMotion to it was not completed in time"
+        self._warn("closed", "vMotions overdue", reason)
         self.close()
 
     def _stalled(self) -> None:
         self._shared.counters["stalled"] += 1
-        log.warning("%s: closed: it has not read for %g s", self._line or self, STALLED_S)
+        teller = self._line or self
+        teller.tell("closed", f"closed: it has not read for {STALLED_S:g} s", reason="stalled")
         self.close()
 
     def keep_mute(self) -> None:
@@ -244,7 +255,7 @@ class Connection:
 
     def dismiss(self, reason: str) -> None:
         """The peer is no hypervisor: it may read what was said, and is closed."""
-        self._tell("strangers", f"closed: no hypervisor, but {reason}")
+        self._warn("closed", "strangers", f"closed: no hypervisor, but {reason}")
         self.finish()
         self._shared.deadlines.start(FAREWELL_S, self.close)
 
@@ -264,7 +275,8 @@ class Connection:
             return
         if not isinstance(header, proxyheader.Header):
             self._is_quiet = False
-            self._tell("refused: PROXY header", "closed: it begins with no PROXY protocol header")
+            reason = "closed: it begins with no PROXY protocol header"
+            self._warn("refused", "refused: PROXY header", reason)
             self.close()
             return
         rest, self._header = self._header[header.length :], b""
@@ -355,7 +367,7 @@ class Connection:
 
     def _tls_failed(self, reason: str) -> None:
         assert self._tls
-        self._tell("TLS failed", f"closed: TLS failed: {reason}")
+        self._warn("closed", "TLS failed", f"closed: TLS failed: {reason}")
         self._output.write(self._tls.data_to_send())  # the alert
         self.close()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_DOCUMENTS
 from vmw_cloudinit_metadata.lookup import Answer, Failure, Outcome, error_packet, response_packet
-from vmw_cloudinit_metadata.news import QUIET_S
+from vmw_cloudinit_metadata.news import QUIET_S, key_of
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.shared import Shared
 
@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING_REQUESTS = 1024
 BUSY_BYTES = 64 * 1024  # with more than this unsent, the next request waits
+
+# A guest is told to have had its documents when it has asked for none for this long, or is gone.
+SETTLED_S = 1.0
+UNSETTLED_S = 10.0  # a guest that never stops is told at this interval
 
 # So many are answered in one go, also if hundreds waited for the same look-up.
 TURN_REQUESTS = 12
@@ -45,6 +49,9 @@ class Dialogue:
         self._has_lost = False  # requests, since all were answered
         self._owes_line_feed = False
         self._claim: tuple[str, str] | None = None  # the source that it is served from
+        self._asked_s = 0.0  # the first of what is not told yet
+        self._had: dict[str, float] = {}  # document: when
+        self._had_from: Answer | None = None
         self._told: tuple[str, float] = ("", 0.0)  # the last line of the log, and when
 
     @property
@@ -54,6 +61,8 @@ class Dialogue:
 
     def enqueue(self, document: str) -> None:
         self._shared.counters["requests"] += 1
+        if not self._asked_s:
+            self._asked_s = time.time()
         if len(self._requests) < MAX_WAITING_REQUESTS:
             self._requests.append(document)
             return
@@ -95,6 +104,7 @@ class Dialogue:
         self._requests.clear()
         self._unsent.clear()
         self._unsent_bytes = 0
+        self._tell_served()
         self._claim_nothing()
 
     def _guarded(self, step: Callable[..., None], *arguments: Any) -> Callable[..., None]:
@@ -182,32 +192,87 @@ class Dialogue:
 
     def _log_failure(self, document: str, failure: Failure) -> None:
         self._shared.counters[f"answered {failure.error}"] += 1
-        machine = self.line.machine
-        if self._shared.news.is_new(machine, f"{failure.error}: {failure.reason}"):
-            log.warning(
-                "%s: REQUEST_%s answered with %s: %s",
-                *(self.line, document, failure.error, failure.reason),
+        self._shared.counters[f"{_kind(document)} {failure.error}"] += 1
+        if not self._had:
+            self._asked_s = 0.0
+        trouble = f"{failure.error}: {failure.reason}"
+        untold = self._shared.throttle.passes("failed", key_of(self.line.machine), trouble)
+        # Whatever a guest asks for that there is not says nothing of its VM.
+        is_of_vm = failure.error != "unknown-request"
+        is_new = is_of_vm and self._shared.news.is_new(self.line.machine, trouble)
+        if is_new:
+            self._tell_served()
+        if is_new or untold is not None:
+            self.line.tell(
+                "failed",
+                f"REQUEST_{document} answered with {trouble}{untold or ''}",
+                level=logging.DEBUG if untold is None else logging.WARNING,
+                document=document,
+                error=failure.error,
+                reason=failure.reason,
             )
 
     def _log_answer(self, document: str, answer: Answer, size: int) -> None:
         self._shared.counters["answered"] += 1
+        self._shared.counters[f"{_kind(document)} answered"] += 1
         if self.line.is_older:
             self._shared.counters["answered on an older connection"] += 1
         if self._shared.news.is_new(self.line.machine, answer.problem):
-            log.warning("%s: %s", self.line, answer.problem)
+            self._tell_stale(answer)
         if document == "METADATA":
-            self._tell_served(f"{self.line}: answered METADATA from {_origin(answer)}")
             self._claim_source(answer)
+        if not self._had:
+            self._shared.deadlines.start(SETTLED_S, self._settled)
+            self._asked_s = self._asked_s or time.time()
+        self._had[document] = time.time()
+        self._had_from = answer
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
 
-    def _tell_served(self, text: str) -> None:
+    def _tell_stale(self, answer: Answer) -> None:
+        key = key_of(self.line.machine)
+        untold = self._shared.throttle.passes("stale", key, answer.problem)
+        self.line.tell(
+            "stale",
+            f"{answer.problem}{untold or ''}",
+            level=logging.DEBUG if untold is None else logging.WARNING,
+            sources=answer.sources,
+        )
+
+    def _settled(self) -> None:
+        now_s = time.time()
+        if now_s - max(self._had.values()) < SETTLED_S and now_s - self._asked_s < UNSETTLED_S:
+            self._shared.deadlines.start(SETTLED_S, self._settled)
+        else:
+            self.line.guarded(self._tell_served)
+
+    def _tell_served(self) -> None:
         """The same line at most once a minute, whatever the guest does."""
+        if not self._had or not self._had_from:
+            return
+        self._shared.deadlines.cancel(self._settled)
+        had, answer, asked_s = self._had, self._had_from, self._asked_s
+        self._had, self._had_from, self._asked_s = {}, None, 0.0
+        text = f"answered {', '.join(had)} from {_origin(answer)}"
+        self.line.tell(
+            "served",
+            text,
+            level=self._loudness_of(text, had),
+            answered=had,
+            seconds=max(had.values()) - asked_s,
+            digest=answer.packets["DIGEST"].decode(),
+            sources=answer.sources,
+            matched_by=answer.matched_by,
+            **({"problem": answer.problem} if answer.problem else {}),
+        )
+
+    def _loudness_of(self, text: str, had: Collection[str]) -> int:
         told, when_s = self._told
         now_s = time.monotonic()
-        if told != text or now_s - when_s > QUIET_S:
-            self._told = text, now_s
-            log.info("%s", text)
+        if "METADATA" not in had or (told == text and now_s - when_s < QUIET_S):
+            return logging.DEBUG
+        self._told = text, now_s
+        return logging.INFO
 
     def _claim_source(self, answer: Answer) -> None:
         """Tells when machines with different VC UUIDs get the same file."""
@@ -232,6 +297,10 @@ class Dialogue:
         if self._claim:
             self._shared.claims.remove(*self._claim)
             self._claim = None
+
+
+def _kind(document: str) -> str:
+    return document if document in _ALWAYS_KNOWN else "other"
 
 
 def _origin(answer: Answer) -> str:

@@ -11,8 +11,6 @@ from vmw_cloudinit_metadata.shared import Shared
 if TYPE_CHECKING:
     from vmw_cloudinit_metadata.line import Line
 
-log = logging.getLogger(__name__)
-
 EXPIRES_S = float(vmotion.EXPIRES_S)
 
 
@@ -66,7 +64,8 @@ class Journey:
     def _end(self) -> None:
         # Where the source is gone, another server may have completed it.
         level = logging.WARNING if self.source.is_open else logging.INFO
-        log.log(level, "%s: vMotion expired: neither completed nor aborted here", self.source)
+        text = "vMotion expired: neither completed nor aborted here"
+        self.source.tell("move expired", text, level=level)
         self.source.session.end_move()
         self._finish("expired")
         self._go_on()

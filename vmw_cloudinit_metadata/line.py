@@ -18,6 +18,7 @@ from vmw_cloudinit_metadata.protocol import events
 from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.shared import Shared
+from vmw_cloudinit_metadata.trace import Trace
 
 if TYPE_CHECKING:
     from vmw_cloudinit_metadata.connection import Connection
@@ -44,6 +45,7 @@ class Line:
         self._known_as: Machine | None = None  # what the operator was told
         self._journey: Journey | None = None
         self._is_draining = False
+        self._trace = Trace(connection) if log.isEnabledFor(logging.DEBUG) else None
         self.is_open = True
 
     def __str__(self) -> str:
@@ -73,6 +75,11 @@ class Line:
             return self._journey.has_target
         return self.dialogue.is_busy or self.session.has_waiting_requests
 
+    def tell(self, kind: str, text: str, **further: Any) -> None:
+        """Tells a happening of this VM."""
+        remark = "older connection" if self.is_older else ""
+        self._connection.tell(kind, text, machine=self.machine, remark=remark, **further)
+
     def guarded(self, step: Callable[..., None], *arguments: Any) -> None:
         self._connection.guarded(step, *arguments)
 
@@ -81,6 +88,8 @@ class Line:
     def receive(self, data: bytes) -> None:
         if self.session.is_mute:
             return
+        if self._trace:
+            self._trace.heard(data)
         told = self.session.receive_data(data, time.monotonic())
         if told or self.session.has_data_to_send:  # a guest's bytes often come one by one
             self._handle(told)
@@ -97,12 +106,12 @@ class Line:
         """The connection is gone, or begins anew."""
         self.is_open = False
         self._shared.deadlines.cancel(self._identity_overdue)
-        self._forget_machine()
         if self._journey:
             self._journey.end_is_gone()
         if not self.session.is_moving:
             self.dialogue.close()
             del self.dialogue  # it refers to this line
+        self._forget_machine()
 
     # What the dialogue says through it
 
@@ -125,6 +134,8 @@ class Line:
     def flush(self) -> None:
         """Hands what the protocol has to say to the connection."""
         data = self.session.data_to_send()
+        if self._trace:
+            self._trace.said(data)
         if data and not self._connection.write(data):
             self._shared.counters["output dropped"] += 1
 
@@ -140,7 +151,7 @@ class Line:
                 case events.Requested(document):
                     self.dialogue.enqueue(document)
                 case events.Fault(kind):
-                    self._shared.counters[kind] += 1
+                    self._shared.counters[f"fault: {kind}"] += 1
                 case events.IdentityAsked(again):
                     seconds = ASKED_AGAIN_TIMEOUT_S if again else IDENTITY_TIMEOUT_S
                     self._shared.deadlines.start(seconds, self._identity_overdue)
@@ -168,7 +179,7 @@ class Line:
             case events.MoveDeclined():
                 self._move_declined()
             case events.MoveAborted():
-                log.info("%s: vMotion aborted by its source", self)
+                self.tell("move aborted", "vMotion aborted by its source")
                 self._shared.journeys[self.session].abort()
             case events.MoveArrived(source):
                 self._move_arrived(source)
@@ -187,7 +198,8 @@ class Line:
         if was is None:
             self._register(machine)
             uri = quoted(machine.service_uri)
-            log.info("%s: identified, service URI %s%s", self, uri, self._other_ports(machine))
+            text = f"identified, service URI {uri}{self._other_ports(machine)}"
+            self.tell("identified", text)
         elif str(was) != str(machine):
             self._changed(was)
         if was and (was.vc_uuid, was.service_uri) != (machine.vc_uuid, machine.service_uri):
@@ -197,8 +209,8 @@ class Line:
     def _changed(self, was: Machine) -> None:
         self._shared.counters["identities changed"] += 1
         untold = self._shared.throttle.passes("changed", str(self._connection))
-        if untold is not None:
-            log.warning("%s: was %s until now%s", self, was, untold)
+        level = logging.DEBUG if untold is None else logging.WARNING
+        self.tell("changed", f"was {was} until now{untold or ''}", level=level)
 
     def _other_ports(self, machine: Machine) -> str:
         count = self._shared.machines.port_count(machine)
@@ -212,23 +224,28 @@ class Line:
         self._shared.counters["rival connections"] += 1
         untold = self._shared.throttle.passes("rival", machine.vc_uuid)
         if untold is not None:
-            log.warning(
-                "%s: has the VC UUID and service URI of an older connection (%s; there are %d): "
-                "this newer one counts as the VM, all are answered%s",
-                *(self, older, self._shared.machines.line_count(machine) - 1, untold),
+            count = self._shared.machines.line_count(machine) - 1
+            self.tell(
+                "rival",
+                "has the VC UUID and service URI of an older connection "
+                f"({older}; there are {count}): "
+                f"this newer one counts as the VM, all are answered{untold}",
             )
 
     def _forget_machine(self) -> None:
         if self._known_as:
             self._shared.machines.remove(self, self._known_as)
             self._known_as = None
+            self.tell("left", "left")
 
     # Peers that are not served
 
     def _refused(self, kind: str, reason: str) -> None:
         self._shared.counters["refused"] += 1
         self._shared.counters[f"refused: {kind}"] += 1
-        log.warning("%s: refused: %s", self._connection, reason)
+        machine = None if self.machine.is_anonymous else self.machine
+        text = f"refused: {reason}"
+        self._connection.tell("refused", text, machine=machine, reason=f"refused: {kind}")
         self.depart()
 
     def depart(self) -> None:
@@ -245,12 +262,12 @@ class Line:
     def _move_begun(self) -> None:
         self._replace_journey()
         self._journey = Journey(self._shared, self)
-        log.info("%s: vMotion begins", self)
+        self.tell("move begun", "vMotion begins")
 
     def _move_declined(self) -> None:
         self._replace_journey()
         self._shared.counters["vMotions declined"] += 1
-        log.warning("%s: vMotion declined (VMOTION-NOTNOW)", self)
+        self.tell("move declined", "vMotion declined (VMOTION-NOTNOW)")
 
     def _replace_journey(self) -> None:
         """Another VMOTION-BEGIN has come."""
@@ -284,7 +301,7 @@ class Line:
             journey.complete()
         else:
             self._shared.counters["vMotions from elsewhere"] += 1
-        log.info("%s: has moved here by vMotion", self)
+        self.tell("moved", "has moved here by vMotion")
 
     def hear_the_rest(self) -> None:
         """Takes in what has arrived and was not read yet."""

@@ -13,6 +13,11 @@ MAX_KEYS = 10_000
 QUIET_S = 60.0
 
 
+def key_of(machine: Machine) -> str:
+    """What tells a machine from others, as far as it has told."""
+    return machine.vc_uuid or machine.bios_uuid or machine.name or machine.peer_address
+
+
 class News:
     """The trouble that was told of each machine last."""
 
@@ -21,7 +26,7 @@ class News:
 
     def is_new(self, machine: Machine, trouble: str) -> bool:
         """Whether `trouble` is not what was told of the machine last; "" ends a trouble."""
-        key = machine.vc_uuid or machine.bios_uuid or machine.name or machine.peer_address
+        key = key_of(machine)
         if not trouble:
             if self._last:
                 self._last.pop(key, None)

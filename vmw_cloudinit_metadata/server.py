@@ -182,7 +182,11 @@ class MetadataServer:
         self._shared.counters["refused: full"] += 1
         untold = self._shared.throttle.passes("full", host)
         if untold is not None:
-            log.warning("%s: connection refused: %s%s", plain_host(host), reason, untold)
+            host = plain_host(host)
+            text = f"connection refused: {reason}{untold}"
+            self._shared.happenings.tell(
+                "refused", text, peer=host, host=host, reason="refused: full"
+            )
 
     def _serve(self, sock: socket, address: tuple[Any, ...]) -> None:
         self._shared.counters["connections"] += 1

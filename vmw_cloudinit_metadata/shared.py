@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vmw_cloudinit_metadata.admission import Admission
 from vmw_cloudinit_metadata.claims import Claims
 from vmw_cloudinit_metadata.deadlines import Deadlines
+from vmw_cloudinit_metadata.happenings import Happenings
 from vmw_cloudinit_metadata.lookup import Lookup
 from vmw_cloudinit_metadata.machines import Machines
 from vmw_cloudinit_metadata.news import News, Throttle
@@ -33,5 +34,6 @@ class Shared:
     claims: Claims = field(default_factory=Claims)
     news: News = field(default_factory=News)
     throttle: Throttle = field(default_factory=Throttle)
+    happenings: Happenings = field(default_factory=Happenings)
     counters: Counter[str] = field(default_factory=Counter)
     mute: dict[Connection, None] = field(default_factory=dict)  # kept, unserved; oldest first

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from vmw_cloudinit_metadata import logs
 from vmw_cloudinit_metadata.admission import (
     MAX_PER_HOST,
     Network,
@@ -32,7 +32,6 @@ from vmw_cloudinit_metadata.cli.serve import (
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.drivers.driver import load
 from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.printable import one_line
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import MIN_KEY_BYTES
 from vmw_cloudinit_metadata.server import MetadataServer
@@ -41,13 +40,6 @@ from vmw_cloudinit_metadata.tls import KeyPair
 log = logging.getLogger(__name__)
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-
-
-class LineFormatter(logging.Formatter):
-    """One record, one line: nothing that a peer or a file says begins another."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        return one_line(super().formatMessage(record))
 
 
 @click.command()
@@ -129,6 +121,13 @@ class LineFormatter(logging.Formatter):
     show_default=True,
 )
 @click.option(
+    "--log-format",
+    type=click.Choice(logs.FORMATS, case_sensitive=False),
+    default="text",
+    show_default=True,
+    help="Lines for people, or one JSON object a line.",
+)
+@click.option(
     "--drain",
     "drain_s",
     type=click.FloatRange(min=0),
@@ -160,6 +159,7 @@ def run(
     driver_opts: Mapping[str, Any],
     listen: tuple[Address, ...],
     log_level: str,
+    log_format: str,
     allow: tuple[Network, ...],
     proxy_protocol: tuple[Network, ...],
     max_connections: int | None,
@@ -174,7 +174,8 @@ def run(
 
     HUP reads the certificate again.
     """
-    _set_up_logging(log_level, with_process=workers > 1)
+    logs.set_up(log_level, log_format, with_process=workers > 1)
+    start_log.setLevel(logging.INFO)
     was, descriptors = raise_descriptor_limit()
     key_pair = _key_pair(tls_cert, tls_key)
     settings = {
@@ -238,13 +239,3 @@ def _key(path: Path | None) -> bytes | None:
             f"make one with: head -c 32 /dev/urandom > {path}"
         )
     return key
-
-
-def _set_up_logging(level: str, *, with_process: bool) -> None:
-    # Nothing of this is in a line; each costs something at every one.
-    logging.logThreads = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
-    process = "[%(process)d] " if with_process else ""
-    handler.setFormatter(LineFormatter(f"%(asctime)s %(levelname)s {process}%(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    start_log.setLevel(logging.INFO)

@@ -1,0 +1,87 @@
+"""The log on standard error: lines for people, or one JSON object a line.
+
+Nothing that a peer, a file or a library says begins another line.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+import ujson
+
+from vmw_cloudinit_metadata.happenings import LEVEL_NAMES, Happening, fields, timestamp
+from vmw_cloudinit_metadata.printable import one_line
+
+FORMATS = ("text", "json")
+
+# With a space, so that what looks for words in the text log finds them here too.
+_SEPARATORS = (", ", ": ")
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-03-04 10:11:12,345 INFO [1234] message`, the process only if there are several."""
+
+    def __init__(self, *, with_process: bool) -> None:
+        super().__init__()
+        self._with_process = with_process
+        self._second = (0, "")
+
+    def format(self, record: logging.LogRecord) -> str:
+        process = f"[{os.getpid()}] " if self._with_process else ""
+        clock = f"{self._clock(int(record.created))},{int(record.msecs):03d}"
+        line = one_line(f"{clock} {record.levelname} {process}{record.getMessage()}")
+        return "\n".join([line, *map(_indented, _traceback(self, record).splitlines())])
+
+    def _clock(self, second: int) -> str:
+        if self._second[0] != second:
+            self._second = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+        return self._second[1]
+
+
+class JsonFormatter(logging.Formatter):
+    """Each record one object; `event` is what the text log has behind machine and peer."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        happening = record.msg
+        told = fields(happening) if isinstance(happening, Happening) else _plain(record)
+        told["process"] = os.getpid()
+        if traceback := _traceback(self, record):
+            told["traceback"] = traceback
+        text = ujson.dumps(told, escape_forward_slashes=False, separators=_SEPARATORS)
+        return text.replace("\x7f", "\\u007f")
+
+
+def _plain(record: logging.LogRecord) -> dict[str, Any]:
+    return {
+        "time": timestamp(record.created),
+        "level": LEVEL_NAMES.get(record.levelno, record.levelname.lower()),
+        "event": one_line(record.getMessage()),
+        "logger": record.name,
+    }
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    return formatter.formatException(record.exc_info) if record.exc_info else ""
+
+
+def _indented(line: str) -> str:
+    return f"  {one_line(line)}"
+
+
+def set_up(level: str, form: str, *, with_process: bool) -> None:
+    """Logs from here on to standard error; `form` is one of FORMATS."""
+    # Nothing of this is in a line; each costs something at every one.
+    logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
+    logging.logAsyncioTasks = False  # type: ignore[attr-defined,unused-ignore]  # 3.12
+    logging._srcfile = None
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter() if form == "json" else TextFormatter(with_process=with_process)
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    if form == "json":
+        logging.captureWarnings(True)
