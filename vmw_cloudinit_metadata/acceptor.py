@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from socket import socket
+from socket import SocketType, socket
 from typing import Any
 
 import gevent
@@ -50,8 +50,9 @@ class Acceptor(StreamServer):
         if not self._is_welcome(str(address[0])):
             os.close(descriptor)
             return None
-        # Not gevent's: nobody waits through it, and that would bring two watchers of its own.
-        accepted = socket(self.socket.family, self.socket.type, self.socket.proto, descriptor)
+        # Not gevent's: nobody waits through it, and that would bring two watchers of its own. And the
+        # plain one, without what makes files of sockets.
+        accepted = SocketType(self.socket.family, self.socket.type, self.socket.proto, descriptor)
         accepted.setblocking(False)
         return accepted, address
 
