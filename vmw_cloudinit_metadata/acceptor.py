@@ -50,8 +50,8 @@ class Acceptor(StreamServer):
         if not self._is_welcome(str(address[0])):
             os.close(descriptor)
             return None
-        # Not gevent's: nobody waits through it, and that would bring two watchers of its own. And the
-        # plain one, without what makes files of sockets.
+        # Not gevent's: nobody waits through it, and that would bring two watchers of its own. Nor
+        # Python's, which can be made a file.
         accepted = SocketType(self.socket.family, self.socket.type, self.socket.proto, descriptor)
         accepted.setblocking(False)
         return accepted, address
