@@ -8,7 +8,6 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ from typing import Any
 import pytest
 
 from tests.certificates import Pair
+from tests.commandline import Ended, in_process
 from tests.process import run
 from tests.vcenter import PASSWORD, USER, PlayedVCenter, PlayedVm, port
-from vmw_cloudinit_metadata.cli import cli
 
 URI = "my-metadata"
 PROXY = "telnet://metadata.example.com:13370"
-# Exit code, lines of standard output, lines of standard error.
-Ended = tuple[int, list[str], list[str]]
 UUID_1 = "50123456-789a-bcde-f012-3456789abc01"
 UUID_2 = "50123456-789a-bcde-f012-3456789abc02"
 BIOS = "42123456-789a-bcde-f012-3456789abc03"
@@ -79,10 +76,7 @@ def ask(certificate: Pair, password_file: Path) -> Callable[..., Any]:
         reach = ("--vcenter", f"127.0.0.1:{vcenter.port}", "--user", USER)
         secret = ("--password-file", str(password_file))
         trust = ("--ca-file", str(certificate.certificate))
-        words = ["vm-port", action, *reach, *secret, *trust, *arguments]
-        with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
-            code = cli.main(words, prog_name="vmw-cloudinit-metadata", standalone_mode=False)
-        return code, out.getvalue().splitlines(), err.getvalue().splitlines()
+        return in_process("vm-port", action, *reach, *secret, *trust, *arguments)
 
     return ask_vcenter
 
@@ -323,7 +317,7 @@ def test_vcenter_is_not_checked_with_insecure(play: Any) -> None:
         (["--thumbprint", "ab" * 20], PASSWORD, "has a certificate with "),
         (["--thumbprint", "ab" * 20, "--insecure"], PASSWORD, "give only one of"),
         (["--ca-file", "/nowhere"], PASSWORD, "--ca-file: /nowhere"),
-        (["--insecure"], "wrong", "or the password is wrong"),
+        (["--insecure"], "not that", "or the password is wrong"),
         (["--insecure"], None, "no password: give --password-file"),
         (["--insecure", "--password-file", "/nowhere"], None, "--password-file: /nowhere"),
     ],

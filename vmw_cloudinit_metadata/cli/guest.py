@@ -10,7 +10,7 @@ import click
 from vmw_cloudinit_metadata.cli.options import Parsed
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.image import check as checks
-from vmw_cloudinit_metadata.image import cloudconfig, parts
+from vmw_cloudinit_metadata.image import parts
 from vmw_cloudinit_metadata.image.install import install as install_agent
 from vmw_cloudinit_metadata.image.install import open_tree
 from vmw_cloudinit_metadata.image.install import remove as remove_agent
@@ -100,11 +100,10 @@ def install(
 def check(root: Path) -> int:
     """Tells what will keep the agent from working, and the remedies. Exit 1 if it finds any."""
     tree = open_tree(root)
-    found = [*_missing(tree), *checks.not_installed(tree), *checks.agents_own(tree)]
-    problems = list(dict.fromkeys(found))
+    problems = [*checks.not_served(tree), *checks.agents_own(tree)]
     for problem in problems:
         click.echo(problem)
-    click.echo(f"{len(problems)} problems", err=True)
+    click.echo(f"problems: {len(problems)}", err=True)
     return 1 if problems else 0
 
 
@@ -120,12 +119,8 @@ def print_(what: str, network_every_boot: bool, with_guestinfo: bool) -> None:
     config: cloud-init's, /etc/cloud/cloud.cfg.d/99-nocloud.cfg. settings: the agent's,
     /etc/vmw-metadata-agent.conf. clean: the script for `cloud-init clean`.
     """
-    if what == "config":
-        text = cloudconfig.text(
-            with_guestinfo=with_guestinfo, network_every_boot=network_every_boot
-        )
-    else:
-        text = _TEXTS[what]()
+    choices = Choices(network_every_boot=network_every_boot, with_guestinfo=with_guestinfo)
+    text = parts.cloud_config(choices) if what == "config" else _TEXTS[what]()
     click.echo(text, nl=False)
 
 
@@ -142,9 +137,6 @@ def _tell_done(steps: list[str]) -> None:
         click.echo(step)
 
 
-def _missing(tree: Tree) -> list[str]:
-    return [*checks.missing(tree), *checks.overruled(tree), *checks.unlabelled(tree)]
-
-
 def _warnings(tree: Tree, freed: str | None) -> list[str]:
-    return [*_missing(tree), *(checks.serial_boot_loader(tree) if freed else [])]
+    found = [*checks.missing(tree), *checks.overruled(tree), *checks.unlabelled(tree)]
+    return [*found, *(checks.serial_boot_loader(tree) if freed else [])]

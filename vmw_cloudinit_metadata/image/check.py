@@ -9,13 +9,11 @@ from importlib import resources
 
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.image import cloudconfig, kernel, layout, parts
-from vmw_cloudinit_metadata.image.tree import Link, Tree
+from vmw_cloudinit_metadata.image.tree import Tree
 
 LIMIT_S = 60
 
-_MASK = "/dev/null"
 _LABELLED = (parts.AGENT, parts.UNIT, parts.CLEAN, parts.SETTINGS, cloudconfig.FILE)
-_INSTALL = "run `vmw-cloudinit-metadata guest install --root {root}`"
 
 
 def missing(tree: Tree) -> Iterator[str]:
@@ -24,21 +22,13 @@ def missing(tree: Tree) -> Iterator[str]:
         yield "cloud-init is not installed: install the distribution's package"
     if not layout.python_of(tree):
         yield f"no Python was found ({layout.DEFAULT_PYTHON}): install python3 3.6 or later"
+    yield from not_served(tree)
+
+
+def not_served(tree: Tree) -> Iterator[str]:
+    """What the agent's own check takes for granted."""
     if not layout.has_systemd(tree):
         yield "systemd is not installed: the agent is started by systemd alone"
-
-
-def not_installed(tree: Tree) -> Iterator[str]:
-    """Parts of the agent that are not there, or not in use."""
-    remedy = _INSTALL.format(root=tree.root)
-    for path in (parts.AGENT, parts.UNIT, parts.ENABLED, cloudconfig.FILE):
-        if tree.entry(path) is None:
-            yield f"{path} is missing: {remedy}"
-    if tree.entry(parts.AGENT) and not tree.is_program(parts.AGENT):
-        yield f"{parts.AGENT} cannot be executed: {remedy}"
-    mask = f"/etc/systemd/system/{parts.UNIT.rpartition('/')[2]}"
-    if tree.entry(mask) == Link(_MASK):
-        yield f"{mask} masks the agent: remove it"
 
 
 def overruled(tree: Tree) -> Iterator[str]:

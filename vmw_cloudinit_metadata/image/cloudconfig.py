@@ -7,25 +7,22 @@ import re
 FILE = "/etc/cloud/cloud.cfg.d/99-nocloud.cfg"
 DIRECTORY = "/etc/cloud/cloud.cfg.d"
 DS_IDENTIFY = "/etc/cloud/ds-identify.cfg"
+_UPDATES = """\
+# The network as it is served now, also where the instance-id is the same.
+updates: {network: {when: [boot-new-instance, boot]}}
+"""
 
 _LIST = re.compile(r"^\s*datasource_list\s*:", re.M)
 _POLICY = re.compile(r"^[ \t]*policy[ \t]*:.*$", re.M)
 
 
-def text(*, with_guestinfo: bool = False, network_every_boot: bool = False) -> str:
-    """The one configuration file of cloud-init."""
-    sources = ["NoCloud", *(["VMware"] if with_guestinfo else []), "None"]
-    lines = [
-        "# vmw-metadata-agent writes a NoCloud seed before cloud-init looks for one.",
-        "# The list stays on one line: cloud-init's generator reads it so.",
-        f"datasource_list: [{', '.join(sources)}]",
-    ]
-    if network_every_boot:
-        lines += [
-            "# The network as it is served now, also where the instance-id is the same.",
-            "updates: {network: {when: [boot-new-instance, boot]}}",
-        ]
-    return "\n".join(lines) + "\n"
+def text(packaged: str, *, with_guestinfo: bool = False, network_every_boot: bool = False) -> str:
+    """The one configuration file of cloud-init, from the one that is packaged.
+
+    The list stays on one line: cloud-init's generator reads no other.
+    """
+    sources = packaged.replace("[NoCloud, None]", "[NoCloud, VMware, None]")
+    return (sources if with_guestinfo else packaged) + (_UPDATES if network_every_boot else "")
 
 
 def with_policy(ds_identify: str) -> str:

@@ -6,7 +6,7 @@ begins from the tree as it was; what somebody changed since then is theirs, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +40,6 @@ class _Change:
     def written(self) -> Written:
         return Written(self.before, record.digest(self.wanted))
 
-    @property
-    def done(self) -> Done:
-        return Done("wrote" if self.before is None else "changed", self.path)
-
 
 def open_tree(root: Path) -> Tree:
     """Raises ConfigError if that is no tree of a machine."""
@@ -59,13 +55,11 @@ def install(tree: Tree, choices: Choices) -> list[Done]:
     changes = [_change(tree, old, path, edit) for path, edit in edits(tree, choices).items()]
     ours = {c.path: c.written for c in changes if c.wanted != c.before}
     dropped = {path: old.written[path] for path in old.written.keys() - {c.path for c in changes}}
-    made = Record({**dropped, **ours}, old.directories).save(tree)
-    done = list(_put_back(tree, dropped))
-    for change in changes:
-        if change.wanted != change.now:
-            made += _carry_out(tree, change)
-            done.append(change.done)
-    Record(ours, (*old.directories, *made)).save(tree)
+    made = [d for path in (record.FILE, *ours) for d in tree.missing_directories(path)]
+    directories = tuple(dict.fromkeys([*old.directories, *made]))
+    Record({**dropped, **ours}, directories).save(tree)
+    done = [*_put_back(tree, dropped), *_carry_out(tree, changes)]
+    Record(ours, directories).save(tree)
     return done
 
 
@@ -86,12 +80,15 @@ def _change(tree: Tree, old: Record, path: str, edit: Edit) -> _Change:
     return _Change(path, before, now, edit(before))
 
 
-def _carry_out(tree: Tree, change: _Change) -> list[str]:
-    """Returns the directories that were made for it."""
-    if change.wanted is None:
-        tree.remove(change.path)
-        return []
-    return tree.write(change.path, change.wanted)
+def _carry_out(tree: Tree, changes: Iterable[_Change]) -> Iterator[Done]:
+    for change in changes:
+        if change.wanted == change.now:
+            continue
+        if change.wanted is None:
+            tree.remove(change.path)
+        else:
+            tree.write(change.path, change.wanted)
+        yield Done("wrote" if change.before is None else "changed", change.path)
 
 
 def _put_back(tree: Tree, written: Mapping[str, Written]) -> Iterator[Done]:

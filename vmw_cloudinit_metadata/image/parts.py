@@ -41,16 +41,22 @@ def packaged(name: str) -> str:
 
 
 def agent(python: str = layout.DEFAULT_PYTHON) -> str:
-    _, _, rest = packaged("agent.py").partition("\n")
-    return f"#!{python}\n{rest}"
+    """As it is packaged, but for the interpreter where that is another one."""
+    text = packaged("agent.py")
+    return text if python == layout.DEFAULT_PYTHON else re.sub(r"\A#!.*", f"#!{python}", text)
 
 
 def unit(python: str = layout.DEFAULT_PYTHON) -> str:
-    return re.sub(
-        r"^(ExecStart=)\S+(?= )",
-        rf"\g<1>{python}",
-        packaged("vmw-metadata-agent.service"),
-        flags=re.M,
+    return packaged(UNIT.rpartition("/")[2]).replace(
+        f"ExecStart={layout.DEFAULT_PYTHON} ", f"ExecStart={python} "
+    )
+
+
+def cloud_config(choices: Choices) -> str:
+    return cloudconfig.text(
+        packaged(cloudconfig.FILE.rpartition("/")[2]),
+        with_guestinfo=choices.with_guestinfo,
+        network_every_boot=choices.network_every_boot,
     )
 
 
@@ -71,7 +77,7 @@ def edits(tree: Tree, choices: Choices) -> Mapping[str, Edit]:
         ENABLED: _always(Link(UNIT)),
         CLEAN: _always(_file(clean(), 0o755)),
         SETTINGS: lambda before: _settings(before, choices.device),
-        cloudconfig.FILE: _always(_file(_cloud_config(choices))),
+        cloudconfig.FILE: _always(_file(cloud_config(choices))),
     }
     if choices.with_guestinfo:
         wanted[cloudconfig.DS_IDENTIFY] = _ds_identify
@@ -132,12 +138,6 @@ def _ds_identify(before: Entry | None) -> Entry:
     file = before if isinstance(before, File) else _file("")
     text = cloudconfig.with_policy(_text(file))
     return File(text.encode("utf-8", "surrogateescape"), file.mode)
-
-
-def _cloud_config(choices: Choices) -> str:
-    return cloudconfig.text(
-        with_guestinfo=choices.with_guestinfo, network_every_boot=choices.network_every_boot
-    )
 
 
 def _free_console(tree: Tree, port: str) -> dict[str, Edit]:

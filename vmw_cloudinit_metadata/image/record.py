@@ -46,10 +46,10 @@ class Record:
                 " before can then not be put back"
             ) from error
 
-    def save(self, tree: Tree) -> list[str]:
-        """Returns the directories that it made for that."""
+    def save(self, tree: Tree) -> None:
         file = File(self._text().encode(), _MODE)
-        return [] if tree.entry(FILE) == file else tree.write(FILE, file)
+        if tree.entry(FILE) != file:
+            tree.write(FILE, file)
 
     def before(self, path: str, now: Entry | None) -> Entry | None:
         """What was there before us; what is there now, if it is no more what we wrote."""

@@ -121,16 +121,22 @@ class Tree:
             found = [f"{path}/{name}" for path in found for name in self._names(path, part)]
         return sorted(found)
 
-    def write(self, path: str, entry: Entry) -> list[str]:
-        """Puts the entry there, whole or not at all; returns the directories that it made.
+    def missing_directories(self, path: str) -> list[str]:
+        """Those on the way to `path` that are not there, the uppermost first."""
+        above = map(str, [*PurePosixPath(path).parents][::-1])
+        return [directory for directory in above if self.find(directory) is None]
 
-        What was there keeps its owner and its SELinux label.
+    def write(self, path: str, entry: Entry) -> None:
+        """Puts the entry there, whole or not at all, and the directories that it needs.
+
+        A file that was there keeps its owner and its SELinux label.
         """
         with self._told(path):
-            made = self._make_directories(str(PurePosixPath(path).parent))
+            for directory in self.missing_directories(path):
+                with self._place(directory, follow=True) as place:
+                    os.mkdir(place.name, 0o755, dir_fd=place.directory)
             with self._place(path, follow=False) as place:
                 _replace(place, entry)
-        return made
 
     def remove(self, path: str) -> None:
         with self._told(path), self._place(path, follow=False) as place:
@@ -157,19 +163,14 @@ class Tree:
             return [pattern] if self.find(f"{directory}/{pattern}") else []
         with self._told(directory):
             try:
-                with self._place(f"{directory}/.", follow=True) as place:
-                    return fnmatch.filter(os.listdir(place.directory), pattern)
+                with self._place(directory, follow=True) as place:
+                    opened = os.open(place.name, _DIRECTORY, dir_fd=place.directory)
             except (FileNotFoundError, NotADirectoryError):
                 return []
-
-    def _make_directories(self, path: str) -> list[str]:
-        made = []
-        for directory in [*reversed(PurePosixPath(path).parents), PurePosixPath(path)][1:]:
-            if self.find(str(directory)) is None:
-                with self._place(str(directory), follow=True) as place:
-                    os.mkdir(place.name, 0o755, dir_fd=place.directory)
-                made.append(str(directory))
-        return made
+            try:
+                return fnmatch.filter(os.listdir(opened), pattern)
+            finally:
+                os.close(opened)
 
     @contextmanager
     def _place(self, path: str, *, follow: bool) -> Iterator[_Place]:

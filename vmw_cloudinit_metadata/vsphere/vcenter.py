@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from xml.parsers.expat import ExpatError
 
 from pyVmomi import SoapStubAdapter, vim, vmodl
@@ -37,7 +37,8 @@ PAGE = 1000  # VMs in one answer
 _POLL_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # the last one goes on
 _IDENTITY = ("name", "config.instanceUuid", "config.uuid")
 _STATE = ("config.hardware.device", "runtime.powerState", "config.template")
-_VmsBy = dict[str, list[vim.VirtualMachine]]
+VirtualMachine: TypeAlias = vim.VirtualMachine
+_VmsBy = dict[str, list[VirtualMachine]]
 _query = vmodl.query.PropertyCollector
 _BROKEN = (OSError, http.client.HTTPException, ExpatError)
 
@@ -80,7 +81,7 @@ class VCenter:
         with _told():
             self._named, self._by_uuid = self._identities()
 
-    def find(self, name: str) -> vim.VirtualMachine:
+    def find(self, name: str) -> VirtualMachine:
         """The VM of that name, VC UUID, BIOS UUID, or inventory path (`DC/vm/folder/web1`)."""
         if "/" in name:
             return self._by_path(name)
@@ -95,12 +96,12 @@ class VCenter:
             )
         return found[0]
 
-    def look(self, vm: vim.VirtualMachine) -> Vm:
+    def look(self, vm: VirtualMachine) -> Vm:
         """What counts of the VM, as it is now."""
         devices, power, is_template = self._state(vm)
         return Vm(power, is_template, ports_of(devices))
 
-    def carry_out(self, vm: vim.VirtualMachine, step: Step) -> None:
+    def carry_out(self, vm: VirtualMachine, step: Step) -> None:
         """Makes one step, and waits for its end."""
         devices, _, _ = self._state(vm)
         with _told():
@@ -116,7 +117,7 @@ class VCenter:
             by_bios[values.get("config.uuid", "").lower()].append(vm)
         return named, {**by_bios, **by_instance}
 
-    def _all(self) -> Iterator[tuple[vim.VirtualMachine, Mapping[str, Any]]]:
+    def _all(self) -> Iterator[tuple[VirtualMachine, Mapping[str, Any]]]:
         view = self._content.viewManager.CreateContainerView(
             container=self._content.rootFolder, type=[vim.VirtualMachine], recursive=True
         )
@@ -125,14 +126,14 @@ class VCenter:
         finally:
             view.DestroyView()
 
-    def _by_path(self, path: str) -> vim.VirtualMachine:
+    def _by_path(self, path: str) -> VirtualMachine:
         with _told():
             found = self._content.searchIndex.FindByInventoryPath(inventoryPath=path.strip("/"))
         if not isinstance(found, vim.VirtualMachine):
             raise VmError("no VM at that inventory path, as in DC/vm/folder/web1")
         return found
 
-    def _state(self, vm: vim.VirtualMachine) -> tuple[list[Any], Power, bool]:
+    def _state(self, vm: VirtualMachine) -> tuple[list[Any], Power, bool]:
         with _told():
             found = self._properties(_query.ObjectSpec(obj=vm), _STATE)
             values = next((values for _, values in found), {})
@@ -143,7 +144,7 @@ class VCenter:
 
     def _properties(
         self, where: vmodl.query.PropertyCollector.ObjectSpec, wanted: Sequence[str]
-    ) -> Iterator[tuple[vim.VirtualMachine, Mapping[str, Any]]]:
+    ) -> Iterator[tuple[VirtualMachine, Mapping[str, Any]]]:
         """Of each VM there, those of its properties that vCenter can tell."""
         properties = _query.PropertySpec(type=vim.VirtualMachine, pathSet=list(wanted))
         collector = self._content.propertyCollector

@@ -7,10 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pyVmomi import vim
-
 from vmw_cloudinit_metadata.vsphere.port import Decide, NeedsPowerOffError, VmError
-from vmw_cloudinit_metadata.vsphere.vcenter import VCenter
+from vmw_cloudinit_metadata.vsphere.vcenter import VCenter, VirtualMachine
 
 
 class Result(StrEnum):
@@ -37,7 +35,7 @@ class Outcome:
 
 
 # What is done to a VM that was found: the text of what became of it.
-Do = Callable[[vim.VirtualMachine], tuple[Result, str]]
+Do = Callable[[VirtualMachine], tuple[Result, str]]
 
 
 def for_each(vcenter: VCenter, names: Sequence[str], jobs: int, do: Do) -> Iterator[Outcome]:
@@ -47,7 +45,7 @@ def for_each(vcenter: VCenter, names: Sequence[str], jobs: int, do: Do) -> Itera
 
 
 def change(
-    vcenter: VCenter, vm: vim.VirtualMachine, decide: Decide, *, is_dry_run: bool
+    vcenter: VCenter, vm: VirtualMachine, decide: Decide, *, is_dry_run: bool
 ) -> tuple[Result, str]:
     """Looks, decides, and carries it out unless that is only to be told; raises VmError."""
     plan = decide(vcenter.look(vm))
@@ -60,7 +58,7 @@ def change(
     return Result.CHANGED, plan.text
 
 
-def look(vcenter: VCenter, vm: vim.VirtualMachine, uri: str | None) -> tuple[Result, str]:
+def look(vcenter: VCenter, vm: VirtualMachine, uri: str | None) -> tuple[Result, str]:
     """The serial ports on the network, or those with the service URI: then there has to be one."""
     state = vcenter.look(vm)
     ports = state.ports if uri is None else state.with_uri(uri)
@@ -74,7 +72,7 @@ def look(vcenter: VCenter, vm: vim.VirtualMachine, uri: str | None) -> tuple[Res
 @dataclass(frozen=True, slots=True)
 class _Target:
     name: str
-    vm: vim.VirtualMachine
+    vm: VirtualMachine
 
 
 def _targets(vcenter: VCenter, names: Sequence[str]) -> Iterator[_Target | Outcome]:
