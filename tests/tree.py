@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -90,6 +91,11 @@ def picture(root: Path) -> dict[str, str]:
     return dict(_seen(root))
 
 
+def _content(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha256(content).hexdigest() if len(content) > 10_000 else repr(content)
+
+
 def _seen(root: Path) -> Iterator[tuple[str, str]]:
     for directory, names, files in os.walk(root):
         for name in [*names, *files]:
@@ -98,6 +104,6 @@ def _seen(root: Path) -> Iterator[tuple[str, str]]:
             if path.is_symlink():
                 yield str(path.relative_to(root)), f"{mode} -> {path.readlink()}"
             elif path.is_file():
-                yield str(path.relative_to(root)), f"{mode} {path.read_text()}"
+                yield str(path.relative_to(root)), f"{mode} {_content(path)}"
             else:
                 yield str(path.relative_to(root)), mode
