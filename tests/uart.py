@@ -7,6 +7,7 @@ carries bytes between it and the far end, in pieces, late, or with noise, as a t
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -57,7 +58,7 @@ class Uart:
     def _run(self) -> None:
         with suppress(OSError, ValueError):
             while self._is_open:
-                ready, _, _ = select.select([self._master, self.far], [], [], 0.05)
+                ready, _, _ = select.select([self._master, self.far], [], [], 0.01)
                 if self._master in ready:
                     self._from_guest(os.read(self._master, 4096))
                 if self.far in ready:
@@ -84,8 +85,11 @@ class Uart:
                 data = data[os.write(self._master, data[:512]) :]
 
     def close(self) -> None:
+        """Hangs up; twice is as good as once."""
         self._is_open = False
         self._thread.join(5)
+        if self.far.fileno() < 0:
+            return
         os.close(self._master)
         os.close(self._slave)
         self.far.close()
@@ -141,3 +145,38 @@ DOCUMENTS = {"METADATA": METADATA, "NETWORKDATA": b"", "USERDATA": b"#cloud-conf
 def old_server(documents: Mapping[str, bytes]) -> Answers:
     """One that knows its documents, and is silent about all else."""
     return lambda name: response(name, documents[name]) if name in documents else b""
+
+
+def digest(documents: Mapping[str, bytes]) -> bytes:
+    rows = {
+        name: {"length": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        for name, body in documents.items()
+        if body
+    }
+    return json.dumps(rows).encode()
+
+
+def server_of(documents: Mapping[str, bytes]) -> Answers:
+    """One that knows REQUEST_DIGEST."""
+    return old_server({**documents, "DIGEST": digest(documents)})
+
+
+def in_turn(*answers: Answers, until: str = "METADATA") -> Answers:
+    """Another server for each time that `until` is asked; the last one stays."""
+    left = list(answers)
+
+    def answer(name: str) -> bytes:
+        said = left[0](name)
+        if name == until and len(left) > 1:
+            left.pop(0)
+        return said
+
+    return answer
+
+
+def silent(_name: str) -> bytes:
+    return b""
+
+
+def refusing(error: str) -> Answers:
+    return lambda name: refusal(name, error)
