@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.process import CHECKOUT, LIMIT_S
-from tests.uart import DOCUMENTS, Answers, ScriptedServer, Uart, server_of
+from tests.uart import DOCUMENTS, Answers, ScriptedUart, Uart, server_of
 
 GUEST = CHECKOUT / "vmw_cloudinit_metadata/guest"
 AGENT = GUEST / "agent.py"
@@ -104,7 +104,7 @@ class Guest:
         return copy
 
 
-Serial = Callable[..., Uart]
+Serial = Callable[..., ScriptedUart]
 
 
 @pytest.fixture
@@ -115,23 +115,16 @@ def guest(tmp_path: Path) -> Guest:
 @pytest.fixture
 def serial(guest: Guest) -> Iterator[Serial]:
     """Puts a server behind the guest's port: what it answers, then how the line behaves."""
-    made: list[Any] = []
+    made: list[ScriptedUart] = []
 
-    def connect(answers: Answers, name: str = "ttyS1", **line: Any) -> Uart:
-        server = ScriptedServer(answers)
-        uart = Uart(server.near, **line)
-        uart.server = server  # type: ignore[attr-defined]
-        made.extend([uart, server])
-        guest.add_port(name, uart)
-        return uart
+    def connect(answers: Answers, name: str = "ttyS1", **line: Any) -> ScriptedUart:
+        made.append(ScriptedUart(answers, **line))
+        guest.add_port(name, made[-1])
+        return made[-1]
 
     yield connect
-    for one in made:
-        one.close()
-
-
-def asked(uart: Uart) -> list[str]:
-    return list(uart.server.asked)  # type: ignore[attr-defined]
+    for uart in made:
+        uart.close()
 
 
 def later_boot(guest: Guest, serial: Serial, answers: Answers) -> str:

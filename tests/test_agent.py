@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest import QUICK, Serial, Guest, asked, later_boot
+from tests.guest import QUICK, Guest, Serial, later_boot
 from tests.process import LIMIT_S
 from tests.uart import (
     DOCUMENTS,
@@ -40,7 +40,7 @@ def test_old_server_is_enough_and_costs_no_wait(guest: Guest, serial: Serial) ->
     guest.fetch("--retry", "5")
     assert time.monotonic() - began_s < 3
     assert guest.files == {"meta-data": METADATA, "user-data": DOCUMENTS["USERDATA"]}
-    assert "VENDORDATA" not in asked(uart)
+    assert "VENDORDATA" not in uart.asked
 
 
 def test_old_server_that_refuses_unknown_requests_costs_no_wait(
@@ -136,7 +136,7 @@ def test_single_bytes_arrive(guest: Guest, serial: Serial) -> None:
 def test_stale_answer_is_not_taken_for_a_fresh_one(guest: Guest, serial: Serial) -> None:
     uart = serial(old_server(DOCUMENTS))
     stale = response("METADATA", METADATA.replace(b"i-1", b"stale"))
-    uart.server._end.sendall(stale + stale[:20])  # type: ignore[attr-defined]
+    uart.say(stale + stale[:20])
     guest.fetch()
     assert guest.metadata["instance-id"] == "i-1"
 
@@ -189,7 +189,7 @@ def test_kernel_messages_within_requests_are_survived(guest: Guest, serial: Seri
     guest.write("proc/consoles", "ttyS0  -W- (EC p a)  4:64\n")
     guest.fetch(*QUICK, "--device", "/dev/ttyS0")
     assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
-    assert asked(uart)
+    assert uart.asked
 
 
 def test_line_without_end_is_dropped(guest: Guest, serial: Serial) -> None:
@@ -246,7 +246,7 @@ def test_first_boot_asks_for_what_is_not_found_for_its_time_only(
     told = guest.fetch(*QUICK, "--not-found-timeout", "0.7", "--first-boot-timeout", "9")
     assert 0.7 < time.monotonic() - began_s < 4
     assert "not-found: no reason: cloud-init goes on without data" in told
-    assert asked(uart).count("METADATA") >= 3
+    assert uart.asked.count("METADATA") >= 3
     assert not guest.seed.exists()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.guest import MEMORY, QUICK, UUID, Serial, Guest, later_boot
+from tests.guest import MEMORY, QUICK, UUID, Guest, Serial, later_boot
 from tests.uart import DOCUMENTS, METADATA, server_of, silent
 from vmw_cloudinit_metadata.guest import agent
 

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 Change = Callable[[bytes], bytes]
 
@@ -129,13 +130,36 @@ class ScriptedServer:
         found = re.search(rb"!!REQUEST_([A-Z_]+)#$", line)
         if found:
             self.asked.append(found[1].decode())
-            self._end.sendall(self._answers(found[1].decode()))
+            self.say(self._answers(found[1].decode()))
+
+    def say(self, data: bytes) -> None:
+        self._end.sendall(data)
 
     def close(self) -> None:
         with suppress(OSError):
             self._end.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)
         self._end.close()
+
+
+class ScriptedUart(Uart):
+    """A serial port with a scripted server behind it."""
+
+    def __init__(self, answers: Answers, **line: Any) -> None:
+        self.server = ScriptedServer(answers)
+        super().__init__(self.server.near, **line)
+
+    @property
+    def asked(self) -> list[str]:
+        return list(self.server.asked)
+
+    def say(self, data: bytes) -> None:
+        """What nobody has asked for."""
+        self.server.say(data)
+
+    def close(self) -> None:
+        super().close()
+        self.server.close()
 
 
 METADATA = b'{"instance-id": "i-1", "local-hostname": "one"}'

@@ -1111,15 +1111,23 @@ def cannot_name(lost: Sequence[Entry], cards: Sequence[Card]) -> str:
 
 
 def fill_in(document: bytes, config: Any, entry: Entry, card: Card) -> Tuple[bytes, List[str]]:
-    filled = insert_mac(document.decode(), entry, card)
-    row = config
-    for key in entry.place:
-        row = row[key]
-    row["mac_address"] = card.mac
-    if load(filled) != config:  # then YAML does something here that was not foreseen
+    """The document with the card's MAC address in `entry`, if that is all that changes in it."""
+    try:
+        filled = insert_mac(document.decode(), entry, card)
+        row_at(config, entry.place)["mac_address"] = card.mac
+        is_right = load(filled) == config
+    except (ValueError, RecursionError):  # aliases can do what was not foreseen here
+        is_right = False
+    if not is_right:
         return document, [cannot_name([entry], [card])]
-    told = "network-config: %s has no mac_address: it is the only card, %s (%s)"
-    return filled.encode(), [told % (printable(entry.name), card.name, card.mac)]
+    told = "network-config: {} has no mac_address: it is the only card, {} ({})"
+    return filled.encode(), [told.format(printable(entry.name), card.name, card.mac)]
+
+
+def row_at(config: Any, place: Iterable[Any]) -> Any:
+    for key in place:
+        config = config[key]
+    return config
 
 
 def insert_mac(text: str, entry: Entry, card: Card) -> str:
@@ -1135,9 +1143,13 @@ def insert_mac(text: str, entry: Entry, card: Card) -> str:
 
 
 def child(node: Any, key: Any) -> Any:
+    """Raises ValueError where a merge key hides it."""
     if isinstance(key, int):
         return node.value[key]
-    return next(value for name, value in node.value if name.value == key)
+    for name, value in node.value:
+        if name.value == key:
+            return value
+    raise ValueError(key)
 
 
 # What cloud-init will do with it
