@@ -9,7 +9,12 @@ from pathlib import Path
 
 PYTHON = "#!ELF, at heart\n"
 SYSTEMD = {"usr/lib/systemd/systemd": PYTHON, "usr/lib/systemd/system/basic.target": ""}
-MERGED = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib"}
+MERGED = {
+    "bin": "usr/bin",
+    "sbin": "usr/sbin",
+    "lib": "usr/lib",
+    "usr/sbin/init": "/lib/systemd/systemd",
+}
 GRUB_CFG = """\
 menuentry 'Debian' {
 \tlinux\t/vmlinuz root=UUID=1 ro console=tty0 console=ttyS0,115200 earlyprintk=ttyS0 quiet

@@ -27,8 +27,9 @@ def missing(tree: Tree) -> Iterator[str]:
 
 def not_served(tree: Tree) -> Iterator[str]:
     """What the agent's own check takes for granted."""
-    if not layout.has_systemd(tree):
-        yield "systemd is not installed: the agent is started by systemd alone"
+    init = layout.other_init(tree)
+    if init:
+        yield f"/sbin/init is {init}: the agent is started by systemd alone: install systemd-sysv"
 
 
 def overruled(tree: Tree) -> Iterator[str]:

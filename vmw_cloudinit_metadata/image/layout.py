@@ -10,7 +10,7 @@ DEFAULT_PYTHON = "/usr/bin/python3"
 _PYTHONS = (DEFAULT_PYTHON, "/usr/libexec/platform-python")  # RHEL 8 may have the second alone
 _VERSIONED = "/usr/bin/python3.*"
 _CLOUD_INIT = ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")
-_SYSTEMD = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
+_INIT = "/sbin/init"
 _SHEBANG = re.compile(r"#!\s*(/\S*python\S*)")
 _SELINUX = re.compile(r"^\s*SELINUX\s*=\s*(enforcing|permissive)\s*$", re.M)
 _SELINUX_TYPE = re.compile(r"^\s*SELINUXTYPE\s*=\s*([\w-]+)\s*$", re.M)
@@ -29,8 +29,10 @@ def cloud_init_of(tree: Tree) -> str | None:
     return next(filter(tree.is_program, _CLOUD_INIT), None)
 
 
-def has_systemd(tree: Tree) -> bool:
-    return any(map(tree.is_program, _SYSTEMD))
+def other_init(tree: Tree) -> str | None:
+    """The program that starts everything, where that is not systemd."""
+    init = tree.find(_INIT)
+    return init if init and not init.endswith("/systemd") else None
 
 
 def selinux_type(tree: Tree) -> str | None:
