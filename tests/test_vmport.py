@@ -17,7 +17,7 @@ import pytest
 from tests.certificates import Pair
 from tests.commandline import Ended, in_process
 from tests.process import run
-from tests.vcenter import PASSWORD, USER, PlayedVCenter, PlayedVm, port
+from tests.vcenter import PASSWORD, USER, PlayedVCenter, PlayedVm, envelope, port
 
 VARIABLE = "VMW_METADATA_VCENTER_PASSWORD"
 URI = "my-metadata"
@@ -355,6 +355,27 @@ def test_nobody_listens_is_told(certificate: Pair, reach: Any) -> None:
     code, _, (line,) = reach(vcenter.port, "--insecure")
     assert code == 2
     assert "cannot be asked: Connection refused" in line
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<html>hello</html>",
+        "no XML",
+        "",
+        envelope('<RetrieveServiceContentResponse><returnval xsi:type="Nonsense"/>'),
+        envelope("<soapenv:Fault><faultcode>x</faultcode><detail><NoFault/></detail>"),
+    ],
+    ids=["html", "text", "nothing", "unknown type", "unknown fault"],
+)
+def test_what_is_no_vcenter_is_told(
+    play: Any, reach: Any, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    vcenter = play(PlayedVm("web1"))
+    monkeypatch.setattr(vcenter, "answer", lambda _: (200, answer))
+    code, _, (line,) = reach(vcenter.port, "--insecure")
+    assert code == 2
+    assert "gives answers that are none of a vCenter" in line
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ class PlayedVCenter:
         except vmodl.MethodFault as fault:
             return 500, _fault(fault)
         body = "" if result is None else _soap(result)
-        return 200, _envelope(f'<{method}Response xmlns="urn:vim25">{body}</{method}Response>')
+        return 200, envelope(f'<{method}Response xmlns="urn:vim25">{body}</{method}Response>')
 
     def _RetrieveServiceContent(self, this: str, text: str) -> Any:  # noqa: ARG002, N802
         def reference(kind: type, name: str) -> Any:
@@ -259,13 +259,13 @@ def _fault(fault: Any) -> str:
     name = f"{type(fault).__name__.rpartition('.')[2]}Fault"
     info = Object(name=name, type=object, version=VERSION, flags=0)
     detail = SoapAdapter.SerializeFaultDetail(fault, info, VERSION, namespaces)
-    return _envelope(
+    return envelope(
         "<soapenv:Fault><faultcode>ServerFaultCode</faultcode>"
         f"<faultstring>{fault.msg}</faultstring><detail>{detail}</detail></soapenv:Fault>"
     )
 
 
-def _envelope(body: str) -> str:
+def envelope(body: str) -> str:
     start = f"{SoapAdapter.XML_HEADER}\n{SoapAdapter.SOAP_ENVELOPE_START}"
     return (
         f"{start}{SoapAdapter.SOAP_BODY_START}{body}"

@@ -13,7 +13,10 @@ from vmw_cloudinit_metadata.image.tree import Tree
 
 LIMIT_S = 60
 
-_LABELLED = (parts.AGENT, parts.UNIT, parts.CLEAN, parts.SETTINGS, cloudconfig.FILE)
+_LABELLED = (
+    *(parts.AGENT, parts.UNIT, parts.ENABLED, parts.CLEAN, parts.SETTINGS),
+    cloudconfig.FILE,
+)
 
 
 def missing(tree: Tree) -> Iterator[str]:
@@ -44,7 +47,7 @@ def unlabelled(tree: Tree) -> Iterator[str]:
     policy = layout.selinux_type(tree)
     if policy is None:
         return
-    paths = [path for path in _LABELLED if tree.is_file(path) and tree.label(path) is None]
+    paths = [path for path in _LABELLED if tree.entry(path) and tree.label(path) is None]
     if paths:
         yield (
             f"SELinux is in use, and no label is on {' '.join(paths)}: run `setfiles -r {tree.root}"

@@ -104,15 +104,13 @@ class Tree:
                 return None
 
     def label(self, path: str) -> bytes | None:
-        """The SELinux label of a file; None without one."""
-        with self._told(path), self._place(path, follow=True) as place:
-            file = os.open(place.name, _READ, dir_fd=place.directory)
+        """The SELinux label of a file or link, itself; None without one."""
+        with self._told(path), self._place(path, follow=False) as place:
             try:
-                return os.getxattr(file, LABEL)
+                itself = f"/proc/self/fd/{place.directory}/{place.name}"
+                return os.getxattr(itself, LABEL, follow_symlinks=False)
             except OSError:
                 return None
-            finally:
-                os.close(file)
 
     def glob(self, pattern: str) -> list[str]:
         """The files whose path fits, sorted; `*` fits no `/`. Links in it are followed."""

@@ -40,7 +40,8 @@ _STATE = ("config.hardware.device", "runtime.powerState", "config.template")
 VirtualMachine: TypeAlias = vim.VirtualMachine
 _VmsBy = dict[str, list[VirtualMachine]]
 _query = vmodl.query.PropertyCollector
-_BROKEN = (OSError, http.client.HTTPException, ExpatError)
+_ODD = (ExpatError, KeyError, TypeError, ValueError)  # pyVmomi, of what it does not understand
+_BROKEN = (OSError, http.client.HTTPException, *_ODD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ def _log_in(
     try:
         content = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
         if content is None:
-            raise ConfigError(f"{address}: what answers there is no vCenter")
+            raise ConfigError(f"{address}: it gives answers that are none of a vCenter")
         content.sessionManager.Login(userName=user, password=password)
     except vim.fault.InvalidLogin as error:
         raise ConfigError(f"{address}: user {user!r} or the password is wrong") from error
@@ -227,6 +228,8 @@ def _connection_text(error: Exception) -> str:
             f"its certificate is not trusted ({error.verify_message}):"
             " use --ca-file or --thumbprint"
         )
+    if isinstance(error, _ODD):
+        return f"gives answers that are none of a vCenter ({type(error).__name__}: {error})"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return f"cannot be asked: {one_line(text)}"
 

@@ -40,8 +40,11 @@ Do = Callable[[VirtualMachine], tuple[Result, str]]
 
 def for_each(vcenter: VCenter, names: Sequence[str], jobs: int, do: Do) -> Iterator[Outcome]:
     """The outcomes in the order of the names, `jobs` VMs at a time; no VM twice."""
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(jobs)
+    try:
         yield from pool.map(lambda target: _outcome(target, do), _targets(vcenter, names))
+    finally:  # interrupted: those under way are finished, no other is begun
+        pool.shutdown(cancel_futures=True)
 
 
 def change(
