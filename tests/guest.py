@@ -25,6 +25,17 @@ QUICK = ("--retry", "0.2")
 PYTHON = os.environ.get("AGENT_PYTHON", sys.executable)  # an older one, by hand
 
 
+def mostly_slow(quick: Any, *others: Any) -> list[Any]:
+    """Rows of a table: the first one is run with the quick tests, the others with the slow ones."""
+    return [
+        quick,
+        *(
+            pytest.param(*(row if isinstance(row, tuple) else [row]), marks=pytest.mark.slow)
+            for row in others
+        ),
+    ]
+
+
 class Guest:
     """A VM of VMware without a port, below a directory."""
 

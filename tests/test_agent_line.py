@@ -68,7 +68,7 @@ def test_server_reads_what_the_agent_asks(noise: bytes) -> None:
 def test_base64_is_strict(text: str) -> None:
     (answer,) = heard(f"!!RESPONSE_METADATA#{text}\n".encode())
     if answer.body is not None:
-        assert len(base64.b64encode(answer.body)) == len(text.rstrip(" "))
+        assert base64.b64encode(answer.body).decode() == text.rstrip(" ")
 
 
 def test_line_is_bounded_while_it_fills() -> None:

@@ -392,7 +392,7 @@ class Machine:
 # Which port
 
 
-NO_PORT = "this machine has no serial port: add one to the VM (docs/guest.md)"
+NO_PORT = "this machine has no serial port: add one to the VM"
 CONSOLE_ONLY = (
     "the only serial port, %s, is the console: add a second serial port to the VM, "
     "or set `device = /dev/%s` in " + CONFIG + " to use it in spite of the kernel's messages"
@@ -538,11 +538,16 @@ def parse(line: bytes) -> Optional[Answer]:
     match = ANSWER.match(line[max(line.rfind(BEGIN), 0) :])
     if not match:
         return None
+    return Answer(match.group(1).decode(), decode(match.group(2).rstrip(b" \t\0")))
+
+
+def decode(text: bytes) -> Optional[bytes]:
+    """Base64, and nothing that only looks like it."""
     try:
-        body = base64.b64decode(match.group(2).rstrip(b" \t\0"), validate=True)  # type: Any
+        body = base64.b64decode(text, validate=True)
     except binascii.Error:
-        body = None
-    return Answer(match.group(1).decode(), body)
+        return None
+    return body if base64.b64encode(body) == text else None
 
 
 class LineReader:
@@ -1443,11 +1448,12 @@ BOOT_FILES = ("/proc/cmdline", "/etc/kernel/cmdline", "/etc/default/grub", "/boo
 def by_lines(text: str) -> Dict[str, Any]:
     """The two keys that are looked for, where there is no PyYAML."""
     found = {}  # type: Dict[str, Any]
-    sources = re.search(r"^datasource_list:\s*\[(.*?)\]", text, re.MULTILINE | re.DOTALL)
+    sources = re.search(r"^datasource_list:\s*(\[[^\]]*\]|(\n?\s*- .*)+)", text, re.MULTILINE)
     if sources:
         found["datasource_list"] = re.findall(r"\w+", sources.group(1))
-    if re.search(r"^network:\s*\{?\s*config:\s*[\"']?disabled", text, re.MULTILINE):
-        found["network"] = {"config": "disabled"}
+    network = re.search(r"^network:\s*\{?\s*(config:\s*[\"']?disabled)?", text, re.MULTILINE)
+    if network:
+        found["network"] = {"config": "disabled"} if network.group(1) else {}
     return found
 
 
