@@ -30,7 +30,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
-SERVER_CORE, LOAD_CORE = 0, 1
+SERVER_CORES, LOAD_CORE = frozenset({0}), 1
 DOCUMENTS = ("METADATA", "NETWORKDATA", "USERDATA")
 OURS, UVLOOP, C = "server", "uvloop", "C"
 
@@ -102,8 +102,10 @@ class Server:
 
 
 @contextmanager
-def started(kind: str, command: Sequence[str], output: Path) -> Iterator[Server]:
-    """Runs a server on its core until the end of the block."""
+def started(
+    kind: str, command: Sequence[str], output: Path, cores: frozenset[int] = SERVER_CORES
+) -> Iterator[Server]:
+    """Runs a server on its cores until the end of the block."""
     with output.open("wb") as file:
         process = subprocess.Popen(
             command,
@@ -111,13 +113,13 @@ def started(kind: str, command: Sequence[str], output: Path) -> Iterator[Server]
             stdout=file,
             stderr=file,
             env={**os.environ, "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"},
-            preexec_fn=partial(os.sched_setaffinity, 0, {SERVER_CORE}),
+            preexec_fn=partial(os.sched_setaffinity, 0, cores),
         )
     try:
         yield Server(kind, process.pid, _port(process, output))
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()
+        process.wait(START_LIMIT_S)
 
 
 def _port(process: subprocess.Popen[bytes], output: Path) -> int:
@@ -227,6 +229,8 @@ class Finding:
     def verdict(self) -> str:
         if self.goal_reached:
             return "reached, and the goal"
+        if not self.target:
+            return "told"
         return "reached" if self.reached else "MISSED"
 
 
@@ -256,12 +260,14 @@ class Bench:
         return self._place / f"output-{self._outputs}"
 
     @contextmanager
-    def ours(self, *options: str, files: int = 5000) -> Iterator[Server]:
+    def ours(
+        self, *options: str, files: int = 5000, cores: frozenset[int] = SERVER_CORES
+    ) -> Iterator[Server]:
         """The real server, as a user starts it."""
         driver = ("--driver-opts", json.dumps({"directory": str(self.directory(files))}))
         program = Path(sys.executable).parent / "vmw-cloudinit-metadata"
         command = [str(program), "run", "--uri", "my-metadata", "--listen", "127.0.0.1:0"]
-        with started(OURS, [*command, *(options or driver)], self._output()) as server:
+        with started(OURS, [*command, *driver, *options], self._output(), cores) as server:
             yield server
 
     def standing(self) -> dict[str, Server]:
@@ -424,6 +430,24 @@ class Bench:
             unit=f" of the cached one ({ms:.3f} ms)",
         )
 
+    def workers(self) -> Iterator[Finding]:
+        """The second worker has to share its core with the client: told, and held to nothing."""
+        boots_per_s: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(self.size.few):
+            for count, measured in boots_per_s.items():
+                cores = SERVER_CORES | {LOAD_CORE}
+                with self.ours("--workers", str(count), cores=cores) as server:
+                    load(server, "storm", 5000, 100, names=5000)
+                    result = load(server, "storm", 5 * self.size.boots, 200, names=5000)
+                complete(result, OURS, boots=5 * self.size.boots)
+                measured.append(result["boots"] / result["seconds"])
+        one, two = (statistics.median(measured) for measured in boots_per_s.values())
+        yield Finding(
+            "boots/s of 2 workers, one of them on the client's core",
+            f"{two / one:.2f} of 1 worker ({two:,.0f} and {one:,.0f} boots/s)",
+            *("", "", True, False),
+        )
+
     # How
 
     def _cached_runs(self) -> list[dict[str, tuple[float, float]]]:
@@ -469,6 +493,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
     "files": Bench.files,
     "moves": Bench.moves,
     "slow": Bench.slow,
+    "workers": Bench.workers,
 }
 
 
@@ -564,8 +589,9 @@ def main() -> int:
         for finding in measure(bench, arguments.rows or list(ROWS)):
             findings.append(finding)
             print(
-                f"{finding.verdict:22} {finding.what}: {finding.measured}; "
-                f"at most {finding.target}" + (f", goal {finding.goal}" if finding.goal else ""),
+                f"{finding.verdict:22} {finding.what}: {finding.measured}"
+                + (f"; at most {finding.target}" if finding.target else "")
+                + (f", goal {finding.goal}" if finding.goal else ""),
                 flush=True,
             )
     if arguments.markdown:
