@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -37,7 +38,12 @@ class Parsed(click.ParamType[_Value], Generic[_Value]):
         except ConfigError as error:
             self.fail(str(error), param, ctx)
 
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Several values in one variable: with blanks or commas between them."""
+        return [value for value in re.split(r"[\s,]+", rv) if value]
 
+
+URI = Parsed("URI", str)
 ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
 NETWORK = Parsed("CIDR", parse_network)
 JSON = Parsed("JSON", parse_driver_options)
