@@ -16,6 +16,8 @@ from unittest.mock import patch
 import click
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.certificates import make_pair
 from tests.peer import connected, is_closed
@@ -23,9 +25,11 @@ from tests.process import CHECKOUT, ServerProcess, run
 from tests.test_workers import children, connections, wait_until
 from tests.vm import Vm, suboption
 from vmw_cloudinit_metadata.cli import main
+from vmw_cloudinit_metadata.cli.checkconfig import shown
 from vmw_cloudinit_metadata.cli.configuration import CHANGEABLE
 from vmw_cloudinit_metadata.cli.run import run as run_command
 from vmw_cloudinit_metadata.cli.settings import name, settings, variable
+from vmw_cloudinit_metadata.instance import seed
 
 EXAMPLE = CHECKOUT / "conf/vmw-metadata-server.yaml"
 OPTIONS = {name(option): option for option in settings(run_command)}
@@ -128,7 +132,7 @@ def sample(option: click.Option) -> str:
         case click.Path():
             return str(CHECKOUT / "README.md")
         case kind:
-            return SAMPLES.get(kind.name, "some.module:Class")
+            return SAMPLES.get(kind.name) or str(option.default)
 
 
 def test_every_setting_may_stand_in_the_file(file: Path) -> None:
@@ -309,6 +313,20 @@ def test_output_of_check_config_is_a_file_of_the_same_settings(file: Path) -> No
     assert {key: value for key, (value, _) in again.items()} == {
         key: value for key, (value, _) in effective(*arguments).items()
     }
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
+def test_text_that_check_config_shows_is_read_as_the_same(text: str) -> None:
+    read = seed.read(f"uri: [{shown(text)}]", {"uri": seed.TEXT})
+    assert (read.value, read.faults) == ({"uri": [text]}, ())
+
+
+def test_tls_info_takes_the_certificate_from_the_file(
+    file: Path, tmp_path: Path, program: Callable[[str, str], str]
+) -> None:
+    pair = make_pair(program("openssl", "openssl"), tmp_path, "own")
+    file.write_text(f"uri: x\ntls-cert: {pair.certificate}\ntls-key: {pair.key}\n")
+    assert "thumbprint=" in ends("tls-info", "--config", str(file))[1]
 
 
 def test_show_and_validate_take_the_driver_from_the_file(file: Path, own_instances: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -19,6 +18,7 @@ from vmw_cloudinit_metadata.cli.settings import (
     settings,
     strange_variables,
 )
+from vmw_cloudinit_metadata.printable import one_line
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 
 HIDDEN = "(hidden)"
@@ -26,7 +26,7 @@ HIDDEN = "(hidden)"
 _SECRET = re.compile(r"passw|passphrase|secret|token|credential|auth|api.?key|key$", re.IGNORECASE)
 _PLACE = re.compile(r"(file|path|dir|directory|url)s?$", re.IGNORECASE)
 _PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
-_PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_.:/@+-]*")
+_PLAIN = re.compile(r"(?!null$)[A-Za-z0-9_./]([A-Za-z0-9_.:/@+-]*[A-Za-z0-9_./])?", re.IGNORECASE)
 
 
 @click.pass_context
@@ -58,10 +58,8 @@ def shown(value: Any) -> str:
     """A value as it may stand in the file, without secrets."""
     match value:
         case Mapping():
-            return ujson.dumps(_without_secrets(value), escape_forward_slashes=False)
-        case str() | Path() | bool() | int() | float() | None:
-            return _scalar(value)
-        case Iterable():
+            return _json(_without_secrets(value))
+        case tuple() | list():
             return f"[{', '.join(map(_scalar, value))}]"
         case _:
             return _scalar(value)
@@ -70,8 +68,14 @@ def shown(value: Any) -> str:
 def _scalar(value: Any) -> str:
     if value is None:
         return "null"
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if _PLAIN.fullmatch(text) else ujson.dumps(text, escape_forward_slashes=False)
+    is_whole = isinstance(value, float) and value.is_integer()
+    text = str(int(value)) if is_whole else str(value)
+    return text if _PLAIN.fullmatch(text) else _json(text)
+
+
+def _json(value: Any) -> str:
+    """JSON, which is YAML too; what no terminal should get is escaped as YAML has it."""
+    return one_line(ujson.dumps(value, escape_forward_slashes=False, ensure_ascii=False))
 
 
 def _without_secrets(value: Any) -> Any:
