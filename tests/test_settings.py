@@ -29,6 +29,7 @@ from vmw_cloudinit_metadata.cli.checkconfig import shown
 from vmw_cloudinit_metadata.cli.configuration import CHANGEABLE
 from vmw_cloudinit_metadata.cli.run import run as run_command
 from vmw_cloudinit_metadata.cli.settings import name, settings, variable
+from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.instance import seed
 
 EXAMPLE = CHECKOUT / "conf/vmw-metadata-server.yaml"
@@ -313,6 +314,11 @@ def test_output_of_check_config_is_a_file_of_the_same_settings(file: Path) -> No
     assert {key: value for key, (value, _) in again.items()} == {
         key: value for key, (value, _) in effective(*arguments).items()
     }
+
+
+def test_one_address_is_shown_as_one_value() -> None:
+    assert shown(Address("127.0.0.1", 13371)) == "127.0.0.1:13371"
+    assert shown((Address("::1", 5),)) == '["[::1]:5"]'
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))

@@ -18,6 +18,7 @@ from vmw_cloudinit_metadata.cli.settings import (
     settings,
     strange_variables,
 )
+from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.printable import one_line
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 
@@ -59,6 +60,8 @@ def shown(value: Any) -> str:
     match value:
         case Mapping():
             return _json(_without_secrets(value))
+        case Address():  # a tuple, but one value
+            return _scalar(value)
         case tuple() | list():
             return f"[{', '.join(map(_scalar, value))}]"
         case _:
