@@ -47,6 +47,7 @@ class ServerProcess:
         *options: str,
         driver_opts: Mapping[str, object] | None = None,
         listen: str = "127.0.0.1:0",
+        uri: str | None = "my-metadata",
         command: list[str] | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path = CHECKOUT,
@@ -55,7 +56,8 @@ class ServerProcess:
         self._process = subprocess.Popen(
             [
                 *(command or [*COMMAND, "run"]),
-                *("--uri", "my-metadata", "--listen", listen),
+                *(("--uri", uri) if uri else ()),
+                *("--listen", listen),
                 *("--driver-opts", json.dumps(opts), *options),
             ],
             stderr=subprocess.PIPE,

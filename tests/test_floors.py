@@ -14,8 +14,8 @@ PACKAGE = "vmw_cloudinit_metadata"
 ROOT = Path(__file__).parent.parent / PACKAGE
 FLOORS = {
     **dict.fromkeys(("protocol", "instance", "errors", "printable"), 0),
-    **dict.fromkeys(("drivers", "config", "tls", "admission"), 1),
-    **dict.fromkeys(("listener", "workers"), 2),
+    **dict.fromkeys(("drivers", "config", "configfile", "tls", "admission"), 1),
+    **dict.fromkeys(("listener", "notify", "workers"), 2),
     **dict.fromkeys(("lookup", "deadlines", "machines", "claims", "news"), 2),
     **dict.fromkeys(("happenings", "logs", "trace"), 2),
     **dict.fromkeys(("shared", "output", "journey", "dialogue", "line", "connection"), 3),

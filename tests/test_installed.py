@@ -1,21 +1,16 @@
-"""What users install and start: make, a wheel, supervisord."""
+"""What users install and start: make, a wheel."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.process import CHECKOUT, ServerProcess, run
 from tests.vm import Vm
-
-BIN = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
@@ -79,54 +74,6 @@ def test_wheel_holds_what_goes_into_guests(wheel: Path, what: str) -> None:
     )
     assert ended.stdout == run("guest", "print", what).stdout
     assert ended.stdout
-
-
-@pytest.fixture
-def supervisor(tmp_path: Path) -> Iterator[Path]:
-    """conf/supervisord.conf, run as it is but for the port, beside the example instances."""
-    conf = tmp_path / "conf"
-    shutil.copytree(CHECKOUT / "conf", conf)
-    file = conf / "supervisord.conf"
-    text = file.read_text().replace("%(here)s/../bin/", f"{CHECKOUT}/bin/")
-    file.write_text(text.replace("--listen 0.0.0.0:13370", "--listen 127.0.0.1:0"))
-    process = subprocess.Popen([BIN / "supervisord", "-n", "-c", file], stdout=subprocess.DEVNULL)
-    yield conf
-    process.terminate()
-    process.wait(60)
-
-
-def ctl(conf: Path, *words: str) -> str:
-    command = [BIN / "supervisorctl", "-c", conf / "supervisord.conf", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
-
-
-def port_of(conf: Path, start: int = 1) -> int:
-    """The port of the server's `start`-th start, from its log."""
-    end_s = time.monotonic() + 20
-    while time.monotonic() < end_s:
-        log = conf / "vmw-metadata-server.log"
-        ports = re.findall(r"listening on \S+:(\d+)", log.read_text() if log.exists() else "")
-        if len(ports) >= start:
-            return int(ports[start - 1])
-        time.sleep(0.05)
-    raise AssertionError("the server did not start under supervisord")
-
-
-def test_supervisord_runs_and_stops_the_server(supervisor: Path) -> None:
-    machine = Vm(port_of(supervisor))
-    assert machine.metadata()["instance-id"] == "my-instance"
-    pid = ctl(supervisor, "pid", "vmw-metadata-server").strip()
-    assert pid.isdigit()
-    assert "stopped" in ctl(supervisor, "stop", "vmw-metadata-server")
-    assert not Path(f"/proc/{pid}").exists()
-    assert "started" in ctl(supervisor, "start", "vmw-metadata-server")
-    assert Vm(port_of(supervisor, 2)).metadata()["instance-id"] == "my-instance"
-
-
-def test_supervisord_waits_longer_than_the_drain() -> None:
-    text = (CHECKOUT / "conf/supervisord.conf").read_text()
-    drain_s = int(re.search(r"--drain (\d+)", text)[1])  # type: ignore[index]
-    assert int(re.search(r"stopwaitsecs=(\d+)", text)[1]) >= drain_s + 10  # type: ignore[index]
 
 
 def test_make_run_serves_the_examples() -> None:

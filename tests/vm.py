@@ -20,6 +20,10 @@ def suboption(code: int, argument: bytes = b"") -> bytes:
     return b"\xff\xfa\xe8" + bytes([code]) + argument.replace(b"\xff", b"\xff\xff") + b"\xff\xf0"
 
 
+class Closed(AssertionError):  # noqa: N818 - what has happened, not an error
+    """The server has closed a line on which something was to come."""
+
+
 class Vm:
     """Connects, and by default says all that makes it a VM of `my-metadata`."""
 
@@ -69,7 +73,8 @@ class Vm:
         while not (found := re.search(pattern, self.raw, re.DOTALL)):
             self.socket.settimeout(max(end_s - time.monotonic(), 0.001))
             data = self.socket.recv(65536)
-            assert data, f"closed before {pattern!r}; got {self.raw[-200:]!r}"
+            if not data:
+                raise Closed(f"closed before {pattern!r}; got {self.raw[-200:]!r}")
             self.raw += data
         before, self.raw = self.raw[: found.end()], self.raw[found.end() :]
         return before

@@ -55,19 +55,19 @@ class Admission:
         max_connections: int,
         max_per_host: int,
     ) -> None:
-        self._allow = allow
-        self._proxies = proxies
+        self.allow = allow
+        self.proxies = proxies
         self.max_connections = max_connections
         self.max_per_host = max_per_host
         self._of_host: Counter[str] = Counter()
 
     def is_proxy(self, host: str) -> bool:
         """Whether connections from there begin with a PROXY protocol header."""
-        return _is_in(host, self._proxies)
+        return _is_in(host, self.proxies)
 
     def enter(self, host: str) -> Refusal | None:
         """Counts a connection of `host` in; or returns why it is refused."""
-        if self._allow and not _is_in(host, self._allow):
+        if self.allow and not _is_in(host, self.allow):
             return Refusal("network", "it is in no --allow network")
         if self._of_host[host] >= self.max_per_host:
             reason = f"it has {self.max_per_host} connections already (--max-per-host)"

@@ -51,9 +51,7 @@ def parse_driver_options(text: str) -> dict[str, Any]:
     try:
         options = ujson.loads(text)
     except ValueError as error:
-        raise ConfigError(f"found {text[:80]!r}, expected a JSON object ({error})") from None
+        raise ConfigError(f"expected a JSON object ({error})") from None
     if not isinstance(options, dict):
-        raise ConfigError(
-            f'found {text[:80]!r}, expected a JSON object such as {{"directory": "."}}'
-        )
+        raise ConfigError('expected a JSON object such as {"directory": "."}')
     return options

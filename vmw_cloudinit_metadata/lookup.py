@@ -141,7 +141,7 @@ class Lookup:
         self._driver = driver
         self._pool = ThreadPool(pool_size)
         self._pool_size = pool_size
-        self._run_timeout_s = run_timeout_s
+        self.run_timeout_s = run_timeout_s
         self._kept: LRUCache[Machine, Answer] = LRUCache(KEPT_BYTES, getsizeof=_size)
         self._jobs: dict[Hashable, _Job] = {}
         self._queue: deque[_Job] = deque()
@@ -209,7 +209,7 @@ class Lookup:
         now_s = time.monotonic()
         for job in list(self._jobs.values()):
             waits_for = "a place in the look-up pool" if job.started_s is None else "the driver"
-            for waiter in job.take_overdue(now_s, self._run_timeout_s):
+            for waiter in job.take_overdue(now_s, self.run_timeout_s):
                 waiter.callback(Failure("timeout", f"waited too long for {waits_for}"))
         self._drop_unwanted()
         if not self._jobs:

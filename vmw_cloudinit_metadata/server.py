@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from socket import socket
 from typing import Any
 
@@ -123,6 +124,36 @@ class MetadataServer:
             log.error("reload: %s; the certificate that was read before stays in use", error)
         else:
             log.info("reload: certificate read from %s", self._key_pair.certificate)
+
+    def change(self, **settings: Any) -> None:
+        """Gives settings other values, by the constructor's names; no connection is closed.
+
+        Who may connect, the URIs and the certificate are looked at when a connection begins. A new
+        `key_pair` is taken by `reload`.
+        """
+        shared, admission = self._shared, self._shared.admission
+        for name, value in settings.items():
+            match name:
+                case "uris":
+                    shared.policy = replace(shared.policy, uris=frozenset(value))
+                case "allow":
+                    admission.allow = value
+                case "proxy_protocol":
+                    admission.proxies = value
+                case "max_connections":
+                    admission.max_connections = value
+                case "max_per_host":
+                    admission.max_per_host = value
+                case "max_pending_moves":
+                    shared.policy.moves.limit = value
+                case "lookup_timeout_s":
+                    shared.lookup.run_timeout_s = value
+                case "drain_s":
+                    self._drain_s = value
+                case "key_pair":
+                    self._key_pair = value
+                case _:
+                    raise TypeError(f"{name} cannot be changed while the server runs")
 
     def serve_until_stopped(self) -> None:
         """Waits for `ask_to_stop`, and stops."""

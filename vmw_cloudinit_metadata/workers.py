@@ -20,6 +20,7 @@ from typing import Any
 
 import ujson
 
+from vmw_cloudinit_metadata import notify
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.listener import listen_on, name_of
@@ -42,6 +43,7 @@ class Worker:
         self.pid = pid
         self.pair = pair
         self.is_ready = False
+        self._is_stale = False  # settings were changed while it was starting
         self.failure: str | None = None
         self.counters: Counter[str] = Counter()
 
@@ -52,9 +54,18 @@ class Worker:
                 self._take(ujson.loads(message))
 
     def _take(self, told: dict[str, Any]) -> None:
-        self.is_ready = self.is_ready or "ready" in told
+        if "ready" in told:
+            self.is_ready = True
+            if self._is_stale:
+                self.reload()
         self.failure = told.get("failed", self.failure)
         self.counters = Counter(told.get("counters", self.counters))
+
+    def reload(self) -> None:
+        """HUP, as soon as it is obeyed: before, it would end the worker."""
+        self._is_stale = not self.is_ready
+        if self.is_ready:
+            self.signal(signal.SIGHUP)
 
     def signal(self, number: int) -> None:
         with suppress(ProcessLookupError):
@@ -62,17 +73,26 @@ class Worker:
 
 
 class Parent:
-    """Runs `work` in `count` processes until TERM or INT; HUP is passed on to them."""
+    """Runs `work` in `count` processes until TERM or INT; HUP is passed on to them, where
+    `may_reload` says so."""
 
-    def __init__(self, count: int, listen: Sequence[Address], work: Work) -> None:
+    def __init__(
+        self,
+        count: int,
+        listen: Sequence[Address],
+        work: Work,
+        may_reload: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._count = count
         self._work = work
+        self._may_reload = may_reload
         self.addresses = free_addresses(listen)
         self._workers: dict[int, Worker] = {}  # by process id
         self._due_s: list[float] = []  # when workers are to be started
         self._ended: Counter[str] = Counter()  # what those have counted that are gone
         self._is_started = False
         self._is_stopping = False
+        self._is_reload_asked = False
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._alarm = socket.socketpair()
 
@@ -101,17 +121,25 @@ class Parent:
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        signal.signal(signal.SIGHUP, self._reload)
+        signal.signal(signal.SIGHUP, self._ask_to_reload)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # wakes the loop
 
     def _stop(self, *_: object) -> None:
         self._is_stopping = True
+        notify.stopping()
         for worker in self._workers.values():
             worker.signal(signal.SIGTERM)
 
-    def _reload(self, *_: object) -> None:
-        for worker in self._workers.values():
-            worker.signal(signal.SIGHUP)
+    def _ask_to_reload(self, *_: object) -> None:
+        self._is_reload_asked = True
+
+    def _reload(self) -> None:
+        self._is_reload_asked = False
+        notify.reloading()
+        if self._may_reload():
+            for worker in self._workers.values():
+                worker.reload()
+        notify.reloaded()
 
     def _wait_until_ready(self, worker: Worker) -> None:
         end_s = time.monotonic() + READY_S
@@ -138,6 +166,8 @@ class Parent:
                 key.data.receive()
         self._reap()
         self._start_due()
+        if self._is_reload_asked:
+            self._reload()
 
     def _reap(self) -> None:
         for pid in list(self._workers):

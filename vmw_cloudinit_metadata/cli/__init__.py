@@ -8,6 +8,7 @@ import sys
 import click
 
 from vmw_cloudinit_metadata import __version__
+from vmw_cloudinit_metadata.cli import checkconfig
 from vmw_cloudinit_metadata.cli.client import client
 from vmw_cloudinit_metadata.cli.guest import guest
 from vmw_cloudinit_metadata.cli.run import run
@@ -29,6 +30,7 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(show)
 cli.add_command(validate)
+cli.add_command(checkconfig.command())
 cli.add_command(tls_info)
 cli.add_command(client)
 cli.add_command(guest)

@@ -38,6 +38,10 @@ class Parsed(click.ParamType[_Value], Generic[_Value]):
         except ConfigError as error:
             self.fail(str(error), param, ctx)
 
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Several values in one variable: with blanks or commas between them."""
+        return [value for value in re.split(r"[\s,]+", rv) if value]
+
 
 def _parse_thumbprint(text: str) -> str:
     digits = text.replace(":", "").lower()
@@ -46,6 +50,7 @@ def _parse_thumbprint(text: str) -> str:
     return digits
 
 
+URI = Parsed("URI", str)
 ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
 NETWORK = Parsed("CIDR", parse_network)
 JSON = Parsed("JSON", parse_driver_options)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata import logs
+from vmw_cloudinit_metadata import logs, notify
 from vmw_cloudinit_metadata.admission import (
     MAX_PER_HOST,
-    Network,
     connections_by_descriptors,
     raise_descriptor_limit,
 )
+from vmw_cloudinit_metadata.cli.configuration import Configuration
 from vmw_cloudinit_metadata.cli.options import (
     ADDRESS,
     FILE,
     NETWORK,
+    URI,
     driver_options,
     key_pair_options,
 )
@@ -28,6 +30,11 @@ from vmw_cloudinit_metadata.cli.serve import (
     serve_by_workers,
     start_log,
     tell_who_may_connect,
+)
+from vmw_cloudinit_metadata.cli.settings import (
+    SettingsCommand,
+    config_option,
+    strange_variables,
 )
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.drivers.driver import load
@@ -39,13 +46,21 @@ from vmw_cloudinit_metadata.tls import KeyPair
 
 log = logging.getLogger(__name__)
 
+# Options that MetadataServer takes by the same name.
+_AS_THEY_ARE = (
+    *("uris", "allow", "proxy_protocol", "max_per_host", "drain_s", "lookup_pool"),
+    "lookup_timeout_s",
+)
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-@click.command()
+@click.command(cls=SettingsCommand)
+@config_option
 @click.option(
     "--uri",
     "uris",
+    type=URI,
     multiple=True,
     required=True,
     help="The service URI that VMs ask for; may be repeated.",
@@ -153,62 +168,67 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     metavar="SECONDS",
     help="How long one look-up of the driver may take.",
 )
+@click.pass_context
 def run(
-    uris: tuple[str, ...],
-    driver_spec: str,
-    driver_opts: Mapping[str, Any],
+    ctx: click.Context,
+    /,
     listen: tuple[Address, ...],
-    log_level: str,
-    log_format: str,
-    allow: tuple[Network, ...],
-    proxy_protocol: tuple[Network, ...],
-    max_connections: int | None,
-    tls: str | None,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    vmotion_key_file: Path | None,
     workers: int,
-    **limits: Any,
+    driver_spec: str,
+    **options: Any,
 ) -> None:
     """Serves VMs in the foreground until TERM or INT, which finish the answers under way.
 
-    HUP reads the certificate again.
+    HUP reads the settings again, and the certificate.
     """
-    logs.set_up(log_level, log_format, with_process=workers > 1)
+    logs.set_up(options["log_level"], options["log_format"], with_process=workers > 1)
     start_log.setLevel(logging.INFO)
+    for warning in strange_variables(ctx.command, os.environ):
+        log.warning("%s", warning)
     was, descriptors = raise_descriptor_limit()
-    key_pair = _key_pair(tls_cert, tls_key)
-    settings = {
-        "allow": allow,
-        "proxy_protocol": proxy_protocol,
-        "max_connections": max_connections or workers * connections_by_descriptors(),
-        "key_pair": key_pair,
-        "tls": _tls_policy(tls, key_pair),
-        "vmotion_key": _key(vmotion_key_file),
-        **limits,
-    }
+    configuration = Configuration(ctx, checked)
 
     def make(addresses: Sequence[Address], **further: Any) -> MetadataServer:
-        driver = load(driver_spec, driver_opts)
-        return MetadataServer(driver, uris, addresses, **(settings | further))
+        driver = load(driver_spec, options["driver_opts"])
+        return MetadataServer(driver, listen=addresses, **further)
 
     def announce(addresses: Sequence[Address]) -> None:
         for address in addresses:
             start_log.info("listening on %s", address)
+        settings = configuration.settings
         log.info(
             "at most %d connections, %d of one host; descriptors: %d (soft limit was %d)",
             *(settings["max_connections"], settings["max_per_host"], descriptors, was),
         )
         if settings["max_connections"] >= workers * descriptors:
             start_log.warning("--max-connections is more than there are descriptors")
-        tell_who_may_connect(addresses, has_allow=bool(allow))
+        tell_who_may_connect(addresses, has_allow=bool(settings["allow"]))
+        notify.ready(f"listening on {', '.join(map(str, addresses))}")
 
     if workers == 1:
-        counters = serve_alone(make, listen, announce)
+        counters = serve_alone(make, listen, announce, configuration)
     else:
-        counters = serve_by_workers(make, listen, announce, workers, settings)
+        counters = serve_by_workers(make, listen, announce, workers, configuration)
     counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))
     log.info("stopped; %s", counted or "nothing was asked")
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What MetadataServer takes, beside driver and addresses, of the options of `run`.
+
+    Raises ConfigError for what cannot be used, or not together.
+    """
+    key_pair = _key_pair(options["tls_cert"], options["tls_key"])
+    connections = options["max_connections"] or options["workers"] * connections_by_descriptors()
+    moves = options["max_pending_moves"]
+    return {
+        "max_connections": connections,
+        "max_pending_moves": connections if moves is None else moves,
+        "key_pair": key_pair,
+        "tls": _tls_policy(options["tls"], key_pair),
+        "vmotion_key": _key(options["vmotion_key_file"]),
+        **{name: options[name] for name in _AS_THEY_ARE},
+    }
 
 
 def _key_pair(certificate: Path | None, key: Path | None) -> KeyPair | None:

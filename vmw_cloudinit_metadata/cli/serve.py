@@ -9,12 +9,14 @@ import secrets
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import gevent
 
+from vmw_cloudinit_metadata import notify
+from vmw_cloudinit_metadata.cli.configuration import Configuration
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.reporter import Reporter
 from vmw_cloudinit_metadata.server import MetadataServer
@@ -23,17 +25,32 @@ from vmw_cloudinit_metadata.workers import Parent
 log = logging.getLogger(__name__)
 start_log = logging.getLogger(f"{__name__}.start")  # shown at every log level
 
-# Makes a server for these addresses, with these settings beside those that were given.
+# Makes a server for these addresses, with these settings.
 Make = Callable[..., MetadataServer]
 Announce = Callable[[Sequence[Address]], None]
 
 _DIVIDED = ("max_connections", "max_per_host", "max_pending_moves")
 
 
-def serve_alone(make: Make, listen: Sequence[Address], announce: Announce) -> Counter[str]:
+def serve_alone(
+    make: Make, listen: Sequence[Address], announce: Announce, configuration: Configuration
+) -> Counter[str]:
     """Serves until TERM or INT; returns what was counted."""
-    server = make(listen)
-    _obey_signals(server)
+    server = make(listen, **configuration.settings)
+
+    def stop() -> None:
+        notify.stopping()
+        server.ask_to_stop()
+
+    def reload() -> None:
+        notify.reloading()
+        changes = configuration.read_again()
+        if changes is not None:
+            server.change(**changes)
+            server.reload()
+        notify.reloaded()
+
+    _obey_signals(stop, reload)
     _settle_heap()
     server.start()
     announce(server.addresses)
@@ -42,24 +59,43 @@ def serve_alone(make: Make, listen: Sequence[Address], announce: Announce) -> Co
 
 
 def serve_by_workers(
-    make: Make, listen: Sequence[Address], announce: Announce, count: int, limits: dict[str, Any]
+    make: Make,
+    listen: Sequence[Address],
+    announce: Announce,
+    count: int,
+    configuration: Configuration,
 ) -> Counter[str]:
     """The same, with `count` processes, each of which has its share of the limits."""
-    share = {name: limits[name] and -(-limits[name] // count) for name in _DIVIDED}
-    key = limits["vmotion_key"] or secrets.token_bytes(32)
-    make = partial(make, reuse_port=True, vmotion_key=key, **share)
-    parent = Parent(count, listen, partial(_work, make))
+    key = configuration.settings["vmotion_key"] or secrets.token_bytes(32)
+    make = partial(make, reuse_port=True)
+    work = partial(_work, make, configuration, count, key)
+    parent = Parent(count, listen, work, lambda: configuration.read_again() is not None)
     parent.start()
     announce(parent.addresses)
     parent.watch()
     return parent.counters
 
 
-def _work(make: Make, pair: socket.socket, addresses: Sequence[Address]) -> int:
+def _work(
+    make: Make,
+    configuration: Configuration,
+    count: int,
+    vmotion_key: bytes,
+    pair: socket.socket,
+    addresses: Sequence[Address],
+) -> int:
     """What a worker does; returns its exit code."""
-    server = make(addresses)
+    settings = configuration.settings | {"vmotion_key": vmotion_key}
+    server = make(addresses, **_share(settings, count))
     reporter = Reporter(pair, server.counters, server.ask_to_stop)
-    _obey_signals(server)
+
+    def reload() -> None:
+        changes = configuration.read_again(is_told=False)  # the parent has
+        if changes is not None:
+            server.change(**_share(changes, count))
+            server.reload()
+
+    _obey_signals(server.ask_to_stop, reload)
     _settle_heap()
     server.start()
     reporter.start()
@@ -75,10 +111,17 @@ def _settle_heap() -> None:
     gc.freeze()
 
 
-def _obey_signals(server: MetadataServer) -> None:
+def _share(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """One worker's share of what is divided among `count`, rounded up; the rest as it is."""
+    return {
+        name: -(-value // count) if name in _DIVIDED else value for name, value in settings.items()
+    }
+
+
+def _obey_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, server.ask_to_stop)
-    gevent.signal_handler(signal.SIGHUP, server.reload)
+        gevent.signal_handler(number, stop)
+    gevent.signal_handler(signal.SIGHUP, reload)
 
 
 def tell_who_may_connect(addresses: Sequence[Address], has_allow: bool) -> None:

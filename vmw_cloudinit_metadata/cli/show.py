@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from vmw_cloudinit_metadata.cli.options import driver_options
+from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.settings import SettingsCommand, config_option
 from vmw_cloudinit_metadata.drivers.driver import Driver, load
 from vmw_cloudinit_metadata.errors import DriverError
 from vmw_cloudinit_metadata.instance import advice, nocloud
@@ -28,8 +30,9 @@ class UuidType(click.ParamType[str]):
         return canonical
 
 
-@click.command()
+@click.command(cls=SettingsCommand, whole=run)
 @click.argument("name", metavar="[VM]", required=False)
+@config_option
 @driver_options
 @click.option("--vc-uuid", type=UuidType(), help="Look up by vCenter's instanceUuid.")
 @click.option("--bios-uuid", type=UuidType(), help="Look up by the VM's BIOS UUID.")

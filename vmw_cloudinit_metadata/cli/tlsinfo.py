@@ -11,12 +11,15 @@ from pathlib import Path
 import click
 
 from vmw_cloudinit_metadata.cli.options import key_pair_options
+from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.settings import SettingsCommand, config_option
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.tls import KeyPair
 
 
-@click.command("tls-info")
+@click.command("tls-info", cls=SettingsCommand, whole=run)
+@config_option
 @key_pair_options(is_required=True)
 @click.option("--host", help="The server's name or address for ESXi hosts. Default: this host's.")
 @click.option(

@@ -8,10 +8,13 @@ from typing import Any
 import click
 
 from vmw_cloudinit_metadata.cli.options import driver_options
+from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.settings import SettingsCommand, config_option
 from vmw_cloudinit_metadata.drivers.driver import load
 
 
-@click.command()
+@click.command(cls=SettingsCommand, whole=run)
+@config_option
 @driver_options
 def validate(driver_spec: str, driver_opts: Mapping[str, Any]) -> int:
     """Checks every file, and prints each fault with file, line and key. Exit 1 if there are any.

@@ -17,10 +17,10 @@ FILE_KEYS = frozenset(f"{name}-file" for name in DOCUMENTS)
 def canonical(seed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
     """The same mapping with its known keys written with `-`, and a fault for each written twice."""
     faults: list[Fault] = []
-    result = _dashed(seed, TOP_LEVEL | FILE_KEYS, (), faults)
+    result = with_dashes(seed, TOP_LEVEL | FILE_KEYS, (), faults)
     for part, known in (("metadata", METADATA_KEYS), ("match", MATCH_KEYS)):
         if isinstance(result.get(part), Mapping):
-            result[part] = _dashed(result[part], known, (part,), faults)
+            result[part] = with_dashes(result[part], known, (part,), faults)
     if "network" in result:
         result["network"] = _interfaces(result["network"], faults)
     return result, faults
@@ -29,19 +29,20 @@ def canonical(seed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
 def _interfaces(value: Any, faults: list[Fault]) -> Any:
     if isinstance(value, list):
         return [
-            _dashed(item, network.KEYS, ("network", index), faults)
+            with_dashes(item, network.KEYS, ("network", index), faults)
             if isinstance(item, Mapping)
             else item
             for index, item in enumerate(value)
         ]
     if isinstance(value, Mapping) and not network.is_native(value):
-        return _dashed(value, network.KEYS, ("network",), faults)
+        return with_dashes(value, network.KEYS, ("network",), faults)
     return value
 
 
-def _dashed(
+def with_dashes(
     mapping: Mapping[Any, Any], known: Collection[str], key: Key, faults: list[Fault]
 ) -> dict[Any, Any]:
+    """A mapping at `key`, its known keys written with `-`; adds to `faults` those written twice."""
     result: dict[Any, Any] = {}
     for name, value in mapping.items():
         dashed = name.replace("_", "-") if isinstance(name, str) else name

@@ -3,6 +3,8 @@
 One pass over libyaml's events, because a seed needs what a YAML loader does not give: text keys
 keep their scalar as it is written (`instance-id: 2024-01-01` is text), duplicate keys are faults,
 every key has a line, and nesting and alias expansion are bounded. Timestamps are text. Pure.
+
+A schema tells which keys are text; the file of the server's settings has one of its own.
 """
 
 from __future__ import annotations
@@ -90,9 +92,9 @@ def dashed(key: Key) -> Key:
     return tuple(part.replace("_", "-") if isinstance(part, str) else part for part in key)
 
 
-def read(text: str) -> Seed:
+def read(text: str, schema: Mapping[str, Any] = SCHEMA) -> Seed:
     """Reads one YAML document. Never raises: what is wrong is in `faults`."""
-    return _Reader(text).seed()
+    return _Reader(text, schema).seed()
 
 
 class _StopError(Exception):
@@ -100,7 +102,8 @@ class _StopError(Exception):
 
 
 class _Reader:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, schema: Mapping[str, Any]) -> None:
+        self._schema = schema
         self._faults: list[Fault] = []
         self._lines: dict[Key, int] = {}
         self._events = self._parsed(text)
@@ -138,7 +141,7 @@ class _Reader:
         self._next()  # the stream's start
         if isinstance(self._next(), yaml.StreamEndEvent):
             return None
-        value = self._node(self._next(), (), SCHEMA)
+        value = self._node(self._next(), (), self._schema)
         self._next()  # the document's end
         event = self._next()
         if not isinstance(event, yaml.StreamEndEvent):

@@ -121,7 +121,7 @@ class Moves(Generic[Source]):
     """The moves under way, at most `limit`."""
 
     def __init__(self, limit: int, secrets: Secrets) -> None:
-        self._limit = limit
+        self.limit = limit
         self._secrets = secrets
         self._pending: dict[bytes, list[Move[Source]]] = {}  # by sequence
         self._count = 0
@@ -135,7 +135,7 @@ class Moves(Generic[Source]):
     def begin(self, source: Source, sequence: bytes, vc_uuid: str | None) -> Move[Source] | None:
         """A new move of `source`, or None if there is to be none now."""
         is_over = self.is_draining and not self._secrets.are_shared
-        if is_over or self._count >= self._limit or len(sequence) > MAX_SEQUENCE_BYTES:
+        if is_over or self._count >= self.limit or len(sequence) > MAX_SEQUENCE_BYTES:
             return None
         move = Move(sequence, self._secrets.make(sequence, vc_uuid), source)
         self._pending.setdefault(sequence, []).append(move)

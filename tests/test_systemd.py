@@ -1,0 +1,120 @@
+"""conf/vmw-metadata-server.service, checked by systemd's own programs."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import make_pair
+from tests.process import CHECKOUT, COMMAND, ServerProcess
+from tests.vm import Vm
+
+UNIT = CHECKOUT / "conf/vmw-metadata-server.service"
+MAX_EXPOSURE = 1.5  # of 10, as `systemd-analyze security` counts
+
+Program = Callable[[str, str], str]
+
+# What the unit asks for with MemoryDenyWriteExecute; older kernels than 6.3 do not know it.
+DENY_WRITE_EXECUTE = "import ctypes; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)\n"
+
+
+@pytest.fixture
+def analyze(program: Program) -> str:
+    return program("systemd-analyze", "systemd")
+
+
+def setting(name: str) -> str:
+    """The value of the unit's last line `name=`."""
+    return re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)[-1]
+
+
+def test_unit_is_valid(analyze: str, tmp_path: Path) -> None:
+    program = setting("ExecStart").split()[0]
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace(program, str(CHECKOUT / "bin/vmw-metadata-server")))
+    ended = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_unit_is_hardened(analyze: str) -> None:
+    threshold = f"--threshold={round(MAX_EXPOSURE * 10)}"
+    ended = subprocess.run(
+        [analyze, "security", "--offline=true", threshold, UNIT],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout[-500:]
+
+
+def test_unit_waits_longer_than_the_drain_and_spares_workers_a_second_term() -> None:
+    drain_s = re.search(
+        r"^drain: (\d+)", (UNIT.parent / "vmw-metadata-server.yaml").read_text(), re.M
+    )
+    assert drain_s
+    assert int(setting("TimeoutStopSec")) == int(drain_s[1]) + 10
+    assert setting("KillMode") == "mixed"
+    assert setting("Type") == "notify"
+    assert setting("RestartPreventExitStatus") == "2"
+
+
+def system_calls_allowed(analyze: str) -> set[str]:
+    """Those that the unit's SystemCallFilter lets through."""
+    filters = re.findall(r"^SystemCallFilter=(.*)$", UNIT.read_text(), re.MULTILINE)
+    allowed = members(analyze, "@default")  # always
+    for line in filters:
+        groups = [members(analyze, group) for group in line.removeprefix("~").split()]
+        allowed = allowed.difference(*groups) if line[0] == "~" else allowed.union(*groups)
+    return allowed
+
+
+def members(analyze: str, group: str) -> set[str]:
+    listed = subprocess.run(
+        [analyze, "syscall-filter", group], capture_output=True, text=True, check=True
+    ).stdout
+    names = re.findall(r"^ +(@?[a-z0-9_-]+)$", listed, re.MULTILINE)
+    inner = [members(analyze, name) for name in names if name.startswith("@")]
+    return {name for name in names if not name.startswith("@")}.union(*inner)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_server_makes_only_system_calls_that_the_unit_allows(
+    analyze: str, program: Program, own_instances: Path, tmp_path: Path, workers: str
+) -> None:
+    pair = make_pair(program("openssl", "openssl"), tmp_path, "server")
+    trace = tmp_path / "trace"
+    server = ServerProcess(
+        own_instances,
+        *("--workers", workers, *pair.options),
+        command=[program("strace", "strace"), "-f", "-qq", "-o", str(trace), *COMMAND, "run"],
+        env={"NOTIFY_SOCKET": str(tmp_path / "nobody")},
+    )
+    try:
+        assert Vm(server.port).metadata()
+        pid = int(trace.read_text().split()[0])
+        subprocess.run(["kill", "-HUP", str(pid)], check=True)
+        server.wait_for("reload: certificate read")
+        subprocess.run(["kill", "-TERM", str(pid)], check=True)
+        assert server.wait() == 0
+    finally:
+        server.end()
+    made = set(re.findall(r"^\d+ +(?:<\.\.\. )?([a-z]\w+)[( ]", trace.read_text(), re.MULTILINE))
+    assert len(made) > 30
+    assert made - system_calls_allowed(analyze) == set()
+
+
+def test_server_needs_no_memory_that_is_writable_and_executable(own_instances: Path) -> None:
+    program = f"{DENY_WRITE_EXECUTE}from vmw_cloudinit_metadata.cli import main; main()"
+    server = ServerProcess(own_instances, command=[COMMAND[0], "-c", program, "run"])
+    try:
+        assert Vm(server.port).metadata()["instance-id"] == "my-instance"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    finally:
+        server.end()

@@ -1,0 +1,80 @@
+"""The settings of a server that runs, and what of them can be changed meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import click
+
+from vmw_cloudinit_metadata.cli.settings import name, origin, read_again, settings
+from vmw_cloudinit_metadata.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+# Options, and what MetadataServer.change takes of each.
+CHANGEABLE: Mapping[str, tuple[str, ...]] = {
+    "uris": ("uris",),
+    "allow": ("allow",),
+    "proxy_protocol": ("proxy_protocol",),
+    "max_connections": ("max_connections", "max_pending_moves"),
+    "max_per_host": ("max_per_host",),
+    "max_pending_moves": ("max_pending_moves",),
+    "lookup_timeout_s": ("lookup_timeout_s",),
+    "drain_s": ("drain_s",),
+    "tls_cert": ("key_pair",),
+    "tls_key": ("key_pair",),
+    "log_level": (),
+}
+
+# Where TLS begins or ends with them they wait for the next start, as --tls does.
+_CERTIFICATE = frozenset({"tls_cert", "tls_key"})
+
+
+class Configuration:
+    """The options in force, and the settings of MetadataServer that `check` makes of them."""
+
+    def __init__(
+        self, ctx: click.Context, check: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ) -> None:
+        self._ctx = ctx
+        self._check = check
+        self._options: dict[str, Any] = dict(ctx.params)
+        self.settings = check(self._options)
+
+    def read_again(self, *, is_told: bool = True) -> dict[str, Any] | None:
+        """Takes over what has changed and can be; returns that for MetadataServer.change.
+
+        None if file or environment cannot be used: then nothing is changed. The log hears of it.
+        """
+        try:
+            ctx = read_again(self._ctx)
+            wanted = self._check(ctx.params)
+        except ConfigError as error:
+            log.error("reload: %s; nothing is changed", error)
+            return None
+        changed = {key for key, value in ctx.params.items() if value != self._options[key]}
+        possible = {key for key in changed if self._can_change(key, wanted)}
+        if is_told:
+            _tell(ctx, possible, changed - possible)
+        self._options |= {key: ctx.params[key] for key in possible}
+        self.settings = self._check(self._options)
+        logging.getLogger().setLevel(self._options["log_level"].upper())
+        return {name: self.settings[name] for key in possible for name in CHANGEABLE[key]}
+
+    def _can_change(self, key: str, wanted: Mapping[str, Any]) -> bool:
+        if key in _CERTIFICATE and wanted["tls"] is not self.settings["tls"]:
+            return False
+        return key in CHANGEABLE
+
+
+def _tell(ctx: click.Context, taken: Iterable[str], kept: Iterable[str]) -> None:
+    options = {str(option.name): option for option in settings(ctx.command)}
+    for option in (options[key] for key in sorted(taken)):
+        log.info("reload: %s has changed (%s)", name(option), origin(ctx, option))
+    if kept:
+        names = ", ".join(sorted(name(options[key]) for key in kept))
+        log.warning("reload: %s: changed, which takes effect at the next start", names)
+    if not taken and not kept:
+        log.info("reload: no setting has changed")
