@@ -54,6 +54,19 @@ def test_old_server_that_refuses_unknown_requests_costs_no_wait(
     assert guest.metadata["instance-id"] == "i-1"
 
 
+def test_server_that_drops_what_comes_behind_a_request_costs_no_wait(
+    guest: Guest, serial: Serial
+) -> None:
+    """As one that takes each piece it receives for one request."""
+    serial(
+        old_server(DOCUMENTS), to_host=lambda data: data.lstrip(b"\n").partition(b"\n")[0] + b"\n"
+    )
+    began_s = time.monotonic()
+    guest.fetch("--retry", "5")
+    assert time.monotonic() - began_s < 3
+    assert guest.metadata["instance-id"] == "i-1"
+
+
 def test_vendor_data_is_asked_for_where_the_digest_has_it(guest: Guest, serial: Serial) -> None:
     documents = {**DOCUMENTS, "NETWORKDATA": b"version: 2\n", "VENDORDATA": b"#cloud-config\n"}
     serial(server_of(documents))

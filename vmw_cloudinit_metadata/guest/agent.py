@@ -640,7 +640,7 @@ class Dialogue:
         self._retry_s = retry_s
         self._tell = tell
         self._wanted = ""
-        self._answers = {}  # type: Documents
+        self.heard = {}  # type: Documents
         self._damaged = False
 
     @property
@@ -651,22 +651,22 @@ class Dialogue:
     def where(self) -> str:
         return ", ".join(port.device for port in self.ports)
 
-    def ask(self, name: str, also: str = "") -> Documents:
-        """A document by its name, and also `also` if the server knows it.
+    def ask(self, name: str, also: str = "") -> bytes:
+        """A document by its name; raises Refused, PortLost or GaveUp.
 
-        Both are asked for at once, so a server that does not know `also` costs no wait: answers
-        come in the order of requests. Raises Refused, PortLost or GaveUp.
+        Behind it `also` is asked for, and not waited for. Answers come in the order of requests, so
+        it is in `heard` when the next document is there; or the server does not know it.
         """
-        self._answers = {}
+        self.heard.pop(name, None)
         self._wanted = name
         for attempt in itertools.count():
             with_also = also and attempt % 2 == 0  # an old server may close on what it knows not
-            text = (request(also) if with_also else b"") + request(name)
+            text = request(name) + (request(also) if with_also else b"")
             self._write(b"\n" + text if attempt else text)
             if self._listen(attempt):
                 break
             self._say_again()
-        return self._answers
+        return self.heard[name]
 
     def _say_again(self) -> None:
         if self._patience.is_over:
@@ -683,7 +683,7 @@ class Dialogue:
         """False after a silence, and soon after an answer that noise has damaged."""
         self._damaged = False
         end_s = time.monotonic() + self._retry_s
-        while self._wanted not in self._answers and not self._damaged:
+        while self._wanted not in self.heard and not self._damaged:
             left_s = self._patience.answer_left_s
             if not self._patience.is_over:  # then there is time to ask again
                 left_s = min(left_s, end_s - time.monotonic())
@@ -716,7 +716,7 @@ class Dialogue:
             if refusal:
                 raise refusal
         else:
-            self._answers[answer.name] = answer.body
+            self.heard[answer.name] = answer.body
 
     def _keep_only(self, port: Port) -> None:
         for other in self.ports:
@@ -780,17 +780,16 @@ class Reader:
     def read(self, dialogue: Dialogue) -> Documents:
         """Raises Unusable if what came does not belong together, and what `ask` raises."""
         noise_before = dialogue.noise
-        first = dialogue.ask("METADATA", also="DIGEST")
-        documents = {"METADATA": first["METADATA"]}
-        for name in ("NETWORKDATA", "USERDATA"):
-            documents[name] = ask_for(dialogue, name)
-        digest = parse_digest(first.get("DIGEST"))
-        if digest is None:  # noise may have hit the question, so once more
-            again = dialogue.ask("METADATA", also="DIGEST")
-            digest = parse_digest(again.get("DIGEST"))
-            if again["METADATA"] != documents["METADATA"]:
-                raise Unusable("the data changed while it was read")
+        dialogue.heard.clear()
+        documents = {
+            "METADATA": dialogue.ask("METADATA", also="DIGEST"),
+            "NETWORKDATA": ask_for(dialogue, "NETWORKDATA", also="DIGEST"),  # noise may hit one
+            "USERDATA": ask_for(dialogue, "USERDATA"),
+        }
+        digest = parse_digest(dialogue.heard.get("DIGEST"))
         if digest is None:
+            if dialogue.ask("METADATA") != documents["METADATA"]:
+                raise Unusable("the data changed while it was read")
             return self._believe(documents, dialogue.noise != noise_before)
         if "VENDORDATA" in digest:
             documents["VENDORDATA"] = ask_for(dialogue, "VENDORDATA")
@@ -804,10 +803,10 @@ class Reader:
         return documents
 
 
-def ask_for(dialogue: Dialogue, name: str) -> bytes:
+def ask_for(dialogue: Dialogue, name: str, also: str = "") -> bytes:
     """A document, empty if there is none."""
     try:
-        return dialogue.ask(name)[name]
+        return dialogue.ask(name, also)
     except Refused as refused:
         if refused.error == "unknown-request":
             return b""
@@ -863,8 +862,8 @@ def load_yaml(text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(printable(error)) from None
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(printable(error)) from None  # PyYAML lets some out of its constructors
 
 
 def load(text: str) -> Any:
@@ -1009,10 +1008,12 @@ class SeedDir:
             os.close(descriptor)
 
     def _sweep(self) -> None:
-        current = os.readlink(self.place) if os.path.islink(self.place) else None
+        current = os.path.realpath(self.place)
         for name in names_in(self._parent):
-            if name != current and re.fullmatch(re.escape(self._name) + LEFT_OVER, name):
-                remove(os.path.join(self._parent, name))
+            left = os.path.join(self._parent, name)
+            is_left_over = re.fullmatch(re.escape(self._name) + LEFT_OVER, name)
+            if is_left_over and os.path.realpath(left) != current:
+                remove(left)
 
     def _free_name(self, digest: str) -> str:
         """The set that holds now may have this name, and be damaged."""
@@ -1071,9 +1072,11 @@ def physical_entries(config: Any) -> List[Entry]:
         return []
     rows = body.get("config")
     return [
-        Entry(str(row.get("name")), str(row.get("mac_address") or "").lower(), (*at, number))
+        Entry(row["name"], str(row.get("mac_address") or "").lower(), (*at, number))
         for number, row in enumerate(rows if isinstance(rows, list) else [])
-        if isinstance(row, dict) and row.get("type") == "physical"
+        if isinstance(row, dict)
+        and row.get("type") == "physical"
+        and isinstance(row.get("name"), str)
     ]
 
 
