@@ -6,9 +6,11 @@ import fcntl
 import json
 import os
 import socket
+import termios
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from tests.uart import (
     DOCUMENTS,
     METADATA,
     Answers,
+    Uart,
     digest,
     in_turn,
     old_server,
@@ -151,11 +154,11 @@ def test_single_bytes_arrive(guest: Guest, serial: Serial) -> None:
     assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
 
 
-def test_stale_answer_is_not_taken_for_a_fresh_one(guest: Guest, serial: Serial) -> None:
-    uart = serial(old_server(DOCUMENTS))
-    stale = response("METADATA", METADATA.replace(b"i-1", b"stale"))
-    uart.say(stale + stale[:20])
-    guest.fetch()
+def test_stale_answers_are_not_taken_for_fresh_ones(guest: Guest, serial: Serial) -> None:
+    """Bytes that waited on the host arrive for a while after the port was opened."""
+    uart = serial(old_server(DOCUMENTS), piece_bytes=60, pause_s=0.1)
+    uart.say(response("METADATA", METADATA.replace(b"i-1", b"old")) * 8)
+    assert "asking again" not in guest.fetch()
     assert guest.metadata["instance-id"] == "i-1"
 
 
@@ -217,6 +220,32 @@ def test_line_without_end_is_dropped(guest: Guest, serial: Serial) -> None:
     serial(in_turn(lambda _: flood, known, until="DIGEST"), piece_bytes=65536)
     guest.fetch("--retry", "1")
     assert guest.metadata["instance-id"] == "i-1"
+
+
+def modes(uart: Uart) -> list[Any]:
+    descriptor = os.open(uart.path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        return termios.tcgetattr(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("name", mostly_slow("ttyS0", "ttyS1"))
+def test_port_is_raw_while_it_is_asked(guest: Guest, serial: Serial, name: str) -> None:
+    guest.write("proc/consoles", "ttyS0 -W- (EC p a) 4:64\n")
+    uart = serial(in_turn(silent, server_of(DOCUMENTS)), name)
+    before = modes(uart)
+    process = guest.start(*QUICK, "--device", f"/dev/{name}")
+    assert process.stderr
+    assert "asking again" in process.stderr.readline()
+    during = modes(uart)
+    assert (during[0] | during[1] | during[3]) & ~termios.IGNBRK == 0
+    assert during[2] & ~termios.CBAUD == termios.CS8 | termios.CREAD | termios.CLOCAL
+    assert process.wait(LIMIT_S) == 0
+    process.communicate()
+    after = modes(uart)
+    before[2] &= ~termios.HUPCL
+    assert after == (before if name == "ttyS0" else during)  # a console is for logins again
 
 
 # How long it waits
