@@ -156,8 +156,8 @@ def test_single_bytes_arrive(guest: Guest, serial: Serial) -> None:
 
 def test_stale_answers_are_not_taken_for_fresh_ones(guest: Guest, serial: Serial) -> None:
     """Bytes that waited on the host arrive for a while after the port was opened."""
-    uart = serial(old_server(DOCUMENTS), piece_bytes=60, pause_s=0.1)
-    uart.say(response("METADATA", METADATA.replace(b"i-1", b"old")) * 8)
+    uart = serial(old_server(DOCUMENTS), piece_bytes=30, pause_s=0.03)
+    uart.say(response("METADATA", METADATA.replace(b"i-1", b"old")) * 12)
     assert "asking again" not in guest.fetch()
     assert guest.metadata["instance-id"] == "i-1"
 
@@ -436,6 +436,18 @@ def test_port_with_the_server_is_found(guest: Guest, serial: Serial) -> None:
     assert guest.metadata["instance-id"] == "i-1"
     assert console.written == b""
     assert b"USERDATA" not in stranger.written
+
+
+def test_port_that_is_hung_up_is_no_loss_beside_another(guest: Guest, serial: Serial) -> None:
+    lost = serial(silent, "ttyS1")
+    serial(in_turn(silent, silent, silent, server_of(DOCUMENTS)), "ttyS2")
+    process = guest.start(*QUICK)
+    assert process.stderr
+    assert "on /dev/ttyS1, /dev/ttyS2: asking again" in process.stderr.readline()
+    lost.close()
+    assert process.wait(LIMIT_S) == 0
+    process.communicate()
+    assert guest.metadata["instance-id"] == "i-1"
 
 
 def test_port_in_use_is_waited_for(guest: Guest, serial: Serial) -> None:

@@ -11,6 +11,7 @@ import base64
 import binascii
 import configparser
 import difflib
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -431,10 +432,8 @@ class Port:
         flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             self.descriptor = os.open(place, flags)
-        except BlockingIOError:
-            raise PortLost(f"{device} is in use") from None
         except OSError as error:
-            kind = PortLost if error.errno == 16 else NoPort  # EBUSY: another has TIOCEXCL
+            kind = PortLost if error.errno == errno.EBUSY else NoPort  # busy: TIOCEXCL of another
             raise kind(f"{device}: {error.strerror}") from None
         try:
             self._claim()
@@ -446,9 +445,9 @@ class Port:
         try:
             self._found = termios.tcgetattr(self.descriptor)
         except (termios.error, OSError) as error:
-            reason = {5: "no UART behind it", 25: "no serial port"}  # EIO, ENOTTY
-            found = reason.get(error.args[0], error.args[-1])
-            raise NoPort(f"{self.device}: {found}") from None
+            reasons = {errno.EIO: "no UART behind it", errno.ENOTTY: "no serial port"}
+            reason = reasons.get(error.args[0], error.args[-1])
+            raise NoPort(f"{self.device}: {reason}") from None
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             termios.tcsetattr(self.descriptor, termios.TCSANOW, raw(self._found))
@@ -676,8 +675,20 @@ class Dialogue:
         self._tell.both(told.format(self._wanted, self.where))
 
     def _write(self, text: bytes) -> None:
-        for port in self.ports:
-            port.write(text)
+        for port in list(self.ports):
+            with self._losing(port):
+                port.write(text)
+
+    @contextmanager
+    def _losing(self, port: Port) -> Iterator[None]:
+        """A port that goes away is no loss while there are others; else raises PortLost."""
+        try:
+            yield
+        except PortLost:
+            if self.ports == [port]:
+                raise
+            port.close()
+            self.ports.remove(port)
 
     def _listen(self, attempt: int) -> bool:
         """False after a silence, and soon after an answer that noise has damaged."""
@@ -701,7 +712,9 @@ class Dialogue:
         """Takes in what has arrived; true if it is of an answer."""
         if port not in self.ports:  # another one has just answered
             return False
-        answers = port.lines.receive(port.read())
+        answers = []  # type: List[Answer]
+        with self._losing(port):
+            answers = port.lines.receive(port.read())
         for answer in answers:
             self._take(port, answer)
         return bool(answers) or port.lines.in_answer
@@ -724,12 +737,19 @@ class Dialogue:
                 other.close()
         self.ports[:] = [port]
 
+    def drain(self) -> None:
+        """Drops what waited on the host, until the lines are quiet."""
+        for port in list(self.ports):
+            with self._losing(port):
+                port.drain()
+
     def wait(self, pause_s: float) -> None:
         """Lets time pass, and drops what arrives meanwhile."""
         end_s = time.monotonic() + min(pause_s, self._patience.left_s)
         while time.monotonic() < end_s:
             for port in wait_for(self.ports, end_s - time.monotonic()):
-                port.read()
+                with self._losing(port):
+                    port.read()
         for port in self.ports:
             port.lines.forget()
 
@@ -1278,8 +1298,6 @@ def open_ports(machine: Machine, devices: Sequence[str]) -> List[Port]:
             ports.append(port)
     if not ports:
         raise failure
-    for port in ports:
-        port.drain()
     return ports
 
 
