@@ -1234,10 +1234,9 @@ class Fetch:
         while True:
             try:
                 with self._opened(devices) as ports:
-                    documents = self._ask(
-                        Dialogue(ports, self._patience, self._retry_s, self._tell)
-                    )
-                    return documents, ports[0].device
+                    dialogue = Dialogue(ports, self._patience, self._retry_s, self._tell)
+                    dialogue.drain()
+                    return self._ask(dialogue), ports[0].device
             except PortLost as lost:
                 self._consider(lost)
                 time.sleep(min(self._retry_s, self._patience.left_s))
