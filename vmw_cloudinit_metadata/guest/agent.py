@@ -121,7 +121,7 @@ class Teller:
             flags = os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK
             descriptor = os.open(self._console, flags)
             try:
-                os.write(descriptor, (f"{NAME}: {line}\r\n").encode())
+                os.write(descriptor, (f"{NAME}: {line}\r\n").encode("ascii", "replace"))
             finally:
                 os.close(descriptor)
 
@@ -1601,7 +1601,7 @@ def run_check(image: Image) -> int:
     """Prints what was found; returns the exit code."""
     found = image.findings()
     for line in found:
-        print(line)
+        print(line.encode("ascii", "replace").decode())  # a boot may have no locale
     if not found:
         print("nothing found that would prevent it")
     return 1 if found else 0
