@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.guest import QUICK, Guest, Serial, mostly_slow
@@ -66,10 +66,21 @@ def test_only_card_is_named(guest: Guest, serial: Serial, config: str) -> None:
         "version: 2\nethernets: {eth0: {dhcp4: true}}\n",
         "version: 1\nconfig: disabled\n",
         "config: 5\nversion: 1\n",
+        "version: 1\nconfig: [5, {type: physical}]\n",
         "[]\n",
         "just words\n",
     ),
-    ids=["mac", "right-name", "loopback", "version-2", "disabled", "number", "list", "words"],
+    ids=[
+        "mac",
+        "right-name",
+        "loopback",
+        "version-2",
+        "disabled",
+        "number",
+        "no-name",
+        "list",
+        "words",
+    ],
 )
 def test_other_configurations_stay_as_they_are(guest: Guest, serial: Serial, config: str) -> None:
     guest.add_card("ens192", MAC)
@@ -77,7 +88,10 @@ def test_other_configurations_stay_as_they_are(guest: Guest, serial: Serial, con
     assert config_of(guest) == config
 
 
-@pytest.mark.parametrize("config", mostly_slow("{", "a: b: c\n", "\x00", "[" * 50_000))
+@pytest.mark.parametrize(
+    "config",
+    mostly_slow("{", "a: b: c\n", "\x00", "[" * 50_000, "!!timestamp x", "!!bool x", "!!int ''"),
+)
 def test_configuration_that_cannot_be_read_stays_as_it_is(
     guest: Guest, serial: Serial, config: str
 ) -> None:
@@ -143,6 +157,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text(max_size=5), VALUES, max_size=4),
     st.lists(VALUES, max_size=3),

@@ -139,6 +139,16 @@ def test_seed_is_whole_wherever_the_agent_is_killed(
     assert step > 20
 
 
+def test_set_that_an_absolute_symlink_points_to_is_in_use(tmp_path: Path) -> None:
+    place = tmp_path / "nocloud"
+    publish(place, OLD)
+    target = place.resolve()
+    place.unlink()
+    place.symlink_to(target)
+    agent.SeedDir(str(place))._sweep()
+    assert found(place) == OLD
+
+
 def test_file_system_without_exchange_is_told_from_one_with_it(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "other").symlink_to("nowhere")

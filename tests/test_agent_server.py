@@ -94,7 +94,7 @@ def test_seed_comes_over_the_line(guest: Guest, wire: Wire, name: str) -> None:
 def test_second_boot_is_unchanged(guest: Guest, wire: Wire) -> None:
     wire.put_into(guest)
     guest.fetch()
-    assert "is unchanged" in guest.fetch("--retry", "5", "--later-boot-timeout", "5")
+    assert "is unchanged" in guest.fetch("--retry", "30", "--later-boot-timeout", "30")
 
 
 # Large user-data, vMotion, a server that dies
