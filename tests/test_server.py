@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -384,3 +385,20 @@ def test_idle_server_uses_no_cpu(start: Start) -> None:
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wakeups(server: ServerProcess) -> int:
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
+
+
+def test_bytes_of_a_uart_are_taken_several_at_a_time(server: ServerProcess) -> None:
+    machine = Vm(server.port)
+    machine.metadata()
+    before = wakeups(server)
+    for _ in range(400):
+        machine.send(b"x")
+        time.sleep(0.001)
+    machine.send(b"\n!!REQUEST_METADATA#\n")
+    assert machine.answer()[0] == "RESPONSE_METADATA"
+    assert wakeups(server) - before < 300

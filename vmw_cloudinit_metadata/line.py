@@ -64,6 +64,11 @@ class Line:
         return self.session.machine
 
     @property
+    def is_mid_line(self) -> bool:
+        """Whether the guest has begun a line, and has not ended it."""
+        return self.session.is_mid_line
+
+    @property
     def is_busy(self) -> bool:
         """Whether an answer is under way, or a vMotion whose target is connected.
 

@@ -60,6 +60,7 @@ _CONSTRUCT = {
     _BINARY: _constructor.construct_yaml_binary,
     _STR: _constructor.construct_yaml_str,
 }
+_NULLS = {"", "~", "null", "Null", "NULL"}
 _RESOLVERS = yaml.resolver.Resolver.yaml_implicit_resolvers
 
 
@@ -218,8 +219,12 @@ class _Reader:
         """A mapping's key: text where the file format names the keys, else as YAML has it."""
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<":
             return _MergeKey.MERGE
-        place = (*key, "?")  # one level deeper: a key may be a mapping whose key is a mapping
-        name = self._node(event, place, TEXT if isinstance(schema, dict) else schema)
+        below = TEXT if isinstance(schema, dict) else schema
+        if isinstance(event, yaml.ScalarEvent) and not event.anchor:
+            self._spend(event, key)
+            return self._scalar(event, key, below)
+        # One level deeper: a key may be a mapping whose key is a mapping.
+        name = self._node(event, (*key, "?"), below)
         if isinstance(name, dict | list):
             self._fault(event, key, f"{describe(name)} as a key", "a text")
             return ""
@@ -228,9 +233,9 @@ class _Reader:
     def _scalar(self, event: Any, key: Key, schema: Any) -> Any:
         if event.implicit[1] or event.tag == "!":  # quoted, or a block
             return event.value
-        tag = event.tag if not event.implicit[0] else _resolve(event.value)
-        if schema is TEXT and event.implicit[0] and tag != _NULL:
-            return event.value
+        if schema is TEXT and event.implicit[0]:
+            return None if event.value in _NULLS else event.value
+        tag = _resolve(event.value) if event.implicit[0] else event.tag
         construct = _CONSTRUCT.get(tag)
         if construct is None:
             self._fault(event, key, f"the tag {tag}", "a plain value, or !!binary")

@@ -73,6 +73,11 @@ class LineSplitter:
         self._keep(b"")
         return [line for line in lines if line]
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a line has begun that has not ended."""
+        return bool(self._tail) or self._dropping
+
     def _keep(self, data: bytes) -> None:
         if self._dropping:
             return

@@ -230,6 +230,11 @@ class Session:
         return self._departure is not None
 
     @property
+    def is_mid_line(self) -> bool:
+        """Whether the guest has begun a line, and has not ended it."""
+        return self._lines.has_begun
+
+    @property
     def has_waiting_requests(self) -> bool:
         """Whether a request waits for the VM to be identified."""
         return bool(self._waiting)
