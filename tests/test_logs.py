@@ -84,7 +84,7 @@ def test_json_every_line_is_an_object_and_the_start_line_too(start: Start) -> No
     (served,) = of_kind(server, "served")
     assert served["connection_id"] == identified["connection_id"]
     assert list(served["answered"]) == ["METADATA", "NETWORKDATA", "USERDATA"]
-    assert served["documents"]["USERDATA"]["length"] == 37
+    assert served["documents"]["USERDATA"]["size"] == 37
     assert 0 <= served["seconds"] < 5
 
 

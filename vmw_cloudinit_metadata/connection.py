@@ -147,6 +147,7 @@ class Connection:
                     continue
                 if not data:
                     return
+                self._shared.counters["bytes received"] += len(data)
                 if not self._is_over:
                     self._receive(data)
                 while self._has_more and not self._is_over:
@@ -372,6 +373,7 @@ class Connection:
         if self._tls:
             self._tls.send(data)
             data = self._tls.data_to_send()
+        self._shared.counters["bytes sent"] += len(data)
         self._output.write(data)
         return True
 

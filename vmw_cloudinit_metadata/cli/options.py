@@ -13,6 +13,7 @@ from vmw_cloudinit_metadata.config import (
     Address,
     parse_driver_options,
     parse_network,
+    parse_optional_address,
 )
 from vmw_cloudinit_metadata.errors import ConfigError
 
@@ -39,6 +40,7 @@ class Parsed(click.ParamType[_Value], Generic[_Value]):
 
 
 ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
+OPTIONAL_ADDRESS = Parsed("ADDRESS:PORT", parse_optional_address)
 NETWORK = Parsed("CIDR", parse_network)
 JSON = Parsed("JSON", parse_driver_options)
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vmw_cloudinit_metadata import logs
+from vmw_cloudinit_metadata.admin.access import check_address, read_token
+from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
 from vmw_cloudinit_metadata.admission import (
     MAX_PER_HOST,
     Network,
@@ -20,6 +23,7 @@ from vmw_cloudinit_metadata.cli.options import (
     ADDRESS,
     FILE,
     NETWORK,
+    OPTIONAL_ADDRESS,
     driver_options,
     key_pair_options,
 )
@@ -29,7 +33,7 @@ from vmw_cloudinit_metadata.cli.serve import (
     start_log,
     tell_who_may_connect,
 )
-from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
+from vmw_cloudinit_metadata.config import DEFAULT_ADMIN_LISTEN, DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.drivers.driver import load
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
@@ -115,6 +119,26 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     help="How many processes serve, under a parent that starts and watches them.",
 )
 @click.option(
+    "--admin-listen",
+    type=OPTIONAL_ADDRESS,
+    default=DEFAULT_ADMIN_LISTEN,
+    show_default=str(DEFAULT_ADMIN_LISTEN),
+    help="Where health, metrics and the status page are served, by HTTP; `off`: nowhere.",
+)
+@click.option(
+    "--admin-token-file",
+    type=FILE,
+    metavar="FILE",
+    help="A token that those need who read the admin port. Without one it is for loopback alone.",
+)
+@click.option(
+    "--state-file",
+    type=FILE,
+    metavar="FILE",
+    help="Keeps the VC UUIDs of the connected VMs, so that the admin port can tell which are not "
+    "back after a restart. Default: they are forgotten.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="info",
@@ -168,6 +192,9 @@ def run(
     tls_key: Path | None,
     vmotion_key_file: Path | None,
     workers: int,
+    admin_listen: Address | str,
+    admin_token_file: Path | None,
+    state_file: Path | None,
     **limits: Any,
 ) -> None:
     """Serves VMs in the foreground until TERM or INT, which finish the answers under way.
@@ -177,6 +204,7 @@ def run(
     logs.set_up(log_level, log_format, with_process=workers > 1)
     start_log.setLevel(logging.INFO)
     was, descriptors = raise_descriptor_limit()
+    admin = _admin_port(admin_listen, admin_token_file, state_file)
     key_pair = _key_pair(tls_cert, tls_key)
     settings = {
         "allow": allow,
@@ -204,11 +232,25 @@ def run(
         tell_who_may_connect(addresses, has_allow=bool(allow))
 
     if workers == 1:
-        counters = serve_alone(make, listen, announce)
+        counters = serve_alone(make, listen, announce, admin)
     else:
-        counters = serve_by_workers(make, listen, announce, workers, settings)
+        counters = serve_by_workers(make, listen, announce, admin, workers, settings)
     counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))
     log.info("stopped; %s", counted or "nothing was asked")
+
+
+def _admin_port(
+    listen: Address | str, token_file: Path | None, state_file: Path | None
+) -> AdminPort | None:
+    if not isinstance(listen, Address):
+        if state_file:
+            log.warning("--state-file is not used: --admin-listen is off")
+        return None
+    token = read_token(token_file) if token_file else None
+    check_address(listen, token)
+    source = click.get_current_context().get_parameter_source("admin_listen")
+    is_chosen = source is not ParameterSource.DEFAULT
+    return AdminPort(AdminSettings(listen, is_chosen, token, state_file))
 
 
 def _key_pair(certificate: Path | None, key: Path | None) -> KeyPair | None:

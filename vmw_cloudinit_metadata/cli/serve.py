@@ -8,13 +8,16 @@ import secrets
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import gevent
 
+from vmw_cloudinit_metadata.admin.port import AdminPort, Serving
 from vmw_cloudinit_metadata.config import Address
+from vmw_cloudinit_metadata.happenings import Listener
 from vmw_cloudinit_metadata.reporter import Reporter
 from vmw_cloudinit_metadata.server import MetadataServer
 from vmw_cloudinit_metadata.workers import Parent
@@ -29,34 +32,68 @@ Announce = Callable[[Sequence[Address]], None]
 _DIVIDED = ("max_connections", "max_per_host", "max_pending_moves")
 
 
-def serve_alone(make: Make, listen: Sequence[Address], announce: Announce) -> Counter[str]:
+def serve_alone(
+    make: Make, listen: Sequence[Address], announce: Announce, admin: AdminPort | None
+) -> Counter[str]:
     """Serves until TERM or INT; returns what was counted."""
     server = make(listen)
     _obey_signals(server)
+    if admin:
+        _report_to(admin.hear, server)
     server.start()
     announce(server.addresses)
-    server.serve_until_stopped()
+    with _open(admin, server):
+        server.serve_until_stopped()
     return server.counters
 
 
 def serve_by_workers(
-    make: Make, listen: Sequence[Address], announce: Announce, count: int, limits: dict[str, Any]
+    make: Make,
+    listen: Sequence[Address],
+    announce: Announce,
+    admin: AdminPort | None,
+    count: int,
+    limits: dict[str, Any],
 ) -> Counter[str]:
     """The same, with `count` processes, each of which has its share of the limits."""
     share = {name: limits[name] and -(-limits[name] // count) for name in _DIVIDED}
     key = limits["vmotion_key"] or secrets.token_bytes(32)
     make = partial(make, reuse_port=True, vmotion_key=key, **share)
-    parent = Parent(count, listen, partial(_work, make))
+    work = partial(_work, make, tells_all=admin is not None)
+    parent = Parent(count, listen, work)
+    if admin:
+        parent.is_heard_by(admin.hear, on_end=admin.process_is_gone, let_go=admin.let_go)
     parent.start()
     announce(parent.addresses)
-    parent.watch()
-    return parent.counters
+    with _open(admin, parent):
+        parent.watch()
+    return parent.figures.counters
 
 
-def _work(make: Make, pair: socket.socket, addresses: Sequence[Address]) -> int:
+@contextmanager
+def _open(admin: AdminPort | None, serving: Serving) -> Iterator[None]:
+    """Has the admin port open for as long as VMs are served."""
+    if admin is None:
+        yield
+        return
+    admin.start(serving)
+    try:
+        yield
+    finally:
+        admin.stop()
+
+
+def _report_to(listener: Listener, server: MetadataServer) -> None:
+    server.happenings.listeners.append(listener)
+    server.watch_driver()
+
+
+def _work(make: Make, pair: socket.socket, addresses: Sequence[Address], *, tells_all: bool) -> int:
     """What a worker does; returns its exit code."""
     server = make(addresses)
-    reporter = Reporter(pair, server.counters, server.ask_to_stop)
+    reporter = Reporter(pair, server, server.ask_to_stop)
+    if tells_all:
+        _report_to(reporter.hear, server)
     _obey_signals(server)
     server.start()
     reporter.start()
