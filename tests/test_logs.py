@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.process import ServerProcess
+from tests.process import ServerProcess, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
 
 Start = Callable[..., ServerProcess]
@@ -57,11 +57,11 @@ def test_documents_are_told_soon_although_the_vm_stays(start: Start) -> None:
 
 
 def test_guest_that_never_stops_asking_is_told(start: Start) -> None:
-    server = start()
+    server = start(command=with_constants(dialogue__UNSETTLED_S=1.0))
     machine = Vm(server.port)
-    for _ in range(12):
+    for _ in range(4):
         machine.metadata()
-        assert machine.hears(0.9) == b""
+        assert machine.hears(0.5) == b""
     server.wait_for("answered METADATA", 0.1)
 
 

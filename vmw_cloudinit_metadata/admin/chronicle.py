@@ -61,6 +61,7 @@ class Chronicle:
         self._calm: dict[str, Entry] = {}
         self._gone: dict[str, None] = {}
         self._keys: dict[str, str] = {}  # of connections
+        self.revision = 0  # another number, another list
         self.states: Counter[str] = Counter()
         self.problems: Counter[str] = Counter()  # of the machines that have one now
 
@@ -148,6 +149,7 @@ class Chronicle:
         self._put(entry)
 
     def _put(self, entry: Entry) -> None:
+        self.revision += 1
         (self._troubled if entry.state in TROUBLE else self._calm)[entry.key] = entry
         self.states[entry.state] += 1
         if problem := entry.problem:

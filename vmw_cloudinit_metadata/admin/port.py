@@ -171,6 +171,7 @@ class AdminPort:
             "version": __version__,
             "machines": {state: states[state] for state in STATES},
             "total": len(self._chronicle),
+            "revision": self._chronicle.revision,
             "problems": {name: count for name, count in self._chronicle.problems.items() if count},
             "gauges": dict(figures.gauges),
             "counters": dict(figures.counters),
