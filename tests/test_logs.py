@@ -40,6 +40,7 @@ def boot(machine: Vm) -> None:
 
 def test_boot_is_two_lines(start: Start) -> None:
     server = start()
+    server.wait_for("admin on")
     before = len(server.lines)
     machine = Vm(server.port)
     boot(machine)
@@ -200,6 +201,7 @@ def test_debug_shows_no_secret_of_a_vmotion(start: Start) -> None:
 
 def test_info_has_no_line_for_each_segment(start: Start) -> None:
     server = start()
+    server.wait_for("admin on")
     before = len(server.lines)
     machine = Vm(server.port)
     for byte in b"!!REQUEST_METADATA#\n":

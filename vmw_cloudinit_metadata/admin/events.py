@@ -39,6 +39,10 @@ class Events:
         self._next = 0
         self._followers: list[Follower] = []
 
+    @property
+    def follower_count(self) -> int:
+        return len(self._followers)
+
     def hear(self, happening: Happening) -> None:
         self._ring.append(happening)
         self._next += 1

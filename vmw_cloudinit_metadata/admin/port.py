@@ -173,6 +173,7 @@ class AdminPort:
             "total": len(self._chronicle),
             "revision": self._chronicle.revision,
             "problems": {name: count for name, count in self._chronicle.problems.items() if count},
+            "followers": self._events.follower_count,
             "gauges": dict(figures.gauges),
             "counters": dict(figures.counters),
             "pulse": self._pulse.picture(now_s),

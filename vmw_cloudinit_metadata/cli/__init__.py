@@ -11,6 +11,7 @@ from vmw_cloudinit_metadata import __version__
 from vmw_cloudinit_metadata.cli.client import client
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.cli.show import show
+from vmw_cloudinit_metadata.cli.status import status, tail
 from vmw_cloudinit_metadata.cli.tlsinfo import tls_info
 from vmw_cloudinit_metadata.cli.validate import validate
 from vmw_cloudinit_metadata.errors import ConfigError, DriverError
@@ -29,6 +30,8 @@ cli.add_command(show)
 cli.add_command(validate)
 cli.add_command(tls_info)
 cli.add_command(client)
+cli.add_command(status)
+cli.add_command(tail)
 
 
 def main() -> None:
