@@ -42,6 +42,7 @@ LEVELS = {
     "moved": logging.INFO,
     "left": logging.DEBUG,  # the connection of an identified machine is gone
 }
+_NO_DETAILS: Mapping[str, Any] = {}  # one for all: of connected machines there are many
 _NOTHING: tuple[Any, ...] = (None, "", (), [])
 
 LEVEL_NAMES = {
@@ -123,7 +124,7 @@ class Happenings:
             machine,
             remark,
             shortened(text),
-            details,
+            details or _NO_DETAILS,
         )
         for listener in self.listeners:
             listener(happening)

@@ -41,8 +41,9 @@ class Entry:
     trouble: Happening | None = None  # the last, also one that is over
     served: Happening | None = None
     asked: dict[str, tuple[float, str]] = field(default_factory=dict)  # document: when, outcome
-    moves: list[Happening] = field(default_factory=list)
-    story: list[tuple[Happening, int]] = field(default_factory=list)  # and how often
+    # Tuples, which are small: there are as many as VMs.
+    moves: tuple[Happening, ...] = ()
+    story: tuple[tuple[Happening, int], ...] = ()  # and how often
 
     @property
     def problem(self) -> str:
@@ -180,10 +181,9 @@ def _remember(entry: Entry, happening: Happening) -> None:
     if entry.story:
         last, times = entry.story[-1]
         if (last.kind, last.text) == (happening.kind, happening.text):
-            entry.story[-1] = happening, times + 1
+            entry.story = (*entry.story[:-1], (happening, times + 1))
             return
-    entry.story.append((happening, 1))
-    del entry.story[:-MAX_STORY]
+    entry.story = (*entry.story, (happening, 1))[-MAX_STORY:]
 
 
 # What each kind of happening does to a machine
@@ -245,8 +245,7 @@ def _arrived(entry: Entry, happening: Happening) -> None:
 
 
 def _move(entry: Entry, happening: Happening) -> None:
-    entry.moves.append(happening)
-    del entry.moves[:-MAX_MOVES]
+    entry.moves = (*entry.moves, happening)[-MAX_MOVES:]
 
 
 _STEPS: dict[str, Callable[[Entry, Happening], None]] = {
