@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -90,6 +90,7 @@ class Server:
     kind: str
     pid: int
     port: int
+    admin_port: int = 0
 
     def cpu_s(self) -> float:
         """User and system time of all its threads. As /proc/PID/stat has it, but to the nanosecond
@@ -129,6 +130,35 @@ def _port(process: subprocess.Popen[bytes], output: Path) -> int:
             return int(found[1])
         time.sleep(0.01)
     raise SystemExit(f"{process.args!r}: does not listen:\n{output.read_text()}")
+
+
+def _admin_port(output: Path) -> int:
+    end_s = time.monotonic() + START_LIMIT_S
+    while not (found := re.search(rb"admin on \S*:(\d+)", output.read_bytes())):
+        if time.monotonic() > end_s:
+            raise SystemExit(f"the server has no admin port:\n{output.read_text()}")
+        time.sleep(0.01)
+    return int(found[1])
+
+
+@contextmanager
+def watched(server: Server) -> Iterator[None]:
+    """Somebody has the status page open, and a Prometheus scrapes."""
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "watcher.py"), str(server.admin_port)],
+        stdout=subprocess.PIPE,
+        preexec_fn=partial(os.sched_setaffinity, 0, {LOAD_CORE}),
+    )
+    assert process.stdout
+    try:
+        if process.stdout.readline() != b"watching\n":
+            raise SystemExit("the watcher has failed")
+        yield
+        if process.poll() is not None:
+            raise SystemExit("the watcher has ended")
+    finally:
+        process.kill()
+        process.wait()
 
 
 def load(server: Server, *arguments: object, names: int, **options: object) -> dict[str, Any]:
@@ -206,12 +236,13 @@ class Size:
     paced: int = 1000
     moves_s: float = 10.0
     slow: int = 2000
+    watched: int = 20_000
     most_files: int = 50_000
     most_boots: int = 50_000  # of one directory
 
 
 FULL = Size(repeats=7, few=3)
-QUICK = Size(repeats=3, few=1, paced=300, idle_s=5.0, moves_s=5.0, most_boots=1500)
+QUICK = Size(repeats=3, few=1, paced=300, idle_s=5.0, moves_s=5.0, most_boots=1500, watched=8000)
 
 
 @dataclass(frozen=True)
@@ -267,8 +298,10 @@ class Bench:
         driver = ("--driver-opts", json.dumps({"directory": str(self.directory(files))}))
         program = Path(sys.executable).parent / "vmw-cloudinit-metadata"
         command = [str(program), "run", "--uri", "my-metadata", "--listen", "127.0.0.1:0"]
-        with started(OURS, [*command, *driver, *options], self._output(), cores) as server:
-            yield server
+        command += ["--admin-listen", "127.0.0.1:0", *driver, *options]
+        output = self._output()
+        with started(OURS, command, output, cores) as server:
+            yield replace(server, admin_port=_admin_port(output))
 
     def standing(self) -> dict[str, Server]:
         """The server, warm, and both yardsticks; they stay for all rows with cached answers."""
@@ -448,6 +481,24 @@ class Bench:
             *("", "", True, False),
         )
 
+    def watched(self) -> Iterator[Finding]:
+        """With the page open and a scrape every 5 s, and without; the server is the same."""
+        server = self.standing()[OURS]
+        pairs = []
+        for _ in range(self.size.few):
+            alone_ms, _ = self._boots(server, self.size.watched, names=5000)
+            with watched(server):
+                watched_ms, _ = self._boots(server, self.size.watched, names=5000)
+            pairs.append((alone_ms, watched_ms))
+        ratio = statistics.median(with_ / without for without, with_ in pairs)
+        shown = ", ".join(f"{without:.3f} and {with_:.3f}" for without, with_ in pairs)
+        yield at_most(
+            "CPU per boot with the status page open and a scrape every 5 s",
+            ratio,
+            *(1.1, None),
+            unit=f" of that without (without and with: {shown} ms)",
+        )
+
     # How
 
     def _cached_runs(self) -> list[dict[str, tuple[float, float]]]:
@@ -494,6 +545,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
     "moves": Bench.moves,
     "slow": Bench.slow,
     "workers": Bench.workers,
+    "watched": Bench.watched,
 }
 
 

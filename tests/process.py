@@ -53,6 +53,8 @@ class ServerProcess:
         cwd: Path = CHECKOUT,
     ) -> None:
         opts = {"directory": str(directory)} if driver_opts is None else driver_opts
+        if "--admin-listen" not in options:  # servers of other tests have the default one
+            options = (*options, "--admin-listen", "127.0.0.1:0")
         self._process = subprocess.Popen(
             [
                 *(command or [*COMMAND, "run"]),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.process import ServerProcess
+from tests.process import ServerProcess, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
 
 Start = Callable[..., ServerProcess]
@@ -40,6 +40,7 @@ def boot(machine: Vm) -> None:
 
 def test_boot_is_two_lines(start: Start) -> None:
     server = start()
+    server.wait_for("admin on")
     before = len(server.lines)
     machine = Vm(server.port)
     boot(machine)
@@ -57,11 +58,11 @@ def test_documents_are_told_soon_although_the_vm_stays(start: Start) -> None:
 
 
 def test_guest_that_never_stops_asking_is_told(start: Start) -> None:
-    server = start()
+    server = start(command=with_constants(dialogue__UNSETTLED_S=1.0))
     machine = Vm(server.port)
-    for _ in range(12):
+    for _ in range(4):
         machine.metadata()
-        assert machine.hears(0.9) == b""
+        assert machine.hears(0.5) == b""
     server.wait_for("answered METADATA", 0.1)
 
 
@@ -84,7 +85,7 @@ def test_json_every_line_is_an_object_and_the_start_line_too(start: Start) -> No
     (served,) = of_kind(server, "served")
     assert served["connection_id"] == identified["connection_id"]
     assert list(served["answered"]) == ["METADATA", "NETWORKDATA", "USERDATA"]
-    assert served["documents"]["USERDATA"]["length"] == 37
+    assert served["documents"]["USERDATA"]["size"] == 37
     assert 0 <= served["seconds"] < 5
 
 
@@ -200,6 +201,7 @@ def test_debug_shows_no_secret_of_a_vmotion(start: Start) -> None:
 
 def test_info_has_no_line_for_each_segment(start: Start) -> None:
     server = start()
+    server.wait_for("admin on")
     before = len(server.lines)
     machine = Vm(server.port)
     for byte in b"!!REQUEST_METADATA#\n":

@@ -33,6 +33,14 @@ class Address(NamedTuple):
         return cls(host[1:-1] if bracketed else host, int(port))
 
 
+OFF = "off"
+
+
+def parse_optional_address(text: str) -> Address | str:
+    """Reads an address, or `off`, which it returns as it is; raises ConfigError."""
+    return OFF if text.lower() == OFF else Address.parse(text)
+
+
 def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """Reads `10.0.0.0/24`, `fd00::/8`, or one address; raises ConfigError."""
     try:
@@ -44,6 +52,7 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 
 DEFAULT_LISTEN = Address("0.0.0.0", 13370)
+DEFAULT_ADMIN_LISTEN = Address("127.0.0.1", 13371)
 
 
 def parse_driver_options(text: str) -> dict[str, Any]:

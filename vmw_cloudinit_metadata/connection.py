@@ -161,6 +161,7 @@ class Connection:
                     continue
                 if not data:
                     return
+                self._shared.counters["bytes received"] += len(data)
                 if not self._is_over:
                     self._receive(data)
                 is_drop = len(data) <= _DROP_BYTES and self._is_mid_line
@@ -400,6 +401,7 @@ class Connection:
         if self._tls:
             self._tls.send(data)
             data = self._tls.data_to_send()
+        self._shared.counters["bytes sent"] += len(data)
         self._output.write(data)
         return True
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_DOCUMENTS
 from vmw_cloudinit_metadata.lookup import Answer, Failure, Outcome, error_packet, response_packet
 from vmw_cloudinit_metadata.news import QUIET_S, key_of
+from vmw_cloudinit_metadata.printable import shortened
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.shared import Shared
 
@@ -89,6 +90,7 @@ class Dialogue:
     def _answer_next(self) -> None:
         machine = self.line.machine
         answer = self._shared.lookup.kept(machine)
+        self._shared.counters["answers kept" if answer else "answers looked up"] += 1
         if answer is None:
             self._is_looking_up = True
             self._shared.lookup.ask(machine, self._guarded(self._looked_up, machine))
@@ -209,7 +211,7 @@ class Dialogue:
                 level=logging.DEBUG if untold is None else logging.WARNING,
                 document=document,
                 error=failure.error,
-                reason=failure.reason,
+                reason=shortened(failure.reason),
             )
 
     def _log_answer(self, document: str, answer: Answer, size: int) -> None:
@@ -253,17 +255,21 @@ class Dialogue:
         self._shared.deadlines.cancel(self._settled)
         had, answer, asked_s = self._had, self._had_from, self._asked_s
         self._had, self._had_from, self._asked_s = {}, None, 0.0
+        seconds = max(had.values()) - asked_s
+        if "METADATA" in had:
+            self._shared.counters["boots"] += 1
+            self._shared.boots.observe(seconds)
         text = f"answered {', '.join(had)} from {_origin(answer)}"
         self.line.tell(
             "served",
             text,
             level=self._loudness_of(text, had),
             answered=had,
-            seconds=max(had.values()) - asked_s,
+            seconds=seconds,
             digest=answer.packets["DIGEST"].decode(),
             sources=answer.sources,
             matched_by=answer.matched_by,
-            **({"problem": answer.problem} if answer.problem else {}),
+            problem=shortened(answer.problem),
         )
 
     def _loudness_of(self, text: str, had: Collection[str]) -> int:

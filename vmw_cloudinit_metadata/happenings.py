@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import ujson
 
+from vmw_cloudinit_metadata.news import key_of
+from vmw_cloudinit_metadata.printable import shortened
 from vmw_cloudinit_metadata.protocol import packet
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
@@ -40,6 +42,9 @@ LEVELS = {
     "moved": logging.INFO,
     "left": logging.DEBUG,  # the connection of an identified machine is gone
 }
+_NO_DETAILS: Mapping[str, Any] = {}  # one for all: of connected machines there are many
+_NOTHING: tuple[Any, ...] = (None, "", (), [])
+
 LEVEL_NAMES = {
     logging.DEBUG: "debug",
     logging.INFO: "info",
@@ -68,6 +73,11 @@ class Happening(NamedTuple):
             return f"{self.peer}: {self.text}"
         remark = f", {self.remark}" if self.remark else ""
         return f"{self.peer}: {self.machine}{remark}: {self.text}"
+
+    @property
+    def key(self) -> str:
+        """What tells its machine from others; "" without one."""
+        return key_of(self.machine) if self.machine else ""
 
 
 Listener = Callable[[Happening], None]
@@ -113,11 +123,39 @@ class Happenings:
             host,
             machine,
             remark,
-            text,
-            details,
+            shortened(text),
+            details or _NO_DETAILS,
         )
         for listener in self.listeners:
             listener(happening)
+
+
+def pack(happening: Happening) -> list[Any]:
+    """As JSON can carry it to another process."""
+    packed: list[Any] = list(happening)
+    if machine := happening.machine:
+        since = machine.connected_since
+        packed[6] = [*_identity_of(machine), since and since.timestamp()]
+    return packed
+
+
+def unpack(packed: list[Any]) -> Happening:
+    if told := packed[6]:
+        told[-1] = told[-1] and datetime.fromtimestamp(told[-1], UTC)
+        packed[6] = Machine(*told)
+    return Happening(*packed)
+
+
+def _identity_of(machine: Machine) -> tuple[str | None, ...]:
+    return (
+        machine.name,
+        machine.vc_uuid,
+        machine.bios_uuid,
+        machine.location_uuid,
+        machine.service_uri,
+        machine.direction,
+        machine.peer_address,
+    )
 
 
 def timestamp(at_s: float) -> str:
@@ -143,11 +181,15 @@ def fields(happening: Happening) -> dict[str, Any]:
     details = dict(happening.details)
     if digest := details.pop("digest", None):
         details["documents"] = digests_in(digest)
-    return {name: value for name, value in told.items() if value} | details
+    return {name: value for name, value in (told | details).items() if value not in _NOTHING}
 
 
 @lru_cache(maxsize=1024)  # many VMs get the same, and each asks again
 def digests_in(response: str) -> dict[str, Any]:
-    """What a RESPONSE_DIGEST tells: {"METADATA": {"length": …, "sha256": …}}."""
+    """What a RESPONSE_DIGEST tells: {"METADATA": {"size": …, "sha256": …}}."""
     found = packet.parse(response.rstrip().encode())
-    return dict(ujson.loads(found.body)) if found else {}
+    digests = ujson.loads(found.body) if found else {}
+    return {
+        name: {"size": digest["length"], "sha256": digest["sha256"]}
+        for name, digest in digests.items()
+    }

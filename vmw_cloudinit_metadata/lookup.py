@@ -21,6 +21,7 @@ from gevent.threadpool import ThreadPool
 
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.errors import DriverError
+from vmw_cloudinit_metadata.figures import Timing
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.dump import json_text
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
@@ -119,6 +120,7 @@ class _Job:
     key: Hashable
     work: Callable[[], Any]
     waiters: list[_Waiter] = field(default_factory=list)
+    asked_s: float = field(default_factory=time.monotonic)
     started_s: float | None = None
 
     def take_overdue(self, now_s: float, run_timeout_s: float) -> list[_Waiter]:
@@ -146,8 +148,19 @@ class Lookup:
         self._jobs: dict[Hashable, _Job] = {}
         self._queue: deque[_Job] = deque()
         self._running = 0
+        self.queued = Timing()  # how long look-ups waited for a place in the pool
+        self.ran = Timing()  # how long the driver took
         self._ticker = gevent.get_hub().loop.timer(_TICK_S, repeat=_TICK_S)
         self._is_ticking = False
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        """Look-ups that have no place in the pool yet."""
+        return len(self._queue)
 
     def kept(self, machine: Machine) -> Answer | None:
         """The machine's answer, if there is one that holds. Does not block."""
@@ -189,6 +202,7 @@ class Lookup:
             job = self._queue.popleft()
             self._running += 1
             job.started_s = time.monotonic()
+            self.queued.observe(job.started_s - job.asked_s)
             self._pool.spawn(job.work).rawlink(partial(self._ended, job))
         if self._jobs and not self._is_ticking:
             self._is_ticking = True
@@ -196,6 +210,7 @@ class Lookup:
 
     def _ended(self, job: _Job, result: Any) -> None:
         self._running -= 1
+        self.ran.observe(time.monotonic() - (job.started_s or 0.0))
         del self._jobs[job.key]
         outcome = result.value if result.successful() else Failure("failed", str(result.exception))
         if isinstance(outcome, Answer) and outcome.token is not None:

@@ -20,12 +20,17 @@ from vmw_cloudinit_metadata.admission import (
     Admission,
     Network,
     connections_by_descriptors,
+    descriptor_limit,
+    open_descriptors,
     plain_host,
 )
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.connection import Connection
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.figures import Figures
+from vmw_cloudinit_metadata.happenings import Happenings
+from vmw_cloudinit_metadata.health import Health
 from vmw_cloudinit_metadata.listener import listen_on, name_of
 from vmw_cloudinit_metadata.lookup import Lookup
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
@@ -85,6 +90,7 @@ class MetadataServer:
             Admission(allow, proxy_protocol, max_connections, max_per_host),
             self._key_pair.load() if self._key_pair else None,
         )
+        self._health = Health(driver)
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
         self._accepted = 0  # connections; some may not have begun yet
@@ -104,6 +110,43 @@ class MetadataServer:
     def counters(self) -> Counter[str]:
         """What has happened so far, by name."""
         return self._shared.counters
+
+    @property
+    def happenings(self) -> Happenings:
+        return self._shared.happenings
+
+    @property
+    def figures(self) -> Figures:
+        """What was counted and measured so far, and what there is now."""
+        lookup = self._shared.lookup
+        timings = {
+            "look-up waited": lookup.queued,
+            "look-up ran": lookup.ran,
+            "boot": self._shared.boots,
+        }
+        gauges = {
+            "connections": self._accepted,
+            "connections at most": self.max_connections,
+            "look-ups waiting": lookup.waiting,
+            "look-ups running": lookup.running,
+            "vMotions under way": len(self._shared.policy.moves),
+            "descriptors": open_descriptors(),
+            "descriptors at most": descriptor_limit(),
+        }
+        return Figures(self._shared.counters, timings, gauges)
+
+    @property
+    def problem(self) -> str:
+        """Why the driver cannot be used now, or ""; `watch_driver` keeps it true."""
+        return self._health.problem
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop_asked.is_set()
+
+    def watch_driver(self) -> None:
+        """Asks the driver every second, from now on, whether it can be used."""
+        self._health.start()
 
     def start(self) -> None:
         """Listens and accepts; raises ConfigError if an address cannot be had."""
@@ -180,6 +223,7 @@ class MetadataServer:
             connection.close()
         while self._connections:
             gevent.sleep(0.001)
+        self._health.stop()
         self._shared.deadlines.close()
         self._shared.lookup.close()
         self._driver.close()

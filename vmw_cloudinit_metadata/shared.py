@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vmw_cloudinit_metadata.admission import Admission
 from vmw_cloudinit_metadata.claims import Claims
 from vmw_cloudinit_metadata.deadlines import Deadlines
+from vmw_cloudinit_metadata.figures import Timing
 from vmw_cloudinit_metadata.happenings import Happenings
 from vmw_cloudinit_metadata.lookup import Lookup
 from vmw_cloudinit_metadata.machines import Machines
@@ -36,4 +37,5 @@ class Shared:
     throttle: Throttle = field(default_factory=Throttle)
     happenings: Happenings = field(default_factory=Happenings)
     counters: Counter[str] = field(default_factory=Counter)
+    boots: Timing = field(default_factory=Timing)
     mute: dict[Connection, None] = field(default_factory=dict)  # kept, unserved; oldest first

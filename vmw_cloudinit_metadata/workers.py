@@ -1,28 +1,31 @@
 """Several processes on one port: a small parent starts and watches them, and serves no VM itself.
 
 The workers accept with SO_REUSEPORT. Each tells the parent over a socket pair when it is ready, or
-why not, and what it has counted; when the parent is gone, the pair is closed and they stop. No
-gevent in the parent: it forks, and a hub must not be forked.
+why not, what it has counted, and what happens; when the parent is gone, the pair is closed and they
+stop. The parent has no threads, and forks in its main greenlet only: a child destroys the hub that
+it has inherited, and begins with one of its own.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import selectors
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import gevent
 import ujson
+from gevent.event import Event
 
 from vmw_cloudinit_metadata import notify
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.figures import Figures
+from vmw_cloudinit_metadata.happenings import Listener, unpack
 from vmw_cloudinit_metadata.listener import listen_on, name_of
 
 log = logging.getLogger(__name__)
@@ -31,7 +34,11 @@ RESTART_S = 0.5  # from the end of a worker to the start of the next
 RETRY_S = 5.0  # the same, if it could not even start
 READY_S = 60.0  # for a worker to load its driver and to listen
 _TURN_S = 0.1
-_MESSAGE_BYTES = 128 * 1024
+MESSAGE_BYTES = 128 * 1024
+_TURN_MESSAGES = 4  # of one worker, before the others and the admin port have their turn
+
+_READABLE = 1  # libev's EV_READ
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Work = Callable[[socket.socket, Sequence[Address]], int]
 
@@ -39,19 +46,49 @@ Work = Callable[[socket.socket, Sequence[Address]], int]
 class Worker:
     """A process, as its parent sees it."""
 
-    def __init__(self, pid: int, pair: socket.socket) -> None:
+    def __init__(self, pid: int, pair: socket.socket, listeners: Sequence[Listener]) -> None:
         self.pid = pid
         self.pair = pair
         self.is_ready = False
         self._is_stale = False  # settings were changed while it was starting
         self.failure: str | None = None
-        self.counters: Counter[str] = Counter()
+        self.problem = ""  # why its driver cannot be used
+        self.figures = Figures()
+        self._listeners = listeners
+        self._watcher = gevent.get_hub().loop.io(pair.fileno(), _READABLE)
 
-    def receive(self) -> None:
-        """Takes in what the worker has told."""
-        with suppress(BlockingIOError):
-            while message := self.pair.recv(_MESSAGE_BYTES):
-                self._take(ujson.loads(message))
+    def watch(self, told: Callable[[], None]) -> None:
+        """Calls `told` whenever the worker has told something."""
+
+        def readable() -> None:
+            self._receive()
+            told()
+
+        self._watcher.start(readable)
+
+    def bury(self) -> None:
+        """Takes in its last words."""
+        while self._receive():
+            pass
+        self.forget()
+
+    def forget(self) -> None:
+        self._watcher.stop()
+        self._watcher.close()
+        self.pair.close()
+
+    def _receive(self) -> bool:
+        """Takes in a turn's messages; whether there may be more."""
+        for _ in range(_TURN_MESSAGES):
+            try:
+                message = self.pair.recv(MESSAGE_BYTES)
+            except BlockingIOError:
+                return False
+            if not message:  # it has ended
+                self._watcher.stop()
+                return False
+            self._take(ujson.loads(message))
+        return True
 
     def _take(self, told: dict[str, Any]) -> None:
         if "ready" in told:
@@ -59,7 +96,13 @@ class Worker:
             if self._is_stale:
                 self.reload()
         self.failure = told.get("failed", self.failure)
-        self.counters = Counter(told.get("counters", self.counters))
+        if "figures" in told:
+            self.figures = Figures.unpack(told["figures"])
+            self.problem = told["problem"]
+        for packed in told.get("happenings", ()):
+            happening = unpack(packed)
+            for listener in self._listeners:
+                listener(happening)
 
     def reload(self) -> None:
         """HUP, as soon as it is obeyed: before, it would end the worker."""
@@ -86,24 +129,44 @@ class Parent:
         self._count = count
         self._work = work
         self._may_reload = may_reload
+        self._listeners: list[Listener] = []
+        self._on_end: Callable[[int], None] = lambda _: None
+        self._let_go: Callable[[], None] = lambda: None
         self.addresses = free_addresses(listen)
         self._workers: dict[int, Worker] = {}  # by process id
         self._due_s: list[float] = []  # when workers are to be started
-        self._ended: Counter[str] = Counter()  # what those have counted that are gone
+        self._ended = Figures()  # of those that are gone
         self._is_started = False
-        self._is_stopping = False
-        self._is_reload_asked = False
-        self._selector = selectors.DefaultSelector()
-        self._wakeup, self._alarm = socket.socketpair()
+        self.is_stopping = False
+        self._woken = Event()
+        self._handlers: list[Any] = []
+
+    def is_heard_by(
+        self, listener: Listener, *, on_end: Callable[[int], None], let_go: Callable[[], None]
+    ) -> None:
+        """From now on `listener` hears what happens in the workers, and `on_end` the process id of
+        one that has ended. A child calls `let_go` first: to close what else the parent has open."""
+        self._listeners.append(listener)
+        self._on_end = on_end
+        self._let_go = let_go
 
     @property
-    def counters(self) -> Counter[str]:
-        """What all workers have counted, also those that are gone."""
-        return sum((worker.counters for worker in self._workers.values()), self._ended)
+    def figures(self) -> Figures:
+        """Of all workers, also those that are gone."""
+        return sum((worker.figures for worker in self._workers.values()), self._ended)
+
+    @property
+    def problem(self) -> str:
+        """Why no VM can be served now, or ""."""
+        ready = [worker for worker in self._workers.values() if worker.is_ready]
+        if not ready:
+            return "no worker accepts"
+        return next((worker.problem for worker in ready if worker.problem), "")
 
     def start(self) -> None:
         """Returns when all workers accept; raises ConfigError with the reason if one cannot."""
-        self._watch_signals()
+        actions = zip(_SIGNALS, (self._stop, self._stop, self._reload), strict=True)
+        self._handlers = [gevent.signal_handler(number, action) for number, action in actions]
         for _ in range(self._count):  # one first: a wrong setting is told once
             worker = self._fork()
             self._wait_until_ready(worker)
@@ -111,30 +174,16 @@ class Parent:
 
     def watch(self) -> None:
         """Returns when all workers have ended, after TERM or INT."""
-        while self._workers or not self._is_stopping:
+        while self._workers or not self.is_stopping:
             self._turn()
 
-    def _watch_signals(self) -> None:
-        for end in (self._wakeup, self._alarm):
-            end.setblocking(False)
-        signal.set_wakeup_fd(self._alarm.fileno())
-        self._selector.register(self._wakeup, selectors.EVENT_READ)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-        signal.signal(signal.SIGHUP, self._ask_to_reload)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # wakes the loop
-
-    def _stop(self, *_: object) -> None:
-        self._is_stopping = True
+    def _stop(self) -> None:
+        self.is_stopping = True
         notify.stopping()
         for worker in self._workers.values():
             worker.signal(signal.SIGTERM)
 
-    def _ask_to_reload(self, *_: object) -> None:
-        self._is_reload_asked = True
-
     def _reload(self) -> None:
-        self._is_reload_asked = False
         notify.reloading()
         if self._may_reload():
             for worker in self._workers.values():
@@ -143,7 +192,7 @@ class Parent:
 
     def _wait_until_ready(self, worker: Worker) -> None:
         end_s = time.monotonic() + READY_S
-        while not worker.is_ready and not self._is_stopping:
+        while not worker.is_ready and not self.is_stopping:
             self._turn()
             if worker.failure is not None or worker.pid not in self._workers:
                 self._give_up()
@@ -158,16 +207,10 @@ class Parent:
             self._turn()
 
     def _turn(self) -> None:
-        for key, _ in self._selector.select(_TURN_S):
-            if key.data is None:
-                with suppress(BlockingIOError):
-                    self._wakeup.recv(4096)
-            else:
-                key.data.receive()
+        self._woken.wait(_TURN_S)
+        self._woken.clear()
         self._reap()
         self._start_due()
-        if self._is_reload_asked:
-            self._reload()
 
     def _reap(self) -> None:
         for pid in list(self._workers):
@@ -176,11 +219,10 @@ class Parent:
                 self._buried(self._workers.pop(pid), os.waitstatus_to_exitcode(status))
 
     def _buried(self, worker: Worker, code: int) -> None:
-        worker.receive()  # its last words
-        self._selector.unregister(worker.pair)
-        worker.pair.close()
-        self._ended += worker.counters
-        if self._is_started and not self._is_stopping:
+        worker.bury()
+        self._ended += worker.figures.past()
+        self._on_end(worker.pid)
+        if self._is_started and not self.is_stopping:
             self._replace(worker, code)
 
     def _replace(self, worker: Worker, code: int) -> None:
@@ -188,7 +230,7 @@ class Parent:
         self._due_s.append(time.monotonic() + wait_s)
         if worker.is_ready:
             log.error("worker %d has ended with %d: another one is started", worker.pid, code)
-            self._ended["workers restarted"] += 1
+            self._ended.counters["workers restarted"] += 1
         else:
             reason = worker.failure or f"it has ended with {code}"
             log.error("a worker cannot start: %s; tried again in %g s", reason, wait_s)
@@ -198,31 +240,28 @@ class Parent:
         due = [due_s for due_s in self._due_s if due_s <= now_s]
         self._due_s = [due_s for due_s in self._due_s if due_s > now_s]
         for _ in due:
-            if not self._is_stopping:
+            if not self.is_stopping:
                 self._fork()
 
     def _fork(self) -> Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
+        # One that arrives while the child still has the parent's handlers would be lost.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid == 0:
             self._be_worker(ours, theirs)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
-        worker = self._workers[pid] = Worker(pid, ours)
-        self._selector.register(ours, selectors.EVENT_READ, worker)
+        worker = self._workers[pid] = Worker(pid, ours, self._listeners)
+        worker.watch(self._woken.set)
         return worker
 
     def _be_worker(self, ours: socket.socket, theirs: socket.socket) -> None:
         """In the child: runs the work, and never returns."""
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        # The parent's ends alone: else nobody would see that the parent is gone.
-        for end in (ours, self._wakeup, self._alarm, *(w.pair for w in self._workers.values())):
-            end.close()
-        self._selector.close()
         code = 1
         try:
+            self._leave_parent(ours)
             code = self._work(theirs, self.addresses)
         except ConfigError as error:
             theirs.send(ujson.dumps({"failed": str(error)}).encode())
@@ -232,6 +271,21 @@ class Parent:
         finally:
             logging.shutdown()
             os._exit(code)
+
+    def _leave_parent(self, ours: socket.socket) -> None:
+        """Lets go of all that is the parent's, above all its ends of the pairs: else nobody would
+        see that the parent is gone."""
+        gevent.reinit()
+        for handler in self._handlers:
+            handler.cancel()
+        ours.close()
+        for worker in self._workers.values():
+            worker.forget()
+        self._let_go()
+        gevent.get_hub().destroy(destroy_loop=True)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def free_addresses(listen: Sequence[Address]) -> list[Address]:

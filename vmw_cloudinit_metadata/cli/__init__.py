@@ -13,6 +13,7 @@ from vmw_cloudinit_metadata.cli.client import client
 from vmw_cloudinit_metadata.cli.guest import guest
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.cli.show import show
+from vmw_cloudinit_metadata.cli.status import status, tail
 from vmw_cloudinit_metadata.cli.tlsinfo import tls_info
 from vmw_cloudinit_metadata.cli.validate import validate
 from vmw_cloudinit_metadata.cli.vmport import vm_port
@@ -35,6 +36,8 @@ cli.add_command(tls_info)
 cli.add_command(client)
 cli.add_command(guest)
 cli.add_command(vm_port)
+cli.add_command(status)
+cli.add_command(tail)
 
 
 def main() -> None:

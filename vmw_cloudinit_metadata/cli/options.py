@@ -14,6 +14,7 @@ from vmw_cloudinit_metadata.config import (
     Address,
     parse_driver_options,
     parse_network,
+    parse_optional_address,
 )
 from vmw_cloudinit_metadata.errors import ConfigError
 
@@ -52,6 +53,7 @@ def _parse_thumbprint(text: str) -> str:
 
 URI = Parsed("URI", str)
 ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
+OPTIONAL_ADDRESS = Parsed("ADDRESS:PORT", parse_optional_address)
 NETWORK = Parsed("CIDR", parse_network)
 JSON = Parsed("JSON", parse_driver_options)
 THUMBPRINT = Parsed("HEX", _parse_thumbprint)

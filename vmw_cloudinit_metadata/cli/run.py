@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from vmw_cloudinit_metadata import logs, notify
+from vmw_cloudinit_metadata.admin.access import check_address, read_token
+from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
 from vmw_cloudinit_metadata.admission import (
     MAX_PER_HOST,
     connections_by_descriptors,
@@ -21,6 +24,7 @@ from vmw_cloudinit_metadata.cli.options import (
     ADDRESS,
     FILE,
     NETWORK,
+    OPTIONAL_ADDRESS,
     URI,
     driver_options,
     key_pair_options,
@@ -36,7 +40,7 @@ from vmw_cloudinit_metadata.cli.settings import (
     config_option,
     strange_variables,
 )
-from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
+from vmw_cloudinit_metadata.config import DEFAULT_ADMIN_LISTEN, DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.drivers.driver import load
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
@@ -130,6 +134,26 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     help="How many processes serve, under a parent that starts and watches them.",
 )
 @click.option(
+    "--admin-listen",
+    type=OPTIONAL_ADDRESS,
+    default=DEFAULT_ADMIN_LISTEN,
+    show_default=str(DEFAULT_ADMIN_LISTEN),
+    help="Where health, metrics and the status page are served, by HTTP; `off`: nowhere.",
+)
+@click.option(
+    "--admin-token-file",
+    type=FILE,
+    metavar="FILE",
+    help="A token that those need who read the admin port. Without one it is for loopback alone.",
+)
+@click.option(
+    "--state-file",
+    type=FILE,
+    metavar="FILE",
+    help="Keeps the VC UUIDs of the connected VMs, so that the admin port can tell which are not "
+    "back after a restart. Default: they are forgotten.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="info",
@@ -187,6 +211,10 @@ def run(
         log.warning("%s", warning)
     was, descriptors = raise_descriptor_limit()
     configuration = Configuration(ctx, checked)
+    settings = admin_settings(options, ctx.get_parameter_source("admin_listen"))
+    admin = AdminPort(settings) if settings else None
+    if options["state_file"] and not admin:
+        log.warning("--state-file is not used: --admin-listen is off")
 
     def make(addresses: Sequence[Address], **further: Any) -> MetadataServer:
         driver = load(driver_spec, options["driver_opts"])
@@ -195,20 +223,20 @@ def run(
     def announce(addresses: Sequence[Address]) -> None:
         for address in addresses:
             start_log.info("listening on %s", address)
-        settings = configuration.settings
+        limits = configuration.settings
         log.info(
             "at most %d connections, %d of one host; descriptors: %d (soft limit was %d)",
-            *(settings["max_connections"], settings["max_per_host"], descriptors, was),
+            *(limits["max_connections"], limits["max_per_host"], descriptors, was),
         )
-        if settings["max_connections"] >= workers * descriptors:
+        if limits["max_connections"] >= workers * descriptors:
             start_log.warning("--max-connections is more than there are descriptors")
-        tell_who_may_connect(addresses, has_allow=bool(settings["allow"]))
+        tell_who_may_connect(addresses, has_allow=bool(limits["allow"]))
         notify.ready(f"listening on {', '.join(map(str, addresses))}")
 
     if workers == 1:
-        counters = serve_alone(make, listen, announce, configuration)
+        counters = serve_alone(make, listen, announce, admin, configuration)
     else:
-        counters = serve_by_workers(make, listen, announce, workers, configuration)
+        counters = serve_by_workers(make, listen, announce, admin, workers, configuration)
     counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))
     log.info("stopped; %s", counted or "nothing was asked")
 
@@ -218,6 +246,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ConfigError for what cannot be used, or not together.
     """
+    admin_settings(options)
     key_pair = _key_pair(options["tls_cert"], options["tls_key"])
     connections = options["max_connections"] or options["workers"] * connections_by_descriptors()
     moves = options["max_pending_moves"]
@@ -229,6 +258,19 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
         "vmotion_key": _key(options["vmotion_key_file"]),
         **{name: options[name] for name in _AS_THEY_ARE},
     }
+
+
+def admin_settings(
+    options: Mapping[str, Any], source: ParameterSource | None = None
+) -> AdminSettings | None:
+    """Those of the admin port, if there is to be one; raises ConfigError."""
+    listen, token_file = options["admin_listen"], options["admin_token_file"]
+    if not isinstance(listen, Address):
+        return None
+    token = read_token(token_file) if token_file else None
+    check_address(listen, token)
+    is_chosen = source is not ParameterSource.DEFAULT
+    return AdminSettings(listen, is_chosen, token, options["state_file"])
 
 
 def _key_pair(certificate: Path | None, key: Path | None) -> KeyPair | None:

@@ -9,15 +9,18 @@ import secrets
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import gevent
 
 from vmw_cloudinit_metadata import logs, notify
+from vmw_cloudinit_metadata.admin.port import AdminPort, Serving
 from vmw_cloudinit_metadata.cli.configuration import Configuration
 from vmw_cloudinit_metadata.config import Address
+from vmw_cloudinit_metadata.happenings import Listener
 from vmw_cloudinit_metadata.reporter import Reporter
 from vmw_cloudinit_metadata.server import MetadataServer
 from vmw_cloudinit_metadata.workers import Parent
@@ -33,7 +36,11 @@ _DIVIDED = ("max_connections", "max_per_host", "max_pending_moves")
 
 
 def serve_alone(
-    make: Make, listen: Sequence[Address], announce: Announce, configuration: Configuration
+    make: Make,
+    listen: Sequence[Address],
+    announce: Announce,
+    admin: AdminPort | None,
+    configuration: Configuration,
 ) -> Counter[str]:
     """Serves until TERM or INT; returns what was counted."""
     server = make(listen, **configuration.settings)
@@ -51,10 +58,13 @@ def serve_alone(
         notify.reloaded()
 
     _obey_signals(stop, reload)
+    if admin:
+        _report_to(admin.hear, server)
     _settle()
     server.start()
     announce(server.addresses)
-    server.serve_until_stopped()
+    with _open(admin, server):
+        server.serve_until_stopped()
     return server.counters
 
 
@@ -62,18 +72,40 @@ def serve_by_workers(
     make: Make,
     listen: Sequence[Address],
     announce: Announce,
+    admin: AdminPort | None,
     count: int,
     configuration: Configuration,
 ) -> Counter[str]:
     """The same, with `count` processes, each of which has its share of the limits."""
     key = configuration.settings["vmotion_key"] or secrets.token_bytes(32)
     make = partial(make, reuse_port=True)
-    work = partial(_work, make, configuration, count, key)
+    work = partial(_work, make, configuration, count, key, tells_all=admin is not None)
     parent = Parent(count, listen, work, lambda: configuration.read_again() is not None)
+    if admin:
+        parent.is_heard_by(admin.hear, on_end=admin.process_is_gone, let_go=admin.let_go)
     parent.start()
     announce(parent.addresses)
-    parent.watch()
-    return parent.counters
+    with _open(admin, parent):
+        parent.watch()
+    return parent.figures.counters
+
+
+@contextmanager
+def _open(admin: AdminPort | None, serving: Serving) -> Iterator[None]:
+    """Has the admin port open for as long as VMs are served."""
+    if admin is None:
+        yield
+        return
+    admin.start(serving)
+    try:
+        yield
+    finally:
+        admin.stop()
+
+
+def _report_to(listener: Listener, server: MetadataServer) -> None:
+    server.happenings.listeners.append(listener)
+    server.watch_driver()
 
 
 def _work(
@@ -83,11 +115,15 @@ def _work(
     vmotion_key: bytes,
     pair: socket.socket,
     addresses: Sequence[Address],
+    *,
+    tells_all: bool,
 ) -> int:
     """What a worker does; returns its exit code."""
     settings = configuration.settings | {"vmotion_key": vmotion_key}
     server = make(addresses, **_share(settings, count))
-    reporter = Reporter(pair, server.counters, server.ask_to_stop)
+    reporter = Reporter(pair, server, server.ask_to_stop)
+    if tells_all:
+        _report_to(reporter.hear, server)
 
     def reload() -> None:
         changes = configuration.read_again(is_told=False)  # the parent has

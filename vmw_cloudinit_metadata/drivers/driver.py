@@ -49,6 +49,9 @@ class Driver(ABC):
         """Why `get_instance` returned None, for the operator's log."""
         return "the driver knows no such VM"
 
+    def check(self) -> None:  # noqa: B027 - not every driver has something to check
+        """Raises DriverError if no VM could be told anything now; asked every second."""
+
     def validate(self) -> Iterable[Fault]:
         """Checks all that the driver could serve; yields every fault and warning."""
         raise DriverError(f"{type(self).__name__} cannot check its data beforehand")

@@ -66,6 +66,9 @@ class FileDriver(Driver):
         self._last_good.remember(machine.vc_uuid, instance)
         return replace(instance, token=snapshot.token())
 
+    def check(self) -> None:
+        self._directory.check()
+
     def still_holds(self, token: Token) -> bool:
         return token.holds()
 

@@ -1,0 +1,283 @@
+"""The status page in a real browser, of a real server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from tests.conftest import make_instances
+from tests.process import ServerProcess
+from tests.test_admin import QUICK, Admin, boot, uuid, wait_until
+from tests.test_report import OVERFLOW, QUIET
+from tests.vm import Vm
+
+pytestmark = pytest.mark.slow
+
+LIMIT_MS = 10_000
+SIZES = {"phone": (390, 844), "wall": (1920, 1080)}
+EACH_SIZE = pytest.mark.parametrize("size", SIZES)
+EACH_SCHEME = pytest.mark.parametrize("scheme", ["light", "dark"])
+
+HOSTILE = (
+    '<img src=x onerror="window.ran=1"><script>window.ran=1</script>'
+    "'\"><svg onload=window.ran=1>\u202e{{x}}"
+)
+TOKEN = "correct-horse-battery-staple"
+MANY = 5000
+
+# WCAG 2: 4.5 to 1 for the letters of every element against what lies behind it.
+FAINT = """() => {
+    const channels = colour => colour.match(/[\\d.]+/g).map(Number);
+    const light = colour => channels(colour).slice(0, 3).map(c => c / 255)
+        .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const contrast = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    const own = node => [...node.childNodes].some(n => n.nodeType == 3 && n.data.trim());
+    const ground = node => {
+        const colour = getComputedStyle(node).backgroundColor;
+        return channels(colour)[3] === 0 ? ground(node.parentElement) : colour;
+    };
+    return [...document.querySelectorAll("body *")]
+        .filter(node => own(node) && node.getClientRects().length && !node.disabled)
+        .filter(node => contrast(light(getComputedStyle(node).color), light(ground(node))) < 4.5)
+        .map(node => node.textContent);
+}"""
+# The longest time that the page did nothing for its user, while `seconds` went by.
+LONGEST_PAUSE = """seconds => new Promise(done => {
+    let longest = 0, last = performance.now();
+    const end = last + 1000 * seconds;
+    const frame = now => {
+        longest = Math.max(longest, now - last);
+        last = now;
+        now < end ? requestAnimationFrame(frame) : done(longest);
+    };
+    requestAnimationFrame(frame);
+})"""
+LONG_TASKS = """() => {
+    window.longTasks = [];
+    new PerformanceObserver(list => window.longTasks.push(
+        ...list.getEntries().map(entry => entry.duration))).observe({entryTypes: ["longtask"]});
+}"""
+
+
+@dataclass
+class Shown:
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def names(self) -> list[str]:
+        return self.page.locator(".machine .name").all_inner_texts()
+
+    def wait_for_title(self, text: str) -> None:
+        """What stands above the list."""
+        self.page.locator("#machines-title").get_by_text(text, exact=True).wait_for()
+
+    def wait_for_text(self, text: str) -> None:
+        self.page.get_by_text(text, exact=False).first.wait_for()
+
+
+@pytest.fixture(scope="module")
+def browser(program: Callable[[str, str], str]) -> Iterator[Any]:
+    path = program("chromium", "chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET, timeout=60_000)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Shown]]:
+    """Opens the page of a server in a window of its own."""
+    windows = []
+
+    def open_(admin: Admin, size: str = "wall", scheme: str = "light", path: str = "/") -> Shown:
+        width, height = SIZES[size]
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        windows.append(page)
+        page.set_default_timeout(LIMIT_MS)
+        shown = Shown(page)
+        page.on("request", lambda request: shown.requests.append(request.url))
+        page.on("console", lambda message: shown.complaints.append(message.text))
+        page.on("pageerror", lambda error: shown.complaints.append(str(error)))
+        page.goto(f"http://127.0.0.1:{admin.port}{path}")
+        return shown
+
+    yield open_
+    for page in windows:
+        page.close()
+
+
+Open = Callable[..., Shown]
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
+    """A server with some VMs, three of them in trouble."""
+    instances = make_instances(tmp_path_factory.mktemp("page") / "instances")
+    (instances / "bad.yaml").write_text("metadata: {}\nnetwork:\n  address: nonsense\n")
+    server = ServerProcess(instances, "--admin-listen", "127.0.0.1:0", command=QUICK)
+    admin = Admin(server)
+    machines = [boot(server, "web1", vc_uuid=uuid(number)) for number in range(30)]
+    machines += [boot(server, "bad", vc_uuid=uuid(100)), boot(server, HOSTILE, vc_uuid=uuid(101))]
+    machines.append(boot(server, "nobody", vc_uuid=uuid(102)))
+    wait_until(lambda: admin.json("/api/status")["machines"]["served"] == 30)
+    yield admin
+    for machine in machines:
+        machine.close()
+    server.end()
+
+
+@EACH_SIZE
+@EACH_SCHEME
+def test_page_fits_is_legible_and_asks_nobody_else(
+    scene: Admin, open_page: Open, size: str, scheme: str
+) -> None:
+    shown = open_page(scene, size, scheme)
+    shown.page.locator(".machine").first.wait_for()
+    assert shown.page.evaluate(OVERFLOW) <= 0
+    assert shown.page.evaluate(FAINT) == []
+    shown.page.get_by_text("nobody", exact=True).click()
+    shown.page.locator(".advice").wait_for()
+    assert shown.page.evaluate(OVERFLOW) <= 0
+    assert shown.page.evaluate(FAINT) == []
+    origin = f"http://127.0.0.1:{scene.port}/"
+    assert [url for url in shown.requests if not url.startswith(origin)] == []
+    assert shown.complaints == []
+
+
+def test_machines_in_trouble_come_first_with_their_reason(scene: Admin, open_page: Open) -> None:
+    shown = open_page(scene)
+    shown.wait_for_text("Ready, 3 machines are in trouble")
+    assert set(shown.names()[:3]) == {"bad", "nobody", HOSTILE}
+    shown.wait_for_text("bad.yaml:3: network.address")
+
+
+def test_click_tells_a_machines_story_and_what_to_do(scene: Admin, open_page: Open) -> None:
+    shown = open_page(scene)
+    shown.page.get_by_text("bad", exact=True).click()
+    advice = shown.page.locator(".advice")
+    advice.wait_for()
+    assert "bad.yaml:3: network.address" in advice.inner_text()
+    assert "Mend the file at the line that is named" in advice.inner_text()
+    assert "METADATA: invalid" in shown.page.locator("#story").inner_text()
+    shown.page.keyboard.press("Escape")
+    assert shown.page.locator("#story").is_hidden()
+
+
+def test_story_can_be_opened_by_its_address(scene: Admin, open_page: Open) -> None:
+    shown = open_page(scene, path="/#nobody")
+    shown.page.locator(".advice").wait_for()
+    assert "Add the file" in shown.page.locator(".advice").inner_text()
+
+
+def test_search_and_tiles_narrow_the_list(scene: Admin, open_page: Open) -> None:
+    shown = open_page(scene)
+    shown.page.locator(".machine").first.wait_for()
+    shown.page.get_by_label("Search machines").fill("NOBODY")
+    shown.wait_for_title("1 machine")
+    assert shown.names() == ["nobody"]
+    shown.page.get_by_label("Search machines").fill("")
+    shown.page.get_by_role("button", name="in trouble").click()
+    shown.wait_for_title("3 machines")
+    assert len(shown.names()) == 3
+
+
+def test_hostile_name_is_text(scene: Admin, open_page: Open) -> None:
+    shown = open_page(scene)
+    row = shown.page.locator(".machine .name", has_text="onerror")
+    row.wait_for()
+    assert row.inner_text() == HOSTILE
+    row.click()
+    shown.page.locator(".advice").wait_for()
+    assert shown.page.locator("#story-name").inner_text() == HOSTILE
+    assert shown.page.locator("img, script:not([src]), svg[onload]").count() == 0
+    assert shown.page.evaluate("window.ran") is None
+    assert shown.complaints == []
+
+
+def test_script_put_in_by_force_is_refused(scene: Admin, open_page: Open) -> None:
+    shown = open_page(scene)
+    shown.page.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "window.ran = 1";
+            document.body.append(script);
+        }"""
+    )
+    assert shown.page.evaluate("window.ran") is None
+    assert any("Content Security Policy" in text for text in shown.complaints)
+
+
+def test_token_is_asked_for_once_and_kept_for_the_session(
+    start: Callable[..., ServerProcess], tmp_path: Path, open_page: Open
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    server = start("--admin-token-file", str(file), command=QUICK)
+    shown = open_page(Admin(server))
+    field_ = shown.page.get_by_label("This server asks for its token")
+    field_.fill("wrong")
+    shown.page.get_by_role("button", name="Open").click()
+    shown.wait_for_text("That is not the token.")
+    field_.fill(TOKEN)
+    shown.page.get_by_role("button", name="Open").click()
+    shown.wait_for_text("Ready: VMs are served")
+    wait_until(lambda: Admin(server, TOKEN).json("/api/status")["followers"])
+    machine = boot(server, "nobody")
+    shown.page.locator(".machine .name", has_text="nobody").wait_for()
+    shown.page.reload()
+    shown.wait_for_text("1 machine is in trouble")
+    assert TOKEN not in shown.page.url
+    machine.close()
+
+
+def test_server_that_is_away_is_said_and_its_return_is_seen(
+    start: Callable[..., ServerProcess], open_page: Open
+) -> None:
+    server = start()
+    admin = Admin(server)
+    shown = open_page(admin)
+    shown.wait_for_text("Ready: VMs are served")
+    server.end()
+    shown.wait_for_text("The server does not answer")
+    start("--admin-listen", f"127.0.0.1:{admin.port}")
+    shown.wait_for_text("Ready: VMs are served")
+
+
+def test_page_with_5000_machines_stays_fluid_and_shows_a_failure_within_2_s(
+    start: Callable[..., ServerProcess], open_page: Open, peers: ExitStack
+) -> None:
+    server = start("--max-per-host", "10000", command=QUICK)
+    admin = Admin(server)
+    for number in range(MANY):
+        machine = Vm(server.port, "web1", vc_uuid=uuid(number))
+        machine.send(b"!!REQUEST_METADATA#\n")
+        peers.callback(machine.close)
+    wait_until(lambda: admin.json("/api/status")["machines"]["served"] == MANY, 60)
+    shown = open_page(admin)
+    shown.wait_for_title("5,000 machines")
+    shown.page.evaluate(LONG_TASKS)
+    shown.page.mouse.wheel(0, 3000)
+    peers.callback(boot(server, "web1", vc_uuid=uuid(MANY)).close)
+    pause_ms = shown.page.evaluate(LONGEST_PAUSE, 5)
+    shown.page.get_by_label("Search machines").fill(f"{4321:012x}")
+    shown.wait_for_title("1 machine")
+    shown.page.get_by_label("Search machines").fill("")
+    shown.wait_for_title("5,001 machines")
+    asked_s = time.monotonic()
+    peers.callback(boot(server, "got-nothing", vc_uuid=uuid(MANY + 1)).close)
+    shown.page.locator(".machine .name", has_text="got-nothing").wait_for()
+    took_s = time.monotonic() - asked_s
+    tasks = shown.page.evaluate("window.longTasks")
+    print(f"longest frame {pause_ms:.0f} ms, long tasks {tasks}, failure seen in {took_s:.2f} s")
+    assert took_s < 2
+    assert pause_ms < 250
+    assert max(tasks, default=0) < 250

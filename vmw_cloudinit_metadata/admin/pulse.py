@@ -1,0 +1,53 @@
+"""Boots and failures of the last minutes."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Any
+
+from vmw_cloudinit_metadata.admin.chronicle import FAILED, SERVED, problem_of
+from vmw_cloudinit_metadata.happenings import Happening
+
+BUCKET_S = 10
+BUCKETS = 90
+
+_FAILURES = ("failed", "refused", "closed", "move expired")
+
+
+class Pulse:
+    """Counts them in buckets of BUCKET_S."""
+
+    def __init__(self) -> None:
+        self._buckets: deque[tuple[int, Counter[str]]] = deque(maxlen=BUCKETS)
+
+    def hear(self, happening: Happening) -> None:
+        if happening.kind == "served" and "METADATA" in happening.details["answered"]:
+            self._bucket(happening.at_s)[SERVED] += 1
+        elif happening.kind in _FAILURES:
+            counts = self._bucket(happening.at_s)
+            counts[FAILED] += 1
+            counts[f"{FAILED}: {problem_of(happening) or happening.kind}"] += 1
+
+    def _bucket(self, at_s: float) -> Counter[str]:
+        number = int(at_s) // BUCKET_S
+        if not self._buckets or self._buckets[-1][0] < number:
+            self._buckets.append((number, Counter()))
+        return self._buckets[-1][1]
+
+    def picture(self, now_s: float) -> dict[str, Any]:
+        """The last BUCKETS, the newest last, and the failures in them by reason."""
+        last = int(now_s) // BUCKET_S
+        by_number = dict(self._buckets)
+        counts = [by_number.get(last - ago, Counter()) for ago in reversed(range(BUCKETS))]
+        total = sum(counts, Counter[str]())
+        reasons = {
+            name.removeprefix(f"{FAILED}: "): count
+            for name, count in total.most_common()
+            if name.startswith(f"{FAILED}: ")
+        }
+        return {
+            "seconds_each": BUCKET_S,
+            "served": [count[SERVED] for count in counts],
+            "failed": [count[FAILED] for count in counts],
+            "failures": reasons,
+        }

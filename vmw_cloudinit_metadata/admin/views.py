@@ -1,0 +1,113 @@
+"""What the API tells of machines: of one a row in the list, or all that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from vmw_cloudinit_metadata.admin.advice import next_step
+from vmw_cloudinit_metadata.admin.chronicle import (
+    LEFT,
+    MISSING,
+    STATES,
+    TROUBLE,
+    Entry,
+    problem_of,
+)
+from vmw_cloudinit_metadata.happenings import Happening, digests_in, fields, timestamp
+
+# What a filter may say beside a state.
+GROUPS: dict[str, Callable[[Entry], bool]] = {
+    "trouble": lambda entry: entry.state in TROUBLE,
+    "connected": lambda entry: bool(entry.ports),
+    LEFT: lambda entry: not entry.ports and entry.state != MISSING,
+}
+FILTERS = (*STATES, *(name for name in GROUPS if name not in STATES))
+
+
+def row(entry: Entry) -> dict[str, Any]:
+    """One line of the list."""
+    machine = entry.machine
+    return {
+        "id": entry.key,
+        "name": machine.name,
+        "vc_uuid": machine.vc_uuid,
+        "esxi_host": entry.host or None,
+        "state": entry.state,
+        "connected": bool(entry.ports),
+        "connected_since": _since(entry),
+        "changed": _time(entry.changed_s),
+        "ports": len(entry.ports),
+        "last_error": _error(entry.trouble),
+    }
+
+
+def story(entry: Entry) -> dict[str, Any]:
+    """All that is known of one machine."""
+    machine, served = entry.machine, entry.served
+    details = served.details if served else {}
+    return row(entry) | {
+        "bios_uuid": machine.bios_uuid,
+        "location_uuid": machine.location_uuid,
+        "left": None if entry.ports else _time(entry.left_s),
+        "next": next_step(entry.state, entry.problem),
+        "ports": [_port(connection, came) for connection, came in entry.ports.items()],
+        "asked": [
+            {"document": document, "time": timestamp(at_s), "outcome": outcome}
+            for document, (at_s, outcome) in entry.asked.items()
+        ],
+        "matched_by": details.get("matched_by") or None,
+        "files": list(details.get("sources", ())),
+        "documents": digests_in(details["digest"]) if "digest" in details else {},
+        "moves": [fields(happening) for happening in entry.moves],
+        "story": [fields(happening) | {"times": times} for happening, times in entry.story],
+    }
+
+
+def _port(connection: str, came: Happening) -> dict[str, Any]:
+    assert came.machine
+    return {
+        "connection_id": connection,
+        "peer": came.peer,
+        "service_uri": came.machine.service_uri,
+        "direction": came.machine.direction,
+        "connected_since": _connected(came),
+    }
+
+
+def _since(entry: Entry) -> str | None:
+    return min(map(_connected, entry.ports.values()), default=None)
+
+
+def _connected(came: Happening) -> str:
+    since = came.machine and came.machine.connected_since
+    return timestamp(since.timestamp() if since else came.at_s)
+
+
+def _error(trouble: Happening | None) -> dict[str, Any] | None:
+    if trouble is None:
+        return None
+    return {
+        "time": timestamp(trouble.at_s),
+        "error": problem_of(trouble),
+        "document": trouble.details.get("document"),
+        "reason": trouble.details.get("reason") if trouble.kind == "failed" else trouble.text,
+    }
+
+
+def _time(at_s: float) -> str | None:
+    return timestamp(at_s) if at_s else None
+
+
+def matches(entry: Entry, state: str, words: Collection[str]) -> bool:
+    """Whether it is in that state or group, and has all `words`, in lower case, about it."""
+    if state and state != entry.state and not (state in GROUPS and GROUPS[state](entry)):
+        return False
+    return not words or all(word in _about(entry) for word in words)
+
+
+def _about(entry: Entry) -> str:
+    machine = entry.machine
+    reason = entry.trouble.text if entry.trouble else ""
+    told = (machine.name, machine.vc_uuid, machine.bios_uuid, entry.host, entry.state, reason)
+    return " ".join(filter(None, told)).lower()

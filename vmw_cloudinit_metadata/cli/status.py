@@ -1,0 +1,130 @@
+"""`status` and `tail`: what the status page shows, on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import ujson
+
+from vmw_cloudinit_metadata.admin.access import read_token
+from vmw_cloudinit_metadata.admin.reader import Reader, line_of
+from vmw_cloudinit_metadata.cli.options import FILE
+from vmw_cloudinit_metadata.config import DEFAULT_ADMIN_LISTEN
+from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.happenings import LEVEL_NAMES
+from vmw_cloudinit_metadata.printable import one_line, shortened
+
+_SHOWN = 20  # machines in trouble
+_RETRY_S = 2.0
+_BARS = "▁▂▃▄▅▆▇█"
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def admin_options(command: _Command) -> _Command:
+    """Adds --admin and --admin-token-file."""
+    token = click.option(
+        "--admin-token-file", type=FILE, metavar="FILE", help="The token of the admin port."
+    )
+    url = click.option(
+        "--admin",
+        "url",
+        metavar="URL",
+        default=f"http://{DEFAULT_ADMIN_LISTEN}",
+        show_default=True,
+        help="The admin port of the server.",
+    )
+    return url(token(command))
+
+
+@click.command()
+@admin_options
+@click.option("--json", "as_json", is_flag=True, help="What /api/status says, as it is.")
+def status(url: str, admin_token_file: Path | None, as_json: bool) -> None:
+    """Prints how the server is, and which VMs are in trouble and why.
+
+    Ends with 0 if VMs can be served, else with 1.
+    """
+    reader = _reader(url, admin_token_file)
+    found = reader.json("/api/status")
+    if as_json:
+        click.echo(ujson.dumps(found, escape_forward_slashes=False, indent=2))
+    else:
+        listed = reader.json(f"/api/machines?state=trouble&per_page={_SHOWN}")
+        for line in [*_summary(found), *_troubled(listed)]:
+            click.echo(one_line(line))
+    sys.exit(0 if found["state"] == "ready" else 1)
+
+
+@click.command()
+@admin_options
+@click.option("--json", "as_json", is_flag=True, help="Each event as one JSON object a line.")
+@click.option(
+    "--level",
+    type=click.Choice(sorted(LEVEL_NAMES.values()), case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="The least that is shown; debug has also who left.",
+)
+def tail(url: str, admin_token_file: Path | None, as_json: bool, level: str) -> None:
+    """Prints what happens, as it happens, until it is interrupted."""
+    reader = _reader(url, admin_token_file)
+    for event in _endless(reader, f"/api/events?level={level}"):
+        click.echo(event if as_json else one_line(line_of(ujson.loads(event))))
+
+
+def _reader(url: str, token_file: Path | None) -> Reader:
+    return Reader(url, read_token(token_file) if token_file else None)
+
+
+def _endless(reader: Reader, path: str) -> Iterator[str]:
+    """Events, also those of a server that is started again."""
+    yield from reader.events(path)
+    while True:
+        click.echo("the server has ended; it is asked again", err=True)
+        time.sleep(_RETRY_S)
+        try:
+            yield from reader.events(path)
+        except ConfigError as error:
+            click.echo(one_line(str(error)), err=True)
+
+
+def _summary(found: Mapping[str, Any]) -> Iterator[str]:
+    gauges, pulse = found["gauges"], found["pulse"]
+    yield f"vmw-cloudinit-metadata {found['version']}: {found['state']}, since {found['started']}"
+    if found["problem"]:
+        yield f"problem:     {found['problem']}"
+    connections = f"{gauges.get('connections', 0):.0f}"
+    yield f"connections: {connections} of at most {gauges.get('connections at most', 0):.0f}"
+    yield f"machines:    {_counts(found['machines']) or 'none yet'}"
+    served, failed = sum(pulse["served"]), sum(pulse["failed"])
+    yield f"15 minutes:  {served} boots served, {failed} failures  {_sparks(pulse['served'])}"
+    if reasons := _counts(found["problems"]):
+        yield f"in trouble:  {reasons}"
+
+
+def _troubled(listed: Mapping[str, Any]) -> Iterator[str]:
+    for machine in listed["machines"]:
+        error = machine["last_error"] or {}
+        name = machine["name"] or machine["id"]
+        reason = shortened(str(error.get("reason", "")), 300)
+        yield f"  {machine['state']:7} {name} ({machine['id']}, {machine['esxi_host']}): {reason}"
+    further = listed["total"] - len(listed["machines"])
+    if further > 0:
+        yield f"  and {further} more"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _sparks(numbers: list[int]) -> str:
+    """A picture of one line, a character for three numbers; "" if there is nothing."""
+    sums = [sum(numbers[start : start + 3]) for start in range(0, len(numbers), 3)]
+    most = max(sums, default=0)
+    return "".join(_BARS[round(n * 7 / most)] for n in sums) if most else ""
