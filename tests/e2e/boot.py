@@ -1,0 +1,77 @@
+"""What one boot has made of a machine, read from its disk."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tests.e2e.disk import Disk
+
+SEED = "/var/lib/cloud/seed/nocloud"
+PROOF = "/var/lib/e2e"
+
+
+@dataclass(frozen=True)
+class Interface:
+    name: str
+    addresses: tuple[str, ...]  # global ones, with prefix length
+
+
+@dataclass(frozen=True)
+class Boot:
+    disk: Disk
+    seconds: float
+
+    @property
+    def instance_id(self) -> str:
+        return self.disk.text("/var/lib/cloud/data/instance-id").strip()
+
+    @property
+    def hostname(self) -> str:
+        """Of the running machine, and in the file that the next boot reads."""
+        running, written = self.disk.text(f"{PROOF}/hostname"), self.disk.text("/etc/hostname")
+        assert running == written
+        return running.strip()
+
+    def interface(self, mac: str) -> Interface:
+        """Of the network card with this address, whatever its name."""
+        found = next(row for row in self._proof("addresses") if row["address"] == mac)
+        addresses = [row for row in found["addr_info"] if row["scope"] == "global"]
+        return Interface(
+            found["ifname"], tuple(f"{row['local']}/{row['prefixlen']}" for row in addresses)
+        )
+
+    @property
+    def gateways(self) -> list[tuple[str, str]]:
+        """Of the default routes, each with its interface."""
+        rows = self._proof("routes")
+        return [(row["gateway"], row["dev"]) for row in rows if row["dst"] == "default"]
+
+    @property
+    def resolver(self) -> dict[str, list[str]]:
+        """{"nameserver": […], "search": […]}"""
+        found: dict[str, list[str]] = {}
+        text = self.disk.text(f"{PROOF}/resolv.conf")
+        for key, value in re.findall(r"^(nameserver|search) +(.*)$", text, re.MULTILINE):
+            found.setdefault(key, []).extend(value.split())
+        return found
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """cloud-init's own: {"datasource": …, "errors": […]}"""
+        result: dict[str, Any] = self._proof("result")["v1"]
+        return result
+
+    @property
+    def virtualization(self) -> str:
+        return self.disk.text(f"{PROOF}/virtualization").strip()
+
+    @property
+    def agent_log(self) -> str:
+        """The agent's lines in the journal of this boot."""
+        lines = self.disk.text(f"{PROOF}/journal").splitlines()
+        return "\n".join(line for line in lines if "vmw-metadata-agent" in line)
+
+    def _proof(self, name: str) -> Any:
+        return self.disk.json(f"{PROOF}/{name}")
