@@ -1,0 +1,94 @@
+"""The tree of a VM's system, and the agent run in it as a real process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.process import CHECKOUT, LIMIT_S
+from tests.uart import Uart
+
+GUEST = CHECKOUT / "vmw_cloudinit_metadata/guest"
+AGENT = GUEST / "agent.py"
+MEMORY = "vmw-metadata-agent.json"
+UUID = "564d1234-5678-9abc-def0-123456789abc"
+PYTHON = os.environ.get("AGENT_PYTHON", sys.executable)  # an older one, by hand
+
+
+class Guest:
+    """A VM of VMware without a port, below a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for directory in ("dev", "etc", "proc", "sys/class/net", "sys/class/tty"):
+            (root / directory).mkdir(parents=True)
+        self.write("sys/class/dmi/id/sys_vendor", "VMware, Inc.\n")
+        self.write("sys/class/dmi/id/product_uuid", UUID + "\n")
+        self.write("proc/consoles", "tty0                 -WU (EC  p  )    4:1\n")
+        self.write("dev/console", "")
+
+    @property
+    def seed(self) -> Path:
+        return self.root / "var/lib/cloud/seed/nocloud"
+
+    @property
+    def console(self) -> str:
+        return (self.root / "dev/console").read_text()
+
+    def write(self, path: str, text: str) -> Path:
+        place = self.root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+        return place
+
+    def add_port(self, name: str, uart: Uart | None = None, kind: int = 4) -> None:
+        self.write(f"sys/class/tty/{name}/type", f"{kind}\n")
+        (self.root / "dev" / name).unlink(missing_ok=True)
+        if uart:
+            (self.root / "dev" / name).symlink_to(uart.path)
+
+    def add_card(self, name: str, mac: str) -> None:
+        self.write(f"sys/class/net/{name}/address", f"{mac}\n")
+        self.write(f"sys/class/net/{name}/type", "1\n")
+        (self.root / f"sys/class/net/{name}/device").mkdir()
+
+    def command(self, *options: str) -> list[str]:
+        return [PYTHON, str(AGENT), "--root", str(self.root), *options]
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self.command(*options), stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*options), capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+
+    def fetch(self, *options: str) -> str:
+        """Runs it to a good end; returns its journal."""
+        ended = self.run(*options)
+        assert ended.returncode == 0, ended.stderr
+        assert "Traceback" not in ended.stderr, ended.stderr
+        return ended.stderr
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What cloud-init would read."""
+        return {file.name: file.read_bytes() for file in self.seed.iterdir() if file.name != MEMORY}
+
+    @property
+    def metadata(self) -> Any:
+        return json.loads((self.seed / "meta-data").read_bytes())
+
+    def clone(self, root: Path, uuid: str) -> Guest:
+        """A copy of the disk in another VM."""
+        shutil.copytree(self.root, root, symlinks=True)
+        copy = object.__new__(Guest)
+        copy.root = root
+        copy.write("sys/class/dmi/id/product_uuid", uuid + "\n")
+        return copy

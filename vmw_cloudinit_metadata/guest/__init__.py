@@ -1,0 +1,1 @@
+"""What runs inside the VM, or gets it there. agent.py is copied into images alone."""
