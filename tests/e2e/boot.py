@@ -44,9 +44,8 @@ class Boot:
 
     @property
     def gateways(self) -> list[tuple[str, str]]:
-        """Of the default routes, each with its interface."""
-        rows = self._proof("routes")
-        return [(row["gateway"], row["dev"]) for row in rows if row["dst"] == "default"]
+        """Of the routes that have one, each with its interface."""
+        return [(row["gateway"], row["dev"]) for row in self._proof("routes") if "gateway" in row]
 
     @property
     def resolver(self) -> dict[str, list[str]]:
@@ -69,9 +68,9 @@ class Boot:
 
     @property
     def agent_log(self) -> str:
-        """The agent's lines in the journal of this boot."""
-        lines = self.disk.text(f"{PROOF}/journal").splitlines()
-        return "\n".join(line for line in lines if "vmw-metadata-agent" in line)
+        """What the agent told the journal of this boot."""
+        text = self.disk.text(f"{PROOF}/journal")
+        return "\n".join(re.findall(r"vmw-metadata-agent\[\d+\]: (.*)", text))
 
     def _proof(self, name: str) -> Any:
         return self.disk.json(f"{PROOF}/{name}")

@@ -61,7 +61,10 @@ class Machine:
 
     def wait_for_power_off(self, limit_s: float = BOOT_LIMIT_S) -> float:
         """Returns how many seconds it was on."""
-        _, said = self._process.communicate(timeout=limit_s)
+        try:
+            _, said = self._process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the machine was still on after {limit_s:g} s") from None
         assert self._process.returncode == 0, said
         return time.monotonic() - self._began_s
 

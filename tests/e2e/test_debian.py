@@ -60,6 +60,7 @@ class Told:
 
 def cloud_config(word: str) -> dict[str, object]:
     return {
+        "locale": "C.UTF-8",  # the image has no other
         "write_files": [{"path": "/root/file", "content": word}],
         "runcmd": [["sh", "-c", f"echo {word} on $(hostname) >> /root/command"]],
     }
@@ -67,7 +68,7 @@ def cloud_config(word: str) -> dict[str, object]:
 
 def script() -> str:
     """400 kB that tell their own digest."""
-    lines = (f"# line {number:05} of 400 kB of user-data" for number in range(10_000))
+    lines = (f"# line {number:05} of 400 kB of user-data" for number in range(12_000))
     return "\n".join(["#!/bin/sh", *lines, 'sha256sum < "$0" > /root/digest', ""])
 
 
@@ -120,10 +121,16 @@ def first_boot(image_of: ImageOf, shelf: Path) -> Callable[[Lab], Boot]:
     return get
 
 
+def check_seed_is_private(boot: Boot) -> None:
+    assert boot.disk.mode(f"{SEED}/.") == 0o700
+    assert boot.disk.mode(f"{SEED}/user-data") == 0o600
+
+
 @quick
 def test_debian_13_takes_the_data(lab: Lab, first_boot: Callable[[Lab], Boot]) -> None:
     boot = first_boot(lab)
     check_identity(boot, FIRST)
+    check_seed_is_private(boot)
     assert boot.virtualization == "vmware"
     assert boot.disk.text("/root/file") == "first"
     assert boot.disk.text("/root/command") == "first on web1\n"
@@ -174,7 +181,9 @@ def test_clone_with_a_dead_server_does_not_come_up_as_its_parent(
     assert "None" in boot.result["datasource"]
     assert boot.instance_id != FIRST.instance_id
     assert not disk.exists(f"{SEED}/meta-data")
-    assert [boot.interface(mac).addresses for mac in CLONE.macs] == [(), ()]
+    addresses = [address for mac in CLONE.macs for address in boot.interface(mac).addresses]
+    assert FIRST.address not in addresses
+    assert boot.gateways == []
     assert disk.text("/root/command") == "first on web1\n"
     lab.saw(f"instance-id {boot.instance_id}; no seed, address or route of its parent")
 

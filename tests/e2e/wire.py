@@ -73,6 +73,7 @@ class Wire:
     def _connect(self) -> None:
         guest = connected(self._serial)
         host, _ = self._listener.accept()
+        self._listener.close()
         host.settimeout(None)
         self._sockets += (guest, host)
         self._start(self._pump, guest, host, self.asked)
