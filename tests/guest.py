@@ -1,4 +1,4 @@
-"""The tree of a VM's system, and the agent run in it as a real process."""
+"""The tree of a VM's system, the agent run in it as a real process, and a server at its port."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.process import CHECKOUT, LIMIT_S
-from tests.uart import Uart
+from tests.uart import DOCUMENTS, Answers, ScriptedUart, Uart, server_of
 
 GUEST = CHECKOUT / "vmw_cloudinit_metadata/guest"
 AGENT = GUEST / "agent.py"
 MEMORY = "vmw-metadata-agent.json"
 UUID = "564d1234-5678-9abc-def0-123456789abc"
+QUICK = ("--retry", "0.2")
 PYTHON = os.environ.get("AGENT_PYTHON", sys.executable)  # an older one, by hand
 
 
@@ -60,9 +65,14 @@ class Guest:
     def command(self, *options: str) -> list[str]:
         return [PYTHON, str(AGENT), "--root", str(self.root), *options]
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        return subprocess.Popen(self.command(*options), stdout=pipe, stderr=pipe, text=True)
+    def start(self, *options: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
 
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -92,3 +102,39 @@ class Guest:
         copy.root = root
         copy.write("sys/class/dmi/id/product_uuid", uuid + "\n")
         return copy
+
+
+Serial = Callable[..., ScriptedUart]
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Guest:
+    return Guest(tmp_path / "root")
+
+
+@pytest.fixture
+def serial(guest: Guest) -> Iterator[Serial]:
+    """Puts a server behind the guest's port: what it answers, then how the line behaves."""
+    made: list[ScriptedUart] = []
+
+    def connect(answers: Answers, name: str = "ttyS1", **line: Any) -> ScriptedUart:
+        made.append(ScriptedUart(answers, **line))
+        guest.add_port(name, made[-1])
+        return made[-1]
+
+    yield connect
+    for uart in made:
+        uart.close()
+
+
+def later_boot(guest: Guest, serial: Serial, answers: Answers) -> str:
+    """A boot with a good server, and then one with `answers`; returns the second journal."""
+    serial(server_of(DOCUMENTS))
+    guest.fetch()
+    before = (guest.seed.resolve(), guest.files)
+    serial(answers)
+    began_s = time.monotonic()
+    told = guest.fetch(*QUICK, "--later-boot-timeout", "0.5")
+    assert time.monotonic() - began_s < 3
+    assert (guest.seed.resolve(), guest.files) == before
+    return told

@@ -1,70 +1,452 @@
-"""The guest agent as a real process: what it asks, what it publishes, and when it gives up."""
+"""The guest agent as a real process: what it asks, how long, and what it makes of the answers."""
 
 from __future__ import annotations
 
-import ast
+import fcntl
+import json
 import os
-import re
-import stat
-import subprocess
-import sys
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.guest import AGENT, MEMORY, UUID, Guest
+from tests.guest import QUICK, Guest, Serial, later_boot
+from tests.process import LIMIT_S
 from tests.uart import (
     DOCUMENTS,
     METADATA,
     Answers,
-    ScriptedServer,
-    Uart,
+    digest,
+    in_turn,
     old_server,
     refusal,
+    refusing,
     response,
+    server_of,
+    silent,
 )
 
-OTHER_UUID = "564d0000-0000-0000-0000-000000000001"
-QUICK = ("--retry", "0.3")
+SECRET = "correct-horse-battery"
+TRUNCATED = b"!!RESPONSE_USERDATA#I2Ns\r\n[    1.234567] usb 1-1: new device\r\n"
+
+# What it asks for
 
 
-@pytest.fixture
-def guest(tmp_path: Path) -> Guest:
-    return Guest(tmp_path / "root")
-
-
-Connected = Callable[..., Uart]
-
-
-@pytest.fixture
-def connected(guest: Guest) -> Iterator[Connected]:
-    """Puts a server behind the guest's port: what it answers, then how the line behaves."""
-    made: list[Any] = []
-
-    def connect(answers: Answers, name: str = "ttyS1", **line: Any) -> Uart:
-        server = ScriptedServer(answers)
-        uart = Uart(server.near, **line)
-        uart.server = server  # type: ignore[attr-defined]
-        made.extend([uart, server])
-        guest.add_port(name, uart)
-        return uart
-
-    yield connect
-    for one in made:
-        one.close()
-
-
-def asked(uart: Uart) -> list[str]:
-    return list(uart.server.asked)  # type: ignore[attr-defined]
-
-
-def test_old_server_is_enough_and_costs_no_wait(guest: Guest, connected: Connected) -> None:
-    uart = connected(old_server(DOCUMENTS))
+def test_old_server_is_enough_and_costs_no_wait(guest: Guest, serial: Serial) -> None:
+    uart = serial(old_server(DOCUMENTS))
     began_s = time.monotonic()
     guest.fetch("--retry", "5")
     assert time.monotonic() - began_s < 3
     assert guest.files == {"meta-data": METADATA, "user-data": DOCUMENTS["USERDATA"]}
-    assert "VENDORDATA" not in asked(uart)
+    assert "VENDORDATA" not in uart.asked
+
+
+def test_old_server_that_refuses_unknown_requests_costs_no_wait(
+    guest: Guest, serial: Serial
+) -> None:
+    known = old_server(DOCUMENTS)
+    serial(lambda name: known(name) or refusal(name, "unknown-request"))
+    began_s = time.monotonic()
+    guest.fetch("--retry", "5")
+    assert time.monotonic() - began_s < 3
+    assert guest.metadata["instance-id"] == "i-1"
+
+
+def test_vendor_data_is_asked_for_where_the_digest_has_it(guest: Guest, serial: Serial) -> None:
+    documents = {**DOCUMENTS, "NETWORKDATA": b"version: 2\n", "VENDORDATA": b"#cloud-config\n"}
+    serial(server_of(documents))
+    guest.fetch()
+    assert guest.files == {
+        "meta-data": METADATA,
+        "network-config": b"version: 2\n",
+        "user-data": DOCUMENTS["USERDATA"],
+        "vendor-data": b"#cloud-config\n",
+    }
+
+
+def test_data_that_changes_while_it_is_read_is_read_again(guest: Guest, serial: Serial) -> None:
+    new = {"METADATA": METADATA.replace(b"i-1", b"i-2"), "NETWORKDATA": b"", "USERDATA": b"new"}
+    serial(in_turn(server_of(DOCUMENTS), server_of(new), until="USERDATA"))
+    serial(in_turn(server_of(DOCUMENTS), server_of(new)))
+    assert "do not belong together" in guest.fetch(*QUICK)
+    assert guest.metadata["instance-id"] == "i-2"
+    assert guest.files["user-data"] == b"new"
+
+
+def test_data_of_an_old_server_that_changes_is_read_again(guest: Guest, serial: Serial) -> None:
+    new = {**DOCUMENTS, "METADATA": METADATA.replace(b"i-1", b"i-2"), "USERDATA": b"new"}
+    serial(in_turn(old_server(DOCUMENTS), old_server(new)))
+    assert "changed while it was read" in guest.fetch(*QUICK)
+    assert guest.metadata["instance-id"] == "i-2"
+    assert guest.files["user-data"] == b"new"
+
+
+def test_answers_that_never_belong_together_write_nothing(guest: Guest, serial: Serial) -> None:
+    serial(old_server({**DOCUMENTS, "DIGEST": digest({"METADATA": b"another"})}))
+    told = guest.fetch(*QUICK, "--timeout", "0.5")
+    assert "do not belong together" in told
+    assert not guest.seed.exists()
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"{", b"null", b'{"METADATA": 5}', b"[" * 100_000])
+def test_digest_that_is_none_is_no_end(guest: Guest, serial: Serial, answer: bytes) -> None:
+    serial(old_server({**DOCUMENTS, "DIGEST": answer}))
+    assert "Traceback" not in guest.fetch(*QUICK, "--timeout", "0.5")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [b"", b"{}", b"[]", b"{", b'{"instance-id": ""}', b"\xff\xfe", b"[" * 100_000, b"a: b: c"],
+    ids=lambda metadata: repr(metadata[:10]),
+)
+def test_metadata_without_an_instance_id_is_no_seed(
+    guest: Guest, serial: Serial, metadata: bytes
+) -> None:
+    serial(server_of({**DOCUMENTS, "METADATA": metadata}))
+    told = guest.fetch(*QUICK, "--timeout", "0.4")
+    assert "meta-data" in told
+    assert not guest.seed.exists()
+
+
+def test_metadata_may_be_yaml(guest: Guest, serial: Serial) -> None:
+    serial(server_of({**DOCUMENTS, "METADATA": b"# ours\ninstance-id: i-9\nx: [1]\n"}))
+    guest.fetch()
+    assert guest.files["meta-data"] == b"# ours\ninstance-id: i-9\nx: [1]\n"
+
+
+# How the line behaves
+
+
+def test_answers_longer_than_a_terminals_line_arrive(guest: Guest, serial: Serial) -> None:
+    documents = {**DOCUMENTS, "USERDATA": os.urandom(400_000)}
+    uart = serial(server_of(documents), piece_bytes=16384, echo=True)
+    guest.fetch()
+    assert guest.files["user-data"] == documents["USERDATA"]
+    assert b"RESPONSE" not in uart.written  # nothing was echoed to the server
+
+
+def test_single_bytes_arrive(guest: Guest, serial: Serial) -> None:
+    serial(server_of(DOCUMENTS), piece_bytes=1)
+    guest.fetch()
+    assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
+
+
+def test_stale_answer_is_not_taken_for_a_fresh_one(guest: Guest, serial: Serial) -> None:
+    uart = serial(old_server(DOCUMENTS))
+    stale = response("METADATA", METADATA.replace(b"i-1", b"stale"))
+    uart.say(stale + stale[:20])
+    guest.fetch()
+    assert guest.metadata["instance-id"] == "i-1"
+
+
+def test_other_codes_and_noise_are_passed_over(guest: Guest, serial: Serial) -> None:
+    known = server_of(DOCUMENTS)
+    noise = (
+        b"\0\n[  1.0] !! oops\r\n!!RESPONSE_FOO#QQ==\n!!REQUEST_METADATA#\n!!RESPONSE_ERROR#W10=\n"
+    )
+    noise += b"login: !!"
+    serial(lambda name: noise + known(name))
+    guest.fetch()
+    assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
+
+
+def test_damaged_answer_is_asked_for_again_at_once(guest: Guest, serial: Serial) -> None:
+    known = server_of(DOCUMENTS)
+    damaged = b"!!RESPONSE_USERDATA#I2Ns[  1.234567] usb 1-1: new\r\n"
+    serial(in_turn(lambda n: damaged if n == "USERDATA" else known(n), known, until="USERDATA"))
+    began_s = time.monotonic()
+    guest.fetch("--retry", "5")
+    assert time.monotonic() - began_s < 3
+    assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
+
+
+@pytest.mark.parametrize("make", [server_of, old_server])
+def test_answer_that_noise_has_cut_short_is_read_again(
+    guest: Guest, serial: Serial, make: Callable[[Mapping[str, bytes]], Answers]
+) -> None:
+    known = make(DOCUMENTS)
+    serial(in_turn(lambda n: TRUNCATED if n == "USERDATA" else known(n), known, until="USERDATA"))
+    guest.fetch(*QUICK)
+    assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
+
+
+def test_request_that_is_lost_is_sent_again_behind_a_line_end(guest: Guest, serial: Serial) -> None:
+    uart = serial(in_turn(silent, silent, server_of(DOCUMENTS)))
+    told = guest.fetch(*QUICK)
+    assert b"!!REQUEST_METADATA#\n\n!!REQUEST_" in uart.written
+    assert told.count("asking again") == guest.console.count("asking again") == 2
+
+
+def test_kernel_messages_within_requests_are_survived(guest: Guest, serial: Serial) -> None:
+    pieces = iter([b"[    0.5] ttyS0: noise\r\n", b"half[   0.7]"])
+    uart = serial(
+        server_of(DOCUMENTS),
+        "ttyS0",
+        to_host=lambda data: data[:9] + next(pieces, b"") + data[9:],
+    )
+    guest.write("proc/consoles", "ttyS0  -W- (EC p a)  4:64\n")
+    guest.fetch(*QUICK, "--device", "/dev/ttyS0")
+    assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
+    assert uart.asked
+
+
+def test_line_without_end_is_dropped(guest: Guest, serial: Serial) -> None:
+    known = server_of(DOCUMENTS)
+    flood = b"!!RESPONSE_METADATA#" + b"A" * 9_000_000 + b"\n"
+    serial(in_turn(lambda _: flood, known, until="DIGEST"), piece_bytes=65536)
+    guest.fetch("--retry", "1")
+    assert guest.metadata["instance-id"] == "i-1"
+
+
+# How long it waits
+
+
+def test_progress_outlasts_the_wait(guest: Guest, serial: Serial) -> None:
+    documents = {**DOCUMENTS, "USERDATA": b"u" * 300}
+    serial(server_of(documents), piece_bytes=40, pause_s=0.06)
+    began_s = time.monotonic()
+    guest.fetch("--timeout", "0.6", "--silence-timeout", "0.5")
+    assert time.monotonic() - began_s > 1
+    assert guest.files["user-data"] == documents["USERDATA"]
+
+
+def test_longest_wait_ends_an_answer_that_never_ends(guest: Guest, serial: Serial) -> None:
+    endless = b"!!RESPONSE_METADATA#" + b"A" * 100_000
+    serial(lambda _: endless, piece_bytes=10, pause_s=0.05)
+    began_s = time.monotonic()
+    guest.fetch("--timeout", "0.2", "--longest-wait", "1")
+    assert time.monotonic() - began_s < 4
+    assert not guest.seed.exists()
+
+
+def test_answer_that_breaks_off_is_asked_for_again(guest: Guest, serial: Serial) -> None:
+    known = server_of(DOCUMENTS)
+    serial(
+        in_turn(lambda n: known(n)[:30] if n == "USERDATA" else known(n), known, until="USERDATA")
+    )
+    guest.fetch(*QUICK)
+    assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
+
+
+@pytest.mark.parametrize("error", ["not-found", "timeout", "failed", "invalid", "unheard-of"])
+def test_first_boot_asks_again_after_an_error(guest: Guest, serial: Serial, error: str) -> None:
+    serial(in_turn(refusing(error), refusing(error), server_of(DOCUMENTS)))
+    told = guest.fetch(*QUICK)
+    assert told.count(f"the server says {error}: no reason: asking again") == 2
+    assert guest.metadata["instance-id"] == "i-1"
+
+
+def test_first_boot_asks_for_what_is_not_found_for_its_time_only(
+    guest: Guest, serial: Serial
+) -> None:
+    uart = serial(refusing("not-found"))
+    began_s = time.monotonic()
+    told = guest.fetch(*QUICK, "--not-found-timeout", "0.7", "--first-boot-timeout", "9")
+    assert 0.7 < time.monotonic() - began_s < 4
+    assert "not-found: no reason: cloud-init goes on without data" in told
+    assert uart.asked.count("METADATA") >= 3
+    assert not guest.seed.exists()
+
+
+@pytest.mark.parametrize("error", ["timeout", "failed", "invalid"])
+def test_first_boot_asks_until_its_deadline(guest: Guest, serial: Serial, error: str) -> None:
+    serial(refusing(error))
+    times = ("--first-boot-timeout", "0.6", "--not-found-timeout", "0.1")
+    told = guest.fetch(*QUICK, *times)
+    assert f"{error}: no reason: cloud-init goes on without" in told
+
+
+def test_silence_ends_at_the_deadline(guest: Guest, serial: Serial) -> None:
+    serial(silent)
+    began_s = time.monotonic()
+    told = guest.fetch(*QUICK, "--first-boot-timeout", "0.6")
+    assert 0.6 < time.monotonic() - began_s < 3
+    assert "no answer on /dev/ttyS1: cloud-init goes on without data" in told
+    assert told.splitlines()[-1] in guest.console
+
+
+@pytest.mark.parametrize("error", ["timeout", "failed", "invalid"])
+def test_later_boot_keeps_the_seed_after_errors(guest: Guest, serial: Serial, error: str) -> None:
+    assert "asking again" in (told := later_boot(guest, serial, refusing(error)))
+    assert f"{error}: no reason: keeping the seed of i-1" in told
+
+
+def test_later_boot_keeps_the_seed_in_silence(guest: Guest, serial: Serial) -> None:
+    assert "no answer on /dev/ttyS1: keeping the seed" in later_boot(guest, serial, silent)
+
+
+def test_later_boot_keeps_the_seed_at_once_if_it_is_not_found(guest: Guest, serial: Serial) -> None:
+    told = later_boot(guest, serial, refusing("not-found"))
+    assert "asking again" not in told
+    assert "keeping the seed of i-1" in told
+
+
+def test_later_boot_with_the_same_data_changes_nothing(guest: Guest, serial: Serial) -> None:
+    assert "is unchanged" in later_boot(guest, serial, server_of(DOCUMENTS))
+
+
+def test_boot_is_held_until_there_is_data(guest: Guest, serial: Serial) -> None:
+    begun_s = time.monotonic()
+
+    def late(name: str) -> bytes:
+        if time.monotonic() - begun_s < 1.2:
+            return refusal(name, "not-found")
+        return server_of(DOCUMENTS)(name)
+
+    serial(late)
+    times = ("--timeout", "0.3", "--not-found-timeout", "0.3", "--longest-wait", "0.3")
+    guest.fetch(*QUICK, *times, "--on-failure", "hold")
+    assert guest.metadata["instance-id"] == "i-1"
+
+
+def test_systemd_is_asked_for_more_time(guest: Guest, serial: Serial, tmp_path: Path) -> None:
+    serial(in_turn(refusing("failed"), server_of(DOCUMENTS)))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(LIMIT_S)
+        process = guest.start(*QUICK, env={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        assert systemd.recv(100).startswith(b"EXTEND_TIMEOUT_USEC=")
+        assert process.wait(LIMIT_S) == 0
+        process.communicate()
+
+
+# The port
+
+
+def quick_end(guest: Guest, *options: str) -> str:
+    began_s = time.monotonic()
+    told = guest.fetch(*options)
+    assert time.monotonic() - began_s < 2
+    assert not guest.seed.exists()
+    return told
+
+
+def test_machine_without_a_port_boots_on(guest: Guest) -> None:
+    assert "has no serial port" in quick_end(guest)
+
+
+def test_port_without_a_uart_is_no_port(guest: Guest) -> None:
+    guest.add_port("ttyS0", kind=0)
+    assert "has no serial port" in quick_end(guest)
+    assert "no UART" in quick_end(guest, "--device", "/dev/ttyS0")
+
+
+def test_device_that_is_not_there_is_told(guest: Guest) -> None:
+    assert "/dev/ttyS7: No such file" in quick_end(guest, "--device", "/dev/ttyS7")
+
+
+def test_device_that_is_no_terminal_is_told(guest: Guest) -> None:
+    guest.write("dev/file", "")
+    assert "/dev/file: no serial port" in quick_end(guest, "--device", "/dev/file")
+
+
+def test_console_as_the_only_port_is_told_with_both_remedies(guest: Guest, serial: Serial) -> None:
+    uart = serial(server_of(DOCUMENTS), "ttyS0")
+    guest.write("proc/consoles", "tty0 -WU (EC p) 4:1\nttyS0 -W- (EC p a) 4:64\n")
+    quick_end(guest)
+    assert "add a second serial port" in guest.console
+    assert "device = /dev/ttyS0" in guest.console
+    assert uart.written == b""
+
+
+def test_port_with_a_getty_is_left_alone(guest: Guest, serial: Serial) -> None:
+    uart = serial(server_of(DOCUMENTS))
+    guest.write("etc/systemd/system/getty.target.wants/serial-getty@ttyS1.service", "")
+    assert "has a getty" in quick_end(guest)
+    assert uart.written == b""
+
+
+def test_stranger_gets_no_byte(guest: Guest, serial: Serial) -> None:
+    uart = serial(server_of(DOCUMENTS))
+    guest.write("sys/class/dmi/id/sys_vendor", "QEMU\n")
+    assert "no machine of VMware" in quick_end(guest)
+    assert uart.written == b""
+
+
+@pytest.mark.parametrize("word", [("--device", "/dev/ttyS1"), ("--force",), ("--gate", "off")])
+def test_gate_is_opened_by_hand(guest: Guest, serial: Serial, word: tuple[str, ...]) -> None:
+    serial(server_of(DOCUMENTS))
+    guest.write("sys/class/dmi/id/sys_vendor", "QEMU\n")
+    guest.fetch(*word)
+    assert guest.metadata["instance-id"] == "i-1"
+
+
+def test_port_with_the_server_is_found(guest: Guest, serial: Serial) -> None:
+    guest.write("proc/consoles", "ttyS0 -W- (EC p a) 4:64\n")
+    guest.add_port("ttyS3", kind=0)
+    console = serial(server_of(DOCUMENTS), "ttyS0")
+    stranger = serial(silent, "ttyS1")
+    serial(in_turn(silent, server_of(DOCUMENTS)), "ttyS2")
+    assert "on /dev/ttyS2" in guest.fetch(*QUICK)
+    assert guest.metadata["instance-id"] == "i-1"
+    assert console.written == b""
+    assert b"USERDATA" not in stranger.written
+
+
+def test_port_in_use_is_waited_for(guest: Guest, serial: Serial) -> None:
+    uart = serial(server_of(DOCUMENTS))
+    descriptor = os.open(uart.path, os.O_RDWR | os.O_NOCTTY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    process = guest.start(*QUICK, "--timeout", "9")
+    assert process.stderr
+    assert "in use by another program: asking again" in process.stderr.readline()
+    os.close(descriptor)
+    assert process.wait(LIMIT_S) == 0
+    process.communicate()
+    assert guest.metadata["instance-id"] == "i-1"
+
+
+def test_port_in_use_does_not_fail_the_boot(guest: Guest, serial: Serial) -> None:
+    uart = serial(server_of(DOCUMENTS))
+    descriptor = os.open(uart.path, os.O_RDWR | os.O_NOCTTY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert "in use by another program" in quick_end(guest, *QUICK, "--timeout", "0.5")
+    os.close(descriptor)
+
+
+def test_port_that_goes_away_and_comes_back_is_opened_again(guest: Guest, serial: Serial) -> None:
+    first = serial(silent)
+    process = guest.start(*QUICK)
+    assert process.stderr
+    assert "asking again" in process.stderr.readline()
+    first.close()
+    serial(server_of(DOCUMENTS))
+    assert process.wait(LIMIT_S) == 0
+    process.communicate()
+    assert guest.metadata["instance-id"] == "i-1"
+
+
+# What it says
+
+
+def test_secrets_are_not_told(guest: Guest, serial: Serial) -> None:
+    metadata = json.dumps({"instance-id": "i-1", "password": SECRET}).encode()
+    userdata = f"#cloud-config\npassword: {SECRET}\n".encode()
+    documents = {"METADATA": metadata, "NETWORKDATA": f"key: {SECRET}".encode()}
+    serial(in_turn(refusing("failed"), server_of({**documents, "USERDATA": userdata})))
+    told = guest.fetch(*QUICK)
+    assert "meta-data 5" in told
+    assert SECRET not in told + guest.console
+
+
+def test_what_the_server_says_is_made_printable(guest: Guest, serial: Serial) -> None:
+    serial(lambda name: refusal(name, "not-found", "\x1b[31m\n" + "x" * 5000))
+    told = guest.fetch(*QUICK, "--not-found-timeout", "0")
+    assert "not-found: ?[31m?xxx" in told
+    assert len(told) < 1000
+
+
+def test_dry_run_prints_the_seed_and_writes_nothing(guest: Guest, serial: Serial) -> None:
+    serial(server_of(DOCUMENTS))
+    ended = guest.run("--dry-run")
+    assert ended.returncode == 0
+    assert METADATA.decode() in ended.stdout
+    assert "nocloud/user-data (17 bytes)" in ended.stdout
+    assert not (guest.root / "var").exists()
+
+
+def test_dry_run_without_data_is_exit_code_1(guest: Guest) -> None:
+    ended = guest.run("--dry-run")
+    assert (ended.returncode, ended.stdout) == (1, "")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.process import CHECKOUT, ServerProcess, run
 from tests.vm import Vm
@@ -84,3 +85,28 @@ def test_every_option_of_run_is_in_the_operations_document() -> None:
     assert len(options) > 5
     text = (CHECKOUT / "docs/operations.md").read_text()
     assert {option for option in options if f"`{option}" not in text} <= {"--help"}
+
+
+def test_every_option_of_the_guest_commands_is_in_their_document() -> None:
+    text = (CHECKOUT / "docs/guest.md").read_text()
+    helps = [
+        run(*command, "--help").stdout
+        for command in (("guest", "install"), ("guest", "check"), ("vm-port", "add"))
+    ]
+    options = {option for told in helps for option in re.findall(r"(?<![\w-])--[a-z-]+", told)}
+    assert len(options) > 15
+    assert {option for option in options if f"`{option}" not in text} <= {"--help"}
+
+
+def test_port_of_the_guest_document_is_what_pyvmomi_takes() -> None:
+    class Recorder:
+        spec: Any = None
+
+        def ReconfigVM_Task(self, spec: Any) -> None:  # noqa: N802
+            self.spec = spec
+
+    vm = Recorder()
+    exec(python_of("docs/guest.md"), {"vm": vm})
+    (change,) = vm.spec.deviceChange
+    assert (change.operation, change.device.backing.direction) == ("add", "client")
+    assert change.device.backing.proxyURI == "telnet://metadata.example.com:13370"

@@ -23,6 +23,10 @@ FLOORS = {
     **dict.fromkeys(("client.hypervisor", "client.check", "client.figures", "client.plan"), 0),
     **dict.fromkeys(("client.summary", "client.report"), 0),
     **dict.fromkeys(("guest",), 2),
+    **dict.fromkeys(("image",), 1),
+    **dict.fromkeys(("image.kernel", "image.cloudconfig"), 0),
+    **dict.fromkeys(("vsphere",), 2),
+    **dict.fromkeys(("vsphere.port",), 0),
     **dict.fromkeys(("cli", "__main__", "__init__"), 4),
 }
 NOT_ON_FLOOR = {
@@ -31,7 +35,10 @@ NOT_ON_FLOOR = {
 }
 AGENT = ROOT / "guest/agent.py"  # copied into images alone; PyYAML is there where cloud-init is
 INSTANCE_YAML = {"instance/seed.py", "instance/dump.py", "instance/model.py"}
-ONE_HOME = {"yaml": INSTANCE_YAML | {"guest/agent.py"}}
+ONE_HOME = {
+    "yaml": INSTANCE_YAML | {"guest/agent.py"},
+    "pyVmomi": {"vsphere/spec.py", "vsphere/vcenter.py"},
+}
 MODULES = sorted(ROOT.rglob("*.py"))
 EACH_MODULE = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 

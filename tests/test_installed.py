@@ -67,6 +67,20 @@ def test_wheel_holds_every_module(wheel: Path) -> None:
     assert (wheel / "vmw_cloudinit_metadata/py.typed").exists()
 
 
+@pytest.mark.parametrize("what", ["agent", "unit", "config", "settings", "clean"])
+def test_wheel_holds_what_goes_into_guests(wheel: Path, what: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "vmw_cloudinit_metadata", "guest", "print", what],
+        env={"PYTHONPATH": str(wheel)},
+        cwd=wheel,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == run("guest", "print", what).stdout
+    assert ended.stdout
+
+
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Path]:
     """conf/supervisord.conf, run as it is but for the port, beside the example instances."""

@@ -7,6 +7,7 @@ carries bytes between it and the far end, in pieces, late, or with noise, as a t
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 Change = Callable[[bytes], bytes]
 
@@ -57,7 +59,7 @@ class Uart:
     def _run(self) -> None:
         with suppress(OSError, ValueError):
             while self._is_open:
-                ready, _, _ = select.select([self._master, self.far], [], [], 0.05)
+                ready, _, _ = select.select([self._master, self.far], [], [], 0.01)
                 if self._master in ready:
                     self._from_guest(os.read(self._master, 4096))
                 if self.far in ready:
@@ -84,8 +86,11 @@ class Uart:
                 data = data[os.write(self._master, data[:512]) :]
 
     def close(self) -> None:
+        """Hangs up; twice is as good as once."""
         self._is_open = False
         self._thread.join(5)
+        if self.far.fileno() < 0:
+            return
         os.close(self._master)
         os.close(self._slave)
         self.far.close()
@@ -125,13 +130,36 @@ class ScriptedServer:
         found = re.search(rb"!!REQUEST_([A-Z_]+)#$", line)
         if found:
             self.asked.append(found[1].decode())
-            self._end.sendall(self._answers(found[1].decode()))
+            self.say(self._answers(found[1].decode()))
+
+    def say(self, data: bytes) -> None:
+        self._end.sendall(data)
 
     def close(self) -> None:
         with suppress(OSError):
             self._end.shutdown(socket.SHUT_RDWR)
         self._thread.join(5)
         self._end.close()
+
+
+class ScriptedUart(Uart):
+    """A serial port with a scripted server behind it."""
+
+    def __init__(self, answers: Answers, **line: Any) -> None:
+        self.server = ScriptedServer(answers)
+        super().__init__(self.server.near, **line)
+
+    @property
+    def asked(self) -> list[str]:
+        return list(self.server.asked)
+
+    def say(self, data: bytes) -> None:
+        """What nobody has asked for."""
+        self.server.say(data)
+
+    def close(self) -> None:
+        super().close()
+        self.server.close()
 
 
 METADATA = b'{"instance-id": "i-1", "local-hostname": "one"}'
@@ -141,3 +169,38 @@ DOCUMENTS = {"METADATA": METADATA, "NETWORKDATA": b"", "USERDATA": b"#cloud-conf
 def old_server(documents: Mapping[str, bytes]) -> Answers:
     """One that knows its documents, and is silent about all else."""
     return lambda name: response(name, documents[name]) if name in documents else b""
+
+
+def digest(documents: Mapping[str, bytes]) -> bytes:
+    rows = {
+        name: {"length": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        for name, body in documents.items()
+        if body
+    }
+    return json.dumps(rows).encode()
+
+
+def server_of(documents: Mapping[str, bytes]) -> Answers:
+    """One that knows REQUEST_DIGEST."""
+    return old_server({**documents, "DIGEST": digest(documents)})
+
+
+def in_turn(*answers: Answers, until: str = "METADATA") -> Answers:
+    """Another server for each time that `until` is asked; the last one stays."""
+    left = list(answers)
+
+    def answer(name: str) -> bytes:
+        said = left[0](name)
+        if name == until and len(left) > 1:
+            left.pop(0)
+        return said
+
+    return answer
+
+
+def silent(_name: str) -> bytes:
+    return b""
+
+
+def refusing(error: str) -> Answers:
+    return lambda name: refusal(name, error)

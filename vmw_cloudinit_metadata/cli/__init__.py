@@ -9,10 +9,12 @@ import click
 
 from vmw_cloudinit_metadata import __version__
 from vmw_cloudinit_metadata.cli.client import client
+from vmw_cloudinit_metadata.cli.guest import guest
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.cli.show import show
 from vmw_cloudinit_metadata.cli.tlsinfo import tls_info
 from vmw_cloudinit_metadata.cli.validate import validate
+from vmw_cloudinit_metadata.cli.vmport import vm_port
 from vmw_cloudinit_metadata.errors import ConfigError, DriverError
 
 PROGRAM = "vmw-cloudinit-metadata"
@@ -29,6 +31,8 @@ cli.add_command(show)
 cli.add_command(validate)
 cli.add_command(tls_info)
 cli.add_command(client)
+cli.add_command(guest)
+cli.add_command(vm_port)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import gevent
 from gevent.socket import wait_read
 
 from vmw_cloudinit_metadata.admission import connections_by_descriptors, raise_descriptor_limit
-from vmw_cloudinit_metadata.cli.options import ADDRESS, FILE, Parsed
+from vmw_cloudinit_metadata.cli.options import ADDRESS, FILE, THUMBPRINT, Parsed
 from vmw_cloudinit_metadata.cli.show import UuidType
 from vmw_cloudinit_metadata.client import stream, summary
 from vmw_cloudinit_metadata.client.bridge import Bridge
@@ -43,13 +43,6 @@ PORTS = 28_000
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-def _parse_thumbprint(text: str) -> str:
-    digits = text.replace(":", "").lower()
-    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", digits):
-        raise ConfigError(f"found {text!r}, expected the SHA-1 or SHA-256 of a certificate")
-    return digits
-
-
 def _parse_sources(text: str) -> tuple[str, ...]:
     """`127.0.0.2-127.0.0.9`, or some of these with commas between."""
     try:
@@ -73,7 +66,6 @@ def _parse_pids(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(",")))
 
 
-THUMBPRINT = Parsed("HEX", _parse_thumbprint)
 SOURCES = Parsed("ADDRESSES", _parse_sources)
 PIDS = Parsed("PID", _parse_pids)
 PLACE = Parsed("PLACE", Place.parse)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -38,9 +39,17 @@ class Parsed(click.ParamType[_Value], Generic[_Value]):
             self.fail(str(error), param, ctx)
 
 
+def _parse_thumbprint(text: str) -> str:
+    digits = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", digits):
+        raise ConfigError(f"found {text!r}, expected the SHA-1 or SHA-256 of a certificate")
+    return digits
+
+
 ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
 NETWORK = Parsed("CIDR", parse_network)
 JSON = Parsed("JSON", parse_driver_options)
+THUMBPRINT = Parsed("HEX", _parse_thumbprint)
 
 
 def driver_options(command: _Command) -> _Command:

@@ -593,22 +593,30 @@ class LineReader:
 
 
 class Patience:
-    """When a wait is over: its time has passed, and no answer is on the way."""
+    """Until when it is asked anew; and until when an answer that is coming is waited for."""
 
     def __init__(self, wait_s: float, settings: Settings, hold: bool) -> None:
-        self._silence_s = settings["silence-timeout"]
-        self._hold = hold
-        began_s = time.monotonic()
-        self._longest_s = began_s + settings["longest-wait"]
-        self._end_s = min(began_s + wait_s, self._longest_s)
+        self._silence_s = settings["silence-timeout"]  # type: float
+        now_s = time.monotonic()
+        self._longest_s = now_s + settings["longest-wait"]  # type: float
+        self._end_s = min(now_s + wait_s, self._longest_s)  # type: float
+        if hold:
+            self._longest_s = self._end_s = float("inf")
+        self._answer_s = self._end_s
 
     def progress(self) -> None:
+        """An answer is coming: it gets its time, also beyond the end."""
         later_s = time.monotonic() + self._silence_s
-        self._end_s = min(max(self._end_s, later_s), self._longest_s)
+        self._answer_s = min(max(self._end_s, later_s), self._longest_s)
 
     @property
     def left_s(self) -> float:
-        return float("inf") if self._hold else self._end_s - time.monotonic()
+        """For questions."""
+        return max(self._end_s - time.monotonic(), 0.0)
+
+    @property
+    def answer_left_s(self) -> float:
+        return max(self._answer_s - time.monotonic(), 0.0)
 
     @property
     def is_over(self) -> bool:
@@ -671,7 +679,9 @@ class Dialogue:
         self._damaged = False
         end_s = time.monotonic() + self._retry_s
         while self._wanted not in self._answers and not self._damaged:
-            left_s = min(end_s - time.monotonic(), self._patience.left_s)
+            left_s = self._patience.answer_left_s
+            if not self._patience.is_over:  # then there is time to ask again
+                left_s = min(left_s, end_s - time.monotonic())
             if left_s <= 0:
                 return False
             heard = [self._hear(port) for port in wait_for(self.ports, left_s)]
@@ -679,7 +689,7 @@ class Dialogue:
                 self._patience.progress()
                 end_s = time.monotonic() + self._retry_s
         if self._damaged:
-            self.wait(min(SOON_S * 2 ** min(attempt, 10), self._retry_s))
+            self.wait(soon(attempt, self._retry_s))
         return not self._damaged
 
     def _hear(self, port: Port) -> bool:
@@ -711,12 +721,17 @@ class Dialogue:
 
     def wait(self, pause_s: float) -> None:
         """Lets time pass, and drops what arrives meanwhile."""
-        end_s = time.monotonic() + min(pause_s, max(self._patience.left_s, 0))
+        end_s = time.monotonic() + min(pause_s, self._patience.left_s)
         while time.monotonic() < end_s:
             for port in wait_for(self.ports, end_s - time.monotonic()):
                 port.read()
         for port in self.ports:
             port.lines.forget()
+
+
+def soon(attempt: int, retry_s: float) -> float:
+    """How long to wait after a damaged answer: first a moment, in the end as after a silence."""
+    return min(SOON_S * (1 << min(attempt, 10)), retry_s)
 
 
 def parse_error(body: bytes, name: str) -> Optional[Refused]:
@@ -1096,15 +1111,23 @@ def cannot_name(lost: Sequence[Entry], cards: Sequence[Card]) -> str:
 
 
 def fill_in(document: bytes, config: Any, entry: Entry, card: Card) -> Tuple[bytes, List[str]]:
-    filled = insert_mac(document.decode(), entry, card)
-    row = config
-    for key in entry.place:
-        row = row[key]
-    row["mac_address"] = card.mac
-    if load(filled) != config:  # then YAML does something here that was not foreseen
+    """The document with the card's MAC address in `entry`, if that is all that changes in it."""
+    try:
+        filled = insert_mac(document.decode(), entry, card)
+        row_at(config, entry.place)["mac_address"] = card.mac
+        is_right = load(filled) == config
+    except (ValueError, RecursionError):  # aliases can do what was not foreseen here
+        is_right = False
+    if not is_right:
         return document, [cannot_name([entry], [card])]
-    told = "network-config: %s has no mac_address: it is the only card, %s (%s)"
-    return filled.encode(), [told % (printable(entry.name), card.name, card.mac)]
+    told = "network-config: {} has no mac_address: it is the only card, {} ({})"
+    return filled.encode(), [told.format(printable(entry.name), card.name, card.mac)]
+
+
+def row_at(config: Any, place: Iterable[Any]) -> Any:
+    for key in place:
+        config = config[key]
+    return config
 
 
 def insert_mac(text: str, entry: Entry, card: Card) -> str:
@@ -1120,9 +1143,13 @@ def insert_mac(text: str, entry: Entry, card: Card) -> str:
 
 
 def child(node: Any, key: Any) -> Any:
+    """Raises ValueError where a merge key hides it."""
     if isinstance(key, int):
         return node.value[key]
-    return next(value for name, value in node.value if name.value == key)
+    for name, value in node.value:
+        if name.value == key:
+            return value
+    raise ValueError(key)
 
 
 # What cloud-init will do with it
@@ -1161,7 +1188,7 @@ class Fetch:
     def __init__(self, machine: Machine, settings: Settings, tell: Teller, has_seed: bool) -> None:
         self._machine = machine
         self._device = settings["device"]
-        self._retry_s = settings["retry"]
+        self._retry_s = settings["retry"]  # type: float
         self._not_found_s = 0.0 if has_seed else settings["not-found-timeout"]
         self._not_found_until_s = None  # type: Optional[float]
         self._tell = tell
@@ -1185,7 +1212,7 @@ class Fetch:
                     return documents, ports[0].device
             except PortLost as lost:
                 self._consider(lost)
-                time.sleep(min(self._retry_s, max(self._patience.left_s, 0)))
+                time.sleep(min(self._retry_s, self._patience.left_s))
 
     @contextmanager
     def _opened(self, devices: Sequence[str]) -> Iterator[List[Port]]:
@@ -1203,13 +1230,18 @@ class Fetch:
                 documents = self._reader.read(dialogue)
                 instance_id_of(documents["METADATA"])
                 return documents
-            except Unusable as failure:
-                self._consider(failure)
-                self._unusable += 1
-                dialogue.wait(min(SOON_S * 2 ** min(self._unusable, 10), self._retry_s))
-            except Refused as refused:
-                self._consider(refused)
-                dialogue.wait(self._retry_s)
+            except (Unusable, Refused) as caught:
+                failure = caught  # type: AgentError
+            self._consider(failure)
+            dialogue.wait(self._pause_after(failure))
+            if self._patience.is_over:
+                raise GaveUp(str(failure))
+
+    def _pause_after(self, failure: AgentError) -> float:
+        if isinstance(failure, Refused):
+            return self._retry_s
+        self._unusable += 1
+        return soon(self._unusable, self._retry_s)
 
     def _consider(self, failure: AgentError) -> None:
         """Tells it, and that it is tried again; raises GaveUp if it is not."""

@@ -1,0 +1,166 @@
+"""An interface that cloud-init would not find: the guest agent says which card it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.guest import QUICK, Guest, Serial
+from tests.uart import DOCUMENTS, server_of
+from vmw_cloudinit_metadata.guest import agent
+
+MAC = "00:50:56:ab:cd:ef"
+BLOCK = """\
+# of ours
+version: 1
+config:
+- type: physical
+  name: eth0  # the first one
+  subnets: [{type: static, address: 192.168.1.1/24}]
+- type: nameserver
+  address: [8.8.8.8]
+"""
+FLOW = "{version: 1, config: [{type: physical, name: eth0}]}\n"
+JSON = '{"version": 1, "config": [{"type": "physical", "name": "eth0"}]}'
+WRAPPED = "network:\n  version: 1\n  config:\n    -   name: eth0\n        type: physical\n"
+
+
+def boot(guest: Guest, serial: Serial, config: str) -> str:
+    serial(server_of({**DOCUMENTS, "NETWORKDATA": config.encode()}))
+    return guest.fetch(*QUICK)
+
+
+def config_of(guest: Guest) -> str:
+    return guest.files["network-config"].decode()
+
+
+def without_mac(text: str) -> str:
+    """The text, without the key that was put in."""
+    pair = f'"mac_address": "{MAC}"'
+    assert text.count(pair) == 1
+    before, _, after = text.partition(pair)
+    return before + (after[2:] if after.startswith(", ") else after.lstrip())
+
+
+@pytest.mark.parametrize("config", [BLOCK, FLOW, JSON, WRAPPED])
+def test_only_card_is_named(guest: Guest, serial: Serial, config: str) -> None:
+    guest.add_card("ens192", MAC)
+    told = boot(guest, serial, config)
+    assert f"eth0 has no mac_address: it is the only card, ens192 ({MAC})" in told
+    network = yaml.safe_load(config_of(guest))
+    entry = network.get("network", network)["config"][0]
+    assert entry["mac_address"] == MAC
+    assert without_mac(config_of(guest)) == config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BLOCK.replace("  name", f"  mac_address: {MAC}\n  name"),
+        BLOCK.replace("eth0", "ens192"),
+        BLOCK.replace("physical", "loopback"),
+        "version: 2\nethernets: {eth0: {dhcp4: true}}\n",
+        "version: 1\nconfig: disabled\n",
+        "config: 5\nversion: 1\n",
+        "[]\n",
+        "just words\n",
+    ],
+    ids=["mac", "right-name", "loopback", "version-2", "disabled", "number", "list", "words"],
+)
+def test_other_configurations_stay_as_they_are(guest: Guest, serial: Serial, config: str) -> None:
+    guest.add_card("ens192", MAC)
+    assert "network-config:" not in boot(guest, serial, config)
+    assert config_of(guest) == config
+
+
+@pytest.mark.parametrize("config", ["{", "a: b: c\n", "\x00", "[" * 50_000])
+def test_configuration_that_cannot_be_read_stays_as_it_is(
+    guest: Guest, serial: Serial, config: str
+) -> None:
+    guest.add_card("ens192", MAC)
+    assert "network-config was not looked into" in boot(guest, serial, config)
+    assert config_of(guest) == config
+
+
+SECOND = "- {type: physical, name: eth1}\n"
+NAMED = f"- {{type: physical, name: x, mac_address: '{MAC.upper()}'}}\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "cards"),
+    [
+        (BLOCK, ["ens192", "ens224"]),
+        (BLOCK, []),
+        (BLOCK + SECOND, ["ens192"]),
+        (BLOCK + SECOND.replace("eth1", "ens192"), ["ens192"]),
+        (BLOCK + NAMED, ["ens192"]),
+    ],
+    ids=["two-cards", "no-card", "two-entries", "card-has-an-entry", "mac-has-an-entry"],
+)
+def test_card_that_is_not_certain_is_told_in_one_line(
+    guest: Guest, serial: Serial, config: str, cards: list[str]
+) -> None:
+    for number, name in enumerate(cards):
+        guest.add_card(name, MAC[:-1] + "f0"[number])
+    told = boot(guest, serial, config)
+    assert told.count("network-config:") == 1
+    assert "eth0" in told
+    assert "give mac_address" in guest.console
+    assert config_of(guest) == config
+
+
+def test_cards_without_hardware_do_not_count(guest: Guest, serial: Serial) -> None:
+    guest.add_card("ens192", MAC)
+    guest.write("sys/class/net/lo/address", "00:00:00:00:00:00\n")
+    guest.write("sys/class/net/docker0/address", "02:42:00:00:00:01\n")
+    assert "the only card, ens192" in boot(guest, serial, BLOCK)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "base: &b {config: [{type: physical, name: eth0}]}\nversion: 1\n<<: *b\n",
+        "version: 1\nconfig: [&a {type: physical, name: eth0, x: *a}]\n",
+        "version: 1\nconfig: [{}]\nconfig: [{type: physical, name: eth0}]\n",
+    ],
+    ids=["merged", "endless", "twice"],
+)
+def test_riddle_is_left_alone(guest: Guest, serial: Serial, config: str) -> None:
+    guest.add_card("ens192", MAC)
+    assert "give mac_address" in boot(guest, serial, config)
+    assert config_of(guest) == config
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.dates()
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), VALUES, max_size=4),
+    st.lists(VALUES, max_size=3),
+    st.sampled_from([None, True, False]),
+    st.booleans(),
+)
+def test_nothing_else_changes(
+    row: dict[str, Any], others: list[Any], flow: bool | None, wrapped: bool
+) -> None:
+    row = {**row, "type": "physical", "name": "eth0"}
+    row.pop("mac_address", None)
+    others = [other for other in others if not isinstance(other, dict)]
+    config: Any = {"version": 1, "config": [*others, row]}
+    config = {"network": config} if wrapped else config
+    text = yaml.safe_dump(config, default_flow_style=flow, allow_unicode=True)
+    config = yaml.safe_load(text)  # PyYAML does not read back all that it writes
+    (entry,) = agent.physical_entries(config)
+    document, _ = agent.fill_in(text.encode(), config, entry, agent.Card("ens192", MAC))
+    filled = yaml.safe_load(document)
+    assert agent.row_at(filled, entry.place).pop("mac_address") == MAC
+    assert filled == yaml.safe_load(text)

@@ -1,0 +1,248 @@
+"""`vm-port`: the serial port of VMs, on a vCenter."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from vmw_cloudinit_metadata.cli.options import FILE, THUMBPRINT, Parsed
+from vmw_cloudinit_metadata.config import Address
+from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.printable import one_line
+from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS
+from vmw_cloudinit_metadata.vsphere import port
+from vmw_cloudinit_metadata.vsphere.names import names
+from vmw_cloudinit_metadata.vsphere.port import Backing, Decide, Wanted
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+PASSWORD = "VMW_METADATA_VCENTER_PASSWORD"
+HTTPS = 443
+_TRUSTS = ("ca_file", "thumbprint", "insecure")
+
+
+def _parse_vcenter(text: str) -> Address:
+    """`vcenter.example.com`, `vcenter.example.com:8443`, `[fd00::1]:443`."""
+    try:
+        found = urlsplit(f"//{text}")
+        if found.hostname and found.netloc == text and "@" not in text:
+            return Address(found.hostname, found.port or HTTPS)
+    except ValueError:
+        pass
+    raise ConfigError(f"found {text!r}, expected HOST or HOST:PORT")
+
+
+def _parse_service_uri(text: str) -> str:
+    if not text or len(text) > 1024 or not text.isprintable():
+        raise ConfigError(f"found {text!r}, expected the service URI, as in `run --uri`")
+    return text
+
+
+def _parse_proxy_uri(text: str) -> str:
+    try:
+        found = urlsplit(text)
+        if found.scheme in ("telnet", "telnets") and found.hostname and found.port:
+            return text
+    except ValueError:
+        pass
+    raise ConfigError(f"found {text!r}, expected telnet://SERVER:13370, or telnets://")
+
+
+VCENTER = Parsed("HOST", _parse_vcenter)
+SERVICE_URI = Parsed("URI", _parse_service_uri)
+PROXY_URI = Parsed("URI", _parse_proxy_uri)
+
+URI = click.option(
+    "--uri", type=SERVICE_URI, required=True, help="The service URI: what `run --uri` serves."
+)
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Tells what would be done, and does nothing."
+)
+_SHARED = (
+    click.argument("vms", metavar="[VM]...", nargs=-1),
+    click.option(
+        "--from",
+        "sources",
+        metavar="FILE|FOLDER|-",
+        multiple=True,
+        help="Further VMs: a file with one name on a line, a folder of instance files, or stdin.",
+    ),
+    click.option(
+        "--defaults",
+        metavar="FILE",
+        help="The instance file in the folder that lies under all others, and is no VM's.",
+    ),
+    click.option("--vcenter", type=VCENTER, required=True, help="The vCenter, or one ESXi host."),
+    click.option("--user", required=True, help="Who logs in, as in administrator@vsphere.local."),
+    click.option(
+        "--password-file",
+        type=FILE,
+        metavar="FILE",
+        help=f"Its first line is the password. Default: ${PASSWORD}, else it is asked for.",
+    ),
+    click.option(
+        "--ca-file", type=FILE, metavar="FILE", help="Authorities for the vCenter's certificate."
+    ),
+    click.option(
+        "--thumbprint", type=THUMBPRINT, help="SHA-1 or SHA-256 of the vCenter's certificate."
+    ),
+    click.option("--insecure", is_flag=True, help="Does not check the vCenter's certificate."),
+    click.option(
+        "--jobs",
+        type=click.IntRange(1, 64),
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="VMs at a time.",
+    ),
+)
+
+
+def shared(command: _Command) -> _Command:
+    """Adds the VMs, and how the vCenter is reached."""
+    for add_to in reversed(_SHARED):
+        command = add_to(command)
+    return command
+
+
+@click.group("vm-port")
+def vm_port() -> None:
+    """Adds, shows, removes and reconnects the serial port of VMs, on a vCenter.
+
+    A VM is a name, a VC UUID, a BIOS UUID, or an inventory path (DC/vm/folder/web1). Exit 1 if
+    anything failed for one of them.
+    """
+
+
+@vm_port.command("add")
+@shared
+@URI
+@click.option(
+    "--proxy-uri",
+    type=PROXY_URI,
+    required=True,
+    help="The server: telnet://SERVER:13370, or what `tls-info` prints.",
+)
+@click.option(
+    "--direction", type=click.Choice(list(DIRECTIONS.values())), default="client", show_default=True
+)
+@click.option(
+    "--yield-on-poll/--no-yield-on-poll",
+    default=True,
+    show_default=True,
+    help="A guest that does nothing but ask its port leaves the processor to others.",
+)
+@DRY_RUN
+def add_(
+    uri: str, proxy_uri: str, direction: str, yield_on_poll: bool, dry_run: bool, **reach: Any
+) -> int:
+    """Gives each VM the port; changes it where one with this service URI is there already.
+
+    A VM has to be off to get a port; one that is there can be changed while it runs.
+    """
+    wanted = Wanted(Backing(uri, proxy_uri, direction), yield_on_poll)
+    return _change(reach, lambda vm: port.add(vm, wanted), dry_run)
+
+
+@vm_port.command()
+@shared
+@URI
+@DRY_RUN
+def remove(uri: str, dry_run: bool, **reach: Any) -> int:
+    """Removes the port with this service URI. The VM has to be off."""
+    return _change(reach, lambda vm: port.remove(vm, uri), dry_run)
+
+
+@vm_port.command()
+@shared
+@URI
+@DRY_RUN
+def reconnect(uri: str, dry_run: bool, **reach: Any) -> int:
+    """Disconnects the port and connects it again, while the VM runs: its host dials anew."""
+    return _change(reach, lambda vm: port.reconnect(vm, uri), dry_run)
+
+
+@vm_port.command()
+@shared
+@click.option(
+    "--uri", type=SERVICE_URI, help="Only ports with this service URI; a VM without one has failed."
+)
+def show(uri: str | None, **reach: Any) -> int:
+    """Prints the serial ports on the network of each VM."""
+    return _work(reach, lambda work, vcenter, vm: work.look(vcenter, vm, uri))
+
+
+def _change(reach: Mapping[str, Any], decide: Decide, is_dry_run: bool) -> int:
+    return _work(
+        reach,
+        lambda work, vcenter, vm: work.change(vcenter, vm, decide, is_dry_run=is_dry_run),
+    )
+
+
+def _work(reach: Mapping[str, Any], do: Callable[[ModuleType, Any, Any], Any]) -> int:
+    vcenter_module, work = _vsphere()
+    chosen = names(reach["vms"], reach["sources"], reach["defaults"])
+    trust = vcenter_module.Trust(reach["ca_file"], reach["thumbprint"], reach["insecure"])
+    _refuse_several_trusts(reach)
+    password = _password(reach["password_file"])
+    jobs = reach["jobs"]
+    with vcenter_module.connect(reach["vcenter"], reach["user"], password, trust, jobs) as vcenter:
+        return _tell(work.for_each(vcenter, chosen, jobs, lambda vm: do(work, vcenter, vm)))
+
+
+def _vsphere() -> tuple[ModuleType, ModuleType]:
+    """The modules that need the extra."""
+    try:
+        from vmw_cloudinit_metadata.vsphere import vcenter, work
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pyV"):
+            raise ConfigError(
+                "vm-port needs pyVmomi: pip install 'vmw-cloudinit-metadata[vsphere]'"
+            ) from None
+        raise
+    return vcenter, work
+
+
+def _tell(outcomes: Iterable[Any]) -> int:
+    results = Counter[Any]()
+    for outcome in outcomes:
+        click.echo(one_line(str(outcome)), err=outcome.result.is_failure)
+        results[outcome.result] += 1
+    counted = ", ".join(f"{count} {result}" for result, count in sorted(results.items()))
+    click.echo(f"{results.total()} VMs: {counted}", err=True)
+    return 1 if any(result.is_failure for result in results) else 0
+
+
+def _refuse_several_trusts(reach: Mapping[str, Any]) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in _TRUSTS if reach[name]]
+    if len(given) > 1:
+        raise click.UsageError(f"give only one of {', '.join(given)}")
+
+
+def _password(file: Path | None) -> str:
+    """From the file, the environment, or the terminal; never from the command line."""
+    if file is None:
+        given = os.environ.get(PASSWORD)
+        return given if given else _asked_password()
+    try:
+        first, *_ = file.read_text("utf-8").splitlines() or [""]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is no UTF-8"
+        raise ConfigError(f"--password-file: {file}: {reason}") from None
+    if not first:
+        raise ConfigError(f"--password-file: {file}: the first line is empty")
+    return first
+
+
+def _asked_password() -> str:
+    if not sys.stdin.isatty():
+        raise ConfigError(f"no password: give --password-file, or set {PASSWORD}")
+    return str(click.prompt("Password", hide_input=True, err=True))

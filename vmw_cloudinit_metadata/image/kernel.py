@@ -1,0 +1,56 @@
+"""Kernel command lines in the files of boot loaders, without a serial console. Pure."""
+
+from __future__ import annotations
+
+import re
+
+# Where a command line is kept, or made from; `*` fits no `/`.
+FILES = (
+    "/etc/default/grub",
+    "/etc/default/grub.d/*.cfg",
+    "/etc/kernel/cmdline",
+    "/usr/lib/kernel/cmdline",
+    "/boot/loader/entries/*.conf",
+    "/boot/efi/loader/entries/*.conf",
+    "/efi/loader/entries/*.conf",
+    "/boot/grub/grub.cfg",
+    "/boot/grub2/grub.cfg",
+    "/boot/grub2/grubenv",  # RHEL 8: the entries say $kernelopts, which is here
+    "/boot/efi/EFI/*/grub.cfg",
+    "/boot/efi/EFI/*/grubenv",
+    "/boot/extlinux/extlinux.conf",
+)
+_ENVIRONMENT = b"# GRUB Environment Block\n"
+_ENVIRONMENT_BYTES = 1024  # GRUB writes it in place, and takes no other length
+_GRUB_SERIAL = re.compile(
+    rb"^\s*(?:GRUB_TERMINAL\w*=|terminal_(?:in|out)put\b)[^#\n]*\bserial\b", re.M
+)
+
+
+def without_console(text: bytes, port: str) -> bytes:
+    """The text without `console=PORT`, as in `console=ttyS0,115200n8`; comments stay."""
+    token = (
+        rb"(?:console|earlyprintk)=(?:serial,)?" + re.escape(port.encode()) + rb"(?![\w.])[\w,]*"
+    )
+    alone = re.compile(rb"(?<![^\s\"'=])" + token + rb"(?![^\s\"'\\])[ \t]*")
+    lines = text.splitlines(keepends=True)
+    changed = b"".join(
+        line if line.lstrip().startswith(b"#") else _tidy(line, alone) for line in lines
+    )
+    return _padded(changed) if text.startswith(_ENVIRONMENT) else changed
+
+
+def grub_serial_line(text: bytes) -> int | None:
+    """The line by which GRUB itself takes a serial port, if there is one."""
+    found = _GRUB_SERIAL.search(text)
+    return text.count(b"\n", 0, found.end()) + 1 if found else None
+
+
+def _tidy(line: bytes, token: re.Pattern[bytes]) -> bytes:
+    """The line without the token, and without the blank that stood before it if it was the last."""
+    changed = token.sub(b"", line)
+    return line if changed == line else re.sub(rb"[ \t]+(?=[\"']?\s*$)", b"", changed)
+
+
+def _padded(environment: bytes) -> bytes:
+    return environment.rstrip(b"#").ljust(_ENVIRONMENT_BYTES, b"#")

@@ -1,0 +1,177 @@
+"""What is to become of a VM's serial ports: decided from what it has, in steps. Pure.
+
+Rules of vSphere: a port is added and removed while the VM is off; its backing is changed while the
+VM is off or the port is not connected; it is connected and disconnected while the VM runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Power(StrEnum):
+    ON = "poweredOn"
+    OFF = "poweredOff"
+    SUSPENDED = "suspended"
+
+
+_STATES = {Power.ON: "running", Power.OFF: "off", Power.SUSPENDED: "suspended"}
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """Where a port on the network leads."""
+
+    service_uri: str
+    proxy_uri: str | None
+    direction: str = "client"
+
+    def __str__(self) -> str:
+        proxy = f" by {self.proxy_uri}" if self.proxy_uri else ", no proxy URI"
+        return f"{self.direction}, service URI {self.service_uri}{proxy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A serial port on the network, as a VM has it."""
+
+    key: int
+    label: str
+    backing: Backing
+    yield_on_poll: bool
+    is_connected: bool
+
+    def __str__(self) -> str:
+        state = "connected" if self.is_connected else "not connected"
+        polled = "" if self.yield_on_poll else ", no yield on poll"
+        return f"{self.label}: {self.backing}{polled}, {state}"
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """What counts of a VM."""
+
+    power: Power
+    is_template: bool
+    ports: Sequence[Port]
+
+    def __str__(self) -> str:
+        return "a template" if self.is_template else _STATES[self.power]
+
+    def with_uri(self, uri: str) -> list[Port]:
+        return [port for port in self.ports if port.backing.service_uri == uri]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The port that a VM is to have."""
+
+    backing: Backing
+    yield_on_poll: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    key: int
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    key: int
+    is_connected: bool
+
+
+Step = Add | Edit | Remove | Connect
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps, in their order; none if the VM is as it is to be."""
+
+    text: str
+    steps: Sequence[Step] = ()
+
+
+class VmError(Exception):
+    """What is wanted cannot be done to this VM now. The text says why, and what to do."""
+
+
+class NeedsPowerOffError(VmError):
+    """It can be done when the VM is off."""
+
+
+Decide = Callable[[Vm], Plan]
+
+
+def add(vm: Vm, wanted: Wanted) -> Plan:
+    """A port with the service URI, as it is wanted."""
+    _refuse_template(vm)
+    port = _only_port(vm, wanted.backing.service_uri)
+    if port is None:
+        _refuse_unless_off(vm, "a serial port can be added only while it is off")
+        return Plan(f"added: {wanted.backing}", [Add(wanted)])
+    if (port.backing, port.yield_on_poll) == (wanted.backing, wanted.yield_on_poll):
+        return Plan(f"as it is to be: {port.label}")
+    return Plan(f"changed: {port.label}: {wanted.backing}", _edited(vm, port, wanted))
+
+
+def remove(vm: Vm, uri: str) -> Plan:
+    """No port with the service URI."""
+    _refuse_template(vm)
+    ports = vm.with_uri(uri)
+    if not ports:
+        return Plan(f"as it is to be: no port with service URI {uri}")
+    _refuse_unless_off(vm, "a serial port can be removed only while it is off")
+    return Plan(f"removed: {_labels(ports)}", [Remove(port.key) for port in ports])
+
+
+def reconnect(vm: Vm, uri: str) -> Plan:
+    """The port's host dials the server anew."""
+    port = _only_port(vm, uri)
+    if port is None:
+        raise VmError(f"no port with service URI {uri}: `vm-port add` makes one")
+    if vm.power is not Power.ON:
+        return Plan(f"as it is to be: {port.label} connects when the VM is powered on")
+    hang_up = [Connect(port.key, False)] if port.is_connected else []
+    return Plan(f"reconnected: {port.label}", [*hang_up, Connect(port.key, True)])
+
+
+def _only_port(vm: Vm, uri: str) -> Port | None:
+    ports = vm.with_uri(uri)
+    if len(ports) > 1:
+        raise VmError(f"{_labels(ports)} have the same service URI {uri}: remove all but one")
+    return ports[0] if ports else None
+
+
+def _edited(vm: Vm, port: Port, wanted: Wanted) -> list[Step]:
+    if vm.power is not Power.ON:
+        return [Edit(port.key, wanted)]
+    hang_up = [Connect(port.key, False)] if port.is_connected else []
+    return [*hang_up, Edit(port.key, wanted), Connect(port.key, True)]
+
+
+def _refuse_template(vm: Vm) -> None:
+    if vm.is_template:
+        raise VmError("it is a template: convert it to a virtual machine first")
+
+
+def _refuse_unless_off(vm: Vm, reason: str) -> None:
+    if vm.power is not Power.OFF:
+        raise NeedsPowerOffError(f"needs power-off: it is {vm}, and {reason}")
+
+
+def _labels(ports: Sequence[Port]) -> str:
+    return ", ".join(port.label for port in ports)
