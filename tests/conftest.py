@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.cloudinit import cloud_init  # noqa: F401 - a fixture
 from tests.guest import guest, serial  # noqa: F401 - fixtures
 from tests.process import ServerProcess
 from tests.vm import Vm

@@ -92,8 +92,12 @@ class Guest:
         return {file.name: file.read_bytes() for file in self.seed.iterdir() if file.name != MEMORY}
 
     @property
+    def metadata_text(self) -> str:
+        return (self.seed / "meta-data").read_text()
+
+    @property
     def metadata(self) -> Any:
-        return json.loads((self.seed / "meta-data").read_bytes())
+        return json.loads(self.metadata_text)
 
     def clone(self, root: Path, uuid: str) -> Guest:
         """A copy of the disk in another VM."""

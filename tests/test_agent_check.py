@@ -1,0 +1,274 @@
+"""The guest agent's settings, and its `--check`: what in an image stands against it."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.guest import AGENT, GUEST, QUICK, Guest, Serial
+from tests.uart import DOCUMENTS, server_of, silent
+from vmw_cloudinit_metadata.guest import agent
+
+CONFIG = "etc/vmw-metadata-agent.conf"
+UNIT = "vmw-metadata-agent.service"
+LIBEXEC = "usr/libexec/vmw-metadata-agent"
+
+# Settings
+
+
+def test_configuration_file_is_heard(guest: Guest, serial: Serial) -> None:
+    serial(server_of(DOCUMENTS), "ttyS5")
+    guest.add_port("ttyS1", kind=4)
+    guest.write(CONFIG, "[agent]\ndevice = /dev/ttyS5  # ours\nseed-dir: /srv/seed\n")
+    assert "on /dev/ttyS5" in guest.fetch()
+    assert (guest.root / "srv/seed/meta-data").exists()
+
+
+def test_command_line_is_heard_before_the_configuration_file(guest: Guest, serial: Serial) -> None:
+    serial(server_of(DOCUMENTS), "ttyS5")
+    guest.write("srv/agent.conf", "[agent]\ndevice = /dev/ttyS6\nretry = 0.2\n")
+    guest.fetch("--config", "/srv/agent.conf", "--device", "/dev/ttyS5")
+    assert guest.metadata["instance-id"] == "i-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[agent]\n\ndevcie = /dev/ttyS9\n", ":3: unknown key devcie: did you mean device?"),
+        ("[agent]\nzzz = 1\n", ":2: unknown key zzz: expected one of device, seed-dir"),
+        ("[agent]\nretry = soon\n", ":2: retry: found 'soon', expected a number of seconds"),
+        ("[agent]\nretry = nan\n", ":2: retry: found 'nan', expected a number of seconds"),
+        ("[agent]\nseed-dir = here\n", ":2: seed-dir: found 'here', expected a path"),
+        ("[agent]\ngate = open\n", ":2: gate: found 'open', expected vmware or off"),
+        ("[agent]\nkeep-instance-id = perhaps\n", "found 'perhaps', expected yes or no"),
+        ("[agnet]\nretry = 1\n", ":1: found [agnet], expected [agent]"),
+        ("retry = 1\n", "nothing of this file is used"),
+        ("[agent]\n= 5\nwhat\n", "nothing of this file is used"),
+        ("[agent]\n\xff\x00 = \x1b\n", "unknown key"),
+    ],
+)
+def test_configuration_that_is_wrong_is_told_and_the_boot_goes_on(
+    guest: Guest, serial: Serial, text: str, told: str
+) -> None:
+    serial(server_of(DOCUMENTS))
+    place = guest.write(CONFIG, text)
+    journal = guest.fetch()
+    assert told in journal
+    assert str(place) in journal
+    assert journal.splitlines()[0] in guest.console
+    assert guest.metadata["instance-id"] == "i-1"
+
+
+def test_right_keys_beside_a_wrong_one_are_heard(guest: Guest, serial: Serial) -> None:
+    serial(silent)
+    guest.write(CONFIG, "[agent]\nwrong = 1\nfirst-boot-timeout = 0.3\nretry = 0.2\n")
+    assert "without data" in guest.fetch()
+
+
+@pytest.mark.parametrize(
+    "options", [("--timeout", "soon"), ("--unknown",), ("--on-failure", "cry"), ("--retry", "0")]
+)
+def test_command_line_that_is_wrong_is_exit_code_2(guest: Guest, options: tuple[str, ...]) -> None:
+    ended = guest.run(*options)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("vmw-metadata-agent: error: ")
+    assert "Traceback" not in ended.stderr
+
+
+def test_example_configuration_has_each_setting_with_its_default(tmp_path: Path) -> None:
+    text = (GUEST / "vmw-metadata-agent.conf").read_text()
+    place = tmp_path / "agent.conf"
+    place.write_text(re.sub(r"^#(?=[a-z-]+ = )", "", text, flags=re.MULTILINE))
+    settings, faults = agent.read_config(str(place))
+    assert faults == []
+    defaults = {**agent.defaults(), "device": "/dev/ttyS1", "timeout": 300.0}
+    assert settings == defaults
+    parser = configparser.ConfigParser()
+    parser.read_string(text)
+    assert dict(parser["agent"]) == {}
+
+
+# The unit and the clean script
+
+
+def unit_seconds(key: str) -> float:
+    return float(re.search(rf"^{key}=(\d+)$", (GUEST / UNIT).read_text(), re.MULTILINE)[1])  # type: ignore[index]
+
+
+def test_unit_waits_longer_than_the_agent() -> None:
+    assert unit_seconds("TimeoutStartSec") > agent.defaults()["longest-wait"] + 60
+
+
+@pytest.mark.parametrize("seed_dir", ["/var/lib/cloud/seed/nocloud", "/srv/own seed"])
+def test_cloud_init_clean_removes_the_seed(guest: Guest, serial: Serial, seed_dir: str) -> None:
+    serial(server_of(DOCUMENTS))
+    guest.write(CONFIG, f"[agent]\n#seed-dir = /other\nseed-dir = {seed_dir}/  # ours\n")
+    guest.fetch()
+    place = guest.root / seed_dir.lstrip("/")
+    assert (place / "meta-data").exists()
+    (place.parent / "nocloud.backup-of-an-operator").mkdir()
+    clean(guest)
+    assert [path.name for path in place.parent.iterdir()] == ["nocloud.backup-of-an-operator"]
+
+
+def test_cloud_init_clean_leaves_a_seed_of_others(guest: Guest) -> None:
+    guest.write("var/lib/cloud/seed/nocloud/meta-data", "instance-id: theirs\n")
+    clean(guest)
+    assert guest.metadata_text == "instance-id: theirs\n"
+
+
+def clean(guest: Guest) -> None:
+    environment = {"CLEAN_ROOT": str(guest.root), "PATH": "/usr/bin:/bin"}
+    subprocess.run([str(GUEST / "clean-seed")], env=environment, check=True, timeout=30)
+
+
+# The check
+
+
+@pytest.fixture
+def image(guest: Guest) -> Guest:
+    """One in which everything is right."""
+    (guest.root / "sys/class/tty").rmdir()
+    (guest.root / "proc/consoles").unlink()
+    guest.write("usr/bin/cloud-init", "")
+    guest.write("usr/bin/python3", "")
+    guest.write("etc/cloud/cloud.cfg", "users: [default]\nnetwork: {config: disabled}\n")
+    guest.write("etc/cloud/cloud.cfg.d/90_dpkg.cfg", "datasource_list: [ Ec2, None ]\n")
+    guest.write("etc/cloud/cloud.cfg.d/98-net.cfg", "network: {}\n")
+    config = (GUEST / "99-nocloud.cfg").read_text()
+    guest.write("etc/cloud/cloud.cfg.d/99-nocloud.cfg", config)
+    guest.write(LIBEXEC, AGENT.read_text())
+    guest.write(f"etc/systemd/system/{UNIT}", (GUEST / UNIT).read_text())
+    wanted = guest.root / "etc/systemd/system/cloud-init.target.wants"
+    wanted.mkdir()
+    (wanted / UNIT).symlink_to(f"/etc/systemd/system/{UNIT}")
+    return guest
+
+
+def check(guest: Guest, *options: str) -> tuple[int, str]:
+    ended = guest.run("--check", *options)
+    assert ended.stderr == ""
+    return ended.returncode, ended.stdout
+
+
+def test_good_image_has_no_finding(image: Guest) -> None:
+    assert check(image, "--device", "/dev/ttyS1") == (0, "nothing found that would prevent it\n")
+
+
+def mask(unit: str) -> Callable[[Guest], None]:
+    def change(image: Guest) -> None:
+        place = image.root / "etc/systemd/system" / unit
+        place.unlink(missing_ok=True)
+        place.symlink_to("/dev/null")
+
+    return change
+
+
+def wrote(path: str, text: str = "") -> Callable[[Guest], None]:
+    return lambda image: image.write(path, text) and None
+
+
+def without(path: str) -> Callable[[Guest], None]:
+    return lambda image: (image.root / path).unlink()
+
+
+CLOUD = "etc/cloud/cloud.cfg.d"
+GRUB = "etc/default/grub"
+FINDINGS = {
+    "no-cloud-init": (without("usr/bin/cloud-init"), "install cloud-init"),
+    "disabled": (wrote("etc/cloud/cloud-init.disabled"), "cloud-init is disabled"),
+    "disabled-by-kernel": (
+        wrote(GRUB, 'GRUB_CMDLINE_LINUX="quiet cloud-init=disabled"\n'),
+        "/etc/default/grub: take cloud-init=disabled off",
+    ),
+    "no-network-by-kernel": (
+        wrote("boot/loader/entries/a.conf", "options root=x network-config=disabled\n"),
+        "/boot/loader/entries/a.conf: take network-config=disabled off",
+    ),
+    "cloud-init-masked": (mask("cloud-init-local.service"), "cloud-init-local.service is masked"),
+    "network-disabled": (
+        wrote(f"{CLOUD}/99-off.cfg", "network:\n  config: disabled\n"),
+        "/etc/cloud/cloud.cfg.d/99-off.cfg: network: {config: disabled}",
+    ),
+    "later-list": (
+        wrote(f"{CLOUD}/99-zz.cfg", "datasource_list:\n- VMware\n- None\n"),
+        "/etc/cloud/cloud.cfg.d/99-zz.cfg: this last datasource_list has no NoCloud",
+    ),
+    "earlier-list-only": (without(f"{CLOUD}/99-nocloud.cfg"), "90_dpkg.cfg: this last"),
+    "policy": (wrote("etc/cloud/ds-identify.cfg", "policy: disabled\n"), "policy: disabled"),
+    "disc": (wrote("dev/disk/by-label/cidata"), "take it out"),
+    "getty": (
+        wrote("etc/systemd/system/getty.target.wants/serial-getty@ttyS1.service"),
+        "serial-getty@ttyS1.service is enabled",
+    ),
+    "console": (
+        wrote(GRUB, "GRUB_CMDLINE_LINUX='console=tty0 console=ttyS1,115200n8'\n"),
+        "/etc/default/grub: console=ttyS1 is on the port",
+    ),
+    "no-agent": (without(LIBEXEC), "install the agent"),
+    "no-unit": (without(f"etc/systemd/system/{UNIT}"), "install it to /etc/systemd/system"),
+    "masked": (mask(UNIT), f"systemctl unmask {UNIT}"),
+    "not-enabled": (
+        without(f"etc/systemd/system/cloud-init.target.wants/{UNIT}"),
+        f"systemctl enable {UNIT}",
+    ),
+    "no-interpreter": (without("usr/bin/python3"), "/usr/bin/python3: the agent is started with"),
+    "no-labels": (wrote("etc/selinux/config", "SELINUX=enforcing\n"), "no SELinux label"),
+    "configuration": (wrote(CONFIG, "[agent]\nretyr = 1\n"), "did you mean retry?"),
+}
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_finding_is_told(image: Guest, name: str) -> None:
+    change, told = FINDINGS[name]
+    change(image)
+    code, text = check(image, "--device", "/dev/ttyS1")
+    assert (code, text.count("\n")) == (1, 2 if name == "no-labels" else 1), text
+    assert told in text
+
+
+def test_labels_that_will_be_set_are_no_finding(image: Guest) -> None:
+    image.write("etc/selinux/config", "SELINUX=enforcing\n")
+    image.write(".autorelabel", "")
+    assert check(image)[0] == 0
+
+
+def test_other_interpreter_of_the_unit_is_looked_for(image: Guest) -> None:
+    unit = (GUEST / UNIT).read_text().replace("/usr/bin/python3", "/usr/libexec/platform-python")
+    image.write(f"etc/systemd/system/{UNIT}", unit)
+    assert "/usr/libexec/platform-python" in check(image)[1]
+    image.write("usr/libexec/platform-python", "")
+    assert check(image)[0] == 0
+
+
+def test_console_as_the_only_port_is_found_on_a_machine(image: Guest) -> None:
+    image.add_port("ttyS0")
+    image.write("proc/consoles", "ttyS0 -W- (EC p a) 4:64\n")
+    assert "add a second serial port" in check(image)[1]
+
+
+def test_port_that_is_not_there_is_found_on_a_machine(image: Guest) -> None:
+    image.add_port("ttyS0")
+    image.add_port("ttyS2", kind=0)
+    assert "no such port" in check(image, "--device", "/dev/ttyS1")[1]
+    assert "no UART" in check(image, "--device", "/dev/ttyS2")[1]
+    assert check(image, "--device", "/dev/ttyS0")[0] == 0
+
+
+def test_seed_in_a_template_is_found(image: Guest, serial: Serial, tmp_path: Path) -> None:
+    serial(server_of(DOCUMENTS))
+    image.fetch(*QUICK)
+    clone = image.clone(tmp_path / "clone", "564d0000-0000-0000-0000-000000000001")
+    assert "that of another machine" in check(clone)[1]
+    assert clone.seed.exists()
+
+
+def test_check_sends_nothing(image: Guest, serial: Serial) -> None:
+    uart = serial(server_of(DOCUMENTS))
+    check(image)
+    assert uart.written == b""
