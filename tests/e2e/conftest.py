@@ -20,13 +20,6 @@ PROGRAMS = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of it is slow, so it is in no run of the quick tests."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.slow)
-
-
 @pytest.fixture(scope="session")
 def shelf() -> Iterator[Path]:
     """A directory for disks, which are large: nothing of it is kept."""

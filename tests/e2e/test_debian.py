@@ -19,7 +19,9 @@ from tests.e2e.machine import Hardware
 from tests.e2e.recipe import DEBIAN_12, DEBIAN_13, NETPLAN_13, Recipe
 from tests.e2e.wire import When
 
+pytestmark = pytest.mark.slow
 quick = pytest.mark.e2e_quick  # what CI runs
+after_first_boot = pytest.mark.xdist_group("first boot")
 
 ImageOf = Callable[[Recipe], Image]
 
@@ -127,6 +129,7 @@ def check_seed_is_private(boot: Boot) -> None:
 
 
 @quick
+@after_first_boot
 def test_debian_13_takes_the_data(lab: Lab, first_boot: Callable[[Lab], Boot]) -> None:
     boot = first_boot(lab)
     check_identity(boot, FIRST)
@@ -149,6 +152,7 @@ def test_other_system_takes_the_data(lab: Lab, image_of: ImageOf, recipe: Recipe
     lab.saw(f"{identity(FIRST)}, gateway, DNS, SSH key; a file and a command of user-data")
 
 
+@after_first_boot
 def test_new_instance_id_on_the_second_boot_applies_the_new_data(
     lab: Lab, image_of: ImageOf, first_boot: Callable[[Lab], Boot]
 ) -> None:
@@ -162,6 +166,7 @@ def test_new_instance_id_on_the_second_boot_applies_the_new_data(
     lab.saw(f"i-1 became {identity(SECOND)}; the new command ran once")
 
 
+@after_first_boot
 def test_dead_server_on_a_later_boot_keeps_the_instance(
     lab: Lab, image_of: ImageOf, first_boot: Callable[[Lab], Boot]
 ) -> None:
@@ -172,6 +177,7 @@ def test_dead_server_on_a_later_boot_keeps_the_instance(
     lab.saw(f"still {identity(FIRST)}; no command ran again")
 
 
+@after_first_boot
 def test_clone_with_a_dead_server_does_not_come_up_as_its_parent(
     lab: Lab, image_of: ImageOf, first_boot: Callable[[Lab], Boot]
 ) -> None:
