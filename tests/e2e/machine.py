@@ -19,6 +19,7 @@ from tests.e2e.disk import Disk
 BOOT_LIMIT_S = 400.0
 KERNEL = "root=/dev/nvme0n1 rw console=ttyS0 mitigations=off"
 QEMU = (
+    *("setpriv", "--pdeathsig", "KILL"),  # nothing is left running, whatever becomes of the tests
     *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
     *("-machine", "pc", "-m", "1024", "-accel", "tcg,thread=multi,tb-size=512"),
     *("-cpu", "max,-hypervisor"),
