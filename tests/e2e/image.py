@@ -1,7 +1,7 @@
 """Images, built once and kept: a Debian tree as a tar file, and from it a disk with the agent.
 
 The tar file lies in the cache, outside of the checkout. The disk is made in each run, since it
-holds the agent as it is now. Both need root, or user namespaces: mmdebstrap has a helper for them.
+holds the agent as it is now. Both need root, or a user namespace in which we are root.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def image(recipe: Recipe, directory: Path) -> Image:
 
 
 def _as_root() -> list[str]:
-    return [] if os.geteuid() == 0 else ["mmdebstrap", "--unshare-helper"]
+    return [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--map-auto"]
 
 
 def _run(command: list[str], limit_s: float, **env: str) -> None:
