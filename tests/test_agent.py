@@ -6,18 +6,21 @@ import fcntl
 import json
 import os
 import socket
+import termios
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.guest import QUICK, Guest, Serial, later_boot
+from tests.guest import QUICK, Guest, Serial, later_boot, mostly_slow
 from tests.process import LIMIT_S
 from tests.uart import (
     DOCUMENTS,
     METADATA,
     Answers,
+    Uart,
     digest,
     in_turn,
     old_server,
@@ -37,8 +40,8 @@ TRUNCATED = b"!!RESPONSE_USERDATA#I2Ns\r\n[    1.234567] usb 1-1: new device\r\n
 def test_old_server_is_enough_and_costs_no_wait(guest: Guest, serial: Serial) -> None:
     uart = serial(old_server(DOCUMENTS))
     began_s = time.monotonic()
-    guest.fetch("--retry", "5")
-    assert time.monotonic() - began_s < 3
+    guest.fetch("--retry", "30")
+    assert time.monotonic() - began_s < 12
     assert guest.files == {"meta-data": METADATA, "user-data": DOCUMENTS["USERDATA"]}
     assert "VENDORDATA" not in uart.asked
 
@@ -49,8 +52,21 @@ def test_old_server_that_refuses_unknown_requests_costs_no_wait(
     known = old_server(DOCUMENTS)
     serial(lambda name: known(name) or refusal(name, "unknown-request"))
     began_s = time.monotonic()
-    guest.fetch("--retry", "5")
-    assert time.monotonic() - began_s < 3
+    guest.fetch("--retry", "30")
+    assert time.monotonic() - began_s < 12
+    assert guest.metadata["instance-id"] == "i-1"
+
+
+def test_server_that_drops_what_comes_behind_a_request_costs_no_wait(
+    guest: Guest, serial: Serial
+) -> None:
+    """As one that takes each piece it receives for one request."""
+    serial(
+        old_server(DOCUMENTS), to_host=lambda data: data.lstrip(b"\n").partition(b"\n")[0] + b"\n"
+    )
+    began_s = time.monotonic()
+    guest.fetch("--retry", "30")
+    assert time.monotonic() - began_s < 12
     assert guest.metadata["instance-id"] == "i-1"
 
 
@@ -75,6 +91,7 @@ def test_data_that_changes_while_it_is_read_is_read_again(guest: Guest, serial: 
     assert guest.files["user-data"] == b"new"
 
 
+@pytest.mark.slow
 def test_data_of_an_old_server_that_changes_is_read_again(guest: Guest, serial: Serial) -> None:
     new = {**DOCUMENTS, "METADATA": METADATA.replace(b"i-1", b"i-2"), "USERDATA": b"new"}
     serial(in_turn(old_server(DOCUMENTS), old_server(new)))
@@ -83,6 +100,7 @@ def test_data_of_an_old_server_that_changes_is_read_again(guest: Guest, serial: 
     assert guest.files["user-data"] == b"new"
 
 
+@pytest.mark.slow
 def test_answers_that_never_belong_together_write_nothing(guest: Guest, serial: Serial) -> None:
     serial(old_server({**DOCUMENTS, "DIGEST": digest({"METADATA": b"another"})}))
     told = guest.fetch(*QUICK, "--timeout", "0.5")
@@ -90,7 +108,7 @@ def test_answers_that_never_belong_together_write_nothing(guest: Guest, serial: 
     assert not guest.seed.exists()
 
 
-@pytest.mark.parametrize("answer", [b"[]", b"{", b"null", b'{"METADATA": 5}', b"[" * 100_000])
+@pytest.mark.parametrize("answer", mostly_slow(b"[]", b'{"METADATA": 5}', b"{", b"[" * 100_000))
 def test_digest_that_is_none_is_no_end(guest: Guest, serial: Serial, answer: bytes) -> None:
     serial(old_server({**DOCUMENTS, "DIGEST": answer}))
     assert "Traceback" not in guest.fetch(*QUICK, "--timeout", "0.5")
@@ -98,7 +116,9 @@ def test_digest_that_is_none_is_no_end(guest: Guest, serial: Serial, answer: byt
 
 @pytest.mark.parametrize(
     "metadata",
-    [b"", b"{}", b"[]", b"{", b'{"instance-id": ""}', b"\xff\xfe", b"[" * 100_000, b"a: b: c"],
+    mostly_slow(
+        *(b"{}", b"", b"[]", b"{", b'{"instance-id": ""}', b"\xff\xfe", b"[" * 100_000, b"a: b: c")
+    ),
     ids=lambda metadata: repr(metadata[:10]),
 )
 def test_metadata_without_an_instance_id_is_no_seed(
@@ -127,17 +147,18 @@ def test_answers_longer_than_a_terminals_line_arrive(guest: Guest, serial: Seria
     assert b"RESPONSE" not in uart.written  # nothing was echoed to the server
 
 
+@pytest.mark.slow
 def test_single_bytes_arrive(guest: Guest, serial: Serial) -> None:
     serial(server_of(DOCUMENTS), piece_bytes=1)
     guest.fetch()
     assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
 
 
-def test_stale_answer_is_not_taken_for_a_fresh_one(guest: Guest, serial: Serial) -> None:
-    uart = serial(old_server(DOCUMENTS))
-    stale = response("METADATA", METADATA.replace(b"i-1", b"stale"))
-    uart.say(stale + stale[:20])
-    guest.fetch()
+def test_stale_answers_are_not_taken_for_fresh_ones(guest: Guest, serial: Serial) -> None:
+    """Bytes that waited on the host arrive for a while after the port was opened."""
+    uart = serial(old_server(DOCUMENTS), piece_bytes=30, pause_s=0.03)
+    uart.say(response("METADATA", METADATA.replace(b"i-1", b"old")) * 12)
+    assert "asking again" not in guest.fetch()
     assert guest.metadata["instance-id"] == "i-1"
 
 
@@ -157,8 +178,8 @@ def test_damaged_answer_is_asked_for_again_at_once(guest: Guest, serial: Serial)
     damaged = b"!!RESPONSE_USERDATA#I2Ns[  1.234567] usb 1-1: new\r\n"
     serial(in_turn(lambda n: damaged if n == "USERDATA" else known(n), known, until="USERDATA"))
     began_s = time.monotonic()
-    guest.fetch("--retry", "5")
-    assert time.monotonic() - began_s < 3
+    guest.fetch("--retry", "30")
+    assert time.monotonic() - began_s < 12
     assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
 
 
@@ -192,12 +213,39 @@ def test_kernel_messages_within_requests_are_survived(guest: Guest, serial: Seri
     assert uart.asked
 
 
+@pytest.mark.slow
 def test_line_without_end_is_dropped(guest: Guest, serial: Serial) -> None:
     known = server_of(DOCUMENTS)
     flood = b"!!RESPONSE_METADATA#" + b"A" * 9_000_000 + b"\n"
     serial(in_turn(lambda _: flood, known, until="DIGEST"), piece_bytes=65536)
     guest.fetch("--retry", "1")
     assert guest.metadata["instance-id"] == "i-1"
+
+
+def modes(uart: Uart) -> list[Any]:
+    descriptor = os.open(uart.path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        return termios.tcgetattr(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("name", mostly_slow("ttyS0", "ttyS1"))
+def test_port_is_raw_while_it_is_asked(guest: Guest, serial: Serial, name: str) -> None:
+    guest.write("proc/consoles", "ttyS0 -W- (EC p a) 4:64\n")
+    uart = serial(in_turn(silent, server_of(DOCUMENTS)), name)
+    before = modes(uart)
+    process = guest.start(*QUICK, "--device", f"/dev/{name}")
+    assert process.stderr
+    assert "asking again" in process.stderr.readline()
+    during = modes(uart)
+    assert (during[0] | during[1] | during[3]) & ~termios.IGNBRK == 0
+    assert during[2] & ~termios.CBAUD == termios.CS8 | termios.CREAD | termios.CLOCAL
+    assert process.wait(LIMIT_S) == 0
+    process.communicate()
+    after = modes(uart)
+    before[2] &= ~termios.HUPCL
+    assert after == (before if name == "ttyS0" else during)  # a console is for logins again
 
 
 # How long it waits
@@ -207,20 +255,22 @@ def test_progress_outlasts_the_wait(guest: Guest, serial: Serial) -> None:
     documents = {**DOCUMENTS, "USERDATA": b"u" * 300}
     serial(server_of(documents), piece_bytes=40, pause_s=0.06)
     began_s = time.monotonic()
-    guest.fetch("--timeout", "0.6", "--silence-timeout", "0.5")
+    guest.fetch("--timeout", "0.6", "--silence-timeout", "5")
     assert time.monotonic() - began_s > 1
     assert guest.files["user-data"] == documents["USERDATA"]
 
 
+@pytest.mark.slow
 def test_longest_wait_ends_an_answer_that_never_ends(guest: Guest, serial: Serial) -> None:
     endless = b"!!RESPONSE_METADATA#" + b"A" * 100_000
     serial(lambda _: endless, piece_bytes=10, pause_s=0.05)
     began_s = time.monotonic()
     guest.fetch("--timeout", "0.2", "--longest-wait", "1")
-    assert time.monotonic() - began_s < 4
+    assert time.monotonic() - began_s < 12
     assert not guest.seed.exists()
 
 
+@pytest.mark.slow
 def test_answer_that_breaks_off_is_asked_for_again(guest: Guest, serial: Serial) -> None:
     known = server_of(DOCUMENTS)
     serial(
@@ -230,7 +280,9 @@ def test_answer_that_breaks_off_is_asked_for_again(guest: Guest, serial: Serial)
     assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
 
 
-@pytest.mark.parametrize("error", ["not-found", "timeout", "failed", "invalid", "unheard-of"])
+@pytest.mark.parametrize(
+    "error", mostly_slow("not-found", "timeout", "failed", "invalid", "unheard-of")
+)
 def test_first_boot_asks_again_after_an_error(guest: Guest, serial: Serial, error: str) -> None:
     serial(in_turn(refusing(error), refusing(error), server_of(DOCUMENTS)))
     told = guest.fetch(*QUICK)
@@ -243,14 +295,14 @@ def test_first_boot_asks_for_what_is_not_found_for_its_time_only(
 ) -> None:
     uart = serial(refusing("not-found"))
     began_s = time.monotonic()
-    told = guest.fetch(*QUICK, "--not-found-timeout", "0.7", "--first-boot-timeout", "9")
-    assert 0.7 < time.monotonic() - began_s < 4
+    told = guest.fetch(*QUICK, "--not-found-timeout", "0.7", "--first-boot-timeout", "30")
+    assert 0.7 < time.monotonic() - began_s < 12
     assert "not-found: no reason: cloud-init goes on without data" in told
     assert uart.asked.count("METADATA") >= 3
     assert not guest.seed.exists()
 
 
-@pytest.mark.parametrize("error", ["timeout", "failed", "invalid"])
+@pytest.mark.parametrize("error", mostly_slow("failed", "timeout", "invalid"))
 def test_first_boot_asks_until_its_deadline(guest: Guest, serial: Serial, error: str) -> None:
     serial(refusing(error))
     times = ("--first-boot-timeout", "0.6", "--not-found-timeout", "0.1")
@@ -262,12 +314,12 @@ def test_silence_ends_at_the_deadline(guest: Guest, serial: Serial) -> None:
     serial(silent)
     began_s = time.monotonic()
     told = guest.fetch(*QUICK, "--first-boot-timeout", "0.6")
-    assert 0.6 < time.monotonic() - began_s < 3
+    assert 0.6 < time.monotonic() - began_s < 12
     assert "no answer on /dev/ttyS1: cloud-init goes on without data" in told
     assert told.splitlines()[-1] in guest.console
 
 
-@pytest.mark.parametrize("error", ["timeout", "failed", "invalid"])
+@pytest.mark.parametrize("error", mostly_slow("failed", "timeout", "invalid"))
 def test_later_boot_keeps_the_seed_after_errors(guest: Guest, serial: Serial, error: str) -> None:
     assert "asking again" in (told := later_boot(guest, serial, refusing(error)))
     assert f"{error}: no reason: keeping the seed of i-1" in told
@@ -287,6 +339,7 @@ def test_later_boot_with_the_same_data_changes_nothing(guest: Guest, serial: Ser
     assert "is unchanged" in later_boot(guest, serial, server_of(DOCUMENTS))
 
 
+@pytest.mark.slow
 def test_boot_is_held_until_there_is_data(guest: Guest, serial: Serial) -> None:
     begun_s = time.monotonic()
 
@@ -318,7 +371,7 @@ def test_systemd_is_asked_for_more_time(guest: Guest, serial: Serial, tmp_path: 
 def quick_end(guest: Guest, *options: str) -> str:
     began_s = time.monotonic()
     told = guest.fetch(*options)
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < 12
     assert not guest.seed.exists()
     return told
 
@@ -385,6 +438,18 @@ def test_port_with_the_server_is_found(guest: Guest, serial: Serial) -> None:
     assert b"USERDATA" not in stranger.written
 
 
+def test_port_that_is_hung_up_is_no_loss_beside_another(guest: Guest, serial: Serial) -> None:
+    lost = serial(silent, "ttyS1")
+    serial(in_turn(silent, silent, silent, server_of(DOCUMENTS)), "ttyS2")
+    process = guest.start(*QUICK)
+    assert process.stderr
+    assert "on /dev/ttyS1, /dev/ttyS2: asking again" in process.stderr.readline()
+    lost.close()
+    assert process.wait(LIMIT_S) == 0
+    process.communicate()
+    assert guest.metadata["instance-id"] == "i-1"
+
+
 def test_port_in_use_is_waited_for(guest: Guest, serial: Serial) -> None:
     uart = serial(server_of(DOCUMENTS))
     descriptor = os.open(uart.path, os.O_RDWR | os.O_NOCTTY)
@@ -398,6 +463,7 @@ def test_port_in_use_is_waited_for(guest: Guest, serial: Serial) -> None:
     assert guest.metadata["instance-id"] == "i-1"
 
 
+@pytest.mark.slow
 def test_port_in_use_does_not_fail_the_boot(guest: Guest, serial: Serial) -> None:
     uart = serial(server_of(DOCUMENTS))
     descriptor = os.open(uart.path, os.O_RDWR | os.O_NOCTTY)
@@ -406,6 +472,7 @@ def test_port_in_use_does_not_fail_the_boot(guest: Guest, serial: Serial) -> Non
     os.close(descriptor)
 
 
+@pytest.mark.slow
 def test_port_that_goes_away_and_comes_back_is_opened_again(guest: Guest, serial: Serial) -> None:
     first = serial(silent)
     process = guest.start(*QUICK)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest import AGENT, GUEST, QUICK, Guest, Serial
+from tests.guest import AGENT, GUEST, QUICK, Guest, Serial, mostly_slow
 from tests.uart import DOCUMENTS, server_of, silent
 from vmw_cloudinit_metadata.guest import agent
 
@@ -38,7 +38,7 @@ def test_command_line_is_heard_before_the_configuration_file(guest: Guest, seria
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [
+    mostly_slow(
         ("[agent]\n\ndevcie = /dev/ttyS9\n", ":3: unknown key devcie: did you mean device?"),
         ("[agent]\nzzz = 1\n", ":2: unknown key zzz: expected one of device, seed-dir"),
         ("[agent]\nretry = soon\n", ":2: retry: found 'soon', expected a number of seconds"),
@@ -50,7 +50,7 @@ def test_command_line_is_heard_before_the_configuration_file(guest: Guest, seria
         ("retry = 1\n", "nothing of this file is used"),
         ("[agent]\n= 5\nwhat\n", "nothing of this file is used"),
         ("[agent]\n\xff\x00 = \x1b\n", "unknown key"),
-    ],
+    ),
 )
 def test_configuration_that_is_wrong_is_told_and_the_boot_goes_on(
     guest: Guest, serial: Serial, text: str, told: str

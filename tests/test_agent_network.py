@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.guest import QUICK, Guest, Serial
+from tests.guest import QUICK, Guest, Serial, mostly_slow
 from tests.uart import DOCUMENTS, server_of
 from vmw_cloudinit_metadata.guest import agent
 
@@ -46,7 +46,7 @@ def without_mac(text: str) -> str:
     return before + (after[2:] if after.startswith(", ") else after.lstrip())
 
 
-@pytest.mark.parametrize("config", [BLOCK, FLOW, JSON, WRAPPED])
+@pytest.mark.parametrize("config", mostly_slow(BLOCK, FLOW, JSON, WRAPPED))
 def test_only_card_is_named(guest: Guest, serial: Serial, config: str) -> None:
     guest.add_card("ens192", MAC)
     told = boot(guest, serial, config)
@@ -59,17 +59,28 @@ def test_only_card_is_named(guest: Guest, serial: Serial, config: str) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [
+    mostly_slow(
         BLOCK.replace("  name", f"  mac_address: {MAC}\n  name"),
         BLOCK.replace("eth0", "ens192"),
         BLOCK.replace("physical", "loopback"),
         "version: 2\nethernets: {eth0: {dhcp4: true}}\n",
         "version: 1\nconfig: disabled\n",
         "config: 5\nversion: 1\n",
+        "version: 1\nconfig: [5, {type: physical}]\n",
         "[]\n",
         "just words\n",
+    ),
+    ids=[
+        "mac",
+        "right-name",
+        "loopback",
+        "version-2",
+        "disabled",
+        "number",
+        "no-name",
+        "list",
+        "words",
     ],
-    ids=["mac", "right-name", "loopback", "version-2", "disabled", "number", "list", "words"],
 )
 def test_other_configurations_stay_as_they_are(guest: Guest, serial: Serial, config: str) -> None:
     guest.add_card("ens192", MAC)
@@ -77,7 +88,10 @@ def test_other_configurations_stay_as_they_are(guest: Guest, serial: Serial, con
     assert config_of(guest) == config
 
 
-@pytest.mark.parametrize("config", ["{", "a: b: c\n", "\x00", "[" * 50_000])
+@pytest.mark.parametrize(
+    "config",
+    mostly_slow("{", "a: b: c\n", "\x00", "[" * 50_000, "!!timestamp x", "!!bool x", "!!int ''"),
+)
 def test_configuration_that_cannot_be_read_stays_as_it_is(
     guest: Guest, serial: Serial, config: str
 ) -> None:
@@ -122,11 +136,11 @@ def test_cards_without_hardware_do_not_count(guest: Guest, serial: Serial) -> No
 
 @pytest.mark.parametrize(
     "config",
-    [
+    mostly_slow(
         "base: &b {config: [{type: physical, name: eth0}]}\nversion: 1\n<<: *b\n",
         "version: 1\nconfig: [&a {type: physical, name: eth0, x: *a}]\n",
         "version: 1\nconfig: [{}]\nconfig: [{type: physical, name: eth0}]\n",
-    ],
+    ),
     ids=["merged", "endless", "twice"],
 )
 def test_riddle_is_left_alone(guest: Guest, serial: Serial, config: str) -> None:
@@ -143,6 +157,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.text(max_size=5), VALUES, max_size=4),
     st.lists(VALUES, max_size=3),

@@ -11,6 +11,7 @@ import base64
 import binascii
 import configparser
 import difflib
+import errno
 import fcntl
 import hashlib
 import itertools
@@ -120,7 +121,7 @@ class Teller:
             flags = os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK
             descriptor = os.open(self._console, flags)
             try:
-                os.write(descriptor, (f"{NAME}: {line}\r\n").encode())
+                os.write(descriptor, (f"{NAME}: {line}\r\n").encode("ascii", "replace"))
             finally:
                 os.close(descriptor)
 
@@ -392,7 +393,7 @@ class Machine:
 # Which port
 
 
-NO_PORT = "this machine has no serial port: add one to the VM (docs/guest.md)"
+NO_PORT = "this machine has no serial port: add one to the VM"
 CONSOLE_ONLY = (
     "the only serial port, %s, is the console: add a second serial port to the VM, "
     "or set `device = /dev/%s` in " + CONFIG + " to use it in spite of the kernel's messages"
@@ -431,10 +432,8 @@ class Port:
         flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             self.descriptor = os.open(place, flags)
-        except BlockingIOError:
-            raise PortLost(f"{device} is in use") from None
         except OSError as error:
-            kind = PortLost if error.errno == 16 else NoPort  # EBUSY: another has TIOCEXCL
+            kind = PortLost if error.errno == errno.EBUSY else NoPort  # busy: TIOCEXCL of another
             raise kind(f"{device}: {error.strerror}") from None
         try:
             self._claim()
@@ -446,9 +445,9 @@ class Port:
         try:
             self._found = termios.tcgetattr(self.descriptor)
         except (termios.error, OSError) as error:
-            reason = {5: "no UART behind it", 25: "no serial port"}  # EIO, ENOTTY
-            found = reason.get(error.args[0], error.args[-1])
-            raise NoPort(f"{self.device}: {found}") from None
+            reasons = {errno.EIO: "no UART behind it", errno.ENOTTY: "no serial port"}
+            reason = reasons.get(error.args[0], error.args[-1])
+            raise NoPort(f"{self.device}: {reason}") from None
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             termios.tcsetattr(self.descriptor, termios.TCSANOW, raw(self._found))
@@ -538,11 +537,16 @@ def parse(line: bytes) -> Optional[Answer]:
     match = ANSWER.match(line[max(line.rfind(BEGIN), 0) :])
     if not match:
         return None
+    return Answer(match.group(1).decode(), decode(match.group(2).rstrip(b" \t\0")))
+
+
+def decode(text: bytes) -> Optional[bytes]:
+    """Base64, and nothing that only looks like it."""
     try:
-        body = base64.b64decode(match.group(2).rstrip(b" \t\0"), validate=True)  # type: Any
+        body = base64.b64decode(text, validate=True)
     except binascii.Error:
-        body = None
-    return Answer(match.group(1).decode(), body)
+        return None
+    return body if base64.b64encode(body) == text else None
 
 
 class LineReader:
@@ -635,7 +639,7 @@ class Dialogue:
         self._retry_s = retry_s
         self._tell = tell
         self._wanted = ""
-        self._answers = {}  # type: Documents
+        self.heard = {}  # type: Documents
         self._damaged = False
 
     @property
@@ -646,22 +650,22 @@ class Dialogue:
     def where(self) -> str:
         return ", ".join(port.device for port in self.ports)
 
-    def ask(self, name: str, also: str = "") -> Documents:
-        """A document by its name, and also `also` if the server knows it.
+    def ask(self, name: str, also: str = "") -> bytes:
+        """A document by its name; raises Refused, PortLost or GaveUp.
 
-        Both are asked for at once, so a server that does not know `also` costs no wait: answers
-        come in the order of requests. Raises Refused, PortLost or GaveUp.
+        Behind it `also` is asked for, and not waited for. Answers come in the order of requests, so
+        it is in `heard` when the next document is there; or the server does not know it.
         """
-        self._answers = {}
+        self.heard.pop(name, None)
         self._wanted = name
         for attempt in itertools.count():
             with_also = also and attempt % 2 == 0  # an old server may close on what it knows not
-            text = (request(also) if with_also else b"") + request(name)
+            text = request(name) + (request(also) if with_also else b"")
             self._write(b"\n" + text if attempt else text)
             if self._listen(attempt):
                 break
             self._say_again()
-        return self._answers
+        return self.heard[name]
 
     def _say_again(self) -> None:
         if self._patience.is_over:
@@ -671,14 +675,26 @@ class Dialogue:
         self._tell.both(told.format(self._wanted, self.where))
 
     def _write(self, text: bytes) -> None:
-        for port in self.ports:
-            port.write(text)
+        for port in list(self.ports):
+            with self._losing(port):
+                port.write(text)
+
+    @contextmanager
+    def _losing(self, port: Port) -> Iterator[None]:
+        """A port that goes away is no loss while there are others; else raises PortLost."""
+        try:
+            yield
+        except PortLost:
+            if self.ports == [port]:
+                raise
+            port.close()
+            self.ports.remove(port)
 
     def _listen(self, attempt: int) -> bool:
         """False after a silence, and soon after an answer that noise has damaged."""
         self._damaged = False
         end_s = time.monotonic() + self._retry_s
-        while self._wanted not in self._answers and not self._damaged:
+        while self._wanted not in self.heard and not self._damaged:
             left_s = self._patience.answer_left_s
             if not self._patience.is_over:  # then there is time to ask again
                 left_s = min(left_s, end_s - time.monotonic())
@@ -696,7 +712,9 @@ class Dialogue:
         """Takes in what has arrived; true if it is of an answer."""
         if port not in self.ports:  # another one has just answered
             return False
-        answers = port.lines.receive(port.read())
+        answers = []  # type: List[Answer]
+        with self._losing(port):
+            answers = port.lines.receive(port.read())
         for answer in answers:
             self._take(port, answer)
         return bool(answers) or port.lines.in_answer
@@ -711,7 +729,7 @@ class Dialogue:
             if refusal:
                 raise refusal
         else:
-            self._answers[answer.name] = answer.body
+            self.heard[answer.name] = answer.body
 
     def _keep_only(self, port: Port) -> None:
         for other in self.ports:
@@ -719,12 +737,19 @@ class Dialogue:
                 other.close()
         self.ports[:] = [port]
 
+    def drain(self) -> None:
+        """Drops what waited on the host, until the lines are quiet."""
+        for port in list(self.ports):
+            with self._losing(port):
+                port.drain()
+
     def wait(self, pause_s: float) -> None:
         """Lets time pass, and drops what arrives meanwhile."""
         end_s = time.monotonic() + min(pause_s, self._patience.left_s)
         while time.monotonic() < end_s:
             for port in wait_for(self.ports, end_s - time.monotonic()):
-                port.read()
+                with self._losing(port):
+                    port.read()
         for port in self.ports:
             port.lines.forget()
 
@@ -775,17 +800,16 @@ class Reader:
     def read(self, dialogue: Dialogue) -> Documents:
         """Raises Unusable if what came does not belong together, and what `ask` raises."""
         noise_before = dialogue.noise
-        first = dialogue.ask("METADATA", also="DIGEST")
-        documents = {"METADATA": first["METADATA"]}
-        for name in ("NETWORKDATA", "USERDATA"):
-            documents[name] = ask_for(dialogue, name)
-        digest = parse_digest(first.get("DIGEST"))
-        if digest is None:  # noise may have hit the question, so once more
-            again = dialogue.ask("METADATA", also="DIGEST")
-            digest = parse_digest(again.get("DIGEST"))
-            if again["METADATA"] != documents["METADATA"]:
-                raise Unusable("the data changed while it was read")
+        dialogue.heard.clear()
+        documents = {
+            "METADATA": dialogue.ask("METADATA", also="DIGEST"),
+            "NETWORKDATA": ask_for(dialogue, "NETWORKDATA", also="DIGEST"),  # noise may hit one
+            "USERDATA": ask_for(dialogue, "USERDATA"),
+        }
+        digest = parse_digest(dialogue.heard.get("DIGEST"))
         if digest is None:
+            if dialogue.ask("METADATA") != documents["METADATA"]:
+                raise Unusable("the data changed while it was read")
             return self._believe(documents, dialogue.noise != noise_before)
         if "VENDORDATA" in digest:
             documents["VENDORDATA"] = ask_for(dialogue, "VENDORDATA")
@@ -799,10 +823,10 @@ class Reader:
         return documents
 
 
-def ask_for(dialogue: Dialogue, name: str) -> bytes:
+def ask_for(dialogue: Dialogue, name: str, also: str = "") -> bytes:
     """A document, empty if there is none."""
     try:
-        return dialogue.ask(name)[name]
+        return dialogue.ask(name, also)
     except Refused as refused:
         if refused.error == "unknown-request":
             return b""
@@ -858,8 +882,8 @@ def load_yaml(text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(printable(error)) from None
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(printable(error)) from None  # PyYAML lets some out of its constructors
 
 
 def load(text: str) -> Any:
@@ -1004,10 +1028,12 @@ class SeedDir:
             os.close(descriptor)
 
     def _sweep(self) -> None:
-        current = os.readlink(self.place) if os.path.islink(self.place) else None
+        current = os.path.realpath(self.place)
         for name in names_in(self._parent):
-            if name != current and re.fullmatch(re.escape(self._name) + LEFT_OVER, name):
-                remove(os.path.join(self._parent, name))
+            left = os.path.join(self._parent, name)
+            is_left_over = re.fullmatch(re.escape(self._name) + LEFT_OVER, name)
+            if is_left_over and os.path.realpath(left) != current:
+                remove(left)
 
     def _free_name(self, digest: str) -> str:
         """The set that holds now may have this name, and be damaged."""
@@ -1066,9 +1092,11 @@ def physical_entries(config: Any) -> List[Entry]:
         return []
     rows = body.get("config")
     return [
-        Entry(str(row.get("name")), str(row.get("mac_address") or "").lower(), (*at, number))
+        Entry(row["name"], str(row.get("mac_address") or "").lower(), (*at, number))
         for number, row in enumerate(rows if isinstance(rows, list) else [])
-        if isinstance(row, dict) and row.get("type") == "physical"
+        if isinstance(row, dict)
+        and row.get("type") == "physical"
+        and isinstance(row.get("name"), str)
     ]
 
 
@@ -1206,10 +1234,9 @@ class Fetch:
         while True:
             try:
                 with self._opened(devices) as ports:
-                    documents = self._ask(
-                        Dialogue(ports, self._patience, self._retry_s, self._tell)
-                    )
-                    return documents, ports[0].device
+                    dialogue = Dialogue(ports, self._patience, self._retry_s, self._tell)
+                    dialogue.drain()
+                    return self._ask(dialogue), ports[0].device
             except PortLost as lost:
                 self._consider(lost)
                 time.sleep(min(self._retry_s, self._patience.left_s))
@@ -1270,8 +1297,6 @@ def open_ports(machine: Machine, devices: Sequence[str]) -> List[Port]:
             ports.append(port)
     if not ports:
         raise failure
-    for port in ports:
-        port.drain()
     return ports
 
 
@@ -1443,11 +1468,12 @@ BOOT_FILES = ("/proc/cmdline", "/etc/kernel/cmdline", "/etc/default/grub", "/boo
 def by_lines(text: str) -> Dict[str, Any]:
     """The two keys that are looked for, where there is no PyYAML."""
     found = {}  # type: Dict[str, Any]
-    sources = re.search(r"^datasource_list:\s*\[(.*?)\]", text, re.MULTILINE | re.DOTALL)
+    sources = re.search(r"^datasource_list:\s*(\[[^\]]*\]|(\n?\s*- .*)+)", text, re.MULTILINE)
     if sources:
         found["datasource_list"] = re.findall(r"\w+", sources.group(1))
-    if re.search(r"^network:\s*\{?\s*config:\s*[\"']?disabled", text, re.MULTILINE):
-        found["network"] = {"config": "disabled"}
+    network = re.search(r"^network:\s*\{?\s*(config:\s*[\"']?disabled)?", text, re.MULTILINE)
+    if network:
+        found["network"] = {"config": "disabled"} if network.group(1) else {}
     return found
 
 
@@ -1575,7 +1601,7 @@ def run_check(image: Image) -> int:
     """Prints what was found; returns the exit code."""
     found = image.findings()
     for line in found:
-        print(line)
+        print(line.encode("ascii", "replace").decode())  # a boot may have no locale
     if not found:
         print("nothing found that would prevent it")
     return 1 if found else 0
