@@ -31,7 +31,7 @@ test-slow: $(VENV)/.installed-for-tests
 	$(BIN)/python -m pytest -m slow --ignore tests/e2e $(TESTS)
 
 e2e: $(VENV)/.installed-for-tests
-	$(BIN)/python -m pytest tests/e2e --numprocesses 2 --dist loadgroup --verbose $(E2E)
+	$(BIN)/python -m pytest tests/e2e --numprocesses 2 --dist loadfile --verbose $(E2E)
 
 e2e-quick:
 	@$(MAKE) e2e E2E='-m e2e_quick'

@@ -36,12 +36,18 @@ def debian(
 @pytest.fixture
 def installed(debian: Path) -> Iterator[Path]:
     """The tree with the agent in it; afterwards it is as it was before."""
-    before = picture(debian)
+    before = system(debian)
     code, out, err = in_process("guest", "install", "--root", str(debian))
     assert (code, len(out), err) == (0, 6, [])
     yield debian
     in_process("guest", "install", "--root", str(debian), "--remove")
-    assert picture(debian) == before
+    assert system(debian) == before
+
+
+def system(root: Path) -> dict[str, str]:
+    """The tree without cloud-init's own state."""
+    seen = picture(root)
+    return {path: seen[path] for path in seen if not path.startswith("var/lib/cloud")}
 
 
 def inside(root: Path, *command: str) -> str:

@@ -201,6 +201,7 @@ def test_device_is_set_where_it_was_commented_out(tmp_path: Path) -> None:
         ("", "\n[agent]\ndevice = D\n"),
         ("[agent]\n", "[agent]\ndevice = D\n"),
         ("[agent]\n#device = x\ndevice: y\n", "[agent]\n#device = x\ndevice = D\n"),
+        ("[agent]\nDevice = y\n", "[agent]\ndevice = D\n"),
         ("[agent]\nretry = 3\n; device = x\n", "[agent]\nretry = 3\ndevice = D\n"),
         ("[agent]\r\nretry = 3", "[agent]\ndevice = D\r\nretry = 3"),
     ],

@@ -67,10 +67,13 @@ class Boot:
         return self.disk.text(f"{PROOF}/virtualization").strip()
 
     @property
+    def journal(self) -> str:
+        return self.disk.text(f"{PROOF}/journal")
+
+    @property
     def agent_log(self) -> str:
         """What the agent told the journal of this boot."""
-        text = self.disk.text(f"{PROOF}/journal")
-        return "\n".join(re.findall(r"vmw-metadata-agent\[\d+\]: (.*)", text))
+        return "\n".join(re.findall(r"vmw-metadata-agent\[\d+\]: (.*)", self.journal))
 
     def _proof(self, name: str) -> Any:
         return self.disk.json(f"{PROOF}/{name}")

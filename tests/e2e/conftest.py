@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.image import Image, image
+from tests.e2e.image import Image, ImageOf, image
 from tests.e2e.lab import Lab
 from tests.e2e.recipe import Recipe
 
@@ -28,7 +28,7 @@ def shelf() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def image_of(shelf: Path, program: Callable[[str, str], str]) -> Callable[[Recipe], Image]:
+def image_of(shelf: Path, program: Callable[[str, str], str]) -> ImageOf:
     for name, package in PROGRAMS.items():
         program(name, package)
     made: dict[Recipe, Image] = {}
@@ -56,7 +56,6 @@ def pytest_runtest_makereport(
     report = yield
     lab = getattr(item, "funcargs", {}).get("lab")
     if report.when == "call" and isinstance(lab, Lab):
-        report.user_properties.append(("boots", [round(boot.seconds) for boot in lab.boots]))
         report.user_properties.append(("seen", lab.seen))
         if report.failed:
             report.sections += lab.logs
@@ -67,9 +66,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
             told = dict(report.user_properties)
-            if report.when == "call" and "boots" in told:
-                boots = " + ".join(f"{seconds} s" for seconds in told["boots"])
-                name = report.nodeid.rpartition("::")[2]
-                terminalreporter.write_line(f"{outcome} {name}: {boots}")
+            if report.when == "call" and "seen" in told:
+                terminalreporter.write_line(f"{outcome} {report.nodeid.rpartition('::')[2]}")
                 for fact in told["seen"]:
                     terminalreporter.write_line(f"    {fact}")

@@ -10,6 +10,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,9 @@ DISK_LIMIT_S = 300.0
 class Image:
     disk: Path
     kernel: Path
+
+
+ImageOf = Callable[[Recipe], Image]
 
 
 def cache() -> Path:

@@ -99,9 +99,10 @@ class Lab:
         if asked or answered:
             self.wire.check()
         assert disk.text(f"{PROOF}/cmdline").strip() == machine.command_line
-        self._keep_log("agent", lambda: boot.agent_log)
         boot = Boot(disk, seconds)
+        self._keep_log("agent", lambda: boot.agent_log)
         self.boots.append(boot)
+        self.saw(f"{seconds:.0f} s; the agent: {boot.agent_log.splitlines()[-1]}")
         return boot
 
     def _keep_log(self, name: str, read: Callable[[], str]) -> None:

@@ -81,7 +81,7 @@ def install(
     """Puts agent, unit, clean script and cloud-init's configuration into the tree of an image.
 
     The tree is afterwards as the options say: what an earlier installation changed by other options
-    is put back. Files that were changed by others since then are left as they are.
+    is put back. Your own settings of the agent stay, and --remove leaves what was changed since.
     """
     choices = Choices(device, free_console, network_every_boot, with_guestinfo)
     tree = open_tree(root)

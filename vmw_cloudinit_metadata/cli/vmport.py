@@ -18,9 +18,10 @@ from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS
-from vmw_cloudinit_metadata.vsphere import port
+from vmw_cloudinit_metadata.vsphere import port, work
 from vmw_cloudinit_metadata.vsphere.names import names
 from vmw_cloudinit_metadata.vsphere.port import Backing, Decide, Wanted
+from vmw_cloudinit_metadata.vsphere.work import Do, Outcome, Result
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -177,42 +178,39 @@ def reconnect(uri: str, dry_run: bool, **reach: Any) -> int:
 )
 def show(uri: str | None, **reach: Any) -> int:
     """Prints the serial ports on the network of each VM."""
-    return _work(reach, lambda work, vcenter, vm: work.look(vcenter, vm, uri))
+    return _work(reach, lambda vcenter, vm: work.look(vcenter, vm, uri))
 
 
 def _change(reach: Mapping[str, Any], decide: Decide, is_dry_run: bool) -> int:
-    return _work(
-        reach,
-        lambda work, vcenter, vm: work.change(vcenter, vm, decide, is_dry_run=is_dry_run),
-    )
+    return _work(reach, lambda vcenter, vm: work.change(vcenter, vm, decide, is_dry_run=is_dry_run))
 
 
-def _work(reach: Mapping[str, Any], do: Callable[[ModuleType, Any, Any], Any]) -> int:
-    vcenter_module, work = _vsphere()
+def _work(reach: Mapping[str, Any], do: Do) -> int:
+    vsphere = _vsphere()
     chosen = names(reach["vms"], reach["sources"], reach["defaults"])
-    trust = vcenter_module.Trust(reach["ca_file"], reach["thumbprint"], reach["insecure"])
     _refuse_several_trusts(reach)
+    trust = vsphere.Trust(reach["ca_file"], reach["thumbprint"], reach["insecure"])
     password = _password(reach["password_file"])
     jobs = reach["jobs"]
-    with vcenter_module.connect(reach["vcenter"], reach["user"], password, trust, jobs) as vcenter:
-        return _tell(work.for_each(vcenter, chosen, jobs, lambda vm: do(work, vcenter, vm)))
+    with vsphere.connect(reach["vcenter"], reach["user"], password, trust, jobs) as vcenter:
+        return _tell(work.for_each(vcenter, chosen, jobs, do))
 
 
-def _vsphere() -> tuple[ModuleType, ModuleType]:
-    """The modules that need the extra."""
+def _vsphere() -> ModuleType:
+    """The module that needs the extra."""
     try:
-        from vmw_cloudinit_metadata.vsphere import vcenter, work
+        from vmw_cloudinit_metadata.vsphere import vcenter
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("pyV"):
             raise ConfigError(
                 "vm-port needs pyVmomi: pip install 'vmw-cloudinit-metadata[vsphere]'"
             ) from None
         raise
-    return vcenter, work
+    return vcenter
 
 
-def _tell(outcomes: Iterable[Any]) -> int:
-    results = Counter[Any]()
+def _tell(outcomes: Iterable[Outcome]) -> int:
+    results = Counter[Result]()
     for outcome in outcomes:
         click.echo(one_line(str(outcome)), err=outcome.result.is_failure)
         results[outcome.result] += 1

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import configparser
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.image import cloudconfig, kernel, layout
 from vmw_cloudinit_metadata.image.tree import Entry, File, Link, Tree
 
@@ -22,7 +20,7 @@ CLEAN = "/etc/cloud/clean.d/50-vmw-metadata-agent"
 Edit = Callable[[Entry | None], Entry | None]
 
 _SECTION = "[agent]"
-_DEVICE = re.compile(r"^[ \t]*[#;]?[ \t]*device[ \t]*[=:].*$", re.M)
+_DEVICE = re.compile(r"^[ \t]*(?P<comment>[#;]?)[ \t]*device[ \t]*[=:].*$", re.M | re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,27 +93,12 @@ def command_line_files(tree: Tree) -> list[str]:
 def with_device(text: str, device: str) -> str:
     """The agent's settings with this device; the rest stays as it is."""
     line = f"device = {device}"
-    if _is_set(text) or _DEVICE.search(text):
-        return _replace_device(text, line)
+    places = sorted(_DEVICE.finditer(text), key=lambda found: bool(found["comment"]))
+    if places:  # the one that sets it before one that is commented out
+        return text[: places[0].start()] + line + text[places[0].end() :]
     if _SECTION in text:
         return text.replace(_SECTION, f"{_SECTION}\n{line}", 1)
     return f"{text}\n{_SECTION}\n{line}\n"
-
-
-def _is_set(text: str) -> bool:
-    parser = configparser.ConfigParser(interpolation=None, strict=False)
-    try:
-        parser.read_string(text)
-    except configparser.Error as error:
-        raise ConfigError(f"{SETTINGS}: {' '.join(str(error).split())}") from error
-    return parser.has_option("agent", "device")
-
-
-def _replace_device(text: str, line: str) -> str:
-    """The line that sets it, else the one that is commented out."""
-    places = list(_DEVICE.finditer(text))
-    chosen = next((p for p in places if p[0].lstrip()[0] not in "#;"), places[0])
-    return text[: chosen.start()] + line + text[chosen.end() :]
 
 
 def _file(text: str, mode: int = 0o644) -> File:

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from vmw_cloudinit_metadata.vsphere.port import Decide, NeedsPowerOffError, VmError
-from vmw_cloudinit_metadata.vsphere.vcenter import VCenter, VirtualMachine
+
+if TYPE_CHECKING:  # pyVmomi may not be installed
+    from vmw_cloudinit_metadata.vsphere.vcenter import VCenter, VirtualMachine
 
 
 class Result(StrEnum):
@@ -35,14 +38,14 @@ class Outcome:
 
 
 # What is done to a VM that was found: the text of what became of it.
-Do = Callable[[VirtualMachine], tuple[Result, str]]
+Do = Callable[["VCenter", "VirtualMachine"], tuple[Result, str]]
 
 
 def for_each(vcenter: VCenter, names: Sequence[str], jobs: int, do: Do) -> Iterator[Outcome]:
     """The outcomes in the order of the names, `jobs` VMs at a time; no VM twice."""
     pool = ThreadPoolExecutor(jobs)
     try:
-        yield from pool.map(lambda target: _outcome(target, do), _targets(vcenter, names))
+        yield from pool.map(lambda target: _outcome(vcenter, target, do), _targets(vcenter, names))
     finally:  # interrupted: those under way are finished, no other is begun
         pool.shutdown(cancel_futures=True)
 
@@ -94,11 +97,11 @@ def _targets(vcenter: VCenter, names: Sequence[str]) -> Iterator[_Target | Outco
             yield Outcome(name, Result.UNCHANGED, f"is the same VM as {first}")
 
 
-def _outcome(target: _Target | Outcome, do: Do) -> Outcome:
+def _outcome(vcenter: VCenter, target: _Target | Outcome, do: Do) -> Outcome:
     if isinstance(target, Outcome):
         return target
     try:
-        result, text = do(target.vm)
+        result, text = do(vcenter, target.vm)
     except NeedsPowerOffError as error:
         result, text = Result.NEEDS_POWER_OFF, str(error)
     except VmError as error:
