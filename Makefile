@@ -1,7 +1,7 @@
 # make run        serve the example VMs on port 13370, in the foreground
 # make test       the quick tests
 # make test-slow  the tests that take long: load, HAProxy, network namespaces (needs root)
-# make e2e        Debian machines under QEMU, 8 minutes; E2E='-k clone' for one case (docs/e2e.md)
+# make e2e        Debian machines under QEMU, 5 minutes; E2E='-k clone' for one case (docs/e2e.md)
 # make e2e-quick  the two of them that CI boots
 # make check      ruff and mypy
 # make moves      50 vMotions and 200 boots a second, for 10 s
