@@ -79,30 +79,44 @@ class Lab:
         asked: tuple[When, ...] = (),
         answered: tuple[When, ...] = (),
     ) -> Boot:
-        """From power-on to power-off; a host dials the server's address, whether one is there."""
-        directory = self._directory / f"boot{len(self._logs)}"
+        """From power-on to power-off, with a host that dials the server, whether it is there."""
+        directory = self._directory / f"boot{len(self.boots)}"
         directory.mkdir()
         with ExitStack() as stack:
             machine = Machine(hardware, disk, kernel, directory)
             stack.callback(machine.end)
             self._keep_log("console", lambda: machine.console)
-            serial = machine.serial
-            if asked or answered:
-                serial = directory / "wire"
-                self.wire = Wire(machine.serial, serial, asked, answered)
-                stack.callback(self.wire.close)
-                self._keep_log("asked", self.wire.asked.told)
-            self.bridge = bridge = BridgeProcess(self._port, "--connect", f"unix:{serial}")
-            stack.callback(bridge.end)
-            self._keep_log("bridge", lambda: bridge.log)
+            self._plug_in(stack, machine.serial, asked, answered)
             seconds = machine.wait_for_power_off()
         if asked or answered:
             self.wire.check()
-        assert disk.text(f"{PROOF}/cmdline").strip() == machine.command_line
-        boot = Boot(disk, seconds)
+        command_line = disk.text(f"{PROOF}/cmdline").strip()
+        assert command_line == machine.command_line, "this boot has left no proof"
+        return self._keep(Boot(disk, seconds))
+
+    def _plug_in(
+        self,
+        stack: ExitStack,
+        serial: Path,
+        asked: tuple[When, ...],
+        answered: tuple[When, ...],
+    ) -> None:
+        """The bridge; and where there are moments to act at, the wire between it and the machine."""
+        place = serial
+        if asked or answered:
+            place = serial.with_name("wire")
+            self.wire = Wire(serial, place, asked, answered)
+            stack.callback(self.wire.close)
+            self._keep_log("asked", self.wire.asked.told)
+        bridge = self.bridge = BridgeProcess(self._port, "--connect", f"unix:{place}")
+        stack.callback(bridge.end)
+        self._keep_log("bridge", lambda: bridge.log)
+
+    def _keep(self, boot: Boot) -> Boot:
         self._keep_log("agent", lambda: boot.agent_log)
         self.boots.append(boot)
-        self.saw(f"{seconds:.0f} s; the agent: {boot.agent_log.splitlines()[-1]}")
+        assert boot.agent_log, "the agent has told the journal nothing"
+        self.saw(f"{boot.seconds:.0f} s; the agent: {boot.agent_log.splitlines()[-1]}")
         return boot
 
     def _keep_log(self, name: str, read: Callable[[], str]) -> None:

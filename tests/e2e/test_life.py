@@ -14,6 +14,7 @@ from tests.e2e.lab import Lab
 from tests.e2e.recipe import DEBIAN_13
 from tests.e2e.told import (
     CLONE,
+    CLONED,
     CONFIG,
     FIRST,
     MACHINE,
@@ -78,12 +79,13 @@ def test_dead_server_on_a_later_boot_keeps_the_instance(
     lab.saw(f"still {identity(FIRST)}; no command ran again")
 
 
-def test_clone_with_a_dead_server_does_not_come_up_as_its_parent(
+def test_clone_does_not_come_up_as_its_parent(
     lab: Lab, image_of: ImageOf, first_boot: Callable[[Lab], Boot]
 ) -> None:
     disk = lab.disk(first_boot(lab).disk)
+    kernel = image_of(DEBIAN_13).kernel
     disk.write(CONFIG, b"[agent]\nfirst-boot-timeout = 20\n")
-    boot = lab.boot(disk, image_of(DEBIAN_13).kernel, CLONE)
+    boot = lab.boot(disk, kernel, CLONE)  # and no server
     assert "None" in boot.result["datasource"]
     assert boot.instance_id != FIRST.instance_id
     assert not disk.exists(f"{SEED}/meta-data")
@@ -92,3 +94,9 @@ def test_clone_with_a_dead_server_does_not_come_up_as_its_parent(
     assert boot.gateways == []
     assert disk.text("/root/command") == "first on web1\n"
     lab.saw(f"instance-id {boot.instance_id}; no seed, address or route of its parent")
+    CLONED.serve(lab)
+    lab.start_server()
+    boot = lab.boot(disk, kernel, CLONE)
+    check_identity(boot, CLONED)
+    assert disk.text("/root/command") == "first on web1\nthird on web3\n"
+    lab.saw(identity(CLONED))

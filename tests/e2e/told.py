@@ -12,8 +12,9 @@ from tests.e2e.boot import SEED, Boot, Interface
 from tests.e2e.lab import Lab
 from tests.e2e.machine import Hardware
 
-UNUSED, USED = "00:50:56:00:00:01", "00:50:56:00:00:02"
-MACHINE = Hardware("4210aa00-0000-4000-8000-000000000001", (UNUSED, USED))
+MACHINE = Hardware(
+    "4210aa00-0000-4000-8000-000000000001", ("00:50:56:00:00:01", "00:50:56:00:00:02")
+)
 CONSOLE_ONLY = replace(MACHINE, only_one_port=True)
 CLONE = Hardware("4210bb00-0000-4000-8000-000000000002", ("00:50:56:00:00:03", "00:50:56:00:00:04"))
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC20Q6Q9Gpyvl7QM4ZdK6Y2sVszlLzRR9yUEKujZP2Jn admin"
@@ -28,6 +29,12 @@ class Told:
     hostname: str
     address: str
     userdata: object
+    hardware: Hardware = MACHINE
+
+    @property
+    def mac(self) -> str:
+        """Of the card that the network is for; the other one is not used."""
+        return self.hardware.macs[1]
 
     def serve(self, lab: Lab) -> None:
         lab.serve(
@@ -37,7 +44,7 @@ class Told:
                 "public-keys": [KEY],
             },
             network={
-                "mac-address": USED,
+                "mac-address": self.mac,
                 "address": self.address,
                 "gateway": "192.0.2.1",
                 "search": "example.com example.net",
@@ -63,7 +70,8 @@ def script() -> str:
 
 FIRST = Told("i-1", "web1", "192.0.2.10/24", cloud_config("first"))
 SECOND = Told("i-2", "web2", "192.0.2.20/24", cloud_config("second"))
-LARGE = Told("i-large", "web3", "192.0.2.30/24", script())
+CLONED = Told("i-3", "web3", "192.0.2.30/24", cloud_config("third"), CLONE)
+LARGE = Told("i-4", "web4", "192.0.2.40/24", script())
 
 
 def check_identity(boot: Boot, told: Told) -> None:
@@ -73,8 +81,8 @@ def check_identity(boot: Boot, told: Told) -> None:
     assert SEED in boot.result["datasource"]
     assert boot.instance_id == told.instance_id
     assert boot.hostname == told.hostname
-    assert boot.interface(USED) == Interface("eth0", (told.address,))
-    assert boot.interface(UNUSED).addresses == ()
+    assert boot.interface(told.mac) == Interface("eth0", (told.address,))
+    assert boot.interface(told.hardware.macs[0]).addresses == ()
     assert boot.gateways == [("192.0.2.1", "eth0")]
     assert boot.resolver == {
         "nameserver": ["192.0.2.53", "192.0.2.54"],
@@ -90,7 +98,7 @@ def check_script(boot: Boot) -> None:
 
 
 def identity(told: Told) -> str:
-    return f"instance-id {told.instance_id}, host {told.hostname}, eth0 {USED} {told.address}"
+    return f"instance-id {told.instance_id}, host {told.hostname}, eth0 {told.mac} {told.address}"
 
 
 def check_seed_is_private(boot: Boot) -> None:
