@@ -101,7 +101,7 @@ class Lab:
         asked: tuple[When, ...],
         answered: tuple[When, ...],
     ) -> None:
-        """The bridge; and where there are moments to act at, the wire between it and the machine."""
+        """A bridge; and a wire between it and the machine, if there are moments to act at."""
         place = serial
         if asked or answered:
             place = serial.with_name("wire")
