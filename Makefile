@@ -1,6 +1,8 @@
 # make run        serve the example VMs on port 13370, in the foreground
 # make test       the quick tests
 # make test-slow  the tests that take long: load, HAProxy, network namespaces (needs root)
+# make e2e        Debian machines under QEMU, 5 minutes; E2E='-k clone' for one case (docs/e2e.md)
+# make e2e-quick  the two of them that CI boots
 # make check      ruff and mypy
 # make moves      50 vMotions and 200 boots a second, for 10 s
 # make fuzz       1,000,000 hostile messages to a real server; MESSAGES=N for fewer
@@ -16,7 +18,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MESSAGES ?= 1000000
 MINUTES ?= 5
 
-.PHONY: run test test-slow check moves fuzz soak bench clean
+.PHONY: run test test-slow e2e e2e-quick check moves fuzz soak bench clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/vmw-cloudinit-metadata run --uri my-metadata \
@@ -26,7 +28,13 @@ test: $(VENV)/.installed-for-tests
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile $(TESTS)
 
 test-slow: $(VENV)/.installed-for-tests
-	$(BIN)/python -m pytest -m slow $(TESTS)
+	$(BIN)/python -m pytest -m slow --ignore tests/e2e $(TESTS)
+
+e2e: $(VENV)/.installed-for-tests
+	$(BIN)/python -m pytest tests/e2e --numprocesses 2 --dist loadfile --verbose $(E2E)
+
+e2e-quick:
+	@$(MAKE) e2e E2E='-m e2e_quick'
 
 moves fuzz soak: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.load.$@ $(LOAD_$@)

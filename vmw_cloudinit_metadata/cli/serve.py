@@ -60,11 +60,11 @@ def serve_alone(
     _obey_signals(stop, reload)
     if admin:
         _report_to(admin.hear, server)
-    _settle()
+    _settle_heap()
     server.start()
     announce(server.addresses)
     with _open(admin, server):
-        server.serve_until_stopped()
+        _serve(server)
     return server.counters
 
 
@@ -132,18 +132,17 @@ def _work(
             server.reload()
 
     _obey_signals(server.ask_to_stop, reload)
-    _settle()
+    _settle_heap()
     server.start()
     reporter.start()
-    server.serve_until_stopped()
+    _serve(server)
     reporter.stop()
     return 0
 
 
-def _settle() -> None:
-    """From here on this process serves. What is there now stays: the collector, which holds up
-    everybody, need not look at it again. Measured: half the p99 of a storm."""
-    logs.gather()
+def _settle_heap() -> None:
+    """What is there at the start stays: the collector, which holds up everybody, need not look
+    at it again. Measured: half the p99 of a storm."""
     gc.collect()
     gc.freeze()
 
@@ -153,6 +152,11 @@ def _share(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
     return {
         name: -(-value // count) if name in _DIVIDED else value for name, value in settings.items()
     }
+
+
+def _serve(server: MetadataServer) -> None:
+    logs.gather()
+    server.serve_until_stopped()
 
 
 def _obey_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:

@@ -1,0 +1,79 @@
+"""What one boot has made of a machine, read from its disk."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tests.e2e.disk import Disk
+
+SEED = "/var/lib/cloud/seed/nocloud"
+PROOF = "/var/lib/e2e"
+
+
+@dataclass(frozen=True)
+class Interface:
+    name: str
+    addresses: tuple[str, ...]  # global ones, with prefix length
+
+
+@dataclass(frozen=True)
+class Boot:
+    disk: Disk
+    seconds: float
+
+    @property
+    def instance_id(self) -> str:
+        return self.disk.text("/var/lib/cloud/data/instance-id").strip()
+
+    @property
+    def hostname(self) -> str:
+        """Of the running machine, and in the file that the next boot reads."""
+        running, written = self.disk.text(f"{PROOF}/hostname"), self.disk.text("/etc/hostname")
+        assert running == written
+        return running.strip()
+
+    def interface(self, mac: str) -> Interface:
+        """Of the network card with this address, whatever its name."""
+        found = next(row for row in self._proof("addresses") if row["address"] == mac)
+        addresses = [row for row in found["addr_info"] if row["scope"] == "global"]
+        return Interface(
+            found["ifname"], tuple(f"{row['local']}/{row['prefixlen']}" for row in addresses)
+        )
+
+    @property
+    def gateways(self) -> list[tuple[str, str]]:
+        """Of the routes that have one, each with its interface."""
+        return [(row["gateway"], row["dev"]) for row in self._proof("routes") if "gateway" in row]
+
+    @property
+    def resolver(self) -> dict[str, list[str]]:
+        """{"nameserver": […], "search": […]}"""
+        found: dict[str, list[str]] = {}
+        text = self.disk.text(f"{PROOF}/resolv.conf")
+        for key, value in re.findall(r"^(nameserver|search) +(.*)$", text, re.MULTILINE):
+            found.setdefault(key, []).extend(value.split())
+        return found
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """cloud-init's own: {"datasource": …, "errors": […]}"""
+        result: dict[str, Any] = self._proof("result")["v1"]
+        return result
+
+    @property
+    def virtualization(self) -> str:
+        return self.disk.text(f"{PROOF}/virtualization").strip()
+
+    @property
+    def journal(self) -> str:
+        return self.disk.text(f"{PROOF}/journal")
+
+    @property
+    def agent_log(self) -> str:
+        """What the agent told the journal of this boot."""
+        return "\n".join(re.findall(r"vmw-metadata-agent\[\d+\]: (.*)", self.journal))
+
+    def _proof(self, name: str) -> Any:
+        return self.disk.json(f"{PROOF}/{name}")

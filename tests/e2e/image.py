@@ -1,0 +1,80 @@
+"""Images, built once and kept: a Debian tree as a tar file, and from it a disk with the agent.
+
+The tar file lies in the cache, outside of the checkout. The disk is made in each run, since it
+holds the agent as it is now. Both need root, or a user namespace in which we are root.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.e2e.recipe import MIRROR, Recipe
+from tests.process import CHECKOUT
+
+BUILD_LIMIT_S = 900.0
+DISK_LIMIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Image:
+    disk: Path
+    kernel: Path
+
+
+ImageOf = Callable[[Recipe], Image]
+
+
+def cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    directory = Path(home) / "vmw-cloudinit-metadata" / "images"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def tarball(recipe: Recipe) -> Path:
+    """The tree of a recipe, built if it is not there; one that was half built is never seen."""
+    path = cache() / f"{recipe.name}-{recipe.digest}.tar"
+    with (cache() / f"{recipe.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _build(recipe, path)
+    return path
+
+
+def _build(recipe: Recipe, path: Path) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    _run([*recipe.command, str(unfinished), MIRROR], BUILD_LIMIT_S, INITRD="No")
+    unfinished.replace(path)
+
+
+def image(recipe: Recipe, directory: Path) -> Image:
+    """A disk with the agent of this checkout, and the kernel to boot it with."""
+    made = Image(directory / f"{recipe.name}.disk", directory / f"{recipe.name}.kernel")
+    maker = [sys.executable, "-m", "tests.e2e.tree", str(tarball(recipe))]
+    _run([*_as_root(), *maker, str(made.disk), str(made.kernel)], DISK_LIMIT_S)
+    return made
+
+
+def _as_root() -> list[str]:
+    return [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--map-auto"]
+
+
+def _run(command: list[str], limit_s: float, **env: str) -> None:
+    ended = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        cwd=CHECKOUT,
+        env={**os.environ, **env},
+    )
+    if ended.returncode:
+        said = "\n".join((ended.stdout + ended.stderr).splitlines()[-40:])
+        raise AssertionError(f"{' '.join(command)}: exit code {ended.returncode}\n{said}")

@@ -1,0 +1,139 @@
+"""A metadata server, an ESXi host and machines: what one test needs, and its end."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.bridge import BridgeProcess
+from tests.e2e.boot import PROOF, Boot
+from tests.e2e.disk import Disk
+from tests.e2e.image import Image
+from tests.e2e.machine import Hardware, Machine
+from tests.e2e.wire import When, Wire
+from tests.process import ServerProcess
+
+TOLD_LINES = 80  # of each log, where a test has failed
+
+
+class Lab:
+    """`instances` is the directory of the file driver; the machine is the VM web1."""
+
+    def __init__(self, directory: Path) -> None:
+        self.instances = directory / "instances"
+        self.instances.mkdir()
+        self.boots: list[Boot] = []
+        self.seen: list[str] = []
+        self._directory = directory
+        self._port = free_port()
+        self._servers: list[ServerProcess] = []
+        self._logs: list[tuple[str, Callable[[], str]]] = [("server", lambda: self.server_log)]
+
+    def saw(self, fact: str) -> None:
+        """Goes to the report at the end."""
+        self.seen.append(fact)
+
+    # The server
+
+    def serve(self, **instance: object) -> None:
+        """What the server has for the machine from now on."""
+        whole = self._directory / "instance"
+        whole.write_text(json.dumps(instance))  # JSON is YAML
+        whole.replace(self.instances / "web1.yaml")
+
+    def start_server(self) -> None:
+        settings = ("--log-level", "debug")
+        address = f"127.0.0.1:{self._port}"
+        self._servers.append(ServerProcess(self.instances, *settings, listen=address))
+
+    def kill_server(self) -> None:
+        self._servers[-1].end()
+
+    @property
+    def server_log(self) -> str:
+        return "".join(server.log for server in self._servers)
+
+    # The host
+
+    def move(self) -> None:
+        """A vMotion, from its beginning to its end."""
+        before = self.bridge.log.count("moved in")
+        self.bridge.move()
+        self.bridge.wait_for("moved in", before + 1)
+
+    # The machine
+
+    def disk(self, origin: Disk | Image) -> Disk:
+        """A copy: each machine has its own."""
+        source = Disk(origin.disk) if isinstance(origin, Image) else origin
+        return source.copy(self._directory / f"{len(self.boots)}.disk")
+
+    def boot(
+        self,
+        disk: Disk,
+        kernel: Path,
+        hardware: Hardware,
+        asked: tuple[When, ...] = (),
+        answered: tuple[When, ...] = (),
+    ) -> Boot:
+        """From power-on to power-off, with a host that dials the server, whether it is there."""
+        directory = self._directory / f"boot{len(self.boots)}"
+        directory.mkdir()
+        with ExitStack() as stack:
+            machine = Machine(hardware, disk, kernel, directory)
+            stack.callback(machine.end)
+            self._keep_log("console", lambda: machine.console)
+            self._plug_in(stack, machine.serial, asked, answered)
+            seconds = machine.wait_for_power_off()
+        if asked or answered:
+            self.wire.check()
+        command_line = disk.text(f"{PROOF}/cmdline").strip()
+        assert command_line == machine.command_line, "this boot has left no proof"
+        return self._keep(Boot(disk, seconds))
+
+    def _plug_in(
+        self,
+        stack: ExitStack,
+        serial: Path,
+        asked: tuple[When, ...],
+        answered: tuple[When, ...],
+    ) -> None:
+        """A bridge; and a wire between it and the machine, if there are moments to act at."""
+        place = serial
+        if asked or answered:
+            place = serial.with_name("wire")
+            self.wire = Wire(serial, place, asked, answered)
+            stack.callback(self.wire.close)
+            self._keep_log("asked", self.wire.asked.told)
+        bridge = self.bridge = BridgeProcess(self._port, "--connect", f"unix:{place}")
+        stack.callback(bridge.end)
+        self._keep_log("bridge", lambda: bridge.log)
+
+    def _keep(self, boot: Boot) -> Boot:
+        self._keep_log("agent", lambda: boot.agent_log)
+        self.boots.append(boot)
+        assert boot.agent_log, "the agent has told the journal nothing"
+        self.saw(f"{boot.seconds:.0f} s; the agent: {boot.agent_log.splitlines()[-1]}")
+        return boot
+
+    def _keep_log(self, name: str, read: Callable[[], str]) -> None:
+        self._logs.append((f"boot {len(self.boots) + 1}: {name}", read))
+
+    def end(self) -> None:
+        for server in self._servers:
+            server.end()
+
+    @property
+    def logs(self) -> list[tuple[str, str]]:
+        """The last lines of each, for people."""
+        return [(name, "\n".join(read().splitlines()[-TOLD_LINES:])) for name, read in self._logs]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

@@ -1,0 +1,106 @@
+"""What a server has for a machine, and whether the machine has become that.
+
+Every machine has two network cards; the data names the second one by its MAC address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+from tests.e2e.boot import SEED, Boot, Interface
+from tests.e2e.lab import Lab
+from tests.e2e.machine import Hardware
+
+MACHINE = Hardware(
+    "4210aa00-0000-4000-8000-000000000001", ("00:50:56:00:00:01", "00:50:56:00:00:02")
+)
+CONSOLE_ONLY = replace(MACHINE, only_one_port=True)
+CLONE = Hardware("4210bb00-0000-4000-8000-000000000002", ("00:50:56:00:00:03", "00:50:56:00:00:04"))
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC20Q6Q9Gpyvl7QM4ZdK6Y2sVszlLzRR9yUEKujZP2Jn admin"
+CONFIG = "/etc/vmw-metadata-agent.conf"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the server has for the machine, and so what it is to become."""
+
+    instance_id: str
+    hostname: str
+    address: str
+    userdata: object
+    hardware: Hardware = MACHINE
+
+    @property
+    def mac(self) -> str:
+        """Of the card that the network is for; the other one is not used."""
+        return self.hardware.macs[1]
+
+    def serve(self, lab: Lab) -> None:
+        lab.serve(
+            metadata={
+                "instance-id": self.instance_id,
+                "hostname": f"{self.hostname}.example.com",
+                "public-keys": [KEY],
+            },
+            network={
+                "mac-address": self.mac,
+                "address": self.address,
+                "gateway": "192.0.2.1",
+                "search": "example.com example.net",
+                "nameservers": ["192.0.2.53", "192.0.2.54"],
+            },
+            userdata=self.userdata,
+        )
+
+
+def cloud_config(word: str) -> dict[str, object]:
+    return {
+        "locale": "C.UTF-8",  # the image has no other
+        "write_files": [{"path": "/root/file", "content": word}],
+        "runcmd": [["sh", "-c", f"echo {word} on $(hostname) >> /root/command"]],
+    }
+
+
+def script() -> str:
+    """400 kB that tell their own digest."""
+    lines = (f"# line {number:05} of 400 kB of user-data" for number in range(12_000))
+    return "\n".join(["#!/bin/sh", *lines, 'sha256sum < "$0" > /root/digest', ""])
+
+
+FIRST = Told("i-1", "web1", "192.0.2.10/24", cloud_config("first"))
+SECOND = Told("i-2", "web2", "192.0.2.20/24", cloud_config("second"))
+CLONED = Told("i-3", "web3", "192.0.2.30/24", cloud_config("third"), CLONE)
+LARGE = Told("i-4", "web4", "192.0.2.40/24", script())
+
+
+def check_identity(boot: Boot, told: Told) -> None:
+    """All but the user-data."""
+    assert "ordering cycle" not in boot.journal
+    assert boot.result["errors"] == []
+    assert SEED in boot.result["datasource"]
+    assert boot.instance_id == told.instance_id
+    assert boot.hostname == told.hostname
+    assert boot.interface(told.mac) == Interface("eth0", (told.address,))
+    assert boot.interface(told.hardware.macs[0]).addresses == ()
+    assert boot.gateways == [("192.0.2.1", "eth0")]
+    assert boot.resolver == {
+        "nameserver": ["192.0.2.53", "192.0.2.54"],
+        "search": ["example.com", "example.net"],
+    }
+    assert KEY in boot.disk.text("/home/debian/.ssh/authorized_keys")
+
+
+def check_script(boot: Boot) -> None:
+    assert len(script()) > 400_000
+    expected = hashlib.sha256(script().encode()).hexdigest()
+    assert boot.disk.text("/root/digest").split() == [expected, "-"]
+
+
+def identity(told: Told) -> str:
+    return f"instance-id {told.instance_id}, host {told.hostname}, eth0 {told.mac} {told.address}"
+
+
+def check_seed_is_private(boot: Boot) -> None:
+    assert boot.disk.mode(f"{SEED}/.") == 0o700
+    assert boot.disk.mode(f"{SEED}/user-data") == 0o600
