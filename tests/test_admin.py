@@ -524,6 +524,13 @@ def test_machines_that_are_not_back_after_a_restart_are_listed(
     assert len(admin.machines("?state=missing")) == 3
 
 
+def test_state_file_is_in_the_directory_that_systemd_gives(begin: Begin, tmp_path: Path) -> None:
+    server, _ = begin(env={"STATE_DIRECTORY": str(tmp_path)})
+    machine = boot(server)
+    wait_until(lambda: (tmp_path / "machines").read_text() == f"{UUID}\n")
+    machine.close()
+
+
 def test_state_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
     ended = run(
         *("run", "--uri", "x", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"),

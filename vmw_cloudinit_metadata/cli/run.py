@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from vmw_cloudinit_metadata import logs
 from vmw_cloudinit_metadata.admin.access import check_address, read_token
 from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
+from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.admission import (
     MAX_PER_HOST,
     Network,
@@ -135,8 +136,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "--state-file",
     type=FILE,
     metavar="FILE",
+    default=default_state_file,
     help="Keeps the VC UUIDs of the connected VMs, so that the admin port can tell which are not "
-    "back after a restart. Default: they are forgotten.",
+    "back after a restart. Default: in the StateDirectory= of systemd, or they are forgotten.",
 )
 @click.option(
     "--log-level",
@@ -202,6 +204,7 @@ def run(
     HUP reads the certificate again.
     """
     logs.set_up(log_level, log_format, with_process=workers > 1)
+    logs.catch_all()
     start_log.setLevel(logging.INFO)
     was, descriptors = raise_descriptor_limit()
     admin = _admin_port(admin_listen, admin_token_file, state_file)

@@ -15,6 +15,7 @@ from typing import Any
 
 import gevent
 
+from vmw_cloudinit_metadata import logs
 from vmw_cloudinit_metadata.admin.port import AdminPort, Serving
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.happenings import Listener
@@ -90,6 +91,7 @@ def _report_to(listener: Listener, server: MetadataServer) -> None:
 
 def _work(make: Make, pair: socket.socket, addresses: Sequence[Address], *, tells_all: bool) -> int:
     """What a worker does; returns its exit code."""
+    logs.catch_all()
     server = make(addresses)
     reporter = Reporter(pair, server, server.ask_to_stop)
     if tells_all:
