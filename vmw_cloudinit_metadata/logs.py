@@ -84,7 +84,7 @@ def catch_all() -> None:
         "an error that nobody catches, in a thread", exc_info=error.exc_value
     )
     hub = gevent.get_hub()
-    hub.print_exception = _uncaught_in_greenlet  # type: ignore[method-assign]
+    hub.print_exception = _uncaught_in_greenlet  # type: ignore[method-assign,assignment]
 
 
 def _uncaught(
