@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
 import sys
 import timeit
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.process import ServerProcess, with_constants
+from tests.process import ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
 
 Start = Callable[..., ServerProcess]
@@ -97,6 +98,25 @@ def test_json_failure_has_its_reason(start: Start) -> None:
     assert failed["level"] == "warning"
     assert failed["error"] == "not-found"
     assert "nobody.yaml" in failed["reason"]
+
+
+def test_json_even_a_wrong_setting_is_an_object() -> None:
+    ended = run("run", "--uri", "x", "--log-format", "json", "--tls", "require")
+    assert ended.returncode == 2
+    assert json.loads(ended.stderr)["event"] == "--tls require needs --tls-cert"
+
+
+def test_json_error_that_nobody_catches_is_an_object() -> None:
+    program = (
+        "import gevent\n"
+        "from vmw_cloudinit_metadata import logs\n"
+        "logs.set_up('info', 'json', with_process=False); logs.catch_all()\n"
+        "gevent.spawn(lambda: 1 / 0).join()\n"
+        "raise KeyError('x')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    told = [json.loads(line)["traceback"].splitlines()[-1] for line in ended.stderr.splitlines()]
+    assert told == ["ZeroDivisionError: division by zero", "KeyError: 'x'"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from types import TracebackType
 from typing import Any, TextIO
 
 import gevent
@@ -18,6 +19,8 @@ import ujson
 
 from vmw_cloudinit_metadata.happenings import LEVEL_NAMES, Happening, fields, timestamp
 from vmw_cloudinit_metadata.printable import one_line
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("text", "json")
 
@@ -115,6 +118,37 @@ def gather() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LineHandler):
             handler.gather()
+
+
+def catch_all() -> None:
+    """Has errors that nobody catches in the log too; to be called where a hub begins."""
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda error: log.critical(
+        "an error that nobody catches, in a thread", exc_info=error.exc_value
+    )
+    hub = gevent.get_hub()
+    hub.print_exception = _uncaught_in_greenlet  # type: ignore[method-assign,assignment]
+
+
+def _uncaught(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+) -> None:
+    told = kind, error or kind(), trace
+    log.critical("an error that nobody catches", exc_info=told)
+
+
+def _uncaught_in_greenlet(
+    _context: object,
+    kind: type[BaseException] | None,
+    error: BaseException | str | None,
+    trace: TracebackType | None,
+) -> None:
+    _uncaught(kind or Exception, error if isinstance(error, BaseException) else None, trace)
+
+
+def is_for_machines() -> bool:
+    """Whether all that is said on standard error has to be an object."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.root.handlers)
 
 
 def set_up(level: str, form: str, *, with_process: bool) -> None:

@@ -214,6 +214,11 @@ def _failed(entry: Entry, happening: Happening) -> None:
         _in_trouble(entry, happening)
 
 
+def _refused(entry: Entry, happening: Happening) -> None:
+    if not entry.ports:  # else it is another port of a machine that is served
+        _in_trouble(entry, happening)
+
+
 def _asked(entry: Entry, document: str, at_s: float, outcome: str) -> None:
     entry.asked.pop(document, None)
     entry.asked[document] = at_s, outcome
@@ -252,7 +257,7 @@ _STEPS: dict[str, Callable[[Entry, Happening], None]] = {
     "identified": _identified,
     "served": _served,
     "failed": _failed,
-    "refused": _in_trouble,
+    "refused": _refused,
     "stale": _in_trouble,
     "move begun": _moving,
     "move declined": _move,

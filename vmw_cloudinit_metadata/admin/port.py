@@ -62,7 +62,7 @@ class AdminSettings:
 
 
 class AdminPort:
-    """`hear` is a listener for happenings; `start` may be called when `serving` is there."""
+    """`hear` is a listener for happenings. Raises ConfigError if the state file cannot be used."""
 
     def __init__(self, settings: AdminSettings) -> None:
         self._settings = settings
@@ -75,6 +75,7 @@ class AdminPort:
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
         self._has_changed = False  # what the state file tells, perhaps
         self._is_file_told = False
+        self._load()
 
     def hear(self, happening: Happening) -> None:
         self._has_changed = True
@@ -89,7 +90,6 @@ class AdminPort:
     def start(self, serving: Serving) -> None:
         """Listens, now or as soon as the address can be had."""
         self._serving = serving
-        self._load()
         if not self._listen(is_first=True):
             self._greenlets.append(gevent.spawn(self._keep_trying))
         if self._settings.state_file:

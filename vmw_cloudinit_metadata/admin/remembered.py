@@ -3,12 +3,19 @@ that are not back can be named. Nothing else is in it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 MAX_BYTES = 8 * 1024 * 1024  # some 200,000 machines
+
+
+def default_state_file() -> Path | None:
+    """In the directory that systemd has made for the service (StateDirectory=), if it has."""
+    directories = os.environ.get("STATE_DIRECTORY", "").split(":")
+    return Path(directories[0]) / "machines" if directories[0] else None
 
 
 def load(path: Path) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
 import click
 
-from vmw_cloudinit_metadata import __version__
+from vmw_cloudinit_metadata import __version__, logs
 from vmw_cloudinit_metadata.cli import checkconfig
 from vmw_cloudinit_metadata.cli.client import client
 from vmw_cloudinit_metadata.cli.guest import guest
@@ -18,6 +19,8 @@ from vmw_cloudinit_metadata.cli.tlsinfo import tls_info
 from vmw_cloudinit_metadata.cli.validate import validate
 from vmw_cloudinit_metadata.cli.vmport import vm_port
 from vmw_cloudinit_metadata.errors import ConfigError, DriverError
+
+log = logging.getLogger(__name__)
 
 PROGRAM = "vmw-cloudinit-metadata"
 
@@ -74,5 +77,9 @@ def _run(command: click.Command, program: str) -> None:
 
 
 def _fail(program: str, message: str) -> None:
-    click.echo(f"{program}: error: {' '.join(message.split())}", err=True)
+    text = " ".join(message.split())
+    if logs.is_for_machines():
+        log.critical("%s", text)
+    else:
+        click.echo(f"{program}: error: {text}", err=True)
     sys.exit(2)

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from vmw_cloudinit_metadata import logs, notify
 from vmw_cloudinit_metadata.admin.access import check_address, read_token
 from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
+from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.admission import (
     MAX_PER_HOST,
     connections_by_descriptors,
@@ -150,8 +151,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "--state-file",
     type=FILE,
     metavar="FILE",
+    default=default_state_file,
     help="Keeps the VC UUIDs of the connected VMs, so that the admin port can tell which are not "
-    "back after a restart. Default: they are forgotten.",
+    "back after a restart. Default: in the StateDirectory= of systemd, or they are forgotten.",
 )
 @click.option(
     "--log-level",
@@ -206,6 +208,7 @@ def run(
     HUP reads the settings again, and the certificate.
     """
     logs.set_up(options["log_level"], options["log_format"], with_process=workers > 1)
+    logs.catch_all()
     start_log.setLevel(logging.INFO)
     for warning in strange_variables(ctx.command, os.environ):
         log.warning("%s", warning)

@@ -119,6 +119,7 @@ def _work(
     tells_all: bool,
 ) -> int:
     """What a worker does; returns its exit code."""
+    logs.catch_all()
     settings = configuration.settings | {"vmotion_key": vmotion_key}
     server = make(addresses, **_share(settings, count))
     reporter = Reporter(pair, server, server.ask_to_stop)
