@@ -114,10 +114,10 @@ class Connection:
     def _say_end(self) -> None:
         self._sock.shutdown(SHUT_WR)
 
-    def guarded(self, step: Callable[..., None], *arguments: Any) -> None:
+    def guarded(self, step: Callable[[], None]) -> None:
         """Runs one step; whatever goes wrong in it ends this connection and no other."""
         try:
-            step(*arguments)
+            step()
         except OSError as error:
             log.debug("%s: connection lost: %s", self, error)
             self.close()

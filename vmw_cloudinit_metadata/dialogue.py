@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_DOCUMENTS
@@ -111,7 +112,7 @@ class Dialogue:
 
     def _guarded(self, step: Callable[..., None], *arguments: Any) -> Callable[..., None]:
         """`step`, whose errors will cost the line that there is by then."""
-        return lambda *further: self.line.guarded(step, *arguments, *further)
+        return lambda *further: self.line.guarded(partial(step, *arguments, *further))
 
     # Finding the answer
 

@@ -85,8 +85,8 @@ class Line:
         remark = "older connection" if self.is_older else ""
         self._connection.tell(kind, text, machine=self.machine, remark=remark, **further)
 
-    def guarded(self, step: Callable[..., None], *arguments: Any) -> None:
-        self._connection.guarded(step, *arguments)
+    def guarded(self, step: Callable[[], None]) -> None:
+        self._connection.guarded(step)
 
     # What the connection tells it
 

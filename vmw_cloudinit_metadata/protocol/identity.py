@@ -32,7 +32,7 @@ class Identity:
         }
         self.is_asked = False
         self._answerable: Sequence[Suboption] = ()
-        self._unanswered: set[Suboption] = set()
+        self._unanswered: list[Suboption] = []  # few: a set would take 200 bytes
 
     @property
     def machine(self) -> Machine:
@@ -53,18 +53,24 @@ class Identity:
         for question in self._answerable:
             answer = vmware.IDENTITY[question]
             if not self.has_told(answer):
-                self._unanswered.add(answer)
+                self._await(answer)
         return self._answerable
 
     def ask_again(self) -> Sequence[Suboption]:
         """Returns what to ask a VM that has told before; what it told holds until it answers."""
         questions = [question for question in ASKED_AGAIN if question in self._answerable]
-        self._unanswered.update(vmware.IDENTITY[question] for question in questions)
+        for question in questions:
+            self._await(vmware.IDENTITY[question])
         return questions
+
+    def _await(self, answer: Suboption) -> None:
+        if answer not in self._unanswered:
+            self._unanswered.append(answer)
 
     def hear(self, code: Suboption, argument: bytes) -> bool:
         """Whether this answer is usable; one that is not changes nothing."""
-        self._unanswered.discard(code)
+        if code in self._unanswered:
+            self._unanswered.remove(code)
         told = vmware.parse_identity(code, argument)
         if told is not None:
             self._news[_FIELDS[code]] = told
@@ -72,8 +78,8 @@ class Identity:
 
     def will_not_hear(self, questions: bytes) -> None:
         """The VM does not know these questions of ours."""
-        answers = (vmware.IDENTITY[q] for q in vmware.IDENTITY if q in questions)
-        self._unanswered.difference_update(answers)
+        answers = [vmware.IDENTITY[q] for q in vmware.IDENTITY if q in questions]
+        self._unanswered = [answer for answer in self._unanswered if answer not in answers]
 
     def overdue(self) -> None:
         """What was not told in time counts as absent, or as it was told before."""
