@@ -181,7 +181,7 @@ def balanced(instances: Path) -> Iterator[ServerProcess]:
 
 def loud_lines(server: ServerProcess) -> list[str]:
     """The lines since the start that are not for debugging only."""
-    start = server.wait_for(r"at most .*\n").end()
+    start = server.wait_for(r"admin on .*\n").end()
     return [line for line in server.log[start:].splitlines() if " DEBUG " not in line]
 
 

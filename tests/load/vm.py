@@ -67,7 +67,8 @@ class Instance:
                 assert told["instance-id"] == f"i-{self.number}", (self, body)
                 assert told["local-hostname"] == self.name, (self, body)
             case "NETWORKDATA":
-                assert f"address: {self.address}\n".encode() in body, (self, body)
+                (interface,) = json.loads(body)["config"]
+                assert interface["subnets"][0]["address"] == self.address, (self, body)
             case "USERDATA":
                 assert body == self.userdata.encode(), (self, body[:100], len(body))
 
