@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.cloudinit import cloud_init  # noqa: F401 - a fixture
 from tests.guest import guest, serial  # noqa: F401 - fixtures
 from tests.process import ServerProcess
 from tests.vm import Vm
+
+# A case that takes long says something of a busy machine, and nothing of a law.
+settings.register_profile("laws", deadline=None)
+settings.load_profile("laws")
 
 EXAMPLE_NETWORK = """\
 network:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.guest import AGENT
@@ -32,7 +32,6 @@ def heard(*pieces: bytes) -> list[agent.Answer]:
     return [answer for piece in pieces for answer in reader.receive(piece)]
 
 
-@settings(deadline=None)
 @given(STREAMS, st.lists(st.integers(0, 500)))
 def test_answers_do_not_depend_on_how_the_bytes_arrive(data: bytes, cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(data)]
@@ -40,13 +39,11 @@ def test_answers_do_not_depend_on_how_the_bytes_arrive(data: bytes, cuts: list[i
     assert heard(*pieces) == heard(data) == heard(*(data[n : n + 1] for n in range(len(data))))
 
 
-@settings(deadline=None)
 @given(NAMES, BODIES, KERNEL | NOISE.map(b"".join), KERNEL)
 def test_answer_is_found_behind_noise(name: str, body: bytes, noise: bytes, after: bytes) -> None:
     assert agent.Answer(name, body) in heard(noise + response(name, body) + after)
 
 
-@settings(deadline=None)
 @given(NAMES, BODIES, KERNEL, st.integers(0, 200))
 def test_noise_within_an_answer_makes_no_other_answer(
     name: str, body: bytes, noise: bytes, at: int
@@ -59,7 +56,6 @@ def test_noise_within_an_answer_makes_no_other_answer(
         assert answer.name in name
 
 
-@settings(deadline=None)
 @given(st.binary())
 def test_server_reads_what_the_agent_asks(noise: bytes) -> None:
     lines = packet.LineSplitter().receive_data(noise + b"\n" + agent.request("METADATA"))
@@ -68,7 +64,6 @@ def test_server_reads_what_the_agent_asks(noise: bytes) -> None:
     assert parsed.requests == "METADATA"
 
 
-@settings(deadline=None)
 @given(st.text("AQ=+/ -", max_size=9))
 def test_base64_is_strict(text: str) -> None:
     (answer,) = heard(f"!!RESPONSE_METADATA#{text}\n".encode())

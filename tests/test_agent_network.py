@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.guest import QUICK, Guest, Serial, mostly_slow
@@ -157,7 +157,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.text(max_size=5), VALUES, max_size=4),
     st.lists(VALUES, max_size=3),

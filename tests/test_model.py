@@ -80,7 +80,7 @@ def nested(depth: int) -> Any:
 
 
 @given(MAPPINGS)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_from_mapping_of_any_mapping_raises_nothing_but_faults(mapping: dict[str, Any]) -> None:
     with suppress(InvalidInstanceData):
         nocloud.render(InstanceData.from_mapping(mapping), MACHINE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.instance import nocloud, seed
@@ -242,7 +242,6 @@ def test_list_of_interfaces_becomes_devices_in_its_order() -> None:
 
 
 @given(st.dictionaries(KEYS, NESTED), st.lists(NESTED))
-@settings(deadline=None)
 def test_native_document_of_version_1_comes_back_unchanged(
     further: dict[str, Any], config: list[Any]
 ) -> None:
@@ -251,7 +250,6 @@ def test_native_document_of_version_1_comes_back_unchanged(
 
 
 @given(st.dictionaries(KEYS, NESTED))
-@settings(deadline=None)
 def test_native_document_of_version_2_comes_back_unchanged(further: dict[str, Any]) -> None:
     network = {**further, "version": 2}
     assert network_of(network) == network

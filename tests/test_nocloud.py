@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.instance import nocloud, seed
@@ -131,7 +131,6 @@ def test_example_file_gives_documents(path: Path) -> None:
 
 
 @given(st.dictionaries(FURTHER, VALUES))
-@settings(deadline=None)
 def test_metadata_of_any_further_keys_comes_back_equal(further: dict[str, Any]) -> None:
     assert metadata_of(further) == {**BASIC, **further}
 

@@ -182,7 +182,7 @@ results = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(results)
 def test_render_any_result_is_well_formed_and_holds_nothing_foreign(found: dict[str, Any]) -> None:
     page = render(found)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.instance import seed
@@ -109,7 +109,6 @@ def test_read_of_an_endless_number_never_raises(text: str) -> None:
 
 
 @given(NESTED)
-@settings(deadline=None)
 @example("2024-01-01")
 @example(["=", "<<", "~", "yes", "0o7", "1e3", "12:30", "\u2028\x85\ufeff😀"])
 def test_read_of_a_dumped_value_gives_the_value(value: Any) -> None:
