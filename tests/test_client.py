@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -215,6 +216,18 @@ def test_load_of_a_good_server_has_no_failures(
     assert result["failures"] == {}
     assert f"{name}: {result['boots']:,} boots" in ended.stdout
     assert page.read_text().startswith("<!")
+
+
+def test_soak_of_workers_has_no_failures(
+    start: Callable[..., ServerProcess], own_instances: Path
+) -> None:
+    server = start("--workers", "2")
+    options = ("--directory", str(own_instances), *("-t", "1", "-c", "20", "--limit", "20"))
+    ended = client("soak", server.port, *options)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    server.signal(signal.SIGTERM)
+    server.wait()
+    assert "vMotions from elsewhere" in server.log
 
 
 def check_result(result: dict[str, Any]) -> None:
