@@ -218,6 +218,13 @@ def test_load_of_a_good_server_has_no_failures(
     assert page.read_text().startswith("<!")
 
 
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_result_that_has_no_place_is_told_before_the_test(option: str) -> None:
+    ended = client("storm", 1, "--pattern", "vm-{:05}", "-n", "1", option, "/nowhere/result")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "there is no directory '/nowhere'" in ended.stderr
+
+
 def test_soak_of_workers_has_no_failures(
     start: Callable[..., ServerProcess], own_instances: Path
 ) -> None:
