@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -215,6 +216,25 @@ def test_load_of_a_good_server_has_no_failures(
     assert result["failures"] == {}
     assert f"{name}: {result['boots']:,} boots" in ended.stdout
     assert page.read_text().startswith("<!")
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_result_that_has_no_place_is_told_before_the_test(option: str) -> None:
+    ended = client("storm", 1, "--pattern", "vm-{:05}", "-n", "1", option, "/nowhere/result")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "there is no directory '/nowhere'" in ended.stderr
+
+
+def test_soak_of_workers_has_no_failures(
+    start: Callable[..., ServerProcess], own_instances: Path
+) -> None:
+    server = start("--workers", "2")
+    options = ("--directory", str(own_instances), *("-t", "1", "-c", "20", "--limit", "20"))
+    ended = client("soak", server.port, *options)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    server.signal(signal.SIGTERM)
+    server.wait()
+    assert "vMotions from elsewhere" in server.log
 
 
 def check_result(result: dict[str, Any]) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 import timeit
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 
-from tests.process import ServerProcess, run, with_constants
+from tests.process import COMMAND, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
+from vmw_cloudinit_metadata.logs import LineHandler
 
 Start = Callable[..., ServerProcess]
 
@@ -32,6 +38,11 @@ def objects(server: ServerProcess) -> list[dict[str, Any]]:
 
 def of_kind(server: ServerProcess, kind: str) -> list[dict[str, Any]]:
     return [line for line in objects(server) if line.get("kind") == kind]
+
+
+def cpu_s(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def boot(machine: Vm) -> None:
@@ -232,9 +243,41 @@ def test_info_has_no_line_for_each_segment(start: Start) -> None:
     assert len(server.lines) == before + 2
 
 
-def test_two_lines_of_a_boot_cost_less_than_25_microseconds(tmp_path: Path) -> None:
-    import logging
+def test_log_that_nobody_reads_any_more_costs_nothing(own_instances: Path) -> None:
+    options = ("--uri", "my-metadata", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+    opts = json.dumps({"directory": str(own_instances)})
+    with subprocess.Popen(
+        [*COMMAND, "run", *options, "--driver-opts", opts], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        while not (listening := re.search(r"listening on \S*:(\d+)", process.stderr.readline())):
+            pass
+        process.stderr.close()
+        for _ in range(3):
+            machine = Vm(int(listening[1]))
+            boot(machine)
+            machine.close()
+        before_s = cpu_s(process.pid)
+        time.sleep(0.5)
+        spent_s = cpu_s(process.pid) - before_s
+        process.terminate()
+    assert spent_s < 0.1
+    assert process.returncode == 0
 
+
+def test_line_of_a_thread_stands_behind_those_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = LineHandler(sys.stderr)
+    handler.gather()
+    said = [logging.makeLogRecord({"msg": text}) for text in ("first", "second")]
+    handler.handle(said[0])
+    thread = threading.Thread(target=handler.handle, args=said[1:])
+    thread.start()
+    thread.join()
+    gevent.sleep(0)
+    assert capsys.readouterr().err == "first\nsecond\n"
+
+
+def test_two_lines_of_a_boot_cost_less_than_25_microseconds(tmp_path: Path) -> None:
     from vmw_cloudinit_metadata.happenings import Happenings
     from vmw_cloudinit_metadata.logs import TextFormatter
     from vmw_cloudinit_metadata.protocol.vmware import Machine

@@ -344,6 +344,20 @@ def test_target_that_goes_away_again_leaves_the_source_its_line(start: Start) ->
     assert source.answer(3)[0] == "RESPONSE_METADATA"
 
 
+def test_target_refused_in_the_moment_it_completes_leaves_no_move_behind(start: Start) -> None:
+    server = start(command=EXPIRY)
+    source = Vm(server.port)
+    target = moved(server, source)
+    target.send(suboption(46, SEQUENCE) + suboption(70, b"Canother"))
+    server.wait_for("refused: the VM asks for service URI 'another'")
+    source.close()
+    target.close()
+    time.sleep(1.5)
+    counted = counters(server)
+    assert counted["vMotions completed"] == 1
+    assert (counted["vMotions expired"], counted["internal errors"]) == (0, 0), server.log
+
+
 # Who is not the VM
 
 

@@ -108,6 +108,8 @@ def test_example_gives_its_network_config() -> None:
         pytest.param({"version": 1, "config": [], 1: 2}, id="a key that is no text"),
         pytest.param({"version": 2, "cost": 1e30}, id="a number that JSON writes otherwise"),
         pytest.param({"version": 2, "key": b"\0\xff"}, id="bytes"),
+        pytest.param({"version": 2, "k" * 1024: 1}, id="a key of 1024 characters"),
+        pytest.param({"version": 2, "\x85" * 171: 1}, id="a key of as many once escaped"),
     ],
 )
 def test_network_that_json_would_change_is_yaml(value: dict[object, object]) -> None:

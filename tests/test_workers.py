@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import ServerProcess, run, with_constants
+from tests.process import CHECKOUT, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
 
 Start = Callable[..., ServerProcess]
@@ -161,6 +161,30 @@ def test_driver_that_cannot_be_loaded_is_told_once(options: list[str], told: str
     assert ended.returncode == 2
     assert told in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", [1, 2], ids=["first", "second"])
+def test_term_while_a_worker_starts_ends_all(tmp_path: Path, place: int) -> None:
+    (tmp_path / "stopping.py").write_text(
+        "import os, signal, time\n"
+        "from vmw_cloudinit_metadata import Driver\n"
+        "class Stopping(Driver):\n"
+        "    def __init__(self, options):\n"
+        "        with open('loaded', 'a') as file:\n"
+        "            file.write('x')\n"
+        f"        if os.path.getsize('loaded') == {place}:\n"
+        "            os.kill(os.getppid(), signal.SIGTERM)\n"
+        "            time.sleep(10)\n"
+        "    def get_instance(self, machine): ...\n"
+        "    def still_holds(self, token): ...\n"
+    )
+    ended = run(
+        *("run", "--uri", "x", "--workers", "3", "--listen", "127.0.0.1:0"),
+        *("--admin-listen", "off", "--driver", "stopping:Stopping"),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_vm_moves_from_any_worker_to_any_other(start: Start) -> None:

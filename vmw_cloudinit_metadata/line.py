@@ -293,7 +293,7 @@ class Line:
             assert self._journey
             self._journey.source.hear_the_rest()
         told = self.session.take_over()
-        if not self.session.is_mute:
+        if self.session.is_proxying:  # even if it is refused for what it said behind that
             self._take_over(self._journey)
         self._handle(told)
 

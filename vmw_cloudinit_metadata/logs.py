@@ -94,16 +94,22 @@ class LineHandler(logging.StreamHandler[TextIO]):
         self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._loop is None or threading.get_ident() != self._thread:
-            super().emit(record)
-            return
         try:
             self._lines.append(self.format(record))
         except Exception:
             self.handleError(record)
             return
-        if len(self._lines) == 1:
-            self._loop.run_callback(self.flush)
+        if self._loop is None or threading.get_ident() != self._thread:
+            self._write(record)
+        elif len(self._lines) == 1:
+            self._loop.run_callback(self._write, record)
+
+    def _write(self, record: logging.LogRecord) -> None:
+        """As logging does it: a log that cannot be written is no error of those who log."""
+        try:
+            self.flush()
+        except Exception:
+            self.handleError(record)
 
     def flush(self) -> None:
         with self.lock or nullcontext():

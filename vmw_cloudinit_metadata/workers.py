@@ -164,12 +164,13 @@ class Parent:
         return next((worker.problem for worker in ready if worker.problem), "")
 
     def start(self) -> None:
-        """Returns when all workers accept; raises ConfigError with the reason if one cannot."""
+        """Returns when all workers accept, or no more are to, after TERM or INT; raises ConfigError
+        with the reason if one cannot."""
         actions = zip(_SIGNALS, (self._stop, self._stop, self._reload), strict=True)
         self._handlers = [gevent.signal_handler(number, action) for number, action in actions]
         for _ in range(self._count):  # one first: a wrong setting is told once
-            worker = self._fork()
-            self._wait_until_ready(worker)
+            if not self.is_stopping:
+                self._wait_until_ready(self._fork())
         self._is_started = True
 
     def watch(self) -> None:
@@ -194,6 +195,8 @@ class Parent:
         end_s = time.monotonic() + READY_S
         while not worker.is_ready and not self.is_stopping:
             self._turn()
+            if self.is_stopping:
+                return
             if worker.failure is not None or worker.pid not in self._workers:
                 self._give_up()
                 raise ConfigError(worker.failure or "a worker ended before it was ready")

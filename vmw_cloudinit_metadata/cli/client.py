@@ -355,6 +355,8 @@ def soak(**options: Any) -> int:
 
 def _test(scenario: str, options: dict[str, Any], connections: int | None) -> int:
     json_file, report_file = options.pop("json_file"), options.pop("report_file")
+    _check_place(json_file, "--json")
+    _check_place(report_file, "--report")
     server_pids = options.pop("server_pids")
     plan = _plan(scenario, options)
     _check_room(plan, plan.vms if connections is None else connections)
@@ -419,6 +421,12 @@ def _check_room(plan: Plan, connections: int) -> None:
             f"{connections:,} connections do not fit: there are {limit:,} ports; "
             "take more --source-addresses"
         )
+
+
+def _check_place(file: Path | None, option: str) -> None:
+    """A test of some hours is not to end with that."""
+    if file and not file.parent.is_dir():
+        raise ConfigError(f"{option}: {file}: there is no directory {str(file.parent)!r}")
 
 
 def _write(file: Path | None, option: str, text: Callable[[], str]) -> None:

@@ -12,6 +12,11 @@ import yaml
 _UNREADABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
+# YAML knows a key by its colon, for which it looks no further than 1024 characters; escaped, each
+# of ours can be six.
+_KEY_CHARACTERS = 128
+
+
 class _Dumper(yaml.CSafeDumper):
     def ignore_aliases(self, _data: Any) -> bool:
         return True
@@ -32,10 +37,14 @@ def document_text(value: Any) -> str:
 def _is_json(value: Any) -> bool:
     kind = type(value)
     if kind is dict:
-        return all(type(name) is str and _is_json(item) for name, item in value.items())
+        return all(_is_name(name) and _is_json(item) for name, item in value.items())
     if kind is list:
         return all(map(_is_json, value))
     return kind in (str, int, bool, type(None))
+
+
+def _is_name(key: Any) -> bool:
+    return type(key) is str and len(key) <= _KEY_CHARACTERS
 
 
 def yaml_text(value: Any) -> str:

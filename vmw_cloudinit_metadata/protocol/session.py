@@ -225,6 +225,11 @@ class Session:
         return self._identity.machine
 
     @property
+    def is_proxying(self) -> bool:
+        """Whether it has become the session of a VM: by WILL-PROXY, or because one moved here."""
+        return self._proxying
+
+    @property
     def is_moving(self) -> bool:
         """Whether nothing may be said to the guest, since its VM is moving away."""
         return self._departure is not None

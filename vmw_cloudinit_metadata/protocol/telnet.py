@@ -69,15 +69,17 @@ class Decoder:
     """Decodes one direction of one connection. Never raises; keeps at most one subnegotiation.
 
     What a peer can say is one grammar, a row for each kind of it. What is not complete is kept and
-    read again with what comes next.
+    read again with what comes next; of a subnegotiation that is only how it begins and ends, or
+    one that comes byte by byte would be read a thousand times.
     """
 
-    __slots__ = ("_begun", "_limit", "_overlong")
+    __slots__ = ("_begun", "_limit", "_overlong", "_payload")
 
     def __init__(self, max_subnegotiation_bytes: int = MAX_SUBNEGOTIATION_BYTES) -> None:
         self._limit = max_subnegotiation_bytes
         self._begun = b""
-        self._overlong = False  # what has begun is a subnegotiation that is too long
+        self._payload = b""  # of the subnegotiation that has begun
+        self._overlong = False  # it is too long
 
     def receive_data(self, data: bytes) -> list[Event]:
         """Returns the events that `data` completes, in order."""
@@ -102,17 +104,17 @@ class Decoder:
         events.append(_NEGOTIATIONS[command])
 
     def _subnegotiation(self, content: bytes, events: list[Event]) -> None:
-        payload = self._checked(content, events)
+        self._keep(content, events)
+        payload, is_overlong = self._take()
         if payload:
             events.append(Subnegotiation(payload[0], payload[1:]))
-        elif not self._overlong:
+        elif not is_overlong:
             events.append(Malformed("subnegotiation without an option"))
-        self._overlong = False
 
     def _unterminated(self, content: bytes, events: list[Event]) -> None:
         """It was never ended: it is dropped, and the command in it obeyed."""
-        self._checked(content, events)
-        self._overlong = False
+        self._keep(content, events)
+        self._take()
         events.append(Malformed("unterminated subnegotiation"))
 
     def _command(self, code: bytes, events: list[Event]) -> None:
@@ -120,23 +122,30 @@ class Decoder:
             events.append(Malformed("unknown telnet command"))
 
     def _begun_subnegotiation(self, content: bytes, events: list[Event]) -> None:
-        self._checked(content, events)
-        self._begun = _BEGIN + (b"" if self._overlong else content)
+        self._keep(content, events)
+        self._begun = _BEGIN
 
     def _begun_end(self, content: bytes, events: list[Event]) -> None:
-        self._begun_subnegotiation(content, events)
-        self._begun += _IAC
+        self._keep(content, events)
+        self._begun = _BEGIN + _IAC
 
     def _begun_command(self, command: bytes, _events: list[Event]) -> None:
         self._begun = command
 
-    def _checked(self, content: bytes, events: list[Event]) -> bytes:
-        """The payload of a subnegotiation; nothing if it is too long, which is told once."""
-        payload = content.replace(_DOUBLED, _IAC)
-        if len(payload) > self._limit and not self._overlong:
-            self._overlong = True
+    def _keep(self, content: bytes, events: list[Event]) -> None:
+        """Adds to the payload; drops all of one that is too long, which is told once."""
+        if self._overlong:
+            return
+        self._payload += content.replace(_DOUBLED, _IAC)
+        if len(self._payload) > self._limit:
+            self._payload, self._overlong = b"", True
             events.append(Malformed("subnegotiation too long"))
-        return b"" if self._overlong else payload
+
+    def _take(self) -> tuple[bytes, bool]:
+        """The payload, and whether it was too long; the next one begins."""
+        taken = self._payload, self._overlong
+        self._payload, self._overlong = b"", False
+        return taken
 
 
 _NEGOTIATIONS = {
