@@ -74,11 +74,14 @@ class Chronicle:
         if not key:
             return
         connection = happening.connection
-        if happening.kind == "left":
-            self._leave(self._keys.get(connection, key), connection, happening.at_s)
-        elif self._keys.get(connection, key) != key:  # it has told another identity
-            self._leave(self._keys[connection], connection, happening.at_s)
+        known = self._keys.get(connection, key)
+        if known != key:  # it has told another identity
+            self._leave(known, connection, happening.at_s)
         self._take(key, happening)
+        if happening.kind in _COMES and connection:
+            self._keys[connection] = key
+        elif happening.kind == "left":
+            self._keys.pop(connection, None)
 
     def expect(self, vc_uuids: Iterable[str]) -> None:
         """These were connected before a restart."""
@@ -135,23 +138,19 @@ class Chronicle:
             step(entry, happening)
         if happening.kind in _COMES and happening.connection:
             entry.ports[happening.connection] = happening
-            self._keys[happening.connection] = key
         self._put(entry)
 
     def _leave(self, key: str, connection: str, now_s: float) -> None:
         self._keys.pop(connection, None)
         entry = self.get(key)
-        if not entry or entry.ports.pop(connection, None) is None or entry.ports:
-            return
-        self._remove(entry)
-        entry.left_s = entry.changed_s = now_s
-        if entry.state not in TROUBLE:
-            entry.state = LEFT
-        self._put(entry)
+        if entry and connection in entry.ports:
+            self._remove(entry)
+            _lose(entry, connection, now_s)
+            self._put(entry)
 
     def _put(self, entry: Entry) -> None:
         self.revision += 1
-        (self._troubled if entry.state in TROUBLE else self._calm)[entry.key] = entry
+        self._shelf_of(entry)[entry.key] = entry
         self.states[entry.state] += 1
         if problem := entry.problem:
             self.problems[problem] += 1
@@ -161,19 +160,29 @@ class Chronicle:
                 self._remove(self._must_get(next(iter(self._gone))))
 
     def _remove(self, entry: Entry) -> None:
-        if entry.key not in self:
+        if self._shelf_of(entry).pop(entry.key, None) is None:
             return
-        self._troubled.pop(entry.key, None)
-        self._calm.pop(entry.key, None)
-        self._gone.pop(entry.key, None)
+        if not entry.ports:
+            del self._gone[entry.key]
         self.states[entry.state] -= 1
         if problem := entry.problem:
             self.problems[problem] -= 1
+
+    def _shelf_of(self, entry: Entry) -> dict[str, Entry]:
+        return self._troubled if entry.state in TROUBLE else self._calm
 
     def _must_get(self, key: str) -> Entry:
         entry = self.get(key)
         assert entry
         return entry
+
+
+def _lose(entry: Entry, connection: str, now_s: float) -> None:
+    if entry.ports.pop(connection, None) is None or entry.ports:
+        return
+    entry.left_s = entry.changed_s = now_s
+    if entry.state not in TROUBLE:
+        entry.state = LEFT
 
 
 def _remember(entry: Entry, happening: Happening) -> None:
@@ -219,6 +228,10 @@ def _refused(entry: Entry, happening: Happening) -> None:
         _in_trouble(entry, happening)
 
 
+def _left(entry: Entry, happening: Happening) -> None:
+    _lose(entry, happening.connection, happening.at_s)
+
+
 def _asked(entry: Entry, document: str, at_s: float, outcome: str) -> None:
     entry.asked.pop(document, None)
     entry.asked[document] = at_s, outcome
@@ -259,6 +272,7 @@ _STEPS: dict[str, Callable[[Entry, Happening], None]] = {
     "failed": _failed,
     "refused": _refused,
     "stale": _in_trouble,
+    "left": _left,
     "move begun": _moving,
     "move declined": _move,
     "move aborted": _back,
