@@ -30,6 +30,7 @@ from tests.uart import (
     server_of,
     silent,
 )
+from vmw_cloudinit_metadata.guest import agent
 
 SECRET = "correct-horse-battery"
 TRUNCATED = b"!!RESPONSE_USERDATA#I2Ns\r\n[    1.234567] usb 1-1: new device\r\n"
@@ -117,7 +118,9 @@ def test_digest_that_is_none_is_no_end(guest: Guest, serial: Serial, answer: byt
 @pytest.mark.parametrize(
     "metadata",
     mostly_slow(
-        *(b"{}", b"", b"[]", b"{", b'{"instance-id": ""}', b"\xff\xfe", b"[" * 100_000, b"a: b: c")
+        b"instance-id: 0x" + b"f" * 20_000,
+        b"a: &a {}\ninstance-id: [*a, *a]\n",
+        *(b"{}", b"", b"[]", b"{", b'{"instance-id": ""}', b"\xff\xfe", b"[" * 100_000, b"a: b: c"),
     ),
     ids=lambda metadata: repr(metadata[:10]),
 )
@@ -220,6 +223,15 @@ def test_line_without_end_is_dropped(guest: Guest, serial: Serial) -> None:
     serial(in_turn(lambda _: flood, known, until="DIGEST"), piece_bytes=65536)
     guest.fetch("--retry", "1")
     assert guest.metadata["instance-id"] == "i-1"
+
+
+def test_answers_of_kinds_that_nobody_asks_for_are_not_kept() -> None:
+    patience = agent.Patience(1, agent.defaults(), hold=False)
+    dialogue = agent.Dialogue([], patience, 1, agent.Teller("/dev/null"))
+    port = object.__new__(agent.Port)
+    for name in ("METADATA", "FOO", "X" * 64):
+        dialogue._take(port, agent.Answer(name, b"x"))
+    assert set(dialogue.heard) == {"METADATA"}
 
 
 def modes(uart: Uart) -> list[Any]:

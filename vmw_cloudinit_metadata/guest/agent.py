@@ -728,7 +728,7 @@ class Dialogue:
             refusal = parse_error(answer.body, self._wanted)
             if refusal:
                 raise refusal
-        else:
+        elif answer.name in KINDS:
             self.heard[answer.name] = answer.body
 
     def _keep_only(self, port: Port) -> None:
@@ -788,6 +788,7 @@ FILES = {
     "USERDATA": "user-data",
     "VENDORDATA": "vendor-data",
 }
+KINDS = {*FILES, "DIGEST"}
 NEEDED = ("meta-data", "user-data")  # cloud-init takes no seed without them; user-data may be empty
 
 
@@ -876,14 +877,18 @@ def load_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+# PyYAML lets them out of its constructors.
+ODD = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
+
 def load_yaml(text: str) -> Any:
     """By PyYAML, which is there where cloud-init is; raises ImportError, or ValueError."""
     import yaml
 
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(printable(error)) from None  # PyYAML lets some out of its constructors
+    except (yaml.YAMLError, *ODD) as error:
+        raise ValueError(printable(error)) from None
 
 
 def load(text: str) -> Any:
@@ -920,11 +925,14 @@ def instance_id_of(metadata: bytes) -> str:
     """Raises Unusable if it is no meta-data for cloud-init."""
     try:
         found = load_mapping(metadata).get("instance-id")
+        if isinstance(found, (dict, list)):
+            raise ValueError("its instance-id is no text")
+        instance_id = "" if found is None else str(found)  # a number may have too many digits
     except ValueError as error:
         raise Unusable(f"meta-data cannot be read: {printable(error)}") from None
-    if found is None or found == "":
+    if not instance_id:
         raise Unusable("meta-data has no instance-id")
-    return str(found)
+    return instance_id
 
 
 def with_instance_id(metadata: bytes, instance_id: str) -> bytes:
@@ -1092,12 +1100,17 @@ def physical_entries(config: Any) -> List[Entry]:
         return []
     rows = body.get("config")
     return [
-        Entry(row["name"], str(row.get("mac_address") or "").lower(), (*at, number))
+        Entry(row["name"], mac_of(row), (*at, number))
         for number, row in enumerate(rows if isinstance(rows, list) else [])
         if isinstance(row, dict)
         and row.get("type") == "physical"
         and isinstance(row.get("name"), str)
     ]
+
+
+def mac_of(row: Dict[Any, Any]) -> str:
+    mac = row.get("mac_address")
+    return mac.lower() if isinstance(mac, str) else "no text" if mac else ""
 
 
 def lost_entries(entries: Iterable[Entry], names: Iterable[str]) -> List[Entry]:
@@ -1144,7 +1157,7 @@ def fill_in(document: bytes, config: Any, entry: Entry, card: Card) -> Tuple[byt
         filled = insert_mac(document.decode(), entry, card)
         row_at(config, entry.place)["mac_address"] = card.mac
         is_right = load(filled) == config
-    except (ValueError, RecursionError):  # aliases can do what was not foreseen here
+    except (ValueError, ImportError, RecursionError):  # aliases can do what was not foreseen here
         is_right = False
     if not is_right:
         return document, [cannot_name([entry], [card])]
@@ -1159,10 +1172,16 @@ def row_at(config: Any, place: Iterable[Any]) -> Any:
 
 
 def insert_mac(text: str, entry: Entry, card: Card) -> str:
-    """The text as it is, with one key more, so all else stays what cloud-init would have read."""
+    """The text as it is, with one key more, so all else stays what cloud-init would have read.
+
+    Raises ValueError, or ImportError.
+    """
     import yaml
 
-    node = yaml.compose(text, Loader=yaml.SafeLoader)  # type: Any
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)  # type: Any
+    except yaml.YAMLError as error:
+        raise ValueError(printable(error)) from None  # JSON is not always YAML
     for key in entry.place:
         node = child(node, key)
     at = node.start_mark.index + bool(node.flow_style)  # behind a `{`
