@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import socket
 import termios
 import time
@@ -258,6 +259,35 @@ def test_port_is_raw_while_it_is_asked(guest: Guest, serial: Serial, name: str) 
     after = modes(uart)
     before[2] &= ~termios.HUPCL
     assert after == (before if name == "ttyS0" else during)  # a console is for logins again
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_agent_that_is_stopped_gives_the_console_back(
+    guest: Guest, serial: Serial, number: signal.Signals
+) -> None:
+    guest.write("proc/consoles", "ttyS0 -W- (EC p a) 4:64\n")
+    uart = serial(silent, "ttyS0")
+    before = modes(uart)
+    process = guest.start(*QUICK, "--device", "/dev/ttyS0")
+    assert process.stderr
+    assert "asking again" in process.stderr.readline()
+    process.send_signal(number)
+    _, told = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, "Traceback" in told) == (128 + number, False)
+    before[2] &= ~termios.HUPCL
+    assert modes(uart) == before
+
+
+def test_bytes_of_a_uart_are_gathered(guest: Guest, serial: Serial) -> None:
+    """To be woken by each 16 of them, in a machine, costs more than all else."""
+    documents = {**DOCUMENTS, "USERDATA": os.urandom(100_000)}
+    serial(server_of(documents), piece_bytes=16)
+    process = guest.start()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert (process.communicate()[0], process.returncode) == ("", 0)
+    assert guest.files["user-data"] == documents["USERDATA"]
+    assert used.ru_nvcsw < 2000  # of 8,300 pieces
 
 
 # How long it waits
@@ -524,6 +554,23 @@ def test_dry_run_prints_the_seed_and_writes_nothing(guest: Guest, serial: Serial
     assert METADATA.decode() in ended.stdout
     assert "nocloud/user-data (17 bytes)" in ended.stdout
     assert not (guest.root / "var").exists()
+
+
+def test_dry_run_behind_the_gate_is_exit_code_1(guest: Guest, serial: Serial) -> None:
+    serial(server_of(DOCUMENTS))
+    guest.write("sys/class/dmi/id/sys_vendor", "QEMU\n")
+    ended = guest.run("--dry-run")
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
+def test_dry_run_removes_no_seed_of_another_machine(
+    guest: Guest, serial: Serial, tmp_path: Path
+) -> None:
+    serial(server_of(DOCUMENTS))
+    guest.fetch()
+    clone = guest.clone(tmp_path / "clone", "564d0000-0000-0000-0000-000000000001")
+    assert "it would be removed" in clone.run("--dry-run").stderr
+    assert clone.metadata["instance-id"] == "i-1"
 
 
 def test_dry_run_without_data_is_exit_code_1(guest: Guest) -> None:

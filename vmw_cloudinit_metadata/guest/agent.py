@@ -20,7 +20,9 @@ import os
 import re
 import select
 import shutil
+import signal
 import socket
+import stat
 import subprocess
 import sys
 import termios
@@ -47,17 +49,24 @@ UNIT = "vmw-metadata-agent.service"
 
 QUIET_S = 0.2  # bytes queued on the host arrive late: so long a line must be silent to be empty
 SOON_S = 0.1  # to the first question anew after a damaged answer; then twice as long, and so on
+# A UART gives bytes by its FIFO of 16. To be woken by each costs far more than to take it in, and
+# longer pauses could cost bytes: the kernel keeps some 64 kB.
+GATHER_S = 0.005
+FEW_BYTES = 256
 DRAIN_S = 2.0  # a line that is never quiet is used as it is
 WRITE_S = 1.0
 MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_NOISE_BYTES = 4096  # of a line in which no answer has begun
 MAX_TOLD_CHARS = 200
+MAX_FILE_BYTES = 8 * 1024 * 1024  # of a file that is read; no document is longer than its line
+MAX_LINKS = 40  # as Linux
 
 EPILOG = """\
 exit codes:
   0  the boot can go on: the seed is published, unchanged or kept, or there is nothing to ask
   1  the seed could not be written; --check found something; --dry-run got no data
   2  the command line is wrong
+  143, 130  it was stopped (SIGTERM, SIGINT); the seed is the old one, or the new one
 
 Each option but --config, --root, --check, --dry-run and --force can stand in the section [agent]
 of the configuration file, under the same name: `first-boot-timeout = 60`.
@@ -129,11 +138,22 @@ class Teller:
 # Files
 
 
+def read_file(path: str) -> bytes:
+    """The content of a regular file of a bounded size; raises OSError. A pipe is not waited for."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+    return content
+
+
 def read_text(path: str) -> str:
     """The text of a small file, or nothing where there is none."""
     try:
-        with open(path, "rb") as file:
-            return file.read().decode("utf-8", "replace")
+        return read_file(path).decode("utf-8", "replace")
     except OSError:
         return ""
 
@@ -211,7 +231,7 @@ def yes_or_no(text: str) -> bool:
 
 
 def path(text: str) -> str:
-    if not text.startswith("/"):
+    if not text.startswith("/") or not text.strip("/") or "\0" in text:
         raise ValueError("a path that begins with /")
     return text
 
@@ -267,11 +287,18 @@ def line_of(pattern: str, text: str) -> int:
     return 1
 
 
-def read_config(place: str) -> Tuple[Settings, List[str]]:
+def read_config(place: str, is_needed: bool = False) -> Tuple[Settings, List[str]]:
     """What a configuration file sets, and its faults; a key that is wrong has no effect."""
-    text = read_text(place)
+    try:
+        text = read_file(place).decode("utf-8", "replace")
+    except OSError as error:
+        is_fault = is_needed or error.errno != errno.ENOENT
+        return {}, [f"{place}: cannot be read: {error.strerror}"] if is_fault else []
     parser = configparser.ConfigParser(
-        interpolation=None, strict=False, inline_comment_prefixes=("#",)
+        interpolation=None,
+        strict=False,
+        inline_comment_prefixes=("#",),
+        default_section="",  # no section has that name
     )
     try:
         parser.read_string(text, place)
@@ -315,6 +342,20 @@ def swapped(uuid: str) -> str:
     return "-".join(turned + fields[3:])
 
 
+NOWHERE = "/dev/null/nowhere"  # where links end that go round in circles
+
+
+def names_of(place: str) -> List[str]:
+    return [name for name in place.split("/") if name not in ("", ".")]
+
+
+def link_target(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
 class Card(NamedTuple):
     """A network card."""
 
@@ -329,7 +370,39 @@ class Machine:
         self.root = root
 
     def at(self, place: str) -> str:
+        """Where that is: links lead where the tree's own system sees them, never out of it."""
+        if self.root == "/":
+            return place
+        found, pending, links = [], names_of(place), 0  # type: List[str], List[str], int
+        while pending:
+            found.append(pending.pop(0))
+            if found[-1] == "..":
+                del found[-2:]
+            target = link_target(os.path.join(self.root, *found))
+            if target:
+                links += 1
+                found = [] if target.startswith("/") else found[:-1]
+                pending = names_of(target) + pending
+            if links > MAX_LINKS:
+                return NOWHERE + place
+        return os.path.join(self.root, *found)
+
+    def itself(self, place: str) -> str:
+        """The same, but a link at the place itself is not followed."""
+        above, name = os.path.split(place.rstrip("/"))
+        return os.path.join(self.at(above), name)
+
+    def device(self, place: str) -> str:
+        """A port: below the root, and wherever links lead from there."""
         return os.path.join(self.root, place.lstrip("/"))
+
+    def leads_to(self, place: str) -> str:
+        """Where a link points to, as it is written; or nothing."""
+        return link_target(self.itself(place))
+
+    def is_masked(self, unit: str) -> bool:
+        places = ("/etc", "/run")
+        return any(self.leads_to(f"{at}/systemd/system/{unit}") == "/dev/null" for at in places)
 
     def read(self, place: str) -> str:
         return read_text(self.at(place)).strip()
@@ -366,7 +439,7 @@ class Machine:
 
     def has_getty(self, tty: str) -> bool:
         wanted = f"serial-getty@{tty}.service"
-        return any(
+        return not self.is_masked(wanted) and any(
             wanted in names_in(self.at(f"{place}/systemd/system/{target}"))
             for place in ("/etc", "/run", "/usr/lib", "/lib")
             for target in ("getty.target.wants", "multi-user.target.wants")
@@ -712,11 +785,14 @@ class Dialogue:
         """Takes in what has arrived; true if it is of an answer."""
         if port not in self.ports:  # another one has just answered
             return False
-        answers = []  # type: List[Answer]
+        data = b""
         with self._losing(port):
-            answers = port.lines.receive(port.read())
+            data = port.read()
+        answers = port.lines.receive(data)
         for answer in answers:
             self._take(port, answer)
+        if port.lines.in_answer and len(data) < FEW_BYTES:
+            time.sleep(GATHER_S)
         return bool(answers) or port.lines.in_answer
 
     def _take(self, port: Port, answer: Answer) -> None:
@@ -1002,8 +1078,8 @@ class SeedDir:
     def _digests(self) -> Dict[str, str]:
         found = {}
         for name in FILES.values():
-            with suppress(OSError), open(os.path.join(self.place, name), "rb") as file:
-                found[name] = sha256(file.read())
+            with suppress(OSError):
+                found[name] = sha256(read_file(os.path.join(self.place, name)))
         return found
 
     def publish(self, files: Files, memory: Memory) -> None:
@@ -1309,7 +1385,9 @@ def open_ports(machine: Machine, devices: Sequence[str]) -> List[Port]:
     failure = NoPort(NO_PORT)  # type: AgentError
     for device in devices:
         try:
-            port = Port(device, machine.at(device), os.path.basename(device) in machine.consoles)
+            port = Port(
+                device, machine.device(device), os.path.basename(device) in machine.consoles
+            )
         except AgentError as error:
             failure = error
         else:
@@ -1329,7 +1407,7 @@ class Agent:
         self._machine = machine
         self._settings = settings
         self._tell = tell
-        self._seed = SeedDir(machine.at(settings["seed-dir"]))
+        self._seed = SeedDir(machine.itself(settings["seed-dir"]))
         self._before = None  # type: Optional[Memory]
 
     def run(self, dry: bool = False) -> int:
@@ -1341,7 +1419,7 @@ class Agent:
                 self._tell.journal(
                     "this is no machine of VMware: nothing is asked (gate = off asks)"
                 )
-                return 0
+                return 1 if dry else 0
             documents, device = self._fetch()
             files, memory = self._seed_of(documents)
             if dry:
@@ -1362,9 +1440,10 @@ class Agent:
         if self._before is None or self._machine.is_the_one(self._before.machine):
             return
         self._before = None
+        told = "the seed was another machine's (this one is a copy): it %s removed"
         if not dry:
             self._seed.remove()
-        self._tell.both("the seed was another machine's (this one is a copy): it is removed")
+        self._tell.both(told % ("would be" if dry else "is"))
 
     def _may_ask(self) -> bool:
         off = self._settings["gate"] == "off" or self._settings["device"]
@@ -1439,12 +1518,7 @@ class Image:
         return [line for check in CHECKS for line in check(self)]
 
     def has(self, place: str) -> bool:
-        return os.path.lexists(self.machine.at(place))
-
-    def leads_to(self, place: str) -> str:
-        """Where a symlink points to, as the image's own system would see it."""
-        at = self.machine.at(place)
-        return os.readlink(at) if os.path.islink(at) else ""
+        return os.path.lexists(self.machine.itself(place))
 
     def units(self, name: str) -> List[str]:
         places = ("/etc/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/")
@@ -1476,12 +1550,13 @@ class Image:
         base = "/boot/loader/entries/"
         entries = [base + name for name in names_in(self.machine.at(base))]
         places = [*BOOT_FILES, *entries]
-        texts = [(place, self.machine.read(place)) for place in places]
+        texts = [(place, COMMENT.sub("", self.machine.read(place))) for place in places]
         return [(place, word) for place, text in texts for word in re.split(r"[\s\"']+", text)]
 
 
 BOOT_FILES = ("/proc/cmdline", "/etc/kernel/cmdline", "/etc/default/grub", "/boot/grub/grub.cfg",
-              "/boot/grub2/grub.cfg")  # fmt: skip
+              "/boot/grub2/grub.cfg", "/boot/grub2/grubenv")  # fmt: skip
+COMMENT = re.compile(r"^[ \t]*#.*$", re.MULTILINE)
 
 
 def by_lines(text: str) -> Dict[str, Any]:
@@ -1506,7 +1581,7 @@ def check_cloud_init(image: Image) -> Iterator[str]:
             yield f"{place}: take {word} off the kernel's command line"
     for name in ("cloud-init.target", "cloud-init-local.service", "cloud-init.service",
                  "cloud-init-main.service"):  # fmt: skip
-        if image.leads_to("/etc/systemd/system/" + name) == "/dev/null":
+        if image.machine.is_masked(name):
             yield f"{name} is masked: systemctl unmask {name}"
 
 
@@ -1565,7 +1640,7 @@ def check_agent(image: Image) -> Iterator[str]:
     units = image.units(UNIT)
     if not units:
         yield f"{UNIT}: not there: install it to /etc/systemd/system"
-    elif image.leads_to(units[0]) == "/dev/null":
+    elif image.machine.is_masked(UNIT):
         yield f"{UNIT} is masked: systemctl unmask {UNIT}"
     elif not any(UNIT in names_in(image.machine.at(place + "/cloud-init.target.wants"))
                  for place in ("/etc/systemd/system", "/usr/lib/systemd/system")):  # fmt: skip
@@ -1603,7 +1678,7 @@ def has_label(place: str) -> bool:
 
 
 def check_config(image: Image) -> Iterator[str]:
-    yield from read_config(image.machine.at(image.config))[1]
+    yield from read_config(image.machine.at(image.config), image.config != CONFIG)[1]
 
 
 def check_seed(image: Image) -> Iterator[str]:
@@ -1620,7 +1695,7 @@ def run_check(image: Image) -> int:
     """Prints what was found; returns the exit code."""
     found = image.findings()
     for line in found:
-        print(line.encode("ascii", "replace").decode())  # a boot may have no locale
+        print(re.sub(r"[^ -~]", "?", line))  # names of files are anybody's; a boot has no locale
     if not found:
         print("nothing found that would prevent it")
     return 1 if found else 0
@@ -1674,14 +1749,25 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     arguments = made.parse_args(words)
     machine = Machine(os.path.abspath(arguments.root))
     tell = Teller(machine.at("/dev/console"))
-    config, faults = read_config(machine.at(arguments.config))
+    try:
+        path(arguments.config)
+    except ValueError as error:
+        made.error(f"--config: found {arguments.config!r}, expected {error}")
+    config, faults = read_config(machine.at(arguments.config), arguments.config != CONFIG)
     settings = settings_of(made, arguments, config)
     if arguments.check:
         return run_check(Image(machine, settings, arguments.config))
     for fault in faults:
         tell.both(fault)
     os.umask(0o077)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     return Agent(machine, settings, tell).run(arguments.dry_run)
+
+
+def stop(number: int, _frame: Any) -> None:
+    """Ends it in order: the port gets back what it was."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
