@@ -413,8 +413,11 @@ class Machine:
         return self.read("/sys/class/dmi/id/product_uuid").lower()
 
     def is_the_one(self, uuid: str) -> bool:
-        """Whether `uuid` was this machine's; a later hardware version turns bytes around."""
-        return not self.uuid or self.uuid in (uuid, swapped(uuid))
+        """Whether `uuid` was this machine's; a later hardware version turns bytes around.
+
+        One that could not be read, now or then, is no sign of another machine.
+        """
+        return not (self.uuid and uuid) or self.uuid in (uuid, swapped(uuid))
 
     @property
     def is_vmware(self) -> bool:
@@ -1069,6 +1072,11 @@ class SeedDir:
         if not os.path.lexists(self.place) and os.path.isdir(self.place + OLD):
             os.rename(self.place + OLD, self.place)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether cloud-init would take it, whoever has written it."""
+        return all(os.path.exists(os.path.join(self.place, name)) for name in NEEDED)
+
     def memory(self) -> Optional[Memory]:
         """What is remembered, if the seed's files are those it was remembered for."""
         memory = Memory.parse(read_text(os.path.join(self.place, MEMORY)))
@@ -1089,8 +1097,14 @@ class SeedDir:
             self.recover()
             self._sweep()
             target = self._free_name(sha256(memory.serialize())[:16])
-            self._write_set(os.path.join(self._parent, target), files, memory)
-            self._point_to(target)
+            try:
+                self._write_set(os.path.join(self._parent, target), files, memory)
+                self._point_to(target)
+            except OSError:
+                with suppress(OSError):
+                    self.recover()
+                    self._sweep()  # what is half written takes room on a full disk
+                raise
             self._sweep()
 
     def remove(self) -> None:
@@ -1428,7 +1442,8 @@ class Agent:
         except AgentError as error:
             return self._go_on(error, dry)
         except OSError as error:
-            self._tell.both(f"{self._seed.place}: the seed could not be written: {error}")
+            left = self._what_is_left()
+            self._tell.both(f"{self._seed.place}: the seed could not be written: {error}: {left}")
             return 1
         return 0
 
@@ -1485,12 +1500,17 @@ class Agent:
         self._tell.journal(f"the seed of {named} {what}: {sizes}; {how}")
 
     def _go_on(self, error: AgentError, dry: bool) -> int:
-        if self._before is not None:
-            left = "keeping the seed of " + printable(self._before.instance_id)
-        else:
-            left = "cloud-init goes on without data"
-        self._tell.both(f"{error}: {left}")
+        self._tell.both(f"{error}: {self._what_is_left()}")
         return 1 if dry else 0
+
+    def _what_is_left(self) -> str:
+        """It may be there by now: another run has the port."""
+        memory = self._seed.memory()
+        if memory and self._machine.is_the_one(memory.machine):
+            return "keeping the seed of " + printable(memory.instance_id)
+        if self._seed.is_there:
+            return "cloud-init takes the seed that is there"
+        return "cloud-init goes on without data"
 
 
 def show(place: str, files: Files) -> int:
