@@ -449,7 +449,7 @@ def test_console_as_the_only_port_is_told_with_both_remedies(guest: Guest, seria
 def test_port_with_a_getty_is_left_alone(guest: Guest, serial: Serial) -> None:
     uart = serial(server_of(DOCUMENTS))
     guest.write("etc/systemd/system/getty.target.wants/serial-getty@ttyS1.service", "")
-    assert "has a getty" in quick_end(guest)
+    assert "has a getty: add another one to the VM, mask a getty" in quick_end(guest)
     assert uart.written == b""
 
 

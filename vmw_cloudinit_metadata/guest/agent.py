@@ -474,6 +474,10 @@ CONSOLE_ONLY = (
     "the only serial port, %s, is the console: add a second serial port to the VM, "
     "or set `device = /dev/%s` in " + CONFIG + " to use it in spite of the kernel's messages"
 )
+NONE_FREE = (
+    "each serial port (%s) is a console or has a getty: add another one to the VM, mask a getty, "
+    "or set `device` in " + CONFIG
+)
 
 
 def find_ports(machine: Machine, device: Optional[str]) -> List[str]:
@@ -490,7 +494,7 @@ def find_ports(machine: Machine, device: Optional[str]) -> List[str]:
     if len(there) == 1 and there[0] in machine.consoles:
         raise NoPort(CONSOLE_ONLY % (there[0], there[0]))
     if there:
-        raise NoPort("each serial port ({}) is a console or has a getty".format(", ".join(there)))
+        raise NoPort(NONE_FREE % ", ".join(there))
     raise NoPort(NO_PORT)
 
 
