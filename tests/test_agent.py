@@ -119,8 +119,6 @@ def test_digest_that_is_none_is_no_end(guest: Guest, serial: Serial, answer: byt
 @pytest.mark.parametrize(
     "metadata",
     mostly_slow(
-        b"instance-id: 0x" + b"f" * 20_000,
-        b"a: &a {}\ninstance-id: [*a, *a]\n",
         *(b"{}", b"", b"[]", b"{", b'{"instance-id": ""}', b"\xff\xfe", b"[" * 100_000, b"a: b: c"),
     ),
     ids=lambda metadata: repr(metadata[:10]),
@@ -132,6 +130,12 @@ def test_metadata_without_an_instance_id_is_no_seed(
     told = guest.fetch(*QUICK, "--timeout", "0.4")
     assert "meta-data" in told
     assert not guest.seed.exists()
+
+
+@pytest.mark.parametrize("value", ["0x" + "f" * 20_000, "[*a, *a]"], ids=["number", "list"])
+def test_instance_id_that_is_no_text_is_none(value: str) -> None:
+    with pytest.raises(agent.Unusable):
+        agent.instance_id_of(f"a: &a {{}}\ninstance-id: {value}\n".encode())
 
 
 def test_metadata_may_be_yaml(guest: Guest, serial: Serial) -> None:
