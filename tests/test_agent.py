@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import termios
 import time
 from collections.abc import Callable, Mapping
@@ -136,6 +137,12 @@ def test_metadata_without_an_instance_id_is_no_seed(
 def test_instance_id_that_is_no_text_is_none(value: str) -> None:
     with pytest.raises(agent.Unusable):
         agent.instance_id_of(f"a: &a {{}}\ninstance-id: {value}\n".encode())
+
+
+def test_instance_id_is_read_without_pyyaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    for said in ("i-1", '"i-1"', "'i-1'  "):
+        assert agent.instance_id_of(f"a: b\ninstance-id: {said}\n".encode()) == "i-1"
 
 
 def test_metadata_may_be_yaml(guest: Guest, serial: Serial) -> None:

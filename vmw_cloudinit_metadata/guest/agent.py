@@ -988,7 +988,8 @@ def load_mapping(document: bytes) -> Dict[Any, Any]:
     try:
         value = load(text)
     except ImportError:
-        value = dict(re.findall(r"^([\w-]+):[ \t]+(.+?)[ \t]*$", text, re.MULTILINE))
+        pairs = re.findall(r"^([\w-]+):[ \t]+([\"']?)(.+?)\2[ \t]*$", text, re.MULTILINE)
+        value = {name: said for name, _, said in pairs}
     if not isinstance(value, dict):
         raise ValueError("it is no mapping")
     return value
