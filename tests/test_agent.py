@@ -289,18 +289,6 @@ def test_agent_that_is_stopped_gives_the_console_back(
     assert modes(uart) == before
 
 
-def test_bytes_of_a_uart_are_gathered(guest: Guest, serial: Serial) -> None:
-    """To be woken by each 16 of them, in a machine, costs more than all else."""
-    documents = {**DOCUMENTS, "USERDATA": os.urandom(100_000)}
-    serial(server_of(documents), piece_bytes=16)
-    process = guest.start()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert (process.communicate()[0], process.returncode) == ("", 0)
-    assert guest.files["user-data"] == documents["USERDATA"]
-    assert used.ru_nvcsw < 2000  # of 8,300 pieces
-
-
 # How long it waits
 
 

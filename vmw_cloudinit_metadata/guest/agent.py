@@ -49,10 +49,6 @@ UNIT = "vmw-metadata-agent.service"
 
 QUIET_S = 0.2  # bytes queued on the host arrive late: so long a line must be silent to be empty
 SOON_S = 0.1  # to the first question anew after a damaged answer; then twice as long, and so on
-# A UART gives bytes by its FIFO of 16. To be woken by each costs far more than to take it in, and
-# longer pauses could cost bytes: the kernel keeps some 64 kB.
-GATHER_S = 0.005
-FEW_BYTES = 256
 DRAIN_S = 2.0  # a line that is never quiet is used as it is
 WRITE_S = 1.0
 MAX_LINE_BYTES = 8 * 1024 * 1024
@@ -798,8 +794,6 @@ class Dialogue:
         answers = port.lines.receive(data)
         for answer in answers:
             self._take(port, answer)
-        if port.lines.in_answer and len(data) < FEW_BYTES:
-            time.sleep(GATHER_S)
         return bool(answers) or port.lines.in_answer
 
     def _take(self, port: Port, answer: Answer) -> None:
