@@ -56,7 +56,7 @@ class Guest:
     def console(self) -> str:
         return (self.root / "dev/console").read_text()
 
-    def write(self, path: str, text: str) -> Path:
+    def write(self, path: str, text: str = "") -> Path:
         place = self.root / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)

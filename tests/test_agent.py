@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import socket
+import sys
 import termios
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +32,7 @@ from tests.uart import (
     server_of,
     silent,
 )
+from vmw_cloudinit_metadata.guest import agent
 
 SECRET = "correct-horse-battery"
 TRUNCATED = b"!!RESPONSE_USERDATA#I2Ns\r\n[    1.234567] usb 1-1: new device\r\n"
@@ -117,7 +120,7 @@ def test_digest_that_is_none_is_no_end(guest: Guest, serial: Serial, answer: byt
 @pytest.mark.parametrize(
     "metadata",
     mostly_slow(
-        *(b"{}", b"", b"[]", b"{", b'{"instance-id": ""}', b"\xff\xfe", b"[" * 100_000, b"a: b: c")
+        *(b"{}", b"", b"[]", b"{", b'{"instance-id": ""}', b"\xff\xfe", b"[" * 100_000, b"a: b: c"),
     ),
     ids=lambda metadata: repr(metadata[:10]),
 )
@@ -128,6 +131,18 @@ def test_metadata_without_an_instance_id_is_no_seed(
     told = guest.fetch(*QUICK, "--timeout", "0.4")
     assert "meta-data" in told
     assert not guest.seed.exists()
+
+
+@pytest.mark.parametrize("value", ["0x" + "f" * 20_000, "[*a, *a]"], ids=["number", "list"])
+def test_instance_id_that_is_no_text_is_none(value: str) -> None:
+    with pytest.raises(agent.Unusable):
+        agent.instance_id_of(f"a: &a {{}}\ninstance-id: {value}\n".encode())
+
+
+def test_instance_id_is_read_without_pyyaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    for said in ("i-1", '"i-1"', "'i-1'  "):
+        assert agent.instance_id_of(f"a: b\ninstance-id: {said}\n".encode()) == "i-1"
 
 
 def test_metadata_may_be_yaml(guest: Guest, serial: Serial) -> None:
@@ -222,6 +237,15 @@ def test_line_without_end_is_dropped(guest: Guest, serial: Serial) -> None:
     assert guest.metadata["instance-id"] == "i-1"
 
 
+def test_answers_of_kinds_that_nobody_asks_for_are_not_kept() -> None:
+    patience = agent.Patience(1, agent.defaults(), hold=False)
+    dialogue = agent.Dialogue([], patience, 1, agent.Teller("/dev/null"))
+    port = object.__new__(agent.Port)
+    for name in ("METADATA", "FOO", "X" * 64):
+        dialogue._take(port, agent.Answer(name, b"x"))
+    assert set(dialogue.heard) == {"METADATA"}
+
+
 def modes(uart: Uart) -> list[Any]:
     descriptor = os.open(uart.path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
     try:
@@ -246,6 +270,23 @@ def test_port_is_raw_while_it_is_asked(guest: Guest, serial: Serial, name: str) 
     after = modes(uart)
     before[2] &= ~termios.HUPCL
     assert after == (before if name == "ttyS0" else during)  # a console is for logins again
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_agent_that_is_stopped_gives_the_console_back(
+    guest: Guest, serial: Serial, number: signal.Signals
+) -> None:
+    guest.write("proc/consoles", "ttyS0 -W- (EC p a) 4:64\n")
+    uart = serial(silent, "ttyS0")
+    before = modes(uart)
+    process = guest.start(*QUICK, "--device", "/dev/ttyS0")
+    assert process.stderr
+    assert "asking again" in process.stderr.readline()
+    process.send_signal(number)
+    _, told = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, "Traceback" in told) == (128 + number, False)
+    before[2] &= ~termios.HUPCL
+    assert modes(uart) == before
 
 
 # How long it waits
@@ -407,7 +448,7 @@ def test_console_as_the_only_port_is_told_with_both_remedies(guest: Guest, seria
 def test_port_with_a_getty_is_left_alone(guest: Guest, serial: Serial) -> None:
     uart = serial(server_of(DOCUMENTS))
     guest.write("etc/systemd/system/getty.target.wants/serial-getty@ttyS1.service", "")
-    assert "has a getty" in quick_end(guest)
+    assert "has a getty: add another one to the VM, mask a getty" in quick_end(guest)
     assert uart.written == b""
 
 
@@ -512,6 +553,23 @@ def test_dry_run_prints_the_seed_and_writes_nothing(guest: Guest, serial: Serial
     assert METADATA.decode() in ended.stdout
     assert "nocloud/user-data (17 bytes)" in ended.stdout
     assert not (guest.root / "var").exists()
+
+
+def test_dry_run_behind_the_gate_is_exit_code_1(guest: Guest, serial: Serial) -> None:
+    serial(server_of(DOCUMENTS))
+    guest.write("sys/class/dmi/id/sys_vendor", "QEMU\n")
+    ended = guest.run("--dry-run")
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
+def test_dry_run_removes_no_seed_of_another_machine(
+    guest: Guest, serial: Serial, tmp_path: Path
+) -> None:
+    serial(server_of(DOCUMENTS))
+    guest.fetch()
+    clone = guest.clone(tmp_path / "clone", "564d0000-0000-0000-0000-000000000001")
+    assert "it would be removed" in clone.run("--dry-run").stderr
+    assert clone.metadata["instance-id"] == "i-1"
 
 
 def test_dry_run_without_data_is_exit_code_1(guest: Guest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -40,6 +41,9 @@ def test_command_line_is_heard_before_the_configuration_file(guest: Guest, seria
     ("text", "told"),
     mostly_slow(
         ("[agent]\n\ndevcie = /dev/ttyS9\n", ":3: unknown key devcie: did you mean device?"),
+        ("[DEFAULT]\nretry = 1\n", ":1: found [DEFAULT], expected [agent]"),
+        ("[agent]\nseed-dir = /\n", ":2: seed-dir: found '/', expected a path"),
+        ("[agent]\ndevice = /dev/\0\n", "device: found '/dev/\\x00', expected a path"),
         ("[agent]\nzzz = 1\n", ":2: unknown key zzz: expected one of device, seed-dir"),
         ("[agent]\nretry = soon\n", ":2: retry: found 'soon', expected a number of seconds"),
         ("[agent]\nretry = nan\n", ":2: retry: found 'nan', expected a number of seconds"),
@@ -64,6 +68,15 @@ def test_configuration_that_is_wrong_is_told_and_the_boot_goes_on(
     assert guest.metadata["instance-id"] == "i-1"
 
 
+def test_configuration_that_cannot_be_read_is_told(guest: Guest, serial: Serial) -> None:
+    serial(server_of(DOCUMENTS))
+    os.mkfifo(guest.root / CONFIG)
+    assert f"{CONFIG}: cannot be read: it is no regular file" in guest.fetch()
+    assert "/etc/mine.conf: cannot be read: No such file" in guest.fetch(
+        "--config", "/etc/mine.conf"
+    )
+
+
 def test_right_keys_beside_a_wrong_one_are_heard(guest: Guest, serial: Serial) -> None:
     serial(silent)
     guest.write(CONFIG, "[agent]\nwrong = 1\nfirst-boot-timeout = 0.3\nretry = 0.2\n")
@@ -71,7 +84,11 @@ def test_right_keys_beside_a_wrong_one_are_heard(guest: Guest, serial: Serial) -
 
 
 @pytest.mark.parametrize(
-    "options", [("--timeout", "soon"), ("--unknown",), ("--on-failure", "cry"), ("--retry", "0")]
+    "options",
+    [
+        *(("--timeout", "soon"), ("--unknown",), ("--on-failure", "cry"), ("--retry", "0")),
+        ("--config", "here.conf"),
+    ],
 )
 def test_command_line_that_is_wrong_is_exit_code_2(guest: Guest, options: tuple[str, ...]) -> None:
     ended = guest.run(*options)
@@ -94,6 +111,16 @@ def test_example_configuration_has_each_setting_with_its_default(tmp_path: Path)
 
 
 # The unit and the clean script
+
+
+def test_cloud_init_clean_passes_over_a_seed_dir_that_the_agent_does_not_take(
+    guest: Guest, serial: Serial
+) -> None:
+    serial(server_of(DOCUMENTS))
+    guest.write(CONFIG, "[agent]\nseed-dir = here\n")
+    guest.fetch()
+    clean(guest)
+    assert not guest.seed.exists()
 
 
 def unit_seconds(key: str) -> float:
@@ -230,6 +257,55 @@ def test_finding_is_told(image: Guest, name: str) -> None:
     code, text = check(image, "--device", "/dev/ttyS1")
     assert (code, text.count("\n")) == (1, 2 if name == "no-labels" else 1), text
     assert told in text
+
+
+def tree_with_links(image: Guest) -> None:
+    """What is in it is reached by absolute links only, as in /etc/alternatives."""
+    for name in ("etc", "usr"):
+        (image.root / name).rename(image.root / f"{name}.real")
+        (image.root / name).symlink_to(f"/{name}.real")
+
+
+def test_links_lead_where_the_image_sees_them(image: Guest) -> None:
+    tree_with_links(image)
+    assert check(image, "--device", "/dev/ttyS1")[0] == 0
+    (image.root / "etc.real/cloud/cloud-init.disabled").write_text("")
+    assert "cloud-init is disabled" in check(image)[1]
+
+
+@pytest.mark.parametrize("up", ["", "../../../../../.."])
+def test_links_lead_to_nothing_outside_the_image(image: Guest, tmp_path: Path, up: str) -> None:
+    outside = tmp_path / "outside.cfg"
+    outside.write_text("datasource_list: [Ec2]\n")
+    (image.root / CLOUD / "99-z.cfg").symlink_to(f"{up}{outside}")
+    (image.root / "loop").symlink_to("/loop")
+    (image.root / CLOUD / "99-zz.cfg").symlink_to("/loop/a")
+    assert check(image) == (0, "nothing found that would prevent it\n")
+
+
+def test_pipes_and_endless_files_hold_up_no_check(image: Guest) -> None:
+    os.mkfifo(image.root / CLOUD / "50-pipe.cfg")
+    os.mkfifo(image.root / "etc/default")
+    os.truncate(image.write("etc/cloud/ds-identify.cfg", ""), 1 << 40)
+    assert check(image)[0] == 0
+
+
+def test_names_in_an_image_turn_no_terminal(image: Guest) -> None:
+    image.write(f"{CLOUD}/99-z\x1b[31m\n.cfg", "datasource_list: [Ec2]\n")
+    assert "99-z?[31m?.cfg: this last datasource_list" in check(image)[1]
+
+
+def test_masked_getty_is_no_finding(image: Guest, serial: Serial) -> None:
+    image.write("etc/systemd/system/getty.target.wants/serial-getty@ttyS1.service")
+    mask("serial-getty@ttyS1.service")(image)
+    assert check(image, "--device", "/dev/ttyS1")[0] == 0
+    serial(server_of(DOCUMENTS))
+    assert "on /dev/ttyS1" in image.fetch()
+
+
+def test_comment_of_a_boot_loader_is_no_finding(image: Guest) -> None:
+    image.write(GRUB, "#GRUB_CMDLINE_LINUX=console=ttyS1\n")
+    assert check(image, "--device", "/dev/ttyS1")[0] == 0
 
 
 def test_labels_that_will_be_set_are_no_finding(image: Guest) -> None:

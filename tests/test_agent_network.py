@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.guest import QUICK, Guest, Serial, mostly_slow
+from tests.process import LIMIT_S
 from tests.uart import DOCUMENTS, server_of
 from vmw_cloudinit_metadata.guest import agent
 
@@ -26,6 +29,7 @@ config:
 """
 FLOW = "{version: 1, config: [{type: physical, name: eth0}]}\n"
 JSON = '{"version": 1, "config": [{"type": "physical", "name": "eth0"}]}'
+INDENTED = json.dumps(json.loads(JSON), indent=1) + "\n"
 WRAPPED = "network:\n  version: 1\n  config:\n    -   name: eth0\n        type: physical\n"
 
 
@@ -46,7 +50,7 @@ def without_mac(text: str) -> str:
     return before + (after[2:] if after.startswith(", ") else after.lstrip())
 
 
-@pytest.mark.parametrize("config", mostly_slow(BLOCK, FLOW, JSON, WRAPPED))
+@pytest.mark.parametrize("config", mostly_slow(BLOCK, FLOW, JSON, INDENTED, WRAPPED))
 def test_only_card_is_named(guest: Guest, serial: Serial, config: str) -> None:
     guest.add_card("ens192", MAC)
     told = boot(guest, serial, config)
@@ -90,7 +94,11 @@ def test_other_configurations_stay_as_they_are(guest: Guest, serial: Serial, con
 
 @pytest.mark.parametrize(
     "config",
-    mostly_slow("{", "a: b: c\n", "\x00", "[" * 50_000, "!!timestamp x", "!!bool x", "!!int ''"),
+    mostly_slow(
+        f"a: 1{':1' * 400}.5\n",  # a float of base 60 that no float holds
+        *("{", "a: b: c\n", "\x00", "[" * 50_000, "!!timestamp x", "!!bool x", "!!int ''"),
+    ),
+    ids=lambda config: repr(config[:10]),
 )
 def test_configuration_that_cannot_be_read_stays_as_it_is(
     guest: Guest, serial: Serial, config: str
@@ -137,16 +145,28 @@ def test_cards_without_hardware_do_not_count(guest: Guest, serial: Serial) -> No
 @pytest.mark.parametrize(
     "config",
     mostly_slow(
+        JSON.replace(", ", ",\t"),
         "base: &b {config: [{type: physical, name: eth0}]}\nversion: 1\n<<: *b\n",
         "version: 1\nconfig: [&a {type: physical, name: eth0, x: *a}]\n",
         "version: 1\nconfig: [{}]\nconfig: [{type: physical, name: eth0}]\n",
     ),
-    ids=["merged", "endless", "twice"],
+    ids=["no-yaml", "merged", "endless", "twice"],
 )
 def test_riddle_is_left_alone(guest: Guest, serial: Serial, config: str) -> None:
     guest.add_card("ens192", MAC)
     assert "give mac_address" in boot(guest, serial, config)
     assert config_of(guest) == config
+
+
+def test_json_without_pyyaml_stays_as_it_is(guest: Guest, serial: Serial, tmp_path: Path) -> None:
+    guest.add_card("ens192", MAC)
+    (tmp_path / "yaml.py").write_text("raise ImportError('none here')\n")
+    serial(server_of({**DOCUMENTS, "NETWORKDATA": JSON.encode()}))
+    process = guest.start(*QUICK, env={"PYTHONPATH": str(tmp_path)})
+    _, told = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, told
+    assert "give mac_address" in told
+    assert config_of(guest) == JSON
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.dates()

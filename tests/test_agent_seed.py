@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.guest import MEMORY, QUICK, UUID, Guest, Serial, later_boot, mostly_slow
+from tests.process import LIMIT_S
 from tests.uart import DOCUMENTS, METADATA, server_of, silent
 from vmw_cloudinit_metadata.guest import agent
 
@@ -175,6 +178,44 @@ def test_seed_that_cannot_be_written_is_told(guest: Guest, serial: Serial) -> No
     assert "Traceback" not in ended.stderr
 
 
+def test_disk_that_is_full_keeps_the_old_seed_and_nothing_half_written(
+    guest: Guest, serial: Serial
+) -> None:
+    serial(server_of(DOCUMENTS))
+    guest.fetch()
+    serial(server_of({**DOCUMENTS, "USERDATA": b"x" * 30_000}))
+    command = ["sh", "-c", 'ulimit -f 8; trap "" XFSZ; exec "$@"', "sh", *guest.command(*QUICK)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert ended.returncode == 1
+    assert (
+        "could not be written: [Errno 27] File too large: keeping the seed of i-1" in ended.stderr
+    )
+    assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
+    assert len(list(guest.seed.parent.iterdir())) == 2
+
+
+def test_seed_of_a_time_without_dmi_is_this_machines(guest: Guest, serial: Serial) -> None:
+    product_uuid = guest.write("sys/class/dmi/id/product_uuid", "")
+    serial(server_of(DOCUMENTS))
+    guest.fetch()
+    product_uuid.write_text(f"{UUID}\n")
+    assert "another machine" not in guest.fetch()
+    assert json.loads((guest.seed / MEMORY).read_text())["machine"] == UUID
+
+
+def test_seed_that_another_run_has_published_is_told(guest: Guest, serial: Serial) -> None:
+    uart = serial(server_of(DOCUMENTS))
+    descriptor = os.open(uart.path, os.O_RDWR | os.O_NOCTTY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    process = guest.start(*QUICK, "--timeout", "2")
+    assert process.stderr
+    assert "in use by another program" in process.stderr.readline()
+    publish(guest.seed, OLD)
+    _, told = process.communicate(timeout=LIMIT_S)
+    os.close(descriptor)
+    assert told.splitlines()[-1].endswith("in use by another program: keeping the seed of i")
+
+
 def test_seed_goes_where_it_is_told(guest: Guest, serial: Serial) -> None:
     serial(server_of(DOCUMENTS))
     guest.fetch("--seed-dir", "/srv/seed/")
@@ -249,6 +290,7 @@ def test_seed_of_others_is_neither_trusted_nor_removed(guest: Guest, serial: Ser
     serial(silent)
     told = guest.fetch(*QUICK, "--first-boot-timeout", "0.5", "--later-boot-timeout", "0")
     assert "asking again" in told
+    assert "cloud-init takes the seed that is there" in told
     assert guest.files == OLD
 
 

@@ -176,12 +176,43 @@ def test_installation_that_was_cut_short_can_be_undone(
     assert picture(root) == before
 
 
-def test_damaged_record_is_one_line_and_exit_2(tmp_path: Path) -> None:
+NAMED = '{"paths": {"%s": {"before": null, "written": "x"}}, "directories": []}'
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        ('{"paths": 5}', "installed.json is damaged"),
+        ("[" * 100_000, "installed.json is damaged"),
+        (NAMED % "/etc/\\u0000", "/etc/\\x00: embedded null byte"),
+        (NAMED % "/etc/\\ud800\\n", "/etc/\\ud800\\n: "),
+    ],
+    ids=["number", "deep", "null-byte", "surrogate"],
+)
+def test_damaged_record_is_one_line_and_exit_2(tmp_path: Path, record: str, told: str) -> None:
     root = make_tree(tmp_path / "root", "debian")
-    put(root, RECORD, '{"paths": 5}')
-    ended = run("guest", "install", "--root", str(root), "--remove")
-    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
-    assert "installed.json is damaged" in ended.stderr
+    put(root, RECORD, record)
+    code, out, err = install(root, "--remove")
+    assert (code, out, len(err)) == (2, [], 1)
+    assert told in err[0]
+
+
+@pytest.mark.parametrize("first", ["#!/a\0python", "#!/usr/bin/python\\q", "#!/usr/bin/python\xff"])
+def test_odd_interpreter_of_cloud_init_is_not_taken(tmp_path: Path, first: str) -> None:
+    root = make_tree(tmp_path / "root", "debian")
+    (root / "usr/bin/cloud-init").write_text(f"{first}\n", "latin-1")
+    for name in ("python\\q", "python\udcff"):
+        (root / "usr/bin" / name).write_text("")
+        (root / "usr/bin" / name).chmod(0o755)
+    assert install(root)[0] == 0
+    assert "\nExecStart=/usr/bin/python3 " in (root / UNIT).read_text()
+
+
+def test_names_in_a_tree_turn_no_terminal(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "root", "debian")
+    put(root, "etc/cloud/cloud.cfg.d/99-z\x1b[31m\n.cfg", "datasource_list: [Ec2]\n")
+    (told,) = install(root)[2]
+    assert "99-z\\x1b[31m\\n.cfg has a datasource_list" in told
 
 
 # the options

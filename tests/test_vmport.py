@@ -140,9 +140,9 @@ def test_add_with_other_direction_and_no_yield_says_so_to_vcenter(play: Any, ask
 def test_dry_run_tells_and_does_nothing(play: Any, ask: Any) -> None:
     vm = PlayedVm("web1", devices=[port(9000, URI, PROXY, is_connected=False)])
     vcenter = play(vm, PlayedVm("web2"))
-    assert ask(vcenter, "add", "web2", "--dry-run", *ADD)[1] == [
-        f"web2: would be added: client, service URI {URI} by {PROXY}"
-    ]
+    code, out, err = ask(vcenter, "add", "web2", "--dry-run", *ADD)
+    assert (code, err) == (0, ["1 VMs: 1 to be changed"])
+    assert out == [f"web2: would be added: client, service URI {URI} by {PROXY}"]
     assert ask(vcenter, "remove", "web1", "--dry-run", "--uri", URI)[1] == [
         "web1: would be removed: Serial port 1"
     ]
@@ -278,6 +278,29 @@ def test_fault_of_a_task_is_told(play: Any, ask: Any, monkeypatch: pytest.Monkey
     code, _, err = ask(play(PlayedVm("web1")), "add", "web1", *ADD)
     assert code == 1
     assert err[0] == "web1: failed: Permission to perform was denied. (NoPermission)"
+
+
+def test_port_that_a_fault_leaves_disconnected_is_told(
+    play: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests import vcenter as played
+
+    real = played._apply
+
+    def refuse_the_second(vm: PlayedVm, change: Any) -> None:
+        if vm.changes:
+            raise played.vim.fault.NoPermission(msg="No.")
+        real(vm, change)
+
+    monkeypatch.setattr(played, "_apply", refuse_the_second)
+    old = port(9000, URI, "telnet://old:1", is_connected=True)
+    vm = PlayedVm("web1", power="poweredOn", devices=[old])
+    code, _, err = ask(play(vm), "add", "web1", *ADD)
+    assert (code, vm.changes) == (1, ["edit disconnected"])
+    assert err[0] == (
+        "web1: failed: No. (NoPermission); the port is disconnected now:"
+        " `vm-port reconnect` connects it"
+    )
 
 
 # reaching the vCenter

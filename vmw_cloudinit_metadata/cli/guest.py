@@ -16,6 +16,7 @@ from vmw_cloudinit_metadata.image.install import open_tree
 from vmw_cloudinit_metadata.image.install import remove as remove_agent
 from vmw_cloudinit_metadata.image.parts import Choices
 from vmw_cloudinit_metadata.image.tree import Tree
+from vmw_cloudinit_metadata.printable import one_line
 
 
 def _parse_port(text: str) -> str:
@@ -92,7 +93,7 @@ def install(
         return
     _tell_done([str(done) for done in install_agent(tree, choices)])
     for warning in _warnings(tree, free_console):
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(one_line(f"warning: {warning}"), err=True)
 
 
 @guest.command()
@@ -102,7 +103,7 @@ def check(root: Path) -> int:
     tree = open_tree(root)
     problems = [*checks.not_served(tree), *checks.agents_own(tree)]
     for problem in problems:
-        click.echo(problem)
+        click.echo(one_line(problem))
     click.echo(f"problems: {len(problems)}", err=True)
     return 1 if problems else 0
 
@@ -134,7 +135,7 @@ _TEXTS = {
 
 def _tell_done(steps: list[str]) -> None:
     for step in steps or ["nothing to do"]:
-        click.echo(step)
+        click.echo(one_line(step))
 
 
 def _warnings(tree: Tree, freed: str | None) -> list[str]:

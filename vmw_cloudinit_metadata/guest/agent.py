@@ -20,7 +20,9 @@ import os
 import re
 import select
 import shutil
+import signal
 import socket
+import stat
 import subprocess
 import sys
 import termios
@@ -52,12 +54,15 @@ WRITE_S = 1.0
 MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_NOISE_BYTES = 4096  # of a line in which no answer has begun
 MAX_TOLD_CHARS = 200
+MAX_FILE_BYTES = 8 * 1024 * 1024  # of a file that is read; no document is longer than its line
+MAX_LINKS = 40  # as Linux
 
 EPILOG = """\
 exit codes:
   0  the boot can go on: the seed is published, unchanged or kept, or there is nothing to ask
   1  the seed could not be written; --check found something; --dry-run got no data
   2  the command line is wrong
+  143, 130  it was stopped (SIGTERM, SIGINT); the seed is the old one, or the new one
 
 Each option but --config, --root, --check, --dry-run and --force can stand in the section [agent]
 of the configuration file, under the same name: `first-boot-timeout = 60`.
@@ -129,11 +134,22 @@ class Teller:
 # Files
 
 
+def read_file(path: str) -> bytes:
+    """The content of a regular file of a bounded size; raises OSError. A pipe is not waited for."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+    return content
+
+
 def read_text(path: str) -> str:
     """The text of a small file, or nothing where there is none."""
     try:
-        with open(path, "rb") as file:
-            return file.read().decode("utf-8", "replace")
+        return read_file(path).decode("utf-8", "replace")
     except OSError:
         return ""
 
@@ -211,7 +227,7 @@ def yes_or_no(text: str) -> bool:
 
 
 def path(text: str) -> str:
-    if not text.startswith("/"):
+    if not text.startswith("/") or not text.strip("/") or "\0" in text:
         raise ValueError("a path that begins with /")
     return text
 
@@ -267,11 +283,18 @@ def line_of(pattern: str, text: str) -> int:
     return 1
 
 
-def read_config(place: str) -> Tuple[Settings, List[str]]:
+def read_config(place: str, is_needed: bool = False) -> Tuple[Settings, List[str]]:
     """What a configuration file sets, and its faults; a key that is wrong has no effect."""
-    text = read_text(place)
+    try:
+        text = read_file(place).decode("utf-8", "replace")
+    except OSError as error:
+        is_fault = is_needed or error.errno != errno.ENOENT
+        return {}, [f"{place}: cannot be read: {error.strerror}"] if is_fault else []
     parser = configparser.ConfigParser(
-        interpolation=None, strict=False, inline_comment_prefixes=("#",)
+        interpolation=None,
+        strict=False,
+        inline_comment_prefixes=("#",),
+        default_section="",  # no section has that name
     )
     try:
         parser.read_string(text, place)
@@ -315,6 +338,20 @@ def swapped(uuid: str) -> str:
     return "-".join(turned + fields[3:])
 
 
+NOWHERE = "/dev/null/nowhere"  # where links end that go round in circles
+
+
+def names_of(place: str) -> List[str]:
+    return [name for name in place.split("/") if name not in ("", ".")]
+
+
+def link_target(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
 class Card(NamedTuple):
     """A network card."""
 
@@ -329,7 +366,39 @@ class Machine:
         self.root = root
 
     def at(self, place: str) -> str:
+        """Where that is: links lead where the tree's own system sees them, never out of it."""
+        if self.root == "/":
+            return place
+        found, pending, links = [], names_of(place), 0  # type: List[str], List[str], int
+        while pending:
+            found.append(pending.pop(0))
+            if found[-1] == "..":
+                del found[-2:]
+            target = link_target(os.path.join(self.root, *found))
+            if target:
+                links += 1
+                found = [] if target.startswith("/") else found[:-1]
+                pending = names_of(target) + pending
+            if links > MAX_LINKS:
+                return NOWHERE + place
+        return os.path.join(self.root, *found)
+
+    def itself(self, place: str) -> str:
+        """The same, but a link at the place itself is not followed."""
+        above, name = os.path.split(place.rstrip("/"))
+        return os.path.join(self.at(above), name)
+
+    def device(self, place: str) -> str:
+        """A port: below the root, and wherever links lead from there."""
         return os.path.join(self.root, place.lstrip("/"))
+
+    def leads_to(self, place: str) -> str:
+        """Where a link points to, as it is written; or nothing."""
+        return link_target(self.itself(place))
+
+    def is_masked(self, unit: str) -> bool:
+        places = ("/etc", "/run")
+        return any(self.leads_to(f"{at}/systemd/system/{unit}") == "/dev/null" for at in places)
 
     def read(self, place: str) -> str:
         return read_text(self.at(place)).strip()
@@ -340,8 +409,11 @@ class Machine:
         return self.read("/sys/class/dmi/id/product_uuid").lower()
 
     def is_the_one(self, uuid: str) -> bool:
-        """Whether `uuid` was this machine's; a later hardware version turns bytes around."""
-        return not self.uuid or self.uuid in (uuid, swapped(uuid))
+        """Whether `uuid` was this machine's; a later hardware version turns bytes around.
+
+        One that could not be read, now or then, is no sign of another machine.
+        """
+        return not (self.uuid and uuid) or self.uuid in (uuid, swapped(uuid))
 
     @property
     def is_vmware(self) -> bool:
@@ -366,7 +438,7 @@ class Machine:
 
     def has_getty(self, tty: str) -> bool:
         wanted = f"serial-getty@{tty}.service"
-        return any(
+        return not self.is_masked(wanted) and any(
             wanted in names_in(self.at(f"{place}/systemd/system/{target}"))
             for place in ("/etc", "/run", "/usr/lib", "/lib")
             for target in ("getty.target.wants", "multi-user.target.wants")
@@ -398,6 +470,10 @@ CONSOLE_ONLY = (
     "the only serial port, %s, is the console: add a second serial port to the VM, "
     "or set `device = /dev/%s` in " + CONFIG + " to use it in spite of the kernel's messages"
 )
+NONE_FREE = (
+    "each serial port (%s) is a console or has a getty: add another one to the VM, mask a getty, "
+    "or set `device` in " + CONFIG
+)
 
 
 def find_ports(machine: Machine, device: Optional[str]) -> List[str]:
@@ -414,7 +490,7 @@ def find_ports(machine: Machine, device: Optional[str]) -> List[str]:
     if len(there) == 1 and there[0] in machine.consoles:
         raise NoPort(CONSOLE_ONLY % (there[0], there[0]))
     if there:
-        raise NoPort("each serial port ({}) is a console or has a getty".format(", ".join(there)))
+        raise NoPort(NONE_FREE % ", ".join(there))
     raise NoPort(NO_PORT)
 
 
@@ -712,9 +788,10 @@ class Dialogue:
         """Takes in what has arrived; true if it is of an answer."""
         if port not in self.ports:  # another one has just answered
             return False
-        answers = []  # type: List[Answer]
+        data = b""
         with self._losing(port):
-            answers = port.lines.receive(port.read())
+            data = port.read()
+        answers = port.lines.receive(data)
         for answer in answers:
             self._take(port, answer)
         return bool(answers) or port.lines.in_answer
@@ -728,7 +805,7 @@ class Dialogue:
             refusal = parse_error(answer.body, self._wanted)
             if refusal:
                 raise refusal
-        else:
+        elif answer.name in KINDS:
             self.heard[answer.name] = answer.body
 
     def _keep_only(self, port: Port) -> None:
@@ -788,6 +865,7 @@ FILES = {
     "USERDATA": "user-data",
     "VENDORDATA": "vendor-data",
 }
+KINDS = {*FILES, "DIGEST"}
 NEEDED = ("meta-data", "user-data")  # cloud-init takes no seed without them; user-data may be empty
 
 
@@ -876,14 +954,18 @@ def load_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+# PyYAML lets them out of its constructors.
+ODD = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
+
 def load_yaml(text: str) -> Any:
     """By PyYAML, which is there where cloud-init is; raises ImportError, or ValueError."""
     import yaml
 
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(printable(error)) from None  # PyYAML lets some out of its constructors
+    except (yaml.YAMLError, *ODD) as error:
+        raise ValueError(printable(error)) from None
 
 
 def load(text: str) -> Any:
@@ -900,7 +982,8 @@ def load_mapping(document: bytes) -> Dict[Any, Any]:
     try:
         value = load(text)
     except ImportError:
-        value = dict(re.findall(r"^([\w-]+):[ \t]+(.+?)[ \t]*$", text, re.MULTILINE))
+        pairs = re.findall(r"^([\w-]+):[ \t]+([\"']?)(.+?)\2[ \t]*$", text, re.MULTILINE)
+        value = {name: said for name, _, said in pairs}
     if not isinstance(value, dict):
         raise ValueError("it is no mapping")
     return value
@@ -920,11 +1003,14 @@ def instance_id_of(metadata: bytes) -> str:
     """Raises Unusable if it is no meta-data for cloud-init."""
     try:
         found = load_mapping(metadata).get("instance-id")
+        if isinstance(found, (dict, list)):
+            raise ValueError("its instance-id is no text")
+        instance_id = "" if found is None else str(found)  # a number may have too many digits
     except ValueError as error:
         raise Unusable(f"meta-data cannot be read: {printable(error)}") from None
-    if found is None or found == "":
+    if not instance_id:
         raise Unusable("meta-data has no instance-id")
-    return str(found)
+    return instance_id
 
 
 def with_instance_id(metadata: bytes, instance_id: str) -> bytes:
@@ -985,6 +1071,11 @@ class SeedDir:
         if not os.path.lexists(self.place) and os.path.isdir(self.place + OLD):
             os.rename(self.place + OLD, self.place)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether cloud-init would take it, whoever has written it."""
+        return all(os.path.exists(os.path.join(self.place, name)) for name in NEEDED)
+
     def memory(self) -> Optional[Memory]:
         """What is remembered, if the seed's files are those it was remembered for."""
         memory = Memory.parse(read_text(os.path.join(self.place, MEMORY)))
@@ -994,8 +1085,8 @@ class SeedDir:
     def _digests(self) -> Dict[str, str]:
         found = {}
         for name in FILES.values():
-            with suppress(OSError), open(os.path.join(self.place, name), "rb") as file:
-                found[name] = sha256(file.read())
+            with suppress(OSError):
+                found[name] = sha256(read_file(os.path.join(self.place, name)))
         return found
 
     def publish(self, files: Files, memory: Memory) -> None:
@@ -1005,8 +1096,14 @@ class SeedDir:
             self.recover()
             self._sweep()
             target = self._free_name(sha256(memory.serialize())[:16])
-            self._write_set(os.path.join(self._parent, target), files, memory)
-            self._point_to(target)
+            try:
+                self._write_set(os.path.join(self._parent, target), files, memory)
+                self._point_to(target)
+            except OSError:
+                with suppress(OSError):
+                    self.recover()
+                    self._sweep()  # what is half written takes room on a full disk
+                raise
             self._sweep()
 
     def remove(self) -> None:
@@ -1092,12 +1189,17 @@ def physical_entries(config: Any) -> List[Entry]:
         return []
     rows = body.get("config")
     return [
-        Entry(row["name"], str(row.get("mac_address") or "").lower(), (*at, number))
+        Entry(row["name"], mac_of(row), (*at, number))
         for number, row in enumerate(rows if isinstance(rows, list) else [])
         if isinstance(row, dict)
         and row.get("type") == "physical"
         and isinstance(row.get("name"), str)
     ]
+
+
+def mac_of(row: Dict[Any, Any]) -> str:
+    mac = row.get("mac_address")
+    return mac.lower() if isinstance(mac, str) else "no text" if mac else ""
 
 
 def lost_entries(entries: Iterable[Entry], names: Iterable[str]) -> List[Entry]:
@@ -1144,7 +1246,7 @@ def fill_in(document: bytes, config: Any, entry: Entry, card: Card) -> Tuple[byt
         filled = insert_mac(document.decode(), entry, card)
         row_at(config, entry.place)["mac_address"] = card.mac
         is_right = load(filled) == config
-    except (ValueError, RecursionError):  # aliases can do what was not foreseen here
+    except (ValueError, ImportError, RecursionError):  # aliases can do what was not foreseen here
         is_right = False
     if not is_right:
         return document, [cannot_name([entry], [card])]
@@ -1159,10 +1261,16 @@ def row_at(config: Any, place: Iterable[Any]) -> Any:
 
 
 def insert_mac(text: str, entry: Entry, card: Card) -> str:
-    """The text as it is, with one key more, so all else stays what cloud-init would have read."""
+    """The text as it is, with one key more, so all else stays what cloud-init would have read.
+
+    Raises ValueError, or ImportError.
+    """
     import yaml
 
-    node = yaml.compose(text, Loader=yaml.SafeLoader)  # type: Any
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)  # type: Any
+    except yaml.YAMLError as error:
+        raise ValueError(printable(error)) from None  # JSON is not always YAML
     for key in entry.place:
         node = child(node, key)
     at = node.start_mark.index + bool(node.flow_style)  # behind a `{`
@@ -1290,7 +1398,9 @@ def open_ports(machine: Machine, devices: Sequence[str]) -> List[Port]:
     failure = NoPort(NO_PORT)  # type: AgentError
     for device in devices:
         try:
-            port = Port(device, machine.at(device), os.path.basename(device) in machine.consoles)
+            port = Port(
+                device, machine.device(device), os.path.basename(device) in machine.consoles
+            )
         except AgentError as error:
             failure = error
         else:
@@ -1310,7 +1420,7 @@ class Agent:
         self._machine = machine
         self._settings = settings
         self._tell = tell
-        self._seed = SeedDir(machine.at(settings["seed-dir"]))
+        self._seed = SeedDir(machine.itself(settings["seed-dir"]))
         self._before = None  # type: Optional[Memory]
 
     def run(self, dry: bool = False) -> int:
@@ -1322,7 +1432,7 @@ class Agent:
                 self._tell.journal(
                     "this is no machine of VMware: nothing is asked (gate = off asks)"
                 )
-                return 0
+                return 1 if dry else 0
             documents, device = self._fetch()
             files, memory = self._seed_of(documents)
             if dry:
@@ -1331,7 +1441,8 @@ class Agent:
         except AgentError as error:
             return self._go_on(error, dry)
         except OSError as error:
-            self._tell.both(f"{self._seed.place}: the seed could not be written: {error}")
+            left = self._what_is_left()
+            self._tell.both(f"{self._seed.place}: the seed could not be written: {error}: {left}")
             return 1
         return 0
 
@@ -1343,9 +1454,10 @@ class Agent:
         if self._before is None or self._machine.is_the_one(self._before.machine):
             return
         self._before = None
+        told = "the seed was another machine's (this one is a copy): it %s removed"
         if not dry:
             self._seed.remove()
-        self._tell.both("the seed was another machine's (this one is a copy): it is removed")
+        self._tell.both(told % ("would be" if dry else "is"))
 
     def _may_ask(self) -> bool:
         off = self._settings["gate"] == "off" or self._settings["device"]
@@ -1387,12 +1499,17 @@ class Agent:
         self._tell.journal(f"the seed of {named} {what}: {sizes}; {how}")
 
     def _go_on(self, error: AgentError, dry: bool) -> int:
-        if self._before is not None:
-            left = "keeping the seed of " + printable(self._before.instance_id)
-        else:
-            left = "cloud-init goes on without data"
-        self._tell.both(f"{error}: {left}")
+        self._tell.both(f"{error}: {self._what_is_left()}")
         return 1 if dry else 0
+
+    def _what_is_left(self) -> str:
+        """It may be there by now: another run has the port."""
+        memory = self._seed.memory()
+        if memory and self._machine.is_the_one(memory.machine):
+            return "keeping the seed of " + printable(memory.instance_id)
+        if self._seed.is_there:
+            return "cloud-init takes the seed that is there"
+        return "cloud-init goes on without data"
 
 
 def show(place: str, files: Files) -> int:
@@ -1420,12 +1537,7 @@ class Image:
         return [line for check in CHECKS for line in check(self)]
 
     def has(self, place: str) -> bool:
-        return os.path.lexists(self.machine.at(place))
-
-    def leads_to(self, place: str) -> str:
-        """Where a symlink points to, as the image's own system would see it."""
-        at = self.machine.at(place)
-        return os.readlink(at) if os.path.islink(at) else ""
+        return os.path.lexists(self.machine.itself(place))
 
     def units(self, name: str) -> List[str]:
         places = ("/etc/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/")
@@ -1457,12 +1569,13 @@ class Image:
         base = "/boot/loader/entries/"
         entries = [base + name for name in names_in(self.machine.at(base))]
         places = [*BOOT_FILES, *entries]
-        texts = [(place, self.machine.read(place)) for place in places]
+        texts = [(place, COMMENT.sub("", self.machine.read(place))) for place in places]
         return [(place, word) for place, text in texts for word in re.split(r"[\s\"']+", text)]
 
 
 BOOT_FILES = ("/proc/cmdline", "/etc/kernel/cmdline", "/etc/default/grub", "/boot/grub/grub.cfg",
-              "/boot/grub2/grub.cfg")  # fmt: skip
+              "/boot/grub2/grub.cfg", "/boot/grub2/grubenv")  # fmt: skip
+COMMENT = re.compile(r"^[ \t]*#.*$", re.MULTILINE)
 
 
 def by_lines(text: str) -> Dict[str, Any]:
@@ -1487,7 +1600,7 @@ def check_cloud_init(image: Image) -> Iterator[str]:
             yield f"{place}: take {word} off the kernel's command line"
     for name in ("cloud-init.target", "cloud-init-local.service", "cloud-init.service",
                  "cloud-init-main.service"):  # fmt: skip
-        if image.leads_to("/etc/systemd/system/" + name) == "/dev/null":
+        if image.machine.is_masked(name):
             yield f"{name} is masked: systemctl unmask {name}"
 
 
@@ -1546,7 +1659,7 @@ def check_agent(image: Image) -> Iterator[str]:
     units = image.units(UNIT)
     if not units:
         yield f"{UNIT}: not there: install it to /etc/systemd/system"
-    elif image.leads_to(units[0]) == "/dev/null":
+    elif image.machine.is_masked(UNIT):
         yield f"{UNIT} is masked: systemctl unmask {UNIT}"
     elif not any(UNIT in names_in(image.machine.at(place + "/cloud-init.target.wants"))
                  for place in ("/etc/systemd/system", "/usr/lib/systemd/system")):  # fmt: skip
@@ -1584,7 +1697,7 @@ def has_label(place: str) -> bool:
 
 
 def check_config(image: Image) -> Iterator[str]:
-    yield from read_config(image.machine.at(image.config))[1]
+    yield from read_config(image.machine.at(image.config), image.config != CONFIG)[1]
 
 
 def check_seed(image: Image) -> Iterator[str]:
@@ -1601,7 +1714,7 @@ def run_check(image: Image) -> int:
     """Prints what was found; returns the exit code."""
     found = image.findings()
     for line in found:
-        print(line.encode("ascii", "replace").decode())  # a boot may have no locale
+        print(re.sub(r"[^ -~]", "?", line))  # names of files are anybody's; a boot has no locale
     if not found:
         print("nothing found that would prevent it")
     return 1 if found else 0
@@ -1655,14 +1768,25 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     arguments = made.parse_args(words)
     machine = Machine(os.path.abspath(arguments.root))
     tell = Teller(machine.at("/dev/console"))
-    config, faults = read_config(machine.at(arguments.config))
+    try:
+        path(arguments.config)
+    except ValueError as error:
+        made.error(f"--config: found {arguments.config!r}, expected {error}")
+    config, faults = read_config(machine.at(arguments.config), arguments.config != CONFIG)
     settings = settings_of(made, arguments, config)
     if arguments.check:
         return run_check(Image(machine, settings, arguments.config))
     for fault in faults:
         tell.both(fault)
     os.umask(0o077)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     return Agent(machine, settings, tell).run(arguments.dry_run)
+
+
+def stop(number: int, _frame: Any) -> None:
+    """Ends it in order: the port gets back what it was."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ _PYTHONS = (DEFAULT_PYTHON, "/usr/libexec/platform-python")  # RHEL 8 may have t
 _VERSIONED = "/usr/bin/python3.*"
 _CLOUD_INIT = ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")
 _INIT = "/sbin/init"
-_SHEBANG = re.compile(r"#!\s*(/\S*python\S*)")
+_SHEBANG = re.compile(r"#![ \t]*(/[\w./-]*python[\w.-]*)(?=\s|\Z)", re.ASCII)
 _SELINUX = re.compile(r"^\s*SELINUX\s*=\s*(enforcing|permissive)\s*$", re.M)
 _SELINUX_TYPE = re.compile(r"^\s*SELINUXTYPE\s*=\s*([\w-]+)\s*$", re.M)
 

@@ -40,7 +40,7 @@ class Record:
             return cls()
         try:
             return _parse(json.loads(content))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ConfigError(
                 f"{tree.root}{FILE} is damaged ({type(error).__name__}): remove it; what was there"
                 " before can then not be put back"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.printable import one_line
 
 MAX_LINKS = 40  # as Linux
 MAX_FILE_BYTES = 8 * 1024 * 1024
@@ -182,9 +183,10 @@ class Tree:
     def _told(self, path: str) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no name of a file can be so
             place = f"{self.root}{path if path.startswith('/') else '/' + path}"
-            raise ConfigError(f"{place}: {error.strerror or error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(one_line(f"{place}: {reason}")) from error
 
 
 def _walk(opened: ExitStack, root: int, path: str, *, follow: bool) -> _Place:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from vmw_cloudinit_metadata.vsphere.port import Decide, NeedsPowerOffError, VmError
+from vmw_cloudinit_metadata.vsphere.port import Connect, Decide, NeedsPowerOffError, Step, VmError
 
 if TYPE_CHECKING:  # pyVmomi may not be installed
     from vmw_cloudinit_metadata.vsphere.vcenter import VCenter, VirtualMachine
@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # pyVmomi may not be installed
 
 class Result(StrEnum):
     CHANGED = "changed"
+    TO_CHANGE = "to be changed"  # a dry run's
     UNCHANGED = "unchanged"
     NEEDS_POWER_OFF = "needs power-off"
     FAILED = "failed"
@@ -58,10 +59,20 @@ def change(
     if not plan.steps:
         return Result.UNCHANGED, plan.text
     if is_dry_run:
-        return Result.CHANGED, f"would be {plan.text}"
-    for step in plan.steps:
-        vcenter.carry_out(vm, step)
+        return Result.TO_CHANGE, f"would be {plan.text}"
+    _carry_out(vcenter, vm, plan.steps)
     return Result.CHANGED, plan.text
+
+
+def _carry_out(vcenter: VCenter, vm: VirtualMachine, steps: Sequence[Step]) -> None:
+    for number, step in enumerate(steps):
+        try:
+            vcenter.carry_out(vm, step)
+        except VmError as error:
+            if any(isinstance(done, Connect) for done in steps[:number]):
+                told = "the port is disconnected now: `vm-port reconnect` connects it"
+                raise VmError(f"{error}; {told}") from error
+            raise
 
 
 def look(vcenter: VCenter, vm: VirtualMachine, uri: str | None) -> tuple[Result, str]:
