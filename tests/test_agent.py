@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -257,12 +258,15 @@ def modes(uart: Uart) -> list[Any]:
 @pytest.mark.parametrize("name", mostly_slow("ttyS0", "ttyS1"))
 def test_port_is_raw_while_it_is_asked(guest: Guest, serial: Serial, name: str) -> None:
     guest.write("proc/consoles", "ttyS0 -W- (EC p a) 4:64\n")
-    uart = serial(in_turn(silent, server_of(DOCUMENTS)), name)
+    is_seen = threading.Event()
+    answers = server_of(DOCUMENTS)
+    uart = serial(lambda document: answers(document) if is_seen.is_set() else b"", name)
     before = modes(uart)
     process = guest.start(*QUICK, "--device", f"/dev/{name}")
     assert process.stderr
     assert "asking again" in process.stderr.readline()
     during = modes(uart)
+    is_seen.set()
     assert (during[0] | during[1] | during[3]) & ~termios.IGNBRK == 0
     assert during[2] & ~termios.CBAUD == termios.CS8 | termios.CREAD | termios.CLOCAL
     assert process.wait(LIMIT_S) == 0
