@@ -83,10 +83,29 @@ class Happening(NamedTuple):
 Listener = Callable[[Happening], None]
 
 
+class _Record(logging.LogRecord):
+    """A happening for logging's handlers, without what the general one finds out at each line."""
+
+    name = log.name
+    args = None
+    exc_info = exc_text = stack_info = None
+    pathname = filename = module = funcName = ""
+    lineno = 0
+    process = processName = thread = threadName = taskName = None
+    relativeCreated = 0.0
+
+    def __init__(self, happening: Happening) -> None:
+        self.msg = happening
+        self.levelno = happening.level
+        self.levelname = logging.getLevelName(happening.level)
+        self.created = happening.at_s
+        self.msecs = happening.at_s % 1 * 1000
+
+
 def to_log(happening: Happening) -> None:
     """The listener that is always there."""
     if log.isEnabledFor(happening.level):
-        log.log(happening.level, happening)
+        log.handle(_Record(happening))
 
 
 class Happenings:

@@ -164,7 +164,8 @@ class Line:
                     self._identified(machine)
                 case _:
                     self._handle_rare(event)
-        self.flush()  # what the protocol says does not wait for a look-up
+        if self.session.has_data_to_send:
+            self.flush()  # what the protocol says does not wait for a look-up
         self.proceed()
 
     def _handle_rare(self, event: events.Event) -> None:
