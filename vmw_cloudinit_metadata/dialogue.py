@@ -54,6 +54,7 @@ class Dialogue:
         self._asked_s = 0.0  # the first of what is not told yet
         self._had: dict[str, float] = {}  # document: when
         self._had_from: Answer | None = None
+        self._had_as: Machine | None = None
         self._told: tuple[str, float] = ("", 0.0)  # the last line of the log, and when
 
     @property
@@ -90,13 +91,20 @@ class Dialogue:
 
     def _answer_next(self) -> None:
         machine = self.line.machine
-        answer = self._shared.lookup.kept(machine)
+        answer = self._kept(machine)
         self._shared.counters["answers kept" if answer else "answers looked up"] += 1
         if answer is None:
             self._is_looking_up = True
             self._shared.lookup.ask(machine, self._guarded(self._looked_up, machine))
         else:
             self._answer(answer)
+
+    def _kept(self, machine: Machine) -> Answer | None:
+        """The answer of a moment ago, or the one that the look-up has kept, if it still holds."""
+        before = self._had_from
+        if before and machine is self._had_as and self._shared.lookup.holds(before):
+            return before
+        return self._shared.lookup.kept(machine)
 
     def _end_pause(self) -> None:
         self._is_pausing = False
@@ -228,7 +236,7 @@ class Dialogue:
             self._shared.deadlines.start(SETTLED_S, self._settled)
             self._asked_s = self._asked_s or time.time()
         self._had[document] = time.time()
-        self._had_from = answer
+        self._had_from, self._had_as = answer, self.line.machine
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
 

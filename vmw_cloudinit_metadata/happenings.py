@@ -89,10 +89,11 @@ class _Record(logging.LogRecord):
     name = log.name
     args = None
     exc_info = exc_text = stack_info = None
-    pathname = filename = module = funcName = ""
+    pathname = filename = module = funcName = ""  # noqa: N815 - logging's names
     lineno = 0
-    process = processName = thread = threadName = taskName = None
-    relativeCreated = 0.0
+    process = thread = None
+    processName = threadName = taskName = None  # noqa: N815
+    relativeCreated = 0.0  # noqa: N815
 
     def __init__(self, happening: Happening) -> None:
         self.msg = happening

@@ -165,15 +165,18 @@ class Lookup:
     def kept(self, machine: Machine) -> Answer | None:
         """The machine's answer, if there is one that holds. Does not block."""
         answer = self._kept.get(machine)
-        if answer is None:
-            return None
-        try:
-            if self._driver.still_holds(answer.token):
-                return answer
-        except Exception:  # a driver is foreign code
-            log.exception("%s: still_holds fails", type(self._driver).__name__)
+        if answer is None or self.holds(answer):
+            return answer
         self._kept.pop(machine, None)
         return None
+
+    def holds(self, answer: Answer) -> bool:
+        """Whether the driver would give this answer again. Does not block."""
+        try:
+            return answer.token is not None and self._driver.still_holds(answer.token)
+        except Exception:  # a driver is foreign code
+            log.exception("%s: still_holds fails", type(self._driver).__name__)
+            return False
 
     def ask(self, machine: Machine, callback: Callable[[Outcome], None]) -> None:
         """Calls `callback`, later and once, with the machine's answer or why there is none."""
