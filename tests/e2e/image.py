@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.recipe import MIRROR, Recipe
+from tests.e2e.recipe import MIRRORS, Recipe
 from tests.process import CHECKOUT
 
 BUILD_LIMIT_S = 900.0
@@ -49,7 +49,7 @@ def tarball(recipe: Recipe) -> Path:
 
 def _build(recipe: Recipe, path: Path) -> None:
     unfinished = path.with_suffix(".unfinished")
-    _run([*recipe.command, str(unfinished), MIRROR], BUILD_LIMIT_S, INITRD="No")
+    _run([*recipe.command, str(unfinished), *MIRRORS], BUILD_LIMIT_S, INITRD="No")
     unfinished.replace(path)
 
 

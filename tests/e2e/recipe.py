@@ -6,7 +6,8 @@ import hashlib
 import os
 from dataclasses import dataclass
 
-MIRROR = os.environ.get("E2E_MIRROR", "http://deb.debian.org/debian")
+# Where packages come from; without it, from where mmdebstrap takes them by itself.
+MIRRORS = os.environ.get("E2E_MIRROR", "").split()
 COMMON = (
     *("systemd", "systemd-sysv", "udev", "dbus", "kmod", "iproute2"),
     *("python3", "cloud-init", "e2fsprogs", "linux-image-cloud-amd64"),
