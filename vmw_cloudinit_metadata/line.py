@@ -113,6 +113,7 @@ class Line:
         self._shared.deadlines.cancel(self._identity_overdue)
         if self._journey:
             self._journey.end_is_gone()
+            self._journey = None  # it refers to this line
         if not self.session.is_moving:
             self.dialogue.close()
             del self.dialogue  # it refers to this line

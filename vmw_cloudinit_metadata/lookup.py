@@ -220,7 +220,8 @@ class Lookup:
             assert isinstance(job.key, Machine)
             self._kept[job.key] = outcome
         self._start_jobs()
-        for waiter in job.waiters:
+        waiters, job.waiters = job.waiters, []  # gevent's result is a cycle, and refers to the job
+        for waiter in waiters:
             waiter.callback(outcome)
 
     def _tick(self) -> None:

@@ -47,6 +47,8 @@ CONSTANTS = {
     "lookup__KEPT_BYTES": 500_000,
     "news__MAX_MACHINES": 100,
     "news__MAX_KEYS": 100,
+    "admin__chronicle__MAX_GONE": 100,
+    "admin__events__KEPT": 100,
 }
 DEAF_S = 2.0
 EACH_AT_FIRST = 4  # so often comes each play before chance decides: for short runs
