@@ -6,7 +6,7 @@
 # make check      ruff and mypy
 # make moves      50 vMotions and 200 boots a second, for 10 s
 # make fuzz       1,000,000 hostile messages to a real server; MESSAGES=N for fewer
-# make bench      the server against two yardsticks; needs a C compiler. BENCH=--quick: 3 minutes
+# make bench      the server against two yardsticks; needs a C compiler. BENCH=--quick: 2 minutes
 # make soak       boots, moves, resets and junk mixed, for 5 minutes; MINUTES=N for more
 
 PYTHON ?= python3
