@@ -82,7 +82,7 @@ class Journey:
         if self.source.is_open:
             self.source.guarded(self.source.proceed)
         else:
-            self.source.dialogue.close()
+            self.source.end_dialogue()
 
     def _dismiss_target(self) -> None:
         if self._target:

@@ -115,9 +115,13 @@ class Line:
             self._journey.end_is_gone()
             self._journey = None  # it refers to this line
         if not self.session.is_moving:
-            self.dialogue.close()
-            del self.dialogue  # it refers to this line
+            self.end_dialogue()
         self._forget_machine()
+
+    def end_dialogue(self) -> None:
+        """The connection is gone, and the VM is not on its way to another one."""
+        self.dialogue.close()
+        del self.dialogue  # it refers to this line
 
     # What the dialogue says through it
 
@@ -305,6 +309,8 @@ class Line:
             source = journey.source
             self.dialogue, source.dialogue = source.dialogue, self.dialogue
             self.dialogue.line, source.dialogue.line = self, source
+            if not source.is_open:
+                source.end_dialogue()
             journey.complete()
         else:
             self._shared.counters["vMotions from elsewhere"] += 1

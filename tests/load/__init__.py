@@ -30,6 +30,12 @@ import gc, json, signal, sys
 import gevent, greenlet
 
 ALIVE = ("Connection", "Line", "Session", "Dialogue", "Journey", "Move")
+garbage = 0
+
+def count(phase, found):
+    global garbage
+    if phase == "stop":
+        garbage += found["collected"]
 
 def root(one):
     while one.parent:
@@ -38,13 +44,19 @@ def root(one):
 
 def census():
     gc.collect()
-    objects = gc.get_objects()
-    greenlets = [one for one in objects if isinstance(one, greenlet.greenlet)]
-    alive = {name: sum(type(one).__name__ == name for one in objects) for name in ALIVE}
-    # Not those of the threads of the look-up pool, which grows as it needs to.
-    alive["greenlets"] = sum(root(one) is root(greenlet.getcurrent()) for one in greenlets)
-    print("census:", json.dumps(alive), file=sys.stderr, flush=True)
+    alive = dict.fromkeys((*ALIVE, "greenlets"), 0)
+    here = root(greenlet.getcurrent())
+    for one in gc.get_objects():  # a list with a name would be in itself, and stay
+        name = type(one).__name__
+        if name in ALIVE:
+            alive[name] += 1
+        # Not those of the threads of the look-up pool, which grows as it needs to.
+        elif isinstance(one, greenlet.greenlet) and root(one) is here:
+            alive["greenlets"] += 1
+    told = {"garbage": garbage, "alive": alive}
+    print("census:", json.dumps(told), file=sys.stderr, flush=True)
 
+gc.callbacks.append(count)
 gevent.signal_handler(signal.SIGUSR1, census)
 """
 
@@ -56,6 +68,7 @@ class Level:
     descriptors: int
     rss_bytes: int
     alive: Mapping[str, int]  # objects by class, and greenlets
+    garbage: int  # objects that only the collector could free, since the start
 
     def __str__(self) -> str:
         alive = ", ".join(f"{name} {count}" for name, count in self.alive.items() if count)
@@ -95,8 +108,8 @@ class WatchedServer(ServerProcess):
     def level(self) -> Level:
         seen = len(self.lines)
         self.signal(signal.SIGUSR1)
-        alive = json.loads(self._wait_for_line(r"census: (.*)", seen))
-        return Level(self.descriptors, self.rss_bytes, alive)
+        told = json.loads(self._wait_for_line(r"census: (.*)", seen))
+        return Level(self.descriptors, self.rss_bytes, **told)
 
     def _wait_for_line(self, pattern: str, seen: int, limit_s: float = 60.0) -> str:
         """What `pattern` has in parentheses, of a line behind those that were `seen`."""
@@ -226,6 +239,9 @@ class Run:
             (after.descriptors, after.alive) == (before.descriptors, before.alive),
             f"not all is gone: {after}; before: {before}",
         )
+        # The server's collector looks rarely, because there is nothing for it.
+        garbage = after.garbage - before.garbage
+        self.expect(not garbage, f"{garbage} objects were left in cycles")
 
     def row(self, name: str, value: str) -> None:
         self.rows.append((name, value))
