@@ -55,9 +55,8 @@ class Line:
     @property
     def is_older(self) -> bool:
         """Whether a newer line has the same VC UUID and service URI."""
-        if self._known_as is None:
-            return False
-        return self._shared.machines.newest(self._known_as) not in (self, None)
+        known = self._known_as
+        return known is not None and self._shared.machines.is_older(self, known)
 
     @property
     def machine(self) -> Machine:

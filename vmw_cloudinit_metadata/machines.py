@@ -19,19 +19,31 @@ class Machines(Generic[Line]):
 
     def __init__(self) -> None:
         self._ports: dict[str, dict[str, dict[Line, None]]] = {}
+        self._rivals = 0  # lines that share what they are known by, beyond the first of each
 
     def add(self, line: Line, machine: Machine) -> None:
         if machine.vc_uuid:
             ports = self._ports.setdefault(machine.vc_uuid, {})
-            ports.setdefault(machine.service_uri, {})[line] = None
+            lines = ports.setdefault(machine.service_uri, {})
+            self._rivals += bool(lines)
+            lines[line] = None
 
     def remove(self, line: Line, machine: Machine) -> None:
-        self._lines(machine).pop(line, None)
         ports = self._ports.get(machine.vc_uuid or "", {})
-        if machine.service_uri in ports and not ports[machine.service_uri]:
-            del ports[machine.service_uri]
-            if not ports:
-                del self._ports[machine.vc_uuid or ""]
+        lines = ports.get(machine.service_uri, {})
+        if line not in lines:
+            return
+        del lines[line]
+        if lines:
+            self._rivals -= 1
+            return
+        del ports[machine.service_uri]
+        if not ports:
+            del self._ports[machine.vc_uuid or ""]
+
+    def is_older(self, line: Line, machine: Machine) -> bool:
+        """Whether a newer line counts as the machine's serial port."""
+        return self._rivals > 0 and self.newest(machine) not in (line, None)
 
     def port_count(self, machine: Machine) -> int:
         """How many serial ports of the machine are connected."""
