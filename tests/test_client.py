@@ -27,6 +27,7 @@ from tests.process import CHECKOUT, ServerProcess
 from vmw_cloudinit_metadata.cli import client_main
 from vmw_cloudinit_metadata.client.check import DOCUMENTS, Exactly, Failure, Named, body_of
 from vmw_cloudinit_metadata.client.figures import Histogram, Tally
+from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
 BIN = str(CHECKOUT / "bin/vmw-metadata-client")
 pytestmark = pytest.mark.slow
@@ -353,11 +354,14 @@ class WrongServer:
     def _serve(self, sock: socket.socket) -> None:
         with sock:
             sock.sendall(self._greeting)
-            while data := sock.recv(4096):
-                if b"!!REQUEST" in data:
-                    if not self._answer:
-                        return
-                    sock.sendall(self._answer)
+            while (data := sock.recv(4096)) and (reply := self._reply(data)) is not None:
+                sock.sendall(reply)
+
+    def _reply(self, data: bytes) -> bytes | None:
+        """None: the connection is closed."""
+        if b"!!REQUEST" not in data:
+            return b""
+        return self._answer or None
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -407,6 +411,50 @@ def test_storm_counts_the_document_of_another_vm(tmp_path: Path) -> None:
         "another VM's document": 1,
         "wrong code": 1,
     }
+
+
+class LosingServer(WrongServer):
+    """Lets VMs move, and is silent afterwards; or at once when one arrives at its target."""
+
+    def __init__(self, *, knows_arrivals: bool) -> None:
+        will_proxy = suboption(Suboption.WILL_PROXY)
+        super().__init__(b"", GREETING + TO_ASK + will_proxy)
+        self._knows_arrivals = knows_arrivals
+
+    def _reply(self, data: bytes) -> bytes:
+        if begun := argument_of(Suboption.VMOTION_BEGIN, data):
+            return suboption(Suboption.VMOTION_GOAHEAD, begun + b"a secret")
+        arrived = argument_of(Suboption.VMOTION_PEER, data)
+        if arrived and self._knows_arrivals:
+            return suboption(Suboption.VMOTION_PEER_OK, arrived[:4])
+        return b""
+
+
+def suboption(code: Suboption, argument: bytes = b"") -> bytes:
+    return b"\xff\xfa\xe8%c%s\xff\xf0" % (code, argument)
+
+
+def argument_of(code: Suboption, data: bytes) -> bytes:
+    """Empty if there is no such suboption."""
+    return data.partition(b"\xff\xfa\xe8%c" % code)[2].partition(b"\xff\xf0")[0]
+
+
+@pytest.mark.parametrize(
+    ("knows_arrivals", "step"), [(False, "VMOTION-PEER"), (True, "METADATA")], ids=["peer", "guest"]
+)
+def test_soak_that_times_out_in_a_move_names_the_step_at_the_target(
+    call: Call, knows_arrivals: bool, step: str
+) -> None:
+    server = LosingServer(knows_arrivals=knows_arrivals)
+    # The seed's first act is a move that is not aborted; the limit ends the test with it.
+    once = ("--seed", "9", "-c", "1", "-t", "0.1", "--limit", "0.5")
+    try:
+        ended = call("soak", server.port, "--pattern", "vm-{}", "-n", "1", *once)
+    finally:
+        server.close()
+    assert ended.returncode == 1
+    assert "soak: 0 boots" in ended.stdout
+    assert re.search(rf"failed  1 times: timeout: .*: {step}: nothing came within", ended.stdout)
 
 
 # The parts
