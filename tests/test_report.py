@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Page, sync_playwright
 
-from vmw_cloudinit_metadata.client.report import render
+from vmw_cloudinit_metadata.client.report import scale, words
+from vmw_cloudinit_metadata.client.report.page import render
+from vmw_cloudinit_metadata.client.report.phase import in_order
 
 QUIET = (
     "--no-sandbox",
@@ -234,6 +236,38 @@ def test_render_verdict_is_the_first_thing_said(changes: dict[str, Any], verdict
 
 def test_render_same_result_is_the_same_page() -> None:
     assert render(result()) == render(result())
+
+
+# The parts
+
+
+@given(st.floats(-1e15, 1e15))
+def test_number_in_words_is_right_within_a_twentieth(value: float) -> None:
+    assert float(words.plain(value).replace(",", "")) == pytest.approx(value, rel=0.05)
+
+
+@given(st.floats(1e-12, 1e15))
+def test_round_step_is_the_next_round_number(about: float) -> None:
+    step = scale.round_step(about)
+    assert about <= step <= 2.5 * about * (1 + 1e-9)
+    assert f"{step:e}"[:8] in ("1.000000", "2.000000", "5.000000")
+
+
+@given(st.lists(st.floats(-3, 18), min_size=1))
+def test_axis_has_room_for_all_and_for_its_ticks(ends: list[float]) -> None:
+    axis = scale.log_axis(ends)
+    assert all(0 < axis.percent(end) < 100 for end in ends)
+    ticks = axis.ticks()
+    assert ticks == sorted(set(ticks))
+    assert all(0 <= axis.percent(scale.log(ms)) <= 100 for ms in ticks)
+    assert sum(len(words.brief_duration(ms)) for ms in ticks) <= 48
+
+
+def test_phases_stand_as_a_vm_goes_through_them() -> None:
+    assert in_order(["move", "boot", "METADATA", "connect"]) == [
+        *("connect", "METADATA", "boot"),
+        "move",
+    ]
 
 
 # In a browser

@@ -27,7 +27,7 @@ from vmw_cloudinit_metadata.client.fleet import name_of, stems
 from vmw_cloudinit_metadata.client.plan import Plan
 from vmw_cloudinit_metadata.client.played import Manner, PlayedVm, within
 from vmw_cloudinit_metadata.client.progress import Progress
-from vmw_cloudinit_metadata.client.report import render
+from vmw_cloudinit_metadata.client.report.page import render
 from vmw_cloudinit_metadata.client.stream import Place, Stream
 from vmw_cloudinit_metadata.client.wire import Route, Tls
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
