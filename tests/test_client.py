@@ -26,6 +26,7 @@ from tests.certificates import Pair, make_pair
 from tests.process import CHECKOUT, ServerProcess
 from vmw_cloudinit_metadata.cli import client_main
 from vmw_cloudinit_metadata.client.check import DOCUMENTS, Exactly, Failure, Named, body_of
+from vmw_cloudinit_metadata.client.crew import is_bottleneck
 from vmw_cloudinit_metadata.client.figures import Histogram, Tally
 from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
@@ -457,7 +458,38 @@ def test_soak_that_times_out_in_a_move_names_the_step_at_the_target(
     assert re.search(rf"failed  1 times: timeout: .*: {step}: nothing came within", ended.stdout)
 
 
+@pytest.mark.parametrize("boots", [300, 5000])
+def test_storm_that_fails_says_nothing_of_a_bottleneck(boots: int) -> None:
+    ended = client("storm", 1, "--pattern", "vm-{:05}", "-n", str(boots))
+    assert ended.returncode == 1
+    assert f"failed  {boots:,} times: connect: refused" in ended.stdout
+    assert "BOTTLENECK" not in ended.stdout
+
+
 # The parts
+
+
+@pytest.mark.parametrize(
+    ("share", "seconds", "completed", "failed", "is_told"),
+    [
+        (0.95, 1.0, 100, 0, True),
+        (0.95, 600.0, 100, 99, True),
+        (0.85, 600.0, 100, 0, False),
+        (0.95, 0.1, 100, 0, False),
+        (0.95, 600.0, 0, 100, False),
+        (0.95, 600.0, 100, 100, False),
+        (0.95, 600.0, 0, 0, False),
+    ],
+)
+def test_client_is_the_bottleneck_of_a_test_that_tells(
+    share: float, seconds: float, completed: int, failed: int, is_told: bool
+) -> None:
+    tally = Tally()
+    for _ in range(completed):
+        tally.complete(0)
+    for _ in range(failed):
+        tally.fail(0, Failure("timeout", "message"), "vm")
+    assert is_bottleneck(share, seconds, tally) is is_told
 
 
 @pytest.mark.parametrize("share", [50, 90, 99, 100])
