@@ -28,6 +28,7 @@ from vmw_cloudinit_metadata.cli import client_main
 from vmw_cloudinit_metadata.client.check import DOCUMENTS, Exactly, Failure, Named, body_of
 from vmw_cloudinit_metadata.client.crew import is_bottleneck
 from vmw_cloudinit_metadata.client.figures import Histogram, Tally
+from vmw_cloudinit_metadata.client.watched import Watched
 from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
 BIN = str(CHECKOUT / "bin/vmw-metadata-client")
@@ -239,6 +240,23 @@ def test_soak_of_workers_has_no_failures(
     assert "vMotions from elsewhere" in server.log
 
 
+def test_storm_counts_the_workers_of_the_server(
+    start: Callable[..., ServerProcess], own_instances: Path, tmp_path: Path
+) -> None:
+    server, file = start("--workers", "2"), tmp_path / "result.json"
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    of_workers = Watched(list(map(int, children)))
+    options = ("-n", "1000", "--server-pid", str(server.pid), "--json", str(file))
+    ended = client("storm", server.port, "--directory", str(own_instances), *options)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    used = of_workers.end(1000)
+    told = json.loads(file.read_text())["server"]
+    assert used
+    assert told["processes"] == used["processes"] + 1 == 3
+    assert told["cpu_s"] >= used["cpu_s"] > 0.05
+    assert " s of CPU in 3 processes, " in ended.stdout
+
+
 def check_result(result: dict[str, Any]) -> None:
     """What the page is made from."""
     assert result["boots"] > 0
@@ -247,7 +265,7 @@ def check_result(result: dict[str, Any]) -> None:
         assert sum(count for _, count in told["histogram"]) == told["count"] > 0
         assert 0 <= told["p50"] <= told["p90"] <= told["p99"] <= told["max"]
     assert sum(completed for _, completed, _ in result["timeline"]) == result["boots"]
-    assert result["server"]["rss_kb_after"] > 0
+    assert result["server"]["memory_kb_after"] > 0
     assert result["server"]["cpu_ms_per_boot"] is not None
     assert 0 < result["client"]["cpu_share"] < 2
 

@@ -72,10 +72,12 @@ def result(**changes: Any) -> dict[str, Any]:
         "failures": {},
         "examples": {},
         "server": {
+            "processes": 3,
             "cpu_s": 0.91,
             "cpu_ms_per_boot": 0.455,
-            "rss_kb_before": 40960,
-            "rss_kb_after": 58368,
+            "memory": "PSS",
+            "memory_kb_before": 40960,
+            "memory_kb_after": 58368,
         },
         "client": {"cpu_share": 0.43, "is_bottleneck": False, "processes": 2},
     }
@@ -119,7 +121,7 @@ CASES = {
         phases={"boot": HUGE | {"histogram": [[1e-9, 1], [1e9, 10**15], [1e300, 3]]}},
         timeline=[[0, 10**14, 3], [10**12, 5, 10**14]],
         failures={"timeout": 10**400},
-        server={"cpu_s": math.inf, "cpu_ms_per_boot": math.nan, "rss_kb_before": 1},
+        server={"cpu_s": math.inf, "cpu_ms_per_boot": math.nan, "memory_kb_before": 1},
     ),
 }
 EACH_CASE = pytest.mark.parametrize("case", CASES)
@@ -178,7 +180,8 @@ results = st.fixed_dictionaries(
         "timeline": st.lists(st.tuples(numbers, counts, counts), max_size=8),
         "failures": st.dictionaries(texts, counts, max_size=4),
         "examples": st.dictionaries(texts, texts, max_size=4),
-        "server": st.none() | st.dictionaries(st.sampled_from(["cpu_s", "rss_kb_after"]), numbers),
+        "server": st.none()
+        | st.dictionaries(st.sampled_from(["cpu_s", "memory_kb_after"]), numbers),
         "client": st.fixed_dictionaries({}, optional={"cpu_share": numbers, "processes": counts}),
     },
 )
@@ -430,6 +433,15 @@ def test_page_percentile_table_has_the_numbers(show: Callable[..., Shown]) -> No
     table = page.get_by_role("table", name="Percentiles of each phase")
     row = table.get_by_role("row").filter(has=page.get_by_role("rowheader", name="boot"))
     assert row.get_by_role("cell").all_inner_texts() == ["2,000", "24.0", "33.6", "96.0", "336"]
+
+
+@pytest.mark.slow
+def test_page_server_table_says_what_is_counted(show: Callable[..., Shown]) -> None:
+    table = show(result()).page.get_by_role("table", name="The server's CPU and memory")
+    assert table.get_by_role("cell").all_inner_texts() == [
+        *("3", "910 ms", "0.46 ms", "PSS"),
+        *("40.0 MiB", "57.0 MiB", "17.0 MiB"),
+    ]
 
 
 @pytest.mark.slow

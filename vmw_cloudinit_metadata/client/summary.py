@@ -33,10 +33,10 @@ def _server(told: Mapping[str, Any] | None) -> Iterator[str]:
     if told:
         per_boot = told["cpu_ms_per_boot"]
         share = "" if per_boot is None else f", {per_boot:.3f} ms a boot"
-        yield (
-            f"server  {told['cpu_s']:.2f} s of CPU{share}; "
-            f"memory {told['rss_kb_before']:,} kB before, {told['rss_kb_after']:,} kB after"
-        )
+        processes = told["processes"]
+        of = "" if processes == 1 else f" in {processes} processes"
+        before, after = (f"{told[f'memory_kb_{when}']:,} kB {when}" for when in ("before", "after"))
+        yield f"server  {told['cpu_s']:.2f} s of CPU{of}{share}; {told['memory']} {before}, {after}"
 
 
 def _client(told: Mapping[str, Any]) -> Iterator[str]:

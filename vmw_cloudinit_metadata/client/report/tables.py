@@ -36,10 +36,13 @@ def _failure(kind: str, part: float, example: object) -> Element:
 def server(found: Mapping[str, Any] | None) -> Element:
     if found is None:
         return section("Server", note("Not measured: name its process with --server-pid."))
-    before, after = (_times(1 / 1024, found.get(f"rss_kb_{when}")) for when in ("before", "after"))
+    kb = (found.get(f"memory_kb_{when}") for when in ("before", "after"))
+    before, after = (_times(1 / 1024, value) for value in kb)
     rows = [
+        ("processes", words.whole(words.number(found.get("processes")))),
         ("CPU", words.duration(_times(1000, found.get("cpu_s")))),
         ("CPU a boot", words.duration(words.number(found.get("cpu_ms_per_boot")))),
+        ("memory is counted as", words.chosen(found.get("memory"))),
         ("memory before", words.with_unit(before, "MiB")),
         ("memory after", words.with_unit(after, "MiB")),
     ]
