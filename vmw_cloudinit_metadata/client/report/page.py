@@ -14,7 +14,7 @@ from vmw_cloudinit_metadata.client.report import headline, latency, phase, table
 from vmw_cloudinit_metadata.client.report.tree import element
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_STYLE = (files(__package__) / "style.css").read_text("utf-8")  # once, as the code beside it
+_STYLE = (files(__package__) / "style.css").read_text("utf-8")
 
 
 def render(result: Mapping[str, Any]) -> str:
