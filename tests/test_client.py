@@ -26,7 +26,10 @@ from tests.certificates import Pair, make_pair
 from tests.process import CHECKOUT, ServerProcess
 from vmw_cloudinit_metadata.cli import client_main
 from vmw_cloudinit_metadata.client.check import DOCUMENTS, Exactly, Failure, Named, body_of
+from vmw_cloudinit_metadata.client.crew import is_bottleneck
 from vmw_cloudinit_metadata.client.figures import Histogram, Tally
+from vmw_cloudinit_metadata.client.watched import Watched
+from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
 BIN = str(CHECKOUT / "bin/vmw-metadata-client")
 pytestmark = pytest.mark.slow
@@ -237,6 +240,23 @@ def test_soak_of_workers_has_no_failures(
     assert "vMotions from elsewhere" in server.log
 
 
+def test_storm_counts_the_workers_of_the_server(
+    start: Callable[..., ServerProcess], own_instances: Path, tmp_path: Path
+) -> None:
+    server, file = start("--workers", "2"), tmp_path / "result.json"
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    of_workers = Watched(list(map(int, children)))
+    options = ("-n", "1000", "--server-pid", str(server.pid), "--json", str(file))
+    ended = client("storm", server.port, "--directory", str(own_instances), *options)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    used = of_workers.end(1000)
+    told = json.loads(file.read_text())["server"]
+    assert used
+    assert told["processes"] == used["processes"] + 1 == 3
+    assert told["cpu_s"] >= used["cpu_s"] > 0.05
+    assert " s of CPU in 3 processes, " in ended.stdout
+
+
 def check_result(result: dict[str, Any]) -> None:
     """What the page is made from."""
     assert result["boots"] > 0
@@ -245,7 +265,7 @@ def check_result(result: dict[str, Any]) -> None:
         assert sum(count for _, count in told["histogram"]) == told["count"] > 0
         assert 0 <= told["p50"] <= told["p90"] <= told["p99"] <= told["max"]
     assert sum(completed for _, completed, _ in result["timeline"]) == result["boots"]
-    assert result["server"]["rss_kb_after"] > 0
+    assert result["server"]["memory_kb_after"] > 0
     assert result["server"]["cpu_ms_per_boot"] is not None
     assert 0 < result["client"]["cpu_share"] < 2
 
@@ -353,11 +373,14 @@ class WrongServer:
     def _serve(self, sock: socket.socket) -> None:
         with sock:
             sock.sendall(self._greeting)
-            while data := sock.recv(4096):
-                if b"!!REQUEST" in data:
-                    if not self._answer:
-                        return
-                    sock.sendall(self._answer)
+            while (data := sock.recv(4096)) and (reply := self._reply(data)) is not None:
+                sock.sendall(reply)
+
+    def _reply(self, data: bytes) -> bytes | None:
+        """None: the connection is closed."""
+        if b"!!REQUEST" not in data:
+            return b""
+        return self._answer or None
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -409,7 +432,82 @@ def test_storm_counts_the_document_of_another_vm(tmp_path: Path) -> None:
     }
 
 
+class LosingServer(WrongServer):
+    """Lets VMs move, and is silent afterwards; or at once when one arrives at its target."""
+
+    def __init__(self, *, knows_arrivals: bool) -> None:
+        will_proxy = suboption(Suboption.WILL_PROXY)
+        super().__init__(b"", GREETING + TO_ASK + will_proxy)
+        self._knows_arrivals = knows_arrivals
+
+    def _reply(self, data: bytes) -> bytes:
+        if begun := argument_of(Suboption.VMOTION_BEGIN, data):
+            return suboption(Suboption.VMOTION_GOAHEAD, begun + b"a secret")
+        arrived = argument_of(Suboption.VMOTION_PEER, data)
+        if arrived and self._knows_arrivals:
+            return suboption(Suboption.VMOTION_PEER_OK, arrived[:4])
+        return b""
+
+
+def suboption(code: Suboption, argument: bytes = b"") -> bytes:
+    return b"\xff\xfa\xe8%c%s\xff\xf0" % (code, argument)
+
+
+def argument_of(code: Suboption, data: bytes) -> bytes:
+    """Empty if there is no such suboption."""
+    return data.partition(b"\xff\xfa\xe8%c" % code)[2].partition(b"\xff\xf0")[0]
+
+
+@pytest.mark.parametrize(
+    ("knows_arrivals", "step"), [(False, "VMOTION-PEER"), (True, "METADATA")], ids=["peer", "guest"]
+)
+def test_soak_that_times_out_in_a_move_names_the_step_at_the_target(
+    call: Call, knows_arrivals: bool, step: str
+) -> None:
+    server = LosingServer(knows_arrivals=knows_arrivals)
+    # The seed's first act is a move that is not aborted; the limit ends the test with it.
+    once = ("--seed", "9", "-c", "1", "-t", "0.1", "--limit", "0.5")
+    try:
+        ended = call("soak", server.port, "--pattern", "vm-{}", "-n", "1", *once)
+    finally:
+        server.close()
+    assert ended.returncode == 1
+    assert "soak: 0 boots" in ended.stdout
+    assert re.search(rf"failed  1 times: timeout: .*: {step}: nothing came within", ended.stdout)
+
+
+@pytest.mark.parametrize("boots", [300, 5000])
+def test_storm_that_fails_says_nothing_of_a_bottleneck(boots: int) -> None:
+    ended = client("storm", 1, "--pattern", "vm-{:05}", "-n", str(boots))
+    assert ended.returncode == 1
+    assert f"failed  {boots:,} times: connect: refused" in ended.stdout
+    assert "BOTTLENECK" not in ended.stdout
+
+
 # The parts
+
+
+@pytest.mark.parametrize(
+    ("share", "seconds", "completed", "failed", "is_told"),
+    [
+        (0.95, 1.0, 100, 0, True),
+        (0.95, 600.0, 100, 99, True),
+        (0.85, 600.0, 100, 0, False),
+        (0.95, 0.1, 100, 0, False),
+        (0.95, 600.0, 0, 100, False),
+        (0.95, 600.0, 100, 100, False),
+        (0.95, 600.0, 0, 0, False),
+    ],
+)
+def test_client_is_the_bottleneck_of_a_test_that_tells(
+    share: float, seconds: float, completed: int, failed: int, is_told: bool
+) -> None:
+    tally = Tally()
+    for _ in range(completed):
+        tally.complete(0)
+    for _ in range(failed):
+        tally.fail(0, Failure("timeout", "message"), "vm")
+    assert is_bottleneck(share, seconds, tally) is is_told
 
 
 @pytest.mark.parametrize("share", [50, 90, 99, 100])

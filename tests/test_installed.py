@@ -11,6 +11,7 @@ import pytest
 
 from tests.process import CHECKOUT, ServerProcess, run
 from tests.vm import Vm
+from vmw_cloudinit_metadata.client.report.page import render
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,22 @@ def test_wheel_holds_what_goes_into_guests(wheel: Path, what: str) -> None:
     )
     assert ended.stdout == run("guest", "print", what).stdout
     assert ended.stdout
+
+
+def test_wheel_writes_the_same_report(wheel: Path) -> None:
+    program = (
+        "from vmw_cloudinit_metadata.client.report.page import render; print(render({}), end='')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(wheel)},
+        cwd=wheel,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == render({})
+    assert "color-scheme: dark" in ended.stdout
 
 
 def test_make_run_serves_the_examples() -> None:

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Page, sync_playwright
 
-from vmw_cloudinit_metadata.client.report import render
+from vmw_cloudinit_metadata.client.report import scale, words
+from vmw_cloudinit_metadata.client.report.page import render
+from vmw_cloudinit_metadata.client.report.phase import in_order
 
 QUIET = (
     "--no-sandbox",
@@ -70,10 +72,12 @@ def result(**changes: Any) -> dict[str, Any]:
         "failures": {},
         "examples": {},
         "server": {
+            "processes": 3,
             "cpu_s": 0.91,
             "cpu_ms_per_boot": 0.455,
-            "rss_kb_before": 40960,
-            "rss_kb_after": 58368,
+            "memory": "PSS",
+            "memory_kb_before": 40960,
+            "memory_kb_after": 58368,
         },
         "client": {"cpu_share": 0.43, "is_bottleneck": False, "processes": 2},
     }
@@ -117,7 +121,7 @@ CASES = {
         phases={"boot": HUGE | {"histogram": [[1e-9, 1], [1e9, 10**15], [1e300, 3]]}},
         timeline=[[0, 10**14, 3], [10**12, 5, 10**14]],
         failures={"timeout": 10**400},
-        server={"cpu_s": math.inf, "cpu_ms_per_boot": math.nan, "rss_kb_before": 1},
+        server={"cpu_s": math.inf, "cpu_ms_per_boot": math.nan, "memory_kb_before": 1},
     ),
 }
 EACH_CASE = pytest.mark.parametrize("case", CASES)
@@ -176,7 +180,8 @@ results = st.fixed_dictionaries(
         "timeline": st.lists(st.tuples(numbers, counts, counts), max_size=8),
         "failures": st.dictionaries(texts, counts, max_size=4),
         "examples": st.dictionaries(texts, texts, max_size=4),
-        "server": st.none() | st.dictionaries(st.sampled_from(["cpu_s", "rss_kb_after"]), numbers),
+        "server": st.none()
+        | st.dictionaries(st.sampled_from(["cpu_s", "memory_kb_after"]), numbers),
         "client": st.fixed_dictionaries({}, optional={"cpu_share": numbers, "processes": counts}),
     },
 )
@@ -234,6 +239,38 @@ def test_render_verdict_is_the_first_thing_said(changes: dict[str, Any], verdict
 
 def test_render_same_result_is_the_same_page() -> None:
     assert render(result()) == render(result())
+
+
+# The parts
+
+
+@given(st.floats(-1e15, 1e15))
+def test_number_in_words_is_right_within_a_twentieth(value: float) -> None:
+    assert float(words.plain(value).replace(",", "")) == pytest.approx(value, rel=0.05)
+
+
+@given(st.floats(1e-12, 1e15))
+def test_round_step_is_the_next_round_number(about: float) -> None:
+    step = scale.round_step(about)
+    assert about <= step <= 2.5 * about * (1 + 1e-9)
+    assert f"{step:e}"[:8] in ("1.000000", "2.000000", "5.000000")
+
+
+@given(st.lists(st.floats(-3, 18), min_size=1))
+def test_axis_has_room_for_all_and_for_its_ticks(ends: list[float]) -> None:
+    axis = scale.log_axis(ends)
+    assert all(0 < axis.percent(end) < 100 for end in ends)
+    ticks = axis.ticks()
+    assert ticks == sorted(set(ticks))
+    assert all(0 <= axis.percent(scale.log(ms)) <= 100 for ms in ticks)
+    assert sum(len(words.brief_duration(ms)) for ms in ticks) <= 48
+
+
+def test_phases_stand_as_a_vm_goes_through_them() -> None:
+    assert in_order(["move", "boot", "METADATA", "connect"]) == [
+        *("connect", "METADATA", "boot"),
+        "move",
+    ]
 
 
 # In a browser
@@ -396,6 +433,15 @@ def test_page_percentile_table_has_the_numbers(show: Callable[..., Shown]) -> No
     table = page.get_by_role("table", name="Percentiles of each phase")
     row = table.get_by_role("row").filter(has=page.get_by_role("rowheader", name="boot"))
     assert row.get_by_role("cell").all_inner_texts() == ["2,000", "24.0", "33.6", "96.0", "336"]
+
+
+@pytest.mark.slow
+def test_page_server_table_says_what_is_counted(show: Callable[..., Shown]) -> None:
+    table = show(result()).page.get_by_role("table", name="The server's CPU and memory")
+    assert table.get_by_role("cell").all_inner_texts() == [
+        *("3", "910 ms", "0.46 ms", "PSS"),
+        *("40.0 MiB", "57.0 MiB", "17.0 MiB"),
+    ]
 
 
 @pytest.mark.slow

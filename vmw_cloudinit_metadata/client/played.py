@@ -38,10 +38,26 @@ class Manner:
     limit_s: float = 60.0  # for one document, in the client that is known in the field
 
 
+@dataclass(slots=True)
+class Step:
+    """What a VM is at: one for all its hosts, since it moves in the middle of things."""
+
+    name: str = "connect"
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class PlayedVm:
     """A VM with one connection at a time; what goes wrong is a Failure."""
 
-    def __init__(self, manner: Manner, machine: Machine, source: str | None = None) -> None:
+    def __init__(
+        self,
+        manner: Manner,
+        machine: Machine,
+        source: str | None = None,
+        step: Step | None = None,
+    ) -> None:
         self._manner = manner
         self._machine = machine
         self._source = source
@@ -51,14 +67,14 @@ class PlayedVm:
         self._told: deque[esxi.Event] = deque()
         self._heard = bytearray()  # by the guest; not read yet
         self._searched = 0
-        self.step = "connect"  # what it is at
+        self.step = step or Step()
 
     # The connection
 
     def connect(self, arrival: Arrival | None = None) -> None:
         """TCP, and TLS where that comes first."""
         route = self._manner.route
-        self.step = "connect"
+        self.step.name = "connect"
         self._wire = Wire(route, self._source)
         if route.tls is Tls.TELNETS:
             self._start_tls(self._wire, arrival)
@@ -66,12 +82,12 @@ class PlayedVm:
             offers_tls = route.tls is Tls.AUTHENTICATION
             self._speak(Hypervisor(self._machine, offers_tls=offers_tls, arrival=arrival))
             if offers_tls:
-                self.step = "AUTHENTICATION"
+                self.step.name = "AUTHENTICATION"
                 self.wait_for(esxi.TlsAccepted)
                 self._start_tls(self._wire, arrival)
 
     def _start_tls(self, wire: Wire, arrival: Arrival | None) -> None:
-        self.step = "TLS handshake"
+        self.step.name = "TLS handshake"
         wire.start_tls()
         self._speak(Hypervisor(self._machine, arrival=arrival))
 
@@ -127,7 +143,7 @@ class PlayedVm:
 
     def get_ready(self) -> None:
         """Until the server has said WILL-PROXY and has asked who the VM is."""
-        self.step = "WILL-PROXY and identity"
+        self.step.name = "WILL-PROXY and identity"
         self.wait_for(esxi.Ready)
 
     def close(self) -> None:
@@ -165,12 +181,12 @@ class PlayedVm:
         return self.answer(document)
 
     def request(self, document: str) -> None:
-        self.step = document
+        self.step.name = document
         self.write(b"!!REQUEST_%s#\n" % document.encode())
 
     def answer(self, document: str) -> bytes:
         """The document that was asked for; raises Failure."""
-        self.step = document
+        self.step.name = document
         return body_of(document, self._line())
 
     def _line(self) -> bytes:
@@ -195,16 +211,16 @@ class PlayedVm:
     def begin_move(self, sequence: bytes) -> None:
         """VMOTION-BEGIN: GoAhead or NotNow is to come."""
         assert self._hypervisor
-        self.step = "VMOTION-BEGIN"
+        self.step.name = "VMOTION-BEGIN"
         self._hypervisor.begin_move(sequence)
         self.flush()
 
     def arrive(self, arrival: Arrival, source: str | None = None) -> PlayedVm:
         """The same VM at the target host, connected and known to the server."""
-        target = PlayedVm(self._manner, self._machine, source or self._source)
+        target = PlayedVm(self._manner, self._machine, source or self._source, self.step)
         try:
             target.connect(arrival)
-            target.step = "VMOTION-PEER"
+            target.step.name = "VMOTION-PEER"
             target.wait_for(esxi.PeerAccepted)
         except BaseException:
             target.close()

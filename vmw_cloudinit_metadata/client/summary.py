@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_ORDER = ("connect", "ready", "METADATA", "NETWORKDATA", "USERDATA", "boot")
+from vmw_cloudinit_metadata.client.report.phase import in_order
+
 _PERCENTILES = ("p50", "p90", "p99", "max")
 
 
@@ -17,7 +18,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield "ms           " + "".join(f"{name:>11}" for name in ("count", *_PERCENTILES))
-    for phase in sorted(result["phases"], key=_place):
+    for phase in in_order(result["phases"]):
         told = result["phases"][phase]
         figures = "".join(f"{told[name]:11,.1f}" for name in _PERCENTILES)
         yield f"{phase:13}{told['count']:11,}{figures}"
@@ -28,19 +29,14 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"failed  {count:,} times: {kind}: {result['examples'][kind]}"
 
 
-def _place(phase: str) -> int:
-    """Where a phase stands in the life of a VM."""
-    return _ORDER.index(phase) if phase in _ORDER else len(_ORDER)
-
-
 def _server(told: Mapping[str, Any] | None) -> Iterator[str]:
     if told:
         per_boot = told["cpu_ms_per_boot"]
         share = "" if per_boot is None else f", {per_boot:.3f} ms a boot"
-        yield (
-            f"server  {told['cpu_s']:.2f} s of CPU{share}; "
-            f"memory {told['rss_kb_before']:,} kB before, {told['rss_kb_after']:,} kB after"
-        )
+        processes = told["processes"]
+        of = "" if processes == 1 else f" in {processes} processes"
+        before, after = (f"{told[f'memory_kb_{when}']:,} kB {when}" for when in ("before", "after"))
+        yield f"server  {told['cpu_s']:.2f} s of CPU{of}{share}; {told['memory']} {before}, {after}"
 
 
 def _client(told: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,18 @@
+"""`client`: plays ESXi hosts and their VMs, one to look at or thousands to test a server with."""
+
+from __future__ import annotations
+
+import click
+
+from vmw_cloudinit_metadata.cli.client.bridge import bridge
+from vmw_cloudinit_metadata.cli.client.fetch import fetch
+from vmw_cloudinit_metadata.cli.client.load import herd, soak, steady, storm
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def client() -> None:
+    """Plays ESXi hosts and their VMs: to see what a VM would get, and to test load."""
+
+
+for _command in (fetch, bridge, storm, herd, steady, soak):
+    client.add_command(_command)

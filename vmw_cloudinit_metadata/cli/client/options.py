@@ -1,0 +1,99 @@
+"""The options of several commands: a server, a VM of it; and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from vmw_cloudinit_metadata.cli.options import ADDRESS, FILE, THUMBPRINT
+from vmw_cloudinit_metadata.cli.show import UuidType
+from vmw_cloudinit_metadata.client.played import Manner
+from vmw_cloudinit_metadata.client.wire import Route, Tls
+from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
+from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS, Machine
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+COUNT = click.IntRange(min=1)
+POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    """All of these as one decorator, in the order in which help shows them."""
+
+    def add(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+SERVER = together(
+    click.option(
+        "--server",
+        type=ADDRESS,
+        default=Address("127.0.0.1", DEFAULT_LISTEN.port),
+        show_default=f"127.0.0.1:{DEFAULT_LISTEN.port}",
+    ),
+    click.option("--uri", required=True, help="The service URI to ask for."),
+    click.option(
+        "--tls",
+        type=click.Choice([tls.value for tls in Tls]),
+        default=Tls.NONE.value,
+        show_default=True,
+        help="telnets: from the first byte; authentication: when telnet has agreed on it.",
+    ),
+    click.option(
+        "--ca", type=FILE, metavar="FILE", help="Check the server's certificate and name by these."
+    ),
+    click.option(
+        "--thumbprint",
+        type=THUMBPRINT,
+        help="Check the server's certificate by its SHA-1 or SHA-256, as ESXi does.",
+    ),
+    click.option(
+        "--limit",
+        "limit_s",
+        type=POSITIVE,
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long a VM may take for all of it.",
+    ),
+)
+VM = together(
+    click.argument("name", metavar="VM", required=False),
+    click.option("--vc-uuid", type=UuidType(), help="vCenter's instanceUuid of the VM."),
+    click.option("--bios-uuid", type=UuidType(), help="The VM's BIOS UUID."),
+    click.option(
+        "--direction",
+        type=click.Choice([*DIRECTIONS.values()]),
+        default="client",
+        show_default=True,
+    ),
+    SERVER,
+)
+
+
+def manner_of(options: Mapping[str, Any]) -> Manner:
+    tls = Tls(options["tls"])
+    if tls is Tls.NONE and (options["ca"] or options["thumbprint"]):
+        raise click.UsageError("--ca and --thumbprint need --tls telnets or authentication")
+    route = Route(options["server"], tls, options["ca"], options["thumbprint"])
+    return Manner(route, limit_s=options["limit_s"])
+
+
+def machine_of(options: Mapping[str, Any]) -> Machine:
+    machine = Machine(
+        name=options["name"],
+        vc_uuid=options["vc_uuid"],
+        bios_uuid=options["bios_uuid"],
+        service_uri=options["uri"],
+        direction=options["direction"],
+    )
+    if machine.is_anonymous:
+        raise click.UsageError("give the name of a VM, --vc-uuid or --bios-uuid")
+    return machine

@@ -1,0 +1,141 @@
+"""The options of load tests, and the plan that is made of them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vmw_cloudinit_metadata.admission import connections_by_descriptors, raise_descriptor_limit
+from vmw_cloudinit_metadata.cli.client.options import COUNT, POSITIVE, SERVER, manner_of, together
+from vmw_cloudinit_metadata.cli.options import FILE, Parsed
+from vmw_cloudinit_metadata.client.fleet import name_of, stems
+from vmw_cloudinit_metadata.client.plan import Plan
+from vmw_cloudinit_metadata.errors import ConfigError
+
+_PORTS = 28_000  # of one address, to one port of a server
+
+
+def _parse_sources(text: str) -> tuple[str, ...]:
+    """`127.0.0.2-127.0.0.9`, or some of these with commas between."""
+    try:
+        return tuple(address for part in text.split(",") for address in _addresses(part))
+    except ValueError as error:
+        raise ConfigError(f"found {text!r}, expected 127.0.0.2-127.0.0.9 ({error})") from None
+
+
+def _addresses(text: str) -> Iterable[str]:
+    first, _, last = text.partition("-")
+    begin = ipaddress.ip_address(first)
+    end = ipaddress.ip_address(last or first)
+    if end.version != begin.version or not 0 <= int(end) - int(begin) < 1024:
+        raise ValueError("a range is of at most 1,024 addresses")
+    return [str(begin + place) for place in range(int(end) - int(begin) + 1)]
+
+
+def _parse_pids(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
+        raise ConfigError(f"found {text!r}, expected PID or PID,PID")
+    return tuple(map(int, text.split(",")))
+
+
+_SOURCES = Parsed("ADDRESSES", _parse_sources)
+_PIDS = Parsed("PID", _parse_pids)
+
+TEST = together(
+    SERVER,
+    click.option(
+        "--directory",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Play the VMs of these instance files; compare exactly.",
+    ),
+    click.option(
+        "--defaults", metavar="FILE", help="The file driver's `defaults`, if the server has it."
+    ),
+    click.option("--pattern", help="Play VMs of such names: vm-{:05}."),
+    click.option("--source-addresses", "sources", type=_SOURCES, help="127.0.0.2-127.0.0.9"),
+    click.option(
+        "--pace",
+        "pace_ms",
+        type=click.FloatRange(min=0),
+        metavar="MS",
+        help="Guests write single bytes, so far apart.",
+    ),
+    click.option(
+        "--processes",
+        type=click.IntRange(1, 64),
+        default=1,
+        show_default=True,
+        metavar="K",
+        help="Client processes that share the VMs.",
+    ),
+    click.option(
+        "--server-pid",
+        "server_pids",
+        type=_PIDS,
+        default=(),
+        help="The server's processes on this machine: tell their CPU and memory.",
+    ),
+    click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the result."),
+    click.option("--report", "report_file", type=FILE, metavar="FILE", help="Write a page, HTML."),
+)
+AT_ONCE = click.option(
+    "-c", "at_once", type=COUNT, default=200, show_default=True, help="At most so many at a time."
+)
+SECONDS = click.option(
+    "-t", "seconds", type=POSITIVE, default=10.0, show_default=True, metavar="SECONDS"
+)
+VMS = click.option("-n", "vms", type=COUNT, metavar="N", help="How many VMs. Default: all files.")
+
+
+def plan_of(scenario: str, options: dict[str, Any]) -> Plan:
+    manner_of(options)  # what is wrong with these is said here, once
+    directory, pattern, vms = options.pop("directory"), options.pop("pattern"), options.pop("vms")
+    if (directory is None) == (pattern is None):
+        raise click.UsageError("give one of --directory and --pattern")
+    names = _names(directory, pattern, options["defaults"], vms)
+    return Plan(
+        scenario,
+        str(options.pop("server")),
+        directory=str(directory) if directory else None,
+        pattern=pattern,
+        vms=names,
+        ca=str(ca) if (ca := options.pop("ca")) else None,
+        sources=options.pop("sources") or (),
+        **options,
+    )
+
+
+def _names(
+    directory: Path | None, pattern: str | None, defaults: str | None, vms: int | None
+) -> int:
+    """How many VMs are to be played."""
+    if directory:
+        files = len(stems(directory, defaults))
+        return min(files, vms or files)
+    assert pattern
+    if vms is None:
+        raise click.UsageError("--pattern needs -n")
+    if vms > 1 and name_of(pattern, 0) == name_of(pattern, 1):
+        raise click.UsageError(f"--pattern: found {pattern!r}, expected one as vm-{{:05}}")
+    return vms
+
+
+def check_room(plan: Plan, connections: int) -> None:
+    """Raises UsageError if the processes or the addresses have no room for so many."""
+    raise_descriptor_limit()
+    per_process = -(-connections // plan.processes)
+    if per_process > (limit := connections_by_descriptors()):
+        raise click.UsageError(
+            f"{connections:,} connections do not fit: a process may have {limit:,} descriptors; "
+            "take more --processes"
+        )
+    if connections > (limit := _PORTS * max(len(plan.sources), 1)):
+        raise click.UsageError(
+            f"{connections:,} connections do not fit: there are {limit:,} ports; "
+            "take more --source-addresses"
+        )

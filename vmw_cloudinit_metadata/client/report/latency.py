@@ -1,0 +1,107 @@
+"""How long each phase took: its distribution as a picture, its percentiles as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from xml.etree.ElementTree import Element
+
+from vmw_cloudinit_metadata.client.report import words
+from vmw_cloudinit_metadata.client.report.phase import MARKS, PHASES, Bucket, Phase
+from vmw_cloudinit_metadata.client.report.picture import LEAST_BAR, label, line, picture, rect, tick
+from vmw_cloudinit_metadata.client.report.scale import LogAxis, log, log_axis
+from vmw_cloudinit_metadata.client.report.tree import element, note, section, table
+
+_COLUMNS = 96  # of a distribution
+# Pixels, from the top of a picture.
+_FLAG_LINE, _BARS_TOP, _BARS_BOTTOM, _PHASE_HEIGHT = 14, 44, 100, 120
+
+
+def distributions(phases: Sequence[Phase]) -> Element:
+    if not phases:
+        return section("How long it took", note("No phase was measured."))
+    axis = log_axis([end for phase in phases for end in phase.ends()] or [0.0])
+    figures = [_distribution(phase, axis) for phase in phases]
+    return section(
+        "How long it took",
+        note("All on the same logarithmic axis. Each is as high as its own peak.", _legend()),
+        element("div", *figures, class_="phases"),
+    )
+
+
+def _legend() -> Element:
+    names = {"to50": "fastest half", "to90": "to p90", "to99": "to p99", "tail": "slowest 1 %"}
+    shown = [element("span", element("i", class_=kind), name) for kind, name in names.items()]
+    return element("span", *shown, class_="legend")
+
+
+def _distribution(phase: Phase, axis: LogAxis) -> Element:
+    told = PHASES.get(phase.name, "")
+    caption = element("figcaption", element("b", phase.name), " ", element("span", told))
+    if "max" in phase.marks:
+        most = f"max {words.duration(phase.marks['max'])}"
+        caption.append(element("span", most, class_="most"))
+    if not phase.marks and not phase.buckets:
+        return element("figure", caption, note("Nothing was measured."))
+    shapes = [*_grid(axis), *_bars(phase, axis), *_flags(phase, axis)]
+    if not phase.buckets:
+        shapes.append(element("text", "no distribution", x="50%", y=80, class_="tick none"))
+    return element("figure", caption, picture(_PHASE_HEIGHT, phase.told(), *shapes))
+
+
+def _grid(axis: LogAxis) -> Iterable[Element]:
+    for ms in axis.ticks():
+        x = axis.percent(log(ms))
+        yield line(x, x, _BARS_TOP, _BARS_BOTTOM, "grid")
+        yield tick(x, _PHASE_HEIGHT - 5, words.brief_duration(ms))
+    yield line(0, 100, _BARS_BOTTOM, _BARS_BOTTOM, "base")
+
+
+def _bars(phase: Phase, axis: LogAxis) -> Iterable[Element]:
+    counts = _columns(phase.buckets, axis)
+    peak, step = max(counts), (axis.high - axis.low) / _COLUMNS
+    for column, count in enumerate(counts):
+        if count:
+            low = axis.low + column * step
+            height = max(count / peak * (_BARS_BOTTOM - _BARS_TOP), LEAST_BAR)
+            left, right = (100 * edge / _COLUMNS for edge in (column, column + 1))
+            times = f"{words.duration(10**low)} to {words.duration(10 ** (low + step))}"
+            vms = words.whole(round(count)) if count >= 1 else "less than one"
+            kind = f"bar {_band(phase, low + step / 2)}"
+            yield rect(left, right, _BARS_BOTTOM - height, _BARS_BOTTOM, kind, f"{times}: {vms}")
+
+
+def _columns(buckets: Iterable[Bucket], axis: LogAxis) -> list[float]:
+    """What falls into each column of the picture; a bucket is spread over those it covers."""
+    found = [0.0] * _COLUMNS
+    for bucket in buckets:
+        left, right = (axis.percent(end) * _COLUMNS / 100 for end in (bucket.low, bucket.high))
+        for column in range(int(left), min(math.ceil(right), _COLUMNS)):
+            covered = min(right, column + 1) - max(left, column)
+            found[column] += bucket.count * covered / (right - left)
+    return found
+
+
+def _band(phase: Phase, at: float) -> str:
+    """Which part of the VMs a bar at `at` shows."""
+    if not all(mark in phase.marks for mark in MARKS):
+        return "to50"
+    parts = zip(MARKS, ("to50", "to90", "to99"), strict=True)
+    return next((kind for mark, kind in parts if at <= log(phase.marks[mark])), "tail")
+
+
+def _flags(phase: Phase, axis: LogAxis) -> Iterable[Element]:
+    """p50's flag is the highest: each then flies over the poles to its right."""
+    for row, mark in enumerate(mark for mark in MARKS if mark in phase.marks):
+        x, y = axis.percent(log(phase.marks[mark])), _FLAG_LINE * (row + 1) - 2
+        yield line(x, x, y - 9, _BARS_BOTTOM, f"pole {mark}")
+        yield label(x, y, f"{mark} {words.duration(phase.marks[mark])}", "flag")
+
+
+def percentiles(phases: Sequence[Phase]) -> Element:
+    titles = ("milliseconds", "count", *MARKS, "max")
+    rows = [
+        (phase.name, words.whole(phase.count), *map(words.plain, map(phase.marks.get, titles[2:])))
+        for phase in phases
+    ]
+    return section("Percentiles", table("Percentiles of each phase", titles, rows, "numbers"))

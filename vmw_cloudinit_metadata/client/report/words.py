@@ -1,0 +1,83 @@
+"""Numbers as they are read from a result, and numbers and options in words."""
+
+from __future__ import annotations
+
+import math
+
+_MAX_TEXT = 400  # characters: a message is an example, not a log
+_LARGEST = 1e18  # a number beyond is a fault of the client, and sums must stay finite
+_NOTHING = "—"
+
+
+def number(value: object) -> float | None:
+    """`value` if it is a number to calculate with, else None."""
+    if not isinstance(value, int | float):
+        return None
+    within = float(min(max(value, -_LARGEST), _LARGEST))
+    return None if math.isnan(within) else within
+
+
+def amount(value: object) -> float:
+    """`value` if it is a number above nothing, else 0."""
+    return max(number(value) or 0.0, 0.0)
+
+
+def whole(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.3g}"
+
+
+def plain(value: float | None) -> str:
+    """Two digits or more, whatever the size."""
+    if value is None or value == 0 or abs(value) >= 100:
+        return whole(value)
+    if abs(value) < 0.1:
+        return f"{value:.2g}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def with_unit(value: float | None, unit: str) -> str:
+    return _NOTHING if value is None else f"{plain(value)} {unit}"
+
+
+def duration(ms: float | None) -> str:
+    """A time with the unit that suits it."""
+    if ms is None or ms < 1000:
+        return with_unit(ms, "ms")
+    return with_unit(ms / 1000, "s") if ms < 120_000 else with_unit(ms / 60_000, "min")
+
+
+def brief(value: float) -> str:
+    """A round number, as an axis has it."""
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.3f}".rstrip("0").rstrip(".")
+    return f"{value:.0e}"
+
+
+def brief_duration(ms: float) -> str:
+    return f"{brief(ms)} ms" if ms < 1000 else f"{brief(ms / 1000)} s"
+
+
+def clock(seconds: float, span_s: float) -> str:
+    if span_s <= 120:
+        return f"{brief(seconds)} s"
+    if span_s <= 7200:
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+    return f"{brief(seconds / 3600)} h"
+
+
+def plural(n: float, one: str) -> str:
+    return f"{whole(n)} {one}" if n == 1 else f"{whole(n)} {one}s"
+
+
+def clipped(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= _MAX_TEXT else f"{shown[:_MAX_TEXT]} …"
+
+
+def chosen(value: object) -> str:
+    """An option's value in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return clipped(", ".join(map(str, value))) or _NOTHING
+    return clipped(_NOTHING if value is None or value == "" else value)
