@@ -18,7 +18,7 @@ FLOORS = {
     **dict.fromkeys(("listener", "notify", "workers"), 2),
     **dict.fromkeys(("lookup", "deadlines", "machines", "claims", "news"), 2),
     **dict.fromkeys(("happenings", "logs", "trace", "figures", "health"), 2),
-    **dict.fromkeys(("shared", "output", "journey", "dialogue", "line", "connection"), 3),
+    **dict.fromkeys(("turn", "shared", "output", "journey", "dialogue", "line", "connection"), 3),
     **dict.fromkeys(("acceptor", "server", "reporter"), 3),
     **dict.fromkeys(("client", "admin"), 3),
     **dict.fromkeys(("client.hypervisor", "client.check", "client.figures", "client.plan"), 0),

@@ -59,7 +59,7 @@ class Connection:
         self._shared = shared
         self.id = shared.happenings.connection_id()
         self._sock = sock
-        self._output = Output(sock, shared.deadlines, self._all_is_sent, self._stalled)
+        self._output = Output(sock, shared.turn, shared.deadlines, self._all_is_sent, self._stalled)
         self._tls: Tls | None = None
         self._line: Line | None = None
         self._header = b""
@@ -97,6 +97,7 @@ class Connection:
     def close(self) -> None:
         """Ends the connection: its reader sees the end of the stream."""
         self._is_over = True
+        self._output.send()
         with suppress(OSError):  # the peer was faster
             self._sock.shutdown(SHUT_RDWR)
 
@@ -388,6 +389,11 @@ class Connection:
     # What is to be sent
 
     @property
+    def is_clear(self) -> bool:
+        """Whether what is written now will be sent at once."""
+        return self._output.is_clear
+
+    @property
     def waiting_bytes(self) -> int:
         """What the socket has not taken yet."""
         return self._output.waiting_bytes
@@ -408,5 +414,5 @@ class Connection:
     def _all_is_sent(self) -> None:
         if self._is_over:
             self.guarded(self._say_end)
-        elif self._line:
+        elif self._line and self._line.has_more:
             self.guarded(self._line.proceed)

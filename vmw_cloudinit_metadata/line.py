@@ -128,7 +128,12 @@ class Line:
     def can_speak(self) -> bool:
         """Whether the guest may be written to, now."""
         is_hindered = self.session.is_moving or self.session.is_mute or not self.is_open
-        return not is_hindered and not self._connection.waiting_bytes
+        return not is_hindered and self._connection.is_clear
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something is to be done when all is sent that was said."""
+        return self._is_draining or (self.is_open and self.dialogue.is_busy)
 
     def say(self, packets: bytes) -> None:
         self.session.answer(packets)

@@ -16,6 +16,7 @@ from vmw_cloudinit_metadata.lookup import Lookup
 from vmw_cloudinit_metadata.machines import Machines
 from vmw_cloudinit_metadata.news import News, Throttle
 from vmw_cloudinit_metadata.protocol.session import Policy, Session
+from vmw_cloudinit_metadata.turn import Turn
 
 if TYPE_CHECKING:
     from vmw_cloudinit_metadata.connection import Connection
@@ -29,6 +30,7 @@ class Shared:
     lookup: Lookup
     admission: Admission
     tls: ssl.SSLContext | None = None  # replaced when the certificate is
+    turn: Turn = field(default_factory=Turn)
     deadlines: Deadlines = field(default_factory=Deadlines)
     machines: Machines[Line] = field(default_factory=Machines)
     journeys: dict[Session, Journey] = field(default_factory=dict)  # by the source's session

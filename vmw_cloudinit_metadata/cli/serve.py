@@ -143,7 +143,7 @@ def _work(
 
 def _settle_heap() -> None:
     """What is there at the start stays, so the collector, which holds up everybody, need not look
-    at it again; and rarely at the rest: no connection leaves a cycle behind (`make fuzz` counts)."""
+    at it again; and seldom at the rest: connections leave no cycles (`make fuzz` counts)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
