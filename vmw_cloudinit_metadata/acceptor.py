@@ -9,8 +9,9 @@ from contextlib import suppress
 from socket import SocketType, socket
 from typing import Any
 
-import gevent
 from gevent.server import StreamServer
+
+from vmw_cloudinit_metadata.greenlets import Greenlets
 
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
@@ -30,8 +31,7 @@ class Acceptor(StreamServer):
         self._on_exhausted = on_exhausted
         self._spare = os.open(os.devnull, os.O_RDONLY)
         super().__init__(listener, handle)
-        # Nobody joins or kills the greenlet of a connection.
-        self.set_spawn(gevent.spawn_raw)  # type: ignore[arg-type]
+        self.set_spawn(Greenlets().spawn)  # type: ignore[arg-type]
 
     def do_read(self) -> Any:
         """The next connection to serve, a socket and its address; None: there is none now."""

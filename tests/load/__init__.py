@@ -53,6 +53,8 @@ def census():
         # Not those of the threads of the look-up pool, which grows as it needs to.
         elif isinstance(one, greenlet.greenlet) and root(one) is here:
             alive["greenlets"] += 1
+        elif name == "Greenlets":  # nor those that wait for a connection
+            alive["greenlets"] -= one.idle
     told = {"garbage": garbage, "alive": alive}
     print("census:", json.dumps(told), file=sys.stderr, flush=True)
 
