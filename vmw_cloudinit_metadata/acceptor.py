@@ -17,21 +17,21 @@ _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class Acceptor(StreamServer):
-    """Calls `handle` in a greenlet for each connection that `is_welcome`, a peer's address given,
-    lets in. `on_exhausted` is called with the peer's address when there is no descriptor for it."""
+    """Calls `serve`, which closes the socket, in a greenlet for each connection that `is_welcome`,
+    a peer's address given, lets in; `on_exhausted` when there is no descriptor for one."""
 
     def __init__(
         self,
         listener: socket,
-        handle: Callable[[socket, tuple[Any, ...]], None],
+        serve: Callable[[socket, tuple[Any, ...]], None],
         is_welcome: Callable[[str], bool],
         on_exhausted: Callable[[str], None],
     ) -> None:
         self._is_welcome = is_welcome
         self._on_exhausted = on_exhausted
         self._spare = os.open(os.devnull, os.O_RDONLY)
-        super().__init__(listener, handle)
-        self.set_spawn(Greenlets().spawn)  # type: ignore[arg-type]
+        self._greenlets = Greenlets(serve)
+        super().__init__(listener, serve)
 
     def do_read(self) -> Any:
         """The next connection to serve, a socket and its address; None: there is none now."""
@@ -55,6 +55,10 @@ class Acceptor(StreamServer):
         accepted = SocketType(self.socket.family, self.socket.type, self.socket.proto, descriptor)
         accepted.setblocking(False)
         return accepted, address
+
+    def do_handle(self, *accepted: Any) -> None:
+        """As gevent does it, but for a frame: each connection would keep that on its stack."""
+        self._greenlets.spawn(*accepted)
 
     def _accept(self) -> tuple[int, tuple[Any, ...]]:
         accepted: tuple[int, tuple[Any, ...]] = self.socket._accept()  # type: ignore[attr-defined]

@@ -7,39 +7,42 @@ for a whole boot, most of it for the memory of its frames, which the system give
 from __future__ import annotations
 
 from collections.abc import Callable
+from socket import socket
 from typing import Any
 
 import gevent
 from greenlet import greenlet
 
-_Work = tuple[Callable[..., None] | None, tuple[Any, ...]]
-
 MAX_IDLE = 256  # a herd that has gone need not leave thousands
+
+Address = tuple[Any, ...]
 
 
 class Greenlets:
-    """Nobody joins or kills them: what `spawn` is given is to catch its own errors."""
+    """Nobody joins or kills them: `serve` is to catch its own errors."""
 
-    def __init__(self) -> None:
+    def __init__(self, serve: Callable[[socket, Address], None]) -> None:
+        self._serve = serve
         self._idle: list[greenlet] = []
 
     @property
     def idle(self) -> int:
         return len(self._idle)
 
-    def spawn(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Calls `function` in a greenlet, in the hub's next turn."""
+    def spawn(self, sock: socket, address: Address) -> None:
+        """Serves this connection, from the hub's next turn on."""
         if self._idle:
-            gevent.get_hub().loop.run_callback(self._idle.pop().switch, function, arguments)
+            gevent.get_hub().loop.run_callback(self._idle.pop().switch, sock, address)
         else:
-            gevent.spawn_raw(self._work, [(function, arguments)])
+            gevent.spawn_raw(self._work, [(sock, address)])
 
-    def _work(self, first: list[_Work]) -> None:
+    def _work(self, first: list[tuple[socket, Address]]) -> None:
         hub = gevent.get_hub()
-        function, arguments = first.pop()  # a greenlet keeps what it was begun with
-        while function:
-            function(*arguments)
-            function, arguments = None, ()
+        sock: socket | None
+        sock, address = first.pop()  # a greenlet keeps what it was begun with
+        while sock:
+            self._serve(sock, address)
+            sock = None
             if len(self._idle) < MAX_IDLE:
                 self._idle.append(gevent.getcurrent())
-                function, arguments = hub.switch()
+                sock, address = hub.switch()

@@ -273,4 +273,5 @@ class MetadataServer:
             finally:
                 self._connections.discard(connection)
         finally:
+            sock.close()
             self._accepted -= 1
