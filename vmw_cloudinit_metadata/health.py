@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import gevent
-from gevent.threadpool import ThreadPool
 
 from vmw_cloudinit_metadata.drivers.driver import Driver
+from vmw_cloudinit_metadata.threads import Threads
 
 INTERVAL_S = 1.0
 HANGS_S = 3.0
@@ -19,7 +18,7 @@ class Health:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._pool = ThreadPool(1)
+        self._threads = Threads()
         self._timer = gevent.get_hub().loop.timer(INTERVAL_S, repeat=INTERVAL_S)
         self._asked_s: float | None = None
         self.problem = ""
@@ -31,11 +30,12 @@ class Health:
     def stop(self) -> None:
         self._timer.stop()
         self._timer.close()
+        self._threads.close()
 
     def _turn(self) -> None:
         if self._asked_s is None:
             self._asked_s = time.monotonic()
-            self._pool.spawn(self._ask).rawlink(self._told)
+            self._threads.run(self._ask, self._told)
         elif time.monotonic() - self._asked_s > HANGS_S:
             self.problem = f"the driver has not answered for {HANGS_S:g} s"
 
@@ -46,6 +46,6 @@ class Health:
             return str(error) or type(error).__name__
         return ""
 
-    def _told(self, result: Any) -> None:
+    def _told(self, problem: str, error: BaseException | None) -> None:
         self._asked_s = None
-        self.problem = result.value if result.successful() else str(result.exception)
+        self.problem = problem if error is None else str(error)

@@ -17,7 +17,6 @@ from typing import Any
 
 import gevent
 from cachetools import LRUCache
-from gevent.threadpool import ThreadPool
 
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.errors import DriverError
@@ -28,6 +27,7 @@ from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.protocol import packet
 from vmw_cloudinit_metadata.protocol.packet import Packet
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Lookup:
 
     def __init__(self, driver: Driver, pool_size: int, run_timeout_s: float) -> None:
         self._driver = driver
-        self._pool = ThreadPool(pool_size)
+        self._threads = Threads()
         self._pool_size = pool_size
         self.run_timeout_s = run_timeout_s
         self._kept: LRUCache[Machine, Answer] = LRUCache(KEPT_BYTES, getsizeof=_size)
@@ -189,6 +189,7 @@ class Lookup:
     def close(self) -> None:
         self._ticker.stop()
         self._ticker.close()
+        self._threads.close()
 
     def _join(
         self, key: Hashable, work: Callable[[], Any], callback: Callable[[Any], None]
@@ -206,22 +207,22 @@ class Lookup:
             self._running += 1
             job.started_s = time.monotonic()
             self.queued.observe(job.started_s - job.asked_s)
-            self._pool.spawn(job.work).rawlink(partial(self._ended, job))
+            self._threads.run(job.work, partial(self._ended, job))
         if self._jobs and not self._is_ticking:
             self._is_ticking = True
             self._ticker.start(self._tick)
 
-    def _ended(self, job: _Job, result: Any) -> None:
+    def _ended(self, job: _Job, outcome: Any, error: BaseException | None) -> None:
         self._running -= 1
         self.ran.observe(time.monotonic() - (job.started_s or 0.0))
         del self._jobs[job.key]
-        outcome = result.value if result.successful() else Failure("failed", str(result.exception))
+        if error is not None:
+            outcome = Failure("failed", str(error))
         if isinstance(outcome, Answer) and outcome.token is not None:
             assert isinstance(job.key, Machine)
             self._kept[job.key] = outcome
         self._start_jobs()
-        waiters, job.waiters = job.waiters, []  # gevent's result is a cycle, and refers to the job
-        for waiter in waiters:
+        for waiter in job.waiters:
             waiter.callback(outcome)
 
     def _tick(self) -> None:
