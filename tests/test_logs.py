@@ -21,7 +21,9 @@ import pytest
 
 from tests.process import COMMAND, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
-from vmw_cloudinit_metadata.logs import LineHandler
+from vmw_cloudinit_metadata.happenings import Happenings
+from vmw_cloudinit_metadata.logs import LineHandler, TextFormatter
+from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 Start = Callable[..., ServerProcess]
 
@@ -266,7 +268,7 @@ def test_log_that_nobody_reads_any_more_costs_nothing(own_instances: Path) -> No
 
 
 def test_line_of_a_thread_stands_behind_those_before_it(capsys: pytest.CaptureFixture[str]) -> None:
-    handler = LineHandler(sys.stderr)
+    handler = LineHandler(sys.stderr, TextFormatter(with_process=False))
     handler.gather()
     said = [logging.makeLogRecord({"msg": text}) for text in ("first", "second")]
     handler.handle(said[0])
@@ -274,33 +276,37 @@ def test_line_of_a_thread_stands_behind_those_before_it(capsys: pytest.CaptureFi
     thread.start()
     thread.join()
     gevent.sleep(0)
-    assert capsys.readouterr().err == "first\nsecond\n"
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(" ")[2] for line in lines] == ["first", "second"]
 
 
-def test_two_lines_of_a_boot_cost_less_than_25_microseconds(tmp_path: Path) -> None:
-    from vmw_cloudinit_metadata.happenings import Happenings
-    from vmw_cloudinit_metadata.logs import TextFormatter
-    from vmw_cloudinit_metadata.protocol.vmware import Machine
-
-    log = logging.getLogger("vmw_cloudinit_metadata.happenings")
+def test_two_lines_of_a_boot_cost_less_than_15_microseconds(tmp_path: Path) -> None:
     machine = Machine("web1", UUID, peer_address="10.0.0.1")
     happenings = Happenings()
 
     def boot() -> None:
         for kind, text in (("identified", "identified, service URI 'x'"), ("served", "answered")):
             happenings.tell(kind, text, peer="10.0.0.1:4", host="10.0.0.1", machine=machine)
+        handler.flush()
 
     with (tmp_path / "log").open("w") as file:
-        handler = logging.StreamHandler(file)
-        handler.setFormatter(TextFormatter(with_process=False))
-        log.addHandler(handler)
-        log.propagate, level = False, log.level
-        log.setLevel(logging.INFO)
+        handler = LineHandler(file, TextFormatter(with_process=False))
+        handler.gather()
+        happenings.listeners[0] = handler.hear
+        level = logging.root.level
+        logging.root.setLevel(logging.INFO)
         try:
             took_s = min(timeit.repeat(boot, number=1000, repeat=5)) / 1000
         finally:
-            log.removeHandler(handler)
-            log.propagate = True
-            log.setLevel(level)
+            logging.root.setLevel(level)
+    assert len((tmp_path / "log").read_text().splitlines()) == 10_000
     print(f"{took_s * 1e6:.1f} µs")
-    assert took_s < 50e-6  # twice what is promised: other tests run beside it
+    assert took_s < 30e-6  # twice what is promised: other tests run beside it
+
+
+def test_log_of_an_embedded_server_goes_through_logging(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    machine = Machine("web1", UUID)
+    Happenings().tell("identified", "identified", peer="10.0.0.1:4", host="", machine=machine)
+    Happenings().tell("left", "left", peer="10.0.0.1:4", host="", machine=machine)  # debug
+    assert caplog.messages == [f"10.0.0.1:4: 'web1', VC UUID {UUID}: identified"]

@@ -83,37 +83,16 @@ class Happening(NamedTuple):
 Listener = Callable[[Happening], None]
 
 
-class _Record(logging.LogRecord):
-    """A happening for logging's handlers, without what the general one finds out at each line."""
-
-    name = log.name
-    args = None
-    exc_info = exc_text = stack_info = None
-    pathname = filename = module = funcName = ""  # noqa: N815 - logging's names
-    lineno = 0
-    process = thread = None
-    processName = threadName = taskName = None  # noqa: N815
-    relativeCreated = 0.0  # noqa: N815
-
-    def __init__(self, happening: Happening) -> None:
-        self.msg = happening
-        self.levelno = happening.level
-        self.levelname = logging.getLevelName(happening.level)
-        self.created = happening.at_s
-        self.msecs = happening.at_s % 1 * 1000
-
-
 def to_log(happening: Happening) -> None:
-    """The listener that is always there."""
-    if log.isEnabledFor(happening.level):
-        log.handle(_Record(happening))
+    """The listener that is always there; the command line program has one that costs less."""
+    log.log(happening.level, "%s", happening)
 
 
 class Happenings:
     """Tells all `listeners` what happens in this process."""
 
     def __init__(self) -> None:
-        self.listeners: list[Listener] = [to_log]
+        self.listeners: list[Listener] = [to_log]  # the log's is the first
         self._process = os.getpid()
         self._numbers = count(1)
 

@@ -10,14 +10,20 @@ import os
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any, TextIO
 
 import gevent
 import ujson
 
-from vmw_cloudinit_metadata.happenings import LEVEL_NAMES, Happening, fields, timestamp
+from vmw_cloudinit_metadata.happenings import (
+    LEVEL_NAMES,
+    Happening,
+    Happenings,
+    fields,
+    timestamp,
+)
 from vmw_cloudinit_metadata.printable import one_line
 
 log = logging.getLogger(__name__)
@@ -28,7 +34,14 @@ FORMATS = ("text", "json")
 _SEPARATORS = (", ", ": ")
 
 
-class TextFormatter(logging.Formatter):
+class Formatter(logging.Formatter):
+    """Lines of the log: of logging's records, and of happenings."""
+
+    def tell(self, happening: Happening) -> str:
+        raise NotImplementedError
+
+
+class TextFormatter(Formatter):
     """`2026-03-04 10:11:12,345 INFO [1234] message`, the process only if there are several."""
 
     def __init__(self, *, with_process: bool) -> None:
@@ -37,26 +50,35 @@ class TextFormatter(logging.Formatter):
         self._second = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
-        process = f"[{os.getpid()}] " if self._with_process else ""
-        clock = f"{self._clock(int(record.created))},{int(record.msecs):03d}"
-        line = one_line(f"{clock} {record.levelname} {process}{record.getMessage()}")
+        line = self._line(record.created, record.levelno, record.getMessage())
         return "\n".join([line, *map(_indented, _traceback(self, record).splitlines())])
 
-    def _clock(self, second: int) -> str:
+    def tell(self, happening: Happening) -> str:
+        return self._line(happening.at_s, happening.level, str(happening))
+
+    def _line(self, at_s: float, level: int, text: str) -> str:
+        second = int(at_s)
         if self._second[0] != second:
             self._second = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-        return self._second[1]
+        process = f"[{os.getpid()}] " if self._with_process else ""
+        clock = f"{self._second[1]},{int(at_s % 1 * 1000):03d}"
+        return one_line(f"{clock} {logging.getLevelName(level)} {process}{text}")
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(Formatter):
     """Each record one object; `event` is what the text log has behind machine and peer."""
 
     def format(self, record: logging.LogRecord) -> str:
-        happening = record.msg
-        told = fields(happening) if isinstance(happening, Happening) else _plain(record)
-        told["process"] = os.getpid()
+        told = _plain(record)
         if traceback := _traceback(self, record):
             told["traceback"] = traceback
+        return self._dumped(told)
+
+    def tell(self, happening: Happening) -> str:
+        return self._dumped(fields(happening))
+
+    def _dumped(self, told: dict[str, Any]) -> str:
+        told["process"] = os.getpid()
         text = ujson.dumps(told, escape_forward_slashes=False, separators=_SEPARATORS)
         return text.replace("\x7f", "\\u007f")
 
@@ -82,8 +104,10 @@ class LineHandler(logging.StreamHandler[TextIO]):
     """Writes each line at once; or, where a hub runs, those of one of its turns together: a write
     for each of two lines is a twentieth of what a boot costs."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, formatter: Formatter) -> None:
         super().__init__(stream)
+        self.setFormatter(formatter)
+        self._tell = formatter.tell
         self._lines: list[str] = []
         self._loop: Any = None
         self._thread = 0  # of the hub
@@ -93,6 +117,12 @@ class LineHandler(logging.StreamHandler[TextIO]):
         self._loop = gevent.get_hub().loop
         self._thread = threading.get_ident()
 
+    def hear(self, happening: Happening) -> None:
+        """A listener, in the hub's thread: the way through logging costs more than the line."""
+        if logging.root.isEnabledFor(happening.level):
+            self._lines.append(self._tell(happening))
+            self._write_soon()
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._lines.append(self.format(record))
@@ -100,16 +130,17 @@ class LineHandler(logging.StreamHandler[TextIO]):
             self.handleError(record)
             return
         if self._loop is None or threading.get_ident() != self._thread:
-            self._write(record)
-        elif len(self._lines) == 1:
-            self._loop.run_callback(self._write, record)
+            self._write()
+        else:
+            self._write_soon()
 
-    def _write(self, record: logging.LogRecord) -> None:
-        """As logging does it: a log that cannot be written is no error of those who log."""
-        try:
+    def _write_soon(self) -> None:
+        if len(self._lines) == 1:
+            self._loop.run_callback(self._write)
+
+    def _write(self) -> None:
+        with suppress(OSError, ValueError):  # full, gone or closed: no error of those who log
             self.flush()
-        except Exception:
-            self.handleError(record)
 
     def flush(self) -> None:
         with self.lock or nullcontext():
@@ -119,11 +150,12 @@ class LineHandler(logging.StreamHandler[TextIO]):
             super().flush()
 
 
-def gather() -> None:
-    """The hub runs from now on: lines are written once a turn of it."""
-    for handler in logging.getLogger().handlers:
+def gather(happenings: Happenings) -> None:
+    """The hub runs from now on: lines, and those of `happenings`, are written once a turn of it."""
+    for handler in logging.root.handlers:
         if isinstance(handler, LineHandler):
             handler.gather()
+            happenings.listeners[0] = handler.hear
 
 
 def catch_all() -> None:
@@ -163,10 +195,7 @@ def set_up(level: str, form: str, *, with_process: bool) -> None:
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     logging.logAsyncioTasks = False  # type: ignore[attr-defined,unused-ignore]  # 3.12
     logging._srcfile = None
-    handler = LineHandler(sys.stderr)
-    handler.setFormatter(
-        JsonFormatter() if form == "json" else TextFormatter(with_process=with_process)
-    )
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    formatter = JsonFormatter() if form == "json" else TextFormatter(with_process=with_process)
+    logging.basicConfig(level=level.upper(), handlers=[LineHandler(sys.stderr, formatter)])
     if form == "json":
         logging.captureWarnings(True)

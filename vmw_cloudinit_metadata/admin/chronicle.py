@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import itemgetter
 
 from vmw_cloudinit_metadata.happenings import Happening
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -40,7 +41,7 @@ class Entry:
     ports: dict[str, Happening] = field(default_factory=dict)  # by connection; how it came
     trouble: Happening | None = None  # the last, also one that is over
     served: Happening | None = None
-    asked: dict[str, tuple[float, str]] = field(default_factory=dict)  # document: when, outcome
+    asked: dict[str, Happening] = field(default_factory=dict)  # document: its last answer
     # Tuples, which are small: there are as many as VMs.
     moves: tuple[Happening, ...] = ()
     story: tuple[tuple[Happening, int], ...] = ()  # and how often
@@ -51,6 +52,18 @@ class Entry:
         if self.state not in TROUBLE or not self.trouble:
             return ""
         return problem_of(self.trouble)
+
+    def answers(self) -> list[tuple[str, float, str]]:
+        """Document, when, and outcome of what was asked for last, in the order of time."""
+        told = [(name, *_answer_in(answer, name)) for name, answer in self.asked.items()]
+        return sorted(told, key=itemgetter(1))
+
+
+def _answer_in(happening: Happening, document: str) -> tuple[float, str]:
+    answered = happening.details.get("answered")
+    if answered:
+        return answered[document], "answered"
+    return happening.at_s, happening.details["error"]
 
 
 class Chronicle:
@@ -152,8 +165,8 @@ class Chronicle:
         self.revision += 1
         self._shelf_of(entry)[entry.key] = entry
         self.states[entry.state] += 1
-        if problem := entry.problem:
-            self.problems[problem] += 1
+        if entry.state in TROUBLE:
+            self.problems[entry.problem] += 1
         if not entry.ports:
             self._gone[entry.key] = None
             if len(self._gone) > MAX_GONE:
@@ -165,8 +178,8 @@ class Chronicle:
         if not entry.ports:
             del self._gone[entry.key]
         self.states[entry.state] -= 1
-        if problem := entry.problem:
-            self.problems[problem] -= 1
+        if entry.state in TROUBLE:
+            self.problems[entry.problem] -= 1
 
     def _shelf_of(self, entry: Entry) -> dict[str, Entry]:
         return self._troubled if entry.state in TROUBLE else self._calm
@@ -212,14 +225,14 @@ def _served(entry: Entry, happening: Happening) -> None:
         entry.state = STALE
         if not entry.trouble or entry.trouble.kind != STALE:
             entry.trouble = happening._replace(kind=STALE, text=problem)
-    for document, at_s in happening.details["answered"].items():
-        _asked(entry, document, at_s, "answered")
+    entry.asked |= dict.fromkeys(happening.details["answered"], happening)
+    _forget_answers(entry)
 
 
 def _failed(entry: Entry, happening: Happening) -> None:
-    error = happening.details["error"]
-    _asked(entry, happening.details["document"], happening.at_s, error)
-    if error != "unknown-request":
+    entry.asked[happening.details["document"]] = happening
+    _forget_answers(entry)
+    if happening.details["error"] != "unknown-request":
         _in_trouble(entry, happening)
 
 
@@ -232,11 +245,10 @@ def _left(entry: Entry, happening: Happening) -> None:
     _lose(entry, happening.connection, happening.at_s)
 
 
-def _asked(entry: Entry, document: str, at_s: float, outcome: str) -> None:
-    entry.asked.pop(document, None)
-    entry.asked[document] = at_s, outcome
-    if len(entry.asked) > MAX_ASKED:
-        del entry.asked[next(iter(entry.asked))]
+def _forget_answers(entry: Entry) -> None:
+    while len(entry.asked) > MAX_ASKED:
+        oldest, *_ = entry.answers()[0]
+        del entry.asked[oldest]
 
 
 def _in_trouble(entry: Entry, happening: Happening) -> None:

@@ -54,7 +54,7 @@ def story(entry: Entry) -> dict[str, Any]:
         "ports": [_port(connection, came) for connection, came in entry.ports.items()],
         "asked": [
             {"document": document, "time": timestamp(at_s), "outcome": outcome}
-            for document, (at_s, outcome) in entry.asked.items()
+            for document, at_s, outcome in entry.answers()
         ],
         "matched_by": details.get("matched_by") or None,
         "files": list(details.get("sources", ())),

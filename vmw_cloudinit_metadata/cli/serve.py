@@ -61,10 +61,11 @@ def serve_alone(
     if admin:
         _report_to(admin.hear, server)
     _settle_heap()
+    logs.gather(server.happenings)
     server.start()
     announce(server.addresses)
     with _open(admin, server):
-        _serve(server)
+        server.serve_until_stopped()
     return server.counters
 
 
@@ -134,9 +135,10 @@ def _work(
 
     _obey_signals(server.ask_to_stop, reload)
     _settle_heap()
+    logs.gather(server.happenings)
     server.start()
     reporter.start()
-    _serve(server)
+    server.serve_until_stopped()
     reporter.stop()
     return 0
 
@@ -154,11 +156,6 @@ def _share(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
     return {
         name: -(-value // count) if name in _DIVIDED else value for name, value in settings.items()
     }
-
-
-def _serve(server: MetadataServer) -> None:
-    logs.gather()
-    server.serve_until_stopped()
 
 
 def _obey_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:
