@@ -7,7 +7,7 @@ length: it is user-data, or the echo of some.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from vmw_cloudinit_metadata.printable import quoted
 from vmw_cloudinit_metadata.protocol import packet, telnet
@@ -37,7 +37,9 @@ class Trace:
     def said(self, data: bytes) -> None:
         self._log(">", self._said.receive_data(data), _length)
 
-    def _log(self, mark: str, events: list[telnet.Event], plain: Callable[[bytes], str]) -> None:
+    def _log(
+        self, mark: str, events: Sequence[telnet.Event], plain: Callable[[bytes], str]
+    ) -> None:
         for event in events:
             match event:
                 case Data(payload):

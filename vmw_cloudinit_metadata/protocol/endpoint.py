@@ -5,6 +5,7 @@ Says what the option table wants to be said; whoever owns it adds data and subne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from vmw_cloudinit_metadata.protocol import telnet
@@ -26,7 +27,7 @@ class Endpoint:
         self._options = options.copy()
         self._out = [said] if said else []
 
-    def receive_data(self, data: bytes) -> list[telnet.Event]:
+    def receive_data(self, data: bytes) -> Sequence[telnet.Event]:
         """Returns what these bytes mean; negotiations are to be given to `negotiate`."""
         return self._decoder.receive_data(data)
 

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 SE, NOP, GA, SB, IAC = 240, 241, 249, 250, 255
 _IAC = bytes([IAC])
@@ -18,6 +19,8 @@ _BEGIN, _END = bytes([IAC, SB]), bytes([IAC, SE])
 
 # The longest legitimate one is a VM-NAME or a service URI of some hundred bytes.
 MAX_SUBNEGOTIATION_BYTES = 4096
+
+_REPEATED_BYTES = 256  # what is longer is hardly said twice
 
 
 class Verb(IntEnum):
@@ -81,10 +84,16 @@ class Decoder:
         self._payload = b""  # of the subnegotiation that has begun
         self._overlong = False  # it is too long
 
-    def receive_data(self, data: bytes) -> list[Event]:
+    def receive_data(self, data: bytes) -> Sequence[Event]:
         """Returns the events that `data` completes, in order."""
+        known: Sequence[Event] | None = None
         if not self._begun and _IAC not in data:
-            return [Data(data)] if data else []
+            known = [Data(data)] if data else []
+        elif not self._begun and len(data) <= _REPEATED_BYTES:
+            known = _whole(data, self._limit)
+        return self._decode(data) if known is None else known
+
+    def _decode(self, data: bytes) -> list[Event]:
         data, self._begun = self._begun + data, b""
         events: list[Event] = []
         for said in _GRAMMAR.finditer(data):
@@ -146,6 +155,14 @@ class Decoder:
         taken = self._payload, self._overlong
         self._payload, self._overlong = b"", False
         return taken
+
+
+@lru_cache(maxsize=256)  # hosts begin every connection with the same few segments
+def _whole(data: bytes, limit: int) -> Sequence[Event] | None:
+    """The events of `data` by itself; None if it ends in the middle of something."""
+    decoder = Decoder(limit)
+    events = decoder._decode(data)
+    return events if decoder.is_idle else None
 
 
 _NEGOTIATIONS = {
