@@ -108,7 +108,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self.setFormatter(formatter)
         self._tell = formatter.tell
-        self._lines: list[str] = []
+        self._lines: list[str | Happening] = []
         self._loop: Any = None
         self._thread = 0  # of the hub
 
@@ -120,7 +120,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def hear(self, happening: Happening) -> None:
         """A listener, in the hub's thread: the way through logging costs more than the line."""
         if logging.root.isEnabledFor(happening.level):
-            self._lines.append(self._tell(happening))
+            self._lines.append(happening)
             self._write_soon()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -146,7 +146,8 @@ class LineHandler(logging.StreamHandler[TextIO]):
         with self.lock or nullcontext():
             lines, self._lines = self._lines, []
             if lines:
-                self.stream.write("\n".join(lines) + "\n")
+                texts = [line if isinstance(line, str) else self._tell(line) for line in lines]
+                self.stream.write("\n".join(texts) + "\n")
             super().flush()
 
 
