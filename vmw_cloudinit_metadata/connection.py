@@ -134,14 +134,13 @@ class Connection:
             self._line = None
         self._receive = _hear_nothing
         self._output.close()
-        for callback in (
+        self._shared.deadlines.cancel(
             self._unidentified,
             self._move_overdue,
             self._peer_is_silent,
             self._handshake_overdue,
             self.close,
-        ):
-            self._shared.deadlines.cancel(callback)
+        )
         if self._counted_host:
             self._shared.admission.leave(self._counted_host)
         self._shared.mute.pop(self, None)
@@ -236,8 +235,7 @@ class Connection:
 
     def accept(self, within_s: float | None = None) -> None:
         """Takes the peer for an ESXi host whose VM is served, or will be within this time."""
-        self._shared.deadlines.cancel(self._unidentified)
-        self._shared.deadlines.cancel(self._move_overdue)
+        self._shared.deadlines.cancel(self._unidentified, self._move_overdue)
         if within_s is not None:
             self._shared.deadlines.start(within_s, self._move_overdue)
 

@@ -33,17 +33,20 @@ class Deadlines:
 
     def start(self, seconds: float, callback: Callback) -> None:
         """Calls `callback` once `seconds` are over; a deadline that it had before is gone."""
-        self.cancel(callback)
+        if callback in self._seconds:
+            self.cancel(callback)
         self._seconds[callback] = seconds
         self._due_s.setdefault(seconds, {})[callback] = time.monotonic() + seconds
         if not self._is_ticking:
             self._is_ticking = True
             self._timer.start(self._tick)
 
-    def cancel(self, callback: Callback) -> None:
-        seconds = self._seconds.pop(callback, None)
-        if seconds is not None:
-            del self._due_s[seconds][callback]
+    def cancel(self, *callbacks: Callback) -> None:
+        """Those that have no deadline too."""
+        for callback in callbacks:
+            seconds = self._seconds.pop(callback, None)
+            if seconds is not None:
+                del self._due_s[seconds][callback]
 
     def close(self) -> None:
         for timer in (self._timer, self._turn_timer):

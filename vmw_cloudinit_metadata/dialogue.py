@@ -228,7 +228,8 @@ class Dialogue:
         self._shared.counters[f"{_kind(document)} answered"] += 1
         if self.line.is_older:
             self._shared.counters["answered on an older connection"] += 1
-        if self._shared.news.is_new(self.line.machine, answer.problem):
+        machine = self.line.machine
+        if self._shared.news.is_new(machine, answer.problem):
             self._tell_stale(answer)
         if document == "METADATA":
             self._claim_source(answer)
@@ -236,7 +237,7 @@ class Dialogue:
             self._shared.deadlines.start(SETTLED_S, self._settled)
             self._asked_s = self._asked_s or time.time()
         self._had[document] = time.time()
-        self._had_from, self._had_as = answer, self.line.machine
+        self._had_from, self._had_as = answer, machine
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
 
