@@ -165,6 +165,7 @@ class Connection:
                 if not self._is_over:
                     self._receive(data)
                 is_drop = len(data) <= _DROP_BYTES and self._is_mid_line
+                del data  # an idle line would keep it
                 if self._has_more or is_drop:
                     readable.stop()
                     self._pause(_GATHER_S if is_drop else 0.0)

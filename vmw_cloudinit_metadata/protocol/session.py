@@ -158,7 +158,8 @@ class Session:
             return self._take_events()
         events = self._telnet.receive_data(data)
         is_whole = self._telnet.is_idle
-        self._last = events[-1] if events and is_whole and data.endswith(_SE) else None
+        if self._can_start_tls:
+            self._last = events[-1] if events and is_whole and data.endswith(_SE) else None
         for event in events:
             if self.is_mute:
                 break
