@@ -257,6 +257,28 @@ def test_storm_counts_the_workers_of_the_server(
     assert " s of CPU in 3 processes, " in ended.stdout
 
 
+def test_result_of_a_server_that_dies_is_not_lost(
+    start: Callable[..., ServerProcess], own_instances: Path, tmp_path: Path
+) -> None:
+    server, file = start(), tmp_path / "result.json"
+
+    def kill() -> None:
+        server.signal(signal.SIGKILL)
+        server.wait()  # until then it is there, dead
+
+    killer = threading.Timer(1.0, kill)
+    killer.start()
+    options = ("-t", "2", "-c", "4", "--server-pid", str(server.pid), "--json", str(file))
+    ended = client("steady", server.port, "--directory", str(own_instances), *options)
+    killer.join()
+    assert ended.returncode == 1, ended.stderr
+    result = json.loads(file.read_text())
+    assert result["boots"] > 0
+    assert result["failures"]
+    assert result["server"]["ended"] == [server.pid]
+    assert f"process {server.pid} has ENDED during the test" in ended.stdout
+
+
 def check_result(result: dict[str, Any]) -> None:
     """What the page is made from."""
     assert result["boots"] > 0

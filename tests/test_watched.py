@@ -99,6 +99,17 @@ def test_child_that_lives_is_counted() -> None:
         assert both["processes"] == 2
 
 
+def test_of_one_that_has_ended_that_is_told() -> None:
+    with family_of_two() as parent:
+        watched = Watched([os.getpid(), parent.pid])
+    told = watched.end(10)
+    assert told
+    assert told["ended"] == [parent.pid]
+    assert (told["processes"], told["cpu_s"], told["cpu_ms_per_boot"]) == (1, None, None)
+    assert told["memory_kb_before"] > 2**15
+    assert told["memory_kb_after"] is None
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
 def test_memory_of_another_user_is_rss() -> None:
     with family_of_two() as parent:

@@ -30,7 +30,9 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _server(told: Mapping[str, Any] | None) -> Iterator[str]:
-    if told:
+    for pid in told["ended"] if told else ():
+        yield f"server  process {pid} has ENDED during the test"
+    if told and not told["ended"]:
         per_boot = told["cpu_ms_per_boot"]
         share = "" if per_boot is None else f", {per_boot:.3f} ms a boot"
         processes = told["processes"]

@@ -39,32 +39,38 @@ class Watched:
 
     def begin(self) -> None:
         found = self._look()
+        for pid in self._ended(found):
+            raise ConfigError(f"--server-pid {pid}: there is no such process")
         self._cpu_s = _cpu_s(found)
         self._has_pss = all(pss_kb(pid) is not None for pid in found)
         self._memory_kb = self._count_memory_kb(found)
 
     def end(self, boots: int) -> dict[str, Any] | None:
-        """What they have used since `begin`; None if there are none."""
+        """What they have used since `begin`; None if there are none. Of those that have ended
+        meanwhile nothing can be told any more, but that they have."""
         if not self._pids:
             return None
         found = self._look()
-        used_s = _cpu_s(found) - self._cpu_s
+        ended = self._ended(found)
+        used_s = 0.0 if ended else _cpu_s(found) - self._cpu_s
+        each_ms = used_s * 1000 / boots if boots else None
         return {
             "processes": len(found),
-            "cpu_s": round(used_s, 3),
-            "cpu_ms_per_boot": round(used_s * 1000 / boots, 4) if boots else None,
+            "ended": ended,
+            "cpu_s": None if ended else round(used_s, 3),
+            "cpu_ms_per_boot": None if ended or each_ms is None else round(each_ms, 4),
             "memory": "PSS" if self._has_pss else "RSS",
             "memory_kb_before": self._memory_kb,
-            "memory_kb_after": self._count_memory_kb(found),
+            "memory_kb_after": None if ended else self._count_memory_kb(found),
         }
 
     def _look(self) -> dict[int, Stat]:
         stats = read_stats() if self._pids else {}
-        for pid in self._pids:
-            if pid not in stats:
-                raise ConfigError(f"--server-pid {pid}: there is no such process")
         parents = {pid: stat.parent for pid, stat in stats.items()}
-        return {pid: stats[pid] for pid in family(self._pids, parents)}
+        return {pid: stats[pid] for pid in family(self._pids, parents) if pid in stats}
+
+    def _ended(self, found: Mapping[int, Stat]) -> list[int]:
+        return [pid for pid in self._pids if pid not in found]
 
     def _count_memory_kb(self, found: Mapping[int, Stat]) -> int:
         if self._has_pss:

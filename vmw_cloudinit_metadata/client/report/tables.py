@@ -40,6 +40,7 @@ def server(found: Mapping[str, Any] | None) -> Element:
     before, after = (_times(1 / 1024, value) for value in kb)
     rows = [
         ("processes", words.whole(words.number(found.get("processes")))),
+        *(("has ended", f"process {pid}") for pid in found.get("ended", ())),
         ("CPU", words.duration(_times(1000, found.get("cpu_s")))),
         ("CPU a boot", words.duration(words.number(found.get("cpu_ms_per_boot")))),
         ("memory is counted as", words.chosen(found.get("memory"))),
