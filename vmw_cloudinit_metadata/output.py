@@ -15,7 +15,7 @@ from vmw_cloudinit_metadata.turn import Turn
 MAX_WAITING_BYTES = 64 * 1024
 
 # With more than this waiting, what can be held back is.
-CLEAR_BYTES = 16 * 1024
+CLEAR_BYTES = 4 * 1024
 
 # A suspended guest does not read. After this long it is taken for dead.
 STALLED_S = 15 * 60.0
