@@ -31,6 +31,7 @@ class Acceptor(StreamServer):
         self._on_exhausted = on_exhausted
         self._spare = os.open(os.devnull, os.O_RDONLY)
         self._greenlets = Greenlets(serve)
+        self._kind = (listener.family, listener.type, listener.proto)
         super().__init__(listener, serve)
 
     def do_read(self) -> Any:
@@ -52,7 +53,7 @@ class Acceptor(StreamServer):
             return None
         # Not gevent's: nobody waits through it, and that would bring two watchers of its own. Nor
         # Python's, which can be made a file.
-        accepted = SocketType(self.socket.family, self.socket.type, self.socket.proto, descriptor)
+        accepted = SocketType(*self._kind, descriptor)
         accepted.setblocking(False)
         return accepted, address
 
