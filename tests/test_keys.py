@@ -73,6 +73,16 @@ def test_key_in_both_forms_is_a_fault(seed: Any, key: Any) -> None:
     assert (fault.key, fault.expected) == (key, "each key once")
 
 
+@pytest.mark.parametrize("name", ["ami-id", "ami_id"])
+def test_canonical_is_another_mapping_on_every_level(name: str) -> None:
+    seed = {"metadata": {name: "a"}, "match": {}, "network": {"mtu": 9000}}
+    parts = canonical(seed)[0]
+    for part in parts.values():
+        part["x"] = 1
+    parts["x"] = 1
+    assert seed == {"metadata": {name: "a"}, "match": {}, "network": {"mtu": 9000}}
+
+
 def test_canonical_leaves_its_argument_alone() -> None:
     seed = {"metadata": {"ami_id": "a"}, "network": [{"on_link": True}]}
     canonical(seed)

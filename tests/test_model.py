@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.instance import network, nocloud
+from vmw_cloudinit_metadata.instance.dump import json_text
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.keys import TOP_LEVEL
-from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata import MAX_KEY_CHARACTERS, METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
@@ -467,3 +468,15 @@ def test_match_is_for_a_machine_that_agrees_in_all_of_it(match: Any, is_for: boo
 )
 def test_match_that_is_none_is_a_fault(match: object, fault: str) -> None:
     assert fault_of(match=match) == fault
+
+
+@given(st.text(st.sampled_from('a\0\x7f\u2028é😀"\\'), max_size=300))
+@example("\0" * 42)
+@example("\0" * 43)
+def test_key_of_metadata_is_right_exactly_if_json_writes_it_short(name: str) -> None:
+    mapping = {"metadata": {"x": {name: 1}}}
+    if len(json_text(name)) <= MAX_KEY_CHARACTERS:
+        assert InstanceData.from_mapping(mapping).metadata == mapping["metadata"]
+    else:
+        with pytest.raises(InvalidInstanceData, match="keys that are texts"):
+            InstanceData.from_mapping(mapping)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -10,7 +12,7 @@ import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import nocloud, seed
+from vmw_cloudinit_metadata.instance import network, nocloud, seed
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -289,6 +291,28 @@ def test_native_mac_address_that_yaml_made_a_number_is_a_fault(text: str, key: o
     (fault,) = faults_of(read(text))
     assert fault.key == key
     assert fault.expected.startswith("a MAC address in quotes")
+
+
+ADDRESSES = st.ip_addresses().map(str) | st.text(alphabet="0123456789abf:./% ", max_size=20)
+
+
+def value_or_none(read: Callable[[str], Any], text: str) -> Any:
+    try:
+        return read(text)
+    except ValueError:
+        return None
+
+
+@given(ADDRESSES)
+def test_address_is_what_the_standard_library_says(text: str) -> None:
+    told = value_or_none(ipaddress.ip_address, text)
+    assert value_or_none(network.ip_address, text) == told
+
+
+@given(ADDRESSES, st.sampled_from(["", "/", "/0", "/24", "/129", "/255.0.0.0", "/24/1"]))
+def test_interface_is_what_the_standard_library_says(text: str, behind: str) -> None:
+    told = value_or_none(ipaddress.ip_interface, text + behind)
+    assert value_or_none(network.ip_interface, text + behind) == told
 
 
 @given(st.ip_addresses(v=4), st.integers(1, 31), st.ip_addresses(v=4))

@@ -179,6 +179,12 @@ def test_text_key_without_a_value_is_none(written: str) -> None:
     assert value_of(f"metadata: {{instance-id: {written}}}") == {"metadata": {"instance-id": None}}
 
 
+@pytest.mark.parametrize("written", ["! ~", "! null", "'~'", "!!str ~"])
+def test_text_key_with_a_word_for_nothing_that_is_said_to_be_text_is_text(written: str) -> None:
+    value = value_of(f"metadata: {{instance-id: {written}}}")["metadata"]["instance-id"]
+    assert value == written.split()[-1].strip("'")
+
+
 @pytest.mark.parametrize(
     ("written", "value"),
     [

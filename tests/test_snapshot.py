@@ -218,6 +218,20 @@ def test_read_gives_one_byte_more_than_the_limit_at_most(
     assert Snapshot().read(str(file), limit) == content
 
 
+def test_read_of_a_file_that_tells_no_size_is_whole() -> None:
+    path = Path("/proc/cpuinfo")
+    assert path.stat().st_size == 0
+    content = Snapshot().read(str(path), 1_000_000)
+    assert content is not None
+    assert content.count(b"\n") == path.read_bytes().count(b"\n")
+
+
+@pytest.mark.parametrize("size", [16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1, 1_000_000])
+def test_read_of_a_file_of_any_size_is_whole(file: Path, size: int) -> None:
+    file.write_bytes(os.urandom(size))
+    assert Snapshot().read(str(file), size) == file.read_bytes()
+
+
 def test_read_of_an_absent_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match=r"absent: cannot be read: No such file or directory$"):
         Snapshot().read(str(tmp_path / "absent"), 100)

@@ -17,6 +17,7 @@ class Directory:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._prefix = os.path.join(path, "")
         if not os.path.isdir(path):
             raise DriverError(f"directory: found no directory {path!r}, expected one that is there")
         found = os.stat(path)
@@ -43,7 +44,7 @@ class Directory:
 
     def paths_named(self, stem: str) -> list[str]:
         """The paths that the instance file of that name may have."""
-        return [os.path.join(self.path, stem + suffix) for suffix in SUFFIXES]
+        return [self._prefix + stem + suffix for suffix in SUFFIXES]
 
     def all_paths(self) -> list[str]:
         """The instance files that there are; raises DriverError if that cannot be told."""

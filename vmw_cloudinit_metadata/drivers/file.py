@@ -62,9 +62,9 @@ class FileDriver(Driver):
             return self._last_good_for(machine, snapshot, error)
         if instance is None:
             self._last_good.forget(machine.vc_uuid)
-            return None
-        self._last_good.remember(machine.vc_uuid, instance)
-        return replace(instance, token=snapshot.token())
+        else:
+            self._last_good.remember(machine.vc_uuid, instance)
+        return instance
 
     def check(self) -> None:
         self._directory.check()
@@ -111,7 +111,9 @@ class FileDriver(Driver):
             return None
         matched_by, path = found
         instance = self._files.load(path, snapshot)
-        return replace(instance, matched_by=matched_by) if instance.is_for(machine) else None
+        if not instance.is_for(machine):
+            return None
+        return replace(instance, matched_by=matched_by, token=snapshot.token())
 
     def _file_for(self, machine: Machine, snapshot: Snapshot) -> tuple[str, str] | None:
         self._directory.check()

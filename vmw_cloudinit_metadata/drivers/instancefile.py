@@ -18,7 +18,7 @@ from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, Ke
 from vmw_cloudinit_metadata.instance.keys import (
     DOCUMENTS,
     FILE_KEYS,
-    TOP_LEVEL,
+    FILE_LEVEL,
     canonical,
     merged,
     unknown_faults,
@@ -120,12 +120,12 @@ class InstanceFiles:
         if isinstance(read.value, dict):
             mapping, twice = canonical(read.value)
             faults += twice
-            faults += unknown_faults(mapping, TOP_LEVEL | FILE_KEYS)
+            faults += unknown_faults(mapping, FILE_LEVEL)
             both = list(_both_faults(mapping))
             faults += both
             if path == self.defaults and "match" in mapping:
                 faults.append(Fault(("match",), "'match'", "no such key among the defaults"))
-            mapping = {k: v for k, v in mapping.items() if k in TOP_LEVEL | FILE_KEYS}
+            mapping = {k: v for k, v in mapping.items() if k in FILE_LEVEL}
             for fault in both:
                 del mapping[str(fault.key[0])]
         elif not faults:

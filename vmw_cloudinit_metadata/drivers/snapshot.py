@@ -129,7 +129,7 @@ class Snapshot:
             raise cannot_read(path, error) from error
 
     def _exists(self, path: str) -> bool:
-        place = os.path.dirname(path)
+        place = path[: path.rfind("/") + 1]
         if place not in self._directories:
             self._directories[place] = _Directory(place)
         entry = _look(path, os.lstat)
@@ -161,11 +161,10 @@ class Snapshot:
             self.record(path, before)
             if not stat.S_ISREG(before.st_mode):
                 return None
-            with open(descriptor, "rb", closefd=False) as file:
-                wanted = min(max(before.st_size, _SMALL_BYTES), limit) + 1
-                content = file.read(wanted)
-                if len(content) == wanted <= limit:  # it has no size, or grows
-                    content += file.read(limit + 1 - wanted)
+            size = max(before.st_size, _SMALL_BYTES) + 1  # some files say that they have none
+            content = b""
+            while piece := os.read(descriptor, min(size, limit + 1 - len(content))):
+                content += piece
             if _written(before) != _written(os.fstat(descriptor)):
                 raise DriverError(f"{path}: the file is being written just now")
             return content

@@ -8,6 +8,8 @@ from typing import Any
 import ujson
 import yaml
 
+_JSON = (str, int, bool, type(None))
+
 # What PyYAML does not take as it is, takes as a line break, or takes as a byte order mark.
 _UNREADABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
@@ -26,6 +28,8 @@ def json_text(value: Any, indent: int = 0) -> str:
     """JSON, in one line unless indented. Astral characters stay: PyYAML does not join escaped
     surrogate pairs."""
     text = ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False, indent=indent)
+    if text.isascii() and "\x7f" not in text:  # as nearly always
+        return text
     return _UNREADABLE.sub(lambda character: f"\\u{ord(character[0]):04x}", text)
 
 
@@ -37,10 +41,10 @@ def document_text(value: Any) -> str:
 def _is_json(value: Any) -> bool:
     kind = type(value)
     if kind is dict:
-        return all(_is_name(name) and _is_json(item) for name, item in value.items())
+        return all(map(_is_name, value)) and all(map(_is_json, value.values()))
     if kind is list:
         return all(map(_is_json, value))
-    return kind in (str, int, bool, type(None))
+    return kind in _JSON
 
 
 def _is_name(key: Any) -> bool:

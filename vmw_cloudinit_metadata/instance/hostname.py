@@ -6,14 +6,14 @@ import re
 import unicodedata
 
 MAX_CHARACTERS = 253
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 _VCENTER_ESCAPE = re.compile(r"%(?:2f|5c|25)", re.IGNORECASE)
 
 
 def is_hostname(text: str) -> bool:
     """Whether `text` is a host name or an FQDN."""
-    labels = text.split(".")
-    return len(text) <= MAX_CHARACTERS and all(_LABEL.fullmatch(label) for label in labels)
+    return len(text) <= MAX_CHARACTERS and _NAME.fullmatch(text) is not None
 
 
 def hostname_of(vm_name: str) -> str | None:

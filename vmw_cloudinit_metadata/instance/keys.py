@@ -12,13 +12,16 @@ from vmw_cloudinit_metadata.instance.metadata import MATCH_KEYS, METADATA_KEYS
 DOCUMENTS = ("userdata", "vendordata")
 TOP_LEVEL = frozenset({"metadata", "network", *DOCUMENTS, "documents", "match"})
 FILE_KEYS = frozenset(f"{name}-file" for name in DOCUMENTS)
+FILE_LEVEL = TOP_LEVEL | FILE_KEYS
+
+_PARTS = {"metadata": frozenset(METADATA_KEYS), "match": frozenset(MATCH_KEYS)}
 
 
 def canonical(seed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
     """The same mapping with its known keys written with `-`, and a fault for each written twice."""
     faults: list[Fault] = []
-    result = with_dashes(seed, TOP_LEVEL | FILE_KEYS, (), faults)
-    for part, known in (("metadata", METADATA_KEYS), ("match", MATCH_KEYS)):
+    result = with_dashes(seed, FILE_LEVEL, (), faults)
+    for part, known in _PARTS.items():
         if isinstance(result.get(part), Mapping):
             result[part] = with_dashes(result[part], known, (part,), faults)
     if "network" in result:
@@ -43,6 +46,8 @@ def with_dashes(
     mapping: Mapping[Any, Any], known: Collection[str], key: Key, faults: list[Fault]
 ) -> dict[Any, Any]:
     """A mapping at `key`, its known keys written with `-`; adds to `faults` those written twice."""
+    if all(map(known.__contains__, mapping)):
+        return dict(mapping)
     result: dict[Any, Any] = {}
     for name, value in mapping.items():
         dashed = name.replace("_", "-") if isinstance(name, str) else name

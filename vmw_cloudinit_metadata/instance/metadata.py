@@ -16,6 +16,7 @@ from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 # As JSON writes them. PyYAML, which reads meta-data in the guest, takes at most 1,024.
 MAX_KEY_CHARACTERS = 256
+_SURELY_SHORT = (MAX_KEY_CHARACTERS - len('""')) // len("\\u0000")  # whatever is escaped
 
 
 def _hostname(text: str) -> str:
@@ -60,9 +61,13 @@ def _json(value: Any) -> Any:
 
 
 def _json_key(name: Any) -> str:
-    if not isinstance(name, str) or len(json_text(name)) > MAX_KEY_CHARACTERS:
+    if not isinstance(name, str) or not _is_short(name):
         raise ValueError(f"keys that are texts of at most {MAX_KEY_CHARACTERS} characters")
     return name
+
+
+def _is_short(name: str) -> bool:
+    return len(name) <= _SURELY_SHORT or len(json_text(name)) <= MAX_KEY_CHARACTERS
 
 
 def _short_keys(value: Any) -> Any:

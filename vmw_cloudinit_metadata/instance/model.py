@@ -81,7 +81,7 @@ class _Check:
 
     def __init__(self, mapping: Mapping[str, Any]) -> None:
         seed, self.faults = canonical(mapping)
-        not_plain = list(plain.faults_in(mapping))
+        not_plain = plain.faults_in(mapping)
         if not_plain:  # no more than that can be told of it
             self.faults += not_plain
             seed = {"metadata": {}}

@@ -10,7 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Annotated, Any
 
 from pydantic import (
@@ -25,9 +25,16 @@ from pydantic import (
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
 from vmw_cloudinit_metadata.instance.text import Text, dashed, listed, listed_words
 
-# An address is looked at several times while its file is read.
-ip_address = lru_cache(maxsize=4096)(ipaddress.ip_address)
-ip_interface = lru_cache(maxsize=4096)(ipaddress.ip_interface)
+
+@lru_cache(maxsize=4096)  # an address is looked at several times while its file is read
+def ip_address(text: str) -> IPv4Address | IPv6Address:
+    return IPv6Address(text) if ":" in text else IPv4Address(text)
+
+
+@lru_cache(maxsize=4096)
+def ip_interface(text: str) -> IPv4Interface | IPv6Interface:
+    return IPv6Interface(text) if ":" in text else IPv4Interface(text)
+
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}", re.ASCII)
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
@@ -113,16 +120,16 @@ class Interface(BaseModel):
     ) = None
     mtu: Annotated[int, Field(strict=True, ge=68, le=65535)] | None = None
     dhcp: StrictBool = False
-    address: Annotated[list[Address], BeforeValidator(listed)] = []
+    address: Annotated[list[Address], BeforeValidator(listed)] = Field(default_factory=list)
     netmask: Annotated[Text, AfterValidator(_netmask)] | None = None
-    gateway: Annotated[list[Host], BeforeValidator(listed)] = []
+    gateway: Annotated[list[Host], BeforeValidator(listed)] = Field(default_factory=list)
     on_link: StrictBool = False
-    routes: Annotated[list[Route], BeforeValidator(listed)] = []
+    routes: Annotated[list[Route], BeforeValidator(listed)] = Field(default_factory=list)
     search: Annotated[
         list[Annotated[Text, _matching(_DOMAIN, "a domain such as example.com")]],
         BeforeValidator(listed_words),
-    ] = []
-    nameservers: Annotated[list[Host], BeforeValidator(listed_words)] = []
+    ] = Field(default_factory=list)
+    nameservers: Annotated[list[Host], BeforeValidator(listed_words)] = Field(default_factory=list)
 
 
 KEYS = frozenset(str(field.alias) for field in Interface.model_fields.values())
@@ -215,8 +222,11 @@ def _gateway_faults(interface: Interface, addresses: _Addresses, key: Key) -> It
 def _subnet_of(gateway: str, addresses: _Addresses) -> int | None:
     """Which address a gateway belongs to: one whose network it is in, else one of its family."""
     host = ip_address(gateway)
-    family = [i for i, address in enumerate(addresses) if address.version == host.version]
-    return next((i for i in family if host in addresses[i].network), next(iter(family), None))
+    for index, address in enumerate(addresses):
+        if host in address.network:
+            return index
+    versions = [address.version for address in addresses]
+    return versions.index(host.version) if host.version in versions else None
 
 
 def _reaches(address: IPv4Interface | IPv6Interface, gateway: str) -> bool:
@@ -262,7 +272,8 @@ def _subnets(interface: Interface) -> list[dict[str, Any]]:
 def _static(address: IPv4Interface | IPv6Interface) -> dict[str, Any]:
     if address.version == 6:
         return {"type": "static", "address": str(address)}
-    return {"type": "static", "address": str(address.ip), "netmask": str(address.netmask)}
+    host, _, netmask = address.with_netmask.partition("/")
+    return {"type": "static", "address": host, "netmask": netmask}
 
 
 def _route(route: Route) -> dict[str, Any]:

@@ -14,8 +14,28 @@ MAX_DEPTH = 40
 MAX_NUMBER_BITS = 256
 
 
-def faults_in(value: Any, key: Key = ()) -> Iterator[Fault]:
+def faults_in(value: Any) -> list[Fault]:
     """A fault for each value, and each key of a mapping, that is not plain."""
+    return [] if _is_plain(value, MAX_DEPTH) else list(_faults_in(value, ()))
+
+
+def _is_plain(value: Any, levels: int) -> bool:
+    """Whether there is surely no fault: quick, and no for what hardly any file holds."""
+    if levels == 0:
+        return False
+    if isinstance(value, str):
+        return _is_text(value)
+    if isinstance(value, dict):
+        return all(
+            isinstance(name, str) and _is_text(name) and _is_plain(item, levels - 1)
+            for name, item in value.items()
+        )
+    if isinstance(value, list):
+        return all(_is_plain(item, levels - 1) for item in value)
+    return value is None or (isinstance(value, int) and value.bit_length() <= MAX_NUMBER_BITS)
+
+
+def _faults_in(value: Any, key: Key) -> Iterator[Fault]:
     match value:
         case str():
             yield from _text_faults(value, key)
@@ -28,10 +48,10 @@ def faults_in(value: Any, key: Key = ()) -> Iterator[Fault]:
         case dict() | Mapping():
             for name, item in value.items():
                 yield from _key_faults(name, key)
-                yield from faults_in(item, (*key, name if isinstance(name, str) else "?"))
+                yield from _faults_in(item, (*key, name if isinstance(name, str) else "?"))
         case list() | tuple():
             for index, item in enumerate(value):
-                yield from faults_in(item, (*key, index))
+                yield from _faults_in(item, (*key, index))
 
 
 def _key_faults(name: Any, key: Key) -> Iterator[Fault]:
@@ -40,13 +60,21 @@ def _key_faults(name: Any, key: Key) -> Iterator[Fault]:
     elif isinstance(name, Mapping | list | tuple):
         yield Fault(key, "a key that is a list or a mapping", "a text")
     else:
-        yield from faults_in(name, key)
+        yield from _faults_in(name, key)
 
 
 def _text_faults(text: str, key: Key) -> Sequence[Fault]:
+    if _is_text(text):
+        return ()
+    place = tuple(part for part in key if part != text)
+    return [Fault(place, "a text with a lone surrogate", "a text that UTF-8 can hold")]
+
+
+def _is_text(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
-        place = tuple(part for part in key if part != text)
-        return [Fault(place, "a text with a lone surrogate", "a text that UTF-8 can hold")]
-    return ()
+        return False
+    return True

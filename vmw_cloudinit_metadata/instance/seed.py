@@ -9,13 +9,22 @@ A schema tells which keys are text; the file of the server's settings has one of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
 from typing import Any
 
 import yaml
+from yaml.events import (
+    AliasEvent,
+    MappingEndEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+)
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
 from vmw_cloudinit_metadata.instance.plain import MAX_DEPTH, MAX_NUMBER_BITS
@@ -98,8 +107,11 @@ def read(text: str, schema: Mapping[str, Any] = SCHEMA) -> Seed:
     return _Reader(text, schema).seed()
 
 
+_Anchored = tuple[Any, Iterator[Any]]  # the event that a node begins with, and those behind it
+
+
 class _StopError(Exception):
-    """There is nothing more to read, or a bound is exceeded; the fault is told."""
+    """A bound is exceeded; the fault is told."""
 
 
 class _Reader:
@@ -107,9 +119,8 @@ class _Reader:
         self._schema = schema
         self._faults: list[Fault] = []
         self._lines: dict[Key, int] = {}
-        self._events = self._parsed(text)
-        self._position = 0
-        self._anchors: dict[str, int] = {}  # where the node of an anchor begins
+        self._events = iter(self._parsed(text))
+        self._anchors: dict[str, _Anchored] = {}
         self._open_anchors: set[str] = set()
         self._nodes = 0
         self._characters = 0
@@ -119,70 +130,69 @@ class _Reader:
             value = self._document()
         except _StopError:
             value = None
+        except StopIteration:  # of the events
+            value = None
+            if not self._faults:
+                self._faults.append(Fault((), "more values", f"at most {MAX_NODES:,}", line=1))
         return Seed(value, tuple(self._faults), self._lines)
 
     def _parsed(self, text: str) -> list[Any]:
         """All events, or those before the text is no YAML any more."""
         events: list[Any] = []
         try:
-            events.extend(islice(yaml.parse(text, Loader=yaml.CSafeLoader), MAX_EVENTS))
+            events.extend(islice(iter(yaml.CSafeLoader(text).get_event, None), MAX_EVENTS))
         except (yaml.YAMLError, UnicodeError) as error:
             self._syntax(text, error)
         return events
 
-    def _next(self) -> Any:
-        if self._position == len(self._events):
-            if not self._faults:
-                self._faults.append(Fault((), "more values", f"at most {MAX_NODES:,}", line=1))
-            raise _StopError
-        self._position += 1
-        return self._events[self._position - 1]
-
     def _document(self) -> Any:
-        self._next()  # the stream's start
-        if isinstance(self._next(), yaml.StreamEndEvent):
+        next(self._events)  # the stream's start
+        if isinstance(next(self._events), StreamEndEvent):
             return None
-        value = self._node(self._next(), (), self._schema)
-        self._next()  # the document's end
-        event = self._next()
-        if not isinstance(event, yaml.StreamEndEvent):
+        value = self._node(next(self._events), (), self._schema)
+        next(self._events)  # the document's end
+        event = next(self._events)
+        if not isinstance(event, StreamEndEvent):
             self._fault(event, (), "a second YAML document", "one document a file")
         return value
 
     def _node(self, event: Any, key: Key, schema: Any) -> Any:
-        self._spend(event, key)
-        if isinstance(event, yaml.ScalarEvent):
+        if isinstance(event, ScalarEvent):
             if event.anchor:
-                self._anchors[event.anchor] = self._position - 1
+                self._anchors[event.anchor] = event, copy(self._events)
             return self._scalar(event, key, schema)
-        if isinstance(event, yaml.AliasEvent):
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            self._too_many(event, key)
+        if isinstance(event, AliasEvent):
             return self._alias(event, key, schema)
         if event.tag not in (None, "!", _SEQ, _MAP):
             self._fault(event, key, f"the tag {event.tag}", "a plain mapping or list")
         if len(key) >= MAX_DEPTH:
             self._too_much(event, key, "deeper nesting", f"at most {MAX_DEPTH} levels")
         if event.anchor:
-            self._anchors[event.anchor] = self._position - 1
+            self._anchors[event.anchor] = event, copy(self._events)
             self._open_anchors.add(event.anchor)
-        is_sequence = isinstance(event, yaml.SequenceStartEvent)
+        is_sequence = isinstance(event, SequenceStartEvent)
         value = self._sequence(key, schema) if is_sequence else self._mapping(event, key, schema)
         self._open_anchors.discard(event.anchor)
         return value
 
     def _alias(self, event: Any, key: Key, schema: Any) -> Any:
         """The anchor's node, read once more: what is text depends on where it stands."""
-        start = self._anchors.get(event.anchor)
-        if start is None or event.anchor in self._open_anchors:
+        anchored = self._anchors.get(event.anchor)
+        if anchored is None or event.anchor in self._open_anchors:
             self._fault(event, key, f"the alias *{event.anchor}", "an anchor above and outside it")
             return None
-        here, self._position = self._position, start + 1
-        value = self._node(self._events[start], key, schema)
-        self._position = here
+        start, behind = anchored
+        here, self._events = self._events, copy(behind)
+        value = self._node(start, key, schema)
+        self._events = here
         return value
 
     def _sequence(self, key: Key, schema: Any) -> list[Any]:
         items: list[Any] = []
-        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+        while not isinstance(event := next(self._events), SequenceEndEvent):
             place = (*key, len(items))
             self._lines[place] = event.start_mark.line + 1
             items.append(self._node(event, place, schema))
@@ -191,17 +201,19 @@ class _Reader:
     def _mapping(self, start: Any, key: Key, schema: Any) -> dict[Any, Any]:
         mapping: dict[Any, Any] = {}
         merged: list[Any] = []
-        while not isinstance(event := self._next(), yaml.MappingEndEvent):
-            name = self._key(event, key, schema)
+        is_ours = isinstance(schema, dict)
+        names = TEXT if is_ours else schema  # what the format names is text
+        while not isinstance(event := next(self._events), MappingEndEvent):
+            name = self._key(event, key, names)
             place = (*key, str(name).replace("_", "-"))
             if name is _MergeKey.MERGE:
-                merged += self._merge(self._next(), place, schema)
+                merged += self._merge(next(self._events), place, schema)
                 continue
             if name in mapping:
                 self._fault(event, place, "the key for the second time", "each key once")
-            below = schema.get(place[-1]) if isinstance(schema, dict) else schema
             self._lines.setdefault(place, event.start_mark.line + 1)
-            mapping[name] = self._node(self._next(), place, below)
+            below = schema.get(place[-1]) if is_ours else schema
+            mapping[name] = self._node(next(self._events), place, below)
         self._lines.setdefault(key, start.start_mark.line + 1)
         for other in merged:
             mapping = {**other, **mapping}
@@ -216,32 +228,37 @@ class _Reader:
         return others
 
     def _key(self, event: Any, key: Key, schema: Any) -> Any:
-        """A mapping's key: text where the file format names the keys, else as YAML has it."""
-        if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<":
-            return _MergeKey.MERGE
-        below = TEXT if isinstance(schema, dict) else schema
-        if isinstance(event, yaml.ScalarEvent) and not event.anchor:
-            self._spend(event, key)
-            return self._scalar(event, key, below)
+        """A mapping's key, or _MergeKey.MERGE."""
+        if isinstance(event, ScalarEvent):
+            if event.value == "<<" and event.implicit[0]:
+                return _MergeKey.MERGE
+            if not event.anchor:
+                return self._scalar(event, key, schema)
         # One level deeper: a key may be a mapping whose key is a mapping.
-        name = self._node(event, (*key, "?"), below)
+        name = self._node(event, (*key, "?"), schema)
         if isinstance(name, dict | list):
             self._fault(event, key, f"{describe(name)} as a key", "a text")
             return ""
         return name
 
     def _scalar(self, event: Any, key: Key, schema: Any) -> Any:
-        if event.implicit[1] or event.tag == "!":  # quoted, or a block
-            return event.value
-        if schema is TEXT and event.implicit[0]:
-            return None if event.value in _NULLS else event.value
-        tag = _resolve(event.value) if event.implicit[0] else event.tag
+        text = event.value
+        self._nodes += 1
+        self._characters += len(text)
+        if self._nodes > MAX_NODES or self._characters > MAX_CHARACTERS:
+            self._too_many(event, key)
+        is_plain, is_quoted = event.implicit
+        if is_quoted or event.tag == "!":  # quoted, or a block
+            return text
+        if is_plain and schema is TEXT:
+            return None if text in _NULLS else text
+        tag = _resolve(text) if is_plain else event.tag
         construct = _CONSTRUCT.get(tag)
         if construct is None:
             self._fault(event, key, f"the tag {tag}", "a plain value, or !!binary")
             return None
         try:
-            value = construct(yaml.ScalarNode(tag, event.value))
+            value = construct(yaml.ScalarNode(tag, text))
             if isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
                 raise OverflowError
             return value
@@ -249,12 +266,9 @@ class _Reader:
             self._fault(event, key, f"a value that is no {tag.rpartition(':')[2]}", "one")
             return None
 
-    def _spend(self, event: Any, key: Key) -> None:
-        self._nodes += 1
-        self._characters += len(getattr(event, "value", ""))
-        if self._nodes > MAX_NODES or self._characters > MAX_CHARACTERS:
-            expected = f"at most {MAX_NODES:,} values of {MAX_CHARACTERS:,} characters together"
-            self._too_much(event, key, "more, after aliases are expanded", expected)
+    def _too_many(self, event: Any, key: Key) -> None:
+        expected = f"at most {MAX_NODES:,} values of {MAX_CHARACTERS:,} characters together"
+        self._too_much(event, key, "more, after aliases are expanded", expected)
 
     def _too_much(self, event: Any, key: Key, found: str, expected: str) -> None:
         self._fault(event, key, found, expected)

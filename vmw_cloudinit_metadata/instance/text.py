@@ -9,11 +9,11 @@ from pydantic import BeforeValidator
 
 def as_text(value: Any) -> Any:
     """A number that a driver hands over for a text is that text (a file has text already)."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str):
-        raise ValueError("a text")
-    return value
+    raise ValueError("a text")
 
 
 Text = Annotated[str, BeforeValidator(as_text)]
