@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vmw_cloudinit_metadata.drivers import snapshot
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, Token
+from vmw_cloudinit_metadata.drivers.snapshot import Looks, Snapshot, Token
 from vmw_cloudinit_metadata.errors import DriverError
 
 
@@ -272,3 +273,45 @@ def test_token_after_a_read_is_of_what_was_read(file: Path) -> None:
     token = seen.token()
     assert token is not None
     assert token.holds()
+
+
+def test_path_is_looked_at_once_in_a_moment(tmp_path: Path) -> None:
+    looks, path = Looks(), tmp_path / "file"
+    assert looks.at(1, str(path)) is None
+    path.touch()
+    assert looks.at(1, str(path)) is None
+    assert looks.at(1, str(tmp_path)) is not None  # another path
+    seen = looks.at(2, str(path))
+    assert seen is not None
+    path.write_text("longer")
+    assert looks.at(2, str(path)) == seen
+    assert looks.at(3, str(path)) != seen
+
+
+def test_path_that_cannot_be_looked_at_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = Looks()
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "_seen", _cannot)
+        with pytest.raises(OSError, match="no"):
+            looks.at(1, str(tmp_path))
+    assert looks.at(1, str(tmp_path)) is not None
+
+
+def _cannot(_path: str) -> None:
+    raise OSError(errno.EIO, "no")
+
+
+@pytest.mark.usefixtures("settled")
+def test_new_file_is_seen_in_the_next_moment(tmp_path: Path) -> None:
+    token, looks, moment = token_of(tmp_path / "absent"), Looks(), 0
+
+    def holds() -> bool:
+        return token.holds(lambda path: looks.at(moment, path))
+
+    assert holds()
+    (tmp_path / "absent").touch()
+    assert holds()
+    moment += 1
+    assert not holds()

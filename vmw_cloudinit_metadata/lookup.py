@@ -141,6 +141,7 @@ class Lookup:
 
     def __init__(self, driver: Driver, pool_size: int, run_timeout_s: float) -> None:
         self._driver = driver
+        driver.moment = gevent.get_hub().loop.now
         self._threads = Threads()
         self._pool_size = pool_size
         self.run_timeout_s = run_timeout_s

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -21,6 +22,10 @@ class Driver(ABC):
 
     All methods but `still_holds` run in threads of the look-up pool and may block.
     """
+
+    # The same throughout one turn of the server's loop, which sets it. What `still_holds` has seen in
+    # a turn, it need not look at again.
+    moment: Callable[[], object] = time.monotonic
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Keeps --driver-opts as `self.options`; raises DriverError for what it cannot use."""

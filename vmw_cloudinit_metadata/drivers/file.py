@@ -15,7 +15,7 @@ from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.filename import stem_of
 from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
 from vmw_cloudinit_metadata.drivers.lastgood import LastGood
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, Token
+from vmw_cloudinit_metadata.drivers.snapshot import Looks, Signature, Snapshot, Token
 from vmw_cloudinit_metadata.errors import DriverError
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe, nearest
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -51,6 +51,7 @@ class FileDriver(Driver):
         self._directory = Directory(checked.directory)
         self._files = InstanceFiles(self._directory, checked.defaults)
         self._last_good = LastGood(checked.last_good_max_age_s)
+        self._looks = Looks()
         self._names_lock = threading.Lock()
         self._names: tuple[Token, frozenset[str]] = (_NEVER, frozenset())
 
@@ -70,7 +71,11 @@ class FileDriver(Driver):
         self._directory.check()
 
     def still_holds(self, token: Token) -> bool:
-        return token.holds()
+        return token.holds(self._look)
+
+    def _look(self, path: str) -> Signature:
+        """At a directory: in a herd all VMs have the same."""
+        return self._looks.at(self.moment(), path)
 
     def explain(self, machine: Machine) -> str:
         found = self._file_for(machine, Snapshot())

@@ -24,6 +24,7 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 _SMALL_BYTES = 16 * 1024
 
 Signature = tuple[int, ...] | None  # None: there is no such file
+Look = Callable[[str], Signature]
 
 
 def _signature(found: os.stat_result) -> Signature:
@@ -54,6 +55,21 @@ def _seen(path: str) -> Signature:
     return _signature(found) if found else None
 
 
+class Looks:
+    """What paths look like: each is looked at once in a moment, whoever asks."""
+
+    def __init__(self) -> None:
+        self._moment: object = None
+        self._seen: dict[str, Signature] = {}
+
+    def at(self, moment: object, path: str) -> Signature:
+        if moment != self._moment:
+            self._moment, self._seen = moment, {}
+        if path not in self._seen:
+            self._seen[path] = _seen(path)
+        return self._seen[path]
+
+
 class _Directory:
     """Whether files that a directory did not have are still not there."""
 
@@ -70,9 +86,9 @@ class _Directory:
     def lacks_any(self) -> bool:
         return bool(self._absent)
 
-    def holds(self) -> bool:
+    def holds(self, look: Look) -> bool:
         is_trusted = time.monotonic() < self._trusted_until_s
-        if is_trusted and _seen(self._path) == self._signature:
+        if is_trusted and look(self._path) == self._signature:
             return True
         self._look()
         return all(_look(path, os.lstat) is None for path in self._absent)
@@ -99,14 +115,14 @@ class Token:
         self._absences = tuple(absences)
         self._until_s = until_s
 
-    def holds(self) -> bool:
-        """Stats only; whatever cannot be told does not hold."""
+    def holds(self, look: Look = _seen) -> bool:
+        """Stats only; whatever cannot be told does not hold. `look` is asked for directories."""
         try:
             for path, seen in self._files.items():
                 if _seen(path) != seen:
                     return False
             for directory in self._absences:
-                if not directory.holds():
+                if not directory.holds(look):
                     return False
         except OSError:
             return False
