@@ -23,8 +23,8 @@ class Driver(ABC):
     All methods but `still_holds` run in threads of the look-up pool and may block.
     """
 
-    # The same throughout one turn of the server's loop, which sets it. What `still_holds` has seen in
-    # a turn, it need not look at again.
+    # The same throughout one turn of the server's loop, which sets it: what `still_holds` has seen
+    # in a turn, it need not look at again.
     moment: Callable[[], object] = time.monotonic
 
     def __init__(self, options: Mapping[str, Any]) -> None:
