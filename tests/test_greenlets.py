@@ -89,3 +89,20 @@ def test_nothing_runs_at_once() -> None:
         assert ran == []
         gevent.sleep(0)
         assert ran.pop() == ()
+
+
+def test_closed_ones_end_also_those_that_are_busy_yet() -> None:
+    connections = Connections()
+    connections.begin(1, 2)
+    connections.end()
+    connections.begin(3)
+    there = weakref.ref(connections.greenlets)
+    all_of_them = set(connections.of.values())
+    connections.greenlets.close()
+    gevent.sleep(0)
+    assert sum(one.dead for one in all_of_them) == 1
+    connections.end()
+    assert all(one.dead for one in all_of_them)
+    del connections, all_of_them
+    gc.collect()
+    assert there() is None

@@ -67,6 +67,7 @@ class Acceptor(StreamServer):
 
     def close(self) -> None:
         super().close()
+        self._greenlets.close()
         self._give_spare()
 
     def _refuse_without_descriptor(self) -> None:

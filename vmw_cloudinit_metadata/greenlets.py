@@ -19,11 +19,12 @@ Address = tuple[Any, ...]
 
 
 class Greenlets:
-    """Nobody joins or kills them: `serve` is to catch its own errors."""
+    """Nobody joins or kills them. One whose `serve` raises ends; the hub tells of the error."""
 
     def __init__(self, serve: Callable[[socket, Address], None]) -> None:
         self._serve = serve
         self._idle: list[greenlet] = []
+        self._max_idle = MAX_IDLE
 
     @property
     def idle(self) -> int:
@@ -36,6 +37,13 @@ class Greenlets:
         else:
             gevent.spawn_raw(self._work, [(sock, address)])
 
+    def close(self) -> None:
+        """Ends those that are idle, and the others when they are: one that waits is never freed,
+        nor what it knows."""
+        self._max_idle = 0
+        while self._idle:
+            gevent.get_hub().loop.run_callback(self._idle.pop().switch, None, ())
+
     def _work(self, first: list[tuple[socket, Address]]) -> None:
         hub = gevent.get_hub()
         sock: socket | None
@@ -43,6 +51,6 @@ class Greenlets:
         while sock:
             self._serve(sock, address)
             sock = None
-            if len(self._idle) < MAX_IDLE:
+            if len(self._idle) < self._max_idle:
                 self._idle.append(gevent.getcurrent())
                 sock, address = hub.switch()
