@@ -22,7 +22,7 @@ import pytest
 from tests.process import COMMAND, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
 from vmw_cloudinit_metadata.happenings import Happenings
-from vmw_cloudinit_metadata.logs import LineHandler, TextFormatter
+from vmw_cloudinit_metadata.logs import JsonFormatter, LineHandler, TextFormatter
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 Start = Callable[..., ServerProcess]
@@ -310,3 +310,19 @@ def test_log_of_an_embedded_server_goes_through_logging(caplog: pytest.LogCaptur
     Happenings().tell("identified", "identified", peer="10.0.0.1:4", host="", machine=machine)
     Happenings().tell("left", "left", peer="10.0.0.1:4", host="", machine=machine)  # debug
     assert caplog.messages == [f"10.0.0.1:4: 'web1', VC UUID {UUID}: identified"]
+
+
+def test_line_that_cannot_be_made_costs_no_other_one(capsys: pytest.CaptureFixture[str]) -> None:
+    happenings = Happenings()
+    handler = LineHandler(sys.stderr, JsonFormatter())
+    happenings.listeners[0] = handler.hear
+    handler.gather()
+    level = logging.root.level
+    logging.root.setLevel(logging.INFO)
+    for details in ({}, {"matched_by": object()}, {}):
+        happenings.tell("identified", "identified", peer="10.0.0.1:4", host="", **details)
+    logging.root.setLevel(level)
+    gevent.sleep(0)
+    first, second, third = map(json.loads, capsys.readouterr().err.splitlines())
+    assert first["event"] == third["event"] == "identified"
+    assert second["event"].startswith("identified (its details cannot be written: ")

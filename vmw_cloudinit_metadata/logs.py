@@ -146,9 +146,17 @@ class LineHandler(logging.StreamHandler[TextIO]):
         with self.lock or nullcontext():
             lines, self._lines = self._lines, []
             if lines:
-                texts = [line if isinstance(line, str) else self._tell(line) for line in lines]
-                self.stream.write("\n".join(texts) + "\n")
+                self.stream.write("\n".join(map(self._text_of, lines)) + "\n")
             super().flush()
+
+    def _text_of(self, line: str | Happening) -> str:
+        if isinstance(line, str):
+            return line
+        try:
+            return self._tell(line)
+        except Exception as error:  # what a driver has put into it, JSON may have no form for
+            text = f"{line.text} (its details cannot be written: {error!r})"
+            return self._tell(line._replace(text=text, details={}))
 
 
 def gather(happenings: Happenings) -> None:

@@ -272,8 +272,10 @@ class Parent:
         except Exception:
             log.exception("a worker fails")
         finally:
-            logging.shutdown()
-            os._exit(code)
+            try:
+                logging.shutdown()
+            finally:
+                os._exit(code)
 
     def _leave_parent(self, ours: socket.socket) -> None:
         """Lets go of all that is the parent's, above all its ends of the pairs: else nobody would
