@@ -25,6 +25,7 @@ _PSS = re.compile(rb"^Pss: +(\d+) kB$", re.MULTILINE)
 class Stat:
     """What the kernel tells everybody of a process."""
 
+    is_over: bool  # it has ended, and nobody has waited for it yet
     parent: int
     cpu_s: float  # user and system time, also of the children that have ended
     rss_kb: int
@@ -67,7 +68,8 @@ class Watched:
     def _look(self) -> dict[int, Stat]:
         stats = read_stats() if self._pids else {}
         parents = {pid: stat.parent for pid, stat in stats.items()}
-        return {pid: stats[pid] for pid in family(self._pids, parents) if pid in stats}
+        found = (pid for pid in family(self._pids, parents) if pid in stats)
+        return {pid: stats[pid] for pid in found if not stats[pid].is_over}
 
     def _ended(self, found: Mapping[int, Stat]) -> list[int]:
         return [pid for pid in self._pids if pid not in found]
@@ -108,7 +110,10 @@ def parse_stat(text: bytes) -> Stat:
     """The second field is a name in brackets, which may have any bytes in it: proc_pid_stat(5)."""
     fields = text.rpartition(b")")[2].split()
     return Stat(
-        int(fields[1]), sum(map(int, fields[11:15])) / _TICKS_PER_S, int(fields[21]) * _PAGE_KB
+        is_over=fields[0] in (b"Z", b"X"),
+        parent=int(fields[1]),
+        cpu_s=sum(map(int, fields[11:15])) / _TICKS_PER_S,
+        rss_kb=int(fields[21]) * _PAGE_KB,
     )
 
 
@@ -116,7 +121,7 @@ def pss_kb(pid: int) -> int | None:
     """Its memory, of pages that several processes share its part; None if that is not told us."""
     try:
         found = _PSS.search((_PROC / str(pid) / "smaps_rollup").read_bytes())
-    except ProcessLookupError:  # it has ended
+    except (ProcessLookupError, FileNotFoundError):  # it has ended
         return 0
     except OSError:  # another user's, or a kernel before 4.14
         return None

@@ -78,7 +78,8 @@ TEST = together(
         "server_pids",
         type=_PIDS,
         default=(),
-        help="The server's processes on this machine: tell their CPU and memory.",
+        help="The server's processes on this machine: tell their CPU and memory, with all that "
+        "descend from them.",
     ),
     click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the result."),
     click.option("--report", "report_file", type=FILE, metavar="FILE", help="Write a page, HTML."),
