@@ -148,3 +148,20 @@ def test_peer_that_is_gone_takes_all(pair: Pair) -> None:
     gevent.sleep(0)
     assert pair.output.waiting_bytes == 0
     assert pair.emptied == 1
+
+
+def test_who_has_said_more_than_its_socket_takes_is_not_told_that_all_is_sent() -> None:
+    turn = Turn()
+    pairs = [Pair(turn) for _ in range(MAX_TOGETHER)]
+    for pair in pairs:
+        pair.output.write(b"hello")  # the last one's write sends all
+    much = bytes(60_000)
+    pairs[0].output.write(much)
+    gevent.sleep(0)
+    assert pairs[0].output.waiting_bytes > 0
+    assert pairs[0].emptied == 0
+    assert pairs[0].read_all(5 + len(much)) == b"hello" + much
+    gevent.sleep(0)
+    assert pairs[0].emptied == 1
+    for pair in pairs:
+        pair.close()

@@ -389,7 +389,7 @@ class Connection:
 
     @property
     def is_clear(self) -> bool:
-        """Whether what is written now will be sent at once."""
+        """Whether what is written now will be sent with this turn."""
         return self._output.is_clear
 
     @property

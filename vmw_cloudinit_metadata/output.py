@@ -86,7 +86,9 @@ class Output:
         return False
 
     def all_is_sent(self) -> None:
-        self._on_empty()
+        """Called at the turn's end: more may have been written since, and wait."""
+        if not self._waiting:
+            self._on_empty()
 
     def close(self) -> None:
         self._is_broken = True
