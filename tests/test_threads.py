@@ -139,3 +139,38 @@ def test_closed_ones_end_and_call_nobody_back() -> None:
     gevent.sleep(0.01)
     assert alive() == []
     assert [name for name, *_ in calls.made] == ["prompt"]
+
+
+def cannot_begin(_thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_without_any_thread_that_is_called_back(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot_begin)
+        threads.run(int, calls.of("none"))
+        calls.wait_for(1)
+    ((_, _, error),) = calls.made
+    assert isinstance(error, RuntimeError)
+    threads.run(int, calls.of("again"))
+    calls.wait_for(2)
+    assert calls.made[1] == ("again", 0, None)
+
+
+def test_without_a_further_thread_the_others_do_it(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls, may_end = Calls(), threading.Event()
+    threads.run(may_end.wait, calls.of("first"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot_begin)
+        for number in range(3):
+            threads.run(int, calls.of(number))
+    assert len(caplog.messages) == 1
+    may_end.set()
+    calls.wait_for(4)
+    assert [name for name, *_ in calls.made] == ["first", 0, 1, 2]
+    assert len(alive()) == 1

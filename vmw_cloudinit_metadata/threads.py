@@ -4,6 +4,7 @@ results come back by one watcher for all, and a thread that has more to do is no
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,8 @@ from threading import Thread
 from typing import Any
 
 import gevent
+
+log = logging.getLogger(__name__)
 
 Work = Callable[[], Any]
 Callback = Callable[[Any, BaseException | None], None]  # what was returned, or what was raised
@@ -26,6 +29,7 @@ class Threads:
     def __init__(self) -> None:
         self._count = 0
         self._under_way = 0
+        self._is_short = False  # of threads, and that is told
         self._work: SimpleQueue[tuple[Work, Callback] | None] = SimpleQueue()
         self._done: deque[Callable[[], None]] = deque()
         self._loop = gevent.get_hub().loop
@@ -35,10 +39,29 @@ class Threads:
     def run(self, work: Work, callback: Callback) -> None:
         """Calls `work` in a thread, and then `callback` in the hub."""
         self._under_way += 1
-        if self._count < self._under_way:
-            self._count += 1
-            Thread(target=self._run, name=f"driver {self._count}", daemon=True).start()
         self._work.put((work, callback))
+        if self._count < self._under_way:
+            self._begin_one()
+
+    def _begin_one(self) -> None:
+        try:
+            Thread(target=self._run, name=f"driver {self._count + 1}", daemon=True).start()
+        except RuntimeError as error:  # the system has no further one: those that there are go on
+            if not self._is_short:
+                log.warning("no thread more than %d for the driver: %s", self._count, error)
+            self._is_short = True
+            if not self._count:
+                self._refuse(error)
+        else:
+            self._count += 1
+            self._is_short = False
+
+    def _refuse(self, error: RuntimeError) -> None:
+        """There is nobody to do what was to be done."""
+        task = self._work.get()
+        assert task
+        self._done.append(partial(task[1], None, error))
+        self._waker.send()
 
     def close(self) -> None:
         """Ends those that have nothing to do; nothing more is called back."""
