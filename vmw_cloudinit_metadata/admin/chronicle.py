@@ -97,9 +97,11 @@ class Chronicle:
 
     def expected(self) -> list[str]:
         """The VC UUIDs that would be missed after a restart."""
+        self._catch_up()
+        entries = chain(self._troubled.values(), self._calm.values())
         return [
             entry.machine.vc_uuid
-            for entry in self.entries()
+            for entry in entries
             if entry.machine.vc_uuid and (entry.ports or entry.state == MISSING)
         ]
 

@@ -1,0 +1,99 @@
+"""The chronicle: how it learns what happened makes no difference to what it tells."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmw_cloudinit_metadata.admin import chronicle as module
+from vmw_cloudinit_metadata.admin.chronicle import MISSING, TROUBLE, Chronicle
+from vmw_cloudinit_metadata.happenings import Happening
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+DETAILS: dict[str, dict[str, Any]] = {
+    "served": {"answered": {"METADATA": 1.0, "USERDATA": 2.0}, "problem": ""},
+    "failed": {"document": "METADATA", "error": "not-found"},
+    "refused": {"reason": "refused: another service URI"},
+}
+KINDS = ("identified", "changed", "moved", "move begun", "move aborted", "left", *DETAILS, "stale")
+
+
+@st.composite
+def happenings(draw: st.DrawFn) -> list[Happening]:
+    told = draw(
+        st.lists(
+            st.tuples(st.sampled_from(KINDS), st.integers(0, 3), st.integers(0, 4)), max_size=40
+        )
+    )
+    return [
+        Happening(
+            *(kind, 20, float(at_s), f"7-{connection}", "10.0.0.1:4", "10.0.0.1"),
+            *(Machine(vc_uuid=f"uuid-{number}"), "", kind, DETAILS.get(kind, {})),
+        )
+        for at_s, (kind, number, connection) in enumerate(told)
+    ]
+
+
+def told_of(chronicle: Chronicle) -> list[Any]:
+    return [(entry, entry.answers(), entry.problem) for entry in chronicle.entries()]
+
+
+@given(happenings())
+def test_many_together_are_as_one_by_one(all_of_them: list[Happening]) -> None:
+    together, one_by_one = Chronicle(), Chronicle()
+    for happening in all_of_them:
+        together.hear(happening)
+        one_by_one.hear(happening)
+        len(one_by_one)  # whoever asks makes it catch up
+    assert told_of(together) == told_of(one_by_one)
+    assert (together.states, together.problems) == (one_by_one.states, one_by_one.problems)
+    assert together.revision == one_by_one.revision
+
+
+@given(happenings())
+def test_counts_are_those_of_the_entries(all_of_them: list[Happening]) -> None:
+    chronicle = Chronicle()
+    for happening in all_of_them:
+        chronicle.hear(happening)
+    entries = list(chronicle.entries())
+    assert +chronicle.states == Counter(entry.state for entry in entries)
+    assert +chronicle.problems == Counter(e.problem for e in entries if e.state in TROUBLE)
+
+
+def test_what_is_heard_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOGETHER", 5)
+    chronicle = Chronicle()
+    machine = Machine(vc_uuid="one")
+    for at_s in range(13):
+        chronicle.hear(
+            Happening("identified", 20, at_s, "7-1", "peer", "host", machine, "", "identified", {})
+        )
+    assert len(chronicle._heard) == 3
+    assert len(chronicle) == 1
+    assert chronicle._heard == []
+
+
+def test_expected_ones_keep_their_order() -> None:
+    chronicle, expected = Chronicle(), [f"uuid-{number}" for number in range(6)]
+    chronicle.expect(expected)
+    assert chronicle.expected() == expected
+    assert chronicle.states[MISSING] == 6
+
+
+def test_last_answers_stay() -> None:
+    chronicle = Chronicle()
+    for at_s in range(module.MAX_ASKED + 5):
+        chronicle.hear(
+            Happening(
+                *("failed", 30, float(at_s), "7-1", "peer", "host", Machine(vc_uuid="one"), ""),
+                *("failed", {"document": f"DOCUMENT{at_s}", "error": "unknown-request"}),
+            )
+        )
+    entry = next(chronicle.entries())
+    assert [document for document, *_ in entry.answers()] == [
+        f"DOCUMENT{at_s}" for at_s in range(5, module.MAX_ASKED + 5)
+    ]
