@@ -18,7 +18,8 @@ ENTRY_POINTS = "vmw_cloudinit_metadata.drivers"
 
 
 class Driver(ABC):
-    """Finds the instance data of machines. One object serves all, from several threads at once.
+    """Finds the instance data of machines. One object serves all machines of one server, from
+    several threads at once.
 
     All methods but `still_holds` run in threads of the look-up pool and may block.
     """

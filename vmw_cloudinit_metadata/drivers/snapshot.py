@@ -65,9 +65,10 @@ class Looks:
     def at(self, moment: object, path: str) -> Signature:
         if moment != self._moment:
             self._moment, self._seen = moment, {}
-        if path not in self._seen:
-            self._seen[path] = _seen(path)
-        return self._seen[path]
+        seen = self._seen
+        if path not in seen:
+            seen[path] = _seen(path)
+        return seen[path]
 
 
 class _Directory:
