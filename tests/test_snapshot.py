@@ -125,16 +125,18 @@ def test_token_of_an_absent_file_does_not_hold_when_its_directory_comes(tmp_path
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize(
-    ("trusted_s", "looks"),
+    ("major", "trusted_s", "looks"),
     [
-        pytest.param(60, 0, id="trusted"),
-        pytest.param(-1, 2, id="trusted-for-too-long"),
+        pytest.param(0, 60, 0, id="trusted"),
+        pytest.param(0, -1, 2, id="trusted-for-too-long"),
+        pytest.param(8, -1, 0, id="disk"),
     ],
 )
 def test_absent_files_are_looked_for_when_their_directory_is_not_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted_s: float, looks: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, major: int, trusted_s: float, looks: int
 ) -> None:
     monkeypatch.setattr(snapshot, "TRUSTED_S", trusted_s)
+    monkeypatch.setattr(os, "major", lambda _device: major)
     token = token_of(tmp_path / "absent", tmp_path / "missing")
     looked: list[str] = []
     really = os.lstat

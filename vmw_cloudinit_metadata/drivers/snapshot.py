@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.errors import DriverError
 UNSETTLED_NS = 2_000_000_000
 
 # Of files that are not there their directory tells: it changes when one comes. Some network file
-# systems are late with that, so now and then each is looked for.
+# systems are late with that: so now and then each is looked for, but on a disk of this machine.
 TRUSTED_S = 10.0
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
@@ -48,6 +48,16 @@ def _look(path: str, stat: Callable[[str], os.stat_result] = os.stat) -> os.stat
         if error.errno in _ABSENT:
             return None
         raise
+
+
+def _trusted_s(directory: os.stat_result | None) -> float:
+    """For how long no change of its time stamps means no change."""
+    if directory is None:
+        return TRUSTED_S
+    if not _is_settled(directory.st_ctime_ns):
+        return -inf
+    # Without a block device, as those of networks are, a file system's major number is 0.
+    return inf if os.major(directory.st_dev) else TRUSTED_S
 
 
 def _seen(path: str) -> Signature:
@@ -97,8 +107,7 @@ class _Directory:
     def _look(self) -> None:
         found = _look(self._path)
         self._signature = _signature(found) if found else None
-        is_settled = found is None or _is_settled(found.st_ctime_ns)
-        self._trusted_until_s = time.monotonic() + TRUSTED_S if is_settled else -inf
+        self._trusted_until_s = time.monotonic() + _trusted_s(found)
 
 
 class Token:
