@@ -127,6 +127,8 @@ class _Job:
         """Removes and returns those who have waited too long, for a place or for the driver."""
         limit_s = QUEUE_TIMEOUT_S if self.started_s is None else run_timeout_s
         begun_s = self.started_s or 0.0
+        if now_s - max(self.asked_s, begun_s) <= limit_s:  # the first to wait asked then
+            return []
         overdue: list[_Waiter] = []
         patient: list[_Waiter] = []
         for waiter in self.waiters:
