@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tests.certificates import make_pair
 from tests.peer import connected, is_closed
 from tests.process import CHECKOUT, ServerProcess, run
-from tests.test_workers import children, connections, wait_until
+from tests.test_workers import children, listens, wait_until
 from tests.vm import Vm, suboption
 from vmw_cloudinit_metadata.cli import main
 from vmw_cloudinit_metadata.cli.checkconfig import shown
@@ -456,7 +456,7 @@ def test_worker_started_after_hup_has_the_new_settings(start: Start, file: Path)
     for worker in before:
         os.kill(worker, signal.SIGKILL)
     wait_until(lambda: len(children(server.pid) - before) == 2)
-    wait_until(lambda: all(connections(worker) > 1 for worker in children(server.pid)))
+    wait_until(lambda: all(listens(worker, server.port) for worker in children(server.pid)))
     for _ in range(5):
         with connected(server.port) as peer:
             assert is_closed(peer)

@@ -21,6 +21,9 @@ Start = Callable[..., ServerProcess]
 pytestmark = pytest.mark.slow
 
 
+_LISTEN = "0A"  # of /proc/net/tcp
+
+
 def children(pid: int) -> set[int]:
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
@@ -37,6 +40,17 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether a process accepts connections; a child has its parent's other sockets at first."""
+    listening = {
+        f"socket:[{fields[9]}]"
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        if (fields := line.split())[3] == _LISTEN and fields[1].endswith(f":{port:04X}")
+    }
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return not listening.isdisjoint(links)
 
 
 def connections(pid: int) -> int:
@@ -83,7 +97,7 @@ def test_worker_that_dies_is_started_again_within_a_second(start: Start) -> None
     assert time.monotonic() - killed_s < 1
     server.wait_for("has ended with -9: another one is started")
     (new,) = children(server.pid) - before
-    wait_until(lambda: connections(new) > 1)
+    wait_until(lambda: listens(new, server.port))
     for _ in range(10):
         served(server)
     assert counted(server, "answered") == 20
@@ -100,7 +114,7 @@ def test_worker_that_cannot_start_again_is_told_and_tried_again(
     own_instances.with_name("moved").rename(own_instances)
     wait_until(lambda: len(children(server.pid) - before) == 1 and len(children(server.pid)) == 2)
     (new,) = children(server.pid) - before
-    wait_until(lambda: connections(new) > 1)
+    wait_until(lambda: listens(new, server.port))
     served(server)
 
 

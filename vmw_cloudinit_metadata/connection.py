@@ -33,7 +33,7 @@ MUTE_LINE_S = 60.0  # ESXi redials a closed line: a refused one is kept, mute, f
 MAX_MUTE_LINES = 4096
 FAREWELL_S = 1.0  # a peer that is dismissed has this long to read why
 
-# A turn of a connection. A busy one handles a dozen requests, and then the others have theirs.
+# A turn of a connection: a dozen requests of a busy one are read, and then the others have theirs.
 _RECEIVE_BYTES = 256
 _REST_TURNS = 256
 _PAUSE_S = 0.0005  # between turns that do not wait for the socket

@@ -28,7 +28,7 @@ SETTLED_S = 1.0
 UNSETTLED_S = 10.0  # a guest that never stops is told at this interval
 
 # So many are answered in one go, also if hundreds waited for the same look-up.
-TURN_REQUESTS = 12
+TURN_REQUESTS = 6
 
 # An answer goes out in pieces, so that most of a long one can still be held back for a vMotion.
 PIECE_BYTES = 16 * 1024
