@@ -1,7 +1,7 @@
 """Greenlets that serve one connection after the other.
 
-Each connection has a greenlet of its own. To begin a new one costs a sixth of what the kernel takes
-for a whole boot, most of it for the memory of its frames, which the system gives and takes back.
+Each connection has a greenlet of its own. To begin a new one costs a sixth of a whole boot of the C
+yardstick (docs/performance.md): the memory of its frames comes from the system and goes back to it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Threads for what blocks: drivers. As gevent's ThreadPool, at a third of what it costs a look-up:
-results come back by one watcher for all, and a thread that has more to do is not woken for it.
+results come back by one watcher for all.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Threads:
         self._waker.send()
 
     def close(self) -> None:
-        """Ends those that have nothing to do; nothing more is called back."""
+        """Each ends when it has done what there is; nothing more is called back."""
         self._waker.stop()
         for _ in range(self._count):
             self._work.put(None)

@@ -19,7 +19,7 @@ MAX_GONE = 10_000  # machines that are not connected; the longest unchanged make
 MAX_STORY = 20  # happenings of one machine
 MAX_MOVES = 20
 MAX_ASKED = 32  # documents
-TOGETHER = 500  # happenings: one at a time each costs twice as much
+TOGETHER = 500  # happenings: many in a row cost less than each by itself
 MISSING_S = 24 * 3600.0  # so long a machine of before the restart is waited for
 
 # A machine's state: the first ones are trouble.
