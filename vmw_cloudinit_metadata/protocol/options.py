@@ -6,7 +6,6 @@ state and what we say, so that two polite parties always fall silent. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Set
 from enum import Enum, IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -110,7 +109,7 @@ class Options:
 
     __slots__ = ("_agreeable", "_states")
 
-    def __init__(self, us: Set[int], him: Set[int]) -> None:
+    def __init__(self, us: frozenset[int], him: frozenset[int]) -> None:
         self._agreeable = (us, him)
         self._states: States = frozenset()
 
@@ -121,25 +120,31 @@ class Options:
 
     def receive(self, negotiation: Negotiation) -> Negotiation | None:
         """Returns what to say to a negotiation that arrived, or None for silence."""
-        side, positive = _ARRIVES[negotiation.verb]
-        if not positive:
-            hears = Hears.NEGATIVE
-        elif negotiation.option in self._agreeable[side]:
-            hears = Hears.AGREEABLE
-        else:
-            hears = Hears.DISAGREEABLE
-        return self._step(side, negotiation.option, hears)
+        self._states, said = _received(self._states, negotiation, self._agreeable)
+        return said
 
     def wish(self, side: Side, option: int, on: bool) -> Negotiation | None:
         """Returns what to say so that `option` of `side` goes on or off, or None for nothing."""
-        return self._step(side, option, Hears.ENABLE if on else Hears.DISABLE)
+        hears = Hears.ENABLE if on else Hears.DISABLE
+        self._states, said = _after(self._states, side, option, hears)
+        return said
 
     def is_on(self, side: Side, option: int) -> bool:
         return (side, option, Q.YES) in self._states
 
-    def _step(self, side: Side, option: int, hears: Hears) -> Negotiation | None:
-        self._states, said = _after(self._states, side, option, hears)
-        return said
+
+@lru_cache(maxsize=4096)
+def _received(
+    states: States, negotiation: Negotiation, agreeable: tuple[frozenset[int], frozenset[int]]
+) -> tuple[States, Negotiation | None]:
+    side, positive = _ARRIVES[negotiation.verb]
+    if not positive:
+        hears = Hears.NEGATIVE
+    elif negotiation.option in agreeable[side]:
+        hears = Hears.AGREEABLE
+    else:
+        hears = Hears.DISAGREEABLE
+    return _after(states, side, negotiation.option, hears)
 
 
 @lru_cache(maxsize=4096)

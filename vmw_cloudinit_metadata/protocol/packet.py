@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +18,8 @@ MAX_LINE_BYTES = 4096
 
 REQUEST = "REQUEST_"
 RESPONSE = "RESPONSE_"
+
+_REPEATED_BYTES = 64  # guests say the same few lines; what is longer is hardly said twice
 
 _LINE_END = re.compile(rb"[\r\n]")
 _PACKET = re.compile(rb"!!([A-Z_]{1,64})#([A-Za-z0-9+/]*={0,2})", re.ASCII)
@@ -33,7 +36,6 @@ class Packet:
         return self.code.removeprefix(REQUEST) if self.code.startswith(REQUEST) else None
 
 
-@lru_cache(maxsize=256)  # guests say the same few lines
 def parse(line: bytes) -> Packet | None:
     """The packet on a line, or None. In a noisy line the packet begins at the last `!!`."""
     match = _PACKET.fullmatch(line[max(line.rfind(b"!!"), 0) :].rstrip(b" \t\0"))
@@ -43,6 +45,13 @@ def parse(line: bytes) -> Packet | None:
         return Packet(match[1].decode(), base64.b64decode(match[2], validate=True))
     except binascii.Error:
         return None
+
+
+@lru_cache(maxsize=256)
+def requested(line: bytes) -> str | None:
+    """The document that the packet on a line asks for, or None."""
+    received = parse(line)
+    return received.requests if received else None
 
 
 def serialize(packet: Packet) -> bytes:
@@ -63,8 +72,11 @@ class LineSplitter:
         self._dropping = False
         self.overlong = 0
 
-    def receive_data(self, data: bytes) -> list[bytes]:
+    def receive_data(self, data: bytes) -> Sequence[bytes]:
         """Returns the lines that `data` completes, without their ends."""
+        is_short = len(data) <= _REPEATED_BYTES <= self._limit
+        if is_short and data.endswith(b"\n") and not self._tail and not self._dropping:
+            return _whole(data)
         if not _LINE_END.search(data):
             self._keep(data)
             return []
@@ -95,3 +107,9 @@ class LineSplitter:
             self.overlong += 1
             return False
         return True
+
+
+@lru_cache(maxsize=256)
+def _whole(data: bytes) -> Sequence[bytes]:
+    """The lines of `data`, which ends with one."""
+    return [line for line in _LINE_END.split(data) if line]

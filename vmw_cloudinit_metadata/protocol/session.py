@@ -571,8 +571,7 @@ class Session:
             self._fault("line too long")
 
     def _receive_line(self, line: bytes) -> None:
-        received = packet.parse(line)
-        document = received.requests if received else None
+        document = packet.requested(line)
         if document is None:
             self._fault("line that is no request")
             return

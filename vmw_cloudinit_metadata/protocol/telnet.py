@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 SE, NOP, GA, SB, IAC = 240, 241, 249, 250, 255
 _IAC = bytes([IAC])
@@ -39,27 +39,23 @@ class Option(IntEnum):
     VMWARE_TELNET_EXT = 232
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(NamedTuple):
     """Bytes of the stream, with doubled IACs undone."""
 
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Negotiation:
+class Negotiation(NamedTuple):
     verb: Verb
     option: int
 
 
-@dataclass(frozen=True, slots=True)
-class Subnegotiation:
+class Subnegotiation(NamedTuple):
     option: int
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
+class Malformed(NamedTuple):
     """Bytes that are no telnet, or too many of them; `fault` is one of a few fixed texts."""
 
     fault: str
@@ -113,8 +109,11 @@ class Decoder:
         events.append(_NEGOTIATIONS[command])
 
     def _subnegotiation(self, content: bytes, events: list[Event]) -> None:
-        self._keep(content, events)
-        payload, is_overlong = self._take()
+        if self._payload or self._overlong or len(content) > self._limit:
+            self._keep(content, events)
+            payload, is_overlong = self._take()
+        else:  # as most do, it has come whole
+            payload, is_overlong = content.replace(_DOUBLED, _IAC), False
         if payload:
             events.append(Subnegotiation(payload[0], payload[1:]))
         elif not is_overlong:
