@@ -50,22 +50,18 @@ class Identity:
         """Returns what to ask a VM that knows these suboptions."""
         self.is_asked = True
         self._answerable = [question for question in vmware.IDENTITY if question in known]
-        for question in self._answerable:
-            answer = vmware.IDENTITY[question]
-            if not self.has_told(answer):
-                self._await(answer)
+        answers = [vmware.IDENTITY[question] for question in self._answerable]
+        self._await([answer for answer in answers if not self.has_told(answer)])
         return self._answerable
 
     def ask_again(self) -> Sequence[Suboption]:
         """Returns what to ask a VM that has told before; what it told holds until it answers."""
         questions = [question for question in ASKED_AGAIN if question in self._answerable]
-        for question in questions:
-            self._await(vmware.IDENTITY[question])
+        self._await([vmware.IDENTITY[question] for question in questions])
         return questions
 
-    def _await(self, answer: Suboption) -> None:
-        if answer not in self._unanswered:
-            self._unanswered.append(answer)
+    def _await(self, answers: Sequence[Suboption]) -> None:
+        self._unanswered += [answer for answer in answers if answer not in self._unanswered]
 
     def hear(self, code: Suboption, argument: bytes) -> bool:
         """Whether this answer is usable; one that is not changes nothing."""

@@ -8,7 +8,7 @@ what it has to do (hold the answers, let the target's session `take_over`). Pure
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -160,13 +160,7 @@ class Session:
         is_whole = self._telnet.is_idle
         if self._can_start_tls:
             self._last = events[-1] if events and is_whole and data.endswith(_SE) else None
-        for event in events:
-            if self.is_mute:
-                break
-            if self._arrival and self._arrival.is_over:
-                self._behind.append(event)
-            else:
-                self._receive(event)
+        self._receive(events)
         if not self._is_open and data and is_whole and not self._is_settling:
             self._open()
         return self._take_events()
@@ -209,9 +203,7 @@ class Session:
         early, self._early = self._early, b""
         self._receive_serial(early)
         behind, self._behind = self._behind, []
-        for event in behind:
-            if not self.is_mute:
-                self._receive(event)
+        self._receive(behind)
         return self._take_events()
 
     def end_move(self) -> None:
@@ -255,8 +247,14 @@ class Session:
 
     # Telnet
 
-    def _receive(self, event: telnet.Event) -> None:
-        _RECEIVERS[type(event)](self, event)
+    def _receive(self, events: Iterable[telnet.Event]) -> None:
+        for event in events:
+            if self.is_mute:
+                return
+            if self._arrival and self._arrival.is_over:
+                self._behind.append(event)
+            else:
+                _RECEIVERS[type(event)](self, event)
 
     def _receive_negotiation(self, negotiation: telnet.Negotiation) -> None:
         self._stray = None
@@ -319,9 +317,7 @@ class Session:
         self._is_open = True
         self._telnet.wish(Side.HIM, Option.VMWARE_TELNET_EXT, on=True)
         postponed, self._postponed, self._postponed_bytes = self._postponed, [], 0
-        for event in postponed:
-            if not self.is_mute:
-                self._receive(event)
+        self._receive(postponed)
 
     def _postpone(self, event: telnet.Event) -> None:
         self._is_open = False
