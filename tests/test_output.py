@@ -25,9 +25,11 @@ class Pair:
             end.setblocking(False)
         self.emptied = 0
         self.output = Output(self.ours, turn, Deadlines(), self._emptied, lambda: None)
+        self.output.is_awaited = True
 
     def _emptied(self) -> None:
         self.emptied += 1
+        self.output.is_awaited = True
 
     def read(self) -> bytes:
         try:
@@ -112,8 +114,11 @@ def test_what_the_socket_does_not_take_waits_for_it(pair: Pair) -> None:
     assert 0 < pair.output.waiting_bytes < len(said)
     assert not pair.output.is_clear
     assert pair.emptied == 0
-    assert not pair.output.has_room(MAX_WAITING_BYTES)
-    assert pair.read_all(len(said)) == said
+    assert pair.output.write(said)
+    assert pair.output.waiting_bytes > MAX_WAITING_BYTES
+    assert not pair.output.has_room
+    assert not pair.output.write(b"this is left out")
+    assert pair.read_all(2 * len(said)) == 2 * said
     gevent.sleep(0)
     assert pair.output.is_clear
     assert pair.emptied == 1
@@ -128,7 +133,7 @@ def test_much_that_waits_for_the_end_of_the_turn_is_not_clear(pair: Pair) -> Non
 
 def test_it_can_be_sent_at_once_and_only_once(pair: Pair) -> None:
     pair.output.write(b"farewell")
-    assert pair.output.send()
+    pair.output.send()
     assert pair.read() == b"farewell"
     gevent.sleep(0)
     assert pair.read() == b""

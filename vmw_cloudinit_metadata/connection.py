@@ -109,7 +109,9 @@ class Connection:
         if self._tls and self._tls.is_up:
             self._tls.say_goodbye()
             self._output.write(self._tls.data_to_send())
-        if not self._output.waiting_bytes:
+        if self._output.waiting_bytes:
+            self._output.is_awaited = True
+        else:
             self._say_end()
 
     def _say_end(self) -> None:
@@ -370,10 +372,7 @@ class Connection:
 
     def _send_tls(self, tls: Tls) -> None:
         """Sends what TLS itself has to say; a peer that makes it talk, and does not read, goes."""
-        data = tls.data_to_send()
-        if self._output.has_room(len(data)):
-            self._output.write(data)
-        else:
+        if not self._output.write(tls.data_to_send()):
             self.close()
 
     def _handshake_overdue(self) -> None:
@@ -401,17 +400,22 @@ class Connection:
         """Sends all of it, in time; False if there is no room for it."""
         if self._is_over:
             return True
-        if not self._output.has_room(len(data)):
-            return False
         if self._tls:
+            if not self._output.has_room:  # what TLS has encrypted cannot be left out
+                return False
             self._tls.send(data)
             data = self._tls.data_to_send()
-        self._shared.counters["bytes sent"] += len(data)
-        self._output.write(data)
-        return True
+        is_written = self._output.write(data)
+        if is_written:
+            self._shared.counters["bytes sent"] += len(data)
+        return is_written
+
+    def await_sent(self) -> None:
+        """Lets the line proceed when all is sent that waits."""
+        self._output.is_awaited = True
 
     def _all_is_sent(self) -> None:
         if self._is_over:
             self.guarded(self._say_end)
-        elif self._line and self._line.has_more:
+        elif self._line:
             self.guarded(self._line.proceed)

@@ -198,6 +198,8 @@ class Dialogue:
                 self._unsent[0] = self._unsent[0][PIECE_BYTES:]
             self._unsent_bytes -= len(piece)
             self.line.say(bytes(piece))
+        if self._unsent:
+            self.line.await_sent()
 
     # Telling the operator
 

@@ -130,10 +130,9 @@ class Line:
         is_hindered = self.session.is_moving or self.session.is_mute or not self.is_open
         return not is_hindered and self._connection.is_clear
 
-    @property
-    def has_more(self) -> bool:
-        """Whether something is to be done when all is sent that was said."""
-        return self._is_draining or (self.is_open and self.dialogue.is_busy)
+    def await_sent(self) -> None:
+        """Lets the dialogue proceed when all is sent that waits."""
+        self._connection.await_sent()
 
     def say(self, packets: bytes) -> None:
         self.session.answer(packets)
@@ -154,7 +153,11 @@ class Line:
             self._shared.counters["output dropped"] += 1
 
     def _finish_if_idle(self) -> None:
-        if self.is_open and not self.is_busy and not self._connection.waiting_bytes:
+        if not self.is_open or self.is_busy:
+            return
+        if self._connection.waiting_bytes:
+            self._connection.await_sent()
+        else:
             self._connection.finish()
 
     # What the session tells it

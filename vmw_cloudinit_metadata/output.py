@@ -11,7 +11,7 @@ import gevent
 from vmw_cloudinit_metadata.deadlines import Deadlines
 from vmw_cloudinit_metadata.turn import Turn
 
-# Answers come in smaller pieces; this is what the protocol says.
+# With so much waiting nothing more is taken. Answers wait elsewhere; this is what the protocol says.
 MAX_WAITING_BYTES = 64 * 1024
 
 # With more than this waiting, what can be held back is.
@@ -28,8 +28,8 @@ def _nothing() -> None:
 
 
 class Output:
-    """The sending side of a non-blocking socket. The hub calls `on_empty` when all is sent, and
-    `on_stalled` when the peer has taken nothing for STALLED_S."""
+    """The sending side of a non-blocking socket. The hub calls `on_empty` when all is sent and
+    that `is_awaited`, and `on_stalled` when the peer has taken nothing for STALLED_S."""
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Output:
         self._on_stalled = on_stalled
         self._watcher: Any = None
         self._waiting = b""
+        self.is_awaited = False  # that all is sent; until the next call of `on_empty`
         self._is_full = False  # the socket
         self._is_broken = False
 
@@ -59,35 +60,43 @@ class Output:
         """Whether what is written now will be sent with this turn."""
         return not self._is_full and len(self._waiting) <= CLEAR_BYTES
 
-    def has_room(self, size: int) -> bool:
-        """Whether so much more may wait; to be asked before writing what can be left out."""
-        return len(self._waiting) + size <= MAX_WAITING_BYTES
+    @property
+    def has_room(self) -> bool:
+        """Whether the next piece is taken, of whatever size."""
+        return len(self._waiting) < MAX_WAITING_BYTES
 
-    def write(self, data: bytes) -> None:
-        """Sends `data` with the hub's turn, or when the socket takes it."""
-        is_first = not self._waiting
-        self._waiting += data
-        if is_first and data:
+    def write(self, data: bytes) -> bool:
+        """Sends `data` with the hub's turn, or when the socket takes it; whether there is room for it."""
+        before = self._waiting
+        if len(before) >= MAX_WAITING_BYTES:
+            return False
+        self._waiting = before + data
+        if data and not before:
             self._turn.add(self)
+        return True
 
     def send(self) -> bool:
-        """Sends what the socket takes, now; whether that is all."""
-        sent = self._send() if self._waiting else 0
-        self._waiting = self._waiting[sent:]
-        if not self._waiting:
-            return True
-        if sent or not self._is_full:
-            self._deadlines.start(STALLED_S, self._on_stalled)
-        if not self._is_full:
-            self._is_full = True
-            loop = gevent.get_hub().loop
-            self._watcher = self._watcher or loop.io(self._sock.fileno(), _WRITABLE)
-            self._watcher.start(self._send_again)
+        """Sends what the socket takes, now; whether all is sent and that is awaited."""
+        waiting = self._waiting
+        try:
+            is_idle = self._is_broken or not waiting
+            sent = len(waiting) if is_idle else self._sock.send(waiting)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # the peer is gone: the reader learns of that
+            self._is_broken = True
+            sent = len(waiting)
+        if sent == len(waiting):
+            self._waiting = b""
+            return self.is_awaited
+        self._waiting = waiting[sent:]
+        self._wait_for_room(is_moving=sent > 0)
         return False
 
     def all_is_sent(self) -> None:
         """Called at the turn's end: more may have been written since, and wait."""
-        if not self._waiting:
+        if self.is_awaited and not self._waiting:
+            self.is_awaited = False
             self._on_empty()
 
     def close(self) -> None:
@@ -100,21 +109,21 @@ class Output:
             self._watcher = None
         self._on_empty = self._on_stalled = _nothing  # they refer to what refers to this
 
-    def _send_again(self) -> None:
-        if self.send():
-            self._is_full = False
-            self._watcher.stop()
-            self._deadlines.cancel(self._on_stalled)
-            self._on_empty()
+    def _wait_for_room(self, *, is_moving: bool) -> None:
+        """The socket is full; the peer has taken something of late, if it `is_moving`."""
+        if is_moving or not self._is_full:
+            self._deadlines.start(STALLED_S, self._on_stalled)
+        if not self._is_full:
+            self._is_full = True
+            loop = gevent.get_hub().loop
+            self._watcher = self._watcher or loop.io(self._sock.fileno(), _WRITABLE)
+            self._watcher.start(self._send_again)
 
-    def _send(self) -> int:
-        """How many bytes the socket took; all, if the peer is gone: the reader learns of that."""
-        if self._is_broken:
-            return len(self._waiting)
-        try:
-            return self._sock.send(self._waiting)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self._is_broken = True
-            return len(self._waiting)
+    def _send_again(self) -> None:
+        self.send()
+        if self._waiting:
+            return
+        self._is_full = False
+        self._watcher.stop()
+        self._deadlines.cancel(self._on_stalled)
+        self.all_is_sent()

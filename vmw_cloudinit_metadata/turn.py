@@ -16,7 +16,7 @@ MAX_TOGETHER = 64
 
 class Sender(Protocol):
     def send(self) -> bool:
-        """Sends what waits; whether that was all."""
+        """Sends what waits; whether to call `all_is_sent`."""
 
     def all_is_sent(self) -> None:
         """May have more to say now."""

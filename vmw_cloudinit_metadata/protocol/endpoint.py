@@ -25,7 +25,7 @@ class Endpoint:
         self._nvt = telnet.NvtDecoder()
         options, said = _begun(us, him, wishes)
         self._options = options.copy()
-        self._out = [said] if said else []
+        self._out = said
 
     def receive_data(self, data: bytes) -> Sequence[telnet.Event]:
         """Returns what these bytes mean; negotiations are to be given to `negotiate`."""
@@ -57,14 +57,14 @@ class Endpoint:
 
     def send(self, data: bytes) -> None:
         binary = self._options.is_on(Side.US, Option.BINARY)
-        self._out.append(telnet.encode_data(data, binary=binary))
+        self._out += telnet.encode_data(data, binary=binary)
 
     def subnegotiate(self, subnegotiation: telnet.Subnegotiation) -> None:
-        self._out.append(telnet.encode_subnegotiation(subnegotiation))
+        self._out += telnet.encode_subnegotiation(subnegotiation)
 
     def say(self, encoded: bytes) -> None:
         """Says a command that is encoded already."""
-        self._out.append(encoded)
+        self._out += encoded
 
     @property
     def has_data_to_send(self) -> bool:
@@ -72,13 +72,12 @@ class Endpoint:
 
     def data_to_send(self) -> bytes:
         """Returns, once, what is to be written to the peer."""
-        data = b"".join(self._out)
-        self._out.clear()
+        data, self._out = self._out, b""
         return data
 
     def _say(self, negotiation: telnet.Negotiation | None) -> None:
         if negotiation:
-            self._out.append(telnet.encode_negotiation(negotiation))
+            self._out += telnet.encode_negotiation(negotiation)
 
 
 @lru_cache  # the same at every connection
