@@ -580,8 +580,13 @@ def test_reader_that_is_too_slow_is_told_how_much_it_missed(
     follower = ours.follow(None, 0)
     stream = ours.stream(follower)
     assert next(stream).startswith(b":")
-    for number in range(25):
-        ours.hear(Happening("left", 10, 0.0, str(number), "", "", None, "", "left", {}))
+    for start in range(0, 25, 5):
+        ours.hear(
+            [
+                Happening("left", 10, 0.0, str(number), "", "", None, "", "left", {})
+                for number in range(start, start + 5)
+            ]
+        )
     told = next(stream).decode().split("\n\n")
     assert json.loads(told[0].removeprefix("data: ")) == {"kind": "left out", "count": 15}
     assert [json.loads(one.rpartition("data: ")[2])["connection_id"] for one in told[1:-1]] == [

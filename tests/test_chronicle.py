@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,22 +37,6 @@ def happenings(draw: st.DrawFn) -> list[Happening]:
     ]
 
 
-def told_of(chronicle: Chronicle) -> list[Any]:
-    return [(entry, entry.answers(), entry.problem) for entry in chronicle.entries()]
-
-
-@given(happenings())
-def test_many_together_are_as_one_by_one(all_of_them: list[Happening]) -> None:
-    together, one_by_one = Chronicle(), Chronicle()
-    for happening in all_of_them:
-        together.hear(happening)
-        one_by_one.hear(happening)
-        len(one_by_one)  # whoever asks makes it catch up
-    assert told_of(together) == told_of(one_by_one)
-    assert (together.states, together.problems) == (one_by_one.states, one_by_one.problems)
-    assert together.revision == one_by_one.revision
-
-
 @given(happenings())
 def test_counts_are_those_of_the_entries(all_of_them: list[Happening]) -> None:
     chronicle = Chronicle()
@@ -62,19 +45,6 @@ def test_counts_are_those_of_the_entries(all_of_them: list[Happening]) -> None:
     entries = list(chronicle.entries())
     assert +chronicle.states == Counter(entry.state for entry in entries)
     assert +chronicle.problems == Counter(e.problem for e in entries if e.state in TROUBLE)
-
-
-def test_what_is_heard_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TOGETHER", 5)
-    chronicle = Chronicle()
-    machine = Machine(vc_uuid="one")
-    for at_s in range(13):
-        chronicle.hear(
-            Happening("identified", 20, at_s, "7-1", "peer", "host", machine, "", "identified", {})
-        )
-    assert len(chronicle._heard) == 3
-    assert len(chronicle) == 1
-    assert chronicle._heard == []
 
 
 def test_expected_ones_keep_their_order() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -72,7 +71,7 @@ class Admission:
         self.proxies = proxies
         self.max_connections = max_connections
         self.max_per_host = max_per_host
-        self._of_host: Counter[str] = Counter()
+        self._of_host: dict[str, int] = {}
 
     def is_proxy(self, host: str) -> bool:
         """Whether connections from there begin with a PROXY protocol header."""
@@ -82,10 +81,11 @@ class Admission:
         """Counts a connection of `host` in; or returns why it is refused."""
         if self.allow and not _is_in(host, self.allow):
             return Refusal("network", "it is in no --allow network")
-        if self._of_host[host] >= self.max_per_host:
+        count = self._of_host.get(host, 0)
+        if count >= self.max_per_host:
             reason = f"it has {self.max_per_host} connections already (--max-per-host)"
             return Refusal("host", reason)
-        self._of_host[host] += 1
+        self._of_host[host] = count + 1
         return None
 
     def leave(self, host: str) -> None:

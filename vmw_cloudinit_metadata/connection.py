@@ -59,7 +59,7 @@ class Connection:
         self._shared = shared
         self.id = shared.happenings.connection_id()
         self._sock = sock
-        self._output = Output(sock, shared.turn, shared.deadlines, self._all_is_sent, self._stalled)
+        self.output = Output(sock, shared.turn, shared.deadlines, self._all_is_sent, self._stalled)
         self._tls: Tls | None = None
         self._line: Line | None = None
         self._header = b""
@@ -91,13 +91,13 @@ class Connection:
     @property
     def is_busy(self) -> bool:
         """Whether an answer is under way."""
-        waits = self._output.waiting_bytes or (self._line and self._line.is_busy)
+        waits = self.output.waiting_bytes or (self._line and self._line.is_busy)
         return not self._is_over and bool(waits)
 
     def close(self) -> None:
         """Ends the connection: its reader sees the end of the stream."""
         self._is_over = True
-        self._output.send()
+        self.output.send()
         with suppress(OSError):  # the peer was faster
             self._sock.shutdown(SHUT_RDWR)
 
@@ -108,9 +108,9 @@ class Connection:
         self._is_over = True
         if self._tls and self._tls.is_up:
             self._tls.say_goodbye()
-            self._output.write(self._tls.data_to_send())
-        if self._output.waiting_bytes:
-            self._output.is_awaited = True
+            self.output.write(self._tls.data_to_send())
+        if self.output.waiting_bytes:
+            self.output.is_awaited = True
         else:
             self._say_end()
 
@@ -135,7 +135,7 @@ class Connection:
             self._line.close()
             self._line = None
         self._receive = _hear_nothing
-        self._output.close()
+        self.output.close()
         self._shared.deadlines.cancel(
             self._unidentified,
             self._move_overdue,
@@ -372,7 +372,7 @@ class Connection:
 
     def _send_tls(self, tls: Tls) -> None:
         """Sends what TLS itself has to say; a peer that makes it talk, and does not read, goes."""
-        if not self._output.write(tls.data_to_send()):
+        if not self.output.write(tls.data_to_send()):
             self.close()
 
     def _handshake_overdue(self) -> None:
@@ -381,38 +381,24 @@ class Connection:
     def _tls_failed(self, reason: str) -> None:
         assert self._tls
         self._warn("closed", "TLS failed", f"closed: TLS failed: {reason}")
-        self._output.write(self._tls.data_to_send())  # the alert
+        self.output.write(self._tls.data_to_send())  # the alert
         self.close()
 
     # What is to be sent
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether what is written now will be sent with this turn."""
-        return self._output.is_clear
-
-    @property
-    def waiting_bytes(self) -> int:
-        """What the socket has not taken yet."""
-        return self._output.waiting_bytes
 
     def write(self, data: bytes) -> bool:
         """Sends all of it, in time; False if there is no room for it."""
         if self._is_over:
             return True
         if self._tls:
-            if not self._output.has_room:  # what TLS has encrypted cannot be left out
+            if not self.output.has_room:  # what TLS has encrypted cannot be left out
                 return False
             self._tls.send(data)
             data = self._tls.data_to_send()
-        is_written = self._output.write(data)
+        is_written = self.output.write(data)
         if is_written:
             self._shared.counters["bytes sent"] += len(data)
         return is_written
-
-    def await_sent(self) -> None:
-        """Lets the line proceed when all is sent that waits."""
-        self._output.is_awaited = True
 
     def _all_is_sent(self) -> None:
         if self._is_over:

@@ -56,11 +56,13 @@ class Line:
     def is_older(self) -> bool:
         """Whether a newer line has the same VC UUID and service URI."""
         known = self._known_as
-        return known is not None and self._shared.machines.is_older(self, known)
+        machines = self._shared.machines
+        return machines.rivals > 0 and known is not None and machines.is_older(self, known)
 
     @property
     def machine(self) -> Machine:
-        return self.session.machine
+        """Who the VM is, as far as it has told."""
+        return self._known_as or self.session.machine
 
     @property
     def is_mid_line(self) -> bool:
@@ -95,8 +97,10 @@ class Line:
         if self._trace:
             self._trace.heard(data)
         told = self.session.receive_data(data, time.monotonic())
-        if told or self.session.has_data_to_send:  # a guest's bytes often come one by one
+        if told:
             self._handle(told)
+        else:
+            self.flush()
 
     def peer_is_silent(self) -> None:
         self.session.peer_is_silent()
@@ -128,11 +132,11 @@ class Line:
     def can_speak(self) -> bool:
         """Whether the guest may be written to, now."""
         is_hindered = self.session.is_moving or self.session.is_mute or not self.is_open
-        return not is_hindered and self._connection.is_clear
+        return not is_hindered and self._connection.output.is_clear
 
     def await_sent(self) -> None:
         """Lets the dialogue proceed when all is sent that waits."""
-        self._connection.await_sent()
+        self._connection.output.is_awaited = True
 
     def say(self, packets: bytes) -> None:
         self.session.answer(packets)
@@ -147,16 +151,18 @@ class Line:
     def flush(self) -> None:
         """Hands what the protocol has to say to the connection."""
         data = self.session.data_to_send()
+        if not data:
+            return
         if self._trace:
             self._trace.said(data)
-        if data and not self._connection.write(data):
+        if not self._connection.write(data):
             self._shared.counters["output dropped"] += 1
 
     def _finish_if_idle(self) -> None:
         if not self.is_open or self.is_busy:
             return
-        if self._connection.waiting_bytes:
-            self._connection.await_sent()
+        if self._connection.output.waiting_bytes:
+            self.await_sent()
         else:
             self._connection.finish()
 
@@ -176,8 +182,7 @@ class Line:
                     self._identified(machine)
                 case _:
                     self._handle_rare(event)
-        if self.session.has_data_to_send:
-            self.flush()  # what the protocol says does not wait for a look-up
+        self.flush()  # what the protocol says does not wait for a look-up
         self.proceed()
 
     def _handle_rare(self, event: events.Event) -> None:

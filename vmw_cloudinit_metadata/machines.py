@@ -19,13 +19,13 @@ class Machines(Generic[Line]):
 
     def __init__(self) -> None:
         self._ports: dict[str, dict[str, dict[Line, None]]] = {}
-        self._rivals = 0  # lines that share what they are known by, beyond the first of each
+        self.rivals = 0  # lines that share what they are known by, beyond the first of each
 
     def add(self, line: Line, machine: Machine) -> None:
         if machine.vc_uuid:
             ports = self._ports.setdefault(machine.vc_uuid, {})
             lines = ports.setdefault(machine.service_uri, {})
-            self._rivals += bool(lines)
+            self.rivals += bool(lines)
             lines[line] = None
 
     def remove(self, line: Line, machine: Machine) -> None:
@@ -35,7 +35,7 @@ class Machines(Generic[Line]):
             return
         del lines[line]
         if lines:
-            self._rivals -= 1
+            self.rivals -= 1
             return
         del ports[machine.service_uri]
         if not ports:
@@ -43,7 +43,7 @@ class Machines(Generic[Line]):
 
     def is_older(self, line: Line, machine: Machine) -> bool:
         """Whether a newer line counts as the machine's serial port."""
-        return self._rivals > 0 and self.newest(machine) not in (line, None)
+        return self.newest(machine) not in (line, None)
 
     def port_count(self, machine: Machine) -> int:
         """How many serial ports of the machine are connected."""

@@ -61,7 +61,7 @@ class Reporter:
     def hear(self, happening: Happening) -> None:
         """A listener: passes on what happens."""
         if len(self._waiting) >= MAX_WAITING:
-            self._server.counters["events dropped"] += 1
+            self._server.count("events dropped")
             return
         self._waiting.append(happening)
         if len(self._waiting) == 1:

@@ -109,7 +109,11 @@ class MetadataServer:
     @property
     def counters(self) -> Counter[str]:
         """What has happened so far, by name."""
-        return self._shared.counters
+        return Counter(self._shared.counters)
+
+    def count(self, name: str) -> None:
+        """Counts one more of what happens to be told by this name."""
+        self._shared.counters[name] += 1
 
     @property
     def happenings(self) -> Happenings:
@@ -133,7 +137,7 @@ class MetadataServer:
             "descriptors": open_descriptors(),
             "descriptors at most": descriptor_limit(),
         }
-        return Figures(self._shared.counters, timings, gauges)
+        return Figures(self.counters, timings, gauges)
 
     @property
     def problem(self) -> str:

@@ -92,6 +92,7 @@ class App:
         readiness: Callable[[], str],
         status: Callable[[], dict[str, Any]],
         metrics_text: Callable[[], bytes],
+        catch_up: Callable[[], None],  # on what has happened
     ) -> None:
         self._access = access
         self._chronicle = chronicle
@@ -99,6 +100,7 @@ class App:
         self._readiness = readiness
         self._status = status
         self._metrics_text = metrics_text
+        self._catch_up = catch_up
         static = files(__package__) / "static"
         self._static = {
             path: Response(200, (static / name).read_bytes(), kind)
@@ -116,6 +118,7 @@ class App:
         }
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        self._catch_up()
         try:
             response = self._answer(environ)
         except Fault as fault:

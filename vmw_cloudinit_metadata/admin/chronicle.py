@@ -1,7 +1,6 @@
 """The machines that were here, and what happened to each: made of happenings, and bounded.
 
-Each happening costs a few dictionary steps, many of them together or when somebody asks; what
-people read is made when they ask for it.
+Each happening costs a few dictionary steps; what people read is made when they ask for it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ MAX_GONE = 10_000  # machines that are not connected; the longest unchanged make
 MAX_STORY = 20  # happenings of one machine
 MAX_MOVES = 20
 MAX_ASKED = 32  # documents
-TOGETHER = 500  # happenings: many in a row cost less than each by itself
 MISSING_S = 24 * 3600.0  # so long a machine of before the restart is waited for
 
 # A machine's state: the first ones are trouble.
@@ -72,32 +70,24 @@ class Chronicle:
     """Hears happenings; answers who is there, and what happened to whom."""
 
     def __init__(self) -> None:
-        self._heard: list[Happening] = []  # not looked at yet
         # Each in the order of their last changes.
         self._troubled: dict[str, Entry] = {}
         self._calm: dict[str, Entry] = {}
         self._gone: dict[str, None] = {}
         self._keys: dict[str, str] = {}  # of connections
-        self._revision = 0
-        self._states: Counter[str] = Counter()
-        self._problems: Counter[str] = Counter()
-
-    def hear(self, happening: Happening) -> None:
-        self._heard.append(happening)
-        if len(self._heard) >= TOGETHER:
-            self._catch_up()
+        self.revision = 0  # another number, another list
+        self.states: Counter[str] = Counter()  # how many machines are in each
+        self.problems: Counter[str] = Counter()  # how many machines have each of them now
 
     def expect(self, vc_uuids: Iterable[str]) -> None:
         """These were connected before a restart."""
-        self._catch_up()
         for vc_uuid in vc_uuids:
             machine = Machine(vc_uuid=vc_uuid)
-            if not self._known(vc_uuid):
+            if not self.get(vc_uuid):
                 self._put(Entry(vc_uuid, machine, "", MISSING))
 
     def expected(self) -> list[str]:
         """The VC UUIDs that would be missed after a restart."""
-        self._catch_up()
         entries = chain(self._troubled.values(), self._calm.values())
         return [
             entry.machine.vc_uuid
@@ -107,61 +97,33 @@ class Chronicle:
 
     def process_is_gone(self, process: int, now_s: float) -> None:
         """A worker has died, and its connections with it."""
-        self._catch_up()
         for connection, key in list(self._keys.items()):
             if connection.startswith(f"{process}-"):
                 self._leave(key, connection, now_s)
 
     def forget_missing(self) -> None:
         """Nobody waits any more for machines that are not back."""
-        self._catch_up()
         for entry in [entry for entry in self._calm.values() if entry.state == MISSING]:
             self._remove(entry)
 
     # What people ask
 
-    @property
-    def revision(self) -> int:
-        """Another number, another list."""
-        self._catch_up()
-        return self._revision
-
-    @property
-    def states(self) -> Counter[str]:
-        """How many machines are in each."""
-        self._catch_up()
-        return self._states
-
-    @property
-    def problems(self) -> Counter[str]:
-        """How many machines have each of them now."""
-        self._catch_up()
-        return self._problems
-
     def __len__(self) -> int:
-        self._catch_up()
         return len(self._troubled) + len(self._calm)
 
     def get(self, key: str) -> Entry | None:
-        self._catch_up()
-        return self._known(key)
+        return self._troubled.get(key) or self._calm.get(key)
 
     def named(self, name: str) -> list[Entry]:
         return [entry for entry in self.entries() if entry.machine.name == name]
 
     def entries(self) -> Iterator[Entry]:
         """All, those with trouble first, and then the last changed first."""
-        self._catch_up()
         return chain(reversed(self._troubled.values()), reversed(self._calm.values()))
 
     # What happened
 
-    def _catch_up(self) -> None:
-        heard, self._heard = self._heard, []
-        for happening in heard:
-            self._learn(happening)
-
-    def _learn(self, happening: Happening) -> None:
+    def hear(self, happening: Happening) -> None:
         key = happening.key
         if not key:
             return
@@ -177,7 +139,7 @@ class Chronicle:
 
     def _take(self, key: str, happening: Happening) -> None:
         assert happening.machine
-        entry = self._known(key) or Entry(key, happening.machine, happening.host)
+        entry = self.get(key) or Entry(key, happening.machine, happening.host)
         self._remove(entry)
         entry.machine, entry.host = happening.machine, happening.host
         entry.changed_s = happening.at_s
@@ -190,18 +152,18 @@ class Chronicle:
 
     def _leave(self, key: str, connection: str, now_s: float) -> None:
         self._keys.pop(connection, None)
-        entry = self._known(key)
+        entry = self.get(key)
         if entry and connection in entry.ports:
             self._remove(entry)
             _lose(entry, connection, now_s)
             self._put(entry)
 
     def _put(self, entry: Entry) -> None:
-        self._revision += 1
+        self.revision += 1
         self._shelf_of(entry)[entry.key] = entry
-        self._states[entry.state] += 1
+        self.states[entry.state] += 1
         if entry.state in TROUBLE:
-            self._problems[entry.problem] += 1
+            self.problems[entry.problem] += 1
         if not entry.ports:
             self._gone[entry.key] = None
             if len(self._gone) > MAX_GONE:
@@ -212,18 +174,15 @@ class Chronicle:
             return
         if not entry.ports:
             del self._gone[entry.key]
-        self._states[entry.state] -= 1
+        self.states[entry.state] -= 1
         if entry.state in TROUBLE:
-            self._problems[entry.problem] -= 1
+            self.problems[entry.problem] -= 1
 
     def _shelf_of(self, entry: Entry) -> dict[str, Entry]:
         return self._troubled if entry.state in TROUBLE else self._calm
 
-    def _known(self, key: str) -> Entry | None:
-        return self._troubled.get(key) or self._calm.get(key)
-
     def _must_get(self, key: str) -> Entry:
-        entry = self._known(key)
+        entry = self.get(key)
         assert entry
         return entry
 

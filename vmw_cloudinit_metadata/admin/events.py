@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import gevent
 import ujson
@@ -43,11 +43,11 @@ class Events:
     def follower_count(self) -> int:
         return len(self._followers)
 
-    def hear(self, happening: Happening) -> None:
-        self._ring.append(happening)
-        self._next += 1
+    def hear(self, happenings: Sequence[Happening]) -> None:
+        self._ring.extend(happenings)
+        self._next += len(happenings)
         for follower in self._followers:
-            if happening.level >= follower.level and not follower.woken.is_set():
+            if any(happening.level >= follower.level for happening in happenings):
                 follower.woken.set()
 
     def follow(self, after: int | None, level: int) -> Follower:

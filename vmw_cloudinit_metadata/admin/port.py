@@ -39,6 +39,10 @@ IDLE_S = 60.0  # between two of one connection, and for a reader to take some of
 RETRY_S = 5.0  # between two attempts to listen
 SAVE_S = 1.0  # the state file is at most so old
 
+# To learn of many happenings in a row costs less than of each by itself.
+HEARD_S = 0.1  # so long one waits at most
+TOGETHER = 500
+
 
 class Serving(Protocol):
     """Who serves the VMs: a server in this process, or the parent of several."""
@@ -73,18 +77,31 @@ class AdminPort:
         self._events = Events()
         self._server: _Server | None = None
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
-        self._has_changed = False  # what the state file tells, perhaps
+        self._heard: list[Happening] = []  # and not learned yet
+        self._soon = gevent.get_hub().loop.timer(HEARD_S)
         self._is_file_told = False
         self._load()
+        self._saved_revision = self._chronicle.revision
 
     def hear(self, happening: Happening) -> None:
-        self._has_changed = True
-        self._chronicle.hear(happening)
-        self._pulse.hear(happening)
-        self._events.hear(happening)
+        heard = self._heard
+        heard.append(happening)
+        if len(heard) == 1:
+            self._soon.start(self._learn)
+        elif len(heard) == TOGETHER:
+            self._learn()
+
+    def _learn(self) -> None:
+        self._soon.stop()
+        heard, self._heard = self._heard, []
+        for happening in heard:
+            self._chronicle.hear(happening)
+            self._pulse.hear(happening)
+        self._events.hear(heard)
 
     def process_is_gone(self, process: int) -> None:
         """A worker has died without a word about its connections."""
+        self._learn()
         self._chronicle.process_is_gone(process, time.time())
 
     def start(self, serving: Serving) -> None:
@@ -99,6 +116,8 @@ class AdminPort:
         """Who follows events sees their end."""
         for greenlet in self._greenlets:
             greenlet.kill()
+        self._learn()
+        self._soon.close()
         self._events.end()
         if self._server:
             self._server.stop(timeout=1)
@@ -136,6 +155,7 @@ class AdminPort:
             readiness=self._readiness,
             status=self._status,
             metrics_text=Metrics(self._scene).text,
+            catch_up=self._learn,
         )
 
     # What is told
@@ -196,8 +216,10 @@ class AdminPort:
             gevent.sleep(SAVE_S)
             if time.time() - self._started_s > MISSING_S:
                 self._chronicle.forget_missing()
-            if self._has_changed and self._serving and not self._serving.is_stopping:
-                self._has_changed = False
+            self._learn()
+            is_new = self._chronicle.revision != self._saved_revision
+            if is_new and self._serving and not self._serving.is_stopping:
+                self._saved_revision = self._chronicle.revision
                 self._save()
 
     def _save(self) -> None:

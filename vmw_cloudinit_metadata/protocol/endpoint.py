@@ -33,7 +33,7 @@ class Endpoint:
 
     def is_plain(self, data: bytes) -> bool:
         """Whether these bytes would be data and nothing else."""
-        return self._decoder.is_idle and telnet.IAC not in data
+        return telnet.IAC not in data and self._decoder.is_idle
 
     @property
     def is_idle(self) -> bool:
@@ -65,10 +65,6 @@ class Endpoint:
     def say(self, encoded: bytes) -> None:
         """Says a command that is encoded already."""
         self._out += encoded
-
-    @property
-    def has_data_to_send(self) -> bool:
-        return bool(self._out)
 
     def data_to_send(self) -> bytes:
         """Returns, once, what is to be written to the peer."""

@@ -157,11 +157,11 @@ class Session:
             self._receive_serial(data)
             return self._take_events()
         events = self._telnet.receive_data(data)
-        is_whole = self._telnet.is_idle
         if self._can_start_tls:
-            self._last = events[-1] if events and is_whole and data.endswith(_SE) else None
+            is_last = self._telnet.is_idle and data.endswith(_SE)
+            self._last = events[-1] if events and is_last else None
         self._receive(events)
-        if not self._is_open and data and is_whole and not self._is_settling:
+        if not self._is_open and data and self._telnet.is_idle and not self._is_settling:
             self._open()
         return self._take_events()
 
@@ -236,10 +236,6 @@ class Session:
     def has_waiting_requests(self) -> bool:
         """Whether a request waits for the VM to be identified."""
         return bool(self._waiting)
-
-    @property
-    def has_data_to_send(self) -> bool:
-        return self._telnet.has_data_to_send
 
     def data_to_send(self) -> bytes:
         """Returns, once, what is to be written to the peer."""
