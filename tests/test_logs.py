@@ -21,13 +21,14 @@ import pytest
 
 from tests.process import COMMAND, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
-from vmw_cloudinit_metadata.happenings import Happenings
+from vmw_cloudinit_metadata.happenings import Happenings, Peer
 from vmw_cloudinit_metadata.logs import JsonFormatter, LineHandler, TextFormatter
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 Start = Callable[..., ServerProcess]
 
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
+PEER = Peer("10.0.0.1:4", "10.0.0.1")
 
 
 def objects(server: ServerProcess) -> list[dict[str, Any]]:
@@ -286,7 +287,7 @@ def test_two_lines_of_a_boot_cost_less_than_15_microseconds(tmp_path: Path) -> N
 
     def boot() -> None:
         for kind, text in (("identified", "identified, service URI 'x'"), ("served", "answered")):
-            happenings.tell(kind, text, peer="10.0.0.1:4", host="10.0.0.1", machine=machine)
+            happenings.tell(kind, text, PEER, machine)
         handler.flush()
 
     with (tmp_path / "log").open("w") as file:
@@ -307,8 +308,8 @@ def test_two_lines_of_a_boot_cost_less_than_15_microseconds(tmp_path: Path) -> N
 def test_log_of_an_embedded_server_goes_through_logging(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     machine = Machine("web1", UUID)
-    Happenings().tell("identified", "identified", peer="10.0.0.1:4", host="", machine=machine)
-    Happenings().tell("left", "left", peer="10.0.0.1:4", host="", machine=machine)  # debug
+    Happenings().tell("identified", "identified", PEER, machine)
+    Happenings().tell("left", "left", PEER, machine)  # debug
     assert caplog.messages == [f"10.0.0.1:4: 'web1', VC UUID {UUID}: identified"]
 
 
@@ -320,7 +321,7 @@ def test_line_that_cannot_be_made_costs_no_other_one(capsys: pytest.CaptureFixtu
     level = logging.root.level
     logging.root.setLevel(logging.INFO)
     for details in ({}, {"matched_by": object()}, {}):
-        happenings.tell("identified", "identified", peer="10.0.0.1:4", host="", **details)
+        happenings.tell("identified", "identified", PEER, **details)
     logging.root.setLevel(level)
     gevent.sleep(0)
     first, second, third = map(json.loads, capsys.readouterr().err.splitlines())

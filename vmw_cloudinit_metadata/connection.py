@@ -18,6 +18,7 @@ from typing import Any
 import gevent
 
 from vmw_cloudinit_metadata.admission import plain_host
+from vmw_cloudinit_metadata.happenings import Peer
 from vmw_cloudinit_metadata.line import Line
 from vmw_cloudinit_metadata.output import STALLED_S, Output
 from vmw_cloudinit_metadata.protocol import proxyheader
@@ -57,7 +58,7 @@ class Connection:
 
     def __init__(self, shared: Shared, sock: socket, host: str, port: int) -> None:
         self._shared = shared
-        self.id = shared.happenings.connection_id()
+        self._id = shared.happenings.connection_id()
         self._sock = sock
         self.output = Output(sock, shared.turn, shared.deadlines, self._all_is_sent, self._stalled)
         self._tls: Tls | None = None
@@ -72,7 +73,7 @@ class Connection:
         self._become(host, port)
 
     def __str__(self) -> str:
-        return self._peer
+        return self.peer.name
 
     # The life of a connection
 
@@ -210,7 +211,8 @@ class Connection:
 
     def _become(self, host: str, port: int) -> None:
         self.host = plain_host(host)
-        self._peer = f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+        name = f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+        self.peer = Peer(name, self.host, self._id)
 
     def _is_admitted(self) -> bool:
         """Counts the connection as one of its host, if that may have one more."""
@@ -225,9 +227,7 @@ class Connection:
 
     def tell(self, kind: str, text: str, **further: Any) -> None:
         """Tells a happening of this connection."""
-        self._shared.happenings.tell(
-            kind, text, peer=self._peer, host=self.host, connection=self.id, **further
-        )
+        self._shared.happenings.tell(kind, text, self.peer, **further)
 
     def _warn(self, kind: str, reason: str, text: str) -> None:
         """Counts what goes wrong, and tells it at most once a minute for each host."""

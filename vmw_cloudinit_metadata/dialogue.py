@@ -35,6 +35,7 @@ PIECE_BYTES = 16 * 1024
 
 
 _ALWAYS_KNOWN = frozenset({*STANDARD_DOCUMENTS, "DIGEST"})
+_ANSWERED = {document: f"{document} answered" for document in _ALWAYS_KNOWN}  # counters
 
 
 class Dialogue:
@@ -56,6 +57,7 @@ class Dialogue:
         self._had_from: Answer | None = None
         self._had_as: Machine | None = None
         self._told: tuple[str, float] = ("", 0.0)  # the last line of the log, and when
+        self._is_traced = log.isEnabledFor(logging.DEBUG)
 
     @property
     def is_busy(self) -> bool:
@@ -226,21 +228,23 @@ class Dialogue:
             )
 
     def _log_answer(self, document: str, answer: Answer, size: int) -> None:
-        self._shared.counters["answered"] += 1
-        self._shared.counters[f"{_kind(document)} answered"] += 1
+        counters = self._shared.counters
+        counters["answered"] += 1
+        counters[_ANSWERED.get(document, "other answered")] += 1
         if self.line.is_older:
-            self._shared.counters["answered on an older connection"] += 1
+            counters["answered on an older connection"] += 1
         machine = self.line.machine
         if self._shared.news.is_new(machine, answer.problem):
             self._tell_stale(answer)
         if document == "METADATA":
-            self._claim_source(answer)
+            self._claim_source(answer, machine)
+        now_s = time.time()
         if not self._had:
             self._shared.deadlines.start(SETTLED_S, self._settled)
-            self._asked_s = self._asked_s or time.time()
-        self._had[document] = time.time()
+            self._asked_s = self._asked_s or now_s
+        self._had[document] = now_s
         self._had_from, self._had_as = answer, machine
-        if log.isEnabledFor(logging.DEBUG):
+        if self._is_traced:
             log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
 
     def _tell_stale(self, answer: Answer) -> None:
@@ -292,9 +296,9 @@ class Dialogue:
         self._told = text, now_s
         return logging.INFO
 
-    def _claim_source(self, answer: Answer) -> None:
+    def _claim_source(self, answer: Answer, machine: Machine) -> None:
         """Tells when machines with different VC UUIDs get the same file."""
-        vc_uuid = self.line.machine.vc_uuid
+        vc_uuid = machine.vc_uuid
         claim = (answer.sources[0], vc_uuid) if vc_uuid and answer.sources else None
         if claim == self._claim:
             return

@@ -54,6 +54,14 @@ LEVEL_NAMES = {
 }
 
 
+class Peer(NamedTuple):
+    """Where a happening is from."""
+
+    name: str  # `10.0.0.1:4567`
+    host: str  # the address of the ESXi host
+    connection: str = ""  # its id; "" for none
+
+
 class Happening(NamedTuple):
     """One fact; `str` is its line of the log."""
 
@@ -104,12 +112,10 @@ class Happenings:
         self,
         kind: str,
         text: str,
-        *,
-        peer: str,
-        host: str,
-        connection: str = "",
+        peer: Peer,
         machine: Machine | None = None,
         remark: str = "",
+        *,
         level: int | None = None,
         **details: Any,
     ) -> None:
@@ -117,9 +123,9 @@ class Happenings:
             kind,
             LEVELS[kind] if level is None else level,
             time.time(),
-            connection,
-            peer,
-            host,
+            peer.connection,
+            peer.name,
+            peer.host,
             machine,
             remark,
             shortened(text),

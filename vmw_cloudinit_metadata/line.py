@@ -84,7 +84,8 @@ class Line:
     def tell(self, kind: str, text: str, **further: Any) -> None:
         """Tells a happening of this VM."""
         remark = "older connection" if self.is_older else ""
-        self._connection.tell(kind, text, machine=self.machine, remark=remark, **further)
+        peer = self._connection.peer
+        self._shared.happenings.tell(kind, text, peer, self.machine, remark, **further)
 
     def guarded(self, step: Callable[[], None]) -> None:
         self._connection.guarded(step)

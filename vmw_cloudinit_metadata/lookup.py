@@ -167,8 +167,11 @@ class Lookup:
 
     def kept(self, machine: Machine) -> Answer | None:
         """The machine's answer, if there is one that holds. Does not block."""
-        answer = self._kept.get(machine)
-        if answer is None or self.holds(answer):
+        try:
+            answer = self._kept[machine]
+        except KeyError:
+            return None
+        if self.holds(answer):
             return answer
         self._kept.pop(machine, None)
         return None

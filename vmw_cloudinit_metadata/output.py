@@ -11,7 +11,8 @@ import gevent
 from vmw_cloudinit_metadata.deadlines import Deadlines
 from vmw_cloudinit_metadata.turn import Turn
 
-# With so much waiting nothing more is taken. Answers wait elsewhere; this is what the protocol says.
+# With so much waiting nothing more is taken. Answers wait before that; this is what the protocol
+# says.
 MAX_WAITING_BYTES = 64 * 1024
 
 # With more than this waiting, what can be held back is.
@@ -66,7 +67,7 @@ class Output:
         return len(self._waiting) < MAX_WAITING_BYTES
 
     def write(self, data: bytes) -> bool:
-        """Sends `data` with the hub's turn, or when the socket takes it; whether there is room for it."""
+        """Sends `data` with the hub's turn, or when the socket takes it; False: it has no room."""
         before = self._waiting
         if len(before) >= MAX_WAITING_BYTES:
             return False

@@ -29,7 +29,7 @@ from vmw_cloudinit_metadata.connection import Connection
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.figures import Figures
-from vmw_cloudinit_metadata.happenings import Happenings
+from vmw_cloudinit_metadata.happenings import Happenings, Peer
 from vmw_cloudinit_metadata.health import Health
 from vmw_cloudinit_metadata.listener import listen_on, name_of
 from vmw_cloudinit_metadata.lookup import Lookup
@@ -263,9 +263,8 @@ class MetadataServer:
         if untold is not None:
             host = plain_host(host)
             text = f"connection refused: {reason}{untold}"
-            self._shared.happenings.tell(
-                "refused", text, peer=host, host=host, reason="refused: full"
-            )
+            peer = Peer(host, host)
+            self._shared.happenings.tell("refused", text, peer, reason="refused: full")
 
     def _serve(self, sock: socket, address: tuple[Any, ...]) -> None:
         self._shared.counters["connections"] += 1

@@ -61,8 +61,13 @@ def _trusted_s(directory: os.stat_result | None) -> float:
 
 
 def _seen(path: str) -> Signature:
-    found = _look(path)
-    return _signature(found) if found else None
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
+    return _signature(found)
 
 
 class Looks:

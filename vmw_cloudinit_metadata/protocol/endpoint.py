@@ -12,6 +12,9 @@ from vmw_cloudinit_metadata.protocol import telnet
 from vmw_cloudinit_metadata.protocol.options import Options, Side
 from vmw_cloudinit_metadata.protocol.telnet import Option
 
+# A member of an enumeration takes some time to get at, and these are wanted for each piece.
+_US, _HIM, _BINARY = Side.US, Side.HIM, Option.BINARY
+
 
 class Endpoint:
     """`us` and `him` are the options that each side may switch on; it begins with `wishes`."""
@@ -52,11 +55,11 @@ class Endpoint:
 
     def plain(self, payload: bytes) -> bytes:
         """Received data as the other side's program has written it."""
-        is_binary = self._options.is_on(Side.HIM, Option.BINARY)
+        is_binary = self._options.is_on(_HIM, _BINARY)
         return payload if is_binary else self._nvt.receive_data(payload)
 
     def send(self, data: bytes) -> None:
-        binary = self._options.is_on(Side.US, Option.BINARY)
+        binary = self._options.is_on(_US, _BINARY)
         self._out += telnet.encode_data(data, binary=binary)
 
     def subnegotiate(self, subnegotiation: telnet.Subnegotiation) -> None:

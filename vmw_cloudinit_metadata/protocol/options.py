@@ -31,6 +31,9 @@ class Q(Enum):
     __hash__ = object.__hash__  # in C; Enum's own is not, and each negotiation needs it
 
 
+_YES = Q.YES  # a member of an enumeration takes some time to get at
+
+
 class Hears(Enum):
     """What can happen to one option of one side."""
 
@@ -130,7 +133,7 @@ class Options:
         return said
 
     def is_on(self, side: Side, option: int) -> bool:
-        return (side, option, Q.YES) in self._states
+        return (side, option, _YES) in self._states
 
 
 @lru_cache(maxsize=4096)

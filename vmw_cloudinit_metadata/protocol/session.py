@@ -38,17 +38,21 @@ from vmw_cloudinit_metadata.protocol.telnet import Option, Verb
 from vmw_cloudinit_metadata.protocol.vmotion import Claim, Move, Moves
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
+# A member of an enumeration takes some time to get at.
+_EXTENSION, _AUTHENTICATION = Option.VMWARE_TELNET_EXT, Option.AUTHENTICATION
+_HIM = Side.HIM
+
 _OURS = frozenset({Option.BINARY, Option.SGA, Option.ECHO})
-_HIS = frozenset({Option.BINARY, Option.SGA, Option.VMWARE_TELNET_EXT})
-_HIS_WITH_TLS = _HIS | {Option.AUTHENTICATION}
+_HIS = frozenset({Option.BINARY, Option.SGA, _EXTENSION})
+_HIS_WITH_TLS = _HIS | {_AUTHENTICATION}
 _GREETING = (
     (Side.US, Option.BINARY),
     (Side.US, Option.SGA),
     (Side.US, Option.ECHO),  # so that ESXi does not echo locally
-    (Side.HIM, Option.BINARY),
-    (Side.HIM, Option.SGA),
+    (_HIM, Option.BINARY),
+    (_HIM, Option.SGA),
 )
-_OPENING = (Side.HIM, Option.VMWARE_TELNET_EXT)
+_OPENING = (_HIM, _EXTENSION)
 
 _SE = bytes([telnet.SE])
 
@@ -256,7 +260,7 @@ class Session:
         self._stray = None
         if negotiation.option not in _MATTERS:
             self._telnet.negotiate(negotiation)
-        elif negotiation.option == Option.AUTHENTICATION:
+        elif negotiation.option == _AUTHENTICATION:
             self._negotiate_authentication(negotiation)
         elif self._is_settling:
             self._postpone(negotiation)
@@ -265,11 +269,11 @@ class Session:
 
     def _receive_subnegotiation(self, subnegotiation: telnet.Subnegotiation) -> None:
         self._stray = None
-        if subnegotiation.option == Option.AUTHENTICATION:
+        if subnegotiation.option == _AUTHENTICATION:
             self._receive_authentication(subnegotiation)
         elif self._is_settling:
             self._postpone(subnegotiation)
-        elif subnegotiation.option == Option.VMWARE_TELNET_EXT:
+        elif subnegotiation.option == _EXTENSION:
             self._receive_suboption(subnegotiation.payload)
         else:
             self._fault("unexpected subnegotiation")
@@ -279,9 +283,9 @@ class Session:
         self._fault(malformed.fault)
 
     def _negotiate_extension(self, negotiation: telnet.Negotiation) -> None:
-        was_on = self._telnet.is_on(Side.HIM, Option.VMWARE_TELNET_EXT)
+        was_on = self._telnet.is_on(_HIM, _EXTENSION)
         self._telnet.negotiate(negotiation)
-        if not was_on and self._telnet.is_on(Side.HIM, Option.VMWARE_TELNET_EXT):
+        if not was_on and self._telnet.is_on(_HIM, _EXTENSION):
             # At once: a VM may wait for our list before it sends its own.
             self._telnet.say(_KNOWN_SUBOPTIONS)
         elif negotiation.verb is Verb.WONT and not self._proxying:
@@ -311,7 +315,7 @@ class Session:
         if self._is_open or self.is_mute:
             return
         self._is_open = True
-        self._telnet.wish(Side.HIM, Option.VMWARE_TELNET_EXT, on=True)
+        self._telnet.wish(_HIM, _EXTENSION, on=True)
         postponed, self._postponed, self._postponed_bytes = self._postponed, [], 0
         self._receive(postponed)
 
@@ -324,9 +328,9 @@ class Session:
             self._fault("too much before the end of AUTHENTICATION")
 
     def _negotiate_authentication(self, negotiation: telnet.Negotiation) -> None:
-        was_on = self._telnet.is_on(Side.HIM, Option.AUTHENTICATION)
+        was_on = self._telnet.is_on(_HIM, _AUTHENTICATION)
         self._telnet.negotiate(negotiation)
-        self._is_settling = self._telnet.is_on(Side.HIM, Option.AUTHENTICATION)
+        self._is_settling = self._telnet.is_on(_HIM, _AUTHENTICATION)
         if self._is_settling and not was_on:
             self._telnet.subnegotiate(authentication.SEND)
         elif was_on and not self._is_settling:
@@ -338,7 +342,7 @@ class Session:
         if not self._is_settling or not authentication.is_answer(payload):
             self._fault("unexpected AUTHENTICATION")
         elif modifier is None:  # another type, such as NULL: it goes on without TLS
-            self._telnet.wish(Side.HIM, Option.AUTHENTICATION, on=False)
+            self._telnet.wish(_HIM, _AUTHENTICATION, on=False)
             self._is_settling = False
             self._open()
         elif subnegotiation is not self._last:
@@ -597,7 +601,7 @@ def _named(code: Suboption) -> str:
 
 
 # What is told at once, and what may have to wait for the end of AUTHENTICATION.
-_MATTERS = frozenset({Option.VMWARE_TELNET_EXT, Option.AUTHENTICATION})
+_MATTERS = frozenset({_EXTENSION, _AUTHENTICATION})
 
 _RECEIVERS: dict[type[telnet.Event], Callable[[Session, Any], None]] = {
     telnet.Data: Session._receive_payload,
