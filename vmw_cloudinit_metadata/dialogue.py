@@ -99,7 +99,7 @@ class Dialogue:
             self._is_looking_up = True
             self._shared.lookup.ask(machine, self._guarded(self._looked_up, machine))
         else:
-            self._answer(answer)
+            self._answer(machine, answer)
 
     def _kept(self, machine: Machine) -> Answer | None:
         """The answer of a moment ago, or the one that the look-up has kept, if it still holds."""
@@ -131,24 +131,26 @@ class Dialogue:
         if not self._requests:
             return
         if machine == self.line.machine:  # else it has told more about itself meanwhile
-            self._answer(outcome)
+            self._answer(machine, outcome)
         self.line.proceed()
 
-    def _answer(self, outcome: Outcome) -> None:
+    def _answer(self, machine: Machine, outcome: Outcome) -> None:
         """Answers the first request, or finds out first whether any VM has what it asks for."""
         document = self._requests[0]
         if isinstance(outcome, Answer) and document in outcome.packets:
-            self._respond(outcome, outcome.packets[document])
+            self._respond(machine, outcome, outcome.packets[document])
         elif isinstance(outcome, Failure) and document in _ALWAYS_KNOWN:
             self._fail(outcome)
         elif not document.isalpha() or document in RESERVED_DOCUMENTS:
             self._fail(Failure("unknown-request", "the request is none of the protocol"))
         else:
             self._is_looking_up = True
-            named = self._guarded(self._names_told, outcome)
+            named = self._guarded(self._names_told, machine, outcome)
             self._shared.lookup.ask_document_names(named)
 
-    def _names_told(self, outcome: Outcome, names: Collection[str] | Failure) -> None:
+    def _names_told(
+        self, machine: Machine, outcome: Outcome, names: Collection[str] | Failure
+    ) -> None:
         self._is_looking_up = False
         if not self._requests:
             return
@@ -160,11 +162,11 @@ class Dialogue:
         elif isinstance(outcome, Failure):
             self._fail(outcome)
         else:
-            self._respond(outcome, response_packet(document, b""))
+            self._respond(machine, outcome, response_packet(document, b""))
         self.line.proceed()
 
-    def _respond(self, answer: Answer, response: bytes) -> None:
-        self._log_answer(self._take_request(), answer, len(response))
+    def _respond(self, machine: Machine, answer: Answer, response: bytes) -> None:
+        self._log_answer(machine, self._take_request(), answer, len(response))
         self._say(response)
 
     def _fail(self, failure: Failure) -> None:
@@ -227,13 +229,12 @@ class Dialogue:
                 reason=shortened(failure.reason),
             )
 
-    def _log_answer(self, document: str, answer: Answer, size: int) -> None:
+    def _log_answer(self, machine: Machine, document: str, answer: Answer, size: int) -> None:
         counters = self._shared.counters
         counters["answered"] += 1
         counters[_ANSWERED.get(document, "other answered")] += 1
-        if self.line.is_older:
+        if self._shared.machines.rivals and self.line.is_older:
             counters["answered on an older connection"] += 1
-        machine = self.line.machine
         if self._shared.news.is_new(machine, answer.problem):
             self._tell_stale(answer)
         if document == "METADATA":

@@ -56,8 +56,7 @@ class Line:
     def is_older(self) -> bool:
         """Whether a newer line has the same VC UUID and service URI."""
         known = self._known_as
-        machines = self._shared.machines
-        return machines.rivals > 0 and known is not None and machines.is_older(self, known)
+        return known is not None and self._shared.machines.is_older(self, known)
 
     @property
     def machine(self) -> Machine:
@@ -83,7 +82,7 @@ class Line:
 
     def tell(self, kind: str, text: str, **further: Any) -> None:
         """Tells a happening of this VM."""
-        remark = "older connection" if self.is_older else ""
+        remark = "older connection" if self._shared.machines.rivals and self.is_older else ""
         peer = self._connection.peer
         self._shared.happenings.tell(kind, text, peer, self.machine, remark, **further)
 
@@ -132,8 +131,9 @@ class Line:
     @property
     def can_speak(self) -> bool:
         """Whether the guest may be written to, now."""
-        is_hindered = self.session.is_moving or self.session.is_mute or not self.is_open
-        return not is_hindered and self._connection.output.is_clear
+        if not self.is_open or self.session.is_mute or self.session.is_moving:
+            return False
+        return self._connection.output.is_clear
 
     def await_sent(self) -> None:
         """Lets the dialogue proceed when all is sent that waits."""

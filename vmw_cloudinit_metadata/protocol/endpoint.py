@@ -36,12 +36,12 @@ class Endpoint:
 
     def is_plain(self, data: bytes) -> bool:
         """Whether these bytes would be data and nothing else."""
-        return telnet.IAC not in data and self._decoder.is_idle
+        return not self._decoder.begun and telnet.IAC not in data
 
     @property
     def is_idle(self) -> bool:
         """Whether the peer has begun nothing that is not complete."""
-        return self._decoder.is_idle
+        return not self._decoder.begun
 
     def negotiate(self, negotiation: telnet.Negotiation) -> None:
         """Answers a negotiation that has arrived, where RFC 1143 has an answer to it."""

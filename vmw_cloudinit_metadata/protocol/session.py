@@ -258,9 +258,10 @@ class Session:
 
     def _receive_negotiation(self, negotiation: telnet.Negotiation) -> None:
         self._stray = None
-        if negotiation.option not in _MATTERS:
+        _, option = negotiation
+        if option not in _MATTERS:
             self._telnet.negotiate(negotiation)
-        elif negotiation.option == _AUTHENTICATION:
+        elif option == _AUTHENTICATION:
             self._negotiate_authentication(negotiation)
         elif self._is_settling:
             self._postpone(negotiation)
@@ -269,12 +270,13 @@ class Session:
 
     def _receive_subnegotiation(self, subnegotiation: telnet.Subnegotiation) -> None:
         self._stray = None
-        if subnegotiation.option == _AUTHENTICATION:
+        option, payload = subnegotiation
+        if option == _AUTHENTICATION:
             self._receive_authentication(subnegotiation)
         elif self._is_settling:
             self._postpone(subnegotiation)
-        elif subnegotiation.option == _EXTENSION:
-            self._receive_suboption(subnegotiation.payload)
+        elif option == _EXTENSION:
+            self._receive_suboption(payload)
         else:
             self._fault("unexpected subnegotiation")
 

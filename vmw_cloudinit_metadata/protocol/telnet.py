@@ -72,35 +72,30 @@ class Decoder:
     one that comes byte by byte would be read a thousand times.
     """
 
-    __slots__ = ("_begun", "_limit", "_overlong", "_payload")
+    __slots__ = ("begun", "_limit", "_overlong", "_payload")
 
     def __init__(self, max_subnegotiation_bytes: int = MAX_SUBNEGOTIATION_BYTES) -> None:
         self._limit = max_subnegotiation_bytes
-        self._begun = b""
+        self.begun = b""  # what is not complete
         self._payload = b""  # of the subnegotiation that has begun
         self._overlong = False  # it is too long
 
     def receive_data(self, data: bytes) -> Sequence[Event]:
         """Returns the events that `data` completes, in order."""
         known: Sequence[Event] | None = None
-        if not self._begun and _IAC not in data:
+        if not self.begun and _IAC not in data:
             known = [Data(data)] if data else []
-        elif not self._begun and len(data) <= _REPEATED_BYTES:
+        elif not self.begun and len(data) <= _REPEATED_BYTES:
             known = _whole(data, self._limit)
         return self._decode(data) if known is None else known
 
     def _decode(self, data: bytes) -> list[Event]:
-        data, self._begun = self._begun + data, b""
+        data, self.begun = self.begun + data, b""
         events: list[Event] = []
         for said in _GRAMMAR.finditer(data):
             row = said.lastindex or 0
             _MEANINGS[row](self, said[row], events)
         return events
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing has begun that is not complete."""
-        return not self._begun
 
     def _plain(self, payload: bytes, events: list[Event]) -> None:
         events.append(Data(payload))
@@ -131,14 +126,14 @@ class Decoder:
 
     def _begun_subnegotiation(self, content: bytes, events: list[Event]) -> None:
         self._keep(content, events)
-        self._begun = _BEGIN
+        self.begun = _BEGIN
 
     def _begun_end(self, content: bytes, events: list[Event]) -> None:
         self._keep(content, events)
-        self._begun = _BEGIN + _IAC
+        self.begun = _BEGIN + _IAC
 
     def _begun_command(self, command: bytes, _events: list[Event]) -> None:
-        self._begun = command
+        self.begun = command
 
     def _keep(self, content: bytes, events: list[Event]) -> None:
         """Adds to the payload; drops all of one that is too long, which is told once."""
@@ -161,7 +156,7 @@ def _whole(data: bytes, limit: int) -> Sequence[Event] | None:
     """The events of `data` by itself; None if it ends in the middle of something."""
     decoder = Decoder(limit)
     events = decoder._decode(data)
-    return events if decoder.is_idle else None
+    return None if decoder.begun else events
 
 
 _NEGOTIATIONS = {
