@@ -72,7 +72,7 @@ class Decoder:
     one that comes byte by byte would be read a thousand times.
     """
 
-    __slots__ = ("begun", "_limit", "_overlong", "_payload")
+    __slots__ = ("_limit", "_overlong", "_payload", "begun")
 
     def __init__(self, max_subnegotiation_bytes: int = MAX_SUBNEGOTIATION_BYTES) -> None:
         self._limit = max_subnegotiation_bytes
