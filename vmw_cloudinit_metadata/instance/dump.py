@@ -8,7 +8,7 @@ from typing import Any
 import ujson
 import yaml
 
-_JSON = (str, int, bool, type(None))
+_JSON = frozenset({str, int, bool, type(None)})
 
 # What PyYAML does not take as it is, takes as a line break, or takes as a byte order mark.
 _UNREADABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
@@ -39,16 +39,21 @@ def document_text(value: Any) -> str:
 
 
 def _is_json(value: Any) -> bool:
+    """Whether all of it is what JSON has, and each key short enough for YAML."""
     kind = type(value)
     if kind is dict:
-        return all(map(_is_name, value)) and all(map(_is_json, value.values()))
-    if kind is list:
-        return all(map(_is_json, value))
-    return kind in _JSON
-
-
-def _is_name(key: Any) -> bool:
-    return type(key) is str and len(key) <= _KEY_CHARACTERS
+        for key in value:
+            if type(key) is not str or len(key) > _KEY_CHARACTERS:
+                return False
+        items = value.values()
+    elif kind is list:
+        items = value
+    else:
+        return kind in _JSON
+    for item in items:
+        if type(item) not in _JSON and not _is_json(item):
+            return False
+    return True
 
 
 def yaml_text(value: Any) -> str:

@@ -21,6 +21,8 @@ NAMES = {
     "VENDORDATA": "vendor-data",
 }
 
+_KNOWN = frozenset(METADATA_KEYS)
+
 
 def render(instance: InstanceData, machine: Machine) -> dict[str, bytes]:
     """The documents by the protocol's names ("METADATA"); an absent one is empty.
@@ -56,12 +58,12 @@ def metadata(instance: InstanceData, machine: Machine) -> dict[str, Any]:
         "hostname": hostname,
         "local-hostname": hostname,
     }
-    known = {name: given.get(name, defaults.get(name)) for name in METADATA_KEYS}
-    if not known["instance-id"]:
+    values = defaults | given
+    if not values["instance-id"]:
         expected = "one, because this VM has not told a VC UUID, which is the default"
         raise InvalidInstanceData([Fault(("metadata", "instance-id"), "nothing", expected)])
-    further = {name: value for name, value in given.items() if name not in known}
-    return {name: value for name, value in known.items() if value is not None} | further
+    known = {name: values[name] for name in METADATA_KEYS if values.get(name) is not None}
+    return known | {name: value for name, value in given.items() if name not in _KNOWN}
 
 
 def _hostname(machine: Machine) -> str | None:

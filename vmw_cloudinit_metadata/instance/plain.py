@@ -21,17 +21,21 @@ def faults_in(value: Any) -> list[Fault]:
 
 def _is_plain(value: Any, levels: int) -> bool:
     """Whether there is surely no fault: quick, and no for what hardly any file holds."""
+    kind = type(value)
+    if kind is str:
+        return _is_text(value)
     if levels == 0:
         return False
-    if isinstance(value, str):
-        return _is_text(value)
-    if isinstance(value, dict):
-        return all(
-            isinstance(name, str) and _is_text(name) and _is_plain(item, levels - 1)
-            for name, item in value.items()
-        )
-    if isinstance(value, list):
-        return all(_is_plain(item, levels - 1) for item in value)
+    if kind is dict:
+        for name, item in value.items():
+            if type(name) is not str or not name.isascii() or not _is_plain(item, levels - 1):
+                return False
+        return True
+    if kind is list:
+        for item in value:
+            if not _is_plain(item, levels - 1):
+                return False
+        return True
     return value is None or (isinstance(value, int) and value.bit_length() <= MAX_NUMBER_BITS)
 
 

@@ -55,7 +55,8 @@ def requested(line: bytes) -> str | None:
 
 
 def serialize(packet: Packet) -> bytes:
-    return b"!!%s#%s\n" % (packet.code.encode(), base64.b64encode(packet.body))
+    body = binascii.b2a_base64(packet.body, newline=False)
+    return b"!!%s#%s\n" % (packet.code.encode(), body)
 
 
 class LineSplitter:
