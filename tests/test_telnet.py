@@ -90,7 +90,7 @@ def test_endless_subnegotiation_is_not_kept() -> None:
     decoder.receive_data(b"\xff\xfa")
     for _ in range(1000):
         decoder.receive_data(b"x" * 1000)
-        assert len(decoder._begun) + len(decoder._payload) <= 102
+        assert len(decoder.begun) + len(decoder._payload) <= 102
 
 
 def test_subnegotiation_byte_by_byte_is_not_read_again_and_again() -> None:
