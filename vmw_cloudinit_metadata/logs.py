@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any, TextIO
@@ -34,11 +35,11 @@ FORMATS = ("text", "json")
 _SEPARATORS = (", ", ": ")
 
 
-class Formatter(logging.Formatter):
+class Formatter(logging.Formatter, ABC):
     """Lines of the log: of logging's records, and of happenings."""
 
-    def tell(self, happening: Happening) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def tell(self, happening: Happening) -> str: ...
 
 
 class TextFormatter(Formatter):

@@ -50,10 +50,7 @@ def _is_json(value: Any) -> bool:
         items = value
     else:
         return kind in _JSON
-    for item in items:
-        if type(item) not in _JSON and not _is_json(item):
-            return False
-    return True
+    return all(type(item) in _JSON or _is_json(item) for item in items)
 
 
 def yaml_text(value: Any) -> str:

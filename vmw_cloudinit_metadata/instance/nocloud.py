@@ -58,7 +58,7 @@ def metadata(instance: InstanceData, machine: Machine) -> dict[str, Any]:
         "hostname": hostname,
         "local-hostname": hostname,
     }
-    values = defaults | given
+    values = {**defaults, **given}
     if not values["instance-id"]:
         expected = "one, because this VM has not told a VC UUID, which is the default"
         raise InvalidInstanceData([Fault(("metadata", "instance-id"), "nothing", expected)])

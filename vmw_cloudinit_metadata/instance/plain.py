@@ -27,15 +27,12 @@ def _is_plain(value: Any, levels: int) -> bool:
     if levels == 0:
         return False
     if kind is dict:
-        for name, item in value.items():
-            if type(name) is not str or not name.isascii() or not _is_plain(item, levels - 1):
-                return False
-        return True
+        return all(
+            type(name) is str and name.isascii() and _is_plain(item, levels - 1)
+            for name, item in value.items()
+        )
     if kind is list:
-        for item in value:
-            if not _is_plain(item, levels - 1):
-                return False
-        return True
+        return all(_is_plain(item, levels - 1) for item in value)
     return value is None or (isinstance(value, int) and value.bit_length() <= MAX_NUMBER_BITS)
 
 
