@@ -24,12 +24,13 @@ class Pair:
         for end in (self.ours, self.peer):
             end.setblocking(False)
         self.emptied = 0
+        self.waits_always = True
         self.output = Output(self.ours, turn, Deadlines(), self._emptied, lambda: None)
         self.output.is_awaited = True
 
     def _emptied(self) -> None:
         self.emptied += 1
-        self.output.is_awaited = True
+        self.output.is_awaited = self.waits_always
 
     def read(self) -> bytes:
         try:
@@ -129,6 +130,19 @@ def test_much_that_waits_for_the_end_of_the_turn_is_not_clear(pair: Pair) -> Non
     assert pair.output.is_clear
     pair.output.write(b"!")
     assert not pair.output.is_clear
+
+
+@pytest.mark.parametrize("size", [5, 60_000])
+def test_that_all_is_sent_is_told_once_to_who_waits_for_it(pair: Pair, size: int) -> None:
+    pair.waits_always = pair.output.is_awaited = False
+    for is_awaited, emptied in ((False, 0), (True, 1), (False, 1)):
+        pair.output.is_awaited = is_awaited
+        pair.output.write(bytes(size))
+        gevent.sleep(0)
+        pair.read_all(size)
+        gevent.sleep(0.01)
+        assert pair.output.is_clear
+        assert pair.emptied == emptied
 
 
 def test_it_can_be_sent_at_once_and_only_once(pair: Pair) -> None:

@@ -15,6 +15,8 @@ from vmw_cloudinit_metadata.protocol.events import (
     Event,
     Fault,
     Identified,
+    MoveArrived,
+    MoveBegun,
     MoveCompleted,
     Refused,
     Requested,
@@ -113,6 +115,18 @@ def test_transcript_does_not_depend_on_chunks(path: Path) -> None:
 
 BEGIN = b"\xff\xfa\xe8\x28seq1\xff\xf0"
 COMPLETE = b"\xff\xfa\xe8\x2eseq1\xff\xf0"
+
+
+def test_what_was_postponed_behind_a_completed_move_waits_for_the_take_over() -> None:
+    policy = new_policy(TlsPolicy.ALLOW)
+    source, target = new_session(policy), new_session(policy)
+    source.receive_data(HELLO + PROXY + NAME + UUID + BEGIN)
+    secret = bytes(range(0xF8, 0x100)).replace(b"\xff", b"\xff\xff")
+    peer = b"\xff\xfb\x25\xff\xfb\xe8\xff\xfa\xe8\x2cseq1" + secret + b"\xff\xf0"
+    refuses_tls = b"\xff\xfa\x25\0\0\0\xff\xf0"
+    told = target.receive_data(peer + COMPLETE + BEGIN.replace(b"seq1", b"seq2") + refuses_tls)
+    assert [type(event) for event in told] == [MoveArrived, MoveCompleted]
+    assert MoveBegun in [type(event) for event in target.take_over()]
 
 
 def states(policy: Policy) -> dict[str, Session]:

@@ -12,6 +12,7 @@ import ssl
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -659,6 +660,28 @@ def test_sequence_with_0xff_is_doubled_inside_tls(
     heard = machine.receive_matching(rb"\xff\xf0")
     assert heard.startswith(bytes.fromhex("FFFAE8 29 01FFFF02FFFF"))
     assert len(heard.replace(b"\xff\xff", b"\xff")) == 4 + 4 + 8 + 2
+
+
+def test_vm_that_does_not_read_what_it_makes_the_server_say_is_not_closed(
+    dial: Dial, instances: Path, pair: Pair, peers: ExitStack
+) -> None:
+    server = ServerProcess(instances, *pair.options)
+    peers.callback(server.end)
+    machine = dial(TlsVm, server, receive_buffer=4096)
+    machine.receive_until(suboption(71))
+    unknown = b"".join(suboption(code) for code in range(200, 240))
+    for _ in range(
+        1500
+    ):  # each is answered: some 400 kB, of which 64 wait and the rest is left out
+        machine.send(unknown)
+    time.sleep(1)
+    machine.socket.settimeout(0.5)
+    with suppress(TimeoutError):
+        while True:
+            assert machine.socket.recv(65536)
+    machine.send(b"!!REQUEST_METADATA#\n")
+    machine.receive_until(b"!!RESPONSE_METADATA#")
+    assert counters(server)["output dropped"] > 100
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ class Connection:
         self._is_over = True
         if self._tls and self._tls.is_up:
             self._tls.say_goodbye()
-            self.output.write(self._tls.data_to_send())
+            self.output.put(self._tls.data_to_send())
         if self.output.waiting_bytes:
             self.output.is_awaited = True
         else:
@@ -372,7 +372,8 @@ class Connection:
 
     def _send_tls(self, tls: Tls) -> None:
         """Sends what TLS itself has to say; a peer that makes it talk, and does not read, goes."""
-        if not self.output.write(tls.data_to_send()):
+        data = tls.data_to_send()
+        if data and not self.output.write(data):
             self.close()
 
     def _handshake_overdue(self) -> None:
@@ -381,7 +382,7 @@ class Connection:
     def _tls_failed(self, reason: str) -> None:
         assert self._tls
         self._warn("closed", "TLS failed", f"closed: TLS failed: {reason}")
-        self.output.write(self._tls.data_to_send())  # the alert
+        self.output.put(self._tls.data_to_send())  # the alert
         self.close()
 
     # What is to be sent

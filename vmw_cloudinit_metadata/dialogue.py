@@ -57,7 +57,6 @@ class Dialogue:
         self._had_from: Answer | None = None
         self._had_as: Machine | None = None
         self._told: tuple[str, float] = ("", 0.0)  # the last line of the log, and when
-        self._is_traced = log.isEnabledFor(logging.DEBUG)
 
     @property
     def is_busy(self) -> bool:
@@ -233,7 +232,7 @@ class Dialogue:
         counters = self._shared.counters
         counters["answered"] += 1
         counters[_ANSWERED.get(document, "other answered")] += 1
-        if self._shared.machines.rivals and self.line.is_older:
+        if self.line.is_older:
             counters["answered on an older connection"] += 1
         if self._shared.news.is_new(machine, answer.problem):
             self._tell_stale(answer)
@@ -245,7 +244,7 @@ class Dialogue:
             self._asked_s = self._asked_s or now_s
         self._had[document] = now_s
         self._had_from, self._had_as = answer, machine
-        if self._is_traced:
+        if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
 
     def _tell_stale(self, answer: Answer) -> None:

@@ -55,12 +55,12 @@ class Line:
     @property
     def is_older(self) -> bool:
         """Whether a newer line has the same VC UUID and service URI."""
-        known = self._known_as
-        return known is not None and self._shared.machines.is_older(self, known)
+        known, machines = self._known_as, self._shared.machines
+        return machines.rivals > 0 and known is not None and machines.is_older(self, known)
 
     @property
     def machine(self) -> Machine:
-        """Who the VM is, as far as it has told."""
+        """Who the VM counts as; until it is identified, what it has told so far."""
         return self._known_as or self.session.machine
 
     @property
@@ -82,7 +82,7 @@ class Line:
 
     def tell(self, kind: str, text: str, **further: Any) -> None:
         """Tells a happening of this VM."""
-        remark = "older connection" if self._shared.machines.rivals and self.is_older else ""
+        remark = "older connection" if self.is_older else ""
         peer = self._connection.peer
         self._shared.happenings.tell(kind, text, peer, self.machine, remark, **further)
 

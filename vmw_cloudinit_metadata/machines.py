@@ -43,7 +43,7 @@ class Machines(Generic[Line]):
 
     def is_older(self, line: Line, machine: Machine) -> bool:
         """Whether a newer line counts as the machine's serial port."""
-        return self.rivals > 0 and self.newest(machine) not in (line, None)
+        return self.newest(machine) not in (line, None)
 
     def port_count(self, machine: Machine) -> int:
         """How many serial ports of the machine are connected."""

@@ -68,13 +68,17 @@ class Output:
 
     def write(self, data: bytes) -> bool:
         """Sends `data` with the hub's turn, or when the socket takes it; False: it has no room."""
+        has_room = len(self._waiting) < MAX_WAITING_BYTES
+        if has_room:
+            self.put(data)
+        return has_room
+
+    def put(self, data: bytes) -> None:
+        """The same for what cannot be left out; to be little, or after a look at `has_room`."""
         before = self._waiting
-        if len(before) >= MAX_WAITING_BYTES:
-            return False
         self._waiting = before + data
         if data and not before:
             self._turn.add(self)
-        return True
 
     def send(self) -> bool:
         """Sends what the socket takes, now; whether all is sent and that is awaited."""

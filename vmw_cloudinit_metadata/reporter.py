@@ -42,7 +42,7 @@ class Reporter:
         self._on_alone = on_alone
         loop = gevent.get_hub().loop
         self._timer = loop.timer(INTERVAL_S, repeat=INTERVAL_S)
-        self._soon = loop.timer(HAPPENINGS_S)
+        self._soon = loop.timer(HAPPENINGS_S, repeat=HAPPENINGS_S)
         self._readable = loop.io(pair.fileno(), _READABLE)
 
     def start(self) -> None:
@@ -65,17 +65,16 @@ class Reporter:
             return
         self._waiting.append(happening)
         if len(self._waiting) == 1:
-            self._soon.start(self._send_waiting)
+            self._soon.again(self._send_waiting)
 
     def _send_waiting(self) -> None:
         while self._waiting:
             together = list(islice(self._waiting, _TOGETHER))
             if not self._send({"happenings": list(map(pack, together))}):
-                self._soon.stop()
-                self._soon.start(self._send_waiting)
-                return
+                return  # until the timer's next time
             for _ in together:
                 self._waiting.popleft()
+        self._soon.stop()
 
     def report(self) -> None:
         figures = {"figures": self._server.figures.pack(), "problem": self._server.problem}

@@ -108,7 +108,7 @@ class MetadataServer:
 
     @property
     def counters(self) -> Counter[str]:
-        """What has happened so far, by name."""
+        """What has happened so far, by name; a copy."""
         return Counter(self._shared.counters)
 
     def count(self, name: str) -> None:

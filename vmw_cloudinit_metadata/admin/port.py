@@ -78,7 +78,7 @@ class AdminPort:
         self._server: _Server | None = None
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
         self._heard: list[Happening] = []  # and not learned yet
-        self._soon = gevent.get_hub().loop.timer(HEARD_S)
+        self._soon = gevent.get_hub().loop.timer(HEARD_S, repeat=HEARD_S)
         self._is_file_told = False
         self._load()
         self._saved_revision = self._chronicle.revision
@@ -87,7 +87,7 @@ class AdminPort:
         heard = self._heard
         heard.append(happening)
         if len(heard) == 1:
-            self._soon.start(self._learn)
+            self._soon.again(self._learn)
         elif len(heard) == TOGETHER:
             self._learn()
 
