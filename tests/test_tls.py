@@ -670,9 +670,7 @@ def test_vm_that_does_not_read_what_it_makes_the_server_say_is_not_closed(
     machine = dial(TlsVm, server, receive_buffer=4096)
     machine.receive_until(suboption(71))
     unknown = b"".join(suboption(code) for code in range(200, 240))
-    for _ in range(
-        1500
-    ):  # each is answered: some 400 kB, of which 64 wait and the rest is left out
+    for _ in range(1500):  # all are answered: 64 KiB wait, and the rest is left out
         machine.send(unknown)
     time.sleep(1)
     machine.socket.settimeout(0.5)

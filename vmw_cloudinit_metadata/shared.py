@@ -39,7 +39,7 @@ class Shared:
     news: News = field(default_factory=News)
     throttle: Throttle = field(default_factory=Throttle)
     happenings: Happenings = field(default_factory=Happenings)
-    # A Counter takes several times as long to count.
+    # A Counter takes twice as long to count.
     counters: defaultdict[str, int] = field(default_factory=partial(defaultdict, int))
     boots: Timing = field(default_factory=Timing)
     mute: dict[Connection, None] = field(default_factory=dict)  # kept, unserved; oldest first
