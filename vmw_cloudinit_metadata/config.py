@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Any, NamedTuple
 
 import ujson
@@ -49,6 +50,18 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         raise ConfigError(
             f"found {text!r}, expected a network such as 10.0.0.0/24 or fd00::/8 ({error})"
         ) from None
+
+
+_SIZE = re.compile(r"(\d{1,15})([KMGT]?)(?:iB|B)?", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def parse_size(text: str) -> int:
+    """Read bytes, or `512M`, `2G` (powers of 1,024); raise ConfigError."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise ConfigError(f"found {text!r}, expected bytes, or a size such as 512M or 2G")
+    return int(found[1]) * _UNITS[found[2].upper()]
 
 
 DEFAULT_LISTEN = Address("0.0.0.0", 13370)

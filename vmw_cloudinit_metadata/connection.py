@@ -60,7 +60,15 @@ class Connection:
         self._shared = shared
         self._id = shared.happenings.connection_id()
         self._sock = sock
-        self.output = Output(sock, shared.turn, shared.deadlines, self._all_is_sent, self._stalled)
+        self.output = Output(
+            sock,
+            shared.turn,
+            shared.deadlines,
+            shared.unsent,
+            on_empty=self._all_is_sent,
+            on_stalled=self._stalled,
+            on_shed=self.give_up,
+        )
         self._tls: Tls | None = None
         self._line: Line | None = None
         self._header = b""
@@ -137,6 +145,7 @@ class Connection:
             self._line = None
         self._receive = _hear_nothing
         self.output.close()
+        self._shared.tls_connections -= self._tls is not None
         self._shared.deadlines.cancel(
             self._unidentified,
             self._move_overdue,
@@ -258,6 +267,12 @@ class Connection:
         teller.tell("closed", f"closed: it has not read for {STALLED_S:g} s", reason="stalled")
         self.close()
 
+    def give_up(self) -> None:
+        """The peer does not read, and the memory of what waits for it is needed."""
+        text = "closed: it does not read, and the memory budget is used up (--memory-budget)"
+        self._warn("closed", "memory budget", text)
+        self.close()
+
     def keep_mute(self) -> None:
         """Keeps the connection, unserved, for the peer to close: but not for ever."""
         self.accept()
@@ -339,6 +354,7 @@ class Connection:
             self._line.close()
             self._line = None
         self._tls = Tls(self._shared.tls)
+        self._shared.tls_connections += 1
         self._receive = self._receive_tls
         self._shared.deadlines.start(TLS_HANDSHAKE_S, self._handshake_overdue)
 

@@ -167,6 +167,11 @@ class Line:
         else:
             self._connection.finish()
 
+    def give_up(self) -> None:
+        """The guest does not read, and the memory of its answers is needed."""
+        if self.is_open:
+            self._connection.give_up()
+
     # What the session tells it
 
     def _handle(self, told: list[events.Event]) -> None:

@@ -13,17 +13,20 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import gevent
 from cachetools import LRUCache
 
+from vmw_cloudinit_metadata.budget import Budget, Fixed, size_of
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.errors import DriverError
 from vmw_cloudinit_metadata.figures import Timing
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.dump import json_text
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.printable import shortened
 from vmw_cloudinit_metadata.protocol import packet
 from vmw_cloudinit_metadata.protocol.packet import Packet
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -32,6 +35,16 @@ from vmw_cloudinit_metadata.threads import Threads
 log = logging.getLogger(__name__)
 
 KEPT_BYTES = 256 * 1024 * 1024
+MAX_REASON_CHARACTERS = 4096  # of a failure or a stale answer, for the operator
+_JOB_BYTES = 4096  # of a look-up that waits, with its machine
+
+# A look-up that runs has what it reads, the documents, and two copies of their packets. Together
+# they may take this part of the budget: with large documents fewer run at the same time.
+_RUN_SIZES = 3  # of the largest answer of late
+_MIN_RUN_BYTES = 64 * 1024
+_FORGET = 0.99  # of the largest, with each look-up that ends
+_RUNNING_SHARE = 0.25
+_ABOUT_BYTES = 3072  # of a kept answer beside its texts: driver's token, objects, the cache's own
 QUEUE_TIMEOUT_S = 60.0  # the longest wait for a place in the pool
 _TICK_S = 0.1  # how exactly deadlines are kept
 
@@ -47,14 +60,23 @@ MESSAGES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an answer comes from: what the operator is told of it."""
+
+    matched_by: str = ""
+    sources: tuple[str, ...] = ()
+    problem: str = ""
+    digest: str = ""  # the packet RESPONSE_DIGEST
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Answer:
     """What a machine gets: a serialized packet for each document, and for the digest."""
 
     packets: Mapping[str, bytes]
+    origin: Origin
     token: object = None
-    matched_by: str = ""
-    sources: tuple[str, ...] = ()
-    problem: str = ""
+    size: int = 0  # bytes, when it is kept for its machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +85,9 @@ class Failure:
 
     error: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", shortened(self.reason, MAX_REASON_CHARACTERS))
 
 
 Outcome = Answer | Failure
@@ -95,8 +120,11 @@ def look_up(driver: Driver, machine: Machine) -> Outcome:
         log.exception("%s: the driver fails for %s", type(driver).__name__, machine)
         return Failure("failed", f"{type(error).__name__}: {error}")
     packets = {name: response_packet(name, body) for name, body in documents.items()}
-    packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
-    return Answer(packets, instance.token, instance.matched_by, instance.sources, instance.problem)
+    digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
+    problem = shortened(instance.problem, MAX_REASON_CHARACTERS)
+    origin = Origin(instance.matched_by, instance.sources, problem, digest.decode())
+    texts = (machine.name, machine.service_uri, origin.sources, origin.problem, origin.digest)
+    return Answer(packets, origin, instance.token, _ABOUT_BYTES + size_of((packets, texts)))
 
 
 def _document_names(driver: Driver) -> Collection[str] | Failure:
@@ -141,13 +169,20 @@ class _Job:
 class Lookup:
     """Answers for machines. Belongs to the thread of its hub; only the driver runs elsewhere."""
 
-    def __init__(self, driver: Driver, pool_size: int, run_timeout_s: float) -> None:
+    def __init__(
+        self, driver: Driver, pool_size: int, run_timeout_s: float, budget: Budget
+    ) -> None:
         self._driver = driver
         driver.moment = gevent.get_hub().loop.now
         self._threads = Threads()
         self._pool_size = pool_size
         self.run_timeout_s = run_timeout_s
-        self._kept: LRUCache[Machine, Answer] = LRUCache(KEPT_BYTES, getsizeof=_size)
+        self._budget = budget
+        self._run_bytes: float = _MIN_RUN_BYTES
+        self._kept = Kept()
+        budget.add("kept answers", self._kept)
+        budget.add("look-ups waiting", self)
+        budget.add("look-ups running", Fixed(lambda: int(self._running * self._run_bytes)))
         self._jobs: dict[Hashable, _Job] = {}
         self._queue: deque[_Job] = deque()
         self._running = 0
@@ -192,6 +227,21 @@ class Lookup:
         """Calls `callback`, later and once, with the documents beyond the standard ones."""
         self._join("document names", partial(_document_names, self._driver), callback)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Of the look-ups that wait."""
+        return len(self._queue) * _JOB_BYTES
+
+    def shed(self) -> bool:
+        """Give up the look-up that waits longest; return False if there is none."""
+        if not self._queue:
+            return False
+        job = self._queue.popleft()
+        del self._jobs[job.key]
+        for waiter in job.waiters:
+            waiter.callback(Failure("timeout", "the memory budget is used up (--memory-budget)"))
+        return True
+
     def close(self) -> None:
         self._ticker.stop()
         self._ticker.close()
@@ -204,11 +254,13 @@ class Lookup:
         if job is None:
             job = self._jobs[key] = _Job(key, work)
             self._queue.append(job)
+            self._budget.keep()
         job.waiters.append(_Waiter(callback, time.monotonic()))
         self._start_jobs()
 
     def _start_jobs(self) -> None:
-        while self._queue and self._running < self._pool_size:
+        share = _RUNNING_SHARE * self._budget.room_bytes / self._run_bytes
+        while self._queue and self._running < min(self._pool_size, max(share, 1)):
             job = self._queue.popleft()
             self._running += 1
             job.started_s = time.monotonic()
@@ -224,9 +276,14 @@ class Lookup:
         del self._jobs[job.key]
         if error is not None:
             outcome = Failure("failed", str(error))
-        if isinstance(outcome, Answer) and outcome.token is not None:
-            assert isinstance(job.key, Machine)
-            self._kept[job.key] = outcome
+        if isinstance(outcome, Answer):
+            self._run_bytes = max(
+                _MIN_RUN_BYTES, _RUN_SIZES * outcome.size, _FORGET * self._run_bytes
+            )
+            if outcome.token is not None:
+                assert isinstance(job.key, Machine)
+                self._kept[job.key] = outcome
+        self._budget.keep()  # also of what the driver keeps
         self._start_jobs()
         for waiter in job.waiters:
             waiter.callback(outcome)
@@ -250,5 +307,19 @@ class Lookup:
             del self._jobs[job.key]
 
 
-def _size(answer: Answer) -> int:
-    return 1024 + sum(map(len, answer.packets.values()))
+class Kept(LRUCache[Machine, Answer]):
+    """Answers that can be given again, within KEPT_BYTES."""
+
+    def __init__(self) -> None:
+        super().__init__(KEPT_BYTES, getsizeof=attrgetter("size"))
+
+    @property
+    def kept_bytes(self) -> int:
+        return int(self.currsize)
+
+    def shed(self) -> bool:
+        """Drop the answer that was used longest ago; return False if there is none."""
+        if not self:
+            return False
+        self.popitem()
+        return True

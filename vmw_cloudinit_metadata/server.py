@@ -24,6 +24,13 @@ from vmw_cloudinit_metadata.admission import (
     open_descriptors,
     plain_host,
 )
+from vmw_cloudinit_metadata.budget import (
+    CONNECTION_BYTES,
+    TLS_BYTES,
+    Budget,
+    Fixed,
+    default_bytes,
+)
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.connection import Connection
 from vmw_cloudinit_metadata.drivers.driver import Driver
@@ -37,6 +44,7 @@ from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
 from vmw_cloudinit_metadata.shared import Shared
 from vmw_cloudinit_metadata.tls import KeyPair
+from vmw_cloudinit_metadata.unsent import Unsent
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +74,7 @@ class MetadataServer:
         max_connections: int | None = None,  # None: what the limit of descriptors has room for
         max_per_host: int = MAX_PER_HOST,
         max_pending_moves: int | None = None,  # None: as many as connections
+        memory_budget: int | None = None,  # bytes; None: by the cgroup, else the machine
         tls: TlsPolicy = TlsPolicy.OFF,
         key_pair: KeyPair | None = None,  # where tls is not OFF
         vmotion_key: bytes | None = None,  # None: only this process knows its moves
@@ -84,12 +93,19 @@ class MetadataServer:
             if vmotion_key
             else RandomSecrets(secrets.token_bytes),
         )
+        self.budget = Budget(
+            default_bytes() if memory_budget is None else memory_budget, self.count
+        )
         self._shared = Shared(
             Policy(frozenset(uris), moves, tls),
-            Lookup(driver, lookup_pool, lookup_timeout_s),
+            Lookup(driver, lookup_pool, lookup_timeout_s, self.budget),
             Admission(allow, proxy_protocol, max_connections, max_per_host),
+            self.budget,
+            Unsent(self.budget),
             self._key_pair.load() if self._key_pair else None,
         )
+        self.budget.add_all(driver.tables())
+        self.budget.add("connections", Fixed(self._connection_bytes))
         self._health = Health(driver)
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
@@ -136,6 +152,7 @@ class MetadataServer:
             "vMotions under way": len(self._shared.policy.moves),
             "descriptors": open_descriptors(),
             "descriptors at most": descriptor_limit(),
+            **self.budget.gauges,
         }
         return Figures(self.counters, timings, gauges)
 
@@ -193,6 +210,9 @@ class MetadataServer:
                     admission.max_per_host = value
                 case "max_pending_moves":
                     shared.policy.moves.limit = value
+                case "memory_budget":
+                    self.budget.limit_bytes = value
+                    self.budget.keep()
                 case "lookup_timeout_s":
                     shared.lookup.run_timeout_s = value
                 case "drain_s":
@@ -233,6 +253,9 @@ class MetadataServer:
         self._driver.close()
         log.debug("stopped")
 
+    def _connection_bytes(self) -> int:
+        return self._accepted * CONNECTION_BYTES + self._shared.tls_connections * TLS_BYTES
+
     def _wait_while(self, condition: Callable[[], bool], limit_s: float) -> None:
         """Waits for as long as `condition` is true, for at most `limit_s`, or until in a hurry."""
         end_s = time.monotonic() + limit_s
@@ -250,6 +273,9 @@ class MetadataServer:
         limit = self._shared.admission.max_connections
         if self._accepted >= limit:
             self._refuse(host, f"there are {limit} connections already (--max-connections)")
+            return False
+        if self.budget.is_exceeded:
+            self._refuse(host, "the memory budget is used up (--memory-budget)")
             return False
         self._accepted += 1
         return True

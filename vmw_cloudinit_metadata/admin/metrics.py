@@ -28,6 +28,11 @@ _REFUSALS = (
     *("network", "host", "full", "PROXY header", "another service URI", "without TLS"),
     *("VMOTION-PEER", "plain bytes before TLS"),
 )
+# What a process keeps because of its peers: the tables of its memory budget.
+_TABLES = (
+    *("program", "connections", "unsent answers", "kept answers", "last good answers"),
+    *("look-ups waiting", "look-ups running", "machines", "events"),
+)
 _MOVES = ("completed", "from elsewhere", "aborted", "declined", "replaced", "expired", "overdue")
 
 
@@ -66,7 +71,7 @@ COUNTERS = (
         "connections_closed",
         "Connections that the server has closed.",
         "reason",
-        ("strangers", "unidentified", "stalled", "TLS failed"),
+        ("strangers", "unidentified", "stalled", "TLS failed", "memory budget"),
         "{}",
     ),
     _plain("boots", "Boots: a guest has had its documents, METADATA among them.", "boots"),
@@ -109,6 +114,13 @@ COUNTERS = (
             "identities changed": ("changed",),
         },
     ),
+    _labelled(
+        "memory_shed",
+        "Entries that were dropped since the memory budget was used up.",
+        "table",
+        _TABLES,
+        "memory shed: {}",
+    ),
     _plain("internal_errors", "Errors of the server; each costs a connection.", "internal errors"),
     _plain("worker_restarts", "Workers that died and were started again.", "workers restarted"),
 )
@@ -120,6 +132,10 @@ GAUGES = (
     _plain("vmotions_under_way", "vMotions that have begun and not ended.", "vMotions under way"),
     _plain("open_fds", "Descriptors that are open, of all processes that serve.", "descriptors"),
     _plain("max_fds", "The limit of descriptors.", "descriptors at most"),
+    _plain("memory_budget_bytes", "The memory budget of all processes.", "memory budget"),
+    _labelled(
+        "memory_bytes", "What counts against the memory budget.", "table", _TABLES, "memory: {}"
+    ),
 )
 TIMINGS = {
     "look-up waited": ("lookup_wait_seconds", "How long look-ups waited for a place in the pool."),

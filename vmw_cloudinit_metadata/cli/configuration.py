@@ -20,6 +20,7 @@ CHANGEABLE: Mapping[str, tuple[str, ...]] = {
     "proxy_protocol": ("proxy_protocol",),
     "max_connections": ("max_connections", "max_pending_moves"),
     "max_per_host": ("max_per_host",),
+    "memory_budget": ("memory_budget",),
     "max_pending_moves": ("max_pending_moves",),
     "lookup_timeout_s": ("lookup_timeout_s",),
     "drain_s": ("drain_s",),

@@ -20,12 +20,14 @@ from vmw_cloudinit_metadata.admission import (
     connections_by_descriptors,
     raise_descriptor_limit,
 )
+from vmw_cloudinit_metadata.budget import MIN_PROCESS_BYTES, default_bytes, return_large_blocks
 from vmw_cloudinit_metadata.cli.configuration import Configuration
 from vmw_cloudinit_metadata.cli.options import (
     ADDRESS,
     FILE,
     NETWORK,
     OPTIONAL_ADDRESS,
+    SIZE,
     URI,
     driver_options,
     key_pair_options,
@@ -98,6 +100,14 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     show_default=True,
     metavar="N",
     help="How many connections one ESXi host may have.",
+)
+@click.option(
+    "--memory-budget",
+    type=SIZE,
+    metavar="SIZE",
+    help="How much memory all processes of the server may use together: 512M, 2G. Beyond it, what "
+    "was kept longest is dropped. Default: three quarters of the cgroup's limit, else half of the "
+    "machine's memory.",
 )
 @click.option(
     "--proxy-protocol",
@@ -212,6 +222,7 @@ def run(
     start_log.setLevel(logging.INFO)
     for warning in strange_variables(ctx.command, os.environ):
         log.warning("%s", warning)
+    return_large_blocks()
     was, descriptors = raise_descriptor_limit()
     configuration = Configuration(ctx, checked)
     settings = admin_settings(options, ctx.get_parameter_source("admin_listen"))
@@ -256,6 +267,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "max_connections": connections,
         "max_pending_moves": connections if moves is None else moves,
+        "memory_budget": _memory_budget(options["memory_budget"], options["workers"]),
         "key_pair": key_pair,
         "tls": _tls_policy(options["tls"], key_pair),
         "vmotion_key": _key(options["vmotion_key_file"]),
@@ -274,6 +286,15 @@ def admin_settings(
     check_address(listen, token)
     is_chosen = source is not ParameterSource.DEFAULT
     return AdminSettings(listen, is_chosen, token, options["state_file"])
+
+
+def _memory_budget(chosen: int | None, workers: int) -> int:
+    """The share of each process: of a server, or of workers and their parent."""
+    processes = workers + 1 if workers > 1 else 1
+    if chosen is not None and chosen < processes * MIN_PROCESS_BYTES:
+        least = processes * MIN_PROCESS_BYTES // 1024**2
+        raise ConfigError(f"--memory-budget: {processes} processes need at least {least}M")
+    return (default_bytes() if chosen is None else chosen) // processes
 
 
 def _key_pair(certificate: Path | None, key: Path | None) -> KeyPair | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from vmw_cloudinit_metadata.budget import Table
 from vmw_cloudinit_metadata.errors import ConfigError, DriverError
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -61,6 +62,10 @@ class Driver(ABC):
     def validate(self) -> Iterable[Fault]:
         """Checks all that the driver could serve; yields every fault and warning."""
         raise DriverError(f"{type(self).__name__} cannot check its data beforehand")
+
+    def tables(self) -> Mapping[str, Table]:
+        """What the driver keeps, by name, and drops if the server's memory budget is exceeded."""
+        return {}
 
     def close(self) -> None:  # noqa: B027 - not every driver holds something
         """The server has stopped: lets go of what the driver holds."""

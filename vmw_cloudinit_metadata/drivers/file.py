@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vmw_cloudinit_metadata.budget import Table
 from vmw_cloudinit_metadata.drivers.directory import Directory
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.filename import stem_of
@@ -69,6 +70,9 @@ class FileDriver(Driver):
 
     def check(self) -> None:
         self._directory.check()
+
+    def tables(self) -> Mapping[str, Table]:
+        return {"last good answers": self._last_good}
 
     def still_holds(self, token: Token) -> bool:
         return token.holds(self._look)
