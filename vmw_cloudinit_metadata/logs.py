@@ -123,14 +123,15 @@ class LineHandler(logging.Handler):
         self.writer = Writer(descriptor, self._dropped)
         self._tell = formatter.tell
         self._lines: deque[str | Happening] = deque()
-        self._quota, self._debug_quota = Quota(), Quota()
+        self._quota = Quota()
+        self._debug_quota = Quota()  # who looks closely at a VM is not to lose what is said without
         self._loop: Any = None
         self._thread = 0  # of the hub
         self._timer: Any = None
 
     @property
     def left_out(self) -> int:
-        """Lines of hosts that had used up their quota."""
+        """Lines of those who had used up their quota."""
         return self._quota.left_out + self._debug_quota.left_out
 
     def gather(self) -> None:
@@ -153,7 +154,7 @@ class LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = self._within_quota(record, _host_of(record))
+            line = self._within_quota(record)
         except Exception:
             self.handleError(record)
             return
@@ -164,20 +165,14 @@ class LineHandler(logging.Handler):
         else:
             self._hand_over_soon()
 
-    def _within_quota(self, record: logging.LogRecord, host: str | None) -> str | None:
-        if host is None:
-            return self.format(record)
-        quota = self._quota_of(record.levelno)
-        buckets = quota.buckets(host, "", record.created)
+    def _within_quota(self, record: logging.LogRecord) -> str | None:
+        quota = self._quota if record.levelno > logging.DEBUG else self._debug_quota
+        buckets = quota.buckets(_source_of(record), "", record.created)
         if buckets is None:
             return None
         line = self.format(record)
         buckets[0].left -= len(line)
         return line
-
-    def _quota_of(self, level: int) -> Quota:
-        """Those who look closely at a VM are not to lose what would be said without it."""
-        return self._quota if level > logging.DEBUG else self._debug_quota
 
     def _hand_over_soon(self) -> None:
         if len(self._lines) == 1:
@@ -195,7 +190,7 @@ class LineHandler(logging.Handler):
                 self.writer.put(lines.encode("utf-8", "backslashreplace"))
 
     def _text_of(self, line: str | Happening) -> str | None:
-        """None if the host of the happening has used up its quota."""
+        """None if the host or the connection of a happening has used up its quota."""
         if isinstance(line, str):
             return line
         is_debug = line.level <= logging.DEBUG
@@ -219,7 +214,7 @@ class LineHandler(logging.Handler):
         with self.lock or nullcontext():
             untold: Counter[str] = self._quota.take_untold() + self._debug_quota.take_untold()
         for host, count in untold.items():
-            log.warning("%s: %d more lines of this host were left out", host, count)
+            log.warning("%d more lines of %s were left out", count, host)
 
     def _dropped(self, count: int) -> bytes:
         text = "%d lines of the log were dropped here: they could not be written in time"
@@ -234,13 +229,14 @@ class LineHandler(logging.Handler):
         self.writer.flush()
 
 
-def _host_of(record: logging.LogRecord) -> str | None:
-    """The address of the ESXi host that a line is about: it is about a connection, or a machine."""
+def _source_of(record: logging.LogRecord) -> str:
+    """Whose quota a line is taken from: the ESXi host of the connection or machine that it tells of,
+    or its logger."""
     for told in record.args if isinstance(record.args, tuple) else ():
         host = getattr(told, "host", None) or getattr(told, "peer_address", None)
         if host:
             return str(host)
-    return None
+    return record.name
 
 
 def _handler() -> LineHandler | None:

@@ -1,4 +1,4 @@
-"""Quota: how much of the log a host, and each connection of it, may fill. No clock, no I/O.
+"""Quota: how much of a log a host, and each connection of it, may fill. No clock, no I/O.
 
 Both have a bucket of bytes that fills up slowly. That of a connection keeps one VM, or who plays
 one, from using up what is for the other VMs of its host.
