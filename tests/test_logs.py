@@ -293,7 +293,10 @@ def test_log_that_nobody_reads_any_more_costs_nothing(own_instances: Path) -> No
 def test_line_of_a_thread_stands_behind_those_before_it(file: Path, descriptor: int) -> None:
     handler = LineHandler(descriptor, TextFormatter(with_process=False))
     handler.gather()
-    said = [logging.makeLogRecord({"msg": text}) for text in ("first", "second")]
+    said = [
+        logging.makeLogRecord({"msg": text, "levelno": logging.INFO})
+        for text in ("first", "second")
+    ]
     handler.handle(said[0])
     thread = threading.Thread(target=handler.handle, args=said[1:])
     thread.start()

@@ -230,8 +230,8 @@ class LineHandler(logging.Handler):
 
 
 def _source_of(record: logging.LogRecord) -> str:
-    """Whose quota a line is taken from: the ESXi host of the connection or machine that it tells of,
-    or its logger."""
+    """Whose quota a line is taken from: the ESXi host of the connection or machine that it is
+    about, or its logger."""
     for told in record.args if isinstance(record.args, tuple) else ():
         host = getattr(told, "host", None) or getattr(told, "peer_address", None)
         if host:
