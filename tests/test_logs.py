@@ -45,14 +45,6 @@ def descriptor(file: Path) -> Iterator[int]:
     os.close(opened)
 
 
-@pytest.fixture
-def at_info() -> Iterator[None]:
-    level = logging.root.level
-    logging.root.setLevel(logging.INFO)
-    yield
-    logging.root.setLevel(level)
-
-
 def objects(server: ServerProcess) -> list[dict[str, Any]]:
     """What a server with --log-format json has logged; fails for a line that is no object."""
     told = [json.loads(line) for line in server.lines]
