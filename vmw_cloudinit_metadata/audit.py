@@ -113,7 +113,8 @@ def _documents(details: Mapping[str, Any]) -> dict[str, Any]:
 def _line(entry: Mapping[str, Any]) -> bytes:
     told = {name: value for name, value in entry.items() if value not in _NOTHING}
     told["process"] = os.getpid()
-    return f"{ujson.dumps(told, escape_forward_slashes=False)}\n".encode()
+    text = ujson.dumps(told, escape_forward_slashes=False).replace("\x7f", "\\u007f")
+    return f"{text}\n".encode()
 
 
 def _note(kind: str, count: int, **further: str) -> bytes:
