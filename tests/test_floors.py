@@ -14,10 +14,12 @@ PACKAGE = "vmw_cloudinit_metadata"
 ROOT = Path(__file__).parent.parent / PACKAGE
 FLOORS = {
     **dict.fromkeys(("protocol", "instance", "errors", "printable"), 0),
-    **dict.fromkeys(("drivers", "config", "configfile", "tls", "admission", "budget"), 1),
+    **dict.fromkeys(("drivers", "config", "configfile", "tls", "admission",), 1),
+    **dict.fromkeys(("budget", "regularfile",), 1),
     **dict.fromkeys(("listener", "notify", "workers", "greenlets", "threads"), 2),
     **dict.fromkeys(("lookup", "deadlines", "machines", "claims", "news", "unsent"), 2),
     **dict.fromkeys(("happenings", "logs", "trace", "figures", "health"), 2),
+    **dict.fromkeys(("writer", "quota", "audit"), 2),
     **dict.fromkeys(("turn", "shared", "output", "journey", "dialogue", "line", "connection"), 3),
     **dict.fromkeys(("acceptor", "server", "reporter"), 3),
     **dict.fromkeys(("client", "admin"), 3),

@@ -53,6 +53,11 @@ class Line:
         return f"{self._connection}: {self.machine}{older}"
 
     @property
+    def host(self) -> str:
+        """The address of the ESXi host."""
+        return self._connection.host
+
+    @property
     def is_older(self) -> bool:
         """Whether a newer line has the same VC UUID and service URI."""
         known, machines = self._known_as, self._shared.machines

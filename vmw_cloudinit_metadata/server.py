@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from socket import socket
 from typing import Any
@@ -110,6 +110,7 @@ class MetadataServer:
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
         self._accepted = 0  # connections; some may not have begun yet
+        self.counted_beside: list[Callable[[], Mapping[str, int]]] = []  # counters of others
         self._stop_asked = Event()
         self._hurry = Event()
 
@@ -125,7 +126,8 @@ class MetadataServer:
     @property
     def counters(self) -> Counter[str]:
         """What has happened so far, by name; a copy."""
-        return Counter(self._shared.counters)
+        beside = (Counter(count()) for count in self.counted_beside)
+        return sum(beside, Counter(self._shared.counters))
 
     def count(self, name: str) -> None:
         """Counts one more of what happens to be told by this name."""

@@ -13,7 +13,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -138,6 +139,7 @@ class Parent:
         self._ended = Figures()  # of those that are gone
         self._is_started = False
         self.is_stopping = False
+        self.counted_beside: list[Callable[[], Mapping[str, int]]] = []  # counters of this process
         self._woken = Event()
         self._handlers: list[Any] = []
 
@@ -152,8 +154,9 @@ class Parent:
 
     @property
     def figures(self) -> Figures:
-        """Of all workers, also those that are gone."""
-        return sum((worker.figures for worker in self._workers.values()), self._ended)
+        """Of all workers, also those that are gone, and of the parent."""
+        beside = [Figures(Counter(count())) for count in self.counted_beside]
+        return sum([*(worker.figures for worker in self._workers.values()), *beside], self._ended)
 
     @property
     def problem(self) -> str:

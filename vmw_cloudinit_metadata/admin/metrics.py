@@ -100,9 +100,9 @@ COUNTERS = (
     ),
     _labelled(
         "dropped",
-        "What was left out since a peer or the parent is too slow.",
+        "What was left out: its reader is too slow, or its host says too much.",
         "what",
-        ("requests", "output", "events"),
+        ("requests", "output", "events", "log lines", "lines of busy hosts", "audit lines"),
         "{} dropped",
     ),
     Row(

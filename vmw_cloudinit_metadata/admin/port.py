@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 import gevent
@@ -80,6 +81,7 @@ class AdminPort:
         self._heard: list[Happening] = []  # and not learned yet
         self._soon = gevent.get_hub().loop.timer(HEARD_S, repeat=HEARD_S)
         self._is_file_told = False
+        self._saver: Thread | None = None
         self._load()
         self._saved_revision = self._chronicle.revision
 
@@ -219,14 +221,27 @@ class AdminPort:
             self._learn()
             is_new = self._chronicle.revision != self._saved_revision
             if is_new and self._serving and not self._serving.is_stopping:
-                self._saved_revision = self._chronicle.revision
-                self._save()
+                self._begin_to_save()
 
-    def _save(self) -> None:
+    def _begin_to_save(self) -> None:
+        """In a thread, which ends with it: the parent of workers is to have none when it forks. One
+        that hangs, with its file system, holds up neither the next nor the end of the process."""
         path = self._settings.state_file
         assert path
+        if self._saver and self._saver.is_alive():
+            return
+        expected = list(self._chronicle.expected())
+        saver = Thread(target=self._save, args=(path, expected), name="state file", daemon=True)
         try:
-            remembered.save(path, self._chronicle.expected())
+            saver.start()
+        except RuntimeError:  # the system has no further thread: tried again in a second
+            return
+        self._saver = saver
+        self._saved_revision = self._chronicle.revision
+
+    def _save(self, path: Path, vc_uuids: Iterable[str]) -> None:
+        try:
+            remembered.save(path, vc_uuids)
         except OSError as error:
             if not self._is_file_told:
                 log.error("--state-file: %s: %s; tried again", path, error.strerror or error)

@@ -179,6 +179,13 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     help="Lines for people, or one JSON object a line.",
 )
 @click.option(
+    "--audit-log",
+    type=FILE,
+    metavar="FILE",
+    help="A file to append to: one JSON object for each boot that was served, and each request "
+    "that failed or was refused. HUP opens it again.",
+)
+@click.option(
     "--drain",
     "drain_s",
     type=click.FloatRange(min=0),
@@ -211,6 +218,7 @@ def run(
     listen: tuple[Address, ...],
     workers: int,
     driver_spec: str,
+    audit_log: Path | None,
     **options: Any,
 ) -> None:
     """Serves VMs in the foreground until TERM or INT, which finish the answers under way.
@@ -248,9 +256,11 @@ def run(
         notify.ready(f"listening on {', '.join(map(str, addresses))}")
 
     if workers == 1:
-        counters = serve_alone(make, listen, announce, admin, configuration)
+        counters = serve_alone(make, listen, announce, admin, configuration, audit_log)
     else:
-        counters = serve_by_workers(make, listen, announce, admin, workers, configuration)
+        counters = serve_by_workers(
+            make, listen, announce, admin, workers, configuration, audit_log
+        )
     counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))
     log.info("stopped; %s", counted or "nothing was asked")
 

@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gevent
 
 from vmw_cloudinit_metadata import logs, notify
 from vmw_cloudinit_metadata.admin.port import AdminPort, Serving
+from vmw_cloudinit_metadata.audit import Audit
 from vmw_cloudinit_metadata.cli.configuration import Configuration
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.happenings import Listener
@@ -41,9 +43,11 @@ def serve_alone(
     announce: Announce,
     admin: AdminPort | None,
     configuration: Configuration,
+    audit_log: Path | None,
 ) -> Counter[str]:
     """Serves until TERM or INT; returns what was counted."""
     server = make(listen, **configuration.settings)
+    audit = _audit(audit_log, server)
 
     def stop() -> None:
         notify.stopping()
@@ -51,6 +55,8 @@ def serve_alone(
 
     def reload() -> None:
         notify.reloading()
+        if audit:
+            audit.reopen()
         changes = configuration.read_again()
         if changes is not None:
             server.change(**changes)
@@ -61,11 +67,13 @@ def serve_alone(
     if admin:
         _report_to(admin.hear, server)
     _settle_heap()
-    logs.gather(server.happenings)
+    _gather_log(server)
     server.start()
     announce(server.addresses)
     with _open(admin, server):
         server.serve_until_stopped()
+    if audit:
+        audit.flush()
     return server.counters
 
 
@@ -76,12 +84,14 @@ def serve_by_workers(
     admin: AdminPort | None,
     count: int,
     configuration: Configuration,
+    audit_log: Path | None,
 ) -> Counter[str]:
     """The same, with `count` processes, each of which has its share of the limits."""
     key = configuration.settings["vmotion_key"] or secrets.token_bytes(32)
     make = partial(make, reuse_port=True)
-    work = partial(_work, make, configuration, count, key, tells_all=admin is not None)
+    work = partial(_work, make, configuration, audit_log, count, key, tells_all=admin is not None)
     parent = Parent(count, listen, work, lambda: configuration.read_again() is not None)
+    parent.counted_beside.append(logs.shed)
     if admin:
         parent.is_heard_by(admin.hear, on_end=admin.process_is_gone, let_go=admin.let_go)
     parent.start()
@@ -104,6 +114,21 @@ def _open(admin: AdminPort | None, serving: Serving) -> Iterator[None]:
         admin.stop()
 
 
+def _audit(path: Path | None, server: MetadataServer) -> Audit | None:
+    """Has what `server` does in the audit stream, if there is to be one."""
+    if path is None:
+        return None
+    audit = Audit(path)
+    server.happenings.listeners.append(audit.hear)
+    server.counted_beside.append(audit.shed)
+    return audit
+
+
+def _gather_log(server: MetadataServer) -> None:
+    logs.gather(server.happenings)
+    server.counted_beside.append(logs.shed)
+
+
 def _report_to(listener: Listener, server: MetadataServer) -> None:
     server.happenings.listeners.append(listener)
     server.watch_driver()
@@ -112,6 +137,7 @@ def _report_to(listener: Listener, server: MetadataServer) -> None:
 def _work(
     make: Make,
     configuration: Configuration,
+    audit_log: Path | None,
     count: int,
     vmotion_key: bytes,
     pair: socket.socket,
@@ -123,11 +149,14 @@ def _work(
     logs.catch_all()
     settings = configuration.settings | {"vmotion_key": vmotion_key}
     server = make(addresses, **_share(settings, count))
+    audit = _audit(audit_log, server)
     reporter = Reporter(pair, server, server.ask_to_stop)
     if tells_all:
         _report_to(reporter.hear, server)
 
     def reload() -> None:
+        if audit:
+            audit.reopen()
         changes = configuration.read_again(is_told=False)  # the parent has
         if changes is not None:
             server.change(**_share(changes, count))
@@ -135,11 +164,13 @@ def _work(
 
     _obey_signals(server.ask_to_stop, reload)
     _settle_heap()
-    logs.gather(server.happenings)
+    _gather_log(server)
     server.start()
     reporter.start()
     server.serve_until_stopped()
     reporter.stop()
+    if audit:
+        audit.flush()
     return 0
 
 
