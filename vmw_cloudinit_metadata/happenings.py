@@ -55,9 +55,11 @@ _CUT_TEXT_BYTES = 1024  # then of each text
 _CUT_COUNT = 24  # and of documents and sources
 _NAME_BYTES = 400  # of a name or service URI that is kept; vCenter allows 80 characters
 _SURELY_SHORT = 200  # characters
+_LONG_DIGEST = 4 * 1024
 _FLOAT_BYTES = 24
 _OWN_BYTES = 350  # a Happening without its text and details; its time, peer and connection
 _MACHINE_BYTES = 512  # a Machine without its name and service URI
+MAX_MACHINE_BYTES = _MACHINE_BYTES + 2 * (_NAME_BYTES + 64)  # that is kept
 _REMEMBERED_BYTES = 2048  # of a RESPONSE_DIGEST
 
 LEVEL_NAMES = {
@@ -144,7 +146,9 @@ class Happenings:
             machine,
             remark,
             shortened(text),
-            bounded(details) if details else _NO_DETAILS,
+            bounded(details)
+            if len(details.get("digest", "")) > _LONG_DIGEST
+            else details or _NO_DETAILS,
         )
         for listener in self.listeners:
             listener(happening)
@@ -159,15 +163,11 @@ def bounded(details: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def bytes_of(details: Mapping[str, Any]) -> int:
     """The memory that they hold, without the names of the details: those are constants."""
-    size = getsizeof(details)
-    for value in details.values():
-        kind = type(value)
-        if kind is dict:
-            size += getsizeof(value) + _FLOAT_BYTES * len(value) + sum(map(getsizeof, value))
-        elif kind is tuple or kind is list:
-            size += getsizeof(value) + sum(map(getsizeof, value))
-        else:
-            size += getsizeof(value)
+    size = getsizeof(details) + sum(map(getsizeof, details.values()))
+    if answered := details.get("answered"):
+        size += sum(map(getsizeof, answered)) + _FLOAT_BYTES * len(answered)
+    if sources := details.get("sources"):
+        size += sum(map(getsizeof, sources))
     return size
 
 

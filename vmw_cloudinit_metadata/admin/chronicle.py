@@ -32,13 +32,17 @@ MAX_ASKED = 32  # documents
 MAX_DOCUMENT_BYTES = 160  # of a document's name; a file's have 32 letters
 MAX_PORTS = 16  # of one machine that are told; more are counted
 
-# What the entry of a machine holds at most, and what is left when it is shortened.
-MAX_CONNECTED_BYTES, SHORT_CONNECTED_BYTES = 16 * 1024, 12 * 1024
-MAX_LEFT_BYTES, SHORT_LEFT_BYTES = 5 * 1024, 3 * 1024
+# What the entry of a machine holds at most, and to what it is cut if it would hold more than that
+# with the last three things that happened.
+MAX_CONNECTED_BYTES, CUT_CONNECTED_BYTES = 16 * 1024, 12 * 1024
+MAX_LEFT_BYTES, CUT_LEFT_BYTES = 6 * 1024, 3 * 1024
+_LAST = 3
 
-_ENTRY_BYTES = 700  # an Entry, its places in dictionaries, and what it has from its beginning
+_ENTRY_BYTES = 400  # an Entry, and its places in dictionaries
+_NEW_BYTES = 900  # the same, with what it soon has: its own dictionaries, and the names in them
 _PLACE_BYTES = 80  # in a story
 _ASKED_BYTES = 300
+_MOVE_BYTES = 600
 
 # How texts are cut, and how many documents and sources stay, until an entry is short enough.
 _CUTS = ((512, 8), (256, 4), (128, 1))
@@ -74,8 +78,8 @@ class Entry:
     asked: dict[str, _Answered] = field(default_factory=dict)  # document: its last answer
     # Tuples, which are small: there are as many as VMs.
     moves: tuple[Happening, ...] = ()
-    story: tuple[tuple[Happening, int], ...] = ()  # and how often
-    bytes: int = _ENTRY_BYTES  # that it holds at most
+    story: tuple[tuple[Happening, int, int], ...] = ()  # how often, and the bytes that it holds
+    bytes: int = 0  # that it holds at most
 
     @property
     def is_connected(self) -> bool:
@@ -119,9 +123,8 @@ class Chronicle:
         for vc_uuid in vc_uuids:
             machine = Machine(vc_uuid=vc_uuid)
             if not self.get(vc_uuid):
-                entry = Entry(vc_uuid, machine, "", MISSING)
-                entry.bytes += bytes_of_machine(machine)
-                self._put(entry)
+                size = _NEW_BYTES + bytes_of_machine(machine)
+                self._put(Entry(vc_uuid, machine, "", MISSING, bytes=size))
 
     def expected(self) -> list[str]:
         """The VC UUIDs that would be missed after a restart."""
@@ -172,8 +175,11 @@ class Chronicle:
         known = self._keys.get(connection, key)
         if known != key:  # it has told another identity
             self._leave(known, connection, happening.at_s)
-        entry = self.get(key) or Entry(key, happening.machine or Machine(), happening.host)
-        self._remove(entry)
+        entry = self.get(key)
+        if entry:
+            self._remove(entry)
+        else:
+            entry = _new(key, happening)
         _add(entry, happening, size)
         if connection and happening.kind in _COMES:
             entry.port_count += connection not in self._keys
@@ -194,7 +200,7 @@ class Chronicle:
         entry = self._must_get(next(iter(self._long)))
         del self._long[entry.key]
         before = entry.bytes
-        self._shorten(entry, SHORT_LEFT_BYTES)
+        self._shorten(entry, MAX_LEFT_BYTES, CUT_LEFT_BYTES)
         self.bytes += entry.bytes - before
         return before - entry.bytes
 
@@ -203,8 +209,8 @@ class Chronicle:
         self.revision += 1
         self.shed_counts["machines"] += 1
 
-    def _shorten(self, entry: Entry, most_bytes: int) -> None:
-        _shorten(entry, most_bytes)
+    def _shorten(self, entry: Entry, most_bytes: int, cut_bytes: int) -> None:
+        _shorten(entry, most_bytes, cut_bytes)
         self.shed_counts["stories"] += 1
 
     def _leave(self, key: str, connection: str, now_s: float) -> None:
@@ -219,10 +225,10 @@ class Chronicle:
         if entry.port_count:
             if entry.bytes > MAX_LEFT_BYTES:
                 if entry.bytes > MAX_CONNECTED_BYTES:
-                    self._shorten(entry, SHORT_CONNECTED_BYTES)
+                    self._shorten(entry, MAX_CONNECTED_BYTES, CUT_CONNECTED_BYTES)
                 self._long[entry.key] = None
         elif entry.bytes > MAX_LEFT_BYTES:
-            self._shorten(entry, SHORT_LEFT_BYTES)
+            self._shorten(entry, MAX_LEFT_BYTES, CUT_LEFT_BYTES)
         self.bytes += entry.bytes
         self.revision += 1
         self._shelf_of(entry)[entry.key] = entry
@@ -265,15 +271,25 @@ def _lose(entry: Entry, connection: str, now_s: float) -> None:
         entry.state = LEFT
 
 
+def _new(key: str, happening: Happening) -> Entry:
+    machine = happening.machine
+    assert machine
+    return Entry(key, machine, happening.host, bytes=_NEW_BYTES + bytes_of_machine(machine))
+
+
 def _add(entry: Entry, happening: Happening, size: int) -> None:
-    happening = _sharing(entry, happening)
-    if happening.machine is not entry.machine or not entry.story:
-        size += bytes_of_machine(happening.machine)
-    entry.bytes += size + _PLACE_BYTES
-    entry.machine = happening.machine or entry.machine
+    machine, ours = happening.machine, entry.machine
+    assert machine
+    if machine is not ours:
+        if machine == ours and machine.connected_since == ours.connected_since:
+            happening = happening._replace(machine=ours)  # a worker tells it anew each time
+        else:
+            entry.machine = machine
+            entry.bytes += bytes_of_machine(machine)
     entry.host = happening.host
     entry.changed_s = happening.at_s
-    _remember(entry, happening)
+    entry.bytes += size
+    _remember(entry, happening, size)
     if step := _STEPS.get(happening.kind):
         step(entry, happening)
     if happening.kind in _COMES and happening.connection:
@@ -282,33 +298,36 @@ def _add(entry: Entry, happening: Happening, size: int) -> None:
             del entry.ports[next(iter(entry.ports))]
 
 
-def _sharing(entry: Entry, happening: Happening) -> Happening:
-    """The happening, with what it has in common with the entry held once: what a worker tells, or a
-    further boot, has the same again."""
-    machine, ours = happening.machine, entry.machine
-    if machine is not ours and machine == ours and machine.connected_since == ours.connected_since:
-        happening = happening._replace(machine=ours)
-    if happening.kind == "served" and entry.served:
-        digest, known = happening.details.get("digest"), entry.served.details.get("digest")
-        if digest is not known and digest == known:
-            happening = happening._replace(details={**happening.details, "digest": known})
-    return happening
-
-
 # Entries that hold too much
 
 
-def _shorten(entry: Entry, most_bytes: int) -> None:
-    """Forgets the older half of what happened until the entry holds no more than this; then the
-    ends of texts and lists."""
+def _shorten(entry: Entry, most_bytes: int, cut_bytes: int) -> None:
+    """Forgets the oldest of the story until the entry holds at most `most_bytes`. Where that is not
+    enough, weighs it, and cuts all until it holds `cut_bytes`: seldom, since that takes long."""
+    while entry.bytes > most_bytes and len(entry.story) > _LAST:
+        entry.bytes -= _forget_first(entry)
+    if entry.bytes <= most_bytes:
+        return
     entry.bytes = weigh(entry)
-    while entry.bytes > most_bytes and _halve(entry):
+    while entry.bytes > cut_bytes and _halve(entry):
         entry.bytes = weigh(entry)
     for text_bytes, most in _CUTS:
-        if entry.bytes <= most_bytes:
+        if entry.bytes <= cut_bytes:
             return
         _cut(entry, text_bytes, most)
         entry.bytes = weigh(entry)
+
+
+def _forget_first(entry: Entry) -> int:
+    """Forgets the first of the story; returns the bytes that this frees."""
+    (first, _, size), *_ = entry.story
+    entry.story = entry.story[1:]
+    if first is entry.served or first is entry.trouble:
+        return 0
+    if entry.ports.get(first.connection) is first:
+        return 0
+    is_last_with_machine = entry.story[0][0].machine is not first.machine
+    return size + (bytes_of_machine(first.machine) if is_last_with_machine else 0)
 
 
 def _halve(entry: Entry) -> bool:
@@ -337,7 +356,7 @@ def _cut(entry: Entry, text_bytes: int, most: int) -> None:
             )
         return known[id(happening)]
 
-    entry.story = tuple((shorter(happening), times) for happening, times in entry.story)
+    entry.story = tuple((shorter(one), times, size) for one, times, size in entry.story)
     entry.moves = tuple(map(shorter, entry.moves))
     entry.trouble = entry.trouble and shorter(entry.trouble)
     entry.served = entry.served and shorter(entry.served)
@@ -349,7 +368,7 @@ def weigh(entry: Entry) -> int:
     """The bytes that an entry holds, each object once."""
     lists = (entry.story, entry.moves, entry.asked, entry.ports)
     size = _ENTRY_BYTES + sum(map(getsizeof, lists)) + _PLACE_BYTES * len(entry.story)
-    told = [happening for happening, _ in entry.story] + [*entry.moves, *entry.ports.values()]
+    told = [happening for happening, *_ in entry.story] + [*entry.moves, *entry.ports.values()]
     told += [one for one in (entry.trouble, entry.served) if one]
     seen: set[int] = set()
     size += sum(_weigh(part, seen) for pair in entry.asked.items() for part in pair)
@@ -381,14 +400,18 @@ def _weigh(value: Any, seen: set[int]) -> int:
     return size
 
 
-def _remember(entry: Entry, happening: Happening) -> None:
+def _remember(entry: Entry, happening: Happening, size: int) -> None:
     """Adds to the story; what happens again and again is there once, with a count."""
+    times = 1
     if entry.story:
-        last, times = entry.story[-1]
+        last, before, its_size = entry.story[-1]
         if (last.kind, last.text) == (happening.kind, happening.text):
-            entry.story = (*entry.story[:-1], (happening, times + 1))
-            return
-    entry.story = (*entry.story, (happening, 1))[-MAX_STORY:]
+            entry.story = entry.story[:-1]
+            entry.bytes -= its_size
+            times += before
+        elif len(entry.story) == MAX_STORY:
+            entry.bytes -= _forget_first(entry)
+    entry.story = (*entry.story, (happening, times, size))
 
 
 # What each kind of happening does to a machine
@@ -457,6 +480,7 @@ def _arrived(entry: Entry, happening: Happening) -> None:
 
 
 def _move(entry: Entry, happening: Happening) -> None:
+    entry.bytes += _MOVE_BYTES
     entry.moves = (*entry.moves, happening)[-MAX_MOVES:]
 
 

@@ -13,11 +13,11 @@ import gevent
 import ujson
 from gevent.event import Event
 
-from vmw_cloudinit_metadata.happenings import Happening, bytes_of_machine, fields, kept
+from vmw_cloudinit_metadata.happenings import MAX_MACHINE_BYTES, Happening, fields, kept
 
 # Who is slower than this misses some, and is told how many.
 KEPT = 4096
-KEPT_BYTES = 4 * 1024 * 1024
+KEPT_BYTES = 8 * 1024 * 1024
 
 MAX_FOLLOWERS = 32  # one more, and the oldest has to go
 TOGETHER_S = 0.2
@@ -69,10 +69,8 @@ class Events:
         """The same for happenings that were cut and weighed."""
         first = self._next
         self._next += len(weighed)
-        for happening, size in weighed:
-            size += bytes_of_machine(happening.machine)
-            self._ring.append((happening, size))
-            self.bytes += size
+        self._ring.extend(weighed)
+        self.bytes += sum(size for _, size in weighed) + MAX_MACHINE_BYTES * len(weighed)
         self._keep_within(KEPT_BYTES)
         for follower in self._followers:
             if any(happening.level >= follower.level for happening, _ in weighed):
@@ -90,7 +88,7 @@ class Events:
         while self.bytes > most_bytes or len(self._ring) > KEPT:
             text = self._texts.pop(self._oldest, b"")
             _, size = self._ring.popleft()
-            self.bytes -= size + (getsizeof(text) if text else 0)
+            self.bytes -= MAX_MACHINE_BYTES + size + (getsizeof(text) if text else 0)
 
     def follow(self, after: int | None, level: int) -> Follower:
         """From behind the event numbered `after` on, or from now on."""

@@ -66,7 +66,7 @@ def story(entry: Entry) -> dict[str, Any]:
         "documents": digests_in(details["digest"]) if "digest" in details else {},
         "more_documents": details.get("more_documents", 0),
         "moves": [fields(happening) for happening in entry.moves],
-        "story": [fields(happening) | {"times": times} for happening, times in entry.story],
+        "story": [fields(happening) | {"times": times} for happening, times, _ in entry.story],
     }
 
 
