@@ -50,7 +50,10 @@ class BadRequest:
 
 def read(data: bytes, known: int = 0) -> tuple[Request | BadRequest, bytes] | None:
     """The first request in what a peer has sent, and what follows it; None if it is not whole.
-    The first `known` bytes were seen before: a call for each byte is linear all the same."""
+
+    Nothing follows a bad one. The first `known` bytes were seen before: a call for each byte is
+    linear all the same.
+    """
     end = data.find(_END, max(known - len(_END), 0))
     size = len(data) if end < 0 else end
     if _NEVER.search(data, max(known - 1, 0), size):
@@ -60,7 +63,8 @@ def read(data: bytes, known: int = 0) -> tuple[Request | BadRequest, bytes] | No
     if end < 0:
         return None
     line, *lines = data[:end].split(b"\r\n")
-    return _request(data, line, lines), data[end + len(_END) :]
+    asked = _request(data, line, lines)
+    return asked, b"" if isinstance(asked, BadRequest) else data[end + len(_END) :]
 
 
 def _request(data: bytes, line: bytes, lines: list[bytes]) -> Request | BadRequest:
