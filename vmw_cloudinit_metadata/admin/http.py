@@ -236,6 +236,7 @@ class Visit:
         if asked.is_head:
             return True
         self._move_to(self._server.following)
+        listener = gevent.spawn(self._await_end)
         try:
             for piece in body:
                 self._send(piece if asked.is_1_0 else b"%x\r\n%b\r\n" % (len(piece), piece))
@@ -247,7 +248,16 @@ class Visit:
                 with suppress(OSError):
                     self.sock.send(b"0\r\n\r\n")
             raise
+        finally:
+            listener.kill(block=False)
         return True
+
+    def _await_end(self) -> None:
+        """Who follows events and goes would else be noticed at the second event after that."""
+        with suppress(OSError):
+            if self.sock.recv(1, socket.MSG_PEEK):
+                return  # it asks for something more, and has to wait
+        self.close()
 
     def _send(self, data: bytes) -> None:
         self.unread_bytes = len(data)
