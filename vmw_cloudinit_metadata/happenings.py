@@ -57,9 +57,11 @@ _NAME_BYTES = 400  # of a name or service URI that is kept; vCenter allows 80 ch
 _SURELY_SHORT = 200  # characters
 _LONG_DIGEST = 4 * 1024
 _FLOAT_BYTES = 24
+_STRING_BYTES = 88  # a string of its own with three dots, however wide
+_HASH = 12  # digits
 _OWN_BYTES = 350  # a Happening without its text and details; its time, peer and connection
 _MACHINE_BYTES = 512  # a Machine without its name and service URI
-MAX_MACHINE_BYTES = _MACHINE_BYTES + 2 * (_NAME_BYTES + 64)  # that is kept
+MAX_MACHINE_BYTES = _MACHINE_BYTES + 2 * _NAME_BYTES  # that is kept
 _REMEMBERED_BYTES = 2048  # of a RESPONSE_DIGEST
 
 LEVEL_NAMES = {
@@ -196,7 +198,8 @@ def short_name(name: str) -> str:
     """The name, or, of a long one, a shorter that no other has."""
     if getsizeof(name) <= _NAME_BYTES:
         return name
-    return f"{within(name, _NAME_BYTES)}{sha256(name.encode('utf-8', 'replace')).hexdigest()[:12]}"
+    digits = sha256(name.encode("utf-8", "replace")).hexdigest()[:_HASH]
+    return within(name, _NAME_BYTES - 4 * _HASH) + digits
 
 
 def bytes_of_machine(machine: Machine | None) -> int:
@@ -231,7 +234,7 @@ def within(text: str, most_bytes: int) -> str:
     """`text`, or the beginning of it that takes no more memory than this."""
     if getsizeof(text) <= most_bytes:
         return text
-    room = most_bytes - 80  # what a string of its own needs, and the dots
+    room = most_bytes - _STRING_BYTES
     return f"{text[: room if text.isascii() else room // 4]}..."
 
 

@@ -20,7 +20,6 @@ from vmw_cloudinit_metadata.happenings import (
     bytes_of_machine,
     cut,
     kept,
-    short_machine,
     within,
 )
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -344,7 +343,7 @@ def _halve(entry: Entry) -> bool:
 
 
 def _cut(entry: Entry, text_bytes: int, most: int) -> None:
-    machine = entry.machine = short_machine(entry.machine)
+    machine = entry.machine
     known: dict[int, Happening] = {}  # what was one happening stays one
 
     def shorter(happening: Happening) -> Happening:
