@@ -102,6 +102,8 @@ class HttpServer:
     def stop(self, timeout: float) -> None:
         """Ends what is under way, after `timeout` at the latest."""
         self._acceptor.close()
+        for visit in [visit for visit in self._visits if visit.is_idle]:
+            visit.close()
         greenlets = [visit.greenlet for visit in self._visits]
         gevent.joinall(greenlets, timeout=timeout)
         gevent.killall(greenlets, timeout=timeout)
@@ -146,6 +148,10 @@ class Visit:
 
     def close(self) -> None:
         self.greenlet.kill(block=False)
+
+    @property
+    def is_idle(self) -> bool:
+        return self._pool is self._server.waiting and not self.unread_bytes
 
     def _move_to(self, pool: Pool | None) -> None:
         if self._pool:
