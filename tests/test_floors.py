@@ -23,6 +23,7 @@ FLOORS = {
     **dict.fromkeys(("turn", "shared", "output", "journey", "dialogue", "line", "connection"), 3),
     **dict.fromkeys(("acceptor", "server", "reporter"), 3),
     **dict.fromkeys(("client", "admin"), 3),
+    **dict.fromkeys(("admin.request",), 0),
     **dict.fromkeys(("client.hypervisor", "client.check", "client.figures", "client.plan"), 0),
     **dict.fromkeys(("client.summary", "client.report"), 0),
     **dict.fromkeys(("guest",), 2),

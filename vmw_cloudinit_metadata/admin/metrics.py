@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,18 @@ COUNTERS = (
     _plain("internal_errors", "Errors of the server; each costs a connection.", "internal errors"),
     _plain("worker_restarts", "Workers that died and were started again.", "workers restarted"),
 )
+ADMIN_COUNTERS = (
+    _labelled(
+        "admin_shed",
+        "What the admin port has given up to stay within its bounds.",
+        "what",
+        (
+            *("waiting", "readers", "followers", "slow readers", "without descriptor"),
+            *("events", "stories", "machines"),
+        ),
+        "{}",
+    ),
+)
 GAUGES = (
     _plain("connections", "Connections now.", "connections"),
     _plain("connections_limit", "Connections at most.", "connections at most"),
@@ -154,6 +166,7 @@ class Scene:
     machines: dict[str, int]  # by state
     last_good: int
     started_s: float
+    shed: Mapping[str, int]  # by the admin port
 
 
 class Metrics(Collector):
@@ -175,6 +188,9 @@ class Metrics(Collector):
         for row in COUNTERS:
             counter = CounterMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
             yield _filled(counter, row, scene.figures.counters)
+        for row in ADMIN_COUNTERS:
+            counter = CounterMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
+            yield _filled(counter, row, scene.shed)
         for row in GAUGES:
             gauge = GaugeMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
             yield _filled(gauge, row, scene.figures.gauges)
