@@ -15,6 +15,7 @@ from vmw_cloudinit_metadata.protocol.events import (
     Event,
     Fault,
     Identified,
+    IdentityUntold,
     MoveArrived,
     MoveBegun,
     MoveCompleted,
@@ -56,6 +57,8 @@ def describe(event: Event) -> str:
         case Identified(m):
             uuids = f"{m.vc_uuid} {m.bios_uuid} {m.location_uuid}"
             return f"Identified {m.name} {uuids} {m.service_uri} {m.direction}"
+        case IdentityUntold(missing):
+            return f"IdentityUntold {missing}"
         case Requested(document):
             return f"Requested {document}"
         case Refused(kind):

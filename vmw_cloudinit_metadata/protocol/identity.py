@@ -1,8 +1,13 @@
-"""Who a VM is: what it was asked, what it has told, and the Machine that comes of it. Pure."""
+"""Who a VM is: what its host announces, what it is asked, what it tells, and the Machine that comes
+of it.
+
+An identity that the host announces and has not told yet is never taken for absent, or the file of
+a weaker one would be served: another VM's. Pure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -12,6 +17,16 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 # What may change while a line is open. The UUIDs of host and BIOS do not matter to who it is.
 ASKED_AGAIN = (Suboption.GET_VM_VC_UUID, Suboption.GET_VM_NAME)
+
+# What decides which file a VM gets, the strongest first. Its location only informs.
+DECISIVE = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID, Suboption.VM_NAME)
+
+# A text that is neither empty nor a UUID does not say that there is none. (No file is found by
+# something weaker than a name, so an unusable name is none.)
+_STRICT = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID)
+
+# So often the time has to be over until the guest is told to ask again later.
+PATIENCE = 2
 
 _FIELDS = {
     Suboption.VM_VC_UUID: "vc_uuid",
@@ -31,8 +46,11 @@ class Identity:
             "connected_since": connected_since,
         }
         self.is_asked = False
-        self._answerable: Sequence[Suboption] = ()
+        self._is_presumed = False  # the VM has sent no KNOWN-SUBOPTIONS-1, and was asked for all
+        self._announced: Sequence[Suboption] = ()  # questions
         self._unanswered: list[Suboption] = []  # few: a set would take 200 bytes
+        self._unusable: Sequence[Suboption] = ()  # of these something came
+        self._times_overdue = 0
 
     @property
     def machine(self) -> Machine:
@@ -47,40 +65,94 @@ class Identity:
         self._news.update(service_uri=service_uri, direction=direction)
 
     def ask(self, known: bytes) -> Sequence[Suboption]:
-        """Returns what to ask a VM that knows these suboptions."""
+        """Returns what to ask a VM that announces these suboptions: an answer counts as well as its
+        question, since a VM that does not know the question says so."""
+        if self._is_presumed:
+            self._is_presumed, self._announced, self._unanswered = False, (), []
+        questions = [q for q, answer in vmware.IDENTITY.items() if q in known or answer in known]
+        self._ask(questions)
+        return questions
+
+    def _ask(self, questions: Sequence[Suboption]) -> None:
+        if self.is_complete:
+            self.wait_anew()
         self.is_asked = True
-        self._answerable = [question for question in vmware.IDENTITY if question in known]
-        answers = [vmware.IDENTITY[question] for question in self._answerable]
+        self._announced = _joined(self._announced, questions)
+        answers = [vmware.IDENTITY[question] for question in questions]
         self._await([answer for answer in answers if not self.has_told(answer)])
-        return self._answerable
 
     def ask_again(self) -> Sequence[Suboption]:
         """Returns what to ask a VM that has told before; what it told holds until it answers."""
-        questions = [question for question in ASKED_AGAIN if question in self._answerable]
+        questions = [question for question in ASKED_AGAIN if question in self._announced]
+        self.wait_anew()
         self._await([vmware.IDENTITY[question] for question in questions])
         return questions
 
+    def wait_anew(self) -> None:
+        """From now on its time runs."""
+        self._times_overdue = 0
+
     def _await(self, answers: Sequence[Suboption]) -> None:
-        self._unanswered += [answer for answer in answers if answer not in self._unanswered]
+        self._unanswered = _joined(self._unanswered, answers)
 
     def hear(self, code: Suboption, argument: bytes) -> bool:
-        """Whether this answer is usable; one that is not changes nothing."""
-        if code in self._unanswered:
-            self._unanswered.remove(code)
+        """Whether this answer is usable; one that is not changes nothing that was told."""
         told = vmware.parse_identity(code, argument)
         if told is not None:
             self._news[_FIELDS[code]] = told
+        elif argument and code in _STRICT and not self.has_told(code):
+            self._unusable = _joined(self._unusable, [code])
+            self._await([code])
+            return False
+        if code in self._unanswered:
+            self._unanswered.remove(code)
         return told is not None
 
     def will_not_hear(self, questions: bytes) -> None:
-        """The VM does not know these questions of ours."""
+        """The VM does not know these questions of ours: it has announced them in vain."""
         answers = [vmware.IDENTITY[q] for q in vmware.IDENTITY if q in questions]
+        self._announced = [question for question in self._announced if question not in questions]
         self._unanswered = [answer for answer in self._unanswered if answer not in answers]
 
-    def overdue(self) -> None:
-        """What was not told in time counts as absent, or as it was told before."""
-        self.is_asked = True
-        self._unanswered.clear()
+    def overdue(self) -> Sequence[Suboption]:
+        """The time to tell is over; returns what to ask once more, and to wait for. The rest counts
+        as absent, or as it was told before."""
+        self._times_overdue += 1
+        if not self.is_asked:
+            self._is_presumed = True
+            self._ask(list(vmware.IDENTITY))
+        else:
+            self._unanswered = self._owed(self._unanswered)
+        return [q for q, answer in vmware.IDENTITY.items() if answer in self._unanswered]
+
+    def _owed(self, answers: Iterable[Suboption]) -> list[Suboption]:
+        """Those that decide which VM this is, and of which nothing is known."""
+        return [answer for answer in answers if answer in DECISIVE and not self.has_told(answer)]
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether what is not told has been waited for long enough."""
+        return self._times_overdue >= PATIENCE
+
+    @property
+    def is_late(self) -> bool:
+        return self._times_overdue > 0
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it has become overdue just now."""
+        return self._times_overdue == PATIENCE
+
+    @property
+    def missing(self) -> str:
+        """What the host owes, for the operator."""
+        owed = self._owed(self._unanswered)
+        unsent = " and ".join(vmware.named(code) for code in owed if code not in self._unusable)
+        unusable = " and ".join(vmware.named(code) for code in owed if code in self._unusable)
+        how = "sent neither KNOWN-SUBOPTIONS-1 nor" if self._is_presumed else "announced, not sent:"
+        told = [f"{how} {unsent}"] if unsent else []
+        told += [f"sent, but no UUID: {unusable}"] if unusable else []
+        return "; ".join(told)
 
     def has_told(self, code: Suboption) -> bool:
         field = _FIELDS[code]
@@ -95,14 +167,21 @@ class Identity:
         """Whether nothing more is to be waited for."""
         return self.is_asked and not self._unanswered
 
-    def inherit(self, source: Machine) -> None:
-        """Takes what was told at the source of a move, but for what depends on the host."""
-        here = self.machine
-        self._news.update(
-            name=here.name or source.name,
-            vc_uuid=here.vc_uuid or source.vc_uuid,
-            bios_uuid=here.bios_uuid or source.bios_uuid,
-            service_uri=source.service_uri,
-            direction=source.direction,
-        )
-        self.overdue()  # what the VM still tells counts from then on
+    def inherit(self, source: Identity) -> None:
+        """Takes what was told at the source of a move, but for what depends on the host; what was
+        announced there and told nowhere is still owed."""
+        here, there = self.machine, source.machine
+        self.proxied(there.service_uri, there.direction)
+        for field in ("name", "vc_uuid", "bios_uuid"):
+            if told := getattr(here, field) or getattr(there, field):
+                self._news[field] = told
+        self.is_asked = self.is_asked or source.is_asked
+        self._unanswered = self._owed(_joined(self._unanswered, source._unanswered))
+        self._unusable = _joined(self._unusable, source._unusable)
+        self.wait_anew()
+
+
+def _joined(codes: Sequence[Suboption], further: Sequence[Suboption]) -> list[Suboption]:
+    if not codes:
+        return list(further)
+    return [*codes, *(code for code in further if code not in codes)]
