@@ -29,6 +29,9 @@ IDENTITY_TIMEOUT_S = 2.0  # from our question to when it is asked once more
 UNTOLD_S = 10.0  # the same, when its guest was told to ask again later
 ASKED_AGAIN_TIMEOUT_S = 1.0  # of a VM that has told before: then that holds
 
+# A peer that is not identified makes us say some hundred bytes, and reads them.
+UNKNOWN_BYTES = 2 * 1024
+
 # A target whose source is on another server: nobody here would hear that the move has failed.
 MOVE_FROM_ELSEWHERE_S = 3600.0
 
@@ -162,7 +165,8 @@ class Line:
             return
         if self._trace:
             self._trace.said(data)
-        if not self._connection.write(data):
+        is_pushy = self._known_as is None and self._connection.output.waiting_bytes > UNKNOWN_BYTES
+        if is_pushy or not self._connection.write(data):
             self._shared.counters["output dropped"] += 1
 
     def _finish_if_idle(self) -> None:
