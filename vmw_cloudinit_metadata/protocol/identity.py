@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
 from vmw_cloudinit_metadata.protocol import vmware
@@ -168,15 +169,20 @@ class Identity:
         return self.is_asked and not self._unanswered
 
     def inherit(self, source: Identity) -> None:
-        """Takes what was told at the source of a move, but for what depends on the host; what was
-        announced there and told nowhere is still owed."""
+        """Takes what was told at the source of a move, but for what depends on the host.
+
+        What was announced there and told nowhere is still owed. Of what this host announces too,
+        only what is stronger: the VM gets the same file as at the source.
+        """
         here, there = self.machine, source.machine
         self.proxied(there.service_uri, there.direction)
         for field in ("name", "vc_uuid", "bios_uuid"):
             if told := getattr(here, field) or getattr(there, field):
                 self._news[field] = told
         self.is_asked = self.is_asked or source.is_asked
-        self._unanswered = self._owed(_joined(self._unanswered, source._unanswered))
+        stronger = list(takewhile(lambda code: not self.has_told(code), DECISIVE))
+        announced = [answer for answer in self._unanswered if answer in stronger]
+        self._unanswered = self._owed(_joined(announced, source._unanswered))
         self._unusable = _joined(self._unusable, source._unusable)
         self.wait_anew()
 
