@@ -308,7 +308,7 @@ def test_host_that_never_tells_is_asked_on_told_of_once_and_kept(start: Start) -
     assert machine.hears(1.5).count(ASK_UUID) >= 2
     machine.send(REQUEST)
     assert instance(machine) == "timeout"
-    found = server.wait_for(r"'web1': not identified, since its host owes who it is \((.*?)\)")
+    found = server.wait_for(r"'web1': not identified: its host has not told who it is \((.*?)\)")
     assert found[1] == "announced, not sent: VM-VC-UUID"
     assert "disconnect and connect the VM's serial port" in server.log
     assert server.log.count("not identified") == 1
@@ -330,7 +330,7 @@ def test_empty_uuid_is_none_and_a_wrong_one_is_not(start: Start) -> None:
     wrong.send(suboption(80, b"01 23") + REQUEST)
     assert instance(empty) == "my-instance"
     assert instance(wrong) == "timeout"
-    server.wait_for(r"owes who it is \(sent, but no UUID: VM-VC-UUID\)")
+    server.wait_for(r"has not told who it is \(sent, but no UUID: VM-VC-UUID\)")
 
 
 def test_target_of_a_move_waits_for_what_its_source_did_not_tell(start: Start) -> None:

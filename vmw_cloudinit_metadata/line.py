@@ -69,7 +69,7 @@ class Line:
 
     @property
     def is_known(self) -> bool:
-        """Whether the VM is identified, and owes nothing that could make it another one."""
+        """Whether the VM is identified, and all is told that could make it another one."""
         return self._known_as is not None and not self.session.is_untold
 
     @property
@@ -255,10 +255,10 @@ class Line:
         untold = self._shared.throttle.passes("untold", self._connection.host)
         if untold is not None:
             text = (
-                f"{self.machine}: not identified, since its host owes who it is ({missing}). "
-                "Its guest is answered with timeout, and gets no other file, until that is told. "
-                "If it does not come, disconnect and connect the VM's serial port in vSphere, or "
-                f"move the VM to another host{untold}"
+                f"{self.machine}: not identified: its host has not told who it is ({missing}). "
+                "Until it does, its guest is answered with timeout, and gets no file that a weaker "
+                "identity names. If it does not, disconnect and connect the VM's serial port in "
+                f"vSphere, or move the VM to another host{untold}"
             )
             self._connection.tell("untold", text)
 

@@ -109,7 +109,11 @@ COUNTERS = (
             "identities changed": ("changed",),
         },
     ),
-    _plain("identities_untold", "VMs whose host owed who they are.", "identities untold"),
+    _plain(
+        "identities_untold",
+        "VMs whose host did not tell in time who they are.",
+        "identities untold",
+    ),
     _plain("internal_errors", "Errors of the server; each costs a connection.", "internal errors"),
     _plain("worker_restarts", "Workers that died and were started again.", "workers restarted"),
 )

@@ -20,8 +20,8 @@ class IdentityAsked:
 
 @dataclass(frozen=True, slots=True)
 class IdentityUntold:
-    """Its host owes what decides which VM it is: until it tells, each request is answered with the
-    error `timeout`. It is asked again after each `identity_overdue`."""
+    """Its host has not told what decides which VM it is: until it does, each request is answered
+    with the error `timeout`. It is asked again after each `identity_overdue`."""
 
     missing: str  # for the operator
     is_news: bool

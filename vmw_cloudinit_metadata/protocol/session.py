@@ -206,7 +206,7 @@ class Session:
 
     @property
     def is_untold(self) -> bool:
-        """Whether the host owes what decides which VM this is, and was waited for long enough."""
+        """Whether the host has not told, in all the time it had, what decides which VM this is."""
         return self._proxying and not self.identified and self._identity.is_overdue
 
     def answer(self, packets: bytes) -> None:
