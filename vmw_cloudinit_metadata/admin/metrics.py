@@ -101,18 +101,17 @@ COUNTERS = (
         "{} dropped",
     ),
     Row(
-        *("identity_conflicts", "Machines whose identity is not theirs alone, or changed."),
+        *(
+            "identity_conflicts",
+            "Machines whose identity is not theirs alone, changed, or was not told.",
+        ),
         ("kind",),
         {
             "rival connections": ("rival",),
             "shared sources": ("shared source",),
             "identities changed": ("changed",),
+            "identities untold": ("untold",),
         },
-    ),
-    _plain(
-        "identities_untold",
-        "VMs whose host did not tell in time who they are.",
-        "identities untold",
     ),
     _plain("internal_errors", "Errors of the server; each costs a connection.", "internal errors"),
     _plain("worker_restarts", "Workers that died and were started again.", "workers restarted"),
