@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.admission import Admission
 from vmw_cloudinit_metadata.connection import Connection
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.lookup import Lookup
-from vmw_cloudinit_metadata.protocol import options, packet, telnet
+from vmw_cloudinit_metadata.protocol import identity, options, packet, telnet
 from vmw_cloudinit_metadata.protocol.events import Refused
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
@@ -74,28 +74,38 @@ NEVER_NAMED = {"proxied": BINARY + WILL_EXTENSION + suboption(0, KNOWN) + PROXY 
 }
 
 
+CACHES = (
+    *(packet._repeated, packet._whole, telnet._whole, identity._announced_again),
+    *(options._received, options._after),
+)
+OURS = tracemalloc.Filter(True, "*/vmw_cloudinit_metadata/*")
+
+
 def feed(session: Session, data: bytes) -> None:
     for place in range(0, len(data), 256):
         session.receive_data(data[place : place + 256])
         session.data_to_send()
 
 
+def forget_what_all_share() -> None:
+    for cache in CACHES:
+        cache.cache_clear()
+    gc.collect()
+
+
 @pytest.mark.parametrize(
     "fills", [FILLS, EARLY, NEVER_NAMED], ids=["before it is named", "arriving", "named"]
 )
 def test_one_peer_that_is_not_identified_keeps_little(fills: dict[str, bytes]) -> None:
-    for fill in fills.values():  # what all sessions share is there afterwards
-        feed(new_session(), fill)
-    gc.collect()
     tracemalloc.start()
     try:
         session = new_session()
-        before = tracemalloc.get_traced_memory()[0]
         grown = {}
         for name, fill in fills.items():
             feed(session, fill)
-            gc.collect()
-            grown[name] = tracemalloc.get_traced_memory()[0] - before
+            forget_what_all_share()
+            ours = tracemalloc.take_snapshot().filter_traces([OURS])
+            grown[name] = sum(trace.size for trace in ours.traces)
     finally:
         tracemalloc.stop()
     assert not session.is_mute
@@ -128,15 +138,17 @@ def test_machine_of_the_longest_uri_has_few_parameters() -> None:
 
 
 def test_kept_parses_have_short_keys() -> None:
-    for cache in (packet._repeated, packet._whole, telnet._whole):
-        cache.cache_clear()
+    session = new_session()
+    session.receive_data(WILL_EXTENSION)
+    forget_what_all_share()
+    session.receive_data(suboption(0, bytes(300)))
     decoder, lines = telnet.Decoder(), packet.LineSplitter()
     for number in range(1000):
         long = b"\xff\xf1%d" % number + b"x" * 4000
         decoder.receive_data(long)
         for line in lines.receive_data(b"%d" % number + b"x" * 4000 + b"\n"):
             packet.requested(line)
-    for cache in (packet._repeated, packet._whole, telnet._whole):
+    for cache in (packet._repeated, packet._whole, telnet._whole, identity._announced_again):
         assert cache.cache_info().currsize == 0
     assert options._received.cache_parameters()["maxsize"] <= 512
     assert options._after.cache_parameters()["maxsize"] <= 512

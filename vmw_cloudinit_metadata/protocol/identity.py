@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -28,6 +29,10 @@ _STRICT = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID)
 
 # So often the time has to be over until the guest is told to ask again later.
 PATIENCE = 2
+
+_REPEATED_BYTES = 64  # hosts say the same few lists; what is longer is hardly said twice
+
+Codes = Sequence[Suboption]
 
 _FIELDS = {
     Suboption.VM_VC_UUID: "vc_uuid",
@@ -48,9 +53,9 @@ class Identity:
         }
         self.is_asked = False
         self._is_presumed = False  # the VM has sent no KNOWN-SUBOPTIONS-1, and was asked for all
-        self._announced: Sequence[Suboption] = ()  # questions
+        self._announced: Codes = ()  # questions
         self._unanswered: list[Suboption] = []  # few: a set would take 200 bytes
-        self._unusable: Sequence[Suboption] = ()  # of these something came
+        self._unusable: Codes = ()  # of these something came
         self._times_overdue = 0
 
     @property
@@ -65,24 +70,23 @@ class Identity:
     def proxied(self, service_uri: str, direction: str) -> None:
         self._news.update(service_uri=service_uri, direction=direction)
 
-    def ask(self, known: bytes) -> Sequence[Suboption]:
+    def ask(self, known: bytes) -> Codes:
         """Returns what to ask a VM that announces these suboptions: an answer counts as well as its
         question, since a VM that does not know the question says so."""
         if self._is_presumed:
             self._is_presumed, self._announced, self._unanswered = False, (), []
-        questions = [q for q, answer in vmware.IDENTITY.items() if q in known or answer in known]
-        self._ask(questions)
-        return questions
+        is_short = len(known) <= _REPEATED_BYTES
+        return self._ask(*(_announced_again(known) if is_short else _announced_by(known)))
 
-    def _ask(self, questions: Sequence[Suboption]) -> None:
+    def _ask(self, questions: Codes, answers: Codes) -> Codes:
         if self.is_complete:
             self.wait_anew()
         self.is_asked = True
         self._announced = _joined(self._announced, questions)
-        answers = [vmware.IDENTITY[question] for question in questions]
         self._await([answer for answer in answers if not self.has_told(answer)])
+        return questions
 
-    def ask_again(self) -> Sequence[Suboption]:
+    def ask_again(self) -> Codes:
         """Returns what to ask a VM that has told before; what it told holds until it answers."""
         questions = [question for question in ASKED_AGAIN if question in self._announced]
         self.wait_anew()
@@ -93,7 +97,7 @@ class Identity:
         """From now on its time runs."""
         self._times_overdue = 0
 
-    def _await(self, answers: Sequence[Suboption]) -> None:
+    def _await(self, answers: Codes) -> None:
         self._unanswered = _joined(self._unanswered, answers)
 
     def hear(self, code: Suboption, argument: bytes) -> bool:
@@ -115,13 +119,13 @@ class Identity:
         self._announced = [question for question in self._announced if question not in questions]
         self._unanswered = [answer for answer in self._unanswered if answer not in answers]
 
-    def overdue(self) -> Sequence[Suboption]:
+    def overdue(self) -> Codes:
         """The time to tell is over; returns what to ask once more, and to wait for. The rest counts
         as absent, or as it was told before."""
         self._times_overdue += 1
         if not self.is_asked:
             self._is_presumed = True
-            self._ask(list(vmware.IDENTITY))
+            self._ask(list(vmware.IDENTITY), list(vmware.IDENTITY.values()))
         else:
             self._unanswered = self._owed(self._unanswered)
         return [q for q, answer in vmware.IDENTITY.items() if answer in self._unanswered]
@@ -187,7 +191,16 @@ class Identity:
         self.wait_anew()
 
 
-def _joined(codes: Sequence[Suboption], further: Sequence[Suboption]) -> list[Suboption]:
+def _announced_by(known: bytes) -> tuple[Codes, Codes]:
+    """The questions that a VM with this list can answer, and their answers."""
+    pairs = [pair for pair in vmware.IDENTITY.items() if pair[0] in known or pair[1] in known]
+    return [question for question, _ in pairs], [answer for _, answer in pairs]
+
+
+_announced_again = lru_cache(maxsize=64)(_announced_by)
+
+
+def _joined(codes: Codes, further: Codes) -> list[Suboption]:
     if not codes:
         return list(further)
     return [*codes, *(code for code in further if code not in codes)]

@@ -578,8 +578,8 @@ class Session:
                 self._settle_claim(self._arrival.proof)
             return
         was_identified = self.identified
-        self.identified = self._proxying and self._identity.is_complete
-        if self.identified and not was_identified:
+        self.identified = is_identified = self._proxying and self._identity.is_complete
+        if is_identified and not was_identified:
             self._last_request_s = self._now_s
             self._emit(Identified(self.machine))
             self._let_requests_pass()
