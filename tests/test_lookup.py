@@ -150,9 +150,9 @@ def test_driver_that_takes_too_long_is_a_timeout_and_its_late_answer_is_kept(
 def test_identity_told_during_a_look_up_counts(scripted: Callable[..., Scripted]) -> None:
     server = scripted()
     machine = Vm(server.server.port, "sleep-1", vc_uuid=None, known=KNOWN)
-    machine.send(suboption(84) + suboption(86))
+    machine.send(suboption(2, b"\x51") + suboption(84) + suboption(86))
     machine.send(b"!!REQUEST_METADATA#\n")
-    server.server.wait_for("identified")  # the VC UUID counts as absent
+    server.server.wait_for("identified")  # it does not know GET-VM-VC-UUID
     machine.send(suboption(80, b"42" * 16))
     assert machine.answer()[1].startswith(b'{"instance-id":"42424242-')
 

@@ -559,14 +559,24 @@ def test_peer_of_another_process_is_checked_when_the_vc_uuid_is_known(
     target.is_welcome()
 
 
-@pytest.mark.parametrize("vc_uuid", ["42" * 16, None], ids=["another", "none"])
+@pytest.mark.parametrize(
+    ("vc_uuid", "reason"),
+    [
+        pytest.param("42" * 16, "with a secret that is not of this VM's move", id="another"),
+        pytest.param("", "with a secret that is not of this VM's move", id="none"),
+        pytest.param(None, "of a VM whose host does not tell its VC UUID", id="never told"),
+    ],
+)
 def test_secret_of_another_vm_is_refused(
-    pair: tuple[ServerProcess, ServerProcess], vc_uuid: str | None
+    pair: tuple[ServerProcess, ServerProcess], vc_uuid: str | None, reason: str
 ) -> None:
     here, there = pair
     secret = Vm(here.port).begin_move()
-    Vm.arriving(there.port, secret, vc_uuid=vc_uuid).receive_until(REFUSED)
-    there.wait_for("refused: VMOTION-PEER with a secret that is not of this VM's move")
+    wrong = Vm.arriving(there.port, secret, vc_uuid=vc_uuid)
+    if vc_uuid == "":
+        wrong.send(suboption(80))  # it has none
+    wrong.receive_until(REFUSED)
+    there.wait_for(f"refused: VMOTION-PEER {reason}")
     target = Vm.arriving(there.port, secret)
     target.is_welcome()
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.process import ServerProcess, with_constants
-from tests.vm import BINARY, KNOWN, Vm, suboption
+from tests.vm import ALWAYS_KNOWN, BINARY, KNOWN, Vm, suboption
 
 Connect = Callable[..., Vm]
 Start = Callable[..., ServerProcess]
@@ -107,7 +107,8 @@ def test_vm_in_lockstep_as_recorded_is_served(vm: Connect) -> None:
     machine.send(suboption(0, KNOWN) + suboption(70, b"Smy-metadata"))
     machine.receive_until(suboption(81) + suboption(83))
     machine.send(suboption(80, b"01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00"))
-    machine.send(suboption(82, b"web1") + b"\xff\xfb\x2c")
+    machine.send(suboption(84, b"42 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00"))
+    machine.send(suboption(86) + suboption(82, b"web1") + b"\xff\xfb\x2c")
     machine.receive_until(b"\xff\xfe\x2c")
     for byte in b"!!REQUEST_METADATA#\r\n":
         machine.send(bytes([byte]))
@@ -120,25 +121,40 @@ def test_request_before_the_identity_waits_for_it(vm: Connect) -> None:
     machine.send(b"!!REQUEST_METADATA#\n")
     assert b"!!" not in machine.hears(0.5)
     machine.send(suboption(80, b"00" * 15 + b"01") + suboption(82, b"web1"))
-    machine.send(suboption(84, b"none") + suboption(86, b"none"))
+    machine.send(suboption(84) + suboption(86, b"none"))
     assert machine.answer()[0] == "RESPONSE_METADATA"
 
 
-def test_identity_that_is_not_told_counts_as_absent_after_2_s(vm: Connect) -> None:
+def test_identity_that_is_announced_and_not_told_is_asked_twice_and_never_absent(
+    vm: Connect,
+) -> None:
     started_s = time.monotonic()
     machine = vm(vc_uuid=None, known=KNOWN)
+    assert machine.error("METADATA") == "timeout"
+    assert 3.5 < time.monotonic() - started_s < 8
+
+
+def test_location_that_is_not_told_counts_as_absent_after_2_s(vm: Connect) -> None:
+    started_s = time.monotonic()
+    machine = vm(known=ALWAYS_KNOWN + bytes([80, 81, 82, 83, 86, 87]))
     assert machine.metadata()["instance-id"] == "my-instance"
     assert 1.5 < time.monotonic() - started_s < 4
 
 
 @pytest.mark.parametrize(
-    "name",
-    [None, b"\xff\xfe", "", b"x" * 100_000],
-    ids=["untold", "no utf-8", "empty", "too long"],
+    ("name", "error"),
+    [
+        pytest.param(None, "not-found", id="none"),
+        pytest.param(b"\xff\xfe", "not-found", id="no utf-8"),
+        pytest.param("", "not-found", id="empty"),
+        pytest.param(b"x" * 2000, "not-found", id="too long"),
+        pytest.param(b"x" * 100_000, "timeout", id="dropped while it arrives"),
+    ],
 )
-def test_vm_without_any_identity_is_not_found(vm: Connect, name: str | bytes | None) -> None:
-    machine = vm(name, vc_uuid="no uuid")
-    assert machine.error("METADATA") == "not-found"
+def test_vm_without_any_usable_identity_gets_nothing(
+    vm: Connect, name: str | bytes | None, error: str
+) -> None:
+    assert vm(name, vc_uuid="").error("METADATA") == error
 
 
 def test_bios_uuid_alone_finds_the_file(vm: Connect, instances: Path) -> None:

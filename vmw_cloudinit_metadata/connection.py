@@ -7,11 +7,15 @@ happens inside `guarded`.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import ssl
-from collections.abc import Callable
+import sys
+import termios
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from socket import SHUT_RDWR, SHUT_WR, socket
 from typing import Any
 
@@ -52,6 +56,10 @@ def _hear_nothing(_data: bytes) -> None:
     collector would have to find it."""
 
 
+def _unread_bytes(sock: socket) -> int:
+    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 class Connection:
     """Serves one non-blocking socket, which the caller closes when `serve` returns; `str` is the
     peer."""
@@ -87,7 +95,7 @@ class Connection:
 
     def serve(self) -> None:
         log.debug("%s: connected", self)
-        self._shared.deadlines.start(IDENTIFICATION_S, self._unidentified)
+        self._shared.deadlines.start(IDENTIFICATION_S, self._unidentified, self.hear)
         try:
             self.guarded(self._receive_all)
         finally:
@@ -200,21 +208,28 @@ class Connection:
 
     def receive_what_is_there(self) -> None:
         """Takes in, from the side, what the socket has."""
-        self.guarded(self._receive_rest)
+        for _ in islice(self.hear(), _REST_TURNS):
+            pass
 
-    def _receive_rest(self) -> None:
-        for _ in range(_REST_TURNS):
+    def hear(self) -> Iterator[None]:
+        """Takes in, from the side, a turn at each step, what the socket has now and no more."""
+        for _ in range(0, 0 if self._is_over else _unread_bytes(self._sock), _RECEIVE_BYTES):
+            self.guarded(self._receive_turn)
+            yield
             if self._is_over:
                 return
-            try:
-                data = self._sock.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                return
-            if not data:
-                return
-            self._receive(data)
-            while self._has_more and not self._is_over:
-                self._receive(b"")
+
+    def _receive_turn(self) -> None:
+        try:
+            data = self._sock.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            return
+        self._shared.counters["bytes received"] += len(data)
+        self._receive(data)
+        while self._has_more and not self._is_over:
+            self._receive(b"")
 
     # Who it is, and how long that may take
 
@@ -249,7 +264,7 @@ class Connection:
         """Takes the peer for an ESXi host whose VM is served, or will be within this time."""
         self._shared.deadlines.cancel(self._unidentified, self._move_overdue)
         if within_s is not None:
-            self._shared.deadlines.start(within_s, self._move_overdue)
+            self._shared.deadlines.start(within_s, self._move_overdue, self.hear)
 
     def _unidentified(self) -> None:
         text = f"closed: it named no VM within {IDENTIFICATION_S:g} s"
@@ -282,7 +297,7 @@ class Connection:
             oldest = next(iter(mute))
             del mute[oldest]
             oldest.close()
-        self._shared.deadlines.start(MUTE_LINE_S, self.close)
+        self._shared.deadlines.start(MUTE_LINE_S, self.close, self.hear)
 
     def dismiss(self, reason: str) -> None:
         """The peer is no hypervisor: it may read what was said, and is closed."""
@@ -323,7 +338,7 @@ class Connection:
     def _begin_telnet_or_tls(self) -> None:
         if self._shared.tls:
             self._receive = self._receive_first
-            self._shared.deadlines.start(TLS_SILENCE_S, self._peer_is_silent)
+            self._shared.deadlines.start(TLS_SILENCE_S, self._peer_is_silent, self.hear)
         else:
             self._open_line()
 
@@ -356,7 +371,7 @@ class Connection:
         self._tls = Tls(self._shared.tls)
         self._shared.tls_connections += 1
         self._receive = self._receive_tls
-        self._shared.deadlines.start(TLS_HANDSHAKE_S, self._handshake_overdue)
+        self._shared.deadlines.start(TLS_HANDSHAKE_S, self._handshake_overdue, self.hear)
 
     def _receive_tls(self, data: bytes) -> None:
         assert self._tls

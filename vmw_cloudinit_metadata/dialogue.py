@@ -107,6 +107,9 @@ class Dialogue:
         return self._is_looking_up or self._is_pausing or self._unsent_bytes > BUSY_BYTES
 
     def _answer_next(self) -> None:
+        if not self.line.is_known:
+            self._put_off()
+            return
         machine = self.line.machine
         answer = self._kept(machine)
         self._shared.counters["answers kept" if answer else "answers looked up"] += 1
@@ -207,6 +210,12 @@ class Dialogue:
         self._log_failure(document, failure)
         self._say(error_packet(document, failure.error))
 
+    def _put_off(self) -> None:
+        """The VM is not identified: the log has said so, once, and why."""
+        document = self._take_request()
+        self._count_failure(document, "timeout")
+        self._say(error_packet(document, "timeout"))
+
     def _take_request(self) -> str:
         document = self._requests.pop(0)
         if len(self._requests) >= _FEW_REQUESTS:
@@ -244,11 +253,14 @@ class Dialogue:
 
     # Telling the operator
 
-    def _log_failure(self, document: str, failure: Failure) -> None:
-        self._shared.counters[f"answered {failure.error}"] += 1
-        self._shared.counters[f"{_kind(document)} {failure.error}"] += 1
+    def _count_failure(self, document: str, error: str) -> None:
+        self._shared.counters[f"answered {error}"] += 1
+        self._shared.counters[f"{_kind(document)} {error}"] += 1
         if not self._had:
             self._asked_s = 0.0
+
+    def _log_failure(self, document: str, failure: Failure) -> None:
+        self._count_failure(document, failure.error)
         trouble = f"{failure.error}: {failure.reason}"
         untold = self._shared.throttle.passes("failed", key_of(self.line.machine), trouble)
         # Whatever a guest asks for that there is not says nothing of its VM.

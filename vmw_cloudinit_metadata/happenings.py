@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 # Every kind of happening, and how loud it is where its teller does not say otherwise.
 LEVELS = {
     "identified": logging.INFO,
+    "untold": logging.WARNING,  # its host does not say which VM it is
     "changed": logging.WARNING,  # another identity on the same connection
     "rival": logging.WARNING,  # two connections with one identity
     "served": logging.INFO,  # documents were answered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vmw_cloudinit_metadata.protocol import vmotion
@@ -24,7 +25,16 @@ class Journey:
         self._target: Line | None = None
         self._is_over = False
         shared.journeys[source.session] = self
-        shared.deadlines.start(EXPIRES_S, self._expire)
+        self._begin_to_expire()
+
+    def _begin_to_expire(self) -> None:
+        self._shared.deadlines.start(EXPIRES_S, self._expire, self._hear)
+
+    def _hear(self) -> Iterator[None]:
+        """How it ended may have arrived already."""
+        yield from self.source.hear()
+        if self._target:
+            yield from self._target.hear()
 
     @property
     def is_under_way(self) -> bool:
@@ -43,7 +53,7 @@ class Journey:
     def end_is_gone(self) -> None:
         """One of the two lines is closed."""
         if not self._is_over:
-            self._shared.deadlines.start(EXPIRES_S, self._expire)
+            self._begin_to_expire()
 
     def complete(self) -> None:
         self._finish("completed")

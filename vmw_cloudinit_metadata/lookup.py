@@ -54,7 +54,7 @@ MESSAGES = {
     "invalid": "The data of this VM has a fault. An administrator must mend it: the log of the "
     "server, and its command validate, name it.",
     "failed": "The server cannot get at its data now. Ask again later; its log has the reason.",
-    "timeout": "The server's look-up takes too long. Ask again later.",
+    "timeout": "The server has no answer in time. Ask again later; its log has the reason.",
     "unknown-request": "No VM has such a document. Ask for another one.",
 }
 

@@ -119,7 +119,7 @@ class Output:
         self._is_broken = True
         self._waiting = b""
         if self._watcher:
-            self._deadlines.cancel(self._on_stalled)
+            self._deadlines.cancel(self._look_again)
             self._watcher.stop()
             self._watcher.close()
             self._watcher = None
@@ -131,7 +131,7 @@ class Output:
     def _wait_for_room(self, *, is_moving: bool) -> None:
         """The socket is full; the peer has taken something of late, if it `is_moving`."""
         if is_moving or not self._is_full:
-            self._deadlines.start(STALLED_S, self._on_stalled)
+            self._deadlines.start(STALLED_S, self._look_again)
         if not self._is_full:
             self._is_full = True
             loop = gevent.get_hub().loop
@@ -146,5 +146,12 @@ class Output:
         self._is_full = False
         self._unsent.hold(self, 0)
         self._watcher.stop()
-        self._deadlines.cancel(self._on_stalled)
+        self._deadlines.cancel(self._look_again)
         self.all_is_sent()
+
+    def _look_again(self) -> None:
+        """The peer may have read of late, and nobody has had the time to see that."""
+        before = len(self._waiting)
+        self._send_again()
+        if len(self._waiting) == before:
+            self._on_stalled()

@@ -106,12 +106,16 @@ COUNTERS = (
         "{} dropped",
     ),
     Row(
-        *("identity_conflicts", "Machines whose identity is not theirs alone, or changed."),
+        *(
+            "identity_conflicts",
+            "Machines whose identity is not theirs alone, changed, or was not told.",
+        ),
         ("kind",),
         {
             "rival connections": ("rival",),
             "shared sources": ("shared source",),
             "identities changed": ("changed",),
+            "identities untold": ("untold",),
         },
     ),
     _labelled(

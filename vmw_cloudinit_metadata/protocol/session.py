@@ -22,6 +22,7 @@ from vmw_cloudinit_metadata.protocol.events import (
     Fault,
     Identified,
     IdentityAsked,
+    IdentityUntold,
     MoveAborted,
     MoveArrived,
     MoveBegun,
@@ -66,11 +67,14 @@ _KNOWN_SUBOPTIONS = telnet.encode_subnegotiation(
 # again and again, while its VM is still being identified.
 MAX_WAITING_REQUESTS = 64
 
-# What the VM may send on the target host's connection before it says that it is there.
-MAX_EARLY_BYTES = 16 * 1024
+# What the VM may send on the target host's connection before it says that it is there: its guest
+# does not run there yet.
+MAX_EARLY_BYTES = 2 * 1024
 
-# What the VM may say of VMWARE-TELNET-EXT before AUTHENTICATION is settled.
-MAX_POSTPONED_BYTES = 8 * 1024
+# What the VM may say of VMWARE-TELNET-EXT before AUTHENTICATION is settled: who it is, with the
+# longest name and service URI. What an event takes beside its payload counts too.
+MAX_POSTPONED_BYTES = 4 * 1024
+_EVENT_BYTES = 128
 
 # Lines live for months, and VMs are renamed: after this silence the VM is asked again who it is.
 SILENCE_S = 60.0
@@ -181,11 +185,29 @@ class Session:
             self._open()
 
     def identity_overdue(self) -> list[Event]:
-        """The time to tell the identity is over: what was not told counts as absent."""
-        if not self.is_mute:
-            self._identity.overdue()
+        """The time to tell the identity is over: what decides which VM this is, is asked again."""
+        if self.is_moving:
+            self._emit(IdentityAsked())  # nothing is said now, and so nothing is judged
+        elif not self.is_mute:
+            for question in self._identity.overdue():
+                self._say(question)
             self._identify()
+            self._go_on_waiting()
         return self._take_events()
+
+    def _go_on_waiting(self) -> None:
+        if self._identity.is_complete or self.is_mute:
+            return
+        if not self.is_untold:
+            self._emit(IdentityAsked())
+            return
+        self._emit(IdentityUntold(self._identity.missing, self._identity.is_news))
+        self._let_requests_pass()
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether the host has not told, in all the time it had, what decides which VM this is."""
+        return self._proxying and not self.identified and self._identity.is_overdue
 
     def answer(self, packets: bytes) -> None:
         """Queues serialized packets, or a part of one, for the guest."""
@@ -204,6 +226,8 @@ class Session:
         elif len(self._policy.uris) == 1:  # the target host does not tell
             self._proxied(next(iter(self._policy.uris)), "client")
         self._identify()
+        if not self.identified:
+            self._wait_anew()
         early, self._early = self._early, b""
         self._receive_serial(early)
         behind, self._behind = self._behind, []
@@ -323,7 +347,7 @@ class Session:
 
     def _postpone(self, event: telnet.Event) -> None:
         self._is_open = False
-        self._postponed_bytes += len(getattr(event, "payload", b"")) + 8
+        self._postponed_bytes += len(getattr(event, "payload", b"")) + _EVENT_BYTES
         if self._postponed_bytes <= MAX_POSTPONED_BYTES:
             self._postponed.append(event)
         else:
@@ -388,23 +412,34 @@ class Session:
 
     def _do_proxy(self, _code: Suboption, argument: bytes) -> None:
         direction = vmware.DIRECTIONS.get(argument[:1])
+        is_short = len(argument) <= 1 + vmware.MAX_URI_BYTES
         uri = argument[1:].decode("utf-8", "replace")
         if self._lacks_tls:
             self._say(Suboption.WONT_PROXY)
             self._refuse("without TLS", "the VM speaks no TLS, and this server requires it")
-        elif direction is None or not vmware.serves(uri, self._policy.uris):
+        elif not (direction and is_short and vmware.serves(uri, self._policy.uris)):
             self._say(Suboption.WONT_PROXY)
             ours = " or ".join(sorted(map(repr, self._policy.uris)))
             reason = f"the VM asks for service URI {quoted(uri)}, this server serves {ours}"
+            if not is_short:
+                reason += f", with a query up to {vmware.MAX_URI_BYTES:,} bytes"
             self._refuse("another service URI", reason)
         elif self._arrival:
             self._fault("unexpected DO-PROXY")
         else:
             self._say(Suboption.WILL_PROXY)
             self._proxying = True
-            if not self._identity.is_asked:
-                self._emit(IdentityAsked())
+            self._expect_identity()
             self._proxied(uri, direction)
+
+    def _expect_identity(self) -> None:
+        """From now on it matters: the time to tell it begins, unless it runs."""
+        if not self._identity.is_asked or self._identity.is_late:
+            self._wait_anew()
+
+    def _wait_anew(self) -> None:
+        self._identity.wait_anew()
+        self._emit(IdentityAsked())
 
     def _proxied(self, service_uri: str, direction: str) -> None:
         was = self.machine if self.identified else None
@@ -420,7 +455,7 @@ class Session:
         self._emit(Refused(kind, reason, is_attack))
 
     def _out_of_place(self, code: Suboption, _argument: bytes) -> None:
-        self._fault(f"unexpected {_named(code)}")
+        self._fault(f"unexpected {vmware.named(code)}")
 
     # vMotion, at the source
 
@@ -460,14 +495,14 @@ class Session:
         if isinstance(proof, Move):
             self._accept_peer()
             return
-        if not self._identity.is_asked:
-            self._emit(IdentityAsked())
+        self._expect_identity()
         self._identify()
 
     def _settle_claim(self, claim: Claim) -> None:
         if not self._identity.is_settled(Suboption.VM_VC_UUID):
-            return
-        if self._policy.moves.settle(claim, self.machine.vc_uuid):
+            if self._identity.is_overdue:
+                self._refuse_peer("VMOTION-PEER of a VM whose host does not tell its VC UUID")
+        elif self._policy.moves.settle(claim, self.machine.vc_uuid):
             self._accept_peer()
         else:
             self._refuse_peer("VMOTION-PEER with a secret that is not of this VM's move")
@@ -518,7 +553,7 @@ class Session:
         """Takes over what the VM was at the source."""
         source.end_move()
         source.is_mute = True
-        self._identity.inherit(source.machine)
+        self._identity.inherit(source._identity)
         self._lines, source._lines = source._lines, self._lines
         self._waiting, source._waiting = source._waiting, []
 
@@ -527,8 +562,10 @@ class Session:
     def _tells(self, code: Suboption, argument: bytes) -> None:
         was = self.machine if self.identified else None
         if not self._identity.hear(code, argument):
-            self._fault(f"unusable {_named(code)}")
+            self._fault(f"unusable {vmware.named(code)}")
         self._changed_from(was)
+        if was and not self.identified:  # it has a UUID, and we do not know which
+            self._wait_anew()
 
     def _changed_from(self, was: Machine | None) -> None:
         if was is not None and self.machine != was:
@@ -540,11 +577,14 @@ class Session:
             if not self._arrival.is_accepted:
                 self._settle_claim(self._arrival.proof)
             return
-        if self.identified or not self._proxying or not self._identity.is_complete:
-            return
-        self.identified = True
-        self._last_request_s = self._now_s
-        self._emit(Identified(self.machine))
+        was_identified = self.identified
+        self.identified = is_identified = self._proxying and self._identity.is_complete
+        if is_identified and not was_identified:
+            self._last_request_s = self._now_s
+            self._emit(Identified(self.machine))
+            self._let_requests_pass()
+
+    def _let_requests_pass(self) -> None:
         for document in self._waiting:
             self._emit(Requested(document))
         self._waiting.clear()
@@ -577,7 +617,7 @@ class Session:
         self._last_request_s = self._now_s
         if self.identified and was_silent and not self.is_moving:
             self._ask_again()
-        if self.identified:
+        if self.identified or self.is_untold:
             self._emit(Requested(document))
         elif len(self._waiting) < MAX_WAITING_REQUESTS:
             self._waiting.append(document)
@@ -595,11 +635,6 @@ class Session:
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
-
-
-def _named(code: Suboption) -> str:
-    """As the document writes it: VM-VC-UUID."""
-    return code.name.replace("_", "-")
 
 
 # What is told at once, and what may have to wait for the end of AUTHENTICATION.
