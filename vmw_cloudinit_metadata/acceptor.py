@@ -18,16 +18,22 @@ _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 class Acceptor(StreamServer):
     """Calls `serve`, which closes the socket, in a greenlet for each connection that `is_welcome`,
-    a peer's address given, lets in; `on_exhausted` when there is no descriptor for one."""
+    a peer's address given, lets in. While not `may_accept`, it is tried again in the hub's next
+    turn; so is one without a descriptor, if `frees_descriptor`, or else it is closed, and
+    `on_exhausted` called."""
 
     def __init__(
         self,
         listener: socket,
         serve: Callable[[socket, tuple[Any, ...]], None],
+        may_accept: Callable[[], bool],
         is_welcome: Callable[[str], bool],
+        frees_descriptor: Callable[[], bool],
         on_exhausted: Callable[[str], None],
     ) -> None:
+        self._may_accept = may_accept
         self._is_welcome = is_welcome
+        self._frees_descriptor = frees_descriptor
         self._on_exhausted = on_exhausted
         self._spare = os.open(os.devnull, os.O_RDONLY)
         self._greenlets = Greenlets(serve)
@@ -36,6 +42,8 @@ class Acceptor(StreamServer):
 
     def do_read(self) -> Any:
         """The next connection to serve, a socket and its address; None: there is none now."""
+        if not self._may_accept():
+            return None
         try:
             descriptor, address = self._accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -43,7 +51,8 @@ class Acceptor(StreamServer):
         except OSError as error:
             if error.errno not in _NO_DESCRIPTOR:
                 raise
-            self._refuse_without_descriptor()
+            if not self._frees_descriptor():
+                self._refuse_without_descriptor()
             return None
         if self._spare < 0:  # this connection's descriptor has to become the spare one
             self._refuse(descriptor, address)

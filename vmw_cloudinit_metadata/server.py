@@ -16,9 +16,12 @@ from gevent.event import Event
 
 from vmw_cloudinit_metadata.acceptor import Acceptor
 from vmw_cloudinit_metadata.admission import (
+    MAX_CONNECTION_RATE,
+    MAX_HANDSHAKE_RATE,
     MAX_PER_HOST,
     Admission,
     Network,
+    Refusal,
     connections_by_descriptors,
     descriptor_limit,
     open_descriptors,
@@ -34,7 +37,13 @@ from vmw_cloudinit_metadata.health import Health
 from vmw_cloudinit_metadata.listener import listen_on, name_of
 from vmw_cloudinit_metadata.lookup import Lookup
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
-from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
+from vmw_cloudinit_metadata.protocol.vmotion import (
+    MAX_MOVE_RATE,
+    KeyedSecrets,
+    Moves,
+    RandomSecrets,
+)
+from vmw_cloudinit_metadata.rate import Rate
 from vmw_cloudinit_metadata.shared import Shared
 from vmw_cloudinit_metadata.tls import KeyPair
 
@@ -66,6 +75,9 @@ class MetadataServer:
         max_connections: int | None = None,  # None: what the limit of descriptors has room for
         max_per_host: int = MAX_PER_HOST,
         max_pending_moves: int | None = None,  # None: as many as connections
+        max_connection_rate: float = MAX_CONNECTION_RATE,  # of one host, a second; 0: no limit
+        max_handshake_rate: float = MAX_HANDSHAKE_RATE,  # likewise
+        max_move_rate: float = MAX_MOVE_RATE,  # likewise
         tls: TlsPolicy = TlsPolicy.OFF,
         key_pair: KeyPair | None = None,  # where tls is not OFF
         vmotion_key: bytes | None = None,  # None: only this process knows its moves
@@ -83,11 +95,19 @@ class MetadataServer:
             KeyedSecrets(vmotion_key, secrets.token_bytes, time.time)
             if vmotion_key
             else RandomSecrets(secrets.token_bytes),
+            Rate(max_move_rate),
         )
         self._shared = Shared(
             Policy(frozenset(uris), moves, tls),
             Lookup(driver, lookup_pool, lookup_timeout_s),
-            Admission(allow, proxy_protocol, max_connections, max_per_host),
+            Admission(
+                allow,
+                proxy_protocol,
+                max_connections,
+                max_per_host,
+                max_connection_rate=max_connection_rate,
+                max_handshake_rate=max_handshake_rate,
+            ),
             self._key_pair.load() if self._key_pair else None,
         )
         self._health = Health(driver)
@@ -131,6 +151,7 @@ class MetadataServer:
         gauges = {
             "connections": self._accepted,
             "connections at most": self.max_connections,
+            "connections unidentified": len(self._shared.admission.unidentified),
             "look-ups waiting": lookup.waiting,
             "look-ups running": lookup.running,
             "vMotions under way": len(self._shared.policy.moves),
@@ -155,7 +176,14 @@ class MetadataServer:
     def start(self) -> None:
         """Listens and accepts; raises ConfigError if an address cannot be had."""
         for listener in listen_on(self._listen, reuse_port=self._reuse_port):
-            server = Acceptor(listener, self._serve, self._is_welcome, self._no_descriptor)
+            server = Acceptor(
+                listener,
+                self._serve,
+                self._may_accept,
+                self._is_welcome,
+                self._frees_descriptor,
+                self._no_descriptor,
+            )
             server.start()
             self._servers.append(server)
 
@@ -193,6 +221,12 @@ class MetadataServer:
                     admission.max_per_host = value
                 case "max_pending_moves":
                     shared.policy.moves.limit = value
+                case "max_connection_rate":
+                    admission.connection_rate.per_s = value
+                case "max_handshake_rate":
+                    admission.handshake_rate.per_s = value
+                case "max_move_rate":
+                    shared.policy.moves.rate.per_s = value
                 case "lookup_timeout_s":
                     shared.lookup.run_timeout_s = value
                 case "drain_s":
@@ -245,26 +279,51 @@ class MetadataServer:
     def _is_connected(self) -> bool:
         return bool(self._connections)
 
+    @property
+    def _is_full(self) -> bool:
+        shared = self._shared
+        return self._accepted - shared.leaving >= shared.admission.max_connections
+
+    def _may_accept(self) -> bool:
+        """False while the server is full, but those that were accepted last have not begun: one of
+        them may make room in the next turn, and nobody else can."""
+        if not self._is_full or self._shared.admission.unidentified:
+            return True
+        return self._accepted == len(self._connections)
+
     def _is_welcome(self, host: str) -> bool:
         """Whether there is room for one more connection, which then counts."""
-        limit = self._shared.admission.max_connections
-        if self._accepted >= limit:
-            self._refuse(host, f"there are {limit} connections already (--max-connections)")
+        admission, host = self._shared.admission, plain_host(host)
+        if not admission.is_proxy(host):  # its connections count as those of whom it speaks for
+            refusal = admission.hurries(host, time.monotonic())
+            if refusal:
+                self._refuse(host, refusal)
+                return False
+        if self._is_full and not admission.make_room():
+            limit = admission.max_connections
+            reason = f"there are {limit} connections already (--max-connections)"
+            self._refuse(host, Refusal("full", reason))
             return False
         self._accepted += 1
         return True
 
-    def _no_descriptor(self, host: str) -> None:
-        self._refuse(host, "the system has no descriptor left for it")
+    def _frees_descriptor(self) -> bool:
+        """Whether a connection is about to end, or was made to, or may be in the next turn."""
+        if self._shared.leaving or self._accepted > len(self._connections):
+            return True
+        return self._shared.admission.make_room()
 
-    def _refuse(self, host: str, reason: str) -> None:
-        self._shared.counters["refused: full"] += 1
-        untold = self._shared.throttle.passes("full", host)
+    def _no_descriptor(self, host: str) -> None:
+        reason = "the system has no descriptor left for it"
+        self._refuse(plain_host(host), Refusal("full", reason))
+
+    def _refuse(self, host: str, refusal: Refusal) -> None:
+        name = f"refused: {refusal.kind}"
+        self._shared.counters[name] += 1
+        untold = self._shared.throttle.passes(name, host)
         if untold is not None:
-            host = plain_host(host)
-            text = f"connection refused: {reason}{untold}"
-            peer = Peer(host, host)
-            self._shared.happenings.tell("refused", text, peer, reason="refused: full")
+            text = f"connection refused: {refusal.reason}{untold}"
+            self._shared.happenings.tell("refused", text, Peer(host, host), reason=name)
 
     def _serve(self, sock: socket, address: tuple[Any, ...]) -> None:
         self._shared.counters["connections"] += 1

@@ -43,3 +43,4 @@ class Shared:
     counters: defaultdict[str, int] = field(default_factory=partial(defaultdict, int))
     boots: Timing = field(default_factory=Timing)
     mute: dict[Connection, None] = field(default_factory=dict)  # kept, unserved; oldest first
+    leaving: int = 0  # connections that have made room, and are about to end
