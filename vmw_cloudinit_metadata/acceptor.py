@@ -17,21 +17,21 @@ _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class Acceptor(StreamServer):
-    """Calls `serve`, which closes the socket, in a greenlet for each connection that `is_welcome`,
-    a peer's address given, lets in. While not `may_accept`, it is tried again in the hub's next
-    turn; so is one without a descriptor, if `frees_descriptor`, or else it is closed, and
+    """Calls `begin` for each connection that `is_welcome`, a peer's address given, lets in; and
+    `serve`, which closes the socket, with what that has returned, in a greenlet. One without a
+    descriptor is tried again in the hub's next turn, if `frees_descriptor`; else it is closed, and
     `on_exhausted` called."""
 
     def __init__(
         self,
         listener: socket,
-        serve: Callable[[socket, tuple[Any, ...]], None],
-        may_accept: Callable[[], bool],
+        begin: Callable[[Any, tuple[Any, ...]], Any],
+        serve: Callable[[Any, Any], None],
         is_welcome: Callable[[str], bool],
         frees_descriptor: Callable[[], bool],
         on_exhausted: Callable[[str], None],
     ) -> None:
-        self._may_accept = may_accept
+        self._begin = begin
         self._is_welcome = is_welcome
         self._frees_descriptor = frees_descriptor
         self._on_exhausted = on_exhausted
@@ -41,9 +41,7 @@ class Acceptor(StreamServer):
         super().__init__(listener, serve)
 
     def do_read(self) -> Any:
-        """The next connection to serve, a socket and its address; None: there is none now."""
-        if not self._may_accept():
-            return None
+        """The next connection to serve, a socket and what `begin` made; None: there is none now."""
         try:
             descriptor, address = self._accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -64,7 +62,7 @@ class Acceptor(StreamServer):
         # Python's, which can be made a file.
         accepted = SocketType(*self._kind, descriptor)
         accepted.setblocking(False)
-        return accepted, address
+        return accepted, self._begin(accepted, address)
 
     def do_handle(self, *accepted: Any) -> None:
         """As gevent does it, but for a frame: each connection would keep that on its stack."""

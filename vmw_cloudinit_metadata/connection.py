@@ -55,7 +55,7 @@ def _hear_nothing(_data: bytes) -> None:
 
 class Connection:
     """Serves one non-blocking socket, which the caller closes when `serve` returns; `str` is the
-    peer."""
+    peer. First it has to `enter`."""
 
     def __init__(self, shared: Shared, sock: socket, host: str, port: int) -> None:
         self._shared = shared
@@ -79,11 +79,23 @@ class Connection:
 
     # The life of a connection
 
+    def enter(self) -> None:
+        """Takes its place among the others, or is refused; to be called once, before `serve`."""
+        self.guarded(self._enter)
+
+    def _enter(self) -> None:
+        if self._shared.admission.is_proxy(self.host):
+            self._is_quiet = True  # until it speaks for somebody: health checks come and go
+            self._shared.admission.unidentified.add(self.host, self)
+        else:
+            self._is_admitted()
+
     def serve(self) -> None:
         log.debug("%s: connected", self)
         self._shared.deadlines.start(IDENTIFICATION_S, self._unidentified)
         try:
-            self.guarded(self._receive_all)
+            if not self._is_over:
+                self.guarded(self._receive_all)
         finally:
             self._end()
 
@@ -307,11 +319,9 @@ class Connection:
     # The layers: each receives until it knows which is the next one
 
     def _begin(self) -> None:
-        if self._shared.admission.is_proxy(self.host):
-            self._is_quiet = True  # until it speaks for somebody: health checks come and go
+        if self._is_quiet:
             self._receive = self._receive_header
-            self._shared.admission.unidentified.add(self.host, self)
-        elif self._is_admitted():
+        else:
             self._begin_telnet_or_tls()
 
     def _receive_header(self, data: bytes) -> None:

@@ -113,7 +113,9 @@ class MetadataServer:
         self._health = Health(driver)
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
-        self._accepted = 0  # connections; some may not have begun yet
+        self._room_by_descriptors = (
+            connections_by_descriptors()
+        )  # with more, look-ups may have none
         self._stop_asked = Event()
         self._hurry = Event()
 
@@ -149,7 +151,7 @@ class MetadataServer:
             "boot": self._shared.boots,
         }
         gauges = {
-            "connections": self._accepted,
+            "connections": len(self._connections),
             "connections at most": self.max_connections,
             "connections unidentified": len(self._shared.admission.unidentified),
             "look-ups waiting": lookup.waiting,
@@ -178,8 +180,8 @@ class MetadataServer:
         for listener in listen_on(self._listen, reuse_port=self._reuse_port):
             server = Acceptor(
                 listener,
+                self._begin,
                 self._serve,
-                self._may_accept,
                 self._is_welcome,
                 self._frees_descriptor,
                 self._no_descriptor,
@@ -279,39 +281,25 @@ class MetadataServer:
     def _is_connected(self) -> bool:
         return bool(self._connections)
 
-    @property
-    def _is_full(self) -> bool:
-        shared = self._shared
-        return self._accepted - shared.leaving >= shared.admission.max_connections
-
-    def _may_accept(self) -> bool:
-        """False while the server is full, but those that were accepted last have not begun: one of
-        them may make room in the next turn, and nobody else can."""
-        if not self._is_full or self._shared.admission.unidentified:
-            return True
-        return self._accepted == len(self._connections)
-
     def _is_welcome(self, host: str) -> bool:
-        """Whether there is room for one more connection, which then counts."""
+        """Whether there is room for one more connection."""
         admission, host = self._shared.admission, plain_host(host)
         if not admission.is_proxy(host):  # its connections count as those of whom it speaks for
             refusal = admission.hurries(host, time.monotonic())
             if refusal:
                 self._refuse(host, refusal)
                 return False
-        if self._is_full and not admission.make_room():
-            limit = admission.max_connections
+        count, limit = len(self._connections) - self._shared.leaving, admission.max_connections
+        has_room = count < min(limit, self._room_by_descriptors) or admission.make_room()
+        if count >= limit and not has_room:
             reason = f"there are {limit} connections already (--max-connections)"
             self._refuse(host, Refusal("full", reason))
             return False
-        self._accepted += 1
         return True
 
     def _frees_descriptor(self) -> bool:
-        """Whether a connection is about to end, or was made to, or may be in the next turn."""
-        if self._shared.leaving or self._accepted > len(self._connections):
-            return True
-        return self._shared.admission.make_room()
+        """Whether a connection is about to end, also if it was to make room just now."""
+        return self._shared.leaving > 0 or self._shared.admission.make_room()
 
     def _no_descriptor(self, host: str) -> None:
         reason = "the system has no descriptor left for it"
@@ -325,15 +313,16 @@ class MetadataServer:
             text = f"connection refused: {refusal.reason}{untold}"
             self._shared.happenings.tell("refused", text, Peer(host, host), reason=name)
 
-    def _serve(self, sock: socket, address: tuple[Any, ...]) -> None:
+    def _begin(self, sock: socket, address: tuple[Any, ...]) -> Connection:
         self._shared.counters["connections"] += 1
+        connection = Connection(self._shared, sock, str(address[0]), int(address[1]))
+        self._connections.add(connection)
+        connection.enter()
+        return connection
+
+    def _serve(self, sock: socket, connection: Connection) -> None:
         try:
-            connection = Connection(self._shared, sock, str(address[0]), int(address[1]))
-            self._connections.add(connection)
-            try:
-                connection.serve()
-            finally:
-                self._connections.discard(connection)
+            connection.serve()
         finally:
             sock.close()
-            self._accepted -= 1
+            self._connections.discard(connection)
