@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from collections.abc import Callable
 from contextlib import suppress
 from socket import SocketType, socket
@@ -49,7 +50,8 @@ class Acceptor(StreamServer):
         except OSError as error:
             if error.errno not in _NO_DESCRIPTOR:
                 raise
-            if not self._frees_descriptor():
+            # The system says so before it looks whether anybody waits.
+            if self._has_waiting() and not self._frees_descriptor():
                 self._refuse_without_descriptor()
             return None
         if self._spare < 0:  # this connection's descriptor has to become the spare one
@@ -71,6 +73,11 @@ class Acceptor(StreamServer):
     def _accept(self) -> tuple[int, tuple[Any, ...]]:
         accepted: tuple[int, tuple[Any, ...]] = self.socket._accept()  # type: ignore[attr-defined]
         return accepted
+
+    def _has_waiting(self) -> bool:
+        poll = select.poll()
+        poll.register(self.socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         super().close()
