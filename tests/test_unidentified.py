@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 import resource
 import select
+import signal
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -380,6 +382,31 @@ def test_rates_of_0_are_no_limit(start: Start, pair: tuple[str, ...]) -> None:
     server = start(*pair, *options)
     assert all(has_tls(server, ATTACKER) for _ in range(60))
     assert not {name for name in counters(server) if "rate" in name}
+
+
+def test_rates_change_at_hup(start: Start, tmp_path: Path, pair: tuple[str, ...]) -> None:
+    file = tmp_path / "server.yaml"
+    names = ("max-connection-rate", "max-handshake-rate", "max-move-rate")
+    file.write_text("".join(f"{name}: 1\n" for name in names))
+    server = start(*pair, "--config", str(file))
+    while has_tls(server, ATTACKER):
+        pass
+    file.write_text("".join(f"{name}: 0\n" for name in names))
+    server.signal(signal.SIGHUP)
+    for name in names:
+        server.wait_for(rf"reload: {name} has changed \(.*server\.yaml:")
+    server.wait_for("reload: certificate read")
+    assert all(has_tls(server, ATTACKER) for _ in range(30))
+
+
+# Workers
+
+
+@pytest.mark.slow
+def test_silent_connections_close_nobody_out_of_workers(start: Start, peers: ExitStack) -> None:
+    server = start("--workers", "2", "--max-connections", "20")
+    silent(server, peers, 200)
+    assert [boots_soon(server, host) for host in (OTHER, ATTACKER) * 5] == [True] * 10
 
 
 # Helpers
