@@ -113,9 +113,8 @@ class MetadataServer:
         self._health = Health(driver)
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
-        self._room_by_descriptors = (
-            connections_by_descriptors()
-        )  # with more, look-ups may have none
+        # With more connections there may be no descriptor for a look-up's file.
+        self._room_by_descriptors = connections_by_descriptors()
         self._stop_asked = Event()
         self._hurry = Event()
 
