@@ -227,7 +227,7 @@ def test_input_that_is_not_read_yet_does_not_hold_the_place(start: Start, peers:
     assert is_served(SocketVm(newcomer))
     assert is_at_end(talker)
     assert sent > 500_000
-    assert counters(server)["bytes received"] < sent / 10
+    assert counters(server)["bytes received"] < 20_000
 
 
 # Descriptors
