@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from tests.vm import ALWAYS_KNOWN, BINARY, VC_UUID, Vm, suboption
+from tests.vm import ALWAYS_KNOWN, BINARY, VC_UUID, Closed, Vm, suboption
 
 OTHER_VC_UUID = "01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 02"
 
@@ -29,6 +29,18 @@ class SocketVm(Vm):
 def connected(port: int, host: str = "127.0.0.1", to: str = "127.0.0.1") -> socket.socket:
     """A connection from `host`, an address of this machine."""
     return socket.create_connection((to, port), timeout=10, source_address=(host, 0))
+
+
+def identified(port: int, number: int, host: str = "127.0.0.1") -> SocketVm | None:
+    """A VM of this number that the server knows by now; None if it was closed instead."""
+    peer = connected(port, host)
+    try:
+        machine = SocketVm(peer, f"{number:032x}")
+        machine.receive_until(suboption(71))
+    except (ConnectionError, Closed):
+        peer.close()
+        return None
+    return machine
 
 
 def is_closed(peer: socket.socket, limit_s: float = 1.0) -> bool:

@@ -12,6 +12,7 @@ import logging
 import ssl
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from typing import Any
 
 import gevent
 
-from vmw_cloudinit_metadata.admission import plain_host
+from vmw_cloudinit_metadata.admission import Refusal, plain_host
 from vmw_cloudinit_metadata.happenings import Peer
 from vmw_cloudinit_metadata.line import Line
 from vmw_cloudinit_metadata.output import STALLED_S, Output
@@ -62,7 +63,7 @@ def _unread_bytes(sock: socket) -> int:
 
 class Connection:
     """Serves one non-blocking socket, which the caller closes when `serve` returns; `str` is the
-    peer."""
+    peer. First it has to `enter`."""
 
     def __init__(self, shared: Shared, sock: socket, host: str, port: int) -> None:
         self._shared = shared
@@ -82,6 +83,7 @@ class Connection:
         self._header = b""
         self._counted_host: str | None = None
         self._is_over = False
+        self._has_made_room = False
         self._is_quiet = False
         self._has_more = False  # TLS has more plain bytes than fit into a turn
         self._receive: Callable[[bytes], None] = self._receive_header
@@ -93,11 +95,23 @@ class Connection:
 
     # The life of a connection
 
+    def enter(self) -> None:
+        """Takes its place among the others, or is refused; to be called once, before `serve`."""
+        self.guarded(self._enter)
+
+    def _enter(self) -> None:
+        if self._shared.admission.is_proxy(self.host):
+            self._is_quiet = True  # until it speaks for somebody: health checks come and go
+            self._shared.admission.unidentified.add(self.host, self)
+        else:
+            self._is_admitted()
+
     def serve(self) -> None:
         log.debug("%s: connected", self)
         self._shared.deadlines.start(IDENTIFICATION_S, self._unidentified, self.hear)
         try:
-            self.guarded(self._receive_all)
+            if not self._is_over:
+                self.guarded(self._receive_all)
         finally:
             self._end()
 
@@ -161,9 +175,10 @@ class Connection:
             self._handshake_overdue,
             self.close,
         )
-        if self._counted_host:
-            self._shared.admission.leave(self._counted_host)
+        self._leave_host()
         self._shared.mute.pop(self, None)
+        if self._has_made_room:
+            self._shared.leaving -= 1
         log.debug("%s: disconnected", self)
 
     def _receive_all(self) -> None:
@@ -184,6 +199,8 @@ class Connection:
                 self._shared.counters["bytes received"] += len(data)
                 if not self._is_over:
                     self._receive(data)
+                elif self._has_made_room:  # what else is there need not be heard
+                    return
                 is_drop = len(data) <= _DROP_BYTES and self._is_mid_line
                 del data  # an idle line would keep it
                 if self._has_more or is_drop:
@@ -243,11 +260,32 @@ class Connection:
         refusal = self._shared.admission.enter(self.host)
         if refusal is None:
             self._counted_host = self.host
+            self._shared.admission.unidentified.add(self.host, self)
             return True
-        reason = f"connection refused: {refusal.reason}"
-        self._warn("refused", f"refused: {refusal.kind}", reason)
-        self.close()
+        self._refuse(refusal)
         return False
+
+    def _refuse(self, refusal: Refusal) -> None:
+        text = f"connection refused: {refusal.reason}"
+        self._warn("refused", f"refused: {refusal.kind}", text)
+        self._receive = _hear_nothing
+        self.close()
+
+    def _leave_host(self) -> None:
+        """Another connection may have its place."""
+        self._shared.admission.unidentified.discard(self.host, self)
+        if self._counted_host:
+            self._shared.admission.leave(self._counted_host)
+            self._counted_host = None
+
+    def make_room(self) -> None:
+        """Closes the connection, whose VM is not served, for the sake of another one."""
+        text = "closed to make room for another connection: it has named no VM, or was refused"
+        self._warn("closed", "made room", text)
+        self._leave_host()
+        self._has_made_room = True
+        self._shared.leaving += 1
+        self.close()
 
     def tell(self, kind: str, text: str, **further: Any) -> None:
         """Tells a happening of this connection."""
@@ -263,6 +301,7 @@ class Connection:
     def accept(self, within_s: float | None = None) -> None:
         """Takes the peer for an ESXi host whose VM is served, or will be within this time."""
         self._shared.deadlines.cancel(self._unidentified, self._move_overdue)
+        self._shared.admission.unidentified.discard(self.host, self)
         if within_s is not None:
             self._shared.deadlines.start(within_s, self._move_overdue, self.hear)
 
@@ -291,6 +330,8 @@ class Connection:
     def keep_mute(self) -> None:
         """Keeps the connection, unserved, for the peer to close: but not for ever."""
         self.accept()
+        if not self._is_over:
+            self._shared.admission.unidentified.add(self.host, self)
         mute = self._shared.mute
         mute[self] = None
         if len(mute) > MAX_MUTE_LINES:
@@ -308,10 +349,9 @@ class Connection:
     # The layers: each receives until it knows which is the next one
 
     def _begin(self) -> None:
-        if self._shared.admission.is_proxy(self.host):
-            self._is_quiet = True  # until it speaks for somebody: health checks come and go
+        if self._is_quiet:
             self._receive = self._receive_header
-        elif self._is_admitted():
+        else:
             self._begin_telnet_or_tls()
 
     def _receive_header(self, data: bytes) -> None:
@@ -326,11 +366,14 @@ class Connection:
             self.close()
             return
         rest, self._header = self._header[header.length :], b""
+        self._shared.admission.unidentified.discard(self.host, self)  # it counted as the balancer's
         if header.address:
             self._become(*header.address)
             # With version 1 a balancer's own health checks look like this.
             self._is_quiet = self._shared.admission.is_proxy(self.host)
-        if self._is_admitted():
+        if refusal := self._shared.admission.hurries(self.host, time.monotonic()):
+            self._refuse(refusal)
+        elif self._is_admitted():
             self._begin_telnet_or_tls()
             if rest:
                 self._receive(rest)
@@ -365,6 +408,11 @@ class Connection:
     def start_tls(self) -> None:
         """From now on everything is TLS; what was said before is forgotten."""
         assert self._shared.tls
+        rate = self._shared.admission.handshake_rate
+        if not rate.passes(self.host, time.monotonic()):
+            text = f"it begins TLS more than {rate.per_s} times a second (--max-handshake-rate)"
+            self._refuse(Refusal("handshake rate", text))
+            return
         if self._line:
             self._line.close()
             self._line = None

@@ -220,10 +220,12 @@ class Line:
             case events.TlsAccepted():
                 self.flush()
                 self._connection.start_tls()
-            case events.MoveBegun():
+            case events.MoveBegun(instead_of):
+                if instead_of:
+                    self._shared.journeys[instead_of].make_room()
                 self._move_begun()
-            case events.MoveDeclined():
-                self._move_declined()
+            case events.MoveDeclined(reason, is_of_rate):
+                self._move_declined(reason, "declined by rate" if is_of_rate else "declined")
             case events.MoveAborted():
                 self.tell("move aborted", "vMotion aborted by its source")
                 self._shared.journeys[self.session].abort()
@@ -330,10 +332,13 @@ class Line:
         self._journey = Journey(self._shared, self)
         self.tell("move begun", "vMotion begins")
 
-    def _move_declined(self) -> None:
+    def _move_declined(self, reason: str, outcome: str) -> None:
         self._replace_journey()
-        self._shared.counters["vMotions declined"] += 1
-        self.tell("move declined", "vMotion declined (VMOTION-NOTNOW)")
+        self._shared.counters[f"vMotions {outcome}"] += 1
+        untold = self._shared.throttle.passes("move declined", outcome, self.host)
+        level = logging.DEBUG if untold is None else logging.WARNING
+        text = f"vMotion declined (VMOTION-NOTNOW): {reason}{untold or ''}"
+        self.tell("move declined", text, level=level)
 
     def _replace_journey(self) -> None:
         """Another VMOTION-BEGIN has come."""

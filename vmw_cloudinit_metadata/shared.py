@@ -48,3 +48,4 @@ class Shared:
     boots: Timing = field(default_factory=Timing)
     tls_connections: int = 0  # now
     mute: dict[Connection, None] = field(default_factory=dict)  # kept, unserved; oldest first
+    leaving: int = 0  # connections that have made room, and are about to end

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
 
@@ -49,12 +49,16 @@ CONSTANTS = {
     "news__MAX_KEYS": 100,
     "admin__chronicle__MAX_GONE": 100,
     "admin__events__KEPT": 100,
+    "rate__BURST_S": 4.0,
 }
+MAX_PER_HOST = 500  # more than all the others together have
+MAX_PENDING_MOVES = 64  # of one host: 16
 DEAF_S = 2.0
 EACH_AT_FIRST = 4  # so often comes each play before chance decides: for short runs
 FULL_POOL = 64  # look-ups at the same time: so many that each thread of the pool has had some
 KEY = b"a key that servers share"
 LOAD_BALANCER = "127.0.0.2"
+GREEDY_HOST = "127.0.0.3"
 PATIENCE_S = 10.0
 
 # What must have happened in the server: else the messages did not get far.
@@ -85,6 +89,7 @@ REACHED = (
     *("requests dropped", "fault: too many requests before the identity"),
     "fault: too much before VMOTION-COMPLETE",
     "fault: too much before the end of AUTHENTICATION",
+    *("made room", "vMotions made room", "vMotions declined by rate"),
 )
 
 Words = Callable[[Random], bytes]
@@ -314,11 +319,13 @@ class Peer:
             self.send(*(kind(self._rng) for kind in kinds))
             left -= size
 
-    def receive_until(self, code: int) -> bytes:
-        """The argument of the next suboption of this code."""
-        begin, heard = b"\xff\xfa\xe8" + bytes([code]), b""
+    def hear_answer(self) -> bytes | None:
+        """The argument of the next VMOTION-GOAHEAD; None if VMOTION-NOTNOW comes instead."""
+        heard = b""
         while True:
-            _, found, rest = heard.partition(begin)
+            if b"\xff\xfa\xe8\x2b" in heard:
+                return None
+            _, found, rest = heard.partition(b"\xff\xfa\xe8\x29")
             argument, end, _ = rest.replace(b"\xff\xff", b"\xff\xfe").partition(b"\xff\xf0")
             if found and end:
                 return argument.replace(b"\xff\xfe", b"\xff")
@@ -489,8 +496,10 @@ class Fuzz:
         number = sequence(rng)
         peer.reads = False  # else GOAHEAD is heard too early
         peer.send(suboption(48), suboption(40, number))
-        proof = peer.receive_until(41)
+        proof = peer.hear_answer()
         peer.reads = True
+        if proof is None:
+            return
         target = Peer(self._server.port, rng, source="127.0.0.1", reads=True)
         try:
             self._arrive(peer, target, rng, number, proof)
@@ -517,6 +526,24 @@ class Fuzz:
             target.send(suboption(46, number))
         target.hostile(20, 100)
         peer.hostile(0, 20)
+
+    def greedy(self, _peer: Peer, rng: Random) -> None:
+        """A host that takes all that it can get: connections, moves that it leaves behind, and as
+        many moves as it can begin."""
+        with ExitStack() as stack:
+            for _ in range(MAX_PER_HOST + 20):
+                self._greedy_peer(stack, rng)
+        for count in (*[1] * MAX_PENDING_MOVES, 500):
+            with ExitStack() as stack:
+                peer = self._greedy_peer(stack, rng)
+                self._identify(peer, rng)
+                peer.send(*(suboption(40, sequence(rng)) for _ in range(count)))
+                self._has_read(peer.end())
+
+    def _greedy_peer(self, stack: ExitStack, rng: Random) -> Peer:
+        peer = Peer(self._server.port, rng, source=GREEDY_HOST, reads=True)
+        stack.enter_context(peer.socket)
+        return peer
 
     def wrong_target(self, peer: Peer, rng: Random) -> None:
         """Its proof is none, or looks like one of another server's."""
@@ -598,6 +625,7 @@ PLAYS: tuple[tuple[Play, float], ...] = (
     (Fuzz.refused, 4),
     (Fuzz.moving, 13),
     (Fuzz.arriving, 12),
+    (Fuzz.greedy, 0.3),
     (Fuzz.wrong_target, 4),
     (Fuzz.from_elsewhere, 4),
     (Fuzz.tls_at_once, 4),
@@ -648,6 +676,7 @@ def main() -> int:
             instances,
             *make_pair("openssl", own, "fuzz").options,
             *("--proxy-protocol", f"{LOAD_BALANCER}/32", "--vmotion-key-file", str(own / "key")),
+            *("--max-per-host", str(MAX_PER_HOST), "--max-pending-moves", str(MAX_PENDING_MOVES)),
             **CONSTANTS,
         )
         with run.against(server):

@@ -93,7 +93,14 @@ class HttpServer:
         self.reading = Pool("readers", shed, MAX_READING)
         self.following = Pool("followers", shed, events.MAX_FOLLOWERS)
         self._visits: set[Visit] = set()
-        self._acceptor = Acceptor(listener, self._serve, lambda _: True, self._no_descriptor)
+        self._acceptor = Acceptor(
+            listener,
+            begin=self._begin,
+            serve=_in_its_own_greenlet,
+            is_welcome=lambda _: True,
+            frees_descriptor=lambda: False,
+            on_exhausted=self._no_descriptor,
+        )
         self._acceptor.max_accept = _ACCEPTED_TOGETHER
 
     def start(self) -> None:
@@ -118,15 +125,20 @@ class HttpServer:
         while self.reading.unread_bytes > MAX_UNREAD_BYTES:
             self.reading.close_oldest()
 
-    def _serve(self, sock: Any, address: Address) -> None:
+    def _begin(self, sock: Any, address: Address) -> Visit:
         visit = Visit(self, sock, address)
         self._visits.add(visit)
         visit.greenlet.rawlink(lambda _: self._visits.discard(visit))
         visit.start()
+        return visit
 
     def _no_descriptor(self, host: str) -> None:
         self.shed["without descriptor"] += 1
         log.debug("admin: %s: no descriptor is left for its connection", host)
+
+
+def _in_its_own_greenlet(_sock: Any, _visit: Visit) -> None:
+    """A visit can be killed, which those of the acceptor cannot."""
 
 
 class Visit:

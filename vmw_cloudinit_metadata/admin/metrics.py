@@ -26,14 +26,17 @@ _DOCUMENTS = ("METADATA", "NETWORKDATA", "USERDATA", "VENDORDATA", "DIGEST", "ot
 _OUTCOMES = ("answered", "not-found", "invalid", "failed", "timeout", "unknown-request")
 _REFUSALS = (
     *("network", "host", "full", "PROXY header", "another service URI", "without TLS"),
-    *("VMOTION-PEER", "plain bytes before TLS"),
+    *("VMOTION-PEER", "plain bytes before TLS", "rate", "handshake rate"),
+)
+_MOVES = (
+    *("completed", "from elsewhere", "aborted", "declined", "replaced", "expired", "overdue"),
+    *("declined by rate", "made room"),
 )
 # What a process keeps because of its peers: the tables of its memory budget.
 _TABLES = (
     *("program", "connections", "unsent answers", "kept answers", "last good answers"),
     *("look-ups waiting", "look-ups running", "machines", "events"),
 )
-_MOVES = ("completed", "from elsewhere", "aborted", "declined", "replaced", "expired", "overdue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,10 @@ COUNTERS = (
         "connections_closed",
         "Connections that the server has closed.",
         "reason",
-        ("strangers", "unidentified", "stalled", "TLS failed", "memory budget"),
+        (
+            *("strangers", "unidentified", "stalled", "TLS failed"),
+            *("made room", "memory budget"),
+        ),
         "{}",
     ),
     _plain("boots", "Boots: a guest has had its documents, METADATA among them.", "boots"),
@@ -142,6 +148,11 @@ ADMIN_COUNTERS = (
 )
 GAUGES = (
     _plain("connections", "Connections now.", "connections"),
+    _plain(
+        "connections_unidentified",
+        "Connections now that have named no VM yet, or were refused.",
+        "connections unidentified",
+    ),
     _plain("connections_limit", "Connections at most.", "connections at most"),
     _plain("lookups_waiting", "Look-ups without a place in the pool.", "look-ups waiting"),
     _plain("lookups_running", "Look-ups that a driver works on.", "look-ups running"),

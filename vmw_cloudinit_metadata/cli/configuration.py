@@ -22,6 +22,7 @@ CHANGEABLE: Mapping[str, tuple[str, ...]] = {
     "max_per_host": ("max_per_host",),
     "memory_budget": ("memory_budget",),
     "max_pending_moves": ("max_pending_moves",),
+    **{name: (name,) for name in ("max_connection_rate", "max_handshake_rate", "max_move_rate")},
     "lookup_timeout_s": ("lookup_timeout_s",),
     "drain_s": ("drain_s",),
     "tls_cert": ("key_pair",),

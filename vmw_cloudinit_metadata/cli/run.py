@@ -16,6 +16,8 @@ from vmw_cloudinit_metadata.admin.access import check_address, read_token
 from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.admission import (
+    MAX_CONNECTION_RATE,
+    MAX_HANDSHAKE_RATE,
     MAX_PER_HOST,
     connections_by_descriptors,
     raise_descriptor_limit,
@@ -47,7 +49,8 @@ from vmw_cloudinit_metadata.config import DEFAULT_ADMIN_LISTEN, DEFAULT_LISTEN, 
 from vmw_cloudinit_metadata.drivers.driver import load
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
-from vmw_cloudinit_metadata.protocol.vmotion import MIN_KEY_BYTES
+from vmw_cloudinit_metadata.protocol.vmotion import MAX_MOVE_RATE, MIN_KEY_BYTES
+from vmw_cloudinit_metadata.rate import BURST_S
 from vmw_cloudinit_metadata.server import MetadataServer
 from vmw_cloudinit_metadata.tls import KeyPair
 
@@ -56,7 +59,7 @@ log = logging.getLogger(__name__)
 # Options that MetadataServer takes by the same name.
 _AS_THEY_ARE = (
     *("uris", "allow", "proxy_protocol", "max_per_host", "drain_s", "lookup_pool"),
-    "lookup_timeout_s",
+    *("lookup_timeout_s", "max_connection_rate", "max_handshake_rate", "max_move_rate"),
 )
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -108,6 +111,31 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     help="How much memory all processes of the server may use together: 512M, 2G. Beyond it, what "
     "was kept longest is dropped. Default: three quarters of the cgroup's limit, else half of the "
     "machine's memory.",
+)
+@click.option(
+    "--max-connection-rate",
+    type=click.IntRange(min=0),
+    default=MAX_CONNECTION_RATE,
+    show_default=True,
+    metavar="N",
+    help=f"How many times a second one ESXi host may connect; {BURST_S:g} times as often at once. "
+    "0: no limit.",
+)
+@click.option(
+    "--max-handshake-rate",
+    type=click.IntRange(min=0),
+    default=MAX_HANDSHAKE_RATE,
+    show_default=True,
+    metavar="N",
+    help="Likewise: how many TLS handshakes one ESXi host may begin a second.",
+)
+@click.option(
+    "--max-move-rate",
+    type=click.IntRange(min=0),
+    default=MAX_MOVE_RATE,
+    show_default=True,
+    metavar="N",
+    help="Likewise: how many vMotions may begin a second from one ESXi host.",
 )
 @click.option(
     "--proxy-protocol",

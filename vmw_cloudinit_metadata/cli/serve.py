@@ -34,7 +34,10 @@ start_log = logging.getLogger(f"{__name__}.start")  # shown at every log level
 Make = Callable[..., MetadataServer]
 Announce = Callable[[Sequence[Address]], None]
 
-_DIVIDED = ("max_connections", "max_per_host", "max_pending_moves")
+_DIVIDED = (
+    *("max_connections", "max_per_host", "max_pending_moves"),
+    *("max_connection_rate", "max_handshake_rate", "max_move_rate"),
+)
 
 
 def serve_alone(

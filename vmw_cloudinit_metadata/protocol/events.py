@@ -66,10 +66,15 @@ class TlsAccepted:
 class MoveBegun:
     """The VM was given VMOTION-GOAHEAD: nothing may be said to its guest from now on."""
 
+    instead_of: Session | None = None  # the source of an abandoned move that has made room
+
 
 @dataclass(frozen=True, slots=True)
 class MoveDeclined:
     """The VM wished to move to another host and got VMOTION-NOTNOW."""
+
+    reason: str
+    is_of_rate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from vmw_cloudinit_metadata.protocol.events import (
 from vmw_cloudinit_metadata.protocol.identity import Identity
 from vmw_cloudinit_metadata.protocol.options import Side
 from vmw_cloudinit_metadata.protocol.telnet import Option, Verb
-from vmw_cloudinit_metadata.protocol.vmotion import Claim, Move, Moves
+from vmw_cloudinit_metadata.protocol.vmotion import Begun, Claim, Declined, Move, Moves
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 # A member of an enumeration takes some time to get at.
@@ -239,6 +239,11 @@ class Session:
         if self._departure:
             self._policy.moves.end(self._departure)
             self._departure = None
+
+    def abandon_move(self) -> None:
+        """The connection is gone, and no target is there to take the VM over."""
+        if self._departure:
+            self._policy.moves.abandon(self._departure)
 
     @property
     def machine(self) -> Machine:
@@ -461,14 +466,20 @@ class Session:
 
     def _vmotion_begin(self, _code: Suboption, argument: bytes) -> None:
         self.end_move()  # a second one replaces the first
-        if self._proxying:
-            self._departure = self._policy.moves.begin(self, argument, self.machine.vc_uuid)
-        if self._departure:
-            self._say(Suboption.VMOTION_GOAHEAD, argument + self._departure.secret)
-            self._emit(MoveBegun())
-        else:
-            self._say(Suboption.VMOTION_NOTNOW, argument)
-            self._emit(MoveDeclined())
+        match self._begin_move(argument):
+            case Begun(move, instead_of):
+                self._departure = move
+                self._say(Suboption.VMOTION_GOAHEAD, argument + move.secret)
+                self._emit(MoveBegun(instead_of.source if instead_of else None))
+            case Declined(reason, is_of_rate):
+                self._say(Suboption.VMOTION_NOTNOW, argument)
+                self._emit(MoveDeclined(reason, is_of_rate))
+
+    def _begin_move(self, sequence: bytes) -> Begun[Session] | Declined:
+        if not self._proxying:
+            return Declined("the line has no WILL-PROXY")
+        host, vc_uuid = self.machine.peer_address, self.machine.vc_uuid
+        return self._policy.moves.begin(self, host, sequence, vc_uuid, self._now_s)
 
     def _vmotion_abort(self, code: Suboption, argument: bytes) -> None:
         if not self._departure:
@@ -502,7 +513,9 @@ class Session:
         if not self._identity.is_settled(Suboption.VM_VC_UUID):
             if self._identity.is_overdue:
                 self._refuse_peer("VMOTION-PEER of a VM whose host does not tell its VC UUID")
-        elif self._policy.moves.settle(claim, self.machine.vc_uuid):
+            return
+        machine = self.machine
+        if self._policy.moves.settle(claim, machine.vc_uuid, machine.peer_address):
             self._accept_peer()
         else:
             self._refuse_peer("VMOTION-PEER with a secret that is not of this VM's move")
