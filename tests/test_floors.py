@@ -16,7 +16,7 @@ FLOORS = {
     **dict.fromkeys(("protocol", "instance", "errors", "printable"), 0),
     **dict.fromkeys(("drivers", "config", "configfile", "tls", "admission"), 1),
     **dict.fromkeys(("listener", "notify", "workers", "greenlets", "threads"), 2),
-    **dict.fromkeys(("reload", "report"), 2),
+    **dict.fromkeys(("reload", "channel"), 2),
     **dict.fromkeys(("lookup", "deadlines", "machines", "claims", "news"), 2),
     **dict.fromkeys(("happenings", "logs", "trace", "figures", "health"), 2),
     **dict.fromkeys(("turn", "shared", "output", "journey", "dialogue", "line", "connection"), 3),

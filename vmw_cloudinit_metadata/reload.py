@@ -1,4 +1,4 @@
-"""What HUP does: files are read in a thread, since their file system may hang, and what they hold is
+"""What HUP does: files are read in a thread, since their file system may hang; what they hold is
 put into force in the hub."""
 
 from __future__ import annotations

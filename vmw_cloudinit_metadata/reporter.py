@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import gevent
 
-from vmw_cloudinit_metadata import report
+from vmw_cloudinit_metadata import channel
 from vmw_cloudinit_metadata.happenings import Happening
 from vmw_cloudinit_metadata.server import MetadataServer
 
@@ -43,7 +43,7 @@ class Reporter:
         self._waiting_bytes = 0
         # The system takes no message that is larger than half of this, whatever it was set to.
         buffer_bytes = pair.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-        self._room = report.room_in(min(report.MESSAGE_BYTES, buffer_bytes // 2))
+        self._room = channel.room_in(min(channel.MESSAGE_BYTES, buffer_bytes // 2))
         self._on_alone = on_alone
         loop = gevent.get_hub().loop
         self._timer = loop.timer(INTERVAL_S, repeat=INTERVAL_S)
@@ -71,7 +71,7 @@ class Reporter:
     def hear(self, happening: Happening) -> None:
         """A listener: passes on what happens."""
         try:
-            told = report.of_happening(happening)
+            told = channel.of_happening(happening)
         except Exception:  # what a driver has put into it, JSON may have no form for
             log.debug("a happening cannot be told to the parent", exc_info=True)
             self._drop(1)
@@ -98,13 +98,13 @@ class Reporter:
             self._soon.stop()
 
     def _send_figures(self) -> bool:
-        return self._send(report.of_figures(self._server.figures, self._server.problem))
+        return self._send(channel.of_figures(self._server.figures, self._server.problem))
 
     def _send_happenings(self) -> bool:
         """Whether all are sent."""
         while self._waiting:
             some = self._first_ones()
-            if not self._send(report.together(some)):
+            if not self._send(channel.together(some)):
                 return False  # until the timer's next time
             for told in some:
                 self._waiting.popleft()

@@ -1,9 +1,9 @@
 """Several processes on one port: a small parent starts and watches them, and serves no VM itself.
 
-The workers accept with SO_REUSEPORT. Each tells the parent over a socket pair why it cannot start,
-or what it has counted and what happens (report.py); when the parent is gone, the pair is closed and
-they stop. One that says nothing for too long is killed and replaced: its hub hangs. Nothing that a
-worker says ends the parent: what cannot be read is dropped and counted.
+The workers accept with SO_REUSEPORT. Each tells the parent over a socket pair (channel.py) why it
+cannot start, or what it has counted and what happens; when the parent is gone, the pair is closed
+and they stop. One that says nothing for too long is killed and replaced: its hub hangs. Nothing
+that a worker says ends the parent: what cannot be read is dropped and counted.
 
 The parent forks in its main greenlet only, and not while a thread of it reads settings: a child
 destroys the hub that it has inherited, and begins with one of its own.
@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import gevent
 from gevent.event import Event
 
-from vmw_cloudinit_metadata import notify, report
+from vmw_cloudinit_metadata import channel, notify
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.figures import Figures
@@ -115,7 +115,7 @@ class Worker:
         """Takes in some of its messages. Never raises: gevent would not watch the pair any more."""
         for _ in range(most):
             try:
-                message, _, flags, _ = self._pair.recvmsg(report.MESSAGE_BYTES)
+                message, _, flags, _ = self._pair.recvmsg(channel.MESSAGE_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -130,8 +130,8 @@ class Worker:
 
     def _take(self, message: bytes) -> None:
         try:
-            told = report.decode(message)
-        except report.InvalidReport as error:
+            told = channel.decode(message)
+        except channel.InvalidMessage as error:
             self._drop(1, str(error))
             return
         self.silent_s = 0.0
@@ -150,9 +150,7 @@ class Worker:
 
     def _drop(self, count: int, reason: str) -> None:
         if not self._dropped:
-            text = (
-                "worker %d: what it says cannot be read: %s; such messages are dropped and counted"
-            )
+            text = "worker %d: a message cannot be read: %s; such are dropped and counted"
             log.error(text, self.pid, reason)
         self._dropped += count
 
@@ -316,7 +314,7 @@ class Parent:
     def _fork(self) -> Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * report.MESSAGE_BYTES)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * channel.MESSAGE_BYTES)
         # One that arrives while the child still has the parent's handlers would be lost.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
@@ -336,7 +334,7 @@ class Parent:
             code = self._work(theirs, self.addresses)
         except ConfigError as error:
             with suppress(OSError):
-                theirs.send(report.of_failure(str(error)))
+                theirs.send(channel.of_failure(str(error)))
             code = 2
         except Exception:
             log.exception("a worker fails")

@@ -95,8 +95,11 @@ class AdminPort:
         self._soon.stop()
         heard, self._heard = self._heard, []
         for happening in heard:
-            self._chronicle.hear(happening)
-            self._pulse.hear(happening)
+            try:
+                self._chronicle.hear(happening)
+                self._pulse.hear(happening)
+            except Exception:  # in a timer's callback: the others are learned, and later ones too
+                log.exception("a happening that the list of machines cannot take in")
         self._events.hear(heard)
 
     def process_is_gone(self, process: int) -> None:

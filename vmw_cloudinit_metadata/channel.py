@@ -1,8 +1,9 @@
-"""What a worker tells its parent, in datagrams: made by the worker, checked by the parent. No I/O.
+"""The channel from a worker to its parent: its messages, made by the worker and checked by the
+parent. No I/O.
 
-The kernel keeps the bounds of datagrams: half of one never comes, and one that cannot be read
-spoils no other. With a stream both ends would have to count bytes, and to find together again after
-an error.
+A message is a datagram. The kernel keeps its bounds: half of one never comes, and one that cannot
+be read spoils no other. With a stream both ends would have to count bytes, and to find together
+again after an error.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ MAX_REASON = 8000  # characters of why a worker cannot start
 _HEAD, _TAIL = b'{"happenings":[', b"]}"
 
 
-class InvalidReport(ValueError):  # noqa: N818 - what a message is
-    """A message that no worker of ours sends."""
+class InvalidMessage(ValueError):  # noqa: N818 - what a message is
+    """One that no worker of ours sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +66,25 @@ def together(happenings: Iterable[bytes]) -> bytes:
 
 
 def decode(message: bytes) -> Report:
-    """What a worker says; raises InvalidReport, and nothing else, whatever the bytes are.
+    """What a worker says; raises InvalidMessage, and nothing else, whatever the bytes are.
 
     A happening that cannot be read costs no other: it is counted in `invalid`.
     """
     try:
         told = ujson.loads(message)
     except ValueError as error:
-        raise InvalidReport(f"it is no JSON ({len(message)} bytes)") from error
+        raise InvalidMessage(f"it is no JSON ({len(message)} bytes)") from error
     match told:
         case {"figures": packed, "problem": str(problem)}:
             try:
                 return Report(Figures.unpack(packed), problem)
             except ValueError as error:
-                raise InvalidReport(f"its figures: {error}") from error
+                raise InvalidMessage(f"its figures: {error}") from error
         case {"failed": str(failure)}:
             return Report(failure=failure)
         case {"happenings": [*packed]}:
             return _happenings(packed)
-    raise InvalidReport("it is none of figures, failed and happenings")
+    raise InvalidMessage("it is none of figures, failed and happenings")
 
 
 def _happenings(packed: Sequence[object]) -> Report:
