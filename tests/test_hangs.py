@@ -81,7 +81,11 @@ def stopped(*pids: int) -> Iterator[None]:
 def test_parent_hears_of_all_machines_whatever_they_are_called(start: Start) -> None:
     server = start("--workers", "2")
     machines = [
-        Vm(server.port, (chr(1 + n % 8) * 1020 + f"{n:04}").encode(), vc_uuid=uuid(9, n))
+        Vm(
+            *(server.port, (chr(1 + n % 8) * 1020 + f"{n:04}").encode()),
+            vc_uuid=uuid(9, n),
+            uri="my-metadata?" + chr(1 + n % 8) * 1000,
+        )
         for n in range(ODD)
     ]
     for machine in machines:
