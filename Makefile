@@ -5,7 +5,8 @@
 # make e2e-quick  the two of them that CI boots
 # make check      ruff and mypy
 # make moves      50 vMotions and 200 boots a second, for 10 s
-# make fuzz       1,000,000 hostile messages to a real server; MESSAGES=N for fewer
+# make fuzz       1,000,000 hostile messages to a real server, and a tenth of them to two workers;
+#                 MESSAGES=N for fewer
 # make bench      the server against two yardsticks; needs a C compiler. BENCH=--quick: 2 minutes
 # make soak       boots, moves, resets and junk mixed, for 5 minutes; MINUTES=N for more
 
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 MESSAGES ?= 1000000
 MINUTES ?= 5
 
-.PHONY: run test test-slow e2e e2e-quick check moves fuzz soak bench clean
+.PHONY: run test test-slow e2e e2e-quick check moves fuzz fuzz-workers soak bench clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/vmw-cloudinit-metadata run --uri my-metadata \
@@ -38,6 +39,11 @@ e2e-quick:
 
 moves fuzz soak: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.load.$@ $(LOAD_$@)
+
+fuzz: fuzz-workers
+
+fuzz-workers: $(VENV)/.installed-for-tests
+	$(BIN)/python -m tests.load.fuzz --workers 2 --messages $$(($(MESSAGES) / 10))
 
 bench: $(VENV)/.installed-for-tests
 	$(PIP) --editable '.[bench]'

@@ -42,7 +42,24 @@ FLOORS = {
         1,
     ),
     **dict.fromkeys(("listener", "notify", "workers", "greenlets", "threads"), 2),
-    **dict.fromkeys(("lookup", "deadlines", "machines", "claims", "news", "unsent"), 2),
+    **dict.fromkeys(
+        (
+            "lookup",
+            "deadlines",
+            "machines",
+            "claims",
+            "news",
+        ),
+        2,
+    ),
+    **dict.fromkeys(
+        (
+            "unsent",
+            "reload",
+            "channel",
+        ),
+        2,
+    ),
     **dict.fromkeys(("happenings", "logs", "trace", "figures", "health"), 2),
     **dict.fromkeys(("writer", "quota", "audit"), 2),
     **dict.fromkeys(("turn", "shared", "output", "journey", "dialogue", "line", "connection"), 3),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -240,7 +241,7 @@ def within(text: str, most_bytes: int) -> str:
 
 
 def pack(happening: Happening) -> list[Any]:
-    """As JSON can carry it to another process."""
+    """As JSON can carry it to another process, if a driver has put nothing else into it."""
     packed: list[Any] = list(happening)
     if machine := happening.machine:
         since = machine.connected_since
@@ -248,13 +249,91 @@ def pack(happening: Happening) -> list[Any]:
     return packed
 
 
-def unpack(packed: list[Any]) -> Happening:
-    if told := packed[6]:
-        told[-1] = told[-1] and datetime.fromtimestamp(told[-1], UTC)
-        packed[6] = Machine(*told)
+def unpack(packed: Any) -> Happening:
+    """What `pack` has made, after JSON; raises ValueError for anything else."""
+    if not isinstance(packed, list) or tuple(map(type, packed)) not in _FIELDS:
+        raise ValueError("a happening has other fields")
+    happening = Happening._make(packed)
+    if happening.kind not in LEVELS or happening.level not in LEVEL_NAMES:
+        raise ValueError("a happening of an unknown kind or level")
+    if not _is_time(happening.at_s) or not _are_details(happening.kind, happening.details):
+        raise ValueError("a happening with a wrong time or wrong details")
+    if packed[6] is not None:
+        packed[6] = _machine_in(packed[6])
     for place in (0, 3, 4, 5):  # the same in all happenings of a connection
         packed[place] = intern(packed[place])
-    return Happening(*packed)
+    return Happening._make(packed)
+
+
+def _machine_in(told: list[Any]) -> Machine:
+    if tuple(map(type, told[4:])) not in _FURTHER:
+        raise ValueError("a machine has other fields")
+    name, *uuids = told[:4]
+    if not all(uuid is None or _is_uuid(uuid) for uuid in uuids):
+        raise ValueError("a machine has a wrong UUID")
+    if not (name is None or isinstance(name, str)):
+        raise ValueError("a machine has a wrong name")
+    since = told[7]
+    if since is not None:
+        if not _is_time(since):
+            raise ValueError("a machine is connected since a wrong time")
+        told[7] = datetime.fromtimestamp(since, UTC)
+    return Machine(*told)
+
+
+# The types of a happening's fields in JSON, and of a machine's behind its identity.
+_FIELDS = {
+    (str, int, float, str, str, str, machine, str, str, dict) for machine in (list, type(None))
+}
+_FURTHER = {(str, str, str, since) for since in (float, type(None))}
+
+
+def _is_uuid(value: object) -> bool:
+    return isinstance(value, str) and _UUID.fullmatch(value) is not None
+
+
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < _MAX_TIME_S
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and -_MAX_TIME_S < value < _MAX_TIME_S
+
+
+def _are_details(kind: str, details: Mapping[str, Any]) -> bool:
+    """Whether they are what listeners look for: all of that, and of the right types."""
+    has_all = all(name in details for name in _NEEDED.get(kind, ()))
+    return has_all and all(_DETAILS.get(name, _is_plain)(value) for name, value in details.items())
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_times(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_time, value.values()))
+
+
+def _is_plain(value: object) -> bool:
+    """As a future happening may have it: everyone can write it."""
+    return _are_texts(value) or isinstance(value, (str, int, float, type(None)))
+
+
+_NEEDED = {"served": ("answered",), "failed": ("document", "error")}
+_DETAILS: Mapping[str, Callable[[object], bool]] = {
+    "answered": _are_times,
+    "sources": _are_texts,
+    "seconds": _is_number,  # negative, if the clock was set back
+    **dict.fromkeys(("digest", "matched_by", "problem", "document", "error", "reason"), _is_text),
+}
+_MAX_TIME_S = 253_402_300_000.0  # 9999-12-31: datetime has no later year
 
 
 def _identity_of(machine: Machine) -> tuple[str | None, ...]:
@@ -296,15 +375,18 @@ def fields(happening: Happening) -> dict[str, Any]:
 
 
 def digests_in(response: str) -> dict[str, Any]:
-    """What a RESPONSE_DIGEST tells: {"METADATA": {"size": …, "sha256": …}}."""
+    """What a RESPONSE_DIGEST tells: {"METADATA": {"size": …, "sha256": …}}; {} if it is none."""
     return _remembered(response) if len(response) <= _REMEMBERED_BYTES else _digests_in(response)
 
 
 def _digests_in(response: str) -> dict[str, Any]:
-    return {
-        name: {"size": digest["length"], "sha256": digest["sha256"]}
-        for name, digest in _digests(response).items()
-    }
+    try:
+        return {
+            name: {"size": digest["length"], "sha256": digest["sha256"]}
+            for name, digest in _digests(response).items()
+        }
+    except (ValueError, TypeError, LookupError, AttributeError):  # of a worker that is out of order
+        return {}
 
 
 # Many VMs get the same, and each asks again. What it holds is bounded by both numbers.
@@ -312,7 +394,7 @@ _remembered = lru_cache(maxsize=256)(_digests_in)
 
 
 def _digests(response: str) -> dict[str, Any]:
-    found = packet.parse(response.rstrip().encode())
+    found = packet.parse(response.rstrip().encode("utf-8", "replace"))
     digests: dict[str, Any] = ujson.loads(found.body) if found else {}
     return digests
 

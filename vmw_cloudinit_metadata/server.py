@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,6 +57,9 @@ from vmw_cloudinit_metadata.tls import KeyPair
 from vmw_cloudinit_metadata.unsent import Unsent
 
 log = logging.getLogger(__name__)
+
+# What was found where one was to be; ConfigError: it cannot be used.
+Certificate = ssl.SSLContext | ConfigError | None
 
 _POLL_S = 0.02  # while stopping
 
@@ -207,24 +211,34 @@ class MetadataServer:
             server.start()
             self._servers.append(server)
 
-    def reload(self) -> None:
-        """Reads the certificate and its key again, for connections from now on. One that cannot be
-        used changes nothing, and is told in the log."""
+    def read_certificate(self, key_pair: KeyPair | None = None) -> Certificate:
+        """Reads the certificate and its key again, for `take_certificate`; those of `key_pair`, if
+        its files are others. Blocks, as files do, and may be called in any thread."""
         if not self._key_pair:
-            log.info("reload: there is no certificate to read again")
-            return
+            return None
         try:
-            self._shared.tls = self._key_pair.load()
+            return (key_pair or self._key_pair).load()
         except ConfigError as error:
-            log.error("reload: %s; the certificate that was read before stays in use", error)
-        else:
-            log.info("reload: certificate read from %s", self._key_pair.certificate)
+            return error
+
+    def take_certificate(self, found: Certificate) -> None:
+        """Has it for connections from now on. One that cannot be used changes nothing, and is told
+        in the log."""
+        match found:
+            case None:
+                log.info("reload: there is no certificate to read again")
+            case ConfigError() as error:
+                log.error("reload: %s; the certificate that was read before stays in use", error)
+            case context:
+                self._shared.tls = context
+                assert self._key_pair
+                log.info("reload: certificate read from %s", self._key_pair.certificate)
 
     def change(self, **settings: Any) -> None:
         """Gives settings other values, by the constructor's names; no connection is closed.
 
         Who may connect, the URIs and the certificate are looked at when a connection begins. A new
-        `key_pair` is taken by `reload`.
+        `key_pair` is that of later certificates; `take_certificate` has one in use.
         """
         shared, admission = self._shared, self._shared.admission
         for name, value in settings.items():
@@ -255,7 +269,7 @@ class MetadataServer:
                 case "drain_s":
                     self._drain_s = value
                 case "key_pair":
-                    self._key_pair = value
+                    self._key_pair = value if self._key_pair else None  # else TLS is off
                 case _:
                     raise TypeError(f"{name} cannot be changed while the server runs")
 

@@ -91,10 +91,16 @@ class AdminPort:
     def _learn(self) -> None:
         self._soon.stop()
         heard, self._heard = self._heard, []
-        weighed = [kept(happening) for happening in heard]
-        for happening, size in weighed:
-            self._chronicle.take(happening, size)
-            self._pulse.hear(happening)
+        weighed = []
+        for happening in heard:
+            try:
+                one = kept(happening)
+                self._chronicle.take(*one)
+                self._pulse.hear(one[0])
+            except Exception:  # in a timer's callback: the others are learned, and later ones too
+                log.exception("a happening that the list of machines cannot take in")
+            else:
+                weighed.append(one)
         self._events.take(weighed)
 
     def process_is_gone(self, process: int) -> None:

@@ -20,9 +20,10 @@ import gevent
 from vmw_cloudinit_metadata import logs, notify
 from vmw_cloudinit_metadata.admin.port import AdminPort, Serving
 from vmw_cloudinit_metadata.audit import Audit
-from vmw_cloudinit_metadata.cli.configuration import Configuration
+from vmw_cloudinit_metadata.cli.configuration import Change, Configuration
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.happenings import Listener
+from vmw_cloudinit_metadata.reload import Reload, Take
 from vmw_cloudinit_metadata.reporter import Reporter
 from vmw_cloudinit_metadata.server import MetadataServer
 from vmw_cloudinit_metadata.workers import Parent
@@ -56,17 +57,17 @@ def serve_alone(
         notify.stopping()
         server.ask_to_stop()
 
-    def reload() -> None:
+    def read() -> Take:
+        change = configuration.read()
+        return _change_of(server, configuration, change, change.changes)
+
+    def begin() -> None:
         notify.reloading()
         if audit:
             audit.reopen()
-        changes = configuration.read_again()
-        if changes is not None:
-            server.change(**changes)
-            server.reload()
-        notify.reloaded()
 
-    _obey_signals(stop, reload)
+    _obey_signals(stop, Reload(read, begin, notify.reloaded))
+    notify.keep_alive()
     if admin:
         _report_to(admin.hear, server)
     _settle_heap()
@@ -93,11 +94,22 @@ def serve_by_workers(
     key = configuration.settings["vmotion_key"] or secrets.token_bytes(32)
     make = partial(make, reuse_port=True)
     work = partial(_work, make, configuration, audit_log, count, key, tells_all=admin is not None)
-    parent = Parent(count, listen, work, lambda: configuration.read_again() is not None)
+    parent = Parent(count, listen, work, lambda: float(configuration.settings["drain_s"]))
     parent.counted_beside.append(logs.shed)
+
+    def read() -> Take:
+        change = configuration.read()
+
+        def take() -> None:
+            configuration.take(change)
+            parent.reload()
+
+        return take
+
     if admin:
         parent.is_heard_by(admin.hear, on_end=admin.process_is_gone, let_go=admin.let_go)
-    parent.start()
+    parent.start(Reload(read, notify.reloading, notify.reloaded))
+    notify.keep_alive()
     announce(parent.addresses)
     with _open(admin, parent):
         parent.watch()
@@ -157,15 +169,13 @@ def _work(
     if tells_all:
         _report_to(reporter.hear, server)
 
-    def reload() -> None:
-        if audit:
-            audit.reopen()
-        changes = configuration.read_again(is_told=False)  # the parent has
-        if changes is not None:
-            server.change(**_share(changes, count))
-            server.reload()
+    def read() -> Take:
+        change = configuration.read()
+        changes = _share(change.changes, count)
+        return _change_of(server, configuration, change, changes, is_told=False)  # by the parent
 
-    _obey_signals(server.ask_to_stop, reload)
+    on_begin = (audit.reopen,) if audit else ()
+    _obey_signals(server.ask_to_stop, Reload(read, *on_begin))
     _settle_heap()
     _gather_log(server)
     server.start()
@@ -192,10 +202,31 @@ def _share(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
     }
 
 
-def _obey_signals(stop: Callable[[], None], reload: Callable[[], None]) -> None:
+def _change_of(
+    server: MetadataServer,
+    configuration: Configuration,
+    change: Change,
+    changes: Mapping[str, Any],
+    *,
+    is_told: bool = True,
+) -> Take:
+    """Reads the certificate too, and returns what then is to be done in the hub."""
+    certificate = server.read_certificate(changes.get("key_pair"))
+
+    def take() -> None:
+        configuration.take(change, is_told=is_told)
+        server.change(**changes)
+        server.take_certificate(certificate)
+
+    return take
+
+
+def _obey_signals(stop: Callable[[], None], reload: Reload) -> None:
+    """HUP too, which is blocked from the first line of the program on (__main__.py)."""
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop)
-    gevent.signal_handler(signal.SIGHUP, reload)
+    gevent.signal_handler(signal.SIGHUP, reload.ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
 
 def tell_who_may_connect(addresses: Sequence[Address], has_allow: bool) -> None:
