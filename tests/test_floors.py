@@ -17,6 +17,7 @@ FLOORS = {
     **dict.fromkeys(("drivers", "config", "configfile", "tls", "admission"), 1),
     **dict.fromkeys(("listener", "notify", "workers", "greenlets", "threads"), 2),
     **dict.fromkeys(("lookup", "deadlines", "machines", "claims", "news"), 2),
+    **dict.fromkeys(("recheck",), 2),
     **dict.fromkeys(("happenings", "logs", "trace", "figures", "health"), 2),
     **dict.fromkeys(("turn", "shared", "output", "journey", "dialogue", "line", "connection"), 3),
     **dict.fromkeys(("acceptor", "server", "reporter"), 3),

@@ -230,7 +230,6 @@ class MetadataServer:
         self._health.stop()
         self._shared.deadlines.close()
         self._shared.lookup.close()
-        self._driver.close()
         log.debug("stopped")
 
     def _wait_while(self, condition: Callable[[], bool], limit_s: float) -> None:
