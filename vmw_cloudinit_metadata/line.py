@@ -219,7 +219,6 @@ class Line:
         self._shared.deadlines.cancel(self._identity_overdue)
         self._connection.accept()
         was, self._known_as = self._known_as, machine
-        self._shared.lookup.look_ahead(machine)
         if was is None:
             self._register(machine)
             uri = quoted(machine.service_uri)

@@ -199,12 +199,6 @@ class Lookup:
         """Whether it was seen to hold just now."""
         return time.monotonic() - answer.seen_s < FRESH_S
 
-    def look_ahead(self, machine: Machine) -> None:
-        """The machine is about to ask: has a kept answer looked at, so that it is fresh then."""
-        answer = self._kept.get(machine)
-        if answer and not self.is_fresh(answer):
-            self._recheck.ask(answer)
-
     def recheck(self, machine: Machine, callback: Callable[[Outcome | None], None]) -> bool:
         """Has the machine's kept answer looked at, and calls back, later and once: with it, with
         None if it does not hold, and if the driver does not answer, with what there is then.

@@ -89,7 +89,7 @@ class Recheck:
         self._ticker.close()
         self._threads.close()
 
-    def ask(self, answer: Seen, callback: Callback | None = None) -> None:
+    def ask(self, answer: Seen, callback: Callback) -> None:
         """Has the answer looked at, from the end of this turn on, and calls back, later and once.
 
         What is overdue already is told at the end of this turn.
@@ -99,8 +99,6 @@ class Recheck:
         if look is None:
             look = self._looks[answer] = _Look(answer, now_s)
             self._await(look)
-        if callback is None:
-            return
         if now_s - look.asked_s > self.overdue_s:
             self._loop.run_callback(callback, None)
         else:

@@ -29,7 +29,7 @@ _LARGE_BYTES = 32 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a file says, over the defaults: an instance, or the faults because of which it is not."""
+    """What a file says, over the defaults: an instance, or the faults it has instead."""
 
     instance: InstanceData | None
     faults: tuple[Fault, ...] = ()
