@@ -84,8 +84,8 @@ class HangingFiles:
     def _serve(self) -> None:
         with suppress(OSError):  # ENODEV: unmounted
             while True:
-                # What was read but not answered would keep a process from being killed; on a network
-                # file system that hangs, nothing does.
+                # A request that was read and is not answered keeps its process from being killed,
+                # which a network file system that hangs does not.
                 select.select([self._descriptor], [], [])
                 self._may_answer.wait()
                 request = os.read(self._descriptor, 1024 * 1024)

@@ -100,6 +100,7 @@ def nobody_else_waits(server: ServerProcess) -> None:
 # A file system
 
 
+@pytest.mark.slow
 def test_vm_whose_file_system_hangs_gets_its_last_good_answer_and_nobody_else_waits(
     serve: Callable[..., ServerProcess], files: HangingFiles
 ) -> None:
@@ -272,6 +273,41 @@ def test_driver_that_does_not_answer_for_longer_than_it_allows_is_a_failure(
     wait_until(lambda: machine.ask("METADATA")[0] == "RESPONSE_ERROR", 4.0)
     (hangs / "all").unlink()
     wait_until(lambda: machine.ask("METADATA")[0] == "RESPONSE_METADATA", 1.0)
+
+
+@pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "for-each-anew"])
+def test_vms_that_need_the_same_work_take_no_places_in_the_pool(
+    start: Start, hangs: Path, is_kept: bool
+) -> None:
+    opts = {"directory": str(hangs), "stale_if_error_s": "60"}
+    driver = ("--driver", "tests.hanging_driver:HangingDriver")
+    server = start(*driver, "--lookup-pool", "2", driver_opts=opts)
+    if is_kept:
+        (hangs / "kept").touch()
+    (hangs / "work").touch()
+    machines = [Vm(server.port, f"same{n}", vc_uuid=uuid(n + 1)) for n in range(20)]
+    for machine in machines:
+        machine.receive_until(suboption(71))
+        machine.send(b"!!REQUEST_METADATA#\n")
+    other = Vm(server.port, "other", vc_uuid=uuid(99))
+    assert id_of(other, AT_ONCE_S) == "1"
+    (hangs / "work").unlink()
+    for machine in machines:
+        assert machine.answer(1.0)[0] == "RESPONSE_METADATA"
+
+
+def test_vms_that_wait_for_the_work_of_another_one_hear_timeout(
+    server: ServerProcess, hangs: Path
+) -> None:
+    (hangs / "work").touch()
+    machines = [Vm(server.port, f"same{n}", vc_uuid=uuid(n + 1)) for n in range(3)]
+    for machine in machines:
+        machine.send(b"!!REQUEST_METADATA#\n")
+    for machine in machines:
+        assert b'"timeout"' in machine.answer(TIMEOUT_S + MARGIN_S)[1]
+    (hangs / "work").unlink()
+    for machine in machines:
+        assert id_of(machine, 1.0) == "1"
 
 
 def test_close_of_a_driver_that_hangs_does_not_hold_up_the_end(
