@@ -226,6 +226,18 @@ def test_file_named_by_a_bios_uuid_that_does_not_say_so_is_not_there(
     assert id_of(driver_of(directory).get_instance(WEB1)) == ("own" if has_own else None)
 
 
+def test_two_files_named_by_a_bios_uuid_count_if_they_say_so(directory: Path) -> None:
+    other = directory / f"{BIOS}.yml"
+    write(directory, **{BIOS: instance("victim"), "web1": instance("own")})
+    other.write_text(instance("victim"))
+    assert id_of(served(directory)) == "own"
+    other.write_text(instance("pinned") + PINNED_BIOS)
+    assert id_of(served(directory)) == "pinned"
+    write(directory, **{BIOS: instance("pinned") + PINNED_BIOS})
+    with pytest.raises(InvalidInstanceData, match=rf"found both {BIOS}\.yaml and {BIOS}\.yml"):
+        driver_of(directory).get_instance(WEB1)
+
+
 @pytest.mark.parametrize(
     ("written", "told"), [(BIOS, BIOS), (BIOS.upper(), BIOS), (BIOS.replace("-", ""), BIOS)]
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuse import HangingFiles
-from tests.process import ServerProcess
+from tests.process import ServerProcess, counters
 from tests.vm import Vm, suboption
 
 Start = Callable[..., ServerProcess]
@@ -124,6 +124,7 @@ def test_vm_whose_file_system_hangs_gets_its_last_good_answer_and_nobody_else_wa
     files.resume()
     wait_until(lambda: id_of(known) == "new", 1.0)
     wait_until(lambda: readyz(server, AT_ONCE_S) == 200, 3.0)
+    assert counters(server)["answers unchecked"] >= 2
 
 
 def test_file_system_that_hangs_takes_a_bounded_number_of_threads(

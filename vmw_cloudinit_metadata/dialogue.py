@@ -111,9 +111,10 @@ class Dialogue:
     def _rechecked(self, machine: Machine, outcome: Outcome | None) -> None:
         if outcome is None:
             self._look_up(machine)
-        else:
-            self._shared.counters["answers kept"] += 1
-            self._looked_up(machine, outcome)
+            return
+        holds = isinstance(outcome, Answer) and outcome.token is not None
+        self._shared.counters["answers kept" if holds else "answers unchecked"] += 1
+        self._looked_up(machine, outcome)
 
     def _look_up(self, machine: Machine) -> None:
         self._shared.counters["answers looked up"] += 1

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vmw_cloudinit_metadata.drivers.directory import Directory
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.filename import is_named_by_uuid, stem_of
-from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
+from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles, only
 from vmw_cloudinit_metadata.drivers.lastgood import LastGood
 from vmw_cloudinit_metadata.drivers.snapshot import Looks, Snapshot, Token
 from vmw_cloudinit_metadata.errors import DriverError
@@ -63,7 +63,7 @@ class FileDriver(Driver):
         super().__init__(options)
         checked = _checked_options(options)
         self._match = checked.match or ["vc-uuid", "bios-uuid", "name"]
-        self._is_bios_uuid_on = bool(checked.match)
+        self._is_match_given = bool(checked.match)
         self._directory = Directory(checked.directory, links_outside=checked.links_outside)
         self._files = InstanceFiles(self._directory, checked.defaults)
         self._last_good = LastGood(checked.last_good_max_age_s)
@@ -128,7 +128,7 @@ class FileDriver(Driver):
     def notes(self) -> Iterator[str]:
         """How many files are named by a UUID, where no BIOS UUID counts without being named."""
         count = sum(1 for path in self._files.all_paths() if is_named_by_uuid(path))
-        if count and not self._is_bios_uuid_on:
+        if count and not self._is_match_given:
             yield _NOTE.format(count)
 
     # Which file
@@ -144,8 +144,11 @@ class FileDriver(Driver):
 
     def _file_for(self, machine: Machine, snapshot: Snapshot) -> _Found | None:
         for matched_by, stem in self._stems(machine):
-            path = self._files.find(stem, snapshot)
-            if path and (matched_by != "bios-uuid" or self._counts(path, machine, snapshot)):
+            paths = self._files.found(stem, snapshot)
+            if matched_by == "bios-uuid" and not self._is_match_given:
+                paths = [path for path in paths if self._counts(path, machine, snapshot)]
+            path = only(paths)
+            if path:
                 return _Found(matched_by, path)
         return None
 
@@ -154,8 +157,6 @@ class FileDriver(Driver):
 
         A file of which nothing can be told could be: its fault is told, and no other file served.
         """
-        if self._is_bios_uuid_on:
-            return True
         reading = self._files.read(path, snapshot, keep=True)
         if not reading.is_legible:
             return True
@@ -166,7 +167,9 @@ class FileDriver(Driver):
 
     def _unused_file(self, machine: Machine, snapshot: Snapshot) -> str | None:
         """The file that is named by the machine's BIOS UUID, and does not count."""
-        return machine.bios_uuid and self._files.find(machine.bios_uuid, snapshot)
+        if self._is_match_given or not machine.bios_uuid:
+            return None
+        return next(iter(self._files.found(machine.bios_uuid, snapshot)), None)
 
     def _stems(self, machine: Machine) -> Iterator[tuple[str, str]]:
         stems = {

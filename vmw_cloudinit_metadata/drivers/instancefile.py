@@ -65,13 +65,10 @@ class InstanceFiles:
         """The instance files of VMs that there are."""
         return [path for path in self._directory.all_paths() if path != self.defaults]
 
-    def find(self, stem: str, snapshot: Snapshot) -> str | None:
-        """The path of the instance file of that name; two of them are a fault."""
+    def found(self, stem: str, snapshot: Snapshot) -> list[str]:
+        """The paths at which there is an instance file of that name."""
         paths = self._directory.paths_named(stem)
-        found = [path for path in paths if path != self.defaults and snapshot.exists(path)]
-        if len(found) > 1:
-            raise InvalidInstanceData([_two_files(found)])
-        return found[0] if found else None
+        return [path for path in paths if path != self.defaults and snapshot.exists(path)]
 
     def document_names(self) -> Collection[str]:
         """The further documents that any file has."""
@@ -241,6 +238,13 @@ class InstanceFiles:
             InstanceData.from_mapping(mapping)
         except InvalidInstanceData as error:
             yield from (_located(fault, [layer]) for fault in error.faults if not fault.is_absence)
+
+
+def only(paths: Sequence[str]) -> str | None:
+    """The path, if there is one; two of them are a fault."""
+    if len(paths) > 1:
+        raise InvalidInstanceData([_two_files(paths)])
+    return paths[0] if paths else None
 
 
 def _text(path: str, content: bytes | None) -> str | Fault:
