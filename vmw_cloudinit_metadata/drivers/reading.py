@@ -69,7 +69,7 @@ class Readings:
         reading = None
         began_s = time.thread_time()
         try:
-            reading = read(path, seen)
+            reading = _short(read(path, seen))
         finally:
             took_long = time.thread_time() - began_s > _LONG_S
             with self._lock:
@@ -94,16 +94,18 @@ class Readings:
 
     def _keep(self, path: str, reading: Reading, seen: Snapshot) -> bool:
         seen = seen.closed()
-        if reading.instance is None:
-            reading = replace(reading, faults=tuple(_cut(reading.faults)))
         if not seen.is_settled() or _size((reading, seen)) > KEPT_BYTES:
             return False
         self._kept[path] = reading, seen
         return True
 
 
+def _short(reading: Reading) -> Reading:
+    """With as many faults as there is room for."""
+    return replace(reading, faults=tuple(_cut(reading.faults))) if reading.faults else reading
+
+
 def _cut(faults: Iterable[Fault]) -> Iterator[Fault]:
-    """As many of them as there is room for."""
     left = _FAULTS_BYTES
     for fault in faults:
         left -= _fault_size(fault)

@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from math import inf
 
 from vmw_cloudinit_metadata.drivers.root import Anywhere, LeadsOut, Root
@@ -104,6 +105,12 @@ class _Directory:
             return True
         self._trust(_look(self._path))
         return all(_look(path, os.lstat) is None for path in self.absent)
+
+    def joined(self, earlier: _Directory) -> _Directory:
+        """What was missing in both, of one directory, as it was at the earlier look."""
+        both = copy(earlier)
+        both.absent = self.absent | earlier.absent
+        return both
 
     def _trust(self, found: os.stat_result | None) -> None:
         self._signature = _signature(found) if found else None
@@ -230,7 +237,8 @@ class Snapshot:
         """What `other` saw counts as seen by this one too."""
         self._seen.update(other._seen)
         for place, directory in other._directories.items():
-            self._directories.setdefault(place, directory).absent |= directory.absent
+            ours = self._directories.get(place)
+            self._directories[place] = directory.joined(ours or directory)
         self._is_settled = self._is_settled and other._is_settled
 
     def agrees_with(self, other: Snapshot) -> bool:
