@@ -52,14 +52,7 @@ FLOORS = {
         ),
         2,
     ),
-    **dict.fromkeys(
-        (
-            "unsent",
-            "reload",
-            "channel",
-        ),
-        2,
-    ),
+    **dict.fromkeys(("recheck",), 2),
     **dict.fromkeys(("happenings", "logs", "trace", "figures", "health"), 2),
     **dict.fromkeys(("writer", "quota", "audit"), 2),
     **dict.fromkeys(("turn", "shared", "output", "journey", "dialogue", "line", "connection"), 3),

@@ -13,6 +13,7 @@ import pytest
 from tests.process import ServerProcess
 from tests.vm import KNOWN, Vm, suboption
 
+FRESH_S = 0.2  # within which the driver is not asked again
 PROMPT_S = 0.05  # what one VM may lose through the look-ups of others
 
 
@@ -81,10 +82,20 @@ def test_answer_is_kept_while_the_driver_says_that_it_holds(
     server = scripted()
     for name in ("kept-yes", "kept-no", "other"):
         machine = server.vm(name)
-        machine.metadata()
-        machine.document("USERDATA")
-        machine.document("DIGEST")
+        for document in ("METADATA", "USERDATA", "DIGEST"):
+            time.sleep(FRESH_S)
+            machine.document(document)
     assert sorted(server.calls) == ["kept-no"] * 3 + ["kept-yes"] + ["other"] * 3
+
+
+def test_driver_is_not_asked_again_for_the_next_document_of_a_boot(
+    scripted: Callable[..., Scripted],
+) -> None:
+    server = scripted()
+    machine = server.vm("kept-no")
+    machine.send(b"".join(b"!!REQUEST_%s#\n" % d for d in (b"METADATA", b"USERDATA", b"DIGEST")))
+    assert [machine.answer()[0][:8] for _ in range(3)] == ["RESPONSE"] * 3
+    assert server.calls == ["kept-no"]
 
 
 def test_equal_look_ups_under_way_are_one(scripted: Callable[..., Scripted]) -> None:

@@ -17,6 +17,8 @@ import yaml
 from tests.process import ServerProcess, with_constants
 from tests.vm import ALWAYS_KNOWN, BINARY, KNOWN, Vm, suboption
 
+SETTLED_S = 2.1  # after which a file that was read need not be read again
+FRESH_S = 0.2  # within which a change is served
 Connect = Callable[..., Vm]
 Start = Callable[..., ServerProcess]
 
@@ -159,8 +161,24 @@ def test_vm_without_any_usable_identity_gets_nothing(
 
 def test_bios_uuid_alone_finds_the_file(vm: Connect, instances: Path) -> None:
     uuid = "42010203-0405-0607-0809-0a0b0c0d0e0f"
-    (instances / f"{uuid}.yaml").write_text("metadata: {instance-id: by-bios}\n")
+    (instances / f"{uuid}.yaml").write_text(
+        f"metadata: {{instance-id: by-bios}}\nmatch: {{bios-uuid: {uuid}}}\n"
+    )
     assert vm(None, vc_uuid="", bios_uuid=uuid).metadata() == {"instance-id": "by-bios"}
+
+
+def test_bios_uuid_of_another_vm_gets_nothing_of_it(
+    vm: Connect, server: ServerProcess, instances: Path
+) -> None:
+    """A tenant who gives his VM the VC UUID of another one as its BIOS UUID."""
+    victim, thief = "42010203-0405-0607-0809-0a0b0c0d0e1f", "42" * 16
+    (instances / f"{victim}.yaml").write_text("metadata: {instance-id: victim}\nuserdata: SECRET\n")
+    assert vm("victim", vc_uuid=victim).metadata()["instance-id"] == "victim"
+    machine = vm("thief", vc_uuid=thief, bios_uuid=victim)
+    for document in ("METADATA", "USERDATA", "DIGEST"):
+        assert machine.error(document) == "not-found"
+    assert vm("web1", vc_uuid=thief, bios_uuid=victim).metadata()["instance-id"] == "my-instance"
+    server.wait_for(f"write `match: {{bios-uuid: {victim}}}` into it")
 
 
 def test_nothing_is_answered_without_do_proxy(vm: Connect) -> None:
@@ -319,6 +337,7 @@ def test_user_data_is_not_in_the_log(start: Start, own_instances: Path) -> None:
     (own_instances / "web1.yaml").write_text(
         "metadata: 5\nuserdata: [SECRET]\nvendordata: [SECRET]\n"
     )
+    time.sleep(FRESH_S)
     machine.ask("USERDATA")
     server.wait_for("metadata: found 5")
     assert "SECRET" not in server.log
@@ -418,3 +437,32 @@ def test_bytes_of_a_uart_are_taken_several_at_a_time(server: ServerProcess) -> N
     machine.send(b"\n!!REQUEST_METADATA#\n")
     assert machine.answer()[0] == "RESPONSE_METADATA"
     assert wakeups(server) - before < 300
+
+
+@pytest.mark.slow
+def test_vm_that_asks_for_a_faulty_file_again_and_again_costs_little(
+    vm: Connect, server: ServerProcess, instances: Path
+) -> None:
+    """To parse it takes some tenths of a second."""
+    wrong = "metadata:\n  hostname: a_b\n" + "".join(
+        f"  k{n}: [a, b, {n}]\n" for n in range(20_000)
+    )
+    (instances / "faulty.yaml").write_text(wrong)
+    assert len(wrong) > 381 * 1024
+    time.sleep(SETTLED_S)
+    faulty, other = vm("faulty", vc_uuid="43" * 16), vm()
+    assert faulty.error("METADATA") == "invalid"
+    used_s, took_s = cpu_s(server), []
+    end_s = time.monotonic() + 2.0
+    while time.monotonic() < end_s:
+        assert faulty.error("METADATA") == "invalid"
+        began_s = time.monotonic()
+        other.metadata()
+        took_s.append(time.monotonic() - began_s)
+        time.sleep(0.01)
+    assert cpu_s(server) - used_s < 0.6
+    assert sorted(took_s)[len(took_s) * 9 // 10] < 0.05
+
+
+def cpu_s(server: ServerProcess) -> float:
+    return time.clock_gettime((~server.pid << 3) | 2)  # clock_getcpuclockid(3)

@@ -111,20 +111,33 @@ class Dialogue:
             self._put_off()
             return
         machine = self.line.machine
-        answer = self._kept(machine)
-        self._shared.counters["answers kept" if answer else "answers looked up"] += 1
-        if answer is None:
-            self._is_looking_up = True
-            self._shared.lookup.ask(machine, self._guarded(self._looked_up, machine))
-        else:
+        answer = self._fresh(machine)
+        if answer:
+            self._shared.counters["answers kept"] += 1
             self._answer(machine, answer)
+            return
+        self._is_looking_up = True
+        if not self._shared.lookup.recheck(machine, self._guarded(self._rechecked, machine)):
+            self._look_up(machine)
 
-    def _kept(self, machine: Machine) -> Answer | None:
-        """The answer of a moment ago, or the one that the look-up has kept, if it still holds."""
+    def _fresh(self, machine: Machine) -> Answer | None:
+        """The answer of a moment ago, or the one that the look-up has kept, if it is fresh."""
         before = self._had_answer()
-        if before and machine is self._had_as and self._shared.lookup.holds(before):
+        if before and machine is self._had_as and self._shared.lookup.is_fresh(before):
             return before
         return self._shared.lookup.kept(machine)
+
+    def _rechecked(self, machine: Machine, outcome: Outcome | None) -> None:
+        if outcome is None:
+            self._look_up(machine)
+            return
+        holds = isinstance(outcome, Answer) and outcome.token is not None
+        self._shared.counters["answers kept" if holds else "answers unchecked"] += 1
+        self._looked_up(machine, outcome)
+
+    def _look_up(self, machine: Machine) -> None:
+        self._shared.counters["answers looked up"] += 1
+        self._shared.lookup.ask(machine, self._guarded(self._looked_up, machine))
 
     def _end_pause(self) -> None:
         self._is_pausing = False

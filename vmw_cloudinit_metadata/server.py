@@ -301,7 +301,6 @@ class MetadataServer:
         self._health.stop()
         self._shared.deadlines.close()
         self._shared.lookup.close()
-        self._driver.close()
         log.debug("stopped")
 
     def _connection_bytes(self) -> int:

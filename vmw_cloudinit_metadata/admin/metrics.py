@@ -88,6 +88,11 @@ COUNTERS = (
     ),
     _plain("cache_hits", "Requests answered from kept answers.", "answers kept"),
     _plain("cache_misses", "Requests that had to be looked up.", "answers looked up"),
+    _plain(
+        "cache_unchecked",
+        "Requests for a kept answer of which the driver did not say whether it holds.",
+        "answers unchecked",
+    ),
     _labelled(
         "vmotions", "vMotions, by how they ended.", "outcome", _MOVES, "vMotions {}", "vMotions "
     ),
