@@ -128,7 +128,7 @@ class _Check:
         interface = self._validate(Interface, value, key)
         if interface:
             self.faults.extend(network.interface_faults(interface, key))
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and not self.faults.has_more:
             self._check_the_rest(value, key, self.faults.found[before:])
         return interface
 
