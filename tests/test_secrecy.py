@@ -319,7 +319,7 @@ def test_secret_is_in_no_log_page_event_or_answer(place: str, own_instances: Pat
         vm.send(b"!!REQUEST_METADATA#\n")
         answer = vm.receive_matching(rb"!!RESPONSE_ERROR#([A-Za-z0-9+/=]*)")
         server.wait_for("web1.yaml:")
-        happened = [str(events.next("connected")), str(events.next("failed"))]
+        happened = [str(events.next("identified")), str(events.next("failed"))]
         machine = admin.machines()[0]
         pages = [str(admin.json(f"/api/machines/{machine['vc_uuid']}")), str(machine)]
         body = base64.b64decode(answer.rpartition(b"#")[2]).decode()

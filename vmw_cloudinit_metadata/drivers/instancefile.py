@@ -21,7 +21,7 @@ from vmw_cloudinit_metadata.instance.fault import (
     InvalidInstanceData,
     Key,
     bounded,
-    describe,
+    kind_of,
 )
 from vmw_cloudinit_metadata.instance.keys import (
     DOCUMENTS,
@@ -141,7 +141,7 @@ class InstanceFiles:
             for fault in both:
                 del mapping[str(fault.key[0])]
         elif not faults.found:
-            found = describe(read.value, DOCUMENTS)  # it may be user-data
+            found = kind_of(read.value)  # it may be user-data
             faults.add(Fault((), found, "a mapping with the key metadata"))
         located = (read.located(fault, path) for fault in faults.all())
         return _Layer(path, read, mapping, tuple(located))
@@ -153,7 +153,7 @@ class InstanceFiles:
         key = (f"{name}-file",)
         expected = "the name of a file inside the directory"
         if not isinstance(file, str) or not _is_inside(file):
-            found = _quoted(file) if isinstance(file, str) else describe(file, DOCUMENTS)
+            found = _quoted(file) if isinstance(file, str) else kind_of(file)
             faults.append(Fault(key, found, expected))
             return b""
         path = os.path.join(self._directory.path, file)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vmw_cloudinit_metadata.instance import network, seed
-from vmw_cloudinit_metadata.instance.fault import Fault, describe
+from vmw_cloudinit_metadata.instance.fault import Fault, kind_of
 from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import InstanceData
 
@@ -75,7 +75,7 @@ def _user_data(document: bytes, key: str) -> Iterator[Fault]:
     is_mime = _MIME_HEADER.search(document[:_MIME_WITHIN_BYTES])
     if not document.startswith(_BEGINNINGS) and not is_mime:
         expected = "something that cloud-init knows, such as #cloud-config or #!, in the first line"
-        yield _warning((key,), describe(document, (key,)), expected)
+        yield _warning((key,), kind_of(document), expected)
     elif _CLOUD_CONFIG.match(document):
         yield from _cloud_config(document, key)
 
@@ -90,7 +90,7 @@ def _cloud_config(document: bytes, key: str) -> Iterator[Fault]:
         found = f"in line {fault.line} of its #cloud-config {fault.found}"
         yield _warning((key,), found, fault.expected)
     if not read.faults and not isinstance(read.value, dict | None):
-        yield _warning((key,), f"{describe(read.value, (key,))} behind #cloud-config", "a mapping")
+        yield _warning((key,), f"{kind_of(read.value)} behind #cloud-config", "a mapping")
 
 
 def _warning(key: tuple[str, ...], found: str, expected: str) -> Fault:

@@ -128,25 +128,36 @@ def joined(texts: Iterable[str]) -> str:
 
 def describe(value: Any, key: Key = ()) -> str:
     """What was found at `key`, for a message: short, on one line, and without secrets."""
+    if secrecy.is_secret(key):
+        return kind_of(value)
     match value:
-        case None:
-            return "nothing"
-        case bytes():
-            return f"{len(value):,} bytes"
-        case dict() | Mapping():
-            return "a mapping"
-        case list() | tuple():
-            return "a list"
         case str():
-            return _text(value) if not secrecy.is_secret(key) else f"{len(value):,} characters"
-        case bool() if secrecy.is_secret(key):
-            return "a boolean"
-        case int() | float() if secrecy.is_secret(key):
-            return "a number"
+            return _text(value)
         case int() if value.bit_length() > _QUOTED_BITS:
             return f"a number of {value.bit_length():,} bits"
         case bool() | int() | float():
             return repr(value)
+        case _:
+            return kind_of(value)
+
+
+def kind_of(value: Any) -> str:
+    """The same of what may be a secret: only what kind of value it is."""
+    match value:
+        case None:
+            return "nothing"
+        case str():
+            return f"{len(value):,} characters"
+        case bytes():
+            return f"{len(value):,} bytes"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case dict() | Mapping():
+            return "a mapping"
+        case list() | tuple():
+            return "a list"
         case _:
             return f"a {type(value).__name__}"
 

@@ -27,7 +27,7 @@ from yaml.events import (
 )
 
 from vmw_cloudinit_metadata.instance import secrecy
-from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, describe
+from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
 from vmw_cloudinit_metadata.instance.plain import MAX_DEPTH, MAX_NUMBER_BITS
 
 MAX_NODES = 100_000  # after aliases are expanded
@@ -248,7 +248,7 @@ class _Reader:
         value = self._node(event, key, schema)
         others = value if isinstance(value, list) else [value]
         if not all(isinstance(other, dict) for other in others):
-            found = describe(value, key)
+            found = kind_of(value)
             self._fault(event, key, found, "a mapping, or a list of mappings, to merge")
             return []
         return others
@@ -268,7 +268,7 @@ class _Reader:
     def _checked_key(self, event: Any, key: Key, name: Any) -> Any:
         """The key, or "" if it cannot be one."""
         if isinstance(name, dict | list):
-            found = f"{describe(name)} as a key"
+            found = f"{kind_of(name)} as a key"
         elif isinstance(name, int) and name.bit_length() > MAX_KEY_BITS:
             found = f"a number of more than {MAX_KEY_BITS} bits as a key"
         elif isinstance(name, str | bytes) and len(name) > MAX_KEY_CHARACTERS:
