@@ -67,6 +67,10 @@ def faults_of(mapping: Any) -> tuple[Fault, ...]:
     return raised.value.faults
 
 
+# A further key of meta-data, of one letter: it is not quoted.
+OTHER = "metadata.<1 characters>"
+
+
 def fault_of(**parts: Any) -> str:
     """The only fault, as it is told."""
     (fault,) = faults_of({"metadata": {}, **parts})
@@ -242,39 +246,39 @@ def test_further_key_keeps_its_value(value: object) -> None:
         ),
         pytest.param(
             {"x": math.nan},
-            "metadata.x: found nan, expected a number that JSON and YAML write alike, or a text in"
+            f"{OTHER}: found nan, expected a number that JSON and YAML write alike, or a text in"
             " quotes",
             id="nan",
         ),
         pytest.param(
             {"x": 1e30},
-            "metadata.x: found 1e+30, expected a number that JSON and YAML write alike, or a text"
+            f"{OTHER}: found 1e+30, expected a number that JSON and YAML write alike, or a text"
             " in quotes",
             id="exponent",
         ),
         pytest.param(
             {"x": datetime.date(2024, 1, 1)},
-            "metadata.x: found a date, expected a text, number, boolean, list or mapping",
+            f"{OTHER}: found a date, expected a text, number, boolean, list or mapping",
             id="date",
         ),
         pytest.param(
             {"x": b"1"},
-            "metadata.x: found 1 bytes, expected a text, number, boolean, list or mapping",
+            f"{OTHER}: found 1 bytes, expected a text, number, boolean, list or mapping",
             id="bytes",
         ),
         pytest.param(
             {"x": {5: 1}},
-            "metadata.x: found a mapping, expected keys that are texts of at most 256 characters",
+            f"{OTHER}: found a mapping, expected keys that are texts of at most 256 characters",
             id="number-as-a-key",
         ),
         pytest.param(
             {"x": {"a" * 257: 1}},
-            "metadata.x: found a mapping, expected keys that are texts of at most 256 characters",
+            f"{OTHER}: found a mapping, expected keys that are texts of at most 256 characters",
             id="long-key",
         ),
         pytest.param(
             {"x": nested(41)},
-            f"metadata.x{'.0' * 38}: found deeper nesting, expected at most 40 levels",
+            f"{OTHER}{'.0' * 38}: found deeper nesting, expected at most 40 levels",
             id="deep",
         ),
     ],
@@ -354,9 +358,8 @@ def test_document_of_a_wrong_name_is_a_fault(name: str, expected: str) -> None:
 
 
 def test_documents_of_one_name_are_a_fault() -> None:
-    assert "documents.KEYS: found the name for the second" in fault_of(
-        documents={"keys": "", "KEYS": ""}
-    )
+    told = fault_of(documents={"keys": "", "KEYS": ""})
+    assert told == "documents: found name 2 for the second time, expected each document once"
 
 
 @pytest.mark.parametrize("value", [5, ["x"], {"a": 1}], ids=repr)
@@ -405,11 +408,17 @@ def test_fault_of_a_document_does_not_tell_its_text(place: tuple[str, ...], secr
         ("metdata", "'metadata'"),
         ("user-data", "'userdata'"),
         ("networks", "'network'"),
-        ("zzz", "one of documents, match, metadata, network, userdata, vendordata"),
     ],
 )
 def test_unknown_top_level_key_is_a_fault_with_the_nearest_name(name: str, expected: str) -> None:
     assert fault_of(**{name: "x"}) == f"{name}: found {name!r}, expected {expected}"
+
+
+def test_unknown_top_level_key_that_resembles_none_is_not_quoted() -> None:
+    assert fault_of(hunter2="x") == (
+        "<7 characters>: found an unknown key (7 characters), "
+        "expected one of documents, match, metadata, network, userdata, vendordata"
+    )
 
 
 def test_every_fault_of_a_mapping_is_told() -> None:

@@ -204,7 +204,7 @@ def test_file_may_be_empty_and_is_named_by_the_environment_too(file: Path) -> No
     [
         ("uri: x\nlookup-timeot: 3", "{}:2: lookup-timeot: found 'lookup-timeot', "
          "expected 'lookup-timeout'"),
-        ("uri: x\nconfig: y", "{}:2: config: found 'config', expected one of "),
+        ("uri: x\nconfig: y", "{}:2:1: <6 characters>: found an unknown key (6 characters)"),
         ("uri: x\n\nworkers: [2]", "{}:3: workers: found a list, expected one value"),
         ("uri: x\nworkers: many", "{}:2: workers: 'many' is not a valid integer"),
         ("uri: x\nworkers: true", "{}:2: workers: 'true' is not a valid integer"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.instance import seed
-from vmw_cloudinit_metadata.instance.fault import Fault
+from vmw_cloudinit_metadata.instance.fault import Fault, Faults, bounded, joined
 from vmw_cloudinit_metadata.instance.keys import unknown_faults, with_dashes
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -40,17 +40,19 @@ class ConfigFile:
 def read(path: Path, shapes: Mapping[str, Shape]) -> ConfigFile:
     """Reads the settings that `shapes` knows; raises ConfigError with every fault of the file."""
     content = seed.read(_text(path), _schema(shapes))
-    faults = list(content.faults)
+    faults = Faults()
+    faults.extend(content.faults)
     values: dict[str, Any] = {}
     if isinstance(content.value, dict):
         values = with_dashes(content.value, shapes, (), faults)
-        faults += unknown_faults(values, shapes)
-        faults += _shape_faults(values, shapes)
+        faults.extend(unknown_faults(values, shapes))
+        faults.extend(_shape_faults(values, shapes))
     elif content.value is not None:
-        faults.append(Fault((), _kind(content.value), "a mapping of settings"))
-    if faults:
-        located = [replace(f, file=str(path), line=f.line or content.line(f.key)) for f in faults]
-        raise ConfigError("; ".join(map(str, sorted(located, key=lambda fault: fault.line))))
+        faults.add(Fault((), _kind(content.value), "a mapping of settings"))
+    if faults.found:
+        located = (content.located(fault, str(path), shapes) for fault in faults.all())
+        in_order = bounded(sorted(located, key=lambda fault: fault.line))
+        raise ConfigError(joined(fault.told(shapes) for fault in in_order))
     return ConfigFile(path, {k: v for k, v in values.items() if v is not None}, content)
 
 

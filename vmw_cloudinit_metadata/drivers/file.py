@@ -16,8 +16,15 @@ from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles, only
 from vmw_cloudinit_metadata.drivers.lastgood import LastGood
 from vmw_cloudinit_metadata.drivers.snapshot import Looks, Snapshot, Token
 from vmw_cloudinit_metadata.errors import DriverError
-from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe, nearest
+from vmw_cloudinit_metadata.instance.fault import (
+    Fault,
+    InvalidInstanceData,
+    describe,
+    joined,
+    unknown,
+)
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.secrecy import shown
 from vmw_cloudinit_metadata.printable import quoted
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
@@ -216,13 +223,15 @@ def _checked_options(options: Mapping[str, Any]) -> Options:
     try:
         return Options.model_validate(dict(options))
     except ValidationError as error:
-        raise DriverError("; ".join(_option_fault(item) for item in error.errors())) from None
+        raise DriverError(joined(map(_option_fault, error.errors()))) from None
 
 
 def _option_fault(error: Any) -> str:
-    name = ".".join(map(str, error["loc"]))
+    key = tuple(error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"found {name!r}, expected {nearest(name, Options.model_fields)}"
+        fault = unknown(key, key[-1], Options.model_fields)
+        return f"found {fault.found}, expected {fault.expected}"
+    name = shown(key, Options.model_fields)
     if error["type"] == "missing":
         return f"{name}: found nothing, expected the directory of the instance files"
-    return f"{name}: found {describe(error['input'])}, expected: {error['msg']}"
+    return f"{name}: found {describe(error['input'], key)}, expected: {error['msg']}"

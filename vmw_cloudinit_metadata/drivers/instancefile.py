@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,7 +19,14 @@ from vmw_cloudinit_metadata.drivers.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.snapshot import Signature, Snapshot
 from vmw_cloudinit_metadata.errors import DriverError
 from vmw_cloudinit_metadata.instance import advice, nocloud, seed
-from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, Key, describe
+from vmw_cloudinit_metadata.instance.fault import (
+    Fault,
+    Faults,
+    InvalidInstanceData,
+    Key,
+    bounded,
+    kind_of,
+)
 from vmw_cloudinit_metadata.instance.keys import (
     DOCUMENTS,
     FILE_KEYS,
@@ -28,12 +36,14 @@ from vmw_cloudinit_metadata.instance.keys import (
     unknown_faults,
 )
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.instance.secrecy import is_secret_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
 _OUTSIDE_FOUND = "a link that leads out of the directory"
 _OUTSIDE_EXPECTED = "a file inside it, or the driver option links_outside: true"
+_FILE_NAME = re.compile(r"[\w./@+-]{1,100}", re.ASCII)
 
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
@@ -156,22 +166,24 @@ class InstanceFiles:
         if isinstance(text, Fault):
             return _Layer(path, seed.read(""), {}, (text,))
         read = seed.read(text)
-        faults = list(read.faults)
+        faults = Faults()
+        faults.extend(read.faults)
         mapping: dict[str, Any] = {}
         if isinstance(read.value, dict):
             mapping, twice = canonical(read.value)
-            faults += twice
-            faults += unknown_faults(mapping, FILE_LEVEL)
+            faults.extend(twice)
+            faults.extend(unknown_faults(mapping, FILE_LEVEL))
             both = list(_both_faults(mapping))
-            faults += both
+            faults.extend(both)
             if path == self.defaults and "match" in mapping:
-                faults.append(Fault(("match",), "'match'", "no such key among the defaults"))
+                faults.add(Fault(("match",), "'match'", "no such key among the defaults"))
             mapping = {k: v for k, v in mapping.items() if k in FILE_LEVEL}
             for fault in both:
                 del mapping[str(fault.key[0])]
-        elif not faults:
-            faults.append(Fault((), describe(read.value), "a mapping with the key metadata"))
-        located = (replace(f, file=path, line=f.line or read.line(f.key)) for f in faults)
+        elif not faults.found:
+            found = kind_of(read.value)  # it may be user-data
+            faults.add(Fault((), found, "a mapping with the key metadata"))
+        located = (read.located(fault, path) for fault in faults.all())
         return _Layer(path, read, mapping, tuple(located))
 
     def _document(
@@ -181,19 +193,22 @@ class InstanceFiles:
         key = (f"{name}-file",)
         expected = "the name of a file inside the directory"
         if not isinstance(file, str) or not _is_inside(file):
-            faults.append(Fault(key, describe(file), expected))
+            found = _quoted(file) if isinstance(file, str) else kind_of(file)
+            faults.append(Fault(key, found, expected))
             return b""
         path = os.path.join(self._directory.path, file)
         if not snapshot.exists(path):
-            faults.append(Fault(key, f"{file!r}, which is not there", expected))
+            faults.append(Fault(key, f"{_quoted(file)}, which is not there", expected))
             return b""
         try:
             content = snapshot.read(path, MAX_DOCUMENT_BYTES)
         except LeadsOut:
-            faults.append(Fault(key, f"{file!r}, {_OUTSIDE_FOUND}", _OUTSIDE_EXPECTED))
+            faults.append(Fault(key, f"{_quoted(file)}, {_OUTSIDE_FOUND}", _OUTSIDE_EXPECTED))
             return b""
         if content is None or len(content) > MAX_DOCUMENT_BYTES:
-            found = f"{file!r}, which is no regular file of at most {MAX_DOCUMENT_BYTES:,} bytes"
+            found = (
+                f"{_quoted(file)}, which is no regular file of at most {MAX_DOCUMENT_BYTES:,} bytes"
+            )
             faults.append(Fault(key, found, expected))
             return b""
         sources.append(path)
@@ -232,12 +247,13 @@ class InstanceFiles:
         with self._directory.snapshot() as snapshot:
             yield from _mode_faults(self.defaults, snapshot)
             layer = self._layer(self.defaults, snapshot)
-        yield from layer.faults
+        faults = list(layer.faults)
         mapping = {k: v for k, v in layer.mapping.items() if k not in FILE_KEYS}
         try:
             InstanceData.from_mapping(mapping)
         except InvalidInstanceData as error:
-            yield from (_located(fault, [layer]) for fault in error.faults if not fault.is_absence)
+            faults += (_located(f, [layer]) for f in error.faults if not f.is_absence)
+        yield from bounded(faults)
 
 
 def only(paths: Sequence[str]) -> str | None:
@@ -272,13 +288,19 @@ def _is_inside(file: str) -> bool:
     )
 
 
+def _quoted(file: str) -> str:
+    """The name of a file, if it is one: user-data may stand where its file's name belongs."""
+    is_name = _FILE_NAME.fullmatch(file) and not is_secret_text(file)
+    return repr(file) if is_name else f"a text of {len(file):,} characters"
+
+
 def _located(fault: Fault, layers: Sequence[_Layer]) -> Fault:
     """The fault with file and line: of the layer that has the key, else of the VM's own file."""
     key: Key = fault.key
     if key in (("userdata",), ("vendordata",)) and not any(layer.seed.has(key) for layer in layers):
         key = (f"{key[0]}-file",)
     layer = next((layer for layer in layers if layer.seed.has(key)), layers[0])
-    return replace(fault, file=layer.path, line=layer.seed.line(key))
+    return replace(layer.seed.located(replace(fault, key=key), layer.path), key=fault.key)
 
 
 def _place(fault: Fault) -> tuple[str, int, str]:

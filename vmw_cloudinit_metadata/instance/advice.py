@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
-from vmw_cloudinit_metadata.instance import seed
-from vmw_cloudinit_metadata.instance.fault import Fault, describe
+from vmw_cloudinit_metadata.instance import network, seed
+from vmw_cloudinit_metadata.instance.fault import Fault, kind_of
 from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import InstanceData
 
@@ -44,11 +45,11 @@ def _metadata(instance: InstanceData) -> Iterator[Fault]:
     for name in instance.metadata:
         dashed = name.replace("_", "-")
         if dashed in _STEERING_KEYS:
-            yield _warning(("metadata", name), repr(name), _STEERING_KEYS[dashed])
+            yield _key_warning(name, _STEERING_KEYS[dashed])
         elif name not in METADATA_KEYS:
             for known in METADATA_KEYS:
                 if _one_letter_off(dashed.lower(), known):
-                    yield _warning(("metadata", name), repr(name), f"{known!r}, if that is meant")
+                    yield _key_warning(name, f"{known!r}, if that is meant")
 
 
 def _interfaces(instance: InstanceData) -> Iterator[Fault]:
@@ -58,8 +59,14 @@ def _interfaces(instance: InstanceData) -> Iterator[Fault]:
     physical = [device for device in devices if device.get("type") == "physical"]
     nameless = [device.get("name") for device in physical if not device.get("mac_address")]
     if len(physical) > 1 and nameless:
-        found = f"several interfaces, and no MAC address for {', '.join(map(str, nameless))}"
+        found = f"several interfaces, and no MAC address for {', '.join(map(_name, nameless))}"
         yield _warning(("network",), found, "mac-address on each: the order of names may change")
+
+
+def _name(name: Any) -> str:
+    """Of a network-config of the operator's own a name may be anything."""
+    is_name = isinstance(name, str) and network.INTERFACE_NAME.fullmatch(name)
+    return str(name) if is_name else "a device without a name"
 
 
 def _user_data(document: bytes, key: str) -> Iterator[Fault]:
@@ -68,14 +75,14 @@ def _user_data(document: bytes, key: str) -> Iterator[Fault]:
     is_mime = _MIME_HEADER.search(document[:_MIME_WITHIN_BYTES])
     if not document.startswith(_BEGINNINGS) and not is_mime:
         expected = "something that cloud-init knows, such as #cloud-config or #!, in the first line"
-        yield _warning((key,), describe(document, (key,)), expected)
+        yield _warning((key,), kind_of(document), expected)
     elif _CLOUD_CONFIG.match(document):
         yield from _cloud_config(document, key)
 
 
 def _cloud_config(document: bytes, key: str) -> Iterator[Fault]:
     try:
-        read = seed.read(document.decode())
+        read = seed.read(document.decode(), root=(key,))
     except UnicodeDecodeError:
         yield _warning((key,), "a #cloud-config that is no UTF-8", "YAML in UTF-8")
         return
@@ -83,11 +90,15 @@ def _cloud_config(document: bytes, key: str) -> Iterator[Fault]:
         found = f"in line {fault.line} of its #cloud-config {fault.found}"
         yield _warning((key,), found, fault.expected)
     if not read.faults and not isinstance(read.value, dict | None):
-        yield _warning((key,), f"{describe(read.value, (key,))} behind #cloud-config", "a mapping")
+        yield _warning((key,), f"{kind_of(read.value)} behind #cloud-config", "a mapping")
 
 
 def _warning(key: tuple[str, ...], found: str, expected: str) -> Fault:
     return Fault(key, found, expected, is_warning=True)
+
+
+def _key_warning(name: str, expected: str) -> Fault:
+    return Fault(("metadata", name), repr(name), expected, is_warning=True, is_named=True)
 
 
 def _one_letter_off(name: str, known: str) -> bool:

@@ -3,63 +3,158 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmw_cloudinit_metadata.printable import one_line
+from vmw_cloudinit_metadata.instance import secrecy
+from vmw_cloudinit_metadata.printable import one_line, shortened
 
-Key = tuple[str | int, ...]
+Key = secrecy.Key
 
-_SECRET = {"userdata", "vendordata", "documents"}
+# Who wrote a file with more faults than these has made one mistake many times.
+MAX_FAULTS = 100
+MAX_TOLD_BYTES = 8 * 1024  # of a text with all of them: it is kept, logged and shown
+
+_QUOTED_CHARACTERS = 60  # of a text that is longer than
+_SHORT_CHARACTERS = 80
+_QUOTED_BITS = 256
+_FOUND_CHARACTERS = 200
+_EXPECTED_CHARACTERS = 600  # may list the names of all settings
+_MORE = f"more faults than the {MAX_FAULTS} that are told"
+_NAME_CHARACTERS = 64  # a longer name is not looked at: it resembles none of ours
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. `line` counts from 1; 0 and an empty file stand for "not from a file"."""
+    """One fault. `line` counts from 1; 0 and an empty file stand for "not from a file".
+
+    `key` is as it was written and may hold a secret; `str` tells of it what may be told.
+    """
 
     key: Key
     found: str
     expected: str
     file: str = ""
     line: int = 0
+    column: int = 0  # from 1
     is_warning: bool = False
     is_absence: bool = False  # a key is missing: a file of defaults may leave it to the others
+    is_named: bool = False  # the key is unknown, but resembles one of ours: it may be told
 
     def __str__(self) -> str:
         """`web1.yaml:9: network.gateway: found '10.0.0.1', expected an address in 10.1.0.0/24`"""
-        place = f"{self.file}:{self.line}: " if self.file else ""
-        key = ".".join(map(str, self.key))
+        return self.told(secrecy.NAMES)
+
+    def told(self, names: Collection[str]) -> str:
+        """The same, where only the keys `names` may be told."""
+        column = f":{self.column}" if self.column else ""
+        place = f"{self.file}:{self.line}{column}: " if self.file else ""
+        key = secrecy.shown(self.key, names, with_last=self.is_named)
         parts = (
             place,
             "warning: " if self.is_warning else "",
             f"{key}: " if key else "",
-            f"found {self.found}, expected {self.expected}",
+            f"found {shortened(self.found, _FOUND_CHARACTERS)}, ",
+            f"expected {shortened(self.expected, _EXPECTED_CHARACTERS)}",
         )
         return one_line("".join(parts))
 
+    def hides_key(self, names: Collection[str] = secrecy.NAMES) -> bool:
+        """Whether a part of the key is not told."""
+        told = secrecy.shown(self.key, names, with_last=self.is_named)
+        return told != ".".join(map(str, self.key))
+
+
+class Faults:
+    """The first MAX_FAULTS faults, and whether there are more."""
+
+    def __init__(self) -> None:
+        self.found: list[Fault] = []
+        self.has_more = False
+
+    def add(self, fault: Fault) -> None:
+        if len(self.found) < MAX_FAULTS and fault.found != _MORE:
+            self.found.append(fault)
+        else:
+            self.has_more = True
+
+    def extend(self, faults: Iterable[Fault]) -> None:
+        """Takes as many as there is room for; the others are not even made."""
+        for fault in faults:
+            self.add(fault)
+            if self.has_more:
+                return
+
+    def all(self) -> tuple[Fault, ...]:
+        """Each, and one that tells of more."""
+        if not self.has_more:
+            return tuple(self.found)
+        last = self.found[-1]
+        more = Fault((), _MORE, "none: fix these first", last.file, last.line)
+        return (*self.found, more)
+
 
 class InvalidInstanceData(ValueError):  # noqa: N818 - it says what is wrong already
-    """Instance data that cannot be served; `faults` has every reason."""
+    """Instance data that cannot be served; `faults` has every reason, up to MAX_FAULTS."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("; ".join(map(str, self.faults)))
+        self.faults = bounded(faults)
+        super().__init__(joined(map(str, self.faults)))
+
+
+def bounded(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    """The first MAX_FAULTS, and behind them one that tells of more, if there are."""
+    collected = Faults()
+    faults = list(faults)
+    collected.extend(fault for fault in faults if fault.found != _MORE)
+    collected.has_more |= any(fault.found == _MORE for fault in faults)
+    return collected.all()
+
+
+def joined(texts: Iterable[str]) -> str:
+    """One text of at most MAX_TOLD_BYTES."""
+    told: list[str] = []
+    room = MAX_TOLD_BYTES - len("; ...")
+    for text in texts:
+        part = text.encode("utf-8", "replace")
+        if len(part) > room:
+            told.append(f"{part[:room].decode('utf-8', 'ignore')}..." if not told else "...")
+            break
+        told.append(text)
+        room -= len(part) + len("; ")
+    return "; ".join(told)
 
 
 def describe(value: Any, key: Key = ()) -> str:
-    """What was found, for a message: short, on one line, and without the text of secrets."""
+    """What was found at `key`, for a message: short, on one line, and without secrets."""
+    if secrecy.is_secret(key):
+        return kind_of(value)
+    match value:
+        case str():
+            return _text(value)
+        case int() if value.bit_length() > _QUOTED_BITS:
+            return f"a number of {value.bit_length():,} bits"
+        case bool() | int() | float():
+            return repr(value)
+        case _:
+            return kind_of(value)
+
+
+def kind_of(value: Any) -> str:
+    """The same of what may be a secret: only what kind of value it is."""
     match value:
         case None:
             return "nothing"
-        case str() | bytes() if key and key[0] in _SECRET:
-            return f"{len(value):,} {'bytes' if isinstance(value, bytes) else 'characters'}"
-        case bool() | int() | float() | str():
-            text = repr(value)
-            return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+        case str():
+            return f"{len(value):,} characters"
         case bytes():
             return f"{len(value):,} bytes"
-        case dict():
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case dict() | Mapping():
             return "a mapping"
         case list() | tuple():
             return "a list"
@@ -67,8 +162,33 @@ def describe(value: Any, key: Key = ()) -> str:
             return f"a {type(value).__name__}"
 
 
+def _text(text: str) -> str:
+    if secrecy.is_secret_text(text):
+        return f"a text of {len(text):,} characters"
+    start = repr(text[: _SHORT_CHARACTERS + 1])
+    if len(start) <= _SHORT_CHARACTERS:
+        return start
+    return f"{start[:_QUOTED_CHARACTERS]}... ({len(text):,} characters)"
+
+
+def unknown(key: Key, name: object, known: Iterable[str]) -> Fault:
+    """The fault of a key that is not known; `name` is its last part, as it was written."""
+    text = str(name)
+    close = _close(text, known := sorted(known))
+    if close:
+        return Fault(key, repr(text), repr(close), is_named=True)
+    found = f"an unknown key ({len(text):,} characters)"
+    return Fault(key, found, f"one of {', '.join(known)}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """What was expected in place of an unknown name: the nearest one, or all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"{close[0]!r}" if close else f"one of {', '.join(known)}"
+    close = _close(name, known)
+    return repr(close) if close else f"one of {', '.join(known)}"
+
+
+def _close(name: str, known: list[str]) -> str | None:
+    if len(name) > _NAME_CHARACTERS:
+        return None
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from vmw_cloudinit_metadata.instance import network
-from vmw_cloudinit_metadata.instance.fault import Fault, Key, nearest
+from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, unknown
 from vmw_cloudinit_metadata.instance.metadata import MATCH_KEYS, METADATA_KEYS
 
 DOCUMENTS = ("userdata", "vendordata")
@@ -19,17 +19,17 @@ _PARTS = {"metadata": frozenset(METADATA_KEYS), "match": frozenset(MATCH_KEYS)}
 
 def canonical(seed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
     """The same mapping with its known keys written with `-`, and a fault for each written twice."""
-    faults: list[Fault] = []
+    faults = Faults()
     result = with_dashes(seed, FILE_LEVEL, (), faults)
     for part, known in _PARTS.items():
         if isinstance(result.get(part), Mapping):
             result[part] = with_dashes(result[part], known, (part,), faults)
     if "network" in result:
         result["network"] = _interfaces(result["network"], faults)
-    return result, faults
+    return result, list(faults.all())
 
 
-def _interfaces(value: Any, faults: list[Fault]) -> Any:
+def _interfaces(value: Any, faults: Faults) -> Any:
     if isinstance(value, list):
         return [
             with_dashes(item, network.KEYS, ("network", index), faults)
@@ -43,7 +43,7 @@ def _interfaces(value: Any, faults: list[Fault]) -> Any:
 
 
 def with_dashes(
-    mapping: Mapping[Any, Any], known: Collection[str], key: Key, faults: list[Fault]
+    mapping: Mapping[Any, Any], known: Collection[str], key: Key, faults: Faults
 ) -> dict[Any, Any]:
     """A mapping at `key`, its known keys written with `-`; adds to `faults` those written twice."""
     if all(map(known.__contains__, mapping)):
@@ -53,17 +53,13 @@ def with_dashes(
         dashed = name.replace("_", "-") if isinstance(name, str) else name
         name = dashed if dashed in known else name
         if name in result:
-            faults.append(Fault((*key, name), "the key with - and with _", "each key once"))
+            faults.add(Fault((*key, name), "the key with - and with _", "each key once"))
         result[name] = value
     return result
 
 
-def unknown_faults(seed: Mapping[str, Any], known: Collection[str]) -> list[Fault]:
-    return [
-        Fault((str(name),), repr(name), nearest(str(name), known))
-        for name in seed
-        if name not in known
-    ]
+def unknown_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterator[Fault]:
+    return (unknown((str(name),), name, known) for name in seed if name not in known)
 
 
 def merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,10 +14,11 @@ from vmw_cloudinit_metadata.instance import network, plain
 from vmw_cloudinit_metadata.instance.dump import yaml_text
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
+    Faults,
     InvalidInstanceData,
     Key,
     describe,
-    nearest,
+    unknown,
 )
 from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, TOP_LEVEL, canonical, unknown_faults
 from vmw_cloudinit_metadata.instance.metadata import Match, Metadata
@@ -59,8 +60,8 @@ class InstanceData:
     def from_mapping(cls, mapping: Mapping[str, Any]) -> InstanceData:
         """Takes what an instance file holds; raises InvalidInstanceData with every fault."""
         check = _Check(mapping)
-        if check.faults:
-            raise InvalidInstanceData(check.faults)
+        if check.faults.found:
+            raise InvalidInstanceData(check.faults.all())
         return cls(
             metadata=check.metadata,
             network=check.network,
@@ -80,12 +81,14 @@ class _Check:
     """One mapping, checked part by part; `faults` has what is wrong in any of them."""
 
     def __init__(self, mapping: Mapping[str, Any]) -> None:
-        seed, self.faults = canonical(mapping)
+        self.faults = Faults()
+        seed, twice = canonical(mapping)
+        self.faults.extend(twice)
         not_plain = plain.faults_in(mapping)
         if not_plain:  # no more than that can be told of it
-            self.faults += not_plain
+            self.faults.extend(not_plain)
             seed = {"metadata": {}}
-        self.faults += unknown_faults(seed, TOP_LEVEL)
+        self.faults.extend(unknown_faults(seed, TOP_LEVEL))
         self.metadata = self._metadata(seed)
         self.match = self._match(seed.get("match"))
         self.network = self._network(seed.get("network"))
@@ -106,44 +109,41 @@ class _Check:
 
     def _network(self, value: Any) -> Mapping[str, Any] | None:
         if value is None or network.is_native(value):
-            self.faults += network.native_faults(value) if value else ()
+            self.faults.extend(network.native_faults(value) if value else ())
             return value  # type: ignore[no-any-return]
-        before = len(self.faults)
         if isinstance(value, list):
             interfaces = [self._interface(v, ("network", i)) for i, v in enumerate(value)]
         else:
             interfaces = [self._interface(value, ("network",))]
         if not interfaces:
             self._fault(("network",), "an empty list", "at least one interface")
-        good = [interface for interface in interfaces if interface]
-        return network.version_1(good) if len(self.faults) == before else None
+        return None if self.faults.found else network.version_1(filter(None, interfaces))
 
     def _interface(self, value: Any, key: Key) -> Interface | None:
+        if self.faults.has_more:
+            return None
         if isinstance(value, Mapping):
             value = {name: item for name, item in value.items() if item is not None}
+        before = len(self.faults.found)
         interface = self._validate(Interface, value, key)
         if interface:
-            self.faults += network.interface_faults(interface, key)
-        elif isinstance(value, Mapping):
-            self._check_the_rest(value, key)
+            self.faults.extend(network.interface_faults(interface, key))
+        elif isinstance(value, Mapping) and not self.faults.has_more:
+            self._check_the_rest(value, key, self.faults.found[before:])
         return interface
 
-    def _check_the_rest(self, value: Mapping[str, Any], key: Key) -> None:
+    def _check_the_rest(self, value: Mapping[str, Any], key: Key, found: Iterable[Fault]) -> None:
         """What is wrong between those keys of an interface that are right by themselves."""
-        faulty = {below[len(key)] for below in self._keys_below(key)}
-        right = {k: v for k, v in value.items() if isinstance(k, str) and k not in faulty}
+        faulty = {fault.key[len(key)] for fault in found if len(fault.key) > len(key)}
+        right = {k: v for k, v in value.items() if k in network.KEYS and k not in faulty}
         rest = Interface.model_validate(right)
         faults = network.interface_faults(rest, key)
-        self.faults += (fault for fault in faults if not fault.is_absence)
-
-    def _keys_below(self, key: Key) -> list[Key]:
-        keys = (fault.key for fault in self.faults)
-        return [other for other in keys if len(other) > len(key) and other[: len(key)] == key]
+        self.faults.extend(fault for fault in faults if not fault.is_absence)
 
     def _document(self, value: Any, key: Key) -> bytes:
         try:
             document = _text(value) if key[0] == "documents" else _user_data(value)
-        except (TypeError, ValueError, yaml.YAMLError) as error:
+        except _UnfitError as error:
             self._fault(key, describe(value, key), str(error))
             return b""
         if len(document) > MAX_DOCUMENT_BYTES:
@@ -154,35 +154,42 @@ class _Check:
         if value is None:
             return {}
         if not isinstance(value, Mapping):
-            self._fault(("documents",), describe(value), "a mapping of names to texts")
+            key = ("documents",)
+            self._fault(key, describe(value, key), "a mapping of names to texts")
             return {}
         documents: dict[str, bytes] = {}
-        for name, text in value.items():
-            key = ("documents", str(name))
+        for number, (name, text) in enumerate(value.items(), 1):
+            place = ("documents", str(name))
             code = str(name).upper()
+            found = f"name {number} ({describe(name, place)})"
             if not re.fullmatch("[A-Z]{1,32}", code):
-                self._fault(key, describe(name), "a name of letters only, 32 at most")
+                self._fault(place, found, "a name of letters only, 32 at most")
             elif code in RESERVED_DOCUMENTS:
-                self._fault(key, describe(name), "a name that the protocol does not have already")
+                self._fault(place, found, "a name that the protocol does not have already")
             elif code in documents:
-                self._fault(key, "the name for the second time", "each document once")
+                self._fault(place, f"name {number} for the second time", "each document once")
             else:
-                documents[code] = self._document(text, key)
+                documents[code] = self._document(text, place)
         return documents
 
     def _validate(self, model: type[_Model], value: Any, key: Key) -> _Model | None:
         try:
             return model.model_validate(value)
         except ValidationError as error:
-            self.faults += (_fault_of(item, model, value, key) for item in error.errors())
+            errors = error.errors(include_url=False)
+            self.faults.extend(_fault_of(item, model, value, key) for item in errors)
             return None
 
     def _fault(self, key: Key, found: str, expected: str, absence: bool = False) -> None:
-        self.faults.append(Fault(key, found, expected, is_absence=absence))
+        self.faults.add(Fault(key, found, expected, is_absence=absence))
+
+
+class _UnfitError(Exception):
+    """What a document is not; the text is what was expected, and quotes nothing."""
 
 
 def _text(value: Any) -> bytes:
-    """The bytes of a document; raises ValueError or TypeError with what was expected."""
+    """The bytes of a document; raises _UnfitError."""
     match value:
         case None:
             return b""
@@ -191,17 +198,19 @@ def _text(value: Any) -> bytes:
         case str():
             return _LEADING_BLANK_LINES.sub("", value).encode()
         case _:
-            raise TypeError("a text, or !!binary")
+            raise _UnfitError("a text, or !!binary")
 
 
 def _user_data(value: Any) -> bytes:
     """Like `_text`; a mapping is a #cloud-config."""
-    if isinstance(value, Mapping):
-        return b"#cloud-config\n" + yaml_text(dict(value)).encode()
-    try:
+    if value is None or isinstance(value, str | bytes):
         return _text(value)
-    except TypeError:
-        raise ValueError("a text, !!binary, or a mapping, which becomes a #cloud-config") from None
+    if not isinstance(value, Mapping):
+        raise _UnfitError("a text, !!binary, or a mapping, which becomes a #cloud-config")
+    try:
+        return b"#cloud-config\n" + yaml_text(dict(value)).encode()
+    except (TypeError, ValueError, yaml.YAMLError):
+        raise _UnfitError("a mapping of what YAML can write") from None
 
 
 # What pydantic's own error types say was expected, filled in from their context.
@@ -223,17 +232,13 @@ def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault
     """A pydantic error as a fault; `value` is what was validated, and stands at `key`."""
     place = tuple(error["loc"])
     if error["type"] == "extra_forbidden":
-        known = _fields_at(model, place[:-1])
-        return Fault((*key, *place), repr(place[-1]), nearest(str(place[-1]), known))
-    expected = _EXPECTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+        return unknown((*key, *place), place[-1], _fields_at(model, place[:-1]))
+    form = _EXPECTED.get(error["type"], "a value of another kind")
+    expected = form.format(**error.get("ctx", {}))
     missing = error["type"] == "missing"
-    found = "nothing" if missing else describe(error["input"])
-    return Fault(
-        (*key, *(place if missing else _existing(place, value))),
-        found,
-        expected,
-        is_absence=missing,
-    )
+    place = (*key, *(place if missing else _existing(place, value)))
+    found = "nothing" if missing else describe(error["input"], place)
+    return Fault(place, found, expected, is_absence=missing)
 
 
 def _existing(place: tuple[Any, ...], value: Any) -> Key:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Annotated, Any
@@ -38,7 +38,7 @@ def ip_interface(text: str) -> IPv4Interface | IPv6Interface:
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}", re.ASCII)
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
-_INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
+INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
 _NATIVE_MAC_KEYS = {"mac_address", "mac-address", "macaddress"}
 
 
@@ -109,7 +109,7 @@ class Interface(BaseModel):
 
     model_config = ConfigDict(extra="forbid", alias_generator=dashed)
 
-    name: Annotated[Text, _matching(_INTERFACE_NAME, "an interface name such as eth0")] = "eth0"
+    name: Annotated[Text, _matching(INTERFACE_NAME, "an interface name such as eth0")] = "eth0"
     mac_address: (
         Annotated[
             Text,
@@ -135,6 +135,9 @@ class Interface(BaseModel):
 KEYS = frozenset(str(field.alias) for field in Interface.model_fields.values())
 ROUTE_KEYS = frozenset(Route.model_fields)
 
+# So many addresses of an interface, which hardly one has, are looked through; more are indexed.
+_FEW = 4
+
 _Addresses = list[IPv4Interface | IPv6Interface]
 
 
@@ -146,7 +149,7 @@ def native_faults(network: Mapping[str, Any]) -> Iterator[Fault]:
     """What cloud-init's own document is not allowed to have."""
     version = network["version"]
     if version not in (1, 2) or isinstance(version, bool):
-        yield Fault(("network", "version"), describe(version), "1 or 2")
+        yield Fault(("network", "version"), describe(version, ("network", "version")), "1 or 2")
     elif version == 1 and not isinstance(network.get("config"), list):
         yield Fault(("network", "config"), describe(network.get("config")), "a list")
     yield from _number_macs(network, ("network",))
@@ -162,7 +165,7 @@ def _number_macs(value: Any, key: Key) -> Iterator[Fault]:
         place = (*key, name if isinstance(name, str | int) else str(name))
         if name in _NATIVE_MAC_KEYS and isinstance(item, int):
             expected = "a MAC address in quotes (without them, YAML makes a number of its digits)"
-            yield Fault(place, describe(item), expected)
+            yield Fault(place, describe(item, place), expected)
         yield from _number_macs(item, place)
 
 
@@ -202,31 +205,51 @@ def _with_prefix(interface: Interface, text: str) -> IPv4Interface | IPv6Interfa
 
 
 def _gateway_faults(interface: Interface, addresses: _Addresses, key: Key) -> Iterator[Fault]:
-    subnets: set[int] = set()
+    subnets = _Subnets(addresses)
+    have_one: set[int] = set()
     for index, gateway in enumerate(interface.gateway):
         place = (*key, "gateway", index) if len(interface.gateway) > 1 else (*key, "gateway")
-        subnet = _subnet_of(gateway, addresses)
+        subnet = subnets.of(gateway)
         if subnet is None:
             version = ip_address(gateway).version
             expected = f"a static IPv{version} address of the interface for it"
             yield Fault(place, describe(gateway), expected, is_absence=True)
-        elif subnet in subnets:
+        elif subnet in have_one:
             yield Fault(place, describe(gateway), "one gateway for each network")
         elif not interface.on_link and not _reaches(addresses[subnet], gateway):
             expected = f"an address in {addresses[subnet].network}, or on-link: true"
             yield Fault(place, describe(gateway), expected)
         else:
-            subnets.add(subnet)
+            have_one.add(subnet)
 
 
-def _subnet_of(gateway: str, addresses: _Addresses) -> int | None:
+class _Subnets:
     """Which address a gateway belongs to: one whose network it is in, else one of its family."""
-    host = ip_address(gateway)
-    for index, address in enumerate(addresses):
-        if host in address.network:
-            return index
-    versions = [address.version for address in addresses]
-    return versions.index(host.version) if host.version in versions else None
+
+    def __init__(self, addresses: _Addresses) -> None:
+        self._addresses = addresses
+        self._indexed: dict[tuple[int, int, int], int] = {}  # by version, prefix length, network
+        for index in range(_FEW, len(addresses)):
+            address = addresses[index]
+            length = address.network.prefixlen
+            network = int(address) >> (address.max_prefixlen - length)
+            self._indexed.setdefault((address.version, length, network), index)
+        self._lengths = {(version, length) for version, length, _ in self._indexed}
+
+    def of(self, gateway: str) -> int | None:
+        """The index of the address."""
+        host = ip_address(gateway)
+        for index, address in enumerate(self._addresses[:_FEW]):
+            if host in address.network:
+                return index
+        bits, number = host.max_prefixlen, int(host)
+        networks = ((v, n, number >> (bits - n)) for v, n in self._lengths if v == host.version)
+        inside = [self._indexed[network] for network in networks if network in self._indexed]
+        return min(inside) if inside else self._first_of(host.version)
+
+    def _first_of(self, version: int) -> int | None:
+        versions = (address.version for address in self._addresses)
+        return next((index for index, found in enumerate(versions) if found == version), None)
 
 
 def _reaches(address: IPv4Interface | IPv6Interface, gateway: str) -> bool:
@@ -235,7 +258,7 @@ def _reaches(address: IPv4Interface | IPv6Interface, gateway: str) -> bool:
     return host in address.network or is_host_route or (host.version == 6 and host.is_link_local)
 
 
-def version_1(interfaces: Sequence[Interface]) -> dict[str, Any]:
+def version_1(interfaces: Iterable[Interface]) -> dict[str, Any]:
     """cloud-init's network-config, version 1, for interfaces without faults."""
     return {"version": 1, "config": [_physical(interface) for interface in interfaces]}
 
@@ -253,8 +276,9 @@ def _physical(interface: Interface) -> dict[str, Any]:
 def _subnets(interface: Interface) -> list[dict[str, Any]]:
     addresses = [_with_prefix(interface, text) for text in interface.address]
     subnets = [_static(address) for address in addresses]
+    belongs = _Subnets(addresses)
     for gateway in interface.gateway:
-        subnet = _subnet_of(gateway, addresses)
+        subnet = belongs.of(gateway)
         if subnet is not None:
             subnets[subnet]["gateway"] = gateway
     if interface.dhcp:

@@ -6,17 +6,20 @@ A YAML file can hardly hold anything else; a driver can hand over anything.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
-from vmw_cloudinit_metadata.instance.fault import Fault, Key
+from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, Key
 
 MAX_DEPTH = 40
 MAX_NUMBER_BITS = 256
 
 
 def faults_in(value: Any) -> list[Fault]:
-    """A fault for each value, and each key of a mapping, that is not plain."""
-    return [] if _is_plain(value, MAX_DEPTH) else list(_faults_in(value, ()))
+    """A fault for each value, and each key of a mapping, that is not plain; no more than needed."""
+    return (
+        [] if _is_plain(value, MAX_DEPTH) else list(islice(_faults_in(value, ()), MAX_FAULTS + 1))
+    )
 
 
 def _is_plain(value: Any, levels: int) -> bool:

@@ -9,9 +9,9 @@ A schema tells which keys are text; the file of the server's settings has one of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
 from typing import Any
@@ -26,12 +26,20 @@ from yaml.events import (
     StreamEndEvent,
 )
 
-from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance import secrecy
+from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
 from vmw_cloudinit_metadata.instance.plain import MAX_DEPTH, MAX_NUMBER_BITS
 
 MAX_NODES = 100_000  # after aliases are expanded
 MAX_CHARACTERS = 8 * 1024 * 1024  # likewise
 MAX_EVENTS = 2 * MAX_NODES + 8  # of libyaml: at most two for a value
+
+# What takes more than linear time, by itself or in dicts, is bounded below where that shows.
+MAX_KEY_CHARACTERS = 1024  # as of YAML's own short form of a key
+MAX_KEY_BITS = 60  # all larger numbers have hashes that smaller ones have too
+MAX_NUMBER_CHARACTERS = 600  # the digits of MAX_NUMBER_BITS in any base, also with _ between them
+MAX_TAG_DIRECTIVES = 100  # libyaml compares each with all before it
+_TAG_DIRECTIVE = "%TAG"
 
 TEXT = "text"  # scalars below this key are text as it is written
 _INTERFACE = {
@@ -81,30 +89,42 @@ class _MergeKey(StrEnum):
 
 @dataclass(frozen=True)
 class Seed:
-    """An instance file's content. `lines` maps a key, written with `-`, to its line from 1."""
+    """An instance file's content. `marks` has where a key, written with `-`, begins."""
 
     value: Any
     faults: tuple[Fault, ...]
-    lines: Mapping[Key, int] = field(repr=False)
+    marks: Mapping[Key, yaml.Mark] = field(repr=False)
 
     def line(self, key: Key) -> int:
         """The line of `key`, or of what it stands in if the file does not have it."""
-        key = dashed(key)
-        while key not in self.lines and key:
-            key = key[:-1]
-        return self.lines.get(key, 1)
+        return self._place(key)[0]
 
     def has(self, key: Key) -> bool:
-        return dashed(key) in self.lines
+        return dashed(key) in self.marks
+
+    def located(self, fault: Fault, file: str, names: Collection[str] = secrecy.NAMES) -> Fault:
+        """The fault with its place; with the column too where not all of its key is told."""
+        line, column = (fault.line, fault.column) if fault.line else self._place(fault.key)
+        return replace(fault, file=file, line=line, column=column if fault.hides_key(names) else 0)
+
+    def _place(self, key: Key) -> tuple[int, int]:
+        key = dashed(key)
+        while key not in self.marks and key:
+            key = key[:-1]
+        mark = self.marks.get(key)
+        return (mark.line + 1, mark.column + 1) if mark else (1, 1)
 
 
 def dashed(key: Key) -> Key:
     return tuple(part.replace("_", "-") if isinstance(part, str) else part for part in key)
 
 
-def read(text: str, schema: Mapping[str, Any] = SCHEMA) -> Seed:
-    """Reads one YAML document. Never raises: what is wrong is in `faults`."""
-    return _Reader(text, schema).seed()
+def read(text: str, schema: Mapping[str, Any] = SCHEMA, root: Key = ()) -> Seed:
+    """Reads one YAML document, which stands at `root`: `("userdata",)` for one that is secret.
+
+    Never raises: what is wrong is in `faults`.
+    """
+    return _Reader(text, schema, root).seed()
 
 
 _Anchored = tuple[Any, Iterator[Any]]  # the event that a node begins with, and those behind it
@@ -115,10 +135,12 @@ class _StopError(Exception):
 
 
 class _Reader:
-    def __init__(self, text: str, schema: Mapping[str, Any]) -> None:
+    def __init__(self, text: str, schema: Mapping[str, Any], root: Key) -> None:
         self._schema = schema
-        self._faults: list[Fault] = []
-        self._lines: dict[Key, int] = {}
+        self._root = root
+        self._deepest = MAX_DEPTH + len(root)
+        self._faults = Faults()
+        self._marks: dict[Key, yaml.Mark] = {}
         self._events = iter(self._parsed(text))
         self._anchors: dict[str, _Anchored] = {}
         self._open_anchors: set[str] = set()
@@ -132,13 +154,17 @@ class _Reader:
             value = None
         except StopIteration:  # of the events
             value = None
-            if not self._faults:
-                self._faults.append(Fault((), "more values", f"at most {MAX_NODES:,}", line=1))
-        return Seed(value, tuple(self._faults), self._lines)
+            if not self._faults.found:
+                self._faults.add(Fault((), "more values", f"at most {MAX_NODES:,}", line=1))
+        return Seed(value, self._faults.all(), self._marks)
 
     def _parsed(self, text: str) -> list[Any]:
         """All events, or those before the text is no YAML any more."""
         events: list[Any] = []
+        if text.count(_TAG_DIRECTIVE) > MAX_TAG_DIRECTIVES:
+            expected = f"at most {MAX_TAG_DIRECTIVES} of them"
+            self._faults.add(Fault((), f"more {_TAG_DIRECTIVE} directives", expected, line=1))
+            return events
         try:
             events.extend(islice(iter(yaml.CSafeLoader(text).get_event, None), MAX_EVENTS))
         except (yaml.YAMLError, UnicodeError) as error:
@@ -149,11 +175,11 @@ class _Reader:
         next(self._events)  # the stream's start
         if isinstance(next(self._events), StreamEndEvent):
             return None
-        value = self._node(next(self._events), (), self._schema)
+        value = self._node(next(self._events), self._root, self._schema)
         next(self._events)  # the document's end
         event = next(self._events)
         if not isinstance(event, StreamEndEvent):
-            self._fault(event, (), "a second YAML document", "one document a file")
+            self._fault(event, self._root, "a second YAML document", "one document a file")
         return value
 
     def _node(self, event: Any, key: Key, schema: Any) -> Any:
@@ -167,8 +193,8 @@ class _Reader:
         if isinstance(event, AliasEvent):
             return self._alias(event, key, schema)
         if event.tag not in (None, "!", _SEQ, _MAP):
-            self._fault(event, key, f"the tag {event.tag}", "a plain mapping or list")
-        if len(key) >= MAX_DEPTH:
+            self._fault(event, key, "a tag", "a plain mapping or list, without one")
+        if len(key) >= self._deepest:
             self._too_much(event, key, "deeper nesting", f"at most {MAX_DEPTH} levels")
         if event.anchor:
             self._anchors[event.anchor] = event, copy(self._events)
@@ -182,7 +208,8 @@ class _Reader:
         """The anchor's node, read once more: what is text depends on where it stands."""
         anchored = self._anchors.get(event.anchor)
         if anchored is None or event.anchor in self._open_anchors:
-            self._fault(event, key, f"the alias *{event.anchor}", "an anchor above and outside it")
+            expected = "its anchor above and outside it, or quotes around a text that begins with *"
+            self._fault(event, key, "an alias", expected)
             return None
         start, behind = anchored
         here, self._events = self._events, copy(behind)
@@ -194,7 +221,7 @@ class _Reader:
         items: list[Any] = []
         while not isinstance(event := next(self._events), SequenceEndEvent):
             place = (*key, len(items))
-            self._lines[place] = event.start_mark.line + 1
+            self._marks[place] = event.start_mark
             items.append(self._node(event, place, schema))
         return items
 
@@ -211,19 +238,18 @@ class _Reader:
                 continue
             if name in mapping:
                 self._fault(event, place, "the key for the second time", "each key once")
-            self._lines.setdefault(place, event.start_mark.line + 1)
+            self._marks.setdefault(place, event.start_mark)
             below = schema.get(place[-1]) if is_ours else schema
             mapping[name] = self._node(next(self._events), place, below)
-        self._lines.setdefault(key, start.start_mark.line + 1)
-        for other in merged:
-            mapping = {**other, **mapping}
-        return mapping
+        self._marks.setdefault(key, start.start_mark)
+        return _merged(mapping, merged) if merged else mapping
 
     def _merge(self, event: Any, key: Key, schema: Any) -> list[dict[Any, Any]]:
         value = self._node(event, key, schema)
         others = value if isinstance(value, list) else [value]
         if not all(isinstance(other, dict) for other in others):
-            self._fault(event, key, describe(value), "a mapping, or a list of mappings, to merge")
+            found = kind_of(value)
+            self._fault(event, key, found, "a mapping, or a list of mappings, to merge")
             return []
         return others
 
@@ -233,13 +259,24 @@ class _Reader:
             if event.value == "<<" and event.implicit[0]:
                 return _MergeKey.MERGE
             if not event.anchor:
-                return self._scalar(event, key, schema)
+                name = self._scalar(event, key, schema)
+                is_plain = type(name) is str and len(name) <= MAX_KEY_CHARACTERS
+                return name if is_plain else self._checked_key(event, key, name)
         # One level deeper: a key may be a mapping whose key is a mapping.
-        name = self._node(event, (*key, "?"), schema)
+        return self._checked_key(event, key, self._node(event, (*key, "?"), schema))
+
+    def _checked_key(self, event: Any, key: Key, name: Any) -> Any:
+        """The key, or "" if it cannot be one."""
         if isinstance(name, dict | list):
-            self._fault(event, key, f"{describe(name)} as a key", "a text")
-            return ""
-        return name
+            found = f"{kind_of(name)} as a key"
+        elif isinstance(name, int) and name.bit_length() > MAX_KEY_BITS:
+            found = f"a number of more than {MAX_KEY_BITS} bits as a key"
+        elif isinstance(name, str | bytes) and len(name) > MAX_KEY_CHARACTERS:
+            found = f"a key of more than {MAX_KEY_CHARACTERS:,} characters"
+        else:
+            return name
+        self._fault(event, key, found, "a text")
+        return ""
 
     def _scalar(self, event: Any, key: Key, schema: Any) -> Any:
         text = event.value
@@ -255,9 +292,12 @@ class _Reader:
         tag = _resolve(text) if is_plain else event.tag
         construct = _CONSTRUCT.get(tag)
         if construct is None:
-            self._fault(event, key, f"the tag {tag}", "a plain value, or !!binary")
+            expected = "a plain value, !!binary, or quotes around a text that begins with !"
+            self._fault(event, key, "a tag", expected)
             return None
         try:
+            if len(text) > MAX_NUMBER_CHARACTERS and tag in (_INT, _FLOAT):
+                raise OverflowError
             value = construct(yaml.ScalarNode(tag, text))
             if isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
                 raise OverflowError
@@ -275,7 +315,10 @@ class _Reader:
         raise _StopError
 
     def _fault(self, event: Any, key: Key, found: str, expected: str) -> None:
-        self._faults.append(Fault(key, found, expected, line=event.start_mark.line + 1))
+        mark = event.start_mark
+        self._faults.add(Fault(key, found, expected, line=mark.line + 1, column=mark.column + 1))
+        if self._faults.has_more:
+            raise _StopError
 
     def _syntax(self, text: str, error: Exception) -> None:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
@@ -286,7 +329,15 @@ class _Reader:
             before = text.encode("utf-8", "replace")[: getattr(error, "position", 0)]
             line = before.count(b"\n") + 1
             problem = getattr(error, "reason", "no YAML")
-        self._faults.append(Fault((), f"no valid YAML ({problem})", "YAML", line=line))
+        self._faults.add(Fault(self._root, f"no valid YAML ({problem})", "YAML", line=line))
+
+
+def _merged(mapping: dict[Any, Any], others: list[dict[Any, Any]]) -> dict[Any, Any]:
+    """The mapping over what is merged into it, of which the first goes before the later ones."""
+    result: dict[Any, Any] = {}
+    for other in reversed(others):
+        result.update(other)
+    return result | mapping
 
 
 def _resolve(value: str) -> str:

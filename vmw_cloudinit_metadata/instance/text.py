@@ -16,17 +16,23 @@ def as_text(value: Any) -> Any:
     raise ValueError("a text")
 
 
+# More in one list is a mistake; to check each costs what the whole file may cost.
+MAX_ITEMS = 4000
+
 Text = Annotated[str, BeforeValidator(as_text)]
 
 
 def listed(value: Any) -> Any:
     """One value stands for a list of one."""
-    return value if isinstance(value, list | tuple) else [value]
+    items = value if isinstance(value, list | tuple) else [value]
+    if len(items) > MAX_ITEMS:
+        raise ValueError(f"at most {MAX_ITEMS:,} of them")
+    return items
 
 
 def listed_words(value: Any) -> Any:
     """A text of words, with spaces or commas between them, stands for a list of these."""
-    return value.replace(",", " ").split() if isinstance(value, str) else listed(value)
+    return listed(value.replace(",", " ").split() if isinstance(value, str) else value)
 
 
 def dashed(name: str) -> str:

@@ -1,0 +1,217 @@
+"""What a file costs grows no faster than the file, whatever is in it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmw_cloudinit_metadata import configfile
+from vmw_cloudinit_metadata.configfile import Shape
+from vmw_cloudinit_metadata.drivers.instancefile import MAX_FILE_BYTES
+from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.instance import advice, nocloud, seed
+from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, MAX_TOLD_BYTES, InvalidInstanceData
+from vmw_cloudinit_metadata.instance.keys import FILE_LEVEL, canonical, unknown_faults
+from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+# A file's text for a number of repetitions.
+Construct = Callable[[int], str]
+
+NETWORK = "metadata: {}\nnetwork:\n  address: 10.0.0.1/24\n"
+# All have the same remainder by 2**61 - 1, which is Python's hash of a number.
+COLLIDING = 2**61 - 1
+
+
+def each(head: str, form: str, tail: str = "") -> Construct:
+    """`form` again and again; `{0}` in it is the number of each."""
+    is_same = "{" not in form
+    return lambda n: head + (form * n if is_same else "".join(map(form.format, range(n)))) + tail
+
+
+def addresses_with_gateways(n: int) -> str:
+    # the second and the third of each network of four addresses
+    networks = [f"10.{i >> 14}.{i >> 6 & 255}." for i in range(n)]
+    hosts = [i << 2 & 255 for i in range(n)]
+    own = ", ".join(f"{a}{b + 1}/30" for a, b in zip(networks, hosts, strict=True))
+    gateways = ", ".join(f"{a}{b + 2}" for a, b in zip(networks, hosts, strict=True))
+    return f"metadata: {{}}\nnetwork: {{address: [{own}], gateway: [{gateways}]}}\n"
+
+
+def chain_of_merges(n: int) -> str:
+    links = "".join(f"  a{i}: &a{i} {{<<: *a{i - 1}, k{i}: {i}}}\n" for i in range(1, n))
+    return f"metadata: {{}}\nuserdata:\n  a0: &a0 {{k: 0}}\n{links}"
+
+
+CONSTRUCTS: dict[str, Construct] = {
+    "wrong-interfaces": each("metadata: {}\nnetwork:\n", "- {{address: x, foo: 2}}\n"),
+    "interfaces-of-text": each("metadata: {}\nnetwork:\n", "- x\n"),
+    "interfaces-without-a-prefix": each("metadata: {}\nnetwork:\n", "- {{address: 10.0.0.1}}\n"),
+    "right-interfaces": each("metadata: {}\nnetwork:\n", "- {{name: e{0}, dhcp: true}}\n"),
+    "addresses-with-gateways": addresses_with_gateways,
+    "unknown-keys": each("metadata: {}\n", "k{0}: 1\n"),
+    "unknown-keys-nearly-known": each("metadata: {}\n", "metadat{0}: 1\n"),
+    "unknown-long-keys": each("metadata: {}\n", f"{'metadata' * 20}{{0}}: 1\n"),
+    "unknown-keys-of-an-interface": each(NETWORK, "  addres{0}: 1\n"),
+    "duplicate-keys": each("metadata: {}\nuserdata:\n", "  a: 1\n"),
+    "keys-with-both-forms": each(
+        "metadata: {}\nnetwork:\n", "- {{on-link: true, on_link: true, dhcp: true}}\n"
+    ),
+    "further-metadata": each("metadata:\n", "  a{0}: 1\n"),
+    "metadata-that-is-no-json": each("metadata:\n", "  a{0}: .nan\n"),
+    "tags": each("metadata:\n  tags:\n", "    a{0}: 1\n"),
+    "public-keys": each("metadata:\n  public-keys:\n", "  - a\n"),
+    "public-key-of-options": each("metadata:\n  public-keys: 'a", 'a="b\\\\"" ,', "'\n"),
+    "public-key-of-blanks": each("metadata:\n  public-keys: 'ssh-rsa a", "\t ", ".'\n"),
+    "routes": each(NETWORK + "  routes:\n", "  - {{to: default, via: 10.0.0.2}}\n"),
+    "wrong-routes": each(NETWORK + "  routes:\n", "  - {{to: x}}\n"),
+    "words": each(NETWORK + "  nameservers: ", "x ", "\n"),
+    "search": each(NETWORK + "  search: ", "a.b ", "\n"),
+    "nameservers": each(NETWORK + "  nameservers:\n", "  - 10.0.0.9\n"),
+    "domain-of-dots": each(NETWORK + "  search: 'a", ".a", "/'\n"),
+    "documents": each("metadata: {}\ndocuments:\n", "  a{0}: x\n"),
+    "user-data-mapping": each("metadata: {}\nuserdata:\n", "  a{0}: 1.5\n"),
+    "user-data-text": each("metadata: {}\nuserdata: |\n", "  abc\n"),
+    "user-data-of-blank-lines": each("metadata: {}\nuserdata: |1\n", "  \n"),
+    "user-data-of-blanks": each("metadata: {}\nuserdata: '", " ", "'\n"),
+    "native-network": each("metadata: {}\nnetwork: {version: 2, e: {", "e{0}: 1.5, ", "}}\n"),
+    "match": each("metadata: {}\nmatch:\n", "  a{0}: x\n"),
+    "merge-of-a-list": each("metadata: {}\nuserdata:\n  <<:\n", "  - {{a{0}: 1}}\n"),
+    "merge-keys": each("metadata: {}\nuserdata:\n", "  <<: {{a{0}: 1}}\n"),
+    "merges-of-one": each("metadata: {}\nuserdata: {a: &a {b: 1}, c: {<<: [", "*a, ", "]}}\n"),
+    "merges-in-a-chain": chain_of_merges,
+    "aliases": each("metadata: {}\nuserdata:\n  a: &a x\n  b: [", "*a, ", "]\n"),
+    "anchors": each("metadata: {}\nuserdata: {a: [", "&a{0} x, ", "]}\n"),
+    "tag-directives": each("", "%TAG !a{0}! x\n", "---\nmetadata: {}\n"),
+    "tags-of-yaml": each("metadata: {}\nuserdata: {a: [", "!x 1, ", "]}\n"),
+    "nested-lists": each("metadata: {}\nuserdata: ", "[", "\n"),
+    "nested-items": each("metadata: {}\nuserdata:\n", "- ", "\n"),
+    "nested-keys": each("", "? ", "\n"),
+    "sexagesimal": each("metadata: {}\nuserdata: {a: 1", ":10", "}\n"),
+    "sexagesimal-float": each("metadata: {}\nuserdata: {a: 1", ":10", ".5}\n"),
+    "long-int": each("metadata: {}\nuserdata: {a: ", "9", "}\n"),
+    "long-hexadecimal": each("metadata: {}\nuserdata: {a: 0x", "9", "}\n"),
+    "long-float": each("metadata: {}\nuserdata: {a: 1.", "9", "}\n"),
+    "int-of-underscores": each("metadata: {}\nuserdata: {a: 1", "_", "}\n"),
+    "key-of-a-long-int": each("metadata: {}\nuserdata: {? ", "9", ": 1}\n"),
+    "long-key": each("? ", "a", "\n: 1\n"),
+    "colliding-keys": lambda n: (
+        "metadata: {}\nuserdata:\n" + "".join(f"  {i * COLLIDING}: 1\n" for i in range(n))
+    ),
+    "comments": each("metadata: {}\n", "#\n"),
+    "documents-of-yaml": each("metadata: {}\n", "---\n"),
+    "quotes": each("metadata: {}\nuserdata: '", "''", "'\n"),
+    "escapes": each('metadata: {}\nuserdata: "', "\\u00e9", '"\n'),
+    "cloud-config-of-duplicates": each("metadata: {}\nuserdata: |\n  #cloud-config\n", "  a: 1\n"),
+    "values-in-one-line": each("metadata: {}\nuserdata: {a: [", "x,", "]}\n"),
+}
+EACH_CONSTRUCT = pytest.mark.parametrize("name", CONSTRUCTS)
+
+
+def check(text: str) -> list[Any]:
+    """Reads and checks a file as the driver does, and renders it; returns the faults."""
+    read = seed.read(text)
+    faults = [read.located(fault, "x.yaml") for fault in read.faults]
+    if isinstance(read.value, dict):
+        mapping, twice = canonical(read.value)
+        faults += [*twice, *islice(unknown_faults(mapping, FILE_LEVEL), MAX_FAULTS + 1)]
+        known = {key: value for key, value in mapping.items() if key in FILE_LEVEL}
+        try:
+            instance = InstanceData.from_mapping(known)
+            nocloud.render(instance, Machine(vc_uuid="x"))
+            faults += advice.warnings_of(instance)
+        except InvalidInstanceData as error:
+            faults += [read.located(fault, "x.yaml") for fault in error.faults]
+    return list(InvalidInstanceData(faults).faults)
+
+
+def calls_of(function: Callable[[], object]) -> int:
+    """How many functions of Python and C it calls: no clock, so the same on any machine."""
+    count = 0
+
+    def see(_frame: object, event: str, _argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(see)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@EACH_CONSTRUCT
+def test_twice_as_much_of_anything_is_at_most_twice_as_many_steps(name: str) -> None:
+    few, many = (
+        min(calls_of(lambda n=n: check(CONSTRUCTS[name](n))) for _ in range(2))  # type: ignore[misc]
+        for n in (1000, 2000)
+    )
+    assert many <= 2.2 * few + 2000
+
+
+@pytest.mark.slow
+@EACH_CONSTRUCT
+@pytest.mark.parametrize("values", [1 << 22, 99_000, 33_000], ids=str)
+def test_no_file_takes_seconds(name: str, values: int) -> None:
+    construct = CONSTRUCTS[name]
+    size = len(construct(2000)) - len(construct(1000))
+    text = construct(min(values, MAX_FILE_BYTES * 1000 // size))[:MAX_FILE_BYTES]
+    before_s = time.process_time()
+    faults = check(text)
+    took_s = time.process_time() - before_s
+    assert len(faults) <= MAX_FAULTS + 1
+    assert took_s < 6  # today 1.5 s at the most; what is not linear takes 10 s to hours
+
+
+@EACH_CONSTRUCT
+def test_what_is_told_of_a_file_is_bounded(name: str) -> None:
+    error = InvalidInstanceData(check(CONSTRUCTS[name](3000)))
+    assert len(error.faults) <= MAX_FAULTS + 1
+    assert len(str(error).encode()) <= MAX_TOLD_BYTES
+
+
+def test_more_than_a_hundred_faults_are_said_to_be_more() -> None:
+    faults = check(CONSTRUCTS["wrong-interfaces"](1000))
+    assert len(faults) == MAX_FAULTS + 1
+    assert faults[-1].found == "more faults than the 100 that are told"
+    assert all("more faults" not in fault.found for fault in faults[:-1])
+
+
+SETTINGS: dict[str, Construct] = {
+    "unknown": each("uri: x\n", "k{0}: 1\n"),
+    "duplicates": each("uri: x\n", "uri: x\n"),
+    "list": each("uri:\n", "- {{a: b}}\n"),
+    "merges": each("driver-opts:\n", "  <<: {{a{0}: 1}}\n"),
+    "sexagesimal": each("driver-opts: {a: 1", ":10", "}\n"),
+    "colliding": lambda n: "driver-opts:\n" + "".join(f"  {i * COLLIDING}: 1\n" for i in range(n)),
+    "long-key": each("? ", "a", "\n: 1\n"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_file_of_settings_takes_no_seconds(name: str, tmp_path: Path) -> None:
+    size = len(SETTINGS[name](2000)) - len(SETTINGS[name](1000))
+    file = tmp_path / "server.yaml"
+    file.write_text(SETTINGS[name]((configfile.MAX_FILE_BYTES - 1000) * 1000 // size))
+    shapes = {"uri": Shape.LIST, "driver-opts": Shape.MAPPING}
+    before_s = time.process_time()
+    with suppress(ConfigError):
+        configfile.read(file, shapes)
+    assert time.process_time() - before_s < 6
+
+
+@pytest.mark.parametrize("name", ["unknown", "duplicates", "list", "colliding", "long-key"])
+def test_what_is_told_of_a_file_of_settings_is_bounded(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text(SETTINGS[name](3000))
+    with pytest.raises(ConfigError) as caught:
+        configfile.read(file, {"uri": Shape.LIST, "driver-opts": Shape.MAPPING})
+    assert len(str(caught.value).encode()) <= MAX_TOLD_BYTES

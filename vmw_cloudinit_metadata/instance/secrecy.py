@@ -1,0 +1,86 @@
+"""What a message may quote of instance data: its own names, and values that are no secrets. Pure.
+
+A key that is not of the format may be content: one indentation too few, and a line of user-data, or
+a password, is a key. So a key is named only if the format knows it. YAML's tags, anchors and
+aliases are never quoted: `password: !x` has one by accident.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+Key = tuple[str | int, ...]
+
+# Below these all is content.
+_PARTS = frozenset({"userdata", "vendordata", "documents"})
+
+NAMES = frozenset(
+    {
+        *(*_PARTS, "metadata", "network", "match", "userdata-file", "vendordata-file"),
+        *("ami-id", "instance-id", "region", "availability-zone", "tags", "public-keys"),
+        *("hostname", "local-hostname", "vc-uuid", "bios-uuid"),
+        *("name", "mac-address", "mtu", "dhcp", "address", "netmask", "gateway", "on-link"),
+        *("routes", "search", "nameservers", "to", "via", "metric"),
+        # cloud-init's own network-config, and the document of it
+        *("version", "config", "renderer", "ethernets", "bonds", "bridges", "vlans", "wifis"),
+        *("type", "subnets", "params", "addresses", "macaddress", "set-name", "interfaces"),
+        *("networkdata", "<<"),
+        # secrets that are named, as nothing below them is told
+        *("password", "passwd", "passphrase", "hashed-passwd", "chpasswd", "plain-text-passwd"),
+        *("secret", "secrets", "token", "key", "private-key", "ssh-keys", "credentials", "users"),
+    }
+)
+
+_SECRET_NAME = re.compile(
+    r"pass|pwd|secret|token|credential|auth|private|api.?key|key|hash|cookie"
+    r"|user.?data|vendor.?data",
+    re.IGNORECASE,
+)
+_PUBLIC_NAME = re.compile(r"public|authorized", re.IGNORECASE)
+_LONGEST_NAME = 256  # so much of a name is looked at
+
+# PEM and PuTTY; the base64 of OpenSSH's own form; age; crypt(3); base64 or hexadecimal at length.
+_SECRET_VALUE = re.compile(
+    r"-----BEGIN|PRIVATE|PuTTY-|b3BlbnNzaC1rZXk|AGE-SECRET|\$[0-9a-z]{1,8}\$"
+    r"|[A-Za-z0-9+/=_-]{40}"
+)
+_LOOKED_AT = 1000  # more than is ever quoted
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what stands below a key of that name is probably a secret."""
+    start = name[:_LONGEST_NAME]
+    return bool(_SECRET_NAME.search(start)) and not _PUBLIC_NAME.search(start)
+
+
+def is_secret(key: Key) -> bool:
+    """Whether what stands at `key` may be a secret."""
+    return any(isinstance(part, str) and _begins_secret(part) for part in key)
+
+
+def _begins_secret(part: str) -> bool:
+    return part in _PARTS or is_secret_name(part)
+
+
+def shown(key: Key, names: Collection[str] = NAMES, *, with_last: bool = False) -> str:
+    """`network.1.gateway`, as far as it is no content: at most the key below which all is secret.
+
+    A part that is not of `names` is told by its length; `with_last` says that the last one may be
+    quoted all the same.
+    """
+    parts: list[str] = []
+    for index, part in enumerate(key, 1):
+        is_named = isinstance(part, int) or part in names or part.replace("_", "-") in names
+        if is_named or (with_last and index == len(key)):
+            parts.append(str(part))
+        else:
+            parts.append(f"<{len(str(part)):,} characters>")
+        if isinstance(part, str) and _begins_secret(part):
+            break
+    return ".".join(parts)
+
+
+def is_secret_text(text: str) -> bool:
+    """Whether a text that stands anywhere looks like a secret: a private key, a hash, base64."""
+    return bool(_SECRET_VALUE.search(text[:_LOOKED_AT]))
