@@ -51,7 +51,7 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         ) from None
 
 
-DEFAULT_LISTEN = Address("0.0.0.0", 13370)
+DEFAULT_LISTEN = Address("0.0.0.0", 13370)  # nosec B104 # hosts come from other machines
 DEFAULT_ADMIN_LISTEN = Address("127.0.0.1", 13371)
 
 
