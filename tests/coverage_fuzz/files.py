@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -41,9 +42,12 @@ def _is_bounded(read: seed.Seed) -> None:
 
 
 _REFUSED = object()
+_SAID_TO_BE_TEXT = re.compile(r"!(?=[\s,\]}]|\Z)")  # YAML: `! 8` is text; PyYAML reads a number
 
 
 def _loaded(text: str) -> Any:
+    if _SAID_TO_BE_TEXT.search(text):
+        return _REFUSED
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, *_ODD):
