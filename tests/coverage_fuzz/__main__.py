@@ -109,6 +109,7 @@ def _fuzz(target: Target, arguments: argparse.Namespace) -> Outcome:
         f"-max_total_time={seconds}",
         f"-seed={arguments.seed}",
         f"-timeout={_HANG_S}",
+        f"-report_slow_units={10 * _HANG_S}",  # by the clock, and the machine may be busy
         f"-rss_limit_mb={_MEMORY_MB}",
         f"-max_len={target.max_bytes}",
         f"-dict={Path(__file__).parent / target.tokens}",

@@ -1252,7 +1252,7 @@ def fill_in(document: bytes, config: Any, entry: Entry, card: Card) -> Tuple[byt
         filled = insert_mac(document.decode(), entry, card)
         row_at(config, entry.place)["mac_address"] = card.mac
         is_right = load(filled) == config
-    except (ValueError, ImportError, RecursionError):  # aliases can do what was not foreseen here
+    except (ValueError, ImportError, *ODD):  # aliases can do what was not foreseen here
         is_right = False
     if not is_right:
         return document, [cannot_name([entry], [card])]
@@ -1285,10 +1285,10 @@ def insert_mac(text: str, entry: Entry, card: Card) -> str:
 
 
 def child(node: Any, key: Any) -> Any:
-    """Raises ValueError where a merge key hides it."""
+    """The node that PyYAML takes; raises ValueError where a merge key hides it."""
     if isinstance(key, int):
         return node.value[key]
-    for name, value in node.value:
+    for name, value in reversed(node.value):  # of two equal keys the last one holds
         if name.value == key:
             return value
     raise ValueError(key)
