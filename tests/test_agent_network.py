@@ -198,3 +198,13 @@ def test_nothing_else_changes(
     filled = yaml.safe_load(document)
     assert agent.row_at(filled, entry.place).pop("mac_address") == MAC
     assert filled == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("first", ["", " text", " [1]", " {a: b}"])
+def test_key_that_is_there_twice_holds_its_last_value(first: str) -> None:
+    config = f"version: 1\nconfig:{first}\nconfig:\n- {{type: physical, name: eth0}}\n"
+    value = yaml.safe_load(config)
+    (entry,) = agent.physical_entries(value)
+    filled, _ = agent.fill_in(config.encode(), value, entry, agent.Card("ens192", MAC))
+    assert yaml.safe_load(filled)["config"][0]["mac_address"] == MAC
+    assert without_mac(filled.decode()) == config

@@ -64,7 +64,7 @@ def parse_size(text: str) -> int:
     return int(found[1]) * _UNITS[found[2].upper()]
 
 
-DEFAULT_LISTEN = Address("0.0.0.0", 13370)
+DEFAULT_LISTEN = Address("0.0.0.0", 13370)  # nosec B104 # hosts come from other machines
 DEFAULT_ADMIN_LISTEN = Address("127.0.0.1", 13371)
 
 
