@@ -186,7 +186,7 @@ def test_entry_holds_no_more_than_it_may_whatever_happens(told: list[Happening])
         for entry in chronicle.entries():
             connected, left = module.MAX_CONNECTED_BYTES, module.MAX_LEFT_BYTES
             assert entry.bytes <= (connected if entry.is_connected else left)
-        assert chronicle.bytes == sum(entry.bytes for entry in chronicle.entries())
+        assert chronicle.kept_bytes == sum(entry.bytes for entry in chronicle.entries())
     for entry in chronicle.entries():
         most = module.MAX_CONNECTED_BYTES if entry.is_connected else module.MAX_LEFT_BYTES
         assert held(entry, set()) <= most + 1024  # constants are counted here
@@ -235,7 +235,7 @@ def test_machines_that_left_hold_what_they_are_said_to() -> None:
     each = (tracemalloc.get_traced_memory()[0] - before) / 100
     tracemalloc.stop()
     assert each < 4 * 1024
-    assert chronicle.bytes >= 100 * each * 0.8
+    assert chronicle.kept_bytes >= 100 * each * 0.8
 
 
 def test_usual_boots_again_and_again_keep_their_whole_story_cheaply() -> None:
@@ -257,12 +257,12 @@ def test_shedding_drops_who_left_the_longest_ago_and_then_the_stories() -> None:
         chronicle.hear(boot_of(3)[0])
         chronicle.hear(boot_of(3, text=f"served {turn}")[1])
     for key in ("uuid-1", "uuid-2"):
-        before = chronicle.bytes
+        before = chronicle.kept_bytes
         assert chronicle.get(key)
-        assert chronicle.shed() == before - chronicle.bytes > 0
+        assert chronicle.shed() == before - chronicle.kept_bytes > 0
         assert chronicle.get(key) is None
-    before, order = chronicle.bytes, list(chronicle.entries())
-    assert chronicle.shed() == before - chronicle.bytes > 4096
+    before, order = chronicle.kept_bytes, list(chronicle.entries())
+    assert chronicle.shed() == before - chronicle.kept_bytes > 4096
     assert list(chronicle.entries()) == order
     assert chronicle.shed() == 0
     assert chronicle.states["served"] == 1
@@ -313,16 +313,16 @@ def test_events_hold_no_more_than_they_may(told: list[Happening]) -> None:
     follower = events.follow(None, 0)
     for _ in range(12):
         events.hear(told)
-        assert 0 < events.bytes <= KEPT_BYTES
+        assert 0 < events.kept_bytes <= KEPT_BYTES
         assert len(events._piece(follower)) <= 2 * PIECE_BYTES
-        assert events.bytes <= KEPT_BYTES
+        assert events.kept_bytes <= KEPT_BYTES
     while follower.place < events._next:
         events._piece(follower)
-    before = events.bytes
-    assert events.shed() == before - events.bytes
+    before = events.kept_bytes
+    assert events.shed() == before - events.kept_bytes
     while events.shed():
         pass
-    assert events.bytes == 0
+    assert events.kept_bytes == 0
 
 
 def test_event_is_written_once_for_all_who_follow() -> None:

@@ -39,8 +39,8 @@ class Table(Protocol):
     @property
     def kept_bytes(self) -> int: ...
 
-    def shed(self) -> bool:
-        """Drop the oldest entry; return False if none can be dropped."""
+    def shed(self) -> int:
+        """Drop the oldest entry; return 0 if none can be dropped."""
 
 
 class Fixed:
@@ -65,6 +65,11 @@ class Budget:
         self._count = count  # counts what is dropped: "memory shed: kept answers"
         self._program_bytes = resident_bytes() + RESERVE_BYTES
         self._tables: dict[str, Table] = {"program": Fixed(lambda: self._program_bytes)}
+
+    def change(self, limit_bytes: int) -> None:
+        """Set another limit."""
+        self.limit_bytes = limit_bytes
+        self.keep()
 
     def add(self, name: str, table: Table) -> None:
         """Let `table` count against the limit."""

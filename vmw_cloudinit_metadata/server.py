@@ -256,8 +256,7 @@ class MetadataServer:
                 case "max_pending_moves":
                     shared.policy.moves.limit = value
                 case "memory_budget":
-                    self.budget.limit_bytes = value
-                    self.budget.keep()
+                    self.budget.change(value)
                 case "max_connection_rate":
                     admission.connection_rate.per_s = value
                 case "max_handshake_rate":

@@ -25,6 +25,7 @@ import gevent
 from gevent.event import Event
 
 from vmw_cloudinit_metadata import channel, notify
+from vmw_cloudinit_metadata.budget import Budget
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.figures import Figures
@@ -165,6 +166,7 @@ class Parent:
         listen: Sequence[Address],
         work: Work,
         drain_s: Callable[[], float],
+        memory_budget: int,  # bytes, of the parent alone
     ) -> None:
         self._count = count
         self._work = work
@@ -176,6 +178,7 @@ class Parent:
         self._workers: dict[int, Worker] = {}  # by process id
         self._due_s: list[float] = []  # when workers are to be started
         self._ended = Figures()  # of those that are gone
+        self.budget = Budget(memory_budget, self._count_one)
         self._is_started = False
         self.is_stopping = False
         self.counted_beside: list[Callable[[], Mapping[str, int]]] = []  # counters of this process
@@ -198,7 +201,11 @@ class Parent:
     def figures(self) -> Figures:
         """Of all workers, also those that are gone, and of the parent."""
         beside = [Figures(Counter(count())) for count in self.counted_beside]
+        beside.append(Figures(gauges=self.budget.gauges))
         return sum([*(worker.figures for worker in self._workers.values()), *beside], self._ended)
+
+    def _count_one(self, name: str) -> None:
+        self._ended.counters[name] += 1
 
     @property
     def problem(self) -> str:

@@ -114,7 +114,7 @@ class Chronicle:
         self.revision = 0  # another number, another list
         self.states: Counter[str] = Counter()  # how many machines are in each
         self.problems: Counter[str] = Counter()  # how many machines have each of them now
-        self.bytes = 0  # that all entries hold at most
+        self.kept_bytes = 0  # that all entries hold at most
         self.shed_counts: Counter[str] = Counter()  # what was given up to stay within bounds
 
     def expect(self, vc_uuids: Iterable[str]) -> None:
@@ -200,7 +200,7 @@ class Chronicle:
         del self._long[entry.key]
         before = entry.bytes
         self._shorten(entry, MAX_LEFT_BYTES, CUT_LEFT_BYTES)
-        self.bytes += entry.bytes - before
+        self.kept_bytes += entry.bytes - before
         return before - entry.bytes
 
     def _forget(self, entry: Entry) -> None:
@@ -228,7 +228,7 @@ class Chronicle:
                 self._long[entry.key] = None
         elif entry.bytes > MAX_LEFT_BYTES:
             self._shorten(entry, MAX_LEFT_BYTES, CUT_LEFT_BYTES)
-        self.bytes += entry.bytes
+        self.kept_bytes += entry.bytes
         self.revision += 1
         self._shelf_of(entry)[entry.key] = entry
         self.states[entry.state] += 1
@@ -242,7 +242,7 @@ class Chronicle:
     def _remove(self, entry: Entry) -> None:
         if self._shelf_of(entry).pop(entry.key, None) is None:
             return
-        self.bytes -= entry.bytes
+        self.kept_bytes -= entry.bytes
         if entry.port_count:
             self._long.pop(entry.key, None)
         else:

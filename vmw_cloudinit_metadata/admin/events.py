@@ -51,7 +51,7 @@ class Events:
         self._next = 0
         self._texts: dict[int, bytes] = {}  # by number, as far as somebody has read them
         self._followers: list[Follower] = []
-        self.bytes = 0  # that all of it holds
+        self.kept_bytes = 0  # that all of it holds
         self.shed_counts: Counter[str] = Counter()
 
     @property
@@ -70,7 +70,7 @@ class Events:
         first = self._next
         self._next += len(weighed)
         self._ring.extend(weighed)
-        self.bytes += sum(size for _, size in weighed) + MAX_MACHINE_BYTES * len(weighed)
+        self.kept_bytes += sum(size for _, size in weighed) + MAX_MACHINE_BYTES * len(weighed)
         self._keep_within(KEPT_BYTES)
         for follower in self._followers:
             if any(happening.level >= follower.level for happening, _ in weighed):
@@ -80,15 +80,15 @@ class Events:
 
     def shed(self) -> int:
         """Forgets the older half; returns how many bytes that frees."""
-        before = self.bytes
+        before = self.kept_bytes
         self._keep_within(before // 2)
-        return before - self.bytes
+        return before - self.kept_bytes
 
     def _keep_within(self, most_bytes: int) -> None:
-        while self.bytes > most_bytes or len(self._ring) > KEPT:
+        while self.kept_bytes > most_bytes or len(self._ring) > KEPT:
             text = self._texts.pop(self._oldest, b"")
             _, size = self._ring.popleft()
-            self.bytes -= MAX_MACHINE_BYTES + size + (getsizeof(text) if text else 0)
+            self.kept_bytes -= MAX_MACHINE_BYTES + size + (getsizeof(text) if text else 0)
 
     def follow(self, after: int | None, level: int) -> Follower:
         """From behind the event numbered `after` on, or from now on."""
@@ -151,12 +151,12 @@ class Events:
         if text is None:
             text = _event(number, self._ring[number - self._oldest][0])
             self._texts[number] = text
-            self.bytes += getsizeof(text)
+            self.kept_bytes += getsizeof(text)
             self._keep_within(KEPT_BYTES)
         return text
 
     def _forget_texts(self) -> None:
-        self.bytes -= sum(map(getsizeof, self._texts.values()))
+        self.kept_bytes -= sum(map(getsizeof, self._texts.values()))
         self._texts.clear()
 
 

@@ -35,7 +35,7 @@ _MOVES = (
 # What a process keeps because of its peers: the tables of its memory budget.
 _TABLES = (
     *("program", "connections", "unsent answers", "kept answers", "last good answers"),
-    *("look-ups waiting", "look-ups running", "machines", "events"),
+    *("look-ups waiting", "look-ups running", "readings", "machines", "events"),
 )
 
 

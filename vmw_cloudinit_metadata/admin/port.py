@@ -22,6 +22,7 @@ from vmw_cloudinit_metadata.admin.events import Events
 from vmw_cloudinit_metadata.admin.http import HttpServer
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
 from vmw_cloudinit_metadata.admin.pulse import Pulse
+from vmw_cloudinit_metadata.budget import Budget
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.figures import Figures
@@ -75,6 +76,7 @@ class AdminPort:
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
         self._heard: list[Happening] = []  # and not learned yet
         self._soon = gevent.get_hub().loop.timer(HEARD_S, repeat=HEARD_S)
+        self._budget: Budget | None = None
         self._is_file_told = False
         self._saver: Thread | None = None
         self._load()
@@ -102,6 +104,14 @@ class AdminPort:
             else:
                 weighed.append(one)
         self._events.take(weighed)
+        if self._budget:
+            self._budget.keep()
+
+    def keep_within(self, budget: Budget) -> None:
+        """Let what is known of machines and events count against `budget`."""
+        self._budget = budget
+        budget.add("machines", self._chronicle)
+        budget.add("events", self._events)
 
     def process_is_gone(self, process: int) -> None:
         """A worker has died without a word about its connections."""

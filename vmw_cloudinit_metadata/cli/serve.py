@@ -69,6 +69,7 @@ def serve_alone(
     _obey_signals(stop, Reload(read, begin, notify.reloaded))
     notify.keep_alive()
     if admin:
+        admin.keep_within(server.budget)
         _report_to(admin.hear, server)
     _settle_heap()
     _gather_log(server)
@@ -94,7 +95,13 @@ def serve_by_workers(
     key = configuration.settings["vmotion_key"] or secrets.token_bytes(32)
     make = partial(make, reuse_port=True)
     work = partial(_work, make, configuration, audit_log, count, key, tells_all=admin is not None)
-    parent = Parent(count, listen, work, lambda: float(configuration.settings["drain_s"]))
+    parent = Parent(
+        count,
+        listen,
+        work,
+        lambda: float(configuration.settings["drain_s"]),
+        memory_budget=configuration.settings["memory_budget"],
+    )
     parent.counted_beside.append(logs.shed)
 
     def read() -> Take:
@@ -102,11 +109,13 @@ def serve_by_workers(
 
         def take() -> None:
             configuration.take(change)
+            parent.budget.change(configuration.settings["memory_budget"])
             parent.reload()
 
         return take
 
     if admin:
+        admin.keep_within(parent.budget)
         parent.is_heard_by(admin.hear, on_end=admin.process_is_gone, let_go=admin.let_go)
     parent.start(Reload(read, notify.reloading, notify.reloaded))
     notify.keep_alive()

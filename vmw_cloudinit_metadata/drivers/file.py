@@ -99,7 +99,7 @@ class FileDriver(Driver):
         self._directory.check()
 
     def tables(self) -> Mapping[str, Table]:
-        return {"last good answers": self._last_good}
+        return {"last good answers": self._last_good, "readings": self._files.readings}
 
     def still_holds(self, token: Token) -> bool:
         return token.holds()

@@ -63,7 +63,7 @@ class InstanceFiles:
 
     def __init__(self, directory: Directory, defaults: str | None) -> None:
         self._directory = directory
-        self._readings = Readings()
+        self.readings = Readings()
         self._defaults_lock = threading.Lock()
         self._defaults_kept: tuple[Signature, _Layer] | None = None
         self._documents = DocumentNames(directory.path)
@@ -105,7 +105,7 @@ class InstanceFiles:
 
         Raises DriverError if a file cannot be read, and UnderWay.
         """
-        return self._readings.of(path, snapshot, self._read, keep=keep)
+        return self.readings.of(path, snapshot, self._read, keep=keep)
 
     def _read(self, path: str, snapshot: Snapshot) -> Reading:
         layers = [self._layer(path, snapshot), *self._defaults_layers(snapshot)]

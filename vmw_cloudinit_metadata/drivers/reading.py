@@ -1,8 +1,8 @@
 """What instance files were found to say: kept where to parse them again would cost too much.
 
-A large file is parsed by one thread at a time. Another thread that needs it does not wait: its
-look-up is made again when that is over. Kept is what failed, what took long, and what others have
-asked for meanwhile.
+A large file is parsed by one thread at a time, and several large ones only as far as their parsing
+fits into memory. Another thread does not wait: its look-up is made again when that is over. Kept is
+what failed, what took long, and what others have asked for meanwhile.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _ABOUT_BYTES = 4096  # of a reading beside what counts below
 _BYTES_PER_BYTE = 8  # what a value takes in memory, for each byte of its file
 _LONG_S = 0.01  # of CPU
 _LARGE_BYTES = 32 * 1024
+_UNDER_WAY_BYTES = 1024 * 1024  # of large files; one file more takes 50 times its size for a while
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +53,19 @@ class Readings:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: LRUCache[str, tuple[Reading, Snapshot]] = LRUCache(KEPT_BYTES, getsizeof=_size)
-        self._under_way: dict[str, Work] = {}
+        self._under_way: dict[str, tuple[Work, int]] = {}  # and the size of the file
 
     def of(self, path: str, snapshot: Snapshot, read: Read, *, keep: bool = False) -> Reading:
         """What `read` returns for the file, now or a while ago; `keep` it, whatever it is.
 
-        Raises what `read` raises, and UnderWay: another thread reads it now, and it is large. What
-        the reading depends on counts as seen by `snapshot`.
+        Raises what `read` raises, and UnderWay: the file is large, and another thread reads it now,
+        or too many other large ones. What the reading depends on counts as seen by `snapshot`.
         """
         with self._lock:
             kept = self._kept.get(path)
         if kept and snapshot.agrees_with(kept[1]):
             return kept[0]
-        work = self._begin(path, is_large=snapshot.size_of(path) > _LARGE_BYTES)
+        work = self._begin(path, snapshot.size_of(path))
         seen = Snapshot(snapshot.root)
         reading = None
         began_s = time.thread_time()
@@ -73,7 +74,7 @@ class Readings:
         finally:
             took_long = time.thread_time() - began_s > _LONG_S
             with self._lock:
-                if self._under_way.get(path) is work:
+                if self._under_way.get(path, (None, 0))[0] is work:
                     del self._under_way[path]
                 if reading and (reading.instance is None or keep or took_long or work.is_awaited):
                     work.is_kept = self._keep(path, reading, seen)
@@ -81,16 +82,35 @@ class Readings:
         snapshot.include(seen)
         return reading
 
-    def _begin(self, path: str, *, is_large: bool) -> Work:
+    @property
+    def kept_bytes(self) -> int:
+        return int(self._kept.currsize)
+
+    def shed(self) -> bool:
+        """Forget the reading that was used longest ago; return False if there is none."""
         with self._lock:
-            under_way = self._under_way.get(path)
-            if under_way and is_large:
-                under_way.is_awaited = True
-                raise UnderWay(under_way)
-            work = Work()
-            if is_large:
-                self._under_way[path] = work
+            if not self._kept:
+                return False
+            self._kept.popitem()
+            return True
+
+    def _begin(self, path: str, size: int) -> Work:
+        work = Work()
+        if size <= _LARGE_BYTES:
             return work
+        with self._lock:
+            same, _ = self._under_way.get(path, (None, 0))
+            if same:
+                same.is_awaited = True
+                raise UnderWay(same)
+            if self._under_way and size + self._bytes_under_way() > _UNDER_WAY_BYTES:
+                other, _ = next(iter(self._under_way.values()))
+                raise UnderWay(other)
+            self._under_way[path] = work, size
+        return work
+
+    def _bytes_under_way(self) -> int:
+        return sum(size for _, size in self._under_way.values())
 
     def _keep(self, path: str, reading: Reading, seen: Snapshot) -> bool:
         seen = seen.closed()
