@@ -123,6 +123,7 @@ class LineHandler(logging.Handler):
         self.writer = Writer(descriptor, self._dropped)
         self._tell = formatter.tell
         self._lines: deque[str | Happening] = deque()
+        self._is_due = False  # in the hub
         self._quota = Quota()
         self._debug_quota = Quota()  # who looks closely at a VM is not to lose what is said without
         self._loop: Any = None
@@ -175,11 +176,13 @@ class LineHandler(logging.Handler):
         return line
 
     def _hand_over_soon(self) -> None:
-        if len(self._lines) == 1:
+        if not self._is_due:
+            self._is_due = True
             self._loop.run_callback(self._hand_over)
 
     def _hand_over(self) -> None:
         with self.lock or nullcontext():
+            self._is_due = False
             texts = []
             while self._lines:
                 text = self._text_of(self._lines.popleft())
