@@ -43,6 +43,19 @@ def pipe() -> Iterator[Pipe]:
             os.close(end)
 
 
+@pytest.fixture(autouse=True)
+def retired(pipe: Pipe) -> Iterator[None]:
+    """No thread of a test outlives it: its descriptor will be another file's."""
+    yield
+    with suppress(OSError):
+        os.close(pipe[0])  # one that hangs ends
+    threads = [thread for thread in threading.enumerate() if thread.name == "writer"]
+    writer._rest_all()
+    for thread in threads:
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "MAX_BYTES", 20_000)
@@ -235,6 +248,44 @@ def test_process_forks_although_nobody_reads(pipe: Pipe, tmp_path: Path) -> None
     assert in_child(work) == 0
     assert time.monotonic() - begun_s < 3
     assert (tmp_path / "log").read_bytes() == line(1)
+
+
+@pytest.mark.usefixtures("small")
+def test_lines_of_more_than_may_wait_are_told_though_nothing_follows(pipe: Pipe) -> None:
+    lines = Writer(pipe[1], told)
+    lines.put(b"".join(map(line, range(300))))
+    assert read_until(pipe[0], b"\n") == b"dropped 300\n"
+    lines.put(line(1))
+    assert read_until(pipe[0], b"\n") == line(1)
+
+
+def test_thread_that_hung_before_a_fork_goes_on_behind_it(pipe: Pipe) -> None:
+    lines = Writer(pipe[1], told)
+    whole = b"".join(map(line, range(100)))
+    lines.put(whole)
+    assert in_child(lambda: None) == 0
+    lines.put(line(100))
+    assert read_until(pipe[0], line(100)) == whole + line(100)
+    assert in_child(lambda: None) == 0
+    lines.put(line(101))
+    assert read_until(pipe[0], line(101)) == line(101)
+
+
+def test_line_that_the_garbage_collector_makes_while_another_is_put_hangs_nobody(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = Writer(pipe[1], told)
+
+    class Counted(bytes):
+        """Its lines are counted when there is no room for it."""
+
+        def count(self, *_: object) -> int:
+            lines.put(line(2))
+            return 1
+
+    monkeypatch.setattr(writer, "MAX_BYTES", 10)
+    lines.put(Counted(line(1)))
+    assert read_until(pipe[0], b"\n").startswith(b"dropped")
 
 
 def test_file_is_opened_again_in_the_thread(tmp_path: Path) -> None:

@@ -123,11 +123,15 @@ class LineHandler(logging.Handler):
         self.writer = Writer(descriptor, self._dropped)
         self._tell = formatter.tell
         self._lines: deque[str | Happening] = deque()
-        self._quota = Quota()
-        self._debug_quota = Quota()  # who looks closely at a VM is not to lose what is said without
+        self._is_due = False  # in the hub
+        self._begin_quota()
         self._loop: Any = None
         self._thread = 0  # of the hub
         self._timer: Any = None
+
+    def _begin_quota(self) -> None:
+        self._quota = Quota()
+        self._debug_quota = Quota()  # who looks closely at a VM is not to lose what is said without
 
     @property
     def left_out(self) -> int:
@@ -138,6 +142,7 @@ class LineHandler(logging.Handler):
         """From now on this thread's hub runs, and is to hand over."""
         self._loop = gevent.get_hub().loop
         self._thread = threading.get_ident()
+        self._begin_quota()  # a worker's is not its parent's
         self._timer = self._loop.timer(LEFT_OUT_S, repeat=LEFT_OUT_S, ref=False)
         self._timer.start(self._tell_left_out)
 
@@ -175,11 +180,13 @@ class LineHandler(logging.Handler):
         return line
 
     def _hand_over_soon(self) -> None:
-        if len(self._lines) == 1:
+        if not self._is_due:
+            self._is_due = True
             self._loop.run_callback(self._hand_over)
 
     def _hand_over(self) -> None:
         with self.lock or nullcontext():
+            self._is_due = False
             texts = []
             while self._lines:
                 text = self._text_of(self._lines.popleft())

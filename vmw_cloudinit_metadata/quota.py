@@ -23,7 +23,7 @@ _OTHERS = "other hosts"
 
 
 class Bucket:
-    """Bytes that are left, as of `at_s`."""
+    """Bytes that are left; it was filled up at `at_s`."""
 
     __slots__ = ("at_s", "left")
 
@@ -45,15 +45,14 @@ class Buckets:
         return len(self._buckets)
 
     def get(self, key: str, at_s: float) -> Bucket | None:
-        """The key's bucket, or None if nothing is left in it. A clock that goes back fills
-        nothing."""
+        """The key's bucket, filled up if it was empty; None if it still is. A clock that goes back
+        fills nothing."""
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = Bucket(self._burst_bytes, at_s)
             if len(self._buckets) > self._most:
                 self._buckets.popitem(last=False)
-            return bucket
-        if at_s != bucket.at_s:
+        elif bucket.left <= 0:
             more = max(at_s - bucket.at_s, 0.0) * self._bytes_per_s
             bucket.left = min(bucket.left + more, self._burst_bytes)
             bucket.at_s = at_s

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import select
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Event, Thread
 from weakref import WeakSet
 
 from vmw_cloudinit_metadata.errors import ConfigError
@@ -30,12 +30,18 @@ _BATCH_BYTES = 64 * 1024
 _NAP_S = 0.002  # between two batches: to wake the thread costs more than to write some lines
 _REST_S = 0.1
 
+Task = Callable[[], None]
+
 
 class Writer:
-    """Writes whole lines to `descriptor`, in their order. Any thread may call its methods.
+    """Writes whole lines to `descriptor`, in their order.
 
     At most MAX_BYTES wait. Once they do, further lines are dropped until all that wait are written;
     then follows `told(count)`, the line that says how many were dropped.
+
+    Who puts and the thread share no lock, only a queue whose `put` may interrupt another one: the
+    garbage collector can run anywhere, and end something that logs. The caller sees to it that no
+    two threads put at the same time.
     """
 
     def __init__(self, descriptor: int, told: Callable[[int], bytes]) -> None:
@@ -46,108 +52,99 @@ class Writer:
 
     def begin(self) -> None:
         """Forget all lines and the thread. In a forked child both are its parent's."""
-        self._changed = threading.Condition(threading.Lock())
-        self._thread: threading.Thread | None = None
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0  # also those that are being written
+        self._queue: SimpleQueue[bytes | Task] = SimpleQueue()
+        self._thread: Thread | None = None
+        self._has_thread = False
+        # Of who puts
+        self._put_bytes = 0
+        self._shed_lines = 0
         self._is_full = False
-        self._is_idle = True
-        self._is_resting = False
+        # Of the thread
+        self._done_bytes = 0
+        self._lost_lines = 0
+        self._told_lines = 0
         self._is_torn = False  # the last line was written in part
-        self._opener: Callable[[], int] | None = None
-        self._untold = 0
-        self.dropped = 0  # lines, ever
+        self._is_over = False
+
+    @property
+    def dropped(self) -> int:
+        """Lines, ever."""
+        return self._shed_lines + self._lost_lines
 
     def put(self, lines: bytes) -> None:
         """Queue lines, each with its end, or drop all of them. Does not block."""
-        with self._changed:
-            self._is_full = self._is_full or self._waiting_bytes + len(lines) > MAX_BYTES
-            if self._is_full:
-                self._drop(lines.count(b"\n"))
-            else:
-                self._waiting.append(lines)
-                self._waiting_bytes += len(lines)
-            self._wake()
+        waiting_bytes = self._put_bytes - self._done_bytes
+        was_full = self._is_full and waiting_bytes > 0
+        self._is_full = was_full or waiting_bytes + len(lines) > MAX_BYTES
+        if self._is_full:
+            self._shed_lines += lines.count(b"\n")
+            lines = b""
+        if not was_full:  # also if nothing waits, and this alone is too much: it has to be told
+            self._put_bytes += len(lines)
+            self._do(lines)
 
     def reopen(self, opener: Callable[[], int]) -> None:
-        """Write to what `opener` opens, in the thread, from the next batch on."""
-        with self._changed:
-            self._opener = opener
-            self._wake()
+        """Write to what `opener` opens, in the thread, from here on."""
+        self._do(lambda: self._open(opener))
 
     def flush(self, limit_s: float = FLUSH_S) -> None:
         """Wait until everything is written, but no longer than `limit_s`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_idle, limit_s)
+        if self._has_thread or not self._queue.empty():
+            done = Event()
+            self._do(done.set)
+            done.wait(limit_s)
 
     def rest(self) -> None:
         """End the thread, before a fork, unless it hangs. The next line starts another one."""
-        thread = self._thread
-        if thread is None:
+        if self._thread and self._has_thread:
+            self._queue.put(self._end)
+            self._thread.join(_REST_S)
+
+    def _do(self, what: bytes | Task) -> None:
+        self._queue.put(what)
+        if self._has_thread:
             return
-        with self._changed:
-            self._is_resting = True
-            self._changed.notify_all()
-        thread.join(_REST_S)
-        self._is_resting = False
-
-    def _wake(self) -> None:
-        self._is_idle = False
-        self._changed.notify()
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name="writer", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the system has no further thread: the next line tries again
-                return
-            self._thread = thread
-
-    def _drop(self, count: int) -> None:
-        self.dropped += count
-        self._untold += count
+        self._has_thread = True
+        self._thread = Thread(target=self._run, name="writer", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system has no further thread: the next line tries again
+            self._has_thread = False
 
     # In the thread
 
     def _run(self) -> None:
-        while self._wait():
-            if self._opener:
-                self._open(self._opener)
-            while batch := self._take():
-                self._write_or_drop(batch)
-            self._tell_dropped()
+        self._is_over = False
+        while not self._is_over:
+            batch, task = self._next()
+            self._lost_lines += self._write(batch)
+            self._done_bytes += len(batch)
+            if self._queue.empty():
+                self._tell_dropped()
+            if task:
+                task()
             time.sleep(_NAP_S)
+        self._has_thread = False
 
-    def _wait(self) -> bool:
-        """Wait for something to do; return False if the thread is to end."""
-        with self._changed:
-            while not (self._waiting or self._is_full or self._opener):
-                self._is_idle = True
-                self._changed.notify_all()
-                if self._is_resting:
-                    self._thread = None
-                    return False
-                self._changed.wait()
-        return True
+    def _next(self) -> tuple[bytes, Task | None]:
+        """Lines that wait, and what is to be done behind them."""
+        batch = b""
+        while True:
+            item = self._queue.get()
+            if not isinstance(item, bytes):
+                return batch, item
+            batch += item
+            if len(batch) >= _BATCH_BYTES or self._queue.empty():
+                return batch, None
 
-    def _take(self) -> bytes:
-        with self._changed:
-            batch = b""
-            while self._waiting and len(batch) < _BATCH_BYTES:
-                batch += self._waiting.popleft()
-            return batch
-
-    def _write_or_drop(self, batch: bytes) -> None:
-        lost = self._write(batch)
-        with self._changed:
-            self._waiting_bytes -= len(batch)
-            self._drop(lost)
+    def _end(self) -> None:
+        """Unless more has come: then it had hung, and nobody waits for its end any more."""
+        self._is_over = self._queue.empty()
 
     def _tell_dropped(self) -> None:
-        count = self._untold
-        is_told = count > 0 and self._write(self._told(count)) == 0
-        with self._changed:
-            self._is_full = False
-            self._untold -= count if is_told else 0
+        count = self.dropped - self._told_lines
+        if count and self._write(self._told(count)) == 0:
+            self._told_lines += count
 
     def _write(self, lines: bytes) -> int:
         """Write them in pieces of whole lines; return how many were lost, because nobody can read
@@ -173,7 +170,6 @@ class Writer:
             return 0
 
     def _open(self, opener: Callable[[], int]) -> None:
-        self._opener = None
         try:
             descriptor, before = opener(), self._descriptor
         except ConfigError as error:
