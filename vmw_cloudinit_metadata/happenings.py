@@ -322,8 +322,11 @@ def _are_times(value: object) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    """As a future happening may have it: everyone can write it."""
-    return _are_texts(value) or isinstance(value, (str, int, float, type(None)))
+    """Whether JSON has it without nesting: what else a happening may tell."""
+    parts = value if isinstance(value, list) else [value]
+    if isinstance(value, dict):
+        parts = list(value.values())
+    return all(isinstance(part, (str, int, float, type(None))) for part in parts)
 
 
 _NEEDED = {"served": ("answered",), "failed": ("document", "error")}

@@ -366,9 +366,8 @@ class Parent:
         gevent.get_hub().destroy(destroy_loop=True)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, _STOPPING
-        )  # HUP would end it, until it is obeyed
+        # HUP stays blocked until the work obeys it: it would end the worker.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
 
 def free_addresses(listen: Sequence[Address]) -> list[Address]:
