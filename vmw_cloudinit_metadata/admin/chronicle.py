@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from itertools import chain
 from operator import itemgetter
 from sys import getsizeof
-from typing import Any
 
 from vmw_cloudinit_metadata.happenings import (
     Happening,
@@ -34,17 +33,16 @@ MAX_PORTS = 16  # of one machine that are told; more are counted
 # What the entry of a machine holds at most, and to what it is cut if it would hold more than that
 # with the last three things that happened.
 MAX_CONNECTED_BYTES, CUT_CONNECTED_BYTES = 16 * 1024, 12 * 1024
-MAX_LEFT_BYTES, CUT_LEFT_BYTES = 6 * 1024, 3 * 1024
+MAX_LEFT_BYTES, CUT_LEFT_BYTES = 6 * 1024, 4 * 1024
 _LAST = 3
 
 _ENTRY_BYTES = 400  # an Entry, and its places in dictionaries
 _NEW_BYTES = 900  # the same, with what it soon has: its own dictionaries, and the names in them
 _PLACE_BYTES = 80  # in a story
 _ASKED_BYTES = 300
-_MOVE_BYTES = 600
 
 # How texts are cut, and how many documents and sources stay, until an entry is short enough.
-_CUTS = ((512, 8), (256, 4), (128, 1))
+_CUTS = ((256, 4), (128, 1), (128, 0))
 
 MISSING_S = 24 * 3600.0  # so long a machine of before the restart is waited for
 
@@ -288,13 +286,13 @@ def _add(entry: Entry, happening: Happening, size: int) -> None:
     entry.host = happening.host
     entry.changed_s = happening.at_s
     entry.bytes += size
-    _remember(entry, happening, size)
     if step := _STEPS.get(happening.kind):
         step(entry, happening)
     if happening.kind in _COMES and happening.connection:
         entry.ports[happening.connection] = happening
         if len(entry.ports) > MAX_PORTS:
             del entry.ports[next(iter(entry.ports))]
+    _remember(entry, happening, size)
 
 
 # Entries that hold too much
@@ -307,26 +305,33 @@ def _shorten(entry: Entry, most_bytes: int, cut_bytes: int) -> None:
         entry.bytes -= _forget_first(entry)
     if entry.bytes <= most_bytes:
         return
-    entry.bytes = weigh(entry)
+    _weigh(entry)
     while entry.bytes > cut_bytes and _halve(entry):
-        entry.bytes = weigh(entry)
+        _weigh(entry)
     for text_bytes, most in _CUTS:
         if entry.bytes <= cut_bytes:
             return
         _cut(entry, text_bytes, most)
-        entry.bytes = weigh(entry)
+        _weigh(entry)
 
 
 def _forget_first(entry: Entry) -> int:
     """Forgets the first of the story; returns the bytes that this frees."""
     (first, _, size), *_ = entry.story
     entry.story = entry.story[1:]
-    if first is entry.served or first is entry.trouble:
+    others = _beside_story(entry)
+    if any(one is first for one in others):
         return 0
-    if entry.ports.get(first.connection) is first:
-        return 0
-    is_last_with_machine = entry.story[0][0].machine is not first.machine
-    return size + (bytes_of_machine(first.machine) if is_last_with_machine else 0)
+    machine = first.machine
+    if entry.story[0][0].machine is machine or any(one.machine is machine for one in others):
+        return size
+    return size + bytes_of_machine(machine)
+
+
+def _beside_story(entry: Entry) -> list[Happening]:
+    """What the entry has without its story too."""
+    both = (one for one in (entry.served, entry.trouble) if one)
+    return [*both, *entry.moves, *entry.ports.values()]
 
 
 def _halve(entry: Entry) -> bool:
@@ -363,39 +368,46 @@ def _cut(entry: Entry, text_bytes: int, most: int) -> None:
     entry.asked = {name: (at_s, outcome) for name, at_s, outcome in entry.answers()}
 
 
-def weigh(entry: Entry) -> int:
-    """The bytes that an entry holds, each object once."""
-    lists = (entry.story, entry.moves, entry.asked, entry.ports)
-    size = _ENTRY_BYTES + sum(map(getsizeof, lists)) + _PLACE_BYTES * len(entry.story)
-    told = [happening for happening, *_ in entry.story] + [*entry.moves, *entry.ports.values()]
-    told += [one for one in (entry.trouble, entry.served) if one]
+def _weigh(entry: Entry) -> None:
+    """Counts what the entry holds, each object once: what happenings share with the last that has
+    it, so that to forget the first frees what it is said to. Machines: with all in a row."""
     seen: set[int] = set()
-    size += sum(_weigh(part, seen) for pair in entry.asked.items() for part in pair)
-    size += bytes_of_machine(entry.machine)
-    seen.add(id(entry.machine))
-    for happening in told:
-        if id(happening) in seen:
-            continue
-        seen.add(id(happening))
-        size += getsizeof(happening) + getsizeof(happening.at_s)
-        size += _weigh(happening.connection, seen) + _weigh(happening.peer, seen)
-        if id(happening.machine) not in seen:
-            seen.add(id(happening.machine))
+    size = _ENTRY_BYTES + _weight(entry.asked, seen)
+    size += sum(map(getsizeof, (entry.story, entry.moves, entry.ports)))
+    size += sum(_weight_of(happening, seen) for happening in _beside_story(entry))
+    machines = [entry.machine, *(happening.machine for happening in _beside_story(entry))]
+    size += sum(map(bytes_of_machine, {id(machine): machine for machine in machines}.values()))
+    story, newer = [], entry.machine
+    for happening, times, _ in reversed(entry.story):
+        own = _PLACE_BYTES + _weight_of(happening, seen)
+        story.append((happening, times, own))
+        size += own
+        if happening.machine is not newer:
             size += bytes_of_machine(happening.machine)
-        size += _weigh(happening.text, seen) + getsizeof(happening.details)
-        size += sum(_weigh(value, seen) for value in happening.details.values())
-    return size
+            newer = happening.machine or newer
+    entry.story = tuple(reversed(story))
+    entry.bytes = size
 
 
-def _weigh(value: Any, seen: set[int]) -> int:
+def _weight_of(happening: Happening, seen: set[int]) -> int:
+    """Without its machine."""
+    if id(happening) in seen:
+        return 0
+    seen.add(id(happening))
+    size = getsizeof(happening) + getsizeof(happening.at_s) + getsizeof(happening.details)
+    parts = (happening.text, happening.connection, happening.peer, *happening.details.values())
+    return size + sum(_weight(part, seen) for part in parts)
+
+
+def _weight(value: object, seen: set[int]) -> int:
     if id(value) in seen:
         return 0
     seen.add(id(value))
     size = getsizeof(value)
     if isinstance(value, dict):
-        return size + sum(getsizeof(name) + getsizeof(part) for name, part in value.items())
+        return size + sum(_weight(part, seen) for pair in value.items() for part in pair)
     if isinstance(value, tuple | list):
-        return size + sum(_weigh(part, seen) for part in value)
+        return size + sum(_weight(part, seen) for part in value)
     return size
 
 
@@ -406,7 +418,8 @@ def _remember(entry: Entry, happening: Happening, size: int) -> None:
         last, before, its_size = entry.story[-1]
         if (last.kind, last.text) == (happening.kind, happening.text):
             entry.story = entry.story[:-1]
-            entry.bytes -= its_size
+            if not any(one is last for one in _beside_story(entry)):
+                entry.bytes -= its_size
             times += before
         elif len(entry.story) == MAX_STORY:
             entry.bytes -= _forget_first(entry)
@@ -479,7 +492,6 @@ def _arrived(entry: Entry, happening: Happening) -> None:
 
 
 def _move(entry: Entry, happening: Happening) -> None:
-    entry.bytes += _MOVE_BYTES
     entry.moves = (*entry.moves, happening)[-MAX_MOVES:]
 
 
