@@ -341,9 +341,9 @@ def test_server_without_a_descriptor_left_idles(exhausted: Exhausted) -> None:
 
 
 def test_descriptors_that_come_back_serve_new_vms(exhausted: Exhausted, peers: ExitStack) -> None:
-    for _ in range(3):
+    for _ in range(4):
         exhausted.lose_one()
-    # Two of them: the third is for the file of the look-up.
+    # Two of them: the others are for the directory and the file of the look-up.
     for vc_uuid in (VC_UUID, OTHER_VC_UUID):
         assert is_served(SocketVm(peers.enter_context(connected(exhausted.server.port)), vc_uuid))
 
