@@ -14,7 +14,7 @@ PACKAGE = "vmw_cloudinit_metadata"
 ROOT = Path(__file__).parent.parent / PACKAGE
 FLOORS = {
     **dict.fromkeys(("protocol", "instance", "errors", "printable"), 0),
-    **dict.fromkeys(("drivers", "config", "configfile", "tls", "admission"), 1),
+    **dict.fromkeys(("drivers", "config", "configfile", "tls", "admission", "permissions"), 1),
     **dict.fromkeys(("listener", "notify", "workers", "greenlets", "threads"), 2),
     **dict.fromkeys(("lookup", "deadlines", "machines", "claims", "news"), 2),
     **dict.fromkeys(("happenings", "logs", "trace", "figures", "health"), 2),
