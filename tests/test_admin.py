@@ -272,7 +272,7 @@ def test_address_that_others_reach_is_served_with_a_token(start: Start, token_fi
     assert Admin(server, TOKEN).machines() == []
 
 
-@pytest.mark.parametrize("text", [None, "", "\n", "two words"])
+@pytest.mark.parametrize("text", [None, "", "\n", "two words of a token", "x", "a" * 15])
 def test_token_file_that_cannot_be_used_is_told(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "token"
     if text is not None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 FLOORS = {
     **dict.fromkeys(("protocol", "instance", "errors", "printable", "crowd", "rate"), 0),
     **dict.fromkeys(("drivers", "config", "configfile", "tls", "admission"), 1),
-    **dict.fromkeys(("budget", "regularfile"), 1),
+    **dict.fromkeys(("budget", "regularfile", "permissions"), 1),
     **dict.fromkeys(("listener", "notify", "workers", "greenlets", "threads"), 2),
     **dict.fromkeys(("reload", "channel", "recheck", "unsent"), 2),
     **dict.fromkeys(("lookup", "deadlines", "machines", "claims", "news"), 2),

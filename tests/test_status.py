@@ -59,7 +59,7 @@ def test_server_that_is_not_there_is_told_in_one_line(command: str) -> None:
 
 def test_token_is_needed_and_let_in(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "token"
-    file.write_text("right")
+    file.write_text("correct-horse-battery-staple")
     url = url_of(start("--admin-token-file", str(file)))
     ended = run("status", "--admin", url)
     assert (ended.returncode, "--admin-token-file" in ended.stderr) == (2, True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import ujson
 
 from vmw_cloudinit_metadata.errors import ConfigError
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DEFAULT_DRIVER = "vmw_cloudinit_metadata.drivers.file:FileDriver"
 
@@ -42,14 +45,42 @@ def parse_optional_address(text: str) -> Address | str:
     return OFF if text.lower() == OFF else Address.parse(text)
 
 
-def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """Reads `10.0.0.0/24`, `fd00::/8`, or one address; raises ConfigError."""
+def parse_network(text: str) -> Network:
+    """Reads `10.0.0.0/24`, `fd00::/8`, or one address; raises ConfigError.
+
+    `::ffff:10.0.0.0/104` is 10.0.0.0/8: peers with such addresses are IPv4's.
+    """
     try:
-        return ipaddress.ip_network(text)
+        _refuse_all_of_ipv4(ipaddress.ip_network(text, strict=False))
+        return _plain(ipaddress.ip_network(text))
     except ValueError as error:
         raise ConfigError(
             f"found {text!r}, expected a network such as 10.0.0.0/24 or fd00::/8 ({error})"
         ) from None
+
+
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+def _refuse_all_of_ipv4(network: Network) -> None:
+    """Raises ValueError for a network that would match none of what it seems to hold."""
+    if network.overlaps(_MAPPED) and 0 < network.prefixlen < _MAPPED.prefixlen:
+        raise ValueError("it holds all of IPv4 as IPv6 writes it: write 0.0.0.0/0 for that")
+
+
+def _plain(network: Network) -> Network:
+    """The IPv4 network, if it is one as IPv6 writes it."""
+    if not network.overlaps(_MAPPED) or not network.prefixlen:
+        return network
+    bits = int(network.network_address) & 0xFFFFFFFF
+    return ipaddress.IPv4Network((bits, network.prefixlen - _MAPPED.prefixlen))
+
+
+def network_warnings(option: str, networks: Collection[Network]) -> Iterator[str]:
+    """What networks leave out that was probably meant."""
+    versions = {network.version for network in networks}
+    if versions == {6} and any(not network.prefixlen for network in networks):
+        yield f"{option} ::/0 is IPv6 alone, and matches no IPv4 address: add 0.0.0.0/0 for these"
 
 
 _SIZE = re.compile(r"(\d{1,15})([KMGT]?)(?:iB|B)?", re.IGNORECASE)

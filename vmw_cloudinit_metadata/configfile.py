@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from vmw_cloudinit_metadata import permissions
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.instance import seed
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, bounded, joined
@@ -57,13 +58,7 @@ def read(path: Path, shapes: Mapping[str, Shape]) -> ConfigFile:
 
 
 def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"--config: {path}: {error.strerror or error}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"--config: {path} has more than {MAX_FILE_BYTES:,} bytes")
+    content = permissions.read("--config", path, MAX_FILE_BYTES)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -7,9 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmw_cloudinit_metadata import permissions
 from vmw_cloudinit_metadata.errors import ConfigError
 
 HANDSHAKE = 0x16  # the first byte of a TLS connection: a record of this type, the ClientHello
+
+MAX_FILE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +25,7 @@ class KeyPair:
     def load(self) -> ssl.SSLContext:
         """Reads both; raises ConfigError if they cannot be used, or not together."""
         for option, path in (("--tls-cert", self.certificate), ("--tls-key", self.key)):
-            try:
-                path.read_bytes()
-            except OSError as error:
-                raise ConfigError(f"{option}: {path}: {error.strerror or error}") from error
+            permissions.read(option, path, MAX_FILE_BYTES)
         context = _new_context()
         try:
             context.load_cert_chain(self.certificate, self.key, _no_passphrase)

@@ -6,9 +6,11 @@ import hmac
 import ipaddress
 from pathlib import Path
 
+from vmw_cloudinit_metadata import permissions
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.errors import ConfigError
 
+MIN_TOKEN_BYTES = 16  # of letters and digits: more than can be tried
 MAX_TOKEN_BYTES = 4096
 
 
@@ -22,17 +24,17 @@ def is_loopback(host: str) -> bool:
 
 def read_token(path: Path) -> bytes:
     """What the file says, without white space around it; raises ConfigError."""
-    try:
-        with path.open("rb") as file:
-            token = file.read(MAX_TOKEN_BYTES + 1).strip()
-    except OSError as error:
-        raise ConfigError(f"--admin-token-file: {path}: {error.strerror or error}") from error
-    if not token or len(token) > MAX_TOKEN_BYTES or not token.isascii() or len(token.split()) > 1:
-        raise ConfigError(
-            f"--admin-token-file: {path}: expected one word of ASCII: "
-            f"make one with: openssl rand -hex 32 > {path}"
-        )
-    return token
+    token = permissions.read("--admin-token-file", path, MAX_TOKEN_BYTES).strip()
+    if not token.isascii() or len(token.split()) > 1:
+        found = "something else"
+    elif len(token) < MIN_TOKEN_BYTES:
+        found = f"{len(token)} characters"
+    else:
+        return token
+    raise ConfigError(
+        f"--admin-token-file: {path}: found {found}, expected one word of ASCII of at least "
+        f"{MIN_TOKEN_BYTES} characters: make one with: (umask 077; openssl rand -hex 32 > {path})"
+    )
 
 
 def check_address(address: Address, token: bytes | None) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import click
 import ujson
 
-from vmw_cloudinit_metadata.cli.run import checked, run
+from vmw_cloudinit_metadata.cli.run import checked, run, warnings_of
 from vmw_cloudinit_metadata.cli.settings import (
     SettingsCommand,
+    is_secret_option,
     name,
     origin,
     settings,
@@ -24,8 +25,6 @@ from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 
 HIDDEN = "(hidden)"
 
-_SECRET = re.compile(r"passw|passphrase|secret|token|credential|auth|api.?key|key$", re.IGNORECASE)
-_PLACE = re.compile(r"(file|path|dir|directory|url)s?$", re.IGNORECASE)
 _PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
 _PLAIN = re.compile(r"(?!null$)[A-Za-z0-9_./]([A-Za-z0-9_.:/@+-]*[A-Za-z0-9_./])?", re.IGNORECASE)
 
@@ -44,7 +43,7 @@ def check_config(ctx: click.Context, /, **options: Any) -> None:
     width = min(max(len(setting) for setting, _ in lines), 60)
     for setting, source in lines:
         click.echo(f"{setting:<{width}}  # {source}")
-    for warning in strange_variables(run, os.environ):
+    for warning in (*strange_variables(run, os.environ), *warnings_of(ctx, options)):
         click.echo(f"warning: {warning}", err=True)
 
 
@@ -85,7 +84,7 @@ def _without_secrets(value: Any) -> Any:
     match value:
         case Mapping():
             return {
-                key: HIDDEN if _is_secret(str(key)) else _without_secrets(item)
+                key: HIDDEN if is_secret_option(str(key)) else _without_secrets(item)
                 for key, item in value.items()
             }
         case list():
@@ -94,7 +93,3 @@ def _without_secrets(value: Any) -> Any:
             return _PASSWORD_IN_URL.sub(f"{HIDDEN}@", value)
         case _:
             return value
-
-
-def _is_secret(key: str) -> bool:
-    return bool(_SECRET.search(key)) and not _PLACE.search(key)

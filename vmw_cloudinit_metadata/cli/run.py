@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from vmw_cloudinit_metadata import logs, notify
+from vmw_cloudinit_metadata import logs, notify, permissions
 from vmw_cloudinit_metadata.admin.access import check_address, read_token
 from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
@@ -42,10 +42,16 @@ from vmw_cloudinit_metadata.cli.serve import (
 )
 from vmw_cloudinit_metadata.cli.settings import (
     SettingsCommand,
+    config_file,
     config_option,
     strange_variables,
 )
-from vmw_cloudinit_metadata.config import DEFAULT_ADMIN_LISTEN, DEFAULT_LISTEN, Address
+from vmw_cloudinit_metadata.config import (
+    DEFAULT_ADMIN_LISTEN,
+    DEFAULT_LISTEN,
+    Address,
+    network_warnings,
+)
 from vmw_cloudinit_metadata.drivers.driver import load
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
@@ -61,6 +67,8 @@ _AS_THEY_ARE = (
     *("uris", "allow", "proxy_protocol", "max_per_host", "drain_s", "lookup_pool"),
     *("lookup_timeout_s", "max_connection_rate", "max_handshake_rate", "max_move_rate"),
 )
+
+MAX_KEY_BYTES = 64 * 1024  # of --vmotion-key-file
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -280,6 +288,8 @@ def run(
         )
         if limits["max_connections"] >= workers * descriptors:
             start_log.warning("--max-connections is more than there are descriptors")
+        for warning in warnings_of(ctx, options):
+            start_log.warning("%s", warning)
         tell_who_may_connect(addresses, has_allow=bool(limits["allow"]))
         notify.ready(f"listening on {', '.join(map(str, addresses))}")
 
@@ -311,6 +321,29 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
         "vmotion_key": _key(options["vmotion_key_file"]),
         **{name: options[name] for name in _AS_THEY_ARE},
     }
+
+
+def warnings_of(ctx: click.Context, options: Mapping[str, Any]) -> Iterator[str]:
+    """What can be used and probably should not: networks, and files that others read or change."""
+    yield from network_warnings("--allow", options["allow"])
+    yield from network_warnings("--proxy-protocol", options["proxy_protocol"])
+    secrets = {
+        "--admin-token-file": options["admin_token_file"],
+        "--tls-key": options["tls_key"] or options["tls_cert"],
+        "--vmotion-key-file": options["vmotion_key_file"],
+    }
+    for option, path in secrets.items():
+        if path:
+            yield from permissions.secret_warnings(option, path)
+    driver_opts = options["driver_opts"]
+    if found := config_file(ctx):
+        file, has_secret = found
+        warnings = permissions.secret_warnings if has_secret else permissions.trust_warnings
+        yield from warnings("--config", file)
+    if isinstance(directory := driver_opts.get("directory"), str):
+        yield from permissions.trust_warnings("directory", Path(directory))
+        if isinstance(defaults := driver_opts.get("defaults"), str):
+            yield from permissions.trust_warnings("defaults", Path(directory, defaults))
 
 
 def admin_settings(
@@ -353,13 +386,10 @@ def _tls_policy(wish: str | None, key_pair: KeyPair | None) -> TlsPolicy:
 def _key(path: Path | None) -> bytes | None:
     if path is None:
         return None
-    try:
-        key = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"--vmotion-key-file: {path}: {error.strerror or error}") from error
+    key = permissions.read("--vmotion-key-file", path, MAX_KEY_BYTES)
     if len(key) < MIN_KEY_BYTES:
         raise ConfigError(
             f"--vmotion-key-file: {path} has {len(key)} bytes, expected at least {MIN_KEY_BYTES}: "
-            f"make one with: head -c 32 /dev/urandom > {path}"
+            f"make one with: (umask 077; head -c 32 /dev/urandom > {path})"
         )
     return key

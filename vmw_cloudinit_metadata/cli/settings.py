@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +17,11 @@ from vmw_cloudinit_metadata.cli.options import FILE, JSON
 from vmw_cloudinit_metadata.configfile import ConfigFile, Shape
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.instance.fault import nearest
+from vmw_cloudinit_metadata.instance.secrecy import is_secret_name
 
 PREFIX = "VMW_METADATA_"
+
+_PLACE = re.compile(r"(file|path|dir|directory|url)s?$", re.IGNORECASE)
 
 _ARGUMENTS = f"{__name__}.arguments"
 _FILE = f"{__name__}.file"
@@ -141,6 +145,33 @@ def _shape(option: click.Option) -> Shape:
 
 def _as_given(option: click.Option, value: Any) -> Any:
     return [value] if option.multiple and isinstance(value, str) else value
+
+
+def config_file(ctx: click.Context) -> tuple[Path, bool] | None:
+    """The file of --config, if there is one, and whether it holds a secret."""
+    if _FILE not in ctx.meta:
+        return None
+    file = _file(ctx)
+    return file.path, _holds_secret(file.values.get("driver-opts"))
+
+
+def _holds_secret(value: Any) -> bool:
+    """Whether a driver's options have a key of a secret's name, with something in it."""
+    match value:
+        case Mapping():
+            return any(
+                (item and is_secret_option(str(key))) or _holds_secret(item)
+                for key, item in value.items()
+            )
+        case list():
+            return any(map(_holds_secret, value))
+        case _:
+            return False
+
+
+def is_secret_option(key: str) -> bool:
+    """`password`, but not `password-file`."""
+    return is_secret_name(key) and not _PLACE.search(key)
 
 
 def _file(ctx: click.Context) -> ConfigFile:

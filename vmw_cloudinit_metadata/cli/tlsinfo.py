@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import socket
 import ssl
 from pathlib import Path
 
 import click
 
+from vmw_cloudinit_metadata import permissions
 from vmw_cloudinit_metadata.cli.options import key_pair_options
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.cli.settings import SettingsCommand, config_option
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN
 from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.tls import KeyPair
+from vmw_cloudinit_metadata.tls import MAX_FILE_BYTES, KeyPair
+
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 @click.command("tls-info", cls=SettingsCommand, whole=run)
@@ -48,15 +50,13 @@ def tls_info(tls_cert: Path, tls_key: Path | None, host: str | None, port: int) 
 
 def _certificate(path: Path) -> bytes:
     """The first certificate of a file, DER: the server's own, which comes before its chain."""
-    try:
-        text = path.read_text("ascii", "replace")
-    except OSError as error:
-        raise ConfigError(f"--tls-cert: {path}: {error.strerror or error}") from error
-    found = re.search(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", text, re.DOTALL)
-    if not found:
+    text = permissions.read("--tls-cert", path, MAX_FILE_BYTES).decode("ascii", "replace")
+    begin = text.find(_BEGIN)
+    end = text.find(_END, begin)
+    if begin < 0 or end < 0:
         raise ConfigError(f"--tls-cert: {path} holds no certificate in PEM")
     try:
-        return ssl.PEM_cert_to_DER_cert(found[0])
+        return ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)])
     except ValueError as error:
         raise ConfigError(f"--tls-cert: {path} holds a damaged certificate ({error})") from error
 

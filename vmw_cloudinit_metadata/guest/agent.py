@@ -56,6 +56,8 @@ MAX_NOISE_BYTES = 4096  # of a line in which no answer has begun
 MAX_TOLD_CHARS = 200
 MAX_FILE_BYTES = 8 * 1024 * 1024  # of a file that is read; no document is longer than its line
 MAX_LINKS = 40  # as Linux
+MAX_CONFIG_LINE_CHARS = 8192  # configparser takes the square of it
+MAX_CONFIG_FAULTS = 100  # each is looked for in the file again
 
 EPILOG = """\
 exit codes:
@@ -290,6 +292,9 @@ def read_config(place: str, is_needed: bool = False) -> Tuple[Settings, List[str
     except OSError as error:
         is_fault = is_needed or error.errno != errno.ENOENT
         return {}, [f"{place}: cannot be read: {error.strerror}"] if is_fault else []
+    longest = max(map(len, text.splitlines()), default=0)
+    if longest > MAX_CONFIG_LINE_CHARS:
+        return {}, [f"{place}: nothing of this file is used: it has a line of {longest} characters"]
     parser = configparser.ConfigParser(
         interpolation=None,
         strict=False,
@@ -302,7 +307,7 @@ def read_config(place: str, is_needed: bool = False) -> Tuple[Settings, List[str
         return {}, [f"nothing of this file is used: {printable(error)}"]
     settings = {}  # type: Settings
     faults = []
-    for section in parser.sections():
+    for section in parser.sections()[:MAX_CONFIG_FAULTS]:
         if section != "agent":
             where = line_of(rf"\s*\[{re.escape(section)}\]", text)
             faults.append(f"{place}:{where}: found [{printable(section)}], expected [agent]")
@@ -312,6 +317,9 @@ def read_config(place: str, is_needed: bool = False) -> Tuple[Settings, List[str
         except ValueError as error:
             where = line_of(rf"\s*{re.escape(key)}\s*[=:]", text)
             faults.append(f"{place}:{where}: {error}")
+            if len(faults) > MAX_CONFIG_FAULTS:
+                faults.append(f"{place}: too many faults: the rest of this file is not used")
+                break
     return settings, faults
 
 
@@ -988,11 +996,22 @@ def load_mapping(document: bytes) -> Dict[Any, Any]:
     try:
         value = load(text)
     except ImportError:
-        pairs = re.findall(r"^([\w-]+):[ \t]+(\S.*)$", text, re.MULTILINE)
-        value = {name: unquoted(said.rstrip(" \t")) for name, said in pairs}
+        value = pairs_of(text)
     if not isinstance(value, dict):
         raise ValueError("it is no mapping")
     return value
+
+
+def pairs_of(text: str) -> Dict[str, str]:
+    """The lines `name: text` of a block of YAML, where there is no PyYAML."""
+    found = {}
+    for line in text.split("\n"):
+        name, _, said = line.partition(":")
+        if said[:1] in (" ", "\t") and re.match(r"[\w-]+\Z", name):
+            said = said.strip(" \t\r")
+            is_quoted = len(said) > 1 and said[0] in "\"'" and said[0] == said[-1]
+            found[name] = said[1:-1] if is_quoted else said
+    return {name: said for name, said in found.items() if said}
 
 
 # What PyYAML does not take as it is, takes as a line break, or takes as a byte order mark.
@@ -1582,18 +1601,23 @@ class Image:
 BOOT_FILES = ("/proc/cmdline", "/etc/kernel/cmdline", "/etc/default/grub", "/boot/grub/grub.cfg",
               "/boot/grub2/grub.cfg", "/boot/grub2/grubenv")  # fmt: skip
 COMMENT = re.compile(r"^[ \t]*#.*$", re.MULTILINE)
-MAX_LIST_CHARS = 4096  # of the names of data sources: looking for its end takes the square of it
+
+
+# In brackets, or a line for each; in the time that the text takes to read, whatever is in it.
+DATASOURCES = re.compile(
+    r"^datasource_list:(\s{0,99}\[[^\]]{0,4096}\]|[ \t]*(?:(?:\n[ \t]*)+- .*)+)", re.MULTILINE
+)
 
 
 def by_lines(text: str) -> Dict[str, Any]:
     """The two keys that are looked for, where there is no PyYAML."""
     found = {}  # type: Dict[str, Any]
-    key = re.search(r"^datasource_list:", text, re.MULTILINE)
-    behind = text[key.end() : key.end() + MAX_LIST_CHARS] if key else ""
-    sources = re.match(r"\s*(\[[^\]]*\]|(\n?\s*- .*)+)", behind)
+    sources = DATASOURCES.search(text)
     if sources:
         found["datasource_list"] = re.findall(r"\w+", sources.group(1))
-    network = re.search(r"^network:\s*\{?\s*(config:\s*[\"']?disabled)?", text, re.MULTILINE)
+    network = re.search(
+        r"^network:\s{0,99}\{?\s{0,99}(config:\s*[\"']?disabled)?", text, re.MULTILINE
+    )
     if network:
         found["network"] = {"config": "disabled"} if network.group(1) else {}
     return found

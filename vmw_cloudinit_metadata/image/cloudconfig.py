@@ -12,7 +12,7 @@ _UPDATES = """\
 updates: {network: {when: [boot-new-instance, boot]}}
 """
 
-_LIST = re.compile(r"^\s*datasource_list\s*:", re.M)
+_LIST = re.compile(r"^[ \t]*datasource_list[ \t]*:", re.M)
 _POLICY = re.compile(r"^[ \t]*policy[ \t]*:.*$", re.M)
 
 

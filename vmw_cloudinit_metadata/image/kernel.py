@@ -23,7 +23,7 @@ FILES = (
 _ENVIRONMENT = b"# GRUB Environment Block\n"
 _ENVIRONMENT_BYTES = 1024  # GRUB writes it in place, and takes no other length
 _GRUB_SERIAL = re.compile(
-    rb"^\s*(?:GRUB_TERMINAL\w*=|terminal_(?:in|out)put\b)[^#\n]*\bserial\b", re.M
+    rb"^[ \t]*(?:GRUB_TERMINAL\w*=|terminal_(?:in|out)put\b)[^#\n]*\bserial\b", re.M
 )
 
 
@@ -49,7 +49,15 @@ def grub_serial_line(text: bytes) -> int | None:
 def _tidy(line: bytes, token: re.Pattern[bytes]) -> bytes:
     """The line without the token, and without the blank that stood before it if it was the last."""
     changed = token.sub(b"", line)
-    return line if changed == line else re.sub(rb"[ \t]+(?=[\"']?\s*$)", b"", changed)
+    return line if changed == line else _without_blank_end(changed)
+
+
+def _without_blank_end(line: bytes) -> bytes:
+    """The line without blanks at its end, and before a quote that ends it."""
+    text = line.rstrip()
+    end = line[len(text) :].translate(None, b" \t")
+    quote = text[-1:] if text.endswith((b'"', b"'")) else b""
+    return text.removesuffix(quote).rstrip(b" \t") + quote + end
 
 
 def _padded(environment: bytes) -> bytes:

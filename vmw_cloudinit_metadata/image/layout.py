@@ -11,15 +11,16 @@ _PYTHONS = (DEFAULT_PYTHON, "/usr/libexec/platform-python")  # RHEL 8 may have t
 _VERSIONED = "/usr/bin/python3.*"
 _CLOUD_INIT = ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")
 _INIT = "/sbin/init"
+_SHEBANG_CHARACTERS = 256  # no kernel reads more
 _SHEBANG = re.compile(r"#![ \t]*(/[\w./-]*python[\w.-]*)(?=\s|\Z)", re.ASCII)
-_SELINUX = re.compile(r"^\s*SELINUX\s*=\s*(enforcing|permissive)\s*$", re.M)
-_SELINUX_TYPE = re.compile(r"^\s*SELINUXTYPE\s*=\s*([\w-]+)\s*$", re.M)
+_SELINUX = re.compile(r"^[ \t]*SELINUX[ \t]*=[ \t]*(enforcing|permissive)[ \t\r]*$", re.M)
+_SELINUX_TYPE = re.compile(r"^[ \t]*SELINUXTYPE[ \t]*=[ \t]*([\w-]+)[ \t\r]*$", re.M)
 
 
 def python_of(tree: Tree) -> str | None:
     """The interpreter, at best the one that runs cloud-init: it has PyYAML."""
     candidates = [*_PYTHONS, *sorted(tree.glob(_VERSIONED), key=_version, reverse=True)]
-    shebang = _SHEBANG.match(tree.text(cloud_init_of(tree) or ""))
+    shebang = _SHEBANG.match(tree.text(cloud_init_of(tree) or "")[:_SHEBANG_CHARACTERS])
     if shebang:
         candidates.insert(0, shebang[1])
     return next(filter(tree.is_program, candidates), None)
