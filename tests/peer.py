@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 
 from tests.vm import ALWAYS_KNOWN, BINARY, VC_UUID, Closed, Vm, suboption
 
@@ -52,6 +54,20 @@ def is_closed(peer: socket.socket, limit_s: float = 1.0) -> bool:
         return True
     except TimeoutError:
         raise AssertionError(f"neither closed nor greeted within {limit_s:g} s") from None
+
+
+def refused_beyond_one_a_second(attempt: Callable[[], bool]) -> int:
+    """Makes attempts, of which the server lets one a second pass, and 20 at once; how many it has
+    refused, of all, when it had refused some."""
+    began_s, passed, refused = time.monotonic(), 0, 0
+    while refused < 10:
+        if attempt():
+            passed += 1
+        else:
+            refused += 1
+            assert passed >= 20
+        assert passed <= 21 + time.monotonic() - began_s
+    return refused
 
 
 def is_served(machine: Vm) -> bool:

@@ -21,7 +21,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.certificates import make_pair
-from tests.peer import SocketVm, connected, identified, is_closed, is_served
+from tests.peer import (
+    SocketVm,
+    connected,
+    identified,
+    is_closed,
+    is_served,
+    refused_beyond_one_a_second,
+)
 from tests.process import COMMAND, ServerProcess, counters, descriptors
 from tests.vm import BINARY, Vm, suboption
 from vmw_cloudinit_metadata.admission import Admission
@@ -316,28 +323,29 @@ def at_once(server: ServerProcess, count: int, limit_s: float = 60.0) -> int:
 
 def test_host_that_connects_too_often_is_refused_and_no_other_one(start: Start) -> None:
     server = start("--max-connection-rate", "1")
-    outcomes = []
-    for _ in range(40):
+
+    def connects() -> bool:
         with connected(server.port, ATTACKER) as peer:
-            outcomes.append(is_closed(peer))
-    assert 15 <= outcomes.count(True) <= 20  # BURST_S, and one more for each second that it took
-    assert not any(outcomes[:20])
+            return not is_closed(peer)
+
+    refused = refused_beyond_one_a_second(connects)
     assert boots_soon(server, OTHER)
     server.wait_for(rf"WARNING {ATTACKER}: connection refused: .* \(--max-connection-rate\)")
     assert server.log.count("--max-connection-rate") == 1
-    assert counters(server)["refused: rate"] == outcomes.count(True)
+    assert counters(server)["refused: rate"] == refused
 
 
 def test_rate_of_connections_looks_at_the_address_in_the_header(
     start: Start, peers: ExitStack
 ) -> None:
     server = start("--max-connection-rate", "1", "--proxy-protocol", BALANCER)
-    outcomes = []
-    for _ in range(40):
+
+    def connects() -> bool:
         peer = peers.enter_context(connected(server.port, BALANCER))
         peer.sendall(header_of("10.0.0.66"))
-        outcomes.append(is_closed(peer))
-    assert 15 <= outcomes.count(True) <= 20
+        return not is_closed(peer)
+
+    refused_beyond_one_a_second(connects)
     assert boots_soon(server, BALANCER, header=header_of("10.0.0.7"))
     server.wait_for(r"WARNING 10\.0\.0\.66:\d+: connection refused: .* \(--max-connection-rate\)")
 
@@ -346,13 +354,11 @@ def test_host_that_begins_tls_too_often_is_refused_and_no_other_one(
     start: Start, pair: tuple[str, ...]
 ) -> None:
     server = start(*pair, "--max-handshake-rate", "1")
-    outcomes = [has_tls(server, ATTACKER) for _ in range(40)]
-    assert 15 <= outcomes.count(False) <= 20
-    assert all(outcomes[:20])
+    refused = refused_beyond_one_a_second(lambda: has_tls(server, ATTACKER))
     assert has_tls(server, OTHER)
     server.wait_for(rf"WARNING {ATTACKER}:\d+: connection refused: .* \(--max-handshake-rate\)")
     assert "Traceback" not in server.log
-    assert counters(server)["refused: handshake rate"] == outcomes.count(False)
+    assert counters(server)["refused: handshake rate"] == refused
 
 
 def has_tls(server: ServerProcess, host: str) -> bool:
