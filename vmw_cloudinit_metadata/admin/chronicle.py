@@ -317,15 +317,22 @@ def _shorten(entry: Entry, most_bytes: int, cut_bytes: int) -> None:
 
 def _forget_first(entry: Entry) -> int:
     """Forgets the first of the story; returns the bytes that this frees."""
-    (first, _, size), *_ = entry.story
-    entry.story = entry.story[1:]
-    others = _beside_story(entry)
-    if any(one is first for one in others):
+    (first, _, size), *rest = entry.story
+    entry.story = tuple(rest)
+    if _is_beside_story(entry, first):
         return 0
     machine = first.machine
-    if entry.story[0][0].machine is machine or any(one.machine is machine for one in others):
+    if rest[0][0].machine is machine or any(one.machine is machine for one in _beside_story(entry)):
         return size
     return size + bytes_of_machine(machine)
+
+
+def _is_beside_story(entry: Entry, happening: Happening) -> bool:
+    if happening is entry.served or happening is entry.trouble:
+        return True
+    if not entry.moves and not entry.ports:
+        return False
+    return any(one is happening for one in _beside_story(entry))
 
 
 def _beside_story(entry: Entry) -> list[Happening]:
@@ -418,7 +425,7 @@ def _remember(entry: Entry, happening: Happening, size: int) -> None:
         last, before, its_size = entry.story[-1]
         if (last.kind, last.text) == (happening.kind, happening.text):
             entry.story = entry.story[:-1]
-            if not any(one is last for one in _beside_story(entry)):
+            if not _is_beside_story(entry, last):
                 entry.bytes -= its_size
             times += before
         elif len(entry.story) == MAX_STORY:
