@@ -38,7 +38,7 @@ def seed_reader(data: bytes) -> None:
 def _is_bounded(read: seed.Seed) -> None:
     assert all(fault.line >= 1 for fault in read.faults)
     assert all(str(fault).isprintable() for fault in read.faults), read.faults
-    assert len(read.lines) <= seed.MAX_EVENTS
+    assert len(read.marks) <= seed.MAX_EVENTS
 
 
 _REFUSED = object()
