@@ -243,3 +243,19 @@ def test_answers_of_invented_identities_stay_within_the_budget(start: Start) -> 
         peer.close()
     assert metric(server, 'vmw_metadata_memory_shed_total{table="kept answers"}') > 0
     assert peak_bytes(server) <= BUDGET
+
+
+def test_faults_of_a_large_file_cost_little_for_each_vm(start: Start, own_instances: Path) -> None:
+    wrong = "".join(f"{'wrong' * 10}{number}: 1\n" for number in range(20_000))
+    (own_instances / "all.yaml").write_text(wrong)
+    opts = {"directory": str(own_instances), "defaults": "all.yaml"}
+    server = start(driver_opts=opts)
+    peer = Vm(server.port, vc_uuid=vc_uuid(0))
+    assert peer.error("METADATA") == "invalid"
+    before = rss_bytes(server)
+    for number in range(1, 200):
+        peer = Vm(server.port, vc_uuid=vc_uuid(number))
+        assert peer.error("METADATA") == "invalid"
+        peer.close()
+    assert Admin(server).json("/api/machines")["total"] == 200
+    assert rss_bytes(server) - before < 200 * 64 * 1024
