@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 
 MAX_HOSTS = 4096
-MAX_CONNECTIONS = 16_384
+MAX_CONNECTIONS = 8192
 
 # A power cut: 4,000 VMs of one host boot within seconds, each with 3 lines of 700 bytes as JSON.
 HOST_BURST_BYTES = 16 * 1024 * 1024
