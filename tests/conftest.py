@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from tests.cloudinit import cloud_init  # noqa: F401 - a fixture
+from tests.fuse import hanging  # noqa: F401 - a fixture
 from tests.guest import guest, serial  # noqa: F401 - fixtures
 from tests.process import ServerProcess
 from tests.vm import Vm

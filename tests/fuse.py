@@ -13,9 +13,12 @@ import stat
 import struct
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
+
+import pytest
 
 _HEADER = struct.Struct("<IIQQIIIHH")  # length, opcode, unique, node, uid, gid, pid
 _REPLY = struct.Struct("<IiQ")
@@ -146,3 +149,16 @@ class HangingFiles:
                 break
             listed += entry
         return listed
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[HangingFiles]:
+    """An empty file system, until the end of the test."""
+    path = tmp_path / "hanging"
+    path.mkdir()
+    try:
+        files = HangingFiles(path)
+    except OSError as error:
+        pytest.skip(f"this user may mount nothing: {error}")
+    yield files
+    files.close()

@@ -13,6 +13,7 @@ import pytest
 
 from tests.vm import BINARY, KNOWN, suboption
 from vmw_cloudinit_metadata.admission import Admission
+from vmw_cloudinit_metadata.budget import Budget
 from vmw_cloudinit_metadata.connection import Connection
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.lookup import Lookup
@@ -22,6 +23,7 @@ from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
 from vmw_cloudinit_metadata.protocol.vmware import MAX_NAME_BYTES, MAX_URI_BYTES
 from vmw_cloudinit_metadata.shared import Shared
+from vmw_cloudinit_metadata.unsent import Unsent
 
 PROMISED_BYTES = 32 * 1024  # docs/protocol.md
 WILL_EXTENSION, WILL_AUTHENTICATION = b"\xff\xfb\xe8", b"\xff\xfb\x25"
@@ -160,7 +162,9 @@ def test_peer_that_makes_the_server_speak_and_does_not_read_is_kept_little_for(
     driver = FileDriver({"directory": str(tmp_path)})
     secrets = RandomSecrets(lambda size: bytes(size))
     policy = Policy(frozenset({"my-metadata"}), Moves(10, secrets))
-    shared = Shared(policy, Lookup(driver, 1, 1.0), Admission((), (), 10, 10))
+    budget = Budget(1 << 40)
+    lookup, admission = Lookup(driver, 1, 1.0, budget), Admission((), (), 10, 10)
+    shared = Shared(policy, lookup, admission, budget, Unsent(budget))
     ours, peer = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     ours.setblocking(False)

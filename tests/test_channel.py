@@ -105,7 +105,7 @@ def takes_in_and_tells(report: channel.Report) -> None:
     chronicle.process_is_gone(1, time.time())
     ujson.dumps(pulse.picture(time.time()))
     figures = sum([report.figures or Figures(), FIGURES], Figures())
-    Metrics(lambda: Scene(figures, True, {}, 0, 0.0)).text()
+    Metrics(lambda: Scene(figures, True, {}, 0, 0.0, Counter())).text()
 
 
 @given(st.binary(max_size=200) | almost_worthy())

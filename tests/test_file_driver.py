@@ -1796,7 +1796,7 @@ def test_failures_that_are_kept_are_bounded_in_bytes(directory: Path) -> None:
             with pytest.raises(InvalidInstanceData) as raised:
                 driver.get_instance(Machine(name=f"web{number}"))
         assert sum(len(str(fault)) for fault in raised.value.faults) < 512 * 1024
-    assert driver._files._readings._kept.currsize < 2 * 512 * 1024
+    assert driver._files.readings._kept.currsize < 2 * 512 * 1024
 
 
 def test_large_file_is_parsed_by_one_thread_at_a_time(

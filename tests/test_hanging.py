@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -25,15 +25,8 @@ LAST_GOOD = "the last good answer is served, because: the driver does not answer
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Iterator[HangingFiles]:
-    path = tmp_path / "hanging"
-    path.mkdir()
-    try:
-        files = HangingFiles(path)
-    except OSError as error:
-        pytest.skip(f"this user may mount nothing: {error}")
-    yield files
-    files.close()
+def files(hanging: HangingFiles) -> HangingFiles:
+    return hanging
 
 
 @pytest.fixture

@@ -295,7 +295,7 @@ def test_what_a_driver_prints_and_warns_of_is_an_object_too(start: Start, tmp_pa
 
 
 def test_moves_begun_and_aborted_for_ever_fill_the_log_with_64_kib(start: Start) -> None:
-    server = start(command=with_constants(logs__LEFT_OUT_S=0.5))
+    server = start("--max-move-rate", "0", command=with_constants(logs__LEFT_OUT_S=0.5))
     machine = Vm(server.port)
     machine.metadata()
     for _ in range(100):

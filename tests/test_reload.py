@@ -16,6 +16,7 @@ import gevent
 import pytest
 
 from tests.certificates import make_pair
+from tests.fuse import HangingFiles
 from tests.process import CHECKOUT, COMMAND, ServerProcess, with_constants
 from tests.test_workers import children, wait_until
 from tests.vm import Vm
@@ -40,12 +41,6 @@ def boots(server: ServerProcess, count: int = 10) -> None:
         assert time.monotonic() - begun_s < PROMPT_S
 
 
-def hang(path: Path) -> None:
-    """Who reads it waits until somebody writes it, as for a file of an NFS server that is away."""
-    path.rename(path.with_suffix(".before"))
-    os.mkfifo(path)
-
-
 def ends_well(server: ServerProcess) -> None:
     server.signal(signal.SIGTERM)
     begun_s = time.monotonic()
@@ -57,21 +52,20 @@ def ends_well(server: ServerProcess) -> None:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Path:
-    file = tmp_path / "server.yaml"
-    file.write_text("lookup-timeout: 3\n")
-    return file
+def settings(hanging: HangingFiles) -> Path:
+    hanging.write("server.yaml", "lookup-timeout: 3\n")
+    return hanging.path / "server.yaml"
 
 
 @WORKERS
 def test_settings_that_hang_at_hup_stop_neither_vms_nor_term(
-    start: Start, settings: Path, workers: str
+    start: Start, hanging: HangingFiles, settings: Path, workers: str
 ) -> None:
     server = start(
         *("--config", str(settings), "--workers", workers),
         command=with_constants(reload__READ_S=0.5),
     )
-    hang(settings)
+    hanging.hang()
     server.signal(signal.SIGHUP)
     server.wait_for("reload: the files cannot be read within 0.5 s")
     boots(server)
@@ -80,20 +74,19 @@ def test_settings_that_hang_at_hup_stop_neither_vms_nor_term(
 
 @WORKERS
 def test_settings_that_hung_are_taken_when_they_come_and_each_hup_counts(
-    start: Start, settings: Path, workers: str
+    start: Start, hanging: HangingFiles, settings: Path, workers: str
 ) -> None:
     server = start(
         *("--config", str(settings), "--workers", workers),
         command=with_constants(reload__READ_S=0.5),
     )
-    hang(settings)
+    hanging.hang()
     server.signal(signal.SIGHUP)
     server.wait_for("reload: the files cannot be read")
     server.signal(signal.SIGHUP)  # for one more reading, after that which hangs
     time.sleep(0.1)
-    fifo = settings.rename(settings.with_suffix(".fifo"))
-    settings.write_text("lookup-timeout: 7\n")
-    fifo.write_text("lookup-timeout: 5\n")  # of yesterday: what hung reads this
+    hanging.write("server.yaml", "lookup-timeout: 7\n")
+    hanging.resume()
     server.wait_for("reload: lookup-timeout has changed")
     boots(server)
     ends_well(server)
@@ -102,25 +95,33 @@ def test_settings_that_hung_are_taken_when_they_come_and_each_hup_counts(
 
 @WORKERS
 def test_certificate_that_hangs_at_hup_stops_neither_vms_nor_term(
-    start: Start, tmp_path: Path, workers: str, program: Callable[[str, str], str]
+    start: Start,
+    tmp_path: Path,
+    hanging: HangingFiles,
+    workers: str,
+    program: Callable[[str, str], str],
 ) -> None:
-    pair = make_pair(program("openssl", "openssl"), tmp_path, "server")
+    _, certificate, _, key = make_pair(program("openssl", "openssl"), tmp_path, "server").options
+    hanging.write("server.pem", Path(certificate).read_text() + Path(key).read_text())
     server = start(
-        *("--workers", workers, *pair.options), command=with_constants(reload__READ_S=0.5)
+        *("--workers", workers, "--tls-cert", str(hanging.path / "server.pem")),
+        command=with_constants(reload__READ_S=0.5),
     )
-    hang(Path(pair.options[1]))
+    hanging.hang()
     server.signal(signal.SIGHUP)
-    wait_until(lambda: server.log.count("the files cannot be read within 0.5 s") == int(workers))
+    server.wait_for("reload: the files cannot be read within 0.5 s")
     boots(server)
     ends_well(server)
 
 
 @pytest.mark.slow
-def test_worker_is_replaced_while_the_parents_settings_hang(start: Start, settings: Path) -> None:
+def test_worker_is_replaced_while_the_parents_settings_hang(
+    start: Start, hanging: HangingFiles, settings: Path
+) -> None:
     server = start(
         *("--config", str(settings), "--workers", "2"), command=with_constants(reload__READ_S=1.0)
     )
-    hang(settings)
+    hanging.hang()
     server.signal(signal.SIGHUP)
     before = children(server.pid)
     os.kill(min(before), signal.SIGKILL)

@@ -87,10 +87,10 @@ class Budget:
         """What the tables may have."""
         return max(self.limit_bytes - self._program_bytes, 0)
 
-    @property
-    def is_exceeded(self) -> bool:
-        """Whether even empty tables would not fit."""
-        return self.kept_bytes > self.limit_bytes
+    def has_room(self) -> bool:
+        """Drop what does not fit; return whether all that cannot be dropped does."""
+        self.keep()
+        return self.kept_bytes <= self.limit_bytes
 
     @property
     def gauges(self) -> dict[str, float]:

@@ -63,6 +63,8 @@ Certificate = ssl.SSLContext | ConfigError | None
 
 _POLL_S = 0.02  # while stopping
 
+_CHECKED_TOGETHER = 64  # connections: at most 3 MiB
+
 # How long a peer has, after the last answer, to close its side.
 FAREWELL_S = 1.0
 
@@ -136,6 +138,8 @@ class MetadataServer:
         self.counted_beside: list[Callable[[], Mapping[str, int]]] = []  # counters of others
         # With more connections there may be no descriptor for a look-up's file.
         self._room_by_descriptors = connections_by_descriptors()
+        self._had_memory = True
+        self._unchecked = 0  # connections that were accepted since the budget was looked at
         self._stop_asked = Event()
         self._hurry = Event()
 
@@ -331,11 +335,19 @@ class MetadataServer:
             reason = f"there are {limit} connections already (--max-connections)"
             self._refuse(host, Refusal("full", reason))
             return False
-        if self.budget.is_exceeded and not admission.make_room():
+        if not self._has_memory() and not admission.make_room():
             reason = "the memory budget is used up (--memory-budget)"
             self._refuse(host, Refusal("full", reason))
             return False
         return True
+
+    def _has_memory(self) -> bool:
+        """Whether the budget has room for a connection; looked at for some together."""
+        self._unchecked += 1
+        if self._unchecked >= _CHECKED_TOGETHER or not self._had_memory:
+            self._unchecked = 0
+            self._had_memory = self.budget.has_room()
+        return self._had_memory
 
     def _frees_descriptor(self) -> bool:
         """Whether a connection is about to end, also if it was to make room just now."""
