@@ -484,6 +484,12 @@ NONE_FREE = (
 )
 
 
+SCANNING = (
+    "warning: no device is set: the first of {} that answers is believed, and what it says is done "
+    "as root: set `device` in " + CONFIG
+)
+
+
 def find_ports(machine: Machine, device: Optional[str]) -> List[str]:
     """The ports to ask, such as /dev/ttyS1; raises NoPort."""
     if device:
@@ -1358,6 +1364,8 @@ class Fetch:
     def run(self) -> Tuple[Documents, str]:
         """The documents, and the port they came from; raises NoPort or GaveUp."""
         devices = find_ports(self._machine, self._device)
+        if not self._device:
+            self._tell.journal(SCANNING.format(", ".join(devices)))
         while True:
             try:
                 with self._opened(devices) as ports:
