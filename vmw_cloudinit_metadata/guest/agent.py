@@ -484,9 +484,9 @@ NONE_FREE = (
 )
 
 
-SCANNING = (
-    "warning: no device is set: the first of {} that answers is believed, and what it says is done "
-    "as root: set `device` in " + CONFIG
+FOUND_BY_ITSELF = (
+    "warning: no device is set, so the first port that answers is believed, and what it says is "
+    "done as root: set `device = {}` in " + CONFIG
 )
 
 
@@ -1364,8 +1364,6 @@ class Fetch:
     def run(self) -> Tuple[Documents, str]:
         """The documents, and the port they came from; raises NoPort or GaveUp."""
         devices = find_ports(self._machine, self._device)
-        if not self._device:
-            self._tell.journal(SCANNING.format(", ".join(devices)))
         while True:
             try:
                 with self._opened(devices) as ports:
@@ -1461,6 +1459,8 @@ class Agent:
                 )
                 return 1 if dry else 0
             documents, device = self._fetch()
+            if not self._settings["device"]:
+                self._tell.journal(FOUND_BY_ITSELF.format(device))
             files, memory = self._seed_of(documents)
             if dry:
                 return show(self._seed.place, files)
