@@ -225,7 +225,6 @@ def test_installation_without_a_device_is_warned_of(tmp_path: Path) -> None:
     assert "no device is set in /etc/vmw-metadata-agent.conf" in told
     assert "--device /dev/ttyS1" in told
     assert install(root, *WITH_DEVICE)[2] == []
-    assert install(root)[2] == []  # it stays in the settings
 
 
 def test_device_is_set_where_it_was_commented_out(tmp_path: Path) -> None:
