@@ -3,9 +3,14 @@
 # make test-slow  the tests that take long: load, HAProxy, network namespaces (needs root)
 # make e2e        Debian machines under QEMU, 5 minutes; E2E='-k clone' for one case (docs/e2e.md)
 # make e2e-quick  the two of them that CI boots
-# make check      ruff and mypy
+# make check      ruff, mypy, bandit, and whether dependencies and requirements.lock agree
+# make audit      pip-audit: known vulnerabilities in requirements.lock; asks a service on the Internet
+# make lock       writes requirements.lock; LOCK=--upgrade for newer releases
 # make moves      50 vMotions and 200 boots a second, for 10 s
-# make fuzz       1,000,000 hostile messages to a real server; MESSAGES=N for fewer
+# make fuzz       1,000,000 hostile messages to a real server, and a tenth of them to two workers;
+#                 MESSAGES=N for fewer
+# make fuzz-coverage  atheris at each parser, 60 s each; SECONDS=N for more, FUZZ=… for options
+# make attack     the attacks of docs/security.md at real servers: a table of what holds
 # make bench      the server against two yardsticks; needs a C compiler. BENCH=--quick: 2 minutes
 # make soak       boots, moves, resets and junk mixed, for 5 minutes; MINUTES=N for more
 
@@ -17,8 +22,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 MESSAGES ?= 1000000
 MINUTES ?= 5
+SECONDS ?= 60
 
-.PHONY: run test test-slow e2e e2e-quick check moves fuzz soak bench clean
+.PHONY: run test test-slow e2e e2e-quick check audit lock moves fuzz fuzz-workers soak attack \
+    fuzz-coverage bench clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/vmw-cloudinit-metadata run --uri my-metadata \
@@ -36,12 +43,21 @@ e2e: $(VENV)/.installed-for-tests
 e2e-quick:
 	@$(MAKE) e2e E2E='-m e2e_quick'
 
-moves fuzz soak: $(VENV)/.installed-for-tests
+moves fuzz soak attack: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.load.$@ $(LOAD_$@)
+
+fuzz: fuzz-workers
+
+fuzz-workers: $(VENV)/.installed-for-tests
+	$(BIN)/python -m tests.load.fuzz --workers 2 --messages $$(($(MESSAGES) / 10))
 
 bench: $(VENV)/.installed-for-tests
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python benchmarks/bench.py $(BENCH)
+
+fuzz-coverage: $(VENV)/.installed-for-tests
+	@$(PIP) --only-binary atheris --editable '.[fuzz]' >$(VENV)/atheris.log 2>&1 || true
+	$(BIN)/python -m tests.coverage_fuzz --seconds $(SECONDS) $(FUZZ)
 
 LOAD_moves := --seconds 10 --boots 200 --moves 50
 LOAD_fuzz = --messages $(MESSAGES)
@@ -51,9 +67,23 @@ check: $(VENV)/.installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml vmw_cloudinit_metadata
+	$(BIN)/python -m pip --disable-pip-version-check check
+	$(BIN)/python -m tests.lock
+
+audit: $(VENV)/.installed-for-tests
+	$(PIP) --editable '.[audit]'
+	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip
+
+lock: $(VENV)/.installed-for-tests
+	$(PIP) --editable '.[lock]'
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra vsphere --no-emit-index-url \
+	    --no-emit-find-links --custom-compile-command 'make lock' $(LOCK) \
+	    --output-file requirements.lock pyproject.toml
+	$(BIN)/python -m tests.lock
 
 clean:
-	rm -rf $(VENV) build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .fuzz
 
 $(VENV)/.installed: $(NEEDS) | $(BIN)/python
 	@echo "installing the server into $(VENV)"

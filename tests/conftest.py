@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -117,3 +118,12 @@ def peers() -> Iterator[ExitStack]:
     """Closes what is entered into it after the test."""
     with ExitStack() as stack:
         yield stack
+
+
+@pytest.fixture
+def at_info() -> Iterator[None]:
+    """The log is at level info."""
+    level = logging.root.level
+    logging.root.setLevel(logging.INFO)
+    yield
+    logging.root.setLevel(level)

@@ -620,7 +620,7 @@ def test_header_without_end_is_refused(admin: Admin) -> None:
 
 @pytest.mark.slow
 def test_request_that_never_ends_is_closed(begin: Begin) -> None:
-    _, admin = begin(command=with_constants(admin__port__REQUEST_S=0.5, admin__port__IDLE_S=1.0))
+    _, admin = begin(command=with_constants(admin__http__HEAD_S=0.5, admin__http__IDLE_S=1.0))
     for said in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: loc"):
         with socket.create_connection(("127.0.0.1", admin.port), timeout=5) as peer:
             peer.sendall(said)
@@ -631,7 +631,7 @@ def test_request_that_never_ends_is_closed(begin: Begin) -> None:
 @pytest.mark.slow
 def test_more_connections_than_allowed_harm_no_vm(begin: Begin, peers: ExitStack) -> None:
     server, admin = begin(
-        command=with_constants(admin__port__MAX_CONNECTIONS=4, admin__port__IDLE_S=1.0)
+        command=with_constants(admin__http__MAX_WAITING=4, admin__http__MAX_WAITING_EACH=4)
     )
     before = descriptors(server)
     for _ in range(50):

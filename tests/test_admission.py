@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peer import OTHER_VC_UUID, SocketVm, connected, is_closed, is_served
+from tests.peer import OTHER_VC_UUID, SocketVm, connected, identified, is_closed, is_served
 from tests.process import COMMAND, ServerProcess, counters, descriptors, run, with_constants
 from tests.vm import VC_UUID
 
@@ -27,6 +27,14 @@ def limited(soft: int, hard: int) -> list[str]:
 def cpu_s(server: ServerProcess) -> float:
     fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def vm(server: ServerProcess, peers: ExitStack, number: int = 0) -> SocketVm:
+    """One that is identified, and stays."""
+    machine = identified(server.port, number)
+    assert machine
+    peers.enter_context(machine.socket)
+    return machine
 
 
 # --allow
@@ -163,7 +171,7 @@ def test_refused_connections_beyond_max_connections_are_counted_and_logged_once(
     start: Start, peers: ExitStack
 ) -> None:
     server = start("--max-connections", "1")
-    assert not is_closed(peers.enter_context(connected(server.port)))
+    vm(server, peers)
     for _ in range(5):
         assert is_closed(peers.enter_context(connected(server.port)))
     peers.close()
@@ -176,15 +184,14 @@ def test_connection_that_leaves_makes_room_for_another_one(
     start: Start, peers: ExitStack, option: str
 ) -> None:
     server = start(option, "2", "--log-level", "debug")
-    leaver = connected(server.port)
-    assert not is_closed(leaver)
-    assert not is_closed(peers.enter_context(connected(server.port)))
+    leaver = vm(server, peers, 1).socket
+    vm(server, peers, 2)
     for _ in range(10):  # none of them counts for longer than it is there
         assert is_closed(peers.enter_context(connected(server.port)))
     left = rf" {leaver.getsockname()[0]}:{leaver.getsockname()[1]}: disconnected"
     leaver.close()
     server.wait_for(left)
-    assert is_served(SocketVm(peers.enter_context(connected(server.port))))
+    assert is_served(vm(server, peers, 3))
     assert is_closed(peers.enter_context(connected(server.port)))
 
 
@@ -207,7 +214,8 @@ def test_host_is_the_same_one_by_ipv4_and_by_a_listener_for_both_families(
 ) -> None:
     server = start("--max-per-host", "1", "--listen", "127.0.0.3:0", listen="[::1]:0")
     port = int(server.wait_for(r"listening on 127\.0\.0\.3:(\d+)")[1])
-    assert not is_closed(peers.enter_context(connected(port, to="127.0.0.3")))
+    machine = SocketVm(peers.enter_context(connected(port, to="127.0.0.3")))
+    assert is_served(machine)
     assert is_closed(peers.enter_context(connected(port, to="127.0.0.3")))
     assert not is_closed(peers.enter_context(connected(server.port, "::1", "::1")))
 
@@ -218,13 +226,11 @@ def test_thousands_of_connections_of_one_host_leave_room_for_others(
     server = start("--max-per-host", "50")
     before = descriptors(server)
     refused = 0
-    for _ in range(2000):
-        peer = connected(server.port)
-        if is_closed(peer):
-            refused += 1
-            peer.close()
-        else:
-            peers.callback(peer.close)
+    for number in range(50):
+        vm(server, peers, number)
+    for _ in range(1950):
+        with connected(server.port) as peer:
+            refused += is_closed(peer)
     assert refused == 1950
     assert descriptors(server) <= before + 50 + 1
     assert is_served(SocketVm(peers.enter_context(connected(server.port, "127.0.0.2"))))
@@ -296,8 +302,8 @@ class Exhausted:
         self.vm = SocketVm(peers.enter_context(connected(self.server.port)))
         assert is_served(self.vm)
         self.others: list[socket.socket] = []
-        while not is_closed(peer := peers.enter_context(connected(self.server.port))):
-            self.others.append(peer)
+        while machine := identified(self.server.port, len(self.others)):
+            self.others.append(peers.enter_context(machine.socket))
         assert 20 < len(self.others) < 64
 
     def lose_one(self) -> None:
@@ -335,9 +341,9 @@ def test_server_without_a_descriptor_left_idles(exhausted: Exhausted) -> None:
 
 
 def test_descriptors_that_come_back_serve_new_vms(exhausted: Exhausted, peers: ExitStack) -> None:
-    for _ in range(3):
+    for _ in range(4):
         exhausted.lose_one()
-    # Two of them: the third is for the file of the look-up.
+    # Two of them: the others are for the directory and the file of the look-up.
     for vc_uuid in (VC_UUID, OTHER_VC_UUID):
         assert is_served(SocketVm(peers.enter_context(connected(exhausted.server.port)), vc_uuid))
 
@@ -353,8 +359,8 @@ def test_look_ups_that_take_the_last_descriptor_leave_no_connection_hanging(
     ]
     for machine in hungry:
         assert machine.error("METADATA") == "invalid"
-    while not is_closed(peers.enter_context(connected(server.port))):
-        pass
+    while machine_beside := identified(server.port, 100):
+        peers.enter_context(machine_beside.socket)
     for machine in hungry:
         machine.send(b"!!REQUEST_METADATA#\n" * 200)
     for _ in range(200):

@@ -6,6 +6,8 @@ import configparser
 import os
 import re
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -366,3 +368,43 @@ def test_faults_of_the_settings_are_told_up_to_a_hundred(tmp_path: Path) -> None
     assert settings == {}
     assert len(faults) == 102
     assert "too many faults" in faults[-1]
+
+
+@pytest.mark.parametrize("begun", ["ExecStart=", "[Service]\nExecStart=-"])
+def test_program_with_a_nul_is_told_as_missing(image: Guest, begun: str) -> None:
+    image.write(f"etc/systemd/system/{UNIT}", f"{begun}/opt/py\0thon {AGENT}\n")
+    assert "/opt/py: the agent is started with it, and it is not there" in check(image)[1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "datasource_list: [\n" * 10_000,
+        "datasource_list:" + "\n" * 200_000 + "x",
+    ],
+    ids=["begun again", "blank lines"],
+)
+def test_configuration_without_pyyaml_is_read_in_time_of_its_size(text: str) -> None:
+    begun_s = time.process_time()
+    assert agent.by_lines(text) == {}
+    assert time.process_time() - begun_s < 0.5  # 1 s, 111 s, as the square of the size
+
+
+def test_metadata_without_pyyaml_is_read_in_time_of_its_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    lines = b"instance-id: 'i-1' \t\nlocal-hostname: web 1\nempty:   \nquote: \"\nhalf: 'a\n"
+    told = {"instance-id": "i-1", "local-hostname": "web 1", "quote": '"', "half": "'a"}
+    assert agent.load_mapping(lines) == told
+    begun_s = time.process_time()
+    agent.load_mapping(b"a: x" + b" " * 100_000 + b"y")
+    assert time.process_time() - begun_s < 0.5  # 27 s, as the square of the size
+
+
+def test_large_policy_of_ds_identify_is_read_in_time_of_its_size(image: Guest) -> None:
+    image.write("etc/cloud/ds-identify.cfg", "\n" * 100_000 + "policy: disabled\n")
+    begun_s = time.process_time()
+    found = list(agent.check_datasources(agent.Image(agent.Machine(str(image.root)), {}, "")))
+    assert any("policy: disabled" in line for line in found)
+    assert time.process_time() - begun_s < 0.5  # 15 s, as the square of the size

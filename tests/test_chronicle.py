@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
+import time
+import tracemalloc
 from collections import Counter
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import gevent
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.admin import chronicle as module
+from vmw_cloudinit_metadata.admin import views
 from vmw_cloudinit_metadata.admin.chronicle import MISSING, TROUBLE, Chronicle
+from vmw_cloudinit_metadata.admin.events import KEPT_BYTES, PIECE_BYTES, Events
 from vmw_cloudinit_metadata.admin.port import HEARD_S, TOGETHER, AdminPort, AdminSettings
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.happenings import Happening
+from vmw_cloudinit_metadata.protocol import packet
+from vmw_cloudinit_metadata.protocol.packet import Packet
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 DETAILS: dict[str, dict[str, Any]] = {
@@ -89,6 +100,7 @@ def test_expected_ones_keep_their_order() -> None:
 
 def test_last_answers_stay() -> None:
     chronicle = Chronicle()
+    chronicle.hear(LEFT._replace(kind="identified"))
     for at_s in range(module.MAX_ASKED + 5):
         chronicle.hear(
             Happening(
@@ -100,3 +112,228 @@ def test_last_answers_stay() -> None:
     assert [document for document, *_ in entry.answers()] == [
         f"DOCUMENT{at_s}" for at_s in range(5, module.MAX_ASKED + 5)
     ]
+
+
+# What it holds
+
+
+@cache
+def digest_of(count: int) -> str:
+    told = {f"DOCUMENT{number}": {"length": number, "sha256": "a" * 64} for number in range(count)}
+    return packet.serialize(Packet("RESPONSE_DIGEST", json.dumps(told).encode())).decode()
+
+
+WIDE = "\U0001f600"
+TEXTS = st.sampled_from(["", "x", "x" * 1000, WIDE * 1000, "\x00" * 1000, "é" * 5000])
+NAMES = st.sampled_from([None, "web1", "n" * 1024, WIDE * 256, f"{WIDE}{'n' * 1020}"])
+
+
+@st.composite
+def worst_happenings(draw: st.DrawFn) -> list[Happening]:
+    told = []
+    for at_s in range(draw(st.integers(1, 60))):
+        kind = draw(st.sampled_from(KINDS))
+        machine = Machine(
+            name=draw(NAMES),
+            vc_uuid=draw(st.sampled_from([None, "uuid-1", "uuid-2"])),
+            service_uri=draw(st.sampled_from(["my-metadata", "u" * 4000, WIDE * 1000])),
+            peer_address="10.0.0.1",
+        )
+        count = draw(st.sampled_from([1, 5, 70, 1000]))
+        details: dict[str, Any] = {
+            "served": {
+                "answered": {f"DOCUMENT{number}": float(number) for number in range(count)},
+                "digest": digest_of(count),
+                "sources": (draw(TEXTS),) * draw(st.integers(1, 20)),
+                "problem": draw(TEXTS),
+            },
+            "failed": {
+                "document": draw(TEXTS),
+                "error": draw(st.sampled_from(["not-found", "unknown-request"])),
+                "reason": draw(TEXTS),
+            },
+            "refused": {"reason": "refused: another service URI"},
+        }.get(kind, {})
+        connection = f"7-{draw(st.integers(0, 30))}"
+        peer = ("10.0.0.1:4", "10.0.0.1", machine, "", f"{draw(TEXTS)}{at_s}", details)
+        told.append(Happening(kind, 20, float(at_s), connection, *peer))
+    return told
+
+
+# Its cases are large: to shrink one takes longer than to read it.
+LAW = settings(suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])
+
+
+def held(value: object, seen: set[int]) -> int:
+    """All that an object holds, each part once; names of details and enumerations are constants."""
+    if value is None or id(value) in seen or isinstance(value, int | bool):
+        return 0
+    seen.add(id(value))
+    size = sys.getsizeof(value)
+    if isinstance(value, Mapping):
+        parts = [*value.keys(), *value.values()] if "digest" not in value else [*value.values()]
+        return size + sum(held(part, seen) for part in parts)
+    if isinstance(value, tuple | list):
+        return size + sum(held(part, seen) for part in value)
+    if dataclasses.is_dataclass(value):
+        names = [one.name for one in dataclasses.fields(value)]
+        return size + sum(held(getattr(value, name), seen) for name in names)
+    return size
+
+
+@settings(LAW, max_examples=40)
+@given(worst_happenings())
+def test_entry_holds_no_more_than_it_may_whatever_happens(told: list[Happening]) -> None:
+    chronicle = Chronicle()
+    for happening in told:
+        chronicle.hear(happening)
+        for entry in chronicle.entries():
+            connected, left = module.MAX_CONNECTED_BYTES, module.MAX_LEFT_BYTES
+            assert entry.bytes <= (connected if entry.is_connected else left)
+        assert chronicle.kept_bytes == sum(entry.bytes for entry in chronicle.entries())
+    for entry in chronicle.entries():
+        most = module.MAX_CONNECTED_BYTES if entry.is_connected else module.MAX_LEFT_BYTES
+        assert held(entry, set()) <= most + 1024  # constants are counted here
+        assert entry.key == entry.story[-1][0].key
+    json.dumps([views.story(entry) for entry in chronicle.entries()])
+    json.dumps([views.row(entry) for entry in chronicle.entries()])
+
+
+def boot_of(number: int, documents: int = 4, text: str = "served") -> list[Happening]:
+    machine = Machine(name=f"web{number}", vc_uuid=f"uuid-{number}", service_uri="my-metadata")
+    details = {
+        "answered": {"METADATA": 1.0, "USERDATA": 2.0},
+        "digest": digest_of(documents),
+        "sources": (f"/var/lib/metadata/web{number}.yaml",),
+        "problem": "",
+    }
+    about = (f"7-{number}", "10.0.0.1:4", "10.0.0.1", machine, "")
+    return [
+        Happening("identified", 20, 0.0, *about, "identified, service URI 'my-metadata'", {}),
+        Happening("served", 20, 1.0, *about, text, details),
+        Happening("left", 10, 2.0, *about, "left", {}),
+    ]
+
+
+def test_documents_that_are_cut_are_counted() -> None:
+    chronicle = Chronicle()
+    chronicle.hear(boot_of(1, 1000)[0])
+    chronicle.hear(boot_of(1, 1000)[1])
+    told = views.story(next(chronicle.entries()))
+    assert len(told["documents"]) > 8
+    assert len(told["documents"]) + told["more_documents"] == 1000
+    chronicle.hear(boot_of(1, 1000)[2])
+    told = views.story(next(chronicle.entries()))
+    assert len(told["documents"]) >= 1
+    assert len(told["documents"]) + told["more_documents"] == 1000
+
+
+def test_machines_that_left_hold_what_they_are_said_to() -> None:
+    """By what Python has allocated, not by what we count."""
+    chronicle = Chronicle()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(100):
+        for happening in boot_of(number, 1000, WIDE * 1000):
+            chronicle.hear(happening)
+    each = (tracemalloc.get_traced_memory()[0] - before) / 100
+    tracemalloc.stop()
+    assert each < 5 * 1024
+    assert chronicle.kept_bytes >= 100 * each * 0.8
+
+
+def test_usual_boots_again_and_again_keep_their_whole_story_cheaply() -> None:
+    chronicle = Chronicle()
+    for _ in range(20):
+        for happening in boot_of(1):
+            chronicle.hear(happening)
+    entry = next(chronicle.entries())
+    assert [one.kind for one, *_ in entry.story][-3:] == ["identified", "served", "left"]
+    assert entry.asked.keys() == {"METADATA", "USERDATA"}
+
+
+def test_shedding_drops_who_left_the_longest_ago_and_then_the_stories() -> None:
+    chronicle = Chronicle()
+    for number in (1, 2):
+        for happening in boot_of(number):
+            chronicle.hear(happening)
+    for turn in range(20):
+        chronicle.hear(boot_of(3)[0])
+        chronicle.hear(boot_of(3, text=f"served {turn}")[1])
+    for key in ("uuid-1", "uuid-2"):
+        before = chronicle.kept_bytes
+        assert chronicle.get(key)
+        assert chronicle.shed() == before - chronicle.kept_bytes > 0
+        assert chronicle.get(key) is None
+    before, order = chronicle.kept_bytes, list(chronicle.entries())
+    assert chronicle.shed() == before - chronicle.kept_bytes > 4096
+    assert list(chronicle.entries()) == order
+    assert chronicle.shed() == 0
+    assert chronicle.states["served"] == 1
+    assert views.story(order[0])["documents"]
+
+
+def test_connections_of_one_machine_are_counted_and_few_are_told() -> None:
+    chronicle = Chronicle()
+    machine = Machine(name="web1", vc_uuid="one")
+    came = [
+        Happening("identified", 20, 0.0, f"7-{n}", f"h:{n}", "h", machine, "", "came", {})
+        for n in range(500)
+    ]
+    for happening in came:
+        chronicle.hear(happening)
+    entry = next(chronicle.entries())
+    assert views.row(entry)["ports"] == 500
+    assert len(views.story(entry)["ports"]) <= module.MAX_PORTS
+    for happening in came:
+        assert entry.is_connected
+        chronicle.hear(happening._replace(kind="left"))
+    assert not entry.is_connected
+    assert chronicle.states["left"] == 1
+
+
+def test_name_that_is_cut_is_still_a_name_of_its_own() -> None:
+    chronicle = Chronicle()
+    for end in "ab":
+        machine = Machine(name="n" * 1000 + end, peer_address="h")
+        chronicle.hear(LEFT._replace(kind="identified", connection=end, machine=machine))
+    assert len(chronicle) == 2
+
+
+def test_happening_in_time_costs_little() -> None:
+    """A bound of kind, far from a measurement: 20 times what it takes on a machine of 2020."""
+    chronicle = Chronicle()
+    told = [happening for number in range(2000) for happening in boot_of(number)]
+    began_s = time.process_time()
+    for happening in told:
+        chronicle.hear(happening)
+    assert (time.process_time() - began_s) / len(told) < 100e-6
+
+
+@given(worst_happenings())
+@settings(LAW, max_examples=30)
+def test_events_hold_no_more_than_they_may(told: list[Happening]) -> None:
+    events = Events()
+    follower = events.follow(None, 0)
+    for _ in range(12):
+        events.hear(told)
+        assert 0 < events.kept_bytes <= KEPT_BYTES
+        assert len(events._piece(follower)) <= 2 * PIECE_BYTES
+        assert events.kept_bytes <= KEPT_BYTES
+    while follower.place < events._next:
+        events._piece(follower)
+    before = events.kept_bytes
+    assert events.shed() == before - events.kept_bytes
+    while events.shed():
+        pass
+    assert events.kept_bytes == 0
+
+
+def test_event_is_written_once_for_all_who_follow() -> None:
+    events = Events()
+    followers = [events.follow(None, 0) for _ in range(3)]
+    events.hear(boot_of(1))
+    first = events._piece(followers[0])
+    texts = dict(events._texts)
+    assert [events._piece(follower) for follower in followers[1:]] == [first, first]
+    assert all(events._texts[number] is text for number, text in texts.items())

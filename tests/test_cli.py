@@ -168,11 +168,20 @@ def test_show_by_name_has_a_placeholder_for_the_vc_uuid(own_instances: Path) -> 
 
 @pytest.mark.parametrize("option", ["--vc-uuid", "--bios-uuid"])
 def test_show_looks_up_by_uuid_in_any_form(own_instances: Path, option: str) -> None:
-    (own_instances / f"{UUID}.yaml").write_text("metadata: {instance-id: by-uuid}\n")
+    (own_instances / f"{UUID}.yaml").write_text(
+        f"metadata: {{instance-id: by-uuid}}\nmatch: {{{option[2:]}: {UUID}}}\n"
+    )
     told = UUID.upper().replace("-", "")
     ended = run("show", option, told, "--driver-opts", opts(own_instances))
     assert '"instance-id":"by-uuid"' in ended.stdout
     assert option[2:] in ended.stderr
+
+
+def test_show_by_bios_uuid_says_what_the_file_needs(own_instances: Path) -> None:
+    (own_instances / f"{UUID}.yaml").write_text("metadata: {instance-id: by-uuid}\n")
+    ended = run("show", "--bios-uuid", UUID, "--driver-opts", opts(own_instances))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"write `match: {{bios-uuid: {UUID}}}` into it" in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -236,6 +245,13 @@ def test_validate_with_warnings_only_is_0_and_tells_them(own_instances: Path) ->
     assert "odd.yaml:2: warning: userdata: found 5 characters" not in ended.stdout
     assert "odd.yaml:2: warning: userdata" in ended.stdout
     assert "0 faults, " in ended.stderr
+
+
+def test_validate_says_what_files_named_by_a_uuid_are_found_by(own_instances: Path) -> None:
+    (own_instances / f"{UUID}.yaml").write_text("metadata: {}\n")
+    ended = run("validate", "--driver-opts", opts(own_instances))
+    assert ended.returncode == 0
+    assert "1 files are named by a UUID: they are found by VC UUID." in ended.stderr
 
 
 def test_validate_with_a_driver_that_cannot_says_so() -> None:

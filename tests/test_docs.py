@@ -110,3 +110,18 @@ def test_port_of_the_guest_document_is_what_pyvmomi_takes() -> None:
     (change,) = vm.spec.deviceChange
     assert (change.operation, change.device.backing.direction) == ("add", "client")
     assert change.device.backing.proxyURI == "telnet://metadata.example.com:13370"
+
+
+def test_every_test_that_a_promise_names_exists() -> None:
+    told = set(re.findall(r"`(test_\w+)`", (CHECKOUT / "docs/security.md").read_text()))
+    assert len(told) > 50
+    files = (CHECKOUT / "tests").rglob("*.py")
+    there = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
+    assert told - there == set()
+
+
+def test_every_promise_names_a_test() -> None:
+    text = (CHECKOUT / "docs/security.md").read_text()
+    promised = text.partition("## What is promised")[2].partition("\n## What is not")[0]
+    promises = re.split(r"^- \*\*", promised, flags=re.MULTILINE)[1:]
+    assert [one[:60] for one in promises if "*Tests:*" not in one] == []

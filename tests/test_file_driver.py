@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.drivers import snapshot
+from vmw_cloudinit_metadata.drivers.driver import UnderWay
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
 from vmw_cloudinit_metadata.errors import DriverError
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
 VC = "11111111-1111-1111-1111-111111111111"
 BIOS = "22222222-2222-2222-2222-222222222222"
 OTHER = "33333333-3333-3333-3333-333333333333"
 WEB1 = Machine(name="web1", vc_uuid=VC, bios_uuid=BIOS)
+PINNED_BIOS = f"match: {{bios-uuid: {BIOS}}}\n"
 BROKEN = "metadata: {instance-id: i"
 LIMIT_S = 5.0
 
@@ -104,7 +113,8 @@ def test_file_of_the_highest_rank_is_served(
     directory: Path, files: list[str], matched_by: str | None, suffix: str
 ) -> None:
     for name in files:
-        (directory / f"{name}.{suffix}").write_text(instance(name))
+        pin = PINNED_BIOS if name == BIOS else ""
+        (directory / f"{name}.{suffix}").write_text(instance(name) + pin)
     found = driver_of(directory).get_instance(WEB1)
     assert id_of(found) == (files[0] if matched_by else None)
     if found:
@@ -184,9 +194,176 @@ def test_file_that_pins_itself_is_for_that_machine_alone(
 
 def test_file_pinned_to_another_machine_does_not_fall_through(directory: Path) -> None:
     write(
-        directory, **{BIOS: f"metadata: {{}}\nmatch: {{vc-uuid: {OTHER}}}\n", "web1": instance("a")}
+        directory,
+        **{
+            BIOS: f"metadata: {{}}\nmatch: {{vc-uuid: {OTHER}, bios-uuid: {BIOS}}}\n",
+            "web1": instance("a"),
+        },
     )
     assert driver_of(directory).get_instance(WEB1) is None
+
+
+# A BIOS UUID, which who may edit a VM may choose
+
+
+@pytest.mark.parametrize(
+    "pin",
+    [
+        pytest.param("", id="none"),
+        pytest.param(f"match: {{bios-uuid: {OTHER}}}\n", id="another-one"),
+        pytest.param(f"match: {{vc-uuid: {VC}}}\n", id="vc-uuid"),
+        pytest.param("match: {name: web1}\n", id="name"),
+        pytest.param("network: {address: x}\n", id="a-fault"),
+    ],
+)
+@pytest.mark.parametrize("has_own", [True, False], ids=["with-own-file", "without"])
+def test_file_named_by_a_bios_uuid_that_does_not_say_so_is_not_there(
+    directory: Path, pin: str, has_own: bool
+) -> None:
+    write(directory, **{BIOS: instance("victim") + pin})
+    if has_own:
+        write(directory, web1=instance("own"))
+    assert id_of(driver_of(directory).get_instance(WEB1)) == ("own" if has_own else None)
+
+
+def test_two_files_named_by_a_bios_uuid_count_if_they_say_so(directory: Path) -> None:
+    other = directory / f"{BIOS}.yml"
+    write(directory, **{BIOS: instance("victim"), "web1": instance("own")})
+    other.write_text(instance("victim"))
+    assert id_of(served(directory)) == "own"
+    other.write_text(instance("pinned") + PINNED_BIOS)
+    assert id_of(served(directory)) == "pinned"
+    write(directory, **{BIOS: instance("pinned") + PINNED_BIOS})
+    with pytest.raises(InvalidInstanceData, match=rf"found both {BIOS}\.yaml and {BIOS}\.yml"):
+        driver_of(directory).get_instance(WEB1)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"), [(BIOS, BIOS), (BIOS.upper(), BIOS), (BIOS.replace("-", ""), BIOS)]
+)
+def test_file_named_by_a_bios_uuid_that_says_so_is_served(
+    directory: Path, written: str, told: str
+) -> None:
+    write(directory, **{BIOS: instance("a") + f"match: {{bios_uuid: '{written}'}}\n"})
+    found = served(directory, Machine(name="web1", vc_uuid=VC, bios_uuid=told))
+    assert (id_of(found), found.matched_by) == ("a", "bios-uuid")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(f"network: {{address: x}}\n{PINNED_BIOS}", id="fault-of-another-key"),
+        pytest.param("match: {bios-uuid: x}\n", id="fault-of-the-pin"),
+    ],
+)
+def test_faulty_file_that_is_for_a_bios_uuid_does_not_fall_through(
+    directory: Path, content: str
+) -> None:
+    write(directory, **{BIOS: f"metadata: {{}}\n{content}", "web1": instance("b")})
+    with pytest.raises(InvalidInstanceData, match=BIOS):
+        driver_of(directory).get_instance(WEB1)
+
+
+def test_explain_says_what_a_file_for_a_bios_uuid_needs(directory: Path) -> None:
+    write(directory, **{BIOS: instance("a")})
+    reason = driver_of(directory).explain(WEB1)
+    assert reason == (
+        f"no file named '{VC}.yaml' or '{BIOS}.yaml' or 'web1.yaml' in {directory}; "
+        f"{directory}/{BIOS}.yaml is named by the BIOS UUID of this VM, which counts only if the "
+        f"file says so: write `match: {{bios-uuid: {BIOS}}}` into it, or give the driver the "
+        "option `match` with bios-uuid"
+    )
+
+
+def test_last_good_answer_is_none_of_a_file_named_by_a_bios_uuid(directory: Path) -> None:
+    """Neither a VM that had its own file, nor one that had none, gets anything of it."""
+    write(directory, web1=instance("own"))
+    driver = driver_of(directory)
+    assert id_of(driver.get_instance(WEB1)) == "own"
+    write(directory, **{BIOS: instance("victim")})
+    (directory / "web1.yaml").unlink()
+    assert driver.get_instance(WEB1) is None
+    write(directory, **{BIOS: BROKEN})
+    with pytest.raises(InvalidInstanceData):
+        driver.get_instance(WEB1)
+
+
+def test_notes_count_the_files_named_by_a_uuid(directory: Path) -> None:
+    write(directory, **{VC: instance("a"), BIOS: instance("b"), "web1": instance("c")})
+    (note,) = driver_of(directory).notes()
+    assert note.startswith("2 files are named by a UUID: they are found by VC UUID.")
+    assert list(driver_of(directory, match=["vc-uuid", "bios-uuid"]).notes()) == []
+
+
+FORMS: list[Callable[[str], str]] = [
+    lambda uuid: uuid,
+    str.upper,
+    lambda uuid: uuid.replace("-", ""),
+    lambda uuid: uuid.replace("-", " "),
+    lambda uuid: f"{{{uuid}}}",
+    lambda uuid: bytes_swapped(uuid),
+    lambda uuid: f"{uuid}.yaml",
+    lambda uuid: f"{uuid}\n",
+]
+
+
+def bytes_swapped(uuid: str) -> str:
+    """As a guest sees its BIOS UUID, and ESXi does not: the first three parts the other way."""
+    parts = uuid.split("-")
+    swapped = [bytes.fromhex(part)[::-1].hex() for part in parts[:3]]
+    return "-".join([*swapped, *parts[3:]])
+
+
+_UUIDS = st.sampled_from([VC, BIOS, OTHER])
+_TOLD = st.one_of(
+    st.none(), st.builds(lambda form, uuid: form(uuid), st.sampled_from(FORMS), _UUIDS)
+)
+_PINS = st.one_of(
+    st.just({}),
+    st.dictionaries(st.sampled_from(["vc-uuid", "bios-uuid"]), _UUIDS, min_size=1),
+)
+_MATCHES = st.one_of(
+    st.none(),
+    st.lists(st.sampled_from(["vc-uuid", "bios-uuid", "name"]), min_size=1, unique=True),
+)
+
+
+@given(
+    files=st.dictionaries(st.one_of(_UUIDS, st.sampled_from(["web1", "web2"])), _PINS),
+    name=st.one_of(_TOLD, st.sampled_from(["web1", "web2"])),
+    vc_uuid=_TOLD,
+    bios_uuid=_TOLD,
+    match=_MATCHES,
+)
+def test_law_a_vm_gets_a_file_only_by_an_identity_that_counts(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: dict[str, dict[str, str]],
+    name: str | None,
+    vc_uuid: str | None,
+    bios_uuid: str | None,
+    match: list[str] | None,
+) -> None:
+    directory = tmp_path_factory.mktemp("law")
+    for stem, pin in files.items():
+        write(directory, **{stem: instance(stem) + (f"match: {json.dumps(pin)}\n" if pin else "")})
+    machine = Machine(
+        name=name, vc_uuid=parse_uuid(vc_uuid or ""), bios_uuid=parse_uuid(bios_uuid or "")
+    )
+    found = driver_of(directory, **({"match": match} if match else {})).get_instance(machine)
+    if found is None:
+        return
+    stem = str(id_of(found))
+    pin = files[stem]
+    allowed = {
+        "vc-uuid": stem == machine.vc_uuid,
+        "bios-uuid": stem == machine.bios_uuid
+        and (match is not None or pin.get("bios-uuid") == machine.bios_uuid),
+        "name": stem == machine.name and parse_uuid(stem) is None,
+    }
+    assert allowed[found.matched_by]
+    assert found.matched_by in (match or ["vc-uuid", "bios-uuid", "name"])
+    told = {"vc-uuid": machine.vc_uuid, "bios-uuid": machine.bios_uuid}
+    assert all(told[key] == uuid for key, uuid in pin.items())
 
 
 def test_explain_of_a_pinned_file_names_the_file(directory: Path) -> None:
@@ -272,9 +449,193 @@ def test_unusual_name_is_looked_up_as_it_is(directory: Path, name: str) -> None:
     assert id_of(served(directory, Machine(name=name))) == "a"
 
 
-def test_link_that_the_operator_made_is_followed(directory: Path, secret: Path) -> None:
+# Links
+
+
+@pytest.fixture
+def outside(directory: Path) -> Path:
+    """A file beside the directory, whose content is nobody's business."""
+    path = directory.parent / "outside"
+    path.write_text("root:x:0:0:SECRET:/root:/bin/sh\nmetadata: {instance-id: SECRET}\n")
+    return path
+
+
+LEADS_OUT = {
+    "absolute": lambda d, o: (d / "web1.yaml").symlink_to(o),
+    "relative": lambda d, _: (d / "web1.yaml").symlink_to("../outside"),
+    "out-and-in-again": lambda d, _: (d / "web1.yaml").symlink_to(f"../{d.name}/real.yaml"),
+    "by-another-link": lambda d, o: ((d / "x").symlink_to(o), (d / "web1.yaml").symlink_to("x")),
+    "by-a-directory": lambda d, _: (
+        (d / "x").symlink_to(".."),
+        (d / "web1.yaml").symlink_to("x/outside"),
+    ),
+    "to-nowhere": lambda d, _: (d / "web1.yaml").symlink_to("/nowhere/at/all"),
+    "to-what-begins-alike": lambda d, _: (d / "web1.yaml").symlink_to(f"{d}x/../outside"),
+    "to-a-process": lambda d, _: (d / "web1.yaml").symlink_to("/proc/self/environ"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("link", LEADS_OUT.values(), ids=LEADS_OUT)
+def test_link_that_leads_out_of_the_directory_is_a_fault_that_tells_nothing_of_its_target(
+    directory: Path, outside: Path, link: Callable[[Path, Path], object]
+) -> None:
+    write(directory, real=instance("real"))
+    link(directory, outside)
+    expected = (
+        "web1.yaml:1: found a link that leads out of the directory, expected a file inside it, or"
+        " the driver option links_outside: true"
+    )
+    assert faults_of(directory) == [expected]
+    assert expected in validated(directory)
+
+
+@pytest.mark.parametrize("key", ["userdata-file", "vendordata-file"])
+@pytest.mark.parametrize("name", ["a.sh", "below/a.sh", "way/outside"])
+def test_document_that_a_link_leads_out_to_is_a_fault(
+    directory: Path, outside: Path, key: str, name: str
+) -> None:
+    (directory / "below").mkdir()
+    (directory / "below" / "a.sh").symlink_to(outside)
+    (directory / "a.sh").symlink_to("below/../../outside")
+    (directory / "way").symlink_to(outside.parent)
+    write(directory, web1=f"metadata: {{}}\n{key}: {name}\n")
+    assert faults_of(directory) == [
+        f"web1.yaml:2: {key}: found '{name}', a link that leads out of the directory, expected a"
+        " file inside it, or the driver option links_outside: true"
+    ]
+
+
+def test_defaults_in_the_directory_that_a_link_leads_out_to_are_a_fault(
+    directory: Path, outside: Path
+) -> None:
+    (directory / "common.yaml").symlink_to(outside)
+    write(directory, web1=instance("a"))
+    (fault,) = faults_of(directory, defaults="common.yaml")
+    assert fault.startswith("common.yaml:1: found a link that leads out of the directory")
+
+
+def test_document_names_of_what_a_link_leads_out_to_are_not_told(
+    directory: Path, outside: Path
+) -> None:
+    outside.write_text("metadata: {}\ndocuments: {hidden: x}\n")
+    (directory / "web1.yaml").symlink_to(outside)
+    assert list(driver_of(directory).document_names()) == []
+    assert list(driver_of(directory, links_outside=True).document_names()) == ["HIDDEN"]
+
+
+def test_links_may_lead_outside_if_the_operator_says_so(directory: Path, secret: Path) -> None:
     (directory / "web1.yaml").symlink_to(secret.with_suffix(".yaml"))
-    assert id_of(served(directory)) == "secret"
+    (directory / "a.sh").symlink_to("../a.sh")
+    (directory.parent / "a.sh").write_text("#!/bin/sh\n")
+    write(directory, web2=instance("2") + "userdata-file: a.sh\n")
+    assert id_of(served(directory, links_outside=True)) == "secret"
+    assert served(directory, Machine(name="web2"), links_outside=True).userdata == b"#!/bin/sh\n"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["real.yaml", "./real.yaml", "below/../real.yaml", "below/up", "{}/real.yaml", "{}//real.yaml"],
+)
+def test_link_inside_the_directory_is_followed(directory: Path, target: str) -> None:
+    (directory / "below").mkdir()
+    (directory / "below" / "up").symlink_to("../real.yaml")
+    write(directory, real=instance("real"))
+    (directory / "web1.yaml").symlink_to(target.format(directory))
+    assert id_of(served(directory)) == "real"
+
+
+@pytest.mark.usefixtures("settled")
+def test_config_map_of_kubernetes_is_served_and_its_update_takes_effect(directory: Path) -> None:
+    def update(version: str) -> None:
+        """As the kubelet's atomic writer does it."""
+        (directory / f"..{version}").mkdir()
+        write(directory / f"..{version}", web1=instance(version) + "userdata-file: a.sh\n")
+        (directory / f"..{version}" / "a.sh").write_text(version)
+        (directory / "..data_tmp").symlink_to(f"..{version}")
+        (directory / "..data_tmp").replace(directory / "..data")
+
+    update("2024_1")
+    for name in ("web1.yaml", "a.sh"):
+        (directory / name).symlink_to(f"..data/{name}")
+    driver = driver_of(directory)
+    found = driver.get_instance(WEB1)
+    assert found is not None
+    assert (id_of(found), found.userdata) == ("2024_1", b"2024_1")
+    assert driver.still_holds(found.token)
+    update("2024_2")
+    assert not driver.still_holds(found.token)
+    found = driver.get_instance(WEB1)
+    assert found is not None
+    assert (id_of(found), found.userdata) == ("2024_2", b"2024_2")
+
+
+def test_link_that_is_swapped_while_it_is_read_never_leads_out(
+    directory: Path, outside: Path
+) -> None:
+    write(directory, real=instance("real"))
+    (directory / "web1.yaml").symlink_to("real.yaml")
+    is_over = threading.Event()
+
+    def swap() -> None:
+        for target in itertools.cycle((outside, "real.yaml")):
+            (directory / "new").symlink_to(target)
+            (directory / "new").replace(directory / "web1.yaml")
+            if is_over.is_set():
+                return
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    driver, seen = driver_of(directory, last_good_max_age_s=0), set()
+    for _ in range(2000):
+        try:
+            seen.add(str(id_of(driver.get_instance(WEB1))))
+        except (InvalidInstanceData, DriverError) as error:
+            seen.add(str(error))
+    is_over.set()
+    swapper.join()
+    assert "real" in seen
+    assert "SECRET" not in str(seen)
+    assert "root:x" not in str(seen)
+
+
+def test_look_ups_leave_no_descriptor_open(directory: Path, outside: Path) -> None:
+    (directory / "below").mkdir()
+    write(directory, real=instance("real"), web2=BROKEN, web3=instance("3"))
+    for name, target in (
+        *(("web1.yaml", "below/../real.yaml"), ("web4.yaml", "below/../../outside")),
+        *(("web5.yaml", "web5.yaml"), ("web6.yaml", "real.yaml/x"), ("web7.yaml", outside)),
+    ):
+        (directory / name).symlink_to(target)
+    driver = driver_of(directory)
+    before = os.listdir("/proc/self/fd")
+    for number in range(9):
+        with suppress(InvalidInstanceData, DriverError):
+            driver.get_instance(Machine(name=f"web{number}"))
+    list(driver.validate())
+    driver.document_names()
+    driver.check()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_links_that_go_round_take_few_descriptors(directory: Path) -> None:
+    (directory / "below").mkdir()
+    for number in range(30):
+        (directory / f"link{number}").symlink_to("below/../" * 400 + f"link{number + 1}")
+    (directory / "link30").symlink_to("nothing.yaml")
+    (directory / "web1.yaml").symlink_to("link0")
+    with limited_descriptors(64):
+        assert driver_of(directory).get_instance(Machine(name="web1")) is None
+
+
+@contextmanager
+def limited_descriptors(further: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + further, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 # Defaults and files beside the file
@@ -702,7 +1063,7 @@ CHANGES = {
     "other-suffix": lambda d: write(d, web1__yml=instance("new")),
     "vc-uuid": lambda d: write(d, **{VC: instance("new")}),
     "vc-uuid-as-yml": lambda d: (d / f"{VC}.yml").write_text(instance("new")),
-    "bios-uuid": lambda d: write(d, **{BIOS: instance("new")}),
+    "bios-uuid": lambda d: write(d, **{BIOS: instance("new") + PINNED_BIOS}),
     "defaults": lambda d: write(d, common="metadata: {region: longer}\n"),
     "defaults-removed": lambda d: (d / "common.yaml").unlink(),
     "userdata-file": lambda d: write(d, a__sh="longer"),
@@ -1081,7 +1442,9 @@ def test_defaults_that_vanished_are_an_error(directory: Path) -> None:
 
 MOUNT_OVER = """
 import subprocess, sys
+from vmw_cloudinit_metadata.drivers.driver import UnderWay
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
 from vmw_cloudinit_metadata.errors import DriverError
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
@@ -1162,6 +1525,35 @@ def test_document_names_know_a_new_file(directory: Path) -> None:
     assert list(driver.document_names()) == []
     write(directory, web1="metadata: {}\ndocuments: {keys: x}\n")
     assert list(driver.document_names()) == ["KEYS"]
+
+
+def test_document_names_of_a_directory_that_changes_all_the_time_cost_little(
+    directory: Path,
+) -> None:
+    """However often they are asked for, and a file that has not changed is not parsed again."""
+    long = "metadata: {}\ndocuments:\n" + "".join(f"  d{'x' * n}: a\n" for n in range(30)) * 20
+    write(directory, **{f"web{number}": long for number in range(100)})
+    driver = driver_of(directory)
+    driver.document_names()
+    began_s, cpu_s, asked = time.monotonic(), time.thread_time(), 0.0
+    while time.monotonic() < began_s + 2:
+        (directory / "changing").touch()
+        (directory / "changing").unlink()
+        before_s = time.thread_time()
+        driver.document_names()
+        asked += time.thread_time() - before_s
+    assert asked < 0.4, (asked, time.thread_time() - cpu_s)
+
+
+@pytest.mark.usefixtures("settled")
+def test_document_names_are_those_of_the_file_as_it_is_now(directory: Path) -> None:
+    driver = driver_of(directory)
+    for name in ("a", "b"):
+        write(directory, web1=f"metadata: {{}}\ndocuments: {{{name}: x}}\n")
+        write(directory, **{f"other{name}": instance("x")})
+        assert list(driver.document_names()) == [name.upper()]
+    (directory / "web1.yaml").unlink()
+    assert list(driver.document_names()) == []
 
 
 def test_document_names_of_a_directory_that_vanished_are_an_error(directory: Path) -> None:
@@ -1332,6 +1724,116 @@ def test_validate_warns_of_a_file_name_that_no_vm_leads_to(
     (warning,) = driver_of(directory).validate()
     assert warning.is_warning
     assert (warning.found, warning.expected) == (f"the file name {stem!r}", expected)
+
+
+# What failed is not read again
+
+
+def counted_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each file is parsed."""
+    reads: Counter[str] = Counter()
+    really = InstanceFiles._layer_of
+
+    def counted(self: InstanceFiles, path: str, content: bytes | None) -> Any:
+        reads[os.path.basename(path)] += 1
+        return really(self, path, content)
+
+    monkeypatch.setattr(InstanceFiles, "_layer_of", counted)
+    return reads
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize(
+    ("files", "machine"),
+    [
+        pytest.param({"web1": BROKEN}, WEB1, id="no-yaml"),
+        pytest.param({"web1": "metadata: {hostname: a_b}\n"}, WEB1, id="faults"),
+        pytest.param({"web1": b"\xff"}, WEB1, id="no-utf8"),
+        pytest.param(
+            {"web1": instance("a") + "userdata-file: missing\n"}, WEB1, id="userdata-file"
+        ),
+        pytest.param({"web1": instance("a"), "common": BROKEN}, WEB1, id="defaults"),
+        pytest.param({BIOS: instance("victim")}, WEB1, id="bios-uuid-that-does-not-count"),
+    ],
+)
+def test_file_that_failed_is_not_parsed_again_before_it_changes(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, str | bytes],
+    machine: Machine,
+) -> None:
+    write(directory, **({"common": "metadata: {}\n"} | files))
+    reads, driver = counted_reads(monkeypatch), driver_of(directory, defaults="common.yaml")
+
+    def ask() -> str:
+        try:
+            return f"served {id_of(driver.get_instance(machine))}"
+        except InvalidInstanceData as error:
+            return str(error)
+
+    first = ask()
+    assert {ask() for _ in range(10)} == {first}
+    assert set(reads.values()) == {1}
+    for name in files:
+        write(directory, **{name: instance("mended")})
+    (directory / "missing").touch()
+    assert ask() == ("served None" if BIOS in files else "served mended")
+
+
+@pytest.mark.usefixtures("settled")
+def test_file_that_lacked_its_userdata_file_is_good_when_that_comes(directory: Path) -> None:
+    write(directory, web1="metadata: {}\nuserdata-file: below/a.sh\n")
+    driver = driver_of(directory)
+    for _ in range(2):
+        with pytest.raises(InvalidInstanceData):
+            driver.get_instance(WEB1)
+    (directory / "below").mkdir()
+    (directory / "below" / "a.sh").write_text("x")
+    found = driver.get_instance(WEB1)
+    assert found is not None
+    assert found.userdata == b"x"
+
+
+@pytest.mark.usefixtures("settled")
+def test_failures_that_are_kept_are_bounded_in_bytes(directory: Path) -> None:
+    """Those of a file with 20,000 faults take 7 MB."""
+    wrong = "metadata: {}\n" + "".join(f"x{number}: 1\n" for number in range(20_000))
+    write(directory, **{f"web{number}": wrong for number in range(2)})
+    driver = driver_of(directory)
+    for number in range(2):
+        for _ in range(2):
+            with pytest.raises(InvalidInstanceData) as raised:
+                driver.get_instance(Machine(name=f"web{number}"))
+        assert sum(len(str(fault)) for fault in raised.value.faults) < 512 * 1024
+    assert driver._files._readings._kept.currsize < 2 * 512 * 1024
+
+
+def test_large_file_is_parsed_by_one_thread_at_a_time(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(directory, web1=instance("a") + "#" * 100_000)
+    begun, may_end = threading.Event(), threading.Event()
+    really = InstanceFiles._layer_of
+
+    def slow(self: InstanceFiles, path: str, content: bytes | None) -> Any:
+        begun.set()
+        may_end.wait(LIMIT_S)
+        return really(self, path, content)
+
+    monkeypatch.setattr(InstanceFiles, "_layer_of", slow)
+    driver = driver_of(directory)
+    found: list[object] = []
+    first = threading.Thread(target=lambda: found.append(id_of(driver.get_instance(WEB1))))
+    first.start()
+    assert begun.wait(LIMIT_S)
+    with pytest.raises(UnderWay) as raised:
+        driver.get_instance(Machine(name="web1", vc_uuid=OTHER))
+    assert not raised.value.work.is_over
+    may_end.set()
+    first.join()
+    assert raised.value.work.is_over
+    assert found == ["a"]
+    assert id_of(driver.get_instance(Machine(name="web1", vc_uuid=OTHER))) == "a"
 
 
 # From several threads at once

@@ -13,11 +13,14 @@ import pytest
 PACKAGE = "vmw_cloudinit_metadata"
 ROOT = Path(__file__).parent.parent / PACKAGE
 FLOORS = {
-    **dict.fromkeys(("protocol", "instance", "errors", "printable"), 0),
-    **dict.fromkeys(("drivers", "config", "configfile", "tls", "admission", "permissions"), 1),
+    **dict.fromkeys(("protocol", "instance", "errors", "printable", "crowd", "rate"), 0),
+    **dict.fromkeys(("drivers", "config", "configfile", "tls", "admission"), 1),
+    **dict.fromkeys(("budget", "regularfile", "permissions"), 1),
     **dict.fromkeys(("listener", "notify", "workers", "greenlets", "threads"), 2),
+    **dict.fromkeys(("reload", "channel", "recheck", "unsent"), 2),
     **dict.fromkeys(("lookup", "deadlines", "machines", "claims", "news"), 2),
     **dict.fromkeys(("happenings", "logs", "trace", "figures", "health"), 2),
+    **dict.fromkeys(("writer", "quota", "audit"), 2),
     **dict.fromkeys(("turn", "shared", "output", "journey", "dialogue", "line", "connection"), 3),
     **dict.fromkeys(("acceptor", "server", "reporter"), 3),
     **dict.fromkeys(("client", "admin"), 3),
@@ -29,6 +32,7 @@ FLOORS = {
     **dict.fromkeys(("vsphere",), 2),
     **dict.fromkeys(("vsphere.port",), 0),
     **dict.fromkeys(("cli", "__main__", "__init__"), 4),
+    "admin.request": 0,
 }
 NOT_ON_FLOOR = {
     0: {"gevent", "socket", "threading", "time", "logging", "click", "os", "pathlib", "io"},

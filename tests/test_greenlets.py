@@ -68,7 +68,7 @@ def test_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_over_is_not_kept() -> None:
-    greenlets = Greenlets(lambda sock, _address: sock.close())
+    greenlets = Greenlets(lambda sock, _connection: sock.close())
     for _ in range(2):  # in a new one, and in one that is there
         sock = socket.socket()
         there = weakref.ref(sock)

@@ -16,6 +16,7 @@ LIMIT_S = 60.0
 pytestmark = pytest.mark.slow
 SHORT_RUNS = (
     ("fuzz", "--messages", "20000"),
+    ("fuzz", "--messages", "20000", "--workers", "2"),
     ("soak", "--minutes", "0.05"),
     ("moves", "--seconds", "2", "--boots", "200", "--moves", "50"),
 )

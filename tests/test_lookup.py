@@ -13,6 +13,7 @@ import pytest
 from tests.process import ServerProcess
 from tests.vm import KNOWN, Vm, suboption
 
+FRESH_S = 0.2  # within which the driver is not asked again
 PROMPT_S = 0.05  # what one VM may lose through the look-ups of others
 
 
@@ -81,10 +82,20 @@ def test_answer_is_kept_while_the_driver_says_that_it_holds(
     server = scripted()
     for name in ("kept-yes", "kept-no", "other"):
         machine = server.vm(name)
-        machine.metadata()
-        machine.document("USERDATA")
-        machine.document("DIGEST")
+        for document in ("METADATA", "USERDATA", "DIGEST"):
+            time.sleep(FRESH_S)
+            machine.document(document)
     assert sorted(server.calls) == ["kept-no"] * 3 + ["kept-yes"] + ["other"] * 3
+
+
+def test_driver_is_not_asked_again_for_the_next_document_of_a_boot(
+    scripted: Callable[..., Scripted],
+) -> None:
+    server = scripted()
+    machine = server.vm("kept-no")
+    machine.send(b"".join(b"!!REQUEST_%s#\n" % d for d in (b"METADATA", b"USERDATA", b"DIGEST")))
+    assert [machine.answer()[0][:8] for _ in range(3)] == ["RESPONSE"] * 3
+    assert server.calls == ["kept-no"]
 
 
 def test_equal_look_ups_under_way_are_one(scripted: Callable[..., Scripted]) -> None:
@@ -150,9 +161,9 @@ def test_driver_that_takes_too_long_is_a_timeout_and_its_late_answer_is_kept(
 def test_identity_told_during_a_look_up_counts(scripted: Callable[..., Scripted]) -> None:
     server = scripted()
     machine = Vm(server.server.port, "sleep-1", vc_uuid=None, known=KNOWN)
-    machine.send(suboption(84) + suboption(86))
+    machine.send(suboption(2, b"\x51") + suboption(84) + suboption(86))
     machine.send(b"!!REQUEST_METADATA#\n")
-    server.server.wait_for("identified")  # the VC UUID counts as absent
+    server.server.wait_for("identified")  # it does not know GET-VM-VC-UUID
     machine.send(suboption(80, b"42" * 16))
     assert machine.answer()[1].startswith(b'{"instance-id":"42424242-')
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.peer import SocketVm, connected, refused_beyond_one_a_second
 from tests.process import ServerProcess, counters, run, with_constants
 from tests.vm import KNOWN, SEQUENCE, Vm, suboption
 
@@ -455,6 +456,63 @@ def test_not_now_only_beyond_the_limit(start: Start) -> None:
     assert counted(server, "vMotions declined", *machines) == 1
 
 
+# Hosts that begin more than their share
+
+
+ATTACKER, OTHER = "127.0.0.66", "127.0.0.2"
+
+
+def begins(server: ServerProcess, host: str, number: int = 0) -> bool:
+    """Whether a VM of this host that begins to move, and is gone at once, gets GOAHEAD."""
+    with connected(server.port, host) as peer:
+        machine = SocketVm(peer, f"{number:032x}")
+        machine.send(suboption(40, SEQUENCE))
+        heard = machine.receive_matching(rb"\xff\xfa\xe8[\x29\x2b]")
+    return heard.endswith(b"\x29")
+
+
+def test_2000_moves_that_one_host_leaves_behind_decline_nobody_elses(start: Start) -> None:
+    server = start("--max-pending-moves", "1000", "--max-move-rate", "0")
+    with connected(server.port, OTHER) as peer:
+        secret = SocketVm(peer).begin_move()  # its source goes before its target comes
+    assert all(begins(server, ATTACKER, number) for number in range(2000))
+    assert begins(server, "127.0.0.3")
+    target = Vm.arriving(server.port, secret)
+    target.is_welcome()
+    target.complete()
+    assert target.metadata()["instance-id"] == "my-instance"
+    target.close()
+    assert server.log.count("vMotion ended to make room") == 1
+    counted = counters(server)
+    assert counted["vMotions made room"] == 2000 - 250
+    assert counted["vMotions completed"] == 1
+    assert counted["vMotions declined"] == 0
+
+
+def test_move_whose_source_is_there_never_makes_room(start: Start) -> None:
+    server = start("--max-pending-moves", "64")
+    sources = [SocketVm(connected(server.port, ATTACKER), f"{n:032x}") for n in range(17)]
+    secrets = [machine.begin_move() for machine in sources[:16]]
+    sources[16].send(suboption(40, SEQUENCE))
+    sources[16].receive_until(suboption(43, SEQUENCE))
+    server.wait_for(r"vMotion declined \(VMOTION-NOTNOW\): its host has 16 under way, its share")
+    assert begins(server, OTHER)
+    target = Vm.arriving(server.port, secrets[0], vc_uuid=f"{0:032x}")
+    target.is_welcome()
+    target.complete()
+    assert target.metadata()["instance-id"] == "my-instance"
+    sources[16].begin_move()
+    assert counted(server, "vMotions declined", target, *sources) == 1
+
+
+def test_moves_beyond_the_rate_of_a_host_are_not_now_counted_and_told_once(start: Start) -> None:
+    server = start("--max-move-rate", "1")
+    refused = refused_beyond_one_a_second(lambda: begins(server, ATTACKER))
+    assert begins(server, OTHER)
+    assert server.log.count("--max-move-rate") == 1
+    assert counters(server)["vMotions declined by rate"] == refused
+
+
 def test_go_ahead_comes_at_once_while_all_drivers_hang(start: Start, tmp_path: Path) -> None:
     server = slow(start, tmp_path / "calls", "--lookup-pool", "1", "--lookup-timeout", "20")
     machines = [Vm(server.port, f"sleep-2 {number}") for number in range(3)]
@@ -559,14 +617,24 @@ def test_peer_of_another_process_is_checked_when_the_vc_uuid_is_known(
     target.is_welcome()
 
 
-@pytest.mark.parametrize("vc_uuid", ["42" * 16, None], ids=["another", "none"])
+@pytest.mark.parametrize(
+    ("vc_uuid", "reason"),
+    [
+        pytest.param("42" * 16, "with a secret that is not of this VM's move", id="another"),
+        pytest.param("", "with a secret that is not of this VM's move", id="none"),
+        pytest.param(None, "of a VM whose host does not tell its VC UUID", id="never told"),
+    ],
+)
 def test_secret_of_another_vm_is_refused(
-    pair: tuple[ServerProcess, ServerProcess], vc_uuid: str | None
+    pair: tuple[ServerProcess, ServerProcess], vc_uuid: str | None, reason: str
 ) -> None:
     here, there = pair
     secret = Vm(here.port).begin_move()
-    Vm.arriving(there.port, secret, vc_uuid=vc_uuid).receive_until(REFUSED)
-    there.wait_for("refused: VMOTION-PEER with a secret that is not of this VM's move")
+    wrong = Vm.arriving(there.port, secret, vc_uuid=vc_uuid)
+    if vc_uuid == "":
+        wrong.send(suboption(80))  # it has none
+    wrong.receive_until(REFUSED)
+    there.wait_for(f"refused: VMOTION-PEER {reason}")
     target = Vm.arriving(there.port, secret)
     target.is_welcome()
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.process import ServerProcess
+from tests.test_workers import children
 from tests.vm import Vm
 
 Start = Callable[..., ServerProcess]
@@ -40,6 +45,21 @@ class Systemd:
 
     def close(self) -> None:
         self._socket.close()
+
+    def hears_that_it_lives(self, count: int) -> None:
+        """So many times in a row."""
+        for _ in range(count):
+            assert self.hears() == {"WATCHDOG": "1"}
+
+    def hears_until_silent(self, limit_s: float) -> list[dict[str, str]]:
+        """All messages, until none has come for so long."""
+        heard = []
+        self._socket.settimeout(limit_s)
+        with suppress(TimeoutError):
+            while True:
+                heard.append(self.hears())
+        self._socket.settimeout(10)
+        return heard
 
 
 @pytest.fixture(params=["a path", "abstract"])
@@ -85,3 +105,104 @@ def test_systemd_that_is_gone_costs_nothing(start: Start, tmp_path: Path) -> Non
     assert Vm(server.port).metadata()
     server.signal(signal.SIGTERM)
     assert server.wait() == 0
+
+
+# Whose hub does not run as long as there is a file.
+BLOCKED = """\
+import gevent, os, signal, time
+def block(path):
+    while os.path.exists(path):
+        time.sleep(0.01)
+gevent.signal_handler(signal.SIGUSR1, block, {path!r})
+from vmw_cloudinit_metadata.cli import main
+main()
+"""
+
+
+@WORKERS
+def test_systemd_hears_that_the_hub_runs_and_nothing_of_one_that_is_blocked(
+    start: Start, systemd: Systemd, address: str, workers: str, tmp_path: Path
+) -> None:
+    (tmp_path / "blocks").touch()
+    program = BLOCKED.format(path=str(tmp_path / "blocks"))
+    server = start(
+        *("--workers", workers),
+        command=[sys.executable, "-c", program, "run"],
+        env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"},
+    )
+    assert systemd.hears()["READY"] == "1"
+    begun_s = time.monotonic()
+    systemd.hears_that_it_lives(10)
+    assert 1.5 < time.monotonic() - begun_s < 6  # twice in 0.4 s
+    server.signal(signal.SIGUSR1)
+    assert all(told == {"WATCHDOG": "1"} for told in systemd.hears_until_silent(1.0))
+    (tmp_path / "blocks").unlink()
+    systemd.hears_that_it_lives(2)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"WATCHDOG_USEC": "200000", "WATCHDOG_PID": "1"},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "soon"},
+    ],
+    ids=["not asked", "another process", "never", "nonsense"],
+)
+def test_watchdog_hears_nothing_where_it_did_not_ask(
+    start: Start, systemd: Systemd, address: str, variables: dict[str, str]
+) -> None:
+    start(env={"NOTIFY_SOCKET": address, **variables})
+    (told,) = systemd.hears_until_silent(0.5)
+    assert told["READY"] == "1"
+
+
+def test_watchdog_hears_of_the_process_that_it_has_named(
+    start: Start, systemd: Systemd, address: str
+) -> None:
+    program = (
+        "import os; os.environ['WATCHDOG_PID'] = str(os.getpid())\n"
+        "from vmw_cloudinit_metadata.cli import main; main()"
+    )
+    start(
+        command=[sys.executable, "-c", program, "run"],
+        env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"},
+    )
+    assert systemd.hears()["READY"] == "1"
+    systemd.hears_that_it_lives(3)
+
+
+def test_systemd_that_does_not_read_holds_up_nobody_and_misses_nothing(
+    start: Start, systemd: Systemd, address: str
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                other.sendto(b"X=1", address.replace("@", "\0", 1))
+    server = start(env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "100000"})
+    for _ in range(3):
+        server.signal(signal.SIGHUP)
+        begun_s = time.monotonic()
+        assert Vm(server.port).metadata()
+        assert time.monotonic() - begun_s < 0.9  # a message that is waited for takes 1 s
+    heard = systemd.hears_until_silent(0.05)  # of the watchdog comes one each 0.05 s
+    while {"WATCHDOG": "1"} not in heard:
+        heard.append(systemd.hears())
+    told = [next(iter(one)) for one in heard if one != {"X": "1"}]
+    assert told[:3] == ["READY", "RELOADING", "READY"]
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+@pytest.mark.slow
+def test_workers_do_not_speak_for_the_parent(start: Start, systemd: Systemd, address: str) -> None:
+    server = start("--workers", "2", env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "10000000"})
+    assert systemd.hears()["READY"] == "1"
+    for pid in children(server.pid):
+        os.kill(pid, signal.SIGHUP)
+    server.wait_for("reload: there is no certificate to read again")
+    assert systemd.hears_until_silent(0.5) == []

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmw_cloudinit_metadata.budget import Budget
 from vmw_cloudinit_metadata.deadlines import Deadlines
 from vmw_cloudinit_metadata.output import CLEAR_BYTES, MAX_WAITING_BYTES, Output
 from vmw_cloudinit_metadata.turn import MAX_TOGETHER, Turn
+from vmw_cloudinit_metadata.unsent import Unsent
 
 
 class Pair:
@@ -25,7 +27,16 @@ class Pair:
             end.setblocking(False)
         self.emptied = 0
         self.waits_always = True
-        self.output = Output(self.ours, turn, Deadlines(), self._emptied, lambda: None)
+        self.unsent = Unsent(Budget(1 << 40))
+        self.output = Output(
+            self.ours,
+            turn,
+            Deadlines(),
+            self.unsent,
+            on_empty=self._emptied,
+            on_stalled=lambda: None,
+            on_shed=lambda: None,
+        )
         self.output.is_awaited = True
 
     def _emptied(self) -> None:

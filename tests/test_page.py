@@ -14,7 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from tests.conftest import make_instances
 from tests.process import ServerProcess
-from tests.test_admin import QUICK, Admin, boot, uuid, wait_until
+from tests.test_admin import QUICK, Admin, boot, canonical, uuid, wait_until
 from tests.test_report import OVERFLOW, QUIET
 from tests.vm import Vm
 
@@ -281,3 +281,63 @@ def test_page_with_5000_machines_stays_fluid_and_shows_a_failure_within_2_s(
     assert took_s < 2
     assert pause_ms < 250
     assert max(tasks, default=0) < 250
+
+
+FRAGMENTS = {
+    "half an escape": "#%",
+    "half a character": "#%E0%A4",
+    "NUL": "#%00",
+    "prototype": "#__proto__",
+    "constructor": "#constructor",
+    "above": "#..%2f..",
+    "two dots": "#..",
+    "markup": "#<img src=x onerror=window.ran=1>",
+    "very long": "#" + "%F0%9F%98%80" * 20_000,
+    "half an escape, long": "#" + "a" * 1200 + "%",
+    "only half a pair": "#" + "a" + "%F0%9F%98%80" * 1000,
+}
+
+
+@pytest.mark.parametrize("fragment", FRAGMENTS.values(), ids=FRAGMENTS)
+def test_page_goes_on_whatever_its_address_says(
+    scene: Admin, open_page: Open, fragment: str
+) -> None:
+    shown = open_page(scene, path=f"/{fragment}")
+    shown.wait_for_text("machines are in trouble")
+    shown.page.locator("#story-name").get_by_text("Not known", exact=True).wait_for()
+    shown.page.keyboard.press("Escape")
+    shown.page.get_by_text("nobody", exact=True).click()
+    shown.page.locator(".advice").wait_for()
+    assert shown.page.evaluate("window.ran") is None
+    assert [text for text in shown.complaints if "404" not in text] == []
+
+
+HOSTILE_NAMES = {
+    "1,024 characters": "n" * 1024,
+    "characters above the first plane": "\U0001f600" * 256,
+    "overrides": "\u202e\u2066\u200f" * 50 + "evil",
+    "NUL": "a\0b\x1b[2J\r\nc",
+    "markup": "</span></script><script>window.ran=1</script>" * 20,
+    "prototype": "__proto__",
+    "slashes": "../../etc/passwd?#%",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
+def test_page_is_usable_with_a_machine_of_a_hostile_name(
+    scene: Admin, open_page: Open, peers: ExitStack, name: str
+) -> None:
+    number = 0x1000 + list(HOSTILE_NAMES.values()).index(name)
+    peers.callback(boot(scene.server, name, vc_uuid=uuid(number)).close)
+    shown = open_page(scene, "phone")
+    row = shown.page.locator(f'#list [data-id="{canonical(number)}"] button')
+    row.click()
+    shown.page.locator(".advice").wait_for()
+    assert shown.page.evaluate(OVERFLOW) <= 0
+    told = shown.page.locator("#story-name").evaluate("node => node.textContent")
+    assert told == name or told.startswith(name[:60])
+    shown.page.get_by_role("button", name="Close").click()
+    shown.page.get_by_label("Search machines").fill(f"{number:012x}")
+    shown.wait_for_title("1 machine")
+    assert shown.page.evaluate("window.ran") is None
+    assert shown.complaints == []

@@ -15,8 +15,10 @@ import pytest
 import yaml
 
 from tests.process import ServerProcess, with_constants
-from tests.vm import BINARY, KNOWN, Vm, suboption
+from tests.vm import ALWAYS_KNOWN, BINARY, KNOWN, Vm, suboption
 
+SETTLED_S = 2.1  # after which a file that was read need not be read again
+FRESH_S = 0.2  # within which a change is served
 Connect = Callable[..., Vm]
 Start = Callable[..., ServerProcess]
 
@@ -107,7 +109,8 @@ def test_vm_in_lockstep_as_recorded_is_served(vm: Connect) -> None:
     machine.send(suboption(0, KNOWN) + suboption(70, b"Smy-metadata"))
     machine.receive_until(suboption(81) + suboption(83))
     machine.send(suboption(80, b"01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00"))
-    machine.send(suboption(82, b"web1") + b"\xff\xfb\x2c")
+    machine.send(suboption(84, b"42 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00"))
+    machine.send(suboption(86) + suboption(82, b"web1") + b"\xff\xfb\x2c")
     machine.receive_until(b"\xff\xfe\x2c")
     for byte in b"!!REQUEST_METADATA#\r\n":
         machine.send(bytes([byte]))
@@ -120,31 +123,62 @@ def test_request_before_the_identity_waits_for_it(vm: Connect) -> None:
     machine.send(b"!!REQUEST_METADATA#\n")
     assert b"!!" not in machine.hears(0.5)
     machine.send(suboption(80, b"00" * 15 + b"01") + suboption(82, b"web1"))
-    machine.send(suboption(84, b"none") + suboption(86, b"none"))
+    machine.send(suboption(84) + suboption(86, b"none"))
     assert machine.answer()[0] == "RESPONSE_METADATA"
 
 
-def test_identity_that_is_not_told_counts_as_absent_after_2_s(vm: Connect) -> None:
+def test_identity_that_is_announced_and_not_told_is_asked_twice_and_never_absent(
+    vm: Connect,
+) -> None:
     started_s = time.monotonic()
     machine = vm(vc_uuid=None, known=KNOWN)
+    assert machine.error("METADATA") == "timeout"
+    assert 3.5 < time.monotonic() - started_s < 8
+
+
+def test_location_that_is_not_told_counts_as_absent_after_2_s(vm: Connect) -> None:
+    started_s = time.monotonic()
+    machine = vm(known=ALWAYS_KNOWN + bytes([80, 81, 82, 83, 86, 87]))
     assert machine.metadata()["instance-id"] == "my-instance"
     assert 1.5 < time.monotonic() - started_s < 4
 
 
 @pytest.mark.parametrize(
-    "name",
-    [None, b"\xff\xfe", "", b"x" * 100_000],
-    ids=["untold", "no utf-8", "empty", "too long"],
+    ("name", "error"),
+    [
+        pytest.param(None, "not-found", id="none"),
+        pytest.param(b"\xff\xfe", "not-found", id="no utf-8"),
+        pytest.param("", "not-found", id="empty"),
+        pytest.param(b"x" * 2000, "not-found", id="too long"),
+        pytest.param(b"x" * 100_000, "timeout", id="dropped while it arrives"),
+    ],
 )
-def test_vm_without_any_identity_is_not_found(vm: Connect, name: str | bytes | None) -> None:
-    machine = vm(name, vc_uuid="no uuid")
-    assert machine.error("METADATA") == "not-found"
+def test_vm_without_any_usable_identity_gets_nothing(
+    vm: Connect, name: str | bytes | None, error: str
+) -> None:
+    assert vm(name, vc_uuid="").error("METADATA") == error
 
 
 def test_bios_uuid_alone_finds_the_file(vm: Connect, instances: Path) -> None:
     uuid = "42010203-0405-0607-0809-0a0b0c0d0e0f"
-    (instances / f"{uuid}.yaml").write_text("metadata: {instance-id: by-bios}\n")
+    (instances / f"{uuid}.yaml").write_text(
+        f"metadata: {{instance-id: by-bios}}\nmatch: {{bios-uuid: {uuid}}}\n"
+    )
     assert vm(None, vc_uuid="", bios_uuid=uuid).metadata() == {"instance-id": "by-bios"}
+
+
+def test_bios_uuid_of_another_vm_gets_nothing_of_it(
+    vm: Connect, server: ServerProcess, instances: Path
+) -> None:
+    """A tenant who gives his VM the VC UUID of another one as its BIOS UUID."""
+    victim, thief = "42010203-0405-0607-0809-0a0b0c0d0e1f", "42" * 16
+    (instances / f"{victim}.yaml").write_text("metadata: {instance-id: victim}\nuserdata: SECRET\n")
+    assert vm("victim", vc_uuid=victim).metadata()["instance-id"] == "victim"
+    machine = vm("thief", vc_uuid=thief, bios_uuid=victim)
+    for document in ("METADATA", "USERDATA", "DIGEST"):
+        assert machine.error(document) == "not-found"
+    assert vm("web1", vc_uuid=thief, bios_uuid=victim).metadata()["instance-id"] == "my-instance"
+    server.wait_for(f"write `match: {{bios-uuid: {victim}}}` into it")
 
 
 def test_nothing_is_answered_without_do_proxy(vm: Connect) -> None:
@@ -303,6 +337,7 @@ def test_user_data_is_not_in_the_log(start: Start, own_instances: Path) -> None:
     (own_instances / "web1.yaml").write_text(
         "metadata: 5\nuserdata: [SECRET]\nvendordata: [SECRET]\n"
     )
+    time.sleep(FRESH_S)
     machine.ask("USERDATA")
     server.wait_for("metadata: found 5")
     assert "SECRET" not in server.log
@@ -402,3 +437,32 @@ def test_bytes_of_a_uart_are_taken_several_at_a_time(server: ServerProcess) -> N
     machine.send(b"\n!!REQUEST_METADATA#\n")
     assert machine.answer()[0] == "RESPONSE_METADATA"
     assert wakeups(server) - before < 300
+
+
+@pytest.mark.slow
+def test_vm_that_asks_for_a_faulty_file_again_and_again_costs_little(
+    vm: Connect, server: ServerProcess, instances: Path
+) -> None:
+    """To parse it takes some tenths of a second."""
+    wrong = "metadata:\n  hostname: a_b\n" + "".join(
+        f"  k{n}: [a, b, {n}]\n" for n in range(20_000)
+    )
+    (instances / "faulty.yaml").write_text(wrong)
+    assert len(wrong) > 381 * 1024
+    time.sleep(SETTLED_S)
+    faulty, other = vm("faulty", vc_uuid="43" * 16), vm()
+    assert faulty.error("METADATA") == "invalid"
+    used_s, took_s = cpu_s(server), []
+    end_s = time.monotonic() + 2.0
+    while time.monotonic() < end_s:
+        assert faulty.error("METADATA") == "invalid"
+        began_s = time.monotonic()
+        other.metadata()
+        took_s.append(time.monotonic() - began_s)
+        time.sleep(0.01)
+    assert cpu_s(server) - used_s < 0.6
+    assert sorted(took_s)[len(took_s) * 9 // 10] < 0.05
+
+
+def cpu_s(server: ServerProcess) -> float:
+    return time.clock_gettime((~server.pid << 3) | 2)  # clock_getcpuclockid(3)

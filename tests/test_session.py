@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from tests.test_telnet import HOSTILE, cut
 from tests.transcript import DIRECTORY, Step, read, tls_policy
+from vmw_cloudinit_metadata.protocol import telnet, vmware
 from vmw_cloudinit_metadata.protocol.events import (
     Event,
     Fault,
     Identified,
+    IdentityAsked,
+    IdentityUntold,
     MoveArrived,
     MoveBegun,
     MoveCompleted,
@@ -31,7 +34,8 @@ from vmw_cloudinit_metadata.protocol.session import (
     TlsPolicy,
 )
 from vmw_cloudinit_metadata.protocol.stranger import MAX_STRAY_BYTES
-from vmw_cloudinit_metadata.protocol.vmotion import Moves, RandomSecrets
+from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
+from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
 TRANSCRIPTS = pytest.mark.parametrize(
     "path", sorted(DIRECTORY.glob("*.txt")), ids=lambda path: path.stem
@@ -56,6 +60,8 @@ def describe(event: Event) -> str:
         case Identified(m):
             uuids = f"{m.vc_uuid} {m.bios_uuid} {m.location_uuid}"
             return f"Identified {m.name} {uuids} {m.service_uri} {m.direction}"
+        case IdentityUntold(missing):
+            return f"IdentityUntold {missing}"
         case Requested(document):
             return f"Requested {document}"
         case Refused(kind):
@@ -234,3 +240,124 @@ def test_answer_ends_its_line_as_negotiated(binary: bytes, end: bytes) -> None:
     session.data_to_send()
     session.answer(b"!!RESPONSE_METADATA#\n")
     assert session.data_to_send() == b"!!RESPONSE_METADATA#" + end
+
+
+# No order and no timing of what a host says gives a VM a weaker identity than it has
+
+
+TEXTS = {
+    Suboption.VM_VC_UUID: b"01" * 16,
+    Suboption.VM_BIOS_UUID: b"42" * 16,
+    Suboption.VM_NAME: b"web1",
+    Suboption.VM_LOCATION_UUID: b"56" * 16,
+}
+DECIDES = {Suboption.VM_VC_UUID: "vc_uuid", Suboption.VM_BIOS_UUID: "bios_uuid"} | {
+    Suboption.VM_NAME: "name"
+}
+ANSWERS = ("told", "empty", "never", "unknown", "garbage")
+OVERDUE, REQUEST = b"overdue", b"!!REQUEST_METADATA#\n"
+
+
+def said(code: int, argument: bytes = b"") -> bytes:
+    return telnet.encode_subnegotiation(vmware.suboption(code, argument))
+
+
+def answer_of(code: Suboption, manner: str) -> bytes | None:
+    match manner:
+        case "told":
+            return said(code, TEXTS[code])
+        case "empty":
+            return said(code)
+        case "unknown":
+            return said(Suboption.UNKNOWN_SUBOPTION_RCVD_1, bytes([code + 1]))
+        case "garbage":
+            return said(code, b"01 23" if code != Suboption.VM_NAME else b"\xc3\x28")
+    return None
+
+
+@st.composite
+def hosts(draw: st.DrawFn) -> tuple[dict[Suboption, str], list[bytes]]:
+    """How a host answers for each identity that it announces, and all that happens, in some order.
+
+    It answers a question after it has announced that it knows it; what it tells, at any time.
+    """
+    manners = draw(st.dictionaries(st.sampled_from(list(TEXTS)), st.sampled_from(ANSWERS)))
+    both = draw(st.booleans())
+    known = bytes(c for code in manners for c in ((code, code + 1) if both else (code + 1,)))
+    listed = said(Suboption.KNOWN_SUBOPTIONS_1, known)
+    told = [data for code, manner in manners.items() if (data := answer_of(code, manner))]
+    happens = [listed, said(Suboption.DO_PROXY, b"Cmy-metadata"), *told]
+    happens += [OVERDUE] * draw(st.integers(0, 6)) + [REQUEST] * draw(st.integers(1, 4))
+    happens = draw(st.permutations(happens))
+    answers = [answer_of(code, manner) for code, manner in manners.items() if manner != "told"]
+    early = [data for data in happens[: happens.index(listed)] if data in answers]
+    others = [data for data in happens if data not in early]
+    place = others.index(listed) + 1
+    return manners, [*others[:place], *early, *others[place:]]
+
+
+@given(hosts())
+def test_first_document_is_that_of_all_that_is_announced_or_none(
+    host: tuple[dict[Suboption, str], list[bytes]],
+) -> None:
+    manners, happens = host
+    session = new_session()
+    session.receive_data(b"\xff\xfb\xe8\xff\xfd\x00\xff\xfb\x00")
+    expected = {
+        field: TEXTS[code] if manners.get(code) == "told" else None
+        for code, field in DECIDES.items()
+    }
+    owes = any(
+        manner == "never" or (manner == "garbage" and code != Suboption.VM_NAME)
+        for code, manner in manners.items()
+        if code in DECIDES
+    )
+    asked = 0
+    for data in [*happens, REQUEST, OVERDUE, OVERDUE, OVERDUE]:
+        events = session.identity_overdue() if data == OVERDUE else session.receive_data(data)
+        asked += data == REQUEST
+        requested = [event for event in events if isinstance(event, Requested)]
+        asked -= len(requested)
+        if requested and session.identified:
+            assert not owes
+            machine = session.machine
+            texts = {
+                "vc_uuid": machine.vc_uuid and machine.vc_uuid.replace("-", "").encode(),
+                "bios_uuid": machine.bios_uuid and machine.bios_uuid.replace("-", "").encode(),
+                "name": machine.name and machine.name.encode(),
+            }
+            assert texts == expected
+        elif requested:
+            assert session.is_untold
+    assert session.identified is not owes
+    assert asked == 0
+
+
+def test_announced_uuid_that_comes_first_at_the_target_of_a_move_is_waited_for() -> None:
+    policy = new_policy()
+    source, target = new_session(policy), new_session(policy)
+    source.receive_data(b"\xff\xfb\xe8" + said(0, b"\x52\x53") + PROXY + NAME + BEGIN)
+    assert source.identified
+    secret = bytes(range(0xF8, 0x100))
+    target.receive_data(b"\xff\xfb\xe8" + said(0, b"\x50\x51") + said(44, b"seq1" + secret))
+    told = target.receive_data(COMPLETE)
+    assert [type(event) for event in told] == [MoveCompleted]
+    target.take_over()
+    target.receive_data(REQUEST)
+    assert not target.identified
+    told = target.receive_data(UUID)
+    assert [type(event) for event in told] == [Identified, Requested]
+
+
+def test_claim_of_a_move_with_an_announced_uuid_is_refused_when_it_does_not_come() -> None:
+    secrets = KeyedSecrets(b"k" * 16, lambda size: bytes(size), lambda: 1_800_000_000.0)
+    policy = Policy(frozenset({"my-metadata"}), Moves(10, secrets))
+    secret = secrets.make(b"seq1", None)  # of a VM without VC UUID
+    target = new_session(policy)
+    target.receive_data(b"\xff\xfb\xe8" + said(0, b"\x50\x51") + said(44, b"seq1" + secret))
+    assert [type(event) for event in target.identity_overdue()] == [IdentityAsked]
+    assert [type(event) for event in target.identity_overdue()] == [Refused]
+    assert target.data_to_send().endswith(said(3, b"\x2c"))
+    other = new_session(policy)
+    other.receive_data(b"\xff\xfb\xe8" + said(0, b"\x50\x51") + said(44, b"seq1" + secret))
+    assert [type(event) for event in other.receive_data(said(80))] == [Fault, MoveArrived]

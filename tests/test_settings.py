@@ -119,6 +119,7 @@ SAMPLES = {
     "URI": "my-metadata",
     "ADDRESS:PORT": "127.0.0.1:5",
     "CIDR": "10.0.0.0/8",
+    "SIZE": "4294967296",
     "JSON": '{"directory":"/x"}',
 }
 

@@ -277,17 +277,16 @@ def test_token_after_a_read_is_of_what_was_read(file: Path) -> None:
     assert token.holds()
 
 
-def test_path_is_looked_at_once_in_a_moment(tmp_path: Path) -> None:
+def test_path_is_looked_at_once(tmp_path: Path) -> None:
     looks, path = Looks(), tmp_path / "file"
-    assert looks.at(1, str(path)) is None
+    assert looks(str(path)) is None
     path.touch()
-    assert looks.at(1, str(path)) is None
-    assert looks.at(1, str(tmp_path)) is not None  # another path
-    seen = looks.at(2, str(path))
+    assert looks(str(path)) is None
+    assert looks(str(tmp_path)) is not None  # another path
+    seen = Looks()(str(path))
     assert seen is not None
     path.write_text("longer")
-    assert looks.at(2, str(path)) == seen
-    assert looks.at(3, str(path)) != seen
+    assert Looks()(str(path)) != seen
 
 
 def test_path_that_cannot_be_looked_at_is_looked_at_again(
@@ -297,8 +296,8 @@ def test_path_that_cannot_be_looked_at_is_looked_at_again(
     with monkeypatch.context() as patch:
         patch.setattr(snapshot, "_seen", _cannot)
         with pytest.raises(OSError, match="no"):
-            looks.at(1, str(tmp_path))
-    assert looks.at(1, str(tmp_path)) is not None
+            looks(str(tmp_path))
+    assert looks(str(tmp_path)) is not None
 
 
 def _cannot(_path: str) -> None:
@@ -306,14 +305,19 @@ def _cannot(_path: str) -> None:
 
 
 @pytest.mark.usefixtures("settled")
-def test_new_file_is_seen_in_the_next_moment(tmp_path: Path) -> None:
-    token, looks, moment = token_of(tmp_path / "absent"), Looks(), 0
-
-    def holds() -> bool:
-        return token.holds(lambda path: looks.at(moment, path))
-
-    assert holds()
+def test_new_file_is_seen_by_the_next_looks(tmp_path: Path) -> None:
+    token, looks = token_of(tmp_path / "absent"), Looks()
+    assert token.holds(looks)
     (tmp_path / "absent").touch()
-    assert holds()
-    moment += 1
-    assert not holds()
+    assert token.holds(looks)
+    assert not token.holds(Looks())
+
+
+def test_file_is_settled_as_of_when_it_was_looked_at(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes to parse it: a change of that time may show in no time stamp."""
+    seen = Snapshot()
+    seen.read(str(file), 100)
+    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
+    assert seen.token() is None

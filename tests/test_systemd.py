@@ -82,6 +82,11 @@ def test_unit_waits_longer_than_the_drain_and_spares_workers_a_second_term() -> 
     assert setting("RestartPreventExitStatus") == "2"
 
 
+def test_unit_has_a_server_that_hangs_killed_without_a_core() -> None:
+    assert (setting("WatchdogSec"), setting("WatchdogSignal")) == ("30", "SIGKILL")
+    assert setting("Restart") == "always"
+
+
 def system_calls_allowed(analyze: str) -> set[str]:
     """Those that the unit's SystemCallFilter lets through."""
     filters = re.findall(r"^SystemCallFilter=(.*)$", UNIT.read_text(), re.MULTILINE)

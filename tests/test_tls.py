@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ import pytest
 from tests.certificates import Pair, make_pair
 from tests.process import ServerProcess, run, with_constants
 from tests.vm import ALWAYS_KNOWN, BINARY, VC_UUID, Vm, suboption
+from vmw_cloudinit_metadata.tls import KeyPair, Tls
 
 Start = Callable[..., ServerProcess]
 Dial = Callable[..., Vm]
@@ -768,6 +770,85 @@ def test_tls_version_is_spoken(
 def test_tls_1_1_is_refused(dial: Dial, allowing: ServerProcess) -> None:
     with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):  # the server's alert
         dial(TlsVm, allowing, context=context_of(ssl.TLSVersion.TLSv1_1))
+
+
+EACH_WAY = pytest.mark.parametrize(
+    "flags",
+    [("-tls1_2",), ("-tls1_2", "-no_ticket"), ("-tls1_3",)],
+    ids=["1.2", "1.2 without tickets", "1.3"],
+)
+
+
+@EACH_WAY
+def test_openssl_that_reconnects_resumes_no_session(
+    openssl: str, allowing: ServerProcess, flags: tuple[str, ...]
+) -> None:
+    where = ("-connect", f"127.0.0.1:{allowing.port}")
+    ended = subprocess.run(
+        [openssl, "s_client", *where, *flags, "-reconnect"],
+        input=b"",
+        capture_output=True,
+        timeout=30,
+    )
+    assert ended.stdout.count(b"New, TLSv1") >= (6 if flags[0] == "-tls1_2" else 1), ended.stdout
+    assert b"Reused" not in ended.stdout
+    assert b"TLS session ticket:" not in ended.stdout
+
+
+@EACH_WAY
+def test_session_of_an_open_connection_is_not_resumed_by_another(
+    openssl: str, allowing: ServerProcess, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    def client(option: str) -> list[str]:
+        where = ("-connect", f"127.0.0.1:{allowing.port}")
+        return [openssl, "s_client", *where, *flags, option, str(tmp_path / "session")]
+
+    first = subprocess.Popen(
+        client("-sess_out"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert first.stdin
+    assert first.stdout
+    try:
+        while b"Verify return code" not in first.stdout.readline():
+            pass
+        if not (tmp_path / "session").exists():  # nothing that could be resumed was given
+            assert flags == ("-tls1_3",)
+            return
+        second = subprocess.run(client("-sess_in"), input=b"", capture_output=True, timeout=30)
+        assert b"New, TLSv1" in second.stdout, second
+        assert b"Reused" not in second.stdout
+    finally:
+        first.kill()
+        first.wait()
+        first.stdin.close()
+        first.stdout.close()
+
+
+def test_new_certificate_serves_the_handshakes_after_it_in_contexts_of_before(
+    own_pair: Pair, other_pair: Pair
+) -> None:
+    key_pair = KeyPair(own_pair.certificate, own_pair.key)
+    old = key_pair.load()
+    first = shaken(old, ssl.TLSVersion.TLSv1_3)
+    replace(own_pair, other_pair)
+    new = key_pair.load()
+    for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        assert shaken(new, version) != first
+        assert shaken(old, version) == first
+
+
+def shaken(context: ssl.SSLContext, version: ssl.TLSVersion) -> bytes | None:
+    """The certificate that the server's end of a handshake gives."""
+    server = Tls(context)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context_of(version).wrap_bio(incoming, outgoing)
+    while not server.is_up:
+        with suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        server.feed(outgoing.read())
+        incoming.write(server.data_to_send())
+    client.do_handshake()
+    return client.getpeercert(binary_form=True)
 
 
 def test_aborted_handshakes_leave_no_descriptor_behind(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from collections.abc import Callable
 from contextlib import suppress
 from socket import SocketType, socket
@@ -17,17 +18,23 @@ _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class Acceptor(StreamServer):
-    """Calls `serve`, which closes the socket, in a greenlet for each connection that `is_welcome`,
-    a peer's address given, lets in; `on_exhausted` when there is no descriptor for one."""
+    """Calls `begin` for each connection that `is_welcome`, a peer's address given, lets in; and
+    `serve`, which closes the socket, with what that has returned, in a greenlet. One without a
+    descriptor is tried again in the hub's next turn, if `frees_descriptor`; else it is closed, and
+    `on_exhausted` called."""
 
     def __init__(
         self,
         listener: socket,
-        serve: Callable[[socket, tuple[Any, ...]], None],
+        begin: Callable[[Any, tuple[Any, ...]], Any],
+        serve: Callable[[Any, Any], None],
         is_welcome: Callable[[str], bool],
+        frees_descriptor: Callable[[], bool],
         on_exhausted: Callable[[str], None],
     ) -> None:
+        self._begin = begin
         self._is_welcome = is_welcome
+        self._frees_descriptor = frees_descriptor
         self._on_exhausted = on_exhausted
         self._spare = os.open(os.devnull, os.O_RDONLY)
         self._greenlets = Greenlets(serve)
@@ -35,7 +42,7 @@ class Acceptor(StreamServer):
         super().__init__(listener, serve)
 
     def do_read(self) -> Any:
-        """The next connection to serve, a socket and its address; None: there is none now."""
+        """The next connection to serve, a socket and what `begin` made; None: there is none now."""
         try:
             descriptor, address = self._accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -43,7 +50,9 @@ class Acceptor(StreamServer):
         except OSError as error:
             if error.errno not in _NO_DESCRIPTOR:
                 raise
-            self._refuse_without_descriptor()
+            # The system says so before it looks whether anybody waits.
+            if self._has_waiting() and not self._frees_descriptor():
+                self._refuse_without_descriptor()
             return None
         if self._spare < 0:  # this connection's descriptor has to become the spare one
             self._refuse(descriptor, address)
@@ -55,7 +64,7 @@ class Acceptor(StreamServer):
         # Python's, which can be made a file.
         accepted = SocketType(*self._kind, descriptor)
         accepted.setblocking(False)
-        return accepted, address
+        return accepted, self._begin(accepted, address)
 
     def do_handle(self, *accepted: Any) -> None:
         """As gevent does it, but for a frame: each connection would keep that on its stack."""
@@ -64,6 +73,11 @@ class Acceptor(StreamServer):
     def _accept(self) -> tuple[int, tuple[Any, ...]]:
         accepted: tuple[int, tuple[Any, ...]] = self.socket._accept()  # type: ignore[attr-defined]
         return accepted
+
+    def _has_waiting(self) -> bool:
+        poll = select.poll()
+        poll.register(self.socket.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         super().close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -82,7 +83,19 @@ def network_warnings(option: str, networks: Collection[Network]) -> Iterator[str
         yield f"{option} ::/0 is IPv6 alone, and matches no IPv4 address: add 0.0.0.0/0 for these"
 
 
-DEFAULT_LISTEN = Address("0.0.0.0", 13370)
+_SIZE = re.compile(r"(\d{1,15})([KMGT]?)(?:iB|B)?", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def parse_size(text: str) -> int:
+    """Read bytes, or `512M`, `2G` (powers of 1,024); raise ConfigError."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise ConfigError(f"found {text!r}, expected bytes, or a size such as 512M or 2G")
+    return int(found[1]) * _UNITS[found[2].upper()]
+
+
+DEFAULT_LISTEN = Address("0.0.0.0", 13370)  # nosec B104 # hosts come from other machines
 DEFAULT_ADMIN_LISTEN = Address("127.0.0.1", 13371)
 
 

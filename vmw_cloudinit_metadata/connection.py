@@ -7,17 +7,22 @@ happens inside `guarded`.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import ssl
-from collections.abc import Callable
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from socket import SHUT_RDWR, SHUT_WR, socket
 from typing import Any
 
 import gevent
 
-from vmw_cloudinit_metadata.admission import plain_host
+from vmw_cloudinit_metadata.admission import Refusal, plain_host
 from vmw_cloudinit_metadata.happenings import Peer
 from vmw_cloudinit_metadata.line import Line
 from vmw_cloudinit_metadata.output import STALLED_S, Output
@@ -52,20 +57,33 @@ def _hear_nothing(_data: bytes) -> None:
     collector would have to find it."""
 
 
+def _unread_bytes(sock: socket) -> int:
+    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 class Connection:
     """Serves one non-blocking socket, which the caller closes when `serve` returns; `str` is the
-    peer."""
+    peer. First it has to `enter`."""
 
     def __init__(self, shared: Shared, sock: socket, host: str, port: int) -> None:
         self._shared = shared
         self._id = shared.happenings.connection_id()
         self._sock = sock
-        self.output = Output(sock, shared.turn, shared.deadlines, self._all_is_sent, self._stalled)
+        self.output = Output(
+            sock,
+            shared.turn,
+            shared.deadlines,
+            shared.unsent,
+            on_empty=self._all_is_sent,
+            on_stalled=self._stalled,
+            on_shed=self.give_up,
+        )
         self._tls: Tls | None = None
         self._line: Line | None = None
         self._header = b""
         self._counted_host: str | None = None
         self._is_over = False
+        self._has_made_room = False
         self._is_quiet = False
         self._has_more = False  # TLS has more plain bytes than fit into a turn
         self._receive: Callable[[bytes], None] = self._receive_header
@@ -77,11 +95,23 @@ class Connection:
 
     # The life of a connection
 
+    def enter(self) -> None:
+        """Takes its place among the others, or is refused; to be called once, before `serve`."""
+        self.guarded(self._enter)
+
+    def _enter(self) -> None:
+        if self._shared.admission.is_proxy(self.host):
+            self._is_quiet = True  # until it speaks for somebody: health checks come and go
+            self._shared.admission.unidentified.add(self.host, self)
+        else:
+            self._is_admitted()
+
     def serve(self) -> None:
         log.debug("%s: connected", self)
-        self._shared.deadlines.start(IDENTIFICATION_S, self._unidentified)
+        self._shared.deadlines.start(IDENTIFICATION_S, self._unidentified, self.hear)
         try:
-            self.guarded(self._receive_all)
+            if not self._is_over:
+                self.guarded(self._receive_all)
         finally:
             self._end()
 
@@ -137,6 +167,7 @@ class Connection:
             self._line = None
         self._receive = _hear_nothing
         self.output.close()
+        self._shared.tls_connections -= self._tls is not None
         self._shared.deadlines.cancel(
             self._unidentified,
             self._move_overdue,
@@ -144,9 +175,10 @@ class Connection:
             self._handshake_overdue,
             self.close,
         )
-        if self._counted_host:
-            self._shared.admission.leave(self._counted_host)
+        self._leave_host()
         self._shared.mute.pop(self, None)
+        if self._has_made_room:
+            self._shared.leaving -= 1
         log.debug("%s: disconnected", self)
 
     def _receive_all(self) -> None:
@@ -167,6 +199,8 @@ class Connection:
                 self._shared.counters["bytes received"] += len(data)
                 if not self._is_over:
                     self._receive(data)
+                elif self._has_made_room:  # what else is there need not be heard
+                    return
                 is_drop = len(data) <= _DROP_BYTES and self._is_mid_line
                 del data  # an idle line would keep it
                 if self._has_more or is_drop:
@@ -191,21 +225,28 @@ class Connection:
 
     def receive_what_is_there(self) -> None:
         """Takes in, from the side, what the socket has."""
-        self.guarded(self._receive_rest)
+        for _ in islice(self.hear(), _REST_TURNS):
+            pass
 
-    def _receive_rest(self) -> None:
-        for _ in range(_REST_TURNS):
+    def hear(self) -> Iterator[None]:
+        """Takes in, from the side, a turn at each step, what the socket has now and no more."""
+        for _ in range(0, 0 if self._is_over else _unread_bytes(self._sock), _RECEIVE_BYTES):
+            self.guarded(self._receive_turn)
+            yield
             if self._is_over:
                 return
-            try:
-                data = self._sock.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                return
-            if not data:
-                return
-            self._receive(data)
-            while self._has_more and not self._is_over:
-                self._receive(b"")
+
+    def _receive_turn(self) -> None:
+        try:
+            data = self._sock.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            return
+        self._shared.counters["bytes received"] += len(data)
+        self._receive(data)
+        while self._has_more and not self._is_over:
+            self._receive(b"")
 
     # Who it is, and how long that may take
 
@@ -219,11 +260,32 @@ class Connection:
         refusal = self._shared.admission.enter(self.host)
         if refusal is None:
             self._counted_host = self.host
+            self._shared.admission.unidentified.add(self.host, self)
             return True
-        reason = f"connection refused: {refusal.reason}"
-        self._warn("refused", f"refused: {refusal.kind}", reason)
-        self.close()
+        self._refuse(refusal)
         return False
+
+    def _refuse(self, refusal: Refusal) -> None:
+        text = f"connection refused: {refusal.reason}"
+        self._warn("refused", f"refused: {refusal.kind}", text)
+        self._receive = _hear_nothing
+        self.close()
+
+    def _leave_host(self) -> None:
+        """Another connection may have its place."""
+        self._shared.admission.unidentified.discard(self.host, self)
+        if self._counted_host:
+            self._shared.admission.leave(self._counted_host)
+            self._counted_host = None
+
+    def make_room(self) -> None:
+        """Closes the connection, whose VM is not served, for the sake of another one."""
+        text = "closed to make room for another connection: it has named no VM, or was refused"
+        self._warn("closed", "made room", text)
+        self._leave_host()
+        self._has_made_room = True
+        self._shared.leaving += 1
+        self.close()
 
     def tell(self, kind: str, text: str, **further: Any) -> None:
         """Tells a happening of this connection."""
@@ -239,8 +301,9 @@ class Connection:
     def accept(self, within_s: float | None = None) -> None:
         """Takes the peer for an ESXi host whose VM is served, or will be within this time."""
         self._shared.deadlines.cancel(self._unidentified, self._move_overdue)
+        self._shared.admission.unidentified.discard(self.host, self)
         if within_s is not None:
-            self._shared.deadlines.start(within_s, self._move_overdue)
+            self._shared.deadlines.start(within_s, self._move_overdue, self.hear)
 
     def _unidentified(self) -> None:
         text = f"closed: it named no VM within {IDENTIFICATION_S:g} s"
@@ -258,16 +321,24 @@ class Connection:
         teller.tell("closed", f"closed: it has not read for {STALLED_S:g} s", reason="stalled")
         self.close()
 
+    def give_up(self) -> None:
+        """The peer does not read, and the memory of what waits for it is needed."""
+        text = "closed: it does not read, and the memory budget is used up (--memory-budget)"
+        self._warn("closed", "memory budget", text)
+        self.close()
+
     def keep_mute(self) -> None:
         """Keeps the connection, unserved, for the peer to close: but not for ever."""
         self.accept()
+        if not self._is_over:
+            self._shared.admission.unidentified.add(self.host, self)
         mute = self._shared.mute
         mute[self] = None
         if len(mute) > MAX_MUTE_LINES:
             oldest = next(iter(mute))
             del mute[oldest]
             oldest.close()
-        self._shared.deadlines.start(MUTE_LINE_S, self.close)
+        self._shared.deadlines.start(MUTE_LINE_S, self.close, self.hear)
 
     def dismiss(self, reason: str) -> None:
         """The peer is no hypervisor: it may read what was said, and is closed."""
@@ -278,10 +349,9 @@ class Connection:
     # The layers: each receives until it knows which is the next one
 
     def _begin(self) -> None:
-        if self._shared.admission.is_proxy(self.host):
-            self._is_quiet = True  # until it speaks for somebody: health checks come and go
+        if self._is_quiet:
             self._receive = self._receive_header
-        elif self._is_admitted():
+        else:
             self._begin_telnet_or_tls()
 
     def _receive_header(self, data: bytes) -> None:
@@ -296,11 +366,14 @@ class Connection:
             self.close()
             return
         rest, self._header = self._header[header.length :], b""
+        self._shared.admission.unidentified.discard(self.host, self)  # it counted as the balancer's
         if header.address:
             self._become(*header.address)
             # With version 1 a balancer's own health checks look like this.
             self._is_quiet = self._shared.admission.is_proxy(self.host)
-        if self._is_admitted():
+        if refusal := self._shared.admission.hurries(self.host, time.monotonic()):
+            self._refuse(refusal)
+        elif self._is_admitted():
             self._begin_telnet_or_tls()
             if rest:
                 self._receive(rest)
@@ -308,7 +381,7 @@ class Connection:
     def _begin_telnet_or_tls(self) -> None:
         if self._shared.tls:
             self._receive = self._receive_first
-            self._shared.deadlines.start(TLS_SILENCE_S, self._peer_is_silent)
+            self._shared.deadlines.start(TLS_SILENCE_S, self._peer_is_silent, self.hear)
         else:
             self._open_line()
 
@@ -335,12 +408,18 @@ class Connection:
     def start_tls(self) -> None:
         """From now on everything is TLS; what was said before is forgotten."""
         assert self._shared.tls
+        rate = self._shared.admission.handshake_rate
+        if not rate.passes(self.host, time.monotonic()):
+            text = f"it begins TLS more than {rate.per_s} times a second (--max-handshake-rate)"
+            self._refuse(Refusal("handshake rate", text))
+            return
         if self._line:
             self._line.close()
             self._line = None
         self._tls = Tls(self._shared.tls)
+        self._shared.tls_connections += 1
         self._receive = self._receive_tls
-        self._shared.deadlines.start(TLS_HANDSHAKE_S, self._handshake_overdue)
+        self._shared.deadlines.start(TLS_HANDSHAKE_S, self._handshake_overdue, self.hear)
 
     def _receive_tls(self, data: bytes) -> None:
         assert self._tls

@@ -7,9 +7,17 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_DOCUMENTS
-from vmw_cloudinit_metadata.lookup import Answer, Failure, Outcome, error_packet, response_packet
+from vmw_cloudinit_metadata.lookup import (
+    Answer,
+    Failure,
+    Origin,
+    Outcome,
+    error_packet,
+    response_packet,
+)
 from vmw_cloudinit_metadata.news import QUIET_S, key_of
 from vmw_cloudinit_metadata.printable import shortened
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -21,6 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_WAITING_REQUESTS = 1024
+_FEW_REQUESTS = 16  # do not count against the memory budget
+_REQUEST_BYTES = 128  # a document's name, of at most 64 characters
+MAX_DOCUMENTS_TOLD = 64  # of one boot, to the operator
 BUSY_BYTES = 64 * 1024  # with more than this unsent, the next request waits
 
 # A guest is told to have had its documents when it has asked for none for this long, or is gone.
@@ -47,15 +58,18 @@ class Dialogue:
         self._requests: list[str] = []  # as a deque each would take 600 bytes
         self._is_looking_up = False
         self._is_pausing = False
-        self._unsent: list[memoryview] = []
+        self._unsent: list[bytes] = []  # answers; of the first all but `_sent_bytes`
+        self._sent_bytes = 0
         self._unsent_bytes = 0
         self._has_lost = False  # requests, since all were answered
         self._owes_line_feed = False
         self._claim: tuple[str, str] | None = None  # the source that it is served from
         self._asked_s = 0.0  # the first of what is not told yet
         self._had: dict[str, float] = {}  # document: when
-        self._had_from: Answer | None = None
+        self._had_from: Origin | None = None
         self._had_as: Machine | None = None
+        # Weak: an answer is as large as its documents, and this line may live for months.
+        self._had_answer: Callable[[], Answer | None] = _no_answer
         self._told: tuple[str, float] = ("", 0.0)  # the last line of the log, and when
 
     @property
@@ -69,6 +83,8 @@ class Dialogue:
             self._asked_s = time.time()
         if len(self._requests) < MAX_WAITING_REQUESTS:
             self._requests.append(document)
+            if len(self._requests) > _FEW_REQUESTS:
+                self._hold()
             return
         self._shared.counters["requests dropped"] += 1
         if not self._has_lost:
@@ -91,21 +107,37 @@ class Dialogue:
         return self._is_looking_up or self._is_pausing or self._unsent_bytes > BUSY_BYTES
 
     def _answer_next(self) -> None:
+        if not self.line.is_known:
+            self._put_off()
+            return
         machine = self.line.machine
-        answer = self._kept(machine)
-        self._shared.counters["answers kept" if answer else "answers looked up"] += 1
-        if answer is None:
-            self._is_looking_up = True
-            self._shared.lookup.ask(machine, self._guarded(self._looked_up, machine))
-        else:
+        answer = self._fresh(machine)
+        if answer:
+            self._shared.counters["answers kept"] += 1
             self._answer(machine, answer)
+            return
+        self._is_looking_up = True
+        if not self._shared.lookup.recheck(machine, self._guarded(self._rechecked, machine)):
+            self._look_up(machine)
 
-    def _kept(self, machine: Machine) -> Answer | None:
-        """The answer of a moment ago, or the one that the look-up has kept, if it still holds."""
-        before = self._had_from
-        if before and machine is self._had_as and self._shared.lookup.holds(before):
+    def _fresh(self, machine: Machine) -> Answer | None:
+        """The answer of a moment ago, or the one that the look-up has kept, if it is fresh."""
+        before = self._had_answer()
+        if before and machine is self._had_as and self._shared.lookup.is_fresh(before):
             return before
         return self._shared.lookup.kept(machine)
+
+    def _rechecked(self, machine: Machine, outcome: Outcome | None) -> None:
+        if outcome is None:
+            self._look_up(machine)
+            return
+        holds = isinstance(outcome, Answer) and outcome.token is not None
+        self._shared.counters["answers kept" if holds else "answers unchecked"] += 1
+        self._looked_up(machine, outcome)
+
+    def _look_up(self, machine: Machine) -> None:
+        self._shared.counters["answers looked up"] += 1
+        self._shared.lookup.ask(machine, self._guarded(self._looked_up, machine))
 
     def _end_pause(self) -> None:
         self._is_pausing = False
@@ -113,11 +145,29 @@ class Dialogue:
 
     def close(self) -> None:
         """The guest is gone."""
-        self._requests.clear()
-        self._unsent.clear()
-        self._unsent_bytes = 0
+        self._drop_all()
         self._tell_served()
         self._claim_nothing()
+
+    def give_up(self) -> None:
+        """Drop what the guest has not read, and its line: the memory is needed."""
+        self._drop_all()
+        self.line.give_up()
+
+    def _drop_all(self) -> None:
+        self._requests.clear()
+        self._unsent.clear()
+        self._unsent_bytes = self._sent_bytes = 0
+        self._hold()
+
+    def _hold(self) -> None:
+        """Count what waits against the memory budget."""
+        waiting = len(self._requests)
+        is_little = waiting <= _FEW_REQUESTS
+        size = (
+            self._unsent_bytes + self._sent_bytes + (0 if is_little else waiting * _REQUEST_BYTES)
+        )
+        self._shared.unsent.hold(self, size)
 
     def _guarded(self, step: Callable[..., None], *arguments: Any) -> Callable[..., None]:
         """`step`, whose errors will cost the line that there is by then."""
@@ -173,8 +223,16 @@ class Dialogue:
         self._log_failure(document, failure)
         self._say(error_packet(document, failure.error))
 
+    def _put_off(self) -> None:
+        """The VM is not identified: the log has said so, once, and why."""
+        document = self._take_request()
+        self._count_failure(document, "timeout")
+        self._say(error_packet(document, "timeout"))
+
     def _take_request(self) -> str:
         document = self._requests.pop(0)
+        if len(self._requests) >= _FEW_REQUESTS:
+            self._hold()
         self._has_lost = self._has_lost and bool(self._requests)
         return document
 
@@ -188,29 +246,34 @@ class Dialogue:
         if not self._unsent and len(packets) <= PIECE_BYTES and self.line.can_speak:
             self.line.say(packets)
             return
-        self._unsent.append(memoryview(packets))
+        self._unsent.append(packets)
         self._unsent_bytes += len(packets)
         self._send()
 
     def _send(self) -> None:
         while self._unsent and self.line.can_speak:
-            piece = self._unsent[0][:PIECE_BYTES]
-            if len(piece) == len(self._unsent[0]):
-                del self._unsent[0]
-            else:
-                self._unsent[0] = self._unsent[0][PIECE_BYTES:]
+            answer, begin = self._unsent[0], self._sent_bytes
+            piece = answer[begin : begin + PIECE_BYTES]
+            self._sent_bytes += len(piece)
             self._unsent_bytes -= len(piece)
-            self.line.say(bytes(piece))
+            if self._sent_bytes == len(answer):
+                self._sent_bytes = 0
+                del self._unsent[0]
+            self.line.say(piece)
         if self._unsent:
             self.line.await_sent()
+        self._hold()
 
     # Telling the operator
 
-    def _log_failure(self, document: str, failure: Failure) -> None:
-        self._shared.counters[f"answered {failure.error}"] += 1
-        self._shared.counters[f"{_kind(document)} {failure.error}"] += 1
+    def _count_failure(self, document: str, error: str) -> None:
+        self._shared.counters[f"answered {error}"] += 1
+        self._shared.counters[f"{_kind(document)} {error}"] += 1
         if not self._had:
             self._asked_s = 0.0
+
+    def _log_failure(self, document: str, failure: Failure) -> None:
+        self._count_failure(document, failure.error)
         trouble = f"{failure.error}: {failure.reason}"
         untold = self._shared.throttle.passes("failed", key_of(self.line.machine), trouble)
         # Whatever a guest asks for that there is not says nothing of its VM.
@@ -234,27 +297,28 @@ class Dialogue:
         counters[_ANSWERED.get(document, "other answered")] += 1
         if self.line.is_older:
             counters["answered on an older connection"] += 1
-        if self._shared.news.is_new(machine, answer.problem):
-            self._tell_stale(answer)
+        if self._shared.news.is_new(machine, answer.origin.problem):
+            self._tell_stale(answer.origin)
         if document == "METADATA":
-            self._claim_source(answer, machine)
+            self._claim_source(answer.origin, machine)
         now_s = time.time()
         if not self._had:
             self._shared.deadlines.start(SETTLED_S, self._settled)
             self._asked_s = self._asked_s or now_s
-        self._had[document] = now_s
-        self._had_from, self._had_as = answer, machine
+        if document in self._had or len(self._had) < MAX_DOCUMENTS_TOLD:
+            self._had[document] = now_s
+        self._had_from, self._had_as, self._had_answer = answer.origin, machine, ref(answer)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
 
-    def _tell_stale(self, answer: Answer) -> None:
+    def _tell_stale(self, origin: Origin) -> None:
         key = key_of(self.line.machine)
-        untold = self._shared.throttle.passes("stale", key, answer.problem)
+        untold = self._shared.throttle.passes("stale", key, origin.problem)
         self.line.tell(
             "stale",
-            f"{answer.problem}{untold or ''}",
+            f"{origin.problem}{untold or ''}",
             level=logging.DEBUG if untold is None else logging.WARNING,
-            sources=answer.sources,
+            sources=origin.sources,
         )
 
     def _settled(self) -> None:
@@ -269,23 +333,23 @@ class Dialogue:
         if not self._had or not self._had_from:
             return
         self._shared.deadlines.cancel(self._settled)
-        had, answer, asked_s = self._had, self._had_from, self._asked_s
+        had, origin, asked_s = self._had, self._had_from, self._asked_s
         self._had, self._had_from, self._asked_s = {}, None, 0.0
         seconds = max(had.values()) - asked_s
         if "METADATA" in had:
             self._shared.counters["boots"] += 1
             self._shared.boots.observe(seconds)
-        text = f"answered {', '.join(had)} from {_origin(answer)}"
+        text = f"answered {', '.join(had)} from {_named(origin)}"
         self.line.tell(
             "served",
             text,
             level=self._loudness_of(text, had),
             answered=had,
             seconds=seconds,
-            digest=answer.packets["DIGEST"].decode(),
-            sources=answer.sources,
-            matched_by=answer.matched_by,
-            problem=shortened(answer.problem),
+            digest=origin.digest,
+            sources=origin.sources,
+            matched_by=origin.matched_by,
+            problem=shortened(origin.problem),
         )
 
     def _loudness_of(self, text: str, had: Collection[str]) -> int:
@@ -296,10 +360,10 @@ class Dialogue:
         self._told = text, now_s
         return logging.INFO
 
-    def _claim_source(self, answer: Answer, machine: Machine) -> None:
+    def _claim_source(self, origin: Origin, machine: Machine) -> None:
         """Tells when machines with different VC UUIDs get the same file."""
         vc_uuid = machine.vc_uuid
-        claim = (answer.sources[0], vc_uuid) if vc_uuid and answer.sources else None
+        claim = (origin.sources[0], vc_uuid) if vc_uuid and origin.sources else None
         if claim == self._claim:
             return
         self._claim_nothing()
@@ -325,5 +389,9 @@ def _kind(document: str) -> str:
     return document if document in _ALWAYS_KNOWN else "other"
 
 
-def _origin(answer: Answer) -> str:
-    return ", ".join(answer.sources) or "the driver"
+def _named(origin: Origin) -> str:
+    return ", ".join(origin.sources) or "the driver"
+
+
+def _no_answer() -> None:
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ BOUNDS_S = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
+_MAX_COUNT = 2**63
 
 
 class Timing:
@@ -59,6 +61,41 @@ class Figures:
         return {"counters": self.counters, "timings": timings, "gauges": self.gauges}
 
     @classmethod
-    def unpack(cls, packed: Mapping[str, Any]) -> Figures:
-        timings = {name: Timing(*parts) for name, parts in packed["timings"].items()}
-        return cls(Counter(packed["counters"]), timings, packed["gauges"])
+    def unpack(cls, packed: Any) -> Figures:
+        """What `pack` has made, after JSON; raises ValueError for anything else."""
+        match packed:
+            case {"counters": dict(counters), "timings": dict(timings), "gauges": dict(gauges)}:
+                _check(map(_is_count, counters.values()), "a counter is no count")
+                _check(map(_is_amount, gauges.values()), "a gauge is no amount")
+                _check(map(_is_name, (*counters, *gauges, *timings)), "a name is no text")
+                return cls(
+                    Counter(counters), {n: _timing(parts) for n, parts in timings.items()}, gauges
+                )
+        raise ValueError("counters, timings or gauges are missing")
+
+
+def _timing(parts: Any) -> Timing:
+    match parts:
+        case [[*counts], sum_s] if len(counts) == len(BOUNDS_S) + 1:
+            _check(map(_is_count, counts), "a bucket is no count")
+            _check([_is_amount(sum_s)], "a sum of seconds is no amount")
+            return Timing(counts, sum_s)
+    raise ValueError("a timing has not its buckets and their sum")
+
+
+def _check(are_so: Iterable[bool], otherwise: str) -> None:
+    if not all(are_so):
+        raise ValueError(otherwise)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_COUNT
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= _MAX_COUNT and math.isfinite(value)
+
+
+def _is_name(name: str) -> bool:
+    """Half of a surrogate pair cannot be written into the metrics."""
+    return not any("\ud800" <= c <= "\udfff" for c in name)

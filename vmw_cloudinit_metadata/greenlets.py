@@ -15,13 +15,11 @@ from greenlet import greenlet
 
 MAX_IDLE = 256  # a herd that has gone need not leave thousands
 
-Address = tuple[Any, ...]
-
 
 class Greenlets:
     """Nobody joins or kills them. One whose `serve` raises ends; the hub tells of the error."""
 
-    def __init__(self, serve: Callable[[socket, Address], None]) -> None:
+    def __init__(self, serve: Callable[[socket, Any], None]) -> None:
         self._serve = serve
         self._idle: list[greenlet] = []
         self._max_idle = MAX_IDLE
@@ -30,27 +28,27 @@ class Greenlets:
     def idle(self) -> int:
         return len(self._idle)
 
-    def spawn(self, sock: socket, address: Address) -> None:
+    def spawn(self, sock: socket, connection: Any) -> None:
         """Serves this connection, from the hub's next turn on."""
         if self._idle:
-            gevent.get_hub().loop.run_callback(self._idle.pop().switch, sock, address)
+            gevent.get_hub().loop.run_callback(self._idle.pop().switch, sock, connection)
         else:
-            gevent.spawn_raw(self._work, [(sock, address)])
+            gevent.spawn_raw(self._work, [(sock, connection)])
 
     def close(self) -> None:
         """Ends those that are idle, and the others when they are: one that waits is never freed,
         nor what it knows."""
         self._max_idle = 0
         while self._idle:
-            gevent.get_hub().loop.run_callback(self._idle.pop().switch, None, ())
+            gevent.get_hub().loop.run_callback(self._idle.pop().switch, None, None)
 
-    def _work(self, first: list[tuple[socket, Address]]) -> None:
+    def _work(self, first: list[tuple[socket, Any]]) -> None:
         hub = gevent.get_hub()
         sock: socket | None
-        sock, address = first.pop()  # a greenlet keeps what it was begun with
+        sock, connection = first.pop()  # a greenlet keeps what it was begun with
         while sock:
-            self._serve(sock, address)
-            sock = None
+            self._serve(sock, connection)
+            sock = connection = None
             if len(self._idle) < self._max_idle:
                 self._idle.append(gevent.getcurrent())
-                sock, address = hub.switch()
+                sock, connection = hub.switch()

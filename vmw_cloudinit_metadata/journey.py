@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vmw_cloudinit_metadata.protocol import vmotion
@@ -24,7 +25,16 @@ class Journey:
         self._target: Line | None = None
         self._is_over = False
         shared.journeys[source.session] = self
-        shared.deadlines.start(EXPIRES_S, self._expire)
+        self._begin_to_expire()
+
+    def _begin_to_expire(self) -> None:
+        self._shared.deadlines.start(EXPIRES_S, self._expire, self._hear)
+
+    def _hear(self) -> Iterator[None]:
+        """How it ended may have arrived already."""
+        yield from self.source.hear()
+        if self._target:
+            yield from self._target.hear()
 
     @property
     def is_under_way(self) -> bool:
@@ -42,8 +52,11 @@ class Journey:
 
     def end_is_gone(self) -> None:
         """One of the two lines is closed."""
-        if not self._is_over:
-            self._shared.deadlines.start(EXPIRES_S, self._expire)
+        if self._is_over:
+            return
+        self._begin_to_expire()
+        if not self.source.is_open and not (self._target and self._target.is_open):
+            self.source.session.abandon_move()
 
     def complete(self) -> None:
         self._finish("completed")
@@ -57,6 +70,16 @@ class Journey:
         """Another VMOTION-BEGIN has come."""
         self._finish("replaced")
         self._dismiss_target()
+
+    def make_room(self) -> None:
+        """It was abandoned, and another move has its place in the table of moves."""
+        untold = self._shared.throttle.passes("vMotions made room", self.source.host)
+        level = logging.DEBUG if untold is None else logging.WARNING
+        text = "vMotion ended to make room for another one: its source is gone, and no target came"
+        self.source.tell("move expired", f"{text}{untold or ''}", level=level)
+        self.source.session.end_move()
+        self._finish("made room")
+        self._go_on()
 
     def _expire(self) -> None:
         self.source.guarded(self._end)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from vmw_cloudinit_metadata.dialogue import Dialogue
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IDENTITY_TIMEOUT_S = 2.0  # from our question to what then counts as absent
-ASKED_AGAIN_TIMEOUT_S = 1.0  # the same, of a VM that has told before
+IDENTITY_TIMEOUT_S = 2.0  # from our question to when it is asked once more
+UNTOLD_S = 10.0  # the same, when its guest was told to ask again later
+ASKED_AGAIN_TIMEOUT_S = 1.0  # of a VM that has told before: then that holds
+
+# A peer that is not identified makes us say some hundred bytes, and reads them.
+UNKNOWN_BYTES = 2 * 1024
 
 # A target whose source is on another server: nobody here would hear that the move has failed.
 MOVE_FROM_ELSEWHERE_S = 3600.0
@@ -53,6 +57,11 @@ class Line:
         return f"{self._connection}: {self.machine}{older}"
 
     @property
+    def host(self) -> str:
+        """The address of the ESXi host."""
+        return self._connection.host
+
+    @property
     def is_older(self) -> bool:
         """Whether a newer line has the same VC UUID and service URI."""
         known, machines = self._known_as, self._shared.machines
@@ -62,6 +71,11 @@ class Line:
     def machine(self) -> Machine:
         """Who the VM counts as; until it is identified, what it has told so far."""
         return self._known_as or self.session.machine
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the VM is identified, and all is told that could make it another one."""
+        return self._known_as is not None and not self.session.is_untold
 
     @property
     def is_mid_line(self) -> bool:
@@ -156,7 +170,8 @@ class Line:
             return
         if self._trace:
             self._trace.said(data)
-        if not self._connection.write(data):
+        is_pushy = self._known_as is None and self._connection.output.waiting_bytes > UNKNOWN_BYTES
+        if is_pushy or not self._connection.write(data):
             self._shared.counters["output dropped"] += 1
 
     def _finish_if_idle(self) -> None:
@@ -166,6 +181,11 @@ class Line:
             self.await_sent()
         else:
             self._connection.finish()
+
+    def give_up(self) -> None:
+        """The guest does not read, and the memory of its answers is needed."""
+        if self.is_open:
+            self._connection.give_up()
 
     # What the session tells it
 
@@ -178,7 +198,7 @@ class Line:
                     self._shared.counters[f"fault: {kind}"] += 1
                 case events.IdentityAsked(again):
                     seconds = ASKED_AGAIN_TIMEOUT_S if again else IDENTITY_TIMEOUT_S
-                    self._shared.deadlines.start(seconds, self._identity_overdue)
+                    self._await_identity(seconds)
                 case events.Identified(machine):
                     self._identified(machine)
                 case _:
@@ -188,6 +208,8 @@ class Line:
 
     def _handle_rare(self, event: events.Event) -> None:
         match event:
+            case events.IdentityUntold(missing, is_news):
+                self._untold(missing, is_news)
             case events.Refused(kind, reason, is_attack):
                 self._refused(kind, reason)
                 if is_attack:
@@ -198,10 +220,12 @@ class Line:
             case events.TlsAccepted():
                 self.flush()
                 self._connection.start_tls()
-            case events.MoveBegun():
+            case events.MoveBegun(instead_of):
+                if instead_of:
+                    self._shared.journeys[instead_of].make_room()
                 self._move_begun()
-            case events.MoveDeclined():
-                self._move_declined()
+            case events.MoveDeclined(reason, is_of_rate):
+                self._move_declined(reason, "declined by rate" if is_of_rate else "declined")
             case events.MoveAborted():
                 self.tell("move aborted", "vMotion aborted by its source")
                 self._shared.journeys[self.session].abort()
@@ -209,6 +233,9 @@ class Line:
                 self._move_arrived(source)
             case events.MoveCompleted(source):
                 self._move_completed(source)
+
+    def _await_identity(self, seconds: float) -> None:
+        self._shared.deadlines.start(seconds, self._identity_overdue, self._connection.hear)
 
     def _identity_overdue(self) -> None:
         self.guarded(lambda: self._handle(self.session.identity_overdue()))
@@ -229,6 +256,23 @@ class Line:
         if was and (was.vc_uuid, was.service_uri) != (machine.vc_uuid, machine.service_uri):
             self._shared.machines.remove(self, was)
             self._register(machine)
+
+    def _untold(self, missing: str, is_news: bool) -> None:
+        """It is a VM, and is kept; but which one it is, its host has not said."""
+        self._await_identity(UNTOLD_S)
+        self._connection.accept()
+        if not is_news:
+            return
+        self._shared.counters["identities untold"] += 1
+        untold = self._shared.throttle.passes("untold", self._connection.host)
+        if untold is not None:
+            text = (
+                f"{self.machine}: not identified: its host has not told who it is ({missing}). "
+                "Until it does, its guest is answered with timeout, and gets no file that a weaker "
+                "identity names. If it does not, disconnect and connect the VM's serial port in "
+                f"vSphere, or move the VM to another host{untold}"
+            )
+            self._connection.tell("untold", text)
 
     def _changed(self, was: Machine) -> None:
         self._shared.counters["identities changed"] += 1
@@ -288,10 +332,13 @@ class Line:
         self._journey = Journey(self._shared, self)
         self.tell("move begun", "vMotion begins")
 
-    def _move_declined(self) -> None:
+    def _move_declined(self, reason: str, outcome: str) -> None:
         self._replace_journey()
-        self._shared.counters["vMotions declined"] += 1
-        self.tell("move declined", "vMotion declined (VMOTION-NOTNOW)")
+        self._shared.counters[f"vMotions {outcome}"] += 1
+        untold = self._shared.throttle.passes("move declined", outcome, self.host)
+        level = logging.DEBUG if untold is None else logging.WARNING
+        text = f"vMotion declined (VMOTION-NOTNOW): {reason}{untold or ''}"
+        self.tell("move declined", text, level=level)
 
     def _replace_journey(self) -> None:
         """Another VMOTION-BEGIN has come."""
@@ -332,3 +379,7 @@ class Line:
     def hear_the_rest(self) -> None:
         """Takes in what has arrived and was not read yet."""
         self._connection.receive_what_is_there()
+
+    def hear(self) -> Iterator[None]:
+        """The same, a turn at each step."""
+        return self._connection.hear() if self.is_open else iter(())

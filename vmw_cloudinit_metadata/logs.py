@@ -1,6 +1,7 @@
 """The log on standard error: lines for people, or one JSON object a line.
 
-Nothing that a peer, a file or a library says begins another line.
+Nothing that a peer, a file or a library says begins another line. Who reads the log slowly, or not
+at all, holds up nobody: the thread of a Writer writes it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from contextlib import nullcontext, suppress
+from collections import Counter, deque
+from contextlib import nullcontext
+from io import TextIOBase
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import gevent
 import ujson
@@ -26,10 +29,17 @@ from vmw_cloudinit_metadata.happenings import (
     timestamp,
 )
 from vmw_cloudinit_metadata.printable import one_line
+from vmw_cloudinit_metadata.quota import Quota
+from vmw_cloudinit_metadata.writer import Writer
 
 log = logging.getLogger(__name__)
 
 FORMATS = ("text", "json")
+
+_CLOSED = -1  # whose standard error is closed has no log; the next file that is opened is number 2
+
+LEFT_OUT_S = 60.0  # so often the log says how many lines of a host were left out
+_MAX_PRINTED = 64 * 1024  # of a line that was begun
 
 # With a space, so that what looks for words in the text log finds them here too.
 _SEPARATORS = (", ", ": ")
@@ -58,11 +68,13 @@ class TextFormatter(Formatter):
         return self._line(happening.at_s, happening.level, str(happening))
 
     def _line(self, at_s: float, level: int, text: str) -> str:
-        second = int(at_s)
-        if self._second[0] != second:
-            self._second = second, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+        second, clock = self._second  # at once: several threads come here
+        if second != int(at_s):
+            second = int(at_s)
+            clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+            self._second = second, clock
         process = f"[{os.getpid()}] " if self._with_process else ""
-        clock = f"{self._second[1]},{int(at_s % 1 * 1000):03d}"
+        clock = f"{clock},{int(at_s % 1 * 1000):03d}"
         return one_line(f"{clock} {logging.getLevelName(level)} {process}{text}")
 
 
@@ -101,71 +113,189 @@ def _indented(line: str) -> str:
     return f"  {one_line(line)}"
 
 
-class LineHandler(logging.StreamHandler[TextIO]):
-    """Writes each line at once; or, where a hub runs, those of one of its turns together: a write
-    for each of two lines is a twentieth of what a boot costs."""
+class LineHandler(logging.Handler):
+    """Hands each line to a Writer at once; or, where a hub runs, those of one of its turns
+    together: to hand over each of two lines costs more than to make them."""
 
-    def __init__(self, stream: TextIO, formatter: Formatter) -> None:
-        super().__init__(stream)
+    def __init__(self, descriptor: int, formatter: Formatter) -> None:
+        super().__init__()
         self.setFormatter(formatter)
+        self.writer = Writer(descriptor, self._dropped)
         self._tell = formatter.tell
-        self._lines: list[str | Happening] = []
+        self._lines: deque[str | Happening] = deque()
+        self._is_due = False  # in the hub
+        self._begin_quota()
         self._loop: Any = None
         self._thread = 0  # of the hub
+        self._timer: Any = None
+
+    def _begin_quota(self) -> None:
+        self._quota = Quota()
+        self._debug_quota = Quota()  # who looks closely at a VM is not to lose what is said without
+
+    @property
+    def left_out(self) -> int:
+        """Lines of those who had used up their quota."""
+        return self._quota.left_out + self._debug_quota.left_out
 
     def gather(self) -> None:
-        """From now on this thread's hub runs, and is to write."""
+        """From now on this thread's hub runs, and is to hand over."""
         self._loop = gevent.get_hub().loop
         self._thread = threading.get_ident()
+        self._begin_quota()  # a worker's is not its parent's
+        self._timer = self._loop.timer(LEFT_OUT_S, repeat=LEFT_OUT_S, ref=False)
+        self._timer.start(self._tell_left_out)
 
     def hear(self, happening: Happening) -> None:
         """A listener, in the hub's thread: the way through logging costs more than the line."""
         if logging.root.isEnabledFor(happening.level):
             self._lines.append(happening)
-            self._write_soon()
+            self._hand_over_soon()
+
+    def put(self, line: str) -> None:
+        """Writes a line as it is."""
+        self._lines.append(line)
+        self._hand_over()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._lines.append(self.format(record))
+            line = self._within_quota(record)
         except Exception:
             self.handleError(record)
             return
+        if line is not None:
+            self._lines.append(line)
         if self._loop is None or threading.get_ident() != self._thread:
-            self._write()
+            self._hand_over()
         else:
-            self._write_soon()
+            self._hand_over_soon()
 
-    def _write_soon(self) -> None:
-        if len(self._lines) == 1:
-            self._loop.run_callback(self._write)
+    def _within_quota(self, record: logging.LogRecord) -> str | None:
+        quota = self._quota if record.levelno > logging.DEBUG else self._debug_quota
+        buckets = quota.buckets(_source_of(record), "", record.created)
+        if buckets is None:
+            return None
+        line = self.format(record)
+        buckets[0].left -= len(line)
+        return line
 
-    def _write(self) -> None:
-        with suppress(OSError, ValueError):  # full, gone or closed: no error of those who log
-            self.flush()
+    def _hand_over_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self._loop.run_callback(self._hand_over)
 
-    def flush(self) -> None:
+    def _hand_over(self) -> None:
         with self.lock or nullcontext():
-            lines, self._lines = self._lines, []
-            if lines:
-                self.stream.write("\n".join(map(self._text_of, lines)) + "\n")
-            super().flush()
+            self._is_due = False
+            texts = []
+            while self._lines:
+                text = self._text_of(self._lines.popleft())
+                if text is not None:
+                    texts.append(text)
+            if texts:
+                lines = "\n".join([*texts, ""])
+                self.writer.put(lines.encode("utf-8", "backslashreplace"))
 
-    def _text_of(self, line: str | Happening) -> str:
+    def _text_of(self, line: str | Happening) -> str | None:
+        """None if the host or the connection of a happening has used up its quota."""
         if isinstance(line, str):
             return line
+        is_debug = line.level <= logging.DEBUG
+        quota = self._debug_quota if is_debug else self._quota
+        buckets = quota.buckets(line.host, "" if is_debug else line.connection, line.at_s)
+        if buckets is None:
+            return None
+        text = self._formatted(line)
+        for bucket in buckets:
+            bucket.left -= len(text)
+        return text
+
+    def _formatted(self, happening: Happening) -> str:
         try:
-            return self._tell(line)
+            return self._tell(happening)
         except Exception as error:  # what a driver has put into it, JSON may have no form for
-            text = f"{line.text} (its details cannot be written: {error!r})"
-            return self._tell(line._replace(text=text, details={}))
+            text = f"{happening.text} (its details cannot be written: {error!r})"
+            return self._tell(happening._replace(text=text, details={}))
+
+    def _tell_left_out(self) -> None:
+        with self.lock or nullcontext():
+            untold: Counter[str] = self._quota.take_untold() + self._debug_quota.take_untold()
+        for host, count in untold.items():
+            log.warning("%d more lines of %s were left out", count, host)
+
+    def _dropped(self, count: int) -> bytes:
+        text = "%d lines of the log were dropped here: they could not be written in time"
+        told = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
+        record = logging.makeLogRecord({**told, "msg": text, "args": (count,)})
+        return f"{self.format(record)}\n".encode()
+
+    def flush(self) -> None:
+        """At the end: blocks, but not for long."""
+        self._tell_left_out()
+        self._hand_over()
+        self.writer.flush()
+
+
+def _source_of(record: logging.LogRecord) -> str:
+    """Whose quota a line is taken from: the ESXi host of the connection or machine that it is
+    about, or its logger."""
+    for told in record.args if isinstance(record.args, tuple) else ():
+        host = getattr(told, "host", None) or getattr(told, "peer_address", None)
+        if host:
+            return str(host)
+    return record.name
+
+
+def _handler() -> LineHandler | None:
+    handlers = (each for each in logging.root.handlers if isinstance(each, LineHandler))
+    return next(handlers, None)
 
 
 def gather(happenings: Happenings) -> None:
-    """The hub runs from now on: lines, and those of `happenings`, are written once a turn of it."""
-    for handler in logging.root.handlers:
-        if isinstance(handler, LineHandler):
-            handler.gather()
-            happenings.listeners[0] = handler.hear
+    """The hub runs from now on: lines, and those of `happenings`, are handed over once a turn."""
+    if handler := _handler():
+        handler.gather()
+        happenings.listeners[0] = handler.hear
+
+
+def put(line: str) -> bool:
+    """Writes a line as it is, behind all that was logged; False if there is no log yet."""
+    handler = _handler()
+    if handler:
+        handler.put(line)
+    return handler is not None
+
+
+def shed() -> dict[str, int]:
+    """What this process has left out of the log so far, by the names of its counters."""
+    handler = _handler()
+    if handler is None:
+        return {}
+    counts = {"log lines": handler.writer.dropped, "lines of busy hosts": handler.left_out}
+    return {f"{what} dropped": count for what, count in counts.items() if count}
+
+
+class Printed(TextIOBase):
+    """What anybody prints on standard error becomes lines of the log: it does not block, and is as
+    JSON where the log is."""
+
+    def __init__(self) -> None:
+        self._begun = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return sys.__stderr__.fileno() if sys.__stderr__ else super().fileno()
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        if len(self._begun) > _MAX_PRINTED:
+            lines, self._begun = [*lines, self._begun], ""
+        for line in lines:
+            if line.strip():
+                log.warning("%s", line)
+        return len(text)
 
 
 def catch_all() -> None:
@@ -174,6 +304,7 @@ def catch_all() -> None:
     threading.excepthook = lambda error: log.critical(
         "an error that nobody catches, in a thread", exc_info=error.exc_value
     )
+    sys.unraisablehook = _unraisable
     hub = gevent.get_hub()
     hub.print_exception = _uncaught_in_greenlet  # type: ignore[method-assign,assignment]
 
@@ -183,6 +314,11 @@ def _uncaught(
 ) -> None:
     told = kind, error or kind(), trace
     log.critical("an error that nobody catches", exc_info=told)
+
+
+def _unraisable(error: Any) -> None:
+    text = error.err_msg or "an error that nobody can catch"
+    log.error("%s: %r", text, error.object, exc_info=error.exc_value)
 
 
 def _uncaught_in_greenlet(
@@ -196,16 +332,19 @@ def _uncaught_in_greenlet(
 
 def is_for_machines() -> bool:
     """Whether all that is said on standard error has to be an object."""
-    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.root.handlers)
+    handler = _handler()
+    return handler is not None and isinstance(handler.formatter, JsonFormatter)
 
 
 def set_up(level: str, form: str, *, with_process: bool) -> None:
-    """Logs from here on to standard error; `form` is one of FORMATS."""
+    """Logs from here on to standard error, and so does whoever prints there; `form` is one of
+    FORMATS."""
     # Nothing of this is in a line; each costs something at every one.
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     logging.logAsyncioTasks = False  # type: ignore[attr-defined,unused-ignore]  # 3.12
     logging._srcfile = None
     formatter = JsonFormatter() if form == "json" else TextFormatter(with_process=with_process)
-    logging.basicConfig(level=level.upper(), handlers=[LineHandler(sys.stderr, formatter)])
-    if form == "json":
-        logging.captureWarnings(True)
+    descriptor = sys.stderr.fileno() if sys.stderr else _CLOSED
+    logging.basicConfig(level=level.upper(), handlers=[LineHandler(descriptor, formatter)])
+    logging.captureWarnings(True)
+    sys.stderr = Printed()

@@ -1,4 +1,7 @@
-"""What was told already, so that a log has each trouble once and not at every retry."""
+"""What was told already, so that a log has each trouble once and not at every retry.
+
+Kept are hashes alone: names and troubles are as long as peers and files make them.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,18 @@ class News:
     """The trouble that was told of each machine last."""
 
     def __init__(self) -> None:
-        self._last: LRUCache[str, str] = LRUCache(MAX_MACHINES)
+        self._last: LRUCache[int, int] = LRUCache(MAX_MACHINES)
 
     def is_new(self, machine: Machine, trouble: str) -> bool:
         """Whether `trouble` is not what was told of the machine last; "" ends a trouble."""
-        key = key_of(machine)
+        key = hash(key_of(machine))
         if not trouble:
             if self._last:
                 self._last.pop(key, None)
             return False
-        is_new: bool = self._last.get(key) != trouble
-        self._last[key] = trouble
+        told = hash(trouble)
+        is_new: bool = self._last.get(key) != told
+        self._last[key] = told
         return is_new
 
 
@@ -40,11 +44,12 @@ class Throttle:
     """Lets each key pass at most once a minute."""
 
     def __init__(self) -> None:
-        self._told: TTLCache[Hashable, None] = TTLCache(MAX_KEYS, QUIET_S)
-        self._untold: LRUCache[Hashable, int] = LRUCache(MAX_KEYS)
+        self._told: TTLCache[int, None] = TTLCache(MAX_KEYS, QUIET_S)
+        self._untold: LRUCache[int, int] = LRUCache(MAX_KEYS)
 
-    def passes(self, *key: Hashable) -> str | None:
-        """None while `key` is to be quiet; else what to add to its line, of those untold before."""
+    def passes(self, *about: Hashable) -> str | None:
+        """None while this is to be quiet; else what to add to its line, of those untold before."""
+        key = hash(about)
         if key in self._told:
             self._untold[key] = self._untold.get(key, 0) + 1
             return None

@@ -10,6 +10,7 @@ import gevent
 
 from vmw_cloudinit_metadata.deadlines import Deadlines
 from vmw_cloudinit_metadata.turn import Turn
+from vmw_cloudinit_metadata.unsent import Unsent
 
 # With so much waiting nothing more is taken. Answers wait before that; this is what the protocol
 # says.
@@ -29,22 +30,30 @@ def _nothing() -> None:
 
 
 class Output:
-    """The sending side of a non-blocking socket. The hub calls `on_empty` when all is sent and
-    that `is_awaited`, and `on_stalled` when the peer has taken nothing for STALLED_S."""
+    """The sending side of a non-blocking socket.
+
+    The hub calls `on_empty` when all is sent and that `is_awaited`, `on_stalled` when the peer has
+    taken nothing for STALLED_S, and `on_shed` when the memory of what waits is needed.
+    """
 
     def __init__(
         self,
         sock: socket,
         turn: Turn,
         deadlines: Deadlines,
+        unsent: Unsent,
+        *,
         on_empty: Callable[[], None],
         on_stalled: Callable[[], None],
+        on_shed: Callable[[], None],
     ) -> None:
         self._sock = sock
         self._turn = turn
         self._deadlines = deadlines
         self._on_empty = on_empty
         self._on_stalled = on_stalled
+        self._unsent = unsent
+        self.give_up = on_shed
         self._watcher: Any = None
         self._waiting = b""
         self.is_awaited = False  # that all is sent; until the next call of `on_empty`
@@ -77,7 +86,9 @@ class Output:
         """The same for what cannot be left out; to be little, or after a look at `has_room`."""
         before = self._waiting
         self._waiting = before + data
-        if data and not before:
+        if self._is_full:
+            self._unsent.hold(self, len(self._waiting))
+        elif data and not before:
             self._turn.add(self)
 
     def send(self) -> bool:
@@ -108,27 +119,39 @@ class Output:
         self._is_broken = True
         self._waiting = b""
         if self._watcher:
-            self._deadlines.cancel(self._on_stalled)
+            self._deadlines.cancel(self._look_again)
             self._watcher.stop()
             self._watcher.close()
             self._watcher = None
-        self._on_empty = self._on_stalled = _nothing  # they refer to what refers to this
+        self._unsent.hold(self, 0)
+        self._on_empty = self._on_stalled = self.give_up = (
+            _nothing  # they refer to what refers to this
+        )
 
     def _wait_for_room(self, *, is_moving: bool) -> None:
         """The socket is full; the peer has taken something of late, if it `is_moving`."""
         if is_moving or not self._is_full:
-            self._deadlines.start(STALLED_S, self._on_stalled)
+            self._deadlines.start(STALLED_S, self._look_again)
         if not self._is_full:
             self._is_full = True
             loop = gevent.get_hub().loop
             self._watcher = self._watcher or loop.io(self._sock.fileno(), _WRITABLE)
             self._watcher.start(self._send_again)
+        self._unsent.hold(self, len(self._waiting))
 
     def _send_again(self) -> None:
         self.send()
         if self._waiting:
             return
         self._is_full = False
+        self._unsent.hold(self, 0)
         self._watcher.stop()
-        self._deadlines.cancel(self._on_stalled)
+        self._deadlines.cancel(self._look_again)
         self.all_is_sent()
+
+    def _look_again(self) -> None:
+        """The peer may have read of late, and nobody has had the time to see that."""
+        before = len(self._waiting)
+        self._send_again()
+        if len(self._waiting) == before:
+            self._on_stalled()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import secrets
+import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from socket import socket
 from typing import Any
@@ -16,13 +17,23 @@ from gevent.event import Event
 
 from vmw_cloudinit_metadata.acceptor import Acceptor
 from vmw_cloudinit_metadata.admission import (
+    MAX_CONNECTION_RATE,
+    MAX_HANDSHAKE_RATE,
     MAX_PER_HOST,
     Admission,
     Network,
+    Refusal,
     connections_by_descriptors,
     descriptor_limit,
     open_descriptors,
     plain_host,
+)
+from vmw_cloudinit_metadata.budget import (
+    CONNECTION_BYTES,
+    TLS_BYTES,
+    Budget,
+    Fixed,
+    default_bytes,
 )
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.connection import Connection
@@ -34,11 +45,21 @@ from vmw_cloudinit_metadata.health import Health
 from vmw_cloudinit_metadata.listener import listen_on, name_of
 from vmw_cloudinit_metadata.lookup import Lookup
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
-from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
+from vmw_cloudinit_metadata.protocol.vmotion import (
+    MAX_MOVE_RATE,
+    KeyedSecrets,
+    Moves,
+    RandomSecrets,
+)
+from vmw_cloudinit_metadata.rate import Rate
 from vmw_cloudinit_metadata.shared import Shared
 from vmw_cloudinit_metadata.tls import KeyPair
+from vmw_cloudinit_metadata.unsent import Unsent
 
 log = logging.getLogger(__name__)
+
+# What was found where one was to be; ConfigError: it cannot be used.
+Certificate = ssl.SSLContext | ConfigError | None
 
 _POLL_S = 0.02  # while stopping
 
@@ -66,6 +87,10 @@ class MetadataServer:
         max_connections: int | None = None,  # None: what the limit of descriptors has room for
         max_per_host: int = MAX_PER_HOST,
         max_pending_moves: int | None = None,  # None: as many as connections
+        memory_budget: int | None = None,  # bytes; None: by the cgroup, else the machine
+        max_connection_rate: float = MAX_CONNECTION_RATE,  # of one host, a second; 0: no limit
+        max_handshake_rate: float = MAX_HANDSHAKE_RATE,  # likewise
+        max_move_rate: float = MAX_MOVE_RATE,  # likewise
         tls: TlsPolicy = TlsPolicy.OFF,
         key_pair: KeyPair | None = None,  # where tls is not OFF
         vmotion_key: bytes | None = None,  # None: only this process knows its moves
@@ -83,17 +108,34 @@ class MetadataServer:
             KeyedSecrets(vmotion_key, secrets.token_bytes, time.time)
             if vmotion_key
             else RandomSecrets(secrets.token_bytes),
+            Rate(max_move_rate),
+        )
+        self.budget = Budget(
+            default_bytes() if memory_budget is None else memory_budget, self.count
         )
         self._shared = Shared(
             Policy(frozenset(uris), moves, tls),
-            Lookup(driver, lookup_pool, lookup_timeout_s),
-            Admission(allow, proxy_protocol, max_connections, max_per_host),
+            Lookup(driver, lookup_pool, lookup_timeout_s, self.budget),
+            Admission(
+                allow,
+                proxy_protocol,
+                max_connections,
+                max_per_host,
+                max_connection_rate=max_connection_rate,
+                max_handshake_rate=max_handshake_rate,
+            ),
+            self.budget,
+            Unsent(self.budget),
             self._key_pair.load() if self._key_pair else None,
         )
+        self.budget.add_all(driver.tables())
+        self.budget.add("connections", Fixed(self._connection_bytes))
         self._health = Health(driver)
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
-        self._accepted = 0  # connections; some may not have begun yet
+        self.counted_beside: list[Callable[[], Mapping[str, int]]] = []  # counters of others
+        # With more connections there may be no descriptor for a look-up's file.
+        self._room_by_descriptors = connections_by_descriptors()
         self._stop_asked = Event()
         self._hurry = Event()
 
@@ -109,7 +151,8 @@ class MetadataServer:
     @property
     def counters(self) -> Counter[str]:
         """What has happened so far, by name; a copy."""
-        return Counter(self._shared.counters)
+        beside = (Counter(count()) for count in self.counted_beside)
+        return sum(beside, Counter(self._shared.counters))
 
     def count(self, name: str) -> None:
         """Counts one more of what happens to be told by this name."""
@@ -129,13 +172,15 @@ class MetadataServer:
             "boot": self._shared.boots,
         }
         gauges = {
-            "connections": self._accepted,
+            "connections": len(self._connections),
             "connections at most": self.max_connections,
+            "connections unidentified": len(self._shared.admission.unidentified),
             "look-ups waiting": lookup.waiting,
             "look-ups running": lookup.running,
             "vMotions under way": len(self._shared.policy.moves),
             "descriptors": open_descriptors(),
             "descriptors at most": descriptor_limit(),
+            **self.budget.gauges,
         }
         return Figures(self.counters, timings, gauges)
 
@@ -155,28 +200,45 @@ class MetadataServer:
     def start(self) -> None:
         """Listens and accepts; raises ConfigError if an address cannot be had."""
         for listener in listen_on(self._listen, reuse_port=self._reuse_port):
-            server = Acceptor(listener, self._serve, self._is_welcome, self._no_descriptor)
+            server = Acceptor(
+                listener,
+                self._begin,
+                self._serve,
+                self._is_welcome,
+                self._frees_descriptor,
+                self._no_descriptor,
+            )
             server.start()
             self._servers.append(server)
 
-    def reload(self) -> None:
-        """Reads the certificate and its key again, for connections from now on. One that cannot be
-        used changes nothing, and is told in the log."""
+    def read_certificate(self, key_pair: KeyPair | None = None) -> Certificate:
+        """Reads the certificate and its key again, for `take_certificate`; those of `key_pair`, if
+        its files are others. Blocks, as files do, and may be called in any thread."""
         if not self._key_pair:
-            log.info("reload: there is no certificate to read again")
-            return
+            return None
         try:
-            self._shared.tls = self._key_pair.load()
+            return (key_pair or self._key_pair).load()
         except ConfigError as error:
-            log.error("reload: %s; the certificate that was read before stays in use", error)
-        else:
-            log.info("reload: certificate read from %s", self._key_pair.certificate)
+            return error
+
+    def take_certificate(self, found: Certificate) -> None:
+        """Has it for connections from now on. One that cannot be used changes nothing, and is told
+        in the log."""
+        match found:
+            case None:
+                log.info("reload: there is no certificate to read again")
+            case ConfigError() as error:
+                log.error("reload: %s; the certificate that was read before stays in use", error)
+            case context:
+                self._shared.tls = context
+                assert self._key_pair
+                log.info("reload: certificate read from %s", self._key_pair.certificate)
 
     def change(self, **settings: Any) -> None:
         """Gives settings other values, by the constructor's names; no connection is closed.
 
         Who may connect, the URIs and the certificate are looked at when a connection begins. A new
-        `key_pair` is taken by `reload`.
+        `key_pair` is that of later certificates; `take_certificate` has one in use.
         """
         shared, admission = self._shared, self._shared.admission
         for name, value in settings.items():
@@ -193,12 +255,20 @@ class MetadataServer:
                     admission.max_per_host = value
                 case "max_pending_moves":
                     shared.policy.moves.limit = value
+                case "memory_budget":
+                    self.budget.change(value)
+                case "max_connection_rate":
+                    admission.connection_rate.per_s = value
+                case "max_handshake_rate":
+                    admission.handshake_rate.per_s = value
+                case "max_move_rate":
+                    shared.policy.moves.rate.per_s = value
                 case "lookup_timeout_s":
                     shared.lookup.run_timeout_s = value
                 case "drain_s":
                     self._drain_s = value
                 case "key_pair":
-                    self._key_pair = value
+                    self._key_pair = value if self._key_pair else None  # else TLS is off
                 case _:
                     raise TypeError(f"{name} cannot be changed while the server runs")
 
@@ -230,8 +300,10 @@ class MetadataServer:
         self._health.stop()
         self._shared.deadlines.close()
         self._shared.lookup.close()
-        self._driver.close()
         log.debug("stopped")
+
+    def _connection_bytes(self) -> int:
+        return len(self._connections) * CONNECTION_BYTES + self._shared.tls_connections * TLS_BYTES
 
     def _wait_while(self, condition: Callable[[], bool], limit_s: float) -> None:
         """Waits for as long as `condition` is true, for at most `limit_s`, or until in a hurry."""
@@ -246,35 +318,51 @@ class MetadataServer:
         return bool(self._connections)
 
     def _is_welcome(self, host: str) -> bool:
-        """Whether there is room for one more connection, which then counts."""
-        limit = self._shared.admission.max_connections
-        if self._accepted >= limit:
-            self._refuse(host, f"there are {limit} connections already (--max-connections)")
+        """Whether there is room for one more connection."""
+        admission, host = self._shared.admission, plain_host(host)
+        if not admission.is_proxy(host):  # its connections count as those of whom it speaks for
+            refusal = admission.hurries(host, time.monotonic())
+            if refusal:
+                self._refuse(host, refusal)
+                return False
+        count, limit = len(self._connections) - self._shared.leaving, admission.max_connections
+        has_room = count < min(limit, self._room_by_descriptors) or admission.make_room()
+        if count >= limit and not has_room:
+            reason = f"there are {limit} connections already (--max-connections)"
+            self._refuse(host, Refusal("full", reason))
             return False
-        self._accepted += 1
+        if self.budget.is_exceeded and not admission.make_room():
+            reason = "the memory budget is used up (--memory-budget)"
+            self._refuse(host, Refusal("full", reason))
+            return False
         return True
 
+    def _frees_descriptor(self) -> bool:
+        """Whether a connection is about to end, also if it was to make room just now."""
+        return self._shared.leaving > 0 or self._shared.admission.make_room()
+
     def _no_descriptor(self, host: str) -> None:
-        self._refuse(host, "the system has no descriptor left for it")
+        reason = "the system has no descriptor left for it"
+        self._refuse(plain_host(host), Refusal("full", reason))
 
-    def _refuse(self, host: str, reason: str) -> None:
-        self._shared.counters["refused: full"] += 1
-        untold = self._shared.throttle.passes("full", host)
+    def _refuse(self, host: str, refusal: Refusal) -> None:
+        name = f"refused: {refusal.kind}"
+        self._shared.counters[name] += 1
+        untold = self._shared.throttle.passes(name, host)
         if untold is not None:
-            host = plain_host(host)
-            text = f"connection refused: {reason}{untold}"
-            peer = Peer(host, host)
-            self._shared.happenings.tell("refused", text, peer, reason="refused: full")
+            text = f"connection refused: {refusal.reason}{untold}"
+            self._shared.happenings.tell("refused", text, Peer(host, host), reason=name)
 
-    def _serve(self, sock: socket, address: tuple[Any, ...]) -> None:
+    def _begin(self, sock: socket, address: tuple[Any, ...]) -> Connection:
         self._shared.counters["connections"] += 1
+        connection = Connection(self._shared, sock, str(address[0]), int(address[1]))
+        self._connections.add(connection)
+        connection.enter()
+        return connection
+
+    def _serve(self, sock: socket, connection: Connection) -> None:
         try:
-            connection = Connection(self._shared, sock, str(address[0]), int(address[1]))
-            self._connections.add(connection)
-            try:
-                connection.serve()
-            finally:
-                self._connections.discard(connection)
+            connection.serve()
         finally:
             sock.close()
-            self._accepted -= 1
+            self._connections.discard(connection)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vmw_cloudinit_metadata.admission import Admission
+from vmw_cloudinit_metadata.budget import Budget
 from vmw_cloudinit_metadata.claims import Claims
 from vmw_cloudinit_metadata.deadlines import Deadlines
 from vmw_cloudinit_metadata.figures import Timing
@@ -18,6 +19,7 @@ from vmw_cloudinit_metadata.machines import Machines
 from vmw_cloudinit_metadata.news import News, Throttle
 from vmw_cloudinit_metadata.protocol.session import Policy, Session
 from vmw_cloudinit_metadata.turn import Turn
+from vmw_cloudinit_metadata.unsent import Unsent
 
 if TYPE_CHECKING:
     from vmw_cloudinit_metadata.connection import Connection
@@ -30,6 +32,8 @@ class Shared:
     policy: Policy
     lookup: Lookup
     admission: Admission
+    budget: Budget
+    unsent: Unsent
     tls: ssl.SSLContext | None = None  # replaced when the certificate is
     turn: Turn = field(default_factory=Turn)
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -42,4 +46,6 @@ class Shared:
     # A Counter takes twice as long to count.
     counters: defaultdict[str, int] = field(default_factory=partial(defaultdict, int))
     boots: Timing = field(default_factory=Timing)
+    tls_connections: int = 0  # now
     mute: dict[Connection, None] = field(default_factory=dict)  # kept, unserved; oldest first
+    leaving: int = 0  # connections that have made room, and are about to end

@@ -26,10 +26,7 @@ class KeyPair:
         """Reads both; raises ConfigError if they cannot be used, or not together."""
         for option, path in (("--tls-cert", self.certificate), ("--tls-key", self.key)):
             permissions.read(option, path, MAX_FILE_BYTES)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-        context.num_tickets = 0  # a line is opened once in months: there is nothing to resume
+        context = _new_context()
         try:
             context.load_cert_chain(self.certificate, self.key, _no_passphrase)
         except ssl.SSLError as error:
@@ -57,12 +54,46 @@ def _no_passphrase() -> str:
     raise ConfigError("--tls-key: the key is encrypted; the server needs one without a passphrase")
 
 
+# Nothing is resumed: a line is opened once in months. Python cannot switch off the cache in which a
+# context keeps the sessions of TLS 1.2, so no handshake meets a context that has kept one: each has
+# a context of its own, without a certificate, which it gets from the server's before it is needed.
+# TLS 1.3 without tickets keeps none, and leaves its context to the next handshake.
+_unused: list[ssl.SSLContext] = []
+_MAX_UNUSED = 64
+
+
+def _new_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    return context
+
+
+def _own_context(certified: ssl.SSLContext) -> ssl.SSLContext:
+    """For one handshake, with the certificate of `certified`."""
+
+    def certify(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = certified
+
+    context = _unused.pop() if _unused else _new_context()
+    context.sni_callback = certify  # called whether the peer names a server or not
+    return context
+
+
+def _give_back(context: ssl.SSLContext) -> None:
+    context.sni_callback = None
+    if not context.session_stats()["number"] and len(_unused) < _MAX_UNUSED:
+        _unused.append(context)
+
+
 class Tls:
     """The server's end of one TLS connection. Errors of the peer are ssl.SSLError."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._own_context = _own_context(context)
+        self._ssl = self._own_context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self.is_up = False
         self.is_closed = False  # the peer has said that nothing more comes
 
@@ -71,8 +102,18 @@ class Tls:
         self._incoming.write(data)
         if not self.is_up:
             with suppress(ssl.SSLWantReadError):
-                self._ssl.do_handshake()
-                self.is_up = True
+                self._shake_hands()
+
+    def _shake_hands(self) -> None:
+        try:
+            self._ssl.do_handshake()
+            self.is_up = True
+        except ssl.SSLWantReadError:
+            raise
+        except ssl.SSLError:
+            _give_back(self._own_context)
+            raise
+        _give_back(self._own_context)
 
     def read(self, limit: int) -> bytes:
         """The next plain bytes; fewer than `limit` only if there are no more for now."""

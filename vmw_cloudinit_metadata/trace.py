@@ -1,7 +1,8 @@
 """What is said on a line, for the log at level debug: `<` from the VM, `>` to it.
 
-Telnet is shown byte by byte. Of the serial line inside only requests are shown, of the rest its
-length: it is user-data, or the echo of some.
+No content is shown: a name of a suboption and a length, the codes of a list, and of the serial line
+inside the requests. Whatever else a peer says can be the secret of a vMotion, under any code, or
+user-data, or the echo of some.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
 log = logging.getLogger(__name__)
 
-_MAX_HEX_BYTES = 256
+_NAMES = {int(code): code.name for code in Suboption}
 
-# Behind their sequence stands the secret of a vMotion.
-_SECRET = {Suboption.VMOTION_GOAHEAD, Suboption.VMOTION_PEER}
+_LISTS = {
+    Suboption.KNOWN_SUBOPTIONS_1,
+    Suboption.KNOWN_SUBOPTIONS_2,
+    Suboption.UNKNOWN_SUBOPTION_RCVD_1,
+    Suboption.UNKNOWN_SUBOPTION_RCVD_2,
+}
 
 
 class Trace:
-    """Logs the bytes of both directions; `str(peer)` is the beginning of each line."""
+    """Logs what is said in both directions; `str(peer)` is the beginning of each line."""
 
     def __init__(self, peer: object) -> None:
         self._peer = peer
@@ -45,9 +50,11 @@ class Trace:
                 case Data(payload):
                     text = plain(payload)
                 case Negotiation():
-                    text = _hex(telnet.encode_negotiation(event))
-                case Subnegotiation():
-                    text = _subnegotiation(event)
+                    text = telnet.encode_negotiation(event).hex(" ").upper()
+                case Subnegotiation(telnet.Option.VMWARE_TELNET_EXT, payload) if payload:
+                    text = _suboption(payload[0], payload[1:])
+                case Subnegotiation(option, payload):
+                    text = f"subnegotiation of option {option}, {len(payload)} bytes"
                 case Malformed(fault):
                     text = fault
             log.debug("%s: %s %s", self._peer, mark, text)
@@ -62,13 +69,9 @@ def _length(payload: bytes) -> str:
     return f"{len(payload)} bytes of the serial line"
 
 
-def _subnegotiation(event: Subnegotiation) -> str:
-    code = event.payload[0] if event.payload else None
-    if event.option == telnet.Option.VMWARE_TELNET_EXT and code in _SECRET:
-        return f"{Suboption(code).name}, {len(event.payload) - 1} bytes"
-    return _hex(telnet.encode_subnegotiation(event))
-
-
-def _hex(data: bytes) -> str:
-    rest = "" if len(data) <= _MAX_HEX_BYTES else f" ... {len(data)} bytes"
-    return f"{data[:_MAX_HEX_BYTES].hex(' ').upper()}{rest}"
+def _suboption(code: int, argument: bytes) -> str:
+    length = f"{_NAMES.get(code, f'suboption {code}')}, {len(argument)} bytes"
+    if code not in _LISTS:
+        return length
+    codes = sorted(set(argument))  # in no order, and each once: what was said cannot be read off
+    return f"{length}: {', '.join(map(str, codes))}"

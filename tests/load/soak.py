@@ -223,7 +223,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         instances = write_instances(Path(directory), INSTANCES)
         server = WatchedServer(
-            Path(directory), journey__EXPIRES_S=EXPIRES_S, connection__MUTE_LINE_S=MAX_MUTE_S
+            Path(directory),
+            *("--max-move-rate", "0"),  # more moves than one host has
+            journey__EXPIRES_S=EXPIRES_S,
+            connection__MUTE_LINE_S=MAX_MUTE_S,
         )
         with run.against(server):
             _soak(run, server, instances, arguments.minutes * 60, arguments.seed)

@@ -1,24 +1,27 @@
-"""What the admin port answers: a WSGI application."""
+"""What the admin port answers."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import gevent
 import ujson
+from gevent.lock import Semaphore
 
 from vmw_cloudinit_metadata.admin import metrics, views
 from vmw_cloudinit_metadata.admin.access import Access
 from vmw_cloudinit_metadata.admin.chronicle import Chronicle, Entry
 from vmw_cloudinit_metadata.admin.events import Events
-from vmw_cloudinit_metadata.happenings import LEVEL_NAMES
+from vmw_cloudinit_metadata.admin.request import Request
+from vmw_cloudinit_metadata.happenings import LEVEL_NAMES, short_name
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 log = logging.getLogger(__name__)
@@ -27,7 +30,12 @@ PER_PAGE = 100
 MAX_PER_PAGE = 1000
 _MAX_FIELDS = 16
 _MAX_WORDS = 8
-_SCANNED_TOGETHER = 1000  # machines; then VMs have their turn
+
+# To look at all machines, and to write many of them, takes longer than VMs are to wait: it is done
+# in slices, and one answer at a time.
+SLICE_S = 0.001
+PAUSE_S = 0.001  # between them; a timer, since what is ready at once comes before the sockets
+_TOGETHER = 16  # machines, between two looks at the clock
 
 _HEADERS = [
     (
@@ -60,15 +68,21 @@ STATIC = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 
-StartResponse = Callable[[str, list[tuple[str, str]]], Any]
-
 
 @dataclass(frozen=True, slots=True)
 class Response:
     status: int
-    body: bytes | Iterator[bytes]
+    body: bytes | Generator[bytes, None, None]
     kind: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def line(self) -> str:
+        return f"{self.status} {_REASONS[self.status]}"
+
+    @property
+    def all_headers(self) -> list[tuple[str, str]]:
+        return [("Content-Type", self.kind), *_HEADERS, *self.headers]
 
 
 class Fault(Exception):  # noqa: N818 - what is wrong with a request
@@ -101,6 +115,7 @@ class App:
         self._status = status
         self._metrics_text = metrics_text
         self._catch_up = catch_up
+        self._turn = Semaphore(1)
         static = files(__package__) / "static"
         self._static = {
             path: Response(200, (static / name).read_bytes(), kind)
@@ -110,50 +125,47 @@ class App:
             "/healthz": lambda: _text(200, "ok"),
             "/readyz": self._ready,
         }
-        self._routes: dict[str, Callable[[Mapping[str, Any]], Response]] = {
+        self._routes: dict[str, Callable[[Request], Response]] = {
             "/metrics": lambda _: Response(200, self._metrics_text(), metrics.CONTENT_TYPE),
             "/api/status": lambda _: _json(200, self._status()),
             "/api/machines": self._machines,
             "/api/events": self._follow,
         }
 
-    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        self._catch_up()
-        try:
-            response = self._answer(environ)
-        except Fault as fault:
-            response = _json(fault.status, fault.body)
-        except Exception:
-            log.exception("an error of the admin port")
-            response = _json(500, {"error": "an error of the server: its log has the reason"})
-        headers = [("Content-Type", response.kind), *_HEADERS, *response.headers]
-        body = response.body
-        if isinstance(body, bytes):
-            headers.append(("Content-Length", str(len(body))))
-            body = iter([] if environ["REQUEST_METHOD"] == "HEAD" else [body])
-        start_response(f"{response.status} {_REASONS[response.status]}", headers)
-        return body
-
-    def _answer(self, environ: dict[str, Any]) -> Response:
-        if not self._access.is_right_host(environ.get("HTTP_HOST", "")):
+    def at_the_door(self, request: Request) -> Response | None:
+        """The answer to what everyone may ask, and to what nobody may; None: `answer` has it."""
+        if not self._access.is_right_host(request.headers.get("host", "")):
             text = "without a token only a Host of localhost or a loopback address is served"
-            raise Fault(403, text)
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            response = _json(405, {"error": "only GET and HEAD"})
-            return Response(405, response.body, headers=(("Allow", "GET, HEAD"),))
-        path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+            return refusal(403, text)
+        if request.method not in ("GET", "HEAD"):
+            return refusal(405, "only GET and HEAD", ("Allow", "GET, HEAD"))
+        path = _path(request)
         if path in self._static:
             return self._static[path]
         if path in self._open:
             return self._open[path]()
-        if not self._access.has_token(environ.get("HTTP_AUTHORIZATION", "")):
-            response = _json(401, {"error": "needs the token: Authorization: Bearer ..."})
-            return Response(401, response.body, headers=(("WWW-Authenticate", "Bearer"),))
-        return self._route(path, environ)
+        if not self._access.has_token(request.headers.get("authorization", "")):
+            text = "needs the token: Authorization: Bearer ..."
+            return refusal(401, text, ("WWW-Authenticate", "Bearer"))
+        return None
 
-    def _route(self, path: str, environ: dict[str, Any]) -> Response:
+    def answer(self, request: Request) -> Response:
+        """One at a time, and then VMs have their turn, however many ask."""
+        try:
+            with self._turn:
+                self._catch_up()
+                response = self._route(_path(request), request)
+                gevent.sleep(PAUSE_S)
+            return response
+        except Fault as fault:
+            return _json(fault.status, fault.body)
+        except Exception:
+            log.exception("an error of the admin port")
+            return refusal(500, "an error of the server: its log has the reason")
+
+    def _route(self, path: str, request: Request) -> Response:
         if path in self._routes:
-            return self._routes[path](environ)
+            return self._routes[path](request)
         _, is_machine, name = path.partition("/api/machines/")
         if not is_machine or not name:
             raise Fault(404, "there is no such page")
@@ -166,11 +178,12 @@ class App:
     # Machines
 
     def _machine(self, name: str) -> Entry:
+        name = short_name(name)  # as it is kept
         entry = self._chronicle.get(parse_uuid(name) or name)
         if entry:
             return entry
         every = self._chronicle.named(name)
-        named = [entry for entry in every if entry.ports] or every
+        named = [entry for entry in every if entry.is_connected] or every
         if len(named) > 1:
             text = f"{len(named)} machines have this name: ask for one of their ids"
             raise Fault(409, text, machines=[views.row(one) for one in named[:PER_PAGE]])
@@ -178,8 +191,8 @@ class App:
             raise Fault(404, "no machine with this VC UUID or name was seen since the start")
         return named[0]
 
-    def _machines(self, environ: Mapping[str, Any]) -> Response:
-        query = _query(environ)
+    def _machines(self, request: Request) -> Response:
+        query = _query(request)
         state = query.get("state", "")
         if state and state not in views.FILTERS:
             raise Fault(400, f"state: expected one of {', '.join(views.FILTERS)}")
@@ -187,14 +200,14 @@ class App:
         per_page = _number(query, "per_page", PER_PAGE, MAX_PER_PAGE)
         words = query.get("q", "").lower().split()[:_MAX_WORDS]
         total, entries = self._found(state, words, (page - 1) * per_page, per_page)
-        listed = {
-            "machines": [views.row(entry) for entry in entries],
+        rows = [_dumped(views.row(entry)) for entry in _in_slices(entries)]
+        about = {
             "total": total,
             "page": page,
             "per_page": per_page,
             "pages": max(math.ceil(total / per_page), 1),
         }
-        return _json(200, listed)
+        return Response(200, b'{"machines":[%b],%b' % (b",".join(rows), _dumped(about)[1:]))
 
     def _found(
         self, state: str, words: list[str], start: int, count: int
@@ -203,40 +216,62 @@ class App:
         if not state and not words:
             entries = islice(self._chronicle.entries(), start, start + count)
             return len(self._chronicle), list(entries)
-        found = []
-        for number, entry in enumerate(list(self._chronicle.entries()), 1):
-            if views.matches(entry, state, words):
-                found.append(entry)
-            if number % _SCANNED_TOGETHER == 0:
-                gevent.sleep(0)
+        all_of_them = list(self._chronicle.entries())
+        found = [one for one in _in_slices(all_of_them) if views.matches(one, state, words)]
         return len(found), found[start : start + count]
 
     # Events
 
-    def _follow(self, environ: Mapping[str, Any]) -> Response:
-        query = _query(environ)
+    def _follow(self, request: Request) -> Response:
+        query = _query(request)
         levels = {name: level for level, name in LEVEL_NAMES.items()}
         level = query.get("level", "debug")
         if level not in levels:
             raise Fault(400, f"level: expected one of {', '.join(levels)}")
-        last = environ.get("HTTP_LAST_EVENT_ID", "")
+        last = request.headers.get("last-event-id", "")
         after = int(last) if last.isascii() and last.isdigit() and len(last) < 19 else None
-        follower = self._events.follow(after, levels[level])
         headers = (("X-Accel-Buffering", "no"),)
-        return Response(200, self._events.stream(follower), "text/event-stream", headers)
+        return Response(200, self._stream(after, levels[level]), "text/event-stream", headers)
+
+    def _stream(self, after: int | None, level: int) -> Generator[bytes, None, None]:
+        """Follows from when somebody reads it: who asks with HEAD does not."""
+        yield from self._events.stream(self._events.follow(after, level))
+
+
+def refusal(status: int, text: str, *headers: tuple[str, str]) -> Response:
+    """An error as the API tells it."""
+    return Response(status, _dumped({"error": text}), headers=headers)
+
+
+def _in_slices(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The same, with pauses for the VMs."""
+    end_s = time.monotonic() + SLICE_S
+    for number, entry in enumerate(entries, 1):
+        yield entry
+        if number % _TOGETHER == 0 and time.monotonic() > end_s:
+            gevent.sleep(PAUSE_S)
+            end_s = time.monotonic() + SLICE_S
+
+
+def _path(request: Request) -> str:
+    return unquote(request.path, errors="replace")
+
+
+def _dumped(body: Any) -> bytes:
+    return ujson.dumps(body, escape_forward_slashes=False).encode()
 
 
 def _json(status: int, body: Any) -> Response:
-    return Response(status, ujson.dumps(body, escape_forward_slashes=False).encode())
+    return Response(status, _dumped(body))
 
 
 def _text(status: int, text: str) -> Response:
     return Response(status, f"{text}\n".encode(), "text/plain; charset=utf-8")
 
 
-def _query(environ: Mapping[str, Any]) -> dict[str, str]:
+def _query(request: Request) -> dict[str, str]:
     try:
-        found = parse_qs(environ["QUERY_STRING"], max_num_fields=_MAX_FIELDS)
+        found = parse_qs(request.query, max_num_fields=_MAX_FIELDS)
     except ValueError as error:
         raise Fault(400, str(error)) from None
     return {name: values[-1] for name, values in found.items()}

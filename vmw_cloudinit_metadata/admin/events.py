@@ -1,20 +1,32 @@
-"""What happens, as server-sent events: one ring for all who follow, each with a place in it."""
+"""What happens, as server-sent events: one ring for all who follow, each with a place in it.
+
+An event becomes text when the first who follows comes to it, and all others get the same bytes.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Sequence
+from sys import getsizeof
 
 import gevent
 import ujson
 from gevent.event import Event
 
-from vmw_cloudinit_metadata.happenings import Happening, fields
+from vmw_cloudinit_metadata.happenings import MAX_MACHINE_BYTES, Happening, fields, kept
 
-KEPT = 4096  # who is slower than this misses some, and is told how many
+# Who is slower than this misses some, and is told how many.
+KEPT = 4096
+KEPT_BYTES = 8 * 1024 * 1024
+
 MAX_FOLLOWERS = 32  # one more, and the oldest has to go
 TOGETHER_S = 0.2
 HEARTBEAT_S = 10.0
+
+# What one follower gets at a time; then VMs and the other followers have their turn.
+PIECE_BYTES = 64 * 1024
+PIECE_EVENTS = 100
+PAUSE_S = 0.002
 
 
 class Follower:
@@ -35,25 +47,53 @@ class Events:
     """The last happenings, numbered, and those who follow them."""
 
     def __init__(self) -> None:
-        self._ring: deque[Happening] = deque(maxlen=KEPT)
+        self._ring: deque[tuple[Happening, int]] = deque()  # each with the bytes that it holds
         self._next = 0
+        self._texts: dict[int, bytes] = {}  # by number, as far as somebody has read them
         self._followers: list[Follower] = []
+        self.kept_bytes = 0  # that all of it holds
+        self.shed_counts: Counter[str] = Counter()
+
+    @property
+    def _oldest(self) -> int:
+        return self._next - len(self._ring)
 
     @property
     def follower_count(self) -> int:
         return len(self._followers)
 
     def hear(self, happenings: Sequence[Happening]) -> None:
-        self._ring.extend(happenings)
-        self._next += len(happenings)
+        self.take([kept(happening) for happening in happenings])
+
+    def take(self, weighed: Sequence[tuple[Happening, int]]) -> None:
+        """The same for happenings that were cut and weighed."""
+        first = self._next
+        self._next += len(weighed)
+        self._ring.extend(weighed)
+        self.kept_bytes += sum(size for _, size in weighed) + MAX_MACHINE_BYTES * len(weighed)
+        self._keep_within(KEPT_BYTES)
         for follower in self._followers:
-            if any(happening.level >= follower.level for happening in happenings):
+            if any(happening.level >= follower.level for happening, _ in weighed):
                 follower.woken.set()
+            elif follower.place == first:
+                follower.place = self._next  # it has missed nothing
+
+    def shed(self) -> int:
+        """Forgets the older half; returns how many bytes that frees."""
+        before = self.kept_bytes
+        self._keep_within(before // 2)
+        return before - self.kept_bytes
+
+    def _keep_within(self, most_bytes: int) -> None:
+        while self.kept_bytes > most_bytes or len(self._ring) > KEPT:
+            text = self._texts.pop(self._oldest, b"")
+            _, size = self._ring.popleft()
+            self.kept_bytes -= MAX_MACHINE_BYTES + size + (getsizeof(text) if text else 0)
 
     def follow(self, after: int | None, level: int) -> Follower:
         """From behind the event numbered `after` on, or from now on."""
-        oldest = self._next - len(self._ring)
-        place = self._next if after is None or after >= self._next else max(after + 1, oldest)
+        is_new = after is None or after >= self._next
+        place = self._next if after is None or is_new else max(after + 1, self._oldest)
         follower = Follower(place, level)
         self._followers.append(follower)
         if len(self._followers) > MAX_FOLLOWERS:
@@ -68,35 +108,62 @@ class Events:
         for follower in self._followers:
             follower.end()
 
-    def stream(self, follower: Follower) -> Iterator[bytes]:
+    def stream(self, follower: Follower) -> Generator[bytes, None, None]:
         """What is sent to a follower, as long as it reads."""
         try:
             yield b": events follow\n\n"
             while not follower.is_ended:
-                if follower.woken.wait(HEARTBEAT_S):
-                    gevent.sleep(TOGETHER_S)
-                    follower.woken.clear()
-                yield self._take(follower) or b": still here\n\n"
+                if not follower.woken.wait(HEARTBEAT_S):
+                    yield b": still here\n\n"
+                    continue
+                gevent.sleep(TOGETHER_S)
+                follower.woken.clear()
+                while follower.place < self._next:
+                    if piece := self._piece(follower):
+                        yield piece
+                    gevent.sleep(PAUSE_S)
         finally:
             if follower in self._followers:
                 self._followers.remove(follower)
+            if not self._followers:
+                self._forget_texts()
 
-    def _take(self, follower: Follower) -> bytes:
-        oldest = self._next - len(self._ring)
-        missed = max(oldest - follower.place, 0)
+    def _piece(self, follower: Follower) -> bytes:
+        """The next that a follower gets; b"" if nothing of it has its level."""
+        place = max(follower.place, self._oldest)
+        missed = place - follower.place
+        self.shed_counts["events"] += missed
         told = [_left_out(missed)] if missed else []
-        for number in range(follower.place + missed, self._next):
-            happening = self._ring[number - oldest]
-            if happening.level >= follower.level:
-                told.append(_event(number, happening))
-        follower.place = self._next
-        return "".join(told).encode()
+        size = 0
+        while self._oldest <= place < self._next and len(told) < PIECE_EVENTS:
+            if self._ring[place - self._oldest][0].level >= follower.level:
+                text = self._text_of(place)
+                size += len(text)
+                if told and size > PIECE_BYTES:
+                    break
+                told.append(text)
+            place += 1
+        follower.place = place
+        return b"".join(told)
+
+    def _text_of(self, number: int) -> bytes:
+        text = self._texts.get(number)
+        if text is None:
+            text = _event(number, self._ring[number - self._oldest][0])
+            self._texts[number] = text
+            self.kept_bytes += getsizeof(text)
+            self._keep_within(KEPT_BYTES)
+        return text
+
+    def _forget_texts(self) -> None:
+        self.kept_bytes -= sum(map(getsizeof, self._texts.values()))
+        self._texts.clear()
 
 
-def _event(number: int, happening: Happening) -> str:
+def _event(number: int, happening: Happening) -> bytes:
     data = ujson.dumps(fields(happening), escape_forward_slashes=False)
-    return f"id: {number}\ndata: {data}\n\n"
+    return b"id: %d\ndata: %b\n\n" % (number, data.encode())
 
 
-def _left_out(count: int) -> str:
-    return f'data: {{"kind": "left out", "count": {count}}}\n\n'
+def _left_out(count: int) -> bytes:
+    return b'data: {"kind": "left out", "count": %d}\n\n' % count

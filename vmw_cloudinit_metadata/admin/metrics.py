@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,17 @@ _DOCUMENTS = ("METADATA", "NETWORKDATA", "USERDATA", "VENDORDATA", "DIGEST", "ot
 _OUTCOMES = ("answered", "not-found", "invalid", "failed", "timeout", "unknown-request")
 _REFUSALS = (
     *("network", "host", "full", "PROXY header", "another service URI", "without TLS"),
-    *("VMOTION-PEER", "plain bytes before TLS"),
+    *("VMOTION-PEER", "plain bytes before TLS", "rate", "handshake rate"),
 )
-_MOVES = ("completed", "from elsewhere", "aborted", "declined", "replaced", "expired", "overdue")
+_MOVES = (
+    *("completed", "from elsewhere", "aborted", "declined", "replaced", "expired", "overdue"),
+    *("declined by rate", "made room"),
+)
+# What a process keeps because of its peers: the tables of its memory budget.
+_TABLES = (
+    *("program", "connections", "unsent answers", "kept answers", "last good answers"),
+    *("look-ups waiting", "look-ups running", "readings", "machines", "events"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,10 @@ COUNTERS = (
         "connections_closed",
         "Connections that the server has closed.",
         "reason",
-        ("strangers", "unidentified", "stalled", "TLS failed"),
+        (
+            *("strangers", "unidentified", "stalled", "TLS failed"),
+            *("made room", "memory budget"),
+        ),
         "{}",
     ),
     _plain("boots", "Boots: a guest has had its documents, METADATA among them.", "boots"),
@@ -77,6 +88,11 @@ COUNTERS = (
     ),
     _plain("cache_hits", "Requests answered from kept answers.", "answers kept"),
     _plain("cache_misses", "Requests that had to be looked up.", "answers looked up"),
+    _plain(
+        "cache_unchecked",
+        "Requests for a kept answer of which the driver did not say whether it holds.",
+        "answers unchecked",
+    ),
     _labelled(
         "vmotions", "vMotions, by how they ended.", "outcome", _MOVES, "vMotions {}", "vMotions "
     ),
@@ -95,31 +111,63 @@ COUNTERS = (
     ),
     _labelled(
         "dropped",
-        "What was left out since a peer or the parent is too slow.",
+        "What was left out: its reader is too slow, or its host says too much.",
         "what",
-        ("requests", "output", "events"),
+        ("requests", "output", "events", "log lines", "lines of busy hosts", "audit lines"),
         "{} dropped",
     ),
     Row(
-        *("identity_conflicts", "Machines whose identity is not theirs alone, or changed."),
+        *(
+            "identity_conflicts",
+            "Machines whose identity is not theirs alone, changed, or was not told.",
+        ),
         ("kind",),
         {
             "rival connections": ("rival",),
             "shared sources": ("shared source",),
             "identities changed": ("changed",),
+            "identities untold": ("untold",),
         },
+    ),
+    _labelled(
+        "memory_shed",
+        "Entries that were dropped since the memory budget was used up.",
+        "table",
+        _TABLES,
+        "memory shed: {}",
     ),
     _plain("internal_errors", "Errors of the server; each costs a connection.", "internal errors"),
     _plain("worker_restarts", "Workers that died and were started again.", "workers restarted"),
 )
+ADMIN_COUNTERS = (
+    _labelled(
+        "admin_shed",
+        "What the admin port has given up to stay within its bounds.",
+        "what",
+        (
+            *("waiting", "readers", "followers", "slow readers", "without descriptor"),
+            *("events", "stories", "machines"),
+        ),
+        "{}",
+    ),
+)
 GAUGES = (
     _plain("connections", "Connections now.", "connections"),
+    _plain(
+        "connections_unidentified",
+        "Connections now that have named no VM yet, or were refused.",
+        "connections unidentified",
+    ),
     _plain("connections_limit", "Connections at most.", "connections at most"),
     _plain("lookups_waiting", "Look-ups without a place in the pool.", "look-ups waiting"),
     _plain("lookups_running", "Look-ups that a driver works on.", "look-ups running"),
     _plain("vmotions_under_way", "vMotions that have begun and not ended.", "vMotions under way"),
     _plain("open_fds", "Descriptors that are open, of all processes that serve.", "descriptors"),
     _plain("max_fds", "The limit of descriptors.", "descriptors at most"),
+    _plain("memory_budget_bytes", "The memory budget of all processes.", "memory budget"),
+    _labelled(
+        "memory_bytes", "What counts against the memory budget.", "table", _TABLES, "memory: {}"
+    ),
 )
 TIMINGS = {
     "look-up waited": ("lookup_wait_seconds", "How long look-ups waited for a place in the pool."),
@@ -138,6 +186,7 @@ class Scene:
     machines: dict[str, int]  # by state
     last_good: int
     started_s: float
+    shed: Mapping[str, int]  # by the admin port
 
 
 class Metrics(Collector):
@@ -159,6 +208,9 @@ class Metrics(Collector):
         for row in COUNTERS:
             counter = CounterMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
             yield _filled(counter, row, scene.figures.counters)
+        for row in ADMIN_COUNTERS:
+            counter = CounterMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
+            yield _filled(counter, row, scene.shed)
         for row in GAUGES:
             gauge = GaugeMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
             yield _filled(gauge, row, scene.figures.gauges)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 import gevent
-from gevent.pool import Pool
-from gevent.pywsgi import LoggingLogAdapter, WSGIHandler, WSGIServer
 
 from vmw_cloudinit_metadata import __version__
 from vmw_cloudinit_metadata.admin import remembered
@@ -22,20 +19,19 @@ from vmw_cloudinit_metadata.admin.access import Access
 from vmw_cloudinit_metadata.admin.app import App
 from vmw_cloudinit_metadata.admin.chronicle import MISSING_S, STALE, STATES, Chronicle
 from vmw_cloudinit_metadata.admin.events import Events
+from vmw_cloudinit_metadata.admin.http import HttpServer
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
 from vmw_cloudinit_metadata.admin.pulse import Pulse
+from vmw_cloudinit_metadata.budget import Budget
 from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.figures import Figures
-from vmw_cloudinit_metadata.happenings import Happening, timestamp
+from vmw_cloudinit_metadata.happenings import Happening, kept, timestamp
 from vmw_cloudinit_metadata.listener import listen_on, name_of
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 64
-MAX_HEADER_BYTES = 16 * 1024
-REQUEST_S = 10.0  # for a request to arrive
-IDLE_S = 60.0  # between two of one connection, and for a reader to take some of an answer
+STOP_S = 1.0  # for answers under way, once the server stops
 RETRY_S = 5.0  # between two attempts to listen
 SAVE_S = 1.0  # the state file is at most so old
 
@@ -75,11 +71,14 @@ class AdminPort:
         self._chronicle = Chronicle()
         self._pulse = Pulse()
         self._events = Events()
-        self._server: _Server | None = None
+        self._server: HttpServer | None = None
+        self._shed: Counter[str] = Counter()
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
         self._heard: list[Happening] = []  # and not learned yet
         self._soon = gevent.get_hub().loop.timer(HEARD_S, repeat=HEARD_S)
+        self._budget: Budget | None = None
         self._is_file_told = False
+        self._saver: Thread | None = None
         self._load()
         self._saved_revision = self._chronicle.revision
 
@@ -94,10 +93,25 @@ class AdminPort:
     def _learn(self) -> None:
         self._soon.stop()
         heard, self._heard = self._heard, []
+        weighed = []
         for happening in heard:
-            self._chronicle.hear(happening)
-            self._pulse.hear(happening)
-        self._events.hear(heard)
+            try:
+                one = kept(happening)
+                self._chronicle.take(*one)
+                self._pulse.hear(one[0])
+            except Exception:  # in a timer's callback: the others are learned, and later ones too
+                log.exception("a happening that the list of machines cannot take in")
+            else:
+                weighed.append(one)
+        self._events.take(weighed)
+        if self._budget:
+            self._budget.keep()
+
+    def keep_within(self, budget: Budget) -> None:
+        """Let what is known of machines and events count against `budget`."""
+        self._budget = budget
+        budget.add("machines", self._chronicle)
+        budget.add("events", self._events)
 
     def process_is_gone(self, process: int) -> None:
         """A worker has died without a word about its connections."""
@@ -120,7 +134,7 @@ class AdminPort:
         self._soon.close()
         self._events.end()
         if self._server:
-            self._server.stop(timeout=1)
+            self._server.stop(STOP_S)
 
     def let_go(self) -> None:
         """In a forked child: closes what is the parent's, and runs none of its greenlets."""
@@ -142,7 +156,7 @@ class AdminPort:
                 again = f"tried again every {RETRY_S:g} s; VMs are served"
                 log.log(level, "--admin-listen: %s: no admin port; %s", error, again)
             return False
-        self._server = _Server(listener, self._app())
+        self._server = HttpServer(listener, self._app(), self._shed)
         self._server.start()
         log.info("admin on http://%s", name_of(listener))
         return True
@@ -176,6 +190,7 @@ class AdminPort:
             {state: states[state] for state in STATES},
             states[STALE],
             self._started_s,
+            self._shed + self._chronicle.shed_counts + self._events.shed_counts,
         )
 
     def _status(self) -> dict[str, Any]:
@@ -219,79 +234,30 @@ class AdminPort:
             self._learn()
             is_new = self._chronicle.revision != self._saved_revision
             if is_new and self._serving and not self._serving.is_stopping:
-                self._saved_revision = self._chronicle.revision
-                self._save()
+                self._begin_to_save()
 
-    def _save(self) -> None:
+    def _begin_to_save(self) -> None:
+        """In a thread, which ends with it: the parent of workers is to have none when it forks. One
+        that hangs, with its file system, holds up neither the next nor the end of the process."""
         path = self._settings.state_file
         assert path
+        if self._saver and self._saver.is_alive():
+            return
+        expected = list(self._chronicle.expected())
+        saver = Thread(target=self._save, args=(path, expected), name="state file", daemon=True)
         try:
-            remembered.save(path, self._chronicle.expected())
+            saver.start()
+        except RuntimeError:  # the system has no further thread: tried again in a second
+            return
+        self._saver = saver
+        self._saved_revision = self._chronicle.revision
+
+    def _save(self, path: Path, vc_uuids: Iterable[str]) -> None:
+        try:
+            remembered.save(path, vc_uuids)
         except OSError as error:
             if not self._is_file_told:
                 log.error("--state-file: %s: %s; tried again", path, error.strerror or error)
             self._is_file_told = True
         else:
             self._is_file_told = False
-
-
-class _Handler(WSGIHandler):
-    """Takes no longer, and reads no more, for a request than one needs."""
-
-    def read_requestline(self) -> str:
-        with _no_longer_than(IDLE_S):
-            line: str = super().read_requestline()
-            return line
-
-    def MessageClass(self, *_: object) -> Any:  # noqa: N802 - gevent's name
-        with _no_longer_than(REQUEST_S):
-            return super().MessageClass(BytesIO(self._read_header()))
-
-    def _read_header(self) -> bytes:
-        header = b""
-        while True:
-            line = self.rfile.readline(MAX_HEADER_BYTES)
-            header += line
-            if len(header) > MAX_HEADER_BYTES:
-                raise ValueError("the header is too long")
-            if line in (b"\r\n", b"\n", b""):
-                return header
-
-    def read_request(self, raw_requestline: str) -> Any:
-        is_read = super().read_request(raw_requestline)
-        if self.content_length or self.headers.get("transfer-encoding"):
-            raise ValueError("no request has a body here")
-        return is_read
-
-
-@contextmanager
-def _no_longer_than(seconds: float) -> Iterator[None]:
-    with gevent.Timeout(seconds, TimeoutError("the request does not come")):
-        yield
-
-
-class _Server(WSGIServer):
-    handler_class = _Handler
-
-    def __init__(self, listener: Any, app: App) -> None:
-        errors = LoggingLogAdapter(log, logging.DEBUG)
-        super().__init__(listener, app, spawn=Pool(MAX_CONNECTIONS), log=None, error_log=errors)
-        self._connected: set[Any] = set()
-
-    def do_read(self) -> Any:
-        accepted = super().do_read()
-        if accepted:
-            self._connected.add(accepted[0])
-        return accepted
-
-    def handle(self, sock: Any, address: Any) -> None:
-        sock.settimeout(IDLE_S)
-        try:
-            super().handle(sock, address)
-        finally:
-            self._connected.discard(sock)
-
-    def let_go(self) -> None:
-        for sock in (self.socket, *self._connected):
-            if sock.fileno() >= 0:
-                os.close(sock.fileno())

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+from vmw_cloudinit_metadata.regularfile import open_regular
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 MAX_BYTES = 8 * 1024 * 1024  # some 200,000 machines
 
@@ -21,16 +25,30 @@ def default_state_file() -> Path | None:
 def load(path: Path) -> list[str]:
     """The VC UUIDs in the file; none if there is no file yet. Raises OSError."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES).decode("ascii", "replace")
+        descriptor = open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
         return []
+    with os.fdopen(descriptor, "rb") as file:
+        text = file.read(MAX_BYTES).decode("ascii", "replace")
     return [uuid for line in text.splitlines() if (uuid := parse_uuid(line))]
 
 
 def save(path: Path, vc_uuids: Iterable[str]) -> None:
-    """Writes the file whole or not at all. Raises OSError."""
-    draft = path.with_name(f".{path.name}.new")
-    with draft.open("w", encoding="ascii") as file:
-        file.writelines(f"{uuid}\n" for uuid in vc_uuids)
-    draft.replace(path)
+    """Writes the file whole or not at all, and to the disk. Raises OSError.
+
+    What has its name, or that of the draft, is replaced: no link is followed, no pipe opened.
+    """
+    draft = f".{path.name}.new"
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=directory)
+        descriptor = os.open(draft, _NEW, 0o600, dir_fd=directory)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.writelines(f"{uuid}\n" for uuid in vc_uuids)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(draft, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -15,12 +16,15 @@ from vmw_cloudinit_metadata.admin.chronicle import (
     problem_of,
 )
 from vmw_cloudinit_metadata.happenings import Happening, digests_in, fields, timestamp
+from vmw_cloudinit_metadata.printable import shortened
+
+MAX_REASON = 300  # characters, in the list
 
 # What a filter may say beside a state.
 GROUPS: dict[str, Callable[[Entry], bool]] = {
     "trouble": lambda entry: entry.state in TROUBLE,
-    "connected": lambda entry: bool(entry.ports),
-    LEFT: lambda entry: not entry.ports and entry.state != MISSING,
+    "connected": lambda entry: entry.is_connected,
+    LEFT: lambda entry: not entry.is_connected and entry.state != MISSING,
 }
 FILTERS = (*STATES, *(name for name in GROUPS if name not in STATES))
 
@@ -34,11 +38,11 @@ def row(entry: Entry) -> dict[str, Any]:
         "vc_uuid": machine.vc_uuid,
         "esxi_host": entry.host or None,
         "state": entry.state,
-        "connected": bool(entry.ports),
+        "connected": entry.is_connected,
         "connected_since": _since(entry),
         "changed": _time(entry.changed_s),
-        "ports": len(entry.ports),
-        "last_error": _error(entry.trouble),
+        "ports": entry.port_count,
+        "last_error": _error(entry.trouble, MAX_REASON),
     }
 
 
@@ -47,9 +51,10 @@ def story(entry: Entry) -> dict[str, Any]:
     machine, served = entry.machine, entry.served
     details = served.details if served else {}
     return row(entry) | {
+        "last_error": _error(entry.trouble),
         "bios_uuid": machine.bios_uuid,
         "location_uuid": machine.location_uuid,
-        "left": None if entry.ports else _time(entry.left_s),
+        "left": None if entry.is_connected else _time(entry.left_s),
         "next": next_step(entry.state, entry.problem),
         "ports": [_port(connection, came) for connection, came in entry.ports.items()],
         "asked": [
@@ -59,8 +64,9 @@ def story(entry: Entry) -> dict[str, Any]:
         "matched_by": details.get("matched_by") or None,
         "files": list(details.get("sources", ())),
         "documents": digests_in(details["digest"]) if "digest" in details else {},
+        "more_documents": details.get("more_documents", 0),
         "moves": [fields(happening) for happening in entry.moves],
-        "story": [fields(happening) | {"times": times} for happening, times in entry.story],
+        "story": [fields(happening) | {"times": times} for happening, times, _ in entry.story],
     }
 
 
@@ -84,14 +90,15 @@ def _connected(came: Happening) -> str:
     return timestamp(since.timestamp() if since else came.at_s)
 
 
-def _error(trouble: Happening | None) -> dict[str, Any] | None:
+def _error(trouble: Happening | None, most: int = sys.maxsize) -> dict[str, Any] | None:
     if trouble is None:
         return None
+    reason = trouble.details.get("reason") if trouble.kind == "failed" else trouble.text
     return {
         "time": timestamp(trouble.at_s),
         "error": problem_of(trouble),
         "document": trouble.details.get("document"),
-        "reason": trouble.details.get("reason") if trouble.kind == "failed" else trouble.text,
+        "reason": reason and shortened(reason, most),
     }
 
 

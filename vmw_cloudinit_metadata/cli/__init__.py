@@ -80,6 +80,6 @@ def _fail(program: str, message: str) -> None:
     text = " ".join(message.split())
     if logs.is_for_machines():
         log.critical("%s", text)
-    else:
+    elif not logs.put(f"{program}: error: {text}"):
         click.echo(f"{program}: error: {text}", err=True)
     sys.exit(2)

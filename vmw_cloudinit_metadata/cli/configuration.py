@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from vmw_cloudinit_metadata.cli.settings import name, origin, read_again, settings
-from vmw_cloudinit_metadata.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,9 @@ CHANGEABLE: Mapping[str, tuple[str, ...]] = {
     "proxy_protocol": ("proxy_protocol",),
     "max_connections": ("max_connections", "max_pending_moves"),
     "max_per_host": ("max_per_host",),
+    "memory_budget": ("memory_budget",),
     "max_pending_moves": ("max_pending_moves",),
+    **{name: (name,) for name in ("max_connection_rate", "max_handshake_rate", "max_move_rate")},
     "lookup_timeout_s": ("lookup_timeout_s",),
     "drain_s": ("drain_s",),
     "tls_cert": ("key_pair",),
@@ -32,6 +34,22 @@ CHANGEABLE: Mapping[str, tuple[str, ...]] = {
 _CERTIFICATE = frozenset({"tls_cert", "tls_key"})
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reading has found."""
+
+    ctx: click.Context
+    taken: frozenset[str]  # options that have changed
+    kept: frozenset[str]  # those that have, and wait for the next start
+    options: Mapping[str, Any]  # in force from then on
+    settings: dict[str, Any]  # what `check` makes of them
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """For MetadataServer.change."""
+        return {name: self.settings[name] for key in self.taken for name in CHANGEABLE[key]}
+
+
 class Configuration:
     """The options in force, and the settings of MetadataServer that `check` makes of them."""
 
@@ -40,28 +58,26 @@ class Configuration:
     ) -> None:
         self._ctx = ctx
         self._check = check
-        self._options: dict[str, Any] = dict(ctx.params)
+        self._options: Mapping[str, Any] = dict(ctx.params)
         self.settings = check(self._options)
 
-    def read_again(self, *, is_told: bool = True) -> dict[str, Any] | None:
-        """Takes over what has changed and can be; returns that for MetadataServer.change.
-
-        None if file or environment cannot be used: then nothing is changed. The log hears of it.
-        """
-        try:
-            ctx = read_again(self._ctx)
-            wanted = self._check(ctx.params)
-        except ConfigError as error:
-            log.error("reload: %s; nothing is changed", error)
-            return None
+    def read(self) -> Change:
+        """Reads file and environment again, and changes nothing; raises ConfigError if they cannot
+        be used. Blocks, as files do: to be called in a thread, one at a time."""
+        ctx = read_again(self._ctx)
+        wanted = self._check(ctx.params)
         changed = {key for key, value in ctx.params.items() if value != self._options[key]}
-        possible = {key for key in changed if self._can_change(key, wanted)}
+        taken = frozenset(key for key in changed if self._can_change(key, wanted))
+        options = {**self._options, **{key: ctx.params[key] for key in taken}}
+        return Change(ctx, taken, frozenset(changed - taken), options, self._check(options))
+
+    def take(self, change: Change, *, is_told: bool = True) -> None:
+        """Has in force what can be changed; the log hears of it."""
         if is_told:
-            _tell(ctx, possible, changed - possible)
-        self._options |= {key: ctx.params[key] for key in possible}
-        self.settings = self._check(self._options)
+            _tell(change.ctx, change.taken, change.kept)
+        self._options = change.options
+        self.settings = change.settings
         logging.getLogger().setLevel(self._options["log_level"].upper())
-        return {name: self.settings[name] for key in possible for name in CHANGEABLE[key]}
 
     def _can_change(self, key: str, wanted: Mapping[str, Any]) -> bool:
         if key in _CERTIFICATE and wanted["tls"] is not self.settings["tls"]:
@@ -69,7 +85,7 @@ class Configuration:
         return key in CHANGEABLE
 
 
-def _tell(ctx: click.Context, taken: Iterable[str], kept: Iterable[str]) -> None:
+def _tell(ctx: click.Context, taken: Collection[str], kept: Collection[str]) -> None:
     options = {str(option.name): option for option in settings(ctx.command)}
     for option in (options[key] for key in sorted(taken)):
         log.info("reload: %s has changed (%s)", name(option), origin(ctx, option))

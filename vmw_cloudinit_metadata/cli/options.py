@@ -15,6 +15,7 @@ from vmw_cloudinit_metadata.config import (
     parse_driver_options,
     parse_network,
     parse_optional_address,
+    parse_size,
 )
 from vmw_cloudinit_metadata.errors import ConfigError
 
@@ -56,6 +57,7 @@ ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
 OPTIONAL_ADDRESS = Parsed("ADDRESS:PORT", parse_optional_address)
 NETWORK = Parsed("CIDR", parse_network)
 JSON = Parsed("JSON", parse_driver_options)
+SIZE = Parsed("SIZE", parse_size)
 THUMBPRINT = Parsed("HEX", _parse_thumbprint)
 
 

@@ -16,16 +16,20 @@ from vmw_cloudinit_metadata.admin.access import check_address, read_token
 from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.admission import (
+    MAX_CONNECTION_RATE,
+    MAX_HANDSHAKE_RATE,
     MAX_PER_HOST,
     connections_by_descriptors,
     raise_descriptor_limit,
 )
+from vmw_cloudinit_metadata.budget import MIN_PROCESS_BYTES, default_bytes, return_large_blocks
 from vmw_cloudinit_metadata.cli.configuration import Configuration
 from vmw_cloudinit_metadata.cli.options import (
     ADDRESS,
     FILE,
     NETWORK,
     OPTIONAL_ADDRESS,
+    SIZE,
     URI,
     driver_options,
     key_pair_options,
@@ -51,7 +55,8 @@ from vmw_cloudinit_metadata.config import (
 from vmw_cloudinit_metadata.drivers.driver import load
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
-from vmw_cloudinit_metadata.protocol.vmotion import MIN_KEY_BYTES
+from vmw_cloudinit_metadata.protocol.vmotion import MAX_MOVE_RATE, MIN_KEY_BYTES
+from vmw_cloudinit_metadata.rate import BURST_S
 from vmw_cloudinit_metadata.server import MetadataServer
 from vmw_cloudinit_metadata.tls import KeyPair
 
@@ -60,7 +65,7 @@ log = logging.getLogger(__name__)
 # Options that MetadataServer takes by the same name.
 _AS_THEY_ARE = (
     *("uris", "allow", "proxy_protocol", "max_per_host", "drain_s", "lookup_pool"),
-    "lookup_timeout_s",
+    *("lookup_timeout_s", "max_connection_rate", "max_handshake_rate", "max_move_rate"),
 )
 
 MAX_KEY_BYTES = 64 * 1024  # of --vmotion-key-file
@@ -106,6 +111,39 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     show_default=True,
     metavar="N",
     help="How many connections one ESXi host may have.",
+)
+@click.option(
+    "--memory-budget",
+    type=SIZE,
+    metavar="SIZE",
+    help="How much memory all processes of the server may use together: 512M, 2G. Beyond it, what "
+    "was kept longest is dropped. Default: three quarters of the cgroup's limit, else half of the "
+    "machine's memory.",
+)
+@click.option(
+    "--max-connection-rate",
+    type=click.IntRange(min=0),
+    default=MAX_CONNECTION_RATE,
+    show_default=True,
+    metavar="N",
+    help=f"How many times a second one ESXi host may connect; {BURST_S:g} times as often at once. "
+    "0: no limit.",
+)
+@click.option(
+    "--max-handshake-rate",
+    type=click.IntRange(min=0),
+    default=MAX_HANDSHAKE_RATE,
+    show_default=True,
+    metavar="N",
+    help="Likewise: how many TLS handshakes one ESXi host may begin a second.",
+)
+@click.option(
+    "--max-move-rate",
+    type=click.IntRange(min=0),
+    default=MAX_MOVE_RATE,
+    show_default=True,
+    metavar="N",
+    help="Likewise: how many vMotions may begin a second from one ESXi host.",
 )
 @click.option(
     "--proxy-protocol",
@@ -177,6 +215,13 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     help="Lines for people, or one JSON object a line.",
 )
 @click.option(
+    "--audit-log",
+    type=FILE,
+    metavar="FILE",
+    help="A file to append to: one JSON object for each boot that was served, and each request "
+    "that failed or was refused. HUP opens it again.",
+)
+@click.option(
     "--drain",
     "drain_s",
     type=click.FloatRange(min=0),
@@ -209,6 +254,7 @@ def run(
     listen: tuple[Address, ...],
     workers: int,
     driver_spec: str,
+    audit_log: Path | None,
     **options: Any,
 ) -> None:
     """Serves VMs in the foreground until TERM or INT, which finish the answers under way.
@@ -220,6 +266,7 @@ def run(
     start_log.setLevel(logging.INFO)
     for warning in strange_variables(ctx.command, os.environ):
         log.warning("%s", warning)
+    return_large_blocks()
     was, descriptors = raise_descriptor_limit()
     configuration = Configuration(ctx, checked)
     settings = admin_settings(options, ctx.get_parameter_source("admin_listen"))
@@ -247,9 +294,11 @@ def run(
         notify.ready(f"listening on {', '.join(map(str, addresses))}")
 
     if workers == 1:
-        counters = serve_alone(make, listen, announce, admin, configuration)
+        counters = serve_alone(make, listen, announce, admin, configuration, audit_log)
     else:
-        counters = serve_by_workers(make, listen, announce, admin, workers, configuration)
+        counters = serve_by_workers(
+            make, listen, announce, admin, workers, configuration, audit_log
+        )
     counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))
     log.info("stopped; %s", counted or "nothing was asked")
 
@@ -266,6 +315,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "max_connections": connections,
         "max_pending_moves": connections if moves is None else moves,
+        "memory_budget": _memory_budget(options["memory_budget"], options["workers"]),
         "key_pair": key_pair,
         "tls": _tls_policy(options["tls"], key_pair),
         "vmotion_key": _key(options["vmotion_key_file"]),
@@ -307,6 +357,15 @@ def admin_settings(
     check_address(listen, token)
     is_chosen = source is not ParameterSource.DEFAULT
     return AdminSettings(listen, is_chosen, token, options["state_file"])
+
+
+def _memory_budget(chosen: int | None, workers: int) -> int:
+    """The share of each process: of a server, or of workers and their parent."""
+    processes = workers + 1 if workers > 1 else 1
+    if chosen is not None and chosen < processes * MIN_PROCESS_BYTES:
+        least = processes * MIN_PROCESS_BYTES // 1024**2
+        raise ConfigError(f"--memory-budget: {processes} processes need at least {least}M")
+    return (default_bytes() if chosen is None else chosen) // processes
 
 
 def _key_pair(certificate: Path | None, key: Path | None) -> KeyPair | None:

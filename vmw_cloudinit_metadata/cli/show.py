@@ -35,7 +35,11 @@ class UuidType(click.ParamType[str]):
 @config_option
 @driver_options
 @click.option("--vc-uuid", type=UuidType(), help="Look up by vCenter's instanceUuid.")
-@click.option("--bios-uuid", type=UuidType(), help="Look up by the VM's BIOS UUID.")
+@click.option(
+    "--bios-uuid",
+    type=UuidType(),
+    help="Look up by the VM's BIOS UUID, which counts only where file or driver say so.",
+)
 @click.option("--document", metavar="NAME", help="Only this one, and nothing around it: meta-data.")
 def show(
     name: str | None,

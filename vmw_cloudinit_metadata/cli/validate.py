@@ -22,9 +22,12 @@ def validate(driver_spec: str, driver_opts: Mapping[str, Any]) -> int:
     Warnings are printed too, and do not fail.
     """
     faults = warnings = 0
-    for fault in load(driver_spec, driver_opts).validate():
+    driver = load(driver_spec, driver_opts)
+    for fault in driver.validate():
         click.echo(str(fault))
         warnings += fault.is_warning
         faults += not fault.is_warning
     click.echo(f"{faults} faults, {warnings} warnings", err=True)
+    for note in driver.notes():
+        click.echo(note, err=True)
     return 1 if faults else 0

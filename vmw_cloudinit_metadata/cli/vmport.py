@@ -25,7 +25,7 @@ from vmw_cloudinit_metadata.vsphere.work import Do, Outcome, Result
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-PASSWORD = "VMW_METADATA_VCENTER_PASSWORD"
+PASSWORD = "VMW_METADATA_VCENTER_PASSWORD"  # nosec B105 # the name of a variable
 HTTPS = 443
 _TRUSTS = ("ca_file", "thumbprint", "insecure")
 

@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from vmw_cloudinit_metadata.drivers.filename import SUFFIXES
-from vmw_cloudinit_metadata.drivers.snapshot import cannot_read
+from vmw_cloudinit_metadata.drivers.root import Root
+from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, cannot_read
 from vmw_cloudinit_metadata.errors import DriverError
 
 _EDITOR_LOCK = ".#"  # Emacs leaves such a link, to nowhere, beside a file that is being edited
 
 
 class Directory:
-    """A directory that was there at the start; raises DriverError if it was not."""
+    """A directory that was there at the start; raises DriverError if it was not.
 
-    def __init__(self, path: str) -> None:
+    With `links_outside`, links of it may lead out of it.
+    """
+
+    def __init__(self, path: str, *, links_outside: bool = False) -> None:
         self.path = path
+        self._links_outside = links_outside
         self._prefix = os.path.join(path, "")
         if not os.path.isdir(path):
             raise DriverError(f"directory: found no directory {path!r}, expected one that is there")
         found = os.stat(path)
         self._identity = (found.st_dev, found.st_ino, os.path.realpath(path))
 
-    def check(self) -> None:
-        """Raises DriverError if it vanished, or another file system lies in its place."""
+    def snapshot(self) -> Snapshot:
+        """To look at its files, and at others, until it is closed.
+
+        Raises DriverError if the directory vanished, or another file system lies in its place.
+        """
         try:
-            found = os.stat(self.path)
+            root = Root(self.path, links_outside=self._links_outside)
+        except NotADirectoryError as error:
+            raise DriverError(f"{self.path}: is no directory any more") from error
         except OSError as error:
             raise cannot_read(self.path, error) from error
-        if not stat.S_ISDIR(found.st_mode):
-            raise DriverError(f"{self.path}: is no directory any more")
+        try:
+            self._check(os.fstat(root.descriptor))
+        except DriverError:
+            root.close()
+            raise
+        return Snapshot(root)
+
+    def check(self) -> None:
+        """Raises what `snapshot` does."""
+        with self.snapshot():
+            pass
+
+    def _check(self, found: os.stat_result) -> None:
         device, inode, place = self._identity
         if (found.st_dev, found.st_ino) == (device, inode):
             return

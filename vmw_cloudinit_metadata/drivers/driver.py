@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from vmw_cloudinit_metadata.budget import Table
 from vmw_cloudinit_metadata.errors import ConfigError, DriverError
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -17,16 +17,38 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 ENTRY_POINTS = "vmw_cloudinit_metadata.drivers"
 
 
+class Work:
+    """What one thread of a driver does, and others need."""
+
+    __slots__ = ("is_awaited", "is_kept", "is_over")
+
+    def __init__(self) -> None:
+        self.is_awaited = False
+        self.is_over = False
+        self.is_kept = False  # once it is over, all get what came of it
+
+
+class UnderWay(Exception):  # noqa: N818 - it is no error
+    """The driver is at it already, in another thread: it is to be asked again when `work` is over.
+
+    So those who need the same take no place in the pool while they wait for it.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        super().__init__("under way already")
+
+
 class Driver(ABC):
     """Finds the instance data of machines. One object serves all machines of one server, from
     several threads at once.
 
-    All methods but `still_holds` run in threads of the look-up pool and may block.
+    All methods run in threads and may block.
     """
 
-    # The same throughout one turn of the server's loop, which sets it: what `still_holds` has seen
-    # in a turn, it need not look at again.
-    moment: Callable[[], object] = time.monotonic
+    # While `still_holds` does not answer: for how long since it last said yes a VM goes on getting
+    # that answer, in seconds.
+    stale_if_error_s: float = 0.0
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Keeps --driver-opts as `self.options`; raises DriverError for what it cannot use."""
@@ -36,16 +58,22 @@ class Driver(ABC):
     def get_instance(self, machine: Machine) -> InstanceData | None:
         """Returns what the machine is told, or None if there is no such machine.
 
-        Raises DriverError if that cannot be told now, and InvalidInstanceData (as
-        `InstanceData.from_mapping` does) if the machine has data that cannot be served.
+        Raises DriverError if that cannot be told now, InvalidInstanceData (as
+        `InstanceData.from_mapping` does) if the machine has data that cannot be served, and
+        UnderWay if another thread is about to know.
         """
 
     def still_holds(self, token: Any) -> bool:  # noqa: ARG002
         """Whether the answer with this `InstanceData.token` would be given again.
 
-        Runs in the server's loop, before every answer: it must be quick and not block.
+        Asked before an answer is given that was not asked for within the last 0.15 s. VMs wait for
+        it: it should be quick, and may block.
         """
         return False
+
+    def which_hold(self, tokens: Iterable[Any]) -> Iterator[bool]:
+        """The same of several, one after the other: what they share need be looked at only once."""
+        return map(self.still_holds, tokens)
 
     def document_names(self) -> Collection[str]:
         """The documents beyond the standard ones that any machine has: {"SECURITYDATA"}."""
@@ -61,6 +89,14 @@ class Driver(ABC):
     def validate(self) -> Iterable[Fault]:
         """Checks all that the driver could serve; yields every fault and warning."""
         raise DriverError(f"{type(self).__name__} cannot check its data beforehand")
+
+    def tables(self) -> Mapping[str, Table]:
+        """What the driver keeps, by name, and drops if the server's memory budget is exceeded."""
+        return {}
+
+    def notes(self) -> Iterable[str]:
+        """What the operator should know of all that could be served; told behind the faults."""
+        return ()
 
     def close(self) -> None:  # noqa: B027 - not every driver holds something
         """The server has stopped: lets go of what the driver holds."""

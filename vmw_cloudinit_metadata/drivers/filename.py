@@ -29,3 +29,9 @@ def stem_of(vm_name: str) -> str | None:
     except UnicodeEncodeError:  # no file of this system can have that name
         return None
     return stem if stem and longest <= MAX_FILE_NAME_BYTES else None
+
+
+def is_named_by_uuid(path: str) -> bool:
+    """Whether an instance file is named by a UUID, as it is looked up."""
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return parse_uuid(stem) == stem

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
 from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.documentnames import DocumentNames
 from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, stem_of
+from vmw_cloudinit_metadata.drivers.reading import Reading, Readings
+from vmw_cloudinit_metadata.drivers.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.snapshot import Signature, Snapshot
 from vmw_cloudinit_metadata.errors import DriverError
 from vmw_cloudinit_metadata.instance import advice, nocloud, seed
@@ -37,6 +41,8 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
+_OUTSIDE_FOUND = "a link that leads out of the directory"
+_OUTSIDE_EXPECTED = "a file inside it, or the driver option links_outside: true"
 _FILE_NAME = re.compile(r"[\w./@+-]{1,100}", re.ASCII)
 
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
@@ -57,7 +63,10 @@ class InstanceFiles:
 
     def __init__(self, directory: Directory, defaults: str | None) -> None:
         self._directory = directory
+        self.readings = Readings()
+        self._defaults_lock = threading.Lock()
         self._defaults_kept: tuple[Signature, _Layer] | None = None
+        self._documents = DocumentNames(directory.path)
         self.defaults = directory.path_of(defaults) if defaults else None
         if self.defaults and not os.path.isfile(self.defaults):
             raise DriverError(f"defaults: found no file {self.defaults!r}, expected a YAML file")
@@ -66,29 +75,51 @@ class InstanceFiles:
         """The instance files of VMs that there are."""
         return [path for path in self._directory.all_paths() if path != self.defaults]
 
-    def find(self, stem: str, snapshot: Snapshot) -> str | None:
-        """The path of the instance file of that name; two of them are a fault."""
+    def found(self, stem: str, snapshot: Snapshot) -> list[str]:
+        """The paths at which there is an instance file of that name."""
         paths = self._directory.paths_named(stem)
-        found = [path for path in paths if path != self.defaults and snapshot.exists(path)]
-        if len(found) > 1:
-            raise InvalidInstanceData([_two_files(found)])
-        return found[0] if found else None
+        return [path for path in paths if path != self.defaults and snapshot.exists(path)]
 
-    def document_names(self) -> Iterator[str]:
+    def document_names(self) -> Collection[str]:
         """The further documents that any file has."""
-        for path in [*self.all_paths(), *([self.defaults] if self.defaults else [])]:
-            try:
-                content = Snapshot().read(path, MAX_FILE_BYTES)
-                if content and b"documents" in content:
-                    documents = self._layer(path, Snapshot()).mapping.get("documents")
-                    if isinstance(documents, dict):
-                        yield from (str(name).upper() for name in documents)
-            except DriverError:
-                continue  # it is told when its VM asks
+        return self._documents.get(self._scan)
 
-    def load(self, path: str, snapshot: Snapshot) -> InstanceData:
-        """Raises InvalidInstanceData with every fault, and DriverError if a file cannot be read."""
+    def _scan(self) -> Iterator[str]:
+        with self._directory.snapshot() as snapshot:
+            for path in [*self.all_paths(), *([self.defaults] if self.defaults else [])]:
+                try:
+                    seen = Snapshot(snapshot.root)
+                    yield from self._documents.of_file(path, seen, self._documents_of)
+                except (DriverError, LeadsOut):
+                    continue  # it is told when its VM asks
+
+    def _documents_of(self, path: str, snapshot: Snapshot) -> Collection[object]:
+        content = snapshot.read(path, MAX_FILE_BYTES)
+        if not content or b"documents" not in content:
+            return ()
+        documents = self._layer_of(path, content).mapping.get("documents")
+        return documents if isinstance(documents, dict) else ()
+
+    def read(self, path: str, snapshot: Snapshot, *, keep: bool = False) -> Reading:
+        """What a file says, kept as Readings has it.
+
+        Raises DriverError if a file cannot be read, and UnderWay.
+        """
+        return self.readings.of(path, snapshot, self._read, keep=keep)
+
+    def _read(self, path: str, snapshot: Snapshot) -> Reading:
         layers = [self._layer(path, snapshot), *self._defaults_layers(snapshot)]
+        own = layers[0]
+        match = own.mapping.get("match")
+        return Reading(
+            *self._checked(layers, snapshot),
+            bios_uuid=match.get("bios-uuid") if isinstance(match, dict) else None,
+            is_legible=bool(own.mapping) or not own.faults,
+        )
+
+    def _checked(
+        self, layers: Sequence[_Layer], snapshot: Snapshot
+    ) -> tuple[InstanceData | None, tuple[Fault, ...]]:
         faults = [fault for layer in layers for fault in layer.faults]
         mapping = merged(layers[1].mapping if layers[1:] else {}, layers[0].mapping)
         sources = [layer.path for layer in layers]
@@ -105,24 +136,33 @@ class InstanceFiles:
         if not layers[0].faults or layers[0].mapping:  # else nothing of it can be told
             faults += (_located(fault, layers) for fault in found)
         if faults or instance is None:
-            raise InvalidInstanceData(sorted(set(faults), key=_place))
-        return replace(instance, sources=tuple(sources))
+            return None, tuple(sorted(set(faults), key=_place))
+        return replace(instance, sources=tuple(sources)), ()
 
     def _defaults_layers(self, snapshot: Snapshot) -> list[_Layer]:
-        """The defaults, parsed again only when they have changed."""
+        """The defaults, parsed again only when they have changed, by one thread for all."""
         if not self.defaults:
             return []
-        snapshot.exists(self.defaults)
-        kept = self._defaults_kept
-        if kept and kept[0] == snapshot.signature(self.defaults):
-            return [kept[1]]
-        layer = self._layer(self.defaults, snapshot)
-        signature = snapshot.signature(self.defaults)
-        self._defaults_kept = (signature, layer) if snapshot.is_settled() else None
-        return [layer]
+        with self._defaults_lock:
+            snapshot.exists(self.defaults)
+            kept = self._defaults_kept
+            if kept and kept[0] == snapshot.signature(self.defaults):
+                return [kept[1]]
+            seen = Snapshot(snapshot.root)
+            layer = self._layer(self.defaults, seen)
+            signature = seen.signature(self.defaults)
+            self._defaults_kept = (signature, layer) if seen.is_settled() else None
+            snapshot.include(seen)
+            return [layer]
 
     def _layer(self, path: str, snapshot: Snapshot) -> _Layer:
-        text = _text(path, snapshot.read(path, MAX_FILE_BYTES))
+        try:
+            return self._layer_of(path, snapshot.read(path, MAX_FILE_BYTES))
+        except LeadsOut:
+            return _Layer(path, seed.read(""), {}, (_outside(path),))
+
+    def _layer_of(self, path: str, content: bytes | None) -> _Layer:
+        text = _text(path, content)
         if isinstance(text, Fault):
             return _Layer(path, seed.read(""), {}, (text,))
         read = seed.read(text)
@@ -160,7 +200,11 @@ class InstanceFiles:
         if not snapshot.exists(path):
             faults.append(Fault(key, f"{_quoted(file)}, which is not there", expected))
             return b""
-        content = snapshot.read(path, MAX_DOCUMENT_BYTES)
+        try:
+            content = snapshot.read(path, MAX_DOCUMENT_BYTES)
+        except LeadsOut:
+            faults.append(Fault(key, f"{_quoted(file)}, {_OUTSIDE_FOUND}", _OUTSIDE_EXPECTED))
+            return b""
         if content is None or len(content) > MAX_DOCUMENT_BYTES:
             found = (
                 f"{_quoted(file)}, which is no regular file of at most {MAX_DOCUMENT_BYTES:,} bytes"
@@ -172,13 +216,17 @@ class InstanceFiles:
 
     def faults_of(self, path: str) -> Iterator[Fault]:
         """Every fault and warning of an instance file."""
+        with self._directory.snapshot() as snapshot:
+            yield from self._faults_of(path, snapshot)
+
+    def _faults_of(self, path: str, snapshot: Snapshot) -> Iterator[Fault]:
         yield from _name_faults(path)
-        yield from _mode_faults(path)
+        yield from _mode_faults(path, snapshot)
         stem, suffix = os.path.splitext(os.path.basename(path))
         if suffix == SUFFIXES[1] and os.path.exists(path.removesuffix(suffix) + SUFFIXES[0]):
             yield _two_files(self._directory.paths_named(stem))
         try:
-            instance = self.load(path, Snapshot())
+            instance = self._read(path, snapshot).served()
             nocloud.render(instance, Machine(name=stem, vc_uuid=_NIL_UUID))
         except InvalidInstanceData as error:
             yield from (
@@ -188,16 +236,17 @@ class InstanceFiles:
             yield Fault((), f"an error ({error})", "a file that can be read", path, 1)
         else:
             for source in instance.sources[1:]:
-                yield from _mode_faults(source)
-            layers = [self._layer(path, Snapshot()), *self._defaults_layers(Snapshot())]
+                yield from _mode_faults(source, snapshot)
+            layers = [self._layer(path, snapshot), *self._defaults_layers(snapshot)]
             yield from (_located(warning, layers) for warning in advice.warnings_of(instance))
 
     def faults_of_defaults(self) -> Iterator[Fault]:
         """Every fault and warning that the defaults have by themselves."""
         if not self.defaults:
             return
-        yield from _mode_faults(self.defaults)
-        layer = self._layer(self.defaults, Snapshot())
+        with self._directory.snapshot() as snapshot:
+            yield from _mode_faults(self.defaults, snapshot)
+            layer = self._layer(self.defaults, snapshot)
         faults = list(layer.faults)
         mapping = {k: v for k, v in layer.mapping.items() if k not in FILE_KEYS}
         try:
@@ -205,6 +254,13 @@ class InstanceFiles:
         except InvalidInstanceData as error:
             faults += (_located(f, [layer]) for f in error.faults if not f.is_absence)
         yield from bounded(faults)
+
+
+def only(paths: Sequence[str]) -> str | None:
+    """The path, if there is one; two of them are a fault."""
+    if len(paths) > 1:
+        raise InvalidInstanceData([_two_files(paths)])
+    return paths[0] if paths else None
 
 
 def _text(path: str, content: bytes | None) -> str | Fault:
@@ -266,11 +322,15 @@ def _name_faults(path: str) -> Iterator[Fault]:
         yield Fault((), f"the file name {stem!r}", expected, path, 1, is_warning=True)
 
 
-def _mode_faults(path: str) -> Iterator[Fault]:
+def _mode_faults(path: str, snapshot: Snapshot) -> Iterator[Fault]:
     try:
-        mode = os.stat(path).st_mode
-    except OSError:
+        mode = snapshot.mode(path)
+    except (OSError, LeadsOut):
         return  # it is told when the file is read
     if mode & stat.S_IROTH:
         found = f"mode {stat.S_IMODE(mode):04o}: every user of this system can read the file"
         yield Fault((), found, "no rights for others, such as 0640", path, 1, is_warning=True)
+
+
+def _outside(path: str) -> Fault:
+    return Fault((), _OUTSIDE_FOUND, _OUTSIDE_EXPECTED, path, 1)

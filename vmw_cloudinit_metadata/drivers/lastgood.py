@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
+from vmw_cloudinit_metadata.budget import size_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
 
 MAX_BYTES = 256 * 1024 * 1024
-_ABOUT_BYTES = 4096  # of an answer beside its documents
+_ABOUT_BYTES = 2048  # of an answer beside its parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,18 @@ class LastGood:
         self._max_age_s = max_age_s
         self._lock = threading.Lock()
         self._entries: LRUCache[str, _Entry] = LRUCache(MAX_BYTES, getsizeof=_size)
+
+    @property
+    def kept_bytes(self) -> int:
+        return int(self._entries.currsize)
+
+    def shed(self) -> bool:
+        """Drop the answer that was used longest ago; False if there is none."""
+        with self._lock:
+            if not self._entries:
+                return False
+            self._entries.popitem()
+            return True
 
     def remember(self, vc_uuid: str | None, instance: InstanceData) -> None:
         if vc_uuid and self._max_age_s:
@@ -51,5 +64,6 @@ class LastGood:
 
 
 def _size(entry: _Entry) -> int:
-    documents = (entry.instance.userdata, entry.instance.vendordata)
-    return _ABOUT_BYTES + sum(map(len, (*documents, *entry.instance.documents.values())))
+    one = entry.instance
+    parts = (one.metadata, one.network, one.userdata, one.vendordata, one.documents, one.match)
+    return _ABOUT_BYTES + size_of(parts)

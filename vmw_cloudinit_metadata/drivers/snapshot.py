@@ -7,8 +7,10 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from math import inf
 
+from vmw_cloudinit_metadata.drivers.root import Anywhere, LeadsOut, Root
 from vmw_cloudinit_metadata.errors import DriverError
 
 # A change within one tick of the file system's clock shows in no time stamp. The coarsest ticks are
@@ -24,7 +26,10 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 _SMALL_BYTES = 16 * 1024
 
 Signature = tuple[int, ...] | None  # None: there is no such file
+OUTSIDE: Signature = ()  # of what a link leads to that leads out of the directory
 Look = Callable[[str], Signature]
+
+_ANYWHERE = Anywhere()
 
 
 def _signature(found: os.stat_result) -> Signature:
@@ -71,15 +76,12 @@ def _seen(path: str) -> Signature:
 
 
 class Looks:
-    """What paths look like: each is looked at once in a moment, whoever asks."""
+    """What paths look like: each is looked at once, whoever asks."""
 
     def __init__(self) -> None:
-        self._moment: object = None
         self._seen: dict[str, Signature] = {}
 
-    def at(self, moment: object, path: str) -> Signature:
-        if moment != self._moment:
-            self._moment, self._seen = moment, {}
+    def __call__(self, path: str) -> Signature:
         seen = self._seen
         if path not in seen:
             seen[path] = _seen(path)
@@ -87,30 +89,30 @@ class Looks:
 
 
 class _Directory:
-    """Whether files that a directory did not have are still not there."""
+    """Whether files that a directory did not have are still not there.
 
-    def __init__(self, path: str) -> None:
+    `found` is what the directory looked like before they were looked for.
+    """
+
+    def __init__(self, path: str, found: os.stat_result | None) -> None:
         self._path = path
-        self._absent: set[str] = set()
-        self._look()
-
-    def lacks(self, path: str) -> None:
-        """Remembers that it has no entry of this path."""
-        self._absent.add(path)
-
-    @property
-    def lacks_any(self) -> bool:
-        return bool(self._absent)
+        self.absent: set[str] = set()
+        self._trust(found)
 
     def holds(self, look: Look) -> bool:
         is_trusted = time.monotonic() < self._trusted_until_s
         if is_trusted and look(self._path) == self._signature:
             return True
-        self._look()
-        return all(_look(path, os.lstat) is None for path in self._absent)
+        self._trust(_look(self._path))
+        return all(_look(path, os.lstat) is None for path in self.absent)
 
-    def _look(self) -> None:
-        found = _look(self._path)
+    def joined(self, earlier: _Directory) -> _Directory:
+        """What was missing in both, of one directory, as it was at the earlier look."""
+        both = copy(earlier)
+        both.absent = self.absent | earlier.absent
+        return both
+
+    def _trust(self, found: os.stat_result | None) -> None:
         self._signature = _signature(found) if found else None
         self._trusted_until_s = time.monotonic() + _trusted_s(found)
 
@@ -131,10 +133,10 @@ class Token:
         self._until_s = until_s
 
     def holds(self, look: Look = _seen) -> bool:
-        """Stats only; whatever cannot be told does not hold. `look` is asked for directories."""
+        """Stats only; whatever cannot be told does not hold."""
         try:
             for path, seen in self._files.items():
-                if _seen(path) != seen:
+                if look(path) != seen:
                     return False
             for directory in self._absences:
                 if not directory.holds(look):
@@ -145,51 +147,75 @@ class Token:
 
 
 class Snapshot:
-    """Looks at files, and remembers what it saw."""
+    """Looks at files, and remembers what it saw.
 
-    def __init__(self) -> None:
+    Files below `root` are looked for below it; where a link leads out of it, there is a file, which
+    cannot be read: LeadsOut. Other paths are the operator's, and are taken as they are.
+    """
+
+    def __init__(self, root: Root | None = None) -> None:
+        self.root = root
         self._seen: dict[str, Signature] = {}
         self._directories: dict[str, _Directory] = {}
-        self._changed_ns = 0
+        self._is_settled = True
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.root:
+            self.root.close()
 
     def exists(self, path: str) -> bool:
         """Raises DriverError if that cannot be told."""
         try:
-            return self._exists(path)
+            found = self._found(path)
+        except LeadsOut:
+            self._seen[path] = OUTSIDE
+            return True
         except OSError as error:
             raise cannot_read(path, error) from error
+        if found:
+            self._record(path, found)
+        return found is not None
 
-    def _exists(self, path: str) -> bool:
+    def _found(self, path: str) -> os.stat_result | None:
+        where = self._where(path)
         place = path[: path.rfind("/") + 1]
         if place not in self._directories:
-            self._directories[place] = _Directory(place)
-        entry = _look(path, os.lstat)
+            self._directories[place] = _Directory(place, where.directory(place))
+        entry = _look(path, where.look_at)
         if entry is None:
-            self._directories[place].lacks(path)
-            return False
-        found = _look(path) if stat.S_ISLNK(entry.st_mode) else entry
+            self._directories[place].absent.add(path)
+            return None
+        if not stat.S_ISLNK(entry.st_mode):
+            return entry
+        found = _look(path, where.look)
         if found is None:  # a link to nowhere: no change of this directory will tell
             self._seen[path] = None
-        else:
-            self.record(path, found)
-        return found is not None
+        return found
+
+    def _where(self, path: str) -> Root | Anywhere:
+        return self.root if self.root and path.startswith(self.root.prefix) else _ANYWHERE
 
     def read(self, path: str, limit: int) -> bytes | None:
         """A file's bytes, at most `limit` + 1 of them; None if it is no regular file.
 
-        Raises DriverError if it cannot be read, or changes while it is.
+        Raises DriverError if it cannot be read, or changes while it is, and LeadsOut.
         """
         try:
             return self._read(path, limit)
+        except LeadsOut:
+            self._seen[path] = OUTSIDE
+            raise
         except OSError as error:
             raise cannot_read(path, error) from error
 
     def _read(self, path: str, limit: int) -> bytes | None:
-        # Not blocking: an open FIFO would hold up this thread for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = self._where(path).open(path)
         try:
             before = os.fstat(descriptor)
-            self.record(path, before)
+            self._record(path, before)
             if not stat.S_ISREG(before.st_mode):
                 return None
             size = max(before.st_size, _SMALL_BYTES) + 1  # some files say that they have none
@@ -202,20 +228,60 @@ class Snapshot:
         finally:
             os.close(descriptor)
 
-    def record(self, path: str, found: os.stat_result) -> None:
+    def _record(self, path: str, found: os.stat_result) -> None:
         self._seen[path] = _signature(found)
-        self._changed_ns = max(self._changed_ns, found.st_ctime_ns)
+        if not _is_settled(found.st_ctime_ns):  # as of now: to parse it takes some time
+            self._is_settled = False
+
+    def include(self, other: Snapshot) -> None:
+        """What `other` saw counts as seen by this one too."""
+        self._seen.update(other._seen)
+        for place, directory in other._directories.items():
+            ours = self._directories.get(place)
+            self._directories[place] = directory.joined(ours or directory)
+        self._is_settled = self._is_settled and other._is_settled
+
+    def agrees_with(self, other: Snapshot) -> bool:
+        """Looks at all that `other` saw; whether it looks the same.
+
+        Raises DriverError if that cannot be told.
+        """
+        absent = [path for directory in other._directories.values() for path in directory.absent]
+        return not any(map(self.exists, absent)) and all(
+            self.exists(path) is (seen is not None) and self._seen.get(path) == seen
+            for path, seen in other._seen.items()
+        )
 
     def token(self, until_s: float = inf) -> Token | None:
         """For Driver.still_holds; None if a file changed too short ago to tell the next change."""
-        if not self.is_settled():
+        if not self._is_settled:
             return None
-        lacking = (directory for directory in self._directories.values() if directory.lacks_any)
+        lacking = (directory for directory in self._directories.values() if directory.absent)
         return Token(self._seen, lacking, until_s)
 
     def is_settled(self) -> bool:
         """Whether the next change of any of the files will show in its time stamps."""
-        return _is_settled(self._changed_ns)
+        return self._is_settled
+
+    def mode(self, path: str) -> int:
+        """Raises OSError, and LeadsOut."""
+        return self._where(path).look(path).st_mode
+
+    def closed(self) -> Snapshot:
+        """What it has seen, without what it looked with."""
+        seen = Snapshot()
+        seen.include(self)
+        return seen
+
+    def size_of(self, path: str) -> int:
+        """Of a file that was seen; 0 if it was not there."""
+        seen = self._seen.get(path)
+        return seen[0] if seen else 0
+
+    @property
+    def bytes_seen(self) -> int:
+        """The size of all files."""
+        return sum(seen[0] for seen in self._seen.values() if seen)
 
     def signature(self, path: str) -> Signature:
         return self._seen.get(path)

@@ -19,6 +19,15 @@ class IdentityAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityUntold:
+    """Its host has not told what decides which VM it is: until it does, each request is answered
+    with the error `timeout`. It is asked again after each `identity_overdue`."""
+
+    missing: str  # for the operator
+    is_news: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Identified:
     """The VM has told who it is, or has changed it, or has told it again."""
 
@@ -27,7 +36,7 @@ class Identified:
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """The guest of the identified VM asks for a document: "METADATA"."""
+    """The guest asks for a document, "METADATA"; its VM is identified, or `is_untold`."""
 
     document: str
 
@@ -57,10 +66,15 @@ class TlsAccepted:
 class MoveBegun:
     """The VM was given VMOTION-GOAHEAD: nothing may be said to its guest from now on."""
 
+    instead_of: Session | None = None  # the source of an abandoned move that has made room
+
 
 @dataclass(frozen=True, slots=True)
 class MoveDeclined:
     """The VM wished to move to another host and got VMOTION-NOTNOW."""
+
+    reason: str
+    is_of_rate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,7 @@ class Fault:
 
 Event = (
     IdentityAsked
+    | IdentityUntold
     | Identified
     | Requested
     | Refused

@@ -1,10 +1,17 @@
-"""Who a VM is: what it was asked, what it has told, and the Machine that comes of it. Pure."""
+"""Who a VM is: what its host announces, what it is asked, what it tells, and the Machine that comes
+of it.
+
+An identity that the host announces and has not told yet is never taken for absent, or the file of
+a weaker one would be served: another VM's. Pure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 from vmw_cloudinit_metadata.protocol import vmware
@@ -12,6 +19,20 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 # What may change while a line is open. The UUIDs of host and BIOS do not matter to who it is.
 ASKED_AGAIN = (Suboption.GET_VM_VC_UUID, Suboption.GET_VM_NAME)
+
+# What decides which file a VM gets, the strongest first. Its location only informs.
+DECISIVE = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID, Suboption.VM_NAME)
+
+# A text that is neither empty nor a UUID does not say that there is none. (No file is found by
+# something weaker than a name, so an unusable name is none.)
+_STRICT = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID)
+
+# So often the time has to be over until the guest is told to ask again later.
+PATIENCE = 2
+
+_REPEATED_BYTES = 64  # hosts say the same few lists; what is longer is hardly said twice
+
+Codes = Sequence[Suboption]
 
 _FIELDS = {
     Suboption.VM_VC_UUID: "vc_uuid",
@@ -31,8 +52,11 @@ class Identity:
             "connected_since": connected_since,
         }
         self.is_asked = False
-        self._answerable: Sequence[Suboption] = ()
+        self._is_presumed = False  # the VM has sent no KNOWN-SUBOPTIONS-1, and was asked for all
+        self._announced: Codes = ()  # questions
         self._unanswered: list[Suboption] = []  # few: a set would take 200 bytes
+        self._unusable: Codes = ()  # of these something came
+        self._times_overdue = 0
 
     @property
     def machine(self) -> Machine:
@@ -46,41 +70,94 @@ class Identity:
     def proxied(self, service_uri: str, direction: str) -> None:
         self._news.update(service_uri=service_uri, direction=direction)
 
-    def ask(self, known: bytes) -> Sequence[Suboption]:
-        """Returns what to ask a VM that knows these suboptions."""
-        self.is_asked = True
-        self._answerable = [question for question in vmware.IDENTITY if question in known]
-        answers = [vmware.IDENTITY[question] for question in self._answerable]
-        self._await([answer for answer in answers if not self.has_told(answer)])
-        return self._answerable
+    def ask(self, known: bytes) -> Codes:
+        """Returns what to ask a VM that announces these suboptions: an answer counts as well as its
+        question, since a VM that does not know the question says so."""
+        if self._is_presumed:
+            self._is_presumed, self._announced, self._unanswered = False, (), []
+        is_short = len(known) <= _REPEATED_BYTES
+        return self._ask(*(_announced_again(known) if is_short else _announced_by(known)))
 
-    def ask_again(self) -> Sequence[Suboption]:
+    def _ask(self, questions: Codes, answers: Codes) -> Codes:
+        if self.is_complete:
+            self.wait_anew()
+        self.is_asked = True
+        self._announced = _joined(self._announced, questions)
+        self._await([answer for answer in answers if not self.has_told(answer)])
+        return questions
+
+    def ask_again(self) -> Codes:
         """Returns what to ask a VM that has told before; what it told holds until it answers."""
-        questions = [question for question in ASKED_AGAIN if question in self._answerable]
+        questions = [question for question in ASKED_AGAIN if question in self._announced]
+        self.wait_anew()
         self._await([vmware.IDENTITY[question] for question in questions])
         return questions
 
-    def _await(self, answers: Sequence[Suboption]) -> None:
-        self._unanswered += [answer for answer in answers if answer not in self._unanswered]
+    def wait_anew(self) -> None:
+        """From now on its time runs."""
+        self._times_overdue = 0
+
+    def _await(self, answers: Codes) -> None:
+        self._unanswered = _joined(self._unanswered, answers)
 
     def hear(self, code: Suboption, argument: bytes) -> bool:
-        """Whether this answer is usable; one that is not changes nothing."""
-        if code in self._unanswered:
-            self._unanswered.remove(code)
+        """Whether this answer is usable; one that is not changes nothing that was told."""
         told = vmware.parse_identity(code, argument)
         if told is not None:
             self._news[_FIELDS[code]] = told
+        elif argument and code in _STRICT and not self.has_told(code):
+            self._unusable = _joined(self._unusable, [code])
+            self._await([code])
+            return False
+        if code in self._unanswered:
+            self._unanswered.remove(code)
         return told is not None
 
     def will_not_hear(self, questions: bytes) -> None:
-        """The VM does not know these questions of ours."""
+        """The VM does not know these questions of ours: it has announced them in vain."""
         answers = [vmware.IDENTITY[q] for q in vmware.IDENTITY if q in questions]
+        self._announced = [question for question in self._announced if question not in questions]
         self._unanswered = [answer for answer in self._unanswered if answer not in answers]
 
-    def overdue(self) -> None:
-        """What was not told in time counts as absent, or as it was told before."""
-        self.is_asked = True
-        self._unanswered.clear()
+    def overdue(self) -> Codes:
+        """The time to tell is over; returns what to ask once more, and to wait for. The rest counts
+        as absent, or as it was told before."""
+        self._times_overdue += 1
+        if not self.is_asked:
+            self._is_presumed = True
+            self._ask(list(vmware.IDENTITY), list(vmware.IDENTITY.values()))
+        else:
+            self._unanswered = self._owed(self._unanswered)
+        return [q for q, answer in vmware.IDENTITY.items() if answer in self._unanswered]
+
+    def _owed(self, answers: Iterable[Suboption]) -> list[Suboption]:
+        """Those that decide which VM this is, and of which nothing is known."""
+        return [answer for answer in answers if answer in DECISIVE and not self.has_told(answer)]
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether what is not told has been waited for long enough."""
+        return self._times_overdue >= PATIENCE
+
+    @property
+    def is_late(self) -> bool:
+        return self._times_overdue > 0
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it has become overdue just now."""
+        return self._times_overdue == PATIENCE
+
+    @property
+    def missing(self) -> str:
+        """What the host owes, for the operator."""
+        owed = self._owed(self._unanswered)
+        unsent = " and ".join(vmware.named(code) for code in owed if code not in self._unusable)
+        unusable = " and ".join(vmware.named(code) for code in owed if code in self._unusable)
+        how = "sent neither KNOWN-SUBOPTIONS-1 nor" if self._is_presumed else "announced, not sent:"
+        told = [f"{how} {unsent}"] if unsent else []
+        told += [f"sent, but no UUID: {unusable}"] if unusable else []
+        return "; ".join(told)
 
     def has_told(self, code: Suboption) -> bool:
         field = _FIELDS[code]
@@ -95,14 +172,35 @@ class Identity:
         """Whether nothing more is to be waited for."""
         return self.is_asked and not self._unanswered
 
-    def inherit(self, source: Machine) -> None:
-        """Takes what was told at the source of a move, but for what depends on the host."""
-        here = self.machine
-        self._news.update(
-            name=here.name or source.name,
-            vc_uuid=here.vc_uuid or source.vc_uuid,
-            bios_uuid=here.bios_uuid or source.bios_uuid,
-            service_uri=source.service_uri,
-            direction=source.direction,
-        )
-        self.overdue()  # what the VM still tells counts from then on
+    def inherit(self, source: Identity) -> None:
+        """Takes what was told at the source of a move, but for what depends on the host.
+
+        What was announced there and told nowhere is still owed. Of what this host announces too,
+        only what is stronger: the VM gets the same file as at the source.
+        """
+        here, there = self.machine, source.machine
+        self.proxied(there.service_uri, there.direction)
+        for field in ("name", "vc_uuid", "bios_uuid"):
+            if told := getattr(here, field) or getattr(there, field):
+                self._news[field] = told
+        self.is_asked = self.is_asked or source.is_asked
+        stronger = list(takewhile(lambda code: not self.has_told(code), DECISIVE))
+        announced = [answer for answer in self._unanswered if answer in stronger]
+        self._unanswered = self._owed(_joined(announced, source._unanswered))
+        self._unusable = _joined(self._unusable, source._unusable)
+        self.wait_anew()
+
+
+def _announced_by(known: bytes) -> tuple[Codes, Codes]:
+    """The questions that a VM with this list can answer, and their answers."""
+    pairs = [pair for pair in vmware.IDENTITY.items() if pair[0] in known or pair[1] in known]
+    return [question for question, _ in pairs], [answer for _, answer in pairs]
+
+
+_announced_again = lru_cache(maxsize=64)(_announced_by)
+
+
+def _joined(codes: Codes, further: Codes) -> list[Suboption]:
+    if not codes:
+        return list(further)
+    return [*codes, *(code for code in further if code not in codes)]

@@ -136,7 +136,7 @@ class Options:
         return (side, option, _YES) in self._states
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)  # of one honest way, some dozen
 def _received(
     states: States, negotiation: Negotiation, agreeable: tuple[frozenset[int], frozenset[int]]
 ) -> tuple[States, Negotiation | None]:
@@ -150,7 +150,7 @@ def _received(
     return _after(states, side, negotiation.option, hears)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)  # of one honest way, some dozen
 def _after(
     states: States, side: Side, option: int, hears: Hears
 ) -> tuple[States, Negotiation | None]:

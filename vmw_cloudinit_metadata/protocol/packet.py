@@ -47,11 +47,17 @@ def parse(line: bytes) -> Packet | None:
         return None
 
 
-@lru_cache(maxsize=256)
 def requested(line: bytes) -> str | None:
     """The document that the packet on a line asks for, or None."""
+    return _repeated(line) if len(line) <= _REPEATED_BYTES else _requested(line)
+
+
+def _requested(line: bytes) -> str | None:
     received = parse(line)
     return received.requests if received else None
+
+
+_repeated = lru_cache(maxsize=256)(_requested)
 
 
 def serialize(packet: Packet) -> bytes:

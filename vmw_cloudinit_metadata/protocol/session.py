@@ -22,6 +22,7 @@ from vmw_cloudinit_metadata.protocol.events import (
     Fault,
     Identified,
     IdentityAsked,
+    IdentityUntold,
     MoveAborted,
     MoveArrived,
     MoveBegun,
@@ -35,7 +36,7 @@ from vmw_cloudinit_metadata.protocol.events import (
 from vmw_cloudinit_metadata.protocol.identity import Identity
 from vmw_cloudinit_metadata.protocol.options import Side
 from vmw_cloudinit_metadata.protocol.telnet import Option, Verb
-from vmw_cloudinit_metadata.protocol.vmotion import Claim, Move, Moves
+from vmw_cloudinit_metadata.protocol.vmotion import Begun, Claim, Declined, Move, Moves
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 # A member of an enumeration takes some time to get at.
@@ -66,11 +67,14 @@ _KNOWN_SUBOPTIONS = telnet.encode_subnegotiation(
 # again and again, while its VM is still being identified.
 MAX_WAITING_REQUESTS = 64
 
-# What the VM may send on the target host's connection before it says that it is there.
-MAX_EARLY_BYTES = 16 * 1024
+# What the VM may send on the target host's connection before it says that it is there: its guest
+# does not run there yet.
+MAX_EARLY_BYTES = 2 * 1024
 
-# What the VM may say of VMWARE-TELNET-EXT before AUTHENTICATION is settled.
-MAX_POSTPONED_BYTES = 8 * 1024
+# What the VM may say of VMWARE-TELNET-EXT before AUTHENTICATION is settled: who it is, with the
+# longest name and service URI. What an event takes beside its payload counts too.
+MAX_POSTPONED_BYTES = 4 * 1024
+_EVENT_BYTES = 128
 
 # Lines live for months, and VMs are renamed: after this silence the VM is asked again who it is.
 SILENCE_S = 60.0
@@ -181,11 +185,29 @@ class Session:
             self._open()
 
     def identity_overdue(self) -> list[Event]:
-        """The time to tell the identity is over: what was not told counts as absent."""
-        if not self.is_mute:
-            self._identity.overdue()
+        """The time to tell the identity is over: what decides which VM this is, is asked again."""
+        if self.is_moving:
+            self._emit(IdentityAsked())  # nothing is said now, and so nothing is judged
+        elif not self.is_mute:
+            for question in self._identity.overdue():
+                self._say(question)
             self._identify()
+            self._go_on_waiting()
         return self._take_events()
+
+    def _go_on_waiting(self) -> None:
+        if self._identity.is_complete or self.is_mute:
+            return
+        if not self.is_untold:
+            self._emit(IdentityAsked())
+            return
+        self._emit(IdentityUntold(self._identity.missing, self._identity.is_news))
+        self._let_requests_pass()
+
+    @property
+    def is_untold(self) -> bool:
+        """Whether the host has not told, in all the time it had, what decides which VM this is."""
+        return self._proxying and not self.identified and self._identity.is_overdue
 
     def answer(self, packets: bytes) -> None:
         """Queues serialized packets, or a part of one, for the guest."""
@@ -204,6 +226,8 @@ class Session:
         elif len(self._policy.uris) == 1:  # the target host does not tell
             self._proxied(next(iter(self._policy.uris)), "client")
         self._identify()
+        if not self.identified:
+            self._wait_anew()
         early, self._early = self._early, b""
         self._receive_serial(early)
         behind, self._behind = self._behind, []
@@ -215,6 +239,11 @@ class Session:
         if self._departure:
             self._policy.moves.end(self._departure)
             self._departure = None
+
+    def abandon_move(self) -> None:
+        """The connection is gone, and no target is there to take the VM over."""
+        if self._departure:
+            self._policy.moves.abandon(self._departure)
 
     @property
     def machine(self) -> Machine:
@@ -323,7 +352,7 @@ class Session:
 
     def _postpone(self, event: telnet.Event) -> None:
         self._is_open = False
-        self._postponed_bytes += len(getattr(event, "payload", b"")) + 8
+        self._postponed_bytes += len(getattr(event, "payload", b"")) + _EVENT_BYTES
         if self._postponed_bytes <= MAX_POSTPONED_BYTES:
             self._postponed.append(event)
         else:
@@ -388,23 +417,34 @@ class Session:
 
     def _do_proxy(self, _code: Suboption, argument: bytes) -> None:
         direction = vmware.DIRECTIONS.get(argument[:1])
+        is_short = len(argument) <= 1 + vmware.MAX_URI_BYTES
         uri = argument[1:].decode("utf-8", "replace")
         if self._lacks_tls:
             self._say(Suboption.WONT_PROXY)
             self._refuse("without TLS", "the VM speaks no TLS, and this server requires it")
-        elif direction is None or not vmware.serves(uri, self._policy.uris):
+        elif not (direction and is_short and vmware.serves(uri, self._policy.uris)):
             self._say(Suboption.WONT_PROXY)
             ours = " or ".join(sorted(map(repr, self._policy.uris)))
             reason = f"the VM asks for service URI {quoted(uri)}, this server serves {ours}"
+            if not is_short:
+                reason += f", with a query up to {vmware.MAX_URI_BYTES:,} bytes"
             self._refuse("another service URI", reason)
         elif self._arrival:
             self._fault("unexpected DO-PROXY")
         else:
             self._say(Suboption.WILL_PROXY)
             self._proxying = True
-            if not self._identity.is_asked:
-                self._emit(IdentityAsked())
+            self._expect_identity()
             self._proxied(uri, direction)
+
+    def _expect_identity(self) -> None:
+        """From now on it matters: the time to tell it begins, unless it runs."""
+        if not self._identity.is_asked or self._identity.is_late:
+            self._wait_anew()
+
+    def _wait_anew(self) -> None:
+        self._identity.wait_anew()
+        self._emit(IdentityAsked())
 
     def _proxied(self, service_uri: str, direction: str) -> None:
         was = self.machine if self.identified else None
@@ -420,20 +460,26 @@ class Session:
         self._emit(Refused(kind, reason, is_attack))
 
     def _out_of_place(self, code: Suboption, _argument: bytes) -> None:
-        self._fault(f"unexpected {_named(code)}")
+        self._fault(f"unexpected {vmware.named(code)}")
 
     # vMotion, at the source
 
     def _vmotion_begin(self, _code: Suboption, argument: bytes) -> None:
         self.end_move()  # a second one replaces the first
-        if self._proxying:
-            self._departure = self._policy.moves.begin(self, argument, self.machine.vc_uuid)
-        if self._departure:
-            self._say(Suboption.VMOTION_GOAHEAD, argument + self._departure.secret)
-            self._emit(MoveBegun())
-        else:
-            self._say(Suboption.VMOTION_NOTNOW, argument)
-            self._emit(MoveDeclined())
+        match self._begin_move(argument):
+            case Begun(move, instead_of):
+                self._departure = move
+                self._say(Suboption.VMOTION_GOAHEAD, argument + move.secret)
+                self._emit(MoveBegun(instead_of.source if instead_of else None))
+            case Declined(reason, is_of_rate):
+                self._say(Suboption.VMOTION_NOTNOW, argument)
+                self._emit(MoveDeclined(reason, is_of_rate))
+
+    def _begin_move(self, sequence: bytes) -> Begun[Session] | Declined:
+        if not self._proxying:
+            return Declined("the line has no WILL-PROXY")
+        host, vc_uuid = self.machine.peer_address, self.machine.vc_uuid
+        return self._policy.moves.begin(self, host, sequence, vc_uuid, self._now_s)
 
     def _vmotion_abort(self, code: Suboption, argument: bytes) -> None:
         if not self._departure:
@@ -460,14 +506,16 @@ class Session:
         if isinstance(proof, Move):
             self._accept_peer()
             return
-        if not self._identity.is_asked:
-            self._emit(IdentityAsked())
+        self._expect_identity()
         self._identify()
 
     def _settle_claim(self, claim: Claim) -> None:
         if not self._identity.is_settled(Suboption.VM_VC_UUID):
+            if self._identity.is_overdue:
+                self._refuse_peer("VMOTION-PEER of a VM whose host does not tell its VC UUID")
             return
-        if self._policy.moves.settle(claim, self.machine.vc_uuid):
+        machine = self.machine
+        if self._policy.moves.settle(claim, machine.vc_uuid, machine.peer_address):
             self._accept_peer()
         else:
             self._refuse_peer("VMOTION-PEER with a secret that is not of this VM's move")
@@ -518,7 +566,7 @@ class Session:
         """Takes over what the VM was at the source."""
         source.end_move()
         source.is_mute = True
-        self._identity.inherit(source.machine)
+        self._identity.inherit(source._identity)
         self._lines, source._lines = source._lines, self._lines
         self._waiting, source._waiting = source._waiting, []
 
@@ -527,8 +575,10 @@ class Session:
     def _tells(self, code: Suboption, argument: bytes) -> None:
         was = self.machine if self.identified else None
         if not self._identity.hear(code, argument):
-            self._fault(f"unusable {_named(code)}")
+            self._fault(f"unusable {vmware.named(code)}")
         self._changed_from(was)
+        if was and not self.identified:  # it has a UUID, and we do not know which
+            self._wait_anew()
 
     def _changed_from(self, was: Machine | None) -> None:
         if was is not None and self.machine != was:
@@ -540,11 +590,14 @@ class Session:
             if not self._arrival.is_accepted:
                 self._settle_claim(self._arrival.proof)
             return
-        if self.identified or not self._proxying or not self._identity.is_complete:
-            return
-        self.identified = True
-        self._last_request_s = self._now_s
-        self._emit(Identified(self.machine))
+        was_identified = self.identified
+        self.identified = is_identified = self._proxying and self._identity.is_complete
+        if is_identified and not was_identified:
+            self._last_request_s = self._now_s
+            self._emit(Identified(self.machine))
+            self._let_requests_pass()
+
+    def _let_requests_pass(self) -> None:
         for document in self._waiting:
             self._emit(Requested(document))
         self._waiting.clear()
@@ -577,7 +630,7 @@ class Session:
         self._last_request_s = self._now_s
         if self.identified and was_silent and not self.is_moving:
             self._ask_again()
-        if self.identified:
+        if self.identified or self.is_untold:
             self._emit(Requested(document))
         elif len(self._waiting) < MAX_WAITING_REQUESTS:
             self._waiting.append(document)
@@ -595,11 +648,6 @@ class Session:
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
-
-
-def _named(code: Suboption) -> str:
-    """As the document writes it: VM-VC-UUID."""
-    return code.name.replace("_", "-")
 
 
 # What is told at once, and what may have to wait for the end of AUTHENTICATION.

@@ -190,6 +190,8 @@ class NvtDecoder:
         self._after_cr = False
 
     def receive_data(self, data: bytes) -> bytes:
+        if not data:
+            return data
         if self._after_cr and data.startswith(b"\0"):
             data = data[1:]
         self._after_cr = data.endswith(b"\r")

@@ -2,18 +2,21 @@
 
 The source host's connection says VMOTION-BEGIN and is given a secret; the target host's, a new one,
 proves with it that it is the same VM. `Moves` is the table of what is under way, each known by
-sequence and secret. With a shared key the secret itself is the proof, in every process that has the
-key. Pure: clock and random bytes come in as arguments.
+sequence and secret, and each host has a share of it. With a shared key the secret itself is the
+proof, in every process that has the key. Pure: clock and random bytes come in as arguments.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Generic, Protocol, TypeVar
+
+from vmw_cloudinit_metadata.crowd import Crowd
+from vmw_cloudinit_metadata.rate import Rate
 
 # Four bytes in all recordings; the document calls it opaque.
 MAX_SEQUENCE_BYTES = 64
@@ -23,7 +26,14 @@ EXPIRES_S = 60
 
 MIN_KEY_BYTES = 16
 
-# Of secrets that must not be right again, some hundred bytes each, for as long as they are fresh.
+# VMOTION-BEGINs of one host, a second. ESXi moves some ten VMs of a host at a time.
+MAX_MOVE_RATE = 100
+
+# What of a table one host may have: so one alone cannot have moves of the others declined.
+SHARES = 4
+MIN_SHARE = 16  # a table of less than SHARES times as many is not divided
+
+# Of secrets that must not be right again, some 200 bytes each, for as long as they are fresh.
 MAX_SPENT = 50_000
 
 _TIME_BYTES, _NONCE_BYTES, _HASH_BYTES = 4, 4, 16
@@ -106,7 +116,24 @@ class Move(Generic[Source]):
     sequence: bytes
     secret: bytes
     source: Source
+    host: str  # of the source
     is_taken: bool = False  # a target has given the secret
+
+
+@dataclass(frozen=True, slots=True)
+class Begun(Generic[Source]):
+    """A move that may go on, and the abandoned one, now ended, that has made room for it."""
+
+    move: Move[Source]
+    instead_of: Move[Source] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """Why there is no move."""
+
+    reason: str
+    is_of_rate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,73 +145,133 @@ class Claim:
 
 
 class Moves(Generic[Source]):
-    """The moves under way, at most `limit`."""
+    """The moves under way, at most `limit`, and a share of that for each host.
 
-    def __init__(self, limit: int, secrets: Secrets) -> None:
+    A move is abandoned when its source is gone and no target is there. Where one more has no room,
+    the oldest abandoned one ends; others never end for another host's sake.
+    """
+
+    def __init__(self, limit: int, secrets: Secrets, rate: Rate | None = None) -> None:
         self.limit = limit
+        self.rate = Rate() if rate is None else rate  # of VMOTION-BEGIN, for each host
         self._secrets = secrets
-        self._pending: dict[bytes, list[Move[Source]]] = {}  # by sequence
-        self._count = 0
-        # Shared secrets that were used or ended here: their hash alone would be right once more.
-        self._spent: dict[bytes, None] = {}
+        # By sequence and secret. Looked up by Python's keyed hash of both: how long that takes does
+        # not depend on how much of a wrong secret is right.
+        self._pending: dict[bytes, Move[Source]] = {}
+        self._of_host: Counter[str] = Counter()
+        self._abandoned: Crowd[Move[Source]] = Crowd()
+        # Shared secrets that were used or ended here, with the host: their hash alone would be
+        # right once more. None is forgotten while it is fresh.
+        self._spent: dict[bytes, str] = {}
+        self._spent_of_host: Counter[str] = Counter()
         self.is_draining = False
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._pending)
 
-    def begin(self, source: Source, sequence: bytes, vc_uuid: str | None) -> Move[Source] | None:
-        """A new move of `source`, or None if there is to be none now."""
-        is_over = self.is_draining and not self._secrets.are_shared
-        if is_over or self._count >= self.limit or len(sequence) > MAX_SEQUENCE_BYTES:
-            return None
-        move = Move(sequence, self._secrets.make(sequence, vc_uuid), source)
-        self._pending.setdefault(sequence, []).append(move)
-        self._count += 1
-        return move
+    @property
+    def share(self) -> int:
+        """How many moves of one host may be under way."""
+        return min(_share(self.limit), self.limit)
+
+    def begin(
+        self, source: Source, host: str, sequence: bytes, vc_uuid: str | None, now_s: float = 0.0
+    ) -> Begun[Source] | Declined:
+        """A new move of `source`, which is connected from `host`, if there is to be one now."""
+        if len(sequence) > MAX_SEQUENCE_BYTES:
+            return Declined(f"its sequence has more than {MAX_SEQUENCE_BYTES} bytes")
+        if self.is_draining and not self._secrets.are_shared:
+            return Declined("the server is stopping")
+        if not self.rate.passes(host, now_s):
+            reason = f"its host begins more than {self.rate.per_s} a second (--max-move-rate)"
+            return Declined(reason, is_of_rate=True)
+        if not self._can_spend(host):
+            return Declined("its host, or all, have had too many moves in the last minute")
+        instead_of = None
+        if self._of_host[host] >= self.share:
+            instead_of = self._abandoned.oldest(host)
+            if not instead_of:
+                share = f"its host has {self.share} under way, its share of --max-pending-moves"
+                return Declined(share)
+        elif len(self._pending) >= self.limit:
+            instead_of = self._abandoned.oldest()
+            if not instead_of:
+                return Declined(f"{self.limit} are under way (--max-pending-moves)")
+        if instead_of:
+            self.end(instead_of)
+        move = Move(sequence, self._secrets.make(sequence, vc_uuid), source, host)
+        self._pending[sequence + move.secret] = move
+        self._of_host[host] += 1
+        return Begun(move, instead_of)
+
+    def abandon(self, move: Move[Source]) -> None:
+        """Its source is gone, and no target is connected, or none any more."""
+        if self._pending.get(move.sequence + move.secret) is move:
+            self._abandoned.discard(move.host, move)
+            self._abandoned.add(move.host, move)
 
     def arrive(self, argument: bytes) -> Move[Source] | Claim | None:
         """The move, now taken, that the argument of a VMOTION-PEER proves; a Claim; or None."""
         cut = len(argument) - self._secrets.length
         if not 0 <= cut <= MAX_SEQUENCE_BYTES:
             return None
-        sequence, secret = argument[:cut], argument[cut:]
-        found = None
-        for move in self._pending.get(sequence, ()):
-            if hmac.compare_digest(move.secret, secret):
-                found = move
+        found = self._pending.get(argument)
         if found:
-            was_taken, found.is_taken = found.is_taken, True
-            return None if was_taken else found
+            if found.is_taken:
+                return None
+            found.is_taken = True
+            self._abandoned.discard(found.host, found)
+            return found
+        sequence, secret = argument[:cut], argument[cut:]
         if self._secrets.is_fresh(secret) and secret not in self._spent:
             return Claim(sequence, secret)
         return None
 
-    def settle(self, claim: Claim, vc_uuid: str | None) -> bool:
-        """Whether the claim is right for the VM with this VC UUID; it is so once."""
+    def settle(self, claim: Claim, vc_uuid: str | None, host: str) -> bool:
+        """Whether the claim is right for the VM with this VC UUID, which is connected from `host`
+        now; it is so once."""
         is_right = (
             claim.secret not in self._spent
             and self._secrets.is_fresh(claim.secret)
             and self._secrets.proves(claim.secret, claim.sequence, vc_uuid)
+            and self._can_spend(host)
         )
         if is_right:
-            self._spend(claim.secret)
+            self._spend(claim.secret, host)
         return is_right
 
     def end(self, move: Move[Source]) -> None:
         """Forgets a move: completed, aborted, replaced or expired."""
-        moves = self._pending.get(move.sequence, [])
-        if move not in moves:
+        if self._pending.pop(move.sequence + move.secret, None) is None:
             return
-        moves.remove(move)
-        if not moves:
-            del self._pending[move.sequence]
-        self._count -= 1
-        if self._secrets.are_shared:
-            self._spend(move.secret)
+        self._abandoned.discard(move.host, move)
+        _count_down(self._of_host, move.host)
+        if self._secrets.are_shared and self._secrets.is_fresh(move.secret):
+            self._spend(move.secret, move.host)
 
-    def _spend(self, secret: bytes) -> None:
-        """Remembers it until it is no more fresh; the oldest are looked at first."""
-        for oldest in list(islice(self._spent, 2)):
-            if len(self._spent) >= MAX_SPENT or not self._secrets.is_fresh(oldest):
-                del self._spent[oldest]
-        self._spent[secret] = None
+    def _can_spend(self, host: str) -> bool:
+        """Whether one more secret of `host` can be remembered, when it ends, until it is stale."""
+        if not self._secrets.are_shared:
+            return True
+        self._forget_stale()
+        of_host = self._spent_of_host[host] + self._of_host[host]
+        in_all = len(self._spent) + len(self._pending)
+        return of_host < _share(MAX_SPENT) and in_all < MAX_SPENT
+
+    def _spend(self, secret: bytes, host: str) -> None:
+        self._spent[secret] = host
+        self._spent_of_host[host] += 1
+
+    def _forget_stale(self) -> None:
+        while self._spent and not self._secrets.is_fresh(oldest := next(iter(self._spent))):
+            _count_down(self._spent_of_host, self._spent.pop(oldest))
+
+
+def _share(limit: int) -> int:
+    return max(limit // SHARES, MIN_SHARE)
+
+
+def _count_down(counts: Counter[str], host: str) -> None:
+    counts[host] -= 1
+    if not counts[host]:
+        del counts[host]

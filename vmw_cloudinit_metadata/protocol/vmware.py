@@ -56,6 +56,7 @@ DIRECTIONS = {b"C": "client", b"S": "server"}
 
 # vCenter's own limit is 80 characters, before it writes / \ % as three.
 MAX_NAME_BYTES = 1024
+MAX_URI_BYTES = 1024
 
 # Sixteen pairs, written out: to count them takes twice as long.
 _UUID = re.compile("[ -]?+".join(["[0-9a-fA-F][0-9a-fA-F]"] * 16))
@@ -63,6 +64,11 @@ _UUID = re.compile("[ -]?+".join(["[0-9a-fA-F][0-9a-fA-F]"] * 16))
 
 def suboption(code: int, argument: bytes = b"") -> Subnegotiation:
     return Subnegotiation(Option.VMWARE_TELNET_EXT, bytes([code]) + argument)
+
+
+def named(code: Suboption) -> str:
+    """As the document writes it: VM-VC-UUID."""
+    return code.name.replace("_", "-")
 
 
 def parse_uuid(text: str) -> str | None:

@@ -5,6 +5,7 @@ const SOON_MS = 250;
 const RETRY_MS = 2000;
 const PER_PAGE = 100;
 const TOKEN = "vmw-metadata-token";
+const MAX_ID = 1100; // characters: a longer one would not fit into a request
 
 const STATES = {
   failed: "got nothing",
@@ -423,13 +424,15 @@ function facts(machine) {
   ]));
 }
 
-function documents({ documents: found }) {
+function documents({ documents: found, more_documents: more }) {
   const names = Object.keys(found);
   if (!names.length) return null;
-  return make("dl", { class: "facts" }, ...names.flatMap((name) => [
+  const list = make("dl", { class: "facts" }, ...names.flatMap((name) => [
     make("dt", {}, name),
     make("dd", {}, `${size(found[name].size)}, SHA-256 `, make("span", { class: "mono" }, found[name].sha256)),
   ]));
+  if (more) list.append(make("dt", {}, "…"), make("dd", {}, `and ${plural(more, "more document", "more documents")}`));
+  return list;
 }
 
 function entries(items) {
@@ -463,6 +466,15 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden) refresh();
 });
 
-if (location.hash.length > 1) shown.story = decodeURIComponent(location.hash.slice(1));
+// A fragment that is no escaped text is nobody's id as it stands: the page says so, and goes on.
+function idIn(fragment) {
+  try {
+    return decodeURIComponent(fragment);
+  } catch {
+    return fragment;
+  }
+}
+
+shown.story = idIn(location.hash.slice(1)).slice(0, MAX_ID);
 refresh({ force: true });
 follow();

@@ -1,0 +1,178 @@
+"""The memory budget: one limit in bytes for everything that a process keeps because of its peers.
+
+Each table counts the bytes of its entries. When all of them together exceed the limit, the fullest
+table drops its oldest entry, until they fit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+# What a cgroup or the machine has is also needed by others: threads that read files, the system.
+CGROUP_SHARE = 0.75
+MACHINE_SHARE = 0.5
+
+# A process without tables; less than twice that leaves no room for a power cut.
+MIN_PROCESS_BYTES = 128 * 1024 * 1024
+
+# What the tables do not count: buffers of one turn, gaps in the heap.
+RESERVE_BYTES = 24 * 1024 * 1024
+
+# Of a plain idle connection, and what TLS adds: measured (docs/performance.md), and a third more.
+CONNECTION_BYTES = 16 * 1024
+TLS_BYTES = 32 * 1024
+
+_M_MMAP_THRESHOLD = -3  # mallopt(3)
+_CGROUPS = Path("/sys/fs/cgroup")
+_MAX_DEPTH = 64  # of cgroups, and of values
+
+
+class Table(Protocol):
+    """Entries that count against a budget."""
+
+    @property
+    def kept_bytes(self) -> int: ...
+
+    def shed(self) -> int:
+        """Drop the oldest entry; return 0 if none can be dropped."""
+
+
+class Fixed:
+    """Bytes that cannot be dropped, as `count` tells them."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+
+    @property
+    def kept_bytes(self) -> int:
+        return self._count()
+
+    def shed(self) -> bool:
+        return False
+
+
+class Budget:
+    """The limit of one process. Belongs to the thread of its hub."""
+
+    def __init__(self, limit_bytes: int, count: Callable[[str], None] = lambda _: None) -> None:
+        self.limit_bytes = limit_bytes
+        self._count = count  # counts what is dropped: "memory shed: kept answers"
+        self._program_bytes = resident_bytes() + RESERVE_BYTES
+        self._tables: dict[str, Table] = {"program": Fixed(lambda: self._program_bytes)}
+
+    def change(self, limit_bytes: int) -> None:
+        """Set another limit."""
+        self.limit_bytes = limit_bytes
+        self.keep()
+
+    def add(self, name: str, table: Table) -> None:
+        """Let `table` count against the limit."""
+        self._tables[name] = table
+
+    def add_all(self, tables: Mapping[str, Table]) -> None:
+        self._tables.update(tables)
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum([table.kept_bytes for table in self._tables.values()])
+
+    @property
+    def room_bytes(self) -> int:
+        """What the tables may have."""
+        return max(self.limit_bytes - self._program_bytes, 0)
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether even empty tables would not fit."""
+        return self.kept_bytes > self.limit_bytes
+
+    @property
+    def gauges(self) -> dict[str, float]:
+        """The limit, and the bytes of each table, by the names of admin/metrics.py."""
+        kept = {f"memory: {name}": table.kept_bytes for name, table in self._tables.items()}
+        return {"memory budget": self.limit_bytes, **kept}
+
+    def keep(self) -> None:
+        """Drop what does not fit. Call it when a table has grown."""
+        if self.kept_bytes <= self.limit_bytes:
+            return
+        sheddable = dict(self._tables)
+        while sheddable and self.kept_bytes > self.limit_bytes:
+            name = max(sheddable, key=lambda name: sheddable[name].kept_bytes)
+            if sheddable[name].shed():
+                self._count(f"memory shed: {name}")
+            else:
+                del sheddable[name]
+
+
+def default_bytes() -> int:
+    """Three quarters of what the cgroup of this process may use, else half of the machine's."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [limit for limit in cgroup_limits() if limit < machine]
+    return int(CGROUP_SHARE * min(limits)) if limits else int(MACHINE_SHARE * machine)
+
+
+def cgroup_limits(
+    cgroups: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")
+) -> Iterable[int]:
+    """The memory limits, in bytes, of this process's cgroup and those above it, version 1 or 2."""
+    for line in _read(membership).splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if not controllers:
+            yield from _limits_above(cgroups, path, "memory.max")
+            yield from _limits_above(cgroups / "unified", path, "memory.max")
+        elif "memory" in controllers.split(","):
+            yield from _limits_above(cgroups / "memory", path, "memory.limit_in_bytes")
+
+
+def _limits_above(root: Path, path: str, name: str) -> Iterable[int]:
+    """A container sees its own cgroup at the root, whatever path it is told."""
+    parts = [part for part in path.split("/") if part not in ("", "..")][:_MAX_DEPTH]
+    for depth in range(len(parts) + 1):
+        text = _read(root.joinpath(*parts[:depth], name)).strip()
+        if text.isdecimal():
+            yield int(text)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def return_large_blocks() -> None:
+    """Have glibc give the memory of each large object back to the system when it is freed.
+
+    By default it keeps objects of up to 32 MiB in its heap once some were freed, and the gaps
+    between documents then add a third to what the tables count. Elsewhere this does nothing.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
+
+
+def resident_bytes() -> int:
+    """The memory that this process has now."""
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def size_of(value: Any) -> int:
+    """The bytes of a value made of plain ones: text, bytes, numbers, mappings, lists. What is
+    nested deeper than anything that was checked counts as nothing."""
+    total = 0
+    waiting = [(value, _MAX_DEPTH)]
+    while waiting:
+        one, levels = waiting.pop()
+        total += sys.getsizeof(one)
+        if levels and isinstance(one, Mapping):
+            waiting += [(part, levels - 1) for item in one.items() for part in item]
+        elif levels and isinstance(one, list | tuple | set | frozenset):
+            waiting += [(part, levels - 1) for part in one]
+    return total

@@ -1,0 +1,62 @@
+"""Members by host, such as connections that have named no VM: which of them goes first, if one has
+to. Pure."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+Member = TypeVar("Member")
+
+
+class Crowd(Generic[Member]):
+    """The host that has the most members loses one first, and of those its oldest: so a host that
+    fills the crowd makes room for the others, and never the others for it. Each verb takes the same
+    time, however many members and hosts there are."""
+
+    def __init__(self) -> None:
+        self._of_host: dict[str, dict[Member, None]] = {}  # oldest first
+        self._with_count: dict[int, dict[str, None]] = {}  # the hosts that have so many members
+        self._most = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, host: str, member: Member) -> None:
+        """`member` is the newest of `host`; it must not be one yet."""
+        members = self._of_host.get(host)
+        if members is None:
+            members = self._of_host[host] = {}
+        before = len(members)
+        members[member] = None
+        self._count += 1
+        self._recount(host, before, before + 1)
+
+    def discard(self, host: str, member: Member) -> None:
+        """`member` is none of `host` from now on; it need not be one."""
+        members = self._of_host.get(host)
+        if members is None or member not in members:
+            return
+        del members[member]
+        self._count -= 1
+        after = len(members)
+        if not after:
+            del self._of_host[host]
+        self._recount(host, after + 1, after)
+
+    def oldest(self, host: str | None = None) -> Member | None:
+        """The member that goes first: of `host`, or of all."""
+        if host is None:
+            host = next(iter(self._with_count.get(self._most, ())), "")
+        return next(iter(self._of_host.get(host, ())), None)
+
+    def _recount(self, host: str, before: int, after: int) -> None:
+        if before:
+            hosts = self._with_count[before]
+            del hosts[host]
+            if not hosts:
+                del self._with_count[before]
+        if after:
+            self._with_count.setdefault(after, {})[host] = None
+        if after > self._most or self._most not in self._with_count:
+            self._most = after

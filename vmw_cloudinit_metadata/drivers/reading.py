@@ -1,0 +1,144 @@
+"""What instance files were found to say: kept where to parse them again would cost too much.
+
+A large file is parsed by one thread at a time, and several large ones only as far as their parsing
+fits into memory. Another thread does not wait: its look-up is made again when that is over. Kept is
+what failed, what took long, and what others have asked for meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from cachetools import LRUCache
+
+from vmw_cloudinit_metadata.drivers.driver import UnderWay, Work
+from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
+from vmw_cloudinit_metadata.instance.model import InstanceData
+
+KEPT_BYTES = 32 * 1024 * 1024  # of all readings
+_FAULTS_BYTES = 256 * 1024  # of one
+_ABOUT_BYTES = 4096  # of a reading beside what counts below
+_BYTES_PER_BYTE = 8  # what a value takes in memory, for each byte of its file
+_LONG_S = 0.01  # of CPU
+_LARGE_BYTES = 32 * 1024
+_UNDER_WAY_BYTES = 1024 * 1024  # of large files; one file more takes 50 times its size for a while
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a file says, over the defaults: an instance, or the faults it has instead."""
+
+    instance: InstanceData | None
+    faults: tuple[Fault, ...] = ()
+    bios_uuid: object = None  # of its `match`, as it is written
+    is_legible: bool = True  # whether anything of it could be told
+
+    def served(self) -> InstanceData:
+        """The instance; raises InvalidInstanceData."""
+        if self.instance is None:
+            raise InvalidInstanceData(self.faults)
+        return self.instance
+
+
+Read = Callable[[str, Snapshot], Reading]
+
+
+class Readings:
+    """Readings by path, each for as long as its files look the same."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: LRUCache[str, tuple[Reading, Snapshot]] = LRUCache(KEPT_BYTES, getsizeof=_size)
+        self._under_way: dict[str, tuple[Work, int]] = {}  # and the size of the file
+
+    def of(self, path: str, snapshot: Snapshot, read: Read, *, keep: bool = False) -> Reading:
+        """What `read` returns for the file, now or a while ago; `keep` it, whatever it is.
+
+        Raises what `read` raises, and UnderWay: the file is large, and another thread reads it now,
+        or too many other large ones. What the reading depends on counts as seen by `snapshot`.
+        """
+        with self._lock:
+            kept = self._kept.get(path)
+        if kept and snapshot.agrees_with(kept[1]):
+            return kept[0]
+        work = self._begin(path, snapshot.size_of(path))
+        seen = Snapshot(snapshot.root)
+        reading = None
+        began_s = time.thread_time()
+        try:
+            reading = _short(read(path, seen))
+        finally:
+            took_long = time.thread_time() - began_s > _LONG_S
+            with self._lock:
+                if self._under_way.get(path, (None, 0))[0] is work:
+                    del self._under_way[path]
+                if reading and (reading.instance is None or keep or took_long or work.is_awaited):
+                    work.is_kept = self._keep(path, reading, seen)
+                work.is_over = True
+        snapshot.include(seen)
+        return reading
+
+    @property
+    def kept_bytes(self) -> int:
+        return int(self._kept.currsize)
+
+    def shed(self) -> bool:
+        """Forget the reading that was used longest ago; return False if there is none."""
+        with self._lock:
+            if not self._kept:
+                return False
+            self._kept.popitem()
+            return True
+
+    def _begin(self, path: str, size: int) -> Work:
+        work = Work()
+        if size <= _LARGE_BYTES:
+            return work
+        with self._lock:
+            same, _ = self._under_way.get(path, (None, 0))
+            if same:
+                same.is_awaited = True
+                raise UnderWay(same)
+            if self._under_way and size + self._bytes_under_way() > _UNDER_WAY_BYTES:
+                other, _ = next(iter(self._under_way.values()))
+                raise UnderWay(other)
+            self._under_way[path] = work, size
+        return work
+
+    def _bytes_under_way(self) -> int:
+        return sum(size for _, size in self._under_way.values())
+
+    def _keep(self, path: str, reading: Reading, seen: Snapshot) -> bool:
+        seen = seen.closed()
+        if not seen.is_settled() or _size((reading, seen)) > KEPT_BYTES:
+            return False
+        self._kept[path] = reading, seen
+        return True
+
+
+def _short(reading: Reading) -> Reading:
+    """With as many faults as there is room for."""
+    return replace(reading, faults=tuple(_cut(reading.faults))) if reading.faults else reading
+
+
+def _cut(faults: Iterable[Fault]) -> Iterator[Fault]:
+    left = _FAULTS_BYTES
+    for fault in faults:
+        left -= _fault_size(fault)
+        if left < 0:
+            return
+        yield fault
+
+
+def _fault_size(fault: Fault) -> int:
+    return 512 + len(fault.found) + len(fault.expected) + sum(len(str(part)) for part in fault.key)
+
+
+def _size(kept: tuple[Reading, Snapshot]) -> int:
+    reading, seen = kept
+    of_files = _BYTES_PER_BYTE * seen.bytes_seen if reading.instance else 0
+    return _ABOUT_BYTES + of_files + sum(map(_fault_size, reading.faults))

@@ -1,0 +1,151 @@
+"""A directory that is open, and the files below it: no link leads out, whatever changes meanwhile.
+
+What links say is walked by hand, each directory opened from the one before without following links,
+as image/tree.py does. Not with openat2(2): systems and containers that do not know it are in use.
+Does file I/O.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+MAX_STEPS = 40  # links on the way, as Linux; directories that are open at once
+
+# A FIFO that lies there must not hold up the thread.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_LOOK = os.O_PATH | os.O_CLOEXEC
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class LeadsOut(Exception):  # noqa: N818 - it says what is wrong already
+    """A link of the directory leads out of it."""
+
+
+class Anywhere:
+    """Paths as they are: the operator's."""
+
+    def directory(self, place: str) -> os.stat_result | None:
+        try:
+            return os.stat(place)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def open(self, path: str) -> int:
+        return os.open(path, _READ)
+
+    def look(self, path: str) -> os.stat_result:
+        return os.stat(path)
+
+    def look_at(self, path: str) -> os.stat_result:
+        return os.lstat(path)
+
+
+class Root:
+    """The directory at `path`, as it is now; raises OSError if there is none.
+
+    Paths begin with `prefix`. With `links_outside`, links are followed wherever they lead.
+    """
+
+    def __init__(self, path: str, *, links_outside: bool = False) -> None:
+        self.prefix = os.path.join(path, "")
+        self._links_outside = links_outside
+        self._absolute = os.path.join(os.path.abspath(path), "")
+        self.descriptor = os.open(path, _DIRECTORY)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def directory(self, place: str) -> os.stat_result | None:
+        """Of the directory itself, and None of what is below it: by its path it may be another."""
+        return os.fstat(self.descriptor) if place == self.prefix else None
+
+    def open(self, path: str) -> int:
+        """A descriptor to read from; raises OSError, and LeadsOut."""
+        name = path[len(self.prefix) :]
+        if self._links_outside:
+            return os.open(name, _READ, dir_fd=self.descriptor)
+        if "/" not in name:
+            try:
+                return os.open(name, _READ | os.O_NOFOLLOW, dir_fd=self.descriptor)
+            except OSError as error:
+                if error.errno != errno.ELOOP:  # else it is a link
+                    raise
+        return self._walk(name, _READ)
+
+    def look(self, path: str) -> os.stat_result:
+        """What is there, links followed; raises OSError, and LeadsOut."""
+        name = path[len(self.prefix) :]
+        if self._links_outside:
+            return os.stat(name, dir_fd=self.descriptor)
+        descriptor = self._walk(name, _LOOK)
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def look_at(self, path: str) -> os.stat_result:
+        """The entry itself, be it a link; what lies in a directory below is looked at as `look`."""
+        name = path[len(self.prefix) :]
+        if "/" in name:
+            return self.look(path)
+        return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+
+    def _walk(self, name: str, flags: int) -> int:
+        directories = [self.descriptor]  # the way to here
+        try:
+            return self._opened(name, flags, directories)
+        finally:
+            _close_below(directories)
+
+    def _opened(self, name: str, flags: int, directories: list[int]) -> int:
+        pending = _parts(name)
+        links = 0
+        while pending:
+            part = pending.pop(0)
+            if part == "..":
+                if len(directories) == 1:
+                    raise LeadsOut
+                os.close(directories.pop())
+                continue
+            target = _target(directories[-1], part)
+            if target is not None:
+                links += 1
+                if target.startswith("/"):
+                    target = self._below(target)
+                    _close_below(directories)
+                pending = _parts(target) + pending
+            elif pending:
+                inner = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directories[-1])
+                directories.append(inner)
+            else:
+                return os.open(part, flags | os.O_NOFOLLOW, dir_fd=directories[-1])
+            if max(links, len(directories)) > MAX_STEPS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        return os.open(".", flags, dir_fd=directories[-1])
+
+    def _below(self, target: str) -> str:
+        """The rest of an absolute path that leads into the directory by its own name."""
+        if not target.startswith(self._absolute):
+            raise LeadsOut
+        return target[len(self._absolute) :]
+
+
+def _close_below(directories: list[int]) -> None:
+    """All but the first, which is the root."""
+    while len(directories) > 1:
+        os.close(directories.pop())
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _target(directory: int, name: str) -> str | None:
+    """What a link says, or None: it is none, or is not there."""
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT):
+            return None
+        raise

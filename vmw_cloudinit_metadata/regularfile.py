@@ -1,0 +1,29 @@
+"""Files that the server keeps: opened without following a link, or waiting for what is no file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would wait for its other end
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """A descriptor of the file; one that is made is its owner's alone. Raises OSError, with a
+    reason for people, also if `path` is a link, a pipe, a directory or a device."""
+    try:
+        descriptor = os.open(path, flags | _FLAGS, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe that nobody reads
+            raise _not_regular() from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_regular()
+    return descriptor
+
+
+def _not_regular() -> OSError:
+    return OSError(errno.EINVAL, "found no regular file, expected one, or none yet")
