@@ -579,3 +579,12 @@ def test_dry_run_removes_no_seed_of_another_machine(
 def test_dry_run_without_data_is_exit_code_1(guest: Guest) -> None:
     ended = guest.run("--dry-run")
     assert (ended.returncode, ended.stdout) == (1, "")
+
+
+def test_port_that_was_found_by_itself_is_told_with_the_remedy(
+    guest: Guest, serial: Serial
+) -> None:
+    serial(server_of(DOCUMENTS))
+    told = "no device is set, so the first port that answers is believed"
+    assert "set `device = /dev/ttyS1` in /etc/vmw-metadata-agent.conf" in guest.fetch()
+    assert told not in guest.fetch("--device", "/dev/ttyS1")

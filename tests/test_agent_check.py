@@ -352,6 +352,24 @@ def test_check_sends_nothing(image: Guest, serial: Serial) -> None:
     assert uart.written == b""
 
 
+@pytest.mark.parametrize("text", [f"[agent]\nretry = 4{' ' * 9000}x\n", f"a{' ' * 100_000}b\n"])
+def test_line_that_is_too_long_is_a_fault_of_the_file(tmp_path: Path, text: str) -> None:
+    place = tmp_path / "agent.conf"
+    place.write_text(text)
+    settings, faults = agent.read_config(str(place))
+    assert settings == {}
+    assert "nothing of this file is used: it has a line of" in faults[0]
+
+
+def test_faults_of_the_settings_are_told_up_to_a_hundred(tmp_path: Path) -> None:
+    place = tmp_path / "agent.conf"
+    place.write_text("[agent]\n" + "".join(f"a{i} = 1\n" for i in range(1000)) + "retry = 5\n")
+    settings, faults = agent.read_config(str(place))
+    assert settings == {}
+    assert len(faults) == 102
+    assert "too many faults" in faults[-1]
+
+
 @pytest.mark.parametrize("begun", ["ExecStart=", "[Service]\nExecStart=-"])
 def test_program_with_a_nul_is_told_as_missing(image: Guest, begun: str) -> None:
     image.write(f"etc/systemd/system/{UNIT}", f"{begun}/opt/py\0thon {AGENT}\n")

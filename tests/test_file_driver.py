@@ -944,6 +944,15 @@ def test_userdata_file_of_more_than_one_mebibyte_is_a_fault(directory: Path) -> 
     assert "'a.sh', which is no regular file of at most 1,048,576 bytes" in fault
 
 
+def test_file_of_many_faults_is_told_a_hundred_and_that_there_are_more(directory: Path) -> None:
+    write(directory, web1="metadata: {}\nnetwork:\n" + "- {address: x, foo: 1}\n" * 10_000)
+    told = faults_of(directory)
+    assert len(told) == 101
+    assert told[-1].endswith(
+        "found more faults than the 100 that are told, expected none: fix these first"
+    )
+
+
 def test_alias_bomb_is_a_fault(directory: Path) -> None:
     bomb = "".join(f"  l{n + 1}: &l{n + 1} [{f'*l{n}, ' * 9}*l{n}]\n" for n in range(9))
     write(directory, web1=f"metadata:\n  l0: &l0 lol\n{bomb}")

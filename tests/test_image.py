@@ -37,6 +37,7 @@ PYTHONS = {
     "rhel8": "/usr/libexec/platform-python",
     "rhel9": "/usr/bin/python3",
 }
+WITH_DEVICE = ("--device", "/dev/ttyS1")  # the agent's port; without it there is a warning
 EACH_KIND = pytest.mark.parametrize("kind", FILES)
 
 
@@ -211,11 +212,19 @@ def test_odd_interpreter_of_cloud_init_is_not_taken(tmp_path: Path, first: str) 
 def test_names_in_a_tree_turn_no_terminal(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
     put(root, "etc/cloud/cloud.cfg.d/99-z\x1b[31m\n.cfg", "datasource_list: [Ec2]\n")
-    (told,) = install(root)[2]
+    (told,) = install(root, *WITH_DEVICE)[2]
     assert "99-z\\x1b[31m\\n.cfg has a datasource_list" in told
 
 
 # the options
+
+
+def test_installation_without_a_device_is_warned_of(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "root", "debian")
+    (told,) = install(root)[2]
+    assert "no device is set in /etc/vmw-metadata-agent.conf" in told
+    assert "--device /dev/ttyS1" in told
+    assert install(root, *WITH_DEVICE)[2] == []
 
 
 def test_device_is_set_where_it_was_commented_out(tmp_path: Path) -> None:
@@ -315,7 +324,7 @@ def test_binary_junk_on_a_command_line_stays() -> None:
 def test_later_datasource_list_is_reported(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "ubuntu")
     put(root, "etc/cloud/cloud.cfg.d/99_vendor.cfg", "a: 1\n datasource_list: [Azure]\n")
-    code, _, err = install(root)
+    code, _, err = install(root, *WITH_DEVICE)
     assert code == 0
     assert len(err) == 1
     assert "99_vendor.cfg has a datasource_list that overrules ours" in err[0]
@@ -323,7 +332,7 @@ def test_later_datasource_list_is_reported(tmp_path: Path) -> None:
 
 def test_tree_without_anything_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
-    code, _, err = install(tmp_path)
+    code, _, err = install(tmp_path, *WITH_DEVICE)
     assert code == 0
     assert [line.split(":")[1].split()[0] for line in err] == ["cloud-init", "no"]
     assert "ExecStart=/usr/bin/python3 " in (tmp_path / UNIT).read_text()
@@ -331,13 +340,13 @@ def test_tree_without_anything_is_warned_of(tmp_path: Path) -> None:
 
 def test_grub_on_the_serial_port_is_told(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
-    (told,) = install(root, "--free-console", "ttyS0")[2]
+    (told,) = install(root, *WITH_DEVICE, "--free-console", "ttyS0")[2]
     assert "/etc/default/grub:3: GRUB itself writes on a serial port" in told
 
 
 def test_missing_labels_are_told_with_the_remedy(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "rhel8")
-    (told,) = install(root)[2]
+    (told,) = install(root, *WITH_DEVICE)[2]
     assert f"setfiles -r {root} {root}/etc/selinux/targeted/contexts/files/file_contexts" in told
     assert f"{root}/{AGENT}" in told
     assert ".autorelabel" in told

@@ -1,10 +1,11 @@
-"""conf/vmw-metadata-server.service, checked by systemd's own programs."""
+"""The units of server and agent, checked by systemd's own programs."""
 
 from __future__ import annotations
 
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from tests.process import CHECKOUT, COMMAND, ServerProcess
 from tests.vm import Vm
 
 UNIT = CHECKOUT / "conf/vmw-metadata-server.service"
-MAX_EXPOSURE = 1.5  # of 10, as `systemd-analyze security` counts
+AGENT_UNIT = CHECKOUT / "vmw_cloudinit_metadata/guest/vmw-metadata-agent.service"
+MAX_EXPOSURE = 1.5  # of 10, as `systemd-analyze security` counts: both have 1.2
 
 Program = Callable[[str, str], str]
 
@@ -26,6 +28,22 @@ DENY_WRITE_EXECUTE = "import ctypes; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)\n"
 @pytest.fixture
 def analyze(program: Program) -> str:
     return program("systemd-analyze", "systemd")
+
+
+def test_unit_of_the_agent_is_valid(analyze: str, tmp_path: Path) -> None:
+    text = AGENT_UNIT.read_text()
+    unit = tmp_path / AGENT_UNIT.name
+    unit.write_text(re.sub(r"^ExecStart=.*$", f"ExecStart={sys.executable}", text, flags=re.M))
+    ended = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_unit_of_the_agent_waits_for_nothing_that_comes_later_in_the_boot() -> None:
+    # PrivateTmp= waits for systemd-tmpfiles-setup, which waits for all file systems.
+    text = AGENT_UNIT.read_text()
+    settings = dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
+    assert settings["DefaultDependencies"] == "no"
+    assert not {"PrivateTmp", "RootDirectory", "DynamicUser", "PrivateDevices"} & settings.keys()
 
 
 def setting(name: str) -> str:
@@ -41,10 +59,11 @@ def test_unit_is_valid(analyze: str, tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_unit_is_hardened(analyze: str) -> None:
+@pytest.mark.parametrize("unit", [UNIT, AGENT_UNIT], ids=["server", "agent"])
+def test_unit_is_hardened(analyze: str, unit: Path) -> None:
     threshold = f"--threshold={round(MAX_EXPOSURE * 10)}"
     ended = subprocess.run(
-        [analyze, "security", "--offline=true", threshold, UNIT],
+        [analyze, "security", "--offline=true", threshold, unit],
         capture_output=True,
         text=True,
         check=False,

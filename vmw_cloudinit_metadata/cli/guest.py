@@ -62,7 +62,12 @@ def guest() -> None:
 
 @guest.command()
 @ROOT
-@click.option("--device", type=DEVICE, help="The agent's serial port. Default: it looks for it.")
+@click.option(
+    "--device",
+    type=DEVICE,
+    help="The agent's serial port: name it where you can. Default: each free one is asked, "
+    "and the first that answers is believed.",
+)
 @click.option(
     "--free-console",
     type=PORT,
@@ -140,4 +145,5 @@ def _tell_done(steps: list[str]) -> None:
 
 def _warnings(tree: Tree, freed: str | None) -> list[str]:
     found = [*checks.missing(tree), *checks.overruled(tree), *checks.unlabelled(tree)]
+    found += checks.unnamed_device(tree)
     return [*found, *(checks.serial_boot_loader(tree) if freed else [])]

@@ -485,6 +485,12 @@ NONE_FREE = (
 )
 
 
+FOUND_BY_ITSELF = (
+    "warning: no device is set, so the first port that answers is believed, and what it says is "
+    "done as root: set `device = {}` in " + CONFIG
+)
+
+
 def find_ports(machine: Machine, device: Optional[str]) -> List[str]:
     """The ports to ask, such as /dev/ttyS1; raises NoPort."""
     if device:
@@ -985,11 +991,6 @@ def load(text: str) -> Any:
         return load_yaml(text)
 
 
-def unquoted(text: str) -> str:
-    is_quoted = len(text) > 2 and text[0] == text[-1] and text[0] in "\"'"
-    return text[1:-1] if is_quoted else text
-
-
 def load_mapping(document: bytes) -> Dict[Any, Any]:
     """A document of JSON or YAML as a mapping; raises ValueError."""
     text = document.decode()
@@ -1459,6 +1460,8 @@ class Agent:
                 )
                 return 1 if dry else 0
             documents, device = self._fetch()
+            if not self._settings["device"]:
+                self._tell.journal(FOUND_BY_ITSELF.format(device))
             files, memory = self._seed_of(documents)
             if dry:
                 return show(self._seed.place, files)

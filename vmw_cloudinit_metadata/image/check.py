@@ -35,6 +35,16 @@ def not_served(tree: Tree) -> Iterator[str]:
         yield f"/sbin/init is {init}: the agent is started by systemd alone: install systemd-sysv"
 
 
+def unnamed_device(tree: Tree) -> Iterator[str]:
+    """Settings by which the agent looks for its port."""
+    if not parts.has_device(tree.text(parts.SETTINGS)):
+        yield (
+            f"no device is set in {parts.SETTINGS}: the agent believes the first free serial port "
+            "that answers, and what it says is done as root: use --device /dev/ttyS1, or the port "
+            "that the VM has for it"
+        )
+
+
 def overruled(tree: Tree) -> Iterator[str]:
     """Files that come after ours, and name other data sources."""
     for path in tree.glob(f"{cloudconfig.DIRECTORY}/*.cfg"):

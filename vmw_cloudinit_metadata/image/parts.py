@@ -20,7 +20,7 @@ CLEAN = "/etc/cloud/clean.d/50-vmw-metadata-agent"
 Edit = Callable[[Entry | None], Entry | None]
 
 _SECTION = "[agent]"
-_DEVICE = re.compile(r"^[ \t]*(?P<comment>[#;]?)[ \t]*device[ \t]*[=:].*$", re.M | re.I)
+_DEVICE = re.compile(r"^[ \t]*(?P<comment>(?:[#;][ \t]*)?)device[ \t]*[=:].*$", re.M | re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,11 @@ def with_device(text: str, device: str) -> str:
     if _SECTION in text:
         return text.replace(_SECTION, f"{_SECTION}\n{line}", 1)
     return f"{text}\n{_SECTION}\n{line}\n"
+
+
+def has_device(text: str) -> bool:
+    """Whether the agent's settings name its port."""
+    return any(not found["comment"] for found in _DEVICE.finditer(text))
 
 
 def _file(text: str, mode: int = 0o644) -> File:
