@@ -269,6 +269,7 @@ def run(
     return_large_blocks()
     was, descriptors = raise_descriptor_limit()
     configuration = Configuration(ctx, checked)
+    warnings = list(warnings_of(ctx, options))  # before VMs are served: it looks at files
     settings = admin_settings(options, ctx.get_parameter_source("admin_listen"))
     admin = AdminPort(settings) if settings else None
     if options["state_file"] and not admin:
@@ -288,7 +289,7 @@ def run(
         )
         if limits["max_connections"] >= workers * descriptors:
             start_log.warning("--max-connections is more than there are descriptors")
-        for warning in warnings_of(ctx, options):
+        for warning in warnings:
             start_log.warning("%s", warning)
         tell_who_may_connect(addresses, has_allow=bool(limits["allow"]))
         notify.ready(f"listening on {', '.join(map(str, addresses))}")
