@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gevent
@@ -249,12 +249,6 @@ def test_other_commands_end_at_hup() -> None:
 # One reading after the other
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reload, "PAUSE_S", 0.02)
-    monkeypatch.setattr(reload, "READ_S", 0.3)
-
-
 class Files:
     """What is read; a reading takes as long as `open` is not set."""
 
@@ -277,8 +271,21 @@ class Files:
         number = self.readings
         return lambda: self.taken.append(number)
 
-    def made(self) -> Reload:
-        return Reload(self.read, lambda: self.told.append("begin"), lambda: self.told.append("end"))
+
+@pytest.fixture
+def files() -> Files:
+    return Files()
+
+
+@pytest.fixture
+def again(files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reload]:
+    monkeypatch.setattr(reload, "PAUSE_S", 0.02)
+    monkeypatch.setattr(reload, "READ_S", 0.3)
+    told = files.told.append
+    made = Reload(files.read, lambda: told("begin"), lambda: told("end"))
+    yield made
+    files.open.set()
+    made._threads.close()  # its thread waits for the next HUP
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -287,9 +294,7 @@ def until(condition: Callable[[], bool]) -> None:
             gevent.sleep(0.001)
 
 
-def test_hup_while_files_are_read_is_remembered_once() -> None:
-    files = Files()
-    again = files.made()
+def test_hup_while_files_are_read_is_remembered_once(files: Files, again: Reload) -> None:
     for _ in range(100):
         again.ask()
     until(lambda: files.readings == 1)
@@ -299,10 +304,8 @@ def test_hup_while_files_are_read_is_remembered_once() -> None:
     assert (files.readings, files.told) == (2, ["begin", "end"] * 2)
 
 
-def test_hup_soon_after_a_reading_waits_for_its_pause() -> None:
-    files = Files()
+def test_hup_soon_after_a_reading_waits_for_its_pause(files: Files, again: Reload) -> None:
     files.open.set()
-    again = files.made()
     again.ask()
     until(lambda: files.taken == [1])
     again.ask()
@@ -311,10 +314,10 @@ def test_hup_soon_after_a_reading_waits_for_its_pause() -> None:
 
 
 def test_reading_that_hangs_is_told_and_taken_when_it_comes(
+    files: Files,
+    again: Reload,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    files = Files()
-    again = files.made()
     again.ask()
     assert again.is_in_time
     until(lambda: files.told == ["begin", "end"])
@@ -325,9 +328,7 @@ def test_reading_that_hangs_is_told_and_taken_when_it_comes(
     assert files.told == ["begin", "end"]
 
 
-def test_reading_that_hung_is_old_if_another_was_asked_for() -> None:
-    files = Files()
-    again = files.made()
+def test_reading_that_hung_is_old_if_another_was_asked_for(files: Files, again: Reload) -> None:
     again.ask()
     until(lambda: files.told == ["begin", "end"])
     again.ask()
@@ -345,12 +346,10 @@ def test_reading_that_hung_is_old_if_another_was_asked_for() -> None:
     ids=["of the operator", "of the server"],
 )
 def test_reading_that_fails_changes_nothing_and_is_told(
-    caplog: pytest.LogCaptureFixture, error: Exception, told: str
+    files: Files, again: Reload, caplog: pytest.LogCaptureFixture, error: Exception, told: str
 ) -> None:
-    files = Files()
     files.error = error
     files.open.set()
-    again = files.made()
     again.ask()
     until(lambda: files.told == ["begin", "end"])
     assert told in caplog.text

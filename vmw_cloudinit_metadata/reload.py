@@ -58,7 +58,7 @@ class Reload:
         self._is_wanted = False
         self._is_reading = self.is_in_time = True
         self._on_begin()
-        self._limit.start(self._overdue)
+        self._limit.start(self._overdue, update=True)  # a turn may have been long
         self._threads.run(self._read, self._has_read)
 
     def _overdue(self) -> None:
