@@ -10,6 +10,7 @@ import re
 import signal
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,11 @@ def of_kind(file: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def has_open(pid: int, file: Path) -> bool:
-    links = Path(f"/proc/{pid}/fd").iterdir()
-    return str(file) in {str(link.readlink()) for link in links}
+    opened = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            opened.add(str(link.readlink()))
+    return str(file) in opened
 
 
 def boot(server: ServerProcess, *documents: str, **settings: Any) -> dict[str, bytes]:

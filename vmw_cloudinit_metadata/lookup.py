@@ -359,7 +359,7 @@ class Lookup:
 
     def _keep(self, job: _Job, answer: Answer) -> None:
         self._run_bytes = max(_MIN_RUN_BYTES, _RUN_SIZES * answer.size, _FORGET * self._run_bytes)
-        if answer.token is not None:
+        if answer.token is not None and answer.size <= KEPT_BYTES:
             assert isinstance(job.key, Machine)
             answer.seen_s = job.run_s
             self._kept[job.key] = answer

@@ -1,0 +1,85 @@
+"""Callbacks of the hub that fail: each is told in the log, and costs no other and no later one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from vmw_cloudinit_metadata import logs
+from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
+from vmw_cloudinit_metadata.config import Address
+from vmw_cloudinit_metadata.deadlines import Deadlines
+from vmw_cloudinit_metadata.happenings import Happening
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.threads import Threads
+
+
+@pytest.fixture(autouse=True)
+def log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
+    """The log, which also has what nobody catches, as in the program."""
+    monkeypatch.setattr(gevent.get_hub(), "print_exception", logs._uncaught_in_greenlet)
+    return caplog
+
+
+def until(condition: Callable[[], bool]) -> None:
+    with gevent.Timeout(10):
+        while not condition():
+            gevent.sleep(0.001)
+
+
+def fails() -> None:
+    raise KeyError("of a callback")
+
+
+@pytest.fixture
+def deadlines() -> Iterator[Deadlines]:
+    made = Deadlines()
+    yield made
+    made.close()
+
+
+def test_deadline_that_fails_costs_no_other(deadlines: Deadlines, log: Any) -> None:
+    over: list[str] = []
+    deadlines.start(0.01, fails)
+    deadlines.start(0.01, lambda: over.append("with it"))
+    deadlines.start(0.3, lambda: over.append("later"))
+    until(lambda: over == ["with it", "later"])
+    assert "KeyError: 'of a callback'" in log.text
+
+
+def test_turn_that_fails_costs_no_other(deadlines: Deadlines, log: Any) -> None:
+    over: list[str] = []
+    deadlines.soon(fails)
+    deadlines.soon(lambda: over.append("next"))
+    until(lambda: over == ["next"])
+    assert "KeyError: 'of a callback'" in log.text
+
+
+def test_result_whose_callback_fails_costs_no_other(log: Any) -> None:
+    threads = Threads()
+    over: list[Any] = []
+    threads.run(lambda: 1, lambda *_: fails())
+    threads.run(lambda: 2, lambda result, _: over.append(result))
+    until(lambda: over == [2])
+    threads.run(lambda: 3, lambda result, _: over.append(result))
+    until(lambda: over == [2, 3])
+    threads.close()
+    assert "KeyError: 'of a callback'" in log.text
+
+
+def test_event_that_the_list_of_machines_cannot_take_in_costs_no_other(log: Any) -> None:
+    """A `served` without what was answered; the decoder of the workers' messages lets none pass."""
+    port = AdminPort(AdminSettings(Address("127.0.0.1", 0)))
+    for kind, name in (("served", "bad"), ("identified", "good")):
+        who = Machine(name)
+        port.hear(Happening(kind, 20, time.time(), f"1-{name}", "", "", who, "", "text", {}))
+    until(lambda: not port._heard)
+    assert [entry.key for entry in port._chronicle.named("good")] == ["good"]
+    port.hear(Happening("identified", 20, 1.0, "1-3", "", "", Machine("later"), "", "text", {}))
+    until(lambda: not port._heard)
+    assert port._chronicle.get("later")
+    assert "cannot take in" in log.text
