@@ -111,19 +111,21 @@ class Dialogue:
             self._put_off()
             return
         machine = self.line.machine
-        answer = self._fresh(machine)
-        if answer:
+        answer, lookup = self._kept(machine), self._shared.lookup
+        if answer and lookup.is_fresh(answer):
             self._shared.counters["answers kept"] += 1
             self._answer(machine, answer)
             return
         self._is_looking_up = True
-        if not self._shared.lookup.recheck(machine, self._guarded(self._rechecked, machine)):
+        if answer:
+            lookup.recheck(machine, answer, self._guarded(self._rechecked, machine))
+        else:
             self._look_up(machine)
 
-    def _fresh(self, machine: Machine) -> Answer | None:
-        """The answer of a moment ago, or the one that the look-up has kept, if it is fresh."""
-        before = self._had_answer()
-        if before and machine is self._had_as and self._shared.lookup.is_fresh(before):
+    def _kept(self, machine: Machine) -> Answer | None:
+        """The answer of a moment ago, or the one that the look-up has kept."""
+        before = self._had_answer() if machine is self._had_as else None
+        if before and before.token is not None:
             return before
         return self._shared.lookup.kept(machine)
 
@@ -179,7 +181,8 @@ class Dialogue:
         self._is_looking_up = False
         if not self._requests:
             return
-        if machine == self.line.machine:  # else it has told more about itself meanwhile
+        now = self.line.machine
+        if machine is now or machine == now:  # else it has told more about itself meanwhile
             self._answer(machine, outcome)
         self.line.proceed()
 
@@ -307,7 +310,9 @@ class Dialogue:
             self._asked_s = self._asked_s or now_s
         if document in self._had or len(self._had) < MAX_DOCUMENTS_TOLD:
             self._had[document] = now_s
-        self._had_from, self._had_as, self._had_answer = answer.origin, machine, ref(answer)
+        self._had_as = machine
+        if answer.origin is not self._had_from:
+            self._had_from, self._had_answer = answer.origin, ref(answer)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
 

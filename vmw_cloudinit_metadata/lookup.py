@@ -223,28 +223,23 @@ class Lookup:
         return len(self._queue)
 
     def kept(self, machine: Machine) -> Answer | None:
-        """The machine's answer, if there is one that was seen to hold just now."""
+        """The machine's answer, if there is one: to be given if it `is_fresh`, else to be looked at
+        by `recheck`."""
         try:
-            answer = self._kept[machine]
+            return self._kept[machine]
         except KeyError:
             return None
-        return answer if self.is_fresh(answer) else None
 
     def is_fresh(self, answer: Answer) -> bool:
         """Whether it was seen to hold just now."""
         return time.monotonic() - answer.seen_s < FRESH_S
 
-    def recheck(self, machine: Machine, callback: Callable[[Outcome | None], None]) -> bool:
-        """Has the machine's kept answer looked at, and calls back, later and once: with it, with
-        None if it does not hold, and if the driver does not answer, with what there is then.
-
-        Returns False if no answer is kept: nothing is called back.
-        """
-        answer = self._kept.get(machine)
-        if answer is None:
-            return False
+    def recheck(
+        self, machine: Machine, answer: Answer, callback: Callable[[Outcome | None], None]
+    ) -> None:
+        """Has the machine's answer looked at, and calls back, later and once: with it, with None if
+        it does not hold, and if the driver does not answer, with what there is then."""
         self._recheck.ask(answer, partial(self._rechecked, machine, answer, callback))
-        return True
 
     def _rechecked(
         self,

@@ -29,11 +29,11 @@ class News:
 
     def is_new(self, machine: Machine, trouble: str) -> bool:
         """Whether `trouble` is not what was told of the machine last; "" ends a trouble."""
-        key = hash(key_of(machine))
         if not trouble:
             if self._last:
-                self._last.pop(key, None)
+                self._last.pop(hash(key_of(machine)), None)
             return False
+        key = hash(key_of(machine))
         told = hash(trouble)
         is_new: bool = self._last.get(key) != told
         self._last[key] = told

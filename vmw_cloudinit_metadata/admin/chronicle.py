@@ -278,7 +278,7 @@ def _add(entry: Entry, happening: Happening, size: int) -> None:
     machine, ours = happening.machine, entry.machine
     assert machine
     if machine is not ours:
-        if machine == ours and machine.connected_since == ours.connected_since:
+        if machine.connected_since == ours.connected_since and machine == ours:
             happening = happening._replace(machine=ours)  # a worker tells it anew each time
         else:
             entry.machine = machine
@@ -301,8 +301,8 @@ def _add(entry: Entry, happening: Happening, size: int) -> None:
 def _shorten(entry: Entry, most_bytes: int, cut_bytes: int) -> None:
     """Forgets the oldest of the story until the entry holds at most `most_bytes`. Where that is not
     enough, weighs it, and cuts all until it holds `cut_bytes`: seldom, since that takes long."""
-    while entry.bytes > most_bytes and len(entry.story) > _LAST:
-        entry.bytes -= _forget_first(entry)
+    if entry.bytes > most_bytes:
+        _forget_first(entry, most_bytes)
     if entry.bytes <= most_bytes:
         return
     _weigh(entry)
@@ -315,16 +315,22 @@ def _shorten(entry: Entry, most_bytes: int, cut_bytes: int) -> None:
         _weigh(entry)
 
 
-def _forget_first(entry: Entry) -> int:
-    """Forgets the first of the story; returns the bytes that this frees."""
-    (first, _, size), *rest = entry.story
-    entry.story = tuple(rest)
-    if _is_beside_story(entry, first):
-        return 0
-    machine = first.machine
-    if rest[0][0].machine is machine or any(one.machine is machine for one in _beside_story(entry)):
-        return size
-    return size + bytes_of_machine(machine)
+def _forget_first(entry: Entry, most_bytes: int, most: int = MAX_STORY) -> None:
+    """Forgets the first ones of the story, until there are at most so many, and the entry holds at
+    most so much; but for the last."""
+    story, count = entry.story, 0
+    while len(story) - count > most or (entry.bytes > most_bytes and len(story) - count > _LAST):
+        first, _, size = story[count]
+        count += 1
+        if _is_beside_story(entry, first):
+            continue
+        entry.bytes -= size
+        machine = first.machine
+        if story[count][0].machine is machine:
+            continue
+        if not any(one.machine is machine for one in _beside_story(entry)):
+            entry.bytes -= bytes_of_machine(machine)
+    entry.story = story[count:]
 
 
 def _is_beside_story(entry: Entry, happening: Happening) -> bool:
@@ -429,7 +435,7 @@ def _remember(entry: Entry, happening: Happening, size: int) -> None:
                 entry.bytes -= its_size
             times += before
         elif len(entry.story) == MAX_STORY:
-            entry.bytes -= _forget_first(entry)
+            _forget_first(entry, entry.bytes, MAX_STORY - 1)
     entry.story = (*entry.story, (happening, times, size))
 
 

@@ -85,10 +85,11 @@ class Events:
         return before - self.kept_bytes
 
     def _keep_within(self, most_bytes: int) -> None:
-        while self.kept_bytes > most_bytes or len(self._ring) > KEPT:
-            text = self._texts.pop(self._oldest, b"")
-            _, size = self._ring.popleft()
-            self.kept_bytes -= MAX_MACHINE_BYTES + size + (getsizeof(text) if text else 0)
+        ring, texts = self._ring, self._texts
+        while self.kept_bytes > most_bytes or len(ring) > KEPT:
+            if texts and (text := texts.pop(self._oldest, b"")):
+                self.kept_bytes -= getsizeof(text)
+            self.kept_bytes -= MAX_MACHINE_BYTES + ring.popleft()[1]
 
     def follow(self, after: int | None, level: int) -> Follower:
         """From behind the event numbered `after` on, or from now on."""
