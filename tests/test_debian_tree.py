@@ -37,7 +37,8 @@ def debian(
 def installed(debian: Path) -> Iterator[Path]:
     """The tree with the agent in it; afterwards it is as it was before."""
     before = system(debian)
-    code, out, err = in_process("guest", "install", "--root", str(debian))
+    device = ("--device", "/dev/ttyS1")
+    code, out, err = in_process("guest", "install", "--root", str(debian), *device)
     assert (code, len(out), err) == (0, 6, [])
     yield debian
     in_process("guest", "install", "--root", str(debian), "--remove")
