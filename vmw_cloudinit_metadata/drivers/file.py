@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -46,6 +48,11 @@ class _Found:
     path: str
 
 
+# A look-up waits so long for a descriptor, and looks again so often.
+_PATIENCE_S = 1.0
+_PAUSE_S = 0.02
+
+
 class Options(BaseModel):
     """--driver-opts of the file driver."""
 
@@ -78,11 +85,15 @@ class FileDriver(Driver):
         self.stale_if_error_s = checked.last_good_max_age_s
 
     def get_instance(self, machine: Machine) -> InstanceData | None:
-        try:
-            with self._directory.snapshot() as snapshot:
-                return self._get(machine, snapshot)
-        except DriverError as error:  # nothing can be told of the files now
-            return self._last_good_for(machine, error)
+        end_s = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                with self._directory.snapshot() as snapshot:
+                    return self._get(machine, snapshot)
+            except DriverError as error:  # nothing can be told of the files now
+                if not _lacks_descriptor(error) or time.monotonic() > end_s:
+                    return self._last_good_for(machine, error)
+            time.sleep(_PAUSE_S)  # connections that were to make room are about to end
 
     def _get(self, machine: Machine, snapshot: Snapshot) -> InstanceData | None:
         try:
@@ -217,6 +228,11 @@ class FileDriver(Driver):
             token = snapshot.token(until_s)
         problem = f"the last good answer is served, because: {error}"
         return replace(instance, problem=problem, token=token)
+
+
+def _lacks_descriptor(error: DriverError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def _checked_options(options: Mapping[str, Any]) -> Options:
