@@ -85,6 +85,11 @@ def test_unit_waits_longer_than_the_drain_and_spares_workers_a_second_term() -> 
 def test_unit_has_a_server_that_hangs_killed_without_a_core() -> None:
     assert (setting("WatchdogSec"), setting("WatchdogSignal")) == ("30", "SIGKILL")
     assert setting("Restart") == "always"
+    assert setting("LimitCORE") == "0"
+
+
+def test_unit_limits_the_memory_above_the_budget() -> None:
+    assert setting("MemoryMax") == "50%"  # memory.max of the cgroup: the budget is a part of it
 
 
 def system_calls_allowed(analyze: str) -> set[str]:
