@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.process import ServerProcess
+from tests.process import ServerProcess, with_constants
 from tests.test_admin import Admin
 from tests.vm import Vm
 from vmw_cloudinit_metadata.budget import Budget, Fixed, cgroup_limits, default_bytes, size_of
@@ -263,3 +263,10 @@ def test_faults_of_a_large_file_cost_little_for_each_vm(start: Start, own_instan
             before = rss_bytes(server)
     assert Admin(server).json("/api/machines")["total"] == 200
     assert rss_bytes(server) - before < 180 * 32 * 1024
+
+
+def test_memory_limit_that_is_too_small_is_warned_of_and_vms_are_served(start: Start) -> None:
+    command = with_constants(budget__CGROUP_SHARE=1e-6, budget__MACHINE_SHARE=1e-6)
+    server = start(command=command)
+    server.wait_for(r"WARNING the memory limit leaves \d+ MiB to the server, which needs 128 MiB")
+    assert Vm(server.port).metadata()["instance-id"] == "my-instance"

@@ -325,7 +325,14 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warnings_of(ctx: click.Context, options: Mapping[str, Any]) -> Iterator[str]:
-    """What can be used and probably should not: networks, and files that others read or change."""
+    """What can be used and probably should not: too little memory, networks, and files that others
+    read or change."""
+    least = _least_memory(options["workers"])
+    if options["memory_budget"] is None and default_bytes() < least:
+        yield (
+            f"the memory limit leaves {default_bytes() // 1024**2} MiB to the server, which needs "
+            f"{least // 1024**2} MiB: raise the limit, or have fewer --workers"
+        )
     yield from network_warnings("--allow", options["allow"])
     yield from network_warnings("--proxy-protocol", options["proxy_protocol"])
     secrets = {
@@ -362,11 +369,21 @@ def admin_settings(
 
 def _memory_budget(chosen: int | None, workers: int) -> int:
     """The share of each process: of a server, or of workers and their parent."""
-    processes = workers + 1 if workers > 1 else 1
-    if chosen is not None and chosen < processes * MIN_PROCESS_BYTES:
-        least = processes * MIN_PROCESS_BYTES // 1024**2
-        raise ConfigError(f"--memory-budget: {processes} processes need at least {least}M")
-    return (default_bytes() if chosen is None else chosen) // processes
+    processes, least = _processes(workers), _least_memory(workers)
+    if chosen is None:
+        return max(default_bytes(), least) // processes
+    if chosen < least:
+        needed = f"{processes} processes need at least {least // 1024**2}M"
+        raise ConfigError(f"--memory-budget: {needed}")
+    return chosen // processes
+
+
+def _processes(workers: int) -> int:
+    return workers + 1 if workers > 1 else 1
+
+
+def _least_memory(workers: int) -> int:
+    return _processes(workers) * MIN_PROCESS_BYTES
 
 
 def _key_pair(certificate: Path | None, key: Path | None) -> KeyPair | None:
