@@ -327,7 +327,7 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
 def warnings_of(ctx: click.Context, options: Mapping[str, Any]) -> Iterator[str]:
     """What can be used and probably should not: too little memory, networks, and files that others
     read or change."""
-    least = _least_memory(options["workers"])
+    least = _least_memory(ctx.params["workers"])
     if options["memory_budget"] is None and default_bytes() < least:
         yield (
             f"the memory limit leaves {default_bytes() // 1024**2} MiB to the server, which needs "
