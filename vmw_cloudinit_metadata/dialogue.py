@@ -116,6 +116,9 @@ class Dialogue:
             self._shared.counters["answers kept"] += 1
             self._answer(machine, answer)
             return
+        if not answer and (failure := lookup.fresh_failure(machine)):
+            self._answer(machine, failure)
+            return
         self._is_looking_up = True
         if answer:
             lookup.recheck(machine, answer, self._guarded(self._rechecked, machine))
@@ -195,6 +198,8 @@ class Dialogue:
             self._fail(outcome)
         elif not document.isalpha() or document in RESERVED_DOCUMENTS:
             self._fail(Failure("unknown-request", "the request is none of the protocol"))
+        elif (names := self._shared.lookup.fresh_document_names()) is not None:
+            self._answer_further(machine, outcome, names)
         else:
             self._is_looking_up = True
             named = self._guarded(self._names_told, machine, outcome)
@@ -204,8 +209,14 @@ class Dialogue:
         self, machine: Machine, outcome: Outcome, names: Collection[str] | Failure
     ) -> None:
         self._is_looking_up = False
-        if not self._requests:
-            return
+        if self._requests:
+            self._answer_further(machine, outcome, names)
+            self.line.proceed()
+
+    def _answer_further(
+        self, machine: Machine, outcome: Outcome, names: Collection[str] | Failure
+    ) -> None:
+        """Answers the request for a document beyond the standard ones."""
         document = self._requests[0]
         if isinstance(names, Failure):
             self._fail(names)
@@ -215,7 +226,6 @@ class Dialogue:
             self._fail(outcome)
         else:
             self._respond(machine, outcome, response_packet(document, b""))
-        self.line.proceed()
 
     def _respond(self, machine: Machine, answer: Answer, response: bytes) -> None:
         self._log_answer(machine, self._take_request(), answer, len(response))

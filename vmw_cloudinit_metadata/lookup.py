@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Any
 
 import gevent
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 from gevent.event import Event
 
 from vmw_cloudinit_metadata.budget import Budget, Fixed, size_of
@@ -46,6 +46,7 @@ _RUN_SIZES = 3  # of the largest answer of late
 _MIN_RUN_BYTES = 64 * 1024
 _FORGET = 0.99  # of the largest, with each look-up that ends
 _RUNNING_SHARE = 0.25
+_MAX_FAILURES = 1000  # of some 8 KiB
 _ABOUT_BYTES = 3072  # of a kept answer beside its texts: driver's token, objects, the cache's own
 QUEUE_TIMEOUT_S = 60.0  # the longest wait for a place in the pool
 _CLOSE_S = 2.0  # for the driver to let go of what it holds
@@ -194,6 +195,11 @@ class Lookup:
         budget.add("kept answers", self._kept)
         budget.add("look-ups waiting", self)
         budget.add("look-ups running", Fixed(lambda: int(self._running * self._run_bytes)))
+        # Told again to a guest that asks without pause, as long as an answer counts as fresh.
+        self._failures: TTLCache[Hashable, tuple[Failure, float]]
+        self._failures = TTLCache(_MAX_FAILURES, FRESH_S)
+        self._names: Collection[str] = ()
+        self._names_s = NEVER_S  # when they were asked for
         self._jobs: dict[Hashable, _Job] = {}
         self._queue: deque[_Job] = deque()
         self._deferred: dict[Work, deque[_Job]] = {}  # by what they wait for, without a place
@@ -269,6 +275,15 @@ class Lookup:
     def ask(self, machine: Machine, callback: Callable[[Outcome], None]) -> None:
         """Calls `callback`, later and once, with the machine's answer or why there is none."""
         self._join(machine, partial(look_up, self._driver, machine), callback)
+
+    def fresh_failure(self, machine: Machine) -> Failure | None:
+        """Why the machine has no answer, if the driver has told that just now."""
+        failure, run_s = self._failures.get(machine, (None, NEVER_S))
+        return failure if time.monotonic() - run_s < FRESH_S else None
+
+    def fresh_document_names(self) -> Collection[str] | None:
+        """The documents beyond the standard ones, if that was told just now."""
+        return self._names if time.monotonic() - self._names_s < FRESH_S else None
 
     def ask_document_names(self, callback: Callable[[Collection[str] | Failure], None]) -> None:
         """Calls `callback`, later and once, with the documents beyond the standard ones."""
@@ -346,6 +361,10 @@ class Lookup:
             outcome = Failure("failed", str(error))
         if isinstance(outcome, Answer):
             self._keep(job, outcome)
+        elif not isinstance(outcome, Failure):
+            self._names, self._names_s = outcome, job.run_s
+        elif outcome.error in ("not-found", "invalid"):
+            self._failures[job.key] = outcome, job.run_s
         self._budget.keep()  # also of what the driver keeps
         self._resume()
         self._start_jobs()
