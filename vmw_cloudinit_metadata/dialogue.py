@@ -198,8 +198,6 @@ class Dialogue:
             self._fail(outcome)
         elif not document.isalpha() or document in RESERVED_DOCUMENTS:
             self._fail(Failure("unknown-request", "the request is none of the protocol"))
-        elif (names := self._shared.lookup.fresh_document_names()) is not None:
-            self._answer_further(machine, outcome, names)
         else:
             self._is_looking_up = True
             named = self._guarded(self._names_told, machine, outcome)

@@ -198,8 +198,6 @@ class Lookup:
         # Told again to a guest that asks without pause, as long as an answer counts as fresh.
         self._failures: TTLCache[Hashable, tuple[Failure, float]]
         self._failures = TTLCache(_MAX_FAILURES, FRESH_S)
-        self._names: Collection[str] = ()
-        self._names_s = NEVER_S  # when they were asked for
         self._jobs: dict[Hashable, _Job] = {}
         self._queue: deque[_Job] = deque()
         self._deferred: dict[Work, deque[_Job]] = {}  # by what they wait for, without a place
@@ -281,10 +279,6 @@ class Lookup:
         failure, run_s = self._failures.get(machine, (None, NEVER_S))
         return failure if time.monotonic() - run_s < FRESH_S else None
 
-    def fresh_document_names(self) -> Collection[str] | None:
-        """The documents beyond the standard ones, if that was told just now."""
-        return self._names if time.monotonic() - self._names_s < FRESH_S else None
-
     def ask_document_names(self, callback: Callable[[Collection[str] | Failure], None]) -> None:
         """Calls `callback`, later and once, with the documents beyond the standard ones."""
         self._join("document names", partial(_document_names, self._driver), callback)
@@ -361,9 +355,7 @@ class Lookup:
             outcome = Failure("failed", str(error))
         if isinstance(outcome, Answer):
             self._keep(job, outcome)
-        elif not isinstance(outcome, Failure):
-            self._names, self._names_s = outcome, job.run_s
-        elif outcome.error in ("not-found", "invalid"):
+        elif isinstance(outcome, Failure) and outcome.error in ("not-found", "invalid"):
             self._failures[job.key] = outcome, job.run_s
         self._budget.keep()  # also of what the driver keeps
         self._resume()
