@@ -117,6 +117,7 @@ class Dialogue:
             self._answer(machine, answer)
             return
         if not answer and (failure := lookup.fresh_failure(machine)):
+            self._shared.counters["answers looked up"] += 1
             self._answer(machine, failure)
             return
         self._is_looking_up = True

@@ -46,6 +46,7 @@ _RUN_SIZES = 3  # of the largest answer of late
 _MIN_RUN_BYTES = 64 * 1024
 _FORGET = 0.99  # of the largest, with each look-up that ends
 _RUNNING_SHARE = 0.25
+_REPEATED_S = 0.005  # who asks again within this time does so without pause
 _MAX_FAILURES = 1000  # of some 8 KiB
 _ABOUT_BYTES = 3072  # of a kept answer beside its texts: driver's token, objects, the cache's own
 QUEUE_TIMEOUT_S = 60.0  # the longest wait for a place in the pool
@@ -277,7 +278,7 @@ class Lookup:
     def fresh_failure(self, machine: Machine) -> Failure | None:
         """Why the machine has no answer, if the driver has told that just now."""
         failure, run_s = self._failures.get(machine, (None, NEVER_S))
-        return failure if time.monotonic() - run_s < FRESH_S else None
+        return failure if time.monotonic() - run_s < _REPEATED_S else None
 
     def ask_document_names(self, callback: Callable[[Collection[str] | Failure], None]) -> None:
         """Calls `callback`, later and once, with the documents beyond the standard ones."""
