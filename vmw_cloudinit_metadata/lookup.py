@@ -47,7 +47,7 @@ _MIN_RUN_BYTES = 64 * 1024
 _FORGET = 0.99  # of the largest, with each look-up that ends
 _RUNNING_SHARE = 0.25
 _REPEATED_S = 0.005  # who asks again within this time does so without pause
-_MAX_FAILURES = 1000  # of some 8 KiB
+_MAX_FAILURES = 64  # names and reasons are cut: 2 MiB at most
 _ABOUT_BYTES = 3072  # of a kept answer beside its texts: driver's token, objects, the cache's own
 QUEUE_TIMEOUT_S = 60.0  # the longest wait for a place in the pool
 _CLOSE_S = 2.0  # for the driver to let go of what it holds
@@ -196,9 +196,9 @@ class Lookup:
         budget.add("kept answers", self._kept)
         budget.add("look-ups waiting", self)
         budget.add("look-ups running", Fixed(lambda: int(self._running * self._run_bytes)))
-        # Told again to a guest that asks without pause, as long as an answer counts as fresh.
+        # Told again to a guest that asks without pause.
         self._failures: TTLCache[Hashable, tuple[Failure, float]]
-        self._failures = TTLCache(_MAX_FAILURES, FRESH_S)
+        self._failures = TTLCache(_MAX_FAILURES, _REPEATED_S)
         self._jobs: dict[Hashable, _Job] = {}
         self._queue: deque[_Job] = deque()
         self._deferred: dict[Work, deque[_Job]] = {}  # by what they wait for, without a place
