@@ -130,3 +130,13 @@ def test_version_is_that_of_the_package() -> None:
     from vmw_cloudinit_metadata import __version__
 
     assert run("--version").stdout == f"vmw-cloudinit-metadata, version {__version__}\n"
+
+
+def test_programs_of_a_checkout_start_with_a_venv_that_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "vmw_cloudinit_metadata").symlink_to(CHECKOUT / "vmw_cloudinit_metadata")
+    for name in ("vmw-metadata-server", "vmw-metadata-client"):
+        program = shutil.copy(CHECKOUT / "bin" / name, tmp_path / "bin")
+        ended = subprocess.run(["/usr/bin/env", "python3", program, "--help"], timeout=60)
+        assert ended.returncode == 0
