@@ -59,6 +59,7 @@ _NAME_BYTES = 400  # of a name or service URI that is kept; vCenter allows 80 ch
 _SURELY_SHORT = 200  # characters
 _LONG_DIGEST = 4 * 1024
 _FLOAT_BYTES = 24
+_COLLECTED_BYTES = 48  # what the collector adds to a mapping and two collections in it
 _STRING_BYTES = 88  # a string of its own with three dots, however wide
 _HASH = 12  # digits
 _OWN_BYTES = 350  # a Happening without its text and details; its time, peer and connection
@@ -167,19 +168,20 @@ def bounded(details: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def bytes_of(details: Mapping[str, Any]) -> int:
     """The memory that they hold, without the names of the details: those are constants."""
-    size = getsizeof(details) + sum(map(getsizeof, details.values()))
-    if answered := details.get("answered"):
-        size += sum(map(getsizeof, answered)) + _FLOAT_BYTES * len(answered)
-    if sources := details.get("sources"):
-        size += sum(map(getsizeof, sources))
-    return size
+    answered = details.get("answered") or ()
+    parts = [details, *details.values(), *answered, *(details.get("sources") or ())]
+    # getsizeof would take three times as long, and only adds what the collector needs.
+    sizes: list[int] = [part.__sizeof__() for part in parts]
+    return sum(sizes, _COLLECTED_BYTES + _FLOAT_BYTES * len(answered))
 
 
 def kept(happening: Happening) -> tuple[Happening, int]:
     """The happening as it is kept, without the ends of long names and texts; and the bytes that it
     holds, without its machine, which others may have too."""
     machine, text, details = happening.machine, happening.text, happening.details
-    size = _OWN_BYTES + getsizeof(text) + (bytes_of(details) if details else 0)
+    size = _OWN_BYTES + text.__sizeof__()
+    if details:
+        size += bytes_of(details)
     is_short = len(text) <= _SURELY_SHORT and size <= MAX_DETAILS_BYTES
     if is_short and (machine is None or len(machine.service_uri) + len(machine.name or "") < 100):
         return happening, size
@@ -207,7 +209,7 @@ def short_name(name: str) -> str:
 def bytes_of_machine(machine: Machine | None) -> int:
     if machine is None:
         return 0
-    return _MACHINE_BYTES + getsizeof(machine.name) + getsizeof(machine.service_uri)
+    return _MACHINE_BYTES + machine.name.__sizeof__() + machine.service_uri.__sizeof__()
 
 
 def cut(details: Mapping[str, Any], text_bytes: int, most: int) -> dict[str, Any]:

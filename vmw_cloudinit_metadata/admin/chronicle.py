@@ -106,6 +106,7 @@ class Chronicle:
         # Each in the order of their last changes.
         self._troubled: dict[str, Entry] = {}
         self._calm: dict[str, Entry] = {}
+        self._open: dict[str, Entry] = {}  # of happenings that are learned together; in neither
         self._gone: dict[str, None] = {}
         self._keys: dict[str, str] = {}  # of connections
         self._long: dict[str, None] = {}  # connected, with something to shorten
@@ -137,6 +138,7 @@ class Chronicle:
         for connection, key in list(self._keys.items()):
             if connection.startswith(f"{process}-"):
                 self._leave(key, connection, now_s)
+        self.settle()
 
     def forget_missing(self) -> None:
         """Nobody waits any more for machines that are not back."""
@@ -149,7 +151,7 @@ class Chronicle:
         return len(self._troubled) + len(self._calm)
 
     def get(self, key: str) -> Entry | None:
-        return self._troubled.get(key) or self._calm.get(key)
+        return self._troubled.get(key) or self._calm.get(key) or self._open.get(key)
 
     def named(self, name: str) -> list[Entry]:
         return [entry for entry in self.entries() if entry.machine.name == name]
@@ -162,9 +164,13 @@ class Chronicle:
 
     def hear(self, happening: Happening) -> None:
         self.take(*kept(happening))
+        self.settle()
 
     def take(self, happening: Happening, size: int) -> None:
-        """The same for a happening that was cut, and holds `size` bytes."""
+        """The same for a happening that was cut, and holds `size` bytes; `settle` has to follow.
+
+        A boot is three happenings that come together: their entry changes its places once.
+        """
         key = happening.key
         if not key:
             return
@@ -172,18 +178,26 @@ class Chronicle:
         known = self._keys.get(connection, key)
         if known != key:  # it has told another identity
             self._leave(known, connection, happening.at_s)
-        entry = self.get(key)
-        if entry:
-            self._remove(entry)
-        else:
-            entry = _new(key, happening)
+        entry = self._open.pop(key, None)
+        if entry is None:
+            entry = self.get(key)
+            if entry:
+                self._remove(entry)
+            else:
+                entry = _new(key, happening)
+        self._open[key] = entry
         _add(entry, happening, size)
         if connection and happening.kind in _COMES:
             entry.port_count += connection not in self._keys
             self._keys[connection] = key
         elif happening.kind == "left" and self._keys.pop(connection, ""):
             _lose(entry, connection, happening.at_s)
-        self._put(entry)
+
+    def settle(self) -> None:
+        """Puts the machines of what was taken into their places, the last changed last."""
+        entries, self._open = self._open, {}
+        for entry in entries.values():
+            self._put(entry)
 
     def shed(self) -> int:
         """Forgets the machine that left the longest ago; if there is none, the older half of the
@@ -215,8 +229,9 @@ class Chronicle:
         entry = self.get(key)
         if entry and entry.is_connected:
             self._remove(entry)
+            self._open.pop(key, None)
             _lose(entry, connection, now_s)
-            self._put(entry)
+            self._open[key] = entry
 
     def _put(self, entry: Entry) -> None:
         if entry.port_count:
@@ -318,19 +333,18 @@ def _shorten(entry: Entry, most_bytes: int, cut_bytes: int) -> None:
 def _forget_first(entry: Entry, most_bytes: int, most: int = MAX_STORY) -> None:
     """Forgets the first ones of the story, until there are at most so many, and the entry holds at
     most so much; but for the last."""
-    story, count = entry.story, 0
-    while len(story) - count > most or (entry.bytes > most_bytes and len(story) - count > _LAST):
+    story, held, count = entry.story, entry.bytes, 0
+    surely, perhaps = len(story) - most, len(story) - _LAST
+    while count < surely or (held > most_bytes and count < perhaps):
         first, _, size = story[count]
         count += 1
         if _is_beside_story(entry, first):
             continue
-        entry.bytes -= size
+        held -= size
         machine = first.machine
-        if story[count][0].machine is machine:
-            continue
-        if not any(one.machine is machine for one in _beside_story(entry)):
-            entry.bytes -= bytes_of_machine(machine)
-    entry.story = story[count:]
+        if story[count][0].machine is not machine and not _is_machine_beside(entry, machine):
+            held -= bytes_of_machine(machine)
+    entry.story, entry.bytes = story[count:], held
 
 
 def _is_beside_story(entry: Entry, happening: Happening) -> bool:
@@ -339,6 +353,14 @@ def _is_beside_story(entry: Entry, happening: Happening) -> bool:
     if not entry.moves and not entry.ports:
         return False
     return any(one is happening for one in _beside_story(entry))
+
+
+def _is_machine_beside(entry: Entry, machine: Machine | None) -> bool:
+    if entry.served and entry.served.machine is machine:
+        return True
+    if not entry.trouble and not entry.moves and not entry.ports:
+        return False
+    return any(one.machine is machine for one in _beside_story(entry))
 
 
 def _beside_story(entry: Entry) -> list[Happening]:

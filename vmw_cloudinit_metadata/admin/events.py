@@ -70,7 +70,7 @@ class Events:
         first = self._next
         self._next += len(weighed)
         self._ring.extend(weighed)
-        self.kept_bytes += sum(size for _, size in weighed) + MAX_MACHINE_BYTES * len(weighed)
+        self.kept_bytes += sum([size for _, size in weighed], MAX_MACHINE_BYTES * len(weighed))
         self._keep_within(KEPT_BYTES)
         for follower in self._followers:
             if any(happening.level >= follower.level for happening, _ in weighed):
@@ -85,11 +85,12 @@ class Events:
         return before - self.kept_bytes
 
     def _keep_within(self, most_bytes: int) -> None:
-        ring, texts = self._ring, self._texts
-        while self.kept_bytes > most_bytes or len(ring) > KEPT:
+        ring, texts, held = self._ring, self._texts, self.kept_bytes
+        while held > most_bytes or len(ring) > KEPT:
             if texts and (text := texts.pop(self._oldest, b"")):
-                self.kept_bytes -= getsizeof(text)
-            self.kept_bytes -= MAX_MACHINE_BYTES + ring.popleft()[1]
+                held -= getsizeof(text)
+            held -= MAX_MACHINE_BYTES + ring.popleft()[1]
+        self.kept_bytes = held
 
     def follow(self, after: int | None, level: int) -> Follower:
         """From behind the event numbered `after` on, or from now on."""

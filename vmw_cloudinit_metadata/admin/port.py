@@ -103,6 +103,7 @@ class AdminPort:
                 log.exception("a happening that the list of machines cannot take in")
             else:
                 weighed.append(one)
+        self._chronicle.settle()
         self._events.take(weighed)
         if self._budget:
             self._budget.keep()
