@@ -11,19 +11,40 @@ Member = TypeVar("Member")
 class Crowd(Generic[Member]):
     """The host that has the most members loses one first, and of those its oldest: so a host that
     fills the crowd makes room for the others, and never the others for it. Each verb takes the same
-    time, however many members and hosts there are."""
+    time on average, however many members and hosts there are."""
 
     def __init__(self) -> None:
+        # Most are members for a moment: the newest get their place when somebody asks for one.
+        self._newest: dict[Member, str] = {}  # and their hosts; oldest first
         self._of_host: dict[str, dict[Member, None]] = {}  # oldest first
         self._with_count: dict[int, dict[str, None]] = {}  # the hosts that have so many members
         self._most = 0
         self._count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return self._count + len(self._newest)
 
     def add(self, host: str, member: Member) -> None:
         """`member` is the newest of `host`; it must not be one yet."""
+        self._newest[member] = host
+
+    def discard(self, host: str, member: Member) -> None:
+        """`member` is none of `host` from now on; it need not be one."""
+        if self._newest.get(member) == host:
+            del self._newest[member]
+        else:
+            self._remove(host, member)
+
+    def oldest(self, host: str | None = None) -> Member | None:
+        """The member that goes first: of `host`, or of all."""
+        for newest, its_host in self._newest.items():
+            self._place(its_host, newest)
+        self._newest.clear()
+        if host is None:
+            host = next(iter(self._with_count.get(self._most, ())), "")
+        return next(iter(self._of_host.get(host, ())), None)
+
+    def _place(self, host: str, member: Member) -> None:
         members = self._of_host.get(host)
         if members is None:
             members = self._of_host[host] = {}
@@ -32,8 +53,7 @@ class Crowd(Generic[Member]):
         self._count += 1
         self._recount(host, before, before + 1)
 
-    def discard(self, host: str, member: Member) -> None:
-        """`member` is none of `host` from now on; it need not be one."""
+    def _remove(self, host: str, member: Member) -> None:
         members = self._of_host.get(host)
         if members is None or member not in members:
             return
@@ -43,12 +63,6 @@ class Crowd(Generic[Member]):
         if not after:
             del self._of_host[host]
         self._recount(host, after + 1, after)
-
-    def oldest(self, host: str | None = None) -> Member | None:
-        """The member that goes first: of `host`, or of all."""
-        if host is None:
-            host = next(iter(self._with_count.get(self._most, ())), "")
-        return next(iter(self._of_host.get(host, ())), None)
 
     def _recount(self, host: str, before: int, after: int) -> None:
         if before:
