@@ -17,6 +17,7 @@ TICK_S = 0.1  # how exactly they are kept
 
 # A tick that comes so late shows that nobody was heard meanwhile: what is more does not count.
 LATE_S = 0.5
+_STOPPED_S = TICK_S + LATE_S
 
 Callback = Callable[[], None]
 Hearing = Callable[[], Iterator[None]]  # takes in what a socket has, a turn at each step
@@ -80,9 +81,8 @@ class Deadlines:
     def _now_s(self) -> float:
         """The time that counts."""
         now_s = time.monotonic()
-        late_s = now_s - self._seen_s - TICK_S
-        if late_s > LATE_S:
-            self._lost_s += late_s
+        if now_s - self._seen_s > _STOPPED_S:
+            self._lost_s += now_s - self._seen_s - TICK_S
         self._seen_s = now_s
         return now_s - self._lost_s
 

@@ -151,7 +151,8 @@ class Dialogue:
 
     def close(self) -> None:
         """The guest is gone."""
-        self._drop_all()
+        if self.is_busy:
+            self._drop_all()
         self._tell_served()
         self._claim_nothing()
 

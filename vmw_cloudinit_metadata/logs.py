@@ -205,17 +205,14 @@ class LineHandler(logging.Handler):
         buckets = quota.buckets(line.host, "" if is_debug else line.connection, line.at_s)
         if buckets is None:
             return None
-        text = self._formatted(line)
+        try:
+            text = self._tell(line)
+        except Exception as error:  # what a driver has put into it, JSON may have no form for
+            text = f"{line.text} (its details cannot be written: {error!r})"
+            text = self._tell(line._replace(text=text, details={}))
         for bucket in buckets:
             bucket.left -= len(text)
         return text
-
-    def _formatted(self, happening: Happening) -> str:
-        try:
-            return self._tell(happening)
-        except Exception as error:  # what a driver has put into it, JSON may have no form for
-            text = f"{happening.text} (its details cannot be written: {error!r})"
-            return self._tell(happening._replace(text=text, details={}))
 
     def _tell_left_out(self) -> None:
         with self.lock or nullcontext():

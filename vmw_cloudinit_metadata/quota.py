@@ -39,19 +39,19 @@ class Buckets:
         self._burst_bytes = burst_bytes
         self._bytes_per_s = bytes_per_s
         self._most = most
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self.known: OrderedDict[str, Bucket] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._buckets)
+        return len(self.known)
 
     def get(self, key: str, at_s: float) -> Bucket | None:
         """The key's bucket, filled up if it was empty; None if it still is. A clock that goes back
         fills nothing."""
-        bucket = self._buckets.get(key)
+        bucket = self.known.get(key)
         if bucket is None:
-            bucket = self._buckets[key] = Bucket(self._burst_bytes, at_s)
-            if len(self._buckets) > self._most:
-                self._buckets.popitem(last=False)
+            bucket = self.known[key] = Bucket(self._burst_bytes, at_s)
+            if len(self.known) > self._most:
+                self.known.popitem(last=False)
         elif bucket.left <= 0:
             more = max(at_s - bucket.at_s, 0.0) * self._bytes_per_s
             bucket.left = min(bucket.left + more, self._burst_bytes)
@@ -71,7 +71,9 @@ class Quota:
     def buckets(self, host: str, connection: str, at_s: float) -> tuple[Bucket, Bucket] | None:
         """What the line's bytes are to be taken from, or None if it is left out. `connection` is
         its id; "" for a line that counts for the host alone."""
-        of_host = self._hosts.get(host, at_s)
+        of_host = self._hosts.known.get(host)
+        if of_host is None or of_host.left <= 0:
+            of_host = self._hosts.get(host, at_s)
         of_connection = self._connections.get(connection, at_s) if connection else of_host
         if of_host is None or of_connection is None:
             self._leave_out(host)
