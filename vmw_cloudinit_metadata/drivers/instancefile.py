@@ -297,6 +297,9 @@ def _quoted(file: str) -> str:
 def _located(fault: Fault, layers: Sequence[_Layer]) -> Fault:
     """The fault with file and line: of the layer that has the key, else of the VM's own file."""
     key: Key = fault.key
+    if key[:1] in (("userdata",), ("vendordata",), ("network",)):  # text, or a key that is missing
+        while len(key) > 1 and not any(layer.seed.has(key) for layer in layers):
+            key = key[:-1]
     if key in (("userdata",), ("vendordata",)) and not any(layer.seed.has(key) for layer in layers):
         key = (f"{key[0]}-file",)
     layer = next((layer for layer in layers if layer.seed.has(key)), layers[0])
