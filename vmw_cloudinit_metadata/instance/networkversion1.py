@@ -202,7 +202,7 @@ _TYPES: Table = {
     "loopback": _PHYSICAL,
     "infiniband": _PHYSICAL,
 }
-_NAMED = _TYPES.keys() - {"nameserver", "route"}
+_WITHOUT_A_NAME = ("nameserver", "route")
 _EXPECTED_TYPE = f"one of {', '.join(_TYPES)}"
 
 KEYS = frozenset(
@@ -242,15 +242,21 @@ _TOP = mapping(
 
 def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
     yield from _TOP(document, ("network",))
-    entries = document["config"]
     seen: set[str] = set()
-    for index, entry in enumerate(entries):
-        if isinstance(entry, Mapping) and entry.get("type") in _NAMED:
-            name = entry.get("name")
-            if isinstance(name, str) and name in seen:
-                expected = "each name once: cloud-init keeps the last alone"
-                yield Fault(("network", "config", index, "name"), describe(name), expected)
-            elif isinstance(name, str):
-                seen.add(name)
-    if not any(isinstance(entry, Mapping) for entry in entries):
+    for index, entry in enumerate(document["config"]):
+        name = _name_of(entry)
+        if name is not None and name in seen:
+            expected = "each name once: cloud-init keeps the last alone"
+            yield Fault(("network", "config", index, "name"), describe(name), expected)
+        elif name is not None:
+            seen.add(name)
+    if not document["config"]:
         yield Fault(("network", "config"), "no interface", "an interface, or config: disabled")
+
+
+def _name_of(entry: Any) -> str | None:
+    """The name of an interface, if the entry is one."""
+    if not isinstance(entry, Mapping) or entry.get("type") in _WITHOUT_A_NAME:
+        return None
+    name = entry.get("name")
+    return name if isinstance(name, str) else None

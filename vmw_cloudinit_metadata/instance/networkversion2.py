@@ -236,7 +236,7 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
         if isinstance(devices := document.get(kind), Mapping)
         for name in devices
     }
-    if not defined:
+    if not defined and "config" not in document:  # which is told
         expected = "ethernets with an interface, or config: disabled"
         yield Fault(("network",), "no interface", expected)
     for kind in ("bonds", "bridges", "vlans"):

@@ -121,20 +121,26 @@ def _parts_of_mime(document: bytes) -> Iterator[Part | Trouble]:
     except UnicodeDecodeError:
         yield Trouble("MIME that is no UTF-8", "UTF-8, or parts in base64")
         return
-    leaves = [part for part in message.walk() if part.get_content_maintype() != "multipart"]
-    if not leaves:
+    leaves = [
+        (part.get_content_type(), _payload(part))
+        for part in message.walk()
+        if part.get_content_maintype() != "multipart"
+    ]
+    if not any(content.strip() for _, content in leaves):
         expected = "parts between lines of the boundary, each with its Content-Type"
         yield Trouble("MIME without a part", expected)
-    for number, leaf in enumerate(leaves, 1):
-        yield from _part_of_mime(leaf, f"in part {number} " if len(leaves) > 1 else "")
+    for number, (declared, content) in enumerate(leaves, 1):
+        yield from _part_of_mime(declared, content, f"in part {number} " if leaves[1:] else "")
 
 
-def _part_of_mime(leaf: Message[str, str], place: str) -> Iterator[Part | Trouble]:
-    declared = leaf.get_content_type()
-    payload = leaf.get_payload(decode=True)
-    content = payload if isinstance(payload, bytes) else b""
+def _payload(part: Message[str, str]) -> bytes:
+    payload = part.get_payload(decode=True)
+    return payload if isinstance(payload, bytes) else b""
+
+
+def _part_of_mime(declared: str, content: bytes, place: str) -> Iterator[Part | Trouble]:
     if _GZIP_TYPE.fullmatch(declared):
-        unpacked = _unpacked(content)
+        unpacked = _unpacked(content) if content else b""
         if isinstance(unpacked, Trouble):
             yield Trouble(f"{place}{unpacked.found}", unpacked.expected)
             return
@@ -176,7 +182,10 @@ def _parts_of_archive(part: Part) -> Iterator[Part | Trouble]:
         yield Trouble(found, "a list of parts, such as - {type: text/cloud-config, content: ...}")
     else:
         for number, entry in enumerate(read.value, 1):
-            yield _part_of_archive(entry, f"{part.place}in item {number} of the archive ")
+            item = _part_of_archive(entry, f"{part.place}in item {number} of the archive ")
+            yield item
+            if isinstance(item, Part) and item.type == JINJA:
+                yield from _behind_jinja(item)
 
 
 def _part_of_archive(entry: Any, place: str) -> Part | Trouble:
