@@ -246,8 +246,8 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
     for index, entry in enumerate(document["config"]):
         name = _name_of(entry)
         if name is not None and name in seen:
-            expected = "each name once: cloud-init keeps the last alone"
-            yield Fault(("network", "config", index, "name"), describe(name), expected)
+            found, expected = "a name for the second time", "each once: the last alone counts"
+            yield Fault(("network", "config", index, "name"), found, expected)
         elif name is not None:
             seen.add(name)
     if not document["config"]:

@@ -50,8 +50,11 @@ _PUBLIC_NAME = re.compile(r"public|authorized", re.IGNORECASE)
 _LONGEST_NAME = 256  # so much of a name is looked at
 
 # In cloud-init's own network-config the operator names interfaces: `network.ethernets.ens192`.
+# Names of a system's form may be told, which no secret has.
 _INTERFACES = frozenset({"ethernets", "bonds", "bridges", "vlans"})
-_INTERFACE = re.compile(r"[a-z][a-z0-9._-]{0,14}")
+_INTERFACE = re.compile(
+    r"(?=.{3,15}\Z)(?:bond|br|dummy|en|eth|ib|id|lan|net|nic|team|vlan|wl|ww)[a-z]{0,2}[0-9][a-z0-9.]{0,12}"
+)
 
 # PEM and PuTTY; the base64 of OpenSSH's own form; age; crypt(3); base64 or hexadecimal at length.
 _SECRET_VALUE = re.compile(
