@@ -419,6 +419,15 @@ def test_what_the_schema_refuses_is_told_of_many(mutation: tuple[int, Any]) -> N
             id="override",
         ),
         pytest.param(
+            "{version: 2, ethernets: {eth0: {gateway: 10.0.0.1}}, bonds: {bond0: {parameters: "
+            "{mode: 4}}}}",
+            ["network.ethernets.eth0.gateway: found 'gateway', expected gateway4 for IPv4, "
+             "gateway6 for IPv6",
+             "network.bonds.bond0.parameters.mode: found 4, expected one of balance-rr, "
+             "active-backup, balance-xor, broadcast, 802.3ad, balance-tlb, balance-alb"],
+            id="key-of-the-short-form",
+        ),
+        pytest.param(
             "{version: 2}",
             ["network: found no interface, expected ethernets with an interface, or config: "
              "disabled"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any
 
@@ -84,14 +85,15 @@ def mapping(
         for name, item in value.items():
             place = below(key, name)
             if name in table:
-                yield from table[name](item, place)
+                for fault in table[name](item, place):
+                    yield replace(fault, is_named=True) if fault.key == place else fault
             elif misplaced and name in misplaced:
                 yield Fault(place, repr(name), misplaced[name], is_named=True)
             else:
                 yield unknown(place, name, table)
         for name in needed:
             if name not in value:
-                yield Fault((*key, name), "nothing", f"the key {name}")
+                yield Fault((*key, name), "nothing", f"the key {name}", is_named=True)
 
     return check
 

@@ -97,6 +97,7 @@ _ROUTE = both(
             **_netplan("advertised-receive-window advertised-mss"),
         },
         needed=("to",),
+        misplaced={"destination": "to", "gateway": "via", "network": "to"},
         expected="a mapping such as {to: 10.0.0.0/8, via: 192.168.1.2}",
     ),
     _route_ends,
@@ -141,6 +142,17 @@ _DEVICE: Table = {
     **_silent("port-mac-learning"),
 }
 _MATCH = mapping({"name": TEXT, "macaddress": MAC, "driver": TEXT})
+# Keys of version 1, and of the short form.
+_OTHER_FORM = {
+    "address": "addresses, a list with prefix lengths",
+    "dhcp": "dhcp4: true, dhcp6: true, or both",
+    "gateway": "gateway4 for IPv4, gateway6 for IPv6",
+    "mac_address": "match: {macaddress: '00:50:56:01:02:03'}",
+    "mac-address": "match: {macaddress: '00:50:56:01:02:03'}",
+    "netmask": "addresses with prefix lengths, such as [192.168.1.1/24]",
+    "search": "nameservers: {search: [example.com]}",
+    "subnets": "addresses, dhcp4 and so on beside it, or version: 1, which has subnets",
+}
 _ETHERNET = both(
     mapping(
         {
@@ -154,6 +166,7 @@ _ETHERNET = both(
             **_silent("tcp-segmentation-offload tcp6-segmentation-offload"),
             **_silent("transmit-checksum-offload virtual-function-count"),
         },
+        misplaced=_OTHER_FORM,
         expected="a mapping; {} if there is nothing to say of it",
     ),
     _set_name,
@@ -189,9 +202,13 @@ _BRIDGE_PARAMETERS = mapping(
         **_silent("aging-time port-priority"),
     }
 )
-_BOND = mapping({**_DEVICE, "interfaces": TEXTS, "parameters": _BOND_PARAMETERS})
-_BRIDGE = mapping({**_DEVICE, "interfaces": TEXTS, "parameters": _BRIDGE_PARAMETERS})
-_VLAN = mapping({**_DEVICE, "id": WHOLE, "link": TEXT}, needed=("id", "link"))
+_BOND = mapping(
+    {**_DEVICE, "interfaces": TEXTS, "parameters": _BOND_PARAMETERS}, misplaced=_OTHER_FORM
+)
+_BRIDGE = mapping(
+    {**_DEVICE, "interfaces": TEXTS, "parameters": _BRIDGE_PARAMETERS}, misplaced=_OTHER_FORM
+)
+_VLAN = mapping({**_DEVICE, "id": WHOLE, "link": TEXT}, ("id", "link"), _OTHER_FORM)
 
 _NETPLAN_DEVICES = (
     "dummy-devices modems nm-devices openvswitch tunnels virtual-ethernets vrfs wifis"
