@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def unpacked(suite: str) -> Path:
     _output([*apt, "download", "cloud-init"], cwd=work)
     (package,) = work.glob("*.deb")
     _output(["dpkg", "-x", str(package), str(work / "tree")])
-    if not tree.exists():
+    with suppress(OSError):  # another process was faster
         (work / "tree").rename(tree)
     shutil.rmtree(work)
     return tree
