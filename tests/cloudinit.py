@@ -44,7 +44,7 @@ class CloudInit:
     """The program and its modules, below `tree`."""
 
     def __init__(self, tree: Path) -> None:
-        self._tree = tree
+        self.tree = tree
 
     def read(self, cloud_dir: Path) -> Any:
         """What its NoCloud data source finds below `cloud_dir`/seed."""
@@ -52,19 +52,19 @@ class CloudInit:
 
     def schema(self, config: Path) -> str:
         """What it says of a file of user-data; fails if it is invalid."""
-        return self._run(str(self._tree / "usr/bin/cloud-init"), "schema", "-c", str(config))
+        return self._run(str(self.tree / "usr/bin/cloud-init"), "schema", "-c", str(config))
 
     def net_convert(self, config: Path, target: Path, macs: dict[str, str]) -> Path:
         """A network-config as Debian's ifupdown is to have it; returns the file."""
         given = [word for pair in macs.items() for word in ("-m", ",".join(pair))]
-        command = [str(self._tree / "usr/bin/cloud-init"), "devel", "net-convert"]
+        command = [str(self.tree / "usr/bin/cloud-init"), "devel", "net-convert"]
         what = ["-p", str(config), "-k", "yaml", "-d", str(target), "-D", "debian", "-O", "eni"]
         self._run(*command, *what, *given)
         (file,) = (target / "etc/network").rglob("*cloud-init*")
         return file
 
     def _run(self, *words: str) -> str:
-        modules = str(self._tree / "usr/lib/python3/dist-packages")
+        modules = str(self.tree / "usr/lib/python3/dist-packages")
         ended = subprocess.run(
             ["/usr/bin/python3", *words],
             env={**os.environ, "PYTHONPATH": modules},

@@ -82,6 +82,30 @@ CONSTRUCTS: dict[str, Construct] = {
     "user-data-of-blank-lines": each("metadata: {}\nuserdata: |1\n", "  \n"),
     "user-data-of-blanks": each("metadata: {}\nuserdata: '", " ", "'\n"),
     "native-network": each("metadata: {}\nnetwork: {version: 2, e: {", "e{0}: 1.5, ", "}}\n"),
+    "native-interfaces": each(
+        "metadata: {}\nnetwork: {version: 2, ethernets: {",
+        "e{0}: {{addresses: [10.0.0.1/24, x], mtu: x, routes: [{{to: x}}]}}, ",
+        "}}\n",
+    ),
+    "native-entries": each(
+        "metadata: {}\nnetwork: {version: 1, config: [",
+        "{{type: physical, name: e{0}, subnets: [{{type: static, address: 10.0.0.1}}]}}, ",
+        "]}\n",
+    ),
+    "native-addresses": each(
+        "metadata: {}\nnetwork: {version: 2, ethernets: {a: {addresses: [",
+        "10.0.0.1/24, ",
+        "]}}}\n",
+    ),
+    "cloud-config-of-unknown-keys": each(
+        "metadata: {}\nuserdata: |\n  #cloud-config\n", "  packagess{0}: 1\n"
+    ),
+    "archive": each("metadata: {}\nuserdata: |\n  #cloud-config-archive\n", "  - '#!/bin/sh'\n"),
+    "parts-of-mime": each(
+        "metadata: {}\nuserdata: |\n  MIME-Version: 1.0\n"
+        "  Content-Type: multipart/mixed; boundary=x\n\n",
+        "  --x\n\n  #!/bin/sh\n",
+    ),
     "match": each("metadata: {}\nmatch:\n", "  a{0}: x\n"),
     "merge-of-a-list": each("metadata: {}\nuserdata:\n  <<:\n", "  - {{a{0}: 1}}\n"),
     "merge-keys": each("metadata: {}\nuserdata:\n", "  <<: {{a{0}: 1}}\n"),

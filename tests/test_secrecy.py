@@ -91,6 +91,15 @@ PLACES = {
     "wifi": "metadata: {}\nnetwork: {version: 2, wifis: {w: {password: @, macaddress: 1}}}\n",
     "native-name": "metadata: {}\nnetwork: {version: 1, config: [{type: physical, name: '@ @'}, "
     "{type: physical, name: '@ @'}]}\n",
+    "native-interface": "metadata: {}\nnetwork: {version: 2, ethernets: {@: {mtu: x}}}\n",
+    "native-key": "metadata: {}\nnetwork: {version: 2, ethernets: {a: {@: {mtu: x}}}}\n",
+    "misspelt-key": "metadata: {}\nuserdata: |\n  #cloud-config\n  pakages: @\n  @: 1\n",
+    "folded": "metadata: {}\nuserdata: >\n  #cloud-config\n  password: @\n",
+    "mime": "metadata: {}\nuserdata: |\n  MIME-Version: 1.0\n  Content-Type: text/@\n\n  @\n",
+    "archive": "metadata: {}\nuserdata: |\n  #cloud-config-archive\n  - {type: @, content: @}\n",
+    "base64-of-user-data": f"metadata: {{}}\nuserdata: {'@' * 8}\n",
+    "key-in-user-data": "metadata: {}\nuserdata: '-----BEGIN PRIVATE KEY----- @'\n",
+    "user-data-in-metadata": "metadata: {userdata: @, network: {password: @}}\n",
 }
 # What is put anywhere behind the beginning of a secret, to break the YAML in many ways.
 PIECES = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -49,6 +49,9 @@ class Driver(ABC):
     # While `still_holds` does not answer: for how long since it last said yes a VM goes on getting
     # that answer, in seconds.
     stale_if_error_s: float = 0.0
+
+    # More warnings of what is served, which `validate` asks for: cloud-init's schemas.
+    judge: Callable[[InstanceData], Iterable[Fault]] | None = None
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Keeps --driver-opts as `self.options`; raises DriverError for what it cannot use."""

@@ -145,7 +145,7 @@ class FileDriver(Driver):
     def _all_faults(self) -> Iterator[Fault]:
         yield from self._files.faults_of_defaults()
         for path in self._files.all_paths():
-            yield from self._files.faults_of(path)
+            yield from self._files.faults_of(path, self.judge)
 
     def notes(self) -> Iterator[str]:
         """How many files are named by a UUID, where no BIOS UUID counts without being named."""

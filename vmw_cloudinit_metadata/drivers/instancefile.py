@@ -6,7 +6,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -38,6 +38,8 @@ from vmw_cloudinit_metadata.instance.keys import (
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
 from vmw_cloudinit_metadata.instance.secrecy import is_secret_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+
+Judge = Callable[[InstanceData], Iterable[Fault]]
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
@@ -214,12 +216,14 @@ class InstanceFiles:
         sources.append(path)
         return content
 
-    def faults_of(self, path: str) -> Iterator[Fault]:
-        """Every fault and warning of an instance file."""
+    def faults_of(self, path: str, judge: Judge | None = None) -> Iterator[Fault]:
+        """Every fault and warning of an instance file; `judge` has more of what is served."""
         with self._directory.snapshot() as snapshot:
-            yield from self._faults_of(path, snapshot)
+            yield from self._faults_of(path, snapshot, judge)
 
-    def _faults_of(self, path: str, snapshot: Snapshot) -> Iterator[Fault]:
+    def _faults_of(
+        self, path: str, snapshot: Snapshot, judge: Judge | None = None
+    ) -> Iterator[Fault]:
         yield from _name_faults(path)
         yield from _mode_faults(path, snapshot)
         stem, suffix = os.path.splitext(os.path.basename(path))
@@ -238,7 +242,8 @@ class InstanceFiles:
             for source in instance.sources[1:]:
                 yield from _mode_faults(source, snapshot)
             layers = [self._layer(path, snapshot), *self._defaults_layers(snapshot)]
-            yield from (_located(warning, layers) for warning in advice.warnings_of(instance))
+            warnings = [*advice.warnings_of(instance), *(judge(instance) if judge else ())]
+            yield from (_located(warning, layers) for warning in warnings)
 
     def faults_of_defaults(self) -> Iterator[Fault]:
         """Every fault and warning that the defaults have by themselves."""
@@ -297,6 +302,9 @@ def _quoted(file: str) -> str:
 def _located(fault: Fault, layers: Sequence[_Layer]) -> Fault:
     """The fault with file and line: of the layer that has the key, else of the VM's own file."""
     key: Key = fault.key
+    if key[:1] in (("userdata",), ("vendordata",), ("network",)):  # text, or a key that is missing
+        while len(key) > 1 and not any(layer.seed.has(key) for layer in layers):
+            key = key[:-1]
     if key in (("userdata",), ("vendordata",)) and not any(layer.seed.has(key) for layer in layers):
         key = (f"{key[0]}-file",)
     layer = next((layer for layer in layers if layer.seed.has(key)), layers[0])

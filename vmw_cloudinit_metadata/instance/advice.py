@@ -2,65 +2,85 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import network, seed
-from vmw_cloudinit_metadata.instance.fault import Fault, kind_of
+from vmw_cloudinit_metadata.instance import network, userdataadvice
+from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, bounded
 from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.networkdocument import native_warnings
 
-# How user-data begins, from cloud-init's "User-data formats".
-_BEGINNINGS = (
-    b"#cloud-config",  # and #cloud-config-archive
-    b"#!",
-    b"## template: jinja",
-    b"#include",  # and #include-once
-    b"#cloud-boothook",
-    b"#part-handler",
-    b"#upstart-job",
-    b"\x1f\x8b",  # gzip
-)
-_CLOUD_CONFIG = re.compile(rb"#cloud-config[ \t]*\r?\n")
-_MIME_HEADER = re.compile(rb"^(?:mime-version|content-type):", re.IGNORECASE | re.MULTILINE)
-_MIME_WITHIN_BYTES = 4096
+_NETWORK = "network at the top of the file, not below metadata: NoCloud ignores it here"
+_USER_DATA = "userdata at the top of the file, not below metadata: NoCloud ignores it here"
+_VENDOR_DATA = "vendordata at the top of the file, not below metadata: NoCloud ignores it here"
+_ENCODING = "no such key: write the text itself, or !!binary before base64"
+_WAIT = "no such key: NoCloud has the network from network at the top of the file, and never waits"
 
-# Keys of meta-data that change where cloud-init looks, or what it does before the network is up.
-_STEERING_KEYS = {
+# Keys of meta-data that change where cloud-init looks, or what it does before the network is up;
+# and those that other data sources, as VMware's guestinfo, read there.
+_KEYS = {
     "seedfrom": "no seedfrom: cloud-init would fetch its data from there instead",
     "dsmode": "no dsmode: cloud-init decides by itself when to apply the data",
     "network-interfaces": "network: cloud-init's network-interfaces is out of use",
+    **dict.fromkeys(("network", "network-config", "networkdata", "network-data"), _NETWORK),
+    **dict.fromkeys(("ethernets", "nameservers"), _NETWORK),
+    **dict.fromkeys(("userdata", "user-data"), _USER_DATA),
+    **dict.fromkeys(("runcmd", "bootcmd", "write-files", "packages", "users"), _USER_DATA),
+    "ssh-authorized-keys": "public-keys, as meta-data calls it",
+    **dict.fromkeys(("vendordata", "vendor-data"), _VENDOR_DATA),
+    **{
+        f"{name}.encoding": _ENCODING
+        for name in (
+            *("network", "network-config", "userdata", "user-data", "vendordata", "vendor-data"),
+            *("metadata", "meta-data"),
+        )
+    },
+    **dict.fromkeys(("metadata", "meta-data"), "what is below it one level higher"),
+    "wait-on-network": _WAIT,
+    "cleanup-guestinfo": "no such key: it is for VMware's guestinfo, which is not read",
 }
 
 
 def warnings_of(instance: InstanceData) -> Iterator[Fault]:
+    """The first MAX_FAULTS, and one that tells of more."""
+    found = bounded(islice(_advice(instance), MAX_FAULTS + 1))
+    return (replace(fault, is_warning=True) for fault in found)
+
+
+def _advice(instance: InstanceData) -> Iterator[Fault]:
     yield from _metadata(instance)
     yield from _interfaces(instance)
-    yield from _user_data(instance.userdata, "userdata")
-    yield from _user_data(instance.vendordata, "vendordata")
+    if instance.network and instance.network_is_native:
+        yield from native_warnings(instance.network)
+    yield from userdataadvice.faults_in(instance.userdata, "userdata")
+    yield from userdataadvice.faults_in(instance.vendordata, "vendordata")
 
 
 def _metadata(instance: InstanceData) -> Iterator[Fault]:
     for name in instance.metadata:
-        dashed = name.replace("_", "-")
-        if dashed in _STEERING_KEYS:
-            yield _key_warning(name, _STEERING_KEYS[dashed])
+        dashed = name.replace("_", "-").lower()
+        if dashed in _KEYS:
+            yield _key_warning(name, _KEYS[dashed])
         elif name not in METADATA_KEYS:
             for known in METADATA_KEYS:
-                if _one_letter_off(dashed.lower(), known):
+                if _one_letter_off(dashed, known):
                     yield _key_warning(name, f"{known!r}, if that is meant")
 
 
 def _interfaces(instance: InstanceData) -> Iterator[Fault]:
-    if not instance.network or instance.network["version"] != 1:
+    if not instance.network or instance.network.get("version") != 1:
         return
-    devices = [device for device in instance.network["config"] if isinstance(device, dict)]
+    config = instance.network["config"]
+    devices = [device for device in config if isinstance(device, dict)]
     physical = [device for device in devices if device.get("type") == "physical"]
     nameless = [device.get("name") for device in physical if not device.get("mac_address")]
     if len(physical) > 1 and nameless:
         found = f"several interfaces, and no MAC address for {', '.join(map(_name, nameless))}"
-        yield _warning(("network",), found, "mac-address on each: the order of names may change")
+        expected = "mac-address on each: the order of names may change"
+        yield Fault(("network",), found, expected)
 
 
 def _name(name: Any) -> str:
@@ -69,36 +89,8 @@ def _name(name: Any) -> str:
     return str(name) if is_name else "a device without a name"
 
 
-def _user_data(document: bytes, key: str) -> Iterator[Fault]:
-    if not document:
-        return
-    is_mime = _MIME_HEADER.search(document[:_MIME_WITHIN_BYTES])
-    if not document.startswith(_BEGINNINGS) and not is_mime:
-        expected = "something that cloud-init knows, such as #cloud-config or #!, in the first line"
-        yield _warning((key,), kind_of(document), expected)
-    elif _CLOUD_CONFIG.match(document):
-        yield from _cloud_config(document, key)
-
-
-def _cloud_config(document: bytes, key: str) -> Iterator[Fault]:
-    try:
-        read = seed.read(document.decode(), root=(key,))
-    except UnicodeDecodeError:
-        yield _warning((key,), "a #cloud-config that is no UTF-8", "YAML in UTF-8")
-        return
-    for fault in read.faults:
-        found = f"in line {fault.line} of its #cloud-config {fault.found}"
-        yield _warning((key,), found, fault.expected)
-    if not read.faults and not isinstance(read.value, dict | None):
-        yield _warning((key,), f"{kind_of(read.value)} behind #cloud-config", "a mapping")
-
-
-def _warning(key: tuple[str, ...], found: str, expected: str) -> Fault:
-    return Fault(key, found, expected, is_warning=True)
-
-
 def _key_warning(name: str, expected: str) -> Fault:
-    return Fault(("metadata", name), repr(name), expected, is_warning=True, is_named=True)
+    return Fault(("metadata", name), repr(name), expected, is_named=True)
 
 
 def _one_letter_off(name: str, known: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import network
+from vmw_cloudinit_metadata.instance import network, networkdocument
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, unknown
 from vmw_cloudinit_metadata.instance.metadata import MATCH_KEYS, METADATA_KEYS
 
@@ -37,7 +37,7 @@ def _interfaces(value: Any, faults: Faults) -> Any:
             else item
             for index, item in enumerate(value)
         ]
-    if isinstance(value, Mapping) and not network.is_native(value):
+    if isinstance(value, Mapping) and not networkdocument.is_native(value):
         return with_dashes(value, network.KEYS, ("network",), faults)
     return value
 
@@ -80,6 +80,8 @@ def _same_form(defaults: Any, own: Any) -> bool:
     """Whether two networks can be merged: a short form with a short form, a version with itself."""
     if own is None or not isinstance(defaults, Mapping) or not isinstance(own, Mapping):
         return own is None
+    if networkdocument.is_disabled(defaults) or networkdocument.is_disabled(own):
+        return False
     return defaults.get("version") == own.get("version")
 
 

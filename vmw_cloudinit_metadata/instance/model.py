@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vmw_cloudinit_metadata.instance import network, plain
+from vmw_cloudinit_metadata.instance import network, networkdocument, plain
 from vmw_cloudinit_metadata.instance.dump import yaml_text
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
@@ -50,6 +50,7 @@ class InstanceData:
     vendordata: bytes = b""
     documents: Mapping[str, bytes] = field(default_factory=dict)
     match: Mapping[str, str] = field(default_factory=dict)
+    network_is_native: bool = False  # it is cloud-init's own document, as the operator wrote it
 
     matched_by: str = ""  # which identity of the VM led here: "vc-uuid"
     sources: tuple[str, ...] = ()  # where it stands, the VM's own file first
@@ -65,6 +66,7 @@ class InstanceData:
         return cls(
             metadata=check.metadata,
             network=check.network,
+            network_is_native=networkdocument.is_native(mapping.get("network")),
             userdata=check.texts["userdata"],
             vendordata=check.texts["vendordata"],
             documents=check.documents,
@@ -108,9 +110,13 @@ class _Check:
         return checked.model_dump(by_alias=True, exclude_none=True) if checked else {}
 
     def _network(self, value: Any) -> Mapping[str, Any] | None:
-        if value is None or network.is_native(value):
-            self.faults.extend(network.native_faults(value) if value else ())
+        if value is None or networkdocument.is_native(value):
+            self.faults.extend(networkdocument.native_faults(value) if value else ())
             return value  # type: ignore[no-any-return]
+        without_version = networkdocument.without_version(value)
+        if without_version:
+            self.faults.add(without_version)
+            return None
         if isinstance(value, list):
             interfaces = [self._interface(v, ("network", i)) for i, v in enumerate(value)]
         else:

@@ -1,14 +1,13 @@
 """The network of an instance: short form -> cloud-init's network-config version 1. Pure.
 
-The short form is one interface, or a list of them. A mapping with `version` is cloud-init's own
-document (version 1 or 2) and is passed on unchanged.
+The short form is one interface, or a list of them. cloud-init's own document: networkdocument.py.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import Annotated, Any
@@ -39,7 +38,6 @@ def ip_interface(text: str) -> IPv4Interface | IPv6Interface:
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}", re.ASCII)
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
-_NATIVE_MAC_KEYS = {"mac_address", "mac-address", "macaddress"}
 
 
 def _matching(pattern: re.Pattern[str], expected: str) -> AfterValidator:
@@ -139,34 +137,6 @@ ROUTE_KEYS = frozenset(Route.model_fields)
 _FEW = 4
 
 _Addresses = list[IPv4Interface | IPv6Interface]
-
-
-def is_native(network: Any) -> bool:
-    return isinstance(network, Mapping) and "version" in network
-
-
-def native_faults(network: Mapping[str, Any]) -> Iterator[Fault]:
-    """What cloud-init's own document is not allowed to have."""
-    version = network["version"]
-    if version not in (1, 2) or isinstance(version, bool):
-        yield Fault(("network", "version"), describe(version, ("network", "version")), "1 or 2")
-    elif version == 1 and not isinstance(network.get("config"), list):
-        yield Fault(("network", "config"), describe(network.get("config")), "a list")
-    yield from _number_macs(network, ("network",))
-
-
-def _number_macs(value: Any, key: Key) -> Iterator[Fault]:
-    items: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, Mapping):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    for name, item in items:
-        place = (*key, name if isinstance(name, str | int) else str(name))
-        if name in _NATIVE_MAC_KEYS and isinstance(item, int):
-            expected = "a MAC address in quotes (without them, YAML makes a number of its digits)"
-            yield Fault(place, describe(item, place), expected)
-        yield from _number_macs(item, place)
 
 
 def interface_faults(interface: Interface, key: Key) -> Iterator[Fault]:

@@ -26,6 +26,15 @@ NAMES = frozenset(
         *("version", "config", "renderer", "ethernets", "bonds", "bridges", "vlans", "wifis"),
         *("type", "subnets", "params", "addresses", "macaddress", "set-name", "interfaces"),
         *("networkdata", "<<"),
+        *("accept-ra", "access-points", "bond-interfaces", "bridge-interfaces", "broadcast"),
+        *("control", "destination", "dhcp4", "dhcp4-overrides", "dhcp6", "dhcp6-overrides"),
+        *("dns-nameservers", "dns-search", "driver", "from", "gateway4", "gateway6", "id"),
+        *("interface", "ipv4", "ipv6", "keep-configuration", "link", "optional", "parameters"),
+        *("routing-policy", "vlan-id", "vlan-link", "wakeonlan", "activation-mode", "critical"),
+        *("dhcp-identifier", "dummy-devices", "hairpin", "ignore-carrier", "link-local"),
+        *("ipv6-address-generation", "ipv6-address-token", "ipv6-mtu", "ipv6-privacy", "modems"),
+        *("neigh-suppress", "networkd", "networkmanager", "nm-devices", "openvswitch"),
+        *("optional-addresses", "port-mac-learning", "tunnels", "virtual-ethernets", "vrfs"),
         # secrets that are named, as nothing below them is told
         *("password", "passwd", "passphrase", "hashed-passwd", "chpasswd", "plain-text-passwd"),
         *("secret", "secrets", "token", "key", "private-key", "ssh-keys", "credentials", "users"),
@@ -39,6 +48,13 @@ _SECRET_NAME = re.compile(
 )
 _PUBLIC_NAME = re.compile(r"public|authorized", re.IGNORECASE)
 _LONGEST_NAME = 256  # so much of a name is looked at
+
+# In cloud-init's own network-config the operator names interfaces: `network.ethernets.ens192`.
+# Names of a system's form may be told, which no secret has.
+_INTERFACES = frozenset({"ethernets", "bonds", "bridges", "vlans"})
+_INTERFACE = re.compile(
+    r"(?=.{3,15}\Z)(?:bond|br|dummy|en|eth|ib|id|lan|net|nic|team|vlan|wl|ww)[a-z]{0,2}[0-9][a-z0-9.]{0,12}"
+)
 
 # PEM and PuTTY; the base64 of OpenSSH's own form; age; crypt(3); base64 or hexadecimal at length.
 _SECRET_VALUE = re.compile(
@@ -72,13 +88,21 @@ def shown(key: Key, names: Collection[str] = NAMES, *, with_last: bool = False) 
     parts: list[str] = []
     for index, part in enumerate(key, 1):
         is_named = isinstance(part, int) or part in names or part.replace("_", "-") in names
-        if is_named or (with_last and index == len(key)):
+        if is_named or (with_last and index == len(key)) or _is_interface(key[:index]):
             parts.append(str(part))
         else:
             parts.append(f"<{len(str(part)):,} characters>")
         if isinstance(part, str) and _begins_secret(part):
             break
     return ".".join(parts)
+
+
+def _is_interface(key: Key) -> bool:
+    match key:
+        case ("network", str() as kind, str() as name):
+            return kind in _INTERFACES and bool(_INTERFACE.fullmatch(name))
+        case _:
+            return False
 
 
 def is_secret_text(text: str) -> bool:

@@ -1,0 +1,270 @@
+"""cloud-init's own JSON schemas, which `validate` asks where they are at hand. Reads their files.
+
+jsonschema is imported here alone; it comes with the extra `schema`. What it says of a document is
+told by place and kind: of user-data nothing is quoted but names that the schema has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.instance import userdata
+from vmw_cloudinit_metadata.instance.advice import warnings_of
+from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, Key, describe, kind_of
+from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.userdata import Part
+
+# Where the packages of Debian, Ubuntu and others have them.
+INSTALLED = Path("/usr/lib/python3/dist-packages/cloudinit/config/schemas")
+FILES = {
+    "network-1": "schema-network-config-v1.json",  # from 24.1 on
+    "network-2": "schema-network-config-v2.json",  # from 24.3 on
+    "cloud-config": "schema-cloud-config-v1.json",
+}
+MAX_SCHEMA_BYTES = 4 * 1024 * 1024
+
+# For one document. Alternatives multiply, and a list of lists is compared item by item.
+MAX_SECONDS = 5.0
+
+Judge = Callable[[InstanceData], Iterator[Fault]]
+
+
+def judge(directory: Path | None) -> tuple[Judge | None, str]:
+    """What asks the schemas of `directory`, else those that are installed; and a note.
+
+    Raises ConfigError if a directory is named that has none, or cannot be used.
+    """
+    place = directory or INSTALLED
+    paths = {name: place / file for name, file in FILES.items() if (place / file).is_file()}
+    if not paths:
+        if directory is None:
+            return None, ""
+        raise ConfigError(
+            f"--schema-dir {directory}: found none of {', '.join(FILES.values())}, expected the "
+            "directory cloudinit/config/schemas of a cloud-init, 22.2 or newer"
+        )
+    try:
+        schemas = Schemas({name: _read(path) for name, path in paths.items()})
+    except ImportError:
+        missing = "jsonschema is not installed: pip install 'vmw-cloudinit-metadata[schema]'"
+        if directory is None:
+            return None, f"cloud-init's schemas in {place} were not asked, as {missing}"
+        raise ConfigError(f"--schema-dir: {missing}") from None
+    return schemas.warnings, ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            schema = json.loads(file.read(MAX_SCHEMA_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: found {type(error).__name__}, expected a JSON schema") from None
+    if not isinstance(schema, dict):
+        raise ConfigError(f"{path}: found {kind_of(schema)}, expected a JSON schema")
+    return schema
+
+
+def _jsonschema() -> Any:
+    return importlib.import_module("jsonschema")
+
+
+class _OutOfTime(Exception):  # noqa: N818 - it is no error
+    """A document takes longer than MAX_SECONDS."""
+
+
+class Schemas:
+    """Validators by the names of FILES; raises ImportError if jsonschema is not installed."""
+
+    def __init__(self, schemas: Mapping[str, dict[str, Any]]) -> None:
+        self._end_s = 0.0
+        self._validators = {name: self._validator(schema) for name, schema in schemas.items()}
+        self._names = {name: frozenset(_names(schema)) for name, schema in schemas.items()}
+
+    def _validator(self, schema: dict[str, Any]) -> Any:
+        validators = _jsonschema().validators
+        own = validators.validator_for(schema)
+        texts = own.TYPE_CHECKER.redefine("string", lambda _, value: isinstance(value, str | bytes))
+        checks: dict[str, Any] = {**own.VALIDATORS, "uniqueItems": _unique_items}
+        timed = {word: partial(self._timed, check) for word, check in checks.items()}
+        return validators.extend(own, timed, type_checker=texts)(schema)
+
+    def _timed(self, check: Any, *arguments: Any) -> Any:
+        if time.monotonic() > self._end_s:
+            raise _OutOfTime
+        return check(*arguments)
+
+    def warnings(self, instance: InstanceData) -> Iterator[Fault]:
+        """What the schemas refuse, and is not told without them."""
+        told = {warning.key for warning in warnings_of(instance)}
+        found = islice(self._faults(instance), MAX_FAULTS)
+        return (fault for fault in found if fault.key not in told)
+
+    def _faults(self, instance: InstanceData) -> Iterator[Fault]:
+        if instance.network and instance.network_is_native:
+            version = instance.network.get("version")
+            yield from self._refused(f"network-{version}", dict(instance.network), ("network",))
+        for key in ("userdata", "vendordata"):
+            document = getattr(instance, key)
+            for part in userdata.parts_of(document) if document else ():
+                if isinstance(part, Part) and part.type == userdata.CLOUD_CONFIG:
+                    yield from self._cloud_config(part, key)
+
+    def _cloud_config(self, part: Part, key: str) -> Iterator[Fault]:
+        read = userdata.yaml_of(part, key)
+        if isinstance(read, userdata.Trouble) or read.faults or not isinstance(read.value, dict):
+            return  # which is told
+        for fault in self._refused("cloud-config", read.value, (key,)):
+            place = self._shown("cloud-config", fault.key[1:])
+            line = read.line(fault.key)
+            at = f" at {place}" if place else ""
+            found = f"{part.place}in line {line} of its #cloud-config{at} {fault.found}"
+            yield Fault(fault.key, found, fault.expected, is_warning=True)
+
+    def _refused(self, name: str, document: Any, root: Key) -> Iterator[Fault]:
+        validator = self._validators.get(name)
+        if validator is None or document.get("config") == "disabled":
+            return
+        self._end_s = time.monotonic() + MAX_SECONDS
+        try:
+            for error in validator.iter_errors(_with_texts_as_keys(document)):
+                for innermost in _innermost(error):
+                    yield from _faults_of(innermost, root)
+        except (_OutOfTime, RecursionError):
+            found = f"a document that takes more than {MAX_SECONDS:.0f} s to check"
+            yield Fault(root, found, "a smaller one: its schema was not asked", is_warning=True)
+
+    def _shown(self, name: str, place: Key) -> str:
+        """`users.0.name`: where a fault is, in words of the schema."""
+        return ".".join(
+            str(part)
+            if isinstance(part, int) or part in self._names[name]
+            else f"<{len(part):,} characters>"
+            for part in place
+        )
+
+
+def _unique_items(validator: Any, wanted: Any, value: Any, _: Any) -> Iterator[Any]:
+    """jsonschema compares each item with each."""
+    if wanted and validator.is_type(value, "array"):
+        texts = [json.dumps(item, sort_keys=True, default=repr) for item in value]
+        if len(set(texts)) < len(texts):
+            yield _jsonschema().ValidationError("not unique")
+
+
+def _with_texts_as_keys(value: Any) -> Any:
+    """YAML has other keys too, and jsonschema cannot compare them with names."""
+    match value:
+        case dict() | Mapping():
+            return {str(name): _with_texts_as_keys(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_with_texts_as_keys(item) for item in value]
+        case _:
+            return value
+
+
+def _names(schema: Any) -> Iterator[str]:
+    """All names of properties that a schema has."""
+    if isinstance(schema, dict):
+        properties = schema.get("properties")
+        if isinstance(properties, dict):
+            yield from properties
+        for below in schema.values():
+            yield from _names(below)
+    elif isinstance(schema, list):
+        for below in schema:
+            yield from _names(below)
+
+
+def _innermost(error: Any) -> Iterator[Any]:
+    """Of a value that no alternative allows: what is wrong by the one that is meant."""
+    branches: dict[Any, list[Any]] = {}
+    for below in error.context:
+        branches.setdefault(below.schema_path[0], []).append(below)
+    if not branches or _types_of(error):
+        yield error
+        return
+    for below in min(branches.values(), key=_distance):
+        yield from _innermost(below)
+
+
+def _distance(errors: Sequence[Any]) -> tuple[bool, int]:
+    """How far off an alternative is: of another `type`, or wrong in many things by itself."""
+    has_another_type = any(list(error.path) == ["type"] for error in errors)
+    return has_another_type, sum(not error.path for error in errors)
+
+
+def _types_of(error: Any) -> list[str]:
+    """The types that a value may have, if it has none of them."""
+    is_by_type = all(below.validator == "type" and not below.path for below in error.context)
+    rules = [below.validator_value for below in error.context] if is_by_type else []
+    return [name for rule in rules for name in ([rule] if isinstance(rule, str) else rule)]
+
+
+def _faults_of(error: Any, root: Key) -> Iterator[Fault]:
+    key = (*root, *error.absolute_path)
+    value, rule = error.instance, error.validator_value
+    types = _types_of(error)
+    if types or error.validator == "type":
+        yield _fault(key, describe(value, key), _type(types or rule))
+        return
+    match error.validator:
+        case "enum":
+            yield _fault(key, describe(value, key), f"one of {', '.join(map(_text, rule))}")
+        case "required":
+            for name in rule:
+                if name not in value:
+                    yield _fault((*key, name), "nothing", f"the key {name}")
+        case "additionalProperties":
+            yield from _unknown(value, error.schema, key)
+        case "pattern":
+            yield _fault(key, describe(value, key), f"a text that matches {rule}")
+        case "minItems" | "minProperties":
+            yield _fault(key, f"{kind_of(value)} of {len(value)}", f"at least {rule}")
+        case "maxItems" | "maxProperties" | "maxLength":
+            yield _fault(key, f"{kind_of(value)} of {len(value)}", f"at most {rule}")
+        case "uniqueItems":
+            yield _fault(key, "a value for the second time", "each once")
+        case word:
+            yield _fault(key, describe(value, key), f"what cloud-init's schema allows ({word})")
+
+
+def _unknown(value: Mapping[str, Any], schema: Mapping[str, Any], key: Key) -> Iterator[Fault]:
+    known = sorted(schema.get("properties", ()))
+    patterns = schema.get("patternProperties", ())
+    for name in value:
+        if name not in known and not any(re.search(pattern, name) for pattern in patterns):
+            found = f"an unknown key ({len(name):,} characters)"
+            yield _fault((*key, name), found, f"one of {', '.join(known)}")
+
+
+def _fault(key: Key, found: str, expected: str) -> Fault:
+    return Fault(key, found, expected, is_warning=True)
+
+
+_TYPES = {
+    "object": "a mapping",
+    "array": "a list",
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "nothing",
+}
+
+
+def _type(rule: Any) -> str:
+    names = [rule] if isinstance(rule, str) else rule
+    return " or ".join(_TYPES.get(name, str(name)) for name in names)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value

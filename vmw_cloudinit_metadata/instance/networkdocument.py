@@ -1,0 +1,76 @@
+"""cloud-init's own network-config, versions 1 and 2, as an operator writes it. Pure.
+
+It is passed on unchanged. What cloud-init would refuse or ignore in it is a warning; a fault is
+only what YAML has spoilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from vmw_cloudinit_metadata.instance import networkversion1, networkversion2
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+
+_MAC_KEYS = {"mac_address", "mac-address", "macaddress"}
+_VERSION_2 = networkversion2.DEVICES | {"renderer"}
+
+
+def is_native(network: Any) -> bool:
+    return isinstance(network, Mapping) and ("version" in network or is_disabled(network))
+
+
+def is_disabled(network: Mapping[str, Any]) -> bool:
+    """Whether the document says that cloud-init is to leave the network alone."""
+    return bool(network.get("config") == "disabled")
+
+
+def without_version(network: Any) -> Fault | None:
+    """The fault of a mapping that is cloud-init's own document but for its version."""
+    if not isinstance(network, Mapping) or is_native(network):
+        return None
+    for name in network:
+        if name in _VERSION_2:
+            return _add_version(name, 2)
+        if name == "config" and isinstance(network[name], list):
+            return _add_version(name, 1)
+    return None
+
+
+def _add_version(name: str, version: int) -> Fault:
+    found = f"{name!r} without a version"
+    expected = f"`version: {version}` beside it: add that line, as this is cloud-init's own form"
+    return Fault(("network", name), found, expected)
+
+
+def native_faults(network: Mapping[str, Any]) -> Iterator[Fault]:
+    """What cloud-init's own document is not allowed to have."""
+    if is_disabled(network):
+        return
+    version = network["version"]
+    if version not in (1, 2) or isinstance(version, bool):
+        yield Fault(("network", "version"), describe(version, ("network", "version")), "1 or 2")
+    elif version == 1 and not isinstance(network.get("config"), list):
+        yield Fault(("network", "config"), describe(network.get("config")), "a list")
+    yield from _number_macs(network, ("network",))
+
+
+def _number_macs(value: Any, key: Key) -> Iterator[Fault]:
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for name, item in items:
+        place = (*key, name if isinstance(name, str | int) else str(name))
+        if name in _MAC_KEYS and isinstance(item, int):
+            expected = "a MAC address in quotes (without them, YAML makes a number of its digits)"
+            yield Fault(place, describe(item, place), expected)
+        yield from _number_macs(item, place)
+
+
+def native_warnings(network: Mapping[str, Any]) -> Iterator[Fault]:
+    """What cloud-init refuses, ignores or cannot use of a document without faults."""
+    if not is_disabled(network):
+        version = networkversion1 if network["version"] == 1 else networkversion2
+        yield from version.faults_in(network)

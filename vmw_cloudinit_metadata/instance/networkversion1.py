@@ -1,0 +1,262 @@
+"""cloud-init's network-config, version 1, as "Networking config version 1" documents it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vmw_cloudinit_metadata.instance.check import (
+    ADDRESS,
+    ANY,
+    BOOLEAN,
+    HOST,
+    HOST_4,
+    HOSTS,
+    INTERFACE_NAME,
+    MAC,
+    NETMASK,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    WHOLE_OR_NOTHING,
+    Check,
+    Table,
+    both,
+    interface_of,
+    listed,
+    mapping,
+    one_of,
+    up_to,
+)
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+
+_STATIC = ("static", "static4", "static6")
+
+
+def _destination(value: Any, key: Key) -> Iterator[Fault]:
+    for name in ("destination", "network"):
+        if name in value and interface_of(value[name]) is None:
+            expected = "a network such as 10.0.0.0/8 (of the default route: 0.0.0.0/0 or ::/0)"
+            yield Fault((*key, name), describe(value[name], key), expected)
+
+
+def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
+    if not isinstance(value, Mapping):
+        return
+    yield from _destination(value, key)
+    if ("destination" in value) == ("network" in value):
+        found = "both destination and network" if "network" in value else "nothing"
+        yield Fault((*key, "destination"), found, "the key destination, such as 10.0.0.0/8")
+    to = interface_of(value.get("destination", value.get("network")))
+    via = interface_of(value.get("gateway"))
+    if to and via and to.version != via.version:
+        expected = f"an IPv{to.version} address, as the network is IPv{to.version}"
+        yield Fault((*key, "gateway"), describe(value["gateway"]), expected)
+
+
+def _subnet_address(value: Any, key: Key) -> Iterator[Fault]:
+    if not isinstance(value, Mapping) or value.get("type") not in _STATIC:
+        return
+    if "address" not in value:
+        expected = "an address such as 192.168.1.1/24, or type: dhcp"
+        yield Fault((*key, "address"), "nothing", expected)
+        return
+    address = interface_of(value["address"])
+    if address and "/" not in value["address"] and "netmask" not in value:
+        length = 24 if address.version == 4 else 64
+        expected = f"a prefix length behind it, such as {value['address']}/{length}"
+        yield Fault((*key, "address"), describe(value["address"]), expected)
+
+
+_ROUTE_KEYS: Table = {
+    "type": one_of("route"),
+    "destination": ANY,  # _route_ends looks at both
+    "network": ANY,
+    "netmask": NETMASK,
+    "gateway": HOST,
+    "metric": WHOLE,
+}
+_ROUTE = both(
+    mapping(_ROUTE_KEYS, needed=("gateway",), misplaced={"to": "destination", "via": "gateway"}),
+    _route_ends,
+)
+_OTHER_VERSION = {
+    "addresses": "subnets with an address each, or version: 2, which has addresses",
+    "dhcp4": "subnets: [{type: dhcp4}], or version: 2, which has dhcp4",
+    "dhcp6": "subnets: [{type: dhcp6}], or version: 2, which has dhcp6",
+    "nameservers": "dns_nameservers in a subnet, or version: 2, which has nameservers",
+    "macaddress": "mac_address, as version 1 calls it",
+    "gateway4": "gateway in a subnet, or version: 2, which has gateway4",
+    "gateway6": "gateway in a subnet, or version: 2, which has gateway6",
+    "match": "mac_address, or version: 2, which has match",
+    "set-name": "name, as version 1 calls it",
+}
+_SUBNET = both(
+    mapping(
+        {
+            "type": one_of(
+                *("dhcp", "dhcp4", "dhcp6", "static", "static6", "manual"),
+                *("ipv6_dhcpv6-stateful", "ipv6_dhcpv6-stateless", "ipv6_slaac"),
+            ),
+            "control": one_of("auto", "hotplug", "manual"),
+            "address": ADDRESS,
+            "netmask": NETMASK,
+            "broadcast": HOST_4,
+            "gateway": HOST,
+            "dns_nameservers": HOSTS,
+            "dns_search": TEXTS,
+            "routes": listed(_ROUTE, "a list of routes"),
+            "ipv4": BOOLEAN,
+            "ipv6": BOOLEAN,
+            "metric": WHOLE,
+        },
+        needed=("type",),
+        misplaced={
+            "dns-nameservers": "dns_nameservers",
+            "dns-search": "dns_search",
+            "nameservers": "dns_nameservers",
+            "search": "dns_search",
+        },
+        expected="a mapping such as {type: dhcp}",
+    ),
+    _subnet_address,
+)
+_SUBNETS = listed(_SUBNET, "a list such as [{type: dhcp}]")
+_BOND_PARAMS = mapping(
+    {
+        **{
+            f"bond-{name}": TEXT
+            for name in (
+                *("active_slave", "ad_actor_key", "ad_actor_system", "ad_aggregator"),
+                *("ad_partner_key", "ad_partner_mac", "ad_select", "ad_user_port_key"),
+                *("all_slaves_active", "arp_all_targets", "arp_ip_target", "fail_over_mac"),
+                *("lacp_rate", "mii_status", "primary", "queue_id", "resend_igmp", "slaves"),
+                *("tlb_dynamic_lb", "updelay", "use_carrier", "xmit_hash_policy"),
+            )
+        },
+        **{
+            f"bond-{name}": WHOLE
+            for name in (
+                *("ad_actor_sys_prio", "ad_num_ports", "arp_interval", "downdelay"),
+                *("lp_interval", "miimon", "min_links", "peer_notif_delay"),
+            )
+        },
+        "bond-arp_validate": BOOLEAN,
+        "bond-mode": one_of(
+            *("balance-rr", "active-backup", "balance-alb", "balance-tcp", "balance-tlb"),
+            *("balance-slb", "balance-xor", "broadcast", "802.3ad"),
+        ),
+        "bond-primary_reselect": one_of("always", "better", "failure"),
+        **dict.fromkeys(("bond-num_grat_arp", "bond-num_unsol_na"), up_to(255)),
+        "bond-packets_per_slave": up_to(65535),
+    }
+)
+_BRIDGE_PARAMS = mapping(
+    {
+        **dict.fromkeys(("bridge_ageing", "bridge_bridgeprio", "bridge_fd"), WHOLE),
+        **dict.fromkeys(("bridge_hello", "bridge_maxage", "bridge_maxwait"), WHOLE),
+        **dict.fromkeys(("bridge_pathcost", "bridge_portprio"), TEXTS),
+        **dict.fromkeys(("bridge_ports", "bridge_waitport"), TEXTS),
+        "bridge_hw": TEXT,
+        "bridge_stp": one_of("on", "off"),
+    }
+)
+_DEVICE: Table = {
+    "type": ANY,
+    "name": INTERFACE_NAME,
+    "mac_address": MAC,
+    "mtu": WHOLE,
+    "subnets": _SUBNETS,
+    "accept-ra": BOOLEAN,
+}
+
+
+def _nameserver_address(value: Any, key: Key) -> Iterator[Fault]:
+    return HOSTS(value, key) if isinstance(value, list) else HOST(value, key)
+
+
+def _device(table: Table, *needed: str) -> Check:
+    return mapping(table, ("name", *needed), _OTHER_VERSION)
+
+
+_PHYSICAL = _device({**_DEVICE, "mtu": WHOLE_OR_NOTHING, "keep_configuration": BOOLEAN})
+_TYPES: Table = {
+    "physical": _PHYSICAL,
+    "bond": _device(
+        {**_DEVICE, "bond_interfaces": TEXTS, "params": _BOND_PARAMS}, "bond_interfaces", "params"
+    ),
+    "bridge": _device(
+        {
+            **{name: _DEVICE[name] for name in _DEVICE.keys() - {"mac_address", "mtu"}},
+            "bridge_interfaces": TEXTS,
+            "params": _BRIDGE_PARAMS,
+        },
+        *("bridge_interfaces", "params"),
+    ),
+    "vlan": _device({**_DEVICE, "vlan_id": WHOLE, "vlan_link": TEXT}, "vlan_id", "vlan_link"),
+    "nameserver": mapping(
+        {"type": ANY, "address": _nameserver_address, "search": TEXTS, "interface": TEXT},
+        needed=("address",),
+    ),
+    "route": _ROUTE,
+    "loopback": _PHYSICAL,
+    "infiniband": _PHYSICAL,
+}
+_WITHOUT_A_NAME = ("nameserver", "route")
+_EXPECTED_TYPE = f"one of {', '.join(_TYPES)}"
+
+KEYS = frozenset(
+    (
+        *("config", "params", "bond_interfaces", "bridge_interfaces", "vlan_id", "vlan_link"),
+        *("keep_configuration", "interface", "control", "broadcast", "netmask", "gateway"),
+        *("dns_nameservers", "dns_search", "ipv4", "ipv6", "metric", "destination", "network"),
+        *(*_DEVICE, "search", "routes", "address"),
+    )
+)
+
+
+def _entry(value: Any, key: Key) -> Iterator[Fault]:
+    if not isinstance(value, Mapping):
+        yield Fault(key, describe(value, key), "a mapping such as {type: physical, name: eth0}")
+        return
+    kind = value.get("type")
+    if isinstance(kind, str) and kind in _TYPES:
+        yield from _TYPES[kind](value, key)
+        return
+    yield Fault((*key, "type"), describe(kind, key), _EXPECTED_TYPE)
+    if kind is None and "name" not in value:
+        yield Fault((*key, "name"), "nothing", "the key name, of the interface")
+
+
+_TOP = mapping(
+    {"version": ANY, "config": listed(_entry)},
+    misplaced={
+        "network": "one network: alone: write what is below it one level higher",
+        **dict.fromkeys(
+            ("ethernets", "bonds", "bridges", "vlans", "wifis", "renderer"),
+            "version: 2, which has it; version 1 has config",
+        ),
+    },
+)
+
+
+def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
+    yield from _TOP(document, ("network",))
+    seen: set[str] = set()
+    for index, entry in enumerate(document["config"]):
+        name = _name_of(entry)
+        if name is not None and name in seen:
+            found, expected = "a name for the second time", "each once: the last alone counts"
+            yield Fault(("network", "config", index, "name"), found, expected)
+        elif name is not None:
+            seen.add(name)
+    if not document["config"]:
+        yield Fault(("network", "config"), "no interface", "an interface, or config: disabled")
+
+
+def _name_of(entry: Any) -> str | None:
+    """The name of an interface, if the entry is one."""
+    if not isinstance(entry, Mapping) or entry.get("type") in _WITHOUT_A_NAME:
+        return None
+    name = entry.get("name")
+    return name if isinstance(name, str) else None

@@ -1,0 +1,277 @@
+"""cloud-init's network-config, version 2, as "Networking config version 2" documents it. Pure.
+
+On Ubuntu cloud-init hands the document to netplan, which knows more keys ("YAML configuration").
+Those that cloud-init's own schema lets pass are silent here; of the others it is told that they
+count with netplan alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vmw_cloudinit_metadata.instance.check import (
+    ANY,
+    BOOLEAN,
+    HOST_4,
+    HOST_6,
+    HOSTS,
+    INTERFACE_NAME,
+    MAC,
+    TEXT,
+    TEXTS,
+    WHOLE,
+    Check,
+    Table,
+    below,
+    both,
+    interface_of,
+    listed,
+    mapping,
+    named,
+    of,
+    one_of,
+)
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+
+_NETPLAN_ALONE = (
+    "no such key, or Ubuntu alone: cloud-init leaves it to netplan, and other systems lose it"
+)
+
+
+def _netplan_alone(_: Any, key: Key) -> Iterator[Fault]:
+    yield Fault(key, repr(key[-1]), _NETPLAN_ALONE, is_named=True)
+
+
+def _silent(words: str) -> dict[str, Check]:
+    return dict.fromkeys(words.split(), ANY)
+
+
+def _netplan(words: str) -> dict[str, Check]:
+    return dict.fromkeys(words.split(), _netplan_alone)
+
+
+def _address(value: Any, key: Key) -> Iterator[Fault]:
+    if isinstance(value, Mapping):
+        found = "a mapping"
+        expected = "an address alone: netplan alone knows a label or lifetime of it"
+        yield Fault(key, found, expected)
+        return
+    address = interface_of(value)
+    if address is None:
+        yield Fault(key, describe(value, key), "an IP address such as 192.168.1.1/24")
+    elif "/" not in value:
+        example = f"{value}/{24 if address.version == 4 else 64}"
+        yield Fault(key, describe(value, key), f"a prefix length behind it, such as {example}")
+
+
+def _destination(value: Any, key: Key) -> Iterator[Fault]:
+    if value != "default" and interface_of(value) is None:
+        yield Fault(key, describe(value, key), "a network such as 10.0.0.0/8, or default")
+
+
+def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
+    if not isinstance(value, Mapping):
+        return
+    to, via = interface_of(value.get("to")), interface_of(value.get("via"))
+    if to and via and to.version != via.version:
+        expected = f"an IPv{to.version} address, as the network is IPv{to.version}"
+        yield Fault((*key, "via"), describe(value["via"]), expected)
+    if not value.keys() & {"via", "scope", "type", "on-link"}:
+        yield Fault((*key, "via"), "nothing", "the address of the gateway")
+
+
+def _set_name(value: Any, key: Key) -> Iterator[Fault]:
+    if isinstance(value, Mapping) and "set-name" in value and not value.get("match"):
+        expected = "match beside it, such as match: {macaddress: '00:50:56:01:02:03'}"
+        yield Fault((*key, "set-name"), "set-name without match", expected)
+
+
+_ROUTE = both(
+    mapping(
+        {
+            "to": _destination,
+            "via": of(interface_of, "an IP address such as 192.168.1.254"),  # type: ignore[arg-type]
+            "metric": WHOLE,
+            **_netplan("from on-link scope table type mtu congestion-window"),
+            **_netplan("advertised-receive-window advertised-mss"),
+        },
+        needed=("to",),
+        misplaced={"destination": "to", "gateway": "via", "network": "to"},
+        expected="a mapping such as {to: 10.0.0.0/8, via: 192.168.1.2}",
+    ),
+    _route_ends,
+)
+_OVERRIDES = mapping(
+    {
+        "hostname": TEXT,
+        "route-metric": WHOLE,
+        "use-domains": of(
+            lambda value: isinstance(value, str), "a text: 'true', 'false' or route, in quotes"
+        ),
+        **dict.fromkeys(("send-hostname", "use-dns", "use-hostname", "use-mtu"), BOOLEAN),
+        **dict.fromkeys(("use-ntp", "use-routes"), BOOLEAN),
+    }
+)
+_RENDERER = one_of("networkd", "NetworkManager")
+_DHCP = of(
+    lambda value: isinstance(value, bool) or value in ("yes", "no"), "true or false, without quotes"
+)
+_POLICY = mapping(_silent("from to table priority mark type-of-service"))
+_DEVICE: Table = {
+    "renderer": _RENDERER,
+    "dhcp4": _DHCP,
+    "dhcp6": _DHCP,
+    "dhcp4-overrides": _OVERRIDES,
+    "dhcp6-overrides": _OVERRIDES,
+    "addresses": listed(_address, "a list of addresses such as [192.168.1.1/24]"),
+    "gateway4": HOST_4,
+    "gateway6": HOST_6,
+    "optional": BOOLEAN,
+    "mtu": WHOLE,
+    "nameservers": mapping(
+        {"search": TEXTS, "addresses": HOSTS},
+        expected="a mapping such as {addresses: [8.8.8.8], search: [example.com]}",
+    ),
+    "routes": listed(_ROUTE, "a list of routes such as [{to: 10.0.0.0/8, via: 192.168.1.2}]"),
+    "routing-policy": listed(_POLICY, "a list of mappings"),
+    "macaddress": ANY,  # an address, or netplan's words for one
+    **_silent("accept-ra activation-mode critical dhcp-identifier hairpin ignore-carrier"),
+    **_silent("ipv6-address-generation ipv6-address-token ipv6-mtu ipv6-privacy link-local"),
+    **_silent("neigh-suppress networkd networkmanager openvswitch optional-addresses"),
+    **_silent("port-mac-learning"),
+}
+_MATCH = mapping({"name": TEXT, "macaddress": MAC, "driver": TEXT})
+# Keys of version 1, and of the short form.
+_OTHER_FORM = {
+    "address": "addresses, a list with prefix lengths",
+    "dhcp": "dhcp4: true, dhcp6: true, or both",
+    "gateway": "gateway4 for IPv4, gateway6 for IPv6",
+    "mac_address": "match: {macaddress: '00:50:56:01:02:03'}",
+    "mac-address": "match: {macaddress: '00:50:56:01:02:03'}",
+    "netmask": "addresses with prefix lengths, such as [192.168.1.1/24]",
+    "search": "nameservers: {search: [example.com]}",
+    "subnets": "addresses, dhcp4 and so on beside it, or version: 1, which has subnets",
+}
+_ETHERNET = both(
+    mapping(
+        {
+            **_DEVICE,
+            "match": _MATCH,
+            "set-name": INTERFACE_NAME,
+            "wakeonlan": BOOLEAN,
+            **_silent("auth delay-virtual-functions-rebind embedded-switch-mode emit-lldp"),
+            **_silent("generic-receive-offload generic-segmentation-offload infiniband-mode"),
+            **_silent("large-receive-offload link receive-checksum-offload"),
+            **_silent("tcp-segmentation-offload tcp6-segmentation-offload"),
+            **_silent("transmit-checksum-offload virtual-function-count"),
+        },
+        misplaced=_OTHER_FORM,
+        expected="a mapping; {} if there is nothing to say of it",
+    ),
+    _set_name,
+)
+_BOND_PARAMETERS = mapping(
+    {
+        "mode": one_of(
+            *("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad"),
+            *("balance-tlb", "balance-alb"),
+        ),
+        "lacp-rate": one_of("fast", "slow"),
+        "transmit-hash-policy": one_of(
+            *("layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4"),
+        ),
+        "ad-select": one_of("stable", "bandwidth", "count"),
+        "all-slaves-active": BOOLEAN,
+        "arp-ip-targets": TEXTS,
+        "arp-validate": one_of("none", "active", "backup", "all"),
+        "arp-all-targets": one_of("any", "all"),
+        "fail-over-mac-policy": one_of("none", "active", "follow"),
+        "primary-reselect-policy": one_of("always", "better", "failure"),
+        **dict.fromkeys(("mii-monitor-interval", "learn-packet-interval"), TEXT),
+        **dict.fromkeys(("min-links", "arp-interval", "up-delay", "down-delay"), WHOLE),
+        **dict.fromkeys(("gratuitous-arp", "packets-per-slave"), WHOLE),
+        **_silent("all-members-active gratuitious-arp packets-per-member primary resend-igmp"),
+    }
+)
+_BRIDGE_PARAMETERS = mapping(
+    {
+        **dict.fromkeys(("ageing-time", "priority", "forward-delay"), WHOLE),
+        **dict.fromkeys(("hello-time", "max-age", "path-cost"), WHOLE),
+        "stp": BOOLEAN,
+        **_silent("aging-time port-priority"),
+    }
+)
+_BOND = mapping(
+    {**_DEVICE, "interfaces": TEXTS, "parameters": _BOND_PARAMETERS}, misplaced=_OTHER_FORM
+)
+_BRIDGE = mapping(
+    {**_DEVICE, "interfaces": TEXTS, "parameters": _BRIDGE_PARAMETERS}, misplaced=_OTHER_FORM
+)
+_VLAN = mapping({**_DEVICE, "id": WHOLE, "link": TEXT}, ("id", "link"), _OTHER_FORM)
+
+_NETPLAN_DEVICES = (
+    "dummy-devices modems nm-devices openvswitch tunnels virtual-ethernets vrfs wifis"
+)
+_TOP: Table = {
+    "version": ANY,
+    "renderer": _RENDERER,
+    "ethernets": named(_ETHERNET),
+    "bonds": named(_BOND),
+    "bridges": named(_BRIDGE),
+    "vlans": named(_VLAN),
+    **_netplan(_NETPLAN_DEVICES),
+}
+DEVICES = frozenset(_TOP) - {"version", "renderer"}
+_MISPLACED = {
+    **{
+        name: f"{name} below an interface: network.ethernets.NAME.{name}"
+        for name in (*_DEVICE, "match", "set-name", "wakeonlan")
+        if name not in _TOP
+    },
+    "config": "ethernets, which version 2 has in its place; or version: 1, which has config",
+    "network": "one network: alone: write what is below it one level higher",
+}
+_CHECK = mapping(_TOP, misplaced=_MISPLACED)
+
+KEYS = frozenset(
+    " ".join(
+        (
+            *(*_TOP, *_DEVICE, "match", "set-name", "wakeonlan", "interfaces", "parameters"),
+            *("id", "link", "name", "macaddress", "driver", "to", "via", "metric", "from"),
+            *("search", "on-link", "config"),
+        )
+    ).split()
+)
+
+
+def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
+    yield from _CHECK(document, ("network",))
+    defined = {
+        name
+        for kind in DEVICES
+        if isinstance(devices := document.get(kind), Mapping)
+        for name in devices
+    }
+    if not defined and "config" not in document:  # which is told
+        expected = "ethernets with an interface, or config: disabled"
+        yield Fault(("network",), "no interface", expected)
+    for kind in ("bonds", "bridges", "vlans"):
+        devices = document.get(kind)
+        if isinstance(devices, Mapping):
+            for name, device in devices.items():
+                yield from _undefined(device, below(("network", kind), name), defined)
+
+
+def _undefined(device: Any, key: Key, defined: set[Any]) -> Iterator[Fault]:
+    """Interfaces that are named by a bond, bridge or VLAN and that the document does not have."""
+    if not isinstance(device, Mapping):
+        return
+    interfaces = device.get("interfaces")
+    places: list[tuple[Key, Any]] = [(("link",), device.get("link"))]
+    if isinstance(interfaces, list):
+        places += ((("interfaces", index), name) for index, name in enumerate(interfaces))
+    for place, name in places:
+        if isinstance(name, str) and name not in defined:
+            expected = "an interface of this document: name it below ethernets, {} is enough"
+            yield Fault((*key, *place), describe(name, key), expected)

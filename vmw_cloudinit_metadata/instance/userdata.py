@@ -1,0 +1,217 @@
+"""What cloud-init takes user-data for: its parts, and the type of each. Pure.
+
+Follows cloud-init's "User-data formats", and what its UserDataProcessor makes of a document.
+"""
+
+from __future__ import annotations
+
+import email
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from typing import Any
+
+from vmw_cloudinit_metadata.instance import seed
+from vmw_cloudinit_metadata.instance.fault import kind_of
+
+CLOUD_CONFIG = "text/cloud-config"
+ARCHIVE = "text/cloud-config-archive"
+JSONP = "text/cloud-config-jsonp"
+JINJA = "text/jinja2"
+SCRIPT = "text/x-shellscript"
+INCLUDE = "text/x-include-url"
+INCLUDE_ONCE = "text/x-include-once-url"
+BOOTHOOK = "text/cloud-boothook"
+PART_HANDLER = "text/part-handler"
+
+# How a part begins, in any case and behind any blanks; what begins another stands behind it.
+BEGINNINGS = {
+    "#cloud-config-archive": ARCHIVE,
+    "#cloud-config-jsonp": JSONP,
+    "#cloud-config": CLOUD_CONFIG,
+    "#cloud-boothook": BOOTHOOK,
+    "#include-once": INCLUDE_ONCE,
+    "#include": INCLUDE,
+    "#part-handler": PART_HANDLER,
+    "## template: jinja": JINJA,
+    "#!": SCRIPT,
+}
+TYPES = frozenset(
+    {
+        *BEGINNINGS.values(),
+        *(f"{SCRIPT}-per-{when}" for when in ("boot", "instance", "once")),
+    }
+)
+_UNTYPED = ("text/plain", "text/x-not-multipart", SCRIPT)  # the beginning counts
+_GZIP_TYPE = re.compile(r"application/(?:x-)?(?:g(?:un)?zip(?:-compressed|ped)?|compress(?:ed)?)")
+_GZIP = b"\x1f\x8b"
+_JINJA_SYNTAX = re.compile(rb"\{[{%#]")
+_JINJA_LINE = re.compile(rb"##\s*template:\s*jinja\s*", re.IGNORECASE)
+_MIME = b"mime-version:"
+_MIME_WITHIN_BYTES = 4096
+_CONTAINER = re.compile(rb"multipart/|message/", re.IGNORECASE)
+
+# Parsing takes time as lines times depth.
+MAX_CONTAINERS = 20
+MAX_UNPACKED_BYTES = 4 * 1024 * 1024  # of compressed user-data more is not looked at
+
+
+@dataclass(frozen=True)
+class Part:
+    """What cloud-init takes as one. `type` is None if it takes the part for nothing."""
+
+    content: bytes
+    type: str | None
+    place: str = ""  # "in part 2 "
+    lines_before: int = 0  # in the document, of those that `content` has left out
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why parts cannot be told; nothing of the content is in it."""
+
+    found: str
+    expected: str
+
+
+def type_of(content: bytes) -> str | None:
+    """The type by the beginning, as cloud-init tells it."""
+    start = content.decode("utf-8", "surrogateescape").lstrip()[:64].lower()
+    return next((kind for begin, kind in BEGINNINGS.items() if start.startswith(begin)), None)
+
+
+def parts_of(document: bytes) -> Iterator[Part | Trouble]:
+    if document.startswith(_GZIP):
+        unpacked = _unpacked(document)
+        if isinstance(unpacked, Trouble):
+            yield unpacked
+            return
+        document = unpacked
+        if not document:
+            return
+    if _MIME in document[:_MIME_WITHIN_BYTES].lower():
+        yield from _parts_of_mime(document)
+    else:
+        yield from _parts_in(Part(document, type_of(document)))
+
+
+def _unpacked(content: bytes) -> bytes | Trouble:
+    try:
+        stream = zlib.decompressobj(wbits=31)
+        unpacked = stream.decompress(content, MAX_UNPACKED_BYTES)
+    except zlib.error:
+        return Trouble("compressed data that is broken", "what gzip writes, as !!binary")
+    if stream.unconsumed_tail:
+        found = f"compressed data of more than {MAX_UNPACKED_BYTES:,} bytes"
+        return Trouble(found, "less of it: what is in there was not looked at")
+    if not stream.eof:
+        return Trouble("compressed data without its end", "all that gzip has written")
+    return unpacked
+
+
+def _parts_of_mime(document: bytes) -> Iterator[Part | Trouble]:
+    if len(_CONTAINER.findall(document)) > MAX_CONTAINERS:
+        found = f"MIME with more than {MAX_CONTAINERS} multipart containers"
+        yield Trouble(found, "one container: what is in there was not looked at")
+        return
+    try:
+        message = email.message_from_string(document.decode())
+    except UnicodeDecodeError:
+        yield Trouble("MIME that is no UTF-8", "UTF-8, or parts in base64")
+        return
+    leaves = [
+        (part.get_content_type(), _payload(part))
+        for part in message.walk()
+        if part.get_content_maintype() != "multipart"
+    ]
+    if not any(content.strip() for _, content in leaves):
+        expected = "parts between lines of the boundary, each with its Content-Type"
+        yield Trouble("MIME without a part", expected)
+    for number, (declared, content) in enumerate(leaves, 1):
+        yield from _part_of_mime(declared, content, f"in part {number} " if leaves[1:] else "")
+
+
+def _payload(part: Message[str, str]) -> bytes:
+    payload = part.get_payload(decode=True)
+    return payload if isinstance(payload, bytes) else b""
+
+
+def _part_of_mime(declared: str, content: bytes, place: str) -> Iterator[Part | Trouble]:
+    if _GZIP_TYPE.fullmatch(declared):
+        unpacked = _unpacked(content) if content else b""
+        if isinstance(unpacked, Trouble):
+            yield Trouble(f"{place}{unpacked.found}", unpacked.expected)
+            return
+        content, declared = unpacked, _UNTYPED[0]
+    kind: str | None = type_of(content) if declared in _UNTYPED else None
+    kind = kind or (declared if declared not in _UNTYPED[:2] else None)
+    yield from _parts_in(Part(content, kind, place))
+
+
+def _parts_in(part: Part) -> Iterator[Part | Trouble]:
+    yield part
+    if part.type == ARCHIVE:
+        yield from _parts_of_archive(part)
+    elif part.type == JINJA:
+        yield from _behind_jinja(part)
+
+
+def _behind_jinja(part: Part) -> Iterator[Part | Trouble]:
+    """What the template makes, where it makes what stands there."""
+    first, _, rest = part.content.lstrip().partition(b"\n")
+    if not _JINJA_LINE.fullmatch(first):
+        expected = "## template: jinja alone in the first line, and all else in lines of its own"
+        yield Trouble(f"{part.place}more behind ## template: jinja", expected)
+    elif rest.strip() and not _JINJA_SYNTAX.search(rest):
+        yield Part(rest, type_of(rest), part.place, part.lines_before + 1)
+    elif rest.strip() and type_of(rest) is None and not _JINJA_SYNTAX.match(rest.lstrip()):
+        expected = "#cloud-config or #! in the line behind ## template: jinja"
+        yield Trouble(f"{part.place}a template of nothing that cloud-init knows", expected)
+
+
+def _parts_of_archive(part: Part) -> Iterator[Part | Trouble]:
+    read = yaml_of(part)
+    if isinstance(read, Trouble):
+        yield read
+    elif read.faults:
+        yield from troubles_of(read, part, "#cloud-config-archive")
+    elif not isinstance(read.value, list):
+        found = f"{part.place}{kind_of(read.value)} behind #cloud-config-archive"
+        yield Trouble(found, "a list of parts, such as - {type: text/cloud-config, content: ...}")
+    else:
+        for number, entry in enumerate(read.value, 1):
+            item = _part_of_archive(entry, f"{part.place}in item {number} of the archive ")
+            yield item
+            if isinstance(item, Part) and item.type == JINJA:
+                yield from _behind_jinja(item)
+
+
+def _part_of_archive(entry: Any, place: str) -> Part | Trouble:
+    values = {"content": entry} if isinstance(entry, str) else entry
+    if not isinstance(values, Mapping):
+        return Trouble(f"{place}{kind_of(entry)}", "a text, or a mapping with content and type")
+    content, kind = values.get("content", ""), values.get("type")
+    if not isinstance(content, str | bytes):
+        return Trouble(f"{place}{kind_of(content)} as content", "a text, or !!binary")
+    if kind and (not isinstance(kind, str) or "/" not in kind):
+        return Trouble(f"{place}a type that is none", "a type such as text/cloud-config")
+    raw = content.encode() if isinstance(content, str) else content
+    untyped = "application/octet-stream" if isinstance(content, bytes) else CLOUD_CONFIG
+    return Part(raw, kind or type_of(raw) or untyped, place)
+
+
+def yaml_of(part: Part, root: str = "userdata") -> seed.Seed | Trouble:
+    """The YAML of a part: its values stand below `root`, and its lines count as the document's."""
+    try:
+        return seed.read("\n" * part.lines_before + part.content.decode(), root=(root,))
+    except UnicodeDecodeError:
+        return Trouble(f"{part.place}a #cloud-config that is no UTF-8", "YAML in UTF-8")
+
+
+def troubles_of(read: seed.Seed, part: Part, name: str) -> Iterator[Trouble]:
+    for fault in read.faults:
+        yield Trouble(
+            f"{part.place}in line {fault.line} of its {name} {fault.found}", fault.expected
+        )

@@ -1,0 +1,159 @@
+"""What of user-data cloud-init takes for nothing, or for something else than is meant. Pure.
+
+Nothing of the content is told but its size, its lines and names that cloud-init has.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+from vmw_cloudinit_metadata.instance import cloudconfig, userdata
+from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, kind_of
+from vmw_cloudinit_metadata.instance.userdata import Part, Trouble
+
+_EXPECTED = "something that cloud-init knows, such as #cloud-config or #!, in the first line"
+_NO_MARK = "UTF-8 without it (no BOM)"
+_LINES = "userdata: | (not > and not quotes), so that lines remain lines"
+
+# How many words may stand in the first line, behind its beginning, if there is no other line.
+_WORDS = {
+    userdata.CLOUD_CONFIG: 0,
+    userdata.ARCHIVE: 0,
+    userdata.BOOTHOOK: 0,
+    userdata.PART_HANDLER: 0,
+    userdata.SCRIPT: 2,  # an interpreter and its argument
+    userdata.INCLUDE: 1,
+    userdata.INCLUDE_ONCE: 1,
+}
+_LITERAL_LINE_BREAK = re.compile(rb"\\r?\\?n|\\n")
+_LETTERS = re.compile(r"[^a-z]+")
+_LOOKED_AT_BYTES = 4096
+_MARK = b"\xef\xbb\xbf"
+_CONTENT_TYPE = re.compile(rb"^content-type:", re.IGNORECASE | re.MULTILINE)
+_BASE64 = re.compile(rb"[A-Za-z0-9+/\s]{16,}={0,2}\s*")
+_LONG_BASE64 = 60  # so many characters without a blank are no words
+_KEY = re.compile(rb"^([a-z_-]{3,40}):(?:\s|$)", re.MULTILINE)
+
+
+def faults_in(document: bytes, key: str) -> Iterator[Fault]:
+    """The warnings for a document that stands at `key`."""
+    if not document:
+        return
+    parts = list(islice(userdata.parts_of(document), MAX_FAULTS + 1))
+    types = {part.type for part in parts if isinstance(part, Part)}
+    for part in parts:
+        if isinstance(part, Trouble):
+            yield _fault(part, key)
+        elif part.content.strip() or part.content == document:
+            yield from _part(part, key, has_handler=userdata.PART_HANDLER in types)
+
+
+def _part(part: Part, key: str, *, has_handler: bool) -> Iterator[Fault]:
+    if part.type is None:
+        found, expected = _unknown(part.content)
+        yield _fault(Trouble(f"{part.place}{found}", expected), key)
+    elif part.type not in userdata.TYPES and not has_handler:
+        expected = "a type that cloud-init knows, such as text/cloud-config or text/x-shellscript"
+        yield _fault(Trouble(f"{part.place}a Content-Type of another kind", expected), key)
+    else:
+        for trouble in _first_line(part):
+            yield _fault(trouble, key)
+        if part.type == userdata.CLOUD_CONFIG:
+            yield from _cloud_config(part, key)
+
+
+def _first_line(part: Part) -> Iterator[Trouble]:
+    start = part.content.lstrip()
+    first, _, behind = start.partition(b"\n")
+    if part.type not in _WORDS or userdata.type_of(start) != part.type:
+        if part.type == userdata.SCRIPT:
+            yield Trouble(f"{part.place}a script without #!", "#!/bin/sh in its first line")
+        return
+    begin = next(b for b, kind in userdata.BEGINNINGS.items() if kind == part.type)
+    if _LITERAL_LINE_BREAK.search(first):
+        found = f"{part.place}a backslash and n in the first line, in place of a line break"
+        yield Trouble(found, "userdata: | and lines below it, or double quotes")
+    elif not behind.strip() and len(first[len(begin) :].split()) > _WORDS[part.type]:
+        found = f"{part.place}everything in the first line, which is "
+        found += "a comment" if part.type == userdata.CLOUD_CONFIG else f"the one of {begin}"
+        yield Trouble(found, _LINES)
+
+
+def _cloud_config(part: Part, key: str) -> Iterator[Fault]:
+    read = userdata.yaml_of(part, key)
+    if isinstance(read, Trouble):
+        yield _fault(read, key)
+        return
+    before, mark, _ = part.content.partition(b"\n" + _MARK)  # PyYAML takes no such line
+    if mark:
+        line = before.count(b"\n") + part.lines_before + 2
+        found = f"{part.place}in line {line} of its #cloud-config a byte order mark"
+        yield _fault(Trouble(found, _NO_MARK), key)
+    for trouble in userdata.troubles_of(read, part, "#cloud-config"):
+        yield _fault(trouble, key)
+    if isinstance(read.value, dict):
+        for name, expected in cloudconfig.advice_on(read.value):
+            line = read.line((key, name))
+            found = f"{part.place}in line {line} of its #cloud-config an unknown key"
+            if name in cloudconfig.KEYS:
+                found = f"{part.place}in line {line} of its #cloud-config the key {name}"
+            yield Fault((key, name), found, expected)
+    elif read.value is not None and not read.faults:
+        found = f"{part.place}{kind_of(read.value)} behind #cloud-config"
+        yield _fault(Trouble(found, "a mapping"), key)
+
+
+def _unknown(content: bytes) -> tuple[str, str]:
+    """What user-data that cloud-init takes for nothing is, and what to write instead."""
+    size = kind_of(content)
+    start = content[:_LOOKED_AT_BYTES]
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
+        return f"{size} of UTF-16", "UTF-8: save the file so"
+    if start.startswith(_MARK):
+        return "a byte order mark before the first line", _NO_MARK
+    if b"PRIVATE KEY-----" in start:
+        return "a private key", f"{_EXPECTED}; a key belongs into write_files or ssh_keys of it"
+    if _is_base64(content):
+        return "base64 text, which cloud-init does not decode", "!!binary before it, or plain text"
+    if _CONTENT_TYPE.search(start):
+        return f"{size} with Content-Type: and without MIME-Version:", (
+            "MIME-Version: 1.0 and Content-Type: at the top, with no line before them"
+        )
+    near = _resembles(content)
+    if near:
+        return f"{size}, of which the first line resembles {near}", _EXPECTED
+    keys = {found.decode() for found in _KEY.findall(start)} & cloudconfig.KEYS
+    if keys:
+        name = min(keys)
+        return f"{size} with the key {name} of a #cloud-config, but without that line", _EXPECTED
+    return size, _EXPECTED
+
+
+def _resembles(content: bytes) -> str | None:
+    first = content.lstrip().partition(b"\n")[0][:64].decode("utf-8", "replace").lower()
+    letters = _LETTERS.sub("", first)
+    for begin in userdata.BEGINNINGS:
+        name = _LETTERS.sub("", begin)
+        if name and cloudconfig.edits(letters[: len(name)], name, 2) <= 2:
+            return begin
+    return None
+
+
+def _is_base64(content: bytes) -> bool:
+    if not content.strip() or not _BASE64.fullmatch(content):
+        return False
+    text = b"".join(content.split())
+    try:
+        decoded = base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except binascii.Error:
+        return False
+    is_known = decoded.startswith(b"\x1f\x8b") or userdata.type_of(decoded) is not None
+    return is_known or len(content.split()[0]) >= _LONG_BASE64
+
+
+def _fault(trouble: Trouble, key: str) -> Fault:
+    return Fault((key,), trouble.found, trouble.expected)
