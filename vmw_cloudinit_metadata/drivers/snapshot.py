@@ -32,7 +32,7 @@ Look = Callable[[str], Signature]
 _ANYWHERE = Anywhere()
 
 
-def _signature(found: os.stat_result) -> Signature:
+def signature_of(found: os.stat_result) -> Signature:
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
 
@@ -55,7 +55,7 @@ def _look(path: str, stat: Callable[[str], os.stat_result] = os.stat) -> os.stat
         raise
 
 
-def _trusted_s(directory: os.stat_result | None) -> float:
+def trusted_s(directory: os.stat_result | None) -> float:
     """For how long no change of its time stamps means no change."""
     if directory is None:
         return TRUSTED_S
@@ -72,7 +72,7 @@ def _seen(path: str) -> Signature:
         if error.errno in _ABSENT:
             return None
         raise
-    return _signature(found)
+    return signature_of(found)
 
 
 class Looks:
@@ -113,8 +113,8 @@ class _Directory:
         return both
 
     def _trust(self, found: os.stat_result | None) -> None:
-        self._signature = _signature(found) if found else None
-        self._trusted_until_s = time.monotonic() + _trusted_s(found)
+        self._signature = signature_of(found) if found else None
+        self._trusted_until_s = time.monotonic() + trusted_s(found)
 
 
 class Token:
@@ -229,7 +229,7 @@ class Snapshot:
             os.close(descriptor)
 
     def _record(self, path: str, found: os.stat_result) -> None:
-        self._seen[path] = _signature(found)
+        self._seen[path] = signature_of(found)
         if not _is_settled(found.st_ctime_ns):  # as of now: to parse it takes some time
             self._is_settled = False
 
