@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -23,7 +23,8 @@ _NAMED = 4  # files that have one value
 @dataclass(slots=True)
 class _File:
     looks: int  # a hash of what its files looked like
-    values: tuple[int, ...] = ()  # those of which it is the owner
+    values: tuple[int, ...]  # those of which it is the owner
+    is_owner: bool  # of all that it has
 
 
 class Owners:
@@ -44,31 +45,32 @@ class Owners:
             return self._forget_oldest()
 
     def claim(
-        self, path: str, values: Iterable[Value], looks: Callable[[str], int]
-    ) -> Iterator[tuple[Value, str]]:
-        """Yields each value that another file has, and that file.
+        self, path: str, values: Callable[[], Iterable[Value]], looks: Callable[[str], int]
+    ) -> list[tuple[Value, str]]:
+        """Returns each of its values that another file has, with that file.
 
         `looks` returns a hash of what a file and all that it needs look like now. A file that
         looks otherwise than when it was read may have other values: it is no owner any more.
         """
-        claimed = {hash(value): value for value in islice(values, MAX_OF_FILE)}
         mine = looks(path)
+        before = self._files.get(path)
+        if before and before.is_owner and before.looks == mine:
+            return []
+        claimed = {hash(value): value for value in islice(values(), MAX_OF_FILE)}
         with self._lock:
             self._forget(path)
             others = {self._owners[h] for h in claimed if h in self._owners}
-            before = {other: self._files[other].looks for other in others}
-        gone = [other for other, seen in before.items() if looks(other) != seen]
+            seen = {other: self._files[other].looks for other in others}
+        gone = [other for other in others if looks(other) != seen[other]]
         with self._lock:
             for other in gone:
                 self._forget(other)
             owned = tuple(h for h in claimed if self._owners.setdefault(h, path) == path)
-            self._files[path] = _File(mine, owned)
+            self._files[path] = _File(mine, owned, len(owned) == len(claimed))
+            found = [(claimed[h], owner) for h in claimed if (owner := self._owners[h]) != path]
             while self.kept_bytes > KEPT_BYTES and self._forget_oldest():
                 pass
-            found = {h: self._owners.get(h, path) for h in claimed}
-        for h, owner in found.items():
-            if owner != path:
-                yield claimed[h], owner
+        return found
 
     def _forget_oldest(self) -> bool:
         if not self._files:
@@ -100,10 +102,10 @@ class Comparison:
     _first: dict[int, int] = field(default_factory=dict)  # file's number, by the value's hash
     _found: dict[int, Duplicate] = field(default_factory=dict)
 
-    def add(self, path: str, values: Collection[Value]) -> None:
+    def add(self, path: str, values: Iterable[Value]) -> None:
         number = len(self._files)
         self._files.append(path)
-        for value in values:
+        for value in dict.fromkeys(values):  # each once
             h = hash(value)
             first = self._first.get(h)
             if first is None and len(self._first) < MAX_COMPARED:

@@ -208,7 +208,7 @@ class FileDriver(Driver):
         told: Counter[str] = Counter()
         for duplicate in comparison.found():
             if duplicate.files[0] in judged:
-                kind = str(duplicate.value.key[-1])
+                kind = str(duplicate.value[0][-1])
                 told[kind] += 1
                 if told[kind] <= _MAX_DUPLICATES:
                     yield self._told(duplicate)

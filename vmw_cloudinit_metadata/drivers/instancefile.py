@@ -179,7 +179,9 @@ class InstanceFiles:
                 return 0
             return hash((snapshot.signature(file), snapshot.signature(self.defaults or "")))
 
-        values = distinct.values_of(instance, stem_in(path))
+        def values() -> Iterable[distinct.Value]:
+            return distinct.values_of(instance, stem_in(path))
+
         for (key, text), other in self.owners.claim(path, values, looks):
             name = shown(key, NAMES)
             yield one_line(f"{name} is {describe(text, key)}, which {other} has too")
