@@ -150,7 +150,7 @@ def test_directory_that_changed_just_now_is_not_trusted(
 ) -> None:
     """A file that comes within the same tick of the clock leaves its time stamp as it is."""
     token = token_of(tmp_path / "absent")
-    before = snapshot.signature_of(tmp_path.stat())
+    before = snapshot._signature(tmp_path.stat())
     (tmp_path / "absent").touch()
     monkeypatch.setattr(snapshot, "_signature", lambda _found: before)
     assert not token.holds()

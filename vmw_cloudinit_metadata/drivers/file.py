@@ -317,19 +317,19 @@ class FileDriver(Driver):
             if machine.bios_uuid and match.get("bios-uuid") == swapped(machine.bios_uuid):
                 return _PINNED.format(machine.bios_uuid)
             return ""
+        self._files.look()
         bios_uuid, vc_uuid = machine.bios_uuid, machine.vc_uuid
-        if bios_uuid:
-            file = None if self._is_match_given else self._named_by(bios_uuid, snapshot)
-            if file:
-                return _UNUSED.format(file, bios_uuid)
-            if file := self._named_by(swapped(bios_uuid), snapshot):
-                pin = f", and write `match: {{bios-uuid: {bios_uuid}}}` into it"
-                return _SWAPPED.format(file, "BIOS", bios_uuid, "" if self._is_match_given else pin)
-        if vc_uuid and (file := self._named_by(swapped(vc_uuid), snapshot)):
-            return _SWAPPED.format(file, "VC", vc_uuid, "")
+        is_match_given = self._is_match_given
+        if bios_uuid and not is_match_given and (file := self._named_by(bios_uuid, snapshot)):
+            return _UNUSED.format(file, bios_uuid)
         for _, stem in self._stems(machine):
             if file := self._files.nearly(stem):
                 return _NEARLY.format(file, stem)
+        if bios_uuid and (file := self._named_by(swapped(bios_uuid), snapshot)):
+            pin = f", and write `match: {{bios-uuid: {bios_uuid}}}` into it"
+            return _SWAPPED.format(file, "BIOS", bios_uuid, "" if is_match_given else pin)
+        if vc_uuid and (file := self._named_by(swapped(vc_uuid), snapshot)):
+            return _SWAPPED.format(file, "VC", vc_uuid, "")
         return _UNSEEN if machine.name and machine.name.startswith(".") else ""
 
     def _named_by(self, uuid: str, snapshot: Snapshot) -> str | None:

@@ -50,6 +50,8 @@ _FILE_NAME = re.compile(r"[\w./@+-]{1,100}", re.ASCII)
 
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
+_ONE_OF_THEM = "one of them"
+
 _JSON = ".json"
 _BEGINS_LIKE_JSON = re.compile(r"\s*\{")
 _NAMES_A_FILE = re.compile(rb"data[-_]file|\\[uUx]")  # of one of FILE_KEYS, also with escapes
@@ -321,8 +323,8 @@ class InstanceFiles:
             except DriverError as error:
                 found = f"an error ({error})"
                 faults, values = [Fault((), found, "a file that can be read", path, 1)], ()
-        if any(not fault.is_warning for fault in about_file):
-            values = ()  # those of another file of the same VM
+        if any(fault.expected == _ONE_OF_THEM for fault in about_file):
+            values = ()  # another file of the same VM has them too
         return Checked((*about_file, *faults), values)
 
     def _judged(
@@ -375,7 +377,7 @@ class InstanceFiles:
             others = same or self.known_otherwise(usual)
             if others != [path]:
                 both = f"{_both(sorted({*others, path}))}, which are one VM name"
-                yield Fault((), both, "one of them", path, 1, is_warning=bool(same))
+                yield Fault((), both, _ONE_OF_THEM, path, 1, is_warning=bool(same))
 
     def _present(self, stem: str) -> list[str]:
         return [path for path in self._directory.paths_named(stem) if os.path.exists(path)]
@@ -448,7 +450,7 @@ def _place(fault: Fault) -> tuple[str, int, str]:
 
 
 def _two_files(paths: Sequence[str]) -> Fault:
-    return Fault((), _both(paths), "one of them", paths[0], 1)
+    return Fault((), _both(paths), _ONE_OF_THEM, paths[0], 1)
 
 
 def _both(paths: Iterable[str]) -> str:

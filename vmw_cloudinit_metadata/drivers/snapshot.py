@@ -32,7 +32,7 @@ Look = Callable[[str], Signature]
 _ANYWHERE = Anywhere()
 
 
-def signature_of(found: os.stat_result) -> Signature:
+def _signature(found: os.stat_result) -> Signature:
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
 
@@ -72,7 +72,7 @@ def _seen(path: str) -> Signature:
         if error.errno in _ABSENT:
             return None
         raise
-    return signature_of(found)
+    return _signature(found)
 
 
 class Looks:
@@ -113,7 +113,7 @@ class _Directory:
         return both
 
     def _trust(self, found: os.stat_result | None) -> None:
-        self._signature = signature_of(found) if found else None
+        self._signature = _signature(found) if found else None
         self._trusted_until_s = time.monotonic() + trusted_s(found)
 
 
@@ -229,7 +229,7 @@ class Snapshot:
             os.close(descriptor)
 
     def _record(self, path: str, found: os.stat_result) -> None:
-        self._seen[path] = signature_of(found)
+        self._seen[path] = _signature(found)
         if not _is_settled(found.st_ctime_ns):  # as of now: to parse it takes some time
             self._is_settled = False
 

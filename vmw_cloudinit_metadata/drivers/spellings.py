@@ -18,7 +18,7 @@ from vmw_cloudinit_metadata.drivers.filename import (
     stem_in,
     usual_stem,
 )
-from vmw_cloudinit_metadata.drivers.snapshot import Signature, signature_of, trusted_s
+from vmw_cloudinit_metadata.drivers.snapshot import trusted_s
 
 # However often files come and go: listings take a twentieth of a core.
 _PAUSES = 20
@@ -30,7 +30,7 @@ class Spellings:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._lock = threading.Lock()
-        self._signature: Signature = None
+        self._seen: tuple[int, ...] = ()
         self._until_s = -inf
         self._again_s = -inf
         self._others: dict[str, list[str]] = {}
@@ -41,11 +41,12 @@ class Spellings:
         with self._lock:
             found = os.stat(self._directory)
             now_s = time.monotonic()
-            is_same = signature_of(found) == self._signature and now_s < self._until_s
+            seen = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+            is_same = seen == self._seen and now_s < self._until_s
             if is_same or now_s < self._again_s:
                 return
             self._list()
-            self._signature, self._until_s = signature_of(found), now_s + trusted_s(found)
+            self._seen, self._until_s = seen, now_s + trusted_s(found)
             ended_s = time.monotonic()
             self._again_s = ended_s + _PAUSES * (ended_s - now_s)
 
