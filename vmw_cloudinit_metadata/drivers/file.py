@@ -97,7 +97,7 @@ class Options(BaseModel):
 
 
 class FileDriver(Driver):
-    """Reads `<VC UUID>.yaml`, else `<BIOS UUID>.yaml`, else `<VM name>.yaml` (or .yml).
+    """Reads `<VC UUID>.yaml`, else `<BIOS UUID>.yaml`, else `<VM name>.yaml` (or .yml, .json).
 
     Who may edit a VM can give it the BIOS UUID that he likes, also one by which another VM's file
     is named. So a BIOS UUID counts only where the file says so in its `match`, or the option
