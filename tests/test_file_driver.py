@@ -1943,6 +1943,19 @@ def test_validate_takes_no_user_data_for_an_instance_file(
     assert driver.files_checked == 1
 
 
+def test_user_data_of_another_vm_is_no_file_of_a_vm_of_its_name(directory: Path) -> None:
+    write(directory, web2=CLOUD_CONFIG)
+    driver = driver_of(directory)
+    with pytest.raises(InvalidInstanceData):
+        driver.get_instance(Machine(name="web2"))
+    write(directory, web1=instance("1") + "userdata-file: web2.yaml\n")
+    driver = driver_of(directory)
+    assert driver.get_instance(Machine(name="web2")) is None
+    assert driver.explain(Machine(name="web2")) == (
+        f"{directory}/web2.yaml is user-data that another file names, and no instance file"
+    )
+
+
 def test_validate_takes_no_user_data_of_the_defaults_for_an_instance_file(directory: Path) -> None:
     write(
         directory,

@@ -157,6 +157,8 @@ class FileDriver(Driver):
     def explain(self, machine: Machine) -> str:
         with self._directory.snapshot() as snapshot:
             found = self._file_for(machine, snapshot)
+            if found and self._files.read(found.path, snapshot).is_like_user_data:
+                return f"{found.path} is user-data that another file names, and no instance file"
             hint = self._hint(machine, snapshot, found)
         if found:
             reason = f"{found.path} says in `match` that it is for another VM"
@@ -275,7 +277,10 @@ class FileDriver(Driver):
         found = self._file_for(machine, snapshot)
         if found is None:
             return None
-        instance = self._files.read(found.path, snapshot).served()
+        reading = self._files.read(found.path, snapshot)
+        if reading.is_like_user_data and self._files.is_document(found.path):
+            return None
+        instance = reading.served()
         if not instance.is_for(machine):
             return None
         return replace(instance, matched_by=found.matched_by, token=snapshot.token())

@@ -6,8 +6,9 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -50,6 +51,12 @@ _FILE_NAME = re.compile(r"[\w./@+-]{1,100}", re.ASCII)
 
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
+# How user-data begins; only of such a file is it looked for whether another one names it.
+_USER_DATA = re.compile(
+    r"\s*(?:#!|#cloud-|#include|#part-handler|## template:|content-type:|mime-version:)",
+    re.IGNORECASE,
+)
+
 _ONE_OF_THEM = "one of them"
 
 _JSON = ".json"
@@ -65,6 +72,7 @@ class _Layer:
     seed: seed.Seed
     mapping: dict[str, Any]
     faults: tuple[Fault, ...]
+    is_like_user_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class InstanceFiles:
         self._defaults_lock = threading.Lock()
         self._defaults_kept: tuple[Signature, _Layer] | None = None
         self._documents = DocumentNames(directory.path)
+        self._named = DocumentNames(directory.path, self._document_path)
         self.defaults = directory.path_of(defaults) if defaults else None
         if self.defaults and not os.path.isfile(self.defaults):
             raise DriverError(f"defaults: found no file {self.defaults!r}, expected a YAML file")
@@ -127,14 +136,21 @@ class InstanceFiles:
 
     def document_names(self) -> Collection[str]:
         """The further documents that any file has."""
-        return self._documents.get(self._scan)
+        return self._documents.get(partial(self._scan, self._documents, self._documents_of))
 
-    def _scan(self) -> Iterator[str]:
+    def is_document(self, path: str) -> bool:
+        """Whether a file is user-data that an instance file names, as was seen a while ago."""
+        named = self._named.get(partial(self._scan, self._named, self._files_named_by))
+        return os.path.realpath(path) in named
+
+    def _scan(
+        self, names: DocumentNames, read: Callable[[str, Snapshot], Iterable[object]]
+    ) -> Iterator[str]:
         with self._directory.snapshot() as snapshot:
             for path in [*self.all_paths(), *([self.defaults] if self.defaults else [])]:
                 try:
                     seen = Snapshot(snapshot.root)
-                    yield from self._documents.of_file(path, seen, self._documents_of)
+                    yield from names.of_file(path, seen, read)
                 except (DriverError, LeadsOut):
                     continue  # it is told when its VM asks
 
@@ -168,6 +184,7 @@ class InstanceFiles:
             faults,
             bios_uuid=match.get("bios-uuid") if isinstance(match, dict) else None,
             is_legible=bool(own.mapping) or not own.faults,
+            is_like_user_data=own.is_like_user_data,
         )
 
     def _duplicates(self, path: str, instance: InstanceData, snapshot: Snapshot) -> Iterator[str]:
@@ -261,7 +278,8 @@ class InstanceFiles:
             found = kind_of(read.value)  # it may be user-data
             faults.add(Fault((), found, "a mapping with the key metadata"))
         located = (read.located(fault, path) for fault in faults.all())
-        return _Layer(path, read, mapping, tuple(located))
+        is_like_user_data = not mapping and _USER_DATA.match(text) is not None
+        return _Layer(path, read, mapping, tuple(located), is_like_user_data)
 
     def _document(
         self, name: str, file: Any, snapshot: Snapshot, sources: list[str], faults: list[Fault]
@@ -296,7 +314,10 @@ class InstanceFiles:
         with self._directory.snapshot() as snapshot:
             paths = [*self.all_paths(), *([self.defaults] if self.defaults else [])]
             named = {name for path in paths for name in self._files_named_by(path, snapshot)}
-        return {os.path.realpath(os.path.join(self._directory.path, name)) for name in named}
+        return set(map(self._document_path, named))
+
+    def _document_path(self, name: object) -> str:
+        return os.path.realpath(os.path.join(self._directory.path, str(name)))
 
     def _files_named_by(self, path: str, snapshot: Snapshot) -> Iterator[str]:
         try:
