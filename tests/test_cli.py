@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import CHECKOUT, ServerProcess, run
+from tests.process import CHECKOUT, ServerProcess, counters, run
 from tests.vm import Vm
 
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
+GUESTS_UUID = "5c241f42-a87f-fa60-6af6-a46351ced0eb"  # as dmidecode prints it
+HOSTS_UUID = "421f245c-7fa8-60fa-6af6-a46351ced0eb"
 
 
 def opts(directory: Path, **further: object) -> str:
@@ -190,7 +192,8 @@ def test_show_by_bios_uuid_says_what_the_file_needs(own_instances: Path) -> None
         ("unknown", "no file named 'unknown.yaml'"),
         ("bad", "bad.yaml:1: metadata: found 5"),
         (UUID, "use --vc-uuid"),
-        ("../web1", "no file named '..%2fweb1.yaml'"),
+        ("x/../web1", "no file named 'x%2f..%2fweb1.yaml'"),
+        ("../web1", "a name that begins with a dot is not looked up"),
     ],
 )
 def test_show_of_a_vm_without_data_says_why(own_instances: Path, name: str, told: str) -> None:
@@ -238,9 +241,13 @@ def test_validate_prints_every_fault_with_file_line_and_key(own_instances: Path)
 def test_validate_with_warnings_only_is_0_and_tells_them(own_instances: Path) -> None:
     (own_instances / "web1.yaml").chmod(0o644)
     (own_instances / "odd.yaml").write_text("metadata: {instanceid: x}\nuserdata: hello\n")
+    (own_instances / "odd.yaml").chmod(0o644)
     ended = run("validate", "--driver-opts", opts(own_instances))
     assert ended.returncode == 0
-    assert "web1.yaml:1: warning: found mode 0644" in ended.stdout
+    assert re.search(
+        r"odd\.yaml:1: warning: found mode 0644.*; likewise in 1 other file: web1\.yaml\n",
+        ended.stdout,
+    )
     assert "odd.yaml:1: warning: metadata.instanceid: found 'instanceid'" in ended.stdout
     assert "odd.yaml:2: warning: userdata: found 5 characters" not in ended.stdout
     assert "odd.yaml:2: warning: userdata" in ended.stdout
@@ -251,7 +258,196 @@ def test_validate_says_what_files_named_by_a_uuid_are_found_by(own_instances: Pa
     (own_instances / f"{UUID}.yaml").write_text("metadata: {}\n")
     ended = run("validate", "--driver-opts", opts(own_instances))
     assert ended.returncode == 0
-    assert "1 files are named by a UUID: they are found by VC UUID." in ended.stderr
+    assert "1 file is named by a UUID: it is found by VC UUID." in ended.stderr
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a directory of these files, which others cannot read."""
+
+    def make(**texts: str) -> Path:
+        directory = tmp_path / "files"
+        directory.mkdir()
+        for name, text in texts.items():
+            path = directory / (name if "." in name else f"{name}.yaml")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o600)
+        return directory
+
+    return make
+
+
+def test_validate_says_one_fault_and_one_warning(files: Callable[..., Path]) -> None:
+    directory = files(web1="metadata: 5\n", web2="metadata: {regio: r}\n")
+    ended = run("validate", "--driver-opts", opts(directory))
+    assert (ended.returncode, ended.stderr) == (1, "1 fault, 1 warning\n")
+    ended = run("validate", "web2", "--driver-opts", opts(directory))
+    assert (ended.returncode, ended.stderr) == (0, "0 faults, 1 warning\n")
+
+
+def test_validate_of_a_userdata_file_called_yaml_finds_no_fault(
+    files: Callable[..., Path],
+) -> None:
+    directory = files(
+        web1="metadata: {instance-id: a}\nuserdata-file: cloud-config.yaml\n",
+        **{"cloud-config": "#cloud-config\npackage_update: true\n"},
+    )
+    for names in ([], ["cloud-config.yaml"], ["web1", "cloud-config.yaml"]):
+        ended = run("validate", *names, "--driver-opts", opts(directory))
+        told = (ended.returncode, ended.stdout, ended.stderr)
+        assert told == (0, "", "0 faults, 0 warnings\n")
+
+
+def test_validate_tells_the_same_warning_of_many_files_in_one_line(
+    files: Callable[..., Path],
+) -> None:
+    directory = files(**{f"web{number:02}": "metadata: {}\n" for number in range(57)})
+    for path in directory.iterdir():
+        path.chmod(0o644)
+    ended = run("validate", "--driver-opts", opts(directory))
+    assert ended.stdout == (
+        f"{directory}/web00.yaml:1: warning: found mode 0644: every user of this system can read "
+        "the file, expected no rights for others, such as 0640; likewise in 56 other files: "
+        "web01.yaml, web02.yaml, web03.yaml and 53 more\n"
+    )
+    assert ended.stderr == "0 faults, 57 warnings\n"
+    assert run("validate", "--strict", "--driver-opts", opts(directory)).returncode == 1
+
+
+def test_validate_where_there_is_nothing_says_what_it_skips(files: Callable[..., Path]) -> None:
+    directory = files(**{"web1.YAML": "metadata: {}\n", "prod/web2.yaml": "metadata: {}\n"})
+    ended = run("validate", "--driver-opts", opts(directory))
+    assert ended.returncode == 0
+    assert "found 1 file that no VM gets (web1.YAML)" in ended.stdout
+    assert f"0 files: {directory} has no NAME.yaml" in ended.stderr
+    assert "the files of 1 subdirectory are not looked at: prod;" in ended.stderr
+    assert run("validate", "--strict", "--driver-opts", opts(directory / "prod")).returncode == 0
+    (directory / "prod" / "web2.yaml").unlink()
+    ended = run("validate", "--strict", "--driver-opts", opts(directory / "prod"))
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
+def test_validate_quiet_prints_only_what_fails(files: Callable[..., Path]) -> None:
+    directory = files(web1="metadata: 5\n", web2="metadata: {regio: r}\n")
+    ended = run("validate", "--quiet", "--driver-opts", opts(directory))
+    assert (ended.returncode, ended.stderr, ended.stdout.count("\n")) == (1, "", 1)
+    assert "web1.yaml:1: metadata: found 5" in ended.stdout
+    ended = run("validate", "--quiet", "web2", "--driver-opts", opts(directory))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    ended = run("validate", "--quiet", "--strict", "web2", "--driver-opts", opts(directory))
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert "metadata.regio" in ended.stdout
+
+
+def test_validate_in_json_is_one_document(files: Callable[..., Path]) -> None:
+    directory = files(web1="metadata: {hostname: a_b}\n", web2="metadata: {regio: r}\n")
+    (directory / "web3.yaml").write_text("metadata: {regio: r}\nuserdta: geheim\n")
+    (directory / "web3.yaml").chmod(0o600)
+    (directory / "sub").mkdir()
+    (directory / "sub" / "x.yaml").touch()
+    (directory / "web4.yaml").write_text("metadata: {regio: r}\n")
+    (directory / "web4.yaml").chmod(0o600)
+    ended = run("validate", "--format", "json", "--driver-opts", opts(directory))
+    assert (ended.returncode, ended.stderr) == (1, "")
+    told = json.loads(ended.stdout)
+    assert told["totals"] == {"faults": 2, "warnings": 2, "files": 4}
+    assert [(one["severity"], one["key"]) for one in told["findings"]] == [
+        ("fault", "metadata.hostname"),
+        ("fault", "userdta"),
+        ("warning", "metadata.regio"),
+    ]
+    assert told["findings"][2] == {
+        "severity": "warning",
+        "file": f"{directory}/web2.yaml",
+        "line": 1,
+        "column": 0,
+        "key": "metadata.regio",
+        "found": "'regio'",
+        "expected": "'region', if that is meant",
+        "count": 2,
+        "files": [f"{directory}/web2.yaml", f"{directory}/web4.yaml"],
+    }
+    assert len(told["notes"]) == 1
+    quiet = run("validate", "--format", "json", "--quiet", "--driver-opts", opts(directory))
+    assert len(json.loads(quiet.stdout)["findings"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("web9", "web9: no file named 'web9.yaml' in"),
+        ("web9.yaml", "web9.yaml: no such file"),
+        (UUID, f"no file named '{UUID}.yaml' in"),
+    ],
+)
+def test_validate_of_a_vm_without_a_file_says_so(
+    files: Callable[..., Path], name: str, told: str
+) -> None:
+    directory = files(web1="metadata: {}\n")
+    assert told in fails_with_one_line("validate", name, "--driver-opts", opts(directory))
+
+
+def test_show_by_bios_uuid_knows_the_guests_byte_order(files: Callable[..., Path]) -> None:
+    guests, hosts = GUESTS_UUID, HOSTS_UUID
+    directory = files(**{guests: "metadata: {instance-id: a}\n"})
+    ended = run("show", "--bios-uuid", hosts, "--driver-opts", opts(directory))
+    assert ended.returncode == 1
+    assert f"{guests}.yaml is named by the BIOS UUID of this VM as its guest" in ended.stderr
+    assert f"name it {hosts}.yaml" in ended.stderr
+
+
+def test_show_of_json_with_surrogates_is_as_json_has_it(files: Callable[..., Path]) -> None:
+    text = r'{"metadata": {"instance-id": "a", "note": "\ud83d\ude80"}}'
+    directory = files(web1=text, **{"web2.json": text})
+    for name in ("web1", "web2"):
+        ended = run(*("show", name, "--document", "meta-data", "--driver-opts", opts(directory)))
+        assert json.loads(ended.stdout)["note"] == "\U0001f680"
+
+
+# A server
+
+
+def test_server_finds_the_file_of_a_name_in_each_spelling(
+    files: Callable[..., Path], start: Callable[..., ServerProcess]
+) -> None:
+    directory = files(
+        **{
+            "ci%2fbuild-1": "metadata: {instance-id: a}\nmatch: {name: ci/build-1}\n",
+            "Bu\u0308ro": "metadata: {instance-id: b}\nmatch: {name: B\xfcro}\n",
+        }
+    )
+    server = start(driver_opts={"directory": str(directory)})
+    for name in ("ci%2fbuild-1", "ci%2Fbuild-1", "ci/build-1"):
+        assert Vm(server.port, name).metadata()["instance-id"] == "a"
+    for name in ("B\xfcro", "Bu\u0308ro"):
+        assert Vm(server.port, name).metadata()["instance-id"] == "b"
+
+
+def test_server_tells_a_vm_whose_data_another_one_has_too(
+    files: Callable[..., Path], start: Callable[..., ServerProcess]
+) -> None:
+    directory = files(web1="metadata: {instance-id: all}\n", web2="metadata: {instance-id: all}\n")
+    server = start(driver_opts={"directory": str(directory)})
+    for name in ("web1", "web2"):
+        assert Vm(server.port, name).metadata()["instance-id"] == "all"
+    server.wait_for(
+        rf"WARNING .*'web2'.*: metadata\.instance-id is 'all', which {directory}/web1\.yaml has too"
+    )
+    assert "web2.yaml has too" not in server.log
+    assert counters(server)["duplicates"] == 1
+
+
+def test_server_hints_at_a_bios_uuid_in_the_guests_byte_order(
+    files: Callable[..., Path], start: Callable[..., ServerProcess]
+) -> None:
+    guests, hosts = GUESTS_UUID, HOSTS_UUID
+    directory = files(**{guests: "metadata: {instance-id: a}\n"})
+    server = start(driver_opts={"directory": str(directory)})
+    assert Vm(server.port, "web1", bios_uuid=hosts).error("METADATA") == "not-found"
+    server.wait_for(
+        f"not-found: no file named .*{guests}.yaml is named by the BIOS UUID of this VM"
+    )
 
 
 def test_validate_with_a_driver_that_cannot_says_so() -> None:

@@ -325,7 +325,7 @@ def test_changed_file_is_another_document(server: ServerProcess, tmp_path: Path)
     ended = client("storm", server.port, "--directory", str(tmp_path), "-n", "3")
     assert ended.returncode == 1
     assert "failed  3 times: another document: 'vm-00001'" in ended.stdout
-    assert "1 files are left out, such as: " in ended.stderr
+    assert "1 file is left out, such as: " in ended.stderr
     assert "vm-00002.yaml:1: metadata" in ended.stderr
 
 

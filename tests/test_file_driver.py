@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.drivers import snapshot
-from vmw_cloudinit_metadata.drivers.driver import UnderWay
+from vmw_cloudinit_metadata.drivers import duplicates, snapshot
+from vmw_cloudinit_metadata.drivers.driver import Driver, UnderWay
+from vmw_cloudinit_metadata.drivers.duplicates import Owners
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.filename import stem_of
 from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
+from vmw_cloudinit_metadata.drivers.spellings import Spellings
 from vmw_cloudinit_metadata.errors import DriverError
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -441,12 +446,206 @@ def test_slash_backslash_and_percent_are_looked_up_in_escaped_form(
     assert id_of(served(directory, Machine(name=name))) == "a"
 
 
-@pytest.mark.parametrize(
-    "name", ["Web Server 1", "Büro", "日本", "..", ".web", "web1.yaml", "a\nb", "~"]
-)
+@pytest.mark.parametrize("name", ["Web Server 1", "Büro", "日本", "web.", "web1.yaml", "a\nb", "~"])
 def test_unusual_name_is_looked_up_as_it_is(directory: Path, name: str) -> None:
     (directory / f"{name}.yaml").write_text(instance("a"))
     assert id_of(served(directory, Machine(name=name))) == "a"
+
+
+@pytest.mark.parametrize("name", [".web1", "..", "._web1", ".ansible_tmpx1web1", ".#web1"])
+def test_hidden_file_is_no_instance_file(directory: Path, name: str) -> None:
+    (directory / f"{name}.yaml").write_text(instance("a"))
+    driver = driver_of(directory)
+    assert driver.get_instance(Machine(name=name)) is None
+    assert "a name that begins with a dot is not looked up" in driver.explain(Machine(name=name))
+    assert validated(directory) == []
+
+
+# A name in several spellings
+
+_NAMES = st.text(alphabet="ab25cf%/\\\u00fc\u0308\u030c\u1e1f\u65e5 .K", min_size=1, max_size=8)
+
+
+@given(_NAMES, st.data())
+def test_law_a_vm_finds_its_file_in_any_spelling(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    escaped = {"/": "%2f", "\\": "%5c", "%": "%25"}
+    spelled = "".join(escaped.get(letter, letter) for letter in name)
+
+    def spelling() -> str:
+        """Each letter in a form of its own."""
+        letters = []
+        for letter in name:
+            form = data.draw(st.sampled_from(["NFC", "NFD"]))
+            text = escaped.get(letter) or unicodedata.normalize(form, letter)
+            letters.append(
+                data.draw(st.sampled_from([text, text.upper()])) if "%" in text else text
+            )
+        return "".join(letters)
+
+    assume(stem_of(spelled) and not name.startswith("."))
+    directory = tmp_path_factory.mktemp("law")
+    (directory / f"{spelling()}.yaml").write_text(
+        f"metadata: {{instance-id: x}}\nmatch: {{name: {json.dumps(spelling())}}}\n"
+    )
+    driver = driver_of(directory)
+    for wire in (spelling(), spelled, spelled.upper() if "%" not in name else spelled):
+        if stem_of(wire) == stem_of(spelled):
+            assert id_of(driver.get_instance(Machine(name=wire))) == "x"
+
+
+@pytest.mark.parametrize("wire", ["ci%2fbuild-1", "ci%2Fbuild-1", "ci/build-1"])
+@pytest.mark.parametrize("file", ["ci%2fbuild-1", "ci%2Fbuild-1"])
+@pytest.mark.parametrize("match", ["ci%2fbuild-1", "ci%2Fbuild-1", "ci/build-1"])
+def test_slash_in_file_and_match_is_found_in_each_spelling(
+    directory: Path, wire: str, file: str, match: str
+) -> None:
+    write(directory, **{file: instance("a") + f"match: {{name: {match}}}\n"})
+    assert id_of(served(directory, Machine(name=wire))) == "a"
+    assert driver_of(directory).get_instance(Machine(name="ci%252fbuild-1")) is None
+
+
+def test_file_of_the_usual_spelling_goes_before_others(directory: Path) -> None:
+    write(directory, **{"a%2Fb": instance("other"), "a%2fb": instance("usual")})
+    assert id_of(served(directory, Machine(name="a/b"))) == "usual"
+    assert validated(directory) == [
+        "a%2Fb.yaml:1: warning: found the file name 'a%2Fb', expected a%2fb.yaml",
+        "a%2Fb.yaml:1: warning: found both a%2Fb.yaml and a%2fb.yaml, which are one VM name, "
+        "expected one of them",
+    ]
+
+
+def test_two_files_of_one_name_in_unusual_spellings_are_a_fault(directory: Path) -> None:
+    write(directory, **{"%2Fa%2f": instance("1"), "%2fa%2F": instance("2")})
+    told = "found both %2Fa%2f.yaml and %2fa%2F.yaml"
+    with pytest.raises(InvalidInstanceData, match=told):
+        driver_of(directory).get_instance(Machine(name="/a/"))
+    assert sum(told in line and "warning" not in line for line in validated(directory)) == 2
+
+
+@pytest.mark.usefixtures("settled")
+def test_file_in_an_unusual_spelling_gives_way_when_another_one_comes(directory: Path) -> None:
+    write(directory, **{"%2Fa%2f": instance("1")})
+    driver = driver_of(directory)
+    found = driver.get_instance(Machine(name="/a/"))
+    assert found is not None
+    assert driver.still_holds(found.token)
+    write(directory, **{"%2fa%2f": instance("usual")})
+    assert not driver.still_holds(found.token)
+    assert id_of(driver.get_instance(Machine(name="/a/"))) == "usual"
+
+
+def test_directory_is_listed_again_only_when_it_has_changed(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
+    monkeypatch.setattr(snapshot, "TRUSTED_S", 1e9)
+    listed: Counter[str] = Counter()
+    really = Spellings._list
+
+    def counted(self: Spellings) -> None:
+        listed["times"] += 1
+        really(self)
+
+    monkeypatch.setattr(Spellings, "_list", counted)
+    driver = driver_of(directory)
+    for _ in range(10):
+        assert driver.get_instance(WEB1) is None
+    assert listed["times"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b"B\xfcro", "a name that a VM can have"),
+        ("Bu\u0308ro".encode(), "B\xfcro.yaml"),
+        (b"a%zz", "a%25zz.yaml"),
+        (b"web%201", "web%25201.yaml, or web 1.yaml if it is not part of the VM's name"),
+    ],
+    ids=["latin-1", "decomposed", "percent", "as-in-a-url"],
+)
+def test_validate_warns_of_a_file_name_that_no_vm_tells(
+    directory: Path, name: bytes, expected: str
+) -> None:
+    (directory / os.fsdecode(name + b".yaml")).write_text(instance("a"))
+    (directory / os.fsdecode(name + b".yaml")).chmod(0o600)
+    (warning,) = driver_of(directory).validate()
+    assert warning.is_warning
+    assert (warning.found, warning.expected) == (f"the file name {os.fsdecode(name)!r}", expected)
+    assert str(warning).encode()
+
+
+# JSON
+
+
+def test_json_file_is_an_instance_file(directory: Path) -> None:
+    content = r'{"metadata": {"instance-id": "a", "note": "\ud83d\ude80"}}'
+    write(directory, web1__json=content)
+    found = served(directory)
+    assert found.metadata == {"instance-id": "a", "note": "\U0001f680"}
+    assert found.sources == (f"{directory}/web1.json",)
+    assert validated(directory) == []
+
+
+def test_json_in_a_yaml_file_is_read_as_json(directory: Path) -> None:
+    content = '\n {"metadata":\n{"instance-id": "a",\n "note": "\\ud83d\\ude80 \\/", "x":1e2}}\n'
+    write(directory, web1=content)
+    assert served(directory).metadata == {"instance-id": "a", "note": "\U0001f680 /", "x": 100.0}
+
+
+def test_yaml_that_begins_like_json_stays_yaml(directory: Path) -> None:
+    write(directory, web1="{metadata: {instance-id: a, note: '\\ud83d\\ude80'}}\n")
+    assert served(directory).metadata["note"] == r"\ud83d\ude80"
+
+
+def test_json_file_without_json_is_a_fault_with_its_place(directory: Path) -> None:
+    write(directory, web1__json='{"metadata": {},\n}')
+    (fault,) = faults_of(directory)
+    assert fault.startswith("web1.json:2:1: found no valid JSON (")
+
+
+def test_three_suffixes_are_a_fault(directory: Path) -> None:
+    write(directory, web1=instance("a"), web1__yml=instance("b"), web1__json="{}")
+    told = "web1.yaml:1: found web1.yaml, web1.yml and web1.json, expected one of them"
+    assert faults_of(directory) == [told]
+    assert validated(directory).count(told) == 1
+
+
+# What may be meant, for a VM that has no file
+
+GUESTS = "5c241f42-a87f-fa60-6af6-a46351ced0eb"
+HOSTS = "421f245c-7fa8-60fa-6af6-a46351ced0eb"
+
+
+@pytest.mark.parametrize("file", [GUESTS, GUESTS.upper(), GUESTS.replace("-", "")])
+def test_explain_knows_a_bios_uuid_as_the_guest_prints_it(directory: Path, file: str) -> None:
+    write(directory, **{file: instance("a")})
+    reason = driver_of(directory).explain(Machine(name="web1", bios_uuid=HOSTS))
+    assert f"{directory}/{file}.yaml is named by the BIOS UUID of this VM as its guest" in reason
+    assert f"name it {HOSTS}.yaml, and write `match: {{bios-uuid: {HOSTS}}}` into it" in reason
+
+
+def test_explain_knows_a_vc_uuid_in_the_guests_order(directory: Path) -> None:
+    write(directory, **{GUESTS: instance("a")})
+    reason = driver_of(directory).explain(Machine(name="web1", vc_uuid=HOSTS))
+    assert reason.endswith(f"the other way round: name it {HOSTS}.yaml")
+
+
+def test_explain_knows_a_bios_uuid_in_the_guests_order_in_match(directory: Path) -> None:
+    write(directory, web1=instance("a") + f"match: {{bios-uuid: {GUESTS}}}\n")
+    reason = driver_of(directory).explain(Machine(name="web1", bios_uuid=HOSTS))
+    assert reason.endswith(f"the other way round: write {HOSTS}")
+
+
+@pytest.mark.parametrize(
+    "file", ["web1.YAML", "web1.Yml", "web1.yaml.txt", f"{HOSTS.upper()}.json"]
+)
+def test_explain_knows_a_file_whose_name_is_nearly_right(directory: Path, file: str) -> None:
+    machine = Machine(name="web1", vc_uuid=HOSTS)
+    (directory / file).write_text(instance("a"))
+    reason = driver_of(directory).explain(machine)
+    assert f"{directory}/{file} is there, and no VM is looked up by that name" in reason
 
 
 # Links
@@ -1724,6 +1923,390 @@ def test_validate_warns_of_a_file_name_that_no_vm_leads_to(
     (warning,) = driver_of(directory).validate()
     assert warning.is_warning
     assert (warning.found, warning.expected) == (f"the file name {stem!r}", expected)
+
+
+# What is no instance file
+
+CLOUD_CONFIG = "#cloud-config\npackage_update: true\n"
+
+
+@pytest.mark.parametrize("key", ["userdata-file", "vendordata_file", '"user\\x64ata-file"'])
+@pytest.mark.parametrize("name", ["cloud-config.yaml", "./cloud-config.yaml", "link.yaml"])
+def test_validate_takes_no_user_data_for_an_instance_file(
+    directory: Path, key: str, name: str
+) -> None:
+    write(directory, web1=f"metadata: {{}}\n{key}: {name}\n", **{"cloud-config": CLOUD_CONFIG})
+    if name == "link.yaml":
+        (directory / name).symlink_to("cloud-config.yaml")
+    driver = driver_of(directory)
+    assert list(driver.validate()) == []
+    assert driver.files_checked == 1
+
+
+def test_user_data_of_another_vm_is_no_file_of_a_vm_of_its_name(directory: Path) -> None:
+    write(directory, web2=CLOUD_CONFIG)
+    driver = driver_of(directory)
+    with pytest.raises(InvalidInstanceData):
+        driver.get_instance(Machine(name="web2"))
+    write(directory, web1=instance("1") + "userdata-file: web2.yaml\n")
+    driver = driver_of(directory)
+    assert driver.get_instance(Machine(name="web2")) is None
+    assert driver.explain(Machine(name="web2")) == (
+        f"{directory}/web2.yaml is user-data that another file names, and no instance file"
+    )
+
+
+def test_validate_takes_no_user_data_of_the_defaults_for_an_instance_file(directory: Path) -> None:
+    write(
+        directory,
+        common="vendordata-file: all.yml\n",
+        all__yml=CLOUD_CONFIG,
+        web1=instance("a"),
+    )
+    assert validated(directory, defaults="common.yaml") == []
+
+
+def test_validate_judges_an_instance_file_that_another_one_names_as_user_data(
+    directory: Path,
+) -> None:
+    write(directory, web1=instance("1") + "userdata-file: web2.yaml\n", web2="metadata: 5\n")
+    assert any(line.startswith("web2.yaml:1: metadata: found 5") for line in validated(directory))
+
+
+@given(st.sampled_from(["web1.yaml", "web1.yml", "web1.json"]), st.data())
+def test_law_what_validate_judges_is_what_a_vm_is_looked_up_in(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    forms = ["{}", "._{}", ".ansible_tmpq{}", "{}~", "#{}#", "{}.bak", ".{}.swp", "{}.txt", ".{}"]
+    form = data.draw(st.sampled_from(forms))
+    case = data.draw(st.sampled_from([str, str.upper, str.title]))
+    directory = tmp_path_factory.mktemp("law")
+    file = form.format(case(name))
+    (directory / file).write_text("broken")
+    driver = driver_of(directory)
+    faults = [fault for fault in driver.validate() if not fault.is_warning]
+    stems = {file.rpartition(".")[0], file.partition(".")[0], "web1", "Web1", "WEB1"}
+    is_served = False
+    for stem in stems:
+        try:
+            driver.get_instance(Machine(name=stem))
+        except InvalidInstanceData:
+            is_served = True
+    assert bool(faults) is is_served is (driver.files_checked == 1)
+
+
+def test_validate_tells_what_it_skips_and_somebody_may_have_meant(directory: Path) -> None:
+    (directory / "web1.YAML").write_text(instance("1"))
+    for number in range(50):
+        (directory / f"db{number:02}.yaml.txt").write_text(instance("2"))
+    (warning,) = driver_of(directory).validate()
+    assert str(warning) == (
+        "warning: found 51 files that no VM gets (db00.yaml.txt, db01.yaml.txt, db02.yaml.txt and "
+        f"48 more) in {directory}, expected names such as NAME.yaml, NAME.yml or NAME.json, in "
+        "lower case"
+    )
+
+
+def test_notes_tell_subdirectories_with_instance_files(directory: Path) -> None:
+    for place in ("prod", "prod/eu", "empty", ".git", "files", "other"):
+        (directory / place).mkdir(parents=True)
+    for path in ("prod/web2.yaml", "prod/eu/web3.YML", ".git/x.yaml", "files/u.yaml", "other/a.sh"):
+        (directory / path).write_text(instance("x"))
+    write(directory, web1=instance("1") + "userdata-file: files/u.yaml\n")
+    assert list(driver_of(directory).notes()) == [
+        "the files of 2 subdirectories are not looked at: prod, prod/eu; "
+        f"instance files lie in {directory} itself"
+    ]
+
+
+def test_notes_tell_of_a_directory_without_instance_files(directory: Path) -> None:
+    (note,) = driver_of(directory).notes()
+    assert note == f"0 files: {directory} has no NAME.yaml, NAME.yml or NAME.json"
+
+
+# Single files and VMs
+
+
+@pytest.mark.parametrize("name", ["web1", "web1.yaml", "{}/web1.yaml", "{}/../instances/web1.yaml"])
+def test_validate_of_one_file_tells_its_faults_alone(directory: Path, name: str) -> None:
+    write(directory, web1="metadata: 5\n", web2="metadata: 6\n")
+    driver = driver_of(directory)
+    (fault,) = driver.validate_named([name.format(directory)])
+    assert told(fault, directory).startswith("web1.yaml:1: metadata: found 5")
+    assert driver.files_checked == 1
+
+
+@pytest.mark.parametrize("name", [VC, VC.upper(), VC.replace("-", ""), f"{VC}.yml"])
+def test_validate_of_a_uuid_is_of_its_file(directory: Path, name: str) -> None:
+    write(directory, **{f"{VC}__yml": "metadata: 5\n"})
+    assert len(list(driver_of(directory).validate_named([name]))) == 1
+
+
+def test_validate_of_one_file_compares_it_with_all(directory: Path) -> None:
+    write(directory, web0=instance("a"), web1=instance("a"), web2=instance("b"), web3=instance("b"))
+    (warning,) = driver_of(directory).validate_named(["web1", "web1.yaml"])
+    assert told(warning, directory).startswith(
+        "web1.yaml:1: warning: metadata.instance-id: found 'a', which web0.yaml has too"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("web9", "web9: no file named 'web9.yaml' in "),
+        (VC, f"no file named '{VC}.yaml' in "),
+        ("web9.yaml", "web9.yaml: no such file, and no VM of that name has one in "),
+        ("/etc/passwd", "/etc/passwd: no instance file, by its name: expected NAME.yaml"),
+        ("a.sh", "a.sh: no instance file, by its name"),
+        ("web1.YAML", "web1.YAML: no instance file, by its name"),
+        ("{}/other/web1.yaml", "web1.yaml: this file is not in the directory "),
+    ],
+)
+def test_validate_of_what_is_not_there_is_an_error(
+    directory: Path, name: str, expected: str
+) -> None:
+    write(directory, a__sh="x", web1__YAML="x", web1=instance("a"))
+    (directory / "other").mkdir()
+    write(directory / "other", web1=instance("a"))
+    with pytest.raises(DriverError, match=re.escape(expected)):
+        list(driver_of(directory).validate_named([name.format(directory)]))
+
+
+def test_validate_of_a_driver_without_it_is_an_error() -> None:
+    class Plain(Driver):
+        def get_instance(self, machine: Machine) -> None: ...
+
+    with pytest.raises(DriverError, match="Plain cannot check single files or VMs"):
+        list(Plain({}).validate_named(["web1"]))
+
+
+# The same value in several files
+
+
+def network(**keys: object) -> str:
+    dashed = {key.replace("_", "-"): value for key, value in keys.items()}
+    return f"metadata: {{}}\nnetwork: {json.dumps(dashed)}\n"
+
+
+NATIVE_1 = {"type": "physical", "name": "eth0", "mac_address": "00:50:56:00:00:01"}
+SAME = {
+    "instance-id": (instance("a"), instance("a"), "metadata.instance-id: found 'a'"),
+    "instance-id-and-vc-uuid": (
+        instance(VC),
+        f"metadata: {{}}\nmatch: {{vc-uuid: {VC}}}\n",
+        f"metadata.instance-id: found '{VC}'",
+    ),
+    "hostname": (
+        "metadata: {hostname: Web.example.com}\n",
+        "metadata: {local-hostname: web.example.com}\n",
+        "metadata.local-hostname: found 'web.example.com'",
+    ),
+    "address": (
+        network(address="10.0.0.5/24"),
+        network(address="10.0.0.5/16"),
+        "network.address: found '10.0.0.5'",
+    ),
+    "address-6": (
+        network(address="fd00::0005/64"),
+        network(address="fd00:0::5/64"),
+        "network.address: found 'fd00::5'",
+    ),
+    "mac": (
+        network(dhcp=True, mac_address="00-50-56-AB-00-01"),
+        network(dhcp=True, mac_address="00:50:56:ab:00:01"),
+        "network.mac-address: found '00:50:56:ab:00:01'",
+    ),
+    "native": (
+        network(version=1, config=[NATIVE_1]),
+        network(version=2, ethernets={"e": {"match": {"macaddress": "00:50:56:00:00:01"}}}),
+        "found '00:50:56:00:00:01'",
+    ),
+    "native-address": (
+        network(version=1, config=[{"type": "bond", "subnets": [{"address": "10.0.0.7/24"}]}]),
+        network(version=2, bonds={"b": {"addresses": [{"10.0.0.7/8": {"label": "x"}}]}}),
+        "found '10.0.0.7'",
+    ),
+    "match": (
+        f"metadata: {{}}\nmatch: {{vc-uuid: {VC}, name: a}}\n",
+        f"metadata: {{}}\nmatch: {{vc-uuid: '{VC.upper()}', name: b}}\n",
+        f"match.vc-uuid: found '{VC}'",
+    ),
+    "match-name": (
+        "metadata: {}\nmatch: {name: a/b}\n",
+        "metadata: {}\nmatch: {name: a%2Fb}\n",
+        "match.name: found 'a%2fb'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other", "told_of"), SAME.values(), ids=SAME)
+def test_validate_warns_of_a_value_that_two_files_have(
+    directory: Path, one: str, other: str, told_of: str
+) -> None:
+    write(directory, one=one, other=other)
+    found = [line for line in validated(directory) if told_of in line]
+    assert found, validated(directory)
+    assert found[0].startswith("one.yaml:")
+    assert ": warning: " in found[0]
+    assert ", which other.yaml has too, expected " in found[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told_of"),
+    [pytest.param(*files, id=name) for name, files in SAME.items() if "name: a" not in files[0]],
+)
+def test_vm_whose_data_another_file_has_too_is_served_and_that_is_told(
+    directory: Path, one: str, other: str, told_of: str
+) -> None:
+    write(directory, one=one, other=other)
+    driver = driver_of(directory)
+    machines = [Machine(name=name, vc_uuid=VC) for name in ("one", "other")]
+    first, second = map(driver.get_instance, machines)
+    assert first is not None
+    assert second is not None
+    assert first.duplicates == ()
+    assert any(f"which {directory}/one.yaml has too" in text for text in second.duplicates)
+    value = told_of.rpartition("found ")[2]
+    assert any(value in text for text in second.duplicates)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"one": network(dhcp=True), "other": network(dhcp=True)},
+        {"one": "metadata: {}\n", "other": "metadata: {}\n"},
+        {
+            "one": f"metadata: {{}}\nmatch: {{name: a, vc-uuid: {VC}}}\n",
+            "other": f"metadata: {{}}\nmatch: {{name: a, vc-uuid: {OTHER}}}\n",
+        },
+        {
+            name: network(address=f"10.0.0.{n}/24", gateway="10.0.0.254", nameservers="10.0.0.253")
+            for n, name in enumerate(("one", "other"), 1)
+        },
+        {
+            name: network(
+                version=1,
+                config=[
+                    {**NATIVE_1, "mac_address": f"00:50:56:00:00:0{n}"},
+                    {"type": "nameserver", "address": ["10.0.0.253"]},
+                ],
+            )
+            for n, name in enumerate(("one", "other"), 1)
+        },
+        {
+            name: network(
+                version=2,
+                ethernets={
+                    "e": {
+                        "match": {"macaddress": f"00:50:56:00:00:0{n}"},
+                        "addresses": [f"10.0.0.{n}/24"],
+                        "nameservers": {"addresses": ["10.0.0.253"]},
+                        "routes": [{"to": "10.0.0.9", "via": "10.0.0.254"}],
+                    }
+                },
+            )
+            for n, name in enumerate(("one", "other"), 1)
+        },
+        {"one": network(address=["10.0.0.5/24", "10.0.0.5/16"])},
+        {"one": network(version=1, config=[5, {"subnets": [None, {"address": 5}]}, None])},
+        {"one": network(version=2, ethernets=[1], bonds={"a": 5, "b": {"addresses": 7}})},
+    ],
+    ids=[
+        *("dhcp", "nothing", "names-with-uuids", "gateway", "version-1", "version-2"),
+        *("in-one-file", "odd-version-1", "odd-version-2"),
+    ],
+)
+def test_what_files_may_share_is_no_duplicate(directory: Path, files: dict[str, str]) -> None:
+    write(directory, **files)
+    assert [line for line in validated(directory) if "has too" in line] == []
+
+
+def test_default_instance_id_of_all_is_one_warning_at_its_line(directory: Path) -> None:
+    write(directory, common="metadata:\n  instance-id: all\n")
+    write(directory, **{f"web{number}": "network: {dhcp: true}\n" for number in range(50)})
+    (warning,) = validated(directory, defaults="common.yaml")
+    assert warning == (
+        "common.yaml:2: warning: metadata.instance-id: found 'all', which web1.yaml, web10.yaml, "
+        "web11.yaml and 46 more have too, expected an instance-id of its own for each VM"
+    )
+
+
+def test_duplicates_of_many_files_are_told_up_to_a_bound(directory: Path) -> None:
+    for number in range(150):
+        write(
+            directory, **{f"a{number}": instance(str(number)), f"b{number}": instance(str(number))}
+        )
+    lines = validated(directory)
+    assert len(lines) == 101
+    assert "found 150 values of instance-id that several files have" in lines[-1]
+
+
+def test_vm_hears_of_no_duplicate_once_the_other_file_has_changed(directory: Path) -> None:
+    write(directory, one=instance("a"), other=instance("a"))
+    driver = driver_of(directory)
+
+    def duplicates(name: str) -> tuple[str, ...]:
+        found = driver.get_instance(Machine(name=name))
+        assert found is not None
+        return found.duplicates
+
+    assert duplicates("one") == ()
+    assert len(duplicates("other")) == len(duplicates("other")) == 1
+    write(directory, one=instance("b"))
+    assert duplicates("other") == duplicates("one") == ()
+    (directory / "one.yaml").rename(directory / "three.yaml")
+    assert duplicates("three") == ()
+    write(directory, three=instance("a"))
+    assert len(duplicates("three")) == 1
+
+
+@pytest.mark.usefixtures("settled")
+def test_answer_with_a_duplicate_holds_until_the_other_file_changes(directory: Path) -> None:
+    write(directory, one=instance("a"), other=instance("a"))
+    driver = driver_of(directory)
+    driver.get_instance(Machine(name="one"))
+    found = driver.get_instance(Machine(name="other"))
+    assert found is not None
+    assert found.duplicates
+    assert driver.still_holds(found.token)
+    put(directory / "one.yaml", instance("b"))
+    assert not driver.still_holds(found.token)
+
+
+def test_table_of_owners_is_bounded_and_can_be_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "KEPT_BYTES", 50_000)
+    owners = Owners()
+    for number in range(1_000):
+        values = [(("metadata", "instance-id"), str(number)), (("network", "address"), str(number))]
+        assert owners.claim(f"web{number}", lambda values=values: values, hash) == []
+        assert owners.kept_bytes <= 50_000
+    assert owners.kept_bytes > 40_000
+    while owners.shed():
+        pass
+    assert owners.kept_bytes == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.frozensets(st.sampled_from("123"), max_size=2)),
+        max_size=20,
+    )
+)
+def test_law_owners_tell_what_another_file_has_now(steps: list[tuple[str, frozenset[str]]]) -> None:
+    owners = Owners()
+    now: dict[str, frozenset[str]] = {}
+    read: dict[str, frozenset[str]] = {}
+    for path, values in steps:
+        now[path] = values
+        read[path] = values
+        found = owners.claim(
+            path,
+            lambda values=values: [(("k",), value) for value in values],
+            lambda file: hash(now.get(file)),
+        )
+        assert all(text in read[other] and other != path for (_, text), other in found)
+        shared = {v for v in values if any(v in read[o] for o in read if o != path)}
+        assert {text for (_, text), _ in found} <= shared
 
 
 # What failed is not read again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from itertools import product
 
@@ -11,7 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, stem_of
+from vmw_cloudinit_metadata.drivers.filename import (
+    SUFFIXES,
+    is_instance_file,
+    nearly_stem,
+    stem_of,
+    swapped,
+    unquoted_stem,
+)
+from vmw_cloudinit_metadata.instance.vmname import normal
 
 UUID = "01234567-89ab-cdef-fedc-ba9876543210"
 HOSTILE_NAMES = st.text(alphabet="./\\%25cCfF\0a~ \n", max_size=20)
@@ -19,8 +28,9 @@ VCENTER = {"%2f": "/", "%5c": "\\", "%25": "%"}
 
 
 def meaning(vm_name: str) -> str:
-    """The name as a person knows it, without vCenter's escapes."""
-    return re.sub("%(2f|5c|25)", lambda found: VCENTER[found[0].lower()], vm_name, flags=re.I)
+    """The name as a person knows it, without vCenter's escapes; accents are part of letters."""
+    raw = re.sub("%(2f|5c|25)", lambda found: VCENTER[found[0].lower()], vm_name, flags=re.I)
+    return unicodedata.normalize("NFC", raw)
 
 
 @given(st.text() | HOSTILE_NAMES)
@@ -62,9 +72,11 @@ def test_stem_of_names_of_another_meaning_is_another_one(one: str, other: str) -
         pytest.param("a%2Fb%5Cc", "a%2fb%5cc", id="escaped-in-upper-case"),
         pytest.param("a/b\\c%d", "a%2fb%5cc%25d", id="raw"),
         pytest.param("%2e%2e", "%252e%252e", id="an-escape-that-vcenter-does-not-know"),
-        pytest.param(".web1", ".web1", id="hidden"),
-        pytest.param("..", "..", id="parent"),
-        pytest.param("../web1", "..%2fweb1", id="parent-at-the-start"),
+        pytest.param("web1/..", "web1%2f..", id="parent-at-the-end"),
+        pytest.param("Bu\u0308ro", "B\xfcro", id="decomposed"),
+        pytest.param("a%2f\u0307", "a%2f\u0307", id="accent-behind-an-escape"),
+        pytest.param("a/\u0307", "a%2f\u0307", id="accent-behind-a-slash"),
+        pytest.param("a%5C\u030c", "a%5c\u030c", id="accent-behind-an-upper-case-escape"),
         pytest.param("/etc/passwd", "%2fetc%2fpasswd", id="absolute"),
         pytest.param("a/../../b", "a%2f..%2f..%2fb", id="parent-inside"),
         pytest.param(f"{UUID} ", f"{UUID} ", id="nearly-a-uuid"),
@@ -79,6 +91,10 @@ def test_stem_of_usable_name_is_as_vcenter_escapes_it(vm_name: str, stem: str) -
     [
         pytest.param("", id="empty"),
         pytest.param("web1\0", id="nul"),
+        pytest.param(".web1", id="hidden"),
+        pytest.param("..", id="parent"),
+        pytest.param("../web1", id="parent-at-the-start"),
+        pytest.param("B\udcfcro", id="latin-1"),
         pytest.param("a" * 251, id="too-long"),
         pytest.param("é" * 126, id="too-long-in-utf-8"),
         pytest.param("/" * 84, id="too-long-when-escaped"),
@@ -99,3 +115,81 @@ def test_stem_of_longest_name_fits_a_file_name(vm_name: str) -> None:
     stem = stem_of(vm_name)
     assert stem is not None
     assert len(os.fsencode(stem + ".yaml")) <= 255
+
+
+ACCENTED = st.text(
+    alphabet="aefc258%/\\\u00fc\u00e9\u0307\u0308\u030c\u0327\u212b\u1e1f", max_size=12
+)
+
+
+def spellings_of(vm_name: str) -> list[str]:
+    """Some of the ways in which a name can be spelled, each of them whole."""
+    escape = {"/": "%2f", "\\": "%5c", "%": "%25"}
+    escaped = "".join(escape.get(letter, letter) for letter in vm_name)
+    forms = [unicodedata.normalize(form, vm_name) for form in ("NFC", "NFD")]
+    again = ["".join(escape.get(letter, letter) for letter in form) for form in forms]
+    return [escaped, re.sub("%..", lambda found: found[0].upper(), escaped), *again]
+
+
+@given(ACCENTED)
+def test_law_all_spellings_of_a_name_have_one_normal_form(name: str) -> None:
+    assert len({normal(spelling) for spelling in spellings_of(name)}) == 1
+
+
+@given(st.text() | ACCENTED)
+def test_law_the_normal_form_is_its_own(name: str) -> None:
+    assert normal(normal(name)) == normal(name)
+
+
+@given(ACCENTED, ACCENTED)
+def test_law_names_of_one_normal_form_mean_the_same(one: str, other: str) -> None:
+    assert (normal(one) == normal(other)) is (meaning(one) == meaning(other))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        *((name, True) for name in ("web1.yaml", "web1.yml", "web1.json", "a b.yaml", "#1.yaml")),
+        *((name, False) for name in ("._web1.yaml", ".web1.yaml", ".#web1.yaml", ".yaml")),
+        *((name, False) for name in (".ansible_tmpx1web1.yaml", ".web1.yaml.swp", ".web1.yml.Ab1")),
+        *(
+            (name, False)
+            for name in ("web1.yaml~", "#web1.yaml#", "web1.yaml.bak", "web1.yaml.tmp")
+        ),
+        *((name, False) for name in ("web1.YAML", "web1.Yml", "web1.yaml.txt", "web1", "yaml")),
+    ],
+)
+def test_instance_file_is_one_by_its_name(name: str, is_one: bool) -> None:
+    assert is_instance_file(name) is is_one
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        *((name, "web1") for name in ("web1.YAML", "web1.Yml", "web1.JSON", "web1.yaml.txt")),
+        *((name, "web1") for name in ("web1.YML.TXT", "web1.yaml ", "web1.json.Txt")),
+        ("a.yaml.b.YML", "a.yaml.b"),
+        *((name, None) for name in ("web1.yaml", ".web1.YAML", "web1.yaml.bak", "web1.yaml~")),
+        *((name, None) for name in ("web1.txt", "README", ".YAML", "web1.yaml.swp", "web1.YAML#")),
+    ],
+)
+def test_file_of_a_suffix_that_is_nearly_right_is_known(name: str, stem: str | None) -> None:
+    assert nearly_stem(name) == stem
+
+
+def test_uuid_is_swapped_as_dmidecode_prints_it() -> None:
+    told = "421f245c-7fa8-60fa-6af6-a46351ced0eb"
+    assert swapped(told) == "5c241f42-a87f-fa60-6af6-a46351ced0eb"
+
+
+@given(st.uuids().map(str))
+def test_law_uuid_swapped_twice_is_itself(told: str) -> None:
+    assert swapped(swapped(told)) == told
+
+
+@pytest.mark.parametrize(
+    ("stem", "meant"),
+    [("web%201", "web 1"), ("b%C3%BCro", "b\xfcro"), ("ci%2fb", None), ("100%", None), ("a", None)],
+)
+def test_name_that_is_written_as_in_a_url_is_known(stem: str, meant: str | None) -> None:
+    assert unquoted_stem(stem) == meant

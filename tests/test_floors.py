@@ -13,7 +13,7 @@ import pytest
 PACKAGE = "vmw_cloudinit_metadata"
 ROOT = Path(__file__).parent.parent / PACKAGE
 FLOORS = {
-    **dict.fromkeys(("protocol", "instance", "errors", "printable", "crowd", "rate"), 0),
+    **dict.fromkeys(("protocol", "instance", "errors", "printable", "crowd", "rate", "counts"), 0),
     **dict.fromkeys(("drivers", "config", "configfile", "tls", "admission"), 1),
     **dict.fromkeys(("budget", "regularfile", "permissions"), 1),
     **dict.fromkeys(("listener", "notify", "workers", "greenlets", "threads"), 2),

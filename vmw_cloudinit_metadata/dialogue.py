@@ -314,6 +314,8 @@ class Dialogue:
             self._tell_stale(answer.origin)
         if document == "METADATA":
             self._claim_source(answer.origin, machine)
+            if answer.origin.duplicates:
+                self._tell_duplicates(answer.origin)
         now_s = time.time()
         if not self._had:
             self._shared.deadlines.start(SETTLED_S, self._settled)
@@ -335,6 +337,14 @@ class Dialogue:
             level=logging.DEBUG if untold is None else logging.WARNING,
             sources=origin.sources,
         )
+
+    def _tell_duplicates(self, origin: Origin) -> None:
+        """Each once a minute: all VMs of one default value have the same text."""
+        self._shared.counters["duplicates"] += 1
+        for duplicate in origin.duplicates:
+            untold = self._shared.throttle.passes("duplicate", duplicate)
+            if untold is not None:
+                self.line.tell("duplicate", f"{duplicate}{untold}", sources=origin.sources)
 
     def _settled(self) -> None:
         now_s = time.time()

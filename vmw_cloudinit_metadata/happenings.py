@@ -38,6 +38,7 @@ LEVELS = {
     "failed": logging.WARNING,  # a request was answered with an error
     "stale": logging.WARNING,  # the last good answer was given
     "shared source": logging.WARNING,  # two machines get the same file
+    "duplicate": logging.WARNING,  # its data has a value that another VM's has too
     "refused": logging.WARNING,  # a VM, or a connection
     "closed": logging.WARNING,  # by us
     "move begun": logging.INFO,

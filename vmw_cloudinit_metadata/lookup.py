@@ -74,6 +74,7 @@ class Origin:
     sources: tuple[str, ...] = ()
     problem: str = ""
     digest: str = ""  # the packet RESPONSE_DIGEST
+    duplicates: tuple[str, ...] = ()  # what another VM has too and should not
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -132,9 +133,13 @@ def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
     packets = {name: response_packet(name, body) for name, body in documents.items()}
     digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
     problem = shortened(instance.problem, MAX_REASON_CHARACTERS)
-    origin = Origin(instance.matched_by, instance.sources, problem, digest.decode())
+    origin = Origin(
+        instance.matched_by, instance.sources, problem, digest.decode(), instance.duplicates
+    )
     texts = (machine.name, machine.service_uri, origin.sources, origin.problem, origin.digest)
-    return Answer(packets, origin, instance.token, _ABOUT_BYTES + size_of((packets, texts)))
+    return Answer(
+        packets, origin, instance.token, _ABOUT_BYTES + size_of((packets, texts, origin.duplicates))
+    )
 
 
 def _document_names(driver: Driver) -> Collection[str] | Failure:

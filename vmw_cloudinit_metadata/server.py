@@ -37,6 +37,7 @@ from vmw_cloudinit_metadata.budget import (
 )
 from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.connection import Connection
+from vmw_cloudinit_metadata.counts import counted
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.figures import Figures
@@ -291,7 +292,7 @@ class MetadataServer:
         """Accepts no more, finishes the answers under way, closes connections and driver."""
         for server in self._servers:
             server.close()
-        log.info("stopping: %d connections", len(self._connections))
+        log.info("stopping: %s", counted(len(self._connections), "connection"))
         self._shared.policy.moves.is_draining = True
         for connection in list(self._connections):
             connection.drain()

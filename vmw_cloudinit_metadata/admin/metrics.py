@@ -36,6 +36,7 @@ _MOVES = (
 _TABLES = (
     *("program", "connections", "unsent answers", "kept answers", "last good answers"),
     *("look-ups waiting", "look-ups running", "readings", "machines", "events"),
+    "values compared",
 )
 
 
@@ -125,6 +126,7 @@ COUNTERS = (
         {
             "rival connections": ("rival",),
             "shared sources": ("shared source",),
+            "duplicates": ("duplicate",),
             "identities changed": ("changed",),
             "identities untold": ("untold",),
         },

@@ -15,6 +15,7 @@ from vmw_cloudinit_metadata.admin.access import read_token
 from vmw_cloudinit_metadata.admin.reader import Reader, line_of
 from vmw_cloudinit_metadata.cli.options import FILE
 from vmw_cloudinit_metadata.config import DEFAULT_ADMIN_LISTEN
+from vmw_cloudinit_metadata.counts import counted
 from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.happenings import LEVEL_NAMES
 from vmw_cloudinit_metadata.printable import one_line, shortened
@@ -103,7 +104,8 @@ def _summary(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"connections: {connections} of at most {gauges.get('connections at most', 0):.0f}"
     yield f"machines:    {_counts(found['machines']) or 'none yet'}"
     served, failed = sum(pulse["served"]), sum(pulse["failed"])
-    yield f"15 minutes:  {served} boots served, {failed} failures  {_sparks(pulse['served'])}"
+    boots, failures = counted(served, "boot"), counted(failed, "failure")
+    yield f"15 minutes:  {boots} served, {failures}  {_sparks(pulse['served'])}"
     if reasons := _counts(found["problems"]):
         yield f"in trouble:  {reasons}"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,58 @@ from vmw_cloudinit_metadata.cli import schemas
 from vmw_cloudinit_metadata.cli.options import driver_options
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.cli.settings import SettingsCommand, config_option
+from vmw_cloudinit_metadata.counts import counted, first_of
 from vmw_cloudinit_metadata.drivers.driver import load
+from vmw_cloudinit_metadata.instance import secrecy
+from vmw_cloudinit_metadata.instance.fault import Fault
+from vmw_cloudinit_metadata.printable import one_line
+
+_NAMED = 100  # files of one warning; in a line there are fewer
+MAX_WARNINGS = 100_000  # different ones that are gathered; those beyond are told one by one
+
+
+@dataclass(slots=True)
+class _Finding:
+    """A fault, or a warning of one or several files."""
+
+    fault: Fault
+    files: list[str] = field(default_factory=list)  # the first of them
+    count: int = 1
+
+    def __str__(self) -> str:
+        if self.count == 1:
+            return str(self.fault)
+        others = counted(self.count - 1, "other file")
+        names = first_of([name.rpartition("/")[2] for name in self.files[1:]], self.count - 1)
+        return one_line(f"{self.fault}; likewise in {others}: {names}")
+
+    def as_json(self) -> dict[str, Any]:
+        fault = self.fault
+        return {
+            "severity": "warning" if fault.is_warning else "fault",
+            "file": one_line(fault.file),
+            "line": fault.line,
+            "column": fault.column,
+            "key": one_line(secrecy.shown(fault.key, secrecy.NAMES, with_last=fault.is_named)),
+            "found": one_line(fault.found),
+            "expected": one_line(fault.expected),
+            "count": self.count,
+            "files": list(map(one_line, self.files)),
+        }
 
 
 @click.command(cls=SettingsCommand, whole=run)
+@click.argument("names", metavar="[FILE|VM]...", nargs=-1)
 @config_option
 @driver_options
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines for people, or one JSON document.",
+)
 @click.option(
     "--schema-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -25,19 +73,67 @@ from vmw_cloudinit_metadata.drivers.driver import load
     help="cloud-init's JSON schemas (cloudinit/config/schemas of any cloud-init), which are asked "
     "too; needs the extra `schema`. Default: those of a cloud-init that is installed here.",
 )
-def validate(driver_spec: str, driver_opts: Mapping[str, Any], schema_dir: Path | None) -> int:
+@click.option("--strict", is_flag=True, help="Fail for warnings too, and if there is no file.")
+@click.option(
+    "--quiet", is_flag=True, help="Print only what fails: faults, and with --strict warnings."
+)
+def validate(
+    names: tuple[str, ...],
+    driver_spec: str,
+    driver_opts: Mapping[str, Any],
+    form: str,
+    schema_dir: Path | None,
+    strict: bool,
+    quiet: bool,
+) -> int:
     """Checks every file, and prints each fault with file, line and key. Exit 1 if there are any.
 
-    Warnings are printed too, and do not fail.
+    Warnings are printed too, and do not fail without --strict. With names of files, or of VMs (or
+    their VC UUIDs), only these are checked; one that has no file is an error, exit 2.
     """
-    faults = warnings = 0
     driver = load(driver_spec, driver_opts)
     driver.judge, note = schemas.judge(schema_dir)
-    for fault in driver.validate():
-        click.echo(str(fault))
-        warnings += fault.is_warning
-        faults += not fault.is_warning
-    click.echo(f"{faults} faults, {warnings} warnings", err=True)
-    for line in filter(None, (*driver.notes(), note)):
-        click.echo(line, err=True)
-    return 1 if faults else 0
+    totals = {"faults": 0, "warnings": 0}
+    found = _counted(driver.validate_named(names) if names else driver.validate(), totals)
+    if quiet and not strict:
+        found = (fault for fault in found if not fault.is_warning)
+    if form == "json":
+        findings = [finding.as_json() for finding in _gathered(found)]
+    else:
+        for finding in _gathered(found):
+            click.echo(str(finding))
+    notes = [] if quiet or names else [*driver.notes(), *filter(None, [note])]
+    is_empty = driver.files_checked == 0 and not names
+    if form == "json":
+        told = totals | {"files": driver.files_checked}
+        document = {"totals": told, "findings": findings, "notes": list(map(one_line, notes))}
+        click.echo(json.dumps(document, indent=1))
+    elif not quiet:
+        summary = f"{counted(totals['faults'], 'fault')}, {counted(totals['warnings'], 'warning')}"
+        click.echo(summary, err=True)
+        for note in notes:
+            click.echo(one_line(note), err=True)
+    return 1 if totals["faults"] or (strict and (totals["warnings"] or is_empty)) else 0
+
+
+def _counted(faults: Iterable[Fault], totals: dict[str, int]) -> Iterator[Fault]:
+    for fault in faults:
+        totals["warnings" if fault.is_warning else "faults"] += 1
+        yield fault
+
+
+def _gathered(faults: Iterable[Fault]) -> Iterator[_Finding]:
+    """The faults as they come; behind them the warnings, those of one kind together."""
+    warnings: dict[object, _Finding] = {}
+    for fault in faults:
+        files = [fault.file] if fault.file else []
+        kind = (fault.key, fault.found, fault.expected)
+        if not fault.is_warning or (kind not in warnings and len(warnings) >= MAX_WARNINGS):
+            yield _Finding(fault, files)
+        elif kind in warnings:
+            same = warnings[kind]
+            same.count += 1
+            same.files += files if len(same.files) < _NAMED else []
+        else:
+            warnings[kind] = _Finding(fault, files)
+    yield from warnings.values()

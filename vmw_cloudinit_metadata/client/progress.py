@@ -10,6 +10,7 @@ import click
 
 from vmw_cloudinit_metadata.client.crew import Crew
 from vmw_cloudinit_metadata.client.plan import Plan
+from vmw_cloudinit_metadata.client.report.words import plural
 
 QUIET_LINE_S = 5.0
 
@@ -30,7 +31,7 @@ class Progress:
             self._show_bar(crew)
         elif time.monotonic() - self._told_s > QUIET_LINE_S:
             self._told_s = time.monotonic()
-            text = f"{crew.tally.completed:,} boots, {_state(crew)}"
+            text = f"{plural(crew.tally.completed, 'boot')}, {_state(crew)}"
             click.echo(f"{self._label}: {crew.seconds:.0f} s: {text}", err=True)
 
     def _show_bar(self, crew: Crew) -> None:
@@ -54,4 +55,4 @@ def _state(crew: Crew) -> str:
     boots = crew.tally.phases.get("boot")
     rate = crew.tally.completed / crew.seconds if crew.seconds else 0.0
     p99_ms = boots.percentile(99) if boots else 0.0
-    return f"{rate:,.0f}/s, {crew.tally.failed:,} failures, p99 {p99_ms:,.0f} ms"
+    return f"{rate:,.0f}/s, {plural(crew.tally.failed, 'failure')}, p99 {p99_ms:,.0f} ms"

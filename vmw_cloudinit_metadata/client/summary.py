@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vmw_cloudinit_metadata.client.report.phase import in_order
+from vmw_cloudinit_metadata.client.report.words import plural
 
 _PERCENTILES = ("p50", "p90", "p99", "max")
 
@@ -13,8 +14,8 @@ _PERCENTILES = ("p50", "p90", "p99", "max")
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
     failed = sum(result["failures"].values())
     yield (
-        f"{result['scenario']}: {result['boots']:,} boots in {result['seconds']:.1f} s, "
-        f"{result['rate']:,.0f} a second, {failed:,} failures"
+        f"{result['scenario']}: {plural(result['boots'], 'boot')} in {result['seconds']:.1f} s, "
+        f"{result['rate']:,.0f} a second, {plural(failed, 'failure')}"
     )
     yield ""
     yield "ms           " + "".join(f"{name:>11}" for name in ("count", *_PERCENTILES))

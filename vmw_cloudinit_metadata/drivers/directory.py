@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 
-from vmw_cloudinit_metadata.drivers.filename import SUFFIXES
+from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, is_instance_file
 from vmw_cloudinit_metadata.drivers.root import Root
 from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, cannot_read
+from vmw_cloudinit_metadata.drivers.spellings import Spellings
 from vmw_cloudinit_metadata.errors import DriverError
-
-_EDITOR_LOCK = ".#"  # Emacs leaves such a link, to nowhere, beside a file that is being edited
 
 
 class Directory:
@@ -22,6 +21,7 @@ class Directory:
         self.path = path
         self._links_outside = links_outside
         self._prefix = os.path.join(path, "")
+        self.spellings = Spellings(path)
         if not os.path.isdir(path):
             raise DriverError(f"directory: found no directory {path!r}, expected one that is there")
         found = os.stat(path)
@@ -72,11 +72,7 @@ class Directory:
             names = sorted(os.listdir(self.path))
         except OSError as error:
             raise cannot_read(self.path, error) from error
-        return [
-            os.path.join(self.path, name)
-            for name in names
-            if name.endswith(SUFFIXES) and not name.startswith(_EDITOR_LOCK)
-        ]
+        return [self._prefix + name for name in names if is_instance_file(name)]
 
     def path_of(self, file: str) -> str:
         """The path of a file, by the directory's own path if it lies there."""

@@ -1,4 +1,7 @@
-"""The names of further documents: found by a scan of all files, which parses what has changed."""
+"""Names that instance files hold: found by a scan of all files, which parses what has changed.
+
+The names of further documents, and of the files that are user-data.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,17 @@ _NAME = re.compile("[A-Z]{1,32}")  # no other one can be asked for
 _NEVER = Token({}, until_s=0.0)
 
 
-class DocumentNames:
-    """The names that the last scan found."""
+def code_of(name: object) -> str | None:
+    """What a further document is asked for by; None if it cannot be asked for."""
+    code = str(name).upper()
+    return code if _NAME.fullmatch(code) else None
 
-    def __init__(self, directory: str) -> None:
+
+class DocumentNames:
+    """The names that the last scan found, of those that `accept` returns as they are to be told."""
+
+    def __init__(self, directory: str, accept: Callable[[object], str | None] = code_of) -> None:
+        self._accept = accept
         self._directory = directory
         self._lock = threading.Lock()
         self._token = _NEVER
@@ -73,8 +83,8 @@ class DocumentNames:
         if before and before[0] == signature:
             names = before[1]
         else:
-            found = (str(name).upper() for name in read(path, seen))
-            names = frozenset(islice(filter(_NAME.fullmatch, found), MAX_NAMES))
+            found = map(self._accept, read(path, seen))
+            names = frozenset(islice((name for name in found if name), MAX_NAMES))
             signature = hash(seen.signature(path))
         if seen.is_settled() and len(self._next) < MAX_REMEMBERED:
             self._next[path] = signature, names

@@ -53,6 +53,10 @@ class Driver(ABC):
     # More warnings of what is served, which `validate` asks for: cloud-init's schemas.
     judge: Callable[[InstanceData], Iterable[Fault]] | None = None
 
+    # How many files, or whatever else holds the data of one VM, were checked by the last `validate`
+    # or `validate_named`, if the driver tells.
+    files_checked: int | None = None
+
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Keeps --driver-opts as `self.options`; raises DriverError for what it cannot use."""
         self.options = options
@@ -92,6 +96,10 @@ class Driver(ABC):
     def validate(self) -> Iterable[Fault]:
         """Checks all that the driver could serve; yields every fault and warning."""
         raise DriverError(f"{type(self).__name__} cannot check its data beforehand")
+
+    def validate_named(self, names: Collection[str]) -> Iterable[Fault]:  # noqa: ARG002
+        """The same of files or VMs alone, as the operator names them."""
+        raise DriverError(f"{type(self).__name__} cannot check single files or VMs")
 
     def tables(self) -> Mapping[str, Table]:
         """What the driver keeps, by name, and drops if the server's memory budget is exceeded."""

@@ -8,23 +8,26 @@ import stat
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
 from vmw_cloudinit_metadata.drivers.directory import Directory
 from vmw_cloudinit_metadata.drivers.documentnames import DocumentNames
-from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, stem_of
+from vmw_cloudinit_metadata.drivers.duplicates import Owners
+from vmw_cloudinit_metadata.drivers.filename import stem_in, unquoted_stem, usual_stem
 from vmw_cloudinit_metadata.drivers.reading import Reading, Readings
 from vmw_cloudinit_metadata.drivers.root import LeadsOut
-from vmw_cloudinit_metadata.drivers.snapshot import Signature, Snapshot
+from vmw_cloudinit_metadata.drivers.snapshot import Signature, Snapshot, cannot_read
 from vmw_cloudinit_metadata.errors import DriverError
-from vmw_cloudinit_metadata.instance import advice, nocloud, seed
+from vmw_cloudinit_metadata.instance import advice, distinct, jsontext, nocloud, seed
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
     Faults,
     InvalidInstanceData,
     Key,
     bounded,
+    describe,
     kind_of,
 )
 from vmw_cloudinit_metadata.instance.keys import (
@@ -36,7 +39,8 @@ from vmw_cloudinit_metadata.instance.keys import (
     unknown_faults,
 )
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
-from vmw_cloudinit_metadata.instance.secrecy import is_secret_text
+from vmw_cloudinit_metadata.instance.secrecy import NAMES, is_secret_text, shown
+from vmw_cloudinit_metadata.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
 Judge = Callable[[InstanceData], Iterable[Fault]]
@@ -49,6 +53,18 @@ _FILE_NAME = re.compile(r"[\w./@+-]{1,100}", re.ASCII)
 
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
+# How user-data begins; only of such a file is it looked for whether another one names it.
+_USER_DATA = re.compile(
+    r"\s*(?:#!|#cloud-|#include|#part-handler|## template:|content-type:|mime-version:)",
+    re.IGNORECASE,
+)
+
+_ONE_OF_THEM = "one of them"
+
+_JSON = ".json"
+_BEGINS_LIKE_JSON = re.compile(r"\s*\{")
+_NAMES_A_FILE = re.compile(rb"data[-_]file|\\[uUx]")  # of one of FILE_KEYS, also with escapes
+
 
 @dataclass(frozen=True)
 class _Layer:
@@ -58,6 +74,16 @@ class _Layer:
     seed: seed.Seed
     mapping: dict[str, Any]
     faults: tuple[Fault, ...]
+    is_like_user_data: bool = False
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `validate` finds in a file: every fault and warning, and what no other may have."""
+
+    faults: tuple[Fault, ...]
+    values: Sequence[distinct.Value] = ()
+    is_document: bool = False  # another file names it as its user-data: it is no instance file
 
 
 class InstanceFiles:
@@ -66,9 +92,11 @@ class InstanceFiles:
     def __init__(self, directory: Directory, defaults: str | None) -> None:
         self._directory = directory
         self.readings = Readings()
+        self.owners = Owners()
         self._defaults_lock = threading.Lock()
         self._defaults_kept: tuple[Signature, _Layer] | None = None
         self._documents = DocumentNames(directory.path)
+        self._named = DocumentNames(directory.path, self._document_path)
         self.defaults = directory.path_of(defaults) if defaults else None
         if self.defaults and not os.path.isfile(self.defaults):
             raise DriverError(f"defaults: found no file {self.defaults!r}, expected a YAML file")
@@ -82,16 +110,49 @@ class InstanceFiles:
         paths = self._directory.paths_named(stem)
         return [path for path in paths if path != self.defaults and snapshot.exists(path)]
 
+    def look(self) -> None:
+        """Look for files in unusual spellings; raises DriverError if that cannot be told."""
+        try:
+            self._directory.spellings.look()
+        except OSError as error:
+            raise cannot_read(self._directory.path, error) from error
+
+    def found_otherwise(self, stem: str, snapshot: Snapshot) -> list[str]:
+        """The paths of instance files of that name in unusual spellings."""
+        self.look()
+        paths = self.known_otherwise(stem)
+        if paths:
+            snapshot.exists(self._directory.path)  # another one may come: the answer depends on it
+        return [path for path in paths if path != self.defaults and snapshot.exists(path)]
+
+    def known_otherwise(self, stem: str) -> list[str]:
+        """The same as of the last look, without one."""
+        names = self._directory.spellings.others(stem)
+        return [os.path.join(self._directory.path, name) for name in names]
+
+    def nearly(self, stem: str) -> str | None:
+        """What was most likely meant as the file of that name, as of the last look."""
+        spellings = self._directory.spellings
+        names = [*spellings.nearly(stem), *spellings.others(stem)]
+        return os.path.join(self._directory.path, names[0]) if names else None
+
     def document_names(self) -> Collection[str]:
         """The further documents that any file has."""
-        return self._documents.get(self._scan)
+        return self._documents.get(partial(self._scan, self._documents, self._documents_of))
 
-    def _scan(self) -> Iterator[str]:
+    def is_document(self, path: str) -> bool:
+        """Whether a file is user-data that an instance file names, as was seen a while ago."""
+        named = self._named.get(partial(self._scan, self._named, self._files_named_by))
+        return os.path.realpath(path) in named
+
+    def _scan(
+        self, names: DocumentNames, read: Callable[[str, Snapshot], Iterable[object]]
+    ) -> Iterator[str]:
         with self._directory.snapshot() as snapshot:
             for path in [*self.all_paths(), *([self.defaults] if self.defaults else [])]:
                 try:
                     seen = Snapshot(snapshot.root)
-                    yield from self._documents.of_file(path, seen, self._documents_of)
+                    yield from names.of_file(path, seen, read)
                 except (DriverError, LeadsOut):
                     continue  # it is told when its VM asks
 
@@ -109,15 +170,42 @@ class InstanceFiles:
         """
         return self.readings.of(path, snapshot, self._read, keep=keep)
 
+    def _layers(self, path: str, snapshot: Snapshot) -> list[_Layer]:
+        """The file, and the defaults if there are any; raises DriverError."""
+        return [self._layer(path, snapshot), *self._defaults_layers(snapshot)]
+
     def _read(self, path: str, snapshot: Snapshot) -> Reading:
-        layers = [self._layer(path, snapshot), *self._defaults_layers(snapshot)]
+        layers = self._layers(path, snapshot)
         own = layers[0]
         match = own.mapping.get("match")
+        instance, faults = self._checked(layers, snapshot)
+        if instance and (duplicates := tuple(self._duplicates(path, instance, snapshot))):
+            instance = replace(instance, duplicates=duplicates)
         return Reading(
-            *self._checked(layers, snapshot),
+            instance,
+            faults,
             bios_uuid=match.get("bios-uuid") if isinstance(match, dict) else None,
             is_legible=bool(own.mapping) or not own.faults,
+            is_like_user_data=own.is_like_user_data,
         )
+
+    def _duplicates(self, path: str, instance: InstanceData, snapshot: Snapshot) -> Iterator[str]:
+        """What the file has that another one has too, of those that were read for VMs."""
+
+        def looks(file: str) -> int:
+            try:
+                if snapshot.signature(file) is None:
+                    snapshot.exists(file)
+            except DriverError:
+                return 0
+            return hash((snapshot.signature(file), snapshot.signature(self.defaults or "")))
+
+        def values() -> Iterable[distinct.Value]:
+            return distinct.values_of(instance, stem_in(path))
+
+        for (key, text), other in self.owners.claim(path, values, looks):
+            name = shown(key, NAMES)
+            yield one_line(f"{name} is {describe(text, key)}, which {other} has too")
 
     def _checked(
         self, layers: Sequence[_Layer], snapshot: Snapshot
@@ -167,6 +255,12 @@ class InstanceFiles:
         text = _text(path, content)
         if isinstance(text, Fault):
             return _Layer(path, seed.read(""), {}, (text,))
+        if path.endswith(_JSON) or _BEGINS_LIKE_JSON.match(text):
+            fault = jsontext.fault_of(text)
+            if fault is None:
+                text = jsontext.as_yaml(text)
+            elif path.endswith(_JSON):
+                return _Layer(path, seed.read(""), {}, (replace(fault, file=path),))
         read = seed.read(text)
         faults = Faults()
         faults.extend(read.faults)
@@ -186,7 +280,8 @@ class InstanceFiles:
             found = kind_of(read.value)  # it may be user-data
             faults.add(Fault((), found, "a mapping with the key metadata"))
         located = (read.located(fault, path) for fault in faults.all())
-        return _Layer(path, read, mapping, tuple(located))
+        is_like_user_data = not mapping and _USER_DATA.match(text) is not None
+        return _Layer(path, read, mapping, tuple(located), is_like_user_data)
 
     def _document(
         self, name: str, file: Any, snapshot: Snapshot, sources: list[str], faults: list[Fault]
@@ -216,34 +311,103 @@ class InstanceFiles:
         sources.append(path)
         return content
 
-    def faults_of(self, path: str, judge: Judge | None = None) -> Iterator[Fault]:
-        """Every fault and warning of an instance file; `judge` has more of what is served."""
+    def documents_named(self) -> set[str]:
+        """The files that instance files, or the defaults, name as their user-data."""
         with self._directory.snapshot() as snapshot:
-            yield from self._faults_of(path, snapshot, judge)
+            paths = [*self.all_paths(), *([self.defaults] if self.defaults else [])]
+            named = {name for path in paths for name in self._files_named_by(path, snapshot)}
+        return set(map(self._document_path, named))
 
-    def _faults_of(
-        self, path: str, snapshot: Snapshot, judge: Judge | None = None
-    ) -> Iterator[Fault]:
-        yield from _name_faults(path)
-        yield from _mode_faults(path, snapshot)
-        stem, suffix = os.path.splitext(os.path.basename(path))
-        if suffix == SUFFIXES[1] and os.path.exists(path.removesuffix(suffix) + SUFFIXES[0]):
-            yield _two_files(self._directory.paths_named(stem))
+    def _document_path(self, name: object) -> str:
+        return os.path.realpath(os.path.join(self._directory.path, str(name)))
+
+    def _files_named_by(self, path: str, snapshot: Snapshot) -> Iterator[str]:
         try:
-            instance = self._read(path, snapshot).served()
+            content = snapshot.read(path, MAX_FILE_BYTES)
+        except (DriverError, LeadsOut):
+            return
+        if content and _NAMES_A_FILE.search(content):
+            mapping = self._layer_of(path, content).mapping
+            files = (mapping.get(key) for key in FILE_KEYS)
+            yield from (file for file in files if isinstance(file, str) and _is_inside(file))
+
+    def check(
+        self, path: str, documents: Collection[str] = (), judge: Judge | None = None
+    ) -> Checked:
+        """Judges an instance file, unless it is one of `documents`, as `documents_named` has them;
+        `judge` has more warnings of what is served.
+
+        A file that is named as user-data and has a key of an instance file is judged all the same.
+        """
+        with self._directory.snapshot() as snapshot:
+            about_file = [*self._name_faults(path), *_mode_faults(path, snapshot)]
+            try:
+                layers = self._layers(path, snapshot)
+                if documents and not layers[0].mapping and os.path.realpath(path) in documents:
+                    return Checked((), is_document=True)
+                faults, values = self._judged(layers, snapshot, judge)
+            except DriverError as error:
+                found = f"an error ({error})"
+                faults, values = [Fault((), found, "a file that can be read", path, 1)], ()
+        if any(fault.expected == _ONE_OF_THEM for fault in about_file):
+            values = ()  # another file of the same VM has them too
+        return Checked((*about_file, *faults), values)
+
+    def _judged(
+        self, layers: Sequence[_Layer], snapshot: Snapshot, judge: Judge | None
+    ) -> tuple[Sequence[Fault], Sequence[distinct.Value]]:
+        path = layers[0].path
+        stem = stem_in(path)
+        instance, faults = self._checked(layers, snapshot)
+        if instance is None:
+            return faults, ()
+        try:
             nocloud.render(instance, Machine(name=stem, vc_uuid=_NIL_UUID))
         except InvalidInstanceData as error:
-            yield from (
-                fault if fault.file else replace(fault, file=path) for fault in error.faults
-            )
-        except DriverError as error:
-            yield Fault((), f"an error ({error})", "a file that can be read", path, 1)
-        else:
-            for source in instance.sources[1:]:
-                yield from _mode_faults(source, snapshot)
-            layers = [self._layer(path, snapshot), *self._defaults_layers(snapshot)]
-            warnings = [*advice.warnings_of(instance), *(judge(instance) if judge else ())]
-            yield from (_located(warning, layers) for warning in warnings)
+            return [replace(fault, file=path) for fault in error.faults], ()
+        of_sources = (_mode_faults(source, snapshot) for source in instance.sources[1:])
+        warnings = [fault for faults in of_sources for fault in faults]
+        about_data = [*advice.warnings_of(instance), *(judge(instance) if judge else ())]
+        warnings += (_located(warning, layers) for warning in about_data)
+        return warnings, distinct.values_of(instance, stem)
+
+    def values_of(self, path: str) -> Sequence[distinct.Value]:
+        """What no other file may have; nothing of a file that has a fault."""
+        with self._directory.snapshot() as snapshot:
+            try:
+                instance, _ = self._checked(self._layers(path, snapshot), snapshot)
+            except DriverError:
+                return ()
+        return distinct.values_of(instance, stem_in(path)) if instance else ()
+
+    def located(self, fault: Fault, path: str) -> Fault:
+        """The fault with its place: in that file, or in the defaults."""
+        with self._directory.snapshot() as snapshot:
+            return _located(fault, self._layers(path, snapshot))
+
+    def _name_faults(self, path: str) -> Iterator[Fault]:
+        """Other files of the same VM, and a name that is not spelled as it is looked up."""
+        stem = stem_in(path)
+        paths = self._present(stem)
+        if len(paths) > 1:
+            yield _two_files(paths)
+        usual = usual_stem(stem)
+        if usual == stem:
+            return
+        expected = f"{usual}.yaml" if usual else "a name that a VM can have"
+        if meant := unquoted_stem(stem):
+            expected += f", or {meant}.yaml if it is not part of the VM's name"
+        yield Fault((), f"the file name {stem!r}", expected, path, 1, is_warning=True)
+        if usual and not parse_uuid(stem):
+            # The file of the usual spelling is served; without one, none is.
+            same = self._present(usual)
+            others = same or self.known_otherwise(usual)
+            if others != [path]:
+                both = f"{_both(sorted({*others, path}))}, which are one VM name"
+                yield Fault((), both, _ONE_OF_THEM, path, 1, is_warning=bool(same))
+
+    def _present(self, stem: str) -> list[str]:
+        return [path for path in self._directory.paths_named(stem) if os.path.exists(path)]
 
     def faults_of_defaults(self) -> Iterator[Fault]:
         """Every fault and warning that the defaults have by themselves."""
@@ -316,18 +480,13 @@ def _place(fault: Fault) -> tuple[str, int, str]:
 
 
 def _two_files(paths: Sequence[str]) -> Fault:
-    names = " and ".join(os.path.basename(path) for path in paths)
-    return Fault((), f"both {names}", "one of them", paths[0], 1)
+    return Fault((), _both(paths), _ONE_OF_THEM, paths[0], 1)
 
 
-def _name_faults(path: str) -> Iterator[Fault]:
-    """A file whose name no VM can lead to."""
-    stem = os.path.splitext(os.path.basename(path))[0]
-    canonical_uuid = parse_uuid(stem)
-    wanted = canonical_uuid or stem_of(stem)
-    if wanted != stem:
-        expected = f"{wanted}.yaml" if wanted else "a name that a VM can have"
-        yield Fault((), f"the file name {stem!r}", expected, path, 1, is_warning=True)
+def _both(paths: Iterable[str]) -> str:
+    """`both web1.yaml and web1.yml`"""
+    *names, last = (os.path.basename(path) for path in paths)
+    return f"{'both ' if len(names) == 1 else ''}{', '.join(names)} and {last}"
 
 
 def _mode_faults(path: str, snapshot: Snapshot) -> Iterator[Fault]:

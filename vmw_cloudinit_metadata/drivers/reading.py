@@ -36,6 +36,7 @@ class Reading:
     faults: tuple[Fault, ...] = ()
     bios_uuid: object = None  # of its `match`, as it is written
     is_legible: bool = True  # whether anything of it could be told
+    is_like_user_data: bool = False  # it begins so, and has no key of an instance file
 
     def served(self) -> InstanceData:
         """The instance; raises InvalidInstanceData."""

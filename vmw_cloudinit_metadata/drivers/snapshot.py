@@ -55,7 +55,7 @@ def _look(path: str, stat: Callable[[str], os.stat_result] = os.stat) -> os.stat
         raise
 
 
-def _trusted_s(directory: os.stat_result | None) -> float:
+def trusted_s(directory: os.stat_result | None) -> float:
     """For how long no change of its time stamps means no change."""
     if directory is None:
         return TRUSTED_S
@@ -114,7 +114,7 @@ class _Directory:
 
     def _trust(self, found: os.stat_result | None) -> None:
         self._signature = _signature(found) if found else None
-        self._trusted_until_s = time.monotonic() + _trusted_s(found)
+        self._trusted_until_s = time.monotonic() + trusted_s(found)
 
 
 class Token:

@@ -23,6 +23,7 @@ from vmw_cloudinit_metadata.instance.fault import (
 from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, TOP_LEVEL, canonical, unknown_faults
 from vmw_cloudinit_metadata.instance.metadata import Match, Metadata
 from vmw_cloudinit_metadata.instance.network import Interface
+from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
@@ -37,7 +38,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class InstanceData:
-    """What one VM is told. `from_mapping` makes it; a driver may set the last five with `replace`.
+    """What one VM is told. `from_mapping` makes it; a driver may set the last six with `replace`.
 
     `metadata` has the known keys first; `network` is cloud-init's network-config document, version
     1 or 2; the documents are bytes, empty where there is none. `documents` holds further ones by
@@ -55,6 +56,7 @@ class InstanceData:
     matched_by: str = ""  # which identity of the VM led here: "vc-uuid"
     sources: tuple[str, ...] = ()  # where it stands, the VM's own file first
     problem: str = ""  # why this is the last good answer and not the present one
+    duplicates: tuple[str, ...] = ()  # what another VM's data has too and should not, for the log
     token: object = None  # for Driver.still_holds; None: ask again at the next request
 
     @classmethod
@@ -75,8 +77,12 @@ class InstanceData:
 
     def is_for(self, machine: Machine) -> bool:
         """Whether the machine is the one that `match` names, if it names one."""
-        told = {"vc-uuid": machine.vc_uuid, "bios-uuid": machine.bios_uuid, "name": machine.name}
-        return all(told[key] == wanted for key, wanted in self.match.items())
+        name = machine.name and normal(machine.name)
+        told = {"vc-uuid": machine.vc_uuid, "bios-uuid": machine.bios_uuid, "name": name}
+        return all(
+            told[key] == (normal(wanted) if key == "name" else wanted)
+            for key, wanted in self.match.items()
+        )
 
 
 class _Check:

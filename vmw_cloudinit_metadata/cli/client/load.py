@@ -15,6 +15,7 @@ from vmw_cloudinit_metadata.client import summary
 from vmw_cloudinit_metadata.client.crew import Crew
 from vmw_cloudinit_metadata.client.progress import Progress
 from vmw_cloudinit_metadata.client.report.page import render
+from vmw_cloudinit_metadata.client.report.words import plural
 from vmw_cloudinit_metadata.errors import ConfigError
 
 
@@ -76,7 +77,9 @@ def _test(scenario: str, options: dict[str, Any], connections: int | None) -> in
     finally:
         progress.close()
     if crew.left_out:
-        left_out = f"{crew.left_out:,} files are left out, such as: {crew.left_out_because}"
+        verb = "is" if crew.left_out == 1 else "are"
+        files = plural(crew.left_out, "file")
+        left_out = f"{files} {verb} left out, such as: {crew.left_out_because}"
         click.echo(left_out, err=True)
     for line in summary.lines(result):
         click.echo(line)

@@ -1,0 +1,122 @@
+"""Values that no two VMs should have, and two instance files have."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+
+from vmw_cloudinit_metadata.instance.distinct import Value
+
+# Of the server's table. With five values a file there is room for about 30,000 files.
+KEPT_BYTES = 32 * 1024 * 1024
+_FILE_BYTES = 550  # of a file: its path, its place in two tables
+_VALUE_BYTES = 120  # of each of its values: two numbers, its place in a table
+MAX_OF_FILE = 64  # values of one file
+
+MAX_COMPARED = 2_000_000  # values of all files; about 100 bytes each
+_NAMED = 4  # files that have one value
+
+
+@dataclass(slots=True)
+class _File:
+    looks: int  # a hash of what its files looked like
+    values: tuple[int, ...]  # those of which it is the owner
+    is_owner: bool  # of all that it has
+
+
+class Owners:
+    """Which file was the first to have a value, of the files that were read for VMs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files: OrderedDict[str, _File] = OrderedDict()
+        self._owners: dict[int, str] = {}  # by the value's hash
+
+    @property
+    def kept_bytes(self) -> int:
+        return len(self._files) * _FILE_BYTES + len(self._owners) * _VALUE_BYTES
+
+    def shed(self) -> bool:
+        """Forget the file that was read longest ago; return False if there is none."""
+        with self._lock:
+            return self._forget_oldest()
+
+    def claim(
+        self, path: str, values: Callable[[], Iterable[Value]], looks: Callable[[str], int]
+    ) -> list[tuple[Value, str]]:
+        """Returns each of its values that another file has, with that file.
+
+        `looks` returns a hash of what a file and all that it needs look like now. A file that
+        looks otherwise than when it was read may have other values: it is no owner any more.
+        """
+        mine = looks(path)
+        before = self._files.get(path)
+        if before and before.is_owner and before.looks == mine:
+            return []
+        claimed = {hash(value): value for value in islice(values(), MAX_OF_FILE)}
+        with self._lock:
+            self._forget(path)
+            others = {self._owners[h] for h in claimed if h in self._owners}
+            seen = {other: self._files[other].looks for other in others}
+        gone = [other for other in others if looks(other) != seen[other]]
+        with self._lock:
+            for other in gone:
+                self._forget(other)
+            owned = tuple(h for h in claimed if self._owners.setdefault(h, path) == path)
+            self._files[path] = _File(mine, owned, len(owned) == len(claimed))
+            found = [(claimed[h], owner) for h in claimed if (owner := self._owners[h]) != path]
+            while self.kept_bytes > KEPT_BYTES and self._forget_oldest():
+                pass
+        return found
+
+    def _forget_oldest(self) -> bool:
+        if not self._files:
+            return False
+        self._forget(next(iter(self._files)))
+        return True
+
+    def _forget(self, path: str) -> None:
+        file = self._files.pop(path, None)
+        for h in file.values if file else ():
+            del self._owners[h]
+
+
+@dataclass(slots=True)
+class Duplicate:
+    """A value that several files have: how many, and the first of them."""
+
+    value: Value
+    files: list[str]
+    count: int = 0
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Compares all files of a directory, one after the other."""
+
+    is_complete: bool = True
+    _files: list[str] = field(default_factory=list)
+    _first: dict[int, int] = field(default_factory=dict)  # file's number, by the value's hash
+    _found: dict[int, Duplicate] = field(default_factory=dict)
+
+    def add(self, path: str, values: Iterable[Value]) -> None:
+        number = len(self._files)
+        self._files.append(path)
+        for value in dict.fromkeys(values):  # each once
+            h = hash(value)
+            first = self._first.get(h)
+            if first is None and len(self._first) < MAX_COMPARED:
+                self._first[h] = number
+            elif first is None:
+                self.is_complete = False
+            else:
+                found = self._found.setdefault(h, Duplicate(value, [self._files[first]], 1))
+                found.count += 1
+                if len(found.files) < _NAMED:
+                    found.files.append(path)
+
+    def found(self) -> list[Duplicate]:
+        return list(self._found.values())

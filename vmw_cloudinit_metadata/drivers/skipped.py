@@ -1,0 +1,55 @@
+"""Files of the directory that are no instance files, and that somebody may have meant as such."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
+
+from vmw_cloudinit_metadata.counts import counted, first_of
+from vmw_cloudinit_metadata.drivers.filename import is_instance_file, nearly_stem
+from vmw_cloudinit_metadata.instance.fault import Fault
+
+_MAX_LOOKED_AT = 10_000  # entries of subdirectories
+_SUFFIXES = "NAME.yaml, NAME.yml or NAME.json"
+
+
+def nearly_instance_files(directory: str) -> Iterator[Fault]:
+    """A warning that names those of a suffix that is nearly right: `web1.YAML`, `web1.yaml.txt`."""
+    names = sorted(name for name in os.listdir(directory) if nearly_stem(name))
+    if names:
+        found = f"{counted(len(names), 'file')} that no VM gets ({first_of(names)}) in {directory}"
+        yield Fault((), found, f"names such as {_SUFFIXES}, in lower case", is_warning=True)
+
+
+def nothing_in(directory: str) -> str:
+    return f"{directory} has no {_SUFFIXES}"
+
+
+def below(directory: str, documents: Callable[[], Collection[str]]) -> str:
+    """Which subdirectories have files in them that would be instance files one level up; or "".
+
+    Not looked for are `documents`, what is hidden, and what is behind links.
+    """
+    top = os.path.realpath(directory)
+    found = {path for path in islice(_below(top), _MAX_LOOKED_AT) if path}
+    found -= set(documents()) if found else set()
+    places = sorted({os.path.relpath(os.path.dirname(path), top) for path in found})
+    if not places:
+        return ""
+    return (
+        f"the files of {counted(len(places), 'subdirectory', 'subdirectories')} are not looked at: "
+        f"{first_of(places)}; instance files lie in {directory} itself"
+    )
+
+
+def _below(top: str) -> Iterator[str]:
+    """For each entry its path, if it could be an instance file one level up, else ""."""
+    for place, directories, names in os.walk(top):
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
+        if place == top:
+            continue
+        yield ""
+        for name in names:
+            is_one = is_instance_file(name) or nearly_stem(name)
+            yield os.path.join(place, name) if is_one else ""

@@ -1,0 +1,111 @@
+"""What no two VMs should have the same: instance-id, host name, addresses, MAC addresses. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from vmw_cloudinit_metadata.instance import nocloud
+from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData, Key
+from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.network import ip_interface
+from vmw_cloudinit_metadata.instance.vmname import normal
+from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+
+# The key that a value stands at, and the value in the one form in which it is compared.
+Value = tuple[Key, str]
+
+MAX_VALUES = 10_000  # of one instance that are compared
+
+_INSTANCE_ID = ("metadata", "instance-id")
+_HOSTNAME = ("metadata", "local-hostname")
+_ADDRESS = ("network", "address")
+_MAC = ("network", "mac-address")
+
+_LABEL = re.compile("[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # is a host name as it is
+
+
+def values_of(instance: InstanceData, stem: str) -> list[Value]:
+    """The values of the VM whose file has the name `stem`: MAX_VALUES at most, some twice."""
+    return list(islice(_values(instance, stem), MAX_VALUES))
+
+
+def _values(instance: InstanceData, stem: str) -> Iterator[Value]:
+    given, match = instance.metadata, instance.match
+    instance_id = given.get("instance-id") or _vc_uuid(match, stem)
+    if instance_id:
+        yield _INSTANCE_ID, str(instance_id)
+    hostname = given.get("local-hostname") or given.get("hostname") or _default_hostname(stem)
+    if hostname:
+        yield _HOSTNAME, str(hostname).lower()
+    if match:
+        # The strongest identity: VMs of one name may be told apart by their UUIDs.
+        key = next(key for key in ("vc-uuid", "bios-uuid", "name") if key in match)
+        yield ("match", key), normal(match[key])
+    network = instance.network
+    if not network:
+        return
+    if network.get("version") == 1:
+        yield from _of_version_1(network.get("config"))
+    else:
+        yield from _of_version_2(network)
+
+
+def _vc_uuid(match: Mapping[str, str], stem: str) -> str | None:
+    """The VM's VC UUID, which is the default instance-id, as far as its file tells."""
+    return match.get("vc-uuid") or (None if "bios-uuid" in match else parse_uuid(stem))
+
+
+def _default_hostname(stem: str) -> Any:
+    if _LABEL.fullmatch(stem):
+        return None if parse_uuid(stem) else stem
+    try:
+        machine = Machine(name=None if parse_uuid(stem) else stem, vc_uuid=stem)
+        return nocloud.metadata(InstanceData({}), machine).get("local-hostname")
+    except InvalidInstanceData:
+        return None  # it is told when it is rendered
+
+
+def _of_version_1(devices: Any) -> Iterator[Value]:
+    for device in _mappings(devices):
+        yield from _mac(device.get("mac_address"))
+        for subnet in _mappings(device.get("subnets")):
+            yield from _address(subnet.get("address"))
+
+
+def _of_version_2(network: Mapping[Any, Any]) -> Iterator[Value]:
+    """Of ethernets, bonds, bridges, vlans and what there is besides."""
+    for section in _mappings(list(network.values())):
+        for device in _mappings(list(section.values())):
+            match, addresses = device.get("match"), device.get("addresses")
+            yield from _mac(match.get("macaddress") if isinstance(match, Mapping) else None)
+            yield from _mac(device.get("macaddress"))
+            for address in addresses if isinstance(addresses, list) else ():
+                is_key = isinstance(address, Mapping)  # whose value is its label or lifetime
+                yield from _address(next(iter(address), None) if is_key else address)
+
+
+def _mappings(values: Any) -> Iterable[Mapping[Any, Any]]:
+    """Those of a list that are mappings: a network-config of the operator's own may hold all."""
+    return (v for v in values if isinstance(v, Mapping)) if isinstance(values, list) else ()
+
+
+def _mac(text: object) -> Iterator[Value]:
+    if isinstance(text, str):
+        yield _MAC, text.lower().replace("-", ":")
+
+
+def _address(text: object) -> Iterator[Value]:
+    if not isinstance(text, str):
+        return
+    if ":" not in text:  # of IPv4 there is one form
+        host = text.partition("/")[0]
+        if host.count(".") == 3:
+            yield _ADDRESS, host
+        return
+    try:
+        yield _ADDRESS, str(ip_interface(text).ip)
+    except ValueError:
+        return

@@ -1,0 +1,65 @@
+"""JSON -> YAML that is read as the same values: YAML 1.1 has nearly all of JSON, not all. Pure.
+
+So an instance file in JSON goes the way of all others, with lines, duplicates and bounds. RFC 8259.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NoReturn
+
+from vmw_cloudinit_metadata.instance.fault import Fault
+
+# A text; else a number, and its exponent; else blanks, and the colon behind them. Each takes all
+# that there is of it, so that a long one is not looked at again from its middle.
+_PART = re.compile(
+    r'(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")'
+    r"|(?P<number>-?\d+)(?P<fraction>\.\d+)?(?:[eE](?P<sign>[+-]?)(?P<exponent>\d+))?"
+    r"|(?P<blanks>[ \t\r\n]+)(?P<colon>:?)",
+    re.ASCII,
+)
+_HIGH, _LOW = "[dD][89abAB][0-9a-fA-F]{2}", "[dD][c-fC-F][0-9a-fA-F]{2}"
+# An escaped backslash; a pair of surrogates; a character that YAML does not take as it is.
+_IN_TEXT = re.compile(rf"\\\\|\\u({_HIGH})\\u({_LOW})|[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+
+
+def fault_of(text: str) -> Fault | None:
+    """Why `text` is no JSON, with line and column; None if it is."""
+    try:
+        json.loads(text, parse_int=len, parse_float=len, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        found = f"no valid JSON ({error.msg})"
+        return Fault((), found, "JSON", line=error.lineno, column=error.colno)
+    except ValueError as error:
+        return Fault((), f"no valid JSON ({error})", "JSON", line=1)
+    except RecursionError:
+        pass  # the reader tells how deep it may be
+    return None
+
+
+def as_yaml(text: str) -> str:
+    """The YAML of valid JSON, with each value in the line in which it was."""
+    return _PART.sub(_part, text)
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _part(found: re.Match[str]) -> str:
+    if found["text"]:
+        return _IN_TEXT.sub(_in_text, found[0])
+    if found["exponent"]:  # YAML 1.1 wants a fraction and a sign
+        sign = found["sign"] or "+"
+        return f"{found['number']}{found['fraction'] or '.0'}e{sign}{found['exponent']}"
+    if found["colon"]:  # YAML wants it in the line of the key
+        return f":{found['blanks']}"
+    return found[0]
+
+
+def _in_text(found: re.Match[str]) -> str:
+    if found[1]:
+        high, low = int(found[1], 16), int(found[2], 16)
+        return f"\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08x}"
+    return found[0] if found[0] == "\\\\" else f"\\u{ord(found[0]):04x}"
