@@ -1,0 +1,173 @@
+"""What cloud-init's renderers lose of a short form that is right: warnings that name them. Pure.
+
+cloud-init writes a network-config down for what configures the guest's network, and no version of
+it carries everything to all of these. The rules here are what its versions 22.4 and 26.2 were seen
+to do; tests/renderers holds them against both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from vmw_cloudinit_metadata.instance.address import ip_address
+from vmw_cloudinit_metadata.instance.fault import Fault, Key
+from vmw_cloudinit_metadata.instance.network import Interface
+from vmw_cloudinit_metadata.instance.subnets import Subnets
+
+RENDERERS = ("netplan", "eni", "networkd", "sysconfig", "network-manager")
+
+_MAX_SERVERS = 3  # of resolv.conf
+_MAX_DOMAINS = 6
+
+
+@dataclass(frozen=True)
+class _Case:
+    """An interface, in a document of a version."""
+
+    interface: Interface
+    version: int
+
+    @cached_property
+    def families(self) -> set[int]:
+        return {address.version for address in self.interface.addresses}
+
+    @cached_property
+    def servers(self) -> set[int]:
+        return {ip_address(server).version for server in self.interface.nameservers}
+
+    @property
+    def is_dhcp_alone(self) -> bool:
+        return self.interface.dhcp and not self.families
+
+    @property
+    def served(self) -> set[int]:
+        """Families of which the interface has a place for name servers."""
+        return self.families | ({4} if self.interface.dhcp and self.version == 1 else set())
+
+    @cached_property
+    def subnets(self) -> Subnets:
+        return Subnets(self.interface.addresses)
+
+    def off_link(self) -> set[int]:
+        gateways = self.interface.gateway
+        return {ip_address(g).version for g in gateways if not self.subnets.reach(g)}
+
+
+def _nameservers(case: _Case) -> set[str]:
+    orphans = case.servers - case.served
+    lose = {"eni", "network-manager"} if orphans else set()
+    if orphans == {4} and case.interface.dhcp and case.families:
+        lose.remove("network-manager")
+    if len(case.interface.nameservers) > _MAX_SERVERS:
+        lose.add("sysconfig")
+    return lose
+
+
+def _search(case: _Case) -> set[str]:
+    if not case.interface.search:
+        return set()
+    lose = set()
+    if case.is_dhcp_alone and not case.servers:
+        others = {"eni", "network-manager"} if case.version == 2 else {"netplan"}
+        lose |= {"networkd", "sysconfig"} | others
+    elif case.is_dhcp_alone and case.version == 2:
+        lose |= {"eni", "network-manager"}
+    elif case.servers and not case.servers & case.served:
+        lose.add("eni")
+    if len(case.interface.search) > _MAX_DOMAINS:
+        lose.add("sysconfig")
+    return lose
+
+
+def _mtu(case: _Case) -> set[str]:
+    """ifupdown sets it with a static address alone; version 2 puts DHCP before these."""
+    is_lost = case.interface.mtu and case.interface.dhcp
+    return {"eni"} if is_lost and (case.is_dhcp_alone or case.version == 2) else set()
+
+
+def _gateway(case: _Case) -> set[str]:
+    off_link = case.off_link()
+    if not off_link:
+        return set()
+    lose = {"netplan", "networkd"} if case.version == 1 else {"eni", "networkd", "network-manager"}
+    return lose | ({"sysconfig"} if 6 in off_link else set())
+
+
+def _routes(case: _Case) -> set[str]:
+    routes = case.interface.routes
+    if any(route.metric is not None for route in routes):
+        lose = {"network-manager"}
+        if case.version == 2:
+            lose |= {"eni", "networkd", "sysconfig"}
+        if any(route.is_default and route.version == 6 and route.metric for route in routes):
+            lose.add("sysconfig")
+        return lose
+    return set()
+
+
+def _off_link_routes(case: _Case) -> set[str]:
+    interface = case.interface
+    if not interface.on_link:
+        return set()
+    lost = [route for route in interface.routes if not case.subnets.reach(route.via)]
+    return set(RENDERERS) if any(not (interface.dhcp and r.version == 4) for r in lost) else set()
+
+
+@dataclass(frozen=True)
+class _Rule:
+    key: str
+    what: str
+    lose: Callable[[_Case], set[str]]
+    instead: str
+
+
+_RULES = (
+    _Rule(
+        "nameservers",
+        "name servers that cloud-init does not carry to {}",
+        _nameservers,
+        "a static address of their family and at most three of them",
+    ),
+    _Rule(
+        "search",
+        "search domains that cloud-init does not carry to {}",
+        _search,
+        "a static address and a name server of its family, and at most six domains",
+    ),
+    _Rule("mtu", "an MTU beside DHCP that cloud-init does not carry to {}", _mtu, "a static address"),
+    _Rule(
+        "gateway",
+        "a gateway outside the network that cloud-init does not carry to {}",
+        _gateway,
+        "one in the network",
+    ),
+    _Rule("routes", "a metric that cloud-init does not carry to {}", _routes, "routes without one"),
+    _Rule(
+        "routes",
+        "a route by an address outside the network that cloud-init does not carry to {}",
+        _off_link_routes,
+        "via in the network",
+    ),
+)
+
+
+def warnings_about(interfaces: Mapping[Key, Interface], version: int) -> Iterator[Fault]:
+    """Each renderer that loses something of an interface, in some version of cloud-init."""
+    for key, interface in interfaces.items():
+        case = _Case(interface, version)
+        for rule in _RULES:
+            lose = [renderer for renderer in RENDERERS if renderer in rule.lose(case)]
+            if lose:
+                found = rule.what.format(_joined(lose)) + ", in some version of it"
+                rest = [renderer for renderer in RENDERERS if renderer not in lose]
+                expected = f"{rule.instead}, or a guest of {_joined(rest, 'or')}"
+                if not rest:
+                    expected = rule.instead
+                yield Fault((*key, rule.key), found, expected, is_warning=True)
+
+
+def _joined(names: list[str], word: str = "and") -> str:
+    *first, last = names
+    return f"{', '.join(first)} {word} {last}" if first else last
