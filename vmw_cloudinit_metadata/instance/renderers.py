@@ -76,7 +76,7 @@ def _search(case: _Case) -> set[str]:
         lose |= {"eni", "network-manager"}
     elif case.servers and not case.servers & case.served:
         lose.add("eni")
-    if len(case.interface.search) > _MAX_DOMAINS:
+    if case.is_dhcp_alone and len(case.interface.search) > _MAX_DOMAINS:
         lose.add("sysconfig")
     return lose
 
