@@ -125,6 +125,7 @@ def test_key_that_steers_cloud_init_is_a_warning(name: str, expected: str) -> No
 
 
 MAC = {"mac-address": "00:50:56:01:02:03"}
+OTHER_MAC = {"mac-address": "00:50:56:01:02:04"}
 A, B = {"name": "a", "dhcp": True}, {"name": "b", "dhcp": True}
 
 
@@ -132,9 +133,12 @@ A, B = {"name": "a", "dhcp": True}, {"name": "b", "dhcp": True}
     ("network", "nameless"),
     [
         pytest.param(A, None, id="one-interface"),
-        pytest.param([{**A, **MAC}, {**B, **MAC}], None, id="each-with-its-mac"),
+        pytest.param([{**A, **MAC}, {**B, **OTHER_MAC}], None, id="each-with-its-mac"),
         pytest.param([A, B], "a, b", id="none-with-a-mac"),
         pytest.param([{**A, **MAC}, B], "b", id="one-without"),
+        pytest.param(
+            [{**A, "routes": {"to": "10.0.0.0/8", "via": "10.0.0.1"}}, B], "a, b", id="as-version-2"
+        ),
         pytest.param({"version": 2, "ethernets": {"a": {}, "b": {}}}, None, id="version-2"),
         pytest.param(
             {"version": 1, "config": [{"type": "physical", "name": "a"}] * 2},

@@ -124,6 +124,7 @@ def _routes(
     draw: DrawFn, number: int, addresses: list[Any], has_dhcp: bool, is_on_link: bool
 ) -> list[dict[str, Any]]:
     vias = [via for address in addresses if (via := neighbour(address))]
+    vias += ["203.0.113.9"] * (is_on_link and any(a.version == 4 for a in addresses))
     vias += ["192.0.2.9"] * has_dhcp + ["fe80::9"] * any(a.version == 6 for a in addresses)
     routes = []
     for index in range(draw(st.integers(0, 2)) if vias else 0):
@@ -141,8 +142,6 @@ def _drop_second_defaults(interface: dict[str, Any], has_default: set[int]) -> N
     kept = [via for via in gateways if _is_first(via, has_default)]
     if kept:
         interface["gateway"] = kept
-    else:
-        interface.pop("on-link", None)
     kept = [r for r in routes if r["to"] != "default" or _is_first(r["via"], has_default)]
     if kept:
         interface["routes"] = kept

@@ -18,8 +18,10 @@ from vmw_cloudinit_metadata.instance.subnets import Subnets
 
 RENDERERS = ("netplan", "eni", "networkd", "sysconfig", "network-manager")
 
-_MAX_SERVERS = 3  # of resolv.conf
+# Of resolv.conf, as cloud-init writes it for all interfaces together.
+_MAX_SERVERS = 3
 _MAX_DOMAINS = 6
+_MAX_DOMAINS_CHARACTERS = 256
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class _Case:
 
     interface: Interface
     version: int
+    all_servers: int  # of this interface and those before it
+    has_too_many_domains: bool  # the same
 
     @cached_property
     def families(self) -> set[int]:
@@ -60,7 +64,9 @@ def _nameservers(case: _Case) -> set[str]:
     lose = {"eni", "network-manager"} if orphans else set()
     if orphans == {4} and case.interface.dhcp and case.families:
         lose.remove("network-manager")
-    if len(case.interface.nameservers) > _MAX_SERVERS:
+    shares_all = case.version == 2 and case.is_dhcp_alone and case.servers
+    count = case.all_servers if shares_all else len(case.interface.nameservers)
+    if count > _MAX_SERVERS:
         lose.add("sysconfig")
     return lose
 
@@ -76,9 +82,11 @@ def _search(case: _Case) -> set[str]:
         lose |= {"eni", "network-manager"}
     elif case.servers and not case.servers & case.served:
         lose.add("eni")
-    if case.is_dhcp_alone and len(case.interface.search) > _MAX_DOMAINS:
-        lose.add("sysconfig")
     return lose
+
+
+def _too_many_domains(case: _Case) -> set[str]:
+    return {"sysconfig"} if case.interface.search and case.has_too_many_domains else set()
 
 
 def _mtu(case: _Case) -> set[str]:
@@ -105,6 +113,13 @@ def _routes(case: _Case) -> set[str]:
             lose.add("sysconfig")
         return lose
     return set()
+
+
+def _metric_of_gateway(case: _Case) -> set[str]:
+    """cloud-init 22.4 has one metric for the default routes of both families."""
+    has_gateway = any(ip_address(gateway).version == 4 for gateway in case.interface.gateway)
+    defaults = [route for route in case.interface.routes if route.is_default and route.version == 6]
+    return {"sysconfig"} if has_gateway and any(route.metric for route in defaults) else set()
 
 
 def _off_link_routes(case: _Case) -> set[str]:
@@ -134,7 +149,13 @@ _RULES = (
         "search",
         "search domains that cloud-init does not carry to {}",
         _search,
-        "a static address and a name server of its family, and at most six domains",
+        "a static address, and a name server of its family",
+    ),
+    _Rule(
+        "search",
+        "more search domains than fit into resolv.conf: cloud-init fails to configure {}",
+        _too_many_domains,
+        f"at most {_MAX_DOMAINS} for all interfaces, of {_MAX_DOMAINS_CHARACTERS} characters",
     ),
     _Rule("mtu", "an MTU beside DHCP that cloud-init does not carry to {}", _mtu, "a static address"),
     _Rule(
@@ -142,6 +163,12 @@ _RULES = (
         "a gateway outside the network that cloud-init does not carry to {}",
         _gateway,
         "one in the network",
+    ),
+    _Rule(
+        "gateway",
+        "a gateway that gets the metric of the default route for IPv6 by {}",
+        _metric_of_gateway,
+        "no metric there",
     ),
     _Rule("routes", "a metric that cloud-init does not carry to {}", _routes, "routes without one"),
     _Rule(
@@ -155,19 +182,30 @@ _RULES = (
 
 def warnings_about(interfaces: Mapping[Key, Interface], version: int) -> Iterator[Fault]:
     """Each renderer that loses something of an interface, in some version of cloud-init."""
+    servers: set[str] = set()
+    domains: set[str] = set()
+    characters = -1  # with a space before each but the first
     for key, interface in interfaces.items():
-        case = _Case(interface, version)
+        servers.update(interface.nameservers)
+        new = set(interface.search) - domains
+        domains |= new
+        characters += sum(len(domain) + 1 for domain in new)
+        has_too_many = len(domains) > _MAX_DOMAINS or characters > _MAX_DOMAINS_CHARACTERS
+        case = _Case(interface, version, len(servers), has_too_many)
         for rule in _RULES:
-            lose = [renderer for renderer in RENDERERS if renderer in rule.lose(case)]
-            if lose:
-                found = rule.what.format(_joined(lose)) + ", in some version of it"
-                rest = [renderer for renderer in RENDERERS if renderer not in lose]
-                expected = f"{rule.instead}, or a guest of {_joined(rest, 'or')}"
-                if not rest:
-                    expected = rule.instead
-                yield Fault((*key, rule.key), found, expected, is_warning=True)
+            losers = rule.lose(case)
+            if losers:
+                yield _warning((*key, rule.key), rule, losers)
 
 
-def _joined(names: list[str], word: str = "and") -> str:
+def _warning(key: Key, rule: _Rule, losers: set[str]) -> Fault:
+    lose = [renderer for renderer in RENDERERS if renderer in losers]
+    rest = [renderer for renderer in RENDERERS if renderer not in losers]
+    found = f"{rule.what.format(_joined(lose, 'and'))}, in some version of it"
+    guest = f", or a guest of {_joined(rest, 'or')}" if rest else ""
+    return Fault(key, found, rule.instead + guest, is_warning=True)
+
+
+def _joined(names: list[str], word: str) -> str:
     *first, last = names
     return f"{', '.join(first)} {word} {last}" if first else last
