@@ -136,7 +136,8 @@ WEB = {"type": "physical", "name": "eth0", "subnets": [static("10.0.0.1", "255.2
         ),
         pytest.param(
             "{address: [10.0.0.1/24, '2001:db8:1::7/64'],"
-            " routes: [{to: '2001:db8:9::/48', via: '2001:db8:1::1'}, {to: default, via: 10.0.0.9}]}",
+            " routes: [{to: '2001:db8:9::/48', via: '2001:db8:1::1'},"
+            " {to: default, via: 10.0.0.9}]}",
             [
                 static(
                     "10.0.0.1",
@@ -647,7 +648,7 @@ FAULTS = [
         "'00:50:56:00:00:0a' for the second time",
         "each mac-address once",
     ),
-    ("{network: {version: 2}}", "network", "'network'", "there is one network: too many"),
+    ("{network: {version: 2}}", "network", "'network'", "this is one network: too many"),
     ("{dhcp4: true}", "dhcp4", "'dhcp4'", "dhcp: true, or, for cloud-init's own form, version: 2"),
     ("{dhcp6: true}", "dhcp6", "'dhcp6'", "version: 2, ethernets: {eth0: {dhcp6: true}}"),
     ("{addresses: [10.0.0.1/24]}", "addresses", "'addresses'", "address (one, or a list)"),
@@ -761,38 +762,54 @@ SECOND = "expected one for all interfaces, or routes: [{to: default, via:"
             "{dhcp: true, nameservers: [10.0.0.53], search: corp.example,"
             " routes: [{to: 10.0.0.0/8, via: 10.1.0.1}]}",
             [
-                "network.nameservers: found name servers that cloud-init does not carry to eni and"
-                " network-manager, in some version of it",
-                "network.search: found search domains that cloud-init does not carry to eni and"
-                " network-manager, in some version of it",
+                "network.nameservers: found name servers, which some versions of cloud-init lose"
+                " for eni and network-manager, expected a static address of their family, or a"
+                " guest with netplan, networkd or sysconfig",
+                "network.search: found search domains, which some versions of cloud-init lose for"
+                " eni and network-manager",
             ],
             id="dhcp-with-dns",
         ),
         pytest.param(
             "{address: 203.0.113.7/32, gateway: 198.51.100.1, on-link: true}",
             [
-                "network.gateway: found a gateway outside the network that cloud-init does not carry"
-                " to netplan and networkd"
+                "network.gateway: found the gateway outside the network, which some versions of"
+                " cloud-init lose for netplan and networkd"
             ],
             id="on-link",
         ),
         pytest.param(
             "{address: 10.0.0.5/24, on-link: true, routes: [{to: 10.8.0.0/16, via: 10.9.0.1}]}",
             [
-                "network.routes: found a route by an address outside the network that cloud-init does"
-                " not carry to netplan, eni, networkd, sysconfig and network-manager"
+                "network.routes: found a route by an address outside the network, which some"
+                " versions of cloud-init lose for netplan, eni, networkd, sysconfig and"
+                " network-manager"
             ],
             id="route-on-link",
         ),
         pytest.param(
             "{address: 10.0.0.5/24, routes: [{to: 10.8.0.0/16, via: 10.0.0.1, metric: 5}]}",
-            ["network.routes: found a metric that cloud-init does not carry to network-manager"],
+            [
+                "network.routes: found the metric, which some versions of cloud-init lose for"
+                " network-manager"
+            ],
             id="metric",
         ),
         pytest.param(
             "{dhcp: true, mtu: 9000}",
-            ["network.mtu: found an MTU beside DHCP that cloud-init does not carry to eni"],
+            [
+                "network.mtu: found the MTU beside DHCP, which some versions of cloud-init lose for"
+                " eni, expected a static address, or a guest with netplan,"
+            ],
             id="mtu-with-dhcp",
+        ),
+        pytest.param(
+            "{address: 10.0.0.5/24, search: 'a b c d e f g'}",
+            [
+                "network.search: found more than 6 search domains, or 256 characters of them, and"
+                " with them the whole network, which some versions of cloud-init lose for sysconfig"
+            ],
+            id="search-domains",
         ),
         pytest.param("{config: disabled}", [], id="disabled"),
         pytest.param("{dhcp: true}", [], id="dhcp"),

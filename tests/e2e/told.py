@@ -16,9 +16,7 @@ MACHINE = Hardware(
     "4210aa00-0000-4000-8000-000000000001", ("00:50:56:00:00:01", "00:50:56:00:00:02")
 )
 CONSOLE_ONLY = replace(MACHINE, only_one_port=True)
-ONE_CARD = Hardware(
-    "4210cc00-0000-4000-8000-000000000003", ("00:50:56:00:00:05",), has_dhcp=True
-)
+ONE_CARD = Hardware("4210cc00-0000-4000-8000-000000000003", ("00:50:56:00:00:05",), has_dhcp=True)
 CLONE = Hardware("4210bb00-0000-4000-8000-000000000002", ("00:50:56:00:00:03", "00:50:56:00:00:04"))
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC20Q6Q9Gpyvl7QM4ZdK6Y2sVszlLzRR9yUEKujZP2Jn admin"
 CONFIG = "/etc/vmw-metadata-agent.conf"

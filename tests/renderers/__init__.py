@@ -1,1 +1,1 @@
-"""What cloud-init's renderers make of a network-config: the judge of what the short form promises."""
+"""What cloud-init's renderers make of a network-config: they judge the short form."""

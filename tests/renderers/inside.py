@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 from cloudinit.cmd.devel import net_convert
 
@@ -37,8 +38,7 @@ def rendered(renderer: str, document: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as directory:
         source, target = os.path.join(directory, "network-config"), os.path.join(directory, "root")
         os.mkdir(target)
-        with open(source, "w") as file:
-            file.write(document)
+        Path(source).write_text(document)
         words = ["-p", source, "-k", "yaml", "-d", target, "-D", DISTROS[renderer], "-O", renderer]
         told = io.StringIO()
         try:
@@ -46,7 +46,7 @@ def rendered(renderer: str, document: str) -> dict[str, str]:
                 net_convert.handle_args("net-convert", net_convert.get_parser().parse_args(words))
         except (Exception, SystemExit) as error:
             return {"failure": f"{error!r}\n{told.getvalue()}"}
-        further = FURTHER.get(renderer, lambda root: {})(target)
+        further = FURTHER[renderer](target) if renderer in FURTHER else {}
         return {**files_below(target), **further}
 
 
@@ -76,7 +76,7 @@ def ran(*command: str) -> tuple[int, str]:
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
         timeout=LIMIT_S,
     )
     return ended.returncode, ended.stdout
@@ -88,8 +88,7 @@ def files_below(root: str) -> dict[str, str]:
         for name in names:
             path = os.path.join(directory, name)
             if os.path.isfile(path) and not os.path.islink(path):
-                with open(path) as file:
-                    found[os.path.relpath(path, root)] = file.read()
+                found[os.path.relpath(path, root)] = Path(path).read_text()
     return found
 
 

@@ -35,7 +35,10 @@ def _losses(wanted: Meaning, found: Meaning, common: Meaning) -> Iterator[tuple[
     for route in found.routes - wanted.routes:
         if not any(route[:2] == other[:2] for other in wanted.routes):
             is_gateway = any(route.via == gateway.via for gateway in wanted.gateways)
-            yield "gateway" if is_gateway else "routes", f"a route that nobody has asked for: {route}"
+            yield (
+                "gateway" if is_gateway else "routes",
+                f"a route that nobody has asked for: {route}",
+            )
     for family in (".", ":"):
         servers = [server for server in wanted.nameservers if family in server]
         have = [s for s in found.nameservers if family in s]

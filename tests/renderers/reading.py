@@ -91,9 +91,12 @@ SECTIONS: dict[str, Callable[[Meaning, list[tuple[str, str]]], None]] = {
 # ifupdown
 
 IFUP_ADDRESS = re.compile(r"ip (?:-6 )?addr add (\S+)(?= ).* dev (\S+)")
-IFUP_MTU = re.compile(r"ip (?:-6 )?link set dev (\S+) .*?mtu (\d+)|net\.ipv6\.conf\.(\S+)\.mtu=(\d+)")
+IFUP_MTU = re.compile(
+    r"ip (?:-6 )?link set dev (\S+) .*?mtu (\d+)|net\.ipv6\.conf\.(\S+)\.mtu=(\d+)"
+)
 IFUP_ROUTE = re.compile(
-    r"ip (?:-6 |-family inet6 )?route (?:add|replace|append) (\S+) via (\S+)(?: metric (\d+))?(?: dev (\S+))?(.*)"
+    r"ip (?:-6 |-family inet6 )?route (?:add|replace|append) (\S+) via (\S+)"
+    r"(?: metric (\d+))?(?: dev (\S+))?(.*)"
 )
 UDEV_NAME = re.compile(r'ATTR\{address\}=="([^"]+)".* NAME="([^"]+)"')
 NET_TOOLS = re.compile(r"route add (?:-A inet6 )?(?:-net )?(\S+) gw (\S+)(?: metric (\d+))?()(.*)")

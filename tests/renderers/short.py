@@ -59,7 +59,9 @@ def _interface(draw: DrawFn, number: int) -> dict[str, Any]:
     interface: dict[str, Any] = {}
     if draw(st.booleans()):
         interface["mac-address"] = f"00:50:56:00:00:0{number + 1}"
-    kinds = draw(st.sampled_from(["4", "4", "6", "46", "64", "464", "", "d", "d", "d4", "d6", "d46"]))
+    kinds = draw(
+        st.sampled_from(["4", "4", "6", "46", "64", "464", "", "d", "d", "d4", "d6", "d46"])
+    )
     subnets = [_subnet(number, index, int(v)) for index, v in enumerate(kinds.replace("d", ""))]
     addresses = [draw(subnet) for subnet in subnets]
     if "d" in kinds or not kinds:

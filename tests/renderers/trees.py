@@ -1,8 +1,8 @@
 """cloud-init as Debian has it, with its renderers' programs: unpacked into a directory, once.
 
 A tree is kept in the cache, outside of the checkout, and named by the digest of its recipe. It does
-not age: remove it for newer packages. Programs in it run by chroot, so this needs root; nothing of it
-is installed on this machine.
+not age: remove it for newer packages. Programs in it run by chroot, so this needs root; nothing of
+it is installed on this machine.
 """
 
 from __future__ import annotations

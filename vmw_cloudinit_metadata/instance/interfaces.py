@@ -5,7 +5,6 @@ Each key is right by itself when it comes here.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
@@ -30,7 +29,7 @@ def names_of(interfaces: Sequence[Interface]) -> list[str]:
 
 
 def faults_between(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
-    """A name, MAC address or IP address that is there twice."""
+    """A name or a MAC address that is there twice."""
     seen: set[tuple[str, str]] = set()
     for key, interface in interfaces.items():
         for name, value in (("name", interface.name), ("mac-address", interface.mac_address)):
@@ -46,26 +45,18 @@ def faults_within(interface: Interface, key: Key) -> Iterator[Fault]:
     if not interface.address and not interface.dhcp:
         yield Fault((*key, "address"), "nothing", "an address, or dhcp: true", is_absence=True)
     addresses: list[AnyInterface] = []
-    hosts: set[str] = set()
     for index, text in enumerate(interface.address):
         place = _place(key, "address", index, len(interface.address))
         fault = _prefix_fault(interface, text, place, (*key, "netmask"))
         if fault:
             yield fault
-            continue
-        address = interface.with_prefix(text)
-        addresses.append(address)
-        what = unfit_in(address.ip, address)
-        if what:
-            expected = f"an address that a host can have ({address.ip} is {what})"
-            yield Fault(place, describe(text), expected)
-        elif str(address.ip) in hosts:
-            yield Fault(place, f"{text!r} for the second time", "each address once")
-        hosts.add(str(address.ip))
+        else:
+            addresses.append(interface.with_prefix(text))
     if len(addresses) == len(interface.address):
         subnets = Subnets(addresses)
-        yield from _gateway_faults(interface, addresses, subnets, hosts, key)
-        yield from _route_faults(interface, addresses, subnets, hosts, key)
+        yield from _address_faults(interface, subnets, key)
+        yield from _gateway_faults(interface, subnets, key)
+        yield from _route_faults(interface, subnets, key)
     if interface.mtu and interface.mtu < _MIN_IPV6_MTU and any(a.version == 6 for a in addresses):
         expected = f"at least {_MIN_IPV6_MTU} where there is an IPv6 address"
         yield Fault((*key, "mtu"), describe(interface.mtu), expected)
@@ -90,68 +81,71 @@ def _prefix_fault(interface: Interface, text: str, key: Key, netmask: Key) -> Fa
     return None
 
 
-def _gateway_faults(
-    interface: Interface,
-    addresses: Sequence[AnyInterface],
-    subnets: Subnets,
-    hosts: set[str],
-    key: Key,
-) -> Iterator[Fault]:
+def _address_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[Fault]:
+    seen: set[object] = set()
+    for index, address in enumerate(subnets.addresses):
+        place = _place(key, "address", index, len(subnets.addresses))
+        text = interface.address[index]
+        what = unfit_in(address.ip, address)
+        if what:
+            expected = f"an address that a host can have ({address.ip} is {what})"
+            yield Fault(place, describe(text), expected)
+        elif address.ip in seen:
+            yield Fault(place, f"{text!r} for the second time", "each address once")
+        seen.add(address.ip)
+
+
+def _gateway_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[Fault]:
     have_one: set[int] = set()
     for index, gateway in enumerate(interface.gateway):
         place = _place(key, "gateway", index, len(interface.gateway))
         version = ip_address(gateway).version
-        subnet = subnets.of(gateway)
-        if subnet is None:
+        own = subnets.address_for(gateway)
+        if own is None:
             expected = f"a static IPv{version} address of the interface for it"
             yield Fault(place, describe(gateway), expected, is_absence=True)
         elif version in have_one:
             yield Fault(place, describe(gateway), f"one gateway for IPv{version}")
-        elif expected := _unfit_gateway(gateway, addresses[subnet], hosts):
+        elif expected := _unfit_gateway(gateway, own, subnets):
             yield Fault(place, describe(gateway), expected)
-        elif not interface.on_link and not _reaches(addresses[subnet], subnets, gateway):
-            expected = f"an address in {addresses[subnet].network}, or on-link: true"
+        elif not (interface.on_link or subnets.reach(gateway) or _is_alone(own)):
+            expected = f"an address in {own.network}, or on-link: true"
             yield Fault(place, describe(gateway), expected)
         have_one.add(version)
 
 
-def _unfit_gateway(text: str, subnet: AnyInterface, hosts: set[str]) -> str:
+def _unfit_gateway(text: str, own: AnyInterface, subnets: Subnets) -> str:
     """What was expected in place of a gateway that none can be; else nothing."""
     host = ip_address(text)
-    if str(host) in hosts:
+    if host in subnets.hosts:
         return "the address of another machine: this one is the interface's own"
-    what = unfit_in(host, subnet)
+    what = unfit_in(host, own)
     return f"an address that a host can have ({text} is {what})" if what else ""
 
 
-def _reaches(address: AnyInterface, subnets: Subnets, gateway: str) -> bool:
-    """Whether a gateway is where it can be; that of a /32 or /128 never is in its network."""
-    return subnets.reach(gateway) or address.network.prefixlen == address.max_prefixlen
+def _is_alone(address: AnyInterface) -> bool:
+    """Whether it has no network that a gateway could be in: that of a /32 is always outside."""
+    return address.network.prefixlen == address.max_prefixlen
 
 
-def _route_faults(
-    interface: Interface,
-    addresses: Sequence[AnyInterface],
-    subnets: Subnets,
-    hosts: set[str],
-    key: Key,
-) -> Iterator[Fault]:
+def _route_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[Fault]:
     for index, route in enumerate(interface.routes):
         place = (*key, "routes", index, "via")
-        subnet = subnets.of(route.via)
-        own = addresses[subnet] if subnet is not None else ip_interface(route.via)
-        if ip_interface(route.network).version != route.version:
-            family = ip_interface(route.network).version
+        own = subnets.address_for(route.via)
+        family = ip_interface(route.network).version
+        if family != route.version:
             expected = f"an IPv{family} address, since it leads to {route.to}"
             yield Fault(place, describe(route.via), expected)
-        elif expected := _unfit_gateway(route.via, own, hosts):
+        elif expected := _unfit_gateway(route.via, own or ip_interface(route.via), subnets):
             yield Fault(place, describe(route.via), expected)
-        elif not (interface.on_link or _may_reach(interface, subnets, route)):
-            if subnet is None:
-                expected = "a static IPv4 address of the interface for it, or dhcp: true"
-            else:
-                expected = f"an address in {own.network}, or on-link: true"
-            yield Fault(place, describe(route.via), expected, is_absence=subnet is None)
+        elif interface.on_link or _may_reach(interface, subnets, route):
+            continue
+        elif own is None:
+            expected = "a static IPv4 address of the interface for it, or dhcp: true"
+            yield Fault(place, describe(route.via), expected, is_absence=True)
+        else:
+            expected = f"an address in {own.network}, or on-link: true"
+            yield Fault(place, describe(route.via), expected)
 
 
 def _may_reach(interface: Interface, subnets: Subnets, route: Route) -> bool:
@@ -199,8 +193,12 @@ def _address_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
             if owner.setdefault(address.ip, key) != key:
                 found = f"{str(address.ip)!r}, which another interface has too"
                 yield Fault(place, found, "each address on one interface", is_warning=True)
-            if address.version == 6 and network.prefixlen < 127 and (  # RFC 6164
-                address.ip == network.network_address
+            if (
+                address.version == 6
+                and network.prefixlen < 127
+                and (  # RFC 6164
+                    address.ip == network.network_address
+                )
             ):
                 found = f"{str(address)!r}, the address of all routers of {network}"
                 yield Fault(place, found, f"an address such as {address.ip + 1}", is_warning=True)

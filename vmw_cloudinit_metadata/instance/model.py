@@ -114,13 +114,15 @@ class _Check:
         if value is None or network.is_native(value):
             self.faults.extend(network.native_faults(value) if value else ())
             return value  # type: ignore[no-any-return]
-        places = {("network", i): v for i, v in enumerate(value)} if isinstance(value, list) else {}
-        for key, item in (places if isinstance(value, list) else {("network",): value}).items():
+        items: dict[Key, Any] = {("network",): value}
+        if isinstance(value, list):
+            items = {("network", index): item for index, item in enumerate(value)}
+        if not items:
+            self._fault(("network",), "an empty list", "at least one interface")
+        for key, item in items.items():
             interface = self._interface(item, key)
             if interface:
                 self.interfaces[key] = interface
-        if not self.interfaces and not self.faults.found:
-            self._fault(("network",), "an empty list", "at least one interface")
         self.faults.extend(interfaces.faults_between(self.interfaces))
         if self.faults.found:
             return None

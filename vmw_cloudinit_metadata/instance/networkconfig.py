@@ -6,7 +6,7 @@ static address to hang on: then it is version 2. What is lost all the same: `ren
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.address import AnyInterface, ip_address

@@ -139,44 +139,25 @@ class _Rule:
 
 
 _RULES = (
-    _Rule(
-        "nameservers",
-        "name servers that cloud-init does not carry to {}",
-        _nameservers,
-        "a static address of their family and at most three of them",
-    ),
+    _Rule("nameservers", "name servers", _nameservers, "a static address of their family"),
+    _Rule("search", "search domains", _search, "a static address, and a name server of its family"),
     _Rule(
         "search",
-        "search domains that cloud-init does not carry to {}",
-        _search,
-        "a static address, and a name server of its family",
-    ),
-    _Rule(
-        "search",
-        "more search domains than fit into resolv.conf: cloud-init fails to configure {}",
+        f"more than {_MAX_DOMAINS} search domains, or {_MAX_DOMAINS_CHARACTERS} characters of them,"
+        " and with them the whole network",
         _too_many_domains,
-        f"at most {_MAX_DOMAINS} for all interfaces, of {_MAX_DOMAINS_CHARACTERS} characters",
+        "fewer for all interfaces together",
     ),
-    _Rule("mtu", "an MTU beside DHCP that cloud-init does not carry to {}", _mtu, "a static address"),
+    _Rule("mtu", "the MTU beside DHCP", _mtu, "a static address"),
+    _Rule("gateway", "the gateway outside the network", _gateway, "one in the network"),
     _Rule(
         "gateway",
-        "a gateway outside the network that cloud-init does not carry to {}",
-        _gateway,
-        "one in the network",
-    ),
-    _Rule(
-        "gateway",
-        "a gateway that gets the metric of the default route for IPv6 by {}",
+        "that the gateway has no metric, as the default route for IPv6 has",
         _metric_of_gateway,
         "no metric there",
     ),
-    _Rule("routes", "a metric that cloud-init does not carry to {}", _routes, "routes without one"),
-    _Rule(
-        "routes",
-        "a route by an address outside the network that cloud-init does not carry to {}",
-        _off_link_routes,
-        "via in the network",
-    ),
+    _Rule("routes", "the metric", _routes, "routes without one"),
+    _Rule("routes", "a route by an address outside the network", _off_link_routes, "via in it"),
 )
 
 
@@ -201,8 +182,8 @@ def warnings_about(interfaces: Mapping[Key, Interface], version: int) -> Iterato
 def _warning(key: Key, rule: _Rule, losers: set[str]) -> Fault:
     lose = [renderer for renderer in RENDERERS if renderer in losers]
     rest = [renderer for renderer in RENDERERS if renderer not in losers]
-    found = f"{rule.what.format(_joined(lose, 'and'))}, in some version of it"
-    guest = f", or a guest of {_joined(rest, 'or')}" if rest else ""
+    found = f"{rule.what}, which some versions of cloud-init lose for {_joined(lose, 'and')}"
+    guest = f", or a guest with {_joined(rest, 'or')}" if rest else ""
     return Fault(key, found, rule.instead + guest, is_warning=True)
 
 

@@ -14,7 +14,8 @@ class Subnets:
     """Where a host belongs: to the address whose network it is in, else the first of its family."""
 
     def __init__(self, addresses: Sequence[AnyInterface]) -> None:
-        self._addresses = addresses
+        self.addresses = addresses
+        self.hosts = {address.ip for address in addresses}
         self._indexed: dict[tuple[int, int, int], int] = {}  # by version, prefix length, network
         for index in range(_FEW, len(addresses)):
             address = addresses[index]
@@ -34,7 +35,7 @@ class Subnets:
     def around(self, text: str) -> int | None:
         """The index of the address whose network the host is in."""
         host = ip_address(text)
-        for index, address in enumerate(self._addresses[:_FEW]):
+        for index, address in enumerate(self.addresses[:_FEW]):
             if host in address.network:
                 return index
         bits, number = host.max_prefixlen, int(host)
@@ -44,6 +45,11 @@ class Subnets:
 
     def first_of(self, version: int) -> int | None:
         return self._first.get(version)
+
+    def address_for(self, host: str) -> AnyInterface | None:
+        """The address that `of` has the index of."""
+        index = self.of(host)
+        return None if index is None else self.addresses[index]
 
     def reach(self, text: str) -> bool:
         """Whether the kernel takes the host for a gateway without being told that it is there."""
