@@ -54,7 +54,9 @@ class _Case:
     def subnets(self) -> Subnets:
         return Subnets(self.interface.addresses)
 
+    @property
     def off_link(self) -> set[int]:
+        """Families of the gateways that lie outside the networks of the interface."""
         gateways = self.interface.gateway
         return {ip_address(g).version for g in gateways if not self.subnets.reach(g)}
 
@@ -96,23 +98,22 @@ def _mtu(case: _Case) -> set[str]:
 
 
 def _gateway(case: _Case) -> set[str]:
-    off_link = case.off_link()
-    if not off_link:
+    if not case.off_link:
         return set()
     lose = {"netplan", "networkd"} if case.version == 1 else {"eni", "networkd", "network-manager"}
-    return lose | ({"sysconfig"} if 6 in off_link else set())
+    return lose | ({"sysconfig"} if 6 in case.off_link else set())
 
 
-def _routes(case: _Case) -> set[str]:
-    routes = case.interface.routes
-    if any(route.metric is not None for route in routes):
-        lose = {"network-manager"}
-        if case.version == 2:
-            lose |= {"eni", "networkd", "sysconfig"}
-        if any(route.is_default and route.version == 6 and route.metric for route in routes):
-            lose.add("sysconfig")
-        return lose
-    return set()
+def _metric(case: _Case) -> set[str]:
+    with_one = [route for route in case.interface.routes if route.metric is not None]
+    if not with_one:
+        return set()
+    lose = {"network-manager"}
+    if case.version == 2:
+        lose |= {"eni", "networkd", "sysconfig"}
+    if any(route.is_default and route.version == 6 for route in with_one):
+        lose.add("sysconfig")
+    return lose
 
 
 def _metric_of_gateway(case: _Case) -> set[str]:
@@ -156,7 +157,7 @@ _RULES = (
         _metric_of_gateway,
         "no metric there",
     ),
-    _Rule("routes", "the metric", _routes, "routes without one"),
+    _Rule("routes", "the metric", _metric, "routes without one"),
     _Rule("routes", "a route by an address outside the network", _off_link_routes, "via in it"),
 )
 
