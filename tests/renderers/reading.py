@@ -116,7 +116,9 @@ def eni(files: Files, meanings: Meanings) -> None:
             meanings[name].mtu = int(found[2] or found[4])
         if found := IFUP_ROUTE.search(line) or NET_TOOLS.search(line):
             to, via, metric, _, rest = found.groups()
-            meanings[name].add_route(to, via, metric, "onlink" in rest)
+            route = meanings[name].add_route(to, via, metric, "onlink" in rest)
+            if route not in meanings[name].working_routes(set()):  # its address comes later
+                meanings[name].routes.remove(route)
     for _, text in names_in(files, "udev/rules.d/*"):
         for mac, name in UDEV_NAME.findall(text):
             meanings[name].mac = mac

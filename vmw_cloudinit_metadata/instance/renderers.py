@@ -116,6 +116,24 @@ def _metric(case: _Case) -> set[str]:
     return lose
 
 
+def _routes_too_early(case: _Case) -> set[str]:
+    """ifupdown makes routes with the address that they hang on, in the order of these."""
+    interface = case.interface
+    late = []
+    if case.version == 1 and interface.dhcp and 4 in case.families:  # DHCP comes last
+        late = [r for r in interface.routes if r.version == 4 and not case.subnets.reach(r.via)]
+    elif case.version == 2:  # cloud-init 22.4 hangs all on the first one, which is DHCP's if any
+        first = 4 if interface.dhcp else interface.addresses[0].version
+        late = [
+            route
+            for route in interface.routes
+            if route.version != first
+            and not (route.version == 6 and ip_address(route.via).is_link_local)
+            and not (route.network == "::/0" and route.metric is None)  # it becomes the gateway
+        ]
+    return {"eni"} if late else set()
+
+
 def _metric_of_gateway(case: _Case) -> set[str]:
     """cloud-init 22.4 has one metric for the default routes of both families."""
     has_gateway = any(ip_address(gateway).version == 4 for gateway in case.interface.gateway)
@@ -158,6 +176,7 @@ _RULES = (
         "no metric there",
     ),
     _Rule("routes", "the metric", _metric, "routes without one"),
+    _Rule("routes", "a route by a later address", _routes_too_early, "via in the first network"),
     _Rule("routes", "a route by an address outside the network", _off_link_routes, "via in it"),
 )
 
