@@ -169,6 +169,7 @@ def test_warnings_are_bounded_and_say_that_there_are_more() -> None:
 
 
 MAC = {"mac-address": "00:50:56:01:02:03"}
+OTHER_MAC = {"mac-address": "00:50:56:01:02:04"}
 A, B = {"name": "a", "dhcp": True}, {"name": "b", "dhcp": True}
 
 
@@ -176,9 +177,12 @@ A, B = {"name": "a", "dhcp": True}, {"name": "b", "dhcp": True}
     ("network", "nameless"),
     [
         pytest.param(A, None, id="one-interface"),
-        pytest.param([{**A, **MAC}, {**B, **MAC}], None, id="each-with-its-mac"),
+        pytest.param([{**A, **MAC}, {**B, **OTHER_MAC}], None, id="each-with-its-mac"),
         pytest.param([A, B], "a, b", id="none-with-a-mac"),
         pytest.param([{**A, **MAC}, B], "b", id="one-without"),
+        pytest.param(
+            [{**A, "routes": {"to": "10.0.0.0/8", "via": "10.0.0.1"}}, B], "a, b", id="as-version-2"
+        ),
         pytest.param({"version": 2, "ethernets": {"a": {}, "b": {}}}, None, id="version-2"),
         pytest.param(
             {"version": 1, "config": [{"type": "physical", "name": name} for name in "ab"]},

@@ -30,6 +30,17 @@ config:
 FLOW = "{version: 1, config: [{type: physical, name: eth0}]}\n"
 JSON = '{"version": 1, "config": [{"type": "physical", "name": "eth0"}]}'
 INDENTED = json.dumps(json.loads(JSON), indent=1) + "\n"
+VERSION_2 = """\
+version: 2
+# of ours
+ethernets:
+  eth0:  # the first one
+    dhcp4: true
+    nameservers: {addresses: [8.8.8.8]}
+"""
+FLOW_2 = "{version: 2, ethernets: {eth0: {dhcp4: true}}}\n"
+JSON_2 = json.dumps({"version": 2, "ethernets": {"eth0": {"dhcp4": True}}}, indent=1)
+WRAPPED_2 = "network:\n  ethernets:\n    'eth0': {dhcp4: true}\n  version: 2\n"
 WRAPPED = "network:\n  version: 1\n  config:\n    -   name: eth0\n        type: physical\n"
 
 
@@ -61,13 +72,34 @@ def test_only_card_is_named(guest: Guest, serial: Serial, config: str) -> None:
     assert without_mac(config_of(guest)) == config
 
 
+@pytest.mark.parametrize("config", mostly_slow(VERSION_2, FLOW_2, JSON_2, WRAPPED_2))
+def test_only_card_is_matched_in_version_2(guest: Guest, serial: Serial, config: str) -> None:
+    guest.add_card("ens192", MAC)
+    told = boot(guest, serial, config)
+    assert f"eth0 has no match: it is the only card, ens192 ({MAC})" in told
+    network = yaml.safe_load(config_of(guest))
+    ethernet = network.get("network", network)["ethernets"]["eth0"]
+    assert ethernet.pop("match") == {"macaddress": MAC}
+    assert ethernet.pop("set-name") == "eth0"
+    assert network == yaml.safe_load(config)
+    assert [line for line in config_of(guest).splitlines() if "#" in line] == [
+        line for line in config.splitlines() if "#" in line
+    ]
+
+
 @pytest.mark.parametrize(
     "config",
     mostly_slow(
         BLOCK.replace("  name", f"  mac_address: {MAC}\n  name"),
         BLOCK.replace("eth0", "ens192"),
         BLOCK.replace("physical", "loopback"),
-        "version: 2\nethernets: {eth0: {dhcp4: true}}\n",
+        VERSION_2.replace("eth0:", "ens192:"),
+        VERSION_2.replace("dhcp4", f"match: {{macaddress: '{MAC.upper()}'}}\n    dhcp4"),
+        VERSION_2.replace("dhcp4", "match: {name: 'en*'}\n    dhcp4"),
+        VERSION_2.replace("dhcp4", "set-name: lan\n    dhcp4"),
+        "version: 2\nethernets: {eth0: }\n",
+        "version: 2\nethernets: [eth0]\n",
+        "version: 2\nethernets: {5: {dhcp4: true}}\n",
         "version: 1\nconfig: disabled\n",
         "config: 5\nversion: 1\n",
         "version: 1\nconfig: [5, {type: physical}]\n",
@@ -78,7 +110,13 @@ def test_only_card_is_named(guest: Guest, serial: Serial, config: str) -> None:
         "mac",
         "right-name",
         "loopback",
-        "version-2",
+        "version-2-right-name",
+        "version-2-mac",
+        "version-2-match",
+        "version-2-set-name",
+        "version-2-nothing",
+        "version-2-list",
+        "version-2-number",
         "disabled",
         "number",
         "no-name",
@@ -120,8 +158,18 @@ NAMED = f"- {{type: physical, name: x, mac_address: '{MAC.upper()}'}}\n"
         (BLOCK + SECOND, ["ens192"]),
         (BLOCK + SECOND.replace("eth1", "ens192"), ["ens192"]),
         (BLOCK + NAMED, ["ens192"]),
+        (BLOCK + "- {type: physical, name: x, mac_address: 5}\n", ["ens192"]),
+        (VERSION_2, ["ens192", "ens224"]),
+        (VERSION_2 + "  eth1: {dhcp4: true}\n", ["ens192"]),
+        (VERSION_2 + "  all: {match: {name: 'en*'}}\n", ["ens192"]),
+        (VERSION_2 + f"  x: {{match: {{macaddress: '{MAC.upper()}'}}}}\n", ["ens192"]),
+        (VERSION_2 + "  x: {match: {macaddress: 5}}\n", ["ens192"]),
     ],
-    ids=["two-cards", "no-card", "two-entries", "card-has-an-entry", "mac-has-an-entry"],
+    ids=[
+        *("two-cards", "no-card", "two-entries", "card-has-an-entry", "mac-has-an-entry"),
+        *("mac-is-a-number", "version-2-two-cards", "version-2-two-entries", "version-2-match"),
+        *("version-2-mac-has-an-entry", "version-2-number"),
+    ],
 )
 def test_card_that_is_not_certain_is_told_in_one_line(
     guest: Guest, serial: Serial, config: str, cards: list[str]
@@ -131,7 +179,8 @@ def test_card_that_is_not_certain_is_told_in_one_line(
     told = boot(guest, serial, config)
     assert told.count("network-config:") == 1
     assert "eth0" in told
-    assert "give mac_address" in guest.console
+    wanted = "mac_address" if "version: 1" in config else "match: {macaddress: ...} and set-name"
+    assert f"give {wanted}" in guest.console
     assert config_of(guest) == config
 
 
@@ -207,3 +256,27 @@ def test_key_that_is_there_twice_holds_its_last_value(first: str) -> None:
     filled, _ = agent.fill_in(config.encode(), value, entry, agent.Card("ens192", MAC))
     assert yaml.safe_load(filled)["config"][0]["mac_address"] == MAC
     assert without_mac(filled.decode()) == config
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), VALUES, min_size=1, max_size=4),
+    st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), min_size=1, max_size=8),
+    st.dictionaries(st.text(max_size=5), SCALARS, max_size=3),
+    st.sampled_from([None, True, False]),
+    st.booleans(),
+)
+def test_nothing_else_changes_in_version_2(
+    row: dict[str, Any], name: str, others: dict[str, Any], flow: bool | None, wrapped: bool
+) -> None:
+    row = {key: value for key, value in row.items() if key not in ("match", "set-name")}
+    config: Any = {"version": 2, "ethernets": {**others, name: {**row, "dhcp4": True}}}
+    config = {"network": config} if wrapped else config
+    text = yaml.safe_dump(config, default_flow_style=flow, allow_unicode=True)
+    config = yaml.safe_load(text)  # PyYAML does not read back all that it writes
+    (entry,) = agent.physical_entries(config)
+    document, _ = agent.fill_in(text.encode(), config, entry, agent.Card("ens192", MAC))
+    filled = yaml.safe_load(document)
+    ethernet = agent.row_at(filled, entry.place)
+    assert ethernet.pop("match") == {"macaddress": MAC}
+    assert ethernet.pop("set-name") == entry.name
+    assert filled == yaml.safe_load(text)

@@ -173,6 +173,24 @@ def test_merged_has_every_own_value_and_no_other_over_it(defaults: Any, own: Any
             id="native-under-native",
         ),
         pytest.param(
+            {"network": {"address": "10.0.0.1/24"}},
+            {"network": {"config": "disabled"}},
+            {"network": {"config": "disabled"}},
+            id="disabled-over-the-short-form",
+        ),
+        pytest.param(
+            {"network": {"version": 1, "config": "disabled"}},
+            {"network": {"version": 1, "config": []}},
+            {"network": {"version": 1, "config": []}},
+            id="version-over-disabled",
+        ),
+        pytest.param(
+            {"network": {"config": "disabled"}},
+            {"network": {"dhcp": True}},
+            {"network": {"dhcp": True}},
+            id="short-form-over-disabled",
+        ),
+        pytest.param(
             {"network": {"version": 1, "config": []}},
             {"network": {"version": 2}},
             {"network": {"version": 2}},

@@ -45,6 +45,15 @@ def addresses_with_gateways(n: int) -> str:
     return f"metadata: {{}}\nnetwork: {{address: [{own}], gateway: [{gateways}]}}\n"
 
 
+def addresses_with_routes(n: int) -> str:
+    own = ", ".join(f"10.{i >> 14}.{i >> 6 & 255}.{(i << 2 & 255) + 1}/30" for i in range(n))
+    routes = "".join(
+        f"  - {{to: 11.0.0.0/8, via: 10.{i >> 14}.{i >> 6 & 255}.{(i << 2 & 255) + 2}}}\n"
+        for i in range(n)
+    )
+    return f"metadata: {{}}\nnetwork:\n  address: [{own}]\n  routes:\n{routes}"
+
+
 def chain_of_merges(n: int) -> str:
     links = "".join(f"  a{i}: &a{i} {{<<: *a{i - 1}, k{i}: {i}}}\n" for i in range(1, n))
     return f"metadata: {{}}\nuserdata:\n  a0: &a0 {{k: 0}}\n{links}"
@@ -56,6 +65,17 @@ CONSTRUCTS: dict[str, Construct] = {
     "interfaces-without-a-prefix": each("metadata: {}\nnetwork:\n", "- {{address: 10.0.0.1}}\n"),
     "right-interfaces": each("metadata: {}\nnetwork:\n", "- {{name: e{0}, dhcp: true}}\n"),
     "addresses-with-gateways": addresses_with_gateways,
+    "addresses-with-routes": addresses_with_routes,
+    "interfaces-without-a-name": each("metadata: {}\nnetwork:\n", "- {{dhcp: true}}\n"),
+    "interfaces-of-one-name": each("metadata: {}\nnetwork:\n", "- {{name: a, dhcp: true}}\n"),
+    "interfaces-of-version-2": each(
+        "metadata: {}\nnetwork:\n", "- {{name: e{0}, dhcp: true, nameservers: 10.0.0.9}}\n"
+    ),
+    "interfaces-with-domains": each(
+        "metadata: {}\nnetwork:\n", "- {{name: e{0}, dhcp: true, mtu: 1400, search: d{0}.a}}\n"
+    ),
+    "metrics": each(NETWORK + "  routes:\n", "  - {{to: 11.0.0.0/8, via: 10.0.0.2, metric: 1}}\n"),
+    "keys-of-cloud-init": each("metadata: {}\nnetwork:\n", "- {{dhcp4: true}}\n"),
     "unknown-keys": each("metadata: {}\n", "k{0}: 1\n"),
     "unknown-keys-nearly-known": each("metadata: {}\n", "metadat{0}: 1\n"),
     "unknown-long-keys": each("metadata: {}\n", f"{'metadata' * 20}{{0}}: 1\n"),

@@ -42,6 +42,16 @@ class Boot:
             found["ifname"], tuple(f"{row['local']}/{row['prefixlen']}" for row in addresses)
         )
 
+    def mtu(self, mac: str) -> int:
+        found = next(row for row in self._proof("addresses") if row["address"] == mac)
+        return int(found["mtu"])
+
+    @property
+    def routes(self) -> list[tuple[str, str, str]]:
+        """Destination, gateway and interface of those that have one."""
+        rows = self._proof("routes")
+        return [(r["dst"], r["gateway"], r["dev"]) for r in rows if "gateway" in r]
+
     @property
     def gateways(self) -> list[tuple[str, str]]:
         """Of the routes that have one, each with its interface."""

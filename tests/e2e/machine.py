@@ -31,6 +31,7 @@ class Hardware:
     uuid: str
     macs: tuple[str, ...]
     only_one_port: bool = False  # ttyS0, which is the kernel's console too
+    has_dhcp: bool = False  # QEMU's own, which tells of 10.0.2.0/24, and leads nowhere
 
 
 class Machine:
@@ -49,7 +50,7 @@ class Machine:
                 *("-kernel", str(kernel), "-append", self.command_line),
                 *(() if hardware.only_one_port else _port("console", f"file,path={self._console}")),
                 *_port("metadata", f"socket,path={self.serial},server=on,wait=off"),
-                *(argument for mac in hardware.macs for argument in _card(mac)),
+                *(argument for mac in hardware.macs for argument in _card(mac, hardware)),
             ],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -102,10 +103,11 @@ def _port(name: str, backend: str) -> tuple[str, ...]:
     )
 
 
-def _card(mac: str) -> tuple[str, ...]:
-    """A network card that is plugged in nowhere."""
+def _card(mac: str, hardware: Hardware) -> tuple[str, ...]:
+    """A network card that is plugged in nowhere, or only to a DHCP server."""
     name = f"card{mac.replace(':', '')}"
+    backend = "user,restrict=on" if hardware.has_dhcp else "hubport,hubid=0"
     return (
-        *("-netdev", f"hubport,hubid=0,id={name}"),
+        *("-netdev", f"{backend},id={name}"),
         *("-device", f"vmxnet3,netdev={name},mac={mac}"),
     )

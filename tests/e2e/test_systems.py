@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.e2e.boot import SEED, Interface
 from tests.e2e.image import ImageOf
 from tests.e2e.lab import Lab
 from tests.e2e.recipe import DEBIAN_12, NETPLAN_13, Recipe
-from tests.e2e.told import FIRST, MACHINE, check_identity, identity
+from tests.e2e.told import FIRST, MACHINE, ONE_CARD, check_identity, identity
 
 pytestmark = pytest.mark.slow
 
@@ -22,3 +23,31 @@ def test_other_system_takes_the_data(lab: Lab, image_of: ImageOf, recipe: Recipe
     assert boot.disk.text("/root/file") == "first"
     assert boot.disk.text("/root/command") == "first on web1\n"
     lab.saw(f"{identity(FIRST)}, gateway, DNS, SSH key; a file and a command of user-data")
+
+
+def test_only_card_gets_what_stands_beside_dhcp(lab: Lab, image_of: ImageOf) -> None:
+    """Neither name nor MAC address is told, and the card has a name of udev's."""
+    lab.serve(
+        metadata={"instance-id": "i-5", "hostname": "web5"},
+        network={
+            "dhcp": True,
+            "mtu": 1400,
+            "nameservers": ["192.0.2.53"],
+            "search": "example.com",
+            "routes": [{"to": "198.51.100.0/24", "via": "10.0.2.2"}],
+        },
+    )
+    lab.start_server()
+    image = image_of(NETPLAN_13)
+    boot = lab.boot(lab.disk(image), image.kernel, ONE_CARD)
+    (mac,) = ONE_CARD.macs
+    assert boot.result["errors"] == []
+    assert SEED in boot.result["datasource"]
+    assert "eth0 has no match: it is the only card, en" in boot.agent_log
+    assert '"version": 2' in boot.disk.text(f"{SEED}/network-config")
+    assert boot.interface(mac) == Interface("eth0", ("10.0.2.15/24",))
+    assert ("198.51.100.0/24", "10.0.2.2", "eth0") in boot.routes
+    assert boot.mtu(mac) == 1400
+    assert "192.0.2.53" in boot.resolver["nameserver"]
+    assert "example.com" in boot.resolver["search"]
+    lab.saw(f"eth0 {mac} 10.0.2.15/24 of DHCP; a route, DNS and MTU of the short form")

@@ -1200,32 +1200,51 @@ def make_directories(place: str) -> None:
 # Network cards: an interface that cloud-init would not find
 
 
-class Entry(NamedTuple):
-    """An interface in a network-config of version 1."""
+UNCERTAIN = "uncertain"  # a MAC address that is no text, or a card that is found by something else
+WANTED = {1: "mac_address", 2: "match: {macaddress: ...} and set-name"}
 
+
+class Entry(NamedTuple):
+    """An interface in a network-config."""
+
+    version: int
     name: str
     mac: str
     place: Tuple[Any, ...]  # keys that lead to it
 
 
 def physical_entries(config: Any) -> List[Entry]:
-    at = ("network", "config") if isinstance(config, dict) and "network" in config else ("config",)
-    body = config.get("network", config) if isinstance(config, dict) else {}
-    if not isinstance(body, dict) or body.get("version") != 1:
+    """Those that cloud-init has to find a network card for."""
+    above = ("network",) if isinstance(config, dict) and "network" in config else ()
+    body = row_at(config, above)
+    if not isinstance(body, dict):
         return []
-    rows = body.get("config")
-    return [
-        Entry(row["name"], mac_of(row), (*at, number))
-        for number, row in enumerate(rows if isinstance(rows, list) else [])
-        if isinstance(row, dict)
-        and row.get("type") == "physical"
-        and isinstance(row.get("name"), str)
-    ]
+    if body.get("version") == 1:
+        return list(entries_of_1(body.get("config"), (*above, "config")))
+    if body.get("version") == 2:
+        return list(entries_of_2(body.get("ethernets"), (*above, "ethernets")))
+    return []
 
 
-def mac_of(row: Dict[Any, Any]) -> str:
-    mac = row.get("mac_address")
-    return mac.lower() if isinstance(mac, str) else "no text" if mac else ""
+def entries_of_1(rows: Any, above: Tuple[Any, ...]) -> Iterator[Entry]:
+    for number, row in enumerate(rows if isinstance(rows, list) else []):
+        is_card = isinstance(row, dict) and row.get("type") == "physical"
+        if is_card and isinstance(row.get("name"), str):
+            yield Entry(1, row["name"], mac_of(row.get("mac_address")), (*above, number))
+
+
+def entries_of_2(rows: Any, above: Tuple[Any, ...]) -> Iterator[Entry]:
+    """Without a match, the name is a card's."""
+    for name, row in rows.items() if isinstance(rows, dict) else []:
+        if isinstance(name, str) and isinstance(row, dict) and row:
+            match = row.get("match")
+            mac = mac_of(match.get("macaddress")) if isinstance(match, dict) else ""
+            is_found = "match" in row or "set-name" in row
+            yield Entry(2, name, mac or (UNCERTAIN if is_found else ""), (*above, name))
+
+
+def mac_of(mac: Any) -> str:
+    return mac.lower() if isinstance(mac, str) else UNCERTAIN if mac else ""
 
 
 def lost_entries(entries: Iterable[Entry], names: Iterable[str]) -> List[Entry]:
@@ -1254,30 +1273,40 @@ def name_the_card(document: bytes, machine: Machine) -> Tuple[bytes, List[str]]:
 
 
 def is_taken(card: Card, entries: Iterable[Entry]) -> bool:
-    return any(entry.mac == card.mac or entry.name == card.name for entry in entries)
+    """Whether the card is another interface's, or may be."""
+    return any(entry.mac in (card.mac, UNCERTAIN) or entry.name == card.name for entry in entries)
 
 
 def cannot_name(lost: Sequence[Entry], cards: Sequence[Card]) -> str:
     there = ", ".join("{} ({})".format(*card) for card in cards) or "none"
     names = ", ".join(printable(entry.name) for entry in lost)
+    wanted = WANTED[lost[0].version]
     return (
-        f"network-config: {names} has no mac_address and no card has that name (cards: {there}): "
-        "it will not be configured; give mac_address"
+        f"network-config: {names} has no {wanted} and no card has that name (cards: {there}): "
+        f"it will not be configured; give {wanted}"
     )
+
+
+def naming(entry: Entry, card: Card) -> Dict[str, Any]:
+    """The keys by which cloud-init finds the card for the interface."""
+    if entry.version == 1:
+        return {"mac_address": card.mac}
+    return {"match": {"macaddress": card.mac}, "set-name": entry.name}
 
 
 def fill_in(document: bytes, config: Any, entry: Entry, card: Card) -> Tuple[bytes, List[str]]:
     """The document with the card's MAC address in `entry`, if that is all that changes in it."""
     try:
         filled = insert_mac(document.decode(), entry, card)
-        row_at(config, entry.place)["mac_address"] = card.mac
+        row_at(config, entry.place).update(naming(entry, card))
         is_right = load(filled) == config
     except (ValueError, ImportError, *ODD):  # aliases can do what was not foreseen here
         is_right = False
     if not is_right:
         return document, [cannot_name([entry], [card])]
-    told = "network-config: {} has no mac_address: it is the only card, {} ({})"
-    return filled.encode(), [told.format(printable(entry.name), card.name, card.mac)]
+    told = "network-config: {} has no {}: it is the only card, {} ({})"
+    wanted = "mac_address" if entry.version == 1 else "match"
+    return filled.encode(), [told.format(printable(entry.name), wanted, card.name, card.mac)]
 
 
 def row_at(config: Any, place: Iterable[Any]) -> Any:
@@ -1287,7 +1316,7 @@ def row_at(config: Any, place: Iterable[Any]) -> Any:
 
 
 def insert_mac(text: str, entry: Entry, card: Card) -> str:
-    """The text as it is, with one key more, so all else stays what cloud-init would have read.
+    """The text as it is, with keys more, so all else stays what cloud-init would have read.
 
     Raises ValueError, or ImportError.
     """
@@ -1301,7 +1330,9 @@ def insert_mac(text: str, entry: Entry, card: Card) -> str:
         node = child(node, key)
     at = node.start_mark.index + bool(node.flow_style)  # behind a `{`
     between = ", " if node.flow_style else "\n" + " " * node.start_mark.column
-    return f'{text[:at]}"mac_address": "{card.mac}"{between}{text[at:]}'
+    pairs = naming(entry, card).items()
+    added = "".join(f"{json.dumps(key)}: {json.dumps(value)}{between}" for key, value in pairs)
+    return text[:at] + added + text[at:]
 
 
 def child(node: Any, key: Any) -> Any:

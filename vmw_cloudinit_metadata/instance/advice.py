@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import network, userdataadvice
+from vmw_cloudinit_metadata.instance import interfaces, network, renderers, userdataadvice
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, bounded
 from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -71,16 +71,29 @@ def _metadata(instance: InstanceData) -> Iterator[Fault]:
 
 
 def _interfaces(instance: InstanceData) -> Iterator[Fault]:
-    if not instance.network or instance.network.get("version") != 1:
+    if not instance.network:
         return
-    config = instance.network["config"]
-    devices = [device for device in config if isinstance(device, dict)]
-    physical = [device for device in devices if device.get("type") == "physical"]
-    nameless = [device.get("name") for device in physical if not device.get("mac_address")]
-    if len(physical) > 1 and nameless:
+    if instance.interfaces:
+        yield from interfaces.warnings_about(instance.interfaces)
+        yield from renderers.warnings_about(instance.interfaces, instance.network["version"])
+    cards = list(_cards(instance))
+    nameless = [name for name, mac in cards if not mac]
+    if len(cards) > 1 and nameless:
         found = f"several interfaces, and no MAC address for {', '.join(map(_name, nameless))}"
         expected = "mac-address on each: the order of names may change"
         yield Fault(("network",), found, expected)
+
+
+def _cards(instance: InstanceData) -> Iterator[tuple[Any, Any]]:
+    """Name and MAC address of each network card; of version 2 only those of a short form."""
+    short = list(instance.interfaces.values())
+    for name, interface in zip(interfaces.names_of(short), short, strict=True):
+        yield name, interface.mac_address
+    config = instance.network or {}
+    if not short and config.get("version") == 1 and isinstance(config["config"], list):
+        for device in config["config"]:
+            if isinstance(device, dict) and device.get("type") == "physical":
+                yield device.get("name"), device.get("mac_address")
 
 
 def _name(name: Any) -> str:

@@ -80,9 +80,7 @@ def _same_form(defaults: Any, own: Any) -> bool:
     """Whether two networks can be merged: a short form with a short form, a version with itself."""
     if own is None or not isinstance(defaults, Mapping) or not isinstance(own, Mapping):
         return own is None
-    if networkdocument.is_disabled(defaults) or networkdocument.is_disabled(own):
-        return False
-    return defaults.get("version") == own.get("version")
+    return networkdocument.form_of(defaults) == networkdocument.form_of(own)
 
 
 def _over(under: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vmw_cloudinit_metadata.instance import network, networkdocument, plain
+from vmw_cloudinit_metadata.instance import (
+    interfaces,
+    network,
+    networkconfig,
+    networkdocument,
+    plain,
+)
 from vmw_cloudinit_metadata.instance.dump import yaml_text
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
@@ -52,6 +58,7 @@ class InstanceData:
     documents: Mapping[str, bytes] = field(default_factory=dict)
     match: Mapping[str, str] = field(default_factory=dict)
     network_is_native: bool = False  # it is cloud-init's own document, as the operator wrote it
+    interfaces: Mapping[Key, Interface] = field(default_factory=dict)  # if `network` was short
 
     matched_by: str = ""  # which identity of the VM led here: "vc-uuid"
     sources: tuple[str, ...] = ()  # where it stands, the VM's own file first
@@ -73,6 +80,7 @@ class InstanceData:
             vendordata=check.texts["vendordata"],
             documents=check.documents,
             match=check.match,
+            interfaces=check.interfaces,
         )
 
     def is_for(self, machine: Machine) -> bool:
@@ -99,6 +107,7 @@ class _Check:
         self.faults.extend(unknown_faults(seed, TOP_LEVEL))
         self.metadata = self._metadata(seed)
         self.match = self._match(seed.get("match"))
+        self.interfaces: dict[Key, Interface] = {}
         self.network = self._network(seed.get("network"))
         self.texts = {name: self._document(seed.get(name), (name,)) for name in DOCUMENTS}
         self.documents = self._documents(seed.get("documents"))
@@ -123,13 +132,19 @@ class _Check:
         if without_version:
             self.faults.add(without_version)
             return None
+        items: dict[Key, Any] = {("network",): value}
         if isinstance(value, list):
-            interfaces = [self._interface(v, ("network", i)) for i, v in enumerate(value)]
-        else:
-            interfaces = [self._interface(value, ("network",))]
-        if not interfaces:
+            items = {("network", index): item for index, item in enumerate(value)}
+        if not items:
             self._fault(("network",), "an empty list", "at least one interface")
-        return None if self.faults.found else network.version_1(filter(None, interfaces))
+        for key, item in items.items():
+            interface = self._interface(item, key)
+            if interface:
+                self.interfaces[key] = interface
+        self.faults.extend(interfaces.faults_between(self.interfaces))
+        if self.faults.found:
+            return None
+        return networkconfig.rendered(list(self.interfaces.values()))
 
     def _interface(self, value: Any, key: Key) -> Interface | None:
         if self.faults.has_more:
@@ -139,7 +154,7 @@ class _Check:
         before = len(self.faults.found)
         interface = self._validate(Interface, value, key)
         if interface:
-            self.faults.extend(network.interface_faults(interface, key))
+            self.faults.extend(interfaces.faults_within(interface, key))
         elif isinstance(value, Mapping) and not self.faults.has_more:
             self._check_the_rest(value, key, self.faults.found[before:])
         return interface
@@ -149,7 +164,7 @@ class _Check:
         faulty = {fault.key[len(key)] for fault in found if len(fault.key) > len(key)}
         right = {k: v for k, v in value.items() if k in network.KEYS and k not in faulty}
         rest = Interface.model_validate(right)
-        faults = network.interface_faults(rest, key)
+        faults = interfaces.faults_within(rest, key)
         self.faults.extend(fault for fault in faults if not fault.is_absence)
 
     def _document(self, value: Any, key: Key) -> bytes:
@@ -244,6 +259,9 @@ def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault
     """A pydantic error as a fault; `value` is what was validated, and stands at `key`."""
     place = tuple(error["loc"])
     if error["type"] == "extra_forbidden":
+        if model is Interface and len(place) == 1 and place[0] in network.FOREIGN_KEYS:
+            expected = network.FOREIGN_KEYS[place[0]]
+            return Fault((*key, *place), repr(place[0]), expected, is_named=True)
         return unknown((*key, *place), place[-1], _fields_at(model, place[:-1]))
     form = _EXPECTED.get(error["type"], "a value of another kind")
     expected = form.format(**error.get("ctx", {}))

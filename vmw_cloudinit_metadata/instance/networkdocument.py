@@ -17,12 +17,18 @@ _VERSION_2 = networkversion2.DEVICES | {"renderer"}
 
 
 def is_native(network: Any) -> bool:
+    """Whether it is cloud-init's own document, which is passed on."""
     return isinstance(network, Mapping) and ("version" in network or is_disabled(network))
 
 
 def is_disabled(network: Mapping[str, Any]) -> bool:
-    """Whether the document says that cloud-init is to leave the network alone."""
-    return bool(network.get("config") == "disabled")
+    """Whether cloud-init is to leave the network alone; a version beside it changes nothing."""
+    return network.get("config") == "disabled" and network.keys() <= {"config", "version"}
+
+
+def form_of(network: Mapping[str, Any]) -> object:
+    """Two networks of one form can be merged."""
+    return "disabled" if is_disabled(network) else network.get("version")
 
 
 def without_version(network: Any) -> Fault | None:

@@ -1,0 +1,137 @@
+"""IP addresses, networks and MAC addresses that operators write, as pydantic types. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from vmw_cloudinit_metadata.instance.text import Text
+
+AnyAddress = IPv4Address | IPv6Address
+AnyInterface = IPv4Interface | IPv6Interface
+
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}", re.ASCII)
+_NO_MAC = "00:00:00:00:00:00"
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
+_BROADCAST = IPv4Address("255.255.255.255")
+
+
+@lru_cache(maxsize=4096)  # an address is looked at several times while its file is read
+def ip_address(text: str) -> AnyAddress:
+    return IPv6Address(text) if ":" in text else IPv4Address(text)
+
+
+@lru_cache(maxsize=4096)
+def ip_interface(text: str) -> AnyInterface:
+    return IPv6Interface(text) if ":" in text else IPv4Interface(text)
+
+
+def unfit(host: AnyAddress) -> str:
+    """What the address is, if no host can have it; else nothing."""
+    if host.is_loopback:
+        return "a loopback address"
+    if host.is_multicast:
+        return "a multicast address"
+    if host.is_unspecified or (host.version == 4 and host in _THIS_NETWORK):
+        return "an address that says: none"
+    if host == _BROADCAST:
+        return "the broadcast address"
+    if host.version == 6 and host.ipv4_mapped:
+        return "an IPv4 address in the form of IPv6"
+    return ""
+
+
+def unfit_in(host: AnyAddress, subnet: AnyInterface) -> str:
+    """The same of a host that is in the network of `subnet`, or outside of it."""
+    network = subnet.network
+    if host.version == 4 and host in network and network.prefixlen < 31:  # RFC 3021
+        if host == network.network_address:
+            return f"the address of the network {network} itself"
+        if host == network.broadcast_address:
+            return f"the broadcast address of {network}"
+    return unfit(host)
+
+
+def _address(text: str) -> str:
+    try:
+        interface = ip_interface(text)
+    except ValueError:
+        raise ValueError("an IP address such as 192.168.1.1, with or without /24") from None
+    _check_zone(text)
+    if interface.network.prefixlen == 0:
+        raise ValueError("the prefix length of its network behind it, such as /24")
+    return text
+
+
+def _host(text: str) -> str:
+    try:
+        ip_address(text)
+    except ValueError:
+        raise ValueError("an IP address such as 192.168.1.254") from None
+    _check_zone(text)
+    return text
+
+
+def _check_zone(text: str) -> None:
+    if "%" in text:
+        raise ValueError("an address without %: its interface is the one that it stands at")
+
+
+def _name_server(text: str) -> str:
+    host = ip_address(_host(text))
+    what = unfit(host)
+    if what and not host.is_loopback:  # a resolver of the guest's own
+        raise ValueError(f"the address of a name server ({text} is {what})")
+    return text
+
+
+def _netmask(text: str) -> str:
+    """The netmask of an IPv4 network, which may be written as the length of its prefix."""
+    try:
+        if not text.isdecimal():
+            _octets = IPv4Address(text)
+            if ipaddress.IPv4Network(f"0.0.0.0/{text}").netmask != _octets:
+                raise ValueError  # a host mask such as 0.0.0.255
+        network = ipaddress.IPv4Network(f"0.0.0.0/{text}")
+        if network.prefixlen == 0:
+            raise ValueError
+        return str(network.netmask)
+    except ValueError:
+        raise ValueError("a netmask such as 255.255.255.0") from None
+
+
+def _destination(text: str) -> str:
+    if text == "default":
+        return text
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        pass
+    try:
+        network = ip_interface(text).network
+    except ValueError:
+        raise ValueError("a network such as 10.0.0.0/8, or default") from None
+    raise ValueError(f"a network: {network}, or {text.partition('/')[0]} alone for one host")
+
+
+def _mac(text: str) -> str:
+    """Lower case, with colons."""
+    if not _MAC.fullmatch(text):
+        raise ValueError("a MAC address such as 00:50:56:01:02:03")
+    mac = text.lower().replace("-", ":")
+    if mac == _NO_MAC or int(mac[1], 16) & 1:
+        raise ValueError("the MAC address of a network card: this is one of a group, or none")
+    return mac
+
+
+Address = Annotated[Text, AfterValidator(_address)]
+Host = Annotated[Text, AfterValidator(_host)]
+NameServer = Annotated[Text, AfterValidator(_name_server)]
+Netmask = Annotated[Text, AfterValidator(_netmask)]
+Destination = Annotated[Text, AfterValidator(_destination)]
+Mac = Annotated[Text, AfterValidator(_mac)]

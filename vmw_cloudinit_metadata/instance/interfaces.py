@@ -1,0 +1,204 @@
+"""The interfaces of the short form: what is wrong between their keys, and between them. Pure.
+
+Each key is right by itself when it comes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+
+from vmw_cloudinit_metadata.instance.address import (
+    AnyInterface,
+    ip_address,
+    ip_interface,
+    unfit_in,
+)
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.network import Interface, Route
+from vmw_cloudinit_metadata.instance.subnets import Subnets
+
+_MIN_IPV6_MTU = 1280  # RFC 8200; below it, the kernel switches IPv6 off
+
+
+def names_of(interfaces: Sequence[Interface]) -> list[str]:
+    """The name of each: those without one are eth0, eth1, … in their order."""
+    taken = {interface.name for interface in interfaces}
+    free = (name for name in map("eth{}".format, count()) if name not in taken)
+    return [interface.name or next(free) for interface in interfaces]
+
+
+def faults_between(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
+    """A name or a MAC address that is there twice."""
+    seen: set[tuple[str, str]] = set()
+    for key, interface in interfaces.items():
+        for name, value in (("name", interface.name), ("mac-address", interface.mac_address)):
+            if value is None:
+                continue
+            if (name, value) in seen:
+                yield Fault((*key, name), f"{value!r} for the second time", f"each {name} once")
+            seen.add((name, value))
+
+
+def faults_within(interface: Interface, key: Key) -> Iterator[Fault]:
+    """What is wrong between the keys of one interface."""
+    if not interface.address and not interface.dhcp:
+        yield Fault((*key, "address"), "nothing", "an address, or dhcp: true", is_absence=True)
+    addresses: list[AnyInterface] = []
+    for index, text in enumerate(interface.address):
+        place = _place(key, "address", index, len(interface.address))
+        fault = _prefix_fault(interface, text, place, (*key, "netmask"))
+        if fault:
+            yield fault
+        else:
+            addresses.append(interface.with_prefix(text))
+    if len(addresses) == len(interface.address):
+        subnets = Subnets(addresses)
+        yield from _address_faults(interface, subnets, key)
+        yield from _gateway_faults(interface, subnets, key)
+        yield from _route_faults(interface, subnets, key)
+    if interface.mtu and interface.mtu < _MIN_IPV6_MTU and any(a.version == 6 for a in addresses):
+        expected = f"at least {_MIN_IPV6_MTU} where there is an IPv6 address"
+        yield Fault((*key, "mtu"), describe(interface.mtu), expected)
+
+
+def _place(key: Key, name: str, index: int, many: int) -> Key:
+    return (*key, name, index) if many > 1 else (*key, name)
+
+
+def _prefix_fault(interface: Interface, text: str, key: Key, netmask: Key) -> Fault | None:
+    address = ip_interface(text)
+    if "/" not in text and (interface.netmask is None or address.version == 6):
+        expected = f"a prefix length behind it ({text}/{24 if address.version == 4 else 64})"
+        if address.version == 4:
+            expected += ", or a netmask beside it"
+        return Fault(key, describe(text), expected, is_absence=True)
+    if "/" not in text or address.version == 6 or interface.netmask is None:
+        return None
+    if str(address.netmask) != interface.netmask:
+        expected = f"{address.netmask}, as the prefix length of {text} says, or no netmask"
+        return Fault(netmask, describe(interface.netmask), expected)
+    return None
+
+
+def _address_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[Fault]:
+    seen: set[object] = set()
+    for index, address in enumerate(subnets.addresses):
+        place = _place(key, "address", index, len(subnets.addresses))
+        text = interface.address[index]
+        what = unfit_in(address.ip, address)
+        if what:
+            expected = f"an address that a host can have ({address.ip} is {what})"
+            yield Fault(place, describe(text), expected)
+        elif address.ip in seen:
+            yield Fault(place, f"{text!r} for the second time", "each address once")
+        seen.add(address.ip)
+
+
+def _gateway_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[Fault]:
+    have_one: set[int] = set()
+    for index, gateway in enumerate(interface.gateway):
+        place = _place(key, "gateway", index, len(interface.gateway))
+        version = ip_address(gateway).version
+        own = subnets.address_for(gateway)
+        if own is None:
+            expected = f"a static IPv{version} address of the interface for it"
+            yield Fault(place, describe(gateway), expected, is_absence=True)
+        elif version in have_one:
+            yield Fault(place, describe(gateway), f"one gateway for IPv{version}")
+        elif expected := _unfit_gateway(gateway, own, subnets):
+            yield Fault(place, describe(gateway), expected)
+        elif not (interface.on_link or subnets.reach(gateway) or _is_alone(own)):
+            expected = f"an address in {own.network}, or on-link: true"
+            yield Fault(place, describe(gateway), expected)
+        have_one.add(version)
+
+
+def _unfit_gateway(text: str, own: AnyInterface, subnets: Subnets) -> str:
+    """What was expected in place of a gateway that none can be; else nothing."""
+    host = ip_address(text)
+    if host in subnets.hosts:
+        return "the address of another machine: this one is the interface's own"
+    what = unfit_in(host, own)
+    return f"an address that a host can have ({text} is {what})" if what else ""
+
+
+def _is_alone(address: AnyInterface) -> bool:
+    """Whether it has no network that a gateway could be in: that of a /32 is always outside."""
+    return address.network.prefixlen == address.max_prefixlen
+
+
+def _route_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[Fault]:
+    for index, route in enumerate(interface.routes):
+        place = (*key, "routes", index, "via")
+        own = subnets.address_for(route.via)
+        family = ip_interface(route.network).version
+        if family != route.version:
+            expected = f"an IPv{family} address, since it leads to {route.to}"
+            yield Fault(place, describe(route.via), expected)
+        elif expected := _unfit_gateway(route.via, own or ip_interface(route.via), subnets):
+            yield Fault(place, describe(route.via), expected)
+        elif interface.on_link or _may_reach(interface, subnets, route):
+            continue
+        elif own is None:
+            expected = "a static IPv4 address of the interface for it, or dhcp: true"
+            yield Fault(place, describe(route.via), expected, is_absence=True)
+        else:
+            expected = f"an address in {own.network}, or on-link: true"
+            yield Fault(place, describe(route.via), expected)
+
+
+def _may_reach(interface: Interface, subnets: Subnets, route: Route) -> bool:
+    """Also a network counts that DHCP may tell, or a router of IPv6."""
+    is_told = interface.dhcp if route.version == 4 else subnets.first_of(6) is None
+    return is_told or subnets.reach(route.via)
+
+
+def warnings_about(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
+    """What can be meant, and probably is not."""
+    yield from _default_warnings(interfaces)
+    yield from _address_warnings(interfaces)
+
+
+def _default_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
+    """Default routes that are equally good: which of them is taken, nobody has said."""
+    count: dict[tuple[int, int | None], int] = {}
+    for key, interface in interfaces.items():
+        for place, via, metric in _default_routes(interface, key):
+            kind = (ip_address(via).version, metric)
+            count[kind] = count.get(kind, 0) + 1
+            if count[kind] == 2:
+                found = f"{via!r}, a second default gateway for IPv{kind[0]}"
+                expected = (
+                    "one for all interfaces, or routes: [{to: default, via: …, metric: …}] "
+                    "with a metric of its own"
+                )
+                yield Fault(place, found, expected, is_warning=True)
+
+
+def _default_routes(interface: Interface, key: Key) -> Iterator[tuple[Key, str, int | None]]:
+    for index, gateway in enumerate(interface.gateway):
+        yield _place(key, "gateway", index, len(interface.gateway)), gateway, None
+    for index, route in enumerate(interface.routes):
+        if route.is_default:
+            yield (*key, "routes", index, "via"), route.via, route.metric
+
+
+def _address_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
+    owner: dict[object, Key] = {}
+    for key, interface in interfaces.items():
+        for index, address in enumerate(interface.addresses):
+            place = _place(key, "address", index, len(interface.address))
+            network = address.network
+            if owner.setdefault(address.ip, key) != key:
+                found = f"{str(address.ip)!r}, which another interface has too"
+                yield Fault(place, found, "each address on one interface", is_warning=True)
+            if (
+                address.version == 6
+                and network.prefixlen < 127
+                and (  # RFC 6164
+                    address.ip == network.network_address
+                )
+            ):
+                found = f"{str(address)!r}, the address of all routers of {network}"
+                yield Fault(place, found, f"an address such as {address.ip + 1}", is_warning=True)

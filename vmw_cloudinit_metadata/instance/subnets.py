@@ -1,0 +1,57 @@
+"""The subnets of an interface, and which of them a host belongs to. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vmw_cloudinit_metadata.instance.address import AnyInterface, ip_address
+
+# So many addresses of an interface, which hardly one has, are looked through; more are indexed.
+_FEW = 4
+
+
+class Subnets:
+    """Where a host belongs: to the address whose network it is in, else the first of its family."""
+
+    def __init__(self, addresses: Sequence[AnyInterface]) -> None:
+        self.addresses = addresses
+        self.hosts = {address.ip for address in addresses}
+        self._indexed: dict[tuple[int, int, int], int] = {}  # by version, prefix length, network
+        for index in range(_FEW, len(addresses)):
+            address = addresses[index]
+            length = address.network.prefixlen
+            network = int(address) >> (address.max_prefixlen - length)
+            self._indexed.setdefault((address.version, length, network), index)
+        self._lengths = {(version, length) for version, length, _ in self._indexed}
+        self._first: dict[int, int] = {}
+        for index, address in enumerate(addresses):
+            self._first.setdefault(address.version, index)
+
+    def of(self, host: str) -> int | None:
+        """The index of the address; None if there is none of the host's family."""
+        inside = self.around(host)
+        return self.first_of(ip_address(host).version) if inside is None else inside
+
+    def around(self, text: str) -> int | None:
+        """The index of the address whose network the host is in."""
+        host = ip_address(text)
+        for index, address in enumerate(self.addresses[:_FEW]):
+            if host in address.network:
+                return index
+        bits, number = host.max_prefixlen, int(host)
+        networks = ((v, n, number >> (bits - n)) for v, n in self._lengths if v == host.version)
+        inside = [self._indexed[network] for network in networks if network in self._indexed]
+        return min(inside, default=None)
+
+    def first_of(self, version: int) -> int | None:
+        return self._first.get(version)
+
+    def address_for(self, host: str) -> AnyInterface | None:
+        """The address that `of` has the index of."""
+        index = self.of(host)
+        return None if index is None else self.addresses[index]
+
+    def reach(self, text: str) -> bool:
+        """Whether the kernel takes the host for a gateway without being told that it is there."""
+        host = ip_address(text)
+        return self.around(text) is not None or (host.version == 6 and host.is_link_local)
