@@ -124,7 +124,7 @@ def test_key_before_a_comment_is_right(comment: str) -> None:
         pytest.param(ED25519.split()[1], "an SSH public key such as", id="blob-alone"),
         pytest.param("ssh-ed25518 AAAA", "an SSH public key such as", id="no-such-type"),
         pytest.param(f"# {ED25519}", "an SSH public key such as", id="comment"),
-        pytest.param(f"{ED25519}\n{ED25519}", "an SSH public key such as", id="two-keys"),
+        pytest.param(f"{ED25519}\n{ED25519}", "one public key for each item", id="two-keys"),
         pytest.param(f'command="ls {ED25519}', "an SSH public key such as", id="open-quote"),
         pytest.param("-----BEGIN OPENSSH PRIVATE KEY-----", "an SSH public key", id="private-key"),
         pytest.param("ssh-ed25519 AAAA…", "an SSH public key such as", id="ellipsis"),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import network, seed
+from vmw_cloudinit_metadata.instance import metadata, network, placeholder, seed
 from vmw_cloudinit_metadata.instance.fault import Fault, kind_of
 from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -36,6 +36,9 @@ _STEERING_KEYS = {
 
 def warnings_of(instance: InstanceData) -> Iterator[Fault]:
     yield from _metadata(instance)
+    yield from metadata.warnings_in(instance.metadata)
+    yield from placeholder.warnings_in(instance.match, ("match",))
+    yield from placeholder.warnings_in(instance.network, ("network",))
     yield from _interfaces(instance)
     yield from _user_data(instance.userdata, "userdata")
     yield from _user_data(instance.vendordata, "vendordata")
