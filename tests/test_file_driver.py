@@ -868,8 +868,8 @@ FAULTS = [
     pytest.param(
         "metadata: {}\n---\nmetadata: {}\n",
         [
-            "2:1: found a second YAML document, expected one document a file, without a second"
-            " '---'"
+            "2:1: found a second YAML document, expected one document in each file, without a"
+            " second '---'"
         ],
         id="second-document",
     ),

@@ -30,7 +30,7 @@ _SURELY_SHORT = (MAX_KEY_CHARACTERS - len('""')) // len("\\u0000")  # whatever i
 def _instance_id(text: str) -> str:
     """Checks what cloud-init names a directory by, and reads from a file without outer blanks."""
     if not text:
-        raise ValueError("an ID, or no such key: then the VM has the default one")
+        raise ValueError("an ID (leave the key out for the default)")
     if len(text.encode()) > MAX_INSTANCE_ID_BYTES:
         raise ValueError(f"at most {MAX_INSTANCE_ID_BYTES} bytes: it names a directory in the VM")
     if text != text.strip() or _CONTROLS.search(text):

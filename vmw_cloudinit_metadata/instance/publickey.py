@@ -140,7 +140,10 @@ def _is_comment(line: str) -> bool:
 
 def _named_faults(value: Any, key: Key) -> Iterator[Fault]:
     """Of what stands below one name of a mapping: a key, or a list of keys."""
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, str | list | tuple):
+        yield Fault(key, describe(value, key), f"{_KEY}, or a list of them")
+        return
+    if isinstance(value, str):
         yield from _key_faults(value, key)
         return
     if len(value) > MAX_ITEMS:
@@ -171,7 +174,7 @@ def fault_of(line: str) -> str | None:
         if line.startswith(start):
             return expected
     if len(line.splitlines()) > 1:
-        return "one public key for each item of a list, or for each name"
+        return "one public key (write several as the items of a list)"
     match = _LINE.fullmatch(line)
     if match is None or match["type"] not in LAYOUTS or line.startswith("#"):
         return _KEY

@@ -10,7 +10,7 @@ A schema tells which keys are text; the file of the server's settings has one of
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -82,6 +82,9 @@ _CONSTRUCT = {
 _NULLS = {"", "~", "null", "Null", "NULL"}
 _RESOLVERS = yaml.resolver.Resolver.yaml_implicit_resolvers
 
+
+_BLOCKS = ("|", ">")
+_FIRST_LINE = re.compile(r"[|>][0-9+-]*[ \t]*(?:#!|#cloud-|#include|## template)")
 
 # What ends a line for libyaml, and for hardly any editor.
 _BREAKS_OF_YAML_ALONE = re.compile("[\x85\u2028\u2029]")
@@ -187,7 +190,7 @@ class _Reader:
         try:
             events.extend(islice(iter(yaml.CSafeLoader(text).get_event, None), MAX_EVENTS))
         except (yaml.YAMLError, UnicodeError) as error:
-            self._mistake = syntax.mistake(text, error, _open_bracket(events))
+            self._mistake = syntax.mistake(text, error, _open_bracket(events), _scalar(events))
         return events
 
     def _document(self) -> Any:
@@ -198,7 +201,7 @@ class _Reader:
         next(self._events)  # the document's end
         event = next(self._events)
         if not isinstance(event, StreamEndEvent):
-            expected = "one document a file, without a second '---'"
+            expected = "one document in each file, without a second '---'"
             self._fault(event, self._root, "a second YAML document", expected)
         return value
 
@@ -336,6 +339,9 @@ class _Reader:
         self._characters += len(text)
         if self._nodes > MAX_NODES or self._characters > MAX_CHARACTERS:
             self._too_many(event, key)
+        if event.style in _BLOCKS and self._begins_in_header(event):
+            found = f"text behind {event.style}, which YAML takes for a comment"
+            self._fault(event, key, found, "the text on the lines below it, indented")
         is_plain, is_quoted = event.implicit
         if is_quoted or event.tag == "!":  # quoted, or a block
             return text
@@ -357,6 +363,10 @@ class _Reader:
         except (ValueError, LookupError, ArithmeticError, yaml.YAMLError):
             self._fault(event, key, f"a value that is no {tag.rpartition(':')[2]}", "one")
             return None
+
+    def _begins_in_header(self, event: Any) -> bool:
+        """Whether the first line of user-data stands behind the | or > that begins a text."""
+        return bool(_FIRST_LINE.match(self._text, event.start_mark.index))
 
     def _too_many(self, event: Any, key: Key) -> None:
         expected = f"at most {MAX_NODES:,} values of {MAX_CHARACTERS:,} characters together"
@@ -389,6 +399,13 @@ def _open_bracket(events: Iterable[Any]) -> int | None:
         elif isinstance(event, MappingEndEvent | SequenceEndEvent):
             opened.pop()
     return int(opened[-1].start_mark.index) if opened and opened[-1].flow_style else None
+
+
+def _scalar(events: Sequence[Any]) -> int | None:
+    """Where the last value begins, if nothing else is behind it."""
+    if not events or not isinstance(events[-1], ScalarEvent):
+        return None
+    return int(events[-1].start_mark.index)  # type: ignore[union-attr]
 
 
 def _merged(mapping: dict[Any, Any], others: list[dict[Any, Any]]) -> dict[Any, Any]:

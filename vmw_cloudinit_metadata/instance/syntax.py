@@ -36,15 +36,18 @@ def place_at(text: str, index: int) -> tuple[int, int]:
     return line, index - max(before.rfind("\n"), before.rfind("\r"))
 
 
-def mistake(text: str, error: Exception, bracket: int | None) -> Mistake:
-    """Why `text` is no YAML; libyaml has raised `error`, with the [ or { at `bracket` open."""
+def mistake(text: str, error: Exception, bracket: int | None, scalar: int | None) -> Mistake:
+    """Why `text` is no YAML; libyaml has raised `error`.
+
+    The [ or { at `bracket` was open then, and the last value began at `scalar`.
+    """
     problem_mark = getattr(error, "problem_mark", None)
     if problem_mark is None:
         return _no_character(text, error)
     context_mark = getattr(error, "context_mark", None)
     index = min(problem_mark.index, len(text))
     start = min(context_mark.index, len(text)) if context_mark else index
-    where = _Where(text, index, start, bracket)
+    where = _Where(text, index, start, bracket, scalar)
     in_directive = "directive" in str(getattr(error, "context", ""))
     explained = _EXPLAINED.get(str(getattr(error, "problem", "")), _Where.unknown)
     return (
@@ -70,11 +73,14 @@ def _no_character(text: str, error: Exception) -> Mistake:
 class _Where:
     """The place at which libyaml gave up, and at which what it was reading began."""
 
-    def __init__(self, text: str, index: int, start: int, bracket: int | None) -> None:
+    def __init__(
+        self, text: str, index: int, start: int, bracket: int | None, scalar: int | None
+    ) -> None:
         self.text = text
         self.index = index
         self.start = start
         self.bracket = bracket
+        self.scalar = scalar
         self.character = text[index : index + 1]
         self.line_start = _line_start(text, index)
         self.before = text[self.line_start : index]  # in the same line
@@ -99,20 +105,21 @@ class _Where:
         return Mistake(self.index, "a tab", "spaces: YAML takes no tabs as indentation")
 
     def beginning(self) -> Mistake:
-        found = f"a value that begins with {self.character!r}"
-        return Mistake(self.index, found, f"{_QUOTES}: no text without them begins so")
+        found = f"a value that begins with {self.character!r}, which YAML does not allow"
+        return Mistake(self.index, found, _QUOTES)
 
     def anchor(self) -> Mistake:
         sign = self.text[self.start : self.start + 1]
-        found = f"a value that begins with {sign!r}, as an {'alias' if sign == '*' else 'anchor'}"
+        what = "an alias" if sign == "*" else "an anchor"
+        found = f"a value that begins with {sign!r}, which makes {what} of it"
         return Mistake(self.start, found, f"{_QUOTES}, if it is a text")
 
     def tag(self) -> Mistake:
-        found = "a value that begins with '!', as a tag"
+        found = "a value that begins with '!', which makes a tag of it"
         return Mistake(self.start, found, f"{_QUOTES}, if it is a text")
 
     def directive(self) -> Mistake:
-        found = "a line that begins with '%', as a directive"
+        found = "a line that begins with '%', which makes a directive of it"
         return Mistake(self.line_start, found, "quotes around a key that begins with '%'")
 
     def colon(self) -> Mistake:
@@ -151,8 +158,11 @@ class _Where:
         return Mistake(self.index, "'? ' within a value", _QUOTES)
 
     def quote(self) -> Mistake:
-        sign = self.text[self.start : self.start + 1]
-        return Mistake(self.start, f"a {sign} that is not closed", f"a closing {sign}")
+        return self._open_quote(self.start)
+
+    def _open_quote(self, index: int) -> Mistake:
+        sign = self.text[index : index + 1]
+        return Mistake(index, f"a {sign} that is not closed", f"a closing {sign}")
 
     def escape(self) -> Mistake:
         expected = r"\\ for a backslash, or single quotes around the text"
@@ -172,10 +182,15 @@ class _Where:
             expected = f"one {_OPENING[self.character]} for each of them, or {_QUOTES}"
             return Mistake(self.index, f"a {self.character} too many", expected)
         if self.character == ":":
-            return Mistake(self.index, "a ':' without a key before it", "KEY: VALUE")
+            return self.no_key()
+        if self.character == ",":
+            expected = f"no comma, or {_QUOTES}"
+            return Mistake(self.index, "a ',' outside of brackets", expected)
         if not before:
             return self.indentation()
         if before[-1] in "'\"":
+            if self.scalar is not None and self.scalar < self.line_start:
+                return self._open_quote(self.scalar)  # what closes it was to open the next one
             expected = "quotes around the whole value (between single ones, '' is an apostrophe)"
             return Mistake(self.index, "text behind a closing quote", expected)
         if before[-1] in "]}":
@@ -183,14 +198,23 @@ class _Where:
             return Mistake(self.index, f"text behind a closing {before[-1]}", expected)
         return self.unknown()
 
+    def no_key(self) -> Mistake:
+        return Mistake(self.index, "a ':' without a key before it", "KEY: VALUE")
+
+    def no_space(self) -> Mistake:
+        expected = "KEY: VALUE, with a space behind the colon; or quotes around a text"
+        return Mistake(self.index, "a ':' without a space behind it, between brackets", expected)
+
     def indentation(self) -> Mistake:
         if self.text[self.index : self.index + 2] in ("- ", "-\n", "-\r", "-"):
             expected = "the indentation of the list that it belongs to"
             return Mistake(self.index, "an item of a list where a key should be", expected)
         number = len(self.before)
-        spaces = f"{number or 'no'} {'space' if number == 1 else 'spaces'}"
+        found = f"a line that is indented by {number} {'space' if number == 1 else 'spaces'}"
+        if not number:
+            found = "a line without indentation"
         expected = "the same indentation as the keys that it belongs to"
-        return Mistake(self.index, f"a line that is indented by {spaces}", expected)
+        return Mistake(self.index, found, expected)
 
     def item(self) -> Mistake:
         if self.before.strip():
@@ -228,6 +252,8 @@ class _Where:
         if self.character == "-" and self.bracket is not None:
             expected = "commas between the values, without '- '"
             return Mistake(self.index, "'- ' between brackets", expected)
+        if self.character == ":":
+            return self.no_key()
         if self.character and self.character in "]},":
             expected = f"a value, or {_QUOTES}, if it is a text"
             return Mistake(self.index, f"{self.character!r} where a value should be", expected)
@@ -260,6 +286,7 @@ _EXPLAINED: dict[str, Callable[[_Where], Mistake]] = {
     "found duplicate %TAG directive": _Where.directive,
     "mapping values are not allowed in this context": _Where.colon,
     "could not find expected ':'": _Where.no_colon,
+    "found unexpected ':'": _Where.no_space,
     "block sequence entries are not allowed in this context": _Where.dash,
     "mapping keys are not allowed in this context": _Where.question,
     "found unexpected end of stream": _Where.quote,
