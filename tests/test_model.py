@@ -492,8 +492,8 @@ def test_instance_id_that_cloud_init_can_keep_is_right(text: str) -> None:
     ("text", "expected"),
     [
         ("", "an ID (leave the key out for the default)"),
-        ("x" * 256, "at most 255 bytes: it names a directory in the VM"),
-        ("é" * 128, "at most 255 bytes: it names a directory in the VM"),
+        ("x" * 256, "an instance-id of at most 255 bytes (it names a directory)"),
+        ("é" * 128, "an instance-id of at most 255 bytes (it names a directory)"),
         *((text, "an ID on one line, without blanks around it") for text in (" a", "a\n", "\ta")),
         *((text, "an ID on one line, without blanks around it") for text in ("a\nb", "\xa0a", " ")),
         *((text, "an ID on one line, without blanks around it") for text in ("a\0b", "a\u2028b")),

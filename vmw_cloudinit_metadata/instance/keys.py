@@ -84,7 +84,7 @@ def misplaced_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterato
         if name not in known and not is_extension(name):
             part = _PART_OF.get(name.replace("_", "-")) if isinstance(name, str) else None
             if part:
-                expected = f"it below {part}:"
+                expected = f"no such key there: put it below {part}:"
                 yield Fault((name,), f"{name!r} on the top level", expected, is_named=True)
             else:
                 yield unknown((str(name),), name, known)

@@ -32,7 +32,9 @@ def _instance_id(text: str) -> str:
     if not text:
         raise ValueError("an ID (leave the key out for the default)")
     if len(text.encode()) > MAX_INSTANCE_ID_BYTES:
-        raise ValueError(f"at most {MAX_INSTANCE_ID_BYTES} bytes: it names a directory in the VM")
+        raise ValueError(
+            f"an instance-id of at most {MAX_INSTANCE_ID_BYTES} bytes (it names a directory)"
+        )
     if text != text.strip() or _CONTROLS.search(text):
         raise ValueError("an ID on one line, without blanks around it")
     if text in (".", ".."):
