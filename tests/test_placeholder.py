@@ -19,11 +19,11 @@ LEFT_IN = [
         ("a-${name}", "${"),
         ("<no value>", "<no value>"),
     ),
-    *(("@@{owner}@@", "@@"), ("@NAME@", "@"), ("%NAME%", "%")),
+    *(("@@{owner}@@", "@@"), ("@NAME@", "@"), ("%NAME%", "%"), ("__NAME__", "__")),
 ]
 NONE = [
     *("", "web1", "a@b.example", "100%", "$5", "a {b} c", "@admin", "%Y-%m-%d", "{a: {b: c}}"),
-    *("admin@web1, root@web2", "50% to 60%", "$HOME", "a@@b", "<none>"),
+    *("admin@web1, root@web2", "50% to 60%", "$HOME", "a@@b", "<none>", "__init__"),
 ]
 
 

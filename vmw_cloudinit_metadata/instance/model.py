@@ -125,7 +125,8 @@ class _Check:
         if self.faults.has_more:
             return None
         if isinstance(value, Mapping):
-            value = {name: item for name, item in value.items() if item is not None}
+            known = network.KEYS
+            value = {k: v for k, v in value.items() if v is not None or k not in known}
         before = len(self.faults.found)
         interface = self._validate(Interface, value, key)
         if interface:

@@ -12,7 +12,8 @@ from vmw_cloudinit_metadata.instance.fault import Fault, Key
 # that it has not. The group is what is told of one: the rest may be content.
 _FORM = re.compile(
     r"(\{\{)[^{}\n]{0,200}(?:\}\})?|(\{%)[^%\n]{0,200}|(<%)[^%\n]{0,200}%>|(\$\{)[^{}\n]{0,200}\}"
-    r"|(@@)[^@\n]{1,200}@@|(@)[A-Za-z_][\w.-]{1,60}@|(%)[A-Za-z_]\w{2,60}%|(<no value>)",
+    r"|(@@)[^@\n]{1,200}@@|(@)[A-Za-z_][\w.-]{1,60}@|(%)[A-Za-z_]\w{2,60}%|(__)[A-Z][A-Z0-9_]{0,60}__"
+    r"|(<no value>)",
     re.ASCII,
 )
 

@@ -86,6 +86,10 @@ _RESOLVERS = yaml.resolver.Resolver.yaml_implicit_resolvers
 _BLOCKS = ("|", ">")
 _FIRST_LINE = re.compile(r"[|>][0-9+-]*[ \t]*(?:#!|#cloud-|#include|## template)")
 
+_NO_SPACE = re.compile(r"[\w-]+:\S")  # `{a:b}` is a mapping with the key `a:b`
+_COMMENT = re.compile(r"[ \t]*#\{")  # a placeholder, which is a comment for YAML
+_ITEM = re.compile(r"[\r\n][ \t]*- ")  # in a text of several lines
+
 # What ends a line for libyaml, and for hardly any editor.
 _BREAKS_OF_YAML_ALONE = re.compile("[\x85\u2028\u2029]")
 
@@ -274,6 +278,9 @@ class _Reader:
             self._at = place
             mapping[name] = self._node(next(self._events), place, below)
             self._at = key
+            if is_ours and mapping[name] is None and _NO_SPACE.match(str(name)):
+                expected = "KEY: VALUE, with a space behind the colon"
+                self._fault(event, place, "a key with a ':' in it, and without a value", expected)
         self._marks.setdefault(key, start.start_mark)
         return _merged(mapping, merged) if merged else mapping
 
@@ -346,6 +353,7 @@ class _Reader:
         if is_quoted or event.tag == "!":  # quoted, or a block
             return text
         if is_plain and schema is TEXT:
+            self._check_plain(event, key)
             return None if text in _NULLS else text
         tag = _resolve(text) if is_plain else event.tag
         construct = _CONSTRUCT.get(tag)
@@ -363,6 +371,15 @@ class _Reader:
         except (ValueError, LookupError, ArithmeticError, yaml.YAMLError):
             self._fault(event, key, f"a value that is no {tag.rpartition(':')[2]}", "one")
             return None
+
+    def _check_plain(self, event: Any, key: Key) -> None:
+        """Tells what YAML takes for something else than its writer."""
+        start, end = event.start_mark, event.end_mark
+        if not event.value and _COMMENT.match(self._text, start.index):
+            self._fault(event, key, placeholder.told("#{"), placeholder.EXPECTED)
+        elif start.line != end.line and _ITEM.search(self._text, start.index, end.index):
+            expected = "the same indentation as the item above"
+            self._fault(event, key, "a list whose items have different indentation", expected)
 
     def _begins_in_header(self, event: Any) -> bool:
         """Whether the first line of user-data stands behind the | or > that begins a text."""
