@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import yaml
 
 from tests.mistakes import told_of
+from tests.process import ServerProcess
+from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
@@ -136,3 +139,23 @@ def test_key_whose_yaml_is_wrong_is_told_once(tmp_path: Path) -> None:
         "2:20: network.address",
         "2:35: network.mtu",
     ]
+
+
+def test_server_gives_vms_named_by_addresses_host_names_of_their_own(
+    start: Callable[..., ServerProcess], own_instances: Path
+) -> None:
+    names = ["proj-10.0.0.234", "proj-10.0.0.235"]
+    for name in names:
+        (own_instances / f"{name}.yaml").write_text(f"metadata: {{instance-id: {name}}}\n")
+    port = start().port
+    found = [Vm(port, name, vc_uuid=None).metadata()["local-hostname"] for name in names]
+    assert found == ["proj-10-0-0-234", "proj-10-0-0-235"]
+
+
+def test_server_logs_an_empty_instance_id_by_its_line(
+    start: Callable[..., ServerProcess], own_instances: Path
+) -> None:
+    (own_instances / "web9.yaml").write_text('metadata:\n  instance-id: ""\n')
+    server = start()
+    assert Vm(server.port, "web9", vc_uuid=None).error("METADATA") == "invalid"
+    server.wait_for(r"web9\.yaml:2: metadata\.instance-id: found '', expected an ID")
