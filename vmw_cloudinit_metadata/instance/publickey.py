@@ -159,9 +159,10 @@ def _key_faults(value: Any, key: Key) -> Iterator[Fault]:
     """Of what is to be one public key."""
     if not isinstance(value, str):
         yield Fault(key, describe(value, key), _KEY)
-    elif _PRIVATE.search(value):
-        yield Fault(key, "a private key", _PUBLIC)
     elif expected := fault_of(value):
+        if _PRIVATE.search(value):
+            yield Fault(key, "a private key", _PUBLIC)
+            return
         if placeholder.found_in(value):
             expected += f" ({placeholder.HINT})"
         yield Fault(key, describe(value, key), expected)
@@ -170,14 +171,9 @@ def _key_faults(value: Any, key: Key) -> Iterator[Fault]:
 def fault_of(line: str) -> str | None:
     """What was expected of `line`, which is no public key, or None if it is one."""
     line = line.strip()
-    for start, expected in _OTHER_FORMS:
-        if line.startswith(start):
-            return expected
-    if len(line.splitlines()) > 1:
-        return "one public key (write several as the items of a list)"
     match = _LINE.fullmatch(line)
     if match is None or match["type"] not in LAYOUTS or line.startswith("#"):
-        return _KEY
+        return _meant(line)
     if match["comment"] and _SECOND.search(match["comment"]):
         return "one public key on each line (a text behind > or without a sign becomes one line)"
     try:
@@ -190,6 +186,16 @@ def fault_of(line: str) -> str | None:
     if not _has_layout(blob, LAYOUTS[match["type"]]):
         return "a whole SSH public key (this one is cut off, or goes on behind its end)"
     return None
+
+
+def _meant(line: str) -> str:
+    """What was expected of what has not the form of a public key."""
+    for start, expected in _OTHER_FORMS:
+        if line.startswith(start):
+            return expected
+    if len(line.splitlines()) > 1:
+        return "one public key (write several as the items of a list)"
+    return _KEY
 
 
 def _has_layout(blob: bytes, layout: str) -> bool:

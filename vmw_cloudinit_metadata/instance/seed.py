@@ -346,14 +346,15 @@ class _Reader:
         self._characters += len(text)
         if self._nodes > MAX_NODES or self._characters > MAX_CHARACTERS:
             self._too_many(event, key)
-        if event.style in _BLOCKS and self._begins_in_header(event):
-            found = f"text behind {event.style}, which YAML takes for a comment"
-            self._fault(event, key, found, "the text on the lines below it, indented")
         is_plain, is_quoted = event.implicit
         if is_quoted or event.tag == "!":  # quoted, or a block
+            if event.style in _BLOCKS and self._begins_in_header(event):
+                found = f"text behind {event.style}, which YAML takes for a comment"
+                self._fault(event, key, found, "the text on the lines below it, indented")
             return text
         if is_plain and schema is TEXT:
-            self._check_plain(event, key)
+            if not text or event.start_mark.line != event.end_mark.line:
+                self._check_plain(event, key)
             return None if text in _NULLS else text
         tag = _resolve(text) if is_plain else event.tag
         construct = _CONSTRUCT.get(tag)
