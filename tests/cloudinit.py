@@ -39,6 +39,30 @@ print(json.dumps({
 }))
 """
 
+# What it makes of public-keys: the lines that sshd gets, without those that it takes for no key.
+PUBLIC_KEYS = """
+import json, sys
+from cloudinit.sources import normalize_pubkey_data
+from cloudinit.ssh_util import AuthKeyLineParser
+parser = AuthKeyLineParser()
+found = []
+for data in json.load(sys.stdin):
+    lines = [parser.parse(str(key)) for key in normalize_pubkey_data(data)]
+    found.append([str(line) for line in lines if line.valid()])
+print(json.dumps(found))
+"""
+HOSTNAMES = """
+import json, sys
+from cloudinit.sources import DataSource
+source = DataSource({}, None, None)
+names = []
+for name in json.load(sys.stdin):
+    source.metadata = {"local-hostname": name}
+    found = source.get_hostname()
+    names.append(getattr(found, "hostname", found))
+print(json.dumps(names))
+"""
+
 
 class CloudInit:
     """The program and its modules, below `tree`."""
@@ -49,6 +73,16 @@ class CloudInit:
     def read(self, cloud_dir: Path) -> Any:
         """What its NoCloud data source finds below `cloud_dir`/seed."""
         return json.loads(self._run("-c", READ, str(cloud_dir)))
+
+    def public_keys(self, values: list[Any]) -> list[list[str]]:
+        """The lines of authorized_keys that each value of public-keys gives."""
+        found: list[list[str]] = json.loads(self._run("-c", PUBLIC_KEYS, given=json.dumps(values)))
+        return found
+
+    def hostnames(self, names: list[str]) -> list[str]:
+        """The host name that it sets for each local-hostname."""
+        found: list[str] = json.loads(self._run("-c", HOSTNAMES, given=json.dumps(names)))
+        return found
 
     def schema(self, config: Path) -> str:
         """What it says of a file of user-data; fails if it is invalid."""
@@ -63,10 +97,11 @@ class CloudInit:
         (file,) = (target / "etc/network").rglob("*cloud-init*")
         return file
 
-    def _run(self, *words: str) -> str:
+    def _run(self, *words: str, given: str = "") -> str:
         modules = str(self.tree / "usr/lib/python3/dist-packages")
         ended = subprocess.run(
             ["/usr/bin/python3", *words],
+            input=given,
             env={**os.environ, "PYTHONPATH": modules},
             capture_output=True,
             text=True,

@@ -74,10 +74,10 @@ def test_user_data_that_cloud_init_does_not_know_is_a_warning(part: str, documen
             "a\n", "found 1 characters behind #cloud-config, expected a mapping", id="text"
         ),
         pytest.param(
-            "a: 1\nb: [\n", "found in line 4 of its #cloud-config no valid YAML", id="syntax"
+            "a: 1\nb: [\n", "found in line 3 of its #cloud-config a [ that is not", id="syntax"
         ),
         pytest.param(
-            "a: 1\na: 1\n", "found in line 3 of its #cloud-config the key for", id="twice"
+            "a: 1\na: 1\n", "found in line 3 of its #cloud-config a duplicate key", id="twice"
         ),
         pytest.param(b"a: \xff\n", "found a #cloud-config that is no UTF-8", id="no-utf-8"),
     ],

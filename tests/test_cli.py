@@ -229,11 +229,11 @@ def test_validate_prints_every_fault_with_file_line_and_key(own_instances: Path)
     assert ended.returncode == 1
     faults = [line for line in ended.stdout.splitlines() if "warning" not in line]
     assert [re.sub(": found.*", "", fault) for fault in faults] == [
-        f"{bad}:3: metadata.hostname",
+        f"{bad}:3:3: metadata.hostname",
         f"{bad}:5: network.address",
         f"{bad}:6: network.gatway",
         f"{bad}:7: userdta",
-        f"{own_instances}/worse.yml:2",
+        f"{own_instances}/worse.yml:1:11: metadata",
     ]
     assert "found 'userdta', expected 'userdata'" in ended.stdout
 

@@ -944,7 +944,8 @@ def test_userdata_file_with_an_absolute_path_is_a_fault(directory: Path) -> None
 FAULTS = [
     pytest.param(
         "metadata: {}\nnetwork:\n  dhcp: false\n  dhcp: true\n",
-        ["4: network.dhcp: found the key for the second time, expected each key once"],
+        ["4:3: network.dhcp: found a duplicate key (the first one is in line 3), expected each key"
+            " once"],
         id="duplicate-key",
     ),
     pytest.param(
@@ -1065,11 +1066,19 @@ FAULTS = [
     pytest.param("", ["1: found nothing, expected a mapping with the key metadata"], id="empty"),
     pytest.param(
         "metadata: {}\n---\nmetadata: {}\n",
-        ["2: found a second YAML document, expected one document a file"],
+        [
+            "2:1: found a second YAML document, expected one document in each file, without a"
+            " second '---'"
+        ],
         id="second-document",
     ),
     pytest.param(
-        b"metadata: {}\n# \xe9\n", ["2: found the byte 0xe9, expected UTF-8"], id="latin-1"
+        b"metadata: {}\n# \xe9\n",
+        [
+            "2:3: found the byte 0xe9, expected UTF-8: save the file as that, or convert it (iconv"
+            " -f LATIN1 -t UTF-8)"
+        ],
+        id="latin-1",
     ),
     pytest.param(
         "metadata:\n  hostname: a_b\n  instance-id: yes\n  region: {}\n"
@@ -1104,7 +1113,7 @@ def test_fault_has_its_file_line_and_key(
 def test_fault_of_yaml_has_its_line(directory: Path) -> None:
     write(directory, web1="metadata: {}\nnetwork: [\n")
     (fault,) = faults_of(directory)
-    assert fault.startswith("web1.yaml:3: found no valid YAML (")
+    assert fault == "web1.yaml:2:10: network: found a [ that is not closed, expected a closing ]"
 
 
 @pytest.mark.parametrize("key", ["userdata", "vendordata"])
@@ -1176,7 +1185,10 @@ def test_deep_nesting_is_a_fault(directory: Path, opened: str) -> None:
             id="in-the-defaults",
         ),
         pytest.param(
-            "network: [\n", instance("a"), ["common.yaml:2: found no valid YAML"], id="syntax"
+            "network: [\n",
+            instance("a"),
+            ["common.yaml:1:10: network: found a [ that is not closed"],
+            id="syntax",
         ),
         pytest.param(
             "network:\n  netmask: x\n",
@@ -1779,7 +1791,7 @@ def test_validate_of_good_files_says_nothing(directory: Path) -> None:
 def test_validate_tells_the_faults_of_every_file(directory: Path) -> None:
     write(directory, web1=BROKEN, web2__yml="metadata: {hostname: a_b}\n", web3=instance("a"))
     assert [fault.partition(": ")[0] for fault in validated(directory)] == [
-        "web1.yaml:2",
+        "web1.yaml:1:11",
         "web2.yml:1",
     ]
 
@@ -1824,7 +1836,7 @@ def test_validate_goes_on_behind_a_file_that_cannot_be_read(directory: Path) -> 
     write(directory, web1=BROKEN)
     first, second = validated(directory)
     assert first.startswith("a.yaml:1: found an error (")
-    assert second.startswith("web1.yaml:2: found no valid YAML")
+    assert second.startswith("web1.yaml:1:")
 
 
 def test_validate_of_a_directory_that_vanished_is_an_error(directory: Path) -> None:

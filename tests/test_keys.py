@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.instance import network
-from vmw_cloudinit_metadata.instance.keys import TOP_LEVEL, canonical, merged, unknown_faults
+from vmw_cloudinit_metadata.instance.keys import (
+    FILE_LEVEL,
+    TOP_LEVEL,
+    canonical,
+    merged,
+    misplaced_faults,
+    unknown_faults,
+)
 from vmw_cloudinit_metadata.instance.metadata import MATCH_KEYS, METADATA_KEYS
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
@@ -97,6 +104,39 @@ def test_unknown_key_is_a_fault_with_the_nearest_name(name: Any, expected: str) 
     (fault,) = unknown_faults({"metadata": {}, name: 1}, TOP_LEVEL)
     assert fault.key == (str(name),)
     assert fault.expected.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        *((name, "metadata") for name in METADATA_KEYS),
+        *((name.replace("-", "_"), "metadata") for name in METADATA_KEYS),
+        *((name, "network") for name in sorted(network.KEYS - {"name"})),
+        *((name, "network") for name in ("version", "ethernets", "config", "bonds")),
+        *((name, "match") for name in ("vc-uuid", "bios_uuid")),
+        *((name, "userdata") for name in ("packages", "runcmd", "write_files", "users")),
+    ],
+)
+def test_key_of_a_part_on_the_top_level_is_told_where_it_belongs(name: str, part: str) -> None:
+    (fault,) = misplaced_faults({name: "x"}, FILE_LEVEL)
+    expected = f"no such key there: put it below {part}:"
+    assert str(fault) == f"{name}: found {name!r} on the top level, expected {expected}"
+
+
+@pytest.mark.parametrize("name", ["x-", "x-net", "x-a_b"])
+def test_key_of_the_top_level_for_anchors_is_no_fault(name: str) -> None:
+    assert list(misplaced_faults({name: {"password": "y"}}, TOP_LEVEL)) == []
+
+
+@pytest.mark.parametrize("name", ["xnet", "x", "x_net", "X-net"])
+def test_key_of_the_top_level_that_nearly_is_for_anchors_is_a_fault(name: str) -> None:
+    assert len(list(misplaced_faults({name: 1}, TOP_LEVEL))) == 1
+
+
+@pytest.mark.parametrize("character", ["\u00a0", "\u3000", "\u200b", "\ufeff"], ids=ascii)
+def test_key_with_a_character_that_looks_like_a_space_is_told(character: str) -> None:
+    (fault,) = unknown_faults({f"{character}rack of it": 1}, TOP_LEVEL)
+    assert fault.found == f"a key with the character U+{ord(character):04X}"
 
 
 @given(MAPPINGS)

@@ -479,6 +479,79 @@ def test_match_that_is_none_is_a_fault(match: object, fault: str) -> None:
     assert fault_of(match=match) == fault
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["a", "x" * 255, "é" * 127, "a b", "a/b", "i-0123456789abcdef0", "2024-01-01", ".a", "..."],
+    ids=lambda text: text[:20],
+)
+def test_instance_id_that_cloud_init_can_keep_is_right(text: str) -> None:
+    assert instance_of(metadata={"instance-id": text}).metadata == {"instance-id": text}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "an ID (leave the key out for the default)"),
+        ("x" * 256, "an instance-id of at most 255 bytes (it names a directory)"),
+        ("é" * 128, "an instance-id of at most 255 bytes (it names a directory)"),
+        *((text, "an ID on one line, without blanks around it") for text in (" a", "a\n", "\ta")),
+        *((text, "an ID on one line, without blanks around it") for text in ("a\nb", "\xa0a", " ")),
+        *((text, "an ID on one line, without blanks around it") for text in ("a\0b", "a\u2028b")),
+        *((text, "an ID by which a directory can be named") for text in (".", "..")),
+    ],
+)
+def test_instance_id_that_cloud_init_cannot_keep_is_a_fault(text: str, expected: str) -> None:
+    told = fault_of(metadata={"instance-id": text})
+    assert told.startswith("metadata.instance-id: found ")
+    assert told.endswith(f", expected {expected}")
+    assert "UUID" not in told
+
+
+@given(st.text())
+def test_instance_id_that_is_taken_names_a_directory_and_is_read_back(text: str) -> None:
+    with suppress(InvalidInstanceData):
+        (taken,) = instance_of(metadata={"instance-id": text}).metadata.values()
+        name = taken.replace("/", "_")  # as cloud-init makes the directory of it
+        assert name not in ("", ".", "..")
+        assert "\0" not in name
+        assert len(name.encode()) <= 255
+        assert f"{taken}\n".strip() == taken  # as cloud-init reads the ID of the last boot
+
+
+def test_value_of_a_key_for_anchors_is_in_no_document() -> None:
+    instance = instance_of(**{"x-net": {"search": "a"}, "x-any": [1]})
+    assert instance == InstanceData(metadata={})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ([{"instance-id": "a"}, {"region": "b"}], "a mapping: its keys without '- '"),
+        (["a"], "a mapping"),
+        ("instance-id:a", "a mapping: KEY: VALUE, with a space behind the colon"),
+        ("a b", "a mapping"),
+    ],
+    ids=str,
+)
+def test_metadata_that_was_meant_to_be_a_mapping_is_told_how(metadata: Any, expected: str) -> None:
+    assert fault_of(metadata=metadata).endswith(f", expected {expected}")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"metadata": {"hostname": "{{ name }}"}},
+        {"metadata": {"local-hostname": "@NAME@"}},
+        {"network": {"address": "${ip}/24"}},
+        {"network": {"address": "10.0.0.1/24", "nameservers": ["%DNS%"]}},
+        {"match": {"vc-uuid": "{{ uuid }}"}},
+    ],
+    ids=str,
+)
+def test_fault_of_a_value_with_a_placeholder_says_so(parts: Any) -> None:
+    assert fault_of(**parts).endswith(" (a placeholder was left in: the template was not rendered)")
+
+
 @given(st.text(st.sampled_from('a\0\x7f\u2028é😀"\\'), max_size=300))
 @example("\0" * 42)
 @example("\0" * 43)

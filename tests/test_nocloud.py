@@ -256,3 +256,46 @@ def test_digest_has_length_and_sha_256_of_every_document_there_is() -> None:
         name: {"length": 2, "sha256": hashlib.sha256(documents[name]).hexdigest()}
         for name in ("METADATA", "KEYS")
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "found"),
+    [
+        ("日本", {}, "found nothing, and a VM name that gives no host name"),
+        ("サーバー01", {}, "found nothing, and a VM name that gives '01'"),
+        ("Straße", {"region": "a"}, "found nothing, and a VM name that gives 'Stra-e'"),
+    ],
+)
+def test_vm_name_that_gives_no_whole_host_name_is_a_warning(
+    name: str, metadata: Any, found: str
+) -> None:
+    instance = InstanceData.from_mapping({"metadata": metadata})
+    (warning,) = nocloud.hostname_warnings(instance, name)
+    told = f"warning: metadata.local-hostname: {found}, expected a host name"
+    assert str(warning) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata"),
+    [
+        *(("web1", {}), ("Bücher", {}), ("proj-10.0.0.234", {}), ("", {})),
+        *(("日本", {"hostname": "a"}), ("日本", {"local-hostname": "a"})),
+    ],
+)
+def test_vm_with_a_host_name_is_no_warning(name: str, metadata: Any) -> None:
+    instance = InstanceData.from_mapping({"metadata": metadata})
+    assert list(nocloud.hostname_warnings(instance, name)) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "served"),
+    [
+        ({"0": KEY}, {"0": KEY}),
+        (f"# the team's\n{KEY} one\n\n{KEY} two\n", f"# the team's\n{KEY} one\n\n{KEY} two\n"),
+        ([KEY], [KEY]),
+        (KEY, [KEY]),
+    ],
+    ids=["mapping", "text", "list", "one"],
+)
+def test_public_keys_come_back_equal(written: Any, served: Any) -> None:
+    assert metadata_of({"public-keys": written})["public-keys"] == served

@@ -228,12 +228,23 @@ def test_read_of_an_empty_file_is_none(text: str) -> None:
     assert value_of(text) is None
 
 
+TWICE = "found a duplicate key (the first one is in line"
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        pytest.param("a: 1\nb: 2\na: 3\n", "3: a: found the key for the second time", id="twice"),
-        pytest.param("a:\n  b: 1\n  b: 1\n", "3: a.b: found the key for", id="twice-below"),
-        pytest.param("a: {1: x, 0x1: x}", "1: a.1: found the key for", id="twice-as-a-number"),
+        pytest.param(
+            "a: 1\nb: 2\na: 3\n",
+            f"3: a: {TWICE} 1)",
+            id="twice",
+        ),
+        pytest.param(
+            "a:\n  b: 1\n  b: 1\n",
+            f"3: a.b: {TWICE} 2)",
+            id="twice-below",
+        ),
+        pytest.param("a: {1: x, 0x1: x}", "1: a.1: found a duplicate key", id="twice-as-a-number"),
         pytest.param("a: 1\n--- b\n", "2: : found a second YAML document", id="second-document"),
         pytest.param("a:\n  - b\n  - *c\n", "3: a.1: found an alias", id="alias"),
         pytest.param("a: 1\nb: !x 1\n", "2: b: found a tag", id="tag"),
@@ -241,11 +252,11 @@ def test_read_of_an_empty_file_is_none(text: str) -> None:
         pytest.param("a: 1\nb: 0x_\n", "2: b: found a value that is no int", id="no-int"),
         pytest.param("a:\n  ? [b]\n  : c\n", "2: a: found a list as a key", id="list-as-a-key"),
         pytest.param("a:\n  <<: 5\n", "2: a.<<: found a number, expected a mapping", id="merge"),
-        pytest.param("a: 1\nb: [\n", "3: : found no valid YAML", id="open-list"),
-        pytest.param("a: 1\n\tb: 2\n", "2: : found no valid YAML", id="tab"),
-        pytest.param("a: 1\nb: 2: 3\n", "2: : found no valid YAML", id="colon"),
-        pytest.param("a: 1\nb: \0\n", "2: : found no valid YAML", id="nul"),
-        pytest.param("a: éé\nb: \0\nc: 1\nd: 1\n", "2: : found no valid YAML", id="nul-behind-é"),
+        pytest.param("a: 1\nb: [\n", "2: b: found a [ that is not closed", id="open-list"),
+        pytest.param("a: 1\n\tb: 2\n", "2: a: found a tab, expected spaces", id="tab"),
+        pytest.param("a: 1\nb: 2: 3\n", "2: : found a second ': ' on one line", id="colon"),
+        pytest.param("a: 1\nb: \0\n", "2: : found a NUL character", id="nul"),
+        pytest.param("a: éé\nb: \0\nc: 1\nd: 1\n", "2: : found a NUL character", id="nul-behind-é"),
     ],
 )
 def test_fault_has_its_line_and_key(text: str, fault: str) -> None:

@@ -120,14 +120,14 @@ def test_right_user_data_has_no_warning(name: str) -> None:
         ),
         pytest.param(
             "#cloud-config  # managed by Ansible\nruncmd: [touch, /tmp/x\n",
-            "in line 3 of its #cloud-config no valid YAML",
+            "in line 2 of its #cloud-config a [ that is not closed",
             id="words-behind",
         ),
         pytest.param(
-            "#CLOUD-CONFIG\nruncmd: [a\n", "in line 3 of its #cloud-config no", id="upper-case"
+            "#CLOUD-CONFIG\nruncmd: [a\n", "in line 2 of its #cloud-config a [", id="upper-case"
         ),
         pytest.param(
-            "\n\n#cloud-config\na: [\n", "in line 5 of its #cloud-config", id="blank-lines"
+            "\n\n#cloud-config\na: [\n", "in line 4 of its #cloud-config a [", id="blank-lines"
         ),
         pytest.param(MIME, "MIME without a part, expected parts between lines", id="mime-alone"),
         pytest.param(
@@ -135,7 +135,7 @@ def test_right_user_data_has_no_warning(name: str) -> None:
         ),
         pytest.param(
             MIME + PART.format("text/cloud-config", "a: [") + "--xx--\n",
-            "in line 2 of its #cloud-config no valid YAML",
+            "in line 1 of its #cloud-config a [ that is not closed",
             id="mime-of-no-yaml",
         ),
         pytest.param(
@@ -222,12 +222,12 @@ def test_right_user_data_has_no_warning(name: str) -> None:
         ),
         pytest.param(
             "#cloud-config-archive\n- 'a: ['\n- 5\n",
-            "in item 1 of the archive in line 2 of its #cloud-config no valid YAML",
+            "in item 1 of the archive in line 1 of its #cloud-config a [ that is not closed",
             id="archive-of-no-yaml",
         ),
         pytest.param(
             "## template: jinja\n#cloud-config\na: [\n",
-            "in line 4 of its #cloud-config no valid YAML",
+            "in line 3 of its #cloud-config a [ that is not closed",
             id="jinja-without-syntax",
         ),
         pytest.param(

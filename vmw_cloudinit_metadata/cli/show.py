@@ -96,6 +96,8 @@ def _print_origin(machine: Machine, instance: InstanceData) -> None:
         click.echo(f"from {source}", err=True)
     for warning in advice.warnings_of(instance):
         click.echo(str(warning), err=True)
+    for warning in nocloud.hostname_warnings(instance, machine.name or ""):
+        click.echo(str(warning), err=True)
 
 
 def _print(documents: Mapping[str, bytes], wanted: str | None) -> int:

@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.drivers.reading import Reading, Readings
 from vmw_cloudinit_metadata.drivers.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.snapshot import Signature, Snapshot, cannot_read
 from vmw_cloudinit_metadata.errors import DriverError
-from vmw_cloudinit_metadata.instance import advice, distinct, jsontext, nocloud, seed
+from vmw_cloudinit_metadata.instance import advice, distinct, encoding, jsontext, nocloud, seed
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
     Faults,
@@ -36,7 +36,7 @@ from vmw_cloudinit_metadata.instance.keys import (
     FILE_LEVEL,
     canonical,
     merged,
-    unknown_faults,
+    misplaced_faults,
 )
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
 from vmw_cloudinit_metadata.instance.secrecy import NAMES, is_secret_text, shown
@@ -224,7 +224,8 @@ class InstanceFiles:
         except InvalidInstanceData as error:
             found += error.faults
         if not layers[0].faults or layers[0].mapping:  # else nothing of it can be told
-            faults += (_located(fault, layers) for fault in found)
+            told = {fault.key for fault in faults}
+            faults += (_located(fault, layers) for fault in found if fault.key not in told)
         if faults or instance is None:
             return None, tuple(sorted(set(faults), key=_place))
         return replace(instance, sources=tuple(sources)), ()
@@ -268,7 +269,7 @@ class InstanceFiles:
         if isinstance(read.value, dict):
             mapping, twice = canonical(read.value)
             faults.extend(twice)
-            faults.extend(unknown_faults(mapping, FILE_LEVEL))
+            faults.extend(misplaced_faults(mapping, FILE_LEVEL))
             both = list(_both_faults(mapping))
             faults.extend(both)
             if path == self.defaults and "match" in mapping:
@@ -368,6 +369,8 @@ class InstanceFiles:
         of_sources = (_mode_faults(source, snapshot) for source in instance.sources[1:])
         warnings = [fault for faults in of_sources for fault in faults]
         about_data = [*advice.warnings_of(instance), *(judge(instance) if judge else ())]
+        name = instance.match.get("name") if parse_uuid(stem) else stem
+        about_data += nocloud.hostname_warnings(instance, name or "")
         warnings += (_located(warning, layers) for warning in about_data)
         return warnings, distinct.values_of(instance, stem)
 
@@ -437,11 +440,8 @@ def _text(path: str, content: bytes | None) -> str | Fault:
         return Fault((), "something else", "a regular file", path, 1)
     if len(content) > MAX_FILE_BYTES:
         return Fault((), "a larger file", f"at most {MAX_FILE_BYTES:,} bytes", path, 1)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        return Fault((), f"the byte 0x{content[error.start]:02x}", "UTF-8", path, line)
+    text = encoding.text_of(content)
+    return replace(text, file=path) if isinstance(text, Fault) else text
 
 
 def _both_faults(mapping: Mapping[str, Any]) -> Iterator[Fault]:

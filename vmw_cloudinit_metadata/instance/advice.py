@@ -7,7 +7,14 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import interfaces, network, renderers, userdataadvice
+from vmw_cloudinit_metadata.instance import (
+    interfaces,
+    metadata,
+    network,
+    placeholder,
+    renderers,
+    userdataadvice,
+)
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, bounded
 from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -52,6 +59,9 @@ def warnings_of(instance: InstanceData) -> Iterator[Fault]:
 
 def _advice(instance: InstanceData) -> Iterator[Fault]:
     yield from _metadata(instance)
+    yield from metadata.warnings_in(instance.metadata)
+    yield from placeholder.warnings_in(instance.match, ("match",))
+    yield from placeholder.warnings_in(instance.network, ("network",))
     yield from _interfaces(instance)
     if instance.network and instance.network_is_native:
         yield from native_warnings(instance.network)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ _QUOTED_BITS = 256
 _FOUND_CHARACTERS = 200
 _EXPECTED_CHARACTERS = 600  # may list the names of all settings
 _MORE = f"more faults than the {MAX_FAULTS} that are told"
+_ODD_SPACES = ("Zs", "Cf")  # look like a space, or like nothing
 _NAME_CHARACTERS = 64  # a longer name is not looked at: it resembles none of ours
 
 
@@ -177,6 +179,10 @@ def unknown(key: Key, name: object, known: Iterable[str]) -> Fault:
     close = _close(text, known := sorted(known))
     if close:
         return Fault(key, repr(text), repr(close), is_named=True)
+    odd = next((c for c in text if c != " " and unicodedata.category(c) in _ODD_SPACES), None)
+    if odd:
+        expected = "spaces alone (was it copied from a web page?)"
+        return Fault(key, f"a key with the character U+{ord(odd):04X}", expected)
     found = f"an unknown key ({len(text):,} characters)"
     return Fault(key, found, f"one of {', '.join(known)}")
 

@@ -16,6 +16,22 @@ FILE_LEVEL = TOP_LEVEL | FILE_KEYS
 
 _PARTS = {"metadata": frozenset(METADATA_KEYS), "match": frozenset(MATCH_KEYS)}
 
+# What people write on the top level, as in NoCloud's meta-data, network-config and user-data.
+_NATIVE_KEYS = ("version", "config", "renderer", "ethernets", "bonds", "bridges", "vlans", "wifis")
+_CLOUD_CONFIG_KEYS = (
+    *("bootcmd", "chpasswd", "disk-setup", "final-message", "fqdn", "fs-setup", "groups"),
+    *("growpart", "keyboard", "locale", "manage-etc-hosts", "mounts", "ntp", "package-update"),
+    *("package-upgrade", "packages", "phone-home", "power-state", "preserve-hostname", "runcmd"),
+    *("ssh-authorized-keys", "ssh-import-id", "ssh-pwauth", "timezone", "user", "users"),
+    *("write-files",),
+)
+_PART_OF = {
+    **dict.fromkeys(_CLOUD_CONFIG_KEYS, "userdata"),
+    **dict.fromkeys((*network.KEYS - {"name"}, *_NATIVE_KEYS), "network"),
+    **dict.fromkeys(("vc-uuid", "bios-uuid", "name"), "match"),
+    **dict.fromkeys(METADATA_KEYS, "metadata"),
+}
+
 
 def canonical(seed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
     """The same mapping with its known keys written with `-`, and a fault for each written twice."""
@@ -60,6 +76,23 @@ def with_dashes(
 
 def unknown_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterator[Fault]:
     return (unknown((str(name),), name, known) for name in seed if name not in known)
+
+
+def misplaced_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterator[Fault]:
+    """The same for the top level of an instance file, where other keys may belong further down."""
+    for name in seed:
+        if name not in known and not is_extension(name):
+            part = _PART_OF.get(name.replace("_", "-")) if isinstance(name, str) else None
+            if part:
+                expected = f"no such key there: put it below {part}:"
+                yield Fault((name,), f"{name!r} on the top level", expected, is_named=True)
+            else:
+                yield unknown((str(name),), name, known)
+
+
+def is_extension(name: Any) -> bool:
+    """Whether a key of the top level is the operator's own, as a place for anchors."""
+    return isinstance(name, str) and name.startswith("x-")
 
 
 def merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from vmw_cloudinit_metadata.instance import publickey
+from vmw_cloudinit_metadata.instance import placeholder, publickey
 from vmw_cloudinit_metadata.instance.dump import json_text
-from vmw_cloudinit_metadata.instance.hostname import is_hostname
-from vmw_cloudinit_metadata.instance.text import Text, dashed, listed
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.hostname import (
+    MAX_LINUX_HOSTNAME,
+    is_hostname,
+    set_by_cloud_init,
+)
+from vmw_cloudinit_metadata.instance.text import Text, dashed
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 # As JSON writes them. PyYAML, which reads meta-data in the guest, takes at most 1,024.
 MAX_KEY_CHARACTERS = 256
+MAX_INSTANCE_ID_BYTES = 255  # of a file name in Linux; cloud-init writes _ for /
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SURELY_SHORT = (MAX_KEY_CHARACTERS - len('""')) // len("\\u0000")  # whatever is escaped
+
+
+def _instance_id(text: str) -> str:
+    """Checks what cloud-init names a directory by, and reads from a file without outer blanks."""
+    if not text:
+        raise ValueError("an ID (leave the key out for the default)")
+    if len(text.encode()) > MAX_INSTANCE_ID_BYTES:
+        raise ValueError(
+            f"an instance-id of at most {MAX_INSTANCE_ID_BYTES} bytes (it names a directory)"
+        )
+    if text != text.strip() or _CONTROLS.search(text):
+        raise ValueError("an ID on one line, without blanks around it")
+    if text in (".", ".."):
+        raise ValueError("an ID by which a directory can be named")
+    return text
 
 
 def _hostname(text: str) -> str:
     if not is_hostname(text):
         raise ValueError("a host name or FQDN: labels of letters, digits and hyphens")
     return text
-
-
-def _public_key(text: str) -> str:
-    expected = publickey.fault_of(text)
-    if expected:
-        raise ValueError(expected)
-    return text.strip()
 
 
 def _uuid(text: str) -> str:
@@ -79,8 +95,8 @@ def _short_keys(value: Any) -> Any:
 
 Json = Annotated[Any, BeforeValidator(_json)]
 Hostname = Annotated[Text, AfterValidator(_hostname)]
+InstanceId = Annotated[Text, AfterValidator(_instance_id)]
 Uuid = Annotated[Text, AfterValidator(_uuid)]
-PublicKey = Annotated[Text, AfterValidator(_public_key)]
 
 
 class Metadata(BaseModel):
@@ -92,11 +108,11 @@ class Metadata(BaseModel):
     _keys = model_validator(mode="before")(_short_keys)
 
     ami_id: Text | None = None
-    instance_id: Text | None = None
+    instance_id: InstanceId | None = None
     region: Text | None = None
     availability_zone: Text | None = None
     tags: Annotated[Json, BeforeValidator(_tags)] | None = None
-    public_keys: Annotated[list[PublicKey], BeforeValidator(listed)] | None = None
+    public_keys: Annotated[Json, BeforeValidator(publickey.served)] | None = None
     hostname: Hostname | None = None
     local_hostname: Hostname | None = None
 
@@ -109,6 +125,25 @@ class Match(BaseModel):
     vc_uuid: Uuid | None = None
     bios_uuid: Uuid | None = None
     name: Text | None = None
+
+
+def warnings_in(metadata: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is allowed in checked meta-data, and does not reach the VM as it is written."""
+    name = "local-hostname" if metadata.get("local-hostname") else "hostname"
+    if metadata.get(name):
+        yield from _hostname_warnings(metadata[name], ("metadata", name))
+    yield from publickey.warnings_in(metadata.get("public-keys"), ("metadata", "public-keys"))
+    yield from placeholder.warnings_in(metadata, ("metadata",))
+
+
+def _hostname_warnings(name: str, key: Key) -> Iterator[Fault]:
+    if "." in name and name.rpartition(".")[2].isdigit():
+        found = f"{describe(name, key)}, of which cloud-init makes the host name"
+        expected = "a name without dots, or an FQDN, whose last part is no number"
+        yield Fault(key, f"{found} {set_by_cloud_init(name)!r}", expected, is_warning=True)
+    elif len(name) > MAX_LINUX_HOSTNAME:
+        expected = f"at most {MAX_LINUX_HOSTNAME}: on Red Hat's systems cloud-init sets all of it"
+        yield Fault(key, f"an FQDN of {len(name)} characters", expected, is_warning=True)
 
 
 METADATA_KEYS = tuple(str(field.alias) for field in Metadata.model_fields.values())

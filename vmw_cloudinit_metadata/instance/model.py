@@ -15,7 +15,9 @@ from vmw_cloudinit_metadata.instance import (
     network,
     networkconfig,
     networkdocument,
+    placeholder,
     plain,
+    publickey,
 )
 from vmw_cloudinit_metadata.instance.dump import yaml_text
 from vmw_cloudinit_metadata.instance.fault import (
@@ -26,7 +28,7 @@ from vmw_cloudinit_metadata.instance.fault import (
     describe,
     unknown,
 )
-from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, TOP_LEVEL, canonical, unknown_faults
+from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, TOP_LEVEL, canonical, misplaced_faults
 from vmw_cloudinit_metadata.instance.metadata import Match, Metadata
 from vmw_cloudinit_metadata.instance.network import Interface
 from vmw_cloudinit_metadata.instance.vmname import normal
@@ -104,7 +106,7 @@ class _Check:
         if not_plain:  # no more than that can be told of it
             self.faults.extend(not_plain)
             seed = {"metadata": {}}
-        self.faults.extend(unknown_faults(seed, TOP_LEVEL))
+        self.faults.extend(misplaced_faults(seed, TOP_LEVEL))
         self.metadata = self._metadata(seed)
         self.match = self._match(seed.get("match"))
         self.interfaces: dict[Key, Interface] = {}
@@ -117,6 +119,8 @@ class _Check:
             self._fault(("metadata",), "nothing", "a mapping (it may be empty: {})", absence=True)
             return {}
         value = {} if seed["metadata"] is None else seed["metadata"]
+        if isinstance(value, Mapping) and (keys := value.get("public-keys")) is not None:
+            self.faults.extend(publickey.faults_in(keys, ("metadata", "public-keys")))
         checked = self._validate(Metadata, value, ("metadata",))
         return checked.model_dump(by_alias=True, exclude_none=True) if checked else {}
 
@@ -150,7 +154,8 @@ class _Check:
         if self.faults.has_more:
             return None
         if isinstance(value, Mapping):
-            value = {name: item for name, item in value.items() if item is not None}
+            known = network.KEYS
+            value = {k: v for k, v in value.items() if v is not None or k not in known}
         before = len(self.faults.found)
         interface = self._validate(Interface, value, key)
         if interface:
@@ -265,10 +270,23 @@ def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault
         return unknown((*key, *place), place[-1], _fields_at(model, place[:-1]))
     form = _EXPECTED.get(error["type"], "a value of another kind")
     expected = form.format(**error.get("ctx", {}))
+    if error["type"] == "model_type":
+        expected += _about(error["input"])
+    if isinstance(error["input"], str) and placeholder.found_in(error["input"]):
+        expected += f" ({placeholder.HINT})"
     missing = error["type"] == "missing"
     place = (*key, *(place if missing else _existing(place, value)))
     found = "nothing" if missing else describe(error["input"], place)
     return Fault(place, found, expected, is_absence=missing)
+
+
+def _about(value: Any) -> str:
+    """What a value that is no mapping was probably meant to be."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        return ": its keys without '- '"
+    if isinstance(value, str) and re.match(r"[\w-]+:\S", value):
+        return ": KEY: VALUE, with a space behind the colon"
+    return ""
 
 
 def _existing(place: tuple[Any, ...], value: Any) -> Key:

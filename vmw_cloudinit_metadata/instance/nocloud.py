@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.dump import document_text, json_text
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
-from vmw_cloudinit_metadata.instance.hostname import hostname_of
+from vmw_cloudinit_metadata.instance.hostname import hostname_of, is_whole
 from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -64,6 +64,16 @@ def metadata(instance: InstanceData, machine: Machine) -> dict[str, Any]:
         raise InvalidInstanceData([Fault(("metadata", "instance-id"), "nothing", expected)])
     known = {name: values[name] for name in METADATA_KEYS if values.get(name) is not None}
     return known | {name: value for name, value in given.items() if name not in _KNOWN}
+
+
+def hostname_warnings(instance: InstanceData, vm_name: str) -> Iterator[Fault]:
+    """A warning if the VM of that name gets no host name, or only a part of its name as one."""
+    given = instance.metadata
+    if given.get("hostname") or given.get("local-hostname") or is_whole(vm_name):
+        return
+    hostname = hostname_of(vm_name)
+    found = f"nothing, and a VM name that gives {repr(hostname) if hostname else 'no host name'}"
+    yield Fault(("metadata", "local-hostname"), found, "a host name", is_warning=True)
 
 
 def _hostname(machine: Machine) -> str | None:

@@ -1,10 +1,20 @@
-"""SSH public keys as authorized_keys has them: sshd(8), RFC 4253, OpenSSH's PROTOCOL. Pure."""
+"""SSH public keys as authorized_keys has them: sshd(8), RFC 4253, OpenSSH's PROTOCOL. Pure.
+
+meta-data has them in each form that cloud-init knows (`normalize_pubkey_data`): a list, a text with
+one key on each line, or a mapping whose values are a key or a list of keys.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vmw_cloudinit_metadata.instance import placeholder
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.text import MAX_ITEMS
 
 # The fields of a key behind its type: s is a string or a number, behind its length in 4 bytes.
 _FIELDS = {
@@ -30,18 +40,142 @@ def _certificate(kind: str) -> str:
 LAYOUTS = {kind: "s" + fields for kind, fields in _FIELDS.items()} | {
     _certificate(kind): f"ss{fields}QIssQQsssss" for kind, fields in _FIELDS.items()
 }
+
+# cloud-init takes a line for none whose type it does not know: who ignores it.
+_IGNORED_BY = {
+    kind: who
+    for plain, who in (
+        ("ssh-ed448", "cloud-init"),
+        ("webauthn-sk-ecdsa-sha2-nistp256@openssh.com", "cloud-init"),
+        ("ssh-dss", "newer cloud-init and OpenSSH"),
+    )
+    for kind in (plain, _certificate(plain))
+}
 _FIXED_BYTES = {"Q": 8, "I": 4}
+
+_KEY = "an SSH public key such as 'ssh-ed25519 AAAA... name'"
+_FORMS = "a list of SSH public keys, a text with one on each line, or a mapping of names to keys"
+_PUBLIC = "the public key, which is in the file whose name ends with .pub"
+_PRIVATE = re.compile("PRIVATE KEY-----|PuTTY-User-Key-File-|AGE-SECRET-KEY-")
+_OTHER_FORMS = (  # how a text begins that is something else for a public key, and what to do
+    ("---- BEGIN SSH2 PUBLIC KEY", "a key in OpenSSH's form: ssh-keygen -i -f FILE"),
+    ("-----BEGIN RSA PUBLIC KEY", "a key in OpenSSH's form: ssh-keygen -i -m PEM -f FILE"),
+    ("-----BEGIN PUBLIC KEY", "a key in OpenSSH's form: ssh-keygen -i -m PKCS8 -f FILE"),
+    (("gh:", "lp:", "https://"), "the key itself (user-data can fetch it: ssh_import_id)"),
+    (("~", "/", "./", "file:"), "the key itself, which is the content of the file"),
+)
 
 # [options] type blob [comment]; options hold quoted strings, in which \\" is a quote.
 _OPTIONS = r'(?:(?:"(?:[^"\\]|\\.)*"|[^\s"])+[ \t]+)?'
-_LINE = re.compile(rf"{_OPTIONS}(?P<type>[a-z0-9@.-]+)[ \t]+(?P<blob>[A-Za-z0-9+/]+=*)(?:[ \t].*)?")
+_LINE = re.compile(
+    rf"{_OPTIONS}(?P<type>[a-z0-9@.-]+)[ \t]+(?P<blob>[A-Za-z0-9+/]+=*)(?:[ \t](?P<comment>.*))?"
+)
+_SECOND = re.compile(r"(?:ssh-|ecdsa-|@openssh\.com)[a-z0-9-]{0,40}[ \t]{1,9}AAAA[A-Za-z0-9+/]{9}")
+
+
+def served(value: Any) -> Any:
+    """What the document has: the value as it is written, but for one key, which is a list of it."""
+    if isinstance(value, str):
+        return value if len(value.strip().splitlines()) > 1 else [value.strip()]
+    if isinstance(value, list | tuple):
+        return [item.strip() if isinstance(item, str) else item for item in value]
+    return value
+
+
+def faults_in(value: Any, key: Key) -> Iterator[Fault]:
+    """What is wrong with the public keys of meta-data, which stand at `key`."""
+    match value:
+        case str():
+            yield from _text_faults(value, key)
+        case list() | tuple() | Mapping() if len(value) > MAX_ITEMS:
+            yield Fault(key, describe(value, key), f"at most {MAX_ITEMS:,} of them")
+        case list() | tuple():
+            for index, item in enumerate(value):
+                yield from _key_faults(item, (*key, index))
+        case Mapping():
+            for name, item in value.items():
+                yield from _named_faults(item, (*key, str(name)))
+        case _:
+            yield Fault(key, describe(value, key), _FORMS)
+
+
+def warnings_in(value: Any, key: Key) -> Iterator[Fault]:
+    """What is right with the public keys of meta-data, and is lost in the VM all the same."""
+    match value:
+        case str():
+            for line in value.splitlines():
+                form = _LINE.fullmatch(line.strip())
+                if form and form["type"] in _IGNORED_BY:
+                    who = _IGNORED_BY[form["type"]]
+                    expected = f"another type, such as ssh-ed25519: {who} ignores this one"
+                    found = f"a key of the type {form['type']}"
+                    yield Fault(key, found, expected, is_warning=True)
+        case list():
+            for index, item in enumerate(value):
+                yield from warnings_in(item, (*key, index))
+        case Mapping():
+            for name, item in value.items():
+                yield from warnings_in(item, (*key, str(name)))
+
+
+def _text_faults(text: str, key: Key) -> Iterator[Fault]:
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) < 2 or _PRIVATE.search(text) or text.lstrip().startswith("---"):
+        yield from _key_faults(text, key)
+        return
+    keys = [(n, line) for n, line in enumerate(text.splitlines(), 1) if not _is_comment(line)]
+    if not keys:
+        yield Fault(key, "a text of comments alone", _KEY)
+    elif len(keys) > MAX_ITEMS:
+        yield Fault(key, f"{len(keys):,} lines", f"at most {MAX_ITEMS:,} public keys")
+    else:
+        for number, line in keys:
+            for fault in _key_faults(line, key):
+                yield Fault(key, f"{fault.found} in line {number} of the text", fault.expected)
+
+
+def _is_comment(line: str) -> bool:
+    return not line.strip() or line.lstrip().startswith("#")
+
+
+def _named_faults(value: Any, key: Key) -> Iterator[Fault]:
+    """Of what stands below one name of a mapping: a key, or a list of keys."""
+    if not isinstance(value, str | list | tuple):
+        yield Fault(key, describe(value, key), f"{_KEY}, or a list of them")
+        return
+    if isinstance(value, str):
+        yield from _key_faults(value, key)
+        return
+    if len(value) > MAX_ITEMS:
+        yield Fault(key, describe(value, key), f"at most {MAX_ITEMS:,} of them")
+        return
+    # EC2 has an empty text behind the last key, which cloud-init leaves out.
+    keys = value[:-1] if len(value) > 1 and value[-1] == "" else value
+    for index, item in enumerate(keys):
+        yield from _key_faults(item, (*key, index))
+
+
+def _key_faults(value: Any, key: Key) -> Iterator[Fault]:
+    """Of what is to be one public key."""
+    if not isinstance(value, str):
+        yield Fault(key, describe(value, key), _KEY)
+    elif expected := fault_of(value):
+        if _PRIVATE.search(value):
+            yield Fault(key, "a private key", _PUBLIC)
+            return
+        if placeholder.found_in(value):
+            expected += f" ({placeholder.HINT})"
+        yield Fault(key, describe(value, key), expected)
 
 
 def fault_of(line: str) -> str | None:
     """What was expected of `line`, which is no public key, or None if it is one."""
-    match = _LINE.fullmatch(line.strip())
-    if match is None or match["type"] not in LAYOUTS or line.lstrip().startswith("#"):
-        return "an SSH public key such as 'ssh-ed25519 AAAA... name'"
+    line = line.strip()
+    match = _LINE.fullmatch(line)
+    if match is None or match["type"] not in LAYOUTS or line.startswith("#"):
+        return _meant(line)
+    if match["comment"] and _SECOND.search(match["comment"]):
+        return "one public key on each line (a text behind > or without a sign becomes one line)"
     try:
         blob = base64.b64decode(match["blob"], validate=True)
     except binascii.Error:
@@ -52,6 +186,16 @@ def fault_of(line: str) -> str | None:
     if not _has_layout(blob, LAYOUTS[match["type"]]):
         return "a whole SSH public key (this one is cut off, or goes on behind its end)"
     return None
+
+
+def _meant(line: str) -> str:
+    """What was expected of what has not the form of a public key."""
+    for start, expected in _OTHER_FORMS:
+        if line.startswith(start):
+            return expected
+    if len(line.splitlines()) > 1:
+        return "one public key (write several as the items of a list)"
+    return _KEY
 
 
 def _has_layout(blob: bytes, layout: str) -> bool:

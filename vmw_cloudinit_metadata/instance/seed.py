@@ -9,7 +9,8 @@ A schema tells which keys are text; the file of the server's settings has one of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -20,13 +21,14 @@ import yaml
 from yaml.events import (
     AliasEvent,
     MappingEndEvent,
+    MappingStartEvent,
     ScalarEvent,
     SequenceEndEvent,
     SequenceStartEvent,
     StreamEndEvent,
 )
 
-from vmw_cloudinit_metadata.instance import secrecy
+from vmw_cloudinit_metadata.instance import placeholder, secrecy, syntax
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
 from vmw_cloudinit_metadata.instance.plain import MAX_DEPTH, MAX_NUMBER_BITS
 
@@ -81,6 +83,17 @@ _NULLS = {"", "~", "null", "Null", "NULL"}
 _RESOLVERS = yaml.resolver.Resolver.yaml_implicit_resolvers
 
 
+_BLOCKS = ("|", ">")
+_FIRST_LINE = re.compile(r"[|>][0-9+-]*[ \t]*(?:#!|#cloud-|#include|## template)")
+
+_NO_SPACE = re.compile(r"[\w-]+:\S")  # `{a:b}` is a mapping with the key `a:b`
+_COMMENT = re.compile(r"[ \t]*#\{")  # a placeholder, which is a comment for YAML
+_ITEM = re.compile(r"[\r\n][ \t]*- ")  # in a text of several lines
+
+# What ends a line for libyaml, and for hardly any editor.
+_BREAKS_OF_YAML_ALONE = re.compile("[\x85\u2028\u2029]")
+
+
 class _MergeKey(StrEnum):
     """The key `<<`; in quotes it is a text like any other."""
 
@@ -94,6 +107,7 @@ class Seed:
     value: Any
     faults: tuple[Fault, ...]
     marks: Mapping[Key, yaml.Mark] = field(repr=False)
+    text: str = field(default="", repr=False)  # if libyaml's lines in it are not an editor's
 
     def line(self, key: Key) -> int:
         """The line of `key`, or of what it stands in if the file does not have it."""
@@ -103,8 +117,10 @@ class Seed:
         return dashed(key) in self.marks
 
     def located(self, fault: Fault, file: str, names: Collection[str] = secrecy.NAMES) -> Fault:
-        """The fault with its place; with the column too where not all of its key is told."""
-        line, column = (fault.line, fault.column) if fault.line else self._place(fault.key)
+        """The fault with its place; without a column where the key that is told says it."""
+        if fault.line:
+            return replace(fault, file=file)
+        line, column = self._place(fault.key)
         return replace(fault, file=file, line=line, column=column if fault.hides_key(names) else 0)
 
     def _place(self, key: Key) -> tuple[int, int]:
@@ -112,7 +128,11 @@ class Seed:
         while key not in self.marks and key:
             key = key[:-1]
         mark = self.marks.get(key)
-        return (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        return _place_of(mark, self.text) if mark else (1, 1)
+
+
+def _place_of(mark: yaml.Mark, text: str) -> tuple[int, int]:
+    return syntax.place_at(text, mark.index) if text else (mark.line + 1, mark.column + 1)
 
 
 def dashed(key: Key) -> Key:
@@ -136,10 +156,14 @@ class _StopError(Exception):
 
 class _Reader:
     def __init__(self, text: str, schema: Mapping[str, Any], root: Key) -> None:
+        self._text = text
+        self._lines = text if _BREAKS_OF_YAML_ALONE.search(text) else ""
         self._schema = schema
         self._root = root
+        self._at = root  # what is being read
         self._deepest = MAX_DEPTH + len(root)
         self._faults = Faults()
+        self._mistake: syntax.Mistake | None = None
         self._marks: dict[Key, yaml.Mark] = {}
         self._events = iter(self._parsed(text))
         self._anchors: dict[str, _Anchored] = {}
@@ -154,9 +178,11 @@ class _Reader:
             value = None
         except StopIteration:  # of the events
             value = None
-            if not self._faults.found:
+            if self._mistake:
+                self._syntax(self._mistake)
+            elif not self._faults.found:
                 self._faults.add(Fault((), "more values", f"at most {MAX_NODES:,}", line=1))
-        return Seed(value, self._faults.all(), self._marks)
+        return Seed(value, self._faults.all(), self._marks, self._lines)
 
     def _parsed(self, text: str) -> list[Any]:
         """All events, or those before the text is no YAML any more."""
@@ -168,7 +194,7 @@ class _Reader:
         try:
             events.extend(islice(iter(yaml.CSafeLoader(text).get_event, None), MAX_EVENTS))
         except (yaml.YAMLError, UnicodeError) as error:
-            self._syntax(text, error)
+            self._mistake = syntax.mistake(text, error, _open_bracket(events), _scalar(events))
         return events
 
     def _document(self) -> Any:
@@ -179,7 +205,8 @@ class _Reader:
         next(self._events)  # the document's end
         event = next(self._events)
         if not isinstance(event, StreamEndEvent):
-            self._fault(event, self._root, "a second YAML document", "one document a file")
+            expected = "one document in each file, without a second '---'"
+            self._fault(event, self._root, "a second YAML document", expected)
         return value
 
     def _node(self, event: Any, key: Key, schema: Any) -> Any:
@@ -207,9 +234,12 @@ class _Reader:
     def _alias(self, event: Any, key: Key, schema: Any) -> Any:
         """The anchor's node, read once more: what is text depends on where it stands."""
         anchored = self._anchors.get(event.anchor)
-        if anchored is None or event.anchor in self._open_anchors:
-            expected = "its anchor above and outside it, or quotes around a text that begins with *"
-            self._fault(event, key, "an alias", expected)
+        if anchored is None:
+            expected = "'&' with the same name above it, or quotes around a text that begins with *"
+            self._fault(event, key, "an alias (*) without its anchor", expected)
+            return None
+        if event.anchor in self._open_anchors:
+            self._fault(event, key, "an alias (*) within its own anchor", "an alias outside of it")
             return None
         start, behind = anchored
         here, self._events = self._events, copy(behind)
@@ -223,26 +253,58 @@ class _Reader:
             place = (*key, len(items))
             self._marks[place] = event.start_mark
             items.append(self._node(event, place, schema))
+            self._at = key
         return items
 
-    def _mapping(self, start: Any, key: Key, schema: Any) -> dict[Any, Any]:
+    def _mapping(self, start: Any, key: Key, schema: Any) -> dict[Any, Any] | None:
         mapping: dict[Any, Any] = {}
         merged: list[Any] = []
         is_ours = isinstance(schema, dict)
         names = TEXT if is_ours else schema  # what the format names is text
         while not isinstance(event := next(self._events), MappingEndEvent):
+            if self._is_placeholder(start, event):
+                self._fault(start, key, placeholder.told("{{"), placeholder.EXPECTED)
+                self._skip_mapping(event, key)
+                return None
             name = self._key(event, key, names)
             place = (*key, str(name).replace("_", "-"))
             if name is _MergeKey.MERGE:
                 merged += self._merge(next(self._events), place, schema)
                 continue
             if name in mapping:
-                self._fault(event, place, "the key for the second time", "each key once")
+                self._duplicate(event, place)
             self._marks.setdefault(place, event.start_mark)
             below = schema.get(place[-1]) if is_ours else schema
+            self._at = place
             mapping[name] = self._node(next(self._events), place, below)
+            self._at = key
+            if is_ours and mapping[name] is None and _NO_SPACE.match(str(name)):
+                expected = "KEY: VALUE, with a space behind the colon"
+                self._fault(event, place, "a key with a ':' in it, and without a value", expected)
         self._marks.setdefault(key, start.start_mark)
         return _merged(mapping, merged) if merged else mapping
+
+    def _is_placeholder(self, start: Any, first: Any) -> bool:
+        """Whether what YAML reads as a mapping whose key is a mapping is `{{ name }}`."""
+        return isinstance(first, MappingStartEvent) and self._text.startswith(
+            "{{", start.start_mark.index
+        )
+
+    def _skip_mapping(self, event: Any, key: Key) -> None:
+        """Skips the rest of a mapping, from `event` on, with the same bound as reading it."""
+        depth = 1
+        while depth:
+            self._nodes += 1
+            if self._nodes > MAX_NODES:
+                self._too_many(event, key)
+            depth += isinstance(event, MappingStartEvent) - isinstance(event, MappingEndEvent)
+            event = next(self._events) if depth else event
+
+    def _duplicate(self, event: Any, key: Key) -> None:
+        first = self._marks.get(key)
+        line = _place_of(first, self._lines)[0] if first else 0
+        found = f"a duplicate key (the first one is in line {line})" if line else "a duplicate key"
+        self._fault(event, key, found, "each key once")
 
     def _merge(self, event: Any, key: Key, schema: Any) -> list[dict[Any, Any]]:
         value = self._node(event, key, schema)
@@ -286,8 +348,13 @@ class _Reader:
             self._too_many(event, key)
         is_plain, is_quoted = event.implicit
         if is_quoted or event.tag == "!":  # quoted, or a block
+            if event.style in _BLOCKS and self._begins_in_header(event):
+                found = f"text behind {event.style}, which YAML takes for a comment"
+                self._fault(event, key, found, "the text on the lines below it, indented")
             return text
         if is_plain and schema is TEXT:
+            if not text or event.start_mark.line != event.end_mark.line:
+                self._check_plain(event, key)
             return None if text in _NULLS else text
         tag = _resolve(text) if is_plain else event.tag
         construct = _CONSTRUCT.get(tag)
@@ -306,6 +373,19 @@ class _Reader:
             self._fault(event, key, f"a value that is no {tag.rpartition(':')[2]}", "one")
             return None
 
+    def _check_plain(self, event: Any, key: Key) -> None:
+        """Tells what YAML takes for something else than its writer."""
+        start, end = event.start_mark, event.end_mark
+        if not event.value and _COMMENT.match(self._text, start.index):
+            self._fault(event, key, placeholder.told("#{"), placeholder.EXPECTED)
+        elif start.line != end.line and _ITEM.search(self._text, start.index, end.index):
+            expected = "the same indentation as the item above"
+            self._fault(event, key, "a list whose items have different indentation", expected)
+
+    def _begins_in_header(self, event: Any) -> bool:
+        """Whether the first line of user-data stands behind the | or > that begins a text."""
+        return bool(_FIRST_LINE.match(self._text, event.start_mark.index))
+
     def _too_many(self, event: Any, key: Key) -> None:
         expected = f"at most {MAX_NODES:,} values of {MAX_CHARACTERS:,} characters together"
         self._too_much(event, key, "more, after aliases are expanded", expected)
@@ -315,21 +395,35 @@ class _Reader:
         raise _StopError
 
     def _fault(self, event: Any, key: Key, found: str, expected: str) -> None:
-        mark = event.start_mark
-        self._faults.add(Fault(key, found, expected, line=mark.line + 1, column=mark.column + 1))
+        line, column = _place_of(event.start_mark, self._lines)
+        self._faults.add(Fault(key, found, expected, line=line, column=column))
         if self._faults.has_more:
             raise _StopError
 
-    def _syntax(self, text: str, error: Exception) -> None:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        if mark:
-            line = mark.line + 1
-            problem = getattr(error, "problem", None) or "no YAML"
-        else:  # a character that YAML does not allow; libyaml counts bytes
-            before = text.encode("utf-8", "replace")[: getattr(error, "position", 0)]
-            line = before.count(b"\n") + 1
-            problem = getattr(error, "reason", "no YAML")
-        self._faults.add(Fault(self._root, f"no valid YAML ({problem})", "YAML", line=line))
+    def _syntax(self, mistake: syntax.Mistake) -> None:
+        line, column = syntax.place_at(self._text, mistake.index)
+        if any(fault.line == line for fault in self._faults.found):
+            return  # it comes of that one: `{{ name }}-1` is a mapping with text behind it
+        fault = Fault(self._at, mistake.found, mistake.expected, line=line, column=column)
+        self._faults.add(fault)
+
+
+def _open_bracket(events: Iterable[Any]) -> int | None:
+    """Where the innermost [ or { begins that is not closed."""
+    opened: list[Any] = []
+    for event in events:
+        if isinstance(event, MappingStartEvent | SequenceStartEvent):
+            opened.append(event)
+        elif isinstance(event, MappingEndEvent | SequenceEndEvent):
+            opened.pop()
+    return int(opened[-1].start_mark.index) if opened and opened[-1].flow_style else None
+
+
+def _scalar(events: Sequence[Any]) -> int | None:
+    """Where the last value begins, if nothing else is behind it."""
+    if not events or not isinstance(events[-1], ScalarEvent):
+        return None
+    return int(events[-1].start_mark.index)  # type: ignore[union-attr]
 
 
 def _merged(mapping: dict[Any, Any], others: list[dict[Any, Any]]) -> dict[Any, Any]:
