@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -132,6 +133,9 @@ def unpack() -> None:
 def cloud_init(program: Callable[[str, str], str]) -> CloudInit:
     for name in ("apt-get", "dpkg"):
         program(name, "of a Debian")
-    if not (CACHE / "usr/bin/cloud-init").exists():
-        unpack()
+    CACHE.parent.mkdir(exist_ok=True)
+    with CACHE.with_name("cloud-init.lock").open("w") as lock:  # tests run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (CACHE / "usr/bin/cloud-init").exists():
+            unpack()
     return CloudInit(CACHE)
