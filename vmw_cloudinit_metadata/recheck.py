@@ -167,19 +167,25 @@ class Recheck:
             self._settle(look, holds, batch.began_s)
 
     def _settle(self, look: _Look, holds: bool | None, began_s: float) -> None:
-        waiting, look.waiting = look.waiting, []
+        waiting = look.waiting
         if holds:
             look.answer.seen_s = began_s
-            # Who came later than that asks for what is true now.
-            look.waiting = [one for one in waiting if one[0] - began_s >= FRESH_S]
-            waiting = [one for one in waiting if one[0] - began_s < FRESH_S]
-        if look.waiting:
-            look.asked_s = look.waiting[0][0]
-            self._await(look)
+            if waiting and waiting[-1][0] - began_s >= FRESH_S:
+                waiting = self._look_again(look, began_s)
+            else:
+                del self._looks[look.answer]
         else:
             del self._looks[look.answer]
         for _, callback in waiting:
             callback(holds)
+
+    def _look_again(self, look: _Look, began_s: float) -> list[tuple[float, Callback]]:
+        """Who came later than that asks for what is true now; returns the others."""
+        others = [one for one in look.waiting if one[0] - began_s < FRESH_S]
+        look.waiting = look.waiting[len(others) :]
+        look.asked_s = look.waiting[0][0]
+        self._await(look)
+        return others
 
     def _tick(self) -> None:
         now_s = time.monotonic()

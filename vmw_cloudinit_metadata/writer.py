@@ -27,7 +27,7 @@ FLUSH_S = 1.0  # how long the end of the process waits for a slow reader
 _PIECE_BYTES = select.PIPE_BUF
 
 _BATCH_BYTES = 64 * 1024
-_NAP_S = 0.002  # between two batches: to wake the thread costs more than to write some lines
+_NAP_S = 0.02  # between two batches: to wake the thread costs more than to write some lines
 _REST_S = 0.1
 
 Task = Callable[[], None]
