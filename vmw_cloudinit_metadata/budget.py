@@ -31,6 +31,7 @@ TLS_BYTES = 32 * 1024
 _M_MMAP_THRESHOLD = -3  # mallopt(3)
 _CGROUPS = Path("/sys/fs/cgroup")
 _MAX_DEPTH = 64  # of cgroups, and of values
+_LEAVES = (str, bytes, int, float, bool, type(None))
 
 
 class Table(Protocol):
@@ -167,12 +168,19 @@ def size_of(value: Any) -> int:
     """The bytes of a value made of plain ones: text, bytes, numbers, mappings, lists. What is
     nested deeper than anything that was checked counts as nothing."""
     total = 0
-    waiting = [(value, _MAX_DEPTH)]
-    while waiting:
-        one, levels = waiting.pop()
-        total += sys.getsizeof(one)
-        if levels and isinstance(one, Mapping):
-            waiting += [(part, levels - 1) for item in one.items() for part in item]
-        elif levels and isinstance(one, list | tuple | set | frozenset):
-            waiting += [(part, levels - 1) for part in one]
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        total += sum(map(sys.getsizeof, level))
+        parts: list[Any] = []
+        for one in level:
+            if type(one) in _LEAVES:  # most are: the other questions take longer
+                continue
+            if isinstance(one, Mapping):
+                parts += one
+                parts += one.values()
+            elif isinstance(one, list | tuple | set | frozenset):
+                parts += one
+        if not parts:
+            return total
+        level = parts
     return total

@@ -8,7 +8,7 @@ import stat
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import PurePath
 from typing import Any
 
@@ -203,9 +203,8 @@ class InstanceFiles:
         def values() -> Iterable[distinct.Value]:
             return distinct.values_of(instance, stem_in(path))
 
-        for (key, text), other in self.owners.claim(path, values, looks):
-            name = shown(key, NAMES)
-            yield one_line(f"{name} is {describe(text, key)}, which {other} has too")
+        for value, other in self.owners.claim(path, values, looks):
+            yield _told_duplicate(value, other)
 
     def _checked(
         self, layers: Sequence[_Layer], snapshot: Snapshot
@@ -426,6 +425,12 @@ class InstanceFiles:
         except InvalidInstanceData as error:
             faults += (_located(f, [layer]) for f in error.faults if not f.is_absence)
         yield from bounded(faults)
+
+
+@lru_cache(maxsize=1024)  # a value that many files have is told for each of them
+def _told_duplicate(value: distinct.Value, other: str) -> str:
+    key, text = value
+    return one_line(f"{shown(key, NAMES)} is {describe(text, key)}, which {other} has too")
 
 
 def only(paths: Sequence[str]) -> str | None:
