@@ -6,6 +6,7 @@ import ast
 import pkgutil
 import re
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -44,26 +45,30 @@ def expressions() -> Iterator[Expression]:
             found = vars(import_module(module.name)).items()
             named = {name: value for name, value in found if isinstance(value, re.Pattern)}
             yield from (Expression(value, methods_of(name)) for name, value in named.items())
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for source in filter(re.compile(r"^import re$", re.MULTILINE).search, SOURCES):
+        for node in ast.walk(ast.parse(source)):
             match node:
                 case ast.Call(
                     func=ast.Attribute(value=ast.Name(id="re"), attr=attr),
-                    args=[ast.Constant(value=str() | bytes() as source), *_],
+                    args=[ast.Constant(value=str() | bytes() as pattern), *_],
                 ) if attr != "compile":
                     flags = re.MULTILINE if "MULTILINE" in ast.dump(node) else 0
-                    yield Expression(re.compile(source, flags), METHODS.get(attr, ALL))
+                    yield Expression(re.compile(pattern, flags), METHODS.get(attr, ALL))
 
 
 ALL = ("search", "fullmatch", "findall")
 METHODS = {"match": ("match",), "fullmatch": ("fullmatch",), "search": ("search",)}
-SOURCE = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+SOURCES = [path.read_text() for path in PACKAGE.rglob("*.py")]
+WORDS = Counter(re.findall(r"\w+", "\n".join(SOURCES)))
+ATTRIBUTES: defaultdict[str, list[str]] = defaultdict(list)  # by the name that stands before them
+for word, attribute in re.findall(r"(\w+)(?=\.(\w+))", "\n".join(SOURCES)):
+    ATTRIBUTES[word].append(attribute)
 
 
 def methods_of(name: str) -> tuple[str, ...]:
     """By which an expression of that name is used, where the sources tell."""
-    used = re.findall(rf"\b{name}\.(\w+)\b", SOURCE)
-    other = len(re.findall(rf"\b{name}\b", SOURCE)) - len(used) - 1  # handed on: who knows
+    used = ATTRIBUTES[name]
+    other = WORDS[name] - len(used) - 1  # handed on: who knows
     return tuple(METHODS.get(method, ALL)[0] for method in used) if used and not other else ALL
 
 
