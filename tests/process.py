@@ -41,6 +41,13 @@ def with_constants(**constants: float) -> Program:
     return Program([sys.executable, "-c", "\n".join(lines), "run"])
 
 
+def with_descriptors(soft: int, hard: int) -> Program:
+    """The command `run`, of a process with these limits of descriptors."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))"
+    program = f"{limit}\nfrom vmw_cloudinit_metadata.cli import main; main()"
+    return Program([sys.executable, "-c", program, "run"])
+
+
 def begin(
     command: list[str], stdout: int, stderr: int, cwd: Path, env: Mapping[str, str]
 ) -> subprocess.Popen[bytes] | Started:
