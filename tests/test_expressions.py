@@ -141,8 +141,8 @@ TEXTS = {
     "grub-words": "terminal_input " * 20_000,
     "shebang": f"#!/{'python' * 50_000}!",
     "shebang-and-blanks": f"#!{BLANKS}/x",
-    "unknown-settings": "[agent]\n" + "".join(f"a{i} = 1\n" for i in range(30_000)),
-    "sections": "".join(f"[a{i}]\n" for i in range(30_000)),
+    "unknown-settings": "[agent]\n" + "".join(f"a{i} = 1\n" for i in range(10_000)),
+    "sections": "".join(f"[a{i}]\n" for i in range(10_000)),
     "options-of-a-key": 'a="' * 60_000,
     "key-and-blanks": f"ssh-rsa a{BLANKS}\x01",
 }
