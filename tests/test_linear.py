@@ -219,7 +219,7 @@ def test_no_file_takes_seconds(name: str, values: int) -> None:
 
 @EACH_CONSTRUCT
 def test_what_is_told_of_a_file_is_bounded(name: str) -> None:
-    error = InvalidInstanceData(check(CONSTRUCTS[name](3000)))
+    error = InvalidInstanceData(check(CONSTRUCTS[name](1000)))
     assert len(error.faults) <= MAX_FAULTS + 1
     assert len(str(error).encode()) <= MAX_TOLD_BYTES
 
