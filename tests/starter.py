@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import json
 import os
 import runpy
@@ -151,4 +152,5 @@ def _run(command: list[str]) -> None:
 if __name__ == "__main__":
     import vmw_cloudinit_metadata.cli  # noqa: F401 - so that forks have it
 
+    gc.freeze()  # else the collector of each fork would copy the memory of all modules
     _run(_next_command(socket.socket(fileno=int(sys.argv[1]))))
