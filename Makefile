@@ -1,5 +1,5 @@
 # make run        serve the example VMs on port 13370, in the foreground
-# make test       the quick tests, in four processes: most of them wait
+# make test       the quick tests, in six processes: most of them wait
 # make test-slow  the tests that take long: load, HAProxy, network namespaces (needs root)
 # make e2e        Debian machines under QEMU, 5 minutes; E2E='-k clone' for one case (docs/e2e.md)
 # make e2e-quick  the two of them that CI boots
@@ -32,7 +32,7 @@ run: $(VENV)/.installed
 	    --driver-opts '{"directory": "conf/instances"}'
 
 test: $(VENV)/.installed-for-tests
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 4 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 6 --dist loadfile $(TESTS)
 
 test-slow: $(VENV)/.installed-for-tests
 	$(BIN)/python -m pytest -m slow --ignore tests/e2e $(TESTS)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.cloudinit import cloud_init  # noqa: F401 - a fixture
 from tests.fuse import hanging  # noqa: F401 - a fixture
@@ -19,8 +20,12 @@ from tests.guest import guest, serial  # noqa: F401 - fixtures
 from tests.process import ServerProcess
 from tests.vm import Vm
 
+# Each process of the tests, and each that they start, would compile all modules anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A case that takes long says something of a busy machine, and nothing of a law.
-settings.register_profile("laws", deadline=None)
+settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("laws")
 
 EXAMPLE_NETWORK = """\

@@ -1,4 +1,4 @@
-"""A real server process, started as an operator starts it."""
+"""A real server process, with the command line of an operator."""
 
 from __future__ import annotations
 
@@ -8,34 +8,69 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.starter import Started, starter
+
 CHECKOUT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "vmw_cloudinit_metadata"]
 LIMIT_S = 15.0
 
 
-def with_constants(**constants: float) -> list[str]:
-    """The command `run`, with other values of constants: `connection__MUTE_LINE_S=1.0`."""
-    lines = ["import importlib"]
+class Program(list[str]):
+    """A command that a starter may run, because it is this Python with the server alone."""
+
+
+def with_constants(**constants: float) -> Program:
+    """The command `run`, with other values of constants: `connection__MUTE_LINE_S=1.0`. Modules
+    that import a constant by its name have the other value too."""
+    lines = ["import sys", "from importlib import import_module"]
+    lines += ["from vmw_cloudinit_metadata.cli import main"]
     for place, value in constants.items():
         module, _, name = place.rpartition("__")
         path = f"vmw_cloudinit_metadata.{module.replace('__', '.')}"
-        lines.append(f"module = importlib.import_module({path!r})")
-        lines.append(f"assert hasattr(module, {name!r}); module.{name} = {value!r}")
-    lines += ["from vmw_cloudinit_metadata.cli import main", "main()"]
-    return [sys.executable, "-c", "\n".join(lines), "run"]
+        lines.append(f"was = import_module({path!r}).{name}")
+        lines.append("for module in list(sys.modules.values()):")
+        lines.append(f"    if getattr(module, {name!r}, None) is was: module.{name} = {value!r}")
+    lines.append("main()")
+    return Program([sys.executable, "-c", "\n".join(lines), "run"])
 
 
-def run(*arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+def with_descriptors(soft: int, hard: int) -> Program:
+    """The command `run`, of a process with these limits of descriptors."""
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))"
+    program = f"{limit}\nfrom vmw_cloudinit_metadata.cli import main; main()"
+    return Program([sys.executable, "-c", program, "run"])
+
+
+def begin(
+    command: list[str], stdout: int, stderr: int, cwd: Path, env: Mapping[str, str]
+) -> subprocess.Popen[bytes] | Started:
+    """Starts a process, by the starter where that makes no difference but in time."""
+    environment = {**os.environ, **env}
+    if isinstance(command, Program) and cwd == CHECKOUT and "PYTHONPATH" not in env:
+        return starter().start(command, stdout, stderr, environment)
+    return subprocess.Popen(command, stdout=stdout, stderr=stderr, cwd=cwd, env=environment)
+
+
+def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Runs `vmw-cloudinit-metadata` to its end."""
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=LIMIT_S, **settings
-    )
+    command = Program([*COMMAND, *arguments])
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = begin(command, out.fileno(), err.fileno(), CHECKOUT, env or {})
+        try:
+            code = process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), err.read())
 
 
 class ServerProcess:
@@ -55,18 +90,18 @@ class ServerProcess:
         opts = {"directory": str(directory)} if driver_opts is None else driver_opts
         if "--admin-listen" not in options:  # servers of other tests have the default one
             options = (*options, "--admin-listen", "127.0.0.1:0")
-        self._process = subprocess.Popen(
-            [
-                *(command or [*COMMAND, "run"]),
-                *(("--uri", uri) if uri else ()),
-                *("--listen", listen),
-                *("--driver-opts", json.dumps(opts), *options),
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
+        words = (
+            *(("--uri", uri) if uri else ()),
+            *("--listen", listen),
+            *("--driver-opts", json.dumps(opts), *options),
         )
+        program = command or Program([*COMMAND, "run"])
+        read, write = os.pipe()
+        self._stderr = open(read)  # noqa: PTH123, SIM115 - a descriptor; closed by `end`
+        try:
+            self._process = begin(type(program)([*program, *words]), 1, write, cwd, env or {})
+        finally:
+            os.close(write)
         self.pid = self._process.pid
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -74,8 +109,7 @@ class ServerProcess:
         self.port = int(self.wait_for(r"listening on \S*:(\d+)")[1])
 
     def _read(self) -> None:
-        assert self._process.stderr
-        self.lines.extend(iter(self._process.stderr.readline, ""))
+        self.lines.extend(iter(self._stderr.readline, ""))
 
     @property
     def log(self) -> str:
@@ -105,8 +139,7 @@ class ServerProcess:
         if self._process.poll() is None:
             self.signal(signal.SIGKILL)
             self.wait()
-        assert self._process.stderr
-        self._process.stderr.close()
+        self._stderr.close()
 
 
 def counters(server: ServerProcess) -> Counter[str]:

@@ -5,6 +5,7 @@ installed, and never copied into this project.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import shutil
@@ -57,6 +58,7 @@ def schema_dir(suite: str) -> Path:
     return unpacked(suite) / SCHEMAS
 
 
+@functools.cache
 def schema(suite: str, name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((schema_dir(suite) / f"schema-{name}.json").read_text())
     return found

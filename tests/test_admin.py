@@ -28,7 +28,7 @@ LIMIT_S = 10.0
 TOKEN = "correct-horse-battery-staple"
 
 # A boot counts as one when nothing more was asked for so long.
-QUICK = with_constants(dialogue__SETTLED_S=0.1)
+QUICK = with_constants(dialogue__SETTLED_S=0.5)
 
 
 class Admin:

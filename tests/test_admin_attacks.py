@@ -354,6 +354,7 @@ def longest_boot_s(server: ServerProcess, seconds: float) -> float:
     return longest_s
 
 
+@pytest.mark.slow
 def test_followers_that_read_all_make_no_boot_wait(start: Start, own_instances: Path) -> None:
     names = [f"DOC{first}{second}" for first in "ABCDEFG" for second in "ABCDEFGHIJ"]
     documents = "".join(f"  {name}: x\n" for name in names)

@@ -452,7 +452,7 @@ def test_server_hints_at_a_bios_uuid_in_the_guests_byte_order(
 
 def test_validate_with_a_driver_that_cannot_says_so() -> None:
     driver = "tests.scripted_driver:ScriptedDriver"
-    told = fails_with_one_line("validate", "--driver", driver, cwd=CHECKOUT)
+    told = fails_with_one_line("validate", "--driver", driver)
     assert "ScriptedDriver cannot check its data beforehand" in told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -48,8 +49,13 @@ MODULES = sorted(ROOT.rglob("*.py"))
 EACH_MODULE = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 
 
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -82,7 +88,7 @@ def test_module_imports_no_library_of_a_higher_floor(path: Path) -> None:
 
 @EACH_MODULE
 def test_pure_module_opens_no_file(path: Path) -> None:
-    calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    calls = [n.func for n in nodes_of(path) if isinstance(n, ast.Call)]
     opens = any(isinstance(function, ast.Name) and function.id == "open" for function in calls)
     assert not (floor(path) == 0 and opens)
 

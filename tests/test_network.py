@@ -24,7 +24,9 @@ TEXTS = st.text()
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS
 KEYS = TEXTS.filter(lambda key: not key.startswith("mac"))  # a MAC address is no number
 NESTED = st.recursive(
-    PLAIN, lambda below: st.lists(below) | st.dictionaries(KEYS, below), max_leaves=15
+    PLAIN,
+    lambda below: st.lists(below, max_size=4) | st.dictionaries(KEYS, below, max_size=4),
+    max_leaves=8,
 )
 
 
@@ -394,7 +396,7 @@ def test_list_of_interfaces_becomes_devices_in_its_order() -> None:
     ]
 
 
-@given(st.dictionaries(KEYS, NESTED), st.lists(NESTED))
+@given(st.dictionaries(KEYS, NESTED, max_size=4), st.lists(NESTED, max_size=4))
 def test_native_document_of_version_1_comes_back_unchanged(
     further: dict[str, Any], config: list[Any]
 ) -> None:
@@ -402,7 +404,7 @@ def test_native_document_of_version_1_comes_back_unchanged(
     assert network_of(network) == network
 
 
-@given(st.dictionaries(KEYS, NESTED))
+@given(st.dictionaries(KEYS, NESTED, max_size=4))
 def test_native_document_of_version_2_comes_back_unchanged(further: dict[str, Any]) -> None:
     network = {**further, "version": 2}
     assert network_of(network) == network

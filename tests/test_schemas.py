@@ -223,6 +223,7 @@ HOSTILE: dict[str, str] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_cloud_config_is_checked_in_bounds(name: str) -> None:
     before_s = time.process_time()

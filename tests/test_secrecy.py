@@ -73,7 +73,7 @@ PLACES = {
     "slipped-into-match": "metadata: {}\nmatch: {@: x}\n",
     "password-of-metadata": "metadata: {my-password: [.nan, @]}\n",
     "private-key": f"metadata:\n  public-keys: '-----BEGIN PRIVATE KEY----- {'@' * 8}'\n",
-    "base64-of-a-private-key": f"metadata:\n  public-keys: {'@' * 8}\n",
+    "base64-of-a-private-key": f"metadata:\n  public-keys: {MARKER * 4}@\n",
     "hash-in-a-wrong-place": "metadata:\n  hostname: $6$@$x\n",
     "key-of-a-mapping": "metadata: {}\nuserdata: {? {@: x} : y}\n",
     "text-instead-of-a-file": "@\n",
@@ -154,6 +154,7 @@ def test_fault_of_a_secret_place_is_told_with_its_line(place: str) -> None:
     st.lists(st.sampled_from(PIECES), max_size=8).map("".join),
 )
 @example("tag", "!", "")
+@example("base64-of-a-private-key", "\n#", "")
 def test_secret_is_told_by_no_broken_yaml(place: str, before: str, behind: str) -> None:
     text = PLACES[place].replace("@", f"{before}{MARKER}{behind}", 1).replace("@", MARKER)
     assert not [line for line in told_of(text) if leaks(line, MARKER)]

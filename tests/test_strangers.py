@@ -585,7 +585,7 @@ def test_connection_that_breaks_leaves_no_descriptor_and_no_traceback(
     with connected(server.port) as witness:
         assert is_served(SocketVm(witness))
         before = descriptors(server)
-        for _ in range(30):
+        for _ in range(10):
             peer = broken(server.port)
             if is_reset:
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

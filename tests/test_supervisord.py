@@ -90,6 +90,7 @@ def test_supervisord_runs_and_stops_the_server(supervise: Callable[..., Supervis
     assert not Path(f"/proc/{pid}").exists()
     assert "exit status 0" in (supervisor.conf / "supervisord.log").read_text()
     assert "started" in supervisor.ctl("start", PROGRAM)
+    supervisor.wait_for(r"(?s) stopped; .* listening on ")
     assert Vm(supervisor.port).metadata()["instance-id"] == "my-instance"
 
 

@@ -29,7 +29,7 @@ from tests.peer import (
     is_served,
     refused_beyond_one_a_second,
 )
-from tests.process import COMMAND, ServerProcess, counters, descriptors
+from tests.process import ServerProcess, counters, descriptors, with_descriptors
 from tests.vm import BINARY, Vm, suboption
 from vmw_cloudinit_metadata.admission import Admission
 
@@ -53,10 +53,6 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def limited(descriptors: int) -> list[str]:
-    return ["prlimit", f"--nofile={descriptors}:{descriptors}", *COMMAND, "run"]
 
 
 def silent(server: ServerProcess, peers: ExitStack, count: int, host: str = ATTACKER) -> None:
@@ -84,7 +80,7 @@ def header_of(host: str) -> bytes:
 def test_3968_silent_connections_of_one_host_close_nobody_out(
     start: Start, peers: ExitStack
 ) -> None:
-    server = start(command=limited(4096))
+    server = start(command=with_descriptors(4096, 4096))
     server.wait_for("at most 3968 connections")
     silent(server, peers, 3968)
     assert [boots_soon(server, host) for host in (OTHER, "127.0.0.3", ATTACKER, ATTACKER)] == [
@@ -243,7 +239,7 @@ def test_input_that_is_not_read_yet_does_not_hold_the_place(start: Start, peers:
 def test_silent_connections_without_a_descriptor_left_close_nobody_out(
     start: Start, peers: ExitStack
 ) -> None:
-    server = start("--max-connections", "1000", command=limited(64))
+    server = start("--max-connections", "1000", command=with_descriptors(64, 64))
     silent(server, peers, 200)
     before = descriptors(server)
     assert [boots_soon(server, host) for host in (OTHER, ATTACKER, OTHER, ATTACKER)] == [True] * 4
@@ -257,7 +253,7 @@ def test_silent_connections_without_a_descriptor_left_close_nobody_out(
 def test_server_without_a_descriptor_left_idles_among_silent_connections(
     start: Start, peers: ExitStack
 ) -> None:
-    server = start("--max-connections", "1000", command=limited(64))
+    server = start("--max-connections", "1000", command=with_descriptors(64, 64))
     silent(server, peers, 100)
     assert boots_soon(server, OTHER)
     before_s = cpu_s(server)

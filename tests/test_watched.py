@@ -100,16 +100,17 @@ def test_child_that_lives_is_counted() -> None:
 
 
 def test_of_one_that_has_ended_that_is_told() -> None:
-    with family_of_two() as parent:
-        watched = Watched([os.getpid(), parent.pid])
-        parent.kill()
-        os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)  # it is there, dead
-        dead = watched.end(10)
-    told = watched.end(10)
+    with family_of_two() as other:
+        with family_of_two() as parent:
+            watched = Watched([other.pid, parent.pid])
+            parent.kill()
+            os.waitid(os.P_PID, parent.pid, os.WEXITED | os.WNOWAIT)  # it is there, dead
+            dead = watched.end(10)
+        told = watched.end(10)
     assert told
     assert dead
     assert told["ended"] == dead["ended"] == [parent.pid]
-    assert (told["processes"], told["cpu_s"], told["cpu_ms_per_boot"]) == (1, None, None)
+    assert (told["processes"], told["cpu_s"], told["cpu_ms_per_boot"]) == (2, None, None)
     assert told["memory_kb_before"] > 2**15
     assert told["memory_kb_after"] is None
 

@@ -1,0 +1,156 @@
+"""Starts the program from a process that has imported it already.
+
+An ordinary start takes 0.4 s of CPU, most of it for imports. Here one process per test process
+imports the program once, and forks for each start, which takes 0.02 s. What it forks is a process
+of its own: it runs `__main__`, or the text behind `-c`, from the first line to the end, and the
+interpreter ends as it always does. Not for tests of the start itself, of imports, or of an
+environment or directory that changes what is imported: these use `subprocess`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+MAX_REQUEST_BYTES = 100_000
+START_S = 60.0  # of the starter, on a busy machine
+CHECKOUT = Path(__file__).parent.parent
+
+
+class Started:
+    """A process that was started; as much of `subprocess.Popen` as tests need."""
+
+    def __init__(self, told: socket.socket) -> None:
+        self._told = told  # the process, and later its exit code
+        self.returncode: int | None = None
+        pid = self._next(START_S)
+        assert pid, "the starter does not answer"
+        self.pid = pid
+
+    def _next(self, limit_s: float | None) -> int | None:
+        is_there, _, _ = select.select([self._told], [], [], limit_s)
+        return int(self._told.recv(64)) if is_there else None
+
+    def poll(self) -> int | None:
+        return self._ended_within(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._ended_within(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return code
+
+    def _ended_within(self, limit_s: float | None) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._next(limit_s)
+            if self.returncode is not None:
+                self._told.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Starter:
+    """The process that forks."""
+
+    def __init__(self) -> None:
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.starter", str(theirs.fileno())],
+                cwd=CHECKOUT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def start(
+        self, command: Sequence[str], stdout: int, stderr: int, env: Mapping[str, str]
+    ) -> Started:
+        """Starts `python -m NAME …` or `python -c TEXT …` in the checkout."""
+        request = json.dumps({"command": list(command), "env": dict(env)}).encode()
+        assert len(request) <= MAX_REQUEST_BYTES
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            socket.send_fds(self._requests, [request], [stdout, stderr, theirs.fileno()])
+        return Started(ours)
+
+    def end(self) -> None:
+        self._requests.close()
+        self._process.wait()
+
+
+@functools.cache
+def starter() -> Starter:
+    """That of this process; started when it is needed first."""
+    made = Starter()
+    atexit.register(made.end)
+    return made
+
+
+def _next_command(requests: socket.socket) -> list[str]:
+    """Forks for each request; returns in the new process, with what it is to run."""
+    running: dict[int, tuple[int, socket.socket]] = {}  # by pidfd
+    while True:
+        ready, _, _ = select.select([requests, *running], [], [])
+        for pidfd in set(ready) & running.keys():
+            pid, told = running.pop(pidfd)
+            os.close(pidfd)
+            with told:
+                _tell(told, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        if requests in ready:
+            data, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 3)
+            if not data:
+                os._exit(0)
+            request = json.loads(data)
+            pid = os.fork()
+            if not pid:
+                os.dup2(descriptors[0], 1)
+                os.dup2(descriptors[1], 2)
+                os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+                os.environ.clear()
+                os.environ.update(request["env"])
+                return list(request["command"])
+            for descriptor in descriptors[:2]:
+                os.close(descriptor)
+            told = socket.socket(fileno=descriptors[2])
+            running[os.pidfd_open(pid)] = pid, told
+            _tell(told, pid)
+
+
+def _tell(told: socket.socket, number: int) -> None:
+    with suppress(ConnectionError):  # the test does not wait for it
+        told.send(str(number).encode())
+
+
+def _run(command: list[str]) -> None:
+    _, flag, what, *words = command
+    sys.argv = [flag, *words]
+    if flag == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+
+
+if __name__ == "__main__":
+    import vmw_cloudinit_metadata.cli  # noqa: F401 - so that forks have it
+
+    gc.freeze()  # else the collector of each fork would copy the memory of all modules
+    _run(_next_command(socket.socket(fileno=int(sys.argv[1]))))
