@@ -53,6 +53,8 @@ def test_hostname_of_a_legal_host_name_is_that_name_unless_it_ends_with_a_number
     [
         pytest.param("web1", "web1", id="plain"),
         pytest.param("web1.example.com", "web1.example.com", id="fqdn"),
+        pytest.param("xn--bcher-kva", "xn--bcher-kva", id="two-hyphens"),
+        pytest.param("a- -b", "a-b", id="hyphens-and-a-space"),
         pytest.param("Web Server_1", "Web-Server-1", id="space-and-underscore"),
         pytest.param("Bücher", "Bucher", id="umlaut"),
         pytest.param("ﬁle①", "file1", id="compatibility-forms"),

@@ -316,6 +316,7 @@ DOCUMENTS = st.lists(LINES, min_size=1, max_size=7).map("\n".join).filter(bool)
 @given(document=DOCUMENTS)
 @example(document="#cloud-config\nMIME-Version: 1.0\na: 1")
 @example(document="#cloud-config package_update: true")
+@example(document="#cloud-config-archive\n- a\n\ufeff#cloud-config\n- b")
 def test_parts_are_those_that_cloud_init_finds(document: str, look: Look) -> None:  # noqa: F811
     raw = document.encode()
     told: Any = look(raw)

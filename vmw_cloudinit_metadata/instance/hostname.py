@@ -10,6 +10,7 @@ MAX_CHARACTERS = 253
 MAX_LINUX_HOSTNAME = 64  # of sethostname(2)
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
+_BETWEEN = re.compile("[^A-Za-z0-9]+")  # letters and digits
 _VCENTER_ESCAPE = re.compile(r"%(?:2f|5c|25)", re.IGNORECASE)
 
 
@@ -59,4 +60,9 @@ def _plain(vm_name: str) -> str:
 
 
 def _label(text: str) -> str:
-    return re.sub("[^A-Za-z0-9]+", "-", text).strip("-")[:63].rstrip("-")
+    return _BETWEEN.sub(_hyphens, text).strip("-")[:63].rstrip("-")
+
+
+def _hyphens(found: re.Match[str]) -> str:
+    """Those that stand alone stay as they are: `xn--bcher-kva` has two."""
+    return "-" if found[0].strip("-") else found[0]

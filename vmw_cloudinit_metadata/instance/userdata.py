@@ -47,6 +47,8 @@ TYPES = frozenset(
 _UNTYPED = ("text/plain", "text/x-not-multipart", SCRIPT)  # the beginning counts
 _GZIP_TYPE = re.compile(r"application/(?:x-)?(?:g(?:un)?zip(?:-compressed|ped)?|compress(?:ed)?)")
 _GZIP = b"\x1f\x8b"
+MARK = b"\xef\xbb\xbf"  # a byte order mark
+NO_MARK = "UTF-8 without it (no BOM)"
 _JINJA_SYNTAX = re.compile(rb"\{[{%#]")
 _JINJA_LINE = re.compile(rb"##\s*template:\s*jinja\s*", re.IGNORECASE)
 _MIME = b"mime-version:"
@@ -175,6 +177,8 @@ def _parts_of_archive(part: Part) -> Iterator[Part | Trouble]:
     read = yaml_of(part)
     if isinstance(read, Trouble):
         yield read
+    elif mark := mark_within(part, "#cloud-config-archive"):
+        yield mark
     elif read.faults:
         yield from troubles_of(read, part, "#cloud-config-archive")
     elif not isinstance(read.value, list):
@@ -208,6 +212,15 @@ def yaml_of(part: Part, root: str = "userdata") -> seed.Seed | Trouble:
         return seed.read("\n" * part.lines_before + part.content.decode(), root=(root,))
     except UnicodeDecodeError:
         return Trouble(f"{part.place}a #cloud-config that is no UTF-8", "YAML in UTF-8")
+
+
+def mark_within(part: Part, name: str) -> Trouble | None:
+    """The first line that begins with a byte order mark: PyYAML takes none, unlike libyaml."""
+    before, mark, _ = part.content.partition(b"\n" + MARK)
+    if not mark:
+        return None
+    line = before.count(b"\n") + part.lines_before + 2
+    return Trouble(f"{part.place}in line {line} of its {name} a byte order mark", NO_MARK)
 
 
 def troubles_of(read: seed.Seed, part: Part, name: str) -> Iterator[Trouble]:

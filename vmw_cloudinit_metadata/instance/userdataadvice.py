@@ -16,7 +16,6 @@ from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, kind_of
 from vmw_cloudinit_metadata.instance.userdata import Part, Trouble
 
 _EXPECTED = "something that cloud-init knows, such as #cloud-config or #!, in the first line"
-_NO_MARK = "UTF-8 without it (no BOM)"
 _LINES = "userdata: | (not > and not quotes), so that lines remain lines"
 
 # How many words may stand in the first line, behind its beginning, if there is no other line.
@@ -32,7 +31,6 @@ _WORDS = {
 _LITERAL_LINE_BREAK = re.compile(rb"\\r?\\?n|\\n")
 _LETTERS = re.compile(r"[^a-z]+")
 _LOOKED_AT_BYTES = 4096
-_MARK = b"\xef\xbb\xbf"
 _CONTENT_TYPE = re.compile(rb"^content-type:", re.IGNORECASE | re.MULTILINE)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\s]{16,}={0,2}\s*")
 _LONG_BASE64 = 60  # so many characters without a blank are no words
@@ -88,11 +86,8 @@ def _cloud_config(part: Part, key: str) -> Iterator[Fault]:
     if isinstance(read, Trouble):
         yield _fault(read, key)
         return
-    before, mark, _ = part.content.partition(b"\n" + _MARK)  # PyYAML takes no such line
-    if mark:
-        line = before.count(b"\n") + part.lines_before + 2
-        found = f"{part.place}in line {line} of its #cloud-config a byte order mark"
-        yield _fault(Trouble(found, _NO_MARK), key)
+    if mark := userdata.mark_within(part, "#cloud-config"):
+        yield _fault(mark, key)
     for trouble in userdata.troubles_of(read, part, "#cloud-config"):
         yield _fault(trouble, key)
     if isinstance(read.value, dict):
@@ -113,8 +108,8 @@ def _unknown(content: bytes) -> tuple[str, str]:
     start = content[:_LOOKED_AT_BYTES]
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
         return f"{size} of UTF-16", "UTF-8: save the file so"
-    if start.startswith(_MARK):
-        return "a byte order mark before the first line", _NO_MARK
+    if start.startswith(userdata.MARK):
+        return "a byte order mark before the first line", userdata.NO_MARK
     if b"PRIVATE KEY-----" in start:
         return "a private key", f"{_EXPECTED}; a key belongs into write_files or ssh_keys of it"
     if _is_base64(content):
