@@ -1,7 +1,8 @@
 """Whether kept answers still hold: the driver is asked in threads of its own, with a deadline.
 
-The hub collects what is asked for in a turn, and gives it to one thread, so that a herd costs few
-changes of threads. What takes long is given to further threads, a few in all; so one answer whose
+The hub collects what is asked for in a turn, gives it to one thread, and lets it have the
+interpreter for a moment: to pass that to and fro at each look would cost a tenth of a boot. What
+takes long is given to further threads, a few in all; so one answer whose
 file system hangs does not hold up the others, and of threads that hang there is a bound. Callbacks
 run in the hub and must not block.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
+from threading import Lock
 from typing import Protocol
 
 import gevent
@@ -28,6 +30,7 @@ FRESH_S = 0.15  # what was seen so long ago counts
 OVERDUE_S = 1.0  # a look that takes longer is not waited for
 NEVER_S = -inf
 
+_MOMENT_S = 0.001  # so long the hub waits for a batch; not while another one is under way
 _TOGETHER = 64  # at most, so that no one waits for too many others
 _SLICE_S = 0.05  # so long a thread looks before it tells what it has found
 _SLOW_S = 0.1  # what is under way for longer holds up no other thread
@@ -65,6 +68,7 @@ class _Batch:
     found: list[bool] = field(default_factory=list)  # the thread adds to it
     taken: int = 0  # of those: told already
     is_stuck: bool = False
+    is_over: Lock = field(default_factory=Lock)  # released by the thread
 
 
 class Recheck:
@@ -115,26 +119,36 @@ class Recheck:
 
     def _end_turn(self) -> None:
         self._has_end = False
-        self._begin()
+        batch = self._begin()
+        if batch and len(self._batches) == 1 and batch.is_over.acquire(timeout=_MOMENT_S):
+            self._take(batch)
 
-    def _begin(self) -> None:
+    def _begin(self) -> _Batch | None:
         """Gives the next to a thread, if none is about to return or they all hang."""
         now_s = time.monotonic()
         if not self._pending or len(self._batches) >= _THREADS:
-            return
+            return None
         if any(now_s - batch.began_s < _SLOW_S for batch in self._batches):
-            return
+            return None
         pending = self._pending
         batch = _Batch([pending.popleft() for _ in range(min(len(pending), _TOGETHER))], now_s)
+        batch.is_over.acquire()
         self._batches.append(batch)
         self._threads.run(partial(self._look, batch), partial(self._returned, batch))
         if not self._is_ticking:
             self._is_ticking = True
             self._ticked_s = now_s
             self._ticker.start(self._tick)
+        return batch
 
     def _look(self, batch: _Batch) -> None:
         """In a thread."""
+        try:
+            self._look_at_all(batch)
+        finally:
+            batch.is_over.release()
+
+    def _look_at_all(self, batch: _Batch) -> None:
         end_s = time.monotonic() + _SLICE_S
         tokens = [look.answer.token for look in batch.looks]
         try:
