@@ -18,7 +18,7 @@ Check = Callable[[Any, Key], Iterator[Fault]]
 Table = Mapping[str, Check]
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2})+", re.ASCII)
-_INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
+_INTERFACE_NAME = re.compile(r"[^\s/:*?\[\]]{1,15}")
 
 
 def of(is_right: Callable[[Any], bool], expected: str) -> Check:
@@ -159,7 +159,11 @@ MAC = of(
 )
 
 
+def names_an_interface(value: Any) -> bool:
+    return isinstance(value, str) and bool(_INTERFACE_NAME.fullmatch(value))
+
+
 def INTERFACE_NAME(value: Any, key: Key) -> Iterator[Fault]:  # noqa: N802 - a check like the others
-    if not isinstance(value, str) or not _INTERFACE_NAME.fullmatch(value):
-        expected = "the name of an interface such as eth0: a text of at most 15 characters"
+    if not names_an_interface(value):
+        expected = "the name of an interface such as eth0: at most 15 characters, no wildcard"
         yield Fault(key, kind_of(value), expected)  # it may be anything
