@@ -409,7 +409,8 @@ def test_what_the_schema_refuses_is_told_of_many(mutation: tuple[int, Any]) -> N
             id="list-of-nameservers",
         ),
         pytest.param(
-            "{version: 2, ethernets: {eth0: {routes: [{to: 'fd00::/8', via: 10.0.0.1}]}}}",
+            "{version: 2, ethernets: {eth0: {dhcp4: true, "
+            "routes: [{to: 'fd00::/8', via: 10.0.0.1}]}}}",
             ["network.ethernets.eth0.routes.0.via: found '10.0.0.1', expected an IPv6 address, as "
              "the network is IPv6"],
             id="route-of-two-families",
@@ -529,7 +530,7 @@ STATIC_1 = "{type: physical, name: %s, subnets: [{type: static, address: %s}]}"
     [
         (V2 % "{eth0: {dhcp4: true, routes: [{to: default, via: 10.0.0.1}]}}", "eth0.routes.0.to",
          "0.0.0.0/0"),
-        (V2 % "{eth0: {routes: [{to: 10.1.2.3/16, via: 10.0.0.1}]}}", "eth0.routes.0.to",
+        (V2 % "{eth0: {dhcp4: true, routes: [{to: 10.1.2.3/16, via: 10.0.0.1}]}}", "eth0.routes.0.to",
          "10.1.0.0/16, or 10.1.2.3 alone"),
         (V2 % "{eth0: {addresses: [10.0.0.5/255.255.255.0]}}", "eth0.addresses.0", "10.0.0.5/24"),
         (V2 % "{eth0: {addresses: [10.0.0.255/24]}}", "eth0.addresses.0", "broadcast address"),
@@ -553,6 +554,9 @@ STATIC_1 = "{type: physical, name: %s, subnets: [{type: static, address: %s}]}"
          "for the second time"),
         (V2 % "{a: {match: {driver: a}, set-name: eth0}, b: {match: {driver: b}, set-name: eth0}}",
          ".set-name", "each name once"),
+        (V2 % "{a: {match: {macaddress: 00-50-56-01-02-03}}}", ".macaddress", "colons"),
+        (V2 % "{a: {match: {macaddress: '00:50:56:01:02'}}}", ".macaddress", "colons"),
+        (V2 % "{eth0: {gateway4: 10.0.0.1}}", "eth0.gateway4", "an address of the interface"),
         ("{version: 2, ethernets: {eth0: {}}, vlans: {v1: {id: 4095, link: eth0}}}", ".id",
          "from 0 to 4094"),
         (V1 % "[{type: physical, name: 'eth*', subnets: [{type: dhcp}]}]", "config.0.name",

@@ -17,7 +17,8 @@ from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe, kind_of,
 Check = Callable[[Any, Key], Iterator[Fault]]
 Table = Mapping[str, Check]
 
-_MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2})+", re.ASCII)
+# netplan takes no other form; the longer one is of InfiniBand.
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?:(?::[0-9A-Fa-f]{2}){14})?", re.ASCII)
 _INTERFACE_NAME = re.compile(r"[^\s/:*?\[\]]{1,15}")
 
 
@@ -155,7 +156,7 @@ ADDRESS = of(interface_of, "an IP address such as 192.168.1.1/24")  # type: igno
 NETMASK = of(_is_netmask, "a netmask such as '255.255.255.0', in quotes if it is a number")
 MAC = of(
     lambda value: _is_text(value) and bool(_MAC.fullmatch(value)),
-    "a MAC address such as '00:50:56:01:02:03', in quotes",
+    "a MAC address such as '00:50:56:01:02:03', in quotes and with colons",
 )
 
 

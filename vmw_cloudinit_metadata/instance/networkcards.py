@@ -93,6 +93,9 @@ def _route_faults(route: Route, card: Card, subnets: Subnets, outside: str) -> I
     if via in subnets.hosts:
         expected = "the address of another machine: this one is the interface's own"
         yield Fault(route.key, describe(text), expected)
+    elif own is None and via.version == 4 and 4 not in card.dhcp:
+        expected = "an address of the interface in one network with it, or DHCP"
+        yield Fault(route.key, describe(text), expected)
     elif what := unfit_in(via, own or ipaddress.ip_interface(text)):
         expected = f"an address that a host can have ({text} is {what})"
         yield Fault(route.key, describe(text), expected)

@@ -296,6 +296,7 @@ def _cards(config: Sequence[Any]) -> Iterator[networkcards.Card]:
             continue
         card = networkcards.Card()
         if entry.get("type") == "route":
+            card.dhcp = {4, 6}  # it may belong to any interface
             card.routes += _routes([entry], key[:-1], first=index)
         for number, subnet in enumerate(_list(entry.get("subnets"))):
             if isinstance(subnet, Mapping):
