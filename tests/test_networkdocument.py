@@ -532,7 +532,7 @@ STATIC_1 = "{type: physical, name: %s, subnets: [{type: static, address: %s}]}"
          "0.0.0.0/0"),
         (V2 % "{eth0: {dhcp4: true, routes: [{to: 10.1.2.3/16, via: 10.0.0.1}]}}", "eth0.routes.0.to",
          "10.1.0.0/16, or 10.1.2.3 alone"),
-        (V2 % "{eth0: {addresses: [10.0.0.5/255.255.255.0]}}", "eth0.addresses.0", "10.0.0.5/24"),
+        (V2 % "{eth0: {addresses: [10.0.0.5/255.255.255.0]}}", ".addresses.0", "10.0.0.5/24"),
         (V2 % "{eth0: {addresses: [10.0.0.255/24]}}", "eth0.addresses.0", "broadcast address"),
         (V2 % "{eth0: {addresses: [127.0.0.1/8]}}", "eth0.addresses.0", "loopback"),
         (V2 % "{eth0: {addresses: [10.0.0.5/24]}, eth1: {addresses: [10.0.0.5/24]}}",
