@@ -316,6 +316,8 @@ def _add(subnet: Mapping[str, Any], key: Key, card: networkcards.Card) -> None:
     address = interface_of(text)
     if address and "/" in str(text) and kind in _STATIC:
         card.addresses.append(((*key, "address"), address))
+    elif kind in _STATIC:
+        card.dhcp = {4, 6}  # nobody knows which network was meant
     if via := networkcards.host_of(subnet.get("gateway")):
         rank = subnet.get("metric")
         rank = None if rank is None else str(rank)

@@ -155,6 +155,8 @@ _OTHER_FORM = {
     "gateway": "gateway4 for IPv4, gateway6 for IPv6",
     "mac_address": "match: {macaddress: '00:50:56:01:02:03'}",
     "mac-address": "match: {macaddress: '00:50:56:01:02:03'}",
+    "mac": "match: {macaddress: '00:50:56:01:02:03'}",
+    "dns": "nameservers: {addresses: [8.8.8.8]}",
     "netmask": "addresses with prefix lengths, such as [192.168.1.1/24]",
     "search": "nameservers: {search: [example.com]}",
     "subnets": "addresses, dhcp4 and so on beside it, or version: 1, which has subnets",
@@ -274,7 +276,7 @@ def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
     devices = list(_devices(document))
     yield from _names(devices)
     cards = [_card(key, device) for key, device in devices]
-    yield from networkcards.faults_between(cards, ", or on-link: true beside it")
+    yield from networkcards.faults_between(cards, ", or a route with on-link: true")
 
 
 def _devices(document: Mapping[str, Any]) -> Iterator[tuple[Key, Mapping[str, Any]]]:
@@ -315,6 +317,8 @@ def _card(key: Key, device: Mapping[str, Any]) -> networkcards.Card:
         address = interface_of(text)
         if address and "/" in text:
             card.addresses.append(((*key, "addresses", index), address))
+        else:
+            card.dhcp = {4, 6}  # nobody knows which network was meant
     for name in ("gateway4", "gateway6"):
         if via := networkcards.host_of(device.get(name)):
             card.routes.append(networkcards.Route((*key, name), via, is_default=True))
