@@ -71,7 +71,7 @@ def test_user_data_that_cloud_init_does_not_know_is_a_warning(part: str, documen
     [
         pytest.param("- a\n", "found a list behind #cloud-config, expected a mapping", id="list"),
         pytest.param(
-            "a\n", "found 1 characters behind #cloud-config, expected a mapping", id="text"
+            "a\n", "found 1 character behind #cloud-config, expected a mapping", id="text"
         ),
         pytest.param(
             "a: 1\nb: [\n", "found in line 3 of its #cloud-config a [ that is not", id="syntax"

@@ -1023,7 +1023,7 @@ FAULTS = [
         "metadata: {}\nnetwork:\n  version: 2\n"
         "  ethernets:\n    a: {macaddress: 52:54:00:12:34:56}\n",
         [
-            "5:9: network.ethernets.<1 characters>.macaddress: found 41135085296, expected a MAC"
+            "5:9: network.ethernets.<1 character>.macaddress: found 41135085296, expected a MAC"
             " address in quotes (without them, YAML makes a number of its digits)"
         ],
         id="mac-address-as-a-number",

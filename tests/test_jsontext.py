@@ -70,6 +70,8 @@ def test_line_of_a_key_stays() -> None:
         ("{'a': 1}", "no valid JSON (", 1, 2),
         ("metadata: {}", "no valid JSON (", 1, 1),
         ("", "no valid JSON (", 1, 1),
+        ('{"a": "b",\n "c": "\\ud83d"}', "half of a pair of surrogates", 2, 8),
+        ('{"\\\\ud83d": "\\ud83d\\ude80 \\ude80"}', "half of a pair of surrogates", 1, 27),
         ('{"a": NaN}', "no valid JSON (NaN is no number of JSON)", 1, 0),
     ],
 )

@@ -125,6 +125,17 @@ CONSTRUCTS: dict[str, Construct] = {
         "{{type: physical, name: e{0}, subnets: [{{type: static, address: 10.0.0.1}}]}}, ",
         "]}\n",
     ),
+    "native-routes": each(
+        "metadata: {}\nnetwork: {version: 2, ethernets: {",
+        "e{0}: {{addresses: [10.0.0.1/24], gateway4: 10.0.0.1, "
+        "routes: [{{to: default, via: 10.9.0.1}}]}}, ",
+        "}}\n",
+    ),
+    "native-routes-of-one": each(
+        "metadata: {}\nnetwork: {version: 2, ethernets: {a: {addresses: [10.0.0.1/24], routes: [",
+        "{{to: 0.0.0.0/0, via: 10.9.0.1}}, ",
+        "]}}}\n",
+    ),
     "native-addresses": each(
         "metadata: {}\nnetwork: {version: 2, ethernets: {a: {addresses: [",
         "10.0.0.1/24, ",

@@ -133,6 +133,25 @@ def test_file_of_a_uuid_has_the_warning_of_the_name_that_it_matches(tmp_path: Pa
     assert "found nothing, and a VM name that gives no host name" in told
 
 
+@pytest.mark.parametrize(
+    ("file", "name", "is_told"),
+    [
+        ("web1", "web2", True),
+        ("web1", "web1", False),
+        ("ci%2fb", "ci/b", False),
+        ("cafe\u0301", "café", False),
+        ("01234567-89ab-cdef-fedc-ba9876543210", "web1", False),
+    ],
+)
+def test_file_that_its_match_keeps_from_every_vm_is_a_warning(
+    tmp_path: Path, file: str, name: str, is_told: bool
+) -> None:
+    text = f"metadata: {{}}\nmatch: {{name: {name}}}\n"
+    told = [line for line in told_of(tmp_path, file, text.encode()) if "match.name" in line]
+    assert len(told) == is_told
+    assert all("expected the VM name by which the file is named" in line for line in told)
+
+
 def test_key_whose_yaml_is_wrong_is_told_once(tmp_path: Path) -> None:
     text = "metadata: {}\nnetwork: {address: {{ ip }}, mtu: *a}\n"
     assert [line.partition(": found")[0] for line in told_of(tmp_path, "web1", text.encode())] == [

@@ -68,7 +68,7 @@ def faults_of(mapping: Any) -> tuple[Fault, ...]:
 
 
 # A further key of meta-data, of one letter: it is not quoted.
-OTHER = "metadata.<1 characters>"
+OTHER = "metadata.<1 character>"
 
 
 def fault_of(**parts: Any) -> str:
@@ -263,7 +263,7 @@ def test_further_key_keeps_its_value(value: object) -> None:
         ),
         pytest.param(
             {"x": b"1"},
-            f"{OTHER}: found 1 bytes, expected a text, number, boolean, list or mapping",
+            f"{OTHER}: found 1 byte, expected a text, number, boolean, list or mapping",
             id="bytes",
         ),
         pytest.param(

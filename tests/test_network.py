@@ -759,6 +759,12 @@ SECOND = "expected one for all interfaces, or routes: [{to: default, via:"
             ["network.address: found '2001:db8::/64', the address of all routers of 2001:db8::/64"],
             id="routers-of-ipv6",
         ),
+        pytest.param(
+            f"[{A}, routes: [{{to: 10.9.0.0/16, via: 10.0.0.2}}]}},"
+            f" {B}, routes: [{{to: 10.9.0.0/16, via: 10.0.1.2}}]}}]",
+            ["network.1.routes.0.to: found '10.9.0.0/16', to which another route leads with the"],
+            id="route-of-two",
+        ),
         pytest.param("{address: '2001:db8::/127', gateway: '2001:db8::1'}", [], id="127"),
         pytest.param(
             "{dhcp: true, nameservers: [10.0.0.53], search: corp.example,"

@@ -46,6 +46,8 @@ RIGHT: dict[str, bytes | str] = {
     "script": "#!/bin/sh -e\necho a\n",
     "script-of-one-line": "#!/usr/bin/env bash\n",
     "script-in-latin-1": "#!/bin/sh\necho é\n".encode("latin-1"),
+    "boothook": "#cloud-boothook\n#!/bin/sh\necho a\n",
+    "boothook-of-windows": "#cloud-boothook\r\n#!/bin/sh\r\necho a\r\n",
     "include": "#include\nhttp://example.com/a\n",
     "include-of-one-line": "#include http://example.com/a\n",
     "jinja-of-cloud-config": "## template: jinja\n#cloud-config\nruncmd: [{{ ds.x }}]\n",
@@ -101,6 +103,21 @@ def test_right_user_data_has_no_warning(name: str) -> None:
             "#cloud-boothook #!/bin/sh echo a\n",
             "everything in the first line, which is the one of #cloud-boothook",
             id="folded-boothook",
+        ),
+        pytest.param(
+            "#cloud-boothook\necho a\n",
+            "a #cloud-boothook without #!, which the kernel does not run, expected #!/bin/sh",
+            id="boothook-without-interpreter",
+        ),
+        pytest.param(
+            MIME + PART.format("text/cloud-boothook", "echo a\necho b") + "--xx--\n",
+            "a #cloud-boothook without #!",
+            id="mime-of-a-boothook",
+        ),
+        pytest.param(
+            "#cloud-config\n## template: jinja\nhostname: '{{ ds.meta_data.x }}'\n",
+            "## template: jinja below the first line, where it is a comment, expected it in the",
+            id="jinja-below",
         ),
         pytest.param(
             "## template: jinja #cloud-config a: b\n",

@@ -12,6 +12,10 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
+def characters(count: int) -> str:
+    return f"{count:,} character{'' if count == 1 else 's'}"
+
+
 def first_of(names: Sequence[str], count: int | None = None) -> str:
     """`a, b, c and 4 more`: the first of `count` names, or of as many as are given."""
     shown = names[:_NAMED]

@@ -27,7 +27,9 @@ FLUSH_S = 1.0  # how long the end of the process waits for a slow reader
 _PIECE_BYTES = select.PIPE_BUF
 
 _BATCH_BYTES = 64 * 1024
-_NAP_S = 0.02  # between two batches: to wake the thread costs more than to write some lines
+_NAP_S = 0.002  # between two batches: to wake the thread costs more than to write some lines
+_BUSY_NAP_S = 0.02  # behind a batch of more than _FEW_BYTES: lines come fast
+_FEW_BYTES = 2 * 1024
 _REST_S = 0.1
 
 Task = Callable[[], None]
@@ -123,7 +125,7 @@ class Writer:
                 self._tell_dropped()
             if task:
                 task()
-            time.sleep(_NAP_S)
+            time.sleep(_BUSY_NAP_S if len(batch) > _FEW_BYTES else _NAP_S)
         self._has_thread = False
 
     def _next(self) -> tuple[bytes, Task | None]:

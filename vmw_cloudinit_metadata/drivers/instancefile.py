@@ -40,6 +40,7 @@ from vmw_cloudinit_metadata.instance.keys import (
 )
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
 from vmw_cloudinit_metadata.instance.secrecy import NAMES, is_secret_text, shown
+from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
@@ -370,6 +371,7 @@ class InstanceFiles:
         about_data = [*advice.warnings_of(instance), *(judge(instance) if judge else ())]
         name = instance.match.get("name") if parse_uuid(stem) else stem
         about_data += nocloud.hostname_warnings(instance, name or "")
+        about_data += _match_faults(instance, stem)
         warnings += (_located(warning, layers) for warning in about_data)
         return warnings, distinct.values_of(instance, stem)
 
@@ -492,6 +494,14 @@ def _both(paths: Iterable[str]) -> str:
     """`both web1.yaml and web1.yml`"""
     *names, last = (os.path.basename(path) for path in paths)
     return f"{'both ' if len(names) == 1 else ''}{', '.join(names)} and {last}"
+
+
+def _match_faults(instance: InstanceData, stem: str) -> Iterator[Fault]:
+    """A file that no VM gets: its name is looked up for one VM, and its `match` names another."""
+    wanted = instance.match.get("name")
+    if wanted is not None and not parse_uuid(stem) and normal(wanted) != normal(stem):
+        expected = "the VM name by which the file is named, or the file named by this one"
+        yield Fault(("match", "name"), describe(wanted), expected, is_warning=True)
 
 
 def _mode_faults(path: str, snapshot: Snapshot) -> Iterator[Fault]:

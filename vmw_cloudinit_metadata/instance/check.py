@@ -17,8 +17,9 @@ from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe, kind_of,
 Check = Callable[[Any, Key], Iterator[Fault]]
 Table = Mapping[str, Check]
 
-_MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2})+", re.ASCII)
-_INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}")
+# netplan takes no other form; the longer one is of InfiniBand.
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?:(?::[0-9A-Fa-f]{2}){14})?", re.ASCII)
+_INTERFACE_NAME = re.compile(r"[^\s/:*?\[\]]{1,15}")
 
 
 def of(is_right: Callable[[Any], bool], expected: str) -> Check:
@@ -155,11 +156,15 @@ ADDRESS = of(interface_of, "an IP address such as 192.168.1.1/24")  # type: igno
 NETMASK = of(_is_netmask, "a netmask such as '255.255.255.0', in quotes if it is a number")
 MAC = of(
     lambda value: _is_text(value) and bool(_MAC.fullmatch(value)),
-    "a MAC address such as '00:50:56:01:02:03', in quotes",
+    "a MAC address such as '00:50:56:01:02:03', in quotes and with colons",
 )
 
 
+def names_an_interface(value: Any) -> bool:
+    return isinstance(value, str) and bool(_INTERFACE_NAME.fullmatch(value))
+
+
 def INTERFACE_NAME(value: Any, key: Key) -> Iterator[Fault]:  # noqa: N802 - a check like the others
-    if not isinstance(value, str) or not _INTERFACE_NAME.fullmatch(value):
-        expected = "the name of an interface such as eth0: a text of at most 15 characters"
+    if not names_an_interface(value):
+        expected = "the name of an interface such as eth0: at most 15 characters, no wildcard"
         yield Fault(key, kind_of(value), expected)  # it may be anything

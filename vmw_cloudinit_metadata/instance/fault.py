@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vmw_cloudinit_metadata.counts import characters
 from vmw_cloudinit_metadata.instance import secrecy
 from vmw_cloudinit_metadata.printable import one_line, shortened
 
@@ -149,9 +150,9 @@ def kind_of(value: Any) -> str:
         case None:
             return "nothing"
         case str():
-            return f"{len(value):,} characters"
+            return characters(len(value))
         case bytes():
-            return f"{len(value):,} bytes"
+            return "1 byte" if len(value) == 1 else f"{len(value):,} bytes"
         case bool():
             return "a boolean"
         case int() | float():
@@ -166,11 +167,11 @@ def kind_of(value: Any) -> str:
 
 def _text(text: str) -> str:
     if secrecy.is_secret_text(text):
-        return f"a text of {len(text):,} characters"
+        return f"a text of {characters(len(text))}"
     start = repr(text[: _SHORT_CHARACTERS + 1])
     if len(start) <= _SHORT_CHARACTERS:
         return start
-    return f"{start[:_QUOTED_CHARACTERS]}... ({len(text):,} characters)"
+    return f"{start[:_QUOTED_CHARACTERS]}... ({characters(len(text))})"
 
 
 def unknown(key: Key, name: object, known: Iterable[str]) -> Fault:
@@ -183,7 +184,7 @@ def unknown(key: Key, name: object, known: Iterable[str]) -> Fault:
     if odd:
         expected = "spaces alone (was it copied from a web page?)"
         return Fault(key, f"a key with the character U+{ord(odd):04X}", expected)
-    found = f"an unknown key ({len(text):,} characters)"
+    found = f"an unknown key ({characters(len(text))})"
     return Fault(key, found, f"one of {', '.join(known)}")
 
 

@@ -158,6 +158,7 @@ def warnings_about(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
     """What can be meant, and probably is not."""
     yield from _default_warnings(interfaces)
     yield from _address_warnings(interfaces)
+    yield from _route_warnings(interfaces)
 
 
 def _default_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
@@ -174,6 +175,18 @@ def _default_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
                     "with a metric of its own"
                 )
                 yield Fault(place, found, expected, is_warning=True)
+
+
+def _route_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
+    """Two routes to one network that are equally good: the kernel takes one of them alone."""
+    seen: set[tuple[str, int | None]] = set()
+    for key, interface in interfaces.items():
+        for index, route in enumerate(interface.routes):
+            if not route.is_default and (route.to, route.metric) in seen:
+                found = f"{route.to!r}, to which another route leads with the same metric"
+                place = (*key, "routes", index, "to")
+                yield Fault(place, found, "one route, or a metric of its own", is_warning=True)
+            seen.add((route.to, route.metric))
 
 
 def _default_routes(interface: Interface, key: Key) -> Iterator[tuple[Key, str, int | None]]:

@@ -23,6 +23,9 @@ _HIGH, _LOW = "[dD][89abAB][0-9a-fA-F]{2}", "[dD][c-fC-F][0-9a-fA-F]{2}"
 # An escaped backslash; a pair of surrogates; a character that YAML does not take as it is.
 _IN_TEXT = re.compile(rf"\\\\|\\u({_HIGH})\\u({_LOW})|[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
+_WHOLE = re.compile(rf"\\\\|\\u{_HIGH}\\u{_LOW}")
+_HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
 
 def fault_of(text: str) -> Fault | None:
     """Why `text` is no JSON, with line and column; None if it is."""
@@ -35,7 +38,26 @@ def fault_of(text: str) -> Fault | None:
         return Fault((), f"no valid JSON ({error})", "JSON", line=1)
     except RecursionError:
         pass  # the reader tells how deep it may be
+    else:
+        return _half_of_a_pair(text)
     return None
+
+
+def _half_of_a_pair(text: str) -> Fault | None:
+    """The fault of a surrogate alone, which Python's reader lets pass and is no character."""
+    for part in _PART.finditer(text):
+        if part["text"] and (half := _HALF.search(_WHOLE.sub(_blank, part["text"]))):
+            index = part.start() + half.start()
+            start = text.rfind("\n", 0, index) + 1
+            found = "half of a pair of surrogates, which is no character"
+            expected = "both: \\ud83d\\ude80, or the character itself"
+            line = text.count("\n", 0, index) + 1
+            return Fault((), found, expected, line=line, column=index - start + 1)
+    return None
+
+
+def _blank(found: re.Match[str]) -> str:
+    return " " * len(found[0])
 
 
 def as_yaml(text: str) -> str:

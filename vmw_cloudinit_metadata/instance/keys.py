@@ -27,7 +27,7 @@ _CLOUD_CONFIG_KEYS = (
 )
 _PART_OF = {
     **dict.fromkeys(_CLOUD_CONFIG_KEYS, "userdata"),
-    **dict.fromkeys((*network.KEYS - {"name"}, *_NATIVE_KEYS), "network"),
+    **dict.fromkeys((*network.KEYS - {"name"}, *_NATIVE_KEYS, "network-interfaces"), "network"),
     **dict.fromkeys(("vc-uuid", "bios-uuid", "name"), "match"),
     **dict.fromkeys(METADATA_KEYS, "metadata"),
 }

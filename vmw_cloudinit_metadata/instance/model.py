@@ -267,11 +267,18 @@ def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault
         if model is Interface and len(place) == 1 and place[0] in network.FOREIGN_KEYS:
             expected = network.FOREIGN_KEYS[place[0]]
             return Fault((*key, *place), repr(place[0]), expected, is_named=True)
+        if place[:1] == ("routes",) and place[-1] in network.FOREIGN_ROUTE_KEYS:
+            expected = network.FOREIGN_ROUTE_KEYS[place[-1]]
+            return Fault((*key, *place), repr(place[-1]), expected, is_named=True)
         return unknown((*key, *place), place[-1], _fields_at(model, place[:-1]))
     form = _EXPECTED.get(error["type"], "a value of another kind")
     expected = form.format(**error.get("ctx", {}))
     if error["type"] == "model_type":
         expected += _about(error["input"])
+        if model is Interface:
+            expected += _about_network(error["input"])
+    if place[:1] == ("address",) and error["input"] in ("dhcp", "dhcp4", "auto"):
+        expected += ", or dhcp: true in its place"
     if isinstance(error["input"], str) and placeholder.found_in(error["input"]):
         expected += f" ({placeholder.HINT})"
     missing = error["type"] == "missing"
@@ -286,6 +293,17 @@ def _about(value: Any) -> str:
         return ": its keys without '- '"
     if isinstance(value, str) and re.match(r"[\w-]+:\S", value):
         return ": KEY: VALUE, with a space behind the colon"
+    if isinstance(value, str) and (odd := re.match(r"[\w-]+:([^\S \t\n])", value)):
+        return f": KEY: VALUE, with a space and not U+{ord(odd[1]):04X} behind the colon"
+    return ""
+
+
+def _about_network(value: Any) -> str:
+    """The same of a network that is a text."""
+    if value == "disabled":
+        return ": {config: disabled}"
+    if isinstance(value, str) and re.match(r"\s*[\w-]+:\s.*\n", value):
+        return ": the lines themselves, without | or quotes"
     return ""
 
 

@@ -102,10 +102,26 @@ class Interface(BaseModel):
 
 KEYS = frozenset(str(field.alias) for field in Interface.model_fields.values())
 ROUTE_KEYS = frozenset(Route.model_fields)
+# The same of a route, in the words of other tools.
+FOREIGN_ROUTE_KEYS = {
+    **dict.fromkeys(("destination", "dest", "network", "subnet"), "to: 10.0.0.0/8"),
+    **dict.fromkeys(("gateway", "gw", "next-hop", "nexthop"), "via: 192.168.1.2"),
+    **dict.fromkeys(("netmask", "prefix"), "the prefix length behind the network: to: 10.0.0.0/8"),
+    **dict.fromkeys(("on-link", "onlink"), "on-link: true beside routes, for the whole interface"),
+}
 
 _VERSION_2 = "or, for cloud-init's own form, version: 2 beside its ethernets"
 # Keys of cloud-init's own documents, and what to write in their place.
 FOREIGN_KEYS = {
+    **dict.fromkeys(("ip", "ip-address", "ipaddress", "ipaddr", "cidr"), "address"),
+    **dict.fromkeys(("prefix", "prefix-length"), "the prefix length behind the address: /24"),
+    **dict.fromkeys(("dns", "dns-nameservers", "dns-servers", "dns_nameservers"), "nameservers"),
+    **dict.fromkeys(("domain", "domains", "dns-search", "dns_search", "searchdomain"), "search"),
+    **dict.fromkeys(("mac", "hwaddr", "mac-addr"), "mac-address"),
+    **dict.fromkeys(("default-gateway", "default_gateway", "gw"), "gateway"),
+    **dict.fromkeys(("interface", "device", "iface", "nic"), "name"),
+    **dict.fromkeys(("interfaces", "devices", "nics"), "a list of interfaces: network: [{…}, {…}]"),
+    "enabled": "config: disabled and nothing else, to keep cloud-init from the network",
     "addresses": f"address (one, or a list), {_VERSION_2}",
     "dhcp4": f"dhcp: true, {_VERSION_2}",
     "dhcp6": "cloud-init's own form, as it needs version: 2, ethernets: {eth0: {dhcp6: true}}",

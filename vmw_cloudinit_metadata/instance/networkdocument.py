@@ -80,3 +80,4 @@ def native_warnings(network: Mapping[str, Any]) -> Iterator[Fault]:
     if not is_disabled(network):
         version = networkversion1 if network["version"] == 1 else networkversion2
         yield from version.faults_in(network)
+        yield from version.conflicts_in(network)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vmw_cloudinit_metadata.instance import networkcards
 from vmw_cloudinit_metadata.instance.check import (
     ADDRESS,
     ANY,
@@ -38,6 +39,9 @@ def _destination(value: Any, key: Key) -> Iterator[Fault]:
         if name in value and interface_of(value[name]) is None:
             expected = "a network such as 10.0.0.0/8 (of the default route: 0.0.0.0/0 or ::/0)"
             yield Fault((*key, name), describe(value[name], key), expected)
+        elif name in value:
+            to, netmask = value[name], value.get("netmask")
+            yield from networkcards.destination_faults(to, (*key, name), netmask)
 
 
 def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
@@ -193,7 +197,7 @@ _TYPES: Table = {
         },
         *("bridge_interfaces", "params"),
     ),
-    "vlan": _device({**_DEVICE, "vlan_id": WHOLE, "vlan_link": TEXT}, "vlan_id", "vlan_link"),
+    "vlan": _device({**_DEVICE, "vlan_id": up_to(4094), "vlan_link": TEXT}, "vlan_id", "vlan_link"),
     "nameserver": mapping(
         {"type": ANY, "address": _nameserver_address, "search": TEXTS, "interface": TEXT},
         needed=("address",),
@@ -252,6 +256,94 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
             seen.add(name)
     if not document["config"]:
         yield Fault(("network", "config"), "no interface", "an interface, or config: disabled")
+
+
+def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
+    """What cannot work of values that are right by themselves."""
+    names = {name for name in map(_name_of, document["config"]) if name is not None}
+    macs: set[str] = set()
+    for index, entry in enumerate(document["config"]):
+        if not isinstance(entry, Mapping):
+            continue
+        key: Key = ("network", "config", index)
+        yield from _undefined(entry, key, names)
+        mac = entry.get("mac_address") if entry.get("type") == "physical" else None
+        if isinstance(mac, str) and mac.lower() in macs:
+            found = f"{describe(mac)} for the second time"
+            yield Fault((*key, "mac_address"), found, "each MAC address once")
+        elif isinstance(mac, str):
+            macs.add(mac.lower())
+    yield from networkcards.faults_between(_cards(document["config"]))
+
+
+def _undefined(entry: Mapping[str, Any], key: Key, names: set[str]) -> Iterator[Fault]:
+    """Interfaces that a bond, bridge or VLAN names and that the document does not have."""
+    told: list[tuple[Key, Any]] = [((*key, "vlan_link"), entry.get("vlan_link"))]
+    for part in ("bond_interfaces", "bridge_interfaces"):
+        value = entry.get(part)
+        if isinstance(value, list | tuple):
+            told += (((*key, part, index), name) for index, name in enumerate(value))
+    for place, name in told:
+        if isinstance(name, str) and name not in names:
+            expected = "an interface of this document: {type: physical, name: …} is enough"
+            yield Fault(place, describe(name, key), expected)
+
+
+def _cards(config: Sequence[Any]) -> Iterator[networkcards.Card]:
+    for index, entry in enumerate(config):
+        key: Key = ("network", "config", index)
+        if not isinstance(entry, Mapping):
+            continue
+        card = networkcards.Card()
+        if entry.get("type") == "route":
+            card.dhcp = {4, 6}  # it may belong to any interface
+            card.routes += _routes([entry], key[:-1], first=index)
+        for number, subnet in enumerate(_list(entry.get("subnets"))):
+            if isinstance(subnet, Mapping):
+                _add(subnet, (*key, "subnets", number), card)
+        yield card
+
+
+def _add(subnet: Mapping[str, Any], key: Key, card: networkcards.Card) -> None:
+    kind = subnet.get("type")
+    if kind in ("dhcp", "dhcp4"):
+        card.dhcp.add(4)
+    elif isinstance(kind, str) and kind not in (*_STATIC, "manual"):
+        card.dhcp.add(6)
+    text, netmask = subnet.get("address"), subnet.get("netmask")
+    if isinstance(text, str) and "/" not in text and isinstance(netmask, str):
+        text = f"{text}/{netmask}"
+    address = interface_of(text)
+    if address and "/" in str(text) and kind in _STATIC:
+        card.addresses.append(((*key, "address"), address))
+    elif kind in _STATIC:
+        card.dhcp = {4, 6}  # nobody knows which network was meant
+    if via := networkcards.host_of(subnet.get("gateway")):
+        rank = subnet.get("metric")
+        rank = None if rank is None else str(rank)
+        card.routes.append(networkcards.Route((*key, "gateway"), via, is_default=True, rank=rank))
+    card.routes += _routes(_list(subnet.get("routes")), (*key, "routes"))
+
+
+def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[networkcards.Route]:
+    for index, route in enumerate(routes, first):
+        via = networkcards.host_of(route.get("gateway")) if isinstance(route, Mapping) else None
+        if via:
+            to = route.get("destination", route.get("network"))
+            netmask = route.get("netmask")
+            if isinstance(to, str) and "/" not in to and isinstance(netmask, str):
+                to = f"{to}/{netmask}"
+            metric = route.get("metric")
+            yield networkcards.Route(
+                (*key, index, "gateway"),
+                via,
+                is_default=networkcards.is_default(to),
+                rank=None if metric is None else str(metric),
+            )
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _name_of(entry: Any) -> str | None:

@@ -7,9 +7,10 @@ count with netplan alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from vmw_cloudinit_metadata.instance import networkcards
 from vmw_cloudinit_metadata.instance.check import (
     ANY,
     BOOLEAN,
@@ -29,8 +30,10 @@ from vmw_cloudinit_metadata.instance.check import (
     listed,
     mapping,
     named,
+    names_an_interface,
     of,
     one_of,
+    up_to,
 )
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
 
@@ -63,11 +66,14 @@ def _address(value: Any, key: Key) -> Iterator[Fault]:
     elif "/" not in value:
         example = f"{value}/{24 if address.version == 4 else 64}"
         yield Fault(key, describe(value, key), f"a prefix length behind it, such as {example}")
+    elif not value.partition("/")[2].isdecimal():
+        yield Fault(key, describe(value, key), f"the prefix length behind it: {address}")
 
 
 def _destination(value: Any, key: Key) -> Iterator[Fault]:
     if value != "default" and interface_of(value) is None:
-        yield Fault(key, describe(value, key), "a network such as 10.0.0.0/8, or default")
+        yield Fault(key, describe(value, key), "a network such as 10.0.0.0/8")
+    yield from networkcards.destination_faults(value, key)
 
 
 def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
@@ -149,6 +155,8 @@ _OTHER_FORM = {
     "gateway": "gateway4 for IPv4, gateway6 for IPv6",
     "mac_address": "match: {macaddress: '00:50:56:01:02:03'}",
     "mac-address": "match: {macaddress: '00:50:56:01:02:03'}",
+    "mac": "match: {macaddress: '00:50:56:01:02:03'}",
+    "dns": "nameservers: {addresses: [8.8.8.8]}",
     "netmask": "addresses with prefix lengths, such as [192.168.1.1/24]",
     "search": "nameservers: {search: [example.com]}",
     "subnets": "addresses, dhcp4 and so on beside it, or version: 1, which has subnets",
@@ -208,7 +216,7 @@ _BOND = mapping(
 _BRIDGE = mapping(
     {**_DEVICE, "interfaces": TEXTS, "parameters": _BRIDGE_PARAMETERS}, misplaced=_OTHER_FORM
 )
-_VLAN = mapping({**_DEVICE, "id": WHOLE, "link": TEXT}, ("id", "link"), _OTHER_FORM)
+_VLAN = mapping({**_DEVICE, "id": up_to(4094), "link": TEXT}, ("id", "link"), _OTHER_FORM)
 
 _NETPLAN_DEVICES = (
     "dummy-devices modems nm-devices openvswitch tunnels virtual-ethernets vrfs wifis"
@@ -261,6 +269,78 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
         if isinstance(devices, Mapping):
             for name, device in devices.items():
                 yield from _undefined(device, below(("network", kind), name), defined)
+
+
+def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
+    """What cannot work of values that are right by themselves."""
+    devices = list(_devices(document))
+    yield from _names(devices)
+    cards = [_card(key, device) for key, device in devices]
+    yield from networkcards.faults_between(cards, ", or a route with on-link: true")
+
+
+def _devices(document: Mapping[str, Any]) -> Iterator[tuple[Key, Mapping[str, Any]]]:
+    for kind in ("ethernets", "bonds", "bridges", "vlans"):
+        if isinstance(devices := document.get(kind), Mapping):
+            for name, device in devices.items():
+                if isinstance(device, Mapping):
+                    yield below(("network", kind), name), device
+
+
+def _names(devices: Iterable[tuple[Key, Mapping[str, Any]]]) -> Iterator[Fault]:
+    """Names that no interface can have, and what two devices are found or called by."""
+    names: set[object] = set()
+    macs: set[object] = set()
+    for key, device in devices:
+        match = device.get("match")
+        if not match and not names_an_interface(key[-1]):
+            expected = (
+                "the name of an interface, at most 15 characters without * or ?; "
+                "match: {name: …} beside the other keys takes a pattern"
+            )
+            yield Fault(key, "a name that no interface can have", expected)
+        name = device.get("set-name")
+        if isinstance(name, str) and name in names:
+            yield Fault((*key, "set-name"), "a name for the second time", "each name once")
+        names.add(name if isinstance(name, str) else None)
+        mac = match.get("macaddress") if isinstance(match, Mapping) and len(match) == 1 else None
+        if isinstance(mac, str) and mac.lower() in macs:
+            place = (*key, "match", "macaddress")
+            yield Fault(place, f"{describe(mac)} for the second time", "each MAC address once")
+        elif isinstance(mac, str):
+            macs.add(mac.lower())
+
+
+def _card(key: Key, device: Mapping[str, Any]) -> networkcards.Card:
+    card = networkcards.Card(dhcp={n for n in (4, 6) if device.get(f"dhcp{n}") in (True, "yes")})
+    for index, text in enumerate(_list(device.get("addresses"))):
+        address = interface_of(text)
+        if address and "/" in text:
+            card.addresses.append(((*key, "addresses", index), address))
+        else:
+            card.dhcp = {4, 6}  # nobody knows which network was meant
+    for name in ("gateway4", "gateway6"):
+        if via := networkcards.host_of(device.get(name)):
+            card.routes.append(networkcards.Route((*key, name), via, is_default=True))
+    for index, route in enumerate(_list(device.get("routes"))):
+        via = networkcards.host_of(route.get("via")) if isinstance(route, Mapping) else None
+        if via:
+            card.routes.append(
+                networkcards.Route(
+                    (*key, "routes", index, "via"),
+                    via,
+                    is_default=networkcards.is_default(route.get("to")),
+                    may_be_outside=bool(route.get("on-link")),
+                    rank=str((route.get("metric"), route.get("table"), route.get("type")))
+                    if route.keys() & {"metric", "table", "type"}
+                    else None,
+                )
+            )
+    return card
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _undefined(device: Any, key: Key, defined: set[Any]) -> Iterator[Fault]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from vmw_cloudinit_metadata.counts import characters
+
 Key = tuple[str | int, ...]
 
 # Below these all is content.
@@ -91,7 +93,7 @@ def shown(key: Key, names: Collection[str] = NAMES, *, with_last: bool = False) 
         if is_named or (with_last and index == len(key)) or _is_interface(key[:index]):
             parts.append(str(part))
         else:
-            parts.append(f"<{len(str(part)):,} characters>")
+            parts.append(f"<{characters(len(str(part)))}>")
         if isinstance(part, str) and _begins_secret(part):
             break
     return ".".join(parts)

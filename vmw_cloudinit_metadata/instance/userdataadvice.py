@@ -31,6 +31,8 @@ _WORDS = {
 _LITERAL_LINE_BREAK = re.compile(rb"\\r?\\?n|\\n")
 _LETTERS = re.compile(r"[^a-z]+")
 _LOOKED_AT_BYTES = 4096
+_BOOTHOOK = b"#cloud-boothook"
+_JINJA_BELOW = re.compile(rb"^## *template: *jinja", re.IGNORECASE | re.MULTILINE)
 _CONTENT_TYPE = re.compile(rb"^content-type:", re.IGNORECASE | re.MULTILINE)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\s]{16,}={0,2}\s*")
 _LONG_BASE64 = 60  # so many characters without a blank are no words
@@ -66,6 +68,8 @@ def _part(part: Part, key: str, *, has_handler: bool) -> Iterator[Fault]:
 
 def _first_line(part: Part) -> Iterator[Trouble]:
     start = part.content.lstrip()
+    if part.type == userdata.BOOTHOOK:
+        yield from _boothook(part)
     first, _, behind = start.partition(b"\n")
     if part.type not in _WORDS or userdata.type_of(start) != part.type:
         if part.type == userdata.SCRIPT:
@@ -81,7 +85,20 @@ def _first_line(part: Part) -> Iterator[Trouble]:
         yield Trouble(found, _LINES)
 
 
+def _boothook(part: Part) -> Iterator[Trouble]:
+    """cloud-init takes its first line away, and runs the rest."""
+    script = part.content.lstrip()
+    if script[: len(_BOOTHOOK)].lower() == _BOOTHOOK:
+        script = script[len(_BOOTHOOK) :].lstrip()
+    if script and not script.startswith((b"#!", b"\x7fELF")) and b"\n" in part.content.strip():
+        found = f"{part.place}a #cloud-boothook without #!, which the kernel does not run"
+        yield Trouble(found, "#!/bin/sh in the line behind #cloud-boothook")
+
+
 def _cloud_config(part: Part, key: str) -> Iterator[Fault]:
+    if _JINJA_BELOW.search(part.content):
+        found = f"{part.place}## template: jinja below the first line, where it is a comment"
+        yield _fault(Trouble(found, "it in the first line, above #cloud-config"), key)
     read = userdata.yaml_of(part, key)
     if isinstance(read, Trouble):
         yield _fault(read, key)

@@ -1,0 +1,109 @@
+"""What the interfaces of cloud-init's own network document say together. Pure.
+
+Versions 1 and 2 tell their addresses and routes in other words; here they are the same. Values of
+another kind are left out: networkversion1 and networkversion2 tell of them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from vmw_cloudinit_metadata.instance.address import AnyAddress, AnyInterface, unfit_in
+from vmw_cloudinit_metadata.instance.check import interface_of
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.subnets import Subnets
+
+_ALL = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route, or the default gateway of an interface, by an address that stands at `key`."""
+
+    key: Key
+    via: AnyAddress
+    is_default: bool = False
+    may_be_outside: bool = False  # of the networks of the interface
+    rank: object = None  # two default routes of one rank are equally good
+
+
+@dataclass(slots=True)
+class Card:
+    addresses: list[tuple[Key, AnyInterface]] = field(default_factory=list)
+    routes: list[Route] = field(default_factory=list)
+    dhcp: set[int] = field(default_factory=set)  # of IPv4, IPv6: then more networks may be told
+
+
+def is_default(to: Any) -> bool:
+    network = interface_of(to)
+    return to == "default" or (network is not None and network.network in _ALL)
+
+
+def host_of(value: Any) -> AnyAddress | None:
+    address = interface_of(value)
+    return address.ip if address and "/" not in value else None
+
+
+def destination_faults(to: Any, key: Key, netmask: Any = None) -> Iterator[Fault]:
+    """What of a route's destination some renderers cannot use."""
+    if to == "default":
+        found = "'default', with which cloud-init 22.4 makes no network at all but for netplan"
+        yield Fault(key, found, "0.0.0.0/0 (of IPv6: ::/0)")
+        return
+    if isinstance(netmask, str) and isinstance(to, str) and "/" not in to:
+        to = f"{to}/{netmask}"
+    network = interface_of(to)
+    if network and network.ip != network.network.network_address:
+        expected = f"{network.network}, or {network.ip} alone for one host"
+        yield Fault(key, describe(to), expected)
+
+
+def faults_between(cards: Iterable[Card], outside: str = "") -> Iterator[Fault]:
+    """What cannot work of the cards; `outside` is what to write for a gateway outside the
+    network, where the version has words for it.
+    """
+    seen: dict[object, Card] = {}
+    defaults: set[object] = set()
+    for card in cards:
+        for key, address in card.addresses:
+            if what := unfit_in(address.ip, address):
+                expected = f"an address that a host can have ({address.ip} is {what})"
+                yield Fault(key, describe(str(address)), expected)
+            elif seen.setdefault(address.ip, card) is not card:
+                found = f"{str(address.ip)!r}, which another interface has too"
+                yield Fault(key, found, "each address on one interface")
+        subnets = Subnets([address for _, address in card.addresses])
+        for route in card.routes:
+            yield from _route_faults(route, card, subnets, outside)
+            rank = (route.via.version, route.rank)
+            if route.is_default and rank in defaults:
+                found = f"{str(route.via)!r}, a second default gateway for IPv{rank[0]}"
+                expected = "one for all interfaces, or routes to it with a metric of their own"
+                yield Fault(route.key, found, expected)
+            elif route.is_default:
+                defaults.add(rank)
+
+
+def _route_faults(route: Route, card: Card, subnets: Subnets, outside: str) -> Iterator[Fault]:
+    via, text = route.via, str(route.via)
+    own = subnets.address_for(text)
+    if via in subnets.hosts:
+        expected = "the address of another machine: this one is the interface's own"
+        yield Fault(route.key, describe(text), expected)
+    elif own is None and via.version == 4 and 4 not in card.dhcp:
+        expected = "an address of the interface in one network with it, or DHCP"
+        yield Fault(route.key, describe(text), expected)
+    elif what := unfit_in(via, own or ipaddress.ip_interface(text)):
+        expected = f"an address that a host can have ({text} is {what})"
+        yield Fault(route.key, describe(text), expected)
+    elif own and not (
+        subnets.reach(text)
+        or route.may_be_outside
+        or via.version in card.dhcp
+        or (own.network.num_addresses == 1 and not outside)
+    ):
+        expected = f"an address in {own.network}, the network of the interface{outside}"
+        yield Fault(route.key, describe(text), expected)
