@@ -165,7 +165,7 @@ def test_default_is_a_part_of_this_machine() -> None:
 
 
 def test_budget_that_is_too_small_is_refused(start: Start) -> None:
-    with pytest.raises(AssertionError, match="--memory-budget: 1 processes need at least 128M"):
+    with pytest.raises(AssertionError, match="--memory-budget: the server needs at least 128M"):
         start("--memory-budget", "127M")
 
 

@@ -374,7 +374,9 @@ def test_law_a_vm_gets_a_file_only_by_an_identity_that_counts(
 def test_explain_of_a_pinned_file_names_the_file(directory: Path) -> None:
     write(directory, web1=f"metadata: {{}}\nmatch: {{vc-uuid: {OTHER}}}\n")
     reason = driver_of(directory).explain(WEB1)
-    assert reason == f"{directory}/web1.yaml says in `match` that it is for another VM"
+    assert (
+        reason == f"{directory}/web1.yaml says in `match` that it is for another VM: by its vc-uuid"
+    )
 
 
 def test_explain_of_an_absent_file_names_what_was_looked_for(directory: Path) -> None:
@@ -2068,9 +2070,12 @@ def test_validate_of_one_file_compares_it_with_all(directory: Path) -> None:
         ("web9", "web9: no file named 'web9.yaml' in "),
         (VC, f"no file named '{VC}.yaml' in "),
         ("web9.yaml", "web9.yaml: no such file, and no VM of that name has one in "),
-        ("/etc/passwd", "/etc/passwd: no instance file, by its name: expected NAME.yaml"),
-        ("a.sh", "a.sh: no instance file, by its name"),
-        ("web1.YAML", "web1.YAML: no instance file, by its name"),
+        (
+            "/etc/passwd",
+            "/etc/passwd: not read as an instance file, because of its name: expected NAME.yaml",
+        ),
+        ("a.sh", "a.sh: not read as an instance file, because"),
+        ("web1.YAML", "web1.YAML: not read as an instance file, because"),
         ("{}/other/web1.yaml", "web1.yaml: this file is not in the directory "),
     ],
 )

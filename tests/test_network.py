@@ -650,7 +650,7 @@ FAULTS = [
         "'00:50:56:00:00:0a' for the second time",
         "each mac-address once",
     ),
-    ("{network: {version: 2}}", "network", "'network'", "this is one network: too many"),
+    ("{network: {version: 2}}", "network", "'network'", "this is one `network:` too many"),
     ("{dhcp4: true}", "dhcp4", "'dhcp4'", "dhcp: true, or, for cloud-init's own form, version: 2"),
     ("{dhcp6: true}", "dhcp6", "'dhcp6'", "version: 2, ethernets: {eth0: {dhcp6: true}}"),
     ("{addresses: [10.0.0.1/24]}", "addresses", "'addresses'", "address (one, or a list)"),

@@ -373,8 +373,8 @@ def _memory_budget(chosen: int | None, workers: int) -> int:
     if chosen is None:
         return max(default_bytes(), least) // processes
     if chosen < least:
-        needed = f"{processes} processes need at least {least // 1024**2}M"
-        raise ConfigError(f"--memory-budget: {needed}")
+        needs = f"{workers} workers and their parent need" if processes > 1 else "the server needs"
+        raise ConfigError(f"--memory-budget: {needs} at least {least // 1024**2}M")
     return chosen // processes
 
 

@@ -43,7 +43,7 @@ def tls_info(tls_cert: Path, tls_key: Path | None, host: str | None, port: int) 
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     thumbprint = _pairs(hashlib.sha1(certificate, usedforsecurity=False).hexdigest())
     click.echo(f"proxy URI            telnets://{authority}#thumbprint={thumbprint}")
-    click.echo(f"or, TLS agreed on    telnet://{authority}#thumbprint={thumbprint}")
+    click.echo(f"or, TLS in telnet    telnet://{authority}#thumbprint={thumbprint}")
     click.echo(f"thumbprint (SHA-1)   {thumbprint}")
     click.echo(f"SHA-256              {_pairs(hashlib.sha256(certificate).hexdigest())}")
 

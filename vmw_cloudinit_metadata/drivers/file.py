@@ -65,7 +65,7 @@ _KINDS = {
     "instance-id": "an instance-id of its own for each VM",
     "local-hostname": "a host name of its own for each VM",
     "mac-address": "a MAC address of its own for each VM",
-    "address": "an address of its own for each VM, but in networks apart",
+    "address": "a different address for each VM, unless they are in separate networks",
 }
 _ANOTHER_VM = "one file for each VM"
 
@@ -157,11 +157,13 @@ class FileDriver(Driver):
     def explain(self, machine: Machine) -> str:
         with self._directory.snapshot() as snapshot:
             found = self._file_for(machine, snapshot)
-            if found and self._files.read(found.path, snapshot).is_like_user_data:
+            reading = self._files.read(found.path, snapshot) if found else None
+            if found and reading and reading.is_like_user_data:
                 return f"{found.path} is user-data that another file names, and no instance file"
             hint = self._hint(machine, snapshot, found)
-        if found:
-            reason = f"{found.path} says in `match` that it is for another VM"
+        if found and reading:
+            keys = " and ".join(reading.served().differences(machine))
+            reason = f"{found.path} says in `match` that it is for another VM: by its {keys}"
         else:
             names = " or ".join(quoted(f"{stem}.yaml") for _, stem in self._stems(machine))
             reason = f"no file named {names or 'after it'} in {self._directory.path}"
@@ -256,7 +258,9 @@ class FileDriver(Driver):
             return f"{name}: no such file, and no VM of that name has one in {directory}"
         if is_instance_file(os.path.basename(path)):
             return f"{name}: this file is not in the directory {directory}"
-        return f"{name}: no instance file, by its name: expected NAME{SUFFIXES[0]}"
+        return (
+            f"{name}: not read as an instance file, because of its name: expected NAME{SUFFIXES[0]}"
+        )
 
     def notes(self) -> Iterator[str]:
         """Which files VMs are found by, and which are not looked at."""

@@ -87,12 +87,17 @@ class InstanceData:
 
     def is_for(self, machine: Machine) -> bool:
         """Whether the machine is the one that `match` names, if it names one."""
+        return not self.match or not self.differences(machine)
+
+    def differences(self, machine: Machine) -> list[str]:
+        """The keys of `match` that are not the machine's."""
         name = machine.name and normal(machine.name)
         told = {"vc-uuid": machine.vc_uuid, "bios-uuid": machine.bios_uuid, "name": name}
-        return all(
-            told[key] == (normal(wanted) if key == "name" else wanted)
+        return [
+            key
             for key, wanted in self.match.items()
-        )
+            if told[key] != (normal(wanted) if key == "name" else wanted)
+        ]
 
 
 class _Check:

@@ -130,7 +130,7 @@ FOREIGN_KEYS = {
     "macaddress": f"mac-address, {_VERSION_2}",
     "match": f"mac-address, {_VERSION_2}",
     "set-name": f"name, {_VERSION_2}",
-    "network": "the keys that stand below it: this is one network: too many",
+    "network": "the keys that stand below it, one level up: this is one `network:` too many",
     "config": "config: disabled and nothing else, or version: 1 beside it",
     "subnets": "the address itself, or version: 1 and config: around the interface",
     "type": "the interface's own keys, or version: 1 and config: around it",
