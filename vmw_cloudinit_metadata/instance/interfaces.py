@@ -86,13 +86,14 @@ def _address_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterato
     for index, address in enumerate(subnets.addresses):
         place = _place(key, "address", index, len(subnets.addresses))
         text = interface.address[index]
-        what = unfit_in(address.ip, address)
+        host = address.ip
+        what = unfit_in(host, address)
         if what:
-            expected = f"an address that a host can have ({address.ip} is {what})"
+            expected = f"an address that a host can have ({host} is {what})"
             yield Fault(place, describe(text), expected)
-        elif address.ip in seen:
+        elif host in seen:
             yield Fault(place, f"{text!r} for the second time", "each address once")
-        seen.add(address.ip)
+        seen.add(host)
 
 
 def _gateway_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[Fault]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
-from vmw_cloudinit_metadata.instance.address import AnyInterface, ip_address
+from vmw_cloudinit_metadata.instance.address import AnyAddress, AnyInterface, ip_address
 
 # So many addresses of an interface, which hardly one has, are looked through; more are indexed.
 _FEW = 4
@@ -15,7 +16,6 @@ class Subnets:
 
     def __init__(self, addresses: Sequence[AnyInterface]) -> None:
         self.addresses = addresses
-        self.hosts = {address.ip for address in addresses}
         self._indexed: dict[tuple[int, int, int], int] = {}  # by version, prefix length, network
         for index in range(_FEW, len(addresses)):
             address = addresses[index]
@@ -26,6 +26,10 @@ class Subnets:
         self._first: dict[int, int] = {}
         for index, address in enumerate(addresses):
             self._first.setdefault(address.version, index)
+
+    @cached_property
+    def hosts(self) -> set[AnyAddress]:
+        return {address.ip for address in self.addresses}
 
     def of(self, host: str) -> int | None:
         """The index of the address; None if there is none of the host's family."""
@@ -38,6 +42,8 @@ class Subnets:
         for index, address in enumerate(self.addresses[:_FEW]):
             if host in address.network:
                 return index
+        if not self._indexed:
+            return None
         bits, number = host.max_prefixlen, int(host)
         networks = ((v, n, number >> (bits - n)) for v, n in self._lengths if v == host.version)
         inside = [self._indexed[network] for network in networks if network in self._indexed]
