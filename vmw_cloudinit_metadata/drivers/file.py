@@ -283,7 +283,12 @@ class FileDriver(Driver):
         instance = reading.served()
         if not instance.is_for(machine):
             return None
-        return replace(instance, matched_by=found.matched_by, token=snapshot.token())
+        return replace(
+            instance,
+            matched_by=found.matched_by,
+            duplicates=reading.duplicates,
+            token=snapshot.token(),
+        )
 
     def _file_for(self, machine: Machine, snapshot: Snapshot) -> _Found | None:
         for matched_by, stem in self._stems(machine):

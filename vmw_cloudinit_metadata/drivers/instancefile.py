@@ -179,11 +179,10 @@ class InstanceFiles:
         own = layers[0]
         match = own.mapping.get("match")
         instance, faults = self._checked(layers, snapshot)
-        if instance and (duplicates := tuple(self._duplicates(path, instance, snapshot))):
-            instance = replace(instance, duplicates=duplicates)
         return Reading(
             instance,
             faults,
+            duplicates=tuple(self._duplicates(path, instance, snapshot)) if instance else (),
             bios_uuid=match.get("bios-uuid") if isinstance(match, dict) else None,
             is_legible=bool(own.mapping) or not own.faults,
             is_like_user_data=own.is_like_user_data,
@@ -219,7 +218,7 @@ class InstanceFiles:
                 mapping[name] = self._document(name, file, snapshot, sources, found)
         instance = None
         try:
-            instance = InstanceData.from_mapping(mapping)
+            instance = InstanceData.from_mapping(mapping, tuple(sources))
         except InvalidInstanceData as error:
             found += error.faults
         if not layers[0].faults or layers[0].mapping:  # else nothing of it can be told
@@ -227,7 +226,7 @@ class InstanceFiles:
             faults += (_located(fault, layers) for fault in found if fault.key not in told)
         if faults or instance is None:
             return None, tuple(sorted(set(faults), key=_place))
-        return replace(instance, sources=tuple(sources)), ()
+        return instance, ()
 
     def _defaults_layers(self, snapshot: Snapshot) -> list[_Layer]:
         """The defaults, parsed again only when they have changed, by one thread for all."""

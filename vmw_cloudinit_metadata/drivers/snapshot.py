@@ -182,11 +182,15 @@ class Snapshot:
     def _found(self, path: str) -> os.stat_result | None:
         where = self._where(path)
         place = path[: path.rfind("/") + 1]
-        if place not in self._directories:
-            self._directories[place] = _Directory(place, where.directory(place))
-        entry = _look(path, where.look_at)
-        if entry is None:
-            self._directories[place].absent.add(path)
+        directory = self._directories.get(place)
+        if directory is None:
+            directory = self._directories[place] = _Directory(place, where.directory(place))
+        try:
+            entry = where.look_at(path)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            directory.absent.add(path)
             return None
         if not stat.S_ISLNK(entry.st_mode):
             return entry

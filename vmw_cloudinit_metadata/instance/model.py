@@ -69,7 +69,9 @@ class InstanceData:
     token: object = None  # for Driver.still_holds; None: ask again at the next request
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> InstanceData:
+    def from_mapping(
+        cls, mapping: Mapping[str, Any], sources: tuple[str, ...] = ()
+    ) -> InstanceData:
         """Takes what an instance file holds; raises InvalidInstanceData with every fault."""
         check = _Check(mapping)
         if check.faults.found:
@@ -83,6 +85,7 @@ class InstanceData:
             documents=check.documents,
             match=check.match,
             interfaces=check.interfaces,
+            sources=sources,
         )
 
     def is_for(self, machine: Machine) -> bool:
