@@ -11,6 +11,7 @@ from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.address import ip_interface
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData, Key
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.plain import MAPPING
 from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
@@ -18,8 +19,6 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 Value = tuple[Key, str]
 
 _Host = Callable[[Any], str | None]  # the address in a text, without its prefix length
-
-_MAPPINGS = (dict, Mapping)  # a dict first: to ask for Mapping takes longer
 
 MAX_VALUES = 10_000  # of one instance that are compared
 
@@ -99,7 +98,7 @@ def _of_version_2(network: Mapping[Any, Any], host: _Host) -> Iterator[Value]:
 
 def _mappings(values: Any) -> Iterable[Mapping[Any, Any]]:
     """Those of a list that are mappings: a network-config of the operator's own may hold all."""
-    return [v for v in values if isinstance(v, _MAPPINGS)] if isinstance(values, list) else ()
+    return [v for v in values if isinstance(v, MAPPING)] if isinstance(values, list) else ()
 
 
 def _mac(text: object) -> str | None:

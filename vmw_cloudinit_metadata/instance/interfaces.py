@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.instance.address import (
 )
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
 from vmw_cloudinit_metadata.instance.network import Interface, Route
-from vmw_cloudinit_metadata.instance.subnets import Subnets
+from vmw_cloudinit_metadata.instance.subnets import Subnets, reaches
 
 _MIN_IPV6_MTU = 1280  # RFC 8200; below it, the kernel switches IPv6 off
 
@@ -100,7 +100,8 @@ def _gateway_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterato
     have_one: set[int] = set()
     for index, gateway in enumerate(interface.gateway):
         place = _place(key, "gateway", index, len(interface.gateway))
-        version = ip_address(gateway).version
+        host = ip_address(gateway)
+        version = host.version
         own = subnets.address_for(gateway)
         if own is None:
             expected = f"a static IPv{version} address of the interface for it"
@@ -109,7 +110,7 @@ def _gateway_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterato
             yield Fault(place, describe(gateway), f"one gateway for IPv{version}")
         elif expected := _unfit_gateway(gateway, own, subnets):
             yield Fault(place, describe(gateway), expected)
-        elif not (interface.on_link or subnets.reach(gateway) or _is_alone(own)):
+        elif not (interface.on_link or reaches(own, host) or _is_alone(own)):
             expected = f"an address in {own.network}, or on-link: true"
             yield Fault(place, describe(gateway), expected)
         have_one.add(version)
@@ -118,7 +119,7 @@ def _gateway_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterato
 def _unfit_gateway(text: str, own: AnyInterface, subnets: Subnets) -> str:
     """What was expected in place of a gateway that none can be; else nothing."""
     host = ip_address(text)
-    if host in subnets.hosts:
+    if (host.version, int(host)) in subnets.hosts:
         return "the address of another machine: this one is the interface's own"
     what = unfit_in(host, own)
     return f"an address that a host can have ({text} is {what})" if what else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 from vmw_cloudinit_metadata.instance.address import AnyAddress, AnyInterface, ip_address
 
@@ -11,11 +10,18 @@ from vmw_cloudinit_metadata.instance.address import AnyAddress, AnyInterface, ip
 _FEW = 4
 
 
+def reaches(address: AnyInterface, host: AnyAddress) -> bool:
+    """Whether the kernel of the interface with that address takes the host for a gateway."""
+    return host in address.network or (host.version == 6 and host.is_link_local)
+
+
 class Subnets:
     """Where a host belongs: to the address whose network it is in, else the first of its family."""
 
     def __init__(self, addresses: Sequence[AnyInterface]) -> None:
         self.addresses = addresses
+        # Of each the version, and its number.
+        self.hosts = {(address.version, int(address)) for address in addresses}
         self._indexed: dict[tuple[int, int, int], int] = {}  # by version, prefix length, network
         for index in range(_FEW, len(addresses)):
             address = addresses[index]
@@ -26,10 +32,6 @@ class Subnets:
         self._first: dict[int, int] = {}
         for index, address in enumerate(addresses):
             self._first.setdefault(address.version, index)
-
-    @cached_property
-    def hosts(self) -> set[AnyAddress]:
-        return {address.ip for address in self.addresses}
 
     def of(self, host: str) -> int | None:
         """The index of the address; None if there is none of the host's family."""
