@@ -182,28 +182,29 @@ class InstanceFiles:
         return Reading(
             instance,
             faults,
-            duplicates=tuple(self._duplicates(path, instance, snapshot)) if instance else (),
+            duplicates=self._duplicates(path, instance, snapshot) if instance else (),
             bios_uuid=match.get("bios-uuid") if isinstance(match, dict) else None,
             is_legible=bool(own.mapping) or not own.faults,
             is_like_user_data=own.is_like_user_data,
         )
 
-    def _duplicates(self, path: str, instance: InstanceData, snapshot: Snapshot) -> Iterator[str]:
+    def _duplicates(self, path: str, instance: InstanceData, snapshot: Snapshot) -> tuple[str, ...]:
         """What the file has that another one has too, of those that were read for VMs."""
 
         def looks(file: str) -> int:
+            seen = snapshot.signature(file)
             try:
-                if snapshot.signature(file) is None:
-                    snapshot.exists(file)
+                if seen is None and snapshot.exists(file):
+                    seen = snapshot.signature(file)
             except DriverError:
                 return 0
-            return hash((snapshot.signature(file), snapshot.signature(self.defaults or "")))
+            return hash((seen, snapshot.signature(self.defaults or "")))
 
         def values() -> Iterable[distinct.Value]:
             return distinct.values_of(instance, stem_in(path))
 
-        for value, other in self.owners.claim(path, values, looks):
-            yield _told_duplicate(value, other)
+        claimed = self.owners.claim(path, values, looks)
+        return tuple([_told_duplicate(value, other) for value, other in claimed])
 
     def _checked(
         self, layers: Sequence[_Layer], snapshot: Snapshot

@@ -175,9 +175,10 @@ class Snapshot:
             return True
         except OSError as error:
             raise cannot_read(path, error) from error
-        if found:
-            self._record(path, found)
-        return found is not None
+        if found is None:
+            return False
+        self._record(path, found)
+        return True
 
     def _found(self, path: str) -> os.stat_result | None:
         where = self._where(path)
@@ -242,7 +243,8 @@ class Snapshot:
         self._seen.update(other._seen)
         for place, directory in other._directories.items():
             ours = self._directories.get(place)
-            self._directories[place] = directory.joined(ours or directory)
+            if ours is None or directory.absent:
+                self._directories[place] = directory.joined(ours or directory)
         self._is_settled = self._is_settled and other._is_settled
 
     def agrees_with(self, other: Snapshot) -> bool:
