@@ -48,7 +48,7 @@ class Root:
     """
 
     def __init__(self, path: str, *, links_outside: bool = False) -> None:
-        self.prefix = os.path.join(path, "")
+        self.prefix = path if path.endswith("/") else f"{path}/"
         self._links_outside = links_outside
         self.descriptor = os.open(path, _DIRECTORY)
 

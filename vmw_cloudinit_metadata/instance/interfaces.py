@@ -53,10 +53,11 @@ def faults_within(interface: Interface, key: Key) -> Iterator[Fault]:
         else:
             addresses.append(interface.with_prefix(text))
     if len(addresses) == len(interface.address):
-        subnets = Subnets(addresses)
-        yield from _address_faults(interface, subnets, key)
-        yield from _gateway_faults(interface, subnets, key)
-        yield from _route_faults(interface, subnets, key)
+        yield from _address_faults(interface, addresses, key)
+        if interface.gateway or interface.routes:
+            subnets = Subnets(addresses)
+            yield from _gateway_faults(interface, subnets, key)
+            yield from _route_faults(interface, subnets, key)
     if interface.mtu and interface.mtu < _MIN_IPV6_MTU and any(a.version == 6 for a in addresses):
         expected = f"at least {_MIN_IPV6_MTU} where there is an IPv6 address"
         yield Fault((*key, "mtu"), describe(interface.mtu), expected)
@@ -81,10 +82,12 @@ def _prefix_fault(interface: Interface, text: str, key: Key, netmask: Key) -> Fa
     return None
 
 
-def _address_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[Fault]:
+def _address_faults(
+    interface: Interface, addresses: Sequence[AnyInterface], key: Key
+) -> Iterator[Fault]:
     seen: set[object] = set()
-    for index, address in enumerate(subnets.addresses):
-        place = _place(key, "address", index, len(subnets.addresses))
+    for index, address in enumerate(addresses):
+        place = _place(key, "address", index, len(addresses))
         text = interface.address[index]
         host = address.ip
         what = unfit_in(host, address)

@@ -16,6 +16,7 @@ from vmw_cloudinit_metadata.instance.network import Interface, Route
 from vmw_cloudinit_metadata.instance.subnets import Subnets
 
 _NETMASKS = [str(IPv4Network((0, length)).netmask) for length in range(33)]
+_NONE = Subnets(())
 
 
 def rendered(interfaces: Sequence[Interface]) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def _subnets(interface: Interface) -> list[dict[str, Any]]:
     subnets = [_static(address) for address in addresses]
     if interface.dhcp:
         subnets.append({"type": "dhcp"})
-    belongs = Subnets(addresses)
+    belongs = Subnets(addresses) if interface.gateway or interface.routes else _NONE
     for gateway in interface.gateway:
         subnet = belongs.of(gateway)
         if subnet is not None:
