@@ -169,18 +169,18 @@ def resident_bytes() -> int:
 def size_of(value: Any) -> int:
     """The bytes of a value made of plain ones: text, bytes, numbers, mappings, lists. What is
     nested deeper than anything that was checked counts as nothing."""
-    total = 0
-    level = [value]
+    everything = [value]
+    level = everything.copy()
     for _ in range(_MAX_DEPTH):
-        total += sum(map(sys.getsizeof, level))
         parts: list[Any] = []
-        for one in [one for one in level if type(one) not in _LEAVES]:  # most are leaves
+        for one in level:
             if isinstance(one, _LISTS):
                 parts += one
             elif isinstance(one, _MAPPINGS):
                 parts += one
                 parts += one.values()
-        if not parts:
-            return total
-        level = parts
-    return total
+        everything += parts
+        level = [part for part in parts if type(part) not in _LEAVES]  # most are leaves
+        if not level:
+            break
+    return sum(map(sys.getsizeof, everything))

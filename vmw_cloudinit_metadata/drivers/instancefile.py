@@ -210,7 +210,8 @@ class InstanceFiles:
         self, layers: Sequence[_Layer], snapshot: Snapshot
     ) -> tuple[InstanceData | None, tuple[Fault, ...]]:
         faults = [fault for layer in layers for fault in layer.faults]
-        mapping = merged(layers[1].mapping if layers[1:] else {}, layers[0].mapping)
+        own = layers[0].mapping
+        mapping = merged(layers[1].mapping, own) if layers[1:] else dict(own)
         sources = [layer.path for layer in layers]
         found: list[Fault] = []
         for name in DOCUMENTS:

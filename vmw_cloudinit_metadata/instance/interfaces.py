@@ -87,15 +87,16 @@ def _address_faults(
 ) -> Iterator[Fault]:
     seen: set[object] = set()
     for index, address in enumerate(addresses):
-        place = _place(key, "address", index, len(addresses))
-        text = interface.address[index]
         host = address.ip
         what = unfit_in(host, address)
-        if what:
-            expected = f"an address that a host can have ({host} is {what})"
-            yield Fault(place, describe(text), expected)
-        elif host in seen:
-            yield Fault(place, f"{text!r} for the second time", "each address once")
+        if what or host in seen:
+            place = _place(key, "address", index, len(addresses))
+            text = interface.address[index]
+            if what:
+                expected = f"an address that a host can have ({host} is {what})"
+                yield Fault(place, describe(text), expected)
+            else:
+                yield Fault(place, f"{text!r} for the second time", "each address once")
         seen.add(host)
 
 

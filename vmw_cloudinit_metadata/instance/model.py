@@ -91,6 +91,8 @@ class InstanceData:
 
     def is_for(self, machine: Machine) -> bool:
         """Whether the machine is the one that `match` names, if it names one."""
+        if not self.match:
+            return True
         name = machine.name and normal(machine.name)
         told = {"vc-uuid": machine.vc_uuid, "bios-uuid": machine.bios_uuid, "name": name}
         return all(
