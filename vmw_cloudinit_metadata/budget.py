@@ -31,7 +31,9 @@ TLS_BYTES = 32 * 1024
 _M_MMAP_THRESHOLD = -3  # mallopt(3)
 _CGROUPS = Path("/sys/fs/cgroup")
 _MAX_DEPTH = 64  # of cgroups, and of values
-_LEAVES = (str, bytes, int, float, bool, type(None))
+_LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
+_LISTS = (list, tuple, set, frozenset)
+_MAPPINGS = (dict, Mapping)  # a dict first: to ask for Mapping takes longer
 
 
 class Table(Protocol):
@@ -167,20 +169,18 @@ def resident_bytes() -> int:
 def size_of(value: Any) -> int:
     """The bytes of a value made of plain ones: text, bytes, numbers, mappings, lists. What is
     nested deeper than anything that was checked counts as nothing."""
-    total = 0
-    level = [value]
+    everything = [value]
+    level = everything.copy()
     for _ in range(_MAX_DEPTH):
-        total += sum(map(sys.getsizeof, level))
         parts: list[Any] = []
         for one in level:
-            if type(one) in _LEAVES:  # most are: the other questions take longer
-                continue
-            if isinstance(one, Mapping):
+            if isinstance(one, _LISTS):
+                parts += one
+            elif isinstance(one, _MAPPINGS):
                 parts += one
                 parts += one.values()
-            elif isinstance(one, list | tuple | set | frozenset):
-                parts += one
-        if not parts:
-            return total
-        level = parts
-    return total
+        everything += parts
+        level = [part for part in parts if type(part) not in _LEAVES]  # most are leaves
+        if not level:
+            break
+    return sum(map(sys.getsizeof, everything))

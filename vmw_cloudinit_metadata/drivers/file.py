@@ -245,8 +245,8 @@ class FileDriver(Driver):
         told = parse_uuid(name)
         machine = Machine(vc_uuid=told) if told else Machine(name=name)
         with self._directory.snapshot() as snapshot:
-            for _, stem in self._stems(machine):
-                if paths := self._files_named(stem, snapshot):
+            for matched_by, stem in self._stems(machine):
+                if paths := self._files_named(matched_by, stem, snapshot):
                     return paths
         if "/" in name or name.endswith(SUFFIXES) or os.path.exists(path):
             raise DriverError(self._no_file(name, path))
@@ -287,11 +287,16 @@ class FileDriver(Driver):
         instance = reading.served()
         if not instance.is_for(machine):
             return None
-        return replace(instance, matched_by=found.matched_by, token=snapshot.token())
+        return replace(
+            instance,
+            matched_by=found.matched_by,
+            duplicates=reading.duplicates,
+            token=snapshot.token(),
+        )
 
     def _file_for(self, machine: Machine, snapshot: Snapshot) -> _Found | None:
         for matched_by, stem in self._stems(machine):
-            paths = self._files_named(stem, snapshot)
+            paths = self._files_named(matched_by, stem, snapshot)
             if matched_by == "bios-uuid" and not self._is_match_given:
                 paths = [path for path in paths if self._counts(path, machine, snapshot)]
             path = only(paths)
@@ -299,10 +304,10 @@ class FileDriver(Driver):
                 return _Found(matched_by, path)
         return None
 
-    def _files_named(self, stem: str, snapshot: Snapshot) -> list[str]:
+    def _files_named(self, matched_by: str, stem: str, snapshot: Snapshot) -> list[str]:
         """Those of the usual spelling, else those of others; a UUID has no other one."""
         paths = self._files.found(stem, snapshot)
-        if paths or parse_uuid(stem):
+        if paths or matched_by != "name":
             return paths
         return self._files.found_otherwise(stem, snapshot)
 

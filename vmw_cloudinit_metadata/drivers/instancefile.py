@@ -180,38 +180,39 @@ class InstanceFiles:
         own = layers[0]
         match = own.mapping.get("match")
         instance, faults = self._checked(layers, snapshot)
-        if instance and (duplicates := tuple(self._duplicates(path, instance, snapshot))):
-            instance = replace(instance, duplicates=duplicates)
         return Reading(
             instance,
             faults,
+            duplicates=self._duplicates(path, instance, snapshot) if instance else (),
             bios_uuid=match.get("bios-uuid") if isinstance(match, dict) else None,
             is_legible=bool(own.mapping) or not own.faults,
             is_like_user_data=own.is_like_user_data,
         )
 
-    def _duplicates(self, path: str, instance: InstanceData, snapshot: Snapshot) -> Iterator[str]:
+    def _duplicates(self, path: str, instance: InstanceData, snapshot: Snapshot) -> tuple[str, ...]:
         """What the file has that another one has too, of those that were read for VMs."""
 
         def looks(file: str) -> int:
+            seen = snapshot.signature(file)
             try:
-                if snapshot.signature(file) is None:
-                    snapshot.exists(file)
+                if seen is None and snapshot.exists(file):
+                    seen = snapshot.signature(file)
             except DriverError:
                 return 0
-            return hash((snapshot.signature(file), snapshot.signature(self.defaults or "")))
+            return hash((seen, snapshot.signature(self.defaults or "")))
 
         def values() -> Iterable[distinct.Value]:
             return distinct.values_of(instance, stem_in(path))
 
-        for value, other in self.owners.claim(path, values, looks):
-            yield _told_duplicate(value, other)
+        claimed = self.owners.claim(path, values, looks)
+        return tuple([_told_duplicate(value, other) for value, other in claimed])
 
     def _checked(
         self, layers: Sequence[_Layer], snapshot: Snapshot
     ) -> tuple[InstanceData | None, tuple[Fault, ...]]:
         faults = [fault for layer in layers for fault in layer.faults]
-        mapping = merged(layers[1].mapping if layers[1:] else {}, layers[0].mapping)
+        own = layers[0].mapping
+        mapping = merged(layers[1].mapping, own) if layers[1:] else dict(own)
         sources = [layer.path for layer in layers]
         found: list[Fault] = []
         for name in DOCUMENTS:
@@ -220,7 +221,7 @@ class InstanceFiles:
                 mapping[name] = self._document(name, file, snapshot, sources, found)
         instance = None
         try:
-            instance = InstanceData.from_mapping(mapping)
+            instance = InstanceData.from_mapping(mapping, tuple(sources))
         except InvalidInstanceData as error:
             found += error.faults
         if not layers[0].faults or layers[0].mapping:  # else nothing of it can be told
@@ -228,7 +229,7 @@ class InstanceFiles:
             faults += (_located(fault, layers) for fault in found if fault.key not in told)
         if faults or instance is None:
             return None, tuple(sorted(set(faults), key=_place))
-        return replace(instance, sources=tuple(sources)), ()
+        return instance, ()
 
     def _defaults_layers(self, snapshot: Snapshot) -> list[_Layer]:
         """The defaults, parsed again only when they have changed, by one thread for all."""

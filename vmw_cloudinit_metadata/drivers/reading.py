@@ -34,6 +34,7 @@ class Reading:
 
     instance: InstanceData | None
     faults: tuple[Fault, ...] = ()
+    duplicates: tuple[str, ...] = ()  # of values of other files
     bios_uuid: object = None  # of its `match`, as it is written
     is_legible: bool = True  # whether anything of it could be told
     is_like_user_data: bool = False  # it begins so, and has no key of an instance file

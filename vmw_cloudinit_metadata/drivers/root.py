@@ -48,9 +48,8 @@ class Root:
     """
 
     def __init__(self, path: str, *, links_outside: bool = False) -> None:
-        self.prefix = os.path.join(path, "")
+        self.prefix = path if path.endswith("/") else f"{path}/"
         self._links_outside = links_outside
-        self._absolute = os.path.join(os.path.abspath(path), "")
         self.descriptor = os.open(path, _DIRECTORY)
 
     def close(self) -> None:
@@ -126,9 +125,10 @@ class Root:
 
     def _below(self, target: str) -> str:
         """The rest of an absolute path that leads into the directory by its own name."""
-        if not target.startswith(self._absolute):
+        absolute = os.path.join(os.path.abspath(self.prefix), "")
+        if not target.startswith(absolute):
             raise LeadsOut
-        return target[len(self._absolute) :]
+        return target[len(absolute) :]
 
 
 def _close_below(directories: list[int]) -> None:

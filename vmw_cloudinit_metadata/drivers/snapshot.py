@@ -175,18 +175,23 @@ class Snapshot:
             return True
         except OSError as error:
             raise cannot_read(path, error) from error
-        if found:
-            self._record(path, found)
-        return found is not None
+        if found is None:
+            return False
+        self._record(path, found)
+        return True
 
     def _found(self, path: str) -> os.stat_result | None:
         where = self._where(path)
         place = path[: path.rfind("/") + 1]
-        if place not in self._directories:
-            self._directories[place] = _Directory(place, where.directory(place))
-        entry = _look(path, where.look_at)
-        if entry is None:
-            self._directories[place].absent.add(path)
+        directory = self._directories.get(place)
+        if directory is None:
+            directory = self._directories[place] = _Directory(place, where.directory(place))
+        try:
+            entry = where.look_at(path)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise
+            directory.absent.add(path)
             return None
         if not stat.S_ISLNK(entry.st_mode):
             return entry
@@ -238,7 +243,8 @@ class Snapshot:
         self._seen.update(other._seen)
         for place, directory in other._directories.items():
             ours = self._directories.get(place)
-            self._directories[place] = directory.joined(ours or directory)
+            if ours is None or directory.absent:
+                self._directories[place] = directory.joined(ours or directory)
         self._is_settled = self._is_settled and other._is_settled
 
     def agrees_with(self, other: Snapshot) -> bool:

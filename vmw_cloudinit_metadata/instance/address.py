@@ -17,8 +17,7 @@ AnyInterface = IPv4Interface | IPv6Interface
 
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}", re.ASCII)
 _NO_MAC = "00:00:00:00:00:00"
-_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
-_BROADCAST = IPv4Address("255.255.255.255")
+_BROADCAST = (1 << 32) - 1
 
 
 @lru_cache(maxsize=4096)  # an address is looked at several times while its file is read
@@ -33,26 +32,38 @@ def ip_interface(text: str) -> AnyInterface:
 
 def unfit(host: AnyAddress) -> str:
     """What the address is, if no host can have it; else nothing."""
-    if host.is_loopback:
+    return _unfit_4(int(host)) if host.version == 4 else _unfit_6(int(host))
+
+
+def _unfit_4(host: int) -> str:
+    first = host >> 24
+    if first == 127:
         return "a loopback address"
-    if host.is_multicast:
+    if 224 <= first < 240:
         return "a multicast address"
-    if host.is_unspecified or (host.version == 4 and host in _THIS_NETWORK):
+    if first == 0:
         return "an address that says: none"
-    if host == _BROADCAST:
-        return "the broadcast address"
-    if host.version == 6 and host.ipv4_mapped:
-        return "an IPv4 address in the form of IPv6"
-    return ""
+    return "the broadcast address" if host == _BROADCAST else ""
+
+
+def _unfit_6(host: int) -> str:
+    if host == 1:
+        return "a loopback address"
+    if host >> 120 == 0xFF:
+        return "a multicast address"
+    if host == 0:
+        return "an address that says: none"
+    return "an IPv4 address in the form of IPv6" if host >> 32 == 0xFFFF else ""
 
 
 def unfit_in(host: AnyAddress, subnet: AnyInterface) -> str:
     """The same of a host that is in the network of `subnet`, or outside of it."""
     network = subnet.network
-    if host.version == 4 and host in network and network.prefixlen < 31:  # RFC 3021
-        if host == network.network_address:
+    if host.version == 4 == network.version and network.prefixlen < 31:  # RFC 3021
+        behind = int(host) ^ int(network.network_address)  # the prefix, if that is the same
+        if behind == 0:
             return f"the address of the network {network} itself"
-        if host == network.broadcast_address:
+        if behind == _BROADCAST >> network.prefixlen:
             return f"the broadcast address of {network}"
     return unfit(host)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -11,11 +11,14 @@ from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.address import ip_interface
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData, Key
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.plain import MAPPING
 from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
 # The key that a value stands at, and the value in the one form in which it is compared.
 Value = tuple[Key, str]
+
+_Host = Callable[[Any], str | None]  # the address in a text, without its prefix length
 
 MAX_VALUES = 10_000  # of one instance that are compared
 
@@ -47,10 +50,11 @@ def _values(instance: InstanceData, stem: str) -> Iterator[Value]:
     network = instance.network
     if not network:
         return
+    host = _host_rendered if instance.interfaces else _host
     if network.get("version") == 1:
-        yield from _of_version_1(network.get("config"))
+        yield from _of_version_1(network.get("config"), host)
     else:
-        yield from _of_version_2(network)
+        yield from _of_version_2(network, host)
 
 
 def _vc_uuid(match: Mapping[str, str], stem: str) -> str | None:
@@ -68,44 +72,51 @@ def _default_hostname(stem: str) -> Any:
         return None  # it is told when it is rendered
 
 
-def _of_version_1(devices: Any) -> Iterator[Value]:
+def _of_version_1(devices: Any, host: _Host) -> Iterator[Value]:
     for device in _mappings(devices):
-        yield from _mac(device.get("mac_address"))
+        if mac := _mac(device.get("mac_address")):
+            yield _MAC, mac
         for subnet in _mappings(device.get("subnets")):
-            yield from _address(subnet.get("address"))
+            if address := host(subnet.get("address")):
+                yield _ADDRESS, address
 
 
-def _of_version_2(network: Mapping[Any, Any]) -> Iterator[Value]:
+def _of_version_2(network: Mapping[Any, Any], host: _Host) -> Iterator[Value]:
     """Of ethernets, bonds, bridges, vlans and what there is besides."""
     for section in _mappings(list(network.values())):
         for device in _mappings(list(section.values())):
             match, addresses = device.get("match"), device.get("addresses")
-            yield from _mac(match.get("macaddress") if isinstance(match, Mapping) else None)
-            yield from _mac(device.get("macaddress"))
-            for address in addresses if isinstance(addresses, list) else ():
-                is_key = isinstance(address, Mapping)  # whose value is its label or lifetime
-                yield from _address(next(iter(address), None) if is_key else address)
+            matched = match.get("macaddress") if isinstance(match, Mapping) else None
+            for text in (matched, device.get("macaddress")):
+                if mac := _mac(text):
+                    yield _MAC, mac
+            for item in addresses if isinstance(addresses, list) else ():
+                is_key = isinstance(item, Mapping)  # whose value is its label or lifetime
+                if address := host(next(iter(item), None) if is_key else item):
+                    yield _ADDRESS, address
 
 
 def _mappings(values: Any) -> Iterable[Mapping[Any, Any]]:
     """Those of a list that are mappings: a network-config of the operator's own may hold all."""
-    return (v for v in values if isinstance(v, Mapping)) if isinstance(values, list) else ()
+    return [v for v in values if isinstance(v, MAPPING)] if isinstance(values, list) else ()
 
 
-def _mac(text: object) -> Iterator[Value]:
-    if isinstance(text, str):
-        yield _MAC, text.lower().replace("-", ":")
+def _mac(text: object) -> str | None:
+    return text.lower().replace("-", ":") if isinstance(text, str) else None
 
 
-def _address(text: object) -> Iterator[Value]:
+def _host_rendered(text: Any) -> str | None:
+    """Of what a short form was rendered to, where each address has its one form."""
+    return text.partition("/")[0] if text else None
+
+
+def _host(text: object) -> str | None:
     if not isinstance(text, str):
-        return
+        return None
     if ":" not in text:  # of IPv4 there is one form
         host = text.partition("/")[0]
-        if host.count(".") == 3:
-            yield _ADDRESS, host
-        return
+        return host if host.count(".") == 3 else None
     try:
-        yield _ADDRESS, str(ip_interface(text).ip)
+        return str(ip_interface(text).ip)
     except ValueError:
-        return
+        return None

@@ -50,7 +50,12 @@ def _is_json(value: Any) -> bool:
         items = value
     else:
         return kind in _JSON
-    return all(type(item) in _JSON or _is_json(item) for item in items)
+    for item in items:
+        if type(item) in _JSON:
+            continue
+        if not _is_json(item):
+            return False
+    return True
 
 
 def yaml_text(value: Any) -> str:

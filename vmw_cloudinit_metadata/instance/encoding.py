@@ -36,10 +36,13 @@ def text_of(content: bytes) -> str | Fault:
 
 
 def _wide(content: bytes) -> str | None:
+    start = content[:4]
+    if start.isascii() and 0 not in start:  # as nearly always
+        return None
     for mark, name in _MARKS:
         if content.startswith(mark):
             return name
-    nuls = tuple(byte == 0 for byte in content[:4])
+    nuls = tuple(byte == 0 for byte in start)
     return next((name for pattern, name in _NULS if nuls == pattern), None)
 
 

@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.instance.address import (
 )
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
 from vmw_cloudinit_metadata.instance.network import Interface, Route
-from vmw_cloudinit_metadata.instance.subnets import Subnets
+from vmw_cloudinit_metadata.instance.subnets import Subnets, reaches
 
 _MIN_IPV6_MTU = 1280  # RFC 8200; below it, the kernel switches IPv6 off
 
@@ -53,10 +53,11 @@ def faults_within(interface: Interface, key: Key) -> Iterator[Fault]:
         else:
             addresses.append(interface.with_prefix(text))
     if len(addresses) == len(interface.address):
-        subnets = Subnets(addresses)
-        yield from _address_faults(interface, subnets, key)
-        yield from _gateway_faults(interface, subnets, key)
-        yield from _route_faults(interface, subnets, key)
+        yield from _address_faults(interface, addresses, key)
+        if interface.gateway or interface.routes:
+            subnets = Subnets(addresses)
+            yield from _gateway_faults(interface, subnets, key)
+            yield from _route_faults(interface, subnets, key)
     if interface.mtu and interface.mtu < _MIN_IPV6_MTU and any(a.version == 6 for a in addresses):
         expected = f"at least {_MIN_IPV6_MTU} where there is an IPv6 address"
         yield Fault((*key, "mtu"), describe(interface.mtu), expected)
@@ -81,25 +82,30 @@ def _prefix_fault(interface: Interface, text: str, key: Key, netmask: Key) -> Fa
     return None
 
 
-def _address_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[Fault]:
+def _address_faults(
+    interface: Interface, addresses: Sequence[AnyInterface], key: Key
+) -> Iterator[Fault]:
     seen: set[object] = set()
-    for index, address in enumerate(subnets.addresses):
-        place = _place(key, "address", index, len(subnets.addresses))
-        text = interface.address[index]
-        what = unfit_in(address.ip, address)
-        if what:
-            expected = f"an address that a host can have ({address.ip} is {what})"
-            yield Fault(place, describe(text), expected)
-        elif address.ip in seen:
-            yield Fault(place, f"{text!r} for the second time", "each address once")
-        seen.add(address.ip)
+    for index, address in enumerate(addresses):
+        host = address.ip
+        what = unfit_in(host, address)
+        if what or host in seen:
+            place = _place(key, "address", index, len(addresses))
+            text = interface.address[index]
+            if what:
+                expected = f"an address that a host can have ({host} is {what})"
+                yield Fault(place, describe(text), expected)
+            else:
+                yield Fault(place, f"{text!r} for the second time", "each address once")
+        seen.add(host)
 
 
 def _gateway_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[Fault]:
     have_one: set[int] = set()
     for index, gateway in enumerate(interface.gateway):
         place = _place(key, "gateway", index, len(interface.gateway))
-        version = ip_address(gateway).version
+        host = ip_address(gateway)
+        version = host.version
         own = subnets.address_for(gateway)
         if own is None:
             expected = f"a static IPv{version} address of the interface for it"
@@ -108,7 +114,7 @@ def _gateway_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterato
             yield Fault(place, describe(gateway), f"one gateway for IPv{version}")
         elif expected := _unfit_gateway(gateway, own, subnets):
             yield Fault(place, describe(gateway), expected)
-        elif not (interface.on_link or subnets.reach(gateway) or _is_alone(own)):
+        elif not (interface.on_link or reaches(own, host) or _is_alone(own)):
             expected = f"an address in {own.network}, or on-link: true"
             yield Fault(place, describe(gateway), expected)
         have_one.add(version)
@@ -117,7 +123,7 @@ def _gateway_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterato
 def _unfit_gateway(text: str, own: AnyInterface, subnets: Subnets) -> str:
     """What was expected in place of a gateway that none can be; else nothing."""
     host = ip_address(text)
-    if host in subnets.hosts:
+    if (host.version, int(host)) in subnets.hosts:
         return "the address of another machine: this one is the interface's own"
     what = unfit_in(host, own)
     return f"an address that a host can have ({text} is {what})" if what else ""

@@ -8,6 +8,7 @@ from typing import Any
 from vmw_cloudinit_metadata.instance import network, networkdocument
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, unknown
 from vmw_cloudinit_metadata.instance.metadata import MATCH_KEYS, METADATA_KEYS
+from vmw_cloudinit_metadata.instance.plain import MAPPING
 
 DOCUMENTS = ("userdata", "vendordata")
 TOP_LEVEL = frozenset({"metadata", "network", *DOCUMENTS, "documents", "match"})
@@ -38,7 +39,7 @@ def canonical(seed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
     faults = Faults()
     result = with_dashes(seed, FILE_LEVEL, (), faults)
     for part, known in _PARTS.items():
-        if isinstance(result.get(part), Mapping):
+        if isinstance(result.get(part), MAPPING):
             result[part] = with_dashes(result[part], known, (part,), faults)
     if "network" in result:
         result["network"] = _interfaces(result["network"], faults)
@@ -49,11 +50,11 @@ def _interfaces(value: Any, faults: Faults) -> Any:
     if isinstance(value, list):
         return [
             with_dashes(item, network.KEYS, ("network", index), faults)
-            if isinstance(item, Mapping)
+            if isinstance(item, MAPPING)
             else item
             for index, item in enumerate(value)
         ]
-    if isinstance(value, Mapping) and not networkdocument.is_native(value):
+    if isinstance(value, MAPPING) and not networkdocument.is_native(value):
         return with_dashes(value, network.KEYS, ("network",), faults)
     return value
 
@@ -100,7 +101,7 @@ def merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     defaults = dict(defaults)
     for name in DOCUMENTS:
         if name in own or f"{name}-file" in own:
-            keep = isinstance(own.get(name), Mapping) and isinstance(defaults.get(name), Mapping)
+            keep = isinstance(own.get(name), MAPPING) and isinstance(defaults.get(name), MAPPING)
             defaults = {
                 k: v for k, v in defaults.items() if k != f"{name}-file" and (keep or k != name)
             }
@@ -111,7 +112,7 @@ def merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
 
 def _same_form(defaults: Any, own: Any) -> bool:
     """Whether two networks can be merged: a short form with a short form, a version with itself."""
-    if own is None or not isinstance(defaults, Mapping) or not isinstance(own, Mapping):
+    if own is None or not isinstance(defaults, MAPPING) or not isinstance(own, MAPPING):
         return own is None
     return networkdocument.form_of(defaults) == networkdocument.form_of(own)
 
@@ -119,6 +120,6 @@ def _same_form(defaults: Any, own: Any) -> bool:
 def _over(under: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:
     result = {**under, **over}
     for name in under.keys() & over.keys():
-        if isinstance(under[name], Mapping) and isinstance(over[name], Mapping):
+        if isinstance(under[name], MAPPING) and isinstance(over[name], MAPPING):
             result[name] = _over(under[name], over[name])
     return result

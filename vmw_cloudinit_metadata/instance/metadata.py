@@ -17,6 +17,7 @@ from vmw_cloudinit_metadata.instance.hostname import (
     is_hostname,
     set_by_cloud_init,
 )
+from vmw_cloudinit_metadata.instance.plain import MAPPING
 from vmw_cloudinit_metadata.instance.text import Text, dashed
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
@@ -87,7 +88,7 @@ def _is_short(name: str) -> bool:
 
 
 def _short_keys(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, MAPPING):
         for name in value:
             _json_key(name)
     return value

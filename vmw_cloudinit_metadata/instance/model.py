@@ -31,6 +31,7 @@ from vmw_cloudinit_metadata.instance.fault import (
 from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, TOP_LEVEL, canonical, misplaced_faults
 from vmw_cloudinit_metadata.instance.metadata import Match, Metadata
 from vmw_cloudinit_metadata.instance.network import Interface
+from vmw_cloudinit_metadata.instance.plain import MAPPING
 from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
@@ -69,7 +70,9 @@ class InstanceData:
     token: object = None  # for Driver.still_holds; None: ask again at the next request
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> InstanceData:
+    def from_mapping(
+        cls, mapping: Mapping[str, Any], sources: tuple[str, ...] = ()
+    ) -> InstanceData:
         """Takes what an instance file holds; raises InvalidInstanceData with every fault."""
         check = _Check(mapping)
         if check.faults.found:
@@ -83,6 +86,7 @@ class InstanceData:
             documents=check.documents,
             match=check.match,
             interfaces=check.interfaces,
+            sources=sources,
         )
 
     def is_for(self, machine: Machine) -> bool:
@@ -124,7 +128,7 @@ class _Check:
             self._fault(("metadata",), "nothing", "a mapping (it may be empty: {})", absence=True)
             return {}
         value = {} if seed["metadata"] is None else seed["metadata"]
-        if isinstance(value, Mapping) and (keys := value.get("public-keys")) is not None:
+        if isinstance(value, MAPPING) and (keys := value.get("public-keys")) is not None:
             self.faults.extend(publickey.faults_in(keys, ("metadata", "public-keys")))
         checked = self._validate(Metadata, value, ("metadata",))
         return checked.model_dump(by_alias=True, exclude_none=True) if checked else {}
@@ -158,7 +162,7 @@ class _Check:
     def _interface(self, value: Any, key: Key) -> Interface | None:
         if self.faults.has_more:
             return None
-        if isinstance(value, Mapping):
+        if isinstance(value, MAPPING):
             known = network.KEYS
             value = {k: v for k, v in value.items() if v is not None or k not in known}
         before = len(self.faults.found)

@@ -7,12 +7,16 @@ static address to hang on: then it is version 2. What is lost all the same: `ren
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import IPv4Network
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.address import AnyInterface, ip_address
 from vmw_cloudinit_metadata.instance.interfaces import names_of
 from vmw_cloudinit_metadata.instance.network import Interface, Route
 from vmw_cloudinit_metadata.instance.subnets import Subnets
+
+_NETMASKS = [str(IPv4Network((0, length)).netmask) for length in range(33)]
+_NONE = Subnets(())
 
 
 def rendered(interfaces: Sequence[Interface]) -> dict[str, Any]:
@@ -51,7 +55,7 @@ def _subnets(interface: Interface) -> list[dict[str, Any]]:
     subnets = [_static(address) for address in addresses]
     if interface.dhcp:
         subnets.append({"type": "dhcp"})
-    belongs = Subnets(addresses)
+    belongs = Subnets(addresses) if interface.gateway or interface.routes else _NONE
     for gateway in interface.gateway:
         subnet = belongs.of(gateway)
         if subnet is not None:
@@ -69,8 +73,8 @@ def _subnets(interface: Interface) -> list[dict[str, Any]]:
 def _static(address: AnyInterface) -> dict[str, Any]:
     if address.version == 6:
         return {"type": "static", "address": str(address)}
-    host, _, netmask = address.with_netmask.partition("/")
-    return {"type": "static", "address": host, "netmask": netmask}
+    host, _, length = str(address).partition("/")
+    return {"type": "static", "address": host, "netmask": _NETMASKS[int(length)]}
 
 
 def _route(route: Route) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vmw_cloudinit_metadata.instance import networkversion1, networkversion2
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.plain import MAPPING
 
 _MAC_KEYS = {"mac_address", "mac-address", "macaddress"}
 _VERSION_2 = networkversion2.DEVICES | {"renderer"}
@@ -18,7 +19,7 @@ _VERSION_2 = networkversion2.DEVICES | {"renderer"}
 
 def is_native(network: Any) -> bool:
     """Whether it is cloud-init's own document, which is passed on."""
-    return isinstance(network, Mapping) and ("version" in network or is_disabled(network))
+    return isinstance(network, MAPPING) and ("version" in network or is_disabled(network))
 
 
 def is_disabled(network: Mapping[str, Any]) -> bool:
@@ -33,7 +34,7 @@ def form_of(network: Mapping[str, Any]) -> object:
 
 def without_version(network: Any) -> Fault | None:
     """The fault of a mapping that is cloud-init's own document but for its version."""
-    if not isinstance(network, Mapping) or is_native(network):
+    if not isinstance(network, MAPPING) or is_native(network):
         return None
     for name in network:
         if name in _VERSION_2:

@@ -14,6 +14,9 @@ from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, Key
 MAX_DEPTH = 40
 MAX_NUMBER_BITS = 256
 
+# For isinstance: a dict, as nearly always, is known at once; to ask for Mapping takes 0.2 µs.
+MAPPING = (dict, Mapping)
+
 
 def faults_in(value: Any) -> list[Fault]:
     """A fault for each value, and each key of a mapping, that is not plain; no more than needed."""
@@ -30,12 +33,15 @@ def _is_plain(value: Any, levels: int) -> bool:
     if levels == 0:
         return False
     if kind is dict:
-        return all(
-            type(name) is str and name.isascii() and _is_plain(item, levels - 1)
-            for name, item in value.items()
-        )
-    if kind is list:
-        return all(_is_plain(item, levels - 1) for item in value)
+        for name in value:
+            if type(name) is not str or not name.isascii():
+                return False
+        value = value.values()
+    if kind is dict or kind is list:
+        for item in value:
+            if not (type(item) is str and item.isascii()) and not _is_plain(item, levels - 1):
+                return False
+        return True
     return value is None or (isinstance(value, int) and value.bit_length() <= MAX_NUMBER_BITS)
 
 

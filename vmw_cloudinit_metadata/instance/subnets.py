@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vmw_cloudinit_metadata.instance.address import AnyInterface, ip_address
+from vmw_cloudinit_metadata.instance.address import AnyAddress, AnyInterface, ip_address
 
 # So many addresses of an interface, which hardly one has, are looked through; more are indexed.
 _FEW = 4
+
+
+def reaches(address: AnyInterface, host: AnyAddress) -> bool:
+    """Whether the kernel of the interface with that address takes the host for a gateway."""
+    return host in address.network or (host.version == 6 and host.is_link_local)
 
 
 class Subnets:
@@ -15,7 +20,8 @@ class Subnets:
 
     def __init__(self, addresses: Sequence[AnyInterface]) -> None:
         self.addresses = addresses
-        self.hosts = {address.ip for address in addresses}
+        # Of each the version, and its number.
+        self.hosts = {(address.version, int(address)) for address in addresses}
         self._indexed: dict[tuple[int, int, int], int] = {}  # by version, prefix length, network
         for index in range(_FEW, len(addresses)):
             address = addresses[index]
@@ -38,6 +44,8 @@ class Subnets:
         for index, address in enumerate(self.addresses[:_FEW]):
             if host in address.network:
                 return index
+        if not self._indexed:
+            return None
         bits, number = host.max_prefixlen, int(host)
         networks = ((v, n, number >> (bits - n)) for v, n in self._lengths if v == host.version)
         inside = [self._indexed[network] for network in networks if network in self._indexed]

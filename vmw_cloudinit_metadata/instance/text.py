@@ -19,12 +19,14 @@ def as_text(value: Any) -> Any:
 # More in one list is a mistake; to check each costs what the whole file may cost.
 MAX_ITEMS = 4000
 
+_LISTS = (list, tuple)
+
 Text = Annotated[str, BeforeValidator(as_text)]
 
 
 def listed(value: Any) -> Any:
     """One value stands for a list of one."""
-    items = value if isinstance(value, list | tuple) else [value]
+    items = value if isinstance(value, _LISTS) else [value]
     if len(items) > MAX_ITEMS:
         raise ValueError(f"at most {MAX_ITEMS:,} of them")
     return items
