@@ -149,6 +149,7 @@ CONSTRUCTS: dict[str, Construct] = {
         "   ;\n",
         "\n  x\n",
     ),
+    "user-data-of-blanks-that-is-nearly-base64": each("metadata: {}\nuserdata: 'A", " ", "!'\n"),
     "match": each("metadata: {}\nmatch:\n", "  a{0}: x\n"),
     "merge-of-a-list": each("metadata: {}\nuserdata:\n  <<:\n", "  - {{a{0}: 1}}\n"),
     "merge-keys": each("metadata: {}\nuserdata:\n", "  <<: {{a{0}: 1}}\n"),
