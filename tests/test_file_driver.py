@@ -2303,6 +2303,27 @@ def test_table_of_owners_is_bounded_and_can_be_dropped(monkeypatch: pytest.Monke
     assert owners.kept_bytes == 0
 
 
+def test_file_that_two_threads_read_while_it_changes_leaves_no_value_behind() -> None:
+    owners = Owners()
+
+    def claim(path: str, text: str, looks: Callable[[str], int] = lambda _: 1) -> list[Any]:
+        return owners.claim(path, lambda: [(("k",), text)], looks)
+
+    def looks_while_another_thread_reads(file: str) -> int:
+        if file == "other":
+            claim("web1", "new")
+        return 2
+
+    claim("other", "old")
+    claim("web1", "old", looks_while_another_thread_reads)
+    claim("web1", "third")  # now neither of the two counts any more
+    assert claim("web2", "new") == []
+    assert claim("web3", "old") == []
+    while owners.shed():
+        pass
+    assert owners.kept_bytes == 0
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("abc"), st.frozensets(st.sampled_from("123"), max_size=2)),

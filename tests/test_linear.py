@@ -150,6 +150,17 @@ CONSTRUCTS: dict[str, Construct] = {
         "  Content-Type: multipart/mixed; boundary=x\n\n",
         "  --x\n\n  #!/bin/sh\n",
     ),
+    "content-type-of-mime": each(
+        'metadata: {}\nuserdata: |\n  MIME-Version: 1.0\n  Content-Type: multipart/mixed; a="',
+        ";",
+        "\n\n  x\n",
+    ),
+    "content-type-of-mime-in-lines": each(
+        'metadata: {}\nuserdata: |\n  MIME-Version: 1.0\n  Content-Type: multipart/mixed; a="\n',
+        "   ;\n",
+        "\n  x\n",
+    ),
+    "user-data-of-blanks-that-is-nearly-base64": each("metadata: {}\nuserdata: 'A", " ", "!'\n"),
     "match": each("metadata: {}\nmatch:\n", "  a{0}: x\n"),
     "merge-of-a-list": each("metadata: {}\nuserdata:\n  <<:\n", "  - {{a{0}: 1}}\n"),
     "merge-keys": each("metadata: {}\nuserdata:\n", "  <<: {{a{0}: 1}}\n"),

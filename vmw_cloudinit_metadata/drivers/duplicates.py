@@ -63,6 +63,7 @@ class Owners:
             seen = {other: self._files[other].looks for other in others}
         gone = [other for other in others if looks(other) != seen[other]]
         with self._lock:
+            self._forget(path)  # another thread may have read it meanwhile, when it said otherwise
             for other in gone:
                 self._forget(other)
             owned = tuple(h for h in claimed if self._owners.setdefault(h, path) == path)

@@ -19,7 +19,7 @@ _LONGEST_SUFFIX = max(map(len, SUFFIXES))
 # Editors, archives, Ansible and macOS put files of theirs beside others, under such names.
 _HIDDEN = "."
 # What was most likely meant as one of SUFFIXES: .YAML, and what Notepad makes of .yaml.
-_NEARLY = re.compile(r"(.+)\.(?:ya?ml|json)(?:\.txt)? *", re.IGNORECASE | re.DOTALL)
+_NEARLY_INSTANCE = re.compile(r"(.+)\.(?:ya?ml|json)(?:\.txt)? *", re.IGNORECASE | re.DOTALL)
 
 
 def stem_of(vm_name: str) -> str | None:
@@ -47,7 +47,7 @@ def is_instance_file(name: str) -> bool:
 
 def nearly_stem(name: str) -> str | None:
     """The stem of `web1.YAML`, which is no instance file and was most likely meant as one."""
-    found = _NEARLY.fullmatch(name)
+    found = _NEARLY_INSTANCE.fullmatch(name)
     if found is None or name.endswith(SUFFIXES) or name.startswith(_HIDDEN):
         return None
     return found[1]

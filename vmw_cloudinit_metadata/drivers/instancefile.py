@@ -55,7 +55,7 @@ _FILE_NAME = re.compile(r"[\w./@+-]{1,100}", re.ASCII)
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 # How user-data begins; only of such a file is it looked for whether another one names it.
-_USER_DATA = re.compile(
+_LIKE_USER_DATA = re.compile(
     r"\s*(?:#!|#cloud-|#include|#part-handler|## template:|content-type:|mime-version:)",
     re.IGNORECASE,
 )
@@ -282,7 +282,7 @@ class InstanceFiles:
             found = kind_of(read.value)  # it may be user-data
             faults.add(Fault((), found, "a mapping with the key metadata"))
         located = (read.located(fault, path) for fault in faults.all())
-        is_like_user_data = not mapping and _USER_DATA.match(text) is not None
+        is_like_user_data = not mapping and _LIKE_USER_DATA.match(text) is not None
         return _Layer(path, read, mapping, tuple(located), is_like_user_data)
 
     def _document(

@@ -27,7 +27,7 @@ from vmw_cloudinit_metadata.instance.text import Text, dashed, listed, listed_wo
 
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 # What the kernel, systemd, netplan, ifupdown and shells all take for a name, and not for more.
-INTERFACE_NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
+INTERFACE_NAME = re.compile(r"(?!\d{1,15}$)[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
 _RESERVED_NAMES = {"all", "default", "lo"}
 
 

@@ -54,9 +54,14 @@ _JINJA_LINE = re.compile(rb"##\s*template:\s*jinja\s*", re.IGNORECASE)
 _MIME = b"mime-version:"
 _MIME_WITHIN_BYTES = 4096
 _CONTAINER = re.compile(rb"multipart/|message/", re.IGNORECASE)
+_CONTENT_TYPE = re.compile(
+    rb"(?:^|(?<=\r))content-type:[^\r\n]*(?:(?:\r\n?|\n)[ \t][^\r\n]*)*",
+    re.IGNORECASE | re.MULTILINE,
+)
 
-# Parsing takes time as lines times depth.
+# Parsing takes time as lines times depth, and as the square of what a Content-Type has behind it.
 MAX_CONTAINERS = 20
+MAX_CONTENT_TYPE_BYTES = 4096
 MAX_UNPACKED_BYTES = 4 * 1024 * 1024  # of compressed user-data more is not looked at
 
 
@@ -117,6 +122,10 @@ def _parts_of_mime(document: bytes) -> Iterator[Part | Trouble]:
     if len(_CONTAINER.findall(document)) > MAX_CONTAINERS:
         found = f"MIME with more than {MAX_CONTAINERS} multipart containers"
         yield Trouble(found, "one container: what is in there was not looked at")
+        return
+    if any(len(one[0]) > MAX_CONTENT_TYPE_BYTES for one in _CONTENT_TYPE.finditer(document)):
+        found = f"MIME with a Content-Type of more than {MAX_CONTENT_TYPE_BYTES:,} bytes"
+        yield Trouble(found, "a shorter one: what is in there was not looked at")
         return
     try:
         message = email.message_from_string(document.decode())

@@ -34,7 +34,7 @@ _LOOKED_AT_BYTES = 4096
 _BOOTHOOK = b"#cloud-boothook"
 _JINJA_BELOW = re.compile(rb"^## *template: *jinja", re.IGNORECASE | re.MULTILINE)
 _CONTENT_TYPE = re.compile(rb"^content-type:", re.IGNORECASE | re.MULTILINE)
-_BASE64 = re.compile(rb"[A-Za-z0-9+/\s]{16,}={0,2}\s*")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/\s]{16,}(?:={1,2}\s*)?")
 _LONG_BASE64 = 60  # so many characters without a blank are no words
 _KEY = re.compile(rb"^([a-z_-]{3,40}):(?:\s|$)", re.MULTILINE)
 
