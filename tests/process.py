@@ -20,6 +20,7 @@ from tests.starter import Started, starter
 CHECKOUT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "vmw_cloudinit_metadata"]
 LIMIT_S = 15.0
+LOG_LAG_S = 0.03  # the server writes a line within 20 ms
 
 
 class Program(list[str]):
@@ -113,13 +114,16 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
+        """All that was logged until now."""
+        if self._process.poll() is None:
+            time.sleep(LOG_LAG_S)
         return "".join(self.lines)
 
     def wait_for(self, pattern: str, limit_s: float = LIMIT_S) -> re.Match[str]:
         """Waits for a line of the log."""
         end_s = time.monotonic() + limit_s
         while time.monotonic() < end_s:
-            if found := re.search(pattern, self.log):
+            if found := re.search(pattern, "".join(self.lines)):
                 return found
             if self._process.poll() is not None and not self._reader.is_alive():
                 break

@@ -509,6 +509,7 @@ def test_moves_beyond_the_rate_of_a_host_are_not_now_counted_and_told_once(start
     server = start("--max-move-rate", "1")
     refused = refused_beyond_one_a_second(lambda: begins(server, ATTACKER))
     assert begins(server, OTHER)
+    server.wait_for("--max-move-rate")
     assert server.log.count("--max-move-rate") == 1
     assert counters(server)["vMotions declined by rate"] == refused
 

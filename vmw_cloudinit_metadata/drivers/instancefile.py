@@ -228,7 +228,7 @@ class InstanceFiles:
             told = {fault.key for fault in faults}
             faults += (_located(fault, layers) for fault in found if fault.key not in told)
         if faults or instance is None:
-            return None, tuple(sorted(set(faults), key=_place))
+            return None, tuple(sorted(dict.fromkeys(faults), key=_place))
         return instance, ()
 
     def _defaults_layers(self, snapshot: Snapshot) -> list[_Layer]:

@@ -123,7 +123,7 @@ def _gateway_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterato
 def _unfit_gateway(text: str, own: AnyInterface, subnets: Subnets) -> str:
     """What was expected in place of a gateway that none can be; else nothing."""
     host = ip_address(text)
-    if (host.version, int(host)) in subnets.hosts:
+    if subnets.has(host):
         return "the address of another machine: this one is the interface's own"
     what = unfit_in(host, own)
     return f"an address that a host can have ({text} is {what})" if what else ""

@@ -90,7 +90,7 @@ def faults_between(cards: Iterable[Card], outside: str = "") -> Iterator[Fault]:
 def _route_faults(route: Route, card: Card, subnets: Subnets, outside: str) -> Iterator[Fault]:
     via, text = route.via, str(route.via)
     own = subnets.address_for(text)
-    if via in subnets.hosts:
+    if subnets.has(via):
         expected = "the address of another machine: this one is the interface's own"
         yield Fault(route.key, describe(text), expected)
     elif own is None and via.version == 4 and 4 not in card.dhcp:

@@ -21,7 +21,7 @@ class Subnets:
     def __init__(self, addresses: Sequence[AnyInterface]) -> None:
         self.addresses = addresses
         # Of each the version, and its number.
-        self.hosts = {(address.version, int(address)) for address in addresses}
+        self._hosts = {(address.version, int(address)) for address in addresses}
         self._indexed: dict[tuple[int, int, int], int] = {}  # by version, prefix length, network
         for index in range(_FEW, len(addresses)):
             address = addresses[index]
@@ -32,6 +32,10 @@ class Subnets:
         self._first: dict[int, int] = {}
         for index, address in enumerate(addresses):
             self._first.setdefault(address.version, index)
+
+    def has(self, host: AnyAddress) -> bool:
+        """Whether it is an address of the interface itself."""
+        return (host.version, int(host)) in self._hosts
 
     def of(self, host: str) -> int | None:
         """The index of the address; None if there is none of the host's family."""
