@@ -131,7 +131,10 @@ class Recheck:
         if any(now_s - batch.began_s < _SLOW_S for batch in self._batches):
             return None
         pending = self._pending
-        batch = _Batch([pending.popleft() for _ in range(min(len(pending), _TOGETHER))], now_s)
+        return self._run([pending.popleft() for _ in range(min(len(pending), _TOGETHER))], now_s)
+
+    def _run(self, looks: list[_Look], now_s: float) -> _Batch:
+        batch = _Batch(looks, now_s)
         batch.is_over.acquire()
         self._batches.append(batch)
         self._threads.run(partial(self._look, batch), partial(self._returned, batch))
@@ -221,8 +224,14 @@ class Recheck:
             self._ticker.stop()
 
     def _divide(self, batch: _Batch) -> None:
-        """The thread hangs in the first look that it has not told: others take what is behind."""
+        """The thread hangs in the first look that it has not told. The others share what is behind,
+        in which there may be more of the kind."""
         batch.is_stuck = True
         self._take(batch)
-        self._pending.extendleft(reversed(batch.looks[1:]))
+        behind = batch.looks[1:]
         del batch.looks[1:]
+        threads = min(_THREADS - len(self._batches), len(behind))
+        for number in range(threads):
+            self._run(behind[number::threads], time.monotonic())
+        if not threads:
+            self._pending.extendleft(reversed(behind))
