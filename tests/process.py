@@ -59,11 +59,13 @@ def begin(
     return subprocess.Popen(command, stdout=stdout, stderr=stderr, cwd=cwd, env=environment)
 
 
-def run(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path = CHECKOUT
+) -> subprocess.CompletedProcess[str]:
     """Runs `vmw-cloudinit-metadata` to its end."""
     command = Program([*COMMAND, *arguments])
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = begin(command, out.fileno(), err.fileno(), CHECKOUT, env or {})
+        process = begin(command, out.fileno(), err.fileno(), cwd, env or {})
         try:
             code = process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:

@@ -43,7 +43,7 @@ class Instance:
 
     @property
     def address(self) -> str:
-        return f"10.{self.number >> 16}.{self.number >> 8 & 255}.{self.number & 255}"
+        return f"10.{1 + (self.number >> 16)}.{self.number >> 8 & 255}.{self.number & 255}"
 
     @property
     def userdata(self) -> str:
