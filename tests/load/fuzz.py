@@ -56,6 +56,7 @@ CONSTANTS = {
 }
 MAX_PER_HOST = 500  # more than all the others together have
 MAX_PENDING_MOVES = 64  # of one host: 16
+MAX_MOVE_RATE = 100  # of one host, a second: fewer than the messages begin
 # What only one process can know of its connections, and workers may each know too little.
 BY_CHANCE = ("rival connections", "vMotions completed", "fault: too much before VMOTION-COMPLETE")
 DEAF_S = 2.0
@@ -684,6 +685,7 @@ def main() -> int:
             *make_pair("openssl", own, "fuzz").options,
             *("--proxy-protocol", f"{LOAD_BALANCER}/32", "--vmotion-key-file", str(own / "key")),
             *("--max-per-host", str(MAX_PER_HOST), "--max-pending-moves", str(MAX_PENDING_MOVES)),
+            *("--max-move-rate", str(MAX_MOVE_RATE)),
             *("--workers", str(arguments.workers)),
             **CONSTANTS,
         )
