@@ -107,10 +107,16 @@ def rss_mib(pid: int) -> float:
 
 
 def has_ended(pid: int, limit_s: float) -> bool:
-    """Whether a child of ours ends in time; it is not waited for, as its log may never end."""
-    return until(
-        lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][1] == "Z", limit_s
-    )
+    """Whether a process ends in time; it is not waited for, as its log may never end."""
+    stat = Path(f"/proc/{pid}/stat")
+
+    def is_over() -> bool:
+        try:
+            return stat.read_text().rpartition(")")[2][1] == "Z"
+        except FileNotFoundError:  # somebody else has waited for it
+            return True
+
+    return until(is_over, limit_s)
 
 
 def until(condition: Callable[[], bool], limit_s: float, pause_s: float = 0.1) -> bool:
