@@ -1,10 +1,10 @@
 """Whether kept answers still hold: the driver is asked in threads of its own, with a deadline.
 
-The hub collects what is asked for in a turn, gives it to one thread, and lets it have the
-interpreter for a moment: to pass that to and fro at each look would cost a tenth of a boot. What
-takes long is given to further threads, a few in all; so one answer whose
-file system hangs does not hold up the others, and of threads that hang there is a bound. Callbacks
-run in the hub and must not block.
+The hub collects what is asked for in a turn, gives it to one thread, and waits for a moment: to
+pass the interpreter to and fro at each look costs more. A driver that needs longer is not waited
+for again until it is quick. What takes long is given to further threads, a few in all; so one
+answer whose file system hangs does not hold up the others, and of threads that hang there is a
+bound. Callbacks run in the hub and must not block.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FRESH_S = 0.15  # what was seen so long ago counts
 OVERDUE_S = 1.0  # a look that takes longer is not waited for
 NEVER_S = -inf
 
-_MOMENT_S = 0.001  # so long the hub waits for a batch; not while another one is under way
+_MOMENT_S = 0.001  # so long the hub waits for a batch, if the one before took no longer
 _TOGETHER = 64  # at most, so that no one waits for too many others
 _SLICE_S = 0.05  # so long a thread looks before it tells what it has found
 _SLOW_S = 0.1  # what is under way for longer holds up no other thread
@@ -68,6 +68,7 @@ class _Batch:
     found: list[bool] = field(default_factory=list)  # the thread adds to it
     taken: int = 0  # of those: told already
     is_stuck: bool = False
+    took_s: float = inf  # the thread, for all of it
     is_over: Lock = field(default_factory=Lock)  # released by the thread
 
 
@@ -85,6 +86,7 @@ class Recheck:
         self._has_end = False
         self._ticker = self._loop.timer(_TICK_S, repeat=_TICK_S)
         self._is_ticking = False
+        self._is_quick = True  # the last batch was
         self._is_late = False  # the last tick
         self._ticked_s = 0.0
 
@@ -120,7 +122,10 @@ class Recheck:
     def _end_turn(self) -> None:
         self._has_end = False
         batch = self._begin()
-        if batch and len(self._batches) == 1 and batch.is_over.acquire(timeout=_MOMENT_S):
+        if not batch or not self._is_quick:
+            return
+        self._is_quick = batch.is_over.acquire(timeout=_MOMENT_S)
+        if self._is_quick:
             self._take(batch)
 
     def _begin(self) -> _Batch | None:
@@ -146,9 +151,11 @@ class Recheck:
 
     def _look(self, batch: _Batch) -> None:
         """In a thread."""
+        began_s = time.monotonic()
         try:
             self._look_at_all(batch)
         finally:
+            batch.took_s = time.monotonic() - began_s
             batch.is_over.release()
 
     def _look_at_all(self, batch: _Batch) -> None:
@@ -166,6 +173,7 @@ class Recheck:
 
     def _returned(self, batch: _Batch, _nothing: None, error: BaseException | None) -> None:
         self._batches.remove(batch)
+        self._is_quick = batch.took_s < _MOMENT_S
         self._take(batch)
         if error:  # there is no thread
             for look in batch.looks:
@@ -187,10 +195,8 @@ class Recheck:
         waiting = look.waiting
         if holds:
             look.answer.seen_s = began_s
-            if waiting and waiting[-1][0] - began_s >= FRESH_S:
-                waiting = self._look_again(look, began_s)
-            else:
-                del self._looks[look.answer]
+        if holds and waiting and waiting[-1][0] - began_s >= FRESH_S:
+            waiting = self._look_again(look, began_s)
         else:
             del self._looks[look.answer]
         for _, callback in waiting:
