@@ -212,12 +212,7 @@ def _address_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
             if owner.setdefault(address.ip, key) != key:
                 found = f"{str(address.ip)!r}, which another interface has too"
                 yield Fault(place, found, "each address on one interface", is_warning=True)
-            if (
-                address.version == 6
-                and network.prefixlen < 127
-                and (  # RFC 6164
-                    address.ip == network.network_address
-                )
-            ):
+            is_divided = address.version == 6 and network.prefixlen < 127  # RFC 6164
+            if is_divided and address.ip == network.network_address:
                 found = f"{str(address)!r}, the address of all routers of {network}"
                 yield Fault(place, found, f"an address such as {address.ip + 1}", is_warning=True)
