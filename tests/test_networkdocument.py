@@ -508,6 +508,13 @@ def test_network_that_is_disabled_takes_no_key_of_the_defaults() -> None:
     assert merged(disabled, short) == short
 
 
+def test_what_stands_beside_a_network_that_is_disabled_is_told_to_be_ignored() -> None:
+    network = {"version": 2, "config": "disabled", "ethernets": {"eth0": {"dhcp4": True}}}
+    (warning,) = warnings_of(InstanceData.from_mapping({"metadata": {}, "network": network}))
+    assert warning.key == ("network", "config")
+    assert "ignores all that stands beside it" in warning.found
+
+
 def test_every_key_of_the_documents_may_be_named() -> None:
     dashed = {name.replace("_", "-") for name in networkversion1.KEYS | networkversion2.KEYS}
     assert dashed <= secrecy.NAMES

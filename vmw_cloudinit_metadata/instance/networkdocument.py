@@ -78,7 +78,12 @@ def _number_macs(value: Any, key: Key) -> Iterator[Fault]:
 
 def native_warnings(network: Mapping[str, Any]) -> Iterator[Fault]:
     """What cloud-init refuses, ignores or cannot use of a document without faults."""
-    if not is_disabled(network):
+    if is_disabled(network):
+        return
+    if network.get("config") == "disabled":
+        found = "'disabled', with which cloud-init ignores all that stands beside it"
+        yield Fault(("network", "config"), found, "that alone, or the rest without it")
+    else:
         version = networkversion1 if network["version"] == 1 else networkversion2
         yield from version.faults_in(network)
         yield from version.conflicts_in(network)
