@@ -28,7 +28,7 @@ class Program(list[str]):
 
 
 def with_constants(**constants: float) -> Program:
-    """The command `run`, with other values of constants: `connection__MUTE_LINE_S=1.0`. Modules
+    """The command `run`, with other values of constants: `serving__connection__MUTE_LINE_S=1.0`. Modules
     that import a constant by its name have the other value too."""
     lines = ["import sys", "from importlib import import_module"]
     lines += ["from vmw_cloudinit_metadata.cli import main"]

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.process import ServerProcess, descriptors, run, with_constants
 from tests.vm import VC_UUID, Vm, suboption
 from vmw_cloudinit_metadata.admin import events
-from vmw_cloudinit_metadata.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
 
 Start = Callable[..., ServerProcess]
 
@@ -28,7 +28,7 @@ LIMIT_S = 10.0
 TOKEN = "correct-horse-battery-staple"
 
 # A boot counts as one when nothing more was asked for so long.
-QUICK = with_constants(dialogue__SETTLED_S=0.5)
+QUICK = with_constants(serving__dialogue__SETTLED_S=0.5)
 
 
 class Admin:

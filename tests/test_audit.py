@@ -20,15 +20,15 @@ from tests.process import ServerProcess, run, with_constants
 from tests.test_admin import Admin, wait_until
 from tests.test_workers import children
 from tests.vm import Vm, suboption
-from vmw_cloudinit_metadata import writer
-from vmw_cloudinit_metadata.audit import Audit
-from vmw_cloudinit_metadata.happenings import Happenings, Peer
+from vmw_cloudinit_metadata.monitoring import writer
+from vmw_cloudinit_metadata.monitoring.audit import Audit
+from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
 
 Start = Callable[..., ServerProcess]
 
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
 BIOS_UUID = "aa bb cc dd ee ff 00 11-22 33 44 55 66 77 88 99"
-QUICK = with_constants(dialogue__SETTLED_S=0.5)
+QUICK = with_constants(serving__dialogue__SETTLED_S=0.5)
 
 
 @pytest.fixture
@@ -261,7 +261,9 @@ def test_host_that_fails_for_ever_fills_no_disk(start: Start, file: Path) -> Non
     server = start(
         *("--audit-log", str(file)),
         command=with_constants(
-            audit__LEFT_OUT_S=0.5, quota__HOST_BURST_BYTES=5000, quota__HOST_BYTES_PER_S=1
+            monitoring__audit__LEFT_OUT_S=0.5,
+            monitoring__quota__HOST_BURST_BYTES=5000,
+            monitoring__quota__HOST_BYTES_PER_S=1,
         ),
     )
     admin = Admin(server)

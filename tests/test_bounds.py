@@ -12,18 +12,18 @@ import gevent
 import pytest
 
 from tests.vm import BINARY, KNOWN, suboption
-from vmw_cloudinit_metadata.admission import Admission
-from vmw_cloudinit_metadata.budget import Budget
-from vmw_cloudinit_metadata.connection import Connection
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.lookup import Lookup
+from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.protocol import identity, options, packet, telnet
 from vmw_cloudinit_metadata.protocol.events import Refused
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
 from vmw_cloudinit_metadata.protocol.vmware import MAX_NAME_BYTES, MAX_URI_BYTES
-from vmw_cloudinit_metadata.shared import Shared
-from vmw_cloudinit_metadata.unsent import Unsent
+from vmw_cloudinit_metadata.serving.admission import Admission
+from vmw_cloudinit_metadata.serving.connection import Connection
+from vmw_cloudinit_metadata.serving.lookup import Lookup
+from vmw_cloudinit_metadata.serving.shared import Shared
+from vmw_cloudinit_metadata.serving.unsent import Unsent
 
 PROMISED_BYTES = 32 * 1024  # docs/protocol.md
 WILL_EXTENSION, WILL_AUTHENTICATION = b"\xff\xfb\xe8", b"\xff\xfb\x25"

@@ -15,10 +15,16 @@ from hypothesis import strategies as st
 from tests.process import ServerProcess, with_constants
 from tests.test_admin import Admin
 from tests.vm import Vm
-from vmw_cloudinit_metadata.budget import Budget, Fixed, cgroup_limits, default_bytes, size_of
-from vmw_cloudinit_metadata.config import parse_size
-from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.unsent import Unsent
+from vmw_cloudinit_metadata.process.budget import (
+    Budget,
+    Fixed,
+    cgroup_limits,
+    default_bytes,
+    size_of,
+)
+from vmw_cloudinit_metadata.serving.unsent import Unsent
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import parse_size
 
 Start = Callable[..., ServerProcess]
 
@@ -266,7 +272,9 @@ def test_faults_of_a_large_file_cost_little_for_each_vm(start: Start, own_instan
 
 
 def test_memory_limit_that_is_too_small_is_warned_of_and_vms_are_served(start: Start) -> None:
-    command = with_constants(budget__CGROUP_SHARE=1e-6, budget__MACHINE_SHARE=1e-6)
+    command = with_constants(
+        process__budget__CGROUP_SHARE=1e-6, process__budget__MACHINE_SHARE=1e-6
+    )
     server = start(command=command)
     server.wait_for(r"WARNING the memory limit leaves \d+ MiB to the server, which needs 128 MiB")
     assert Vm(server.port).metadata()["instance-id"] == "my-instance"

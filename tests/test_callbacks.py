@@ -9,13 +9,13 @@ from typing import Any
 import gevent
 import pytest
 
-from vmw_cloudinit_metadata import logs
 from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
-from vmw_cloudinit_metadata.config import Address
-from vmw_cloudinit_metadata.deadlines import Deadlines
-from vmw_cloudinit_metadata.happenings import Happening
+from vmw_cloudinit_metadata.monitoring import logs
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-from vmw_cloudinit_metadata.threads import Threads
+from vmw_cloudinit_metadata.serving.deadlines import Deadlines
+from vmw_cloudinit_metadata.settings.values import Address
 
 
 @pytest.fixture(autouse=True)

@@ -19,17 +19,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.nonsense_driver import MESSAGES, NONSENSE
-from vmw_cloudinit_metadata import MetadataServer, channel
+from vmw_cloudinit_metadata import MetadataServer
 from vmw_cloudinit_metadata.admin import views
 from vmw_cloudinit_metadata.admin.chronicle import Chronicle
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
 from vmw_cloudinit_metadata.admin.pulse import Pulse
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.figures import BOUNDS_S, Figures, Timing
-from vmw_cloudinit_metadata.happenings import LEVELS, Happening, fields
+from vmw_cloudinit_metadata.monitoring.figures import BOUNDS_S, Figures, Timing
+from vmw_cloudinit_metadata.monitoring.happenings import LEVELS, Happening, fields
+from vmw_cloudinit_metadata.process import channel
+from vmw_cloudinit_metadata.process.workers import Worker
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-from vmw_cloudinit_metadata.reporter import MAX_WAITING_BYTES, Reporter
-from vmw_cloudinit_metadata.workers import Worker
+from vmw_cloudinit_metadata.serving.reporter import MAX_WAITING_BYTES, Reporter
 
 LONG_NAME = "\x01" * 1024
 LONG_URI = "\x02" * 4095

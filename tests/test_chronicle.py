@@ -22,11 +22,11 @@ from vmw_cloudinit_metadata.admin import views
 from vmw_cloudinit_metadata.admin.chronicle import MISSING, TROUBLE, Chronicle
 from vmw_cloudinit_metadata.admin.events import KEPT_BYTES, PIECE_BYTES, Events
 from vmw_cloudinit_metadata.admin.port import HEARD_S, TOGETHER, AdminPort, AdminSettings
-from vmw_cloudinit_metadata.config import Address
-from vmw_cloudinit_metadata.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.protocol import packet
 from vmw_cloudinit_metadata.protocol.packet import Packet
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.settings.values import Address
 
 DETAILS: dict[str, dict[str, Any]] = {
     "served": {"answered": {"METADATA": 1.0, "USERDATA": 2.0}, "problem": ""},

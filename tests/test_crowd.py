@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.crowd import Crowd
+from vmw_cloudinit_metadata.protocol.crowd import Crowd
 
 
 def crowd_of(*members: str) -> Crowd[str]:

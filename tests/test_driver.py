@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from vmw_cloudinit_metadata.drivers.driver import Driver, load
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.errors import ConfigError, DriverError
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 FILE_DRIVER = "vmw_cloudinit_metadata.drivers.file:FileDriver"
 
 MODULE = """\
 from vmw_cloudinit_metadata.drivers.driver import Driver
-from vmw_cloudinit_metadata.errors import DriverError
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.instance.model import InstanceData
 
 class Good(Driver):

@@ -17,8 +17,8 @@ import pytest
 import vmw_cloudinit_metadata
 from tests.process import run
 from vmw_cloudinit_metadata.guest import agent
-from vmw_cloudinit_metadata.image import cloudconfig, kernel, layout, parts
-from vmw_cloudinit_metadata.image.tree import Tree
+from vmw_cloudinit_metadata.guest.image import cloudconfig, kernel, layout, parts
+from vmw_cloudinit_metadata.guest.image.tree import Tree
 from vmw_cloudinit_metadata.instance import publickey
 
 PACKAGE = Path(vmw_cloudinit_metadata.__file__).parent

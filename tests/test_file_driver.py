@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 from vmw_cloudinit_metadata.drivers import duplicates, snapshot
 from vmw_cloudinit_metadata.drivers.driver import Driver, UnderWay
 from vmw_cloudinit_metadata.drivers.duplicates import Owners
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.filename import stem_of
 from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
 from vmw_cloudinit_metadata.drivers.spellings import Spellings
-from vmw_cloudinit_metadata.errors import DriverError
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
@@ -1658,7 +1658,7 @@ import subprocess, sys
 from vmw_cloudinit_metadata.drivers.driver import UnderWay
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
-from vmw_cloudinit_metadata.errors import DriverError
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 driver = FileDriver({"directory": sys.argv[1]})

@@ -10,8 +10,8 @@ import gevent
 import greenlet
 import pytest
 
-from vmw_cloudinit_metadata import greenlets as module
-from vmw_cloudinit_metadata.greenlets import Greenlets
+from vmw_cloudinit_metadata.process import greenlets as module
+from vmw_cloudinit_metadata.process.greenlets import Greenlets
 
 
 class Connections:

@@ -16,8 +16,8 @@ import pytest
 
 from tests.peer import SocketVm, connected, is_served
 from tests.process import ServerProcess, with_constants
-from vmw_cloudinit_metadata.config import Address
-from vmw_cloudinit_metadata.listener import listen_on
+from vmw_cloudinit_metadata.process.listener import listen_on
+from vmw_cloudinit_metadata.settings.values import Address
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ class Network:
 def quick_keepalive(probes: int) -> list[str]:
     """The command `run` with a probe after each second of silence."""
     each_s = ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1))
-    return with_constants(listener__KEEPALIVE=(*each_s, (socket.TCP_KEEPCNT, probes)))
+    return with_constants(process__listener__KEEPALIVE=(*each_s, (socket.TCP_KEEPCNT, probes)))
 
 
 @pytest.fixture

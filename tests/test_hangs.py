@@ -23,7 +23,7 @@ Start = Callable[..., ServerProcess]
 
 pytestmark = pytest.mark.slow
 
-QUICK = {"workers__UNHEARD_S": 1.0, "workers__SILENT_S": 3.0}
+QUICK = {"process__workers__UNHEARD_S": 1.0, "process__workers__SILENT_S": 3.0}
 ODD = 64  # connections with odd names
 DOCUMENTS = [f"DOC{chr(65 + n // 26)}{chr(65 + n % 26)}" for n in range(70)]
 VMS = 80
@@ -130,7 +130,10 @@ def test_parent_hears_of_all_boots_of_vms_with_70_documents(
 
 def test_what_does_not_fit_is_counted_and_figures_come_all_the_same(start: Start) -> None:
     """The parent is stopped meanwhile, and its workers may keep little."""
-    constants = {"reporter__MAX_WAITING_BYTES": 50_000, "channel__MESSAGE_BYTES": 20_000}
+    constants = {
+        "serving__reporter__MAX_WAITING_BYTES": 50_000,
+        "process__channel__MESSAGE_BYTES": 20_000,
+    }
     server = start("--workers", "2", command=with_constants(**constants))
     workers = children(server.pid)
     with stopped(server.pid):
@@ -194,7 +197,7 @@ def test_pause_of_parent_and_workers_kills_nobody(start: Start) -> None:
     server = start("--workers", "2", command=with_constants(**QUICK))
     workers = children(server.pid)
     with stopped(server.pid, *workers):
-        time.sleep(2 * QUICK["workers__SILENT_S"])
+        time.sleep(2 * QUICK["process__workers__SILENT_S"])
     boots(server)
     wait_until(lambda: metric(server, "boots_total") == 20)
     assert get(server, "/readyz")[0] == 200
@@ -206,7 +209,7 @@ def test_pause_of_the_parent_alone_kills_nobody(start: Start) -> None:
     server = start("--workers", "2", command=with_constants(**QUICK))
     workers = children(server.pid)
     with stopped(server.pid):
-        time.sleep(2 * QUICK["workers__SILENT_S"])
+        time.sleep(2 * QUICK["process__workers__SILENT_S"])
     wait_until(lambda: get(server, "/readyz")[0] == 200)
     boots(server)
     wait_until(lambda: metric(server, "boots_total") == 20)
@@ -215,7 +218,7 @@ def test_pause_of_the_parent_alone_kills_nobody(start: Start) -> None:
 
 
 def test_term_spares_a_silent_worker_for_as_long_as_answers_may_take(start: Start) -> None:
-    constants = {"workers__UNHEARD_S": 0.5, "workers__SILENT_S": 1.0}
+    constants = {"process__workers__UNHEARD_S": 0.5, "process__workers__SILENT_S": 1.0}
     server = start("--workers", "2", "--drain", "4", command=with_constants(**constants))
     hung = min(children(server.pid))
     with stopped(hung):
@@ -227,7 +230,7 @@ def test_term_spares_a_silent_worker_for_as_long_as_answers_may_take(start: Star
 
 
 def test_second_term_ends_a_silent_worker_at_once(start: Start) -> None:
-    constants = {"workers__UNHEARD_S": 0.5, "workers__SILENT_S": 1.0}
+    constants = {"process__workers__UNHEARD_S": 0.5, "process__workers__SILENT_S": 1.0}
     server = start("--workers", "2", "--drain", "60", command=with_constants(**constants))
     with stopped(min(children(server.pid))):
         for _ in range(2):
@@ -243,7 +246,9 @@ def test_worker_whose_driver_does_not_load_is_killed_and_tried_again(
     server = start(
         *("--workers", "2", "--driver", "tests.nonsense_driver:HangingDriver"),
         driver_opts={"directory": str(own_instances), "hangs": str(hangs)},
-        command=with_constants(workers__READY_S=1.0, workers__RETRY_S=0.5, **QUICK),
+        command=with_constants(
+            process__workers__READY_S=1.0, process__workers__RETRY_S=0.5, **QUICK
+        ),
     )
     hangs.touch()
     before = children(server.pid)
@@ -266,5 +271,5 @@ def test_start_with_a_driver_that_does_not_load_ends_with_the_reason(
             own_instances,
             *("--workers", "2", "--driver", "tests.nonsense_driver:HangingDriver"),
             driver_opts={"directory": str(own_instances), "hangs": str(hangs)},
-            command=with_constants(workers__READY_S=1.0),
+            command=with_constants(process__workers__READY_S=1.0),
         )

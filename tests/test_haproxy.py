@@ -16,7 +16,7 @@ from tests.load.vm import write_instances
 from tests.process import CHECKOUT, ServerProcess, counters
 from tests.storm import Storm, free_port
 from tests.vm import Vm
-from vmw_cloudinit_metadata.listener import KEEPALIVE
+from vmw_cloudinit_metadata.process.listener import KEEPALIVE
 
 CONFIG = CHECKOUT / "conf/haproxy.cfg"
 IDLE_S = 2.5  # longer than the shortened timeouts

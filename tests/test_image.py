@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tests.commandline import Ended, in_process
 from tests.process import run
 from tests.tree import FILES, GRUBENV, make_tree, picture, put
-from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.image import parts
-from vmw_cloudinit_metadata.image.kernel import without_console
-from vmw_cloudinit_metadata.image.tree import File, Link, Tree
+from vmw_cloudinit_metadata.guest.image import parts
+from vmw_cloudinit_metadata.guest.image.kernel import without_console
+from vmw_cloudinit_metadata.guest.image.tree import File, Link, Tree
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 AGENT = "usr/libexec/vmw-metadata-agent"
 UNIT = "usr/lib/systemd/system/vmw-metadata-agent.service"

@@ -43,7 +43,7 @@ class Unread:
         self._reader = reader
         self._process = subprocess.Popen(
             [
-                *with_constants(writer__MAX_BYTES=MAX_BYTES),
+                *with_constants(monitoring__writer__MAX_BYTES=MAX_BYTES),
                 *("--uri", "my-metadata", "--listen", "127.0.0.1:0"),
                 *("--admin-listen", "127.0.0.1:0", "--drain", str(DRAIN_S)),
                 *("--driver-opts", json.dumps({"directory": str(directory)}), *options),
@@ -295,7 +295,7 @@ def test_what_a_driver_prints_and_warns_of_is_an_object_too(start: Start, tmp_pa
 
 
 def test_moves_begun_and_aborted_for_ever_fill_the_log_with_64_kib(start: Start) -> None:
-    server = start("--max-move-rate", "0", command=with_constants(logs__LEFT_OUT_S=0.5))
+    server = start("--max-move-rate", "0", command=with_constants(monitoring__logs__LEFT_OUT_S=0.5))
     machine = Vm(server.port)
     machine.metadata()
     for _ in range(100):
@@ -315,7 +315,9 @@ def test_lines_of_a_host_that_were_left_out_are_counted_and_happen_all_the_same(
 ) -> None:
     server = start(
         command=with_constants(
-            logs__LEFT_OUT_S=0.5, quota__HOST_BURST_BYTES=5000, quota__HOST_BYTES_PER_S=1
+            monitoring__logs__LEFT_OUT_S=0.5,
+            monitoring__quota__HOST_BURST_BYTES=5000,
+            monitoring__quota__HOST_BYTES_PER_S=1,
         )
     )
     admin = Admin(server)
@@ -341,7 +343,9 @@ def test_tracebacks_of_a_driver_are_bounded_too(start: Start, tmp_path: Path) ->
         driver_opts={},
         env={"PYTHONPATH": str(tmp_path)},
         command=with_constants(
-            logs__LEFT_OUT_S=0.5, quota__HOST_BURST_BYTES=20_000, quota__HOST_BYTES_PER_S=1
+            monitoring__logs__LEFT_OUT_S=0.5,
+            monitoring__quota__HOST_BURST_BYTES=20_000,
+            monitoring__quota__HOST_BYTES_PER_S=1,
         ),
     )
     machine = Vm(server.port)
@@ -349,7 +353,7 @@ def test_tracebacks_of_a_driver_are_bounded_too(start: Start, tmp_path: Path) ->
         machine.error("METADATA")
         machine.error("OTHER")
     server.wait_for(r"\d+ more lines of 127\.0\.0\.1 were left out")
-    server.wait_for(r"\d+ more lines of vmw_cloudinit_metadata\.lookup were left out")
+    server.wait_for(r"\d+ more lines of vmw_cloudinit_metadata\.serving\.lookup were left out")
     assert len(server.log) < 60_000
 
 
@@ -357,7 +361,9 @@ def test_debug_lines_of_a_host_leave_room_for_its_others(start: Start) -> None:
     server = start(
         *("--log-level", "debug"),
         command=with_constants(
-            logs__LEFT_OUT_S=0.5, quota__HOST_BURST_BYTES=20_000, quota__HOST_BYTES_PER_S=1
+            monitoring__logs__LEFT_OUT_S=0.5,
+            monitoring__quota__HOST_BURST_BYTES=20_000,
+            monitoring__quota__HOST_BYTES_PER_S=1,
         ),
     )
     machine = Vm(server.port)

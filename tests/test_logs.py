@@ -22,8 +22,8 @@ import pytest
 
 from tests.process import COMMAND, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
-from vmw_cloudinit_metadata.happenings import Happenings, Peer
-from vmw_cloudinit_metadata.logs import JsonFormatter, LineHandler, TextFormatter
+from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
+from vmw_cloudinit_metadata.monitoring.logs import JsonFormatter, LineHandler, TextFormatter
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 Start = Callable[..., ServerProcess]
@@ -87,7 +87,7 @@ def test_documents_are_told_soon_although_the_vm_stays(start: Start) -> None:
 
 
 def test_guest_that_never_stops_asking_is_told(start: Start) -> None:
-    server = start(command=with_constants(dialogue__UNSETTLED_S=1.0))
+    server = start(command=with_constants(serving__dialogue__UNSETTLED_S=1.0))
     machine = Vm(server.port)
     for _ in range(4):
         machine.metadata()
@@ -137,7 +137,7 @@ def test_json_even_a_wrong_setting_is_an_object() -> None:
 def test_json_error_that_nobody_catches_is_an_object() -> None:
     program = (
         "import gevent\n"
-        "from vmw_cloudinit_metadata import logs\n"
+        "from vmw_cloudinit_metadata.monitoring import logs\n"
         "logs.set_up('info', 'json', with_process=False); logs.catch_all()\n"
         "gevent.spawn(lambda: 1 / 0).join()\n"
         "raise KeyError('x')\n"
@@ -213,7 +213,7 @@ def test_failures_that_take_turns_are_one_line_each(start: Start) -> None:
 
 def with_quiet_s(seconds: float) -> list[str]:
     program = (
-        f"from vmw_cloudinit_metadata import news; news.QUIET_S = {seconds}\n"
+        f"from vmw_cloudinit_metadata.monitoring import news; news.QUIET_S = {seconds}\n"
         "from vmw_cloudinit_metadata.cli import main; main()"
     )
     return [sys.executable, "-c", program, "run"]

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.budget import Budget
-from vmw_cloudinit_metadata.deadlines import Deadlines
-from vmw_cloudinit_metadata.output import CLEAR_BYTES, MAX_WAITING_BYTES, Output
-from vmw_cloudinit_metadata.turn import MAX_TOGETHER, Turn
-from vmw_cloudinit_metadata.unsent import Unsent
+from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.serving.deadlines import Deadlines
+from vmw_cloudinit_metadata.serving.output import CLEAR_BYTES, MAX_WAITING_BYTES, Output
+from vmw_cloudinit_metadata.serving.turn import MAX_TOGETHER, Turn
+from vmw_cloudinit_metadata.serving.unsent import Unsent
 
 
 class Pair:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.process import COMMAND, ServerProcess, run
-from vmw_cloudinit_metadata import permissions
-from vmw_cloudinit_metadata.config import network_warnings, parse_network
-from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.settings import permissions
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import network_warnings, parse_network
 
 TOKEN = "correct-horse-battery-staple"
 REFUSED = "every user of this system may write it"

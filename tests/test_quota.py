@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata import quota
-from vmw_cloudinit_metadata.happenings import Happening
-from vmw_cloudinit_metadata.logs import JsonFormatter, LineHandler
+from vmw_cloudinit_metadata.monitoring import quota
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.logs import JsonFormatter, LineHandler
+from vmw_cloudinit_metadata.monitoring.quota import Buckets, Quota
 from vmw_cloudinit_metadata.protocol.packet import Packet, serialize
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-from vmw_cloudinit_metadata.quota import Buckets, Quota
 
 NOW_S = 1_700_000_000.0
 

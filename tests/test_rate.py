@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata import rate as module
-from vmw_cloudinit_metadata.rate import BURST_S, Rate
+from vmw_cloudinit_metadata.protocol import rate as module
+from vmw_cloudinit_metadata.protocol.rate import BURST_S, Rate
 
 NOW_S = 1000.0
 

@@ -9,10 +9,11 @@ from typing import Any
 import gevent
 import pytest
 
-from vmw_cloudinit_metadata import Driver, recheck
+from vmw_cloudinit_metadata import Driver
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-from vmw_cloudinit_metadata.recheck import NEVER_S, Recheck
+from vmw_cloudinit_metadata.serving import recheck
+from vmw_cloudinit_metadata.serving.recheck import NEVER_S, Recheck
 
 MOMENT_S = 0.2
 

@@ -20,9 +20,9 @@ from tests.fuse import HangingFiles
 from tests.process import CHECKOUT, COMMAND, ServerProcess, with_constants
 from tests.test_workers import children, wait_until
 from tests.vm import Vm
-from vmw_cloudinit_metadata import reload
-from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.reload import Reload
+from vmw_cloudinit_metadata.process import reload
+from vmw_cloudinit_metadata.process.reload import Reload
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 Start = Callable[..., ServerProcess]
 
@@ -63,7 +63,7 @@ def test_settings_that_hang_at_hup_stop_neither_vms_nor_term(
 ) -> None:
     server = start(
         *("--config", str(settings), "--workers", workers),
-        command=with_constants(reload__READ_S=0.5),
+        command=with_constants(process__reload__READ_S=0.5),
     )
     hanging.hang()
     server.signal(signal.SIGHUP)
@@ -78,7 +78,7 @@ def test_settings_that_hung_are_taken_when_they_come_and_each_hup_counts(
 ) -> None:
     server = start(
         *("--config", str(settings), "--workers", workers),
-        command=with_constants(reload__READ_S=0.5),
+        command=with_constants(process__reload__READ_S=0.5),
     )
     hanging.hang()
     server.signal(signal.SIGHUP)
@@ -105,7 +105,7 @@ def test_certificate_that_hangs_at_hup_stops_neither_vms_nor_term(
     hanging.write("server.pem", Path(certificate).read_text() + Path(key).read_text())
     server = start(
         *("--workers", workers, "--tls-cert", str(hanging.path / "server.pem")),
-        command=with_constants(reload__READ_S=0.5),
+        command=with_constants(process__reload__READ_S=0.5),
     )
     hanging.hang()
     server.signal(signal.SIGHUP)
@@ -119,7 +119,8 @@ def test_worker_is_replaced_while_the_parents_settings_hang(
     start: Start, hanging: HangingFiles, settings: Path
 ) -> None:
     server = start(
-        *("--config", str(settings), "--workers", "2"), command=with_constants(reload__READ_S=1.0)
+        *("--config", str(settings), "--workers", "2"),
+        command=with_constants(process__reload__READ_S=1.0),
     )
     hanging.hang()
     server.signal(signal.SIGHUP)

@@ -20,10 +20,10 @@ from tests.test_networkdocument import RIGHT, UNKNOWN_TO_SCHEMAS
 from tests.test_secrecy import MARKER, leaks
 from vmw_cloudinit_metadata.cli import schemas
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 FILE = """\
 metadata: {}

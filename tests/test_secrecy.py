@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 from tests.process import ServerProcess
 from tests.test_admin import Admin
 from tests.vm import Vm
-from vmw_cloudinit_metadata import configfile
-from vmw_cloudinit_metadata.config import parse_driver_options
-from vmw_cloudinit_metadata.configfile import Shape
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.errors import ConfigError, DriverError
 from vmw_cloudinit_metadata.instance import advice, keys, metadata, network
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.secrecy import NAMES, is_secret_name, shown
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.settings import configfile
+from vmw_cloudinit_metadata.settings.configfile import Shape
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import parse_driver_options
 
 MARKER = "QX7ZJ9KW8VQ"
 WINDOW = 6

@@ -73,7 +73,9 @@ def test_do_proxy_for_another_uri_is_refused_and_kept_mute(
 
 
 def test_refused_lines_are_bounded_in_time_and_number(start: Start) -> None:
-    limits = with_constants(connection__MUTE_LINE_S=1.0, connection__MAX_MUTE_LINES=3)
+    limits = with_constants(
+        serving__connection__MUTE_LINE_S=1.0, serving__connection__MAX_MUTE_LINES=3
+    )
     server = start(command=limits)
     lines = []
     for _ in range(4):

@@ -26,11 +26,11 @@ from tests.test_workers import children, listens, wait_until
 from tests.vm import Vm, suboption
 from vmw_cloudinit_metadata.cli import main
 from vmw_cloudinit_metadata.cli.checkconfig import shown
-from vmw_cloudinit_metadata.cli.configuration import CHANGEABLE
 from vmw_cloudinit_metadata.cli.run import run as run_command
-from vmw_cloudinit_metadata.cli.settings import name, settings, variable
-from vmw_cloudinit_metadata.config import Address
 from vmw_cloudinit_metadata.instance import seed
+from vmw_cloudinit_metadata.settings.layers import name, settings, variable
+from vmw_cloudinit_metadata.settings.running import CHANGEABLE
+from vmw_cloudinit_metadata.settings.values import Address
 
 EXAMPLE = CHECKOUT / "conf/vmw-metadata-server.yaml"
 OPTIONS = {name(option): option for option in settings(run_command)}

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from vmw_cloudinit_metadata.drivers import snapshot
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.snapshot import Looks, Snapshot, Token
-from vmw_cloudinit_metadata.errors import DriverError
 
 
 @pytest.fixture

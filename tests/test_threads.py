@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.threads import Threads
+from vmw_cloudinit_metadata.process.threads import Threads
 
 
 class Calls:

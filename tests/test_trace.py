@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.trace import Trace
+from vmw_cloudinit_metadata.monitoring.trace import Trace
 
 IAC, SB, SE = b"\xff", b"\xff\xfa", b"\xff\xf0"
 

@@ -31,7 +31,7 @@ from tests.peer import (
 )
 from tests.process import ServerProcess, counters, descriptors, with_descriptors
 from tests.vm import BINARY, Vm, suboption
-from vmw_cloudinit_metadata.admission import Admission
+from vmw_cloudinit_metadata.serving.admission import Admission
 
 Start = Callable[..., ServerProcess]
 

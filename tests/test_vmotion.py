@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.protocol import vmotion
+from vmw_cloudinit_metadata.protocol.rate import BURST_S, Rate
 from vmw_cloudinit_metadata.protocol.vmotion import (
     EXPIRES_S,
     MAX_SEQUENCE_BYTES,
@@ -20,7 +21,6 @@ from vmw_cloudinit_metadata.protocol.vmotion import (
     Moves,
     RandomSecrets,
 )
-from vmw_cloudinit_metadata.rate import BURST_S, Rate
 
 KEY = b"0123456789abcdef"
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"

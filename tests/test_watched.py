@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.client.watched import (
     pss_kb,
     read_stats,
 )
-from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 PIDS = st.integers(1, 12)
 BURN_S = 0.3

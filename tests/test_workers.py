@@ -106,7 +106,7 @@ def test_worker_that_dies_is_started_again_within_a_second(start: Start) -> None
 def test_worker_that_cannot_start_again_is_told_and_tried_again(
     start: Start, own_instances: Path
 ) -> None:
-    server = start("--workers", "2", command=with_constants(workers__RETRY_S=0.5))
+    server = start("--workers", "2", command=with_constants(process__workers__RETRY_S=0.5))
     own_instances.rename(own_instances.with_name("moved"))
     before = children(server.pid)
     os.kill(next(iter(before)), signal.SIGKILL)

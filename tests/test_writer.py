@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.process import CHECKOUT, LIMIT_S
-from vmw_cloudinit_metadata import writer
-from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.writer import Writer
+from vmw_cloudinit_metadata.monitoring import writer
+from vmw_cloudinit_metadata.monitoring.writer import Writer
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 PIPE_BYTES = 4096  # the smallest that there is
 F_SETPIPE_SZ = 1031
@@ -167,7 +167,7 @@ def test_file_that_is_full_loses_lines_that_are_told_when_there_is_room(tmp_path
     file = tmp_path / "log"
     program = (
         "import os, resource, sys\n"
-        "from vmw_cloudinit_metadata.writer import Writer\n"
+        "from vmw_cloudinit_metadata.monitoring.writer import Writer\n"
         "lines = Writer(os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY), lambda n: b'%d\\n' % n)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (150, resource.RLIM_INFINITY))\n"
         "for number in range(3):\n"
@@ -185,7 +185,7 @@ def test_file_that_is_full_loses_lines_that_are_told_when_there_is_room(tmp_path
 def test_lines_of_two_processes_are_never_mixed(pipe: Pipe) -> None:
     program = (
         "import sys\n"
-        "from vmw_cloudinit_metadata.writer import Writer\n"
+        "from vmw_cloudinit_metadata.monitoring.writer import Writer\n"
         "lines = Writer(1, lambda n: b'')\n"
         "for number in range(100):\n"
         "    lines.put(sys.argv[1].encode() * 99 + b'\\n' + sys.argv[1].encode() * 3999 + b'\\n')\n"
@@ -324,7 +324,7 @@ def test_lines_wait_for_a_thread_that_the_system_does_not_give() -> None:
     """The next line tries again."""
     program = (
         "import os, sys, threading\n"
-        "from vmw_cloudinit_metadata.writer import Writer\n"
+        "from vmw_cloudinit_metadata.monitoring.writer import Writer\n"
         "begin = threading._start_new_thread\n"
         "def fail(*_): raise RuntimeError('no thread')\n"
         "threading._start_new_thread = fail\n"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vmw_cloudinit_metadata.drivers.driver import Driver
-    from vmw_cloudinit_metadata.errors import DriverError
+    from vmw_cloudinit_metadata.drivers.errors import DriverError
     from vmw_cloudinit_metadata.instance.model import InstanceData
     from vmw_cloudinit_metadata.protocol.vmware import Machine
-    from vmw_cloudinit_metadata.server import MetadataServer
+    from vmw_cloudinit_metadata.serving.server import MetadataServer
 
 __version__ = "0.1.0"
 
@@ -21,10 +21,10 @@ __all__ = ["Driver", "DriverError", "InstanceData", "Machine", "MetadataServer",
 
 _HOMES = {
     "Driver": "drivers.driver",
-    "DriverError": "errors",
+    "DriverError": "drivers.errors",
     "InstanceData": "instance.model",
     "Machine": "protocol.vmware",
-    "MetadataServer": "server",
+    "MetadataServer": "serving.server",
 }
 
 

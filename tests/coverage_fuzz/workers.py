@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 import ujson
 
 from tests.coverage_fuzz.law import chance
-from vmw_cloudinit_metadata import channel
-from vmw_cloudinit_metadata.happenings import LEVELS, Happening, pack
+from vmw_cloudinit_metadata.monitoring.happenings import LEVELS, Happening, pack
+from vmw_cloudinit_metadata.process import channel
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 

@@ -45,14 +45,14 @@ EXPIRES_S = 1.0  # of a move, instead of the server's 60
 # What is bounded in the server has smaller bounds here: so it is full when the server is warm, and
 # what grows after that is a leak.
 CONSTANTS = {
-    "journey__EXPIRES_S": EXPIRES_S,
+    "serving__journey__EXPIRES_S": EXPIRES_S,
     "protocol__vmotion__EXPIRES_S": 2 * EXPIRES_S,  # of its secret, which has whole seconds
-    "lookup__KEPT_BYTES": 500_000,
-    "news__MAX_MACHINES": 100,
-    "news__MAX_KEYS": 100,
+    "serving__lookup__KEPT_BYTES": 500_000,
+    "monitoring__news__MAX_MACHINES": 100,
+    "monitoring__news__MAX_KEYS": 100,
     "admin__chronicle__MAX_GONE": 100,
     "admin__events__KEPT": 100,
-    "rate__BURST_S": 4.0,
+    "protocol__rate__BURST_S": 4.0,
 }
 MAX_PER_HOST = 500  # more than all the others together have
 MAX_PENDING_MOVES = 64  # of one host: 16

@@ -6,9 +6,9 @@ import hmac
 import ipaddress
 from pathlib import Path
 
-from vmw_cloudinit_metadata import permissions
-from vmw_cloudinit_metadata.config import Address
-from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.settings import permissions
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import Address
 
 MIN_TOKEN_BYTES = 16  # of letters and digits: more than can be tried
 MAX_TOKEN_BYTES = 4096

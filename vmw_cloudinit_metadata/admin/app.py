@@ -21,7 +21,7 @@ from vmw_cloudinit_metadata.admin.access import Access
 from vmw_cloudinit_metadata.admin.chronicle import Chronicle, Entry
 from vmw_cloudinit_metadata.admin.events import Events
 from vmw_cloudinit_metadata.admin.request import Request
-from vmw_cloudinit_metadata.happenings import LEVEL_NAMES, short_name
+from vmw_cloudinit_metadata.monitoring.happenings import LEVEL_NAMES, short_name
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 log = logging.getLogger(__name__)

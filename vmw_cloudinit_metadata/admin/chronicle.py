@@ -14,7 +14,7 @@ from itertools import chain
 from operator import itemgetter
 from sys import getsizeof
 
-from vmw_cloudinit_metadata.happenings import (
+from vmw_cloudinit_metadata.monitoring.happenings import (
     Happening,
     bytes_of_machine,
     cut,

@@ -13,7 +13,7 @@ import gevent
 import ujson
 from gevent.event import Event
 
-from vmw_cloudinit_metadata.happenings import MAX_MACHINE_BYTES, Happening, fields, kept
+from vmw_cloudinit_metadata.monitoring.happenings import MAX_MACHINE_BYTES, Happening, fields, kept
 
 # Who is slower than this misses some, and is told how many.
 KEPT = 4096

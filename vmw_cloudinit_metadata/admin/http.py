@@ -20,10 +20,10 @@ from typing import Any
 import gevent
 from gevent import socket
 
-from vmw_cloudinit_metadata.acceptor import Acceptor
 from vmw_cloudinit_metadata.admin import events, request
 from vmw_cloudinit_metadata.admin.app import PAUSE_S, App, Response, refusal
 from vmw_cloudinit_metadata.admin.request import BadRequest, Request
+from vmw_cloudinit_metadata.serving.acceptor import Acceptor
 
 log = logging.getLogger(__name__)
 

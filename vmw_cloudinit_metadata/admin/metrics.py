@@ -18,7 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from vmw_cloudinit_metadata import __version__
-from vmw_cloudinit_metadata.figures import BOUNDS_S, Figures, Timing
+from vmw_cloudinit_metadata.monitoring.figures import BOUNDS_S, Figures, Timing
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -22,12 +22,12 @@ from vmw_cloudinit_metadata.admin.events import Events
 from vmw_cloudinit_metadata.admin.http import HttpServer
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
 from vmw_cloudinit_metadata.admin.pulse import Pulse
-from vmw_cloudinit_metadata.budget import Budget
-from vmw_cloudinit_metadata.config import Address
-from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.figures import Figures
-from vmw_cloudinit_metadata.happenings import Happening, kept, timestamp
-from vmw_cloudinit_metadata.listener import listen_on, name_of
+from vmw_cloudinit_metadata.monitoring.figures import Figures
+from vmw_cloudinit_metadata.monitoring.happenings import Happening, kept, timestamp
+from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.process.listener import listen_on, name_of
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import Address
 
 log = logging.getLogger(__name__)
 

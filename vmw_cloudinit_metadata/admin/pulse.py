@@ -6,7 +6,7 @@ from collections import Counter, deque
 from typing import Any
 
 from vmw_cloudinit_metadata.admin.chronicle import FAILED, SERVED, problem_of
-from vmw_cloudinit_metadata.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
 
 BUCKET_S = 10
 BUCKETS = 90

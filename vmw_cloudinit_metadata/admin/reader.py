@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import ujson
 
-from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 ANSWER_S = 15.0  # events are silent for at most 10 s
 MAX_BYTES = 16 * 1024 * 1024

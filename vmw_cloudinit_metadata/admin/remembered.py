@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from vmw_cloudinit_metadata.monitoring.regularfile import open_regular
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
-from vmw_cloudinit_metadata.regularfile import open_regular
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 

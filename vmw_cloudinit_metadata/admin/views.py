@@ -15,8 +15,8 @@ from vmw_cloudinit_metadata.admin.chronicle import (
     Entry,
     problem_of,
 )
-from vmw_cloudinit_metadata.happenings import Happening, digests_in, fields, timestamp
-from vmw_cloudinit_metadata.printable import shortened
+from vmw_cloudinit_metadata.monitoring.happenings import Happening, digests_in, fields, timestamp
+from vmw_cloudinit_metadata.protocol.printable import shortened
 
 MAX_REASON = 300  # characters, in the list
 

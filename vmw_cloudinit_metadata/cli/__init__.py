@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from vmw_cloudinit_metadata import __version__, logs
+from vmw_cloudinit_metadata import __version__
 from vmw_cloudinit_metadata.cli import checkconfig
 from vmw_cloudinit_metadata.cli.client import client
 from vmw_cloudinit_metadata.cli.guest import guest
@@ -18,7 +18,9 @@ from vmw_cloudinit_metadata.cli.status import status, tail
 from vmw_cloudinit_metadata.cli.tlsinfo import tls_info
 from vmw_cloudinit_metadata.cli.validate import validate
 from vmw_cloudinit_metadata.cli.vmport import vm_port
-from vmw_cloudinit_metadata.errors import ConfigError, DriverError
+from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.monitoring import logs
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

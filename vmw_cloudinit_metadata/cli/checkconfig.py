@@ -11,7 +11,9 @@ import click
 import ujson
 
 from vmw_cloudinit_metadata.cli.run import checked, run, warnings_of
-from vmw_cloudinit_metadata.cli.settings import (
+from vmw_cloudinit_metadata.protocol.printable import one_line
+from vmw_cloudinit_metadata.protocol.session import TlsPolicy
+from vmw_cloudinit_metadata.settings.layers import (
     SettingsCommand,
     is_secret_option,
     name,
@@ -19,9 +21,7 @@ from vmw_cloudinit_metadata.cli.settings import (
     settings,
     strange_variables,
 )
-from vmw_cloudinit_metadata.config import Address
-from vmw_cloudinit_metadata.printable import one_line
-from vmw_cloudinit_metadata.protocol.session import TlsPolicy
+from vmw_cloudinit_metadata.settings.values import Address
 
 HIDDEN = "(hidden)"
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import click
 
-from vmw_cloudinit_metadata.cli.options import Parsed
-from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.image import check as checks
-from vmw_cloudinit_metadata.image import parts
-from vmw_cloudinit_metadata.image.install import install as install_agent
-from vmw_cloudinit_metadata.image.install import open_tree
-from vmw_cloudinit_metadata.image.install import remove as remove_agent
-from vmw_cloudinit_metadata.image.parts import Choices
-from vmw_cloudinit_metadata.image.tree import Tree
-from vmw_cloudinit_metadata.printable import one_line
+from vmw_cloudinit_metadata.guest.image import check as checks
+from vmw_cloudinit_metadata.guest.image import parts
+from vmw_cloudinit_metadata.guest.image.install import install as install_agent
+from vmw_cloudinit_metadata.guest.image.install import open_tree
+from vmw_cloudinit_metadata.guest.image.install import remove as remove_agent
+from vmw_cloudinit_metadata.guest.image.parts import Choices
+from vmw_cloudinit_metadata.guest.image.tree import Tree
+from vmw_cloudinit_metadata.protocol.printable import one_line
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.options import Parsed
 
 
 def _parse_port(text: str) -> str:

@@ -11,20 +11,44 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from vmw_cloudinit_metadata import logs, notify, permissions
 from vmw_cloudinit_metadata.admin.access import check_address, read_token
 from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
-from vmw_cloudinit_metadata.admission import (
+from vmw_cloudinit_metadata.cli.serve import (
+    serve_alone,
+    serve_by_workers,
+    start_log,
+    tell_who_may_connect,
+)
+from vmw_cloudinit_metadata.drivers.driver import load
+from vmw_cloudinit_metadata.monitoring import logs
+from vmw_cloudinit_metadata.process import notify
+from vmw_cloudinit_metadata.process.budget import (
+    MIN_PROCESS_BYTES,
+    default_bytes,
+    return_large_blocks,
+)
+from vmw_cloudinit_metadata.protocol.rate import BURST_S
+from vmw_cloudinit_metadata.protocol.session import TlsPolicy
+from vmw_cloudinit_metadata.protocol.vmotion import MAX_MOVE_RATE, MIN_KEY_BYTES
+from vmw_cloudinit_metadata.serving.admission import (
     MAX_CONNECTION_RATE,
     MAX_HANDSHAKE_RATE,
     MAX_PER_HOST,
     connections_by_descriptors,
     raise_descriptor_limit,
 )
-from vmw_cloudinit_metadata.budget import MIN_PROCESS_BYTES, default_bytes, return_large_blocks
-from vmw_cloudinit_metadata.cli.configuration import Configuration
-from vmw_cloudinit_metadata.cli.options import (
+from vmw_cloudinit_metadata.serving.server import MetadataServer
+from vmw_cloudinit_metadata.serving.tls import KeyPair
+from vmw_cloudinit_metadata.settings import permissions
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.layers import (
+    SettingsCommand,
+    config_file,
+    config_option,
+    strange_variables,
+)
+from vmw_cloudinit_metadata.settings.options import (
     ADDRESS,
     FILE,
     NETWORK,
@@ -34,31 +58,13 @@ from vmw_cloudinit_metadata.cli.options import (
     driver_options,
     key_pair_options,
 )
-from vmw_cloudinit_metadata.cli.serve import (
-    serve_alone,
-    serve_by_workers,
-    start_log,
-    tell_who_may_connect,
-)
-from vmw_cloudinit_metadata.cli.settings import (
-    SettingsCommand,
-    config_file,
-    config_option,
-    strange_variables,
-)
-from vmw_cloudinit_metadata.config import (
+from vmw_cloudinit_metadata.settings.running import Configuration
+from vmw_cloudinit_metadata.settings.values import (
     DEFAULT_ADMIN_LISTEN,
     DEFAULT_LISTEN,
     Address,
     network_warnings,
 )
-from vmw_cloudinit_metadata.drivers.driver import load
-from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.protocol.session import TlsPolicy
-from vmw_cloudinit_metadata.protocol.vmotion import MAX_MOVE_RATE, MIN_KEY_BYTES
-from vmw_cloudinit_metadata.rate import BURST_S
-from vmw_cloudinit_metadata.server import MetadataServer
-from vmw_cloudinit_metadata.tls import KeyPair
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.instance import userdata
 from vmw_cloudinit_metadata.instance.advice import warnings_of
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, Key, describe, kind_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.userdata import Part
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 # Where the packages of Debian, Ubuntu and others have them.
 INSTALLED = Path("/usr/lib/python3/dist-packages/cloudinit/config/schemas")

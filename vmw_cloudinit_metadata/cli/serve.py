@@ -17,16 +17,17 @@ from typing import Any
 
 import gevent
 
-from vmw_cloudinit_metadata import logs, notify
 from vmw_cloudinit_metadata.admin.port import AdminPort, Serving
-from vmw_cloudinit_metadata.audit import Audit
-from vmw_cloudinit_metadata.cli.configuration import Change, Configuration
-from vmw_cloudinit_metadata.config import Address
-from vmw_cloudinit_metadata.happenings import Listener
-from vmw_cloudinit_metadata.reload import Reload, Take
-from vmw_cloudinit_metadata.reporter import Reporter
-from vmw_cloudinit_metadata.server import MetadataServer
-from vmw_cloudinit_metadata.workers import Parent
+from vmw_cloudinit_metadata.monitoring import logs
+from vmw_cloudinit_metadata.monitoring.audit import Audit
+from vmw_cloudinit_metadata.monitoring.happenings import Listener
+from vmw_cloudinit_metadata.process import notify
+from vmw_cloudinit_metadata.process.reload import Reload, Take
+from vmw_cloudinit_metadata.process.workers import Parent
+from vmw_cloudinit_metadata.serving.reporter import Reporter
+from vmw_cloudinit_metadata.serving.server import MetadataServer
+from vmw_cloudinit_metadata.settings.running import Change, Configuration
+from vmw_cloudinit_metadata.settings.values import Address
 
 log = logging.getLogger(__name__)
 start_log = logging.getLogger(f"{__name__}.start")  # shown at every log level

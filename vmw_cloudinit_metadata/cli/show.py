@@ -9,15 +9,15 @@ from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.cli.options import driver_options
 from vmw_cloudinit_metadata.cli.run import run
-from vmw_cloudinit_metadata.cli.settings import SettingsCommand, config_option
 from vmw_cloudinit_metadata.drivers.driver import Driver, load
-from vmw_cloudinit_metadata.errors import DriverError
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
+from vmw_cloudinit_metadata.settings.options import driver_options
 
 
 class UuidType(click.ParamType[str]):

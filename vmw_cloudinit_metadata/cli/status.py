@@ -13,12 +13,12 @@ import ujson
 
 from vmw_cloudinit_metadata.admin.access import read_token
 from vmw_cloudinit_metadata.admin.reader import Reader, line_of
-from vmw_cloudinit_metadata.cli.options import FILE
-from vmw_cloudinit_metadata.config import DEFAULT_ADMIN_LISTEN
-from vmw_cloudinit_metadata.counts import counted
-from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.happenings import LEVEL_NAMES
-from vmw_cloudinit_metadata.printable import one_line, shortened
+from vmw_cloudinit_metadata.instance.counts import counted
+from vmw_cloudinit_metadata.monitoring.happenings import LEVEL_NAMES
+from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.options import FILE
+from vmw_cloudinit_metadata.settings.values import DEFAULT_ADMIN_LISTEN
 
 _SHOWN = 20  # machines in trouble
 _RETRY_S = 2.0

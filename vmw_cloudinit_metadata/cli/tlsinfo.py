@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from vmw_cloudinit_metadata import permissions
-from vmw_cloudinit_metadata.cli.options import key_pair_options
 from vmw_cloudinit_metadata.cli.run import run
-from vmw_cloudinit_metadata.cli.settings import SettingsCommand, config_option
-from vmw_cloudinit_metadata.config import DEFAULT_LISTEN
-from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.tls import MAX_FILE_BYTES, KeyPair
+from vmw_cloudinit_metadata.serving.tls import MAX_FILE_BYTES, KeyPair
+from vmw_cloudinit_metadata.settings import permissions
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
+from vmw_cloudinit_metadata.settings.options import key_pair_options
+from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 

@@ -11,14 +11,14 @@ from typing import Any
 import click
 
 from vmw_cloudinit_metadata.cli import schemas
-from vmw_cloudinit_metadata.cli.options import driver_options
 from vmw_cloudinit_metadata.cli.run import run
-from vmw_cloudinit_metadata.cli.settings import SettingsCommand, config_option
-from vmw_cloudinit_metadata.counts import counted, first_of
 from vmw_cloudinit_metadata.drivers.driver import load
 from vmw_cloudinit_metadata.instance import secrecy
+from vmw_cloudinit_metadata.instance.counts import counted, first_of
 from vmw_cloudinit_metadata.instance.fault import Fault
-from vmw_cloudinit_metadata.printable import one_line
+from vmw_cloudinit_metadata.protocol.printable import one_line
+from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
+from vmw_cloudinit_metadata.settings.options import driver_options
 
 _NAMED = 100  # files of one warning; in a line there are fewer
 MAX_WARNINGS = 100_000  # different ones that are gathered; those beyond are told one by one

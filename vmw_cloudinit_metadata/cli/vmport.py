@@ -13,15 +13,15 @@ from urllib.parse import urlsplit
 
 import click
 
-from vmw_cloudinit_metadata.cli.options import FILE, THUMBPRINT, Parsed
-from vmw_cloudinit_metadata.config import Address
-from vmw_cloudinit_metadata.errors import ConfigError
-from vmw_cloudinit_metadata.printable import one_line
+from vmw_cloudinit_metadata.guest.vsphere import port, work
+from vmw_cloudinit_metadata.guest.vsphere.names import names
+from vmw_cloudinit_metadata.guest.vsphere.port import Backing, Decide, Wanted
+from vmw_cloudinit_metadata.guest.vsphere.work import Do, Outcome, Result
+from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS
-from vmw_cloudinit_metadata.vsphere import port, work
-from vmw_cloudinit_metadata.vsphere.names import names
-from vmw_cloudinit_metadata.vsphere.port import Backing, Decide, Wanted
-from vmw_cloudinit_metadata.vsphere.work import Do, Outcome, Result
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.options import FILE, THUMBPRINT, Parsed
+from vmw_cloudinit_metadata.settings.values import Address
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -199,7 +199,7 @@ def _work(reach: Mapping[str, Any], do: Do) -> int:
 def _vsphere() -> ModuleType:
     """The module that needs the extra."""
     try:
-        from vmw_cloudinit_metadata.vsphere import vcenter
+        from vmw_cloudinit_metadata.guest.vsphere import vcenter
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("pyV"):
             raise ConfigError(

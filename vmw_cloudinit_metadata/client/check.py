@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vmw_cloudinit_metadata.instance.hostname import hostname_of
-from vmw_cloudinit_metadata.printable import one_line, quoted
+from vmw_cloudinit_metadata.protocol.printable import one_line, quoted
 
 DOCUMENTS = ("METADATA", "NETWORKDATA", "USERDATA")
 

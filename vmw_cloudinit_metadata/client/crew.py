@@ -19,7 +19,7 @@ from vmw_cloudinit_metadata.client.check import Failure
 from vmw_cloudinit_metadata.client.figures import Tally
 from vmw_cloudinit_metadata.client.plan import Plan, Share
 from vmw_cloudinit_metadata.client.watched import Watched
-from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 _WORKER = [sys.executable, "-m", "vmw_cloudinit_metadata.client.worker"]
 

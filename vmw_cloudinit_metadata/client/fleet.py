@@ -9,11 +9,12 @@ from pathlib import Path
 
 from vmw_cloudinit_metadata.client.check import Exactly, Expectation, Named
 from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.errors import ConfigError, DriverError
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 # VC UUIDs are made from names: the same VM has the same one in every run.
 _NAMESPACE = uuid.UUID("3e1ae0d3-4ba5-5c6b-9a44-6bb3a4b0c7a5")

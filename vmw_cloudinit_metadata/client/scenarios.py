@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.client.hypervisor import GoAhead
 from vmw_cloudinit_metadata.client.plan import Share
 from vmw_cloudinit_metadata.client.played import Manner, PlayedVm, within
 from vmw_cloudinit_metadata.client.wire import Route, Tls
-from vmw_cloudinit_metadata.config import Address
+from vmw_cloudinit_metadata.settings.values import Address
 
 Random = random.Random
 

@@ -15,8 +15,8 @@ import gevent
 from gevent import os as gevent_os
 from gevent.socket import socket
 
-from vmw_cloudinit_metadata.config import Address
-from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import Address
 
 RECONNECT_S = 0.2
 

@@ -18,8 +18,8 @@ from gevent import ssl
 from gevent.socket import socket
 
 from vmw_cloudinit_metadata.client.check import Failure
-from vmw_cloudinit_metadata.config import Address
-from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import Address
 
 _RECEIVE_BYTES = 64 * 1024
 _READABLE = 1  # libev's EV_READ

@@ -17,10 +17,11 @@ import gevent
 from gevent.event import Event
 from gevent.socket import wait_read
 
-from vmw_cloudinit_metadata.admission import raise_descriptor_limit
 from vmw_cloudinit_metadata.client.plan import Share
 from vmw_cloudinit_metadata.client.scenarios import Play
-from vmw_cloudinit_metadata.errors import ConfigError, DriverError
+from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.serving.admission import raise_descriptor_limit
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 TELL_EVERY_S = 0.25
 

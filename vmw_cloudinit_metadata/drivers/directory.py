@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, is_instance_file
 from vmw_cloudinit_metadata.drivers.root import Root
 from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, cannot_read
 from vmw_cloudinit_metadata.drivers.spellings import Spellings
-from vmw_cloudinit_metadata.errors import DriverError
 
 
 class Directory:

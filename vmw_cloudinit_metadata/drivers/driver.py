@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from vmw_cloudinit_metadata.budget import Table
-from vmw_cloudinit_metadata.errors import ConfigError, DriverError
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.process.budget import Table
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 ENTRY_POINTS = "vmw_cloudinit_metadata.drivers"
 

@@ -12,12 +12,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vmw_cloudinit_metadata.budget import Table
-from vmw_cloudinit_metadata.counts import counted, first_of
 from vmw_cloudinit_metadata.drivers import skipped
 from vmw_cloudinit_metadata.drivers.directory import Directory
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.duplicates import Comparison, Duplicate
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.filename import (
     SUFFIXES,
     is_instance_file,
@@ -28,7 +27,7 @@ from vmw_cloudinit_metadata.drivers.filename import (
 from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles, only
 from vmw_cloudinit_metadata.drivers.lastgood import LastGood
 from vmw_cloudinit_metadata.drivers.snapshot import Looks, Snapshot, Token
-from vmw_cloudinit_metadata.errors import DriverError
+from vmw_cloudinit_metadata.instance.counts import counted, first_of
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
     InvalidInstanceData,
@@ -38,7 +37,8 @@ from vmw_cloudinit_metadata.instance.fault import (
 )
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.secrecy import shown
-from vmw_cloudinit_metadata.printable import quoted
+from vmw_cloudinit_metadata.process.budget import Table
+from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
 _UNUSED = (

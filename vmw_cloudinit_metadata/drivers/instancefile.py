@@ -15,11 +15,11 @@ from typing import Any
 from vmw_cloudinit_metadata.drivers.directory import Directory
 from vmw_cloudinit_metadata.drivers.documentnames import DocumentNames
 from vmw_cloudinit_metadata.drivers.duplicates import Owners
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.filename import stem_in, unquoted_stem, usual_stem
 from vmw_cloudinit_metadata.drivers.reading import Reading, Readings
 from vmw_cloudinit_metadata.drivers.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.snapshot import Signature, Snapshot, cannot_read
-from vmw_cloudinit_metadata.errors import DriverError
 from vmw_cloudinit_metadata.instance import advice, distinct, encoding, jsontext, nocloud, seed
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
@@ -41,7 +41,7 @@ from vmw_cloudinit_metadata.instance.keys import (
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
 from vmw_cloudinit_metadata.instance.secrecy import NAMES, is_secret_text, shown
 from vmw_cloudinit_metadata.instance.vmname import normal
-from vmw_cloudinit_metadata.printable import one_line
+from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
 Judge = Callable[[InstanceData], Iterable[Fault]]

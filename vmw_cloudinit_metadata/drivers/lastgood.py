@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from vmw_cloudinit_metadata.budget import size_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.process.budget import size_of
 
 MAX_BYTES = 256 * 1024 * 1024
 _ABOUT_BYTES = 2048  # of an answer beside its parts

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 
-from vmw_cloudinit_metadata.counts import counted, first_of
 from vmw_cloudinit_metadata.drivers.filename import is_instance_file, nearly_stem
+from vmw_cloudinit_metadata.instance.counts import counted, first_of
 from vmw_cloudinit_metadata.instance.fault import Fault
 
 _MAX_LOOKED_AT = 10_000  # entries of subdirectories

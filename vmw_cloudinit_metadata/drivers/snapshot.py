@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from math import inf
 
+from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.root import Anywhere, LeadsOut, Root
-from vmw_cloudinit_metadata.errors import DriverError
 
 # A change within one tick of the file system's clock shows in no time stamp. The coarsest ticks are
 # one second, so what changed less than two seconds ago is looked at again.

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vmw_cloudinit_metadata.counts import characters
 from vmw_cloudinit_metadata.instance import secrecy
-from vmw_cloudinit_metadata.printable import one_line, shortened
+from vmw_cloudinit_metadata.instance.counts import characters
+from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 
 Key = secrecy.Key
 

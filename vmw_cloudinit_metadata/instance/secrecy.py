@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from vmw_cloudinit_metadata.counts import characters
+from vmw_cloudinit_metadata.instance.counts import characters
 
 Key = tuple[str | int, ...]
 

@@ -14,7 +14,6 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-from vmw_cloudinit_metadata.printable import quoted
 from vmw_cloudinit_metadata.protocol import authentication, packet, stranger, telnet, vmware
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
 from vmw_cloudinit_metadata.protocol.events import (
@@ -35,6 +34,7 @@ from vmw_cloudinit_metadata.protocol.events import (
 )
 from vmw_cloudinit_metadata.protocol.identity import Identity
 from vmw_cloudinit_metadata.protocol.options import Side
+from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.telnet import Option, Verb
 from vmw_cloudinit_metadata.protocol.vmotion import Begun, Claim, Declined, Move, Moves
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption

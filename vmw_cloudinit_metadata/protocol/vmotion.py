@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from vmw_cloudinit_metadata.crowd import Crowd
-from vmw_cloudinit_metadata.rate import Rate
+from vmw_cloudinit_metadata.protocol.crowd import Crowd
+from vmw_cloudinit_metadata.protocol.rate import Rate
 
 # Four bytes in all recordings; the document calls it opaque.
 MAX_SEQUENCE_BYTES = 64

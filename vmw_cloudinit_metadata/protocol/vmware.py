@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import IntEnum
 from urllib.parse import parse_qsl
 
-from vmw_cloudinit_metadata.printable import quoted
+from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.telnet import Option, Subnegotiation
 
 

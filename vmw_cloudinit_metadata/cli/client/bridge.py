@@ -12,10 +12,10 @@ import gevent
 from gevent.socket import wait_read
 
 from vmw_cloudinit_metadata.cli.client.options import VM, machine_of, manner_of
-from vmw_cloudinit_metadata.cli.options import Parsed
 from vmw_cloudinit_metadata.client import stream
 from vmw_cloudinit_metadata.client.bridge import Bridge
 from vmw_cloudinit_metadata.client.stream import Place, Stream
+from vmw_cloudinit_metadata.settings.options import Parsed
 
 _PLACE = Parsed("PLACE", Place.parse)
 

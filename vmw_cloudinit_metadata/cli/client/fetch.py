@@ -12,8 +12,8 @@ import click
 from vmw_cloudinit_metadata.cli.client.options import VM, machine_of, manner_of
 from vmw_cloudinit_metadata.client.check import Failure
 from vmw_cloudinit_metadata.client.played import PlayedVm, within
-from vmw_cloudinit_metadata.errors import ConfigError
 from vmw_cloudinit_metadata.instance import nocloud
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 
 @click.command()

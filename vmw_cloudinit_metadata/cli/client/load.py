@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.client.crew import Crew
 from vmw_cloudinit_metadata.client.progress import Progress
 from vmw_cloudinit_metadata.client.report.page import render
 from vmw_cloudinit_metadata.client.report.words import plural
-from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 
 @click.command()

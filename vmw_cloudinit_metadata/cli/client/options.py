@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import click
 
-from vmw_cloudinit_metadata.cli.options import ADDRESS, FILE, THUMBPRINT
 from vmw_cloudinit_metadata.cli.show import UuidType
 from vmw_cloudinit_metadata.client.played import Manner
 from vmw_cloudinit_metadata.client.wire import Route, Tls
-from vmw_cloudinit_metadata.config import DEFAULT_LISTEN, Address
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS, Machine
+from vmw_cloudinit_metadata.settings.options import ADDRESS, FILE, THUMBPRINT
+from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN, Address
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.admission import connections_by_descriptors, raise_descriptor_limit
 from vmw_cloudinit_metadata.cli.client.options import COUNT, POSITIVE, SERVER, manner_of, together
-from vmw_cloudinit_metadata.cli.options import FILE, Parsed
 from vmw_cloudinit_metadata.client.fleet import name_of, stems
 from vmw_cloudinit_metadata.client.plan import Plan
-from vmw_cloudinit_metadata.errors import ConfigError
+from vmw_cloudinit_metadata.serving.admission import (
+    connections_by_descriptors,
+    raise_descriptor_limit,
+)
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.options import FILE, Parsed
 
 _PORTS = 28_000  # of one address, to one port of a server
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element
 
-from vmw_cloudinit_metadata.printable import one_line
+from vmw_cloudinit_metadata.protocol.printable import one_line
 
 
 def element(tag: str, *children: Element | str, **attributes: object) -> Element:

@@ -1,0 +1,95 @@
+"""What keeps the agent of a tree from doing its work, each with what to do about it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import resources
+
+from vmw_cloudinit_metadata.guest.image import cloudconfig, kernel, layout, parts
+from vmw_cloudinit_metadata.guest.image.tree import Tree
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+
+LIMIT_S = 60
+
+_LABELLED = (
+    *(parts.AGENT, parts.UNIT, parts.ENABLED, parts.CLEAN, parts.SETTINGS),
+    cloudconfig.FILE,
+)
+
+
+def missing(tree: Tree) -> Iterator[str]:
+    """What has to be in the tree by the image's own packages."""
+    if not layout.cloud_init_of(tree):
+        yield "cloud-init is not installed: install the distribution's package"
+    if not layout.python_of(tree):
+        yield f"no Python was found ({layout.DEFAULT_PYTHON}): install python3 3.6 or later"
+    yield from not_served(tree)
+
+
+def not_served(tree: Tree) -> Iterator[str]:
+    """What the agent's own check takes for granted."""
+    init = layout.other_init(tree)
+    if init:
+        yield f"/sbin/init is {init}: the agent is started by systemd alone: install systemd-sysv"
+
+
+def unnamed_device(tree: Tree) -> Iterator[str]:
+    """Settings by which the agent looks for its port."""
+    if not parts.has_device(tree.text(parts.SETTINGS)):
+        yield (
+            f"no device is set in {parts.SETTINGS}: the agent believes the first free serial port "
+            "that answers, and what it says is done as root: use --device /dev/ttyS1, or the port "
+            "that the VM has for it"
+        )
+
+
+def overruled(tree: Tree) -> Iterator[str]:
+    """Files that come after ours, and name other data sources."""
+    for path in tree.glob(f"{cloudconfig.DIRECTORY}/*.cfg"):
+        if path > cloudconfig.FILE and cloudconfig.has_list(tree.text(path)):
+            yield f"{path} has a datasource_list that overrules ours: remove it from that file"
+
+
+def unlabelled(tree: Tree) -> Iterator[str]:
+    """Files without a label, where SELinux would refuse them."""
+    policy = layout.selinux_type(tree)
+    if policy is None:
+        return
+    paths = [path for path in _LABELLED if tree.entry(path) and tree.label(path) is None]
+    if paths:
+        yield (
+            f"SELinux is in use, and no label is on {' '.join(paths)}: run `setfiles -r {tree.root}"
+            f" {tree.root}/etc/selinux/{policy}/contexts/files/file_contexts"
+            f" {' '.join(f'{tree.root}{path}' for path in paths)}`, or `touch"
+            f" {tree.root}/.autorelabel` (the first boot then takes longer, and restarts)"
+        )
+
+
+def serial_boot_loader(tree: Tree) -> Iterator[str]:
+    """GRUB on a serial port: junk for the server, and no harm but to the eye."""
+    for path in parts.command_line_files(tree):
+        line = kernel.grub_serial_line(tree.read(path) or b"")
+        if line:
+            yield f"{path}:{line}: GRUB itself writes on a serial port; the server ignores that"
+
+
+def agents_own(tree: Tree) -> list[str]:
+    """What the agent's own check finds; raises ConfigError if it cannot run."""
+    with resources.as_file(resources.files("vmw_cloudinit_metadata") / "guest/agent.py") as agent:
+        command = [sys.executable, "-I", str(agent), "--check", "--root", str(tree.root)]
+        try:
+            ended = subprocess.run(  # nosec B603 # this Python, our file, a path that is no option
+                command,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S,
+                check=False,
+                errors="replace",
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ConfigError(f"the agent's check took longer than {LIMIT_S} s") from error
+    if ended.returncode not in (0, 1):
+        raise ConfigError(f"the agent's check failed: {(ended.stderr or ended.stdout).strip()}")
+    return ended.stdout.splitlines() if ended.returncode else []

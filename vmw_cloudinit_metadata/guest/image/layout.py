@@ -1,0 +1,51 @@
+"""What a tree has: Python, cloud-init, systemd, SELinux. Distributions differ."""
+
+from __future__ import annotations
+
+import re
+
+from vmw_cloudinit_metadata.guest.image.tree import Tree
+
+DEFAULT_PYTHON = "/usr/bin/python3"
+_PYTHONS = (DEFAULT_PYTHON, "/usr/libexec/platform-python")  # RHEL 8 may have the second alone
+_VERSIONED = "/usr/bin/python3.*"
+_CLOUD_INIT = ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")
+_INIT = "/sbin/init"
+_SHEBANG_CHARACTERS = 256  # no kernel reads more
+_SHEBANG = re.compile(r"#![ \t]*(/[\w./-]*python[\w.-]*)(?=\s|\Z)", re.ASCII)
+_SELINUX = re.compile(r"^[ \t]*SELINUX[ \t]*=[ \t]*(enforcing|permissive)[ \t\r]*$", re.M)
+_SELINUX_TYPE = re.compile(r"^[ \t]*SELINUXTYPE[ \t]*=[ \t]*([\w-]+)[ \t\r]*$", re.M)
+
+
+def python_of(tree: Tree) -> str | None:
+    """The interpreter, at best the one that runs cloud-init: it has PyYAML."""
+    candidates = [*_PYTHONS, *sorted(tree.glob(_VERSIONED), key=_version, reverse=True)]
+    shebang = _SHEBANG.match(tree.text(cloud_init_of(tree) or "")[:_SHEBANG_CHARACTERS])
+    if shebang:
+        candidates.insert(0, shebang[1])
+    return next(filter(tree.is_program, candidates), None)
+
+
+def cloud_init_of(tree: Tree) -> str | None:
+    return next(filter(tree.is_program, _CLOUD_INIT), None)
+
+
+def other_init(tree: Tree) -> str | None:
+    """The program that starts everything, where that is not systemd."""
+    init = tree.find(_INIT)
+    return init if init and not init.endswith("/systemd") else None
+
+
+def selinux_type(tree: Tree) -> str | None:
+    """The name of the policy, such as `targeted`, where SELinux is in use."""
+    configuration = tree.text("/etc/selinux/config")
+    if not _SELINUX.search(configuration):
+        return None
+    found = _SELINUX_TYPE.search(configuration)
+    return found[1] if found else "targeted"
+
+
+def _version(path: str) -> tuple[int, ...]:
+    """(3, 11) of /usr/bin/python3.11; () of /usr/bin/python3.11-config."""
+    found = re.search(r"/python(3)\.(\d+)$", path)
+    return tuple(map(int, found.groups())) if found else ()

@@ -1,0 +1,142 @@
+"""What is installed: each path, and what its file is to be, given what it was before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from vmw_cloudinit_metadata.guest.image import cloudconfig, kernel, layout
+from vmw_cloudinit_metadata.guest.image.tree import Entry, File, Link, Tree
+
+AGENT = "/usr/libexec/vmw-metadata-agent"
+UNIT = "/usr/lib/systemd/system/vmw-metadata-agent.service"
+ENABLED = "/etc/systemd/system/cloud-init.target.wants/vmw-metadata-agent.service"
+SETTINGS = "/etc/vmw-metadata-agent.conf"
+CLEAN = "/etc/cloud/clean.d/50-vmw-metadata-agent"
+
+# What it was before -> what it is to be. None: nothing there.
+Edit = Callable[[Entry | None], Entry | None]
+
+_SECTION = "[agent]"
+_DEVICE = re.compile(r"^[ \t]*(?P<comment>(?:[#;][ \t]*)?)device[ \t]*[=:].*$", re.M | re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the operator wants beside the agent itself."""
+
+    device: str | None = None
+    free_console: str | None = None  # the port: ttyS0
+    network_every_boot: bool = False
+    with_guestinfo: bool = False
+
+
+def packaged(name: str) -> str:
+    """A file of the package that goes into guests."""
+    return (resources.files("vmw_cloudinit_metadata") / "guest" / name).read_text("utf-8")
+
+
+def agent(python: str = layout.DEFAULT_PYTHON) -> str:
+    """As it is packaged, but for the interpreter where that is another one."""
+    text = packaged("agent.py")
+    return text if python == layout.DEFAULT_PYTHON else re.sub(r"\A#!.*", f"#!{python}", text)
+
+
+def unit(python: str = layout.DEFAULT_PYTHON) -> str:
+    return packaged(UNIT.rpartition("/")[2]).replace(
+        f"ExecStart={layout.DEFAULT_PYTHON} ", f"ExecStart={python} "
+    )
+
+
+def cloud_config(choices: Choices) -> str:
+    return cloudconfig.text(
+        packaged(cloudconfig.FILE.rpartition("/")[2]),
+        with_guestinfo=choices.with_guestinfo,
+        network_every_boot=choices.network_every_boot,
+    )
+
+
+def clean() -> str:
+    return packaged("clean-seed")
+
+
+def settings() -> str:
+    return packaged("vmw-metadata-agent.conf")
+
+
+def edits(tree: Tree, choices: Choices) -> Mapping[str, Edit]:
+    """Each path that is to be looked after, and its edit."""
+    python = layout.python_of(tree) or layout.DEFAULT_PYTHON
+    wanted: dict[str, Edit] = {
+        AGENT: _always(_file(agent(python), 0o755)),
+        UNIT: _always(_file(unit(python))),
+        ENABLED: _always(Link(UNIT)),
+        CLEAN: _always(_file(clean(), 0o755)),
+        SETTINGS: lambda before: _settings(before, choices.device),
+        cloudconfig.FILE: _always(_file(cloud_config(choices))),
+    }
+    if choices.with_guestinfo:
+        wanted[cloudconfig.DS_IDENTIFY] = _ds_identify
+    if choices.free_console:
+        wanted |= _free_console(tree, choices.free_console)
+    return wanted
+
+
+def command_line_files(tree: Tree) -> list[str]:
+    """The files with kernel command lines that the tree has, each once."""
+    found = (tree.find(path) for pattern in kernel.FILES for path in tree.glob(pattern))
+    return sorted({path for path in found if path})
+
+
+def with_device(text: str, device: str) -> str:
+    """The agent's settings with this device; the rest stays as it is."""
+    line = f"device = {device}"
+    places = sorted(_DEVICE.finditer(text), key=lambda found: bool(found["comment"]))
+    if places:  # the one that sets it before one that is commented out
+        return text[: places[0].start()] + line + text[places[0].end() :]
+    if _SECTION in text:
+        return text.replace(_SECTION, f"{_SECTION}\n{line}", 1)
+    return f"{text}\n{_SECTION}\n{line}\n"
+
+
+def has_device(text: str) -> bool:
+    """Whether the agent's settings name its port."""
+    return any(not found["comment"] for found in _DEVICE.finditer(text))
+
+
+def _file(text: str, mode: int = 0o644) -> File:
+    return File(text.encode(), mode)
+
+
+def _always(entry: Entry) -> Edit:
+    return lambda _: entry
+
+
+def _settings(before: Entry | None, device: str | None) -> Entry:
+    """The operator's own settings stay; only the device is set in them, if it is asked for."""
+    file = before if isinstance(before, File) else _file(settings())
+    if device is None:
+        return file
+    return File(with_device(_text(file), device).encode("utf-8", "surrogateescape"), file.mode)
+
+
+def _ds_identify(before: Entry | None) -> Entry:
+    file = before if isinstance(before, File) else _file("")
+    text = cloudconfig.with_policy(_text(file))
+    return File(text.encode("utf-8", "surrogateescape"), file.mode)
+
+
+def _free_console(tree: Tree, port: str) -> dict[str, Edit]:
+    def edit(before: Entry | None) -> Entry | None:
+        if not isinstance(before, File):
+            return before
+        return File(kernel.without_console(before.content, port), before.mode)
+
+    getty = f"/etc/systemd/system/serial-getty@{port}.service"
+    return {**dict.fromkeys(command_line_files(tree), edit), getty: _always(Link("/dev/null"))}
+
+
+def _text(file: File) -> str:
+    return file.content.decode("utf-8", "surrogateescape")

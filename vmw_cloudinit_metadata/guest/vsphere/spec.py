@@ -1,0 +1,86 @@
+"""Serial ports in pyVmomi's types: devices -> ports, steps -> what ReconfigVM_Task takes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pyVmomi import vim
+
+from vmw_cloudinit_metadata.guest.vsphere.port import (
+    Add,
+    Backing,
+    Connect,
+    Edit,
+    Port,
+    Remove,
+    Step,
+    Wanted,
+)
+
+_SerialPort = vim.vm.device.VirtualSerialPort
+_Spec = vim.vm.device.VirtualDeviceSpec
+_NEW_KEY = -1  # vSphere gives the real one
+
+
+def ports_of(devices: Iterable[vim.vm.device.VirtualDevice]) -> list[Port]:
+    """The serial ports on the network; those of other kinds are none of ours."""
+    return [_port(device) for device in devices if _is_on_network(device)]
+
+
+def config_spec(step: Step, devices: Iterable[vim.vm.device.VirtualDevice]) -> vim.vm.ConfigSpec:
+    """What makes one step of the VM with these devices."""
+    by_key = {device.key: device for device in devices}
+    match step:
+        case Add(wanted):
+            change = _Spec(operation=_Spec.Operation.add, device=_device(_NEW_KEY, wanted))
+        case Edit(key, wanted):
+            device = by_key[key]
+            device.backing = _backing(wanted.backing)
+            device.yieldOnPoll = wanted.yield_on_poll
+            change = _Spec(operation=_Spec.Operation.edit, device=device)
+        case Remove(key):
+            change = _Spec(operation=_Spec.Operation.remove, device=by_key[key])
+        case Connect(key, is_connected):
+            device = by_key[key]
+            device.connectable = _connectable(is_connected)
+            change = _Spec(operation=_Spec.Operation.edit, device=device)
+    return vim.vm.ConfigSpec(deviceChange=[change])
+
+
+def _is_on_network(device: vim.vm.device.VirtualDevice) -> bool:
+    return isinstance(device, _SerialPort) and isinstance(
+        device.backing, _SerialPort.URIBackingInfo
+    )
+
+
+def _port(device: vim.vm.device.VirtualSerialPort) -> Port:
+    backing = device.backing
+    return Port(
+        key=device.key,
+        label=device.deviceInfo.label if device.deviceInfo else f"device {device.key}",
+        backing=Backing(backing.serviceURI, backing.proxyURI or None, backing.direction),
+        yield_on_poll=device.yieldOnPoll,
+        is_connected=bool(device.connectable and device.connectable.connected),
+    )
+
+
+def _device(key: int, wanted: Wanted) -> vim.vm.device.VirtualSerialPort:
+    return _SerialPort(
+        key=key,
+        backing=_backing(wanted.backing),
+        connectable=_connectable(True),
+        yieldOnPoll=wanted.yield_on_poll,
+    )
+
+
+def _backing(backing: Backing) -> vim.vm.device.VirtualSerialPort.URIBackingInfo:
+    return _SerialPort.URIBackingInfo(
+        serviceURI=backing.service_uri, proxyURI=backing.proxy_uri, direction=backing.direction
+    )
+
+
+def _connectable(is_connected: bool) -> vim.vm.device.VirtualDevice.ConnectInfo:
+    """The guest may not hang up by itself: it would come up without data, and nobody would know."""
+    return vim.vm.device.VirtualDevice.ConnectInfo(
+        startConnected=True, allowGuestControl=False, connected=is_connected
+    )

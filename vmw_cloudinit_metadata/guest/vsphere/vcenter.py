@@ -1,0 +1,266 @@
+"""A vCenter, or one ESXi host: its VMs, and their reconfiguration. Does I/O; blocks; thread-safe.
+
+pyVmomi's own SmartConnect compares a thumbprint only where the certificate is not valid otherwise,
+and waits without limit for a host that does not answer: so TLS and the connection are made here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import socket
+import ssl
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+from xml.parsers.expat import ExpatError
+
+from pyVmomi import SoapStubAdapter, vim, vmodl
+
+from vmw_cloudinit_metadata.guest.vsphere.port import Power, Step, Vm, VmError
+from vmw_cloudinit_metadata.guest.vsphere.spec import config_spec, ports_of
+from vmw_cloudinit_metadata.protocol.printable import one_line
+from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import Address
+
+VERSION = "vim.version.version11"  # vSphere 6.5: nothing newer is needed
+REQUEST_S = 60.0
+TASK_S = 300.0
+PAGE = 1000  # VMs in one answer
+
+_POLL_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # the last one goes on
+_IDENTITY = ("name", "config.instanceUuid", "config.uuid")
+_STATE = ("config.hardware.device", "runtime.powerState", "config.template")
+VirtualMachine: TypeAlias = vim.VirtualMachine
+_VmsBy = dict[str, list[VirtualMachine]]
+_query = vmodl.query.PropertyCollector
+_ODD = (ExpatError, KeyError, TypeError, ValueError)  # pyVmomi, of what it does not understand
+_BROKEN = (OSError, http.client.HTTPException, *_ODD)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How the vCenter's certificate is checked; by the system's authorities if nothing is given."""
+
+    ca_file: Path | None = None
+    thumbprint: str | None = None  # SHA-1 or SHA-256, hexadecimal, lower case
+    is_insecure: bool = False
+
+
+@contextmanager
+def connect(
+    address: Address, user: str, password: str, trust: Trust, jobs: int
+) -> Iterator[VCenter]:
+    """Logs in, and out again; raises ConfigError if that cannot be."""
+    stub = SoapStubAdapter(
+        host=address.host,
+        port=address.port,
+        version=VERSION,
+        sslContext=_tls(address, trust),
+        poolSize=jobs,
+        httpConnectionTimeout=REQUEST_S,
+    )
+    content = _log_in(stub, address, user, password)
+    try:
+        yield VCenter(content)
+    finally:
+        with suppress(*_BROKEN, vmodl.MethodFault):
+            content.sessionManager.Logout()
+
+
+class VCenter:
+    """One that we are logged in to. Its methods raise VmError."""
+
+    def __init__(self, content: vim.ServiceInstanceContent) -> None:
+        self._content = content
+        with _told():
+            self._named, self._by_uuid = self._identities()
+
+    def find(self, name: str) -> VirtualMachine:
+        """The VM of that name, VC UUID, BIOS UUID, or inventory path (`DC/vm/folder/web1`)."""
+        if "/" in name:
+            return self._by_path(name)
+        uuid = parse_uuid(name)
+        found = self._by_uuid.get(uuid, []) if uuid else self._named.get(name, [])
+        if not found:
+            raise VmError("no VM of that UUID" if uuid else "no VM of that name")
+        if len(found) > 1:
+            raise VmError(
+                f"{len(found)} VMs have it ({', '.join(vm._moId for vm in found)}):"
+                " use the VC UUID or the inventory path"
+            )
+        return found[0]
+
+    def look(self, vm: VirtualMachine) -> Vm:
+        """What counts of the VM, as it is now."""
+        devices, power, is_template = self._state(vm)
+        return Vm(power, is_template, ports_of(devices))
+
+    def carry_out(self, vm: VirtualMachine, step: Step) -> None:
+        """Makes one step, and waits for its end."""
+        devices, _, _ = self._state(vm)
+        with _told():
+            _wait(vm.ReconfigVM_Task(spec=config_spec(step, devices)))
+
+    def _identities(self) -> tuple[_VmsBy, _VmsBy]:
+        named: _VmsBy = defaultdict(list)
+        by_instance: _VmsBy = defaultdict(list)
+        by_bios: _VmsBy = defaultdict(list)
+        for vm, values in self._all():
+            named[values.get("name", "")].append(vm)
+            by_instance[values.get("config.instanceUuid", "").lower()].append(vm)
+            by_bios[values.get("config.uuid", "").lower()].append(vm)
+        return named, {**by_bios, **by_instance}
+
+    def _all(self) -> Iterator[tuple[VirtualMachine, Mapping[str, Any]]]:
+        view = self._content.viewManager.CreateContainerView(
+            container=self._content.rootFolder, type=[vim.VirtualMachine], recursive=True
+        )
+        try:
+            yield from self._properties(_members(view), _IDENTITY)
+        finally:
+            view.DestroyView()
+
+    def _by_path(self, path: str) -> VirtualMachine:
+        with _told():
+            found = self._content.searchIndex.FindByInventoryPath(inventoryPath=path.strip("/"))
+        if not isinstance(found, vim.VirtualMachine):
+            raise VmError("no VM at that inventory path, as in DC/vm/folder/web1")
+        return found
+
+    def _state(self, vm: VirtualMachine) -> tuple[list[Any], Power, bool]:
+        with _told():
+            found = self._properties(_query.ObjectSpec(obj=vm), _STATE)
+            values = next((values for _, values in found), {})
+        if "config.hardware.device" not in values:
+            raise VmError("vCenter cannot tell its devices: is it inaccessible, or orphaned?")
+        devices, power, is_template = (values.get(path) for path in _STATE)
+        return list(devices or []), Power(str(power)), bool(is_template)
+
+    def _properties(
+        self, where: vmodl.query.PropertyCollector.ObjectSpec, wanted: Sequence[str]
+    ) -> Iterator[tuple[VirtualMachine, Mapping[str, Any]]]:
+        """Of each VM there, those of its properties that vCenter can tell."""
+        properties = _query.PropertySpec(type=vim.VirtualMachine, pathSet=list(wanted))
+        collector = self._content.propertyCollector
+        page = collector.RetrievePropertiesEx(
+            specSet=[_query.FilterSpec(objectSet=[where], propSet=[properties])],
+            options=_query.RetrieveOptions(maxObjects=PAGE),
+        )
+        while page:
+            for found in page.objects:
+                yield found.obj, {property_.name: property_.val for property_ in found.propSet}
+            page = collector.ContinueRetrievePropertiesEx(token=page.token) if page.token else None
+
+
+def _members(view: vim.view.ContainerView) -> vmodl.query.PropertyCollector.ObjectSpec:
+    along = _query.TraversalSpec(type=vim.view.ContainerView, path="view", skip=False)
+    return _query.ObjectSpec(obj=view, skip=True, selectSet=[along])
+
+
+def _log_in(
+    stub: SoapStubAdapter, address: Address, user: str, password: str
+) -> vim.ServiceInstanceContent:
+    try:
+        content = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+        if content is None:
+            raise ConfigError(f"{address}: it gives answers that are none of a vCenter")
+        content.sessionManager.Login(userName=user, password=password)
+    except vim.fault.InvalidLogin as error:
+        raise ConfigError(f"{address}: user {user!r} or the password is wrong") from error
+    except vmodl.MethodFault as error:
+        raise ConfigError(f"{address}: login refused: {_text(error)}") from error
+    except _BROKEN as error:
+        raise ConfigError(f"{address}: {_connection_text(error)}") from error
+    return content
+
+
+def _tls(address: Address, trust: Trust) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=trust.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"--ca-file: {trust.ca_file}: {error}") from error
+    if trust.is_insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif trust.thumbprint:
+        context = _pinned(_certificate(address), trust.thumbprint, address)
+    return context
+
+
+def _certificate(address: Address) -> bytes:
+    """Of whoever answers: it is trusted only if it has the thumbprint."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((address.host, address.port), REQUEST_S) as plain,
+            context.wrap_socket(plain, server_hostname=address.host) as secured,
+        ):
+            return secured.getpeercert(binary_form=True) or b""
+    except OSError as error:
+        raise ConfigError(f"{address}: {_connection_text(error)}") from error
+
+
+def _pinned(certificate: bytes, thumbprint: str, address: Address) -> ssl.SSLContext:
+    """A context that accepts this certificate, and no other."""
+    algorithm = {40: "sha1", 64: "sha256"}[len(thumbprint)]
+    found = hashlib.new(algorithm, certificate, usedforsecurity=False).hexdigest()
+    if not hmac.compare_digest(found, thumbprint):
+        raise ConfigError(f"--thumbprint: {address} has a certificate with {found}, not this one")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be an authority's
+    context.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(certificate))
+    return context
+
+
+def _connection_text(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({error.verify_message}):"
+            " use --ca-file or --thumbprint"
+        )
+    if isinstance(error, _ODD):
+        return f"gives answers that are none of a vCenter ({type(error).__name__}: {error})"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"cannot be asked: {one_line(text)}"
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Faults of the vCenter, and of the way to it, as VmError."""
+    try:
+        yield
+    except vmodl.MethodFault as error:
+        raise VmError(_text(error)) from error
+    except _BROKEN as error:
+        raise VmError(f"the vCenter {_connection_text(error)}") from error
+
+
+def _text(fault: vmodl.MethodFault) -> str:
+    kind = type(fault).__name__.rpartition(".")[2]
+    return one_line(f"{fault.msg} ({kind})" if fault.msg else kind)
+
+
+def _wait(task: vim.Task) -> None:
+    """For the end of a task; raises its fault."""
+    end_s = time.monotonic() + TASK_S
+    pauses = iter(_POLL_S)
+    pause_s = 0.0
+    while time.monotonic() < end_s:
+        info = task.info
+        if info.state == vim.TaskInfo.State.success:
+            return
+        if info.state == vim.TaskInfo.State.error:
+            raise info.error
+        pause_s = next(pauses, pause_s)
+        time.sleep(pause_s)
+    raise VmError(f"the task is not over after {TASK_S:.0f} s: does the VM wait for an answer?")

@@ -1,0 +1,126 @@
+"""The same done to many VMs at a time, each by itself: one that fails holds up no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from vmw_cloudinit_metadata.guest.vsphere.port import (
+    Connect,
+    Decide,
+    NeedsPowerOffError,
+    Step,
+    VmError,
+)
+
+if TYPE_CHECKING:  # pyVmomi may not be installed
+    from vmw_cloudinit_metadata.guest.vsphere.vcenter import VCenter, VirtualMachine
+
+
+class Result(StrEnum):
+    CHANGED = "changed"
+    TO_CHANGE = "to be changed"  # a dry run's
+    UNCHANGED = "unchanged"
+    NEEDS_POWER_OFF = "needs power-off"
+    FAILED = "failed"
+
+    @property
+    def is_failure(self) -> bool:
+        return self in (Result.FAILED, Result.NEEDS_POWER_OFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one VM."""
+
+    name: str
+    result: Result
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
+
+
+# What is done to a VM that was found: the text of what became of it.
+Do = Callable[["VCenter", "VirtualMachine"], tuple[Result, str]]
+
+
+def for_each(vcenter: VCenter, names: Sequence[str], jobs: int, do: Do) -> Iterator[Outcome]:
+    """The outcomes in the order of the names, `jobs` VMs at a time; no VM twice."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield from pool.map(lambda target: _outcome(vcenter, target, do), _targets(vcenter, names))
+    finally:  # interrupted: those under way are finished, no other is begun
+        pool.shutdown(cancel_futures=True)
+
+
+def change(
+    vcenter: VCenter, vm: VirtualMachine, decide: Decide, *, is_dry_run: bool
+) -> tuple[Result, str]:
+    """Looks, decides, and carries it out unless that is only to be told; raises VmError."""
+    plan = decide(vcenter.look(vm))
+    if not plan.steps:
+        return Result.UNCHANGED, plan.text
+    if is_dry_run:
+        return Result.TO_CHANGE, f"would be {plan.text}"
+    _carry_out(vcenter, vm, plan.steps)
+    return Result.CHANGED, plan.text
+
+
+def _carry_out(vcenter: VCenter, vm: VirtualMachine, steps: Sequence[Step]) -> None:
+    for number, step in enumerate(steps):
+        try:
+            vcenter.carry_out(vm, step)
+        except VmError as error:
+            if any(isinstance(done, Connect) for done in steps[:number]):
+                told = "the port is disconnected now: `vm-port reconnect` connects it"
+                raise VmError(f"{error}; {told}") from error
+            raise
+
+
+def look(vcenter: VCenter, vm: VirtualMachine, uri: str | None) -> tuple[Result, str]:
+    """The serial ports on the network, or those with the service URI: then there has to be one."""
+    state = vcenter.look(vm)
+    ports = state.ports if uri is None else state.with_uri(uri)
+    if ports:
+        return Result.UNCHANGED, f"{state}: {'; '.join(map(str, ports))}"
+    if uri is None:
+        return Result.UNCHANGED, f"{state}: no serial port on the network"
+    return Result.FAILED, f"{state}: no port with service URI {uri}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    name: str
+    vm: VirtualMachine
+
+
+def _targets(vcenter: VCenter, names: Sequence[str]) -> Iterator[_Target | Outcome]:
+    """Each VM once; where there is none, the outcome."""
+    seen: dict[str, str] = {}
+    for name in names:
+        try:
+            vm = vcenter.find(name)
+        except VmError as error:
+            yield Outcome(name, Result.FAILED, f"failed: {error}")
+            continue
+        first = seen.setdefault(vm._moId, name)
+        if first == name:
+            yield _Target(name, vm)
+        else:
+            yield Outcome(name, Result.UNCHANGED, f"is the same VM as {first}")
+
+
+def _outcome(vcenter: VCenter, target: _Target | Outcome, do: Do) -> Outcome:
+    if isinstance(target, Outcome):
+        return target
+    try:
+        result, text = do(vcenter, target.vm)
+    except NeedsPowerOffError as error:
+        result, text = Result.NEEDS_POWER_OFF, str(error)
+    except VmError as error:
+        result, text = Result.FAILED, f"failed: {error}"
+    return Outcome(target.name, result, text)

@@ -1,0 +1,1 @@
+"""What operators learn: the log, the audit stream, counters, timings, happenings."""

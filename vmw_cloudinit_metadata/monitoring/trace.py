@@ -1,0 +1,77 @@
+"""What is said on a line, for the log at level debug: `<` from the VM, `>` to it.
+
+No content is shown: a name of a suboption and a length, the codes of a list, and of the serial line
+inside the requests. Whatever else a peer says can be the secret of a vMotion, under any code, or
+user-data, or the echo of some.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from vmw_cloudinit_metadata.protocol import packet, telnet
+from vmw_cloudinit_metadata.protocol.printable import quoted
+from vmw_cloudinit_metadata.protocol.telnet import Data, Malformed, Negotiation, Subnegotiation
+from vmw_cloudinit_metadata.protocol.vmware import Suboption
+
+log = logging.getLogger(__name__)
+
+_NAMES = {int(code): code.name for code in Suboption}
+
+_LISTS = {
+    Suboption.KNOWN_SUBOPTIONS_1,
+    Suboption.KNOWN_SUBOPTIONS_2,
+    Suboption.UNKNOWN_SUBOPTION_RCVD_1,
+    Suboption.UNKNOWN_SUBOPTION_RCVD_2,
+}
+
+
+class Trace:
+    """Logs what is said in both directions; `str(peer)` is the beginning of each line."""
+
+    def __init__(self, peer: object) -> None:
+        self._peer = peer
+        self._heard = telnet.Decoder()
+        self._said = telnet.Decoder()
+        self._lines = packet.LineSplitter()
+
+    def heard(self, data: bytes) -> None:
+        self._log("<", self._heard.receive_data(data), self._guest_says)
+
+    def said(self, data: bytes) -> None:
+        self._log(">", self._said.receive_data(data), _length)
+
+    def _log(
+        self, mark: str, events: Sequence[telnet.Event], plain: Callable[[bytes], str]
+    ) -> None:
+        for event in events:
+            match event:
+                case Data(payload):
+                    text = plain(payload)
+                case Negotiation():
+                    text = telnet.encode_negotiation(event).hex(" ").upper()
+                case Subnegotiation(telnet.Option.VMWARE_TELNET_EXT, payload) if payload:
+                    text = _suboption(payload[0], payload[1:])
+                case Subnegotiation(option, payload):
+                    text = f"subnegotiation of option {option}, {len(payload)} bytes"
+                case Malformed(fault):
+                    text = fault
+            log.debug("%s: %s %s", self._peer, mark, text)
+
+    def _guest_says(self, payload: bytes) -> str:
+        packets = map(packet.parse, self._lines.receive_data(payload))
+        requests = [found.code for found in packets if found and found.requests]
+        return f"{_length(payload)}{''.join(f', {quoted(code)}' for code in requests)}"
+
+
+def _length(payload: bytes) -> str:
+    return f"{len(payload)} bytes of the serial line"
+
+
+def _suboption(code: int, argument: bytes) -> str:
+    length = f"{_NAMES.get(code, f'suboption {code}')}, {len(argument)} bytes"
+    if code not in _LISTS:
+        return length
+    codes = sorted(set(argument))  # in no order, and each once: what was said cannot be read off
+    return f"{length}: {', '.join(map(str, codes))}"

@@ -1,0 +1,1 @@
+"""Processes, threads and memory: the parent and its workers, what they share with systemd."""

@@ -1,0 +1,97 @@
+"""The channel from a worker to its parent: its messages, made by the worker and checked by the
+parent. No I/O.
+
+A message is a datagram. The kernel keeps its bounds: half of one never comes, and one that cannot
+be read spoils no other. With a stream both ends would have to count bytes, and to find together
+again after an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import ujson
+
+from vmw_cloudinit_metadata.monitoring.figures import Figures
+from vmw_cloudinit_metadata.monitoring.happenings import Happening, pack, unpack
+from vmw_cloudinit_metadata.protocol.printable import shortened
+
+# No message is longer. The most that a peer can put into one happening, all of it control
+# characters, which JSON writes with six bytes each, is 40 KiB; what a driver adds comes on top.
+MESSAGE_BYTES = 128 * 1024
+
+MAX_REASON = 8000  # characters of why a worker cannot start
+
+_HEAD, _TAIL = b'{"happenings":[', b"]}"
+
+
+class InvalidMessage(ValueError):  # noqa: N818 - what a message is
+    """One that no worker of ours sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One message, checked."""
+
+    figures: Figures | None = None  # given once the worker accepts
+    problem: str = ""  # why its driver cannot be used; beside figures
+    failure: str | None = None  # why it cannot start
+    happenings: Sequence[Happening] = ()
+    invalid: int = 0  # happenings that could not be read
+
+
+def of_figures(figures: Figures, problem: str) -> bytes:
+    return ujson.dumps({"figures": figures.pack(), "problem": shortened(problem)}).encode()
+
+
+def of_failure(reason: str) -> bytes:
+    return ujson.dumps({"failed": shortened(reason, MAX_REASON)}).encode()
+
+
+def of_happening(happening: Happening) -> bytes:
+    """One of those that `together` puts into a message. Raises what JSON raises for a value that a
+    driver has put into it."""
+    return ujson.dumps(pack(happening)).encode()
+
+
+def room_in(message_bytes: int) -> int:
+    """How much of a message those in `together` may have, each with a comma."""
+    return message_bytes - len(_HEAD) - len(_TAIL)
+
+
+def together(happenings: Iterable[bytes]) -> bytes:
+    """A message of them."""
+    return b"%b%b%b" % (_HEAD, b",".join(happenings), _TAIL)
+
+
+def decode(message: bytes) -> Report:
+    """What a worker says; raises InvalidMessage, and nothing else, whatever the bytes are.
+
+    A happening that cannot be read costs no other: it is counted in `invalid`.
+    """
+    try:
+        told = ujson.loads(message)
+    except ValueError as error:
+        raise InvalidMessage(f"it is no JSON ({len(message)} bytes)") from error
+    match told:
+        case {"figures": packed, "problem": str(problem)}:
+            try:
+                return Report(Figures.unpack(packed), problem)
+            except ValueError as error:
+                raise InvalidMessage(f"its figures: {error}") from error
+        case {"failed": str(failure)}:
+            return Report(failure=failure)
+        case {"happenings": [*packed]}:
+            return _happenings(packed)
+    raise InvalidMessage("it is none of figures, failed and happenings")
+
+
+def _happenings(packed: Sequence[object]) -> Report:
+    happenings = []
+    for one in packed:
+        try:
+            happenings.append(unpack(one))
+        except ValueError:
+            continue
+    return Report(happenings=happenings, invalid=len(packed) - len(happenings))

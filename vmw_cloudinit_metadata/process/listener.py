@@ -1,0 +1,64 @@
+"""Listening sockets. No gevent: the parent of several workers uses them too."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import Address
+
+# Thousands of VMs dial in the same instant after a power cut. The kernel caps it at somaxconn.
+BACKLOG = 4096
+
+# A host that dies without a FIN is found after 300 + 5 * 12 = 360 s, about when ESXi finds a dead
+# proxy (serialN.keepIdle).
+KEEPALIVE = (
+    (socket.TCP_KEEPIDLE, 300),
+    (socket.TCP_KEEPINTVL, 12),
+    (socket.TCP_KEEPCNT, 5),
+)
+
+# The system takes no more than this beyond what the peer has room for: what a guest reads slowly
+# stays here, where a vMotion can hold it back.
+_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; not in Python's socket
+_NOTSENT_BYTES = 16 * 1024
+
+
+def listen_on(addresses: Sequence[Address], *, reuse_port: bool = False) -> list[socket.socket]:
+    """Listening sockets for all `addresses`; raises ConfigError if one cannot be had.
+
+    With `reuse_port` other processes that say so too may have the same ones.
+    """
+    has_ipv4 = any(":" not in address.host for address in addresses)
+    return [_listen(address, has_ipv4, reuse_port) for address in addresses]
+
+
+def name_of(listener: socket.socket) -> Address:
+    """Where it listens, with the real port."""
+    return Address(*listener.getsockname()[:2])
+
+
+def _listen(address: Address, ipv6_only: bool, reuse_port: bool) -> socket.socket:
+    """A listening socket, whose options the accepted ones inherit; raises ConfigError."""
+    try:
+        family, kind, protocol, _, resolved = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_BYTES)
+        for option, value in KEEPALIVE:
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        if family == socket.AF_INET6:
+            only = socket.IPV6_V6ONLY
+            listener.setsockopt(socket.IPPROTO_IPV6, only, ipv6_only)
+        listener.bind(resolved)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
+    return listener

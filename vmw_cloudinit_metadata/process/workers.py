@@ -1,0 +1,385 @@
+"""Several processes on one port: a small parent starts and watches them, and serves no VM itself.
+
+The workers accept with SO_REUSEPORT. Each tells the parent over a socket pair (channel.py) why it
+cannot start, or what it has counted and what happens; when the parent is gone, the pair is closed
+and they stop. One that says nothing for too long is killed and replaced: its hub hangs. Nothing
+that a worker says ends the parent: what cannot be read is dropped and counted.
+
+The parent forks in its main greenlet only, and not while a thread of it reads settings: a child
+destroys the hub that it has inherited, and begins with one of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import gevent
+from gevent.event import Event
+
+from vmw_cloudinit_metadata.monitoring.figures import Figures
+from vmw_cloudinit_metadata.monitoring.happenings import Listener
+from vmw_cloudinit_metadata.process import channel, notify
+from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.process.listener import listen_on, name_of
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import Address
+
+log = logging.getLogger(__name__)
+
+RESTART_S = 0.5  # from the end of a worker to the start of the next
+RETRY_S = 5.0  # the same, if it could not even start
+READY_S = 60.0  # for a worker to load its driver and to listen
+UNHEARD_S = 3.0  # of silence: then not all VMs may be served
+SILENT_S = 10.0  # of silence: then a worker is killed
+_TURN_S = 0.1
+_MOST_TURN_S = 1.0  # what counts of a turn: one that took longer was a pause of the parent itself
+_TURN_MESSAGES = 4  # of one worker, before the others and the admin port have their turn
+_LAST_MESSAGES = 1024  # of one that is gone; the kernel keeps fewer
+
+_READABLE = 1  # libev's EV_READ
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (*_STOPPING, signal.SIGHUP)
+
+Work = Callable[[socket.socket, Sequence[Address]], int]
+
+
+class Rereading(Protocol):
+    """What HUP does."""
+
+    @property
+    def is_in_time(self) -> bool:
+        """Whether a thread reads settings, and does not hang in that."""
+
+    def ask(self) -> None: ...
+
+
+class Worker:
+    """A process, as its parent sees it."""
+
+    def __init__(self, pid: int, pair: socket.socket, listeners: Sequence[Listener]) -> None:
+        self.pid = pid
+        self._pair = pair
+        self.is_ready = False
+        self.is_killed = False
+        self.failure: str | None = None
+        self.problem = ""  # why its driver cannot be used
+        self.silent_s = 0.0  # while the parent listened
+        self._figures = Figures()
+        self._dropped = 0  # of what it has said
+        self._listeners = listeners
+        self._watcher = gevent.get_hub().loop.io(pair.fileno(), _READABLE)
+
+    @property
+    def figures(self) -> Figures:
+        """What it has counted, and what could not be read of what it said."""
+        return self._figures + Figures(Counter({"events dropped": self._dropped}))
+
+    def watch(self, told: Callable[[], None]) -> None:
+        """Calls `told` whenever the worker has told something."""
+
+        def readable() -> None:
+            self._receive(_TURN_MESSAGES)
+            told()
+
+        self._watcher.start(readable)
+
+    def bury(self) -> None:
+        """Takes in its last words."""
+        self._receive(_LAST_MESSAGES)
+        self.forget()
+
+    def forget(self) -> None:
+        self._watcher.stop()
+        self._watcher.close()
+        self._pair.close()
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """A worker that is silent."""
+        self.is_killed = True
+        if not self.is_ready:
+            self.failure = f"not ready within {READY_S:g} s: its driver may hang"
+        self.signal(signal.SIGKILL)
+
+    def _receive(self, most: int) -> None:
+        """Takes in some of its messages. Never raises: gevent would not watch the pair any more."""
+        for _ in range(most):
+            try:
+                message, _, flags, _ = self._pair.recvmsg(channel.MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if not message:  # it has ended
+                self._watcher.stop()
+                return
+            if flags & socket.MSG_TRUNC:
+                self._drop(1, "it is too long")
+            else:
+                self._take(message)
+
+    def _take(self, message: bytes) -> None:
+        try:
+            told = channel.decode(message)
+        except channel.InvalidMessage as error:
+            self._drop(1, str(error))
+            return
+        self.silent_s = 0.0
+        self.failure = told.failure or self.failure
+        if told.figures:
+            self.is_ready = True
+            self._figures, self.problem = told.figures, told.problem
+        for happening in told.happenings:
+            for listener in self._listeners:
+                try:
+                    listener(happening)
+                except Exception:  # in a watcher's callback
+                    log.exception("worker %d: a happening cannot be taken in", self.pid)
+        if told.invalid:
+            self._drop(told.invalid, "a happening is none")
+
+    def _drop(self, count: int, reason: str) -> None:
+        if not self._dropped:
+            text = "worker %d: a message cannot be read: %s; such are dropped and counted"
+            log.error(text, self.pid, reason)
+        self._dropped += count
+
+
+class Parent:
+    """Runs `work` in `count` processes until TERM or INT; `drain_s` tells how long they then may
+    take. `work` begins with HUP blocked, and is to unblock it."""
+
+    def __init__(
+        self,
+        count: int,
+        listen: Sequence[Address],
+        work: Work,
+        drain_s: Callable[[], float],
+        memory_budget: int,  # bytes, of the parent alone
+    ) -> None:
+        self._count = count
+        self._work = work
+        self._drain_s = drain_s
+        self._listeners: list[Listener] = []
+        self._on_end: Callable[[int], None] = lambda _: None
+        self._let_go: Callable[[], None] = lambda: None
+        self.addresses = free_addresses(listen)
+        self._workers: dict[int, Worker] = {}  # by process id
+        self._due_s: list[float] = []  # when workers are to be started
+        self._ended = Figures()  # of those that are gone
+        self.budget = Budget(memory_budget, self._count_one)
+        self._is_started = False
+        self.is_stopping = False
+        self.counted_beside: list[Callable[[], Mapping[str, int]]] = []  # counters of this process
+        self._drained_s = 0.0  # when the workers are to have stopped
+        self._turned_s = time.monotonic()  # the last turn
+        self._rereading: Rereading | None = None
+        self._woken = Event()
+        self._handlers: list[Any] = []
+
+    def is_heard_by(
+        self, listener: Listener, *, on_end: Callable[[int], None], let_go: Callable[[], None]
+    ) -> None:
+        """From now on `listener` hears what happens in the workers, and `on_end` the process id of
+        one that has ended. A child calls `let_go` first: to close what else the parent has open."""
+        self._listeners.append(listener)
+        self._on_end = on_end
+        self._let_go = let_go
+
+    @property
+    def figures(self) -> Figures:
+        """Of all workers, also those that are gone, and of the parent."""
+        beside = [Figures(Counter(count())) for count in self.counted_beside]
+        beside.append(Figures(gauges=self.budget.gauges))
+        return sum([*(worker.figures for worker in self._workers.values()), *beside], self._ended)
+
+    def _count_one(self, name: str) -> None:
+        self._ended.counters[name] += 1
+
+    @property
+    def problem(self) -> str:
+        """Why no VM can be served now, or ""."""
+        ready = [worker for worker in self._workers.values() if worker.is_ready]
+        if not ready:
+            return "no worker accepts"
+        for worker in ready:
+            if worker.silent_s > UNHEARD_S:
+                return f"worker {worker.pid} has said nothing for {worker.silent_s:.0f} s"
+        return next((worker.problem for worker in ready if worker.problem), "")
+
+    def start(self, rereading: Rereading) -> None:
+        """Returns when all workers accept, or no more are to, after TERM or INT; raises ConfigError
+        with the reason if one cannot. HUP is obeyed after that, with `rereading`."""
+        self._handlers = [gevent.signal_handler(number, self._stop) for number in _STOPPING]
+        for _ in range(self._count):  # one first: a wrong setting is told once
+            if not self.is_stopping:
+                self._wait_until_ready(self._fork())
+        self._is_started = True
+        self._rereading = rereading
+        self._handlers.append(gevent.signal_handler(signal.SIGHUP, rereading.ask))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+
+    def watch(self) -> None:
+        """Returns when all workers have ended, after TERM or INT."""
+        while self._workers or not self.is_stopping:
+            self._turn()
+
+    def reload(self) -> None:
+        """HUP to all workers. Those that start have it blocked until they obey it."""
+        for worker in self._workers.values():
+            worker.signal(signal.SIGHUP)
+
+    def _stop(self) -> None:
+        """Asked a second time, the drain ends at once."""
+        drain_s = 0.0 if self.is_stopping else self._drain_s()
+        self._drained_s = time.monotonic() + drain_s
+        self.is_stopping = True
+        notify.stopping()
+        for worker in self._workers.values():
+            worker.signal(signal.SIGTERM)
+
+    def _wait_until_ready(self, worker: Worker) -> None:
+        while not worker.is_ready and not self.is_stopping:
+            self._turn()
+            if self.is_stopping:
+                return
+            if worker.failure is not None or worker.pid not in self._workers:
+                self._give_up()
+                raise ConfigError(worker.failure or "a worker ended before it was ready")
+
+    def _give_up(self) -> None:
+        self._stop()
+        while self._workers:
+            self._turn()
+
+    def _turn(self) -> None:
+        self._woken.wait(_TURN_S)
+        self._woken.clear()
+        self._reap()
+        self._kill_silent()
+        self._start_due()
+
+    def _kill_silent(self) -> None:
+        """Only time in which the parent has listened counts: while it was stopped itself, or its
+        machine slept, nobody was silent. A worker that drains may be so until that is over."""
+        now_s = time.monotonic()
+        listened_s = min(now_s - self._turned_s, _MOST_TURN_S)
+        self._turned_s = now_s
+        for worker in self._workers.values():
+            worker.silent_s += listened_s
+            is_over = worker.silent_s > (SILENT_S if worker.is_ready else READY_S)
+            may_drain = self.is_stopping and now_s < self._drained_s
+            if is_over and not may_drain and not worker.is_killed:
+                log.error("worker %d is silent for %.0f s: killed", worker.pid, worker.silent_s)
+                worker.kill()
+
+    def _reap(self) -> None:
+        for pid in list(self._workers):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self._buried(self._workers.pop(pid), os.waitstatus_to_exitcode(status))
+
+    def _buried(self, worker: Worker, code: int) -> None:
+        try:
+            worker.bury()
+            self._on_end(worker.pid)
+        except Exception:  # whatever its end brings, the others are served
+            log.exception("worker %d: its end cannot be told", worker.pid)
+        self._ended += worker.figures.past()
+        if self._is_started and not self.is_stopping:
+            self._replace(worker, code)
+
+    def _replace(self, worker: Worker, code: int) -> None:
+        wait_s = RESTART_S if worker.is_ready else RETRY_S
+        self._due_s.append(time.monotonic() + wait_s)
+        if worker.is_ready:
+            log.error("worker %d has ended with %d: another one is started", worker.pid, code)
+            self._ended.counters["workers restarted"] += 1
+        else:
+            reason = worker.failure or f"it has ended with {code}"
+            log.error("a worker cannot start: %s; tried again in %g s", reason, wait_s)
+
+    def _start_due(self) -> None:
+        if self._rereading and self._rereading.is_in_time:
+            return  # no fork beside a thread that has locks; one that hangs in a file has none
+        now_s = time.monotonic()
+        due = [due_s for due_s in self._due_s if due_s <= now_s]
+        self._due_s = [due_s for due_s in self._due_s if due_s > now_s]
+        for _ in due:
+            if not self.is_stopping:
+                self._fork()
+
+    def _fork(self) -> Worker:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * channel.MESSAGE_BYTES)
+        # One that arrives while the child still has the parent's handlers would be lost.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        pid = os.fork()
+        if pid == 0:
+            self._be_worker(ours, theirs)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+        worker = self._workers[pid] = Worker(pid, ours, self._listeners)
+        worker.watch(self._woken.set)
+        return worker
+
+    def _be_worker(self, ours: socket.socket, theirs: socket.socket) -> None:
+        """In the child: runs the work, and never returns."""
+        code = 1
+        try:
+            self._leave_parent(ours)
+            code = self._work(theirs, self.addresses)
+        except ConfigError as error:
+            with suppress(OSError):
+                theirs.send(channel.of_failure(str(error)))
+            code = 2
+        except Exception:
+            log.exception("a worker fails")
+        finally:
+            try:
+                logging.shutdown()
+            finally:
+                os._exit(code)
+
+    def _leave_parent(self, ours: socket.socket) -> None:
+        """Lets go of all that is the parent's, above all its ends of the pairs: else nobody would
+        see that the parent is gone."""
+        gevent.reinit()
+        for handler in self._handlers:
+            handler.cancel()
+        ours.close()
+        for worker in self._workers.values():
+            worker.forget()
+        self._let_go()
+        gevent.get_hub().destroy(destroy_loop=True)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        # HUP stays blocked until the work obeys it: it would end the worker.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+
+def free_addresses(listen: Sequence[Address]) -> list[Address]:
+    """The addresses, with real ports for port 0; raises ConfigError if another program has one.
+
+    Bound once without SO_REUSEPORT, with which a second server would share the port unnoticed.
+    """
+    listeners = listen_on(listen)
+    addresses = [
+        Address(address.host, name_of(listener).port)
+        for address, listener in zip(listen, listeners, strict=True)
+    ]
+    for listener in listeners:
+        listener.close()
+    return addresses

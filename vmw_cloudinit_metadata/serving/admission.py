@@ -1,0 +1,144 @@
+"""Who may connect: which networks, how many connections of one host and in all, and how fast; and
+which connection makes room for another one."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import NamedTuple, Protocol
+
+from vmw_cloudinit_metadata.protocol.crowd import Crowd
+from vmw_cloudinit_metadata.protocol.rate import Rate
+
+Network = IPv4Network | IPv6Network
+
+MAX_PER_HOST = 4096
+
+# Of one host, a second. At once it may be rate.BURST_S times as many: all the VMs of MAX_PER_HOST.
+MAX_CONNECTION_RATE = 1000
+MAX_HANDSHAKE_RATE = 250  # a TLS handshake costs 1 ms of a core
+
+# Descriptors for other things than connections: the driver's files, the log, libraries.
+RESERVED_DESCRIPTORS = 128
+
+_DESCRIPTORS = "/proc/self/fd"
+
+
+def raise_descriptor_limit() -> tuple[int, int]:
+    """Raises the soft limit of this process to the hard one; returns what it was, and is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open."""
+    # Since Linux 6.2 the directory's size; with many, to list them takes milliseconds.
+    return os.stat(_DESCRIPTORS).st_size or len(os.listdir(_DESCRIPTORS))
+
+
+def descriptor_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def connections_by_descriptors() -> int:
+    """How many connections the limit of descriptors leaves room for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 1_000_000
+    return max(soft - RESERVED_DESCRIPTORS, soft // 2, 1)
+
+
+@lru_cache(maxsize=4096)  # hosts come back
+def plain_host(host: str) -> str:
+    """The address of a peer, without the clothes of IPv6: `::ffff:10.0.0.1`, `fe80::1%eth0`."""
+    address = ip_address(host.partition("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+class Refusal(NamedTuple):
+    kind: str  # "network" or "host"
+    reason: str
+
+
+class Unidentified(Protocol):
+    """A connection that has not said who it is, or was refused when it had."""
+
+    def make_room(self) -> None:
+        """Closes it, after `leave` and `identify`: its place is free at once."""
+
+
+class Admission:
+    """Counts the connections of each host. `allow` that is empty lets everyone in.
+
+    While there is room, all may stay. Where one more has none, an unidentified connection makes
+    room: of the same host, if that is full, else of the host that has the most; the oldest first.
+    """
+
+    def __init__(
+        self,
+        allow: Sequence[Network],
+        proxies: Sequence[Network],
+        max_connections: int,
+        max_per_host: int,
+        *,
+        max_connection_rate: float = MAX_CONNECTION_RATE,
+        max_handshake_rate: float = MAX_HANDSHAKE_RATE,
+    ) -> None:
+        self.allow = allow
+        self.proxies = proxies
+        self.max_connections = max_connections
+        self.max_per_host = max_per_host
+        self.connection_rate = Rate(max_connection_rate)
+        self.handshake_rate = Rate(max_handshake_rate)
+        self.unidentified: Crowd[Unidentified] = Crowd()
+        self._of_host: dict[str, int] = {}
+
+    def is_proxy(self, host: str) -> bool:
+        """Whether connections from there begin with a PROXY protocol header."""
+        return _is_in(host, self.proxies)
+
+    def hurries(self, host: str, now_s: float) -> Refusal | None:
+        """Counts that `host` connects; or returns why it is refused: it does so too often."""
+        if self.connection_rate.passes(host, now_s):
+            return None
+        per_s = self.connection_rate.per_s
+        reason = f"it connects more than {per_s} times a second (--max-connection-rate)"
+        return Refusal("rate", reason)
+
+    def enter(self, host: str) -> Refusal | None:
+        """Counts a connection of `host` in; or returns why it is refused."""
+        if self.allow and not _is_in(host, self.allow):
+            return Refusal("network", "it is in no --allow network")
+        count = self._of_host.get(host, 0)
+        if count >= self.max_per_host:
+            if not self.make_room(host):
+                reason = f"it has {self.max_per_host} connections already (--max-per-host)"
+                return Refusal("host", reason)
+            count = self._of_host.get(host, 0)
+        self._of_host[host] = count + 1
+        return None
+
+    def make_room(self, host: str | None = None) -> bool:
+        """Has an unidentified connection of `host`, or of any, closed; False: there is none."""
+        oldest = self.unidentified.oldest(host)
+        if oldest is None:
+            return False
+        oldest.make_room()
+        return True
+
+    def leave(self, host: str) -> None:
+        self._of_host[host] -= 1
+        if not self._of_host[host]:
+            del self._of_host[host]
+
+
+def _is_in(host: str, networks: Sequence[Network]) -> bool:
+    if not networks:
+        return False
+    address = ip_address(host)
+    return any(address in network for network in networks)

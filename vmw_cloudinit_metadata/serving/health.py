@@ -1,0 +1,51 @@
+"""Whether the driver can be used now: asked in a thread, since it may hang."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+
+from vmw_cloudinit_metadata.drivers.driver import Driver
+from vmw_cloudinit_metadata.process.threads import Threads
+
+INTERVAL_S = 1.0
+HANGS_S = 3.0
+
+
+class Health:
+    """Asks `driver`, one time after the other, once started."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._threads = Threads()
+        self._timer = gevent.get_hub().loop.timer(INTERVAL_S, repeat=INTERVAL_S)
+        self._asked_s: float | None = None
+        self.problem = ""
+
+    def start(self) -> None:
+        self._timer.start(self._turn)
+        self._turn()
+
+    def stop(self) -> None:
+        self._timer.stop()
+        self._timer.close()
+        self._threads.close()
+
+    def _turn(self) -> None:
+        if self._asked_s is None:
+            self._asked_s = time.monotonic()
+            self._threads.run(self._ask, self._told)
+        elif time.monotonic() - self._asked_s > HANGS_S:
+            self.problem = f"the driver has not answered for {HANGS_S:g} s"
+
+    def _ask(self) -> str:
+        try:
+            self._driver.check()
+        except (Exception, SystemExit) as error:  # a driver is foreign code
+            return str(error) or type(error).__name__
+        return ""
+
+    def _told(self, problem: str, error: BaseException | None) -> None:
+        self._asked_s = None
+        self.problem = problem if error is None else str(error)

@@ -1,0 +1,141 @@
+"""A worker's side of the pair with its parent: tells what it counts and what happens; stops when
+alone."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+
+import gevent
+
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.process import channel
+from vmw_cloudinit_metadata.serving.server import MetadataServer
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 0.5  # each is also a sign of life: workers.SILENT_S
+HAPPENINGS_S = 0.1  # what happens is told together
+LAST_WORDS_S = 2.0  # so long the parent has, at the end, to take what is left
+
+# While the parent is slow; more happenings are counted and not told.
+MAX_WAITING_BYTES = 4 * 1024 * 1024
+
+_READABLE = 1  # libev's EV_READ
+_FULL = (errno.EAGAIN, errno.ENOBUFS)
+
+
+class Reporter:
+    """Reports what `server` has counted. Calls `on_alone` when the parent is gone."""
+
+    def __init__(
+        self, pair: socket.socket, server: MetadataServer, on_alone: Callable[[], None]
+    ) -> None:
+        pair.setblocking(False)
+        self._pair = pair
+        self._server = server
+        self._owes_figures = False
+        self._waiting: deque[bytes] = deque()  # happenings
+        self._waiting_bytes = 0
+        # The system takes no message that is larger than half of this, whatever it was set to.
+        buffer_bytes = pair.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        self._room = channel.room_in(min(channel.MESSAGE_BYTES, buffer_bytes // 2))
+        self._on_alone = on_alone
+        loop = gevent.get_hub().loop
+        self._timer = loop.timer(INTERVAL_S, repeat=INTERVAL_S)
+        self._soon = loop.timer(HAPPENINGS_S, repeat=HAPPENINGS_S)
+        self._readable = loop.io(pair.fileno(), _READABLE)
+
+    def start(self) -> None:
+        """The worker accepts: from now on the parent has its figures."""
+        self.report()
+        self._timer.start(self.report)
+        self._readable.start(self._parent_is_gone)  # it never says anything
+
+    def stop(self) -> None:
+        """Tells what is left, as long as the parent takes it within LAST_WORDS_S; figures last."""
+        for watcher in (self._timer, self._soon, self._readable):
+            watcher.stop()
+            watcher.close()
+        end_s = time.monotonic() + LAST_WORDS_S
+        while not self._send_happenings() and time.monotonic() < end_s:
+            gevent.sleep(HAPPENINGS_S)
+        self._drop(len(self._waiting))
+        while not self._send_figures() and time.monotonic() < end_s + HAPPENINGS_S:
+            gevent.sleep(HAPPENINGS_S)
+
+    def hear(self, happening: Happening) -> None:
+        """A listener: passes on what happens."""
+        try:
+            told = channel.of_happening(happening)
+        except Exception:  # what a driver has put into it, JSON may have no form for
+            log.debug("a happening cannot be told to the parent", exc_info=True)
+            self._drop(1)
+            return
+        size = len(told) + 1  # and a comma
+        if size > self._room or self._waiting_bytes + size > MAX_WAITING_BYTES:
+            self._drop(1)
+            return
+        self._waiting.append(told)
+        self._waiting_bytes += size
+        if len(self._waiting) == 1:
+            self._soon.again(self._send_waiting)
+
+    def report(self) -> None:
+        """Tells the figures; if there is no room now, then before anything else."""
+        self._owes_figures = not self._send_figures()
+        if self._owes_figures:
+            self._soon.again(self._send_waiting)
+
+    def _send_waiting(self) -> None:
+        if self._owes_figures:
+            self._owes_figures = not self._send_figures()
+        if not self._owes_figures and self._send_happenings():
+            self._soon.stop()
+
+    def _send_figures(self) -> bool:
+        return self._send(channel.of_figures(self._server.figures, self._server.problem))
+
+    def _send_happenings(self) -> bool:
+        """Whether all are sent."""
+        while self._waiting:
+            some = self._first_ones()
+            if not self._send(channel.together(some)):
+                return False  # until the timer's next time
+            for told in some:
+                self._waiting.popleft()
+                self._waiting_bytes -= len(told) + 1
+        return True
+
+    def _first_ones(self) -> list[bytes]:
+        """As many as a message has room for."""
+        some: list[bytes] = []
+        room = self._room
+        for told in self._waiting:
+            room -= len(told) + 1
+            if room < 0:
+                break
+            some.append(told)
+        return some
+
+    def _drop(self, count: int) -> None:
+        for _ in range(count):
+            self._server.count("events dropped")
+
+    def _send(self, message: bytes) -> bool:
+        """Whether the parent could take it now; if it is gone, nothing waits for it."""
+        try:
+            self._pair.send(message)
+        except OSError as error:
+            if error.errno in _FULL:
+                return False
+            log.debug("nothing can be told to the parent: %s", error)
+        return True
+
+    def _parent_is_gone(self) -> None:
+        self._readable.stop()
+        self._on_alone()

@@ -1,0 +1,381 @@
+"""MetadataServer: listens, gives each connection a greenlet, and stops without losing an answer."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from socket import socket
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from vmw_cloudinit_metadata.drivers.driver import Driver
+from vmw_cloudinit_metadata.instance.counts import counted
+from vmw_cloudinit_metadata.monitoring.figures import Figures
+from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
+from vmw_cloudinit_metadata.process.budget import (
+    CONNECTION_BYTES,
+    TLS_BYTES,
+    Budget,
+    Fixed,
+    default_bytes,
+)
+from vmw_cloudinit_metadata.process.listener import listen_on, name_of
+from vmw_cloudinit_metadata.protocol.rate import Rate
+from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
+from vmw_cloudinit_metadata.protocol.vmotion import (
+    MAX_MOVE_RATE,
+    KeyedSecrets,
+    Moves,
+    RandomSecrets,
+)
+from vmw_cloudinit_metadata.serving.acceptor import Acceptor
+from vmw_cloudinit_metadata.serving.admission import (
+    MAX_CONNECTION_RATE,
+    MAX_HANDSHAKE_RATE,
+    MAX_PER_HOST,
+    Admission,
+    Network,
+    Refusal,
+    connections_by_descriptors,
+    descriptor_limit,
+    open_descriptors,
+    plain_host,
+)
+from vmw_cloudinit_metadata.serving.connection import Connection
+from vmw_cloudinit_metadata.serving.health import Health
+from vmw_cloudinit_metadata.serving.lookup import Lookup
+from vmw_cloudinit_metadata.serving.shared import Shared
+from vmw_cloudinit_metadata.serving.tls import KeyPair
+from vmw_cloudinit_metadata.serving.unsent import Unsent
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN, Address
+
+log = logging.getLogger(__name__)
+
+# What was found where one was to be; ConfigError: it cannot be used.
+Certificate = ssl.SSLContext | ConfigError | None
+
+_POLL_S = 0.02  # while stopping
+
+_CHECKED_TOGETHER = 64  # connections: at most 3 MiB
+
+# How long a peer has, after the last answer, to close its side.
+FAREWELL_S = 1.0
+
+
+class MetadataServer:
+    """Serves the machines that `driver` knows on all of `listen`, for the service URIs `uris`.
+
+    Needs gevent's hub, and no monkey-patching. `start` returns at once; `stop` drains.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        uris: Iterable[str],
+        listen: Sequence[tuple[str, int]] = (DEFAULT_LISTEN,),
+        *,
+        lookup_pool: int = 32,  # look-ups that run at the same time
+        lookup_timeout_s: float = 3.0,  # of one run of the driver
+        drain_s: float = 30.0,  # for the answers under way when the server stops
+        allow: Sequence[Network] = (),  # who may connect; empty: everyone
+        proxy_protocol: Sequence[Network] = (),  # whose connections begin with a PROXY header
+        max_connections: int | None = None,  # None: what the limit of descriptors has room for
+        max_per_host: int = MAX_PER_HOST,
+        max_pending_moves: int | None = None,  # None: as many as connections
+        memory_budget: int | None = None,  # bytes; None: by the cgroup, else the machine
+        max_connection_rate: float = MAX_CONNECTION_RATE,  # of one host, a second; 0: no limit
+        max_handshake_rate: float = MAX_HANDSHAKE_RATE,  # likewise
+        max_move_rate: float = MAX_MOVE_RATE,  # likewise
+        tls: TlsPolicy = TlsPolicy.OFF,
+        key_pair: KeyPair | None = None,  # where tls is not OFF
+        vmotion_key: bytes | None = None,  # None: only this process knows its moves
+        reuse_port: bool = False,  # other processes of ours accept on the same addresses
+    ) -> None:
+        self._driver = driver
+        self._listen = [Address(*address) for address in listen]
+        self._reuse_port = reuse_port
+        self._drain_s = drain_s
+        self._key_pair = key_pair if tls is not TlsPolicy.OFF else None
+        if max_connections is None:
+            max_connections = connections_by_descriptors()
+        moves: Moves[Session] = Moves(
+            max_connections if max_pending_moves is None else max_pending_moves,
+            KeyedSecrets(vmotion_key, secrets.token_bytes, time.time)
+            if vmotion_key
+            else RandomSecrets(secrets.token_bytes),
+            Rate(max_move_rate),
+        )
+        self.budget = Budget(
+            default_bytes() if memory_budget is None else memory_budget, self.count
+        )
+        self._shared = Shared(
+            Policy(frozenset(uris), moves, tls),
+            Lookup(driver, lookup_pool, lookup_timeout_s, self.budget),
+            Admission(
+                allow,
+                proxy_protocol,
+                max_connections,
+                max_per_host,
+                max_connection_rate=max_connection_rate,
+                max_handshake_rate=max_handshake_rate,
+            ),
+            self.budget,
+            Unsent(self.budget),
+            self._key_pair.load() if self._key_pair else None,
+        )
+        self.budget.add_all(driver.tables())
+        self.budget.add("connections", Fixed(self._connection_bytes))
+        self._health = Health(driver)
+        self._servers: list[Acceptor] = []
+        self._connections: set[Connection] = set()
+        self.counted_beside: list[Callable[[], Mapping[str, int]]] = []  # counters of others
+        # With more connections there may be no descriptor for a look-up's file.
+        self._room_by_descriptors = connections_by_descriptors()
+        self._had_memory = True
+        self._unchecked = 0  # connections that were accepted since the budget was looked at
+        self._stop_asked = Event()
+        self._hurry = Event()
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where the server listens, with the real ports."""
+        return [name_of(server.socket) for server in self._servers]
+
+    @property
+    def max_connections(self) -> int:
+        return self._shared.admission.max_connections
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What has happened so far, by name; a copy."""
+        beside = (Counter(count()) for count in self.counted_beside)
+        return sum(beside, Counter(self._shared.counters))
+
+    def count(self, name: str) -> None:
+        """Counts one more of what happens to be told by this name."""
+        self._shared.counters[name] += 1
+
+    @property
+    def happenings(self) -> Happenings:
+        return self._shared.happenings
+
+    @property
+    def figures(self) -> Figures:
+        """What was counted and measured so far, and what there is now."""
+        lookup = self._shared.lookup
+        timings = {
+            "look-up waited": lookup.queued,
+            "look-up ran": lookup.ran,
+            "boot": self._shared.boots,
+        }
+        gauges = {
+            "connections": len(self._connections),
+            "connections at most": self.max_connections,
+            "connections unidentified": len(self._shared.admission.unidentified),
+            "look-ups waiting": lookup.waiting,
+            "look-ups running": lookup.running,
+            "vMotions under way": len(self._shared.policy.moves),
+            "descriptors": open_descriptors(),
+            "descriptors at most": descriptor_limit(),
+            **self.budget.gauges,
+        }
+        return Figures(self.counters, timings, gauges)
+
+    @property
+    def problem(self) -> str:
+        """Why the driver cannot be used now, or ""; `watch_driver` keeps it true."""
+        return self._health.problem
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stop_asked.is_set()
+
+    def watch_driver(self) -> None:
+        """Asks the driver every second, from now on, whether it can be used."""
+        self._health.start()
+
+    def start(self) -> None:
+        """Listens and accepts; raises ConfigError if an address cannot be had."""
+        for listener in listen_on(self._listen, reuse_port=self._reuse_port):
+            server = Acceptor(
+                listener,
+                self._begin,
+                self._serve,
+                self._is_welcome,
+                self._frees_descriptor,
+                self._no_descriptor,
+            )
+            server.start()
+            self._servers.append(server)
+
+    def read_certificate(self, key_pair: KeyPair | None = None) -> Certificate:
+        """Reads the certificate and its key again, for `take_certificate`; those of `key_pair`, if
+        its files are others. Blocks, as files do, and may be called in any thread."""
+        if not self._key_pair:
+            return None
+        try:
+            return (key_pair or self._key_pair).load()
+        except ConfigError as error:
+            return error
+
+    def take_certificate(self, found: Certificate) -> None:
+        """Has it for connections from now on. One that cannot be used changes nothing, and is told
+        in the log."""
+        match found:
+            case None:
+                log.info("reload: there is no certificate to read again")
+            case ConfigError() as error:
+                log.error("reload: %s; the certificate that was read before stays in use", error)
+            case context:
+                self._shared.tls = context
+                assert self._key_pair
+                log.info("reload: certificate read from %s", self._key_pair.certificate)
+
+    def change(self, **settings: Any) -> None:
+        """Gives settings other values, by the constructor's names; no connection is closed.
+
+        Who may connect, the URIs and the certificate are looked at when a connection begins. A new
+        `key_pair` is that of later certificates; `take_certificate` has one in use.
+        """
+        shared, admission = self._shared, self._shared.admission
+        for name, value in settings.items():
+            match name:
+                case "uris":
+                    shared.policy = replace(shared.policy, uris=frozenset(value))
+                case "allow":
+                    admission.allow = value
+                case "proxy_protocol":
+                    admission.proxies = value
+                case "max_connections":
+                    admission.max_connections = value
+                case "max_per_host":
+                    admission.max_per_host = value
+                case "max_pending_moves":
+                    shared.policy.moves.limit = value
+                case "memory_budget":
+                    self.budget.change(value)
+                case "max_connection_rate":
+                    admission.connection_rate.per_s = value
+                case "max_handshake_rate":
+                    admission.handshake_rate.per_s = value
+                case "max_move_rate":
+                    shared.policy.moves.rate.per_s = value
+                case "lookup_timeout_s":
+                    shared.lookup.run_timeout_s = value
+                case "drain_s":
+                    self._drain_s = value
+                case "key_pair":
+                    self._key_pair = value if self._key_pair else None  # else TLS is off
+                case _:
+                    raise TypeError(f"{name} cannot be changed while the server runs")
+
+    def serve_until_stopped(self) -> None:
+        """Waits for `ask_to_stop`, and stops."""
+        self._stop_asked.wait()
+        self.stop()
+
+    def ask_to_stop(self) -> None:
+        """Makes `serve_until_stopped` drain; asked a second time, the drain ends at once."""
+        if self._stop_asked.is_set():
+            self._hurry.set()
+        self._stop_asked.set()
+
+    def stop(self) -> None:
+        """Accepts no more, finishes the answers under way, closes connections and driver."""
+        for server in self._servers:
+            server.close()
+        log.info("stopping: %s", counted(len(self._connections), "connection"))
+        self._shared.policy.moves.is_draining = True
+        for connection in list(self._connections):
+            connection.drain()
+        self._wait_while(self._is_answering, self._drain_s)
+        self._wait_while(self._is_connected, FAREWELL_S)
+        for connection in list(self._connections):
+            connection.close()
+        while self._connections:
+            gevent.sleep(0.001)
+        self._health.stop()
+        self._shared.deadlines.close()
+        self._shared.lookup.close()
+        log.debug("stopped")
+
+    def _connection_bytes(self) -> int:
+        return len(self._connections) * CONNECTION_BYTES + self._shared.tls_connections * TLS_BYTES
+
+    def _wait_while(self, condition: Callable[[], bool], limit_s: float) -> None:
+        """Waits for as long as `condition` is true, for at most `limit_s`, or until in a hurry."""
+        end_s = time.monotonic() + limit_s
+        while condition() and time.monotonic() < end_s and not self._hurry.is_set():
+            self._hurry.wait(_POLL_S)
+
+    def _is_answering(self) -> bool:
+        return any(connection.is_busy for connection in self._connections)
+
+    def _is_connected(self) -> bool:
+        return bool(self._connections)
+
+    def _is_welcome(self, host: str) -> bool:
+        """Whether there is room for one more connection."""
+        admission, host = self._shared.admission, plain_host(host)
+        if not admission.is_proxy(host):  # its connections count as those of whom it speaks for
+            refusal = admission.hurries(host, time.monotonic())
+            if refusal:
+                self._refuse(host, refusal)
+                return False
+        count, limit = len(self._connections) - self._shared.leaving, admission.max_connections
+        has_room = count < min(limit, self._room_by_descriptors) or admission.make_room()
+        if count >= limit and not has_room:
+            reason = f"there are {limit} connections already (--max-connections)"
+            self._refuse(host, Refusal("full", reason))
+            return False
+        if not self._has_memory() and not admission.make_room():
+            reason = "the memory budget is used up (--memory-budget)"
+            self._refuse(host, Refusal("full", reason))
+            return False
+        return True
+
+    def _has_memory(self) -> bool:
+        """Whether the budget has room for a connection; looked at for some together."""
+        self._unchecked += 1
+        if self._unchecked >= _CHECKED_TOGETHER or not self._had_memory:
+            self._unchecked = 0
+            self._had_memory = self.budget.has_room()
+        return self._had_memory
+
+    def _frees_descriptor(self) -> bool:
+        """Whether a connection is about to end, also if it was to make room just now."""
+        return self._shared.leaving > 0 or self._shared.admission.make_room()
+
+    def _no_descriptor(self, host: str) -> None:
+        reason = "the system has no descriptor left for it"
+        self._refuse(plain_host(host), Refusal("full", reason))
+
+    def _refuse(self, host: str, refusal: Refusal) -> None:
+        name = f"refused: {refusal.kind}"
+        self._shared.counters[name] += 1
+        untold = self._shared.throttle.passes(name, host)
+        if untold is not None:
+            text = f"connection refused: {refusal.reason}{untold}"
+            self._shared.happenings.tell("refused", text, Peer(host, host), reason=name)
+
+    def _begin(self, sock: socket, address: tuple[Any, ...]) -> Connection:
+        self._shared.counters["connections"] += 1
+        connection = Connection(self._shared, sock, str(address[0]), int(address[1]))
+        self._connections.add(connection)
+        connection.enter()
+        return connection
+
+    def _serve(self, sock: socket, connection: Connection) -> None:
+        try:
+            connection.serve()
+        finally:
+            sock.close()
+            self._connections.discard(connection)

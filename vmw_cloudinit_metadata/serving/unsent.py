@@ -1,0 +1,43 @@
+"""What peers have not read yet: the bytes that wait for each, the one that waits longest first."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vmw_cloudinit_metadata.process.budget import Budget
+
+
+class Holder(Protocol):
+    def give_up(self) -> None:
+        """Drop what waits: there is no memory left for it."""
+
+
+class Unsent:
+    """A table of the budget. Only those count for whom something has to wait."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._held: dict[Holder, int] = {}
+        self.kept_bytes = 0
+        budget.add("unsent answers", self)
+
+    def hold(self, holder: Holder, size: int) -> None:
+        """`size` bytes wait for `holder`; 0 ends it."""
+        before = self._held.get(holder, 0)
+        if size == before:
+            return
+        self.kept_bytes += size - before
+        if size:
+            self._held[holder] = size
+        else:
+            del self._held[holder]
+        if size > before:
+            self._budget.keep()
+
+    def shed(self) -> bool:
+        holder = next(iter(self._held), None)
+        if holder is None:
+            return False
+        self.hold(holder, 0)
+        holder.give_up()
+        return True

@@ -1,0 +1,102 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import click
+
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.values import (
+    DEFAULT_DRIVER,
+    Address,
+    parse_driver_options,
+    parse_network,
+    parse_optional_address,
+    parse_size,
+)
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_Value = TypeVar("_Value")
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class Parsed(click.ParamType[_Value], Generic[_Value]):
+    """A text that `parse` reads, or raises ConfigError; another value is taken as it is."""
+
+    def __init__(self, name: str, parse: Callable[[str], _Value]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> _Value:
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Several values in one variable: with blanks or commas between them."""
+        return [value for value in re.split(r"[\s,]+", rv) if value]
+
+
+def _parse_thumbprint(text: str) -> str:
+    digits = text.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", digits):
+        raise ConfigError(f"found {text!r}, expected the SHA-1 or SHA-256 of a certificate")
+    return digits
+
+
+URI = Parsed("URI", str)
+ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
+OPTIONAL_ADDRESS = Parsed("ADDRESS:PORT", parse_optional_address)
+NETWORK = Parsed("CIDR", parse_network)
+JSON = Parsed("JSON", parse_driver_options)
+SIZE = Parsed("SIZE", parse_size)
+THUMBPRINT = Parsed("HEX", _parse_thumbprint)
+
+
+def driver_options(command: _Command) -> _Command:
+    """Adds --driver and --driver-opts."""
+    opts = click.option(
+        "--driver-opts",
+        type=JSON,
+        default={},
+        help='The driver\'s options, a JSON object. File driver: \'{"directory": "/some/where"}\'.',
+    )
+    spec = click.option(
+        "--driver",
+        "driver_spec",
+        metavar="MODULE:CLASS",
+        default=DEFAULT_DRIVER,
+        show_default=True,
+        help="Where instance data comes from; also the name of an installed driver.",
+    )
+    return spec(opts(command))
+
+
+def key_pair_options(*, is_required: bool) -> Callable[[_Command], _Command]:
+    """Adds --tls-cert and --tls-key."""
+
+    def add(command: _Command) -> _Command:
+        key = click.option(
+            "--tls-key",
+            type=FILE,
+            metavar="FILE",
+            help="Its private key, PEM, without a passphrase; default: in the file of --tls-cert.",
+        )
+        certificate = click.option(
+            "--tls-cert",
+            type=FILE,
+            metavar="FILE",
+            required=is_required,
+            help="The server's certificate, with its chain, PEM.",
+        )
+        return certificate(key(command))
+
+    return add
