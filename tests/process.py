@@ -28,8 +28,10 @@ class Program(list[str]):
 
 
 def with_constants(**constants: float) -> Program:
-    """Return the command `run` with other constants: `serving__connection__MUTE_LINE_S=1.0`. Modules
-    that import a constant by its name get the other value too."""
+    """Return the command `run` with other constants, such as `serving__output__STALLED_S=1.0`.
+
+    Modules that import a constant by its name get the other value too.
+    """
     lines = ["import sys", "from importlib import import_module"]
     lines += ["from vmw_cloudinit_metadata.cli import main"]
     for place, value in constants.items():

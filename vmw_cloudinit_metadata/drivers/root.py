@@ -1,7 +1,7 @@
 """A directory that is open, and the files below it: no link leads out, whatever changes meanwhile.
 
 What links say is walked by hand, each directory opened from the one before without following links,
-as guest/image/tree.py does. Not with openat2(2): systems and containers that do not know it are in use.
+as guest/image/tree.py does. Not with openat2(2): systems and containers without it are in use.
 Does file I/O.
 """
 
