@@ -1,9 +1,9 @@
-"""The speed of the server beside two yardsticks: the same exchange, on one core.
+"""Compare the speed of the server with two yardsticks that do the same exchange, on one core.
 
     python benchmarks/bench.py [--quick] [--markdown FILE] [ROW ...]
 
-The server and the yardsticks run on core 0, the load on core 1. The runs of a row are interleaved,
-and what counts is the median of the ratios. Exit code 1 if a target is missed.
+The server and the yardsticks run on core 0, the load generator on core 1. The runs of a row are
+interleaved, and the result is the median of the ratios. Exit code 1 if a limit is missed.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ OURS, UVLOOP, C = "server", "uvloop", "C"
 START_LIMIT_S = 30.0
 RUN_LIMIT_S = 600.0
 
-# The server keeps no answer that was made of a file that changed in the last two seconds.
+# The server caches no answer from a file that changed in the last two seconds.
 SETTLED_S = 2.5
 
-# Further VMs, whose answers are nobody else's: code that runs for the first time is slow.
+# VMs for warming up, not measured: code is slow when it runs for the first time.
 WARM_UP_NAMES = 20
 
-# A client that is busier than this holds the server up.
+# A client that is busier than this slows the server down.
 CLIENT_IS_FULL = 0.9
 
 INSTANCE_FILE = """\
@@ -93,8 +93,8 @@ class Server:
     admin_port: int = 0
 
     def cpu_s(self) -> float:
-        """User and system time of all its threads. As /proc/PID/stat has it, but to the nanosecond
-        and not to the tick of 10 ms: clock_getcpuclockid(3)."""
+        """User and system time of all threads: as in /proc/PID/stat, but in nanoseconds instead of
+        ticks of 10 ms. See clock_getcpuclockid(3)."""
         return time.clock_gettime((~self.pid << 3) | 2)
 
     def memory_bytes(self) -> int:
@@ -106,7 +106,7 @@ class Server:
 def started(
     kind: str, command: Sequence[str], output: Path, cores: frozenset[int] = SERVER_CORES
 ) -> Iterator[Server]:
-    """Runs a server on its cores until the end of the block."""
+    """Run a server on `cores` until the end of the block."""
     with output.open("wb") as file:
         process = subprocess.Popen(
             command,
@@ -129,7 +129,7 @@ def _port(process: subprocess.Popen[bytes], output: Path) -> int:
         if found := re.search(rb"listening on \S*:(\d+)", output.read_bytes()):
             return int(found[1])
         time.sleep(0.01)
-    raise SystemExit(f"{process.args!r}: does not listen:\n{output.read_text()}")
+    raise SystemExit(f"{process.args!r} does not listen:\n{output.read_text()}")
 
 
 def _admin_port(output: Path) -> int:
@@ -143,7 +143,7 @@ def _admin_port(output: Path) -> int:
 
 @contextmanager
 def watched(server: Server) -> Iterator[None]:
-    """Somebody has the status page open, and a Prometheus scrapes."""
+    """Simulate an open status page and a Prometheus that scrapes."""
     process = subprocess.Popen(
         [sys.executable, str(HERE / "watcher.py"), str(server.admin_port)],
         stdout=subprocess.PIPE,
@@ -152,17 +152,17 @@ def watched(server: Server) -> Iterator[None]:
     assert process.stdout
     try:
         if process.stdout.readline() != b"watching\n":
-            raise SystemExit("the watcher has failed")
+            raise SystemExit("the watcher failed")
         yield
         if process.poll() is not None:
-            raise SystemExit("the watcher has ended")
+            raise SystemExit("the watcher ended early")
     finally:
         process.kill()
         process.wait()
 
 
 def load(server: Server, *arguments: object, names: int, **options: object) -> dict[str, Any]:
-    """Runs the load generator to its end; returns what it measured."""
+    """Run the load generator; return its measurements."""
     process = _load(server, *arguments, names=names, **options)
     output, _ = process.communicate(timeout=RUN_LIMIT_S)
     return _result(output)
@@ -181,21 +181,23 @@ def _load(server: Server, *arguments: object, **options: object) -> subprocess.P
 def _result(output: str) -> dict[str, Any]:
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     is_full = result["client_cpu_s"] > CLIENT_IS_FULL * result["seconds"]
-    if is_full and result["mode"] in ("storm", "burst"):  # the others wait, or measure a part of it
+    if is_full and result["mode"] in ("storm", "burst"):  # other modes mostly wait
         print(f"  ({result['mode']}: the client was as busy as the server)", flush=True)
     return result
 
 
 @contextmanager
 def connected(server: Server, *arguments: object, names: int) -> Iterator[Callable[[], Any]]:
-    """Runs the load generator, and goes on when its VMs are connected and identified; yields what
-    waits for its end and returns what it measured."""
+    """Run the load generator; enter the block when its VMs are connected and identified.
+
+    Yields a function that waits for the load generator and returns its measurements.
+    """
     process = _load(server, *arguments, names=names)
     assert process.stdout
     try:
         line = process.stdout.readline()
         if line != "ready\n":
-            raise SystemExit(f"the load has failed: {line}{process.stdout.read()}")
+            raise SystemExit(f"the load generator failed: {line}{process.stdout.read()}")
         yield lambda: _result(process.communicate(timeout=RUN_LIMIT_S)[0])
     finally:
         process.kill()
@@ -224,10 +226,10 @@ def write_instances(directory: Path, count: int) -> Path:
 
 @dataclass(frozen=True)
 class Size:
-    """How much of it."""
+    """How many boots, VMs and seconds each row measures."""
 
-    repeats: int  # of the rows whose runs are short
-    few: int  # of the others
+    repeats: int  # of rows with short runs
+    few: int  # repeats of the other rows
     boots: int = 2000
     burst: int = 3000
     herd: int = 5000
@@ -238,7 +240,7 @@ class Size:
     slow: int = 2000
     watched: int = 20_000
     most_files: int = 50_000
-    most_boots: int = 50_000  # of one directory
+    most_boots: int = 50_000  # per directory
 
 
 FULL = Size(repeats=7, few=3)
@@ -247,26 +249,34 @@ QUICK = Size(repeats=3, few=1, paced=300, idle_s=5.0, moves_s=5.0, most_boots=15
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table."""
+    """One row of the table. The limit must hold; the goal is what to reach eventually."""
 
     what: str
     measured: str
-    target: str
-    goal: str
-    reached: bool
-    goal_reached: bool
+    limit: str  # "" for none
+    goal: str  # likewise
+    meets_limit: bool
+    meets_goal: bool
 
     @property
-    def verdict(self) -> str:
-        if self.goal_reached:
-            return "reached, and the goal"
-        if not self.target:
-            return "told"
-        return "reached" if self.reached else "MISSED"
+    def limit_verdict(self) -> str:
+        return _verdict(self.limit, self.meets_limit) or "none"
+
+    @property
+    def goal_verdict(self) -> str:
+        return _verdict(self.goal, self.meets_goal)
+
+    def __str__(self) -> str:
+        goal = f"; goal {self.goal_verdict}" if self.goal else ""
+        return f"{self.what}: {self.measured}; limit {self.limit_verdict}{goal}"
+
+
+def _verdict(target: str, is_met: bool) -> str:
+    return f"{target}: {'met' if is_met else 'missed'}" if target else ""
 
 
 class Bench:
-    """The servers, and the rows of the table; each row is one method."""
+    """The servers and the rows of the table; each row is one method."""
 
     def __init__(self, stack: ExitStack, size: Size) -> None:
         self.size = size
@@ -294,7 +304,7 @@ class Bench:
     def ours(
         self, *options: str, files: int = 5000, cores: frozenset[int] = SERVER_CORES
     ) -> Iterator[Server]:
-        """The real server, as a user starts it."""
+        """Start the real server, as a user does."""
         driver = ("--driver-opts", json.dumps({"directory": str(self.directory(files))}))
         program = Path(sys.executable).parent / "vmw-cloudinit-metadata"
         command = [str(program), "run", "--uri", "my-metadata", "--listen", "127.0.0.1:0"]
@@ -304,7 +314,7 @@ class Bench:
             yield replace(server, admin_port=_admin_port(output))
 
     def standing(self) -> dict[str, Server]:
-        """The server, warm, and both yardsticks; they stay for all rows with cached answers."""
+        """Return the warm server and both yardsticks, shared by all rows with cached answers."""
         if not self._standing:
             ours = self._stack.enter_context(self.ours())
             complete(load(ours, "storm", 5000, 100, names=5000), OURS, boots=5000)
@@ -332,8 +342,8 @@ class Bench:
         by_uvloop = statistics.median(run[OURS][0] / run[UVLOOP][0] for run in runs)
         shown = ", ".join(f"{kind} {ms:.3f} ms" for kind, ms in cpu.items())
         what = "CPU per boot, answers cached"
-        yield at_most(what, by_c, 5, 3.5, unit=f" of C ({shown})")
-        yield at_most(what, by_uvloop, 2.6, 2, unit=" of uvloop")
+        yield at_most(what, by_c, 5, 3.5, unit=f" times C ({shown})")
+        yield at_most(what, by_uvloop, 2.6, 2, unit=" times uvloop")
 
     def storm(self) -> Iterator[Finding]:
         yield self._latency(
@@ -351,10 +361,10 @@ class Bench:
                 self._warm_up(server, 5000)
                 ms.append(self._boots(server, self.size.boots, names=5000)[0])
         yield at_most(
-            "CPU per boot, each VM's file read for the first time",
+            "CPU per boot, first read of each VM's file",
             statistics.median(ms) / c_ms,
             *(12, None),
-            unit=f" of C, cached ({statistics.median(ms):.3f} ms)",
+            unit=f" times C, cached ({statistics.median(ms):.3f} ms)",
         )
 
     def burst(self) -> Iterator[Finding]:
@@ -365,7 +375,7 @@ class Bench:
                 result = load(server, "burst", self.size.burst, names=5000)
                 complete(result, kind, boots=self.size.burst)
                 runs[-1][kind] = result["boot_ms"]["p99"]
-        what = f"{self.size.burst:,} VMs connecting in the same instant: none lost, p99"
+        what = f"{self.size.burst:,} VMs connect at the same instant: none lost, p99"
         yield self._latency(what, runs, 8, None)
 
     def herd(self) -> Iterator[Finding]:
@@ -407,11 +417,14 @@ class Bench:
             f"{kind} {statistics.median(run[kind] for run in runs):.3f} ms" for kind in runs[0]
         )
         yield at_most(
-            "bytes 1 ms apart: CPU per boot", ratio, 1.4, None, unit=f" of uvloop ({shown})"
+            "guest's bytes 1 ms apart: CPU per boot",
+            ratio,
+            *(1.4, None),
+            unit=f" times uvloop ({shown})",
         )
 
     def files(self) -> Iterator[Finding]:
-        """Every VM of the directory boots: for the first time, and again."""
+        """Boot every VM of the directory twice: first read, then cached."""
         counts = (500, 5000, self.size.most_files)
         first_ms: dict[int, list[float]] = {count: [] for count in counts}
         again_ms: dict[int, list[float]] = {count: [] for count in counts}
@@ -431,7 +444,7 @@ class Bench:
                 f"CPU per boot ({what}) with {counts[0]:,}, {counts[1]:,}, {counts[2]:,} files",
                 max(each) / min(each),
                 *(1.25, None),
-                unit=f" of the least ({shown} ms)",
+                unit=f" times the least ({shown} ms)",
             )
 
     def moves(self) -> Iterator[Finding]:
@@ -451,7 +464,7 @@ class Bench:
         )
 
     def slow(self) -> Iterator[Finding]:
-        """Each run has VMs of its own; beside it runs the server that has kept its answers."""
+        """Boot new VMs in each run, alternating with the server that has cached answers."""
         options = ("--driver", "slow_driver:SlowDriver", "--driver-opts", '{"seconds": 0.2}')
         count = self.size.slow
         pairs = []
@@ -463,14 +476,14 @@ class Bench:
                 pairs.append((slow_ms, cached_ms))
         shown = ", ".join(f"{slow:.3f}/{cached:.3f}" for slow, cached in pairs)
         yield at_most(
-            f"a driver that takes 200 ms, {count:,} boots, pool of 64: CPU per boot",
+            f"driver with 200 ms per look-up, {count:,} boots, pool of 64: CPU per boot",
             statistics.median(slow / cached for slow, cached in pairs),
             *(2, None),
-            unit=f" of the cached one ({shown} ms)",
+            unit=f" times cached ({shown} ms)",
         )
 
     def workers(self) -> Iterator[Finding]:
-        """The second worker has to share its core with the client: told, and held to nothing."""
+        """Without a limit: the second worker shares its core with the client."""
         boots_per_s: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(self.size.few):
             for count, measured in boots_per_s.items():
@@ -482,13 +495,13 @@ class Bench:
                 measured.append(result["boots"] / result["seconds"])
         one, two = (statistics.median(measured) for measured in boots_per_s.values())
         yield Finding(
-            "boots/s of 2 workers, one of them on the client's core",
-            f"{two / one:.2f} of 1 worker ({two:,.0f} and {one:,.0f} boots/s)",
+            "boots/s with 2 workers, one sharing the client's core",
+            f"{two / one:.2f} times 1 worker ({two:,.0f} and {one:,.0f} boots/s)",
             *("", "", True, False),
         )
 
     def watched(self) -> Iterator[Finding]:
-        """With the page open and a scrape every 5 s, and without; the server is the same."""
+        """Measure one server with and without an open status page and a scrape every 5 s."""
         server = self.standing()[OURS]
         pairs = []
         for _ in range(self.size.few):
@@ -502,13 +515,13 @@ class Bench:
             "CPU per boot with the status page open and a scrape every 5 s",
             ratio,
             *(1.1, None),
-            unit=f" of that without (without and with: {shown} ms)",
+            unit=f" times that without (without, with: {shown} ms)",
         )
 
-    # How
+    # Helpers
 
     def _cached_runs(self) -> list[dict[str, tuple[float, float]]]:
-        """Of each run and server: CPU per boot and p99 of a boot, in ms."""
+        """Return CPU per boot and p99 of a boot, in ms, for each run and server."""
         if not self._cached:
             for _ in range(self.size.repeats):
                 self._cached.append(
@@ -530,13 +543,13 @@ class Bench:
         complete(result, OURS, boots=500)
 
     def _latency(
-        self, what: str, runs: list[dict[str, float]], target: float, goal: float | None
+        self, what: str, runs: list[dict[str, float]], limit: float, goal: float | None
     ) -> Finding:
         ratio = statistics.median(run[OURS] / run[C] for run in runs)
         shown = ", ".join(
             f"{kind} {statistics.median(run[kind] for run in runs):.0f} ms" for kind in runs[0]
         )
-        return at_most(what, ratio, target, goal, unit=f" of C ({shown})")
+        return at_most(what, ratio, limit, goal, unit=f" times C ({shown})")
 
 
 ROWS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
@@ -555,20 +568,20 @@ ROWS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
 }
 
 
-def at_most(what: str, value: float, target: float, goal: float | None, unit: str) -> Finding:
+def at_most(what: str, value: float, limit: float, goal: float | None, unit: str) -> Finding:
     plain_unit = unit.partition(" (")[0]
     return Finding(
         what,
         f"{value:.2f}{unit}",
-        f"{target:g}{plain_unit}",
+        f"{limit:g}{plain_unit}",
         "" if goal is None else f"{goal:g}",
-        value <= target,
+        value <= limit,
         goal is not None and value <= goal,
     )
 
 
 def complete(result: dict[str, Any], kind: str, **expected: int) -> None:
-    """None may be lost."""
+    """Raise LostError if a boot, answer or connection is missing."""
     got = {name: result[name] for name in expected}
     if result["failed"] or got != expected:
         raise LostError(f"{kind}: expected {expected}, found {got}, failures: {result['failures']}")
@@ -579,7 +592,7 @@ class LostError(Exception):
 
 
 def fetch(port: int, document: str) -> bytes:
-    """A ready packet of the first VM, asked for as a hypervisor does."""
+    """Request a document of the first VM as a hypervisor does; return the response packet."""
 
     def suboption(code: int, argument: bytes = b"") -> bytes:
         return b"\xff\xfa\xe8" + bytes([code]) + argument + b"\xff\xf0"
@@ -596,7 +609,7 @@ def fetch(port: int, document: str) -> bytes:
         heard = b""
         while not (found := re.search(rb"!!RESPONSE_([A-Z]+)#([^\n]*)\n", heard)):
             data = vm.recv(65536)
-            assert data, f"closed after {heard!r}"
+            assert data, f"connection closed after {heard!r}"
             heard += data
     assert found[1].decode() == document, found[0]
     base64.b64decode(found[2], validate=True)
@@ -616,9 +629,9 @@ def machine() -> str:
 
 def markdown(findings: Sequence[Finding]) -> str:
     lines = [f"Measured {machine()}.", ""]
-    lines += ["| what | measured | at most | goal | |", "|---|---|---|---|---|"]
+    lines += ["| what | measured | limit | goal |", "|---|---|---|---|"]
     for f in findings:
-        lines.append(f"| {f.what} | {f.measured} | {f.target} | {f.goal} | {f.verdict} |")
+        lines.append(f"| {f.what} | {f.measured} | {f.limit_verdict} | {f.goal_verdict} |")
     return "\n".join(lines) + "\n"
 
 
@@ -627,18 +640,22 @@ def measure(bench: Bench, rows: Sequence[str]) -> Iterator[Finding]:
         try:
             yield from ROWS[row](bench)
         except LostError as error:
-            yield Finding(row, str(error), "none lost", "", False, False)
+            yield Finding(row, str(error), "nothing lost", "", False, False)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of: {', '.join(ROWS)}")
-    parser.add_argument("--quick", action="store_true", help="less of it, in three minutes")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="writes the table there")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of: {', '.join(ROWS)}")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer and shorter runs, in two minutes"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to FILE")
     arguments = parser.parse_args()
     unknown = [row for row in arguments.rows if row not in ROWS]
     if unknown or (os.cpu_count() or 1) < 2:
-        parser.error(f"no such row: {', '.join(unknown)}" if unknown else "it needs two cores")
+        parser.error(
+            f"no such row: {', '.join(unknown)}" if unknown else "the bench needs two cores"
+        )
     os.sched_setaffinity(0, {LOAD_CORE})
     findings = []
     print(machine(), flush=True)
@@ -646,15 +663,10 @@ def main() -> int:
         bench = Bench(stack, QUICK if arguments.quick else FULL)
         for finding in measure(bench, arguments.rows or list(ROWS)):
             findings.append(finding)
-            print(
-                f"{finding.verdict:22} {finding.what}: {finding.measured}"
-                + (f"; at most {finding.target}" if finding.target else "")
-                + (f", goal {finding.goal}" if finding.goal else ""),
-                flush=True,
-            )
+            print(finding, flush=True)
     if arguments.markdown:
         arguments.markdown.write_text(markdown(findings))
-    return 0 if all(finding.reached for finding in findings) else 1
+    return 0 if all(finding.meets_limit for finding in findings) else 1
 
 
 if __name__ == "__main__":

@@ -1,24 +1,24 @@
-/* Plays VMs and their ESXi hosts against a metadata server: one thread and epoll, and no code of the
- * project in it. Checks each answer, and prints one line of JSON.
+/* Load generator: acts as VMs and their ESXi hosts against a metadata server. One thread with epoll;
+ * shares no code with the project. Checks each answer, and prints one line of JSON.
  *
  *     load [options] PORT MODE ARGUMENTS
  *
  *     storm N C            N boots, C at a time
- *     burst N              N boots that connect in the same instant
- *     herd N               N VMs connect; then all ask for METADATA at once
- *     steady N SECONDS     N VMs ask for METADATA, again and again
- *     idle N SECONDS       N VMs connect and stay, after `ready`
- *     paced N C MS         as storm, but the guest's bytes come one at a time, MS apart
+ *     burst N              N boots that connect at the same instant
+ *     herd N               N VMs connect; then all request METADATA at once
+ *     steady N SECONDS     N VMs request METADATA repeatedly
+ *     idle N SECONDS       N VMs connect and stay connected, after `ready`
+ *     paced N C MS         like storm, but the guest's bytes are sent one at a time, MS apart
  *     moves N M B SECONDS  N VMs are connected; then M vMotions (each VM once) and B boots a second
  *
- *     --first N     the VMs are those from this one on: 0 is vm-00000
- *     --names N     after so many it begins again with the first one (100000)
+ *     --first N     number of the first VM: 0 is vm-00000
+ *     --names N     number of VMs, before starting again with the first (100000)
  *     --stride N    from one VM to the next (1)
  *     --uri TEXT    the service URI (my-metadata)
- *     --hosts N     the ESXi hosts are 127.0.1.1 and on (32); a VM is always on the same one
- *     --timeout S   of each boot (60)
+ *     --hosts N     number of ESXi hosts, from 127.0.1.1 on (32); a VM is always on the same host
+ *     --timeout S   per boot (60)
  *
- * A boot is: connect, negotiate telnet and VMWARE-TELNET-EXT, tell the identity, DO-PROXY, three
+ * A boot is: connect, negotiate telnet and VMWARE-TELNET-EXT, send the identity, DO-PROXY, three
  * requests one after the other, close. */
 
 #define _GNU_SOURCE
@@ -65,17 +65,17 @@ struct vm {
     /* telnet */
     uint8_t has_heard, state, verb, wills_vmware, will_proxy, told;
     uint16_t payload_length;
-    uint8_t payload[160]; /* option and content of the subnegotiation under way */
+    uint8_t payload[160]; /* option and content of the current subnegotiation */
     /* the serial line */
     uint8_t asked, answered, is_asking, is_ready, line_state, padding;
     uint8_t head_length;
     char head[32]; /* up to the # */
     uint32_t body_length;
-    /* bytes of a guest that is paced */
+    /* bytes of a paced guest */
     char request[32];
     uint8_t request_length, request_sent;
     uint64_t next_byte_ns;
-    struct vm *previous, *next; /* all that are open */
+    struct vm *previous, *next; /* list of open connections */
 };
 
 struct latencies {
@@ -87,7 +87,7 @@ static struct latencies boot_ms, answer_ms, move_ms;
 static uint64_t failures[FAILURES];
 static long boots, answers, moves, open_vms, unready_vms;
 static struct vm *first_open, *first_ended;
-static struct vm *mover; /* the VM whose turn to move is next */
+static struct vm *mover; /* the next VM to move */
 static int epoll, port, hosts = 32;
 static long names = 100000, first_name, stride = 1;
 static const char *uri = "my-metadata";
@@ -144,7 +144,7 @@ static void end(struct vm *vm)
     if (vm == mover)
         mover = vm->previous;
     vm->descriptor = -1;
-    vm->next = first_ended; /* freed after the events that are at hand */
+    vm->next = first_ended; /* freed after the current events */
     first_ended = vm;
     open_vms--;
     unready_vms -= !vm->is_ready;
@@ -173,7 +173,7 @@ static void watch(struct vm *vm, int how, uint32_t what)
     epoll_ctl(epoll, how, vm->descriptor, &event);
 }
 
-/* Says WILL AUTHENTICATION, as a hypervisor begins; waits first if the connection is not there. */
+/* Sends WILL AUTHENTICATION, as a hypervisor starts; waits for the connection first. */
 static void begin(struct vm *vm, int how)
 {
     if (send(vm->descriptor, S("\xff\xfb\x25"), MSG_NOSIGNAL) == 3)
@@ -371,7 +371,7 @@ static void say_who_we_are(struct vm *vm)
     char direction_and_uri[256];
     say(S(KNOWN_SUBOPTIONS_1));
     if (vm->plan == ARRIVE) {
-        say_suboption(44, vm->request, vm->request_length); /* sequence and secret of its source */
+        say_suboption(44, vm->request, vm->request_length); /* sequence and secret from its source */
         return;
     }
     int length = snprintf(direction_and_uri, sizeof direction_and_uri, "C%s", uri);
@@ -499,7 +499,7 @@ static void end_overdue(uint64_t now)
     }
 }
 
-/* Handles what happens, for at most `wait_ms` if nothing does. */
+/* Handles pending events; waits for one up to `wait_ms`. */
 static void turn(int wait_ms)
 {
     static struct epoll_event events[256];
@@ -617,7 +617,7 @@ static int is_any_busy(void)
     return 0;
 }
 
-/* Those that move next are at the end of the list; who comes is put at its beginning. */
+/* The next VMs to move are at the end of the list; new ones are put at its beginning. */
 static uint64_t move(long count, double moves_per_s, double boots_per_s, double seconds)
 {
     connect_all(STAY, count);
@@ -640,7 +640,7 @@ static uint64_t move(long count, double moves_per_s, double boots_per_s, double 
     return began_ns;
 }
 
-/* What comes of it */
+/* Results */
 
 static int ascending(const void *left, const void *right)
 {

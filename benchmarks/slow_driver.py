@@ -1,4 +1,4 @@
-"""A driver that takes `seconds` for each look-up, as a slow database does; its answers hold."""
+"""A driver that needs `seconds` per look-up, like a slow database; its answers stay valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Somebody with the status page open, and a Prometheus: what both ask of the admin port, as often.
+"""Send the requests of an open status page and a Prometheus to the admin port, at their pace.
 
 python benchmarks/watcher.py PORT
 """

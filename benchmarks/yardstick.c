@@ -1,9 +1,9 @@
-/* What the machine can do: the exchange of the metadata server from memory, and nothing else.
+/* The C yardstick: the exchange of the metadata server from memory, and nothing else.
  *
  *     yardstick METADATA NETWORKDATA USERDATA
  *
- * The arguments are files with ready packets. One thread and epoll; no limits, no log, no look-up, no
- * vMotion. It prints `listening on 127.0.0.1:PORT`. */
+ * Shows what the machine can do with one thread and epoll, without limits, log, look-up and vMotion.
+ * The arguments are files with ready packets. Prints `listening on 127.0.0.1:PORT`. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -41,7 +41,7 @@ struct connection {
     size_t unsent_bytes;
     char *unsent;
     char line[64];
-    uint8_t payload[256]; /* option and content of the subnegotiation under way */
+    uint8_t payload[256]; /* option and content of the current subnegotiation */
 };
 
 struct packet {
@@ -57,7 +57,7 @@ static struct packet packets[] = {
 };
 
 static int epoll;
-static char out[1 << 20]; /* what one received chunk is answered with */
+static char out[1 << 20]; /* the answer to one received chunk */
 static size_t out_bytes;
 
 static void die(const char *what)
@@ -194,12 +194,12 @@ static void watch(struct connection *c, int how, uint32_t what)
         die("epoll_ctl");
 }
 
-/* Sends; what the socket does not take waits, and until it is gone nothing more is read. */
+/* Sends; queues what the socket does not accept, and reads nothing until the queue is empty. */
 static void flush(struct connection *c)
 {
     ssize_t sent = out_bytes ? send(c->descriptor, out, out_bytes, MSG_NOSIGNAL) : 0;
     if (sent < 0)
-        sent = errno == EAGAIN ? 0 : (ssize_t)out_bytes; /* gone: the next read tells */
+        sent = errno == EAGAIN ? 0 : (ssize_t)out_bytes; /* disconnected: the next read reports it */
     if ((size_t)sent < out_bytes) {
         c->unsent_bytes = out_bytes - (size_t)sent;
         c->unsent = malloc(c->unsent_bytes);

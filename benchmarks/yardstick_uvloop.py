@@ -1,9 +1,9 @@
-"""What an event loop for Python can do: the exchange of the metadata server from memory, and
-nothing else: no limits, no log, no look-up, no vMotion.
+"""The uvloop yardstick: the exchange of the metadata server from memory, and nothing else.
 
     python yardstick_uvloop.py METADATA NETWORKDATA USERDATA
 
-The arguments are files with ready packets. It prints `listening on 127.0.0.1:PORT`.
+Shows what an event loop for Python can do without limits, log, look-up and vMotion. The arguments
+are files with ready packets. Prints `listening on 127.0.0.1:PORT`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WILL_PROXY = suboption(b"\x47")
 class Yardstick(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.WriteTransport = transport  # type: ignore[assignment]
-        self._tail = b""  # of telnet: a command that is not complete
+        self._tail = b""  # an incomplete telnet command
         self._line = b""
         self._knows_vmware = False
         self._transport.write(GREETING)
