@@ -1,18 +1,18 @@
 # make run        serve the example VMs on port 13370, in the foreground
-# make test       the quick tests, in six processes: most of them wait
-# make test-slow  the tests that take long: load, HAProxy, network namespaces (needs root)
-# make e2e        Debian machines under QEMU, 5 minutes; E2E='-k clone' for one case (docs/e2e.md)
-# make e2e-quick  the two of them that CI boots
-# make check      ruff, mypy, bandit, and whether dependencies and requirements.lock agree
-# make audit      pip-audit: known vulnerabilities in requirements.lock; asks a service on the Internet
-# make lock       writes requirements.lock; LOCK=--upgrade for newer releases
-# make moves      50 vMotions and 200 boots a second, for 10 s
-# make fuzz       1,000,000 hostile messages to a real server, and a tenth of them to two workers;
-#                 MESSAGES=N for fewer
-# make fuzz-coverage  atheris at each parser, 60 s each; SECONDS=N for more, FUZZ=… for options
-# make attack     the attacks of docs/security.md at real servers: a table of what holds
-# make bench      the server against two yardsticks; needs a C compiler. BENCH=--quick: 2 minutes
-# make soak       boots, moves, resets and junk mixed, for 5 minutes; MINUTES=N for more
+# make test       run the quick tests, in six processes: most tests wait
+# make test-slow  run the slow tests: load, HAProxy, network namespaces (needs root)
+# make e2e        boot Debian machines under QEMU, 5 minutes; E2E='-k clone' for one case (docs/e2e.md)
+# make e2e-quick  boot the two machines that CI boots
+# make check      run ruff, mypy, bandit, and check dependencies and requirements.lock
+# make audit      look for known vulnerabilities in requirements.lock (pip-audit, needs the Internet)
+# make lock       write requirements.lock; LOCK=--upgrade for newer releases
+# make moves      run 50 vMotions and 200 boots a second, for 10 s
+# make fuzz       send 1,000,000 hostile messages to a real server, and a tenth of them to one with
+#                 two workers; MESSAGES=N for another number
+# make fuzz-coverage  run atheris on each parser, 60 s each; SECONDS=N for longer, FUZZ=… for options
+# make attack     run attacks on the limits of docs/security.md; print which limits hold
+# make bench      compare the server with two yardsticks; needs a C compiler. BENCH=--quick: 2 minutes
+# make soak       mix boots, moves, resets and junk, for 5 minutes; MINUTES=N for longer
 
 PYTHON ?= python3
 VENV := .venv
@@ -97,7 +97,7 @@ $(VENV)/.installed-for-tests: $(NEEDS) | $(BIN)/python
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo "$(PYTHON) is older than 3.11: name a newer one, as in: make PYTHON=python3.12 run"; exit 1; }
+	    { echo "$(PYTHON) is older than 3.11; use a newer one, for example: make PYTHON=python3.12 run"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	    { echo "$(PYTHON) has no venv: install it first (Debian, Ubuntu: apt-get install python3-venv)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
