@@ -1,5 +1,5 @@
-"""Real machines: stock Debian under QEMU, a real bridge and a real server; docs/e2e.md."""
+"""End-to-end tests: stock Debian under QEMU, a real bridge and a real server; docs/e2e.md."""
 
 import pytest
 
-pytest.register_assert_rewrite("tests.e2e.told", "tests.e2e.boot")
+pytest.register_assert_rewrite("tests.e2e.expected", "tests.e2e.boot")

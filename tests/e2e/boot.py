@@ -1,4 +1,4 @@
-"""What one boot has made of a machine, read from its disk."""
+"""The result of one boot of a machine, read from its disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROOF = "/var/lib/e2e"
 @dataclass(frozen=True)
 class Interface:
     name: str
-    addresses: tuple[str, ...]  # global ones, with prefix length
+    addresses: tuple[str, ...]  # global addresses, with prefix length
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Boot:
 
     @property
     def hostname(self) -> str:
-        """Of the running machine, and in the file that the next boot reads."""
+        """The host name of the running machine, which must also be in /etc/hostname."""
         running, written = self.disk.text(f"{PROOF}/hostname"), self.disk.text("/etc/hostname")
         assert running == written
         return running.strip()
 
     def interface(self, mac: str) -> Interface:
-        """Of the network card with this address, whatever its name."""
+        """The interface with this MAC address, whatever its name."""
         found = next(row for row in self._proof("addresses") if row["address"] == mac)
         addresses = [row for row in found["addr_info"] if row["scope"] == "global"]
         return Interface(
@@ -48,13 +48,13 @@ class Boot:
 
     @property
     def routes(self) -> list[tuple[str, str, str]]:
-        """Destination, gateway and interface of those that have one."""
+        """Destination, gateway and interface of the routes with a gateway."""
         rows = self._proof("routes")
         return [(r["dst"], r["gateway"], r["dev"]) for r in rows if "gateway" in r]
 
     @property
     def gateways(self) -> list[tuple[str, str]]:
-        """Of the routes that have one, each with its interface."""
+        """Gateway and interface of the routes with a gateway."""
         return [(row["gateway"], row["dev"]) for row in self._proof("routes") if "gateway" in row]
 
     @property
@@ -68,7 +68,7 @@ class Boot:
 
     @property
     def result(self) -> dict[str, Any]:
-        """cloud-init's own: {"datasource": …, "errors": […]}"""
+        """cloud-init's result.json: {"datasource": …, "errors": […]}"""
         result: dict[str, Any] = self._proof("result")["v1"]
         return result
 
@@ -82,7 +82,7 @@ class Boot:
 
     @property
     def agent_log(self) -> str:
-        """What the agent told the journal of this boot."""
+        """The agent's lines in the journal of this boot."""
         return "\n".join(re.findall(r"vmw-metadata-agent\[\d+\]: (.*)", self.journal))
 
     def _proof(self, name: str) -> Any:

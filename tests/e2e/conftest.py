@@ -1,4 +1,4 @@
-"""Images and labs, and a report of what was seen."""
+"""Fixtures for images and labs, and a report of the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROGRAMS = {
 
 @pytest.fixture(scope="session")
 def shelf() -> Iterator[Path]:
-    """A directory for disks, which are large: nothing of it is kept."""
+    """A temporary directory for disks, which are large."""
     with tempfile.TemporaryDirectory(prefix="e2e-") as directory:
         yield Path(directory)
 
@@ -65,8 +65,8 @@ def pytest_runtest_makereport(
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
-            told = dict(report.user_properties)
-            if report.when == "call" and "seen" in told:
+            properties = dict(report.user_properties)
+            if report.when == "call" and "seen" in properties:
                 terminalreporter.write_line(f"{outcome} {report.nodeid.rpartition('::')[2]}")
-                for fact in told["seen"]:
+                for fact in properties["seen"]:
                     terminalreporter.write_line(f"    {fact}")

@@ -1,4 +1,4 @@
-"""An ext4 disk of a machine that is switched off, read and written without mounting it."""
+"""The ext4 disk of a machine that is powered off, read and written without mounting it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Disk:
         return Disk(path)
 
     def read(self, path: str) -> bytes:
-        """What a file holds; symbolic links on the way are followed. Empty: there is none."""
+        """Return the content of a file, or nothing if it does not exist. Follows links."""
         with tempfile.NamedTemporaryFile() as copy:
             self._debugfs(f"dump {path} {copy.name}")
             return copy.read()
@@ -36,12 +36,12 @@ class Disk:
         return "Inode:" in self._debugfs(f"stat {path}")
 
     def mode(self, path: str) -> int:
-        """Permission bits."""
+        """Return the permission bits of a file."""
         _, _, after = self._debugfs(f"stat {path}").partition("Mode:")
         return int(after.split()[0], 8)
 
     def write(self, path: str, data: bytes) -> None:
-        """Replaces a file in a directory that is there."""
+        """Write or replace a file in an existing directory."""
         with tempfile.NamedTemporaryFile() as source:
             source.write(data)
             source.flush()

@@ -1,7 +1,7 @@
-"""Images, built once and kept: a Debian tree as a tar file, and from it a disk with the agent.
+"""Images: a Debian tree as a tar file, built once, and a disk with the agent made from it.
 
-The tar file lies in the cache, outside of the checkout. The disk is made in each run, since it
-holds the agent as it is now. Both need root, or a user namespace in which we are root.
+The tar file is kept in the cache, outside of the checkout. The disk is made in each run, with the
+current agent. Both need root, or a user namespace with root.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def cache() -> Path:
 
 
 def tarball(recipe: Recipe) -> Path:
-    """The tree of a recipe, built if it is not there; one that was half built is never seen."""
+    """Return the tree of a recipe; build it if it does not exist. Never an incomplete one."""
     path = cache() / f"{recipe.name}-{recipe.digest}.tar"
     with (cache() / f"{recipe.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -54,7 +54,7 @@ def _build(recipe: Recipe, path: Path) -> None:
 
 
 def image(recipe: Recipe, directory: Path) -> Image:
-    """A disk with the agent of this checkout, and the kernel to boot it with."""
+    """Make a disk with the agent of this checkout; return it with the kernel to boot."""
     made = Image(directory / f"{recipe.name}.disk", directory / f"{recipe.name}.kernel")
     maker = [sys.executable, "-m", "tests.e2e.tree", str(tarball(recipe))]
     _run([*_as_root(), *maker, str(made.disk), str(made.kernel)], DISK_LIMIT_S)
@@ -76,5 +76,5 @@ def _run(command: list[str], limit_s: float, **env: str) -> None:
         env={**os.environ, **env},
     )
     if ended.returncode:
-        said = "\n".join((ended.stdout + ended.stderr).splitlines()[-40:])
-        raise AssertionError(f"{' '.join(command)}: exit code {ended.returncode}\n{said}")
+        output = "\n".join((ended.stdout + ended.stderr).splitlines()[-40:])
+        raise AssertionError(f"{' '.join(command)}: exit code {ended.returncode}\n{output}")

@@ -1,4 +1,4 @@
-"""A metadata server, an ESXi host and machines: what one test needs, and its end."""
+"""The parts of one test: a metadata server, an ESXi host and machines."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.e2e.machine import Hardware, Machine
 from tests.e2e.wire import When, Wire
 from tests.process import ServerProcess
 
-TOLD_LINES = 80  # of each log, where a test has failed
+SHOWN_LINES = 80  # of each log of a failed test
 
 
 class Lab:
-    """`instances` is the directory of the file driver; the machine is the VM web1."""
+    """`instances` is the directory of the file driver. All machines are the VM web1."""
 
     def __init__(self, directory: Path) -> None:
         self.instances = directory / "instances"
@@ -33,13 +33,13 @@ class Lab:
         self._logs: list[tuple[str, Callable[[], str]]] = [("server", lambda: self.server_log)]
 
     def saw(self, fact: str) -> None:
-        """Goes to the report at the end."""
+        """Add a line to the report at the end."""
         self.seen.append(fact)
 
     # The server
 
     def serve(self, **instance: object) -> None:
-        """What the server has for the machine from now on."""
+        """Set the instance file of the machine."""
         whole = self._directory / "instance"
         whole.write_text(json.dumps(instance))  # JSON is YAML
         whole.replace(self.instances / "web1.yaml")
@@ -59,7 +59,7 @@ class Lab:
     # The host
 
     def move(self) -> None:
-        """A vMotion, from its beginning to its end."""
+        """Run one vMotion, and wait for its end."""
         before = self.bridge.log.count("moved in")
         self.bridge.move()
         self.bridge.wait_for("moved in", before + 1)
@@ -67,7 +67,7 @@ class Lab:
     # The machine
 
     def disk(self, origin: Disk | Image) -> Disk:
-        """A copy: each machine has its own."""
+        """Copy a disk for a machine of this test."""
         source = Disk(origin.disk) if isinstance(origin, Image) else origin
         return source.copy(self._directory / f"{len(self.boots)}.disk")
 
@@ -79,7 +79,7 @@ class Lab:
         asked: tuple[When, ...] = (),
         answered: tuple[When, ...] = (),
     ) -> Boot:
-        """From power-on to power-off, with a host that dials the server, whether it is there."""
+        """Run a machine from power-on to power-off, with a host that connects to the server."""
         directory = self._directory / f"boot{len(self.boots)}"
         directory.mkdir()
         with ExitStack() as stack:
@@ -91,7 +91,7 @@ class Lab:
         if asked or answered:
             self.wire.check()
         command_line = disk.text(f"{PROOF}/cmdline").strip()
-        assert command_line == machine.command_line, "this boot has left no proof"
+        assert command_line == machine.command_line, "no proof of this boot is on the disk"
         return self._keep(Boot(disk, seconds))
 
     def _plug_in(
@@ -101,13 +101,13 @@ class Lab:
         asked: tuple[When, ...],
         answered: tuple[When, ...],
     ) -> None:
-        """A bridge; and a wire between it and the machine, if there are moments to act at."""
+        """Start a bridge, and a wire between it and the machine if the test acts on its data."""
         place = serial
         if asked or answered:
             place = serial.with_name("wire")
             self.wire = Wire(serial, place, asked, answered)
             stack.callback(self.wire.close)
-            self._keep_log("asked", self.wire.asked.told)
+            self._keep_log("asked", self.wire.asked.text)
         bridge = self.bridge = BridgeProcess(self._port, "--connect", f"unix:{place}")
         stack.callback(bridge.end)
         self._keep_log("bridge", lambda: bridge.log)
@@ -115,7 +115,7 @@ class Lab:
     def _keep(self, boot: Boot) -> Boot:
         self._keep_log("agent", lambda: boot.agent_log)
         self.boots.append(boot)
-        assert boot.agent_log, "the agent has told the journal nothing"
+        assert boot.agent_log, "the journal has no line of the agent"
         self.saw(f"{boot.seconds:.0f} s; the agent: {boot.agent_log.splitlines()[-1]}")
         return boot
 
@@ -128,8 +128,8 @@ class Lab:
 
     @property
     def logs(self) -> list[tuple[str, str]]:
-        """The last lines of each, for people."""
-        return [(name, "\n".join(read().splitlines()[-TOLD_LINES:])) for name, read in self._logs]
+        """The last lines of each log."""
+        return [(name, "\n".join(read().splitlines()[-SHOWN_LINES:])) for name, read in self._logs]
 
 
 def free_port() -> int:

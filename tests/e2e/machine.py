@@ -1,8 +1,8 @@
 """One boot of a virtual machine under QEMU, from power-on to power-off.
 
-Software emulation: a host may have /dev/kvm and still not boot a guest. The machine says that it
-is VMware's, so that the guest's own checks see what they would see there. Its second serial port,
-or its only one, is a Unix socket.
+Uses software emulation, because a host may have /dev/kvm and still not boot a guest. The firmware
+claims to be VMware's, so that the guest's own checks pass. The machine's second serial port, or its
+only one, is a Unix socket.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from tests.e2e.disk import Disk
 
-# An idle machine of two cores needs 45 s; one that is busy with other work three times that.
+# A boot takes 45 s on an idle machine with two cores, and three times as long on a busy one.
 BOOT_LIMIT_S = 400.0
 KERNEL = "root=/dev/nvme0n1 rw console=ttyS0 mitigations=off"
 QEMU = (
-    *("setpriv", "--pdeathsig", "KILL"),  # nothing is left running, whatever becomes of the tests
+    *("setpriv", "--pdeathsig", "KILL"),  # QEMU ends with the tests, however they end
     *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
     *("-machine", "pc", "-m", "1024", "-accel", "tcg,thread=multi,tb-size=512"),
     *("-cpu", "max,-hypervisor"),
@@ -30,12 +30,12 @@ QEMU = (
 class Hardware:
     uuid: str
     macs: tuple[str, ...]
-    only_one_port: bool = False  # ttyS0, which is the kernel's console too
-    has_dhcp: bool = False  # QEMU's own, which tells of 10.0.2.0/24, and leads nowhere
+    only_one_port: bool = False  # ttyS0, which is also the kernel's console
+    has_dhcp: bool = False  # QEMU's, for 10.0.2.0/24, without a way out
 
 
 class Machine:
-    """`serial` is the socket of the port for metadata; `command_line` is its kernel's."""
+    """`serial` is the socket of the metadata port, `command_line` that of the kernel."""
 
     def __init__(self, hardware: Hardware, disk: Disk, kernel: Path, directory: Path) -> None:
         self.serial = directory / "serial"
@@ -62,12 +62,12 @@ class Machine:
         return self._console.read_text(errors="replace") if self._console.exists() else ""
 
     def wait_for_power_off(self, limit_s: float = BOOT_LIMIT_S) -> float:
-        """Returns how many seconds it was on."""
+        """Return how many seconds the machine was on."""
         try:
-            _, said = self._process.communicate(timeout=limit_s)
+            _, errors = self._process.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the machine was still on after {limit_s:g} s") from None
-        assert self._process.returncode == 0, said
+        assert self._process.returncode == 0, errors
         return time.monotonic() - self._began_s
 
     def end(self) -> None:
@@ -77,7 +77,7 @@ class Machine:
 
 
 def _command_line(hardware: Hardware) -> str:
-    """With a name of this boot, so that its proof is not taken for that of another one."""
+    """Include a random name of this boot, which identifies its proof on the disk."""
     noise = "loglevel=7" if hardware.only_one_port else "quiet systemd.show_status=0"
     return f"{KERNEL} {noise} e2e.boot={secrets.token_hex(4)}"
 
@@ -88,7 +88,7 @@ def _firmware(hardware: Hardware) -> tuple[str, ...]:
 
 
 def _disk(disk: Disk) -> tuple[str, ...]:
-    """NVMe: Debian's cloud kernels have it built in, so no initrd is needed."""
+    """Use NVMe, which is built into Debian's cloud kernels: no initrd is needed."""
     return (
         *("-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={disk.path}"),
         *("-device", "nvme,drive=disk,serial=disk"),
@@ -104,7 +104,7 @@ def _port(name: str, backend: str) -> tuple[str, ...]:
 
 
 def _card(mac: str, hardware: Hardware) -> tuple[str, ...]:
-    """A network card that is plugged in nowhere, or only to a DHCP server."""
+    """Add a network card that is connected to nothing, or to a DHCP server only."""
     name = f"card{mac.replace(':', '')}"
     backend = "user,restrict=on" if hardware.has_dhcp else "hubport,hubid=0"
     return (

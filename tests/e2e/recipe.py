@@ -1,4 +1,4 @@
-"""What an image is made of; the same recipe is the same image."""
+"""Recipes of images. The same recipe gives the same image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 
-# Where packages come from; without it, from where mmdebstrap takes them by itself.
+# Package mirrors; empty: mmdebstrap's default.
 MIRRORS = os.environ.get("E2E_MIRROR", "").split()
 COMMON = (
     *("systemd", "systemd-sysv", "udev", "dbus", "kmod", "iproute2"),
@@ -31,7 +31,7 @@ class Recipe:
 
     @property
     def command(self) -> list[str]:
-        """mmdebstrap's, up to the file it writes."""
+        """The mmdebstrap command, without the output file."""
         return ["mmdebstrap", *OPTIONS, f"--include={','.join(self.packages)}", self.suite]
 
     @property
@@ -39,7 +39,7 @@ class Recipe:
         return hashlib.sha256("\0".join(self.command).encode()).hexdigest()[:16]
 
 
-# cloud-init of Debian 13 speaks to its own stages with netcat.
+# cloud-init of Debian 13 uses netcat to communicate between its stages.
 DEBIAN_13 = Recipe("debian-13", "trixie", (*COMMON, *IFUPDOWN, "netcat-openbsd"))
 DEBIAN_12 = Recipe("debian-12", "bookworm", (*COMMON, *IFUPDOWN))
 NETPLAN_13 = Recipe("debian-13-netplan", "trixie", (*COMMON, *NETPLAN, "netcat-openbsd"))

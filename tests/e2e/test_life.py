@@ -1,4 +1,4 @@
-"""A machine's first boot, and what may come after it."""
+"""The first boot of a machine, later boots, and clones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.boot import SEED, Boot
-from tests.e2e.image import ImageOf
-from tests.e2e.lab import Lab
-from tests.e2e.recipe import DEBIAN_13
-from tests.e2e.told import (
+from tests.e2e.expected import (
     CLONE,
     CLONED,
     CONFIG,
@@ -23,13 +20,16 @@ from tests.e2e.told import (
     check_seed_is_private,
     identity,
 )
+from tests.e2e.image import ImageOf
+from tests.e2e.lab import Lab
+from tests.e2e.recipe import DEBIAN_13
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
 def first_boot(image_of: ImageOf, shelf: Path) -> Callable[[Lab], Boot]:
-    """Boots a Debian 13 with the data FIRST, once; the others go on from its disk."""
+    """Boot Debian 13 with the data FIRST, once; later tests continue with its disk."""
     boots: list[Boot] = []
 
     def get(lab: Lab) -> Boot:
@@ -66,7 +66,7 @@ def test_new_instance_id_on_the_second_boot_applies_the_new_data(
     check_identity(boot, SECOND)
     assert disk.text("/root/file") == "second"
     assert disk.text("/root/command") == "first on web1\nsecond on web2\n"
-    lab.saw(f"i-1 became {identity(SECOND)}; the new command ran once")
+    lab.saw(f"i-1 changed to {identity(SECOND)}; the new command ran once")
 
 
 def test_dead_server_on_a_later_boot_keeps_the_instance(
@@ -85,7 +85,7 @@ def test_clone_does_not_come_up_as_its_parent(
     disk = lab.disk(first_boot(lab).disk)
     kernel = image_of(DEBIAN_13).kernel
     disk.write(CONFIG, b"[agent]\nfirst-boot-timeout = 20\n")
-    boot = lab.boot(disk, kernel, CLONE)  # and no server
+    boot = lab.boot(disk, kernel, CLONE)  # without a server
     assert "None" in boot.result["datasource"]
     assert boot.instance_id != FIRST.instance_id
     assert not disk.exists(f"{SEED}/meta-data")

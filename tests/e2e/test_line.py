@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.image import ImageOf
-from tests.e2e.lab import Lab
-from tests.e2e.recipe import DEBIAN_13
-from tests.e2e.told import (
+from tests.e2e.expected import (
     CONFIG,
     CONSOLE_ONLY,
     FIRST,
@@ -17,6 +14,9 @@ from tests.e2e.told import (
     check_script,
     identity,
 )
+from tests.e2e.image import ImageOf
+from tests.e2e.lab import Lab
+from tests.e2e.recipe import DEBIAN_13
 from tests.e2e.wire import When
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ def test_vmotion_between_metadata_and_user_data_loses_nothing(lab: Lab, image_of
     check_script(boot)
     assert "has moved here by vMotion" in lab.server_log
     assert lab.wire.asked.said.count(b"!!REQUEST_USERDATA#") == 1
-    lab.saw(f"{identity(LARGE)}; 400 kB of user-data, asked for once")
+    lab.saw(f"{identity(LARGE)}; 400 kB of user-data, requested once")
 
 
 def test_server_that_comes_late_and_dies_in_an_answer_is_asked_again(
@@ -57,7 +57,7 @@ def test_server_that_comes_late_and_dies_in_an_answer_is_asked_again(
     check_script(boot)
     cut, whole = bytes(lab.wire.answered.said).split(b"!!RESPONSE_USERDATA#")[1:]
     assert 0 < len(cut) < len(whole)
-    lab.saw(f"{identity(LARGE)}; 400 kB of user-data, whole at the second time")
+    lab.saw(f"{identity(LARGE)}; 400 kB of user-data, complete in the second answer")
 
 
 def test_only_port_is_the_console(lab: Lab, image_of: ImageOf) -> None:
@@ -71,4 +71,6 @@ def test_only_port_is_the_console(lab: Lab, image_of: ImageOf) -> None:
     check_identity(boot, FIRST)
     assert disk.text("/root/file") == "first"
     kilobytes = len(lab.wire.asked.said) // 1000
-    lab.saw(f"{identity(FIRST)}; {kilobytes} kB of kernel messages and logins on the same line")
+    lab.saw(
+        f"{identity(FIRST)}; {kilobytes} kB of kernel messages and login prompts on the same line"
+    )

@@ -1,14 +1,14 @@
-"""A first boot of other systems."""
+"""The first boot of other systems."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.e2e.boot import SEED, Interface
+from tests.e2e.expected import FIRST, MACHINE, ONE_CARD, check_identity, identity
 from tests.e2e.image import ImageOf
 from tests.e2e.lab import Lab
 from tests.e2e.recipe import DEBIAN_12, NETPLAN_13, Recipe
-from tests.e2e.told import FIRST, MACHINE, ONE_CARD, check_identity, identity
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ def test_other_system_takes_the_data(lab: Lab, image_of: ImageOf, recipe: Recipe
 
 
 def test_only_card_gets_what_stands_beside_dhcp(lab: Lab, image_of: ImageOf) -> None:
-    """Neither name nor MAC address is told, and the card has a name of udev's."""
+    """The instance file has neither name nor MAC address; udev has named the card."""
     lab.serve(
         metadata={"instance-id": "i-5", "hostname": "web5"},
         network={
@@ -50,4 +50,4 @@ def test_only_card_gets_what_stands_beside_dhcp(lab: Lab, image_of: ImageOf) -> 
     assert boot.mtu(mac) == 1400
     assert "192.0.2.53" in boot.resolver["nameserver"]
     assert "example.com" in boot.resolver["search"]
-    lab.saw(f"eth0 {mac} 10.0.2.15/24 of DHCP; a route, DNS and MTU of the short form")
+    lab.saw(f"eth0 {mac} 10.0.2.15/24 by DHCP; route, DNS and MTU from the short form")

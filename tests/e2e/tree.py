@@ -1,4 +1,4 @@
-"""From a tree in a tar file to a disk that boots: run as a program, as root or what stands for it.
+"""Make a bootable disk from a tree in a tar file. A program, for root or a user namespace.
 
 tree.py TARBALL DISK KERNEL
 """
@@ -15,7 +15,7 @@ DISK_SIZE = "640M"
 OVERLAY = Path(__file__).parent / "overlay"
 GUEST = [sys.executable, "-m", "vmw_cloudinit_metadata", "guest"]
 PROOF = "e2e-proof.path"
-# They cost up to 20 s each under emulation, and have nothing to do with what is proved.
+# Units that take up to 20 s each under emulation and are irrelevant to the tests.
 MASKED = (
     *("e2scrub_reap.service", "apt-daily.timer", "apt-daily-upgrade.timer", "fstrim.timer"),
     *("dpkg-db-backup.timer", "ldconfig.service", "systemd-hwdb-update.service"),
@@ -37,7 +37,7 @@ def main(tarball: str, disk: str, kernel: str) -> None:
 
 
 def _unpack(tarball: str, tree: Path) -> None:
-    """Without device nodes: user namespaces cannot make them, and systemd mounts its own."""
+    """Unpack without device nodes: user namespaces cannot create them; systemd has its own."""
     names = ["--exclude=./dev/*", "--numeric-owner"]
     subprocess.run(["tar", "-x", *names, "-f", tarball, "-C", str(tree)], check=True)
 

@@ -1,4 +1,4 @@
-"""The wire between a guest's serial port and its host: passes on, listens, and acts at a moment."""
+"""A wire between a guest's serial port and its host: forwards, records, and triggers actions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ GUEST_LIMIT_S = 30.0
 
 @dataclass(frozen=True)
 class When:
-    """At the first match in what one side has said, before the end of the match is passed on."""
+    """Call `do` at the first match in one side's data, before the end of the match is forwarded."""
 
     pattern: bytes
     do: Callable[[], object]
 
 
 class Side:
-    """What one side has said, and the moments that are still to come, in their order."""
+    """The data of one side, and the pending moments in order."""
 
     def __init__(self, moments: tuple[When, ...]) -> None:
         self.moments = list(moments)
@@ -34,7 +34,7 @@ class Side:
         while self.moments and re.search(self.moments[0].pattern, self.said):
             self.moments.pop(0).do()
 
-    def told(self) -> str:
+    def text(self) -> str:
         return self.said.decode(errors="backslashreplace")
 
 
@@ -85,7 +85,7 @@ class Wire:
                 side.hear(data)
                 target.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
-            return  # one end was switched off
+            return  # one end was powered off
         finally:
             hang_up(target)
 
@@ -98,20 +98,20 @@ class Wire:
             sock.close()
 
     def check(self) -> None:
-        """Raises what went wrong, and if a moment has not come."""
+        """Raise the first failure; fail if a moment did not occur."""
         if self._failure:
             raise self._failure
         missed = [moment.pattern for moment in self.asked.moments + self.answered.moments]
-        assert not missed, f"never seen on the wire: {missed}"
+        assert not missed, f"not seen on the wire: {missed}"
 
 
 def hang_up(sock: socket.socket) -> None:
-    with suppress(OSError):  # it was not connected any more
+    with suppress(OSError):  # not connected any more
         sock.shutdown(socket.SHUT_RDWR)
 
 
 def connected(path: Path) -> socket.socket:
-    """To a socket that comes into being within a limit."""
+    """Connect to a socket that will exist within a limit."""
     end_s = time.monotonic() + GUEST_LIMIT_S
     while True:
         sock = socket.socket(socket.AF_UNIX)

@@ -1,4 +1,4 @@
-"""What the load programs share: a server process that is watched, and the account of a run."""
+"""Shared by the load programs: a server process with leak checks, and the report of a run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gevent import monkey
 
 from tests.process import ServerProcess, with_constants
 
-INTERRUPTED = 130  # as a shell has it
+INTERRUPTED = 130  # exit code, as of a shell
 MAX_FAULTS_SHOWN = 20
 PROGRESS_S = 5.0
-NOTICED_S = 0.2  # how soon a run that is to stop does so
-GROWTH = 1.10  # what the server may have grown by
+NOTICED_S = 0.2  # how soon a run notices that it should stop
+GROWTH = 1.10  # allowed growth of the server's memory
 
-# Put in front of the command line program: USR1 makes the server tell what is alive in it.
+# Prepended to the command line program: on USR1 the server prints how many objects are alive.
 _CENSUS = """\
 import gc, json, signal, sys
 import gevent, greenlet
@@ -46,17 +46,17 @@ def census():
     gc.collect()
     alive = dict.fromkeys((*ALIVE, "greenlets"), 0)
     here = root(greenlet.getcurrent())
-    for one in gc.get_objects():  # a list with a name would be in itself, and stay
+    for one in gc.get_objects():  # a named list would contain itself, and stay alive
         name = type(one).__name__
         if name in ALIVE:
             alive[name] += 1
-        # Not those of the threads of the look-up pool, which grows as it needs to.
+        # Without those of the threads of the look-up pool, which grows on demand.
         elif isinstance(one, greenlet.greenlet) and root(one) is here:
             alive["greenlets"] += 1
-        elif name == "Greenlets":  # nor those that wait for a connection
+        elif name == "Greenlets":  # and without those that wait for a connection
             alive["greenlets"] -= one.idle
-    told = {"garbage": garbage, "alive": alive}
-    print("census:", json.dumps(told), file=sys.stderr, flush=True)
+    counts = {"garbage": garbage, "alive": alive}
+    print("census:", json.dumps(counts), file=sys.stderr, flush=True)
 
 gc.callbacks.append(count)
 gevent.signal_handler(signal.SIGUSR1, census)
@@ -65,12 +65,12 @@ gevent.signal_handler(signal.SIGUSR1, census)
 
 @dataclass(frozen=True)
 class Level:
-    """What a server process needs."""
+    """What a server process uses at one moment."""
 
     descriptors: int
     rss_bytes: int
     alive: Mapping[str, int]  # objects by class, and greenlets
-    garbage: int  # objects that only the collector could free, since the start
+    garbage: int  # objects that only the garbage collector could free, since the start
 
     def __str__(self) -> str:
         alive = ", ".join(f"{name} {count}" for name, count in self.alive.items() if count)
@@ -78,7 +78,7 @@ class Level:
 
 
 class WatchedServer(ServerProcess):
-    """A server process that tells what is alive in it; constants as in `with_constants`."""
+    """A server process that reports its live objects; constants as in `with_constants`."""
 
     def __init__(self, directory: Path, *options: str, **constants: float) -> None:
         interpreter, flag, program, *command = with_constants(**constants)
@@ -91,7 +91,7 @@ class WatchedServer(ServerProcess):
     def rss_bytes(self) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        assert found, "the server is gone"
+        assert found, "the server has ended"
         return int(found[1]) * 1024
 
     @property
@@ -110,11 +110,11 @@ class WatchedServer(ServerProcess):
     def level(self) -> Level:
         seen = len(self.lines)
         self.signal(signal.SIGUSR1)
-        told = json.loads(self._wait_for_line(r"census: (.*)", seen))
-        return Level(self.descriptors, self.rss_bytes, **told)
+        census = json.loads(self._wait_for_line(r"census: (.*)", seen))
+        return Level(self.descriptors, self.rss_bytes, **census)
 
     def _wait_for_line(self, pattern: str, seen: int, limit_s: float = 60.0) -> str:
-        """What `pattern` has in parentheses, of a line behind those that were `seen`."""
+        """Wait for a log line after the first `seen` ones; return the group of `pattern`."""
         end_s = time.monotonic() + limit_s
         while time.monotonic() < end_s:
             lines = self.lines[seen:]
@@ -127,7 +127,7 @@ class WatchedServer(ServerProcess):
         raise AssertionError(f"no {pattern!r} in the log")
 
     def returns_to(self, before: Level, limit_s: float) -> Level:
-        """Waits until as much is alive as before, and no longer than `limit_s`."""
+        """Wait up to `limit_s` until no more is alive than before; return the last level."""
         end_s = time.monotonic() + limit_s
         while True:
             now = self.level()
@@ -137,26 +137,26 @@ class WatchedServer(ServerProcess):
             gevent.sleep(0.5)
 
     def new_errors(self) -> list[str]:
-        """The lines of the log, since the last call, that no server should write."""
+        """Return log lines since the last call that no server should write."""
         lines, self._seen_lines = self.lines[self._seen_lines :], len(self.lines)
         return [line.rstrip() for line in lines if re.search(r"Traceback| ERROR | CRITICAL ", line)]
 
     def stop(self) -> Counter[str]:
-        """Ends it as an operator does; returns its counters."""
+        """Stop the server as an operator does; return its counters."""
         self.signal(signal.SIGTERM)
-        assert self.wait(60) == 0, "the server did not end well"
-        told = self._wait_for_line(r"stopped; (.*)", 0)
-        pairs = (part.rpartition(": ") for part in told.split(", ") if ": " in part)
+        assert self.wait(60) == 0, "the server did not exit with 0"
+        totals = self._wait_for_line(r"stopped; (.*)", 0)
+        pairs = (part.rpartition(": ") for part in totals.split(", ") if ": " in part)
         return Counter({name: int(count) for name, _, count in pairs})
 
 
 class Run:
-    """One run of a load program: how long, what happened, and what went wrong."""
+    """One run of a load program: duration, counts, times and faults."""
 
     def __init__(self, name: str) -> None:
-        monkey.patch_socket()  # so that tests.vm.Vm gives way to others
+        monkey.patch_socket()  # so that tests.vm.Vm does not block other greenlets
         self._name = name
-        self.is_stopped = False  # nothing more is to be begun: interrupted, or the server is gone
+        self.is_stopped = False  # start nothing more: interrupted, or the server has ended
         self.is_interrupted = False
         self.counts: Counter[str] = Counter()
         self.times: dict[str, list[float]] = {}
@@ -174,19 +174,19 @@ class Run:
         return time.monotonic() - self.begun_s
 
     def pause(self, seconds: float) -> bool:
-        """Waits; returns whether the run goes on."""
+        """Wait; return whether the run continues."""
         end_s = time.monotonic() + seconds
         while not self.is_stopped and (left_s := end_s - time.monotonic()) > 0:
             gevent.sleep(min(left_s, NOTICED_S))
         return not self.is_stopped
 
     def fault(self, text: str) -> None:
-        if not self.is_interrupted:  # then the server may be gone before its clients
+        if not self.is_interrupted:  # the server may end before its clients then
             self.faults.append(text)
 
     @contextmanager
     def against(self, server: WatchedServer) -> Iterator[None]:
-        """Ends the server when the run is over, or has failed."""
+        """Stop the server at the end of the run, also if it fails."""
         print(f"{self._name}: server {server.pid} on port {server.port}", flush=True)
         try:
             yield
@@ -197,7 +197,7 @@ class Run:
 
     @contextmanager
     def checking(self, what: str) -> Iterator[None]:
-        """Counts what goes right, and has what goes wrong as a fault."""
+        """Count a success and its time; record an exception as a fault."""
         begun_s = time.monotonic()
         try:
             yield
@@ -214,14 +214,14 @@ class Run:
         if not is_so:
             self.fault(otherwise)
 
-    def watch(self, server: WatchedServer, tell: Callable[[], str]) -> None:
-        """Prints how it goes, every few seconds, and looks at the server; for a greenlet."""
+    def watch(self, server: WatchedServer, progress: Callable[[], str]) -> None:
+        """Print progress and check the server every few seconds. Runs in a greenlet."""
         while self.pause(PROGRESS_S) and self.look_at(server):
             size = f"server {server.rss_bytes / 2**20:.0f} MiB, {server.descriptors} descriptors"
-            print(f"{self._name}: {self.elapsed_s:.0f} s, {tell()}, {size}", flush=True)
+            print(f"{self._name}: {self.elapsed_s:.0f} s, {progress()}, {size}", flush=True)
 
     def look_at(self, server: WatchedServer) -> bool:
-        """Whether the server is alive; what it should not have logged is a fault."""
+        """Return whether the server is alive; record unexpected log lines as faults."""
         for line in server.new_errors():
             self.fault(f"in the server's log: {line[:300]}")
         if not server.is_alive:
@@ -230,20 +230,21 @@ class Run:
         return server.is_alive
 
     def compare(self, before: Level, after: Level, rss_bytes: int) -> None:
-        """`before` and `after` all load; the memory against `rss_bytes`, when it was warm."""
+        """Compare the levels before and after the load, and the memory with that when warm."""
         growth = after.rss_bytes / rss_bytes
         self.row("server before", str(before))
-        self.row("server after", f"{after}: {growth:.3f} of its memory when warm")
+        self.row("server after", f"{after}: {growth:.3f} times its memory when warm")
         self.expect(
-            growth <= GROWTH, f"the server's memory has grown to {growth:.3f} of what it was"
+            growth <= GROWTH,
+            f"the server's memory has grown to {growth:.3f} times its size when warm",
         )
         self.expect(
             (after.descriptors, after.alive) == (before.descriptors, before.alive),
-            f"not all is gone: {after}; before: {before}",
+            f"leak: {after}; before: {before}",
         )
-        # The server's collector looks rarely, because there is nothing for it.
+        # The server's garbage collector runs rarely, because no cycles are expected.
         garbage = after.garbage - before.garbage
-        self.expect(not garbage, f"{garbage} objects were left in cycles")
+        self.expect(not garbage, f"{garbage} objects were left in reference cycles")
 
     def row(self, name: str, value: str) -> None:
         self.rows.append((name, value))
@@ -254,17 +255,15 @@ class Run:
             p50, p99, most = (
                 1000 * ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99, 1)
             )
-            self.row(
-                what, f"{len(ordered)}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, most {most:.1f} ms"
-            )
+            self.row(what, f"{len(ordered)}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {most:.1f} ms")
 
     def end(self) -> int:
-        """Prints the table; returns the exit code."""
+        """Print the table; return the exit code."""
         width = max(len(name) for name, _ in self.rows) if self.rows else 0
         for name, value in self.rows:
             print(f"  {name:<{width}}  {value}")
         for fault in self.faults[:MAX_FAULTS_SHOWN]:
-            print(f"  WRONG: {fault}")
+            print(f"  FAULT: {fault}")
         if len(self.faults) > MAX_FAULTS_SHOWN:
             print(f"  and {len(self.faults) - MAX_FAULTS_SHOWN} more")
         outcome = "interrupted" if self.is_interrupted else "FAILED" if self.faults else "passed"

@@ -1,9 +1,9 @@
-"""Attacks on the server's limits, each at a real server of its own; prints what holds.
+"""Attack the server's limits, each attack with its own real server; print which limits hold.
 
     python -m tests.load.attack [NAME ...]
 
-An attack is a function of a Place that returns what was seen, and whether that is within the limit.
-All of it is on loopback, bounded, and ends by itself. The exit code is 1 if any does not hold.
+An attack is a function of a Place; it returns whether the limit holds, and the result. All attacks
+use loopback only, are bounded, and end by themselves. The exit code is 1 if a limit does not hold.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.vm import ALWAYS_KNOWN, BINARY, KNOWN, SEQUENCE, VC_UUID, Vm, subopti
 
 OTHER_HOST = "127.0.0.2"
 BUDGET_MIB = 256
-NORMAL_S = 5.0  # within which a boot that nobody disturbs is served
+NORMAL_S = 5.0  # limit of an undisturbed boot
 FILE = "metadata: {{instance-id: {}}}\nuserdata: {}\n"
 
 
@@ -41,7 +41,7 @@ class Seen(NamedTuple):
 
 @dataclass
 class Place:
-    """A directory of instance files, and what is to be closed when the attack is over."""
+    """A directory of instance files, and the resources to close after the attack."""
 
     directory: Path
     stack: ExitStack = field(default_factory=ExitStack)
@@ -60,14 +60,14 @@ class Place:
         self.stack.callback(peer.close)
 
 
-# What the server does meanwhile
+# Checks of the server during an attack
 
 
-def boot_s(server: ServerProcess, limit_s: float = NORMAL_S, **told: object) -> float | None:
-    """How long a VM waits for its meta-data; None if it does not get it in time."""
+def boot_s(server: ServerProcess, limit_s: float = NORMAL_S, **identity: object) -> float | None:
+    """Return the seconds until a VM gets its meta-data, or None if it does not in time."""
     begun_s = time.monotonic()
     try:
-        vm = Vm(server.port, **told)  # type: ignore[arg-type]
+        vm = Vm(server.port, **identity)  # type: ignore[arg-type]
     except OSError:
         return None
     try:
@@ -79,12 +79,12 @@ def boot_s(server: ServerProcess, limit_s: float = NORMAL_S, **told: object) -> 
 
 
 def booted(server: ServerProcess, count: int, limit_s: float = NORMAL_S) -> int:
-    """How many of `count` VMs, one after the other, are served."""
+    """Return how many of `count` VMs, one after the other, are served."""
     return sum(boot_s(server, limit_s) is not None for _ in range(count))
 
 
 def admin(server: ServerProcess, path: str, limit_s: float = 3.0) -> tuple[int, str]:
-    """Status and body; status 0 if there is no answer in time."""
+    """Return status and body; status 0 if there is no answer in time."""
     port = int(server.wait_for(r"admin on http://[\d.]+:(\d+)")[1])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=limit_s)
     try:
@@ -107,13 +107,13 @@ def rss_mib(pid: int) -> float:
 
 
 def has_ended(pid: int, limit_s: float) -> bool:
-    """Whether a process ends in time; it is not waited for, as its log may never end."""
+    """Return whether a process ends in time, without waiting for its log, which may never end."""
     stat = Path(f"/proc/{pid}/stat")
 
     def is_over() -> bool:
         try:
             return stat.read_text().rpartition(")")[2][1] == "Z"
-        except FileNotFoundError:  # somebody else has waited for it
+        except FileNotFoundError:  # another process has waited for it
             return True
 
     return until(is_over, limit_s)
@@ -138,8 +138,8 @@ def stopped(pid: int) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def canonical(told: str) -> str:
-    digits = told.replace(" ", "").replace("-", "")
+def canonical(text: str) -> str:
+    digits = text.replace(" ", "").replace("-", "")
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
@@ -151,7 +151,7 @@ def uuid(number: int) -> str:
 
 
 def odd_names(place: Place) -> Seen:
-    """Names of control characters, all at once: JSON writes six bytes for each."""
+    """Names of control characters, which take six bytes each in JSON."""
     server = place.server("--workers", "2")
     hosts = [connected(server.port) for _ in range(64)]
     known = BINARY + b"\xff\xfb\xe8" + suboption(0, ALWAYS_KNOWN + bytes([80, 81, 82, 83]))
@@ -165,7 +165,7 @@ def odd_names(place: Place) -> Seen:
     server.signal(signal.SIGTERM)
     code = server.wait(5) if has_ended(server.pid, 15) else None
     torn = ", Traceback" if "Traceback" in server.log else ""
-    what = f"{served} of 4 served, heard by the parent: {heard}, exit code {code}{torn}"
+    what = f"{served} of 4 served, known to the parent: {heard}, exit code {code}{torn}"
     return Seen(served == 4 and heard and code == 0 and not torn, what)
 
 
@@ -176,7 +176,7 @@ def stopped_log_reader(place: Place) -> Seen:
     reader = names["cat"]
     with stopped(reader):
         served = 0
-        for _ in range(1500):  # some 300 kB of log, of which pipes take 128
+        for _ in range(1500):  # about 300 kB of log; pipes hold 128
             if boot_s(server, NORMAL_S) is None:
                 break
             served += 1
@@ -184,12 +184,12 @@ def stopped_log_reader(place: Place) -> Seen:
         ended = has_ended(server.pid, 40)
         if not ended:
             server.signal(signal.SIGKILL)
-    what = f"{served} of 1500 served, {'ended' if ended else 'did not end'} at TERM"
+    what = f"{served} of 1500 served, {'ended' if ended else 'did not end'} after TERM"
     return Seen(served == 1500 and ended, what)
 
 
 def unread_answers(place: Place) -> Seen:
-    """Invented VC UUIDs, each with a user-data of 1 MB that is asked for and not read."""
+    """Invented VC UUIDs; each requests a user-data of 1 MB and does not read it."""
     place.file("web1.yaml", FILE.format("my-instance", "x" * 1_000_000))
     has_budget = "--memory-budget" in run("run", "--help").stdout
     options = ("--memory-budget", f"{BUDGET_MIB}M") if has_budget else ()
@@ -203,15 +203,15 @@ def unread_answers(place: Place) -> Seen:
         most = max(most, rss_mib(server.pid))
         if most > 3 * BUDGET_MIB:
             break
-    time.sleep(3)  # for what the server still does
+    time.sleep(3)  # until the server has processed the rest
     most = max(most, rss_mib(server.pid))
     served = booted(server, 4)
-    limit = "" if has_budget else " (there is no --memory-budget)"
+    limit = "" if has_budget else " (no option --memory-budget)"
     return Seen(most <= BUDGET_MIB and served == 4, f"{most:.0f} MiB{limit}, {served} of 4 served")
 
 
 def late_identity(place: Place) -> Seen:
-    """The VC UUID is announced, and comes late: the name's file must not be served meanwhile."""
+    """The announced VC UUID arrives late: the file of the VM's name must not be served."""
     place.file("web1.yaml", FILE.format("of-the-name", "name"))
     server = place.server()
     wrong = 0
@@ -223,16 +223,16 @@ def late_identity(place: Place) -> Seen:
         vm.send(BINARY + b"\xff\xfb\xe8" + suboption(0, known) + suboption(82, b"web1"))
         vm.send(suboption(70, b"Cmy-metadata") + b"!!REQUEST_METADATA#\n")
         vm.receive_until(suboption(81))
-        told = suboption(80, uuid(number).encode())
-        if number % 2:  # the process pauses, and it waits in the socket
+        identity = suboption(80, uuid(number).encode())
+        if number % 2:  # the process pauses; the UUID waits in the socket
             with stopped(server.pid):
-                vm.send(told)
+                vm.send(identity)
                 time.sleep(3)
         else:  # the host is late
             time.sleep(2.5)
-            vm.send(told)
+            vm.send(identity)
         wrong += b"of-the-name" in vm.answer()[1]
-    return Seen(not wrong, f"{wrong} of 4 got the file of the name")
+    return Seen(not wrong, f"{wrong} of 4 got the file of the VM's name")
 
 
 def silent_admin(place: Place) -> Seen:
@@ -241,7 +241,7 @@ def silent_admin(place: Place) -> Seen:
     for _ in range(64):
         place.keep(connected(port))
     ready = sum(admin(server, "/readyz")[0] == 200 for _ in range(15))
-    return Seen(ready == 15, f"/readyz {ready} of 15 times")
+    return Seen(ready == 15, f"/readyz answered {ready} of 15 times")
 
 
 def silent_main(place: Place) -> Seen:
@@ -265,9 +265,13 @@ def begun_and_closed(place: Place) -> Seen:
     source.metadata()
     for number in range(2000):
         peer = connected(server.port, OTHER_HOST)
-        told = suboption(80, uuid(number).encode()) + suboption(82, b"x")
+        identity = suboption(80, uuid(number).encode()) + suboption(82, b"x")
         hello = (
-            BINARY + b"\xff\xfb\xe8" + suboption(0, KNOWN) + told + suboption(70, b"Cmy-metadata")
+            BINARY
+            + b"\xff\xfb\xe8"
+            + suboption(0, KNOWN)
+            + identity
+            + suboption(70, b"Cmy-metadata")
         )
         peer.sendall(hello + suboption(40, number.to_bytes(4, "big")))
         with suppress(TimeoutError):
@@ -298,7 +302,7 @@ def stopped_worker(place: Place) -> Seen:
 
 
 def borrowed_uuid(place: Place) -> Seen:
-    """A BIOS UUID, which tenants may edit, must not find a file named by a VC UUID."""
+    """A BIOS UUID, which tenants may edit, must not select a file named by a VC UUID."""
     place.file("01234567-89ab-cdef-fedc-ba9800000001.yaml", FILE.format("victim", "secret"))
     server = place.server()
     vm = Vm(server.port, "attacker", vc_uuid=uuid(1), bios_uuid=VC_UUID)
@@ -335,8 +339,10 @@ def secret_in_a_fault(place: Place) -> Seen:
         place.keep(vm)
         vm.ask("USERDATA")
     time.sleep(0.5)
-    told = server.log + "".join(admin(server, f"/api/machines/vm{n}")[1] for n in range(len(texts)))
-    found = [word for word in (secret, "48151623421") if word in told]
+    shown = server.log + "".join(
+        admin(server, f"/api/machines/vm{n}")[1] for n in range(len(texts))
+    )
+    found = [word for word in (secret, "48151623421") if word in shown]
     return Seen(not found, f"{len(found)} of 2 secrets in log or API")
 
 
@@ -347,16 +353,16 @@ class Attack(NamedTuple):
 
 
 ATTACKS = (
-    Attack("odd names, 2 workers", "all served and told, exit 0", odd_names),
-    Attack("log reader stopped", "1500 boots, ends at TERM", stopped_log_reader),
+    Attack("odd names, 2 workers", "all served, logged, exit 0", odd_names),
+    Attack("log reader stopped", "1500 boots, ends after TERM", stopped_log_reader),
     Attack("600 MB unread answers", "256 MiB, others served", unread_answers),
-    Attack("BIOS UUID of a victim", "not its file", borrowed_uuid),
+    Attack("BIOS UUID of a victim", "not the victim's file", borrowed_uuid),
     Attack("VC UUID after a pause", "never the name's file", late_identity),
-    Attack("link out of directory", "not its content", linked_document),
+    Attack("link out of directory", "content not served", linked_document),
     Attack("64 silent on admin", "/readyz 15 of 15", silent_admin),
     Attack("3,968 silent on main", "4 of 4 others served", silent_main),
     Attack("2,000 BEGIN and close", "GOAHEAD to another host", begun_and_closed),
-    Attack("secrets in faults", "none told", secret_in_a_fault),
+    Attack("secrets in faults", "none in log or API", secret_in_a_fault),
     Attack("worker stopped", "replaced in 40 s", stopped_worker),
 )
 
@@ -367,10 +373,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
     chosen = parser.parse_args(words).names or list(names)
     if wrong := set(chosen) - set(names):
-        parser.error(f"no attack {', '.join(wrong)}: there are {', '.join(names)}")
+        parser.error(f"unknown attack {', '.join(wrong)}; attacks: {', '.join(names)}")
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    print(f"{'attack':<24} {'limit':<28} {'holds':<6} seen")
+    print(f"{'attack':<24} {'limit':<28} {'holds':<6} result")
     results = [_row(names[name]) for name in chosen]
     print(f"attack: {sum(results)} passed, {len(results) - sum(results)} failed")
     return 0 if all(results) else 1

@@ -1,13 +1,14 @@
-"""Hostile messages, a million of them, at a server that has to live on as if nothing had been.
+"""Send a million hostile messages to a server; check that it still serves and leaks nothing.
 
     python -m tests.load.fuzz --messages 1000000 --seed 1
 
-A message is one thing that a peer can say: a telnet command, a subnegotiation, a line of the serial
-port. Most peers say the right thing for a while, so that they get somewhere before they do not.
-Only messages that the server has read count: those of peers that wait for the end of the stream.
+A message is one unit that a peer can send: a telnet command, a subnegotiation, or a line of the
+serial port. Most peers follow the protocol at first, to get further into the server before they
+break it. Only messages that the server has certainly read count: those of peers that wait for the
+server to close the connection.
 
-With --workers what the peers say also goes from workers to their parent, which is then the process
-that is watched.
+With --workers, data of the peers also goes from the workers to their parent. The parent is then the
+process that is watched.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ from tests.vm import ALWAYS_KNOWN, BINARY, KNOWN, Vm, suboption
 
 INSTANCES = 20
 WORKERS = 32
-MAX_WARM_WORKERS = 256  # more at a time than later: so its heap has been as large as it gets
+MAX_WARM_WORKERS = 256  # more than later, so that the heap reaches its largest size early
 MESSAGES_A_WORKER = 250  # roughly
-WARM_SHARE = 0.05  # of the messages, at least, so that the server is warm
-PROBE_S, SERVED_S = 1.0, 1.0  # how often a normal VM boots, and how long it may take
+WARM_SHARE = 0.05  # at least this share of the messages warms the server up
+PROBE_S, SERVED_S = 1.0, 1.0  # interval and limit of a normal boot
 MAX_RUN_S = 30 * 60.0
-EXPIRES_S = 1.0  # of a move, instead of the server's 60
+EXPIRES_S = 1.0  # lifetime of a move, instead of 60
 
-# What is bounded in the server has smaller bounds here: so it is full when the server is warm, and
-# what grows after that is a leak.
+# Bounded tables of the server have smaller bounds here: they are full when the server is warm, so
+# any later growth is a leak.
 CONSTANTS = {
     "serving__journey__EXPIRES_S": EXPIRES_S,
-    "protocol__vmotion__EXPIRES_S": 2 * EXPIRES_S,  # of its secret, which has whole seconds
+    "protocol__vmotion__EXPIRES_S": 2 * EXPIRES_S,  # of its secret, in whole seconds
     "serving__lookup__KEPT_BYTES": 500_000,
     "monitoring__news__MAX_MACHINES": 100,
     "monitoring__news__MAX_KEYS": 100,
@@ -54,20 +55,20 @@ CONSTANTS = {
     "admin__events__KEPT": 100,
     "protocol__rate__BURST_S": 4.0,
 }
-MAX_PER_HOST = 500  # more than all the others together have
-MAX_PENDING_MOVES = 64  # of one host: 16
-MAX_MOVE_RATE = 100  # of one host, a second: fewer than the messages begin
-# What only one process can know of its connections, and workers may each know too little.
+MAX_PER_HOST = 500  # more than all other peers together
+MAX_PENDING_MOVES = 64  # of these, 16 for one host
+MAX_MOVE_RATE = 100  # per host and second: fewer than the messages start
+# Counters that need several connections in one process: with workers they depend on chance.
 BY_CHANCE = ("rival connections", "vMotions completed", "fault: too much before VMOTION-COMPLETE")
 DEAF_S = 2.0
-EACH_AT_FIRST = 4  # so often comes each play before chance decides: for short runs
-FULL_POOL = 64  # look-ups at the same time: so many that each thread of the pool has had some
+EACH_AT_FIRST = 4  # each play runs so often before plays are random, for short runs
+FULL_POOL = 64  # look-ups at a time, enough to use each thread of the pool
 KEY = b"a key that servers share"
 LOAD_BALANCER = "127.0.0.2"
 GREEDY_HOST = "127.0.0.3"
 PATIENCE_S = 10.0
 
-# What must have happened in the server: else the messages did not get far.
+# Counters that must not be 0 in the server: otherwise the messages did not get far enough.
 REACHED = (
     *(
         "TLSv1.2",
@@ -101,7 +102,7 @@ REACHED = (
 Words = Callable[[Random], bytes]
 
 
-# What they say: one message each
+# Messages
 
 
 def _some(rng: Random, most: int) -> bytes:
@@ -142,7 +143,7 @@ def unknown_suboption(rng: Random) -> bytes:
 
 
 def known_suboption(rng: Random) -> bytes:
-    """Of the right code, and with an argument that is none; but DO-PROXY ends a conversation."""
+    """A known code with an invalid argument. Not DO-PROXY, which ends a conversation."""
     code = rng.choice([code for code in KNOWN if code not in (0, 70)])
     return suboption(code, _some(rng, 60))
 
@@ -223,7 +224,7 @@ def huge(rng: Random) -> bytes:
 
 
 def valid(rng: Random) -> bytes:
-    """Right in itself, if not here; nothing that ends the conversation."""
+    """A valid message, maybe at the wrong time; none that ends the conversation."""
     return rng.choice(VALID)
 
 
@@ -272,7 +273,7 @@ HOSTILE: tuple[tuple[Words, float], ...] = (
 )
 _KINDS, _WEIGHTS = [kind for kind, _ in HOSTILE], [weight for _, weight in HOSTILE]
 
-# What a peer that is no ESXi host begins with.
+# First bytes of peers that are not ESXi hosts.
 STRANGE: tuple[bytes, ...] = (
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     b"SSH-2.0-OpenSSH_9.9\r\n",
@@ -291,7 +292,7 @@ STRANGE: tuple[bytes, ...] = (
 
 
 class Peer:
-    """One connection to the server, which may turn to TLS."""
+    """One connection to the server, which may switch to TLS."""
 
     def __init__(self, port: int, rng: Random, *, source: str, reads: bool) -> None:
         self._rng = rng
@@ -307,7 +308,7 @@ class Peer:
         self._tls: ssl.SSLObject | None = None
 
     def send(self, *data: bytes) -> None:
-        """Says these messages, and hears what there is to hear."""
+        """Send these messages, and read what has arrived."""
         self.messages += len(data)
         together = b"".join(data)
         if self._tls:
@@ -318,7 +319,7 @@ class Peer:
             self._hear()
 
     def hostile(self, least: int, most: int) -> None:
-        """So many hostile messages, in some segments."""
+        """Send `least` to `most` hostile messages, in several segments."""
         left = self._rng.randint(least, most)
         while left > 0:
             size = min(self._rng.randint(1, 60), left)
@@ -327,7 +328,7 @@ class Peer:
             left -= size
 
     def hear_answer(self) -> bytes | None:
-        """The argument of the next VMOTION-GOAHEAD; None if VMOTION-NOTNOW comes instead."""
+        """Return the argument of the next VMOTION-GOAHEAD, or None if VMOTION-NOTNOW comes."""
         heard = b""
         while True:
             if b"\xff\xfa\xe8\x2b" in heard:
@@ -360,7 +361,7 @@ class Peer:
         self._tls = tls
 
     def end(self) -> int:
-        """Ends the stream and waits for the server's end; returns what it has read for sure."""
+        """Close the stream, wait until the server closes too; return how many messages it read."""
         self.socket.shutdown(socket.SHUT_WR)
         while self.socket.recv(65536):
             pass
@@ -375,21 +376,21 @@ class Peer:
 
 
 class Fuzz:
-    """The hostile peers of one server, each made of the seed and its number and nothing else."""
+    """The hostile peers of one server. A peer depends only on the seed and its number."""
 
     def __init__(self, run: Run, server: WatchedServer, seed: int) -> None:
         self._run = run
         self._server = server
         self._seed = seed
         self._number = 0
-        self._ports: dict[int, int] = {}  # which connection came from which port
-        self.read = 0  # messages, by the server
+        self._ports: dict[int, int] = {}  # local port: number of the connection
+        self.read = 0  # messages read by the server
 
     def connections(self, messages: int) -> None:
-        """For a greenlet: one connection after the other, until so many messages are read."""
+        """Play one connection after the other until `messages` are read. Runs in a greenlet."""
         while self.read < messages and not self._run.is_stopped:
             if self._run.elapsed_s > MAX_RUN_S:
-                self._run.fault(f"given up after {self.read} messages")
+                self._run.fault(f"gave up after {self.read} messages")
                 return
             self._number += 1
             number = self._number
@@ -416,7 +417,7 @@ class Fuzz:
             play(self, peer, rng)
             self._leave(peer, rng)
         except TimeoutError:
-            self._run.fault(f"connection {number}: {play.__name__}: the server does not react")
+            self._run.fault(f"connection {number}: {play.__name__}: the server does not respond")
         except OSError:
             self._run.counts["closed by the server"] += 1
         finally:
@@ -425,7 +426,7 @@ class Fuzz:
         self._run.counts["messages sent"] += peer.messages
 
     def with_connection(self, fault: str) -> str:
-        """The fault, with the number of the connection whose port is in it."""
+        """Add the number of the connection whose port is in the fault."""
         found = re.search(r"127\.0\.0\.[12]:(\d+)", fault)
         number = self._ports.get(int(found[1])) if found else None
         return f"{fault} (connection {number})" if number else fault
@@ -442,7 +443,7 @@ class Fuzz:
     def _has_read(self, messages: int) -> None:
         self.read += messages
 
-    # What they play
+    # Plays
 
     def stranger(self, peer: Peer, rng: Random) -> None:
         peer.send(rng.choice(STRANGE))
@@ -450,7 +451,7 @@ class Fuzz:
             peer.hostile(0, 5)
 
     def negotiating(self, peer: Peer, rng: Random) -> None:
-        """It never says which service it wants; it may be waiting for TLS."""
+        """Never send DO-PROXY; maybe offer TLS."""
         if rng.random() < 0.5:
             early = rng.choice((0, 50, 50))
             peer.send(b"\xff\xfb\x25", *[suboption(82, b"x" * 1000)] * early)
@@ -471,7 +472,7 @@ class Fuzz:
             peer.hostile(100, 300)
 
     def deaf(self, peer: Peer, rng: Random) -> None:
-        """Says a lot that is answered, and does not read."""
+        """Send many messages that are answered, and do not read."""
         self._identify(peer, rng)
         peer.send(request("USERDATA") * 200)
         for _ in range(20):
@@ -488,7 +489,7 @@ class Fuzz:
         peer.hostile(0, 10)
 
     def moving(self, peer: Peer, rng: Random) -> None:
-        """At the source."""
+        """Start and abort moves at the source."""
         self._identify(peer, rng)
         for _ in range(rng.randint(1, 3)):
             peer.send(suboption(40, sequence(rng)))
@@ -498,10 +499,10 @@ class Fuzz:
                 peer.hostile(5, 40)
 
     def arriving(self, peer: Peer, rng: Random) -> None:
-        """At both ends of a real move."""
+        """Play both ends of a real move."""
         self._identify(peer, rng)
         number = sequence(rng)
-        peer.reads = False  # else GOAHEAD is heard too early
+        peer.reads = False  # GOAHEAD must not be discarded
         peer.send(suboption(48), suboption(40, number))
         proof = peer.hear_answer()
         peer.reads = True
@@ -535,8 +536,7 @@ class Fuzz:
         peer.hostile(0, 20)
 
     def greedy(self, _peer: Peer, rng: Random) -> None:
-        """A host that takes all that it can get: connections, moves that it leaves behind, and as
-        many moves as it can begin."""
+        """A host that uses up its limits: connections, abandoned moves, and the rate of moves."""
         with ExitStack() as stack:
             for _ in range(MAX_PER_HOST + 20):
                 self._greedy_peer(stack, rng)
@@ -553,7 +553,7 @@ class Fuzz:
         return peer
 
     def wrong_target(self, peer: Peer, rng: Random) -> None:
-        """Its proof is none, or looks like one of another server's."""
+        """A target with an invalid proof, or one that looks like another server's."""
         peer.send(BINARY, b"\xff\xfb\xe8", suboption(0, ALWAYS_KNOWN + b"\x50\x51"))
         forged = int(time.time()).to_bytes(4, "big") + rng.randbytes(20)
         proof = rng.choice(
@@ -563,7 +563,7 @@ class Fuzz:
         peer.hostile(0, 10)
 
     def from_elsewhere(self, peer: Peer, rng: Random) -> None:
-        """A move that began at another server with the same key."""
+        """The target of a move that began at another server with the same key."""
         instance, number = Instance(rng.randrange(INSTANCES)), sequence(rng)
         head = int(time.time()).to_bytes(4, "big") + rng.randbytes(4)
         digits = instance.vc_uuid.replace(" ", "").replace("-", "")
@@ -605,7 +605,7 @@ class Fuzz:
             peer.socket.sendall(rng.choice((b"\x17\x03\x03\x00\x05hello", _some(rng, 100))))
 
     def _identify(self, peer: Peer, rng: Random) -> None:
-        """Says all that makes it a VM, with other things in between."""
+        """Identify a VM, with harmless messages in between."""
         instance = Instance(rng.randrange(2 * INSTANCES))
         steps = (
             BINARY,
@@ -668,11 +668,11 @@ def _proxy_header(rng: Random) -> bytes:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Hostile messages against a real server process.")
+    parser = argparse.ArgumentParser(description="Send hostile messages to a real server process.")
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--connection", type=int, help="the number of one, to play it alone")
+    parser.add_argument("--connection", type=int, help="play only the connection with this number")
     arguments = parser.parse_args()
     run = Run("fuzz")
     with tempfile.TemporaryDirectory() as directory:
@@ -704,7 +704,7 @@ def _fuzz(run: Run, server: WatchedServer, fuzz: Fuzz, messages: int, workers: i
     normal = Instance(0)
     boot(server.port, normal)
     before = server.returns_to(server.level(), limit_s=1)
-    watcher = gevent.spawn(run.watch, server, lambda: _told(run, fuzz))
+    watcher = gevent.spawn(run.watch, server, lambda: _progress(run, fuzz))
     gevent.joinall([gevent.spawn(_look_up, server.port, number) for number in range(FULL_POOL)])
     _play(
         *(run, fuzz, min(MAX_WARM_WORKERS, messages // MESSAGES_A_WORKER)),
@@ -725,7 +725,10 @@ def _fuzz(run: Run, server: WatchedServer, fuzz: Fuzz, messages: int, workers: i
     read, sent = fuzz.read, run.counts.pop("messages sent")
     share = f"client {(time.process_time() - client_s) / elapsed_s:.0%} of a processor"
     run.row("load", f"{share}, server {(server.cpu_s - server_s) / elapsed_s:.0%}")
-    run.row("messages", f"{read} read by the server, {warm_messages} of them before, {sent} sent")
+    run.row(
+        "messages",
+        f"{read} read by the server, {warm_messages} of them while warming up, {sent} sent",
+    )
     run.row("a second", f"{(read - warm_messages) / elapsed_s:.0f} messages read")
     run.row("peers", ", ".join(f"{name}: {count}" for name, count in sorted(run.counts.items())))
     run.time_rows()
@@ -737,8 +740,8 @@ def _fuzz(run: Run, server: WatchedServer, fuzz: Fuzz, messages: int, workers: i
     run.expect(not counters["internal errors"], "internal errors")
     chance = BY_CHANCE if workers > 1 else ()
     missing = [name for name in REACHED if not counters[name] and name not in chance]
-    run.expect(not missing, f"never reached: {', '.join(missing)}")
-    # The parent hears all of it, whatever the peers are called, and no worker has to be replaced.
+    run.expect(not missing, f"never counted: {', '.join(missing)}")
+    # The parent receives all data, whatever names the peers have, and no worker is replaced.
     for name in ("events dropped", "workers restarted"):
         run.expect(not counters[name], f"{name}: {counters[name]}")
 
@@ -746,11 +749,11 @@ def _fuzz(run: Run, server: WatchedServer, fuzz: Fuzz, messages: int, workers: i
 def _play(run: Run, fuzz: Fuzz, workers: int, messages: int) -> None:
     working = [gevent.spawn(fuzz.connections, messages) for _ in range(workers)]
     gevent.joinall(working, timeout=MAX_RUN_S + PATIENCE_S)
-    run.expect(all(worker.successful() for worker in working), "a worker has failed")
+    run.expect(all(worker.successful() for worker in working), "a worker failed")
 
 
 def _look_up(port: int, number: int) -> None:
-    """A boot of a VM whose answer is not kept, since it has a BIOS UUID of its own."""
+    """Boot a VM whose answer is not cached, because it has its own BIOS UUID."""
     instance = Instance(0)
     vm = Vm(port, instance.name, bios_uuid=number.to_bytes(16, "big").hex(" "))
     vm.document("METADATA")
@@ -770,8 +773,8 @@ def _boot(run: Run, port: int, instance: Instance) -> None:
         assert took_s < SERVED_S, f"took {took_s:.1f} s"
 
 
-def _told(run: Run, fuzz: Fuzz) -> str:
-    return f"{fuzz.read} messages read, {len(run.faults)} wrong"
+def _progress(run: Run, fuzz: Fuzz) -> str:
+    return f"{fuzz.read} messages read, {len(run.faults)} failed"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""50 vMotions a second beside 200 boots a second: every move right, every boot served.
+"""Run 50 vMotions and 200 boots a second; check each move and each boot.
 
 python -m tests.load.moves --seconds 10 --boots 200 --moves 50
 """
@@ -22,9 +22,9 @@ from tests.load import Run, WatchedServer
 from tests.load.vm import Instance, Traveller, boot, write_instances
 
 INSTANCES = 1000
-MAX_TRAVELLERS = 500  # VMs that are there before; with 50 moves a second each has one every 10 s
+MAX_TRAVELLERS = 500  # VMs that move; at 50 moves a second each moves every 10 s
 RATE_TO_REACH = 0.9
-GRACE_S = 15.0  # for what has begun when the time is over
+GRACE_S = 15.0  # for moves and boots that are pending at the end
 
 
 def main() -> int:
@@ -64,7 +64,7 @@ def _load(
             travellers.put(traveller)
 
     begun_s, client_s, server_s = time.monotonic(), time.process_time(), server.cpu_s
-    watcher = gevent.spawn(run.watch, server, lambda: _counted(run))
+    watcher = gevent.spawn(run.watch, server, lambda: _progress(run))
     rates = {
         "boot": (boot_one, arguments.boots),
         "move": (move_one, arguments.moves),
@@ -84,7 +84,7 @@ def _load(
         _, rate = rates[what]
         achieved = run.counts[what] / took_s
         run.row(f"{what}s", f"{run.counts[what]} of {asked}, {achieved:.1f} a second")
-        run.expect(run.counts[what] == asked, f"{asked - run.counts[what]} {what}s are lost")
+        run.expect(run.counts[what] == asked, f"{asked - run.counts[what]} {what}s were lost")
         run.expect(
             achieved >= RATE_TO_REACH * rate, f"{achieved:.1f} {what}s a second instead of {rate}"
         )
@@ -94,9 +94,9 @@ def _load(
 def _steadily(
     run: Run, what: str, work: Callable[[], None], rate: int, seconds: float
 ) -> tuple[str, int, float]:
-    """Begins `work` `rate` times a second, however long it takes.
+    """Start `work` `rate` times a second, however long it takes.
 
-    Returns what, how often, and within how many seconds all were done.
+    Returns `what`, how often it was started, and the seconds until all were done.
     """
     group, begun_s, asked = Group(), time.monotonic(), int(rate * seconds)
     for number in range(asked):
@@ -109,8 +109,8 @@ def _steadily(
     return what, asked, took_s
 
 
-def _counted(run: Run) -> str:
-    return f"{run.counts['boot']} boots, {run.counts['move']} moves, {len(run.faults)} wrong"
+def _progress(run: Run) -> str:
+    return f"{run.counts['boot']} boots, {run.counts['move']} moves, {len(run.faults)} failed"
 
 
 if __name__ == "__main__":

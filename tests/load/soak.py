@@ -1,4 +1,4 @@
-"""Boots, vMotions, resets and junk, mixed, for some minutes: at the end nothing may be left.
+"""Mix boots, vMotions, resets and junk for some minutes; check that the server leaks nothing.
 
 python -m tests.load.soak --minutes 5
 """
@@ -29,16 +29,16 @@ from tests.load.vm import (
 from tests.vm import Vm, suboption
 
 INSTANCES = 300
-EXPIRES_S = 1.5  # of a move, instead of the server's 60
-MAX_MUTE_S = 1.5  # likewise: how long a refused line is kept
+EXPIRES_S = 1.5  # lifetime of a move, instead of 60
+MAX_MUTE_S = 1.5  # how long a refused line stays open, instead of 60
 
-# When the server counts as warm: after a tenth of the time, but not before it has been warm for
-# some seconds; nor after the half, in a run that is a short one.
+# The server counts as warm after a tenth of the time, but not before 15 s, and in short runs not
+# after half of the time.
 WARM_SHARE, WARM_S, LATEST_SHARE = 0.1, 15.0, 0.5
 
 
 class Soak:
-    """The peers of one server, each a method that plays one once."""
+    """The peers of one server. Each kind is a method that runs one peer once."""
 
     def __init__(
         self, run: Run, server: WatchedServer, instances: list[Instance], until_s: float
@@ -47,7 +47,7 @@ class Soak:
         self._until_s = until_s
         self._port = server.port
         self._instances = instances
-        self._free = list(instances)  # those of which no connection is there
+        self._free = list(instances)  # those without a connection
 
     def boots(self, _rng: Random, instance: Instance) -> None:
         boot(self._port, instance)
@@ -79,7 +79,7 @@ class Soak:
             traveller.close()
 
     def expired_moves(self, rng: Random, instance: Instance) -> None:
-        """The VM stays where it is, or goes without a word: and a late target is too late."""
+        """The VM stays at its source or disconnects; a late target is refused in both cases."""
         traveller = Traveller(self._port, instance, rng)
         try:
             proof, _ = traveller.begin()
@@ -96,7 +96,7 @@ class Soak:
             traveller.close()
 
     def targets_that_go(self, rng: Random, instance: Instance) -> None:
-        """The target host gives up without a word: the VM goes on at the source."""
+        """The target host disconnects: the VM continues at its source."""
         traveller = Traveller(self._port, instance, rng)
         try:
             proof, _ = traveller.begin()
@@ -128,7 +128,7 @@ class Soak:
             traveller.close()
 
     def resets(self, rng: Random, instance: Instance) -> None:
-        """In the middle of the negotiation, of an answer, or of a move."""
+        """Reset a connection during the negotiation, an answer, or a move."""
         guest = Guest(self._port, instance, silent=rng.random() < 0.2)
         guest.ask_for(rng.choices(DOCUMENTS, k=rng.randint(0, 9)))
         if rng.random() < 0.3:
@@ -158,14 +158,14 @@ class Soak:
         peer.close()
 
     def strangers(self, _rng: Random, _instance: Instance) -> None:
-        """One that waits is told, and closed."""
+        """A peer that waits gets an explanation, and is disconnected."""
         peer = Vm(self._port, silent=True)
         peer.send(b"\r\n")
         assert b"virtual serial ports" in peer.receive_all()
         peer.close()
 
     def refused(self, rng: Random, instance: Instance) -> None:
-        """VMs of another service URI: the line is kept for some time, mute."""
+        """VMs with another service URI: their lines stay open for a while, mute."""
         guest = Vm(self._port, instance.name, vc_uuid=instance.vc_uuid, uri="another")
         guest.receive_until(suboption(73))
         if rng.random() < 0.2:
@@ -173,7 +173,7 @@ class Soak:
         guest.close()
 
     def long_lines(self, rng: Random, instance: Instance) -> None:
-        """A VM that is there for some time, and asks now and then."""
+        """A VM that stays connected, and sends requests now and then."""
         traveller = Traveller(self._port, instance, rng)
         try:
             for _ in range(rng.randint(1, 20)):
@@ -191,14 +191,14 @@ class Soak:
     def keep_playing(
         self, play: Callable[[Random, Instance], None], pause_s: float, rng: Random
     ) -> None:
-        """For a greenlet: one such peer after the other."""
+        """Run one such peer after the other. Runs in a greenlet."""
         while self._goes_on_after(rng.uniform(0, 2 * pause_s)):
             instance = self._free.pop(rng.randrange(len(self._free)))
             with self._run.checking(play.__name__.replace("_", " ")):
                 play(rng, instance)
             self._free.append(instance)
 
-    # How many at the same time, and the mean pause before each, in seconds.
+    # Each kind with the number of peers at a time, and the mean pause before each, in seconds.
     PEERS = (
         (boots, 10, 0.25),
         (moves, 10, 0.25),
@@ -224,7 +224,7 @@ def main() -> int:
         instances = write_instances(Path(directory), INSTANCES)
         server = WatchedServer(
             Path(directory),
-            *("--max-move-rate", "0"),  # more moves than one host has
+            *("--max-move-rate", "0"),  # one address makes more moves than a host does
             serving__journey__EXPIRES_S=EXPIRES_S,
             serving__connection__MUTE_LINE_S=MAX_MUTE_S,
         )
@@ -236,7 +236,7 @@ def main() -> int:
 def _soak(
     run: Run, server: WatchedServer, instances: list[Instance], seconds: float, seed: int
 ) -> None:
-    for instance in instances:  # so that what the server keeps is there from the beginning
+    for instance in instances:  # so that the server's caches are filled from the start
         boot(server.port, instance)
     before = server.returns_to(server.level(), limit_s=1)
     until_s = run.elapsed_s + seconds
@@ -246,7 +246,7 @@ def _soak(
         for play, count, pause_s in Soak.PEERS
         for one in (Random(rng.random()) for _ in range(count))
     ]
-    watcher = gevent.spawn(run.watch, server, lambda: _told(run))
+    watcher = gevent.spawn(run.watch, server, lambda: _progress(run))
     warm_s = min(max(WARM_SHARE * seconds, WARM_S), LATEST_SHARE * seconds)
     run.pause(warm_s)
     warm_bytes = server.rss_bytes
@@ -266,8 +266,8 @@ def _soak(
     run.expect(not counters["internal errors"], "internal errors")
 
 
-def _told(run: Run) -> str:
-    return f"{sum(run.counts.values())} peers served, {len(run.faults)} wrong"
+def _progress(run: Run) -> str:
+    return f"{sum(run.counts.values())} peers served, {len(run.faults)} failed"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""VMs for load: what each is told, a boot that is checked, and one that goes from host to host."""
+"""VMs for load: their instance data, a boot with checked answers, and vMotions."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ GO_AHEAD_S = 1.0  # VMOTION-BEGIN is answered within this
 
 _TELNET = re.compile(rb"\xff\xfa(?:[^\xff]|\xff\xff)*\xff\xf0|\xff[\xfb-\xfe].", re.DOTALL)
 _ANSWER = rb"!![A-Z_]+#[^\r\n]*\r?\n"
-_EVERY = 10  # so many VMs have a small user-data for each that has a large one
-_SMALL, _LARGE = 20, 2000  # lines of it
+_EVERY = 10  # one VM in so many has a large user-data
+_SMALL, _LARGE = 20, 2000  # lines of user-data
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Instance:
         )
 
     def check(self, document: str, body: bytes) -> None:
-        """The body must be that of this VM."""
+        """Assert that `body` is the document of this VM."""
         match document:
             case "METADATA":
-                told = json.loads(body)
-                assert told["instance-id"] == f"i-{self.number}", (self, body)
-                assert told["local-hostname"] == self.name, (self, body)
+                found = json.loads(body)
+                assert found["instance-id"] == f"i-{self.number}", (self, body)
+                assert found["local-hostname"] == self.name, (self, body)
             case "NETWORKDATA":
                 (interface,) = json.loads(body)["config"]
                 assert interface["subnets"][0]["address"] == self.address, (self, body)
@@ -81,7 +81,7 @@ def write_instances(directory: Path, count: int) -> list[Instance]:
 
 
 class Guest(Vm):
-    """A VM of `instance`, whose answers are checked to the byte."""
+    """The VM of `instance`; checks its answers byte by byte."""
 
     def __init__(self, port: int, instance: Instance, *, silent: bool = False) -> None:
         super().__init__(port, instance.name, vc_uuid=instance.vc_uuid, silent=silent)
@@ -89,7 +89,7 @@ class Guest(Vm):
         self.instance = instance
 
     def answer(self, limit_s: float = 10.0) -> tuple[str, bytes]:
-        """The next response; nothing else of the serial line may stand before it."""
+        """Return the next response; assert that nothing else precedes it on the serial line."""
         line = serial(self.receive_matching(_ANSWER, limit_s))
         assert re.fullmatch(_ANSWER, line), line[:200]
         code, _, body = line[2:].strip().partition(b"#")
@@ -99,22 +99,22 @@ class Guest(Vm):
         self.send(b"".join(map(request, documents)))
 
     def get(self, documents: Sequence[str]) -> None:
-        """The answers must come, in this order."""
+        """Assert that the answers arrive in this order."""
         for document in documents:
             code, body = self.answer()
             assert code == f"RESPONSE_{document}", (self.instance, document, code, body[:200])
             self.instance.check(document, body)
 
     def is_silent(self) -> None:
-        """Nothing at all may have come that was not read."""
+        """Assert that no unread data has arrived."""
         self.socket.settimeout(0)
         with suppress(BlockingIOError):
             self.raw += self.socket.recv(65536)
-        assert not self.raw, f"said while its VM moves: {self.raw[:200]!r}"
+        assert not self.raw, f"sent while the VM moves: {self.raw[:200]!r}"
 
     @classmethod
     def at_target(cls, port: int, instance: Instance, proof: bytes) -> Guest:
-        """The target host's connection of a move, up to VMOTION-PEER."""
+        """Open the target host's connection of a move, up to VMOTION-PEER."""
         target = cls(port, instance, silent=True)
         target.send(BINARY + b"\xff\xfb\xe8" + suboption(0, KNOWN) + suboption(44, proof))
         return target
@@ -129,7 +129,7 @@ class Guest(Vm):
 
 
 def boot(port: int, instance: Instance) -> None:
-    """Connects, says who it is, gets its three documents one by one, and is gone."""
+    """Connect, identify, get the three documents one by one, and disconnect."""
     guest = Guest(port, instance)
     try:
         for document in DOCUMENTS:
@@ -140,13 +140,13 @@ def boot(port: int, instance: Instance) -> None:
 
 
 def reset(sock: socket.socket) -> None:
-    """Ends the connection by RST."""
+    """Close the connection with RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
 def serial(data: bytes) -> bytes:
-    """What a guest sees of it."""
+    """Return the part of `data` that the guest sees."""
     return _TELNET.sub(b"", data)
 
 
@@ -155,12 +155,12 @@ def request(document: str) -> bytes:
 
 
 def sequence(rng: Random) -> bytes:
-    """Four bytes, of which many are IAC."""
+    """Return four bytes, many of them IAC."""
     return bytes(rng.choice((255, 255, 0, 1, rng.randrange(256))) for _ in range(4))
 
 
 class Traveller:
-    """A VM that goes from host to host, with the serial line of its guest."""
+    """A VM that moves from host to host, with the serial line of its guest."""
 
     def __init__(self, port: int, instance: Instance, rng: Random) -> None:
         self._port = port
@@ -177,7 +177,7 @@ class Traveller:
         self.guest.close()
 
     def begin(self) -> tuple[bytes, float]:
-        """VMOTION-BEGIN; returns what proves the move, and how long GOAHEAD took in seconds."""
+        """Send VMOTION-BEGIN; return the proof of the move, and the seconds until GOAHEAD."""
         number, begun_s = sequence(self._rng), time.monotonic()
         secret = self.guest.begin_move(number)
         took_s = time.monotonic() - begun_s
@@ -186,7 +186,7 @@ class Traveller:
         return number + secret, took_s
 
     def move(self) -> float:
-        """One vMotion, in the middle of what the guest asks; returns the seconds to GOAHEAD."""
+        """Run one vMotion between requests of the guest; return the seconds until GOAHEAD."""
         rng, source, instance = self._rng, self.guest, self.guest.instance
         before = rng.choice(([], [], ["USERDATA"], ["METADATA", "USERDATA"]))
         during = rng.choices(DOCUMENTS, k=rng.randrange(4))

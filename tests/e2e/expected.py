@@ -1,6 +1,6 @@
-"""What a server has for a machine, and whether the machine has become that.
+"""The instance data of a machine, and checks that the machine has applied it.
 
-Every machine has two network cards; the data names the second one by its MAC address.
+A machine has two network cards; the data selects the second one by its MAC address.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ CONFIG = "/etc/vmw-metadata-agent.conf"
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the server has for the machine, and so what it is to become."""
+class Expected:
+    """Instance data that the server has, and that the machine should apply."""
 
     instance_id: str
     hostname: str
@@ -34,7 +34,7 @@ class Told:
 
     @property
     def mac(self) -> str:
-        """Of the card that the network is for; the other one is not used."""
+        """MAC address of the configured card; the other card is not used."""
         return self.hardware.macs[1]
 
     def serve(self, lab: Lab) -> None:
@@ -57,33 +57,33 @@ class Told:
 
 def cloud_config(word: str) -> dict[str, object]:
     return {
-        "locale": "C.UTF-8",  # the image has no other
+        "locale": "C.UTF-8",  # the image has no other locale
         "write_files": [{"path": "/root/file", "content": word}],
         "runcmd": [["sh", "-c", f"echo {word} on $(hostname) >> /root/command"]],
     }
 
 
 def script() -> str:
-    """400 kB that tell their own digest."""
+    """Return a script of 400 kB that prints its own digest."""
     lines = (f"# line {number:05} of 400 kB of user-data" for number in range(12_000))
     return "\n".join(["#!/bin/sh", *lines, 'sha256sum < "$0" > /root/digest', ""])
 
 
-FIRST = Told("i-1", "web1", "192.0.2.10/24", cloud_config("first"))
-SECOND = Told("i-2", "web2", "192.0.2.20/24", cloud_config("second"))
-CLONED = Told("i-3", "web3", "192.0.2.30/24", cloud_config("third"), CLONE)
-LARGE = Told("i-4", "web4", "192.0.2.40/24", script())
+FIRST = Expected("i-1", "web1", "192.0.2.10/24", cloud_config("first"))
+SECOND = Expected("i-2", "web2", "192.0.2.20/24", cloud_config("second"))
+CLONED = Expected("i-3", "web3", "192.0.2.30/24", cloud_config("third"), CLONE)
+LARGE = Expected("i-4", "web4", "192.0.2.40/24", script())
 
 
-def check_identity(boot: Boot, told: Told) -> None:
-    """All but the user-data."""
+def check_identity(boot: Boot, expected: Expected) -> None:
+    """Check everything but the user-data."""
     assert "ordering cycle" not in boot.journal
     assert boot.result["errors"] == []
     assert SEED in boot.result["datasource"]
-    assert boot.instance_id == told.instance_id
-    assert boot.hostname == told.hostname
-    assert boot.interface(told.mac) == Interface("eth0", (told.address,))
-    assert boot.interface(told.hardware.macs[0]).addresses == ()
+    assert boot.instance_id == expected.instance_id
+    assert boot.hostname == expected.hostname
+    assert boot.interface(expected.mac) == Interface("eth0", (expected.address,))
+    assert boot.interface(expected.hardware.macs[0]).addresses == ()
     assert boot.gateways == [("192.0.2.1", "eth0")]
     assert boot.resolver == {
         "nameserver": ["192.0.2.53", "192.0.2.54"],
@@ -94,12 +94,12 @@ def check_identity(boot: Boot, told: Told) -> None:
 
 def check_script(boot: Boot) -> None:
     assert len(script()) > 400_000
-    expected = hashlib.sha256(script().encode()).hexdigest()
-    assert boot.disk.text("/root/digest").split() == [expected, "-"]
+    digest = hashlib.sha256(script().encode()).hexdigest()
+    assert boot.disk.text("/root/digest").split() == [digest, "-"]
 
 
-def identity(told: Told) -> str:
-    return f"instance-id {told.instance_id}, host {told.hostname}, eth0 {told.mac} {told.address}"
+def identity(of: Expected) -> str:
+    return f"instance-id {of.instance_id}, host {of.hostname}, eth0 {of.mac} {of.address}"
 
 
 def check_seed_is_private(boot: Boot) -> None:
