@@ -1,4 +1,4 @@
-"""The attack program tells what does not hold, and leaves nothing running."""
+"""The attack program reports which limits do not hold, and stops what it started."""
 
 from __future__ import annotations
 

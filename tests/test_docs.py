@@ -1,4 +1,4 @@
-"""What the documents say is run as it stands there."""
+"""Run the examples of the documents, and check what they list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.vm import Vm
 
 
 def python_of(document: str) -> str:
-    """The first Python program in a document."""
+    """Return the first Python program in a document."""
     found = re.search(r"```python\n(.*?)```", (CHECKOUT / document).read_text(), re.DOTALL)
     assert found
     return found[1]

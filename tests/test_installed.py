@@ -1,4 +1,4 @@
-"""What users install and start: make, a wheel."""
+"""What users install and start: make and a wheel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.client.report.page import render
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package, built as a wheel and unpacked by pip into a directory of its own."""
+    """Build the package as a wheel, and install it with pip into a separate directory."""
     place = tmp_path_factory.mktemp("wheel")
     source = place / "source"
     left_out = shutil.ignore_patterns(".venv", ".git", "build", "*.egg-info", ".*_cache")

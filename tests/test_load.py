@@ -1,4 +1,4 @@
-"""The load programs, each in a short run; CI and `make` have longer ones."""
+"""Short runs of the load programs; CI and `make` run longer ones."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ def test_load_program_interrupted_ends_by_itself() -> None:
     assert running.stdout
     assert running.stdout.readline().startswith("moves: server")
     running.send_signal(signal.SIGINT)
-    told, _ = running.communicate(timeout=LIMIT_S)
+    output, _ = running.communicate(timeout=LIMIT_S)
     assert running.returncode == 130
-    assert "moves: interrupted" in told
+    assert "moves: interrupted" in output
