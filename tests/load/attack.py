@@ -309,7 +309,7 @@ def borrowed_uuid(place: Place) -> Seen:
     place.keep(vm)
     code, body = vm.ask("USERDATA")
     return Seen(
-        b"secret" not in body, f"{code}, {'the file of another VM' if b'secret' in body else ''}"
+        b"secret" not in body, f"{code}{', the file of another VM' if b'secret' in body else ''}"
     )
 
 
