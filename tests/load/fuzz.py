@@ -47,7 +47,7 @@ EXPIRES_S = 1.0  # lifetime of a move, instead of 60
 # any later growth is a leak.
 CONSTANTS = {
     "serving__journey__EXPIRES_S": EXPIRES_S,
-    "protocol__vmotion__EXPIRES_S": 2 * EXPIRES_S,  # of its secret, in whole seconds
+    "protocol__vmotion__EXPIRES_S": 2 * EXPIRES_S,  # of its secret, which has whole seconds
     "serving__lookup__KEPT_BYTES": 500_000,
     "monitoring__news__MAX_MACHINES": 100,
     "monitoring__news__MAX_KEYS": 100,

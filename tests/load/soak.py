@@ -224,7 +224,7 @@ def main() -> int:
         instances = write_instances(Path(directory), INSTANCES)
         server = WatchedServer(
             Path(directory),
-            *("--max-move-rate", "0"),  # one address makes more moves than a host does
+            *("--max-move-rate", "0"),  # more moves than one host has
             serving__journey__EXPIRES_S=EXPIRES_S,
             serving__connection__MUTE_LINE_S=MAX_MUTE_S,
         )
