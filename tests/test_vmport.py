@@ -268,38 +268,20 @@ def test_many_vms_are_changed_in_parallel(play: Any, ask: Any) -> None:
     assert 1 < vcenter.most_at_a_time <= 8
 
 
-def test_fault_of_a_task_is_told(play: Any, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests import vcenter as played
-
-    def refuse(vm: PlayedVm, change: Any) -> None:  # noqa: ARG001
-        raise played.vim.fault.NoPermission(msg="Permission to perform was denied.")
-
-    monkeypatch.setattr(played, "_apply", refuse)
-    code, _, err = ask(play(PlayedVm("web1")), "add", "web1", *ADD)
+def test_fault_of_a_task_is_reported(play: Any, ask: Any) -> None:
+    code, _, err = ask(play(PlayedVm("web1", denies_after=0)), "add", "web1", *ADD)
     assert code == 1
     assert err[0] == "web1: failed: Permission to perform was denied. (NoPermission)"
 
 
-def test_port_that_a_fault_leaves_disconnected_is_told(
-    play: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tests import vcenter as played
-
-    real = played._apply
-
-    def refuse_the_second(vm: PlayedVm, change: Any) -> None:
-        if vm.changes:
-            raise played.vim.fault.NoPermission(msg="No.")
-        real(vm, change)
-
-    monkeypatch.setattr(played, "_apply", refuse_the_second)
+def test_port_that_a_fault_leaves_disconnected_is_reported(play: Any, ask: Any) -> None:
     old = port(9000, URI, "telnet://old:1", is_connected=True)
-    vm = PlayedVm("web1", power="poweredOn", devices=[old])
+    vm = PlayedVm("web1", power="poweredOn", devices=[old], denies_after=1)
     code, _, err = ask(play(vm), "add", "web1", *ADD)
     assert (code, vm.changes) == (1, ["edit disconnected"])
     assert err[0] == (
-        "web1: failed: No. (NoPermission); the port is disconnected now:"
-        " `vm-port reconnect` connects it"
+        "web1: failed: Permission to perform was denied. (NoPermission);"
+        " the port is disconnected now: `vm-port reconnect` connects it"
     )
 
 
@@ -391,11 +373,9 @@ def test_nobody_listens_is_told(certificate: Pair, reach: Any) -> None:
     ],
     ids=["html", "text", "nothing", "unknown type", "unknown fault"],
 )
-def test_what_is_no_vcenter_is_told(
-    play: Any, reach: Any, monkeypatch: pytest.MonkeyPatch, answer: str
-) -> None:
+def test_what_is_no_vcenter_is_told(play: Any, reach: Any, answer: str) -> None:
     vcenter = play(PlayedVm("web1"))
-    monkeypatch.setattr(vcenter, "answer", lambda _: (200, answer))
+    vcenter.junk = answer
     code, _, (line,) = reach(vcenter.port, "--insecure")
     assert code == 2
     assert "gives answers that are none of a vCenter" in line

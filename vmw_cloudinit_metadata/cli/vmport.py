@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from vmw_cloudinit_metadata.guest.vsphere import port, work
+from vmw_cloudinit_metadata.guest.vsphere import portplan, work
 from vmw_cloudinit_metadata.guest.vsphere.names import names
-from vmw_cloudinit_metadata.guest.vsphere.port import Backing, Decide, Wanted
+from vmw_cloudinit_metadata.guest.vsphere.portplan import Backing, Decide, Wanted
 from vmw_cloudinit_metadata.guest.vsphere.work import Do, Outcome, Result
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS
@@ -150,7 +150,7 @@ def add_(
     A VM has to be off to get a port; one that is there can be changed while it runs.
     """
     wanted = Wanted(Backing(uri, proxy_uri, direction), yield_on_poll)
-    return _change(reach, lambda vm: port.add(vm, wanted), dry_run)
+    return _change(reach, lambda vm: portplan.add(vm, wanted), dry_run)
 
 
 @vm_port.command()
@@ -159,7 +159,7 @@ def add_(
 @DRY_RUN
 def remove(uri: str, dry_run: bool, **reach: Any) -> int:
     """Removes the port with this service URI. The VM has to be off."""
-    return _change(reach, lambda vm: port.remove(vm, uri), dry_run)
+    return _change(reach, lambda vm: portplan.remove(vm, uri), dry_run)
 
 
 @vm_port.command()
@@ -168,7 +168,7 @@ def remove(uri: str, dry_run: bool, **reach: Any) -> int:
 @DRY_RUN
 def reconnect(uri: str, dry_run: bool, **reach: Any) -> int:
     """Disconnects the port and connects it again, while the VM runs: its host dials anew."""
-    return _change(reach, lambda vm: port.reconnect(vm, uri), dry_run)
+    return _change(reach, lambda vm: portplan.reconnect(vm, uri), dry_run)
 
 
 @vm_port.command()

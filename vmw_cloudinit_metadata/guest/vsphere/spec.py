@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pyVmomi import vim
 
-from vmw_cloudinit_metadata.guest.vsphere.port import (
+from vmw_cloudinit_metadata.guest.vsphere.portplan import (
     Add,
     Backing,
     Connect,

@@ -6,7 +6,6 @@ and waits without limit for a host that does not answer: so TLS and the connecti
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import http.client
 import socket
@@ -22,11 +21,12 @@ from xml.parsers.expat import ExpatError
 
 from pyVmomi import SoapStubAdapter, vim, vmodl
 
-from vmw_cloudinit_metadata.guest.vsphere.port import Power, Step, Vm, VmError
+from vmw_cloudinit_metadata.guest.vsphere.portplan import Power, Step, VmError, VmState
 from vmw_cloudinit_metadata.guest.vsphere.spec import config_spec, ports_of
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.thumbprint import thumbprint_like
 from vmw_cloudinit_metadata.settings.values import Address
 
 VERSION = "vim.version.version11"  # vSphere 6.5: nothing newer is needed
@@ -79,7 +79,7 @@ class VCenter:
 
     def __init__(self, content: vim.ServiceInstanceContent) -> None:
         self._content = content
-        with _told():
+        with _as_vm_error():
             self._named, self._by_uuid = self._identities()
 
     def find(self, name: str) -> VirtualMachine:
@@ -92,20 +92,20 @@ class VCenter:
             raise VmError("no VM of that UUID" if uuid else "no VM of that name")
         if len(found) > 1:
             raise VmError(
-                f"{len(found)} VMs have it ({', '.join(vm._moId for vm in found)}):"
+                f"{len(found)} VMs have it ({', '.join(map(reference, found))}):"
                 " use the VC UUID or the inventory path"
             )
         return found[0]
 
-    def look(self, vm: VirtualMachine) -> Vm:
+    def look(self, vm: VirtualMachine) -> VmState:
         """What counts of the VM, as it is now."""
         devices, power, is_template = self._state(vm)
-        return Vm(power, is_template, ports_of(devices))
+        return VmState(power, is_template, ports_of(devices))
 
     def carry_out(self, vm: VirtualMachine, step: Step) -> None:
         """Makes one step, and waits for its end."""
         devices, _, _ = self._state(vm)
-        with _told():
+        with _as_vm_error():
             _wait(vm.ReconfigVM_Task(spec=config_spec(step, devices)))
 
     def _identities(self) -> tuple[_VmsBy, _VmsBy]:
@@ -128,14 +128,14 @@ class VCenter:
             view.DestroyView()
 
     def _by_path(self, path: str) -> VirtualMachine:
-        with _told():
+        with _as_vm_error():
             found = self._content.searchIndex.FindByInventoryPath(inventoryPath=path.strip("/"))
         if not isinstance(found, vim.VirtualMachine):
             raise VmError("no VM at that inventory path, as in DC/vm/folder/web1")
         return found
 
     def _state(self, vm: VirtualMachine) -> tuple[list[Any], Power, bool]:
-        with _told():
+        with _as_vm_error():
             found = self._properties(_query.ObjectSpec(obj=vm), _STATE)
             values = next((values for _, values in found), {})
         if "config.hardware.device" not in values:
@@ -157,6 +157,11 @@ class VCenter:
             for found in page.objects:
                 yield found.obj, {property_.name: property_.val for property_ in found.propSet}
             page = collector.ContinueRetrievePropertiesEx(token=page.token) if page.token else None
+
+
+def reference(vm: VirtualMachine) -> str:
+    """What the vCenter calls it, such as vm-42: pyVmomi prints 'vim.VirtualMachine:vm-42'."""
+    return str(vm).strip("'").rpartition(":")[2]
 
 
 def _members(view: vim.view.ContainerView) -> vmodl.query.PropertyCollector.ObjectSpec:
@@ -211,8 +216,7 @@ def _certificate(address: Address) -> bytes:
 
 def _pinned(certificate: bytes, thumbprint: str, address: Address) -> ssl.SSLContext:
     """A context that accepts this certificate, and no other."""
-    algorithm = {40: "sha1", 64: "sha256"}[len(thumbprint)]
-    found = hashlib.new(algorithm, certificate, usedforsecurity=False).hexdigest()
+    found = thumbprint_like(thumbprint, certificate)
     if not hmac.compare_digest(found, thumbprint):
         raise ConfigError(f"--thumbprint: {address} has a certificate with {found}, not this one")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -235,7 +239,7 @@ def _connection_text(error: Exception) -> str:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_vm_error() -> Iterator[None]:
     """Faults of the vCenter, and of the way to it, as VmError."""
     try:
         yield

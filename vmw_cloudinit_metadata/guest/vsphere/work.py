@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from vmw_cloudinit_metadata.guest.vsphere.port import (
+from vmw_cloudinit_metadata.guest.vsphere.portplan import (
     Connect,
     Decide,
     NeedsPowerOffError,
@@ -100,14 +100,14 @@ class _Target:
 
 def _targets(vcenter: VCenter, names: Sequence[str]) -> Iterator[_Target | Outcome]:
     """Each VM once; where there is none, the outcome."""
-    seen: dict[str, str] = {}
+    seen: dict[VirtualMachine, str] = {}
     for name in names:
         try:
             vm = vcenter.find(name)
         except VmError as error:
             yield Outcome(name, Result.FAILED, f"failed: {error}")
             continue
-        first = seen.setdefault(vm._moId, name)
+        first = seen.setdefault(vm, name)
         if first == name:
             yield _Target(name, vm)
         else:

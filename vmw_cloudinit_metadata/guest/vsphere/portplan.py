@@ -50,7 +50,7 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Vm:
+class VmState:
     """What counts of a VM."""
 
     power: Power
@@ -98,7 +98,7 @@ Step = Add | Edit | Remove | Connect
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PortPlan:
     """The steps, in their order; none if the VM is as it is to be."""
 
     text: str
@@ -113,62 +113,62 @@ class NeedsPowerOffError(VmError):
     """It can be done when the VM is off."""
 
 
-Decide = Callable[[Vm], Plan]
+Decide = Callable[[VmState], PortPlan]
 
 
-def add(vm: Vm, wanted: Wanted) -> Plan:
+def add(vm: VmState, wanted: Wanted) -> PortPlan:
     """A port with the service URI, as it is wanted."""
     _refuse_template(vm)
     port = _only_port(vm, wanted.backing.service_uri)
     if port is None:
         _refuse_unless_off(vm, "a serial port can be added only while it is off")
-        return Plan(f"added: {wanted.backing}", [Add(wanted)])
+        return PortPlan(f"added: {wanted.backing}", [Add(wanted)])
     if (port.backing, port.yield_on_poll) == (wanted.backing, wanted.yield_on_poll):
-        return Plan(f"as it is to be: {port.label}")
-    return Plan(f"changed: {port.label}: {wanted.backing}", _edited(vm, port, wanted))
+        return PortPlan(f"as it is to be: {port.label}")
+    return PortPlan(f"changed: {port.label}: {wanted.backing}", _edited(vm, port, wanted))
 
 
-def remove(vm: Vm, uri: str) -> Plan:
+def remove(vm: VmState, uri: str) -> PortPlan:
     """No port with the service URI."""
     _refuse_template(vm)
     ports = vm.with_uri(uri)
     if not ports:
-        return Plan(f"as it is to be: no port with service URI {uri}")
+        return PortPlan(f"as it is to be: no port with service URI {uri}")
     _refuse_unless_off(vm, "a serial port can be removed only while it is off")
-    return Plan(f"removed: {_labels(ports)}", [Remove(port.key) for port in ports])
+    return PortPlan(f"removed: {_labels(ports)}", [Remove(port.key) for port in ports])
 
 
-def reconnect(vm: Vm, uri: str) -> Plan:
+def reconnect(vm: VmState, uri: str) -> PortPlan:
     """The port's host dials the server anew."""
     port = _only_port(vm, uri)
     if port is None:
         raise VmError(f"no port with service URI {uri}: `vm-port add` makes one")
     if vm.power is not Power.ON:
-        return Plan(f"as it is to be: {port.label} connects when the VM is powered on")
+        return PortPlan(f"as it is to be: {port.label} connects when the VM is powered on")
     hang_up = [Connect(port.key, False)] if port.is_connected else []
-    return Plan(f"reconnected: {port.label}", [*hang_up, Connect(port.key, True)])
+    return PortPlan(f"reconnected: {port.label}", [*hang_up, Connect(port.key, True)])
 
 
-def _only_port(vm: Vm, uri: str) -> Port | None:
+def _only_port(vm: VmState, uri: str) -> Port | None:
     ports = vm.with_uri(uri)
     if len(ports) > 1:
         raise VmError(f"{_labels(ports)} have the same service URI {uri}: remove all but one")
     return ports[0] if ports else None
 
 
-def _edited(vm: Vm, port: Port, wanted: Wanted) -> list[Step]:
+def _edited(vm: VmState, port: Port, wanted: Wanted) -> list[Step]:
     if vm.power is not Power.ON:
         return [Edit(port.key, wanted)]
     hang_up = [Connect(port.key, False)] if port.is_connected else []
     return [*hang_up, Edit(port.key, wanted), Connect(port.key, True)]
 
 
-def _refuse_template(vm: Vm) -> None:
+def _refuse_template(vm: VmState) -> None:
     if vm.is_template:
         raise VmError("it is a template: convert it to a virtual machine first")
 
 
-def _refuse_unless_off(vm: Vm, reason: str) -> None:
+def _refuse_unless_off(vm: VmState, reason: str) -> None:
     if vm.power is not Power.OFF:
         raise NeedsPowerOffError(f"needs power-off: it is {vm}, and {reason}")
 
