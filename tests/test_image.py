@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.commandline import Ended, in_process
 from tests.process import run
 from tests.tree import FILES, GRUBENV, make_tree, picture, put
-from vmw_cloudinit_metadata.guest.image import parts
+from vmw_cloudinit_metadata.guest.image import joined, parts
 from vmw_cloudinit_metadata.guest.image.kernel import without_console
 from vmw_cloudinit_metadata.guest.image.tree import File, Link, Tree
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -68,7 +68,7 @@ def test_agent_of_rhel_8_begins_with_its_python(tmp_path: Path) -> None:
     install(root)
     first, _, rest = (root / AGENT).read_text().partition("\n")
     assert first == "#!/usr/libexec/platform-python"
-    assert rest == parts.packaged("agent.py").partition("\n")[2]
+    assert rest == joined.agent().partition("\n")[2]
 
 
 @EACH_KIND
@@ -148,7 +148,7 @@ def test_newer_agent_replaces_an_older_one(tmp_path: Path, monkeypatch: pytest.M
         older.setattr(parts, "agent", lambda _: "#!/usr/bin/python3\n# older\n")
         install(root)
     assert install(root)[1] == [f"wrote    /{AGENT}"]
-    assert (root / AGENT).read_text() == parts.packaged("agent.py")
+    assert (root / AGENT).read_text() == joined.agent()
     install(root, "--remove")
     assert picture(root) == before
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from vmw_cloudinit_metadata.guest.image import check as checks
-from vmw_cloudinit_metadata.guest.image import parts
+from vmw_cloudinit_metadata.guest.image import inspection, parts
 from vmw_cloudinit_metadata.guest.image.install import install as install_agent
 from vmw_cloudinit_metadata.guest.image.install import open_tree
 from vmw_cloudinit_metadata.guest.image.install import remove as remove_agent
@@ -106,7 +105,7 @@ def install(
 def check(root: Path) -> int:
     """Tells what will keep the agent from working, and the remedies. Exit 1 if it finds any."""
     tree = open_tree(root)
-    problems = [*checks.not_served(tree), *checks.agents_own(tree)]
+    problems = [*inspection.not_served(tree), *inspection.agents_own(tree)]
     for problem in problems:
         click.echo(one_line(problem))
     click.echo(f"problems: {len(problems)}", err=True)
@@ -144,6 +143,10 @@ def _tell_done(steps: list[str]) -> None:
 
 
 def _warnings(tree: Tree, freed: str | None) -> list[str]:
-    found = [*checks.missing(tree), *checks.overruled(tree), *checks.unlabelled(tree)]
-    found += checks.unnamed_device(tree)
-    return [*found, *(checks.serial_boot_loader(tree) if freed else [])]
+    found = [
+        *inspection.missing(tree),
+        *inspection.overruled(tree),
+        *inspection.without_selinux_label(tree),
+    ]
+    found += inspection.unnamed_device(tree)
+    return [*found, *(inspection.serial_boot_loader(tree) if freed else [])]

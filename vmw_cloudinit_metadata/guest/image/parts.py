@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from vmw_cloudinit_metadata.guest.image import cloudconfig, kernel, layout
+from vmw_cloudinit_metadata.guest.image import datasource, joined, kernel, layout
 from vmw_cloudinit_metadata.guest.image.tree import Entry, File, Link, Tree
 
 AGENT = "/usr/libexec/vmw-metadata-agent"
@@ -40,7 +40,7 @@ def packaged(name: str) -> str:
 
 def agent(python: str = layout.DEFAULT_PYTHON) -> str:
     """As it is packaged, but for the interpreter where that is another one."""
-    text = packaged("agent.py")
+    text = joined.agent()
     return text if python == layout.DEFAULT_PYTHON else re.sub(r"\A#!.*", f"#!{python}", text)
 
 
@@ -51,8 +51,8 @@ def unit(python: str = layout.DEFAULT_PYTHON) -> str:
 
 
 def cloud_config(choices: Choices) -> str:
-    return cloudconfig.text(
-        packaged(cloudconfig.FILE.rpartition("/")[2]),
+    return datasource.text(
+        packaged(datasource.FILE.rpartition("/")[2]),
         with_guestinfo=choices.with_guestinfo,
         network_every_boot=choices.network_every_boot,
     )
@@ -75,10 +75,10 @@ def edits(tree: Tree, choices: Choices) -> Mapping[str, Edit]:
         ENABLED: _always(Link(UNIT)),
         CLEAN: _always(_file(clean(), 0o755)),
         SETTINGS: lambda before: _settings(before, choices.device),
-        cloudconfig.FILE: _always(_file(cloud_config(choices))),
+        datasource.FILE: _always(_file(cloud_config(choices))),
     }
     if choices.with_guestinfo:
-        wanted[cloudconfig.DS_IDENTIFY] = _ds_identify
+        wanted[datasource.DS_IDENTIFY] = _ds_identify
     if choices.free_console:
         wanted |= _free_console(tree, choices.free_console)
     return wanted
@@ -124,7 +124,7 @@ def _settings(before: Entry | None, device: str | None) -> Entry:
 
 def _ds_identify(before: Entry | None) -> Entry:
     file = before if isinstance(before, File) else _file("")
-    text = cloudconfig.with_policy(_text(file))
+    text = datasource.with_policy(_text(file))
     return File(text.encode("utf-8", "surrogateescape"), file.mode)
 
 

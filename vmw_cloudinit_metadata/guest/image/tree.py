@@ -17,12 +17,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from vmw_cloudinit_metadata.guest.image.selinuxlabel import copy_label, label_of
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 MAX_LINKS = 40  # as Linux
 MAX_FILE_BYTES = 8 * 1024 * 1024
-LABEL = "security.selinux"
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A pipe that lies there must not make us wait.
@@ -68,7 +68,7 @@ class Tree:
 
     def find(self, path: str) -> str | None:
         """The path without links, if something is there."""
-        with self._told(path):
+        with self._reported(path):
             try:
                 with self._place(path, follow=True) as place:
                     os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
@@ -97,21 +97,17 @@ class Tree:
 
     def entry(self, path: str) -> Entry | None:
         """What is at the path itself: a link is not followed."""
-        with self._told(path):
+        with self._reported(path):
             try:
                 with self._place(path, follow=False) as place:
                     return _entry_of(place)
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def label(self, path: str) -> bytes | None:
-        """The SELinux label of a file or link, itself; None without one."""
-        with self._told(path), self._place(path, follow=False) as place:
-            try:
-                itself = f"/proc/self/fd/{place.directory}/{place.name}"
-                return os.getxattr(itself, LABEL, follow_symlinks=False)
-            except OSError:
-                return None
+    def selinux_label(self, path: str) -> bytes | None:
+        """The SELinux label of a file, or of the link itself; None without one."""
+        with self._reported(path), self._place(path, follow=False) as place:
+            return label_of(f"/proc/self/fd/{place.directory}/{place.name}")
 
     def glob(self, pattern: str) -> list[str]:
         """The files whose path fits, sorted; `*` fits no `/`. Links in it are followed."""
@@ -130,7 +126,7 @@ class Tree:
 
         A file that was there keeps its owner and its SELinux label.
         """
-        with self._told(path):
+        with self._reported(path):
             for directory in self.missing_directories(path):
                 with self._place(directory, follow=True) as place:
                     os.mkdir(place.name, 0o755, dir_fd=place.directory)
@@ -138,7 +134,7 @@ class Tree:
                 _replace(place, entry)
 
     def remove(self, path: str) -> None:
-        with self._told(path), self._place(path, follow=False) as place:
+        with self._reported(path), self._place(path, follow=False) as place:
             os.unlink(place.name, dir_fd=place.directory)
 
     def remove_if_empty(self, path: str) -> None:
@@ -149,7 +145,7 @@ class Tree:
             os.rmdir(place.name, dir_fd=place.directory)
 
     def _is(self, path: str, test: Callable[[int], bool]) -> bool:
-        with self._told(path):
+        with self._reported(path):
             try:
                 with self._place(path, follow=True) as place:
                     status = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
@@ -160,7 +156,7 @@ class Tree:
     def _names(self, directory: str, pattern: str) -> list[str]:
         if "*" not in pattern:
             return [pattern] if self.find(f"{directory}/{pattern}") else []
-        with self._told(directory):
+        with self._reported(directory):
             try:
                 with self._place(directory, follow=True) as place:
                     opened = os.open(place.name, _DIRECTORY, dir_fd=place.directory)
@@ -180,7 +176,7 @@ class Tree:
             yield _walk(opened, root, path, follow=follow)
 
     @contextmanager
-    def _told(self, path: str) -> Iterator[None]:
+    def _reported(self, path: str) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as error:  # ValueError: no name of a file can be so
@@ -263,14 +259,14 @@ def _replace(place: _Place, entry: Entry) -> None:
 def _create(place: _Place, name: str, entry: File) -> None:
     with os.fdopen(os.open(name, _CREATE, 0o600, dir_fd=place.directory), "wb") as file:
         file.write(entry.content)
-        _inherit(place, file.fileno())
+        _copy_owner_and_selinux_label(place, file.fileno())
         os.fchmod(file.fileno(), entry.mode)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _inherit(place: _Place, file: int) -> None:
-    """Owner and label of a file that is replaced."""
+def _copy_owner_and_selinux_label(place: _Place, file: int) -> None:
+    """From the file that is replaced, if there is one."""
     try:
         status = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -279,8 +275,5 @@ def _inherit(place: _Place, file: int) -> None:
         return
     if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
         os.fchown(file, status.st_uid, status.st_gid)
-    with (
-        os.fdopen(os.open(place.name, _READ, dir_fd=place.directory), "rb") as old,
-        suppress(OSError),
-    ):
-        os.setxattr(file, LABEL, os.getxattr(old.fileno(), LABEL))  # if there are labels at all
+    with os.fdopen(os.open(place.name, _READ, dir_fd=place.directory), "rb") as old:
+        copy_label(old.fileno(), file)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import resources
 
-from vmw_cloudinit_metadata.guest.image import cloudconfig, kernel, layout, parts
+from vmw_cloudinit_metadata.guest.image import datasource, joined, kernel, layout, parts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -15,7 +14,7 @@ LIMIT_S = 60
 
 _LABELLED = (
     *(parts.AGENT, parts.UNIT, parts.ENABLED, parts.CLEAN, parts.SETTINGS),
-    cloudconfig.FILE,
+    datasource.FILE,
 )
 
 
@@ -47,17 +46,17 @@ def unnamed_device(tree: Tree) -> Iterator[str]:
 
 def overruled(tree: Tree) -> Iterator[str]:
     """Files that come after ours, and name other data sources."""
-    for path in tree.glob(f"{cloudconfig.DIRECTORY}/*.cfg"):
-        if path > cloudconfig.FILE and cloudconfig.has_list(tree.text(path)):
+    for path in tree.glob(f"{datasource.DIRECTORY}/*.cfg"):
+        if path > datasource.FILE and datasource.has_list(tree.text(path)):
             yield f"{path} has a datasource_list that overrules ours: remove it from that file"
 
 
-def unlabelled(tree: Tree) -> Iterator[str]:
+def without_selinux_label(tree: Tree) -> Iterator[str]:
     """Files without a label, where SELinux would refuse them."""
     policy = layout.selinux_type(tree)
     if policy is None:
         return
-    paths = [path for path in _LABELLED if tree.entry(path) and tree.label(path) is None]
+    paths = [path for path in _LABELLED if tree.entry(path) and tree.selinux_label(path) is None]
     if paths:
         yield (
             f"SELinux is in use, and no label is on {' '.join(paths)}: run `setfiles -r {tree.root}"
@@ -77,19 +76,21 @@ def serial_boot_loader(tree: Tree) -> Iterator[str]:
 
 def agents_own(tree: Tree) -> list[str]:
     """What the agent's own check finds; raises ConfigError if it cannot run."""
-    with resources.as_file(resources.files("vmw_cloudinit_metadata") / "guest/agent.py") as agent:
-        command = [sys.executable, "-I", str(agent), "--check", "--root", str(tree.root)]
-        try:
-            ended = subprocess.run(  # nosec B603 # this Python, our file, a path that is no option
-                command,
-                capture_output=True,
-                text=True,
-                timeout=LIMIT_S,
-                check=False,
-                errors="replace",
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ConfigError(f"the agent's check took longer than {LIMIT_S} s") from error
+    # The file that ships, from standard input, and a path that is no option.
+    command = [sys.executable, "-I", "-", "--check", "--root", str(tree.root)]
+    try:
+        ended = subprocess.run(  # nosec B603
+            command,
+            input=joined.agent(),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"the agent's check timed out after {LIMIT_S} s") from error
     if ended.returncode not in (0, 1):
         raise ConfigError(f"the agent's check failed: {(ended.stderr or ended.stdout).strip()}")
     return ended.stdout.splitlines() if ended.returncode else []
