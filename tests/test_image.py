@@ -327,7 +327,7 @@ def test_later_datasource_list_is_reported(tmp_path: Path) -> None:
     code, _, err = install(root, *WITH_DEVICE)
     assert code == 0
     assert len(err) == 1
-    assert "99_vendor.cfg has a datasource_list that overrules ours" in err[0]
+    assert "99_vendor.cfg has a datasource_list that overrides ours" in err[0]
 
 
 def test_tree_without_anything_is_warned_of(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_tree_without_anything_is_warned_of(tmp_path: Path) -> None:
 def test_grub_on_the_serial_port_is_told(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
     (told,) = install(root, *WITH_DEVICE, "--free-console", "ttyS0")[2]
-    assert "/etc/default/grub:3: GRUB itself writes on a serial port" in told
+    assert "/etc/default/grub:3: GRUB itself writes to a serial port" in told
 
 
 def test_missing_labels_are_told_with_the_remedy(tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_check_names_what_is_wrong(tmp_path: Path) -> None:
     ended = run("guest", "check", "--root", str(root))
     assert ended.returncode == 1
     assert ended.stderr == "problems: 2\n"
-    assert "/sbin/init is /usr/sbin/init: the agent is started by systemd alone" in ended.stdout
+    assert "/sbin/init is /usr/sbin/init: the agent needs systemd" in ended.stdout
     assert "cloud-init.disabled: cloud-init is disabled: remove" in ended.stdout
 
 
@@ -395,8 +395,8 @@ def test_check_of_a_tree_without_the_agent_says_so(tmp_path: Path) -> None:
     [
         (["install"], "--root"),
         (["install", "--root", "/nowhere"], "/nowhere"),
-        (["install", "--root", "EMPTY"], "no machine's root"),
-        (["check", "--root", "EMPTY"], "no machine's root"),
+        (["install", "--root", "EMPTY"], "not the root of a system"),
+        (["check", "--root", "EMPTY"], "not the root of a system"),
         (["install", "--root", "EMPTY", "--device", "ttyS1"], "expected a device"),
         (["install", "--root", "EMPTY", "--device", "/dev/../x"], "expected a device"),
         (["install", "--root", "EMPTY", "--free-console", "S0"], "expected a serial port"),

@@ -88,7 +88,7 @@ ADD = ("--uri", URI, "--proxy-uri", PROXY)
 def test_add_gives_a_vm_that_is_off_the_port(play: Any, ask: Any) -> None:
     vm = PlayedVm("web1")
     code, out, err = ask(play(vm), "add", "web1", *ADD)
-    assert (code, err) == (0, ["1 VMs: 1 changed"])
+    assert (code, err) == (0, ["1 VM: 1 changed"])
     assert out == [f"web1: added: client, service URI {URI} by {PROXY}"]
     (added,) = vm.ports()
     assert (added.backing.serviceURI, added.backing.proxyURI) == (URI, PROXY)
@@ -103,8 +103,8 @@ def test_add_twice_changes_nothing(play: Any, ask: Any) -> None:
     vcenter = play(vm)
     ask(vcenter, "add", "web1", *ADD)
     code, out, err = ask(vcenter, "add", "web1", *ADD)
-    assert (code, out) == (0, ["web1: as it is to be: Serial port 1"])
-    assert err == ["1 VMs: 1 unchanged"]
+    assert (code, out) == (0, ["web1: no change needed: Serial port 1"])
+    assert err == ["1 VM: 1 unchanged"]
     assert vm.changes == ["add"]
     assert vcenter.logged_in == 0
 
@@ -114,7 +114,7 @@ def test_add_to_a_running_vm_needs_power_off(play: Any, ask: Any) -> None:
     code, out, err = ask(play(vm), "add", "web1", *ADD)
     assert (code, out, vm.changes) == (1, [], [])
     assert "web1: needs power-off: it is running" in err[0]
-    assert err[1] == "1 VMs: 1 needs power-off"
+    assert err[1] == "1 VM: 1 needs power-off"
 
 
 def test_add_changes_the_port_of_a_running_vm_while_it_is_disconnected(play: Any, ask: Any) -> None:
@@ -141,7 +141,7 @@ def test_dry_run_tells_and_does_nothing(play: Any, ask: Any) -> None:
     vm = PlayedVm("web1", devices=[port(9000, URI, PROXY, is_connected=False)])
     vcenter = play(vm, PlayedVm("web2"))
     code, out, err = ask(vcenter, "add", "web2", "--dry-run", *ADD)
-    assert (code, err) == (0, ["1 VMs: 1 to be changed"])
+    assert (code, err) == (0, ["1 VM: 1 to be changed"])
     assert out == [f"web2: would be added: client, service URI {URI} by {PROXY}"]
     assert ask(vcenter, "remove", "web1", "--dry-run", "--uri", URI)[1] == [
         "web1: would be removed: Serial port 1"
@@ -159,7 +159,7 @@ def test_remove_takes_only_the_port_with_the_uri(play: Any, ask: Any) -> None:
         ["web1: removed: Serial port 2"],
     )
     assert [left.backing.serviceURI for left in vm.ports()] == ["console"]
-    assert ask(vcenter, "remove", "web1", "--uri", URI)[2] == ["1 VMs: 1 unchanged"]
+    assert ask(vcenter, "remove", "web1", "--uri", URI)[2] == ["1 VM: 1 unchanged"]
 
 
 def test_remove_from_a_running_vm_needs_power_off(play: Any, ask: Any) -> None:
@@ -184,7 +184,7 @@ def test_reconnect_hangs_up_and_connects_while_the_vm_runs(play: Any, ask: Any) 
 def test_reconnect_without_the_port_fails_and_says_what_to_do(play: Any, ask: Any) -> None:
     code, _, err = ask(play(PlayedVm("web1")), "reconnect", "web1", "--uri", URI)
     assert code == 1
-    assert "`vm-port add` makes one" in err[0]
+    assert "`vm-port add` adds one" in err[0]
 
 
 def test_show_prints_the_ports(play: Any, ask: Any) -> None:
@@ -226,8 +226,8 @@ def test_faulty_vm_does_not_hold_up_the_others(play: Any, ask: Any) -> None:
     code, out, err = ask(vcenter, "add", *names, *ADD)
     assert code == 1
     assert [line.partition(":")[0] for line in out] == ["good"]
-    assert "twice: failed: 2 VMs have it (vm-1, vm-2): use the VC UUID" in err[0]
-    assert err[1] == "none: failed: no VM of that name"
+    assert "twice: failed: 2 VMs match (vm-1, vm-2): use the VC UUID" in err[0]
+    assert err[1] == "none: failed: no VM has this name"
     assert "convert it to a virtual machine" in err[2]
     assert "inaccessible" in err[3]
     assert "no VM at that inventory path" in err[4]
@@ -281,7 +281,7 @@ def test_port_that_a_fault_leaves_disconnected_is_reported(play: Any, ask: Any) 
     assert (code, vm.changes) == (1, ["edit disconnected"])
     assert err[0] == (
         "web1: failed: Permission to perform was denied. (NoPermission);"
-        " the port is disconnected now: `vm-port reconnect` connects it"
+        " the port is now disconnected: `vm-port reconnect` connects it"
     )
 
 
@@ -317,7 +317,7 @@ def test_vcenter_is_trusted_by_its_thumbprint(
 ) -> None:
     digits = thumbprint(certificate, algorithm)
     code, _, err = reach(play(PlayedVm("web1")).port, "--thumbprint", digits)
-    assert (code, err) == (0, ["1 VMs: 1 unchanged"])
+    assert (code, err) == (0, ["1 VM: 1 unchanged"])
 
 
 def test_vcenter_is_not_checked_with_insecure(play: Any, reach: Any) -> None:
@@ -359,7 +359,7 @@ def test_nobody_listens_is_told(certificate: Pair, reach: Any) -> None:
     vcenter.close()
     code, _, (line,) = reach(vcenter.port, "--insecure")
     assert code == 2
-    assert "cannot be asked: Connection refused" in line
+    assert "cannot be reached: Connection refused" in line
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_what_is_no_vcenter_is_told(play: Any, reach: Any, answer: str) -> None:
     vcenter.junk = answer
     code, _, (line,) = reach(vcenter.port, "--insecure")
     assert code == 2
-    assert "gives answers that are none of a vCenter" in line
+    assert "does not answer like a vCenter" in line
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_what_is_no_vcenter_is_told(play: Any, reach: Any, answer: str) -> None:
         (["add", "web1", "--proxy-uri", "telnet://x"], "expected telnet://"),
         (["add", "web1", "--uri", ""], "expected the service URI"),
         (["show", "--vcenter", "a@b"], "expected HOST"),
-        (["show", "--vcenter", "v", "--user", "u", "--insecure"], "no VM is named"),
+        (["show", "--vcenter", "v", "--user", "u", "--insecure"], "no VM given"),
         (["show", "--vcenter", "v", "--user", "u", "--from", "/nowhere"], "--from: /nowhere"),
         (["add", "web1", "--password", "x"], "--password"),
     ],

@@ -53,7 +53,7 @@ class PlayedVm:
 
 
 def port(key: int, uri: str, proxy: str | None, *, is_connected: bool, **further: Any) -> Any:
-    """A serial port on the network, as vCenter tells it."""
+    """A serial port on the network, as vCenter describes it."""
     return SerialPort(
         key=key,
         unitNumber=key - 9000,

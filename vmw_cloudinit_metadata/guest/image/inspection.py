@@ -1,4 +1,4 @@
-"""What keeps the agent of a tree from doing its work, each with what to do about it."""
+"""What would keep the agent in an image from working, each finding with its remedy."""
 
 from __future__ import annotations
 
@@ -19,63 +19,64 @@ _LABELLED = (
 
 
 def missing(tree: Tree) -> Iterator[str]:
-    """What has to be in the tree by the image's own packages."""
+    """What the image's own packages have to provide."""
     if not layout.cloud_init_of(tree):
         yield "cloud-init is not installed: install the distribution's package"
     if not layout.python_of(tree):
-        yield f"no Python was found ({layout.DEFAULT_PYTHON}): install python3 3.6 or later"
+        yield f"no Python found ({layout.DEFAULT_PYTHON}): install python3 3.6 or later"
     yield from not_served(tree)
 
 
 def not_served(tree: Tree) -> Iterator[str]:
-    """What the agent's own check takes for granted."""
+    """What the agent's own check does not look at."""
     init = layout.other_init(tree)
     if init:
-        yield f"/sbin/init is {init}: the agent is started by systemd alone: install systemd-sysv"
+        yield f"/sbin/init is {init}: the agent needs systemd: install systemd-sysv"
 
 
 def unnamed_device(tree: Tree) -> Iterator[str]:
-    """Settings by which the agent looks for its port."""
+    """Settings that leave the choice of the port to the agent."""
     if not parts.has_device(tree.text(parts.SETTINGS)):
         yield (
-            f"no device is set in {parts.SETTINGS}: the agent believes the first free serial port "
-            "that answers, and what it says is done as root: use --device /dev/ttyS1, or the port "
-            "that the VM has for it"
+            f"no device is set in {parts.SETTINGS}: the agent trusts the first free serial port "
+            "that answers, and cloud-init runs its data as root: use --device /dev/ttyS1, or "
+            "whichever port the VM has for it"
         )
 
 
 def overruled(tree: Tree) -> Iterator[str]:
-    """Files that come after ours, and name other data sources."""
+    """Files that come after ours and set other data sources."""
     for path in tree.glob(f"{datasource.DIRECTORY}/*.cfg"):
         if path > datasource.FILE and datasource.has_list(tree.text(path)):
-            yield f"{path} has a datasource_list that overrules ours: remove it from that file"
+            yield f"{path} has a datasource_list that overrides ours: remove it from that file"
 
 
 def without_selinux_label(tree: Tree) -> Iterator[str]:
-    """Files without a label, where SELinux would refuse them."""
+    """Files without a label on a system where SELinux would deny access to them."""
     policy = layout.selinux_type(tree)
     if policy is None:
         return
     paths = [path for path in _LABELLED if tree.entry(path) and tree.selinux_label(path) is None]
     if paths:
         yield (
-            f"SELinux is in use, and no label is on {' '.join(paths)}: run `setfiles -r {tree.root}"
+            f"SELinux is in use, and these files have no label: {' '.join(paths)}:"
+            f" run `setfiles -r {tree.root}"
             f" {tree.root}/etc/selinux/{policy}/contexts/files/file_contexts"
             f" {' '.join(f'{tree.root}{path}' for path in paths)}`, or `touch"
-            f" {tree.root}/.autorelabel` (the first boot then takes longer, and restarts)"
+            f" {tree.root}/.autorelabel` (the first boot then takes longer and restarts once)"
         )
 
 
 def serial_boot_loader(tree: Tree) -> Iterator[str]:
-    """GRUB on a serial port: junk for the server, and no harm but to the eye."""
+    """GRUB on a serial port: noise that the server ignores."""
     for path in parts.command_line_files(tree):
         line = kernel.grub_serial_line(tree.read(path) or b"")
         if line:
-            yield f"{path}:{line}: GRUB itself writes on a serial port; the server ignores that"
+            yield f"{path}:{line}: GRUB itself writes to a serial port; the server ignores that"
 
 
 def agents_own(tree: Tree) -> list[str]:
-    """What the agent's own check finds; raises ConfigError if it cannot run."""
+    """The findings of the agent's own check; raises ConfigError if it cannot run."""
     # The file that ships, from standard input, and a path that is no option.
     command = [sys.executable, "-I", "-", "--check", "--root", str(tree.root)]
     try:

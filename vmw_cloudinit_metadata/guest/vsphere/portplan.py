@@ -1,4 +1,4 @@
-"""What is to become of a VM's serial ports: decided from what it has, in steps. Pure.
+"""Plans for a VM's serial ports: the steps from its present ports to the wanted ones. Pure.
 
 Rules of vSphere: a port is added and removed while the VM is off; its backing is changed while the
 VM is off or the port is not connected; it is connected and disconnected while the VM runs.
@@ -51,7 +51,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class VmState:
-    """What counts of a VM."""
+    """A VM's power state and ports."""
 
     power: Power
     is_template: bool
@@ -66,7 +66,7 @@ class VmState:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The port that a VM is to have."""
+    """The port that a VM should have."""
 
     backing: Backing
     yield_on_poll: bool = True
@@ -99,52 +99,52 @@ Step = Add | Edit | Remove | Connect
 
 @dataclass(frozen=True, slots=True)
 class PortPlan:
-    """The steps, in their order; none if the VM is as it is to be."""
+    """The steps, in order; none if the VM needs no change."""
 
     text: str
     steps: Sequence[Step] = ()
 
 
 class VmError(Exception):
-    """What is wanted cannot be done to this VM now. The text says why, and what to do."""
+    """The change is not possible on this VM now; the text says why and what to do."""
 
 
 class NeedsPowerOffError(VmError):
-    """It can be done when the VM is off."""
+    """The change needs the VM to be off."""
 
 
 Decide = Callable[[VmState], PortPlan]
 
 
 def add(vm: VmState, wanted: Wanted) -> PortPlan:
-    """A port with the service URI, as it is wanted."""
+    """Plan a port with the service URI; raise VmError."""
     _refuse_template(vm)
     port = _only_port(vm, wanted.backing.service_uri)
     if port is None:
         _refuse_unless_off(vm, "a serial port can be added only while it is off")
         return PortPlan(f"added: {wanted.backing}", [Add(wanted)])
     if (port.backing, port.yield_on_poll) == (wanted.backing, wanted.yield_on_poll):
-        return PortPlan(f"as it is to be: {port.label}")
+        return PortPlan(f"no change needed: {port.label}")
     return PortPlan(f"changed: {port.label}: {wanted.backing}", _edited(vm, port, wanted))
 
 
 def remove(vm: VmState, uri: str) -> PortPlan:
-    """No port with the service URI."""
+    """Plan the removal of every port with the service URI; raise VmError."""
     _refuse_template(vm)
     ports = vm.with_uri(uri)
     if not ports:
-        return PortPlan(f"as it is to be: no port with service URI {uri}")
+        return PortPlan(f"no change needed: no port with service URI {uri}")
     _refuse_unless_off(vm, "a serial port can be removed only while it is off")
     return PortPlan(f"removed: {_labels(ports)}", [Remove(port.key) for port in ports])
 
 
 def reconnect(vm: VmState, uri: str) -> PortPlan:
-    """The port's host dials the server anew."""
+    """Plan to make the ESXi host reconnect the port to the server; raise VmError."""
     port = _only_port(vm, uri)
     if port is None:
-        raise VmError(f"no port with service URI {uri}: `vm-port add` makes one")
+        raise VmError(f"no port with service URI {uri}: `vm-port add` adds one")
     if vm.power is not Power.ON:
-        return PortPlan(f"as it is to be: {port.label} connects when the VM is powered on")
+        return PortPlan(f"no change needed: {port.label} connects when the VM is powered on")
     hang_up = [Connect(port.key, False)] if port.is_connected else []
     return PortPlan(f"reconnected: {port.label}", [*hang_up, Connect(port.key, True)])
 
