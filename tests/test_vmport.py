@@ -230,7 +230,7 @@ def test_faulty_vm_does_not_hold_up_the_others(play: Any, ask: Any) -> None:
     assert err[1] == "none: failed: no VM has this name"
     assert "convert it to a virtual machine" in err[2]
     assert "inaccessible" in err[3]
-    assert "no VM at that inventory path" in err[4]
+    assert "no VM has this inventory path" in err[4]
     assert err[5] == "6 VMs: 1 changed, 5 failed"
 
 
