@@ -166,7 +166,7 @@ def later_boot(guest: Guest, serial: Serial, answers: Answers) -> str:
     before = (guest.seed.resolve(), guest.files)
     serial(answers)
     began_s = time.monotonic()
-    told = guest.fetch(*QUICK, "--later-boot-timeout", "0.5")
+    output = guest.fetch(*QUICK, "--later-boot-timeout", "0.5")
     assert time.monotonic() - began_s < 12
     assert (guest.seed.resolve(), guest.files) == before
-    return told
+    return output

@@ -111,8 +111,8 @@ def test_data_of_an_old_server_that_changes_is_read_again(guest: Guest, serial: 
 @pytest.mark.slow
 def test_answers_that_never_belong_together_write_nothing(guest: Guest, serial: Serial) -> None:
     serial(old_server({**DOCUMENTS, "DIGEST": digest({"METADATA": b"another"})}))
-    told = guest.fetch(*QUICK, "--timeout", "0.5")
-    assert "the digest does not match" in told
+    output = guest.fetch(*QUICK, "--timeout", "0.5")
+    assert "the digest does not match" in output
     assert not guest.seed.exists()
 
 
@@ -133,8 +133,8 @@ def test_metadata_without_an_instance_id_is_no_seed(
     guest: Guest, serial: Serial, metadata: bytes
 ) -> None:
     serial(server_of({**DOCUMENTS, "METADATA": metadata}))
-    told = guest.fetch(*QUICK, "--timeout", "0.4")
-    assert "meta-data" in told
+    output = guest.fetch(*QUICK, "--timeout", "0.4")
+    assert "meta-data" in output
     assert not guest.seed.exists()
 
 
@@ -215,9 +215,9 @@ def test_answer_that_noise_has_cut_short_is_read_again(
 
 def test_request_that_is_lost_is_sent_again_behind_a_line_end(guest: Guest, serial: Serial) -> None:
     uart = serial(in_turn(silent, silent, server_of(DOCUMENTS)))
-    told = guest.fetch(*QUICK)
+    output = guest.fetch(*QUICK)
     assert b"!!REQUEST_METADATA#\n\n!!REQUEST_" in uart.written
-    assert told.count("retrying") == guest.console.count("retrying") == 2
+    assert output.count("retrying") == guest.console.count("retrying") == 2
 
 
 def test_kernel_messages_within_requests_are_survived(guest: Guest, serial: Serial) -> None:
@@ -295,8 +295,8 @@ def test_agent_that_is_stopped_gives_the_console_back(
     assert process.stderr
     assert "retrying" in process.stderr.readline()
     process.send_signal(number)
-    _, told = process.communicate(timeout=LIMIT_S)
-    assert (process.returncode, "Traceback" in told) == (128 + number, False)
+    _, output = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, "Traceback" in output) == (128 + number, False)
     before[2] &= ~termios.HUPCL
     assert modes(uart) == before
 
@@ -338,8 +338,8 @@ def test_answer_that_breaks_off_is_asked_for_again(guest: Guest, serial: Serial)
 )
 def test_first_boot_asks_again_after_an_error(guest: Guest, serial: Serial, error: str) -> None:
     serial(in_turn(refusing(error), refusing(error), server_of(DOCUMENTS)))
-    told = guest.fetch(*QUICK)
-    assert told.count(f"the server answered {error}: no reason: retrying") == 2
+    output = guest.fetch(*QUICK)
+    assert output.count(f"the server answered {error}: no reason: retrying") == 2
     assert guest.metadata["instance-id"] == "i-1"
 
 
@@ -348,9 +348,9 @@ def test_first_boot_asks_for_what_is_not_found_for_its_time_only(
 ) -> None:
     uart = serial(refusing("not-found"))
     began_s = time.monotonic()
-    told = guest.fetch(*QUICK, "--not-found-timeout", "0.7", "--first-boot-timeout", "30")
+    output = guest.fetch(*QUICK, "--not-found-timeout", "0.7", "--first-boot-timeout", "30")
     assert 0.7 < time.monotonic() - began_s < 12
-    assert "not-found: no reason: cloud-init continues without data" in told
+    assert "not-found: no reason: cloud-init continues without data" in output
     assert uart.asked.count("METADATA") >= 3
     assert not guest.seed.exists()
 
@@ -359,23 +359,23 @@ def test_first_boot_asks_for_what_is_not_found_for_its_time_only(
 def test_first_boot_asks_until_its_deadline(guest: Guest, serial: Serial, error: str) -> None:
     serial(refusing(error))
     times = ("--first-boot-timeout", "0.6", "--not-found-timeout", "0.1")
-    told = guest.fetch(*QUICK, *times)
-    assert f"{error}: no reason: cloud-init continues without" in told
+    output = guest.fetch(*QUICK, *times)
+    assert f"{error}: no reason: cloud-init continues without" in output
 
 
 def test_silence_ends_at_the_deadline(guest: Guest, serial: Serial) -> None:
     serial(silent)
     began_s = time.monotonic()
-    told = guest.fetch(*QUICK, "--first-boot-timeout", "0.6")
+    output = guest.fetch(*QUICK, "--first-boot-timeout", "0.6")
     assert 0.6 < time.monotonic() - began_s < 12
-    assert "no answer on /dev/ttyS1: cloud-init continues without data" in told
-    assert told.splitlines()[-1] in guest.console
+    assert "no answer on /dev/ttyS1: cloud-init continues without data" in output
+    assert output.splitlines()[-1] in guest.console
 
 
 @pytest.mark.parametrize("error", mostly_slow("failed", "timeout", "invalid"))
 def test_later_boot_keeps_the_seed_after_errors(guest: Guest, serial: Serial, error: str) -> None:
-    assert "retrying" in (told := later_boot(guest, serial, refusing(error)))
-    assert f"{error}: no reason: keeping the seed of i-1" in told
+    assert "retrying" in (output := later_boot(guest, serial, refusing(error)))
+    assert f"{error}: no reason: keeping the seed of i-1" in output
 
 
 def test_later_boot_keeps_the_seed_in_silence(guest: Guest, serial: Serial) -> None:
@@ -383,9 +383,9 @@ def test_later_boot_keeps_the_seed_in_silence(guest: Guest, serial: Serial) -> N
 
 
 def test_later_boot_keeps_the_seed_at_once_if_it_is_not_found(guest: Guest, serial: Serial) -> None:
-    told = later_boot(guest, serial, refusing("not-found"))
-    assert "retrying" not in told
-    assert "keeping the seed of i-1" in told
+    output = later_boot(guest, serial, refusing("not-found"))
+    assert "retrying" not in output
+    assert "keeping the seed of i-1" in output
 
 
 def test_later_boot_with_the_same_data_changes_nothing(guest: Guest, serial: Serial) -> None:
@@ -423,10 +423,10 @@ def test_systemd_is_asked_for_more_time(guest: Guest, serial: Serial, tmp_path: 
 
 def quick_end(guest: Guest, *options: str) -> str:
     began_s = time.monotonic()
-    told = guest.fetch(*options)
+    output = guest.fetch(*options)
     assert time.monotonic() - began_s < 12
     assert not guest.seed.exists()
-    return told
+    return output
 
 
 def test_machine_without_a_port_boots_on(guest: Guest) -> None:
@@ -439,16 +439,18 @@ def test_port_without_a_uart_is_no_port(guest: Guest) -> None:
     assert "no UART" in quick_end(guest, "--device", "/dev/ttyS0")
 
 
-def test_device_that_is_not_there_is_told(guest: Guest) -> None:
+def test_device_that_is_not_there_is_reported(guest: Guest) -> None:
     assert "/dev/ttyS7: No such file" in quick_end(guest, "--device", "/dev/ttyS7")
 
 
-def test_device_that_is_no_terminal_is_told(guest: Guest) -> None:
+def test_device_that_is_no_terminal_is_reported(guest: Guest) -> None:
     guest.write("dev/file", "")
     assert "/dev/file: not a serial port" in quick_end(guest, "--device", "/dev/file")
 
 
-def test_console_as_the_only_port_is_told_with_both_remedies(guest: Guest, serial: Serial) -> None:
+def test_console_as_the_only_port_is_reported_with_both_remedies(
+    guest: Guest, serial: Serial
+) -> None:
     uart = serial(server_of(DOCUMENTS), "ttyS0")
     guest.write("proc/consoles", "tty0 -WU (EC p) 4:1\nttyS0 -W- (EC p a) 4:64\n")
     quick_end(guest)
@@ -541,21 +543,21 @@ def test_port_that_goes_away_and_comes_back_is_opened_again(guest: Guest, serial
 # What it says
 
 
-def test_secrets_are_not_told(guest: Guest, serial: Serial) -> None:
+def test_secrets_are_not_logged(guest: Guest, serial: Serial) -> None:
     metadata = json.dumps({"instance-id": "i-1", "password": SECRET}).encode()
     userdata = f"#cloud-config\npassword: {SECRET}\n".encode()
     documents = {"METADATA": metadata, "NETWORKDATA": f"key: {SECRET}".encode()}
     serial(in_turn(refusing("failed"), server_of({**documents, "USERDATA": userdata})))
-    told = guest.fetch(*QUICK)
-    assert "meta-data 5" in told
-    assert SECRET not in told + guest.console
+    output = guest.fetch(*QUICK)
+    assert "meta-data 5" in output
+    assert SECRET not in output + guest.console
 
 
 def test_what_the_server_says_is_made_printable(guest: Guest, serial: Serial) -> None:
     serial(lambda name: refusal(name, "not-found", "\x1b[31m\n" + "x" * 5000))
-    told = guest.fetch(*QUICK, "--not-found-timeout", "0")
-    assert "not-found: ?[31m?xxx" in told
-    assert len(told) < 1000
+    output = guest.fetch(*QUICK, "--not-found-timeout", "0")
+    assert "not-found: ?[31m?xxx" in output
+    assert len(output) < 1000
 
 
 def test_dry_run_prints_the_seed_and_writes_nothing(guest: Guest, serial: Serial) -> None:
@@ -589,10 +591,10 @@ def test_dry_run_without_data_is_exit_code_1(guest: Guest) -> None:
     assert (ended.returncode, ended.stdout) == (1, "")
 
 
-def test_port_that_was_found_by_itself_is_told_with_the_remedy(
+def test_port_that_was_found_by_itself_is_reported_with_the_remedy(
     guest: Guest, serial: Serial
 ) -> None:
     serial(server_of(DOCUMENTS))
-    told = "no device is set, so the first port that answers is believed"
+    output = "no device is set, so the first port that answers is believed"
     assert "set `device = /dev/ttyS1` in /etc/vmw-metadata-agent.conf" in guest.fetch()
-    assert told not in guest.fetch("--device", "/dev/ttyS1")
+    assert output not in guest.fetch("--device", "/dev/ttyS1")

@@ -42,7 +42,7 @@ def test_command_line_is_heard_before_the_configuration_file(guest: Guest, seria
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     mostly_slow(
         ("[agent]\n\ndevcie = /dev/ttyS9\n", ":3: unknown key devcie: did you mean device?"),
         ("[DEFAULT]\nretry = 1\n", ":1: found [DEFAULT], expected [agent]"),
@@ -55,24 +55,24 @@ def test_command_line_is_heard_before_the_configuration_file(guest: Guest, seria
         ("[agent]\ngate = open\n", ":2: gate: found 'open', expected vmware or off"),
         ("[agent]\nkeep-instance-id = perhaps\n", "found 'perhaps', expected yes or no"),
         ("[agnet]\nretry = 1\n", ":1: found [agnet], expected [agent]"),
-        ("retry = 1\n", "nothing of this file is used"),
-        ("[agent]\n= 5\nwhat\n", "nothing of this file is used"),
+        ("retry = 1\n", "file ignored: "),
+        ("[agent]\n= 5\nwhat\n", "file ignored: "),
         ("[agent]\n\xff\x00 = \x1b\n", "unknown key"),
     ),
 )
-def test_configuration_that_is_wrong_is_told_and_the_boot_goes_on(
-    guest: Guest, serial: Serial, text: str, told: str
+def test_configuration_that_is_wrong_is_reported_and_the_boot_goes_on(
+    guest: Guest, serial: Serial, text: str, expected: str
 ) -> None:
     serial(server_of(DOCUMENTS))
     place = guest.write(CONFIG, text)
     journal = guest.fetch()
-    assert told in journal
+    assert expected in journal
     assert str(place) in journal
     assert journal.splitlines()[0] in guest.console
     assert guest.metadata["instance-id"] == "i-1"
 
 
-def test_configuration_that_cannot_be_read_is_told(guest: Guest, serial: Serial) -> None:
+def test_configuration_that_cannot_be_read_is_reported(guest: Guest, serial: Serial) -> None:
     serial(server_of(DOCUMENTS))
     os.mkfifo(guest.root / CONFIG)
     assert f"{CONFIG}: cannot be read: not a regular file" in guest.fetch()
@@ -255,12 +255,12 @@ FINDINGS = {
 
 
 @pytest.mark.parametrize("name", FINDINGS)
-def test_finding_is_told(image: Guest, name: str) -> None:
-    change, told = FINDINGS[name]
+def test_finding_is_reported(image: Guest, name: str) -> None:
+    change, expected = FINDINGS[name]
     change(image)
     code, text = check(image, "--device", "/dev/ttyS1")
     assert (code, text.count("\n")) == (1, 2 if name == "no-labels" else 1), text
-    assert told in text
+    assert expected in text
 
 
 def tree_with_links(image: Guest) -> None:
@@ -373,7 +373,7 @@ def test_faults_of_the_settings_are_told_up_to_a_hundred(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("begun", ["ExecStart=", "[Service]\nExecStart=-"])
-def test_program_with_a_nul_is_told_as_missing(image: Guest, begun: str) -> None:
+def test_program_with_a_nul_is_reported_as_missing(image: Guest, begun: str) -> None:
     image.write(f"etc/systemd/system/{UNIT}", f"{begun}/opt/py\0thon {AGENT}\n")
     assert "/opt/py is missing and is needed to run the agent" in check(image)[1]
 
@@ -397,8 +397,8 @@ def test_metadata_without_pyyaml_is_read_in_time_of_its_size(
 ) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     lines = b"instance-id: 'i-1' \t\nlocal-hostname: web 1\nempty:   \nquote: \"\nhalf: 'a\n"
-    told = {"instance-id": "i-1", "local-hostname": "web 1", "quote": '"', "half": "'a"}
-    assert texts.load_mapping(lines) == told
+    expected = {"instance-id": "i-1", "local-hostname": "web 1", "quote": '"', "half": "'a"}
+    assert texts.load_mapping(lines) == expected
     begun_s = time.process_time()
     texts.load_mapping(b"a: x" + b" " * 100_000 + b"y")
     assert time.process_time() - begun_s < 0.5  # 27 s, as the square of the size

@@ -55,7 +55,7 @@ def test_answer_is_found_behind_noise(name: str, body: bytes, noise: bytes, afte
 def test_noise_within_an_answer_makes_no_other_answer(
     name: str, body: bytes, noise: bytes, at: int
 ) -> None:
-    """At worst it cuts it short: then the digest tells."""
+    """At worst it cuts it short: the digest then shows it."""
     said = response(name, body)
     at %= len(said)
     for answer in heard(said[:at] + noise + said[at:]):
@@ -100,6 +100,6 @@ def test_file_is_python_3_6() -> None:
 
 def test_help_tells_every_option_and_exit_code() -> None:
     command = [sys.executable, str(AGENT), "--help"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert {f"--{setting.name}" for setting in conf.SETTINGS} <= set(told.split())
-    assert "exit codes:\n  0  the boot can go on" in told
+    output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert {f"--{setting.name}" for setting in conf.SETTINGS} <= set(output.split())
+    assert "exit codes:\n  0  the boot can go on" in output

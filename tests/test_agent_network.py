@@ -65,8 +65,8 @@ def without_mac(text: str) -> str:
 @pytest.mark.parametrize("config", mostly_slow(BLOCK, FLOW, JSON, INDENTED, WRAPPED))
 def test_only_card_is_named(guest: Guest, serial: Serial, config: str) -> None:
     guest.add_card("ens192", MAC)
-    told = boot(guest, serial, config)
-    assert f"eth0 has no mac_address: using the only card, ens192 ({MAC})" in told
+    output = boot(guest, serial, config)
+    assert f"eth0 has no mac_address: using the only card, ens192 ({MAC})" in output
     network = yaml.safe_load(config_of(guest))
     entry = network.get("network", network)["config"][0]
     assert entry["mac_address"] == MAC
@@ -76,8 +76,8 @@ def test_only_card_is_named(guest: Guest, serial: Serial, config: str) -> None:
 @pytest.mark.parametrize("config", mostly_slow(VERSION_2, FLOW_2, JSON_2, WRAPPED_2))
 def test_only_card_is_matched_in_version_2(guest: Guest, serial: Serial, config: str) -> None:
     guest.add_card("ens192", MAC)
-    told = boot(guest, serial, config)
-    assert f"eth0 has no match: using the only card, ens192 ({MAC})" in told
+    output = boot(guest, serial, config)
+    assert f"eth0 has no match: using the only card, ens192 ({MAC})" in output
     network = yaml.safe_load(config_of(guest))
     ethernet = network.get("network", network)["ethernets"]["eth0"]
     assert ethernet.pop("match") == {"macaddress": MAC}
@@ -172,14 +172,14 @@ NAMED = f"- {{type: physical, name: x, mac_address: '{MAC.upper()}'}}\n"
         *("version-2-mac-has-an-entry", "version-2-number"),
     ],
 )
-def test_card_that_is_not_certain_is_told_in_one_line(
+def test_card_that_is_not_certain_is_reported_in_one_line(
     guest: Guest, serial: Serial, config: str, cards: list[str]
 ) -> None:
     for number, name in enumerate(cards):
         guest.add_card(name, MAC[:-1] + "f0"[number])
-    told = boot(guest, serial, config)
-    assert told.count("network-config:") == 1
-    assert "eth0" in told
+    output = boot(guest, serial, config)
+    assert output.count("network-config:") == 1
+    assert "eth0" in output
     wanted = "mac_address" if "version: 1" in config else "match: {macaddress: ...} and set-name"
     assert f"add {wanted}" in guest.console
     assert config_of(guest) == config
@@ -212,9 +212,9 @@ def test_json_without_pyyaml_stays_as_it_is(guest: Guest, serial: Serial, tmp_pa
     (tmp_path / "yaml.py").write_text("raise ImportError('none here')\n")
     serial(server_of({**DOCUMENTS, "NETWORKDATA": JSON.encode()}))
     process = guest.start(*QUICK, env={"PYTHONPATH": str(tmp_path)})
-    _, told = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, told
-    assert "add mac_address" in told
+    _, output = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, output
+    assert "add mac_address" in output
     assert config_of(guest) == JSON
 
 

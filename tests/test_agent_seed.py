@@ -155,7 +155,7 @@ def test_set_that_an_absolute_symlink_points_to_is_in_use(tmp_path: Path) -> Non
     assert found(place) == OLD
 
 
-def test_file_system_without_exchange_is_told_from_one_with_it(tmp_path: Path) -> None:
+def test_exchange_swaps_two_names_and_fails_without_one(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "other").symlink_to("nowhere")
     assert exchange(str(tmp_path / "one"), str(tmp_path / "other"))
@@ -172,7 +172,7 @@ def test_seed_is_for_root_alone(guest: Guest, serial: Serial) -> None:
     assert stat.S_IMODE((guest.root / "var/lib/cloud").stat().st_mode) == 0o755
 
 
-def test_seed_that_cannot_be_written_is_told(guest: Guest, serial: Serial) -> None:
+def test_seed_that_cannot_be_written_is_reported(guest: Guest, serial: Serial) -> None:
     serial(server_of(DOCUMENTS))
     guest.write("var/lib/cloud/seed", "a file where a directory is needed")
     ended = guest.run()
@@ -206,7 +206,7 @@ def test_seed_of_a_time_without_dmi_is_this_machines(guest: Guest, serial: Seria
     assert json.loads((guest.seed / MEMORY).read_text())["machine"] == UUID
 
 
-def test_seed_that_another_run_has_published_is_told(guest: Guest, serial: Serial) -> None:
+def test_seed_that_another_run_has_published_is_reported(guest: Guest, serial: Serial) -> None:
     uart = serial(server_of(DOCUMENTS))
     descriptor = os.open(uart.path, os.O_RDWR | os.O_NOCTTY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -214,12 +214,12 @@ def test_seed_that_another_run_has_published_is_told(guest: Guest, serial: Seria
     assert process.stderr
     assert "in use by another program" in process.stderr.readline()
     publish(guest.seed, OLD)
-    _, told = process.communicate(timeout=LIMIT_S)
+    _, output = process.communicate(timeout=LIMIT_S)
     os.close(descriptor)
-    assert told.splitlines()[-1].endswith("in use by another program: keeping the seed of i")
+    assert output.splitlines()[-1].endswith("in use by another program: keeping the seed of i")
 
 
-def test_seed_goes_where_it_is_told(guest: Guest, serial: Serial) -> None:
+def test_seed_goes_to_seed_dir(guest: Guest, serial: Serial) -> None:
     serial(server_of(DOCUMENTS))
     guest.fetch("--seed-dir", "/srv/seed/")
     assert (guest.root / "srv/seed/meta-data").read_bytes() == METADATA
@@ -273,9 +273,9 @@ def test_clone_waits_as_on_a_first_boot(guest: Guest, serial: Serial, tmp_path: 
     serial(silent)
     clone.add_port("ttyS1", None)
     (clone.root / "dev/ttyS1").symlink_to(os.readlink(guest.root / "dev/ttyS1"))
-    told = clone.fetch(*QUICK, "--first-boot-timeout", "0.5", "--later-boot-timeout", "0")
-    assert "retrying" in told
-    assert "without data" in told
+    output = clone.fetch(*QUICK, "--first-boot-timeout", "0.5", "--later-boot-timeout", "0")
+    assert "retrying" in output
+    assert "without data" in output
 
 
 def test_later_hardware_version_is_no_other_machine(guest: Guest, serial: Serial) -> None:
@@ -291,9 +291,9 @@ def test_later_hardware_version_is_no_other_machine(guest: Guest, serial: Serial
 def test_seed_of_others_is_neither_trusted_nor_removed(guest: Guest, serial: Serial) -> None:
     plain(guest.seed)
     serial(silent)
-    told = guest.fetch(*QUICK, "--first-boot-timeout", "0.5", "--later-boot-timeout", "0")
-    assert "retrying" in told
-    assert "cloud-init takes the seed that is there" in told
+    output = guest.fetch(*QUICK, "--first-boot-timeout", "0.5", "--later-boot-timeout", "0")
+    assert "retrying" in output
+    assert "cloud-init takes the seed that is there" in output
     assert guest.files == OLD
 
 
@@ -325,24 +325,26 @@ def second_boot(guest: Guest, serial: Serial, *options: str, **changed: bytes) -
     serial(server_of(DOCUMENTS))
     guest.fetch()
     serial(server_of({**DOCUMENTS, **changed}))
-    told = guest.fetch(*options)
+    output = guest.fetch(*options)
     assert len(list(guest.seed.parent.iterdir())) == 2  # the old set is gone
-    return told
+    return output
 
 
 NEW_ID = METADATA.replace(b"i-1", b"i-2")
 
 
-def test_new_instance_id_is_told(guest: Guest, serial: Serial) -> None:
-    told = second_boot(guest, serial, METADATA=NEW_ID)
-    assert "instance-id changed from i-1 to i-2" in told
+def test_new_instance_id_is_reported(guest: Guest, serial: Serial) -> None:
+    output = second_boot(guest, serial, METADATA=NEW_ID)
+    assert "instance-id changed from i-1 to i-2" in output
     assert "applies everything again" in guest.console
     assert guest.metadata["instance-id"] == "i-2"
 
 
-def test_new_data_under_the_old_instance_id_is_told(guest: Guest, serial: Serial) -> None:
-    told = second_boot(guest, serial, USERDATA=b"new")
-    assert "user-data changed and instance-id did not: cloud-init does not apply the change" in told
+def test_new_data_under_the_old_instance_id_is_reported(guest: Guest, serial: Serial) -> None:
+    output = second_boot(guest, serial, USERDATA=b"new")
+    assert (
+        "user-data changed and instance-id did not: cloud-init does not apply the change" in output
+    )
     assert guest.files["user-data"] == b"new"
 
 
@@ -353,8 +355,8 @@ def test_first_boot_tells_of_no_change(guest: Guest, serial: Serial) -> None:
 
 def test_instance_id_is_kept_if_it_is_asked_for(guest: Guest, serial: Serial) -> None:
     astral = NEW_ID.replace(b"one", "\N{GRINNING FACE}\N{DELETE}".encode())
-    told = second_boot(guest, serial, "--keep-instance-id", METADATA=astral)
-    assert "keeping i-1, not the server's i-2" in told
+    output = second_boot(guest, serial, "--keep-instance-id", METADATA=astral)
+    assert "keeping i-1, not the server's i-2" in output
     assert guest.metadata == {"instance-id": "i-1", "local-hostname": "\N{GRINNING FACE}\x7f"}
     assert b"\\u007f" in guest.files["meta-data"]
     assert "is unchanged" in guest.fetch("--keep-instance-id")

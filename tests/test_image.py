@@ -170,8 +170,8 @@ def test_installation_that_was_cut_short_can_be_undone(
 
     with monkeypatch.context() as broken:
         broken.setattr(Tree, "write", write)
-        code, _, (told,) = install(root, *ALL_OPTIONS)
-    assert (code, told) == (2, "vmw-cloudinit-metadata: error: no space left")
+        code, _, (output,) = install(root, *ALL_OPTIONS)
+    assert (code, output) == (2, "vmw-cloudinit-metadata: error: no space left")
     install(root, *then)
     install(root, "--remove")
     assert picture(root) == before
@@ -181,7 +181,7 @@ NAMED = '{"paths": {"%s": {"before": null, "written": "x"}}, "directories": []}'
 
 
 @pytest.mark.parametrize(
-    ("record", "told"),
+    ("record", "expected"),
     [
         ('{"paths": 5}', "installed.json is damaged"),
         ("[" * 100_000, "installed.json is damaged"),
@@ -190,12 +190,12 @@ NAMED = '{"paths": {"%s": {"before": null, "written": "x"}}, "directories": []}'
     ],
     ids=["number", "deep", "null-byte", "surrogate"],
 )
-def test_damaged_record_is_one_line_and_exit_2(tmp_path: Path, record: str, told: str) -> None:
+def test_damaged_record_is_one_line_and_exit_2(tmp_path: Path, record: str, expected: str) -> None:
     root = make_tree(tmp_path / "root", "debian")
     put(root, RECORD, record)
     code, out, err = install(root, "--remove")
     assert (code, out, len(err)) == (2, [], 1)
-    assert told in err[0]
+    assert expected in err[0]
 
 
 @pytest.mark.parametrize("first", ["#!/a\0python", "#!/usr/bin/python\\q", "#!/usr/bin/python\xff"])
@@ -212,8 +212,8 @@ def test_odd_interpreter_of_cloud_init_is_not_taken(tmp_path: Path, first: str) 
 def test_names_in_a_tree_turn_no_terminal(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
     put(root, "etc/cloud/cloud.cfg.d/99-z\x1b[31m\n.cfg", "datasource_list: [Ec2]\n")
-    (told,) = install(root, *WITH_DEVICE)[2]
-    assert "99-z\\x1b[31m\\n.cfg has a datasource_list" in told
+    (output,) = install(root, *WITH_DEVICE)[2]
+    assert "99-z\\x1b[31m\\n.cfg has a datasource_list" in output
 
 
 # the options
@@ -221,9 +221,9 @@ def test_names_in_a_tree_turn_no_terminal(tmp_path: Path) -> None:
 
 def test_installation_without_a_device_is_warned_of(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
-    (told,) = install(root)[2]
-    assert "no device is set in /etc/vmw-metadata-agent.conf" in told
-    assert "--device /dev/ttyS1" in told
+    (output,) = install(root)[2]
+    assert "no device is set in /etc/vmw-metadata-agent.conf" in output
+    assert "--device /dev/ttyS1" in output
     assert install(root, *WITH_DEVICE)[2] == []
 
 
@@ -269,8 +269,8 @@ def test_free_console_takes_the_port_from_kernel_and_getty(tmp_path: Path, kind:
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink() and "metadata-agent" not in str(path):
             lines = path.read_text().splitlines()
-            told = [line for line in lines if "=ttyS0" in line and not line.startswith("#")]
-            assert told == [], path
+            left = [line for line in lines if "=ttyS0" in line and not line.startswith("#")]
+            assert left == [], path
     assert os.readlink(root / "etc/systemd/system/serial-getty@ttyS0.service") == "/dev/null"
 
 
@@ -318,7 +318,7 @@ def test_binary_junk_on_a_command_line_stays() -> None:
     assert without_console(b"\xff\x00 console=ttyS0 \xfe", "ttyS0") == b"\xff\x00 \xfe"
 
 
-# what is told
+# what is reported
 
 
 def test_later_datasource_list_is_reported(tmp_path: Path) -> None:
@@ -338,18 +338,18 @@ def test_tree_without_anything_is_warned_of(tmp_path: Path) -> None:
     assert "ExecStart=/usr/bin/python3 " in (tmp_path / UNIT).read_text()
 
 
-def test_grub_on_the_serial_port_is_told(tmp_path: Path) -> None:
+def test_grub_on_the_serial_port_is_reported(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
-    (told,) = install(root, *WITH_DEVICE, "--free-console", "ttyS0")[2]
-    assert "/etc/default/grub:3: GRUB itself writes to a serial port" in told
+    (output,) = install(root, *WITH_DEVICE, "--free-console", "ttyS0")[2]
+    assert "/etc/default/grub:3: GRUB itself writes to a serial port" in output
 
 
 def test_missing_labels_are_told_with_the_remedy(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "rhel8")
-    (told,) = install(root, *WITH_DEVICE)[2]
-    assert f"setfiles -r {root} {root}/etc/selinux/targeted/contexts/files/file_contexts" in told
-    assert f"{root}/{AGENT}" in told
-    assert ".autorelabel" in told
+    (output,) = install(root, *WITH_DEVICE)[2]
+    assert f"setfiles -r {root} {root}/etc/selinux/targeted/contexts/files/file_contexts" in output
+    assert f"{root}/{AGENT}" in output
+    assert ".autorelabel" in output
 
 
 def test_label_of_a_file_that_is_changed_stays(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_check_of_a_tree_without_the_agent_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["install"], "--root"),
         (["install", "--root", "/nowhere"], "/nowhere"),
@@ -405,12 +405,12 @@ def test_check_of_a_tree_without_the_agent_says_so(tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_wrong_options_are_one_line_and_exit_2(
-    tmp_path: Path, arguments: list[str], told: str
+    tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     words = [str(tmp_path) if word == "EMPTY" else word for word in arguments]
     code, out, (line,) = in_process("guest", *words)
     assert (code, out) == (2, [])
-    assert told in line
+    assert expected in line
 
 
 def test_remove_with_other_options_is_refused(tmp_path: Path) -> None:

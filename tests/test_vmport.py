@@ -325,7 +325,7 @@ def test_vcenter_is_not_checked_with_insecure(play: Any, reach: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trust", "password", "told"),
+    ("trust", "password", "expected"),
     [
         ([], PASSWORD, "is not trusted (self-signed certificate): use --ca-file or --thumbprint"),
         (["--thumbprint", "ab" * 20], PASSWORD, "has a certificate with "),
@@ -338,12 +338,12 @@ def test_vcenter_is_not_checked_with_insecure(play: Any, reach: Any) -> None:
     ids=["no trust", "other thumbprint", "two", "no ca", "wrong", "none", "no file"],
 )
 def test_vcenter_that_cannot_be_asked_is_one_line_and_exit_2(
-    play: Any, reach: Any, trust: list[str], password: str | None, told: str
+    play: Any, reach: Any, trust: list[str], password: str | None, expected: str
 ) -> None:
     vcenter = play(PlayedVm("web1"))
     code, out, (line,) = reach(vcenter.port, *trust, password=password)
     assert (code, out) == (2, [])
-    assert told in line
+    assert expected in line
     assert password is None or password not in line
 
 
@@ -354,7 +354,7 @@ def test_password_is_not_sent_to_a_vcenter_that_is_not_trusted(play: Any, reach:
     assert vcenter.calls["Login"] == 0
 
 
-def test_nobody_listens_is_told(certificate: Pair, reach: Any) -> None:
+def test_nobody_listens_is_reported(certificate: Pair, reach: Any) -> None:
     vcenter = PlayedVCenter(certificate, [])
     vcenter.close()
     code, _, (line,) = reach(vcenter.port, "--insecure")
@@ -373,7 +373,7 @@ def test_nobody_listens_is_told(certificate: Pair, reach: Any) -> None:
     ],
     ids=["html", "text", "nothing", "unknown type", "unknown fault"],
 )
-def test_what_is_no_vcenter_is_told(play: Any, reach: Any, answer: str) -> None:
+def test_what_is_no_vcenter_is_reported(play: Any, reach: Any, answer: str) -> None:
     vcenter = play(PlayedVm("web1"))
     vcenter.junk = answer
     code, _, (line,) = reach(vcenter.port, "--insecure")
@@ -382,7 +382,7 @@ def test_what_is_no_vcenter_is_told(play: Any, reach: Any, answer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["add", "web1"], "--vcenter"),
         (["add", "web1", "--proxy-uri", "http://x"], "expected telnet://"),
@@ -395,10 +395,10 @@ def test_what_is_no_vcenter_is_told(play: Any, reach: Any, answer: str) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_options_are_one_line_and_exit_2(arguments: list[str], told: str) -> None:
+def test_wrong_options_are_one_line_and_exit_2(arguments: list[str], expected: str) -> None:
     code, out, (line,) = in_process("vm-port", *arguments)
     assert (code, out) == (2, [])
-    assert told in line
+    assert expected in line
 
 
 def test_without_pyvmomi_it_says_what_to_install(tmp_path: Path) -> None:
