@@ -226,6 +226,15 @@ VALUES = st.recursive(
 )
 
 
+def filled_in(config: Any, flow: bool | None) -> tuple[str, Any, tuple[Any, ...]]:
+    """The text of a network-config, what it says with the card, and where its interface is."""
+    text = yaml.safe_dump(config, default_flow_style=flow, allow_unicode=True)
+    config = yaml.safe_load(text)  # PyYAML does not read back all that it writes
+    (interface,) = physical_interfaces(config)
+    document, _ = fill_in(text.encode(), config, interface, EthernetCard("ens192", MAC))
+    return text, yaml.safe_load(document), interface.place
+
+
 @given(
     st.dictionaries(st.text(max_size=5), VALUES, max_size=4),
     st.lists(VALUES, max_size=3),
@@ -239,13 +248,8 @@ def test_nothing_else_changes(
     row.pop("mac_address", None)
     others = [other for other in others if not isinstance(other, dict)]
     config: Any = {"version": 1, "config": [*others, row]}
-    config = {"network": config} if wrapped else config
-    text = yaml.safe_dump(config, default_flow_style=flow, allow_unicode=True)
-    config = yaml.safe_load(text)  # PyYAML does not read back all that it writes
-    (entry,) = physical_interfaces(config)
-    document, _ = fill_in(text.encode(), config, entry, EthernetCard("ens192", MAC))
-    filled = yaml.safe_load(document)
-    assert value_at(filled, entry.place).pop("mac_address") == MAC
+    text, filled, place = filled_in({"network": config} if wrapped else config, flow)
+    assert value_at(filled, place).pop("mac_address") == MAC
     assert filled == yaml.safe_load(text)
 
 
@@ -271,13 +275,8 @@ def test_nothing_else_changes_in_version_2(
 ) -> None:
     row = {key: value for key, value in row.items() if key not in ("match", "set-name")}
     config: Any = {"version": 2, "ethernets": {**others, name: {**row, "dhcp4": True}}}
-    config = {"network": config} if wrapped else config
-    text = yaml.safe_dump(config, default_flow_style=flow, allow_unicode=True)
-    config = yaml.safe_load(text)  # PyYAML does not read back all that it writes
-    (entry,) = physical_interfaces(config)
-    document, _ = fill_in(text.encode(), config, entry, EthernetCard("ens192", MAC))
-    filled = yaml.safe_load(document)
-    ethernet = value_at(filled, entry.place)
+    text, filled, place = filled_in({"network": config} if wrapped else config, flow)
+    ethernet = value_at(filled, place)
     assert ethernet.pop("match") == {"macaddress": MAC}
-    assert ethernet.pop("set-name") == entry.name
+    assert ethernet.pop("set-name") == place[-1]
     assert filled == yaml.safe_load(text)

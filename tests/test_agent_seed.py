@@ -293,7 +293,7 @@ def test_seed_of_others_is_neither_trusted_nor_removed(guest: Guest, serial: Ser
     serial(silent)
     output = guest.fetch(*QUICK, "--first-boot-timeout", "0.5", "--later-boot-timeout", "0")
     assert "retrying" in output
-    assert "cloud-init takes the seed that is there" in output
+    assert "cloud-init uses the seed that is already there" in output
     assert guest.files == OLD
 
 

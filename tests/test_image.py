@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,9 @@ from tests.commandline import Ended, in_process
 from tests.process import run
 from tests.tree import FILES, GRUBENV, make_tree, picture, put
 from vmw_cloudinit_metadata.guest.image import joined, parts
+from vmw_cloudinit_metadata.guest.image.install import install as install_agent
 from vmw_cloudinit_metadata.guest.image.kernel import without_console
+from vmw_cloudinit_metadata.guest.image.parts import Choices
 from vmw_cloudinit_metadata.guest.image.tree import File, Link, Tree
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -31,6 +34,7 @@ ALL_OPTIONS = (
     *("--free-console", "ttyS0", "--device", "/dev/ttyS0"),
     *("--network-every-boot", "--with-guestinfo"),
 )
+ALL_CHOICES = Choices("/dev/ttyS0", "ttyS0", network_every_boot=True, with_guestinfo=True)
 PYTHONS = {
     "debian": "/usr/bin/python3",
     "ubuntu": "/usr/bin/python3",
@@ -141,37 +145,44 @@ def test_settings_of_the_operator_stay(tmp_path: Path) -> None:
     assert (root / SETTINGS).read_text() == "[agent]\ntimeout = 9\n"
 
 
-def test_newer_agent_replaces_an_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newer_agent_replaces_an_older_one(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
     before = picture(root)
-    with monkeypatch.context() as older:
-        older.setattr(parts, "agent", lambda _: "#!/usr/bin/python3\n# older\n")
-        install(root)
+    install(root)
+    older = b"#!/usr/bin/python3\n# older\n"
+    (root / AGENT).write_bytes(older)
+    record = json.loads((root / RECORD).read_text())
+    record["paths"][f"/{AGENT}"]["written"] = hashlib.sha256(older).hexdigest()
+    (root / RECORD).write_text(json.dumps(record))
     assert install(root)[1] == [f"wrote    /{AGENT}"]
     assert (root / AGENT).read_text() == joined.agent()
     install(root, "--remove")
     assert picture(root) == before
 
 
+class FullDisk(Tree):
+    """A tree with room for some writes."""
+
+    def __init__(self, root: Path, writes: int) -> None:
+        super().__init__(root)
+        self.left = writes
+
+    def write(self, path: str, entry: File | Link) -> None:
+        if not self.left:
+            raise ConfigError("no space left")
+        self.left -= 1
+        super().write(path, entry)
+
+
 @pytest.mark.parametrize("then", [ALL_OPTIONS, ("--remove",)], ids=["finished", "removed"])
 @pytest.mark.parametrize("writes", range(11))
 def test_installation_that_was_cut_short_can_be_undone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int, then: tuple[str, ...]
+    tmp_path: Path, writes: int, then: tuple[str, ...]
 ) -> None:
     root = make_tree(tmp_path / "root", "debian")
     before = picture(root)
-    real, done = Tree.write, list[str]()
-
-    def write(tree: Tree, path: str, entry: File | Link) -> None:
-        if len(done) == writes:
-            raise ConfigError("no space left")
-        done.append(path)
-        real(tree, path, entry)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(Tree, "write", write)
-        code, _, (output,) = install(root, *ALL_OPTIONS)
-    assert (code, output) == (2, "vmw-cloudinit-metadata: error: no space left")
+    with pytest.raises(ConfigError, match="no space left"):
+        install_agent(FullDisk(root, writes), ALL_CHOICES)
     install(root, *then)
     install(root, "--remove")
     assert picture(root) == before
