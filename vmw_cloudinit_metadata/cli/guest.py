@@ -105,7 +105,7 @@ def install(
 def check(root: Path) -> int:
     """List what would keep the agent from working, with remedies. Exit 1 if there is anything."""
     tree = open_tree(root)
-    problems = [*inspection.not_served(tree), *inspection.agents_own(tree)]
+    problems = [*inspection.without_systemd(tree), *inspection.findings_of_agent(tree)]
     for problem in problems:
         click.echo(one_line(problem))
     click.echo(f"problems: {len(problems)}", err=True)
@@ -145,7 +145,7 @@ def _print_done(steps: list[str]) -> None:
 def _warnings(tree: Tree, freed: str | None) -> list[str]:
     found = [
         *inspection.missing(tree),
-        *inspection.overruled(tree),
+        *inspection.overriding_data_sources(tree),
         *inspection.without_selinux_label(tree),
     ]
     found += inspection.unnamed_device(tree)

@@ -19,23 +19,23 @@ _LABELLED = (
 
 
 def missing(tree: Tree) -> Iterator[str]:
-    """What the image's own packages have to provide."""
+    """Yield what the image's own packages have to provide and do not."""
     if not layout.cloud_init_of(tree):
         yield "cloud-init is not installed: install the distribution's package"
     if not layout.python_of(tree):
         yield f"no Python found ({layout.DEFAULT_PYTHON}): install python3 3.6 or later"
-    yield from not_served(tree)
+    yield from without_systemd(tree)
 
 
-def not_served(tree: Tree) -> Iterator[str]:
-    """What the agent's own check does not look at."""
+def without_systemd(tree: Tree) -> Iterator[str]:
+    """Yield an init other than systemd, which the agent's own check takes for granted."""
     init = layout.other_init(tree)
     if init:
         yield f"/sbin/init is {init}: the agent needs systemd: install systemd-sysv"
 
 
 def unnamed_device(tree: Tree) -> Iterator[str]:
-    """Settings that leave the choice of the port to the agent."""
+    """Yield a warning if the settings leave the choice of the port to the agent."""
     if not parts.has_device(tree.text(parts.SETTINGS)):
         yield (
             f"no device is set in {parts.SETTINGS}: the agent trusts the first free serial port "
@@ -44,15 +44,15 @@ def unnamed_device(tree: Tree) -> Iterator[str]:
         )
 
 
-def overruled(tree: Tree) -> Iterator[str]:
-    """Files that come after ours and set other data sources."""
+def overriding_data_sources(tree: Tree) -> Iterator[str]:
+    """Yield configuration files that come after ours and set other data sources."""
     for path in tree.glob(f"{datasource.DIRECTORY}/*.cfg"):
         if path > datasource.FILE and datasource.has_list(tree.text(path)):
             yield f"{path} has a datasource_list that overrides ours: remove it from that file"
 
 
 def without_selinux_label(tree: Tree) -> Iterator[str]:
-    """Files without a label on a system where SELinux would deny access to them."""
+    """Yield how to label files that have no label, on a system with SELinux."""
     policy = layout.selinux_type(tree)
     if policy is None:
         return
@@ -68,15 +68,15 @@ def without_selinux_label(tree: Tree) -> Iterator[str]:
 
 
 def serial_boot_loader(tree: Tree) -> Iterator[str]:
-    """GRUB on a serial port: noise that the server ignores."""
+    """Yield where GRUB uses a serial port: noise that the server ignores."""
     for path in parts.command_line_files(tree):
         line = kernel.grub_serial_line(tree.read(path) or b"")
         if line:
             yield f"{path}:{line}: GRUB itself writes to a serial port; the server ignores that"
 
 
-def agents_own(tree: Tree) -> list[str]:
-    """The findings of the agent's own check; raises ConfigError if it cannot run."""
+def findings_of_agent(tree: Tree) -> list[str]:
+    """Run the agent's own check and return its findings; raise ConfigError if it cannot run."""
     # The file that ships, from standard input, and a path that is no option.
     command = [sys.executable, "-I", "-", "--check", "--root", str(tree.root)]
     try:

@@ -42,7 +42,7 @@ class _Change:
 
 
 def open_tree(root: Path) -> Tree:
-    """Raises ConfigError if the directory is not the root of a system."""
+    """Return the tree; raise ConfigError if the directory is not the root of a system."""
     tree = Tree(root)
     if not tree.is_directory("/etc") and not tree.is_directory("/usr"):
         raise ConfigError(f"--root: {root} has neither etc nor usr: not the root of a system")

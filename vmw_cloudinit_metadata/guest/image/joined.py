@@ -78,7 +78,7 @@ def joined(read: Callable[[str], str]) -> str:
 
 
 def _in_order(name: str, read: Callable[[str], str], seen: set[str]) -> Iterator[Section]:
-    """The modules that `name` needs, then itself."""
+    """Yield the modules that `name` needs, then the module itself."""
     seen.add(name)
     section = Section.parse(name, read(name))
     for used in section.uses:
@@ -96,17 +96,19 @@ def _is_ours(module: str) -> bool:
 
 
 def _defined(code: Iterable[ast.stmt]) -> Iterator[str]:
-    """The global names of a module."""
+    """Yield the global names of a module."""
     for node in code:
         match node:
             case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
                 yield name
             case ast.Assign(targets=targets):
                 yield from (target.id for target in targets if isinstance(target, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
 
 
 def _merged(nodes: Iterable[Import]) -> list[str]:
-    """One statement for each module that is imported, sorted as ruff sorts them."""
+    """Return one statement for each imported module, sorted as ruff sorts them."""
     modules = set[str]()
     names = defaultdict[str, set[str]](set)
     for node in nodes:
@@ -127,7 +129,7 @@ def _from(module: str, names: Sequence[str]) -> str:
 
 
 def _refuse_collisions(sections: Iterable[Section]) -> None:
-    """One name means one thing in the whole file."""
+    """Raise JoinError if a name means two things in the whole file."""
     owners = dict[str, str]()
     for section in sections:
         imported = {alias.name for node in section.imports for alias in node.names}

@@ -266,7 +266,7 @@ def _create(place: _Place, name: str, entry: File) -> None:
 
 
 def _copy_owner_and_selinux_label(place: _Place, file: int) -> None:
-    """From the file that is replaced, if there is one."""
+    """Take them from the file that is replaced, if there is one."""
     try:
         status = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
     except FileNotFoundError:

@@ -165,7 +165,7 @@ class VCenter:
 
 
 def reference(vm: VirtualMachine) -> str:
-    """What the vCenter calls it, such as vm-42: pyVmomi prints 'vim.VirtualMachine:vm-42'."""
+    """Return the vCenter's own name, such as vm-42, from pyVmomi's 'vim.VirtualMachine:vm-42'."""
     return str(vm).strip("'").rpartition(":")[2]
 
 
