@@ -1,4 +1,7 @@
-"""The tree of a VM's system, the agent run in it as a real process, and a server at its port."""
+"""The tree of a VM's system, the agent run in it as a real process, and a server at its port.
+
+The process runs the file that ships, as `guest print agent` prints it.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,24 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.process import CHECKOUT, LIMIT_S
 from tests.uart import DOCUMENTS, Answers, ScriptedUart, Uart, server_of
+from vmw_cloudinit_metadata.guest.image import joined
 
 GUEST = CHECKOUT / "vmw_cloudinit_metadata/guest"
-AGENT = GUEST / "agent.py"
+_SHIPPED = tempfile.TemporaryDirectory()  # removed with the process
+AGENT = Path(_SHIPPED.name) / "vmw-metadata-agent"
+AGENT.write_text(joined.agent())
 MEMORY = "vmw-metadata-agent.json"
 UUID = "564d1234-5678-9abc-def0-123456789abc"
 QUICK = ("--retry", "0.2")
@@ -119,6 +128,14 @@ class Guest:
         return copy
 
 
+def shipped() -> Any:
+    """The file that ships, as a module."""
+    loader = SourceFileLoader("vmw_metadata_agent", str(AGENT))
+    module = ModuleType(loader.name)
+    loader.exec_module(module)
+    return module
+
+
 Serial = Callable[..., ScriptedUart]
 
 
@@ -149,7 +166,7 @@ def later_boot(guest: Guest, serial: Serial, answers: Answers) -> str:
     before = (guest.seed.resolve(), guest.files)
     serial(answers)
     began_s = time.monotonic()
-    told = guest.fetch(*QUICK, "--later-boot-timeout", "0.5")
+    output = guest.fetch(*QUICK, "--later-boot-timeout", "0.5")
     assert time.monotonic() - began_s < 12
     assert (guest.seed.resolve(), guest.files) == before
-    return told
+    return output

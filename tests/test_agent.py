@@ -33,7 +33,11 @@ from tests.uart import (
     server_of,
     silent,
 )
-from vmw_cloudinit_metadata.guest import agent
+from vmw_cloudinit_metadata.guest.agent import conf, failures, texts
+from vmw_cloudinit_metadata.guest.agent.conversation import Conversation
+from vmw_cloudinit_metadata.guest.agent.journal import Journal
+from vmw_cloudinit_metadata.guest.agent.patience import Patience
+from vmw_cloudinit_metadata.guest.agent.serialport import SerialPort
 
 SECRET = "correct-horse-battery"
 TRUNCATED = b"!!RESPONSE_USERDATA#I2Ns\r\n[    1.234567] usb 1-1: new device\r\n"
@@ -90,7 +94,7 @@ def test_data_that_changes_while_it_is_read_is_read_again(guest: Guest, serial: 
     new = {"METADATA": METADATA.replace(b"i-1", b"i-2"), "NETWORKDATA": b"", "USERDATA": b"new"}
     serial(in_turn(server_of(DOCUMENTS), server_of(new), until="USERDATA"))
     serial(in_turn(server_of(DOCUMENTS), server_of(new)))
-    assert "do not belong together" in guest.fetch(*QUICK)
+    assert "the digest does not match" in guest.fetch(*QUICK)
     assert guest.metadata["instance-id"] == "i-2"
     assert guest.files["user-data"] == b"new"
 
@@ -107,8 +111,8 @@ def test_data_of_an_old_server_that_changes_is_read_again(guest: Guest, serial: 
 @pytest.mark.slow
 def test_answers_that_never_belong_together_write_nothing(guest: Guest, serial: Serial) -> None:
     serial(old_server({**DOCUMENTS, "DIGEST": digest({"METADATA": b"another"})}))
-    told = guest.fetch(*QUICK, "--timeout", "0.5")
-    assert "do not belong together" in told
+    output = guest.fetch(*QUICK, "--timeout", "0.5")
+    assert "the digest does not match" in output
     assert not guest.seed.exists()
 
 
@@ -129,21 +133,21 @@ def test_metadata_without_an_instance_id_is_no_seed(
     guest: Guest, serial: Serial, metadata: bytes
 ) -> None:
     serial(server_of({**DOCUMENTS, "METADATA": metadata}))
-    told = guest.fetch(*QUICK, "--timeout", "0.4")
-    assert "meta-data" in told
+    output = guest.fetch(*QUICK, "--timeout", "0.4")
+    assert "meta-data" in output
     assert not guest.seed.exists()
 
 
 @pytest.mark.parametrize("value", ["0x" + "f" * 20_000, "[*a, *a]"], ids=["number", "list"])
 def test_instance_id_that_is_no_text_is_none(value: str) -> None:
-    with pytest.raises(agent.Unusable):
-        agent.instance_id_of(f"a: &a {{}}\ninstance-id: {value}\n".encode())
+    with pytest.raises(failures.Unusable):
+        texts.instance_id_of(f"a: &a {{}}\ninstance-id: {value}\n".encode())
 
 
 def test_instance_id_is_read_without_pyyaml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     for said in ("i-1", '"i-1"', "'i-1'  "):
-        assert agent.instance_id_of(f"a: b\ninstance-id: {said}\n".encode()) == "i-1"
+        assert texts.instance_id_of(f"a: b\ninstance-id: {said}\n".encode()) == "i-1"
 
 
 def test_metadata_may_be_yaml(guest: Guest, serial: Serial) -> None:
@@ -174,7 +178,7 @@ def test_stale_answers_are_not_taken_for_fresh_ones(guest: Guest, serial: Serial
     """Bytes that waited on the host arrive for a while after the port was opened."""
     uart = serial(old_server(DOCUMENTS), piece_bytes=30, pause_s=0.03)
     uart.say(response("METADATA", METADATA.replace(b"i-1", b"old")) * 12)
-    assert "asking again" not in guest.fetch()
+    assert "retrying" not in guest.fetch()
     assert guest.metadata["instance-id"] == "i-1"
 
 
@@ -211,9 +215,9 @@ def test_answer_that_noise_has_cut_short_is_read_again(
 
 def test_request_that_is_lost_is_sent_again_behind_a_line_end(guest: Guest, serial: Serial) -> None:
     uart = serial(in_turn(silent, silent, server_of(DOCUMENTS)))
-    told = guest.fetch(*QUICK)
+    output = guest.fetch(*QUICK)
     assert b"!!REQUEST_METADATA#\n\n!!REQUEST_" in uart.written
-    assert told.count("asking again") == guest.console.count("asking again") == 2
+    assert output.count("retrying") == guest.console.count("retrying") == 2
 
 
 def test_kernel_messages_within_requests_are_survived(guest: Guest, serial: Serial) -> None:
@@ -238,13 +242,17 @@ def test_line_without_end_is_dropped(guest: Guest, serial: Serial) -> None:
     assert guest.metadata["instance-id"] == "i-1"
 
 
-def test_answers_of_kinds_that_nobody_asks_for_are_not_kept() -> None:
-    patience = agent.Patience(1, agent.defaults(), hold=False)
-    dialogue = agent.Dialogue([], patience, 1, agent.Teller("/dev/null"))
-    port = object.__new__(agent.Port)
-    for name in ("METADATA", "FOO", "X" * 64):
-        dialogue._take(port, agent.Answer(name, b"x"))
-    assert set(dialogue.heard) == {"METADATA"}
+def test_answers_of_kinds_that_nobody_asks_for_are_not_kept(serial: Serial) -> None:
+    kinds = ("FOO", "X" * 64, "METADATA")
+    uart = serial(lambda _: b"".join(response(kind, b"x") for kind in kinds))
+    port = SerialPort("/dev/ttyS1", uart.path, is_console=False)
+    try:
+        patience = Patience(LIMIT_S, conf.defaults(), hold=False)
+        conversation = Conversation([port], patience, LIMIT_S, Journal("/dev/null"))
+        assert conversation.ask("METADATA") == b"x"
+        assert set(conversation.received) == {"METADATA"}
+    finally:
+        port.close()
 
 
 def modes(uart: Uart) -> list[Any]:
@@ -264,7 +272,7 @@ def test_port_is_raw_while_it_is_asked(guest: Guest, serial: Serial, name: str) 
     before = modes(uart)
     process = guest.start(*QUICK, "--device", f"/dev/{name}")
     assert process.stderr
-    assert "asking again" in process.stderr.readline()
+    assert "retrying" in process.stderr.readline()
     during = modes(uart)
     is_seen.set()
     assert (during[0] | during[1] | during[3]) & ~termios.IGNBRK == 0
@@ -285,10 +293,10 @@ def test_agent_that_is_stopped_gives_the_console_back(
     before = modes(uart)
     process = guest.start(*QUICK, "--device", "/dev/ttyS0")
     assert process.stderr
-    assert "asking again" in process.stderr.readline()
+    assert "retrying" in process.stderr.readline()
     process.send_signal(number)
-    _, told = process.communicate(timeout=LIMIT_S)
-    assert (process.returncode, "Traceback" in told) == (128 + number, False)
+    _, output = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, "Traceback" in output) == (128 + number, False)
     before[2] &= ~termios.HUPCL
     assert modes(uart) == before
 
@@ -330,8 +338,8 @@ def test_answer_that_breaks_off_is_asked_for_again(guest: Guest, serial: Serial)
 )
 def test_first_boot_asks_again_after_an_error(guest: Guest, serial: Serial, error: str) -> None:
     serial(in_turn(refusing(error), refusing(error), server_of(DOCUMENTS)))
-    told = guest.fetch(*QUICK)
-    assert told.count(f"the server says {error}: no reason: asking again") == 2
+    output = guest.fetch(*QUICK)
+    assert output.count(f"the server answered {error}: no reason: retrying") == 2
     assert guest.metadata["instance-id"] == "i-1"
 
 
@@ -340,9 +348,9 @@ def test_first_boot_asks_for_what_is_not_found_for_its_time_only(
 ) -> None:
     uart = serial(refusing("not-found"))
     began_s = time.monotonic()
-    told = guest.fetch(*QUICK, "--not-found-timeout", "0.7", "--first-boot-timeout", "30")
+    output = guest.fetch(*QUICK, "--not-found-timeout", "0.7", "--first-boot-timeout", "30")
     assert 0.7 < time.monotonic() - began_s < 12
-    assert "not-found: no reason: cloud-init goes on without data" in told
+    assert "not-found: no reason: cloud-init continues without data" in output
     assert uart.asked.count("METADATA") >= 3
     assert not guest.seed.exists()
 
@@ -351,23 +359,23 @@ def test_first_boot_asks_for_what_is_not_found_for_its_time_only(
 def test_first_boot_asks_until_its_deadline(guest: Guest, serial: Serial, error: str) -> None:
     serial(refusing(error))
     times = ("--first-boot-timeout", "0.6", "--not-found-timeout", "0.1")
-    told = guest.fetch(*QUICK, *times)
-    assert f"{error}: no reason: cloud-init goes on without" in told
+    output = guest.fetch(*QUICK, *times)
+    assert f"{error}: no reason: cloud-init continues without" in output
 
 
 def test_silence_ends_at_the_deadline(guest: Guest, serial: Serial) -> None:
     serial(silent)
     began_s = time.monotonic()
-    told = guest.fetch(*QUICK, "--first-boot-timeout", "0.6")
+    output = guest.fetch(*QUICK, "--first-boot-timeout", "0.6")
     assert 0.6 < time.monotonic() - began_s < 12
-    assert "no answer on /dev/ttyS1: cloud-init goes on without data" in told
-    assert told.splitlines()[-1] in guest.console
+    assert "no answer on /dev/ttyS1: cloud-init continues without data" in output
+    assert output.splitlines()[-1] in guest.console
 
 
 @pytest.mark.parametrize("error", mostly_slow("failed", "timeout", "invalid"))
 def test_later_boot_keeps_the_seed_after_errors(guest: Guest, serial: Serial, error: str) -> None:
-    assert "asking again" in (told := later_boot(guest, serial, refusing(error)))
-    assert f"{error}: no reason: keeping the seed of i-1" in told
+    assert "retrying" in (output := later_boot(guest, serial, refusing(error)))
+    assert f"{error}: no reason: keeping the seed of i-1" in output
 
 
 def test_later_boot_keeps_the_seed_in_silence(guest: Guest, serial: Serial) -> None:
@@ -375,9 +383,9 @@ def test_later_boot_keeps_the_seed_in_silence(guest: Guest, serial: Serial) -> N
 
 
 def test_later_boot_keeps_the_seed_at_once_if_it_is_not_found(guest: Guest, serial: Serial) -> None:
-    told = later_boot(guest, serial, refusing("not-found"))
-    assert "asking again" not in told
-    assert "keeping the seed of i-1" in told
+    output = later_boot(guest, serial, refusing("not-found"))
+    assert "retrying" not in output
+    assert "keeping the seed of i-1" in output
 
 
 def test_later_boot_with_the_same_data_changes_nothing(guest: Guest, serial: Serial) -> None:
@@ -415,10 +423,10 @@ def test_systemd_is_asked_for_more_time(guest: Guest, serial: Serial, tmp_path: 
 
 def quick_end(guest: Guest, *options: str) -> str:
     began_s = time.monotonic()
-    told = guest.fetch(*options)
+    output = guest.fetch(*options)
     assert time.monotonic() - began_s < 12
     assert not guest.seed.exists()
-    return told
+    return output
 
 
 def test_machine_without_a_port_boots_on(guest: Guest) -> None:
@@ -431,16 +439,18 @@ def test_port_without_a_uart_is_no_port(guest: Guest) -> None:
     assert "no UART" in quick_end(guest, "--device", "/dev/ttyS0")
 
 
-def test_device_that_is_not_there_is_told(guest: Guest) -> None:
+def test_device_that_is_not_there_is_reported(guest: Guest) -> None:
     assert "/dev/ttyS7: No such file" in quick_end(guest, "--device", "/dev/ttyS7")
 
 
-def test_device_that_is_no_terminal_is_told(guest: Guest) -> None:
+def test_device_that_is_no_terminal_is_reported(guest: Guest) -> None:
     guest.write("dev/file", "")
-    assert "/dev/file: no serial port" in quick_end(guest, "--device", "/dev/file")
+    assert "/dev/file: not a serial port" in quick_end(guest, "--device", "/dev/file")
 
 
-def test_console_as_the_only_port_is_told_with_both_remedies(guest: Guest, serial: Serial) -> None:
+def test_console_as_the_only_port_is_reported_with_both_remedies(
+    guest: Guest, serial: Serial
+) -> None:
     uart = serial(server_of(DOCUMENTS), "ttyS0")
     guest.write("proc/consoles", "tty0 -WU (EC p) 4:1\nttyS0 -W- (EC p a) 4:64\n")
     quick_end(guest)
@@ -452,14 +462,14 @@ def test_console_as_the_only_port_is_told_with_both_remedies(guest: Guest, seria
 def test_port_with_a_getty_is_left_alone(guest: Guest, serial: Serial) -> None:
     uart = serial(server_of(DOCUMENTS))
     guest.write("etc/systemd/system/getty.target.wants/serial-getty@ttyS1.service", "")
-    assert "has a getty: add another one to the VM, mask a getty" in quick_end(guest)
+    assert "has a getty: add another port to the VM, mask a getty" in quick_end(guest)
     assert uart.written == b""
 
 
 def test_stranger_gets_no_byte(guest: Guest, serial: Serial) -> None:
     uart = serial(server_of(DOCUMENTS))
     guest.write("sys/class/dmi/id/sys_vendor", "QEMU\n")
-    assert "no machine of VMware" in quick_end(guest)
+    assert "not a VMware machine" in quick_end(guest)
     assert uart.written == b""
 
 
@@ -488,7 +498,7 @@ def test_port_that_is_hung_up_is_no_loss_beside_another(guest: Guest, serial: Se
     serial(in_turn(silent, silent, silent, server_of(DOCUMENTS)), "ttyS2")
     process = guest.start(*QUICK)
     assert process.stderr
-    assert "on /dev/ttyS1, /dev/ttyS2: asking again" in process.stderr.readline()
+    assert "on /dev/ttyS1, /dev/ttyS2: retrying" in process.stderr.readline()
     lost.close()
     assert process.wait(LIMIT_S) == 0
     process.communicate()
@@ -501,7 +511,7 @@ def test_port_in_use_is_waited_for(guest: Guest, serial: Serial) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     process = guest.start(*QUICK, "--timeout", "9")
     assert process.stderr
-    assert "in use by another program: asking again" in process.stderr.readline()
+    assert "in use by another program: retrying" in process.stderr.readline()
     os.close(descriptor)
     assert process.wait(LIMIT_S) == 0
     process.communicate()
@@ -522,7 +532,7 @@ def test_port_that_goes_away_and_comes_back_is_opened_again(guest: Guest, serial
     first = serial(silent)
     process = guest.start(*QUICK)
     assert process.stderr
-    assert "asking again" in process.stderr.readline()
+    assert "retrying" in process.stderr.readline()
     first.close()
     serial(server_of(DOCUMENTS))
     assert process.wait(LIMIT_S) == 0
@@ -533,21 +543,21 @@ def test_port_that_goes_away_and_comes_back_is_opened_again(guest: Guest, serial
 # What it says
 
 
-def test_secrets_are_not_told(guest: Guest, serial: Serial) -> None:
+def test_secrets_are_not_logged(guest: Guest, serial: Serial) -> None:
     metadata = json.dumps({"instance-id": "i-1", "password": SECRET}).encode()
     userdata = f"#cloud-config\npassword: {SECRET}\n".encode()
     documents = {"METADATA": metadata, "NETWORKDATA": f"key: {SECRET}".encode()}
     serial(in_turn(refusing("failed"), server_of({**documents, "USERDATA": userdata})))
-    told = guest.fetch(*QUICK)
-    assert "meta-data 5" in told
-    assert SECRET not in told + guest.console
+    output = guest.fetch(*QUICK)
+    assert "meta-data 5" in output
+    assert SECRET not in output + guest.console
 
 
 def test_what_the_server_says_is_made_printable(guest: Guest, serial: Serial) -> None:
     serial(lambda name: refusal(name, "not-found", "\x1b[31m\n" + "x" * 5000))
-    told = guest.fetch(*QUICK, "--not-found-timeout", "0")
-    assert "not-found: ?[31m?xxx" in told
-    assert len(told) < 1000
+    output = guest.fetch(*QUICK, "--not-found-timeout", "0")
+    assert "not-found: ?[31m?xxx" in output
+    assert len(output) < 1000
 
 
 def test_dry_run_prints_the_seed_and_writes_nothing(guest: Guest, serial: Serial) -> None:
@@ -581,10 +591,10 @@ def test_dry_run_without_data_is_exit_code_1(guest: Guest) -> None:
     assert (ended.returncode, ended.stdout) == (1, "")
 
 
-def test_port_that_was_found_by_itself_is_told_with_the_remedy(
+def test_port_that_was_found_by_itself_is_reported_with_the_remedy(
     guest: Guest, serial: Serial
 ) -> None:
     serial(server_of(DOCUMENTS))
-    told = "no device is set, so the first port that answers is believed"
+    output = "no device is set, so the first port that answers is believed"
     assert "set `device = /dev/ttyS1` in /etc/vmw-metadata-agent.conf" in guest.fetch()
-    assert told not in guest.fetch("--device", "/dev/ttyS1")
+    assert output not in guest.fetch("--device", "/dev/ttyS1")

@@ -15,7 +15,9 @@ import pytest
 
 from tests.guest import AGENT, GUEST, QUICK, Guest, Serial, mostly_slow
 from tests.uart import DOCUMENTS, server_of, silent
-from vmw_cloudinit_metadata.guest import agent
+from vmw_cloudinit_metadata.guest.agent import conf, obstacles, texts
+from vmw_cloudinit_metadata.guest.agent.obstacles import Image, check_datasources
+from vmw_cloudinit_metadata.guest.agent.system import System
 
 CONFIG = "etc/vmw-metadata-agent.conf"
 UNIT = "vmw-metadata-agent.service"
@@ -40,7 +42,7 @@ def test_command_line_is_heard_before_the_configuration_file(guest: Guest, seria
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     mostly_slow(
         ("[agent]\n\ndevcie = /dev/ttyS9\n", ":3: unknown key devcie: did you mean device?"),
         ("[DEFAULT]\nretry = 1\n", ":1: found [DEFAULT], expected [agent]"),
@@ -53,27 +55,27 @@ def test_command_line_is_heard_before_the_configuration_file(guest: Guest, seria
         ("[agent]\ngate = open\n", ":2: gate: found 'open', expected vmware or off"),
         ("[agent]\nkeep-instance-id = perhaps\n", "found 'perhaps', expected yes or no"),
         ("[agnet]\nretry = 1\n", ":1: found [agnet], expected [agent]"),
-        ("retry = 1\n", "nothing of this file is used"),
-        ("[agent]\n= 5\nwhat\n", "nothing of this file is used"),
+        ("retry = 1\n", "file ignored: "),
+        ("[agent]\n= 5\nwhat\n", "file ignored: "),
         ("[agent]\n\xff\x00 = \x1b\n", "unknown key"),
     ),
 )
-def test_configuration_that_is_wrong_is_told_and_the_boot_goes_on(
-    guest: Guest, serial: Serial, text: str, told: str
+def test_configuration_that_is_wrong_is_reported_and_the_boot_goes_on(
+    guest: Guest, serial: Serial, text: str, expected: str
 ) -> None:
     serial(server_of(DOCUMENTS))
     place = guest.write(CONFIG, text)
     journal = guest.fetch()
-    assert told in journal
+    assert expected in journal
     assert str(place) in journal
     assert journal.splitlines()[0] in guest.console
     assert guest.metadata["instance-id"] == "i-1"
 
 
-def test_configuration_that_cannot_be_read_is_told(guest: Guest, serial: Serial) -> None:
+def test_configuration_that_cannot_be_read_is_reported(guest: Guest, serial: Serial) -> None:
     serial(server_of(DOCUMENTS))
     os.mkfifo(guest.root / CONFIG)
-    assert f"{CONFIG}: cannot be read: it is no regular file" in guest.fetch()
+    assert f"{CONFIG}: cannot be read: not a regular file" in guest.fetch()
     assert "/etc/mine.conf: cannot be read: No such file" in guest.fetch(
         "--config", "/etc/mine.conf"
     )
@@ -103,9 +105,9 @@ def test_example_configuration_has_each_setting_with_its_default(tmp_path: Path)
     text = (GUEST / "vmw-metadata-agent.conf").read_text()
     place = tmp_path / "agent.conf"
     place.write_text(re.sub(r"^#(?=[a-z-]+ = )", "", text, flags=re.MULTILINE))
-    settings, faults = agent.read_config(str(place))
+    settings, faults = conf.read_config(str(place))
     assert faults == []
-    defaults = {**agent.defaults(), "device": "/dev/ttyS1", "timeout": 300.0}
+    defaults = {**conf.defaults(), "device": "/dev/ttyS1", "timeout": 300.0}
     assert settings == defaults
     parser = configparser.ConfigParser()
     parser.read_string(text)
@@ -130,7 +132,7 @@ def unit_seconds(key: str) -> float:
 
 
 def test_unit_waits_longer_than_the_agent() -> None:
-    assert unit_seconds("TimeoutStartSec") > agent.defaults()["longest-wait"] + 60
+    assert unit_seconds("TimeoutStartSec") > conf.defaults()["longest-wait"] + 60
 
 
 @pytest.mark.parametrize("seed_dir", ["/var/lib/cloud/seed/nocloud", "/srv/own seed"])
@@ -186,7 +188,7 @@ def check(guest: Guest, *options: str) -> tuple[int, str]:
 
 
 def test_good_image_has_no_finding(image: Guest) -> None:
-    assert check(image, "--device", "/dev/ttyS1") == (0, "nothing found that would prevent it\n")
+    assert check(image, "--device", "/dev/ttyS1") == (0, "no problems found\n")
 
 
 def mask(unit: str) -> Callable[[Guest], None]:
@@ -213,11 +215,11 @@ FINDINGS = {
     "disabled": (wrote("etc/cloud/cloud-init.disabled"), "cloud-init is disabled"),
     "disabled-by-kernel": (
         wrote(GRUB, 'GRUB_CMDLINE_LINUX="quiet cloud-init=disabled"\n'),
-        "/etc/default/grub: take cloud-init=disabled off",
+        "/etc/default/grub: remove cloud-init=disabled",
     ),
     "no-network-by-kernel": (
         wrote("boot/loader/entries/a.conf", "options root=x network-config=disabled\n"),
-        "/boot/loader/entries/a.conf: take network-config=disabled off",
+        "/boot/loader/entries/a.conf: remove network-config=disabled",
     ),
     "cloud-init-masked": (mask("cloud-init-local.service"), "cloud-init-local.service is masked"),
     "network-disabled": (
@@ -226,39 +228,39 @@ FINDINGS = {
     ),
     "later-list": (
         wrote(f"{CLOUD}/99-zz.cfg", "datasource_list:\n- VMware\n- None\n"),
-        "/etc/cloud/cloud.cfg.d/99-zz.cfg: this last datasource_list has no NoCloud",
+        "/etc/cloud/cloud.cfg.d/99-zz.cfg: the last datasource_list lacks NoCloud",
     ),
-    "earlier-list-only": (without(f"{CLOUD}/99-nocloud.cfg"), "90_dpkg.cfg: this last"),
+    "earlier-list-only": (without(f"{CLOUD}/99-nocloud.cfg"), "90_dpkg.cfg: the last"),
     "policy": (wrote("etc/cloud/ds-identify.cfg", "policy: disabled\n"), "policy: disabled"),
-    "disc": (wrote("dev/disk/by-label/cidata"), "take it out"),
+    "disc": (wrote("dev/disk/by-label/cidata"), "overrides the seed"),
     "getty": (
         wrote("etc/systemd/system/getty.target.wants/serial-getty@ttyS1.service"),
-        "serial-getty@ttyS1.service is enabled",
+        "serial-getty@ttyS1.service uses the port",
     ),
     "console": (
         wrote(GRUB, "GRUB_CMDLINE_LINUX='console=tty0 console=ttyS1,115200n8'\n"),
-        "/etc/default/grub: console=ttyS1 is on the port",
+        "/etc/default/grub: console=ttyS1 uses the port",
     ),
     "no-agent": (without(LIBEXEC), "install the agent"),
-    "no-unit": (without(f"etc/systemd/system/{UNIT}"), "install it to /etc/systemd/system"),
+    "no-unit": (without(f"etc/systemd/system/{UNIT}"), "install it in /etc/systemd/system"),
     "masked": (mask(UNIT), f"systemctl unmask {UNIT}"),
     "not-enabled": (
         without(f"etc/systemd/system/cloud-init.target.wants/{UNIT}"),
         f"systemctl enable {UNIT}",
     ),
-    "no-interpreter": (without("usr/bin/python3"), "/usr/bin/python3: the agent is started with"),
+    "no-interpreter": (without("usr/bin/python3"), "/usr/bin/python3 is missing and is needed"),
     "no-labels": (wrote("etc/selinux/config", "SELINUX=enforcing\n"), "no SELinux label"),
     "configuration": (wrote(CONFIG, "[agent]\nretyr = 1\n"), "did you mean retry?"),
 }
 
 
 @pytest.mark.parametrize("name", FINDINGS)
-def test_finding_is_told(image: Guest, name: str) -> None:
-    change, told = FINDINGS[name]
+def test_finding_is_reported(image: Guest, name: str) -> None:
+    change, expected = FINDINGS[name]
     change(image)
     code, text = check(image, "--device", "/dev/ttyS1")
     assert (code, text.count("\n")) == (1, 2 if name == "no-labels" else 1), text
-    assert told in text
+    assert expected in text
 
 
 def tree_with_links(image: Guest) -> None:
@@ -282,7 +284,7 @@ def test_links_lead_to_nothing_outside_the_image(image: Guest, tmp_path: Path, u
     (image.root / CLOUD / "99-z.cfg").symlink_to(f"{up}{outside}")
     (image.root / "loop").symlink_to("/loop")
     (image.root / CLOUD / "99-zz.cfg").symlink_to("/loop/a")
-    assert check(image) == (0, "nothing found that would prevent it\n")
+    assert check(image) == (0, "no problems found\n")
 
 
 def test_pipes_and_endless_files_hold_up_no_check(image: Guest) -> None:
@@ -294,7 +296,7 @@ def test_pipes_and_endless_files_hold_up_no_check(image: Guest) -> None:
 
 def test_names_in_an_image_turn_no_terminal(image: Guest) -> None:
     image.write(f"{CLOUD}/99-z\x1b[31m\n.cfg", "datasource_list: [Ec2]\n")
-    assert "99-z?[31m?.cfg: this last datasource_list" in check(image)[1]
+    assert "99-z?[31m?.cfg: the last datasource_list" in check(image)[1]
 
 
 def test_masked_getty_is_no_finding(image: Guest, serial: Serial) -> None:
@@ -333,7 +335,7 @@ def test_console_as_the_only_port_is_found_on_a_machine(image: Guest) -> None:
 def test_port_that_is_not_there_is_found_on_a_machine(image: Guest) -> None:
     image.add_port("ttyS0")
     image.add_port("ttyS2", kind=0)
-    assert "no such port" in check(image, "--device", "/dev/ttyS1")[1]
+    assert "/dev/ttyS1 does not exist" in check(image, "--device", "/dev/ttyS1")[1]
     assert "no UART" in check(image, "--device", "/dev/ttyS2")[1]
     assert check(image, "--device", "/dev/ttyS0")[0] == 0
 
@@ -342,7 +344,7 @@ def test_seed_in_a_template_is_found(image: Guest, serial: Serial, tmp_path: Pat
     serial(server_of(DOCUMENTS))
     image.fetch(*QUICK)
     clone = image.clone(tmp_path / "clone", "564d0000-0000-0000-0000-000000000001")
-    assert "that of another machine" in check(clone)[1]
+    assert "belongs to another machine" in check(clone)[1]
     assert clone.seed.exists()
 
 
@@ -356,24 +358,24 @@ def test_check_sends_nothing(image: Guest, serial: Serial) -> None:
 def test_line_that_is_too_long_is_a_fault_of_the_file(tmp_path: Path, text: str) -> None:
     place = tmp_path / "agent.conf"
     place.write_text(text)
-    settings, faults = agent.read_config(str(place))
+    settings, faults = conf.read_config(str(place))
     assert settings == {}
-    assert "nothing of this file is used: it has a line of" in faults[0]
+    assert "file ignored: a line has" in faults[0]
 
 
 def test_faults_of_the_settings_are_told_up_to_a_hundred(tmp_path: Path) -> None:
     place = tmp_path / "agent.conf"
     place.write_text("[agent]\n" + "".join(f"a{i} = 1\n" for i in range(1000)) + "retry = 5\n")
-    settings, faults = agent.read_config(str(place))
+    settings, faults = conf.read_config(str(place))
     assert settings == {}
     assert len(faults) == 102
     assert "too many faults" in faults[-1]
 
 
 @pytest.mark.parametrize("begun", ["ExecStart=", "[Service]\nExecStart=-"])
-def test_program_with_a_nul_is_told_as_missing(image: Guest, begun: str) -> None:
+def test_program_with_a_nul_is_reported_as_missing(image: Guest, begun: str) -> None:
     image.write(f"etc/systemd/system/{UNIT}", f"{begun}/opt/py\0thon {AGENT}\n")
-    assert "/opt/py: the agent is started with it, and it is not there" in check(image)[1]
+    assert "/opt/py is missing and is needed to run the agent" in check(image)[1]
 
 
 @pytest.mark.parametrize(
@@ -386,7 +388,7 @@ def test_program_with_a_nul_is_told_as_missing(image: Guest, begun: str) -> None
 )
 def test_configuration_without_pyyaml_is_read_in_time_of_its_size(text: str) -> None:
     begun_s = time.process_time()
-    assert agent.by_lines(text) == {}
+    assert obstacles.scan_lines(text) == {}
     assert time.process_time() - begun_s < 0.5  # 1 s, 111 s, as the square of the size
 
 
@@ -395,16 +397,16 @@ def test_metadata_without_pyyaml_is_read_in_time_of_its_size(
 ) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     lines = b"instance-id: 'i-1' \t\nlocal-hostname: web 1\nempty:   \nquote: \"\nhalf: 'a\n"
-    told = {"instance-id": "i-1", "local-hostname": "web 1", "quote": '"', "half": "'a"}
-    assert agent.load_mapping(lines) == told
+    expected = {"instance-id": "i-1", "local-hostname": "web 1", "quote": '"', "half": "'a"}
+    assert texts.load_mapping(lines) == expected
     begun_s = time.process_time()
-    agent.load_mapping(b"a: x" + b" " * 100_000 + b"y")
+    texts.load_mapping(b"a: x" + b" " * 100_000 + b"y")
     assert time.process_time() - begun_s < 0.5  # 27 s, as the square of the size
 
 
 def test_large_policy_of_ds_identify_is_read_in_time_of_its_size(image: Guest) -> None:
     image.write("etc/cloud/ds-identify.cfg", "\n" * 100_000 + "policy: disabled\n")
     begun_s = time.process_time()
-    found = list(agent.check_datasources(agent.Image(agent.Machine(str(image.root)), {}, "")))
+    found = list(check_datasources(Image(System(str(image.root)), {}, "")))
     assert any("policy: disabled" in line for line in found)
     assert time.process_time() - begun_s < 0.5  # 15 s, as the square of the size

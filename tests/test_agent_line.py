@@ -11,9 +11,16 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.coverage_fuzz.law import kept_bytes
 from tests.guest import AGENT
 from tests.uart import response
-from vmw_cloudinit_metadata.guest import agent
+from vmw_cloudinit_metadata.guest.agent import conf, responses
+from vmw_cloudinit_metadata.guest.agent.responses import (
+    MAX_LINE_BYTES,
+    MAX_NOISE_BYTES,
+    GuestResponse,
+    LineReader,
+)
 from vmw_cloudinit_metadata.protocol import packet
 
 BODIES = st.binary(max_size=60)
@@ -27,8 +34,8 @@ NOISE = st.lists(
 STREAMS = st.lists(PACKETS | KERNEL | NOISE.map(b"".join) | BODIES).map(b"".join)
 
 
-def heard(*pieces: bytes) -> list[agent.Answer]:
-    reader = agent.LineReader()
+def heard(*pieces: bytes) -> list[GuestResponse]:
+    reader = LineReader()
     return [answer for piece in pieces for answer in reader.receive(piece)]
 
 
@@ -41,14 +48,14 @@ def test_answers_do_not_depend_on_how_the_bytes_arrive(data: bytes, cuts: list[i
 
 @given(NAMES, BODIES, KERNEL | NOISE.map(b"".join), KERNEL)
 def test_answer_is_found_behind_noise(name: str, body: bytes, noise: bytes, after: bytes) -> None:
-    assert agent.Answer(name, body) in heard(noise + response(name, body) + after)
+    assert GuestResponse(name, body) in heard(noise + response(name, body) + after)
 
 
 @given(NAMES, BODIES, KERNEL, st.integers(0, 200))
 def test_noise_within_an_answer_makes_no_other_answer(
     name: str, body: bytes, noise: bytes, at: int
 ) -> None:
-    """At worst it cuts it short: then the digest tells."""
+    """At worst it cuts it short: the digest then shows it."""
     said = response(name, body)
     at %= len(said)
     for answer in heard(said[:at] + noise + said[at:]):
@@ -58,7 +65,7 @@ def test_noise_within_an_answer_makes_no_other_answer(
 
 @given(st.binary())
 def test_server_reads_what_the_agent_asks(noise: bytes) -> None:
-    lines = packet.LineSplitter().receive_data(noise + b"\n" + agent.request("METADATA"))
+    lines = packet.LineSplitter().receive_data(noise + b"\n" + responses.request("METADATA"))
     parsed = packet.parse(lines[-1])
     assert parsed
     assert parsed.requests == "METADATA"
@@ -72,15 +79,15 @@ def test_base64_is_strict(text: str) -> None:
 
 
 def test_line_is_bounded_while_it_fills() -> None:
-    reader = agent.LineReader()
+    reader = LineReader()
     for _ in range(200):
         reader.receive(b"!!RESPONSE_METADATA#" + b"A" * 65536)
-        assert len(reader._line) <= agent.MAX_LINE_BYTES
+        assert kept_bytes(reader) <= MAX_LINE_BYTES
     reader.forget()
     for _ in range(200):
         reader.receive(b"x" * 65536)
-        assert len(reader._line) <= agent.MAX_NOISE_BYTES
-    assert reader.receive(b"!!RESPONSE_METADATA#QQ==\n") == [agent.Answer("METADATA", b"A")]
+        assert kept_bytes(reader) <= MAX_NOISE_BYTES
+    assert reader.receive(b"!!RESPONSE_METADATA#QQ==\n") == [GuestResponse("METADATA", b"A")]
 
 
 def test_file_is_python_3_6() -> None:
@@ -93,6 +100,6 @@ def test_file_is_python_3_6() -> None:
 
 def test_help_tells_every_option_and_exit_code() -> None:
     command = [sys.executable, str(AGENT), "--help"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert {f"--{setting.name}" for setting in agent.SETTINGS} <= set(told.split())
-    assert "exit codes:\n  0  the boot can go on" in told
+    output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert {f"--{setting.name}" for setting in conf.SETTINGS} <= set(output.split())
+    assert "exit codes:\n  0  the boot can go on" in output

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.guest import QUICK, Guest, Serial, mostly_slow
 from tests.process import LIMIT_S
 from tests.uart import DOCUMENTS, server_of
-from vmw_cloudinit_metadata.guest import agent
+from vmw_cloudinit_metadata.guest.agent.cardnames import fill_in, physical_interfaces, value_at
+from vmw_cloudinit_metadata.guest.agent.system import EthernetCard
 
 MAC = "00:50:56:ab:cd:ef"
 BLOCK = """\
@@ -64,8 +65,8 @@ def without_mac(text: str) -> str:
 @pytest.mark.parametrize("config", mostly_slow(BLOCK, FLOW, JSON, INDENTED, WRAPPED))
 def test_only_card_is_named(guest: Guest, serial: Serial, config: str) -> None:
     guest.add_card("ens192", MAC)
-    told = boot(guest, serial, config)
-    assert f"eth0 has no mac_address: it is the only card, ens192 ({MAC})" in told
+    output = boot(guest, serial, config)
+    assert f"eth0 has no mac_address: using the only card, ens192 ({MAC})" in output
     network = yaml.safe_load(config_of(guest))
     entry = network.get("network", network)["config"][0]
     assert entry["mac_address"] == MAC
@@ -75,8 +76,8 @@ def test_only_card_is_named(guest: Guest, serial: Serial, config: str) -> None:
 @pytest.mark.parametrize("config", mostly_slow(VERSION_2, FLOW_2, JSON_2, WRAPPED_2))
 def test_only_card_is_matched_in_version_2(guest: Guest, serial: Serial, config: str) -> None:
     guest.add_card("ens192", MAC)
-    told = boot(guest, serial, config)
-    assert f"eth0 has no match: it is the only card, ens192 ({MAC})" in told
+    output = boot(guest, serial, config)
+    assert f"eth0 has no match: using the only card, ens192 ({MAC})" in output
     network = yaml.safe_load(config_of(guest))
     ethernet = network.get("network", network)["ethernets"]["eth0"]
     assert ethernet.pop("match") == {"macaddress": MAC}
@@ -142,7 +143,7 @@ def test_configuration_that_cannot_be_read_stays_as_it_is(
     guest: Guest, serial: Serial, config: str
 ) -> None:
     guest.add_card("ens192", MAC)
-    assert "network-config was not looked into" in boot(guest, serial, config)
+    assert "network-config was not checked" in boot(guest, serial, config)
     assert config_of(guest) == config
 
 
@@ -171,16 +172,16 @@ NAMED = f"- {{type: physical, name: x, mac_address: '{MAC.upper()}'}}\n"
         *("version-2-mac-has-an-entry", "version-2-number"),
     ],
 )
-def test_card_that_is_not_certain_is_told_in_one_line(
+def test_card_that_is_not_certain_is_reported_in_one_line(
     guest: Guest, serial: Serial, config: str, cards: list[str]
 ) -> None:
     for number, name in enumerate(cards):
         guest.add_card(name, MAC[:-1] + "f0"[number])
-    told = boot(guest, serial, config)
-    assert told.count("network-config:") == 1
-    assert "eth0" in told
+    output = boot(guest, serial, config)
+    assert output.count("network-config:") == 1
+    assert "eth0" in output
     wanted = "mac_address" if "version: 1" in config else "match: {macaddress: ...} and set-name"
-    assert f"give {wanted}" in guest.console
+    assert f"add {wanted}" in guest.console
     assert config_of(guest) == config
 
 
@@ -202,7 +203,7 @@ def test_cards_without_hardware_do_not_count(guest: Guest, serial: Serial) -> No
 )
 def test_riddle_is_left_alone(guest: Guest, serial: Serial, config: str) -> None:
     guest.add_card("ens192", MAC)
-    assert "give mac_address" in boot(guest, serial, config)
+    assert "add mac_address" in boot(guest, serial, config)
     assert config_of(guest) == config
 
 
@@ -211,9 +212,9 @@ def test_json_without_pyyaml_stays_as_it_is(guest: Guest, serial: Serial, tmp_pa
     (tmp_path / "yaml.py").write_text("raise ImportError('none here')\n")
     serial(server_of({**DOCUMENTS, "NETWORKDATA": JSON.encode()}))
     process = guest.start(*QUICK, env={"PYTHONPATH": str(tmp_path)})
-    _, told = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0, told
-    assert "give mac_address" in told
+    _, output = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0, output
+    assert "add mac_address" in output
     assert config_of(guest) == JSON
 
 
@@ -223,6 +224,15 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=6,
 )
+
+
+def filled_in(config: Any, flow: bool | None) -> tuple[str, Any, tuple[Any, ...]]:
+    """The text of a network-config, what it says with the card, and where its interface is."""
+    text = yaml.safe_dump(config, default_flow_style=flow, allow_unicode=True)
+    config = yaml.safe_load(text)  # PyYAML does not read back all that it writes
+    (interface,) = physical_interfaces(config)
+    document, _ = fill_in(text.encode(), config, interface, EthernetCard("ens192", MAC))
+    return text, yaml.safe_load(document), interface.place
 
 
 @given(
@@ -238,13 +248,8 @@ def test_nothing_else_changes(
     row.pop("mac_address", None)
     others = [other for other in others if not isinstance(other, dict)]
     config: Any = {"version": 1, "config": [*others, row]}
-    config = {"network": config} if wrapped else config
-    text = yaml.safe_dump(config, default_flow_style=flow, allow_unicode=True)
-    config = yaml.safe_load(text)  # PyYAML does not read back all that it writes
-    (entry,) = agent.physical_entries(config)
-    document, _ = agent.fill_in(text.encode(), config, entry, agent.Card("ens192", MAC))
-    filled = yaml.safe_load(document)
-    assert agent.row_at(filled, entry.place).pop("mac_address") == MAC
+    text, filled, place = filled_in({"network": config} if wrapped else config, flow)
+    assert value_at(filled, place).pop("mac_address") == MAC
     assert filled == yaml.safe_load(text)
 
 
@@ -252,8 +257,8 @@ def test_nothing_else_changes(
 def test_key_that_is_there_twice_holds_its_last_value(first: str) -> None:
     config = f"version: 1\nconfig:{first}\nconfig:\n- {{type: physical, name: eth0}}\n"
     value = yaml.safe_load(config)
-    (entry,) = agent.physical_entries(value)
-    filled, _ = agent.fill_in(config.encode(), value, entry, agent.Card("ens192", MAC))
+    (entry,) = physical_interfaces(value)
+    filled, _ = fill_in(config.encode(), value, entry, EthernetCard("ens192", MAC))
     assert yaml.safe_load(filled)["config"][0]["mac_address"] == MAC
     assert without_mac(filled.decode()) == config
 
@@ -270,13 +275,8 @@ def test_nothing_else_changes_in_version_2(
 ) -> None:
     row = {key: value for key, value in row.items() if key not in ("match", "set-name")}
     config: Any = {"version": 2, "ethernets": {**others, name: {**row, "dhcp4": True}}}
-    config = {"network": config} if wrapped else config
-    text = yaml.safe_dump(config, default_flow_style=flow, allow_unicode=True)
-    config = yaml.safe_load(text)  # PyYAML does not read back all that it writes
-    (entry,) = agent.physical_entries(config)
-    document, _ = agent.fill_in(text.encode(), config, entry, agent.Card("ens192", MAC))
-    filled = yaml.safe_load(document)
-    ethernet = agent.row_at(filled, entry.place)
+    text, filled, place = filled_in({"network": config} if wrapped else config, flow)
+    ethernet = value_at(filled, place)
     assert ethernet.pop("match") == {"macaddress": MAC}
-    assert ethernet.pop("set-name") == entry.name
+    assert ethernet.pop("set-name") == place[-1]
     assert filled == yaml.safe_load(text)

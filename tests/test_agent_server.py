@@ -136,7 +136,7 @@ def test_large_user_data_comes_through_moves(
     wire.bridge.move(3)
     wire.bridge.wait_for("moved in", 3)
     assert process.wait(LIMIT_S) == 0
-    assert "asking again" not in process.communicate()[1]
+    assert "retrying" not in process.communicate()[1]
     assert guest.files["user-data"] == LARGE
 
 
@@ -164,7 +164,7 @@ def test_server_that_dies_within_an_answer_and_comes_back_is_asked_again(
     server.end()
     start(listen=address)
     assert process.wait(LIMIT_S) == 0
-    assert "asking again" in process.communicate()[1]
+    assert "retrying" in process.communicate()[1]
     assert guest.files["user-data"] == LARGE
 
 
@@ -178,7 +178,7 @@ def test_server_that_comes_late_is_waited_for(
     wire.put_into(guest)
     process = guest.start("--retry", "0.5")
     assert process.stderr
-    assert "asking again" in process.stderr.readline()
+    assert "retrying" in process.stderr.readline()
     start(listen=f"127.0.0.1:{port}")
     assert process.wait(LIMIT_S) == 0
     process.communicate()

@@ -16,8 +16,8 @@ import pytest
 
 import vmw_cloudinit_metadata
 from tests.process import run
-from vmw_cloudinit_metadata.guest import agent
-from vmw_cloudinit_metadata.guest.image import cloudconfig, kernel, layout, parts
+from vmw_cloudinit_metadata.guest.agent import conf, obstacles, system, texts
+from vmw_cloudinit_metadata.guest.image import datasource, kernel, layout, parts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 from vmw_cloudinit_metadata.instance import publickey
 
@@ -110,7 +110,9 @@ def test_expression_is_linear(expression: Expression) -> None:
 def test_expressions_are_found() -> None:
     sources = [expression.pattern.pattern for expression in EXPRESSIONS]
     assert len(sources) > 50
-    assert {kernel._GRUB_SERIAL.pattern, parts._DEVICE.pattern, agent.COMMENT.pattern} <= {*sources}
+    assert obstacles.COMMENT.pattern in sources
+    assert any(isinstance(source, bytes) and b"GRUB_TERMINAL" in source for source in sources)
+    assert any(isinstance(source, str) and "P<comment>" in source for source in sources)
 
 
 # The functions around them, with texts that are longer
@@ -149,15 +151,15 @@ TEXTS = {
 FUNCTIONS: dict[str, Callable[[str, Path], object]] = {
     "without-console": lambda text, _: kernel.without_console(text.encode(), "ttyS0"),
     "grub-serial": lambda text, _: kernel.grub_serial_line(text.encode()),
-    "has-list": lambda text, _: cloudconfig.has_list(text),
-    "with-policy": lambda text, _: cloudconfig.with_policy(text),
+    "has-list": lambda text, _: datasource.has_list(text),
+    "with-policy": lambda text, _: datasource.with_policy(text),
     "with-device": lambda text, _: parts.with_device(text, "/dev/ttyS1"),
     "public-key": lambda text, _: publickey.fault_of(text),
-    "agent-pairs": lambda text, _: agent.pairs_of(text),
-    "agent-by-lines": lambda text, _: agent.by_lines(text),
-    "agent-settings": lambda _, root: agent.read_config(str(root / "etc/selinux/config")),
-    "agent-check": lambda _, root: agent.Image(
-        agent.Machine(str(root)), agent.defaults(), "/etc/selinux/config"
+    "agent-pairs": lambda text, _: texts.simple_pairs(text),
+    "agent-by-lines": lambda text, _: obstacles.scan_lines(text),
+    "agent-settings": lambda _, root: conf.read_config(str(root / "etc/selinux/config")),
+    "agent-check": lambda _, root: obstacles.Image(
+        system.System(str(root)), conf.defaults(), "/etc/selinux/config"
     ).findings(),
     "selinux": lambda _, root: layout.selinux_type(Tree(root)),
     "python": lambda _, root: layout.python_of(Tree(root)),
@@ -230,7 +232,7 @@ def test_line_without_its_console_has_no_blank_at_its_end(line: bytes, without: 
     ],
 )
 def test_lines_of_names_and_texts_are_read_without_pyyaml(text: str, value: object) -> None:
-    assert agent.pairs_of(text) == value
+    assert texts.simple_pairs(text) == value
 
 
 @pytest.mark.parametrize(
@@ -245,4 +247,4 @@ def test_lines_of_names_and_texts_are_read_without_pyyaml(text: str, value: obje
     ],
 )
 def test_list_of_data_sources_is_read_without_pyyaml(text: str, sources: object) -> None:
-    assert agent.by_lines(text).get("datasource_list") == sources
+    assert obstacles.scan_lines(text).get("datasource_list") == sources

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from tests.commandline import Ended, in_process
 from tests.process import run
 from tests.tree import FILES, GRUBENV, make_tree, picture, put
-from vmw_cloudinit_metadata.guest.image import parts
+from vmw_cloudinit_metadata.guest.image import joined, parts
+from vmw_cloudinit_metadata.guest.image.install import install as install_agent
 from vmw_cloudinit_metadata.guest.image.kernel import without_console
+from vmw_cloudinit_metadata.guest.image.parts import Choices
 from vmw_cloudinit_metadata.guest.image.tree import File, Link, Tree
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -31,6 +34,7 @@ ALL_OPTIONS = (
     *("--free-console", "ttyS0", "--device", "/dev/ttyS0"),
     *("--network-every-boot", "--with-guestinfo"),
 )
+ALL_CHOICES = Choices("/dev/ttyS0", "ttyS0", network_every_boot=True, with_guestinfo=True)
 PYTHONS = {
     "debian": "/usr/bin/python3",
     "ubuntu": "/usr/bin/python3",
@@ -68,7 +72,7 @@ def test_agent_of_rhel_8_begins_with_its_python(tmp_path: Path) -> None:
     install(root)
     first, _, rest = (root / AGENT).read_text().partition("\n")
     assert first == "#!/usr/libexec/platform-python"
-    assert rest == parts.packaged("agent.py").partition("\n")[2]
+    assert rest == joined.agent().partition("\n")[2]
 
 
 @EACH_KIND
@@ -141,37 +145,44 @@ def test_settings_of_the_operator_stay(tmp_path: Path) -> None:
     assert (root / SETTINGS).read_text() == "[agent]\ntimeout = 9\n"
 
 
-def test_newer_agent_replaces_an_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newer_agent_replaces_an_older_one(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
     before = picture(root)
-    with monkeypatch.context() as older:
-        older.setattr(parts, "agent", lambda _: "#!/usr/bin/python3\n# older\n")
-        install(root)
+    install(root)
+    older = b"#!/usr/bin/python3\n# older\n"
+    (root / AGENT).write_bytes(older)
+    record = json.loads((root / RECORD).read_text())
+    record["paths"][f"/{AGENT}"]["written"] = hashlib.sha256(older).hexdigest()
+    (root / RECORD).write_text(json.dumps(record))
     assert install(root)[1] == [f"wrote    /{AGENT}"]
-    assert (root / AGENT).read_text() == parts.packaged("agent.py")
+    assert (root / AGENT).read_text() == joined.agent()
     install(root, "--remove")
     assert picture(root) == before
+
+
+class FullDisk(Tree):
+    """A tree with room for some writes."""
+
+    def __init__(self, root: Path, writes: int) -> None:
+        super().__init__(root)
+        self.left = writes
+
+    def write(self, path: str, entry: File | Link) -> None:
+        if not self.left:
+            raise ConfigError("no space left")
+        self.left -= 1
+        super().write(path, entry)
 
 
 @pytest.mark.parametrize("then", [ALL_OPTIONS, ("--remove",)], ids=["finished", "removed"])
 @pytest.mark.parametrize("writes", range(11))
 def test_installation_that_was_cut_short_can_be_undone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int, then: tuple[str, ...]
+    tmp_path: Path, writes: int, then: tuple[str, ...]
 ) -> None:
     root = make_tree(tmp_path / "root", "debian")
     before = picture(root)
-    real, done = Tree.write, list[str]()
-
-    def write(tree: Tree, path: str, entry: File | Link) -> None:
-        if len(done) == writes:
-            raise ConfigError("no space left")
-        done.append(path)
-        real(tree, path, entry)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(Tree, "write", write)
-        code, _, (told,) = install(root, *ALL_OPTIONS)
-    assert (code, told) == (2, "vmw-cloudinit-metadata: error: no space left")
+    with pytest.raises(ConfigError, match="no space left"):
+        install_agent(FullDisk(root, writes), ALL_CHOICES)
     install(root, *then)
     install(root, "--remove")
     assert picture(root) == before
@@ -181,7 +192,7 @@ NAMED = '{"paths": {"%s": {"before": null, "written": "x"}}, "directories": []}'
 
 
 @pytest.mark.parametrize(
-    ("record", "told"),
+    ("record", "expected"),
     [
         ('{"paths": 5}', "installed.json is damaged"),
         ("[" * 100_000, "installed.json is damaged"),
@@ -190,12 +201,12 @@ NAMED = '{"paths": {"%s": {"before": null, "written": "x"}}, "directories": []}'
     ],
     ids=["number", "deep", "null-byte", "surrogate"],
 )
-def test_damaged_record_is_one_line_and_exit_2(tmp_path: Path, record: str, told: str) -> None:
+def test_damaged_record_is_one_line_and_exit_2(tmp_path: Path, record: str, expected: str) -> None:
     root = make_tree(tmp_path / "root", "debian")
     put(root, RECORD, record)
     code, out, err = install(root, "--remove")
     assert (code, out, len(err)) == (2, [], 1)
-    assert told in err[0]
+    assert expected in err[0]
 
 
 @pytest.mark.parametrize("first", ["#!/a\0python", "#!/usr/bin/python\\q", "#!/usr/bin/python\xff"])
@@ -212,8 +223,8 @@ def test_odd_interpreter_of_cloud_init_is_not_taken(tmp_path: Path, first: str) 
 def test_names_in_a_tree_turn_no_terminal(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
     put(root, "etc/cloud/cloud.cfg.d/99-z\x1b[31m\n.cfg", "datasource_list: [Ec2]\n")
-    (told,) = install(root, *WITH_DEVICE)[2]
-    assert "99-z\\x1b[31m\\n.cfg has a datasource_list" in told
+    (output,) = install(root, *WITH_DEVICE)[2]
+    assert "99-z\\x1b[31m\\n.cfg has a datasource_list" in output
 
 
 # the options
@@ -221,9 +232,9 @@ def test_names_in_a_tree_turn_no_terminal(tmp_path: Path) -> None:
 
 def test_installation_without_a_device_is_warned_of(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
-    (told,) = install(root)[2]
-    assert "no device is set in /etc/vmw-metadata-agent.conf" in told
-    assert "--device /dev/ttyS1" in told
+    (output,) = install(root)[2]
+    assert "no device is set in /etc/vmw-metadata-agent.conf" in output
+    assert "--device /dev/ttyS1" in output
     assert install(root, *WITH_DEVICE)[2] == []
 
 
@@ -269,8 +280,8 @@ def test_free_console_takes_the_port_from_kernel_and_getty(tmp_path: Path, kind:
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink() and "metadata-agent" not in str(path):
             lines = path.read_text().splitlines()
-            told = [line for line in lines if "=ttyS0" in line and not line.startswith("#")]
-            assert told == [], path
+            left = [line for line in lines if "=ttyS0" in line and not line.startswith("#")]
+            assert left == [], path
     assert os.readlink(root / "etc/systemd/system/serial-getty@ttyS0.service") == "/dev/null"
 
 
@@ -318,7 +329,7 @@ def test_binary_junk_on_a_command_line_stays() -> None:
     assert without_console(b"\xff\x00 console=ttyS0 \xfe", "ttyS0") == b"\xff\x00 \xfe"
 
 
-# what is told
+# what is reported
 
 
 def test_later_datasource_list_is_reported(tmp_path: Path) -> None:
@@ -327,7 +338,7 @@ def test_later_datasource_list_is_reported(tmp_path: Path) -> None:
     code, _, err = install(root, *WITH_DEVICE)
     assert code == 0
     assert len(err) == 1
-    assert "99_vendor.cfg has a datasource_list that overrules ours" in err[0]
+    assert "99_vendor.cfg has a datasource_list that overrides ours" in err[0]
 
 
 def test_tree_without_anything_is_warned_of(tmp_path: Path) -> None:
@@ -338,18 +349,18 @@ def test_tree_without_anything_is_warned_of(tmp_path: Path) -> None:
     assert "ExecStart=/usr/bin/python3 " in (tmp_path / UNIT).read_text()
 
 
-def test_grub_on_the_serial_port_is_told(tmp_path: Path) -> None:
+def test_grub_on_the_serial_port_is_reported(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
-    (told,) = install(root, *WITH_DEVICE, "--free-console", "ttyS0")[2]
-    assert "/etc/default/grub:3: GRUB itself writes on a serial port" in told
+    (output,) = install(root, *WITH_DEVICE, "--free-console", "ttyS0")[2]
+    assert "/etc/default/grub:3: GRUB itself writes to a serial port" in output
 
 
 def test_missing_labels_are_told_with_the_remedy(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "rhel8")
-    (told,) = install(root, *WITH_DEVICE)[2]
-    assert f"setfiles -r {root} {root}/etc/selinux/targeted/contexts/files/file_contexts" in told
-    assert f"{root}/{AGENT}" in told
-    assert ".autorelabel" in told
+    (output,) = install(root, *WITH_DEVICE)[2]
+    assert f"setfiles -r {root} {root}/etc/selinux/targeted/contexts/files/file_contexts" in output
+    assert f"{root}/{AGENT}" in output
+    assert ".autorelabel" in output
 
 
 def test_label_of_a_file_that_is_changed_stays(tmp_path: Path) -> None:
@@ -379,7 +390,7 @@ def test_check_names_what_is_wrong(tmp_path: Path) -> None:
     ended = run("guest", "check", "--root", str(root))
     assert ended.returncode == 1
     assert ended.stderr == "problems: 2\n"
-    assert "/sbin/init is /usr/sbin/init: the agent is started by systemd alone" in ended.stdout
+    assert "/sbin/init is /usr/sbin/init: the agent needs systemd" in ended.stdout
     assert "cloud-init.disabled: cloud-init is disabled: remove" in ended.stdout
 
 
@@ -391,12 +402,12 @@ def test_check_of_a_tree_without_the_agent_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["install"], "--root"),
         (["install", "--root", "/nowhere"], "/nowhere"),
-        (["install", "--root", "EMPTY"], "no machine's root"),
-        (["check", "--root", "EMPTY"], "no machine's root"),
+        (["install", "--root", "EMPTY"], "not the root of a system"),
+        (["check", "--root", "EMPTY"], "not the root of a system"),
         (["install", "--root", "EMPTY", "--device", "ttyS1"], "expected a device"),
         (["install", "--root", "EMPTY", "--device", "/dev/../x"], "expected a device"),
         (["install", "--root", "EMPTY", "--free-console", "S0"], "expected a serial port"),
@@ -405,12 +416,12 @@ def test_check_of_a_tree_without_the_agent_says_so(tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_wrong_options_are_one_line_and_exit_2(
-    tmp_path: Path, arguments: list[str], told: str
+    tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     words = [str(tmp_path) if word == "EMPTY" else word for word in arguments]
     code, out, (line,) = in_process("guest", *words)
     assert (code, out) == (2, [])
-    assert told in line
+    assert expected in line
 
 
 def test_remove_with_other_options_is_refused(tmp_path: Path) -> None:

@@ -101,8 +101,8 @@ def response(name: str, body: bytes) -> bytes:
 
 
 def refusal(name: str, error: str, message: str = "no reason") -> bytes:
-    told = {"request": f"REQUEST_{name}", "error": error, "message": message}
-    return response("ERROR", json.dumps(told).encode())
+    output = {"request": f"REQUEST_{name}", "error": error, "message": message}
+    return response("ERROR", json.dumps(output).encode())
 
 
 Answers = Callable[[str], bytes]

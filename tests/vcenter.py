@@ -46,13 +46,14 @@ class PlayedVm:
     is_accessible: bool = True
     devices: list[Any] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    denies_after: int | None = None  # so many changes
 
     def ports(self) -> list[Any]:
         return [device for device in self.devices if isinstance(device, SerialPort)]
 
 
 def port(key: int, uri: str, proxy: str | None, *, is_connected: bool, **further: Any) -> Any:
-    """A serial port on the network, as vCenter tells it."""
+    """A serial port on the network, as vCenter describes it."""
     return SerialPort(
         key=key,
         unitNumber=key - 9000,
@@ -73,6 +74,7 @@ class PlayedVCenter:
     def __init__(self, pair: Pair, vms: list[PlayedVm]) -> None:
         self.vms = {f"vm-{number}": vm for number, vm in enumerate(vms, 1)}
         self.calls: Counter[str] = Counter()
+        self.junk: str | None = None  # instead of all answers
         self.logged_in = 0
         self.most_at_a_time = 0
         self._busy = 0
@@ -90,6 +92,8 @@ class PlayedVCenter:
 
     def answer(self, text: str) -> tuple[int, str]:
         """The answer to a request: status and SOAP."""
+        if self.junk is not None:
+            return 200, self.junk
         found = re.search(r"<soapenv:Body>\s*<(\w+)[^>]*>\s*<_this[^>]*>([^<]*)</_this>", text)
         assert found, text
         method, this = found.groups()
@@ -194,6 +198,8 @@ def _running(info: Any) -> Any:
 
 def _apply(vm: PlayedVm, change: Any) -> None:
     """vSphere's rules: ports come and go while the VM is off; a connected one keeps its backing."""
+    if vm.denies_after is not None and len(vm.changes) >= vm.denies_after:
+        raise vim.fault.NoPermission(msg="Permission to perform was denied.")
     is_on = vm.power != "poweredOff"
     device = change.device
     vm.changes.append(change.operation)

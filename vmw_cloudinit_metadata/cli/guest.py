@@ -1,4 +1,4 @@
-"""`guest`: the agent, into the tree of an image."""
+"""`guest`: installs the agent into the tree of an image, checks it, prints its files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from vmw_cloudinit_metadata.guest.image import check as checks
-from vmw_cloudinit_metadata.guest.image import parts
+from vmw_cloudinit_metadata.guest.image import inspection, parts
 from vmw_cloudinit_metadata.guest.image.install import install as install_agent
 from vmw_cloudinit_metadata.guest.image.install import open_tree
 from vmw_cloudinit_metadata.guest.image.install import remove as remove_agent
@@ -20,7 +19,7 @@ from vmw_cloudinit_metadata.settings.options import Parsed
 
 
 def _parse_port(text: str) -> str:
-    """`ttyS0` of that, or of `/dev/ttyS0`."""
+    """Return `ttyS0` for `ttyS0` and `/dev/ttyS0`."""
     found = re.fullmatch(r"(?:/dev/)?(tty[A-Za-z]{1,8}\d{1,3})", text, re.ASCII)
     if not found:
         raise ConfigError(f"found {text!r}, expected a serial port, as in ttyS0")
@@ -41,23 +40,23 @@ ROOT = click.option(
     required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Where the image's root is mounted, or unpacked. `/`: this machine.",
+    help="Where the root of the image is mounted or unpacked; `/` is this machine.",
 )
 NETWORK_EVERY_BOOT = click.option(
     "--network-every-boot",
     is_flag=True,
-    help="cloud-init renders the network at each boot, not only for a new instance-id.",
+    help="Make cloud-init apply the network at every boot, not only for a new instance-id.",
 )
 WITH_GUESTINFO = click.option(
     "--with-guestinfo",
     is_flag=True,
-    help="guestinfo is the second choice: one template for both worlds.",
+    help="Use guestinfo for VMs without a seed: one template for both sources.",
 )
 
 
 @click.group()
 def guest() -> None:
-    """Puts the agent into an image: the part of this program that runs inside the VM."""
+    """Install the agent, the part of this program that runs inside the VM, into an image."""
 
 
 @guest.command()
@@ -65,17 +64,17 @@ def guest() -> None:
 @click.option(
     "--device",
     type=DEVICE,
-    help="The agent's serial port: name it where you can. Default: each free one is asked, "
-    "and the first that answers is believed.",
+    help="The agent's serial port; set it whenever possible. Default: the agent asks on every free "
+    "port and trusts the first that answers.",
 )
 @click.option(
     "--free-console",
     type=PORT,
-    help="Takes this port from the kernel's console and from getty: ttyS0.",
+    help="Remove the kernel console and getty from this port, such as ttyS0.",
 )
 @NETWORK_EVERY_BOOT
 @WITH_GUESTINFO
-@click.option("--remove", is_flag=True, help="Puts everything back as it was before.")
+@click.option("--remove", is_flag=True, help="Restore everything as it was before.")
 def install(
     root: Path,
     device: str | None,
@@ -84,19 +83,19 @@ def install(
     with_guestinfo: bool,
     remove: bool,
 ) -> None:
-    """Puts agent, unit, clean script and cloud-init's configuration into the tree of an image.
+    """Install agent, unit, clean script and cloud-init configuration into the tree of an image.
 
-    The tree is afterwards as the options say: what an earlier installation changed by other options
-    is put back. Your own settings of the agent stay, and --remove leaves what was changed since.
+    Afterwards the tree matches the options: changes that only earlier options needed are undone.
+    Your own settings of the agent are kept, and --remove leaves files that were changed since.
     """
     choices = Choices(device, free_console, network_every_boot, with_guestinfo)
     tree = open_tree(root)
     if remove:
         if choices != Choices():
-            raise click.UsageError("--remove takes no other option than --root")
-        _tell_done([str(done) for done in remove_agent(tree)])
+            raise click.UsageError("--remove takes no option other than --root")
+        _print_done([str(done) for done in remove_agent(tree)])
         return
-    _tell_done([str(done) for done in install_agent(tree, choices)])
+    _print_done([str(done) for done in install_agent(tree, choices)])
     for warning in _warnings(tree, free_console):
         click.echo(one_line(f"warning: {warning}"), err=True)
 
@@ -104,9 +103,9 @@ def install(
 @guest.command()
 @ROOT
 def check(root: Path) -> int:
-    """Tells what will keep the agent from working, and the remedies. Exit 1 if it finds any."""
+    """List what would keep the agent from working, with remedies. Exit 1 if there is anything."""
     tree = open_tree(root)
-    problems = [*checks.not_served(tree), *checks.agents_own(tree)]
+    problems = [*inspection.without_systemd(tree), *inspection.findings_of_agent(tree)]
     for problem in problems:
         click.echo(one_line(problem))
     click.echo(f"problems: {len(problems)}", err=True)
@@ -120,7 +119,7 @@ def check(root: Path) -> int:
 @NETWORK_EVERY_BOOT
 @WITH_GUESTINFO
 def print_(what: str, network_every_boot: bool, with_guestinfo: bool) -> None:
-    """Prints a file as it is installed: agent, unit, config, settings or clean.
+    """Print a file as it is installed: agent, unit, config, settings or clean.
 
     config: cloud-init's, /etc/cloud/cloud.cfg.d/99-nocloud.cfg. settings: the agent's,
     /etc/vmw-metadata-agent.conf. clean: the script for `cloud-init clean`.
@@ -138,12 +137,16 @@ _TEXTS = {
 }
 
 
-def _tell_done(steps: list[str]) -> None:
+def _print_done(steps: list[str]) -> None:
     for step in steps or ["nothing to do"]:
         click.echo(one_line(step))
 
 
 def _warnings(tree: Tree, freed: str | None) -> list[str]:
-    found = [*checks.missing(tree), *checks.overruled(tree), *checks.unlabelled(tree)]
-    found += checks.unnamed_device(tree)
-    return [*found, *(checks.serial_boot_loader(tree) if freed else [])]
+    found = [
+        *inspection.missing(tree),
+        *inspection.overriding_data_sources(tree),
+        *inspection.without_selinux_label(tree),
+    ]
+    found += inspection.unnamed_device(tree)
+    return [*found, *(inspection.serial_boot_loader(tree) if freed else [])]

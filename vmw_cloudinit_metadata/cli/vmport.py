@@ -1,4 +1,4 @@
-"""`vm-port`: the serial port of VMs, on a vCenter."""
+"""`vm-port`: adds, shows, removes and reconnects the serial port of VMs, on a vCenter."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from vmw_cloudinit_metadata.guest.vsphere import port, work
+from vmw_cloudinit_metadata.guest.vsphere import portplan, work
 from vmw_cloudinit_metadata.guest.vsphere.names import names
-from vmw_cloudinit_metadata.guest.vsphere.port import Backing, Decide, Wanted
+from vmw_cloudinit_metadata.guest.vsphere.portplan import Backing, Decide, Wanted
 from vmw_cloudinit_metadata.guest.vsphere.work import Do, Outcome, Result
+from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -62,11 +63,9 @@ SERVICE_URI = Parsed("URI", _parse_service_uri)
 PROXY_URI = Parsed("URI", _parse_proxy_uri)
 
 URI = click.option(
-    "--uri", type=SERVICE_URI, required=True, help="The service URI: what `run --uri` serves."
+    "--uri", type=SERVICE_URI, required=True, help="The service URI, as in `run --uri`."
 )
-DRY_RUN = click.option(
-    "--dry-run", is_flag=True, help="Tells what would be done, and does nothing."
-)
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 _SHARED = (
     click.argument("vms", metavar="[VM]...", nargs=-1),
     click.option(
@@ -74,41 +73,46 @@ _SHARED = (
         "sources",
         metavar="FILE|FOLDER|-",
         multiple=True,
-        help="Further VMs: a file with one name on a line, a folder of instance files, or stdin.",
+        help="More VMs: a file with one name per line, a folder of instance files, or stdin.",
     ),
     click.option(
         "--defaults",
         metavar="FILE",
-        help="The instance file in the folder that lies under all others, and is no VM's.",
+        help="The instance file in the folder that holds the defaults and names no VM.",
     ),
-    click.option("--vcenter", type=VCENTER, required=True, help="The vCenter, or one ESXi host."),
-    click.option("--user", required=True, help="Who logs in, as in administrator@vsphere.local."),
+    click.option(
+        "--vcenter", type=VCENTER, required=True, help="The vCenter, or a single ESXi host."
+    ),
+    click.option("--user", required=True, help="The user, such as administrator@vsphere.local."),
     click.option(
         "--password-file",
         type=FILE,
         metavar="FILE",
-        help=f"Its first line is the password. Default: ${PASSWORD}, else it is asked for.",
+        help=f"The first line is the password. Default: ${PASSWORD}, else a prompt.",
     ),
     click.option(
-        "--ca-file", type=FILE, metavar="FILE", help="Authorities for the vCenter's certificate."
+        "--ca-file",
+        type=FILE,
+        metavar="FILE",
+        help="Authorities to verify the vCenter's certificate.",
     ),
     click.option(
-        "--thumbprint", type=THUMBPRINT, help="SHA-1 or SHA-256 of the vCenter's certificate."
+        "--thumbprint", type=THUMBPRINT, help="The SHA-1 or SHA-256 of the vCenter's certificate."
     ),
-    click.option("--insecure", is_flag=True, help="Does not check the vCenter's certificate."),
+    click.option("--insecure", is_flag=True, help="Do not verify the vCenter's certificate."),
     click.option(
         "--jobs",
         type=click.IntRange(1, 64),
         default=8,
         show_default=True,
         metavar="N",
-        help="VMs at a time.",
+        help="How many VMs to work on in parallel.",
     ),
 )
 
 
 def shared(command: _Command) -> _Command:
-    """Adds the VMs, and how the vCenter is reached."""
+    """Add the arguments for the VMs and the options to reach the vCenter."""
     for add_to in reversed(_SHARED):
         command = add_to(command)
     return command
@@ -116,10 +120,10 @@ def shared(command: _Command) -> _Command:
 
 @click.group("vm-port")
 def vm_port() -> None:
-    """Adds, shows, removes and reconnects the serial port of VMs, on a vCenter.
+    """Add, show, remove and reconnect the serial port of VMs, on a vCenter.
 
-    A VM is a name, a VC UUID, a BIOS UUID, or an inventory path (DC/vm/folder/web1). Exit 1 if
-    anything failed for one of them.
+    A VM is given by name, VC UUID, BIOS UUID, or inventory path (DC/vm/folder/web1). Exit 1 if
+    anything failed for any VM.
     """
 
 
@@ -130,7 +134,7 @@ def vm_port() -> None:
     "--proxy-uri",
     type=PROXY_URI,
     required=True,
-    help="The server: telnet://SERVER:13370, or what `tls-info` prints.",
+    help="The server: telnet://SERVER:13370, or the URI that `tls-info` prints.",
 )
 @click.option(
     "--direction", type=click.Choice(list(DIRECTIONS.values())), default="client", show_default=True
@@ -139,18 +143,18 @@ def vm_port() -> None:
     "--yield-on-poll/--no-yield-on-poll",
     default=True,
     show_default=True,
-    help="A guest that does nothing but ask its port leaves the processor to others.",
+    help="Yield the CPU while the guest only polls the port.",
 )
 @DRY_RUN
 def add_(
     uri: str, proxy_uri: str, direction: str, yield_on_poll: bool, dry_run: bool, **reach: Any
 ) -> int:
-    """Gives each VM the port; changes it where one with this service URI is there already.
+    """Add the port to each VM, or change the port that has this service URI.
 
-    A VM has to be off to get a port; one that is there can be changed while it runs.
+    A port is added only while the VM is off; an existing one can be changed while it runs.
     """
     wanted = Wanted(Backing(uri, proxy_uri, direction), yield_on_poll)
-    return _change(reach, lambda vm: port.add(vm, wanted), dry_run)
+    return _change(reach, lambda vm: portplan.add(vm, wanted), dry_run)
 
 
 @vm_port.command()
@@ -158,8 +162,8 @@ def add_(
 @URI
 @DRY_RUN
 def remove(uri: str, dry_run: bool, **reach: Any) -> int:
-    """Removes the port with this service URI. The VM has to be off."""
-    return _change(reach, lambda vm: port.remove(vm, uri), dry_run)
+    """Remove the port with this service URI. The VM must be off."""
+    return _change(reach, lambda vm: portplan.remove(vm, uri), dry_run)
 
 
 @vm_port.command()
@@ -167,17 +171,19 @@ def remove(uri: str, dry_run: bool, **reach: Any) -> int:
 @URI
 @DRY_RUN
 def reconnect(uri: str, dry_run: bool, **reach: Any) -> int:
-    """Disconnects the port and connects it again, while the VM runs: its host dials anew."""
-    return _change(reach, lambda vm: port.reconnect(vm, uri), dry_run)
+    """Disconnect and connect the port while the VM runs: the ESXi host reconnects."""
+    return _change(reach, lambda vm: portplan.reconnect(vm, uri), dry_run)
 
 
 @vm_port.command()
 @shared
 @click.option(
-    "--uri", type=SERVICE_URI, help="Only ports with this service URI; a VM without one has failed."
+    "--uri",
+    type=SERVICE_URI,
+    help="Only ports with this service URI; a VM without one counts as failed.",
 )
 def show(uri: str | None, **reach: Any) -> int:
-    """Prints the serial ports on the network of each VM."""
+    """Show the network serial ports of each VM."""
     return _work(reach, lambda vcenter, vm: work.look(vcenter, vm, uri))
 
 
@@ -193,11 +199,11 @@ def _work(reach: Mapping[str, Any], do: Do) -> int:
     password = _password(reach["password_file"])
     jobs = reach["jobs"]
     with vsphere.connect(reach["vcenter"], reach["user"], password, trust, jobs) as vcenter:
-        return _tell(work.for_each(vcenter, chosen, jobs, do))
+        return _print_outcomes(work.for_each(vcenter, chosen, jobs, do))
 
 
 def _vsphere() -> ModuleType:
-    """The module that needs the extra."""
+    """Return the module that needs the extra."""
     try:
         from vmw_cloudinit_metadata.guest.vsphere import vcenter
     except ModuleNotFoundError as error:
@@ -209,13 +215,13 @@ def _vsphere() -> ModuleType:
     return vcenter
 
 
-def _tell(outcomes: Iterable[Outcome]) -> int:
+def _print_outcomes(outcomes: Iterable[Outcome]) -> int:
     results = Counter[Result]()
     for outcome in outcomes:
         click.echo(one_line(str(outcome)), err=outcome.result.is_failure)
         results[outcome.result] += 1
-    counted = ", ".join(f"{count} {result}" for result, count in sorted(results.items()))
-    click.echo(f"{results.total()} VMs: {counted}", err=True)
+    summary = ", ".join(f"{count} {result}" for result, count in sorted(results.items()))
+    click.echo(f"{counted(results.total(), 'VM')}: {summary}", err=True)
     return 1 if any(result.is_failure for result in results) else 0
 
 
@@ -226,14 +232,14 @@ def _refuse_several_trusts(reach: Mapping[str, Any]) -> None:
 
 
 def _password(file: Path | None) -> str:
-    """From the file, the environment, or the terminal; never from the command line."""
+    """Read it from the file, the environment or the terminal; never from the command line."""
     if file is None:
         given = os.environ.get(PASSWORD)
         return given if given else _asked_password()
     try:
         first, *_ = file.read_text("utf-8").splitlines() or [""]
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is no UTF-8"
+        reason = getattr(error, "strerror", None) or "not UTF-8"
         raise ConfigError(f"--password-file: {file}: {reason}") from None
     if not first:
         raise ConfigError(f"--password-file: {file}: the first line is empty")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import socket as stdlib_socket
 import ssl as stdlib_ssl
 import struct
@@ -19,6 +18,7 @@ from gevent.socket import socket
 
 from vmw_cloudinit_metadata.client.check import Failure
 from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.thumbprint import thumbprint_like
 from vmw_cloudinit_metadata.settings.values import Address
 
 _RECEIVE_BYTES = 64 * 1024
@@ -110,9 +110,8 @@ class Wire:
         expected = self._route.thumbprint
         if expected is None:
             return
-        algorithm = "sha1" if len(expected) == 40 else "sha256"
         certificate = self._sock.getpeercert(binary_form=True)
-        found = hashlib.new(algorithm, certificate, usedforsecurity=False).hexdigest()
+        found = thumbprint_like(expected, certificate)
         if found != expected:
             raise Failure("TLS", f"TLS: the certificate's thumbprint is {found}, not {expected}")
 

@@ -1,1 +1,5 @@
-"""What runs inside the VM, or gets it there. agent.py is copied into images alone."""
+"""The guest's side: the agent that runs in VMs, its installation into images, and the VMs' port.
+
+`agent/` is joined into the one file that ships and imports nothing else of the package; `image/`
+installs it into the tree of an image; `vsphere/` gives VMs their serial port on a vCenter.
+"""

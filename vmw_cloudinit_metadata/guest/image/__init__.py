@@ -1,1 +1,1 @@
-"""What the guest needs, put into the tree of an image; and what will keep it from working."""
+"""Installs the agent into the tree of an image, removes it, and checks that it can work there."""

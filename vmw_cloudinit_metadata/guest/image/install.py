@@ -1,7 +1,7 @@
-"""Puts the agent into a tree, and takes it out again. Done twice, it changes nothing.
+"""Installs the agent into a tree, and removes it. Doing it twice changes nothing.
 
-What was there before is recorded first. So another choice of options, a newer version, or a removal
-begins from the tree as it was; what somebody changed since then is theirs, and stays.
+The previous content is recorded first. So other options, a newer version or a removal start from
+the tree as it was; files that somebody else has changed since then are left alone.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class _Change:
 
 
 def open_tree(root: Path) -> Tree:
-    """Raises ConfigError if that is no tree of a machine."""
+    """Return the tree; raise ConfigError if the directory is not the root of a system."""
     tree = Tree(root)
     if not tree.is_directory("/etc") and not tree.is_directory("/usr"):
-        raise ConfigError(f"--root: {root} has neither etc nor usr: it is no machine's root")
+        raise ConfigError(f"--root: {root} has neither etc nor usr: not the root of a system")
     return tree
 
 
 def install(tree: Tree, choices: Choices) -> list[Done]:
-    """Makes the tree as the choices say; what an earlier choice alone had changed is put back."""
+    """Make the tree match the choices; changes that only earlier choices needed are undone."""
     old = Record.read(tree)
     changes = [_change(tree, old, path, edit) for path, edit in edits(tree, choices).items()]
     ours = {c.path: c.written for c in changes if c.wanted != c.before}
@@ -64,7 +64,7 @@ def install(tree: Tree, choices: Choices) -> list[Done]:
 
 
 def remove(tree: Tree) -> list[Done]:
-    """Puts everything back as it was before; what was changed since then is left."""
+    """Restore everything as it was before; files changed since then are left alone."""
     old = Record.read(tree)
     done = list(_put_back(tree, old.written))
     if tree.entry(record.FILE):
@@ -95,7 +95,7 @@ def _put_back(tree: Tree, written: Mapping[str, Written]) -> Iterator[Done]:
     for path, was in sorted(written.items()):
         now = tree.entry(path)
         if record.digest(now) != was.digest:
-            yield Done("left", path, "it was changed, or removed, since")
+            yield Done("left", path, "changed or removed since")
         elif was.before is None:
             tree.remove(path)
             yield Done("removed", path)

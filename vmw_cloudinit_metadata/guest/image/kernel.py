@@ -1,10 +1,10 @@
-"""Kernel command lines in the files of boot loaders, without a serial console. Pure."""
+"""Removes a serial console from kernel command lines in boot loaders' files. Pure."""
 
 from __future__ import annotations
 
 import re
 
-# Where a command line is kept, or made from; `*` fits no `/`.
+# Files that hold a command line or its parts; `*` does not match `/`.
 FILES = (
     "/etc/default/grub",
     "/etc/default/grub.d/*.cfg",
@@ -21,14 +21,14 @@ FILES = (
     "/boot/extlinux/extlinux.conf",
 )
 _ENVIRONMENT = b"# GRUB Environment Block\n"
-_ENVIRONMENT_BYTES = 1024  # GRUB writes it in place, and takes no other length
+_ENVIRONMENT_BYTES = 1024  # GRUB writes it in place and accepts no other length
 _GRUB_SERIAL = re.compile(
     rb"^[ \t]*(?:GRUB_TERMINAL\w*=|terminal_(?:in|out)put\b)[^#\n]*\bserial\b", re.M
 )
 
 
 def without_console(text: bytes, port: str) -> bytes:
-    """The text without `console=PORT`, as in `console=ttyS0,115200n8`; comments stay."""
+    """Return the text without `console=PORT`, as in `console=ttyS0,115200n8`; comments stay."""
     token = (
         rb"(?:console|earlyprintk)=(?:serial,)?" + re.escape(port.encode()) + rb"(?![\w.])[\w,]*"
     )
@@ -41,19 +41,19 @@ def without_console(text: bytes, port: str) -> bytes:
 
 
 def grub_serial_line(text: bytes) -> int | None:
-    """The line by which GRUB itself takes a serial port, if there is one."""
+    """Return the number of the line that makes GRUB itself use a serial port, or None."""
     found = _GRUB_SERIAL.search(text)
     return text.count(b"\n", 0, found.end()) + 1 if found else None
 
 
 def _tidy(line: bytes, token: re.Pattern[bytes]) -> bytes:
-    """The line without the token, and without the blank that stood before it if it was the last."""
+    """Return the line without the token, nor a trailing blank if the token was last."""
     changed = token.sub(b"", line)
     return line if changed == line else _without_blank_end(changed)
 
 
 def _without_blank_end(line: bytes) -> bytes:
-    """The line without blanks at its end, and before a quote that ends it."""
+    """Return the line without blanks at its end or before its closing quote."""
     text = line.rstrip()
     end = line[len(text) :].translate(None, b" \t")
     quote = text[-1:] if text.endswith((b'"', b"'")) else b""

@@ -1,4 +1,4 @@
-"""What a tree has: Python, cloud-init, systemd, SELinux. Distributions differ."""
+"""Where a tree has Python, cloud-init, systemd and SELinux: distributions differ."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 DEFAULT_PYTHON = "/usr/bin/python3"
-_PYTHONS = (DEFAULT_PYTHON, "/usr/libexec/platform-python")  # RHEL 8 may have the second alone
+_PYTHONS = (DEFAULT_PYTHON, "/usr/libexec/platform-python")  # RHEL 8 may have only the second
 _VERSIONED = "/usr/bin/python3.*"
 _CLOUD_INIT = ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")
 _INIT = "/sbin/init"
-_SHEBANG_CHARACTERS = 256  # no kernel reads more
+_SHEBANG_CHARACTERS = 256  # kernels read no more
 _SHEBANG = re.compile(r"#![ \t]*(/[\w./-]*python[\w.-]*)(?=\s|\Z)", re.ASCII)
 _SELINUX = re.compile(r"^[ \t]*SELINUX[ \t]*=[ \t]*(enforcing|permissive)[ \t\r]*$", re.M)
 _SELINUX_TYPE = re.compile(r"^[ \t]*SELINUXTYPE[ \t]*=[ \t]*([\w-]+)[ \t\r]*$", re.M)
 
 
 def python_of(tree: Tree) -> str | None:
-    """The interpreter, at best the one that runs cloud-init: it has PyYAML."""
+    """Return the interpreter, preferably that of cloud-init, which has PyYAML."""
     candidates = [*_PYTHONS, *sorted(tree.glob(_VERSIONED), key=_version, reverse=True)]
     shebang = _SHEBANG.match(tree.text(cloud_init_of(tree) or "")[:_SHEBANG_CHARACTERS])
     if shebang:
@@ -31,13 +31,13 @@ def cloud_init_of(tree: Tree) -> str | None:
 
 
 def other_init(tree: Tree) -> str | None:
-    """The program that starts everything, where that is not systemd."""
+    """Return the init program if it is not systemd."""
     init = tree.find(_INIT)
     return init if init and not init.endswith("/systemd") else None
 
 
 def selinux_type(tree: Tree) -> str | None:
-    """The name of the policy, such as `targeted`, where SELinux is in use."""
+    """Return the name of the policy, such as `targeted`, or None if SELinux is off."""
     configuration = tree.text("/etc/selinux/config")
     if not _SELINUX.search(configuration):
         return None

@@ -1,4 +1,4 @@
-"""What is installed: each path, and what its file is to be, given what it was before."""
+"""What is installed: each path, and its new content given the previous one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from vmw_cloudinit_metadata.guest.image import cloudconfig, kernel, layout
+from vmw_cloudinit_metadata.guest.image import datasource, joined, kernel, layout
 from vmw_cloudinit_metadata.guest.image.tree import Entry, File, Link, Tree
 
 AGENT = "/usr/libexec/vmw-metadata-agent"
@@ -16,7 +16,7 @@ ENABLED = "/etc/systemd/system/cloud-init.target.wants/vmw-metadata-agent.servic
 SETTINGS = "/etc/vmw-metadata-agent.conf"
 CLEAN = "/etc/cloud/clean.d/50-vmw-metadata-agent"
 
-# What it was before -> what it is to be. None: nothing there.
+# Previous entry -> new entry; None: there is no file.
 Edit = Callable[[Entry | None], Entry | None]
 
 _SECTION = "[agent]"
@@ -25,7 +25,7 @@ _DEVICE = re.compile(r"^[ \t]*(?P<comment>(?:[#;][ \t]*)?)device[ \t]*[=:].*$", 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the operator wants beside the agent itself."""
+    """The operator's options."""
 
     device: str | None = None
     free_console: str | None = None  # the port: ttyS0
@@ -34,13 +34,13 @@ class Choices:
 
 
 def packaged(name: str) -> str:
-    """A file of the package that goes into guests."""
+    """Return the text of a packaged file that goes into guests."""
     return (resources.files("vmw_cloudinit_metadata") / "guest" / name).read_text("utf-8")
 
 
 def agent(python: str = layout.DEFAULT_PYTHON) -> str:
-    """As it is packaged, but for the interpreter where that is another one."""
-    text = packaged("agent.py")
+    """Return the agent's file, with this interpreter in its first line."""
+    text = joined.agent()
     return text if python == layout.DEFAULT_PYTHON else re.sub(r"\A#!.*", f"#!{python}", text)
 
 
@@ -51,8 +51,8 @@ def unit(python: str = layout.DEFAULT_PYTHON) -> str:
 
 
 def cloud_config(choices: Choices) -> str:
-    return cloudconfig.text(
-        packaged(cloudconfig.FILE.rpartition("/")[2]),
+    return datasource.text(
+        packaged(datasource.FILE.rpartition("/")[2]),
         with_guestinfo=choices.with_guestinfo,
         network_every_boot=choices.network_every_boot,
     )
@@ -67,7 +67,7 @@ def settings() -> str:
 
 
 def edits(tree: Tree, choices: Choices) -> Mapping[str, Edit]:
-    """Each path that is to be looked after, and its edit."""
+    """Return each path that the installation manages, with its edit."""
     python = layout.python_of(tree) or layout.DEFAULT_PYTHON
     wanted: dict[str, Edit] = {
         AGENT: _always(_file(agent(python), 0o755)),
@@ -75,26 +75,26 @@ def edits(tree: Tree, choices: Choices) -> Mapping[str, Edit]:
         ENABLED: _always(Link(UNIT)),
         CLEAN: _always(_file(clean(), 0o755)),
         SETTINGS: lambda before: _settings(before, choices.device),
-        cloudconfig.FILE: _always(_file(cloud_config(choices))),
+        datasource.FILE: _always(_file(cloud_config(choices))),
     }
     if choices.with_guestinfo:
-        wanted[cloudconfig.DS_IDENTIFY] = _ds_identify
+        wanted[datasource.DS_IDENTIFY] = _ds_identify
     if choices.free_console:
         wanted |= _free_console(tree, choices.free_console)
     return wanted
 
 
 def command_line_files(tree: Tree) -> list[str]:
-    """The files with kernel command lines that the tree has, each once."""
+    """Return the tree's files with kernel command lines, each once."""
     found = (tree.find(path) for pattern in kernel.FILES for path in tree.glob(pattern))
     return sorted({path for path in found if path})
 
 
 def with_device(text: str, device: str) -> str:
-    """The agent's settings with this device; the rest stays as it is."""
+    """Return the agent's settings with this device; the rest is unchanged."""
     line = f"device = {device}"
     places = sorted(_DEVICE.finditer(text), key=lambda found: bool(found["comment"]))
-    if places:  # the one that sets it before one that is commented out
+    if places:  # a line that sets it comes before one that is commented out
         return text[: places[0].start()] + line + text[places[0].end() :]
     if _SECTION in text:
         return text.replace(_SECTION, f"{_SECTION}\n{line}", 1)
@@ -102,7 +102,7 @@ def with_device(text: str, device: str) -> str:
 
 
 def has_device(text: str) -> bool:
-    """Whether the agent's settings name its port."""
+    """Whether the agent's settings set its port."""
     return any(not found["comment"] for found in _DEVICE.finditer(text))
 
 
@@ -115,7 +115,7 @@ def _always(entry: Entry) -> Edit:
 
 
 def _settings(before: Entry | None, device: str | None) -> Entry:
-    """The operator's own settings stay; only the device is set in them, if it is asked for."""
+    """Keep the operator's settings; only set the device, if the option is given."""
     file = before if isinstance(before, File) else _file(settings())
     if device is None:
         return file
@@ -124,7 +124,7 @@ def _settings(before: Entry | None, device: str | None) -> Entry:
 
 def _ds_identify(before: Entry | None) -> Entry:
     file = before if isinstance(before, File) else _file("")
-    text = cloudconfig.with_policy(_text(file))
+    text = datasource.with_policy(_text(file))
     return File(text.encode("utf-8", "surrogateescape"), file.mode)
 
 

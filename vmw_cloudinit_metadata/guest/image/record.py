@@ -1,4 +1,4 @@
-"""What was written into a tree, and what was there before: so that it can be undone."""
+"""The record of an installation: what was written and what was there before, to undo it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MODE = 0o600
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was there before, and the digest of what was put in its place."""
+    """The previous entry of a path, and the digest of the new one."""
 
     before: Entry | None
     digest: str | None
@@ -27,14 +27,14 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Every path that was changed, and every directory that was made."""
+    """Every path that was changed and every directory that was created."""
 
     written: Mapping[str, Written] = field(default_factory=dict)
     directories: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, tree: Tree) -> Record:
-        """The tree's; empty if it has none. Raises ConfigError if it is damaged."""
+        """Return the tree's record, empty if there is none; raise ConfigError if it is damaged."""
         content = tree.read(FILE)
         if content is None:
             return cls()
@@ -42,8 +42,8 @@ class Record:
             return _parse(json.loads(content))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ConfigError(
-                f"{tree.root}{FILE} is damaged ({type(error).__name__}): remove it; what was there"
-                " before can then not be put back"
+                f"{tree.root}{FILE} is damaged ({type(error).__name__}): remove it; the"
+                " previous files can then not be restored"
             ) from error
 
     def save(self, tree: Tree) -> None:
@@ -52,7 +52,7 @@ class Record:
             tree.write(FILE, file)
 
     def before(self, path: str, now: Entry | None) -> Entry | None:
-        """What was there before us; what is there now, if it is no more what we wrote."""
+        """Return the entry before our change, or `now` if somebody else has changed it since."""
         written = self.written.get(path)
         return written.before if written and written.digest == digest(now) else now
 

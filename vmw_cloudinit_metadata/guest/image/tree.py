@@ -1,7 +1,7 @@
-"""A directory that is the root of a machine: every path stays inside, whatever links say.
+"""A directory that is the root of a system: no path leaves it, whatever its links say.
 
-An image is not trusted: its links may be absolute, or lead out by `..`. Each directory on the way
-is opened from the one before, without following links; a link is then walked by hand, from the root
+An image is not trusted: its links may be absolute, or lead outside by `..`. Each directory is
+opened relative to the previous one without following links; links are resolved here, from the root
 of the image. So nothing outside is read or written, even if the tree changes meanwhile.
 Does file I/O.
 """
@@ -17,15 +17,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from vmw_cloudinit_metadata.guest.image.selinuxlabel import copy_label, label_of
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 MAX_LINKS = 40  # as Linux
 MAX_FILE_BYTES = 8 * 1024 * 1024
-LABEL = "security.selinux"
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# A pipe that lies there must not make us wait.
+# Opening a pipe must not block.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -40,7 +40,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A symbolic link, itself."""
+    """A symbolic link."""
 
     target: str
 
@@ -50,7 +50,7 @@ Entry = File | Link
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A name in an open directory; `path` is where that is, seen from the tree."""
+    """A name in an open directory; `path` is its path within the tree."""
 
     directory: int
     name: str
@@ -58,17 +58,17 @@ class _Place:
 
 
 class Tree:
-    """The tree below `root`. Paths are those of the machine: `/etc/hostname`.
+    """The tree below `root`. Paths are as the system itself sees them: `/etc/hostname`.
 
-    What the system refuses, and paths that lead nowhere sensible, raise ConfigError.
+    Errors of the operating system and invalid paths raise ConfigError.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def find(self, path: str) -> str | None:
-        """The path without links, if something is there."""
-        with self._told(path):
+        """Return the path with its links resolved, or None if nothing is there."""
+        with self._reported(path):
             try:
                 with self._place(path, follow=True) as place:
                     os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
@@ -86,51 +86,47 @@ class Tree:
         return self._is(path, lambda mode: stat.S_ISREG(mode) and mode & 0o111 != 0)
 
     def read(self, path: str) -> bytes | None:
-        """The content of a file, links followed; None if there is none."""
+        """Return the content of a file, following links; None if there is no file."""
         real = self.find(path)
         found = self.entry(real) if real else None
         return found.content if isinstance(found, File) else None
 
     def text(self, path: str) -> str:
-        """The same as text, empty if there is no file; bytes that are no UTF-8 are kept."""
+        """Like `read`, as text; "" if there is no file. Bytes that are not UTF-8 survive."""
         return (self.read(path) or b"").decode("utf-8", "surrogateescape")
 
     def entry(self, path: str) -> Entry | None:
-        """What is at the path itself: a link is not followed."""
-        with self._told(path):
+        """Return the file or link at the path, without following it; None if there is neither."""
+        with self._reported(path):
             try:
                 with self._place(path, follow=False) as place:
                     return _entry_of(place)
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def label(self, path: str) -> bytes | None:
-        """The SELinux label of a file or link, itself; None without one."""
-        with self._told(path), self._place(path, follow=False) as place:
-            try:
-                itself = f"/proc/self/fd/{place.directory}/{place.name}"
-                return os.getxattr(itself, LABEL, follow_symlinks=False)
-            except OSError:
-                return None
+    def selinux_label(self, path: str) -> bytes | None:
+        """Return the SELinux label of a file or link, without following it; None if it has none."""
+        with self._reported(path), self._place(path, follow=False) as place:
+            return label_of(f"/proc/self/fd/{place.directory}/{place.name}")
 
     def glob(self, pattern: str) -> list[str]:
-        """The files whose path fits, sorted; `*` fits no `/`. Links in it are followed."""
+        """Return the paths that match, sorted; `*` does not match `/`. Links are followed."""
         found = [""]
         for part in pattern.strip("/").split("/"):
             found = [f"{path}/{name}" for path in found for name in self._names(path, part)]
         return sorted(found)
 
     def missing_directories(self, path: str) -> list[str]:
-        """Those on the way to `path` that are not there, the uppermost first."""
+        """Return the directories above `path` that do not exist, the topmost first."""
         above = map(str, [*PurePosixPath(path).parents][::-1])
         return [directory for directory in above if self.find(directory) is None]
 
     def write(self, path: str, entry: Entry) -> None:
-        """Puts the entry there, whole or not at all, and the directories that it needs.
+        """Write the entry atomically; create the directories that it needs.
 
-        A file that was there keeps its owner and its SELinux label.
+        A file that is replaced passes on its owner and its SELinux label.
         """
-        with self._told(path):
+        with self._reported(path):
             for directory in self.missing_directories(path):
                 with self._place(directory, follow=True) as place:
                     os.mkdir(place.name, 0o755, dir_fd=place.directory)
@@ -138,7 +134,7 @@ class Tree:
                 _replace(place, entry)
 
     def remove(self, path: str) -> None:
-        with self._told(path), self._place(path, follow=False) as place:
+        with self._reported(path), self._place(path, follow=False) as place:
             os.unlink(place.name, dir_fd=place.directory)
 
     def remove_if_empty(self, path: str) -> None:
@@ -149,7 +145,7 @@ class Tree:
             os.rmdir(place.name, dir_fd=place.directory)
 
     def _is(self, path: str, test: Callable[[int], bool]) -> bool:
-        with self._told(path):
+        with self._reported(path):
             try:
                 with self._place(path, follow=True) as place:
                     status = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
@@ -160,7 +156,7 @@ class Tree:
     def _names(self, directory: str, pattern: str) -> list[str]:
         if "*" not in pattern:
             return [pattern] if self.find(f"{directory}/{pattern}") else []
-        with self._told(directory):
+        with self._reported(directory):
             try:
                 with self._place(directory, follow=True) as place:
                     opened = os.open(place.name, _DIRECTORY, dir_fd=place.directory)
@@ -173,17 +169,17 @@ class Tree:
 
     @contextmanager
     def _place(self, path: str, *, follow: bool) -> Iterator[_Place]:
-        """The directory that holds the path's last name, open, and that name."""
+        """Open the directory that holds the last name of the path."""
         with ExitStack() as opened:
             root = os.open(self.root, _DIRECTORY & ~os.O_NOFOLLOW)
             opened.callback(os.close, root)
             yield _walk(opened, root, path, follow=follow)
 
     @contextmanager
-    def _told(self, path: str) -> Iterator[None]:
+    def _reported(self, path: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:  # ValueError: no name of a file can be so
+        except (OSError, ValueError) as error:  # ValueError: not a valid file name
             place = f"{self.root}{path if path.startswith('/') else '/' + path}"
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(one_line(f"{place}: {reason}")) from error
@@ -225,7 +221,7 @@ def _target(directory: int, name: str) -> str | None:
     try:
         return os.readlink(name, dir_fd=directory)
     except OSError as error:
-        if error.errno in (errno.EINVAL, errno.ENOENT):  # no link; nothing there
+        if error.errno in (errno.EINVAL, errno.ENOENT):  # not a link; does not exist
             return None
         raise
 
@@ -244,7 +240,7 @@ def _entry_of(place: _Place) -> Entry | None:
 
 
 def _replace(place: _Place, entry: Entry) -> None:
-    """By another name first, then renamed: never half of it."""
+    """Write under another name, then rename, so that no half-written file is seen."""
     name = f".{place.name}.{os.getpid()}.new"
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=place.directory)
@@ -263,14 +259,14 @@ def _replace(place: _Place, entry: Entry) -> None:
 def _create(place: _Place, name: str, entry: File) -> None:
     with os.fdopen(os.open(name, _CREATE, 0o600, dir_fd=place.directory), "wb") as file:
         file.write(entry.content)
-        _inherit(place, file.fileno())
+        _copy_owner_and_selinux_label(place, file.fileno())
         os.fchmod(file.fileno(), entry.mode)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _inherit(place: _Place, file: int) -> None:
-    """Owner and label of a file that is replaced."""
+def _copy_owner_and_selinux_label(place: _Place, file: int) -> None:
+    """Take them from the file that is replaced, if there is one."""
     try:
         status = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -279,8 +275,5 @@ def _inherit(place: _Place, file: int) -> None:
         return
     if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
         os.fchown(file, status.st_uid, status.st_gid)
-    with (
-        os.fdopen(os.open(place.name, _READ, dir_fd=place.directory), "rb") as old,
-        suppress(OSError),
-    ):
-        os.setxattr(file, LABEL, os.getxattr(old.fileno(), LABEL))  # if there are labels at all
+    with os.fdopen(os.open(place.name, _READ, dir_fd=place.directory), "rb") as old:
+        copy_label(old.fileno(), file)

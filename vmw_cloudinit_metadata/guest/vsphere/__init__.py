@@ -1,1 +1,1 @@
-"""The serial port of VMs, on a vCenter."""
+"""Adds, changes, removes and reconnects the serial port of VMs, on a vCenter."""

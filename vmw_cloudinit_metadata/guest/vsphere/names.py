@@ -1,4 +1,4 @@
-"""The names of VMs: given, from a file, from standard input, or from a folder of instance files."""
+"""The names of VMs: from arguments, files, standard input, or folders of instance files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ STANDARD_INPUT = "-"
 
 
 def names(given: Sequence[str], sources: Iterable[str], defaults: str | None) -> list[str]:
-    """Each name once, in their order; raises ConfigError if there is none, or none can be read.
+    """Return each name once, in order; raise ConfigError if there is none or one cannot be read.
 
-    `defaults`: the instance file that lies under all others, and is no VM's.
+    `defaults`: the instance file with the defaults for all VMs, which names no VM.
     """
     found = [*given, *(name for source in sources for name in _of_source(source, defaults))]
     if not found:
-        raise ConfigError("no VM is named: give names, or --from FILE, a folder, or -")
+        raise ConfigError("no VM given: give names, or --from with a file, a folder, or -")
     return list(dict.fromkeys(found))
 
 
@@ -32,17 +32,17 @@ def _of_source(source: str, defaults: str | None) -> list[str]:
     except OSError as error:
         raise ConfigError(f"--from: {source}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"--from: {source}: byte {error.start} is no UTF-8") from error
+        raise ConfigError(f"--from: {source}: byte {error.start} is not UTF-8") from error
 
 
 def _of_text(text: str) -> list[str]:
-    """One on a line; blank lines and those that begin with # are none."""
+    """One name per line; blank lines and lines that begin with # are skipped."""
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def _of_folder(path: Path, defaults: str | None) -> list[str]:
-    """The instance files' names, without suffix: VM names as vCenter writes them, or UUIDs."""
+    """The names of instance files without suffix: VM names as vCenter writes them, or UUIDs."""
     folder = Directory(str(path))
     shared = folder.path_of(defaults) if defaults else None
     return [Path(file).stem for file in folder.all_paths() if file != shared]

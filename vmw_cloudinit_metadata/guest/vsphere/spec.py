@@ -1,4 +1,4 @@
-"""Serial ports in pyVmomi's types: devices -> ports, steps -> what ReconfigVM_Task takes. Pure."""
+"""Converts between pyVmomi's types and ours: devices -> ports, steps -> ConfigSpec. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pyVmomi import vim
 
-from vmw_cloudinit_metadata.guest.vsphere.port import (
+from vmw_cloudinit_metadata.guest.vsphere.portplan import (
     Add,
     Backing,
     Connect,
@@ -19,16 +19,16 @@ from vmw_cloudinit_metadata.guest.vsphere.port import (
 
 _SerialPort = vim.vm.device.VirtualSerialPort
 _Spec = vim.vm.device.VirtualDeviceSpec
-_NEW_KEY = -1  # vSphere gives the real one
+_NEW_KEY = -1  # vSphere assigns the real one
 
 
 def ports_of(devices: Iterable[vim.vm.device.VirtualDevice]) -> list[Port]:
-    """The serial ports on the network; those of other kinds are none of ours."""
+    """Return the serial ports backed by the network; others are left alone."""
     return [_port(device) for device in devices if _is_on_network(device)]
 
 
 def config_spec(step: Step, devices: Iterable[vim.vm.device.VirtualDevice]) -> vim.vm.ConfigSpec:
-    """What makes one step of the VM with these devices."""
+    """Return the specification that carries out one step on a VM with these devices."""
     by_key = {device.key: device for device in devices}
     match step:
         case Add(wanted):
@@ -80,7 +80,7 @@ def _backing(backing: Backing) -> vim.vm.device.VirtualSerialPort.URIBackingInfo
 
 
 def _connectable(is_connected: bool) -> vim.vm.device.VirtualDevice.ConnectInfo:
-    """The guest may not hang up by itself: it would come up without data, and nobody would know."""
+    """The guest may not disconnect the port: it would boot without data, unnoticed."""
     return vim.vm.device.VirtualDevice.ConnectInfo(
         startConnected=True, allowGuestControl=False, connected=is_connected
     )

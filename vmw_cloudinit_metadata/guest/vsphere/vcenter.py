@@ -1,12 +1,11 @@
-"""A vCenter, or one ESXi host: its VMs, and their reconfiguration. Does I/O; blocks; thread-safe.
+"""A vCenter or a single ESXi host: finds VMs and reconfigures them. Does I/O; blocks; thread-safe.
 
 pyVmomi's own SmartConnect compares a thumbprint only where the certificate is not valid otherwise,
-and waits without limit for a host that does not answer: so TLS and the connection are made here.
+and waits without limit for a host that does not answer; so this module connects by itself.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import http.client
 import socket
@@ -22,31 +21,37 @@ from xml.parsers.expat import ExpatError
 
 from pyVmomi import SoapStubAdapter, vim, vmodl
 
-from vmw_cloudinit_metadata.guest.vsphere.port import Power, Step, Vm, VmError
+from vmw_cloudinit_metadata.guest.vsphere.portplan import Power, Step, VmError, VmState
 from vmw_cloudinit_metadata.guest.vsphere.spec import config_spec, ports_of
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.thumbprint import thumbprint_like
 from vmw_cloudinit_metadata.settings.values import Address
 
-VERSION = "vim.version.version11"  # vSphere 6.5: nothing newer is needed
+VERSION = "vim.version.version11"  # vSphere 6.5; nothing newer is needed
 REQUEST_S = 60.0
 TASK_S = 300.0
 PAGE = 1000  # VMs in one answer
 
-_POLL_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # the last one goes on
+_POLL_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # the last one repeats
 _IDENTITY = ("name", "config.instanceUuid", "config.uuid")
 _STATE = ("config.hardware.device", "runtime.powerState", "config.template")
 VirtualMachine: TypeAlias = vim.VirtualMachine
 _VmsBy = dict[str, list[VirtualMachine]]
 _query = vmodl.query.PropertyCollector
-_ODD = (ExpatError, KeyError, TypeError, ValueError)  # pyVmomi, of what it does not understand
+_ODD = (
+    ExpatError,
+    KeyError,
+    TypeError,
+    ValueError,
+)  # pyVmomi, on invalid answers
 _BROKEN = (OSError, http.client.HTTPException, *_ODD)
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """How the vCenter's certificate is checked; by the system's authorities if nothing is given."""
+    """How to check the vCenter's certificate; by default against the system's authorities."""
 
     ca_file: Path | None = None
     thumbprint: str | None = None  # SHA-1 or SHA-256, hexadecimal, lower case
@@ -57,7 +62,7 @@ class Trust:
 def connect(
     address: Address, user: str, password: str, trust: Trust, jobs: int
 ) -> Iterator[VCenter]:
-    """Logs in, and out again; raises ConfigError if that cannot be."""
+    """Log in, and log out at the end; raise ConfigError if the login fails."""
     stub = SoapStubAdapter(
         host=address.host,
         port=address.port,
@@ -75,37 +80,37 @@ def connect(
 
 
 class VCenter:
-    """One that we are logged in to. Its methods raise VmError."""
+    """A vCenter with a session. Its methods raise VmError."""
 
     def __init__(self, content: vim.ServiceInstanceContent) -> None:
         self._content = content
-        with _told():
+        with _as_vm_error():
             self._named, self._by_uuid = self._identities()
 
     def find(self, name: str) -> VirtualMachine:
-        """The VM of that name, VC UUID, BIOS UUID, or inventory path (`DC/vm/folder/web1`)."""
+        """Return the VM of this name, VC UUID, BIOS UUID or inventory path (DC/vm/web1)."""
         if "/" in name:
             return self._by_path(name)
         uuid = parse_uuid(name)
         found = self._by_uuid.get(uuid, []) if uuid else self._named.get(name, [])
         if not found:
-            raise VmError("no VM of that UUID" if uuid else "no VM of that name")
+            raise VmError("no VM has this UUID" if uuid else "no VM has this name")
         if len(found) > 1:
             raise VmError(
-                f"{len(found)} VMs have it ({', '.join(vm._moId for vm in found)}):"
+                f"{len(found)} VMs match ({', '.join(map(reference, found))}):"
                 " use the VC UUID or the inventory path"
             )
         return found[0]
 
-    def look(self, vm: VirtualMachine) -> Vm:
-        """What counts of the VM, as it is now."""
+    def look(self, vm: VirtualMachine) -> VmState:
+        """Return the VM's present power state and ports."""
         devices, power, is_template = self._state(vm)
-        return Vm(power, is_template, ports_of(devices))
+        return VmState(power, is_template, ports_of(devices))
 
     def carry_out(self, vm: VirtualMachine, step: Step) -> None:
-        """Makes one step, and waits for its end."""
+        """Carry out one step and wait until it is done."""
         devices, _, _ = self._state(vm)
-        with _told():
+        with _as_vm_error():
             _wait(vm.ReconfigVM_Task(spec=config_spec(step, devices)))
 
     def _identities(self) -> tuple[_VmsBy, _VmsBy]:
@@ -128,25 +133,25 @@ class VCenter:
             view.DestroyView()
 
     def _by_path(self, path: str) -> VirtualMachine:
-        with _told():
+        with _as_vm_error():
             found = self._content.searchIndex.FindByInventoryPath(inventoryPath=path.strip("/"))
         if not isinstance(found, vim.VirtualMachine):
-            raise VmError("no VM at that inventory path, as in DC/vm/folder/web1")
+            raise VmError("no VM has this inventory path (example: DC/vm/folder/web1)")
         return found
 
     def _state(self, vm: VirtualMachine) -> tuple[list[Any], Power, bool]:
-        with _told():
+        with _as_vm_error():
             found = self._properties(_query.ObjectSpec(obj=vm), _STATE)
             values = next((values for _, values in found), {})
         if "config.hardware.device" not in values:
-            raise VmError("vCenter cannot tell its devices: is it inaccessible, or orphaned?")
+            raise VmError("vCenter does not list its devices: is the VM inaccessible or orphaned?")
         devices, power, is_template = (values.get(path) for path in _STATE)
         return list(devices or []), Power(str(power)), bool(is_template)
 
     def _properties(
         self, where: vmodl.query.PropertyCollector.ObjectSpec, wanted: Sequence[str]
     ) -> Iterator[tuple[VirtualMachine, Mapping[str, Any]]]:
-        """Of each VM there, those of its properties that vCenter can tell."""
+        """Yield each VM there with those of its properties that vCenter knows."""
         properties = _query.PropertySpec(type=vim.VirtualMachine, pathSet=list(wanted))
         collector = self._content.propertyCollector
         page = collector.RetrievePropertiesEx(
@@ -157,6 +162,11 @@ class VCenter:
             for found in page.objects:
                 yield found.obj, {property_.name: property_.val for property_ in found.propSet}
             page = collector.ContinueRetrievePropertiesEx(token=page.token) if page.token else None
+
+
+def reference(vm: VirtualMachine) -> str:
+    """Return the vCenter's own name, such as vm-42, from pyVmomi's 'vim.VirtualMachine:vm-42'."""
+    return str(vm).strip("'").rpartition(":")[2]
 
 
 def _members(view: vim.view.ContainerView) -> vmodl.query.PropertyCollector.ObjectSpec:
@@ -170,7 +180,7 @@ def _log_in(
     try:
         content = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
         if content is None:
-            raise ConfigError(f"{address}: it gives answers that are none of a vCenter")
+            raise ConfigError(f"{address}: does not answer like a vCenter")
         content.sessionManager.Login(userName=user, password=password)
     except vim.fault.InvalidLogin as error:
         raise ConfigError(f"{address}: user {user!r} or the password is wrong") from error
@@ -195,7 +205,7 @@ def _tls(address: Address, trust: Trust) -> ssl.SSLContext:
 
 
 def _certificate(address: Address) -> bytes:
-    """Of whoever answers: it is trusted only if it has the thumbprint."""
+    """Return the peer's certificate, unverified; the caller compares its thumbprint."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -210,14 +220,13 @@ def _certificate(address: Address) -> bytes:
 
 
 def _pinned(certificate: bytes, thumbprint: str, address: Address) -> ssl.SSLContext:
-    """A context that accepts this certificate, and no other."""
-    algorithm = {40: "sha1", 64: "sha256"}[len(thumbprint)]
-    found = hashlib.new(algorithm, certificate, usedforsecurity=False).hexdigest()
+    """Return a context that accepts only this certificate."""
+    found = thumbprint_like(thumbprint, certificate)
     if not hmac.compare_digest(found, thumbprint):
-        raise ConfigError(f"--thumbprint: {address} has a certificate with {found}, not this one")
+        raise ConfigError(f"--thumbprint: {address} has a certificate with thumbprint {found}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be an authority's
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be that of an authority
     context.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(certificate))
     return context
 
@@ -229,14 +238,14 @@ def _connection_text(error: Exception) -> str:
             " use --ca-file or --thumbprint"
         )
     if isinstance(error, _ODD):
-        return f"gives answers that are none of a vCenter ({type(error).__name__}: {error})"
+        return f"does not answer like a vCenter ({type(error).__name__}: {error})"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"cannot be asked: {one_line(text)}"
+    return f"cannot be reached: {one_line(text)}"
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Faults of the vCenter, and of the way to it, as VmError."""
+def _as_vm_error() -> Iterator[None]:
+    """Turn errors of the vCenter and of the connection into VmError."""
     try:
         yield
     except vmodl.MethodFault as error:
@@ -251,7 +260,7 @@ def _text(fault: vmodl.MethodFault) -> str:
 
 
 def _wait(task: vim.Task) -> None:
-    """For the end of a task; raises its fault."""
+    """Wait for the end of a task; raise its fault."""
     end_s = time.monotonic() + TASK_S
     pauses = iter(_POLL_S)
     pause_s = 0.0
@@ -263,4 +272,4 @@ def _wait(task: vim.Task) -> None:
             raise info.error
         pause_s = next(pauses, pause_s)
         time.sleep(pause_s)
-    raise VmError(f"the task is not over after {TASK_S:.0f} s: does the VM wait for an answer?")
+    raise VmError(f"the task timed out after {TASK_S:.0f} s: does the VM wait for an answer?")

@@ -1,4 +1,4 @@
-"""The same done to many VMs at a time, each by itself: one that fails holds up no other."""
+"""Does the same to many VMs in parallel; a VM that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from vmw_cloudinit_metadata.guest.vsphere.port import (
+from vmw_cloudinit_metadata.guest.vsphere.portplan import (
     Connect,
     Decide,
     NeedsPowerOffError,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # pyVmomi may not be installed
 
 class Result(StrEnum):
     CHANGED = "changed"
-    TO_CHANGE = "to be changed"  # a dry run's
+    TO_CHANGE = "to be changed"  # in a dry run
     UNCHANGED = "unchanged"
     NEEDS_POWER_OFF = "needs power-off"
     FAILED = "failed"
@@ -34,7 +34,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one VM."""
+    """The result for one VM."""
 
     name: str
     result: Result
@@ -44,23 +44,23 @@ class Outcome:
         return f"{self.name}: {self.text}"
 
 
-# What is done to a VM that was found: the text of what became of it.
+# What to do to a VM that was found; returns the result and its text.
 Do = Callable[["VCenter", "VirtualMachine"], tuple[Result, str]]
 
 
 def for_each(vcenter: VCenter, names: Sequence[str], jobs: int, do: Do) -> Iterator[Outcome]:
-    """The outcomes in the order of the names, `jobs` VMs at a time; no VM twice."""
+    """Yield the outcomes in the order of the names; `jobs` VMs at a time, no VM twice."""
     pool = ThreadPoolExecutor(jobs)
     try:
         yield from pool.map(lambda target: _outcome(vcenter, target, do), _targets(vcenter, names))
-    finally:  # interrupted: those under way are finished, no other is begun
+    finally:  # if interrupted: finish the running ones, start no other
         pool.shutdown(cancel_futures=True)
 
 
 def change(
     vcenter: VCenter, vm: VirtualMachine, decide: Decide, *, is_dry_run: bool
 ) -> tuple[Result, str]:
-    """Looks, decides, and carries it out unless that is only to be told; raises VmError."""
+    """Look, plan, and carry out the plan unless this is a dry run; raise VmError."""
     plan = decide(vcenter.look(vm))
     if not plan.steps:
         return Result.UNCHANGED, plan.text
@@ -76,13 +76,13 @@ def _carry_out(vcenter: VCenter, vm: VirtualMachine, steps: Sequence[Step]) -> N
             vcenter.carry_out(vm, step)
         except VmError as error:
             if any(isinstance(done, Connect) for done in steps[:number]):
-                told = "the port is disconnected now: `vm-port reconnect` connects it"
-                raise VmError(f"{error}; {told}") from error
+                remedy = "the port is now disconnected: `vm-port reconnect` connects it"
+                raise VmError(f"{error}; {remedy}") from error
             raise
 
 
 def look(vcenter: VCenter, vm: VirtualMachine, uri: str | None) -> tuple[Result, str]:
-    """The serial ports on the network, or those with the service URI: then there has to be one."""
+    """Describe the network serial ports; fail if none has the service URI that is given."""
     state = vcenter.look(vm)
     ports = state.ports if uri is None else state.with_uri(uri)
     if ports:
@@ -99,15 +99,15 @@ class _Target:
 
 
 def _targets(vcenter: VCenter, names: Sequence[str]) -> Iterator[_Target | Outcome]:
-    """Each VM once; where there is none, the outcome."""
-    seen: dict[str, str] = {}
+    """Yield each VM once, and an outcome for a name without a VM."""
+    seen: dict[VirtualMachine, str] = {}
     for name in names:
         try:
             vm = vcenter.find(name)
         except VmError as error:
             yield Outcome(name, Result.FAILED, f"failed: {error}")
             continue
-        first = seen.setdefault(vm._moId, name)
+        first = seen.setdefault(vm, name)
         if first == name:
             yield _Target(name, vm)
         else:

@@ -1,4 +1,4 @@
-"""What is to become of a VM's serial ports: decided from what it has, in steps. Pure.
+"""Plans for a VM's serial ports: the steps from its present ports to the wanted ones. Pure.
 
 Rules of vSphere: a port is added and removed while the VM is off; its backing is changed while the
 VM is off or the port is not connected; it is connected and disconnected while the VM runs.
@@ -50,8 +50,8 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
-class Vm:
-    """What counts of a VM."""
+class VmState:
+    """A VM's power state and ports."""
 
     power: Power
     is_template: bool
@@ -66,7 +66,7 @@ class Vm:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The port that a VM is to have."""
+    """The port that a VM should have."""
 
     backing: Backing
     yield_on_poll: bool = True
@@ -98,77 +98,77 @@ Step = Add | Edit | Remove | Connect
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The steps, in their order; none if the VM is as it is to be."""
+class PortPlan:
+    """The steps, in order; none if the VM needs no change."""
 
     text: str
     steps: Sequence[Step] = ()
 
 
 class VmError(Exception):
-    """What is wanted cannot be done to this VM now. The text says why, and what to do."""
+    """The change is not possible on this VM now; the text says why and what to do."""
 
 
 class NeedsPowerOffError(VmError):
-    """It can be done when the VM is off."""
+    """The change needs the VM to be off."""
 
 
-Decide = Callable[[Vm], Plan]
+Decide = Callable[[VmState], PortPlan]
 
 
-def add(vm: Vm, wanted: Wanted) -> Plan:
-    """A port with the service URI, as it is wanted."""
+def add(vm: VmState, wanted: Wanted) -> PortPlan:
+    """Plan a port with the service URI; raise VmError."""
     _refuse_template(vm)
     port = _only_port(vm, wanted.backing.service_uri)
     if port is None:
         _refuse_unless_off(vm, "a serial port can be added only while it is off")
-        return Plan(f"added: {wanted.backing}", [Add(wanted)])
+        return PortPlan(f"added: {wanted.backing}", [Add(wanted)])
     if (port.backing, port.yield_on_poll) == (wanted.backing, wanted.yield_on_poll):
-        return Plan(f"as it is to be: {port.label}")
-    return Plan(f"changed: {port.label}: {wanted.backing}", _edited(vm, port, wanted))
+        return PortPlan(f"no change needed: {port.label}")
+    return PortPlan(f"changed: {port.label}: {wanted.backing}", _edited(vm, port, wanted))
 
 
-def remove(vm: Vm, uri: str) -> Plan:
-    """No port with the service URI."""
+def remove(vm: VmState, uri: str) -> PortPlan:
+    """Plan the removal of every port with the service URI; raise VmError."""
     _refuse_template(vm)
     ports = vm.with_uri(uri)
     if not ports:
-        return Plan(f"as it is to be: no port with service URI {uri}")
+        return PortPlan(f"no change needed: no port with service URI {uri}")
     _refuse_unless_off(vm, "a serial port can be removed only while it is off")
-    return Plan(f"removed: {_labels(ports)}", [Remove(port.key) for port in ports])
+    return PortPlan(f"removed: {_labels(ports)}", [Remove(port.key) for port in ports])
 
 
-def reconnect(vm: Vm, uri: str) -> Plan:
-    """The port's host dials the server anew."""
+def reconnect(vm: VmState, uri: str) -> PortPlan:
+    """Plan to make the ESXi host reconnect the port to the server; raise VmError."""
     port = _only_port(vm, uri)
     if port is None:
-        raise VmError(f"no port with service URI {uri}: `vm-port add` makes one")
+        raise VmError(f"no port with service URI {uri}: `vm-port add` adds one")
     if vm.power is not Power.ON:
-        return Plan(f"as it is to be: {port.label} connects when the VM is powered on")
+        return PortPlan(f"no change needed: {port.label} connects when the VM is powered on")
     hang_up = [Connect(port.key, False)] if port.is_connected else []
-    return Plan(f"reconnected: {port.label}", [*hang_up, Connect(port.key, True)])
+    return PortPlan(f"reconnected: {port.label}", [*hang_up, Connect(port.key, True)])
 
 
-def _only_port(vm: Vm, uri: str) -> Port | None:
+def _only_port(vm: VmState, uri: str) -> Port | None:
     ports = vm.with_uri(uri)
     if len(ports) > 1:
         raise VmError(f"{_labels(ports)} have the same service URI {uri}: remove all but one")
     return ports[0] if ports else None
 
 
-def _edited(vm: Vm, port: Port, wanted: Wanted) -> list[Step]:
+def _edited(vm: VmState, port: Port, wanted: Wanted) -> list[Step]:
     if vm.power is not Power.ON:
         return [Edit(port.key, wanted)]
     hang_up = [Connect(port.key, False)] if port.is_connected else []
     return [*hang_up, Edit(port.key, wanted), Connect(port.key, True)]
 
 
-def _refuse_template(vm: Vm) -> None:
+def _refuse_template(vm: VmState) -> None:
     if vm.is_template:
         raise VmError("it is a template: convert it to a virtual machine first")
 
 
-def _refuse_unless_off(vm: Vm, reason: str) -> None:
+def _refuse_unless_off(vm: VmState, reason: str) -> None:
     if vm.power is not Power.OFF:
         raise NeedsPowerOffError(f"needs power-off: it is {vm}, and {reason}")
 

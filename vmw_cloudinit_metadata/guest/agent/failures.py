@@ -1,0 +1,29 @@
+"""What can go wrong while the agent asks; the text of each failure is one line for people."""
+
+
+class AgentError(Exception):
+    """Base class of all failures."""
+
+
+class NoPort(AgentError):
+    """There is no serial port to ask on, and waiting will not bring one."""
+
+
+class PortLost(AgentError):
+    """The port disappeared, or another program uses it; it may come back."""
+
+
+class ErrorAnswer(AgentError):
+    """The server sent RESPONSE_ERROR."""
+
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(f"the server answered {error}: {message}")
+        self.error = error
+
+
+class Unusable(AgentError):
+    """The answers make no seed: they are inconsistent, or cloud-init could not read them."""
+
+
+class GaveUp(AgentError):
+    """The data did not arrive in time."""

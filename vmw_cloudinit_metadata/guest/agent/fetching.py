@@ -1,0 +1,98 @@
+"""One fetch: asking until there is usable data, or until patience is over."""
+
+import time
+from contextlib import contextmanager
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+from vmw_cloudinit_metadata.guest.agent.conf import Settings
+from vmw_cloudinit_metadata.guest.agent.conversation import Conversation
+from vmw_cloudinit_metadata.guest.agent.documentset import DocumentReader
+from vmw_cloudinit_metadata.guest.agent.failures import (
+    AgentError,
+    ErrorAnswer,
+    GaveUp,
+    PortLost,
+    Unusable,
+)
+from vmw_cloudinit_metadata.guest.agent.journal import Journal
+from vmw_cloudinit_metadata.guest.agent.patience import Patience, extend_start, retry_delay_s
+from vmw_cloudinit_metadata.guest.agent.responses import Documents
+from vmw_cloudinit_metadata.guest.agent.serialport import SerialPort, find_ports, open_ports
+from vmw_cloudinit_metadata.guest.agent.system import System
+from vmw_cloudinit_metadata.guest.agent.texts import instance_id_of
+
+
+class Fetch:
+    """Asks until there is data; `has_seed` says that the boot can continue with an old seed."""
+
+    def __init__(
+        self, system: System, settings: Settings, journal: Journal, has_seed: bool
+    ) -> None:
+        self._system = system
+        self._device = settings["device"]
+        self._retry_s: float = settings["retry"]
+        self._not_found_s = 0.0 if has_seed else settings["not-found-timeout"]
+        self._not_found_until_s: Optional[float] = None
+        self._journal = journal
+        self._hold = not has_seed and settings["on-failure"] == "hold"
+        self._reader = DocumentReader()
+        self._unusable = 0
+        wait_s = settings["timeout"]
+        if wait_s is None:
+            wait_s = settings["later-boot-timeout" if has_seed else "first-boot-timeout"]
+        self._patience = Patience(wait_s, settings, self._hold)
+
+    def run(self) -> Tuple[Documents, str]:
+        """Return the documents and the port they came from; raise NoPort or GaveUp."""
+        devices = find_ports(self._system, self._device)
+        while True:
+            try:
+                with self._opened(devices) as ports:
+                    conversation = Conversation(ports, self._patience, self._retry_s, self._journal)
+                    conversation.drain()
+                    return self._ask(conversation), ports[0].device
+            except PortLost as lost:
+                self._consider(lost)
+                time.sleep(min(self._retry_s, self._patience.left_s))
+
+    @contextmanager
+    def _opened(self, devices: Sequence[str]) -> Iterator[List[SerialPort]]:
+        ports: List[SerialPort] = []
+        try:
+            ports += open_ports(self._system, devices)
+            yield ports
+        finally:
+            for port in ports:
+                port.close()
+
+    def _ask(self, conversation: Conversation) -> Documents:
+        while True:
+            try:
+                documents = self._reader.read(conversation)
+                instance_id_of(documents["METADATA"])
+                return documents
+            except (Unusable, ErrorAnswer) as caught:
+                failure: AgentError = caught
+            self._consider(failure)
+            conversation.wait(self._pause_after(failure))
+            if self._patience.is_over:
+                raise GaveUp(str(failure))
+
+    def _pause_after(self, failure: AgentError) -> float:
+        if isinstance(failure, ErrorAnswer):
+            return self._retry_s
+        self._unusable += 1
+        return retry_delay_s(self._unusable, self._retry_s)
+
+    def _consider(self, failure: AgentError) -> None:
+        """Announce the failure and a retry; raise GaveUp if there is none."""
+        not_found = isinstance(failure, ErrorAnswer) and failure.error == "not-found"
+        if self._patience.is_over or (not_found and self._not_found_is_over()):
+            raise GaveUp(str(failure))
+        extend_start()
+        self._journal.announce(f"{failure}: retrying")
+
+    def _not_found_is_over(self) -> bool:
+        if self._not_found_until_s is None:
+            self._not_found_until_s = time.monotonic() + self._not_found_s
+        return not self._hold and time.monotonic() >= self._not_found_until_s

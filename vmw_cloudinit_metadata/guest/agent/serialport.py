@@ -1,0 +1,153 @@
+"""The serial port: which one to ask on, and how to use it alone, in raw mode."""
+
+import errno
+import fcntl
+import os
+import select
+import termios
+import time
+from contextlib import suppress
+from typing import Any, List, Optional, Sequence
+
+from vmw_cloudinit_metadata.guest.agent.conf import CONFIG
+from vmw_cloudinit_metadata.guest.agent.failures import AgentError, NoPort, PortLost
+from vmw_cloudinit_metadata.guest.agent.responses import LineReader
+from vmw_cloudinit_metadata.guest.agent.system import System
+
+QUIET_S = 0.2  # a silence this long means that the host has no queued bytes left
+DRAIN_S = 2.0  # a line that never falls silent is used as it is
+WRITE_S = 1.0
+
+NO_PORT = "this machine has no serial port: add one to the VM"
+CONSOLE_ONLY = (
+    "the only serial port, %s, is the console: add a second serial port to the VM, "
+    "or set `device = /dev/%s` in " + CONFIG + " to share it with kernel messages"
+)
+NONE_FREE = (
+    "every serial port (%s) is a console or has a getty: add another port to the VM, mask a "
+    "getty, or set `device` in " + CONFIG
+)
+
+
+def find_ports(system: System, device: Optional[str]) -> List[str]:
+    """Return the ports to ask on, such as /dev/ttyS1; raise NoPort."""
+    if device:
+        tty = os.path.basename(device)
+        if not system.has_uart(tty):
+            raise NoPort(f"{device} has no UART: does the VM have this serial port?")
+        return [device]
+    ports = system.serial_ports
+    free = [tty for tty in ports if tty not in system.consoles and not system.has_getty(tty)]
+    if free:
+        return ["/dev/" + tty for tty in free]
+    if len(ports) == 1 and ports[0] in system.consoles:
+        raise NoPort(CONSOLE_ONLY % (ports[0], ports[0]))
+    if ports:
+        raise NoPort(NONE_FREE % ", ".join(ports))
+    raise NoPort(NO_PORT)
+
+
+class SerialPort:
+    """A serial port in raw mode, locked against other programs."""
+
+    def __init__(self, device: str, place: str, is_console: bool) -> None:
+        """Raise NoPort, or PortLost if opening it may work later."""
+        self.device = device
+        self.lines = LineReader()
+        self._restore = is_console
+        flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            self.descriptor = os.open(place, flags)
+        except OSError as error:
+            kind = PortLost if error.errno == errno.EBUSY else NoPort  # EBUSY: another's TIOCEXCL
+            raise kind(f"{device}: {error.strerror}") from None
+        try:
+            self._claim()
+        except AgentError:
+            os.close(self.descriptor)
+            raise
+
+    def _claim(self) -> None:
+        try:
+            self._found = termios.tcgetattr(self.descriptor)
+        except (termios.error, OSError) as error:
+            reasons = {errno.EIO: "no UART", errno.ENOTTY: "not a serial port"}
+            reason = reasons.get(error.args[0], error.args[-1])
+            raise NoPort(f"{self.device}: {reason}") from None
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            termios.tcsetattr(self.descriptor, termios.TCSANOW, raw_mode(self._found))
+            fcntl.ioctl(self.descriptor, termios.TIOCEXCL)
+            termios.tcflush(self.descriptor, termios.TCIOFLUSH)
+        except BlockingIOError:
+            raise PortLost(f"{self.device} is in use by another program") from None
+        except (termios.error, OSError) as error:
+            raise PortLost(f"{self.device}: {error.args[-1]}") from None
+
+    def drain(self) -> None:
+        """Drop what arrives until the line is quiet."""
+        end_s = time.monotonic() + DRAIN_S
+        while time.monotonic() < end_s and wait_for([self], QUIET_S):
+            self.read()
+        self.lines.forget()
+
+    def read(self) -> bytes:
+        """Return the bytes that have arrived, maybe none; raise PortLost."""
+        try:
+            data = os.read(self.descriptor, 65536)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise PortLost(f"{self.device}: {error.strerror}") from None
+        if not data:
+            raise PortLost(f"{self.device} was hung up")
+        return data
+
+    def write(self, data: bytes) -> None:
+        """Write all of it, or as much as the port takes within a second; raise PortLost."""
+        end_s = time.monotonic() + WRITE_S
+        while data and time.monotonic() < end_s:
+            try:
+                data = data[os.write(self.descriptor, data) :]
+            except BlockingIOError:
+                select.select([], [self.descriptor], [], max(end_s - time.monotonic(), 0))
+            except OSError as error:
+                raise PortLost(f"{self.device}: {error.strerror}") from None
+
+    def close(self) -> None:
+        with suppress(termios.error, OSError):
+            fcntl.ioctl(self.descriptor, termios.TIOCNXCL)
+            if self._restore:
+                self._found[2] &= ~termios.HUPCL  # otherwise closing it drops the line
+                termios.tcsetattr(self.descriptor, termios.TCSANOW, self._found)
+        os.close(self.descriptor)
+
+
+def raw_mode(found: Sequence[Any]) -> List[Any]:
+    """Return attributes for 8 bits, without echo, editing, flow control or hang-up on close."""
+    characters = list(found[6])
+    characters[termios.VMIN], characters[termios.VTIME] = 1, 0
+    control = termios.CS8 | termios.CREAD | termios.CLOCAL
+    return [termios.IGNBRK, 0, control, 0, termios.B115200, termios.B115200, characters]
+
+
+def wait_for(ports: Sequence[SerialPort], limit_s: float) -> List[SerialPort]:
+    """Return the ports that can be read, after at most `limit_s`."""
+    by_descriptor = {port.descriptor: port for port in ports}
+    ready, _, _ = select.select(list(by_descriptor), [], [], max(limit_s, 0))
+    return [by_descriptor[descriptor] for descriptor in ready]
+
+
+def open_ports(system: System, devices: Sequence[str]) -> List[SerialPort]:
+    """Open as many as possible; raise the last failure if none can be opened."""
+    ports = []
+    failure: AgentError = NoPort(NO_PORT)
+    for device in devices:
+        is_console = os.path.basename(device) in system.consoles
+        try:
+            ports.append(SerialPort(device, system.device(device), is_console))
+        except AgentError as error:
+            failure = error
+    if not ports:
+        raise failure
+    return ports
