@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import jsontext, seed
+from vmw_cloudinit_metadata.instance.parsing import jsontext, seed
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 _NUMBERS = st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from vmw_cloudinit_metadata.drivers.instancefile import MAX_FILE_BYTES
-from vmw_cloudinit_metadata.instance import advice, nocloud, seed
+from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, MAX_TOLD_BYTES, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.keys import FILE_LEVEL, canonical, unknown_faults
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.settings import configfile
 from vmw_cloudinit_metadata.settings.configfile import Shape

@@ -12,12 +12,13 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import network, nocloud
-from vmw_cloudinit_metadata.instance.dump import json_text
+from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.keys import TOP_LEVEL
-from vmw_cloudinit_metadata.instance.metadata import MAX_KEY_CHARACTERS, METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata.fields import MAX_KEY_CHARACTERS, METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.instance.network import shortform
+from vmw_cloudinit_metadata.instance.values.dump import json_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 UUID = "01234567-89ab-cdef-fedc-ba9876543210"
@@ -33,7 +34,9 @@ SCALARS = (
     | st.text(st.characters(), max_size=5)
     | st.sampled_from(WORDS)
 )
-NAMES = st.sampled_from([*METADATA_KEYS, *network.KEYS, *network.ROUTE_KEYS, "version", "config"])
+NAMES = st.sampled_from(
+    [*METADATA_KEYS, *shortform.KEYS, *shortform.ROUTE_KEYS, "version", "config"]
+)
 JSON = st.recursive(
     SCALARS,
     lambda below: (
@@ -41,7 +44,7 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-INTERFACES = st.dictionaries(st.sampled_from(sorted(network.KEYS)), JSON, max_size=4)
+INTERFACES = st.dictionaries(st.sampled_from(sorted(shortform.KEYS)), JSON, max_size=4)
 MAPPINGS = st.fixed_dictionaries(
     {
         "metadata": JSON

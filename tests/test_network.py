@@ -12,10 +12,12 @@ import yaml
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import address, nocloud, seed
+from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.advice import warnings_of
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.network import address
+from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 MACHINE = Machine(vc_uuid="01234567-89ab-cdef-fedc-ba9876543210")

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
 from tests import schemas
-from vmw_cloudinit_metadata.instance import networkversion1, networkversion2, secrecy
+from vmw_cloudinit_metadata.instance import secrecy
 from vmw_cloudinit_metadata.instance.advice import warnings_of
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.keys import merged
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.network import version1, version2
 
 # Right documents, reduced from the examples of cloud-init's and netplan's documentation.
 RIGHT = {
@@ -141,7 +142,7 @@ def form_faults_in(network: Any) -> list[Fault]:
     found = found_in(network)
     if not all(fault.is_warning for fault in found):
         return found
-    version = networkversion1 if network["version"] == 1 else networkversion2
+    version = version1 if network["version"] == 1 else version2
     together = [replace(fault, is_warning=True) for fault in version.conflicts_in(network)]
     return [fault for fault in found if fault not in together]
 
@@ -516,7 +517,7 @@ def test_what_stands_beside_a_network_that_is_disabled_is_told_to_be_ignored() -
 
 
 def test_every_key_of_the_documents_may_be_named() -> None:
-    dashed = {name.replace("_", "-") for name in networkversion1.KEYS | networkversion2.KEYS}
+    dashed = {name.replace("_", "-") for name in version1.KEYS | version2.KEYS}
     assert dashed <= secrecy.NAMES
 
 

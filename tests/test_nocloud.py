@@ -13,11 +13,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import nocloud, seed
-from vmw_cloudinit_metadata.instance.dump import document_text
+from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
-from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.instance.parsing import seed
+from vmw_cloudinit_metadata.instance.values.dump import document_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 UUID = "01234567-89ab-cdef-fedc-ba9876543210"

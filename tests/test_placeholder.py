@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import advice, placeholder
+from vmw_cloudinit_metadata.instance import advice
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.values import placeholder
 
 LEFT_IN = [
     *(("{{ name }}", "{{"), ("web-{{name}}-1", "{{"), ("{{- .Name -}}", "{{")),

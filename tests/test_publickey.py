@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.cloudinit import CloudInit
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.metadata.publickey import fault_of, faults_in, warnings_in
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.instance.publickey import fault_of, faults_in, warnings_in
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 TYPES = ["rsa-2048", "ecdsa-256", "ecdsa-384", "ecdsa-521", "ed25519"]

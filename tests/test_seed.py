@@ -9,7 +9,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import seed
+from vmw_cloudinit_metadata.instance.parsing import seed
 
 FILE = """\
 # A comment

@@ -27,7 +27,7 @@ from tests.vm import Vm, suboption
 from vmw_cloudinit_metadata.cli import main
 from vmw_cloudinit_metadata.cli.checkconfig import shown
 from vmw_cloudinit_metadata.cli.run import run as run_command
-from vmw_cloudinit_metadata.instance import seed
+from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.settings.layers import name, settings, variable
 from vmw_cloudinit_metadata.settings.running import CHANGEABLE
 from vmw_cloudinit_metadata.settings.values import Address

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import mistakes
-from vmw_cloudinit_metadata.instance import seed, syntax
+from vmw_cloudinit_metadata.instance.parsing import seed, syntax
 
 GOOD = """\
 # web1

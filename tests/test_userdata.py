@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests import schemas
 from tests.schemas import Look, look  # noqa: F401 - look is a fixture
-from vmw_cloudinit_metadata.instance import cloudconfig, userdata, userdataadvice
-from vmw_cloudinit_metadata.instance.userdata import Part, parts_of
+from vmw_cloudinit_metadata.instance.userdata import cloudconfig, formats, misread
+from vmw_cloudinit_metadata.instance.userdata.formats import Part, parts_of
 
 UNKNOWN = {"text/x-not-multipart", "text/plain"}
 MIME = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=xx\n\n"
@@ -24,16 +24,15 @@ PART = "--xx\nContent-Type: {}\n\n{}\n"
 def warnings(document: bytes | str) -> list[str]:
     raw = document.encode() if isinstance(document, str) else document
     return [
-        f"{fault.found}, expected {fault.expected}"
-        for fault in userdataadvice.faults_in(raw, "userdata")
+        f"{fault.found}, expected {fault.expected}" for fault in misread.faults_in(raw, "userdata")
     ]
 
 
 def leaves(document: bytes) -> list[str | None]:
     """The types of the parts that cloud-init hands to its handlers."""
     parts = [part for part in parts_of(document) if isinstance(part, Part)]
-    found = [part.type for part in parts if part.type != userdata.ARCHIVE and not part.lines_before]
-    return ["text/x-include-url" if kind == userdata.INCLUDE_ONCE else kind for kind in found]
+    found = [part.type for part in parts if part.type != formats.ARCHIVE and not part.lines_before]
+    return ["text/x-include-url" if kind == formats.INCLUDE_ONCE else kind for kind in found]
 
 
 RIGHT: dict[str, bytes | str] = {
@@ -296,7 +295,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_user_data_is_looked_at_in_bounds(name: str) -> None:
-    found = list(userdataadvice.faults_in(HOSTILE[name].encode(), "userdata"))
+    found = list(misread.faults_in(HOSTILE[name].encode(), "userdata"))
     assert len(found) < 300
 
 
@@ -315,7 +314,7 @@ def test_cloud_init_takes_right_user_data(name: str, look: Look) -> None:  # noq
 
 LINES = st.sampled_from(
     [
-        *(f"{begin}" for begin in userdata.BEGINNINGS),
+        *(f"{begin}" for begin in formats.BEGINNINGS),
         *("#Cloud-Config", " #cloud-config", "# cloud-config", "#cloud_config", "#cloud-configs"),
         *("#cloud-config # x", "#cloud-config a: b", "#cloud-config\\na: b", "\ufeff#cloud-config"),
         *("## Template: Jinja", "##template: jinja", "#INCLUDE http://a", "", " ", "\t", "\u2003"),

@@ -16,11 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import userdata
 from vmw_cloudinit_metadata.instance.advice import warnings_of
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, Key, describe, kind_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.instance.userdata import Part
+from vmw_cloudinit_metadata.instance.userdata import formats
+from vmw_cloudinit_metadata.instance.userdata.formats import Part
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 # Where the packages of Debian, Ubuntu and others have them.
@@ -114,13 +114,13 @@ class Schemas:
             yield from self._refused(f"network-{version}", dict(instance.network), ("network",))
         for key in ("userdata", "vendordata"):
             document = getattr(instance, key)
-            for part in userdata.parts_of(document) if document else ():
-                if isinstance(part, Part) and part.type == userdata.CLOUD_CONFIG:
+            for part in formats.parts_of(document) if document else ():
+                if isinstance(part, Part) and part.type == formats.CLOUD_CONFIG:
                     yield from self._cloud_config(part, key)
 
     def _cloud_config(self, part: Part, key: str) -> Iterator[Fault]:
-        read = userdata.yaml_of(part, key)
-        if isinstance(read, userdata.Trouble) or read.faults or not isinstance(read.value, dict):
+        read = formats.yaml_of(part, key)
+        if isinstance(read, formats.Trouble) or read.faults or not isinstance(read.value, dict):
             return  # which is told
         for fault in self._refused("cloud-config", read.value, (key,)):
             place = self._shown("cloud-config", fault.key[1:])

@@ -7,18 +7,14 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import (
-    interfaces,
-    metadata,
-    network,
-    placeholder,
-    renderers,
-    userdataadvice,
-)
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, bounded
-from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata import fields
+from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.instance.networkdocument import native_warnings
+from vmw_cloudinit_metadata.instance.network import interfaces, renderers, shortform
+from vmw_cloudinit_metadata.instance.network.native import native_warnings
+from vmw_cloudinit_metadata.instance.userdata import misread
+from vmw_cloudinit_metadata.instance.values import placeholder
 
 _NETWORK = "network at the top of the file, not below metadata: NoCloud ignores it here"
 _USER_DATA = "userdata at the top of the file, not below metadata: NoCloud ignores it here"
@@ -59,14 +55,14 @@ def warnings_of(instance: InstanceData) -> Iterator[Fault]:
 
 def _advice(instance: InstanceData) -> Iterator[Fault]:
     yield from _metadata(instance)
-    yield from metadata.warnings_in(instance.metadata)
+    yield from fields.warnings_in(instance.metadata)
     yield from placeholder.warnings_in(instance.match, ("match",))
     yield from placeholder.warnings_in(instance.network, ("network",))
     yield from _interfaces(instance)
     if instance.network and instance.network_is_native:
         yield from native_warnings(instance.network)
-    yield from userdataadvice.faults_in(instance.userdata, "userdata")
-    yield from userdataadvice.faults_in(instance.vendordata, "vendordata")
+    yield from misread.faults_in(instance.userdata, "userdata")
+    yield from misread.faults_in(instance.vendordata, "vendordata")
 
 
 def _metadata(instance: InstanceData) -> Iterator[Fault]:
@@ -108,7 +104,7 @@ def _cards(instance: InstanceData) -> Iterator[tuple[Any, Any]]:
 
 def _name(name: Any) -> str:
     """Of a network-config of the operator's own a name may be anything."""
-    is_name = isinstance(name, str) and network.INTERFACE_NAME.fullmatch(name)
+    is_name = isinstance(name, str) and shortform.INTERFACE_NAME.fullmatch(name)
     return str(name) if is_name else "a device without a name"
 
 

@@ -8,10 +8,10 @@ from itertools import islice
 from typing import Any
 
 from vmw_cloudinit_metadata.instance import nocloud
-from vmw_cloudinit_metadata.instance.address import ip_interface
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData, Key
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.instance.plain import MAPPING
+from vmw_cloudinit_metadata.instance.network.address import ip_interface
+from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import network, networkdocument
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, unknown
-from vmw_cloudinit_metadata.instance.metadata import MATCH_KEYS, METADATA_KEYS
-from vmw_cloudinit_metadata.instance.plain import MAPPING
+from vmw_cloudinit_metadata.instance.metadata.fields import MATCH_KEYS, METADATA_KEYS
+from vmw_cloudinit_metadata.instance.network import native, shortform
+from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 
 DOCUMENTS = ("userdata", "vendordata")
 TOP_LEVEL = frozenset({"metadata", "network", *DOCUMENTS, "documents", "match"})
@@ -28,7 +28,7 @@ _CLOUD_CONFIG_KEYS = (
 )
 _PART_OF = {
     **dict.fromkeys(_CLOUD_CONFIG_KEYS, "userdata"),
-    **dict.fromkeys((*network.KEYS - {"name"}, *_NATIVE_KEYS, "network-interfaces"), "network"),
+    **dict.fromkeys((*shortform.KEYS - {"name"}, *_NATIVE_KEYS, "network-interfaces"), "network"),
     **dict.fromkeys(("vc-uuid", "bios-uuid", "name"), "match"),
     **dict.fromkeys(METADATA_KEYS, "metadata"),
 }
@@ -49,13 +49,13 @@ def canonical(seed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
 def _interfaces(value: Any, faults: Faults) -> Any:
     if isinstance(value, list):
         return [
-            with_dashes(item, network.KEYS, ("network", index), faults)
+            with_dashes(item, shortform.KEYS, ("network", index), faults)
             if isinstance(item, MAPPING)
             else item
             for index, item in enumerate(value)
         ]
-    if isinstance(value, MAPPING) and not networkdocument.is_native(value):
-        return with_dashes(value, network.KEYS, ("network",), faults)
+    if isinstance(value, MAPPING) and not native.is_native(value):
+        return with_dashes(value, shortform.KEYS, ("network",), faults)
     return value
 
 
@@ -114,7 +114,7 @@ def _same_form(defaults: Any, own: Any) -> bool:
     """Whether two networks can be merged: a short form with a short form, a version with itself."""
     if own is None or not isinstance(defaults, MAPPING) or not isinstance(own, MAPPING):
         return own is None
-    return networkdocument.form_of(defaults) == networkdocument.form_of(own)
+    return native.form_of(defaults) == native.form_of(own)
 
 
 def _over(under: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -10,16 +10,6 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vmw_cloudinit_metadata.instance import (
-    interfaces,
-    network,
-    networkconfig,
-    networkdocument,
-    placeholder,
-    plain,
-    publickey,
-)
-from vmw_cloudinit_metadata.instance.dump import yaml_text
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
     Faults,
@@ -29,9 +19,13 @@ from vmw_cloudinit_metadata.instance.fault import (
     unknown,
 )
 from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, TOP_LEVEL, canonical, misplaced_faults
-from vmw_cloudinit_metadata.instance.metadata import Match, Metadata
-from vmw_cloudinit_metadata.instance.network import Interface
-from vmw_cloudinit_metadata.instance.plain import MAPPING
+from vmw_cloudinit_metadata.instance.metadata import publickey
+from vmw_cloudinit_metadata.instance.metadata.fields import Match, Metadata
+from vmw_cloudinit_metadata.instance.network import interfaces, native, networkconfig, shortform
+from vmw_cloudinit_metadata.instance.network.shortform import Interface
+from vmw_cloudinit_metadata.instance.values import placeholder, plain
+from vmw_cloudinit_metadata.instance.values.dump import yaml_text
+from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
@@ -80,7 +74,7 @@ class InstanceData:
         return cls(
             metadata=check.metadata,
             network=check.network,
-            network_is_native=networkdocument.is_native(mapping.get("network")),
+            network_is_native=native.is_native(mapping.get("network")),
             userdata=check.texts["userdata"],
             vendordata=check.texts["vendordata"],
             documents=check.documents,
@@ -138,10 +132,10 @@ class _Check:
         return checked.model_dump(by_alias=True, exclude_none=True) if checked else {}
 
     def _network(self, value: Any) -> Mapping[str, Any] | None:
-        if value is None or networkdocument.is_native(value):
-            self.faults.extend(networkdocument.native_faults(value) if value else ())
+        if value is None or native.is_native(value):
+            self.faults.extend(native.native_faults(value) if value else ())
             return value  # type: ignore[no-any-return]
-        without_version = networkdocument.without_version(value)
+        without_version = native.without_version(value)
         if without_version:
             self.faults.add(without_version)
             return None
@@ -163,7 +157,7 @@ class _Check:
         if self.faults.has_more:
             return None
         if isinstance(value, MAPPING):
-            known = network.KEYS
+            known = shortform.KEYS
             value = {k: v for k, v in value.items() if v is not None or k not in known}
         before = len(self.faults.found)
         interface = self._validate(Interface, value, key)
@@ -176,7 +170,7 @@ class _Check:
     def _check_the_rest(self, value: Mapping[str, Any], key: Key, found: Iterable[Fault]) -> None:
         """What is wrong between those keys of an interface that are right by themselves."""
         faulty = {fault.key[len(key)] for fault in found if len(fault.key) > len(key)}
-        right = {k: v for k, v in value.items() if k in network.KEYS and k not in faulty}
+        right = {k: v for k, v in value.items() if k in shortform.KEYS and k not in faulty}
         rest = Interface.model_validate(right)
         faults = interfaces.faults_within(rest, key)
         self.faults.extend(fault for fault in faults if not fault.is_absence)
@@ -273,11 +267,11 @@ def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault
     """A pydantic error as a fault; `value` is what was validated, and stands at `key`."""
     place = tuple(error["loc"])
     if error["type"] == "extra_forbidden":
-        if model is Interface and len(place) == 1 and place[0] in network.FOREIGN_KEYS:
-            expected = network.FOREIGN_KEYS[place[0]]
+        if model is Interface and len(place) == 1 and place[0] in shortform.FOREIGN_KEYS:
+            expected = shortform.FOREIGN_KEYS[place[0]]
             return Fault((*key, *place), repr(place[0]), expected, is_named=True)
-        if place[:1] == ("routes",) and place[-1] in network.FOREIGN_ROUTE_KEYS:
-            expected = network.FOREIGN_ROUTE_KEYS[place[-1]]
+        if place[:1] == ("routes",) and place[-1] in shortform.FOREIGN_ROUTE_KEYS:
+            expected = shortform.FOREIGN_ROUTE_KEYS[place[-1]]
             return Fault((*key, *place), repr(place[-1]), expected, is_named=True)
         return unknown((*key, *place), place[-1], _fields_at(model, place[:-1]))
     form = _EXPECTED.get(error["type"], "a value of another kind")
@@ -330,5 +324,5 @@ def _existing(place: tuple[Any, ...], value: Any) -> Key:
 
 def _fields_at(model: type[BaseModel], place: Key) -> frozenset[str]:
     if place[:1] == ("routes",):
-        return network.ROUTE_KEYS
+        return shortform.ROUTE_KEYS
     return frozenset(str(item.alias) for item in model.model_fields.values())

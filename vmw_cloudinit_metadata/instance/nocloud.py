@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance.dump import document_text, json_text
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
-from vmw_cloudinit_metadata.instance.hostname import hostname_of, is_whole
-from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata.hostname import hostname_of, is_whole
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.instance.values.dump import document_text, json_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 # What each document of the protocol is called in cloud-init.

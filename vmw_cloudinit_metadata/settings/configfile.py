@@ -8,9 +8,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import seed
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, bounded, joined
 from vmw_cloudinit_metadata.instance.keys import unknown_faults, with_dashes
+from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
-from vmw_cloudinit_metadata.instance.address import (
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.network.address import (
     AnyInterface,
     ip_address,
     ip_interface,
     unfit_in,
 )
-from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.network import Interface, Route
-from vmw_cloudinit_metadata.instance.subnets import Subnets, reaches
+from vmw_cloudinit_metadata.instance.network.shortform import Interface, Route
+from vmw_cloudinit_metadata.instance.network.subnets import Subnets, reaches
 
 _MIN_IPV6_MTU = 1280  # RFC 8200; below it, the kernel switches IPv6 off
 

@@ -11,22 +11,22 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-from vmw_cloudinit_metadata.instance import cloudconfig, userdata
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, kind_of
-from vmw_cloudinit_metadata.instance.userdata import Part, Trouble
+from vmw_cloudinit_metadata.instance.userdata import cloudconfig, formats
+from vmw_cloudinit_metadata.instance.userdata.formats import Part, Trouble
 
 _EXPECTED = "something that cloud-init knows, such as #cloud-config or #!, in the first line"
 _LINES = "userdata: | (not > and not quotes), so that lines remain lines"
 
 # How many words may stand in the first line, behind its beginning, if there is no other line.
 _WORDS = {
-    userdata.CLOUD_CONFIG: 0,
-    userdata.ARCHIVE: 0,
-    userdata.BOOTHOOK: 0,
-    userdata.PART_HANDLER: 0,
-    userdata.SCRIPT: 2,  # an interpreter and its argument
-    userdata.INCLUDE: 1,
-    userdata.INCLUDE_ONCE: 1,
+    formats.CLOUD_CONFIG: 0,
+    formats.ARCHIVE: 0,
+    formats.BOOTHOOK: 0,
+    formats.PART_HANDLER: 0,
+    formats.SCRIPT: 2,  # an interpreter and its argument
+    formats.INCLUDE: 1,
+    formats.INCLUDE_ONCE: 1,
 }
 _LITERAL_LINE_BREAK = re.compile(rb"\\r?\\?n|\\n")
 _LETTERS = re.compile(r"[^a-z]+")
@@ -43,45 +43,45 @@ def faults_in(document: bytes, key: str) -> Iterator[Fault]:
     """The warnings for a document that stands at `key`."""
     if not document:
         return
-    parts = list(islice(userdata.parts_of(document), MAX_FAULTS + 1))
+    parts = list(islice(formats.parts_of(document), MAX_FAULTS + 1))
     types = {part.type for part in parts if isinstance(part, Part)}
     for part in parts:
         if isinstance(part, Trouble):
             yield _fault(part, key)
         elif part.content.strip() or part.content == document:
-            yield from _part(part, key, has_handler=userdata.PART_HANDLER in types)
+            yield from _part(part, key, has_handler=formats.PART_HANDLER in types)
 
 
 def _part(part: Part, key: str, *, has_handler: bool) -> Iterator[Fault]:
     if part.type is None:
         found, expected = _unknown(part.content)
         yield _fault(Trouble(f"{part.place}{found}", expected), key)
-    elif part.type not in userdata.TYPES and not has_handler:
+    elif part.type not in formats.TYPES and not has_handler:
         expected = "a type that cloud-init knows, such as text/cloud-config or text/x-shellscript"
         yield _fault(Trouble(f"{part.place}a Content-Type of another kind", expected), key)
     else:
         for trouble in _first_line(part):
             yield _fault(trouble, key)
-        if part.type == userdata.CLOUD_CONFIG:
+        if part.type == formats.CLOUD_CONFIG:
             yield from _cloud_config(part, key)
 
 
 def _first_line(part: Part) -> Iterator[Trouble]:
     start = part.content.lstrip()
-    if part.type == userdata.BOOTHOOK:
+    if part.type == formats.BOOTHOOK:
         yield from _boothook(part)
     first, _, behind = start.partition(b"\n")
-    if part.type not in _WORDS or userdata.type_of(start) != part.type:
-        if part.type == userdata.SCRIPT:
+    if part.type not in _WORDS or formats.type_of(start) != part.type:
+        if part.type == formats.SCRIPT:
             yield Trouble(f"{part.place}a script without #!", "#!/bin/sh in its first line")
         return
-    begin = next(b for b, kind in userdata.BEGINNINGS.items() if kind == part.type)
+    begin = next(b for b, kind in formats.BEGINNINGS.items() if kind == part.type)
     if _LITERAL_LINE_BREAK.search(first):
         found = f"{part.place}a backslash and n in the first line, in place of a line break"
         yield Trouble(found, "userdata: | and lines below it, or double quotes")
     elif not behind.strip() and len(first[len(begin) :].split()) > _WORDS[part.type]:
         found = f"{part.place}everything in the first line, which is "
-        found += "a comment" if part.type == userdata.CLOUD_CONFIG else f"the one of {begin}"
+        found += "a comment" if part.type == formats.CLOUD_CONFIG else f"the one of {begin}"
         yield Trouble(found, _LINES)
 
 
@@ -99,13 +99,13 @@ def _cloud_config(part: Part, key: str) -> Iterator[Fault]:
     if _JINJA_BELOW.search(part.content):
         found = f"{part.place}## template: jinja below the first line, where it is a comment"
         yield _fault(Trouble(found, "it in the first line, above #cloud-config"), key)
-    read = userdata.yaml_of(part, key)
+    read = formats.yaml_of(part, key)
     if isinstance(read, Trouble):
         yield _fault(read, key)
         return
-    if mark := userdata.mark_within(part, "#cloud-config"):
+    if mark := formats.mark_within(part, "#cloud-config"):
         yield _fault(mark, key)
-    for trouble in userdata.troubles_of(read, part, "#cloud-config"):
+    for trouble in formats.troubles_of(read, part, "#cloud-config"):
         yield _fault(trouble, key)
     if isinstance(read.value, dict):
         for name, expected in cloudconfig.advice_on(read.value):
@@ -125,8 +125,8 @@ def _unknown(content: bytes) -> tuple[str, str]:
     start = content[:_LOOKED_AT_BYTES]
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
         return f"{size} of UTF-16", "UTF-8: save the file so"
-    if start.startswith(userdata.MARK):
-        return "a byte order mark before the first line", userdata.NO_MARK
+    if start.startswith(formats.MARK):
+        return "a byte order mark before the first line", formats.NO_MARK
     if b"PRIVATE KEY-----" in start:
         return "a private key", f"{_EXPECTED}; a key belongs into write_files or ssh_keys of it"
     if _is_base64(content):
@@ -148,7 +148,7 @@ def _unknown(content: bytes) -> tuple[str, str]:
 def _resembles(content: bytes) -> str | None:
     first = content.lstrip().partition(b"\n")[0][:64].decode("utf-8", "replace").lower()
     letters = _LETTERS.sub("", first)
-    for begin in userdata.BEGINNINGS:
+    for begin in formats.BEGINNINGS:
         name = _LETTERS.sub("", begin)
         if name and cloudconfig.edits(letters[: len(name)], name, 2) <= 2:
             return begin
@@ -163,7 +163,7 @@ def _is_base64(content: bytes) -> bool:
         decoded = base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except binascii.Error:
         return False
-    is_known = decoded.startswith(b"\x1f\x8b") or userdata.type_of(decoded) is not None
+    is_known = decoded.startswith(b"\x1f\x8b") or formats.type_of(decoded) is not None
     return is_known or len(content.split()[0]) >= _LONG_BASE64
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import networkcards
-from vmw_cloudinit_metadata.instance.check import (
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.network import cards
+from vmw_cloudinit_metadata.instance.network.check import (
     ADDRESS,
     ANY,
     BOOLEAN,
@@ -29,7 +30,6 @@ from vmw_cloudinit_metadata.instance.check import (
     one_of,
     up_to,
 )
-from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
 
 _STATIC = ("static", "static4", "static6")
 
@@ -41,7 +41,7 @@ def _destination(value: Any, key: Key) -> Iterator[Fault]:
             yield Fault((*key, name), describe(value[name], key), expected)
         elif name in value:
             to, netmask = value[name], value.get("netmask")
-            yield from networkcards.destination_faults(to, (*key, name), netmask)
+            yield from cards.destination_faults(to, (*key, name), netmask)
 
 
 def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
@@ -273,7 +273,7 @@ def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
             yield Fault((*key, "mac_address"), found, "each MAC address once")
         elif isinstance(mac, str):
             macs.add(mac.lower())
-    yield from networkcards.faults_between(_cards(document["config"]))
+    yield from cards.faults_between(_cards(document["config"]))
 
 
 def _undefined(entry: Mapping[str, Any], key: Key, names: set[str]) -> Iterator[Fault]:
@@ -289,12 +289,12 @@ def _undefined(entry: Mapping[str, Any], key: Key, names: set[str]) -> Iterator[
             yield Fault(place, describe(name, key), expected)
 
 
-def _cards(config: Sequence[Any]) -> Iterator[networkcards.Card]:
+def _cards(config: Sequence[Any]) -> Iterator[cards.Card]:
     for index, entry in enumerate(config):
         key: Key = ("network", "config", index)
         if not isinstance(entry, Mapping):
             continue
-        card = networkcards.Card()
+        card = cards.Card()
         if entry.get("type") == "route":
             card.dhcp = {4, 6}  # it may belong to any interface
             card.routes += _routes([entry], key[:-1], first=index)
@@ -304,7 +304,7 @@ def _cards(config: Sequence[Any]) -> Iterator[networkcards.Card]:
         yield card
 
 
-def _add(subnet: Mapping[str, Any], key: Key, card: networkcards.Card) -> None:
+def _add(subnet: Mapping[str, Any], key: Key, card: cards.Card) -> None:
     kind = subnet.get("type")
     if kind in ("dhcp", "dhcp4"):
         card.dhcp.add(4)
@@ -318,26 +318,26 @@ def _add(subnet: Mapping[str, Any], key: Key, card: networkcards.Card) -> None:
         card.addresses.append(((*key, "address"), address))
     elif kind in _STATIC:
         card.dhcp = {4, 6}  # nobody knows which network was meant
-    if via := networkcards.host_of(subnet.get("gateway")):
+    if via := cards.host_of(subnet.get("gateway")):
         rank = subnet.get("metric")
         rank = None if rank is None else str(rank)
-        card.routes.append(networkcards.Route((*key, "gateway"), via, is_default=True, rank=rank))
+        card.routes.append(cards.Route((*key, "gateway"), via, is_default=True, rank=rank))
     card.routes += _routes(_list(subnet.get("routes")), (*key, "routes"))
 
 
-def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[networkcards.Route]:
+def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[cards.Route]:
     for index, route in enumerate(routes, first):
-        via = networkcards.host_of(route.get("gateway")) if isinstance(route, Mapping) else None
+        via = cards.host_of(route.get("gateway")) if isinstance(route, Mapping) else None
         if via:
             to = route.get("destination", route.get("network"))
             netmask = route.get("netmask")
             if isinstance(to, str) and "/" not in to and isinstance(netmask, str):
                 to = f"{to}/{netmask}"
             metric = route.get("metric")
-            yield networkcards.Route(
+            yield cards.Route(
                 (*key, index, "gateway"),
                 via,
-                is_default=networkcards.is_default(to),
+                is_default=cards.is_default(to),
                 rank=None if metric is None else str(metric),
             )
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import networkversion1, networkversion2
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.plain import MAPPING
+from vmw_cloudinit_metadata.instance.network import version1, version2
+from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 
 _MAC_KEYS = {"mac_address", "mac-address", "macaddress"}
-_VERSION_2 = networkversion2.DEVICES | {"renderer"}
+_VERSION_2 = version2.DEVICES | {"renderer"}
 
 
 def is_native(network: Any) -> bool:
@@ -84,6 +84,6 @@ def native_warnings(network: Mapping[str, Any]) -> Iterator[Fault]:
         found = "'disabled', with which cloud-init ignores all that stands beside it"
         yield Fault(("network", "config"), found, "that alone, or the rest without it")
     else:
-        version = networkversion1 if network["version"] == 1 else networkversion2
+        version = version1 if network["version"] == 1 else version2
         yield from version.faults_in(network)
         yield from version.conflicts_in(network)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import networkcards
-from vmw_cloudinit_metadata.instance.check import (
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.network import cards
+from vmw_cloudinit_metadata.instance.network.check import (
     ANY,
     BOOLEAN,
     HOST_4,
@@ -35,7 +36,6 @@ from vmw_cloudinit_metadata.instance.check import (
     one_of,
     up_to,
 )
-from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
 
 _NETPLAN_ALONE = (
     "no such key, or Ubuntu alone: cloud-init leaves it to netplan, and other systems lose it"
@@ -73,7 +73,7 @@ def _address(value: Any, key: Key) -> Iterator[Fault]:
 def _destination(value: Any, key: Key) -> Iterator[Fault]:
     if value != "default" and interface_of(value) is None:
         yield Fault(key, describe(value, key), "a network such as 10.0.0.0/8")
-    yield from networkcards.destination_faults(value, key)
+    yield from cards.destination_faults(value, key)
 
 
 def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
@@ -275,8 +275,8 @@ def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
     """What cannot work of values that are right by themselves."""
     devices = list(_devices(document))
     yield from _names(devices)
-    cards = [_card(key, device) for key, device in devices]
-    yield from networkcards.faults_between(cards, ", or a route with on-link: true")
+    found = [_card(key, device) for key, device in devices]
+    yield from cards.faults_between(found, ", or a route with on-link: true")
 
 
 def _devices(document: Mapping[str, Any]) -> Iterator[tuple[Key, Mapping[str, Any]]]:
@@ -311,8 +311,8 @@ def _names(devices: Iterable[tuple[Key, Mapping[str, Any]]]) -> Iterator[Fault]:
             macs.add(mac.lower())
 
 
-def _card(key: Key, device: Mapping[str, Any]) -> networkcards.Card:
-    card = networkcards.Card(dhcp={n for n in (4, 6) if device.get(f"dhcp{n}") in (True, "yes")})
+def _card(key: Key, device: Mapping[str, Any]) -> cards.Card:
+    card = cards.Card(dhcp={n for n in (4, 6) if device.get(f"dhcp{n}") in (True, "yes")})
     for index, text in enumerate(_list(device.get("addresses"))):
         address = interface_of(text)
         if address and "/" in text:
@@ -320,16 +320,16 @@ def _card(key: Key, device: Mapping[str, Any]) -> networkcards.Card:
         else:
             card.dhcp = {4, 6}  # nobody knows which network was meant
     for name in ("gateway4", "gateway6"):
-        if via := networkcards.host_of(device.get(name)):
-            card.routes.append(networkcards.Route((*key, name), via, is_default=True))
+        if via := cards.host_of(device.get(name)):
+            card.routes.append(cards.Route((*key, name), via, is_default=True))
     for index, route in enumerate(_list(device.get("routes"))):
-        via = networkcards.host_of(route.get("via")) if isinstance(route, Mapping) else None
+        via = cards.host_of(route.get("via")) if isinstance(route, Mapping) else None
         if via:
             card.routes.append(
-                networkcards.Route(
+                cards.Route(
                     (*key, "routes", index, "via"),
                     via,
-                    is_default=networkcards.is_default(route.get("to")),
+                    is_default=cards.is_default(route.get("to")),
                     may_be_outside=bool(route.get("on-link")),
                     rank=str((route.get("metric"), route.get("table"), route.get("type")))
                     if route.keys() & {"metric", "table", "type"}

@@ -9,16 +9,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from vmw_cloudinit_metadata.instance import placeholder, publickey
-from vmw_cloudinit_metadata.instance.dump import json_text
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.hostname import (
+from vmw_cloudinit_metadata.instance.metadata import publickey
+from vmw_cloudinit_metadata.instance.metadata.hostname import (
     MAX_LINUX_HOSTNAME,
     is_hostname,
     set_by_cloud_init,
 )
-from vmw_cloudinit_metadata.instance.plain import MAPPING
-from vmw_cloudinit_metadata.instance.text import Text, dashed
+from vmw_cloudinit_metadata.instance.values import placeholder
+from vmw_cloudinit_metadata.instance.values.dump import json_text
+from vmw_cloudinit_metadata.instance.values.plain import MAPPING
+from vmw_cloudinit_metadata.instance.values.text import Text, dashed
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 # As JSON writes them. PyYAML, which reads meta-data in the guest, takes at most 1,024.

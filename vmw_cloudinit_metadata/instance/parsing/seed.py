@@ -29,9 +29,11 @@ from yaml.events import (
     StreamEndEvent,
 )
 
-from vmw_cloudinit_metadata.instance import placeholder, secrecy, syntax
+from vmw_cloudinit_metadata.instance import secrecy
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
-from vmw_cloudinit_metadata.instance.plain import MAX_DEPTH, MAX_NUMBER_BITS
+from vmw_cloudinit_metadata.instance.parsing import syntax
+from vmw_cloudinit_metadata.instance.values import placeholder
+from vmw_cloudinit_metadata.instance.values.plain import MAX_DEPTH, MAX_NUMBER_BITS
 
 MAX_NODES = 100_000  # after aliases are expanded
 MAX_CHARACTERS = 8 * 1024 * 1024  # likewise

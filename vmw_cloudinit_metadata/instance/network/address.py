@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from vmw_cloudinit_metadata.instance.text import Text
+from vmw_cloudinit_metadata.instance.values.text import Text
 
 AnyAddress = IPv4Address | IPv6Address
 AnyInterface = IPv4Interface | IPv6Interface

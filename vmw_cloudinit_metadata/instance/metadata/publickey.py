@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import placeholder
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.text import MAX_ITEMS
+from vmw_cloudinit_metadata.instance.values import placeholder
+from vmw_cloudinit_metadata.instance.values.text import MAX_ITEMS
 
 # The fields of a key behind its type: s is a string or a number, behind its length in 4 bytes.
 _FIELDS = {

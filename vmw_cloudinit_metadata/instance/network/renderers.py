@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from vmw_cloudinit_metadata.instance.address import ip_address
 from vmw_cloudinit_metadata.instance.fault import Fault, Key
-from vmw_cloudinit_metadata.instance.network import Interface
-from vmw_cloudinit_metadata.instance.subnets import Subnets
+from vmw_cloudinit_metadata.instance.network.address import ip_address
+from vmw_cloudinit_metadata.instance.network.shortform import Interface
+from vmw_cloudinit_metadata.instance.network.subnets import Subnets
 
 RENDERERS = ("netplan", "eni", "networkd", "sysconfig", "network-manager")
 

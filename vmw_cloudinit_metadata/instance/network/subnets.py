@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vmw_cloudinit_metadata.instance.address import AnyAddress, AnyInterface, ip_address
+from vmw_cloudinit_metadata.instance.network.address import AnyAddress, AnyInterface, ip_address
 
 # So many addresses of an interface, which hardly one has, are looked through; more are indexed.
 _FEW = 4

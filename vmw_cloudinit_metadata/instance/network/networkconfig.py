@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 from typing import Any
 
-from vmw_cloudinit_metadata.instance.address import AnyInterface, ip_address
-from vmw_cloudinit_metadata.instance.interfaces import names_of
-from vmw_cloudinit_metadata.instance.network import Interface, Route
-from vmw_cloudinit_metadata.instance.subnets import Subnets
+from vmw_cloudinit_metadata.instance.network.address import AnyInterface, ip_address
+from vmw_cloudinit_metadata.instance.network.interfaces import names_of
+from vmw_cloudinit_metadata.instance.network.shortform import Interface, Route
+from vmw_cloudinit_metadata.instance.network.subnets import Subnets
 
 _NETMASKS = [str(IPv4Network((0, length)).netmask) for length in range(33)]
 _NONE = Subnets(())

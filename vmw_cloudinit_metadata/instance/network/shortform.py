@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
-from vmw_cloudinit_metadata.instance.address import (
+from vmw_cloudinit_metadata.instance.network.address import (
     Address,
     AnyInterface,
     Destination,
@@ -23,7 +23,7 @@ from vmw_cloudinit_metadata.instance.address import (
     ip_address,
     ip_interface,
 )
-from vmw_cloudinit_metadata.instance.text import Text, dashed, listed, listed_words
+from vmw_cloudinit_metadata.instance.values.text import Text, dashed, listed, listed_words
 
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
 # What the kernel, systemd, netplan, ifupdown and shells all take for a name, and not for more.

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vmw_cloudinit_metadata.instance.address import AnyAddress, AnyInterface, unfit_in
-from vmw_cloudinit_metadata.instance.check import interface_of
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.subnets import Subnets
+from vmw_cloudinit_metadata.instance.network.address import AnyAddress, AnyInterface, unfit_in
+from vmw_cloudinit_metadata.instance.network.check import interface_of
+from vmw_cloudinit_metadata.instance.network.subnets import Subnets
 
 _ALL = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 

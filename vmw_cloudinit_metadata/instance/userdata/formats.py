@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from email.message import Message
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import seed
 from vmw_cloudinit_metadata.instance.fault import kind_of
+from vmw_cloudinit_metadata.instance.parsing import seed
 
 CLOUD_CONFIG = "text/cloud-config"
 ARCHIVE = "text/cloud-config-archive"

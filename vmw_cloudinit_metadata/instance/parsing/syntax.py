@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vmw_cloudinit_metadata.instance import placeholder
+from vmw_cloudinit_metadata.instance.values import placeholder
 
 _CLOSING = {"[": "]", "{": "}"}
 _OPENING = {"]": "[", "}": "{"}

@@ -1,0 +1,1 @@
+"""What cloud-init makes of user-data and vendor-data. Pure."""
