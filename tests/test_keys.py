@@ -119,8 +119,8 @@ def test_unknown_key_is_a_fault_with_the_nearest_name(name: Any, expected: str) 
 )
 def test_key_of_a_part_on_the_top_level_is_told_where_it_belongs(name: str, part: str) -> None:
     (fault,) = misplaced_faults({name: "x"}, FILE_LEVEL)
-    expected = f"no such key there: put it below {part}:"
-    assert str(fault) == f"{name}: found {name!r} on the top level, expected {expected}"
+    expected = f"no such key here: move it below {part}:"
+    assert str(fault) == f"{name}: found {name!r} at the top level, expected {expected}"
 
 
 @pytest.mark.parametrize("name", ["x-", "x-net", "x-a_b"])

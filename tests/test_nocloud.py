@@ -263,9 +263,9 @@ def test_digest_has_length_and_sha_256_of_every_document_there_is() -> None:
 @pytest.mark.parametrize(
     ("name", "metadata", "found"),
     [
-        ("日本", {}, "found nothing, and a VM name that gives no host name"),
-        ("サーバー01", {}, "found nothing, and a VM name that gives '01'"),
-        ("Straße", {"region": "a"}, "found nothing, and a VM name that gives 'Stra-e'"),
+        ("日本", {}, "found nothing, and the VM name gives no host name"),
+        ("サーバー01", {}, "found nothing, and the VM name gives '01'"),
+        ("Straße", {"region": "a"}, "found nothing, and the VM name gives 'Stra-e'"),
     ],
 )
 def test_vm_name_that_gives_no_whole_host_name_is_a_warning(

@@ -294,11 +294,11 @@ def test_name_of_a_secret_is_known(name: str, is_secret: bool) -> None:
     ("value", "told"),
     [
         ("short", "'short'"),
-        ("x" * 79 + " ", "a text of 80 characters"),  # as base64 may be
+        ("x" * 79 + " ", "a string of 80 characters"),  # as base64 may be
         ("a b " * 25, f"{repr('a b ' * 25)[:60]}... (100 characters)"),
-        ("-----BEGIN OPENSSH PRIVATE KEY-----\nx", "a text of 37 characters"),
-        ("$6$salt$hash", "a text of 12 characters"),
-        (base64.b64encode(bytes(30)).decode(), "a text of 40 characters"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\nx", "a string of 37 characters"),
+        ("$6$salt$hash", "a string of 12 characters"),
+        (base64.b64encode(bytes(30)).decode(), "a string of 40 characters"),
         (2**300, "a number of 301 bits"),
         (None, "nothing"),
         ({}, "a mapping"),

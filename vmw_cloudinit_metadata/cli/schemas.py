@@ -126,7 +126,7 @@ class Schemas:
             place = self._shown("cloud-config", fault.key[1:])
             line = read.line(fault.key)
             at = f" at {place}" if place else ""
-            found = f"{part.place}in line {line} of its #cloud-config{at} {fault.found}"
+            found = f"{fault.found}{at} on line {line} of the #cloud-config{part.place}"
             yield Fault(fault.key, found, fault.expected, is_warning=True)
 
     def _refused(self, name: str, document: Any, root: Key) -> Iterator[Fault]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, bounded
 from vmw_cloudinit_metadata.instance.metadata import fields
 from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
@@ -16,32 +17,33 @@ from vmw_cloudinit_metadata.instance.network.native import native_warnings
 from vmw_cloudinit_metadata.instance.userdata import misread
 from vmw_cloudinit_metadata.instance.values import placeholder
 
-_NETWORK = "network at the top of the file, not below metadata: NoCloud ignores it here"
-_USER_DATA = "userdata at the top of the file, not below metadata: NoCloud ignores it here"
-_VENDOR_DATA = "vendordata at the top of the file, not below metadata: NoCloud ignores it here"
-_ENCODING = "no such key: write the text itself, or !!binary before base64"
-_WAIT = "no such key: NoCloud has the network from network at the top of the file, and never waits"
+_TOP = "{} at the top of the file, not below metadata: NoCloud ignores it here"
+_NETWORK = _TOP.format("network")
+_USER_DATA = _TOP.format("userdata")
+_ENCODING = "no such key: write the content itself, or !!binary before base64"
+_WAIT = "no such key: NoCloud takes the network from network at the top of the file and never waits"
 
 # Keys of meta-data that change where cloud-init looks, or what it does before the network is up;
 # and those that other data sources, as VMware's guestinfo, read there.
 _KEYS = {
     "seedfrom": "no seedfrom: cloud-init would fetch its data from there instead",
     "dsmode": "no dsmode: cloud-init decides by itself when to apply the data",
-    "network-interfaces": "network: cloud-init's network-interfaces is out of use",
+    "network-interfaces": "network: network-interfaces is obsolete",
     **dict.fromkeys(("network", "network-config", "networkdata", "network-data"), _NETWORK),
     **dict.fromkeys(("ethernets", "nameservers"), _NETWORK),
-    **dict.fromkeys(("userdata", "user-data"), _USER_DATA),
     **dict.fromkeys(("runcmd", "bootcmd", "write-files", "packages", "users"), _USER_DATA),
     "ssh-authorized-keys": "public-keys, as meta-data calls it",
-    **dict.fromkeys(("vendordata", "vendor-data"), _VENDOR_DATA),
+    **{
+        name: _TOP.format(document.key)
+        for document in USER_DATA
+        for name in (document.key, document.nocloud_name)
+    },
     **{
         f"{name}.encoding": _ENCODING
-        for name in (
-            *("network", "network-config", "userdata", "user-data", "vendordata", "vendor-data"),
-            *("metadata", "meta-data"),
-        )
+        for document in STANDARD
+        for name in (document.key, document.nocloud_name)
     },
-    **dict.fromkeys(("metadata", "meta-data"), "what is below it one level higher"),
+    **dict.fromkeys(("metadata", "meta-data"), "the keys below it, one level up"),
     "wait-on-network": _WAIT,
     "cleanup-guestinfo": "no such key: it is for VMware's guestinfo, which is not read",
 }
@@ -61,8 +63,8 @@ def _advice(instance: InstanceData) -> Iterator[Fault]:
     yield from _interfaces(instance)
     if instance.network and instance.network_is_native:
         yield from native_warnings(instance.network)
-    yield from misread.faults_in(instance.userdata, "userdata")
-    yield from misread.faults_in(instance.vendordata, "vendordata")
+    for document in USER_DATA:
+        yield from misread.faults_in(instance.content_of(document), document.key)
 
 
 def _metadata(instance: InstanceData) -> Iterator[Fault]:
@@ -85,8 +87,8 @@ def _interfaces(instance: InstanceData) -> Iterator[Fault]:
     cards = list(_cards(instance))
     nameless = [name for name, mac in cards if not mac]
     if len(cards) > 1 and nameless:
-        found = f"several interfaces, and no MAC address for {', '.join(map(_name, nameless))}"
-        expected = "mac-address on each: the order of names may change"
+        found = f"several interfaces, without a MAC address for {', '.join(map(_name, nameless))}"
+        expected = "mac-address on each: the guest may order its interfaces differently"
         yield Fault(("network",), found, expected)
 
 

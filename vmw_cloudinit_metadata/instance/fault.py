@@ -23,7 +23,7 @@ _SHORT_CHARACTERS = 80
 _QUOTED_BITS = 256
 _FOUND_CHARACTERS = 200
 _EXPECTED_CHARACTERS = 600  # may list the names of all settings
-_MORE = f"more faults than the {MAX_FAULTS} that are told"
+_MORE = f"more than {MAX_FAULTS} faults"
 _ODD_SPACES = ("Zs", "Cf")  # look like a space, or like nothing
 _NAME_CHARACTERS = 64  # a longer name is not looked at: it resembles none of ours
 
@@ -167,7 +167,7 @@ def kind_of(value: Any) -> str:
 
 def _text(text: str) -> str:
     if secrecy.is_secret_text(text):
-        return f"a text of {characters(len(text))}"
+        return f"a string of {characters(len(text))}"
     start = repr(text[: _SHORT_CHARACTERS + 1])
     if len(start) <= _SHORT_CHARACTERS:
         return start
@@ -182,7 +182,7 @@ def unknown(key: Key, name: object, known: Iterable[str]) -> Fault:
         return Fault(key, repr(text), repr(close), is_named=True)
     odd = next((c for c in text if c != " " and unicodedata.category(c) in _ODD_SPACES), None)
     if odd:
-        expected = "spaces alone (was it copied from a web page?)"
+        expected = "plain spaces only (was it copied from a web page?)"
         return Fault(key, f"a key with the character U+{ord(odd):04X}", expected)
     found = f"an unknown key ({characters(len(text))})"
     return Fault(key, found, f"one of {', '.join(known)}")

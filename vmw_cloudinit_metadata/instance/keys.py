@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from vmw_cloudinit_metadata.instance.documents import FILE_KEYS as FILE_KEYS
+from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA_KEYS
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, unknown
 from vmw_cloudinit_metadata.instance.metadata.fields import MATCH_KEYS, METADATA_KEYS
 from vmw_cloudinit_metadata.instance.network import native, shortform
 from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 
-DOCUMENTS = ("userdata", "vendordata")
-TOP_LEVEL = frozenset({"metadata", "network", *DOCUMENTS, "documents", "match"})
-FILE_KEYS = frozenset(f"{name}-file" for name in DOCUMENTS)
+DOCUMENTS = USER_DATA_KEYS
+TOP_LEVEL = frozenset({*(document.key for document in STANDARD), "documents", "match"})
 FILE_LEVEL = TOP_LEVEL | FILE_KEYS
 
 _PARTS = {"metadata": frozenset(METADATA_KEYS), "match": frozenset(MATCH_KEYS)}
 
-# What people write on the top level, as in NoCloud's meta-data, network-config and user-data.
+# What people write at the top level, as in NoCloud's meta-data, network-config and user-data.
 _NATIVE_KEYS = ("version", "config", "renderer", "ethernets", "bonds", "bridges", "vlans", "wifis")
 _CLOUD_CONFIG_KEYS = (
     *("bootcmd", "chpasswd", "disk-setup", "final-message", "fqdn", "fs-setup", "groups"),
@@ -70,7 +71,7 @@ def with_dashes(
         dashed = name.replace("_", "-") if isinstance(name, str) else name
         name = dashed if dashed in known else name
         if name in result:
-            faults.add(Fault((*key, name), "the key with - and with _", "each key once"))
+            faults.add(Fault((*key, name), "a duplicate key, with - and _", "each key once"))
         result[name] = value
     return result
 
@@ -85,8 +86,8 @@ def misplaced_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterato
         if name not in known and not is_extension(name):
             part = _PART_OF.get(name.replace("_", "-")) if isinstance(name, str) else None
             if part:
-                expected = f"no such key there: put it below {part}:"
-                yield Fault((name,), f"{name!r} on the top level", expected, is_named=True)
+                expected = f"no such key here: move it below {part}:"
+                yield Fault((name,), f"{name!r} at the top level", expected, is_named=True)
             else:
                 yield unknown((str(name),), name, known)
 

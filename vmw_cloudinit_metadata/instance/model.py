@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA, StandardDocument
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
     Faults,
@@ -18,7 +19,7 @@ from vmw_cloudinit_metadata.instance.fault import (
     describe,
     unknown,
 )
-from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, TOP_LEVEL, canonical, misplaced_faults
+from vmw_cloudinit_metadata.instance.keys import TOP_LEVEL, canonical, misplaced_faults
 from vmw_cloudinit_metadata.instance.metadata import publickey
 from vmw_cloudinit_metadata.instance.metadata.fields import Match, Metadata
 from vmw_cloudinit_metadata.instance.network import interfaces, native, networkconfig, shortform
@@ -31,7 +32,7 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
 
-STANDARD_DOCUMENTS = frozenset({"METADATA", "NETWORKDATA", "USERDATA", "VENDORDATA"})
+STANDARD_DOCUMENTS = frozenset(document.code for document in STANDARD)
 RESERVED_DOCUMENTS = STANDARD_DOCUMENTS | {"DIGEST", "ERROR"}
 
 _LEADING_BLANK_LINES = re.compile(r"\A(?:[ \t]*\r?\n)+")
@@ -75,13 +76,18 @@ class InstanceData:
             metadata=check.metadata,
             network=check.network,
             network_is_native=native.is_native(mapping.get("network")),
-            userdata=check.texts["userdata"],
-            vendordata=check.texts["vendordata"],
-            documents=check.documents,
+            userdata=check.user_data.pop("USERDATA"),
+            vendordata=check.user_data.pop("VENDORDATA"),
+            documents=check.documents | check.user_data,
             match=check.match,
             interfaces=check.interfaces,
             sources=sources,
         )
+
+    def content_of(self, document: StandardDocument) -> bytes:
+        """Return the content of one in user-data format; empty if there is none."""
+        own = {"USERDATA": self.userdata, "VENDORDATA": self.vendordata}
+        return own.get(document.code) or self.documents.get(document.code, b"")
 
     def is_for(self, machine: Machine) -> bool:
         """Whether the machine is the one that `match` names, if it names one."""
@@ -114,7 +120,9 @@ class _Check:
         self.match = self._match(seed.get("match"))
         self.interfaces: dict[Key, Interface] = {}
         self.network = self._network(seed.get("network"))
-        self.texts = {name: self._document(seed.get(name), (name,)) for name in DOCUMENTS}
+        self.user_data = {
+            row.code: self._document(seed.get(row.key), (row.key,)) for row in USER_DATA
+        }
         self.documents = self._documents(seed.get("documents"))
 
     def _metadata(self, seed: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +198,7 @@ class _Check:
             return {}
         if not isinstance(value, Mapping):
             key = ("documents",)
-            self._fault(key, describe(value, key), "a mapping of names to texts")
+            self._fault(key, describe(value, key), "a mapping of names to strings")
             return {}
         documents: dict[str, bytes] = {}
         for number, (name, text) in enumerate(value.items(), 1):
@@ -198,11 +206,11 @@ class _Check:
             code = str(name).upper()
             found = f"name {number} ({describe(name, place)})"
             if not re.fullmatch("[A-Z]{1,32}", code):
-                self._fault(place, found, "a name of letters only, 32 at most")
+                self._fault(place, found, "a name of letters only, at most 32")
             elif code in RESERVED_DOCUMENTS:
-                self._fault(place, found, "a name that the protocol does not have already")
+                self._fault(place, found, "a name that the protocol does not reserve")
             elif code in documents:
-                self._fault(place, f"name {number} for the second time", "each document once")
+                self._fault(place, f"name {number}, a duplicate", "each document once")
             else:
                 documents[code] = self._document(text, place)
         return documents
@@ -233,7 +241,7 @@ def _text(value: Any) -> bytes:
         case str():
             return _LEADING_BLANK_LINES.sub("", value).encode()
         case _:
-            raise _UnfitError("a text, or !!binary")
+            raise _UnfitError("a string or !!binary")
 
 
 def _user_data(value: Any) -> bytes:
@@ -241,11 +249,11 @@ def _user_data(value: Any) -> bytes:
     if value is None or isinstance(value, str | bytes):
         return _text(value)
     if not isinstance(value, Mapping):
-        raise _UnfitError("a text, !!binary, or a mapping, which becomes a #cloud-config")
+        raise _UnfitError("a string, !!binary, or a mapping, which is served as #cloud-config")
     try:
         return b"#cloud-config\n" + yaml_text(dict(value)).encode()
     except (TypeError, ValueError, yaml.YAMLError):
-        raise _UnfitError("a mapping of what YAML can write") from None
+        raise _UnfitError("a mapping that YAML can represent") from None
 
 
 # What pydantic's own error types say was expected, filled in from their context.
@@ -259,7 +267,7 @@ _EXPECTED = {
     "less_than_equal": "a number of at most {le}",
     "value_error": "{error}",
     "missing": "a value",
-    "invalid_key": "keys that are texts",
+    "invalid_key": "string keys",
 }
 
 
@@ -274,14 +282,14 @@ def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault
             expected = shortform.FOREIGN_ROUTE_KEYS[place[-1]]
             return Fault((*key, *place), repr(place[-1]), expected, is_named=True)
         return unknown((*key, *place), place[-1], _fields_at(model, place[:-1]))
-    form = _EXPECTED.get(error["type"], "a value of another kind")
+    form = _EXPECTED.get(error["type"], "a value of another type")
     expected = form.format(**error.get("ctx", {}))
     if error["type"] == "model_type":
         expected += _about(error["input"])
         if model is Interface:
             expected += _about_network(error["input"])
     if place[:1] == ("address",) and error["input"] in ("dhcp", "dhcp4", "auto"):
-        expected += ", or dhcp: true in its place"
+        expected += ", or dhcp: true instead"
     if isinstance(error["input"], str) and placeholder.found_in(error["input"]):
         expected += f" ({placeholder.HINT})"
     missing = error["type"] == "missing"
@@ -293,11 +301,11 @@ def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault
 def _about(value: Any) -> str:
     """What a value that is no mapping was probably meant to be."""
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-        return ": its keys without '- '"
+        return ": write its keys without '- '"
     if isinstance(value, str) and re.match(r"[\w-]+:\S", value):
-        return ": KEY: VALUE, with a space behind the colon"
+        return ": KEY: VALUE, with a space after the colon"
     if isinstance(value, str) and (odd := re.match(r"[\w-]+:([^\S \t\n])", value)):
-        return f": KEY: VALUE, with a space and not U+{ord(odd[1]):04X} behind the colon"
+        return f": KEY: VALUE, with a plain space, not U+{ord(odd[1]):04X}, after the colon"
     return ""
 
 

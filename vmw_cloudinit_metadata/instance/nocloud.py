@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
 from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.metadata.hostname import hostname_of, is_whole
@@ -14,12 +15,7 @@ from vmw_cloudinit_metadata.instance.values.dump import document_text, json_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 # What each document of the protocol is called in cloud-init.
-NAMES = {
-    "METADATA": "meta-data",
-    "NETWORKDATA": "network-config",
-    "USERDATA": "user-data",
-    "VENDORDATA": "vendor-data",
-}
+NAMES = {document.code: document.nocloud_name for document in STANDARD}
 
 _KNOWN = frozenset(METADATA_KEYS)
 
@@ -32,8 +28,7 @@ def render(instance: InstanceData, machine: Machine) -> dict[str, bytes]:
     documents = {
         "METADATA": json_text(metadata(instance, machine)).encode(),
         "NETWORKDATA": document_text(instance.network).encode() if instance.network else b"",
-        "USERDATA": instance.userdata,
-        "VENDORDATA": instance.vendordata,
+        **{document.code: instance.content_of(document) for document in USER_DATA},
         **instance.documents,
     }
     faults = [
@@ -60,7 +55,7 @@ def metadata(instance: InstanceData, machine: Machine) -> dict[str, Any]:
     }
     values = {**defaults, **given}
     if not values["instance-id"]:
-        expected = "one, because this VM has not told a VC UUID, which is the default"
+        expected = "an instance-id: this VM has not sent a VC UUID, which is the default"
         raise InvalidInstanceData([Fault(("metadata", "instance-id"), "nothing", expected)])
     known = {name: values[name] for name in METADATA_KEYS if values.get(name) is not None}
     return known | {name: value for name, value in given.items() if name not in _KNOWN}
@@ -72,7 +67,7 @@ def hostname_warnings(instance: InstanceData, vm_name: str) -> Iterator[Fault]:
     if given.get("hostname") or given.get("local-hostname") or is_whole(vm_name):
         return
     hostname = hostname_of(vm_name)
-    found = f"nothing, and a VM name that gives {repr(hostname) if hostname else 'no host name'}"
+    found = f"nothing, and the VM name gives {repr(hostname) if hostname else 'no host name'}"
     yield Fault(("metadata", "local-hostname"), found, "a host name", is_warning=True)
 
 

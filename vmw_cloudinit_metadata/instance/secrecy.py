@@ -11,15 +11,16 @@ import re
 from collections.abc import Collection
 
 from vmw_cloudinit_metadata.instance.counts import characters
+from vmw_cloudinit_metadata.instance.documents import FILE_KEYS, USER_DATA_KEYS
 
 Key = tuple[str | int, ...]
 
 # Below these all is content.
-_PARTS = frozenset({"userdata", "vendordata", "documents"})
+_PARTS = frozenset({*USER_DATA_KEYS, "documents"})
 
 NAMES = frozenset(
     {
-        *(*_PARTS, "metadata", "network", "match", "userdata-file", "vendordata-file"),
+        *(*_PARTS, "metadata", "network", "match", *FILE_KEYS),
         *("ami-id", "instance-id", "region", "availability-zone", "tags", "public-keys"),
         *("hostname", "local-hostname", "vc-uuid", "bios-uuid"),
         *("name", "mac-address", "mtu", "dhcp", "address", "netmask", "gateway", "on-link"),

@@ -32,15 +32,15 @@ _SURELY_SHORT = (MAX_KEY_CHARACTERS - len('""')) // len("\\u0000")  # whatever i
 def _instance_id(text: str) -> str:
     """Checks what cloud-init names a directory by, and reads from a file without outer blanks."""
     if not text:
-        raise ValueError("an ID (leave the key out for the default)")
+        raise ValueError("an ID (omit the key for the default)")
     if len(text.encode()) > MAX_INSTANCE_ID_BYTES:
         raise ValueError(
             f"an instance-id of at most {MAX_INSTANCE_ID_BYTES} bytes (it names a directory)"
         )
     if text != text.strip() or _CONTROLS.search(text):
-        raise ValueError("an ID on one line, without blanks around it")
+        raise ValueError("an ID on one line, without surrounding blanks")
     if text in (".", ".."):
-        raise ValueError("an ID by which a directory can be named")
+        raise ValueError("an ID that is a valid directory name")
     return text
 
 
@@ -67,7 +67,9 @@ def _json(value: Any) -> Any:
     """`value`, if it comes back through JSON and a YAML reader as it is."""
     match value:
         case float() if not math.isfinite(value) or "e" in repr(value):
-            raise ValueError("a number that JSON and YAML write alike, or a text in quotes")
+            raise ValueError(
+                "a number that JSON and YAML write the same way, or a string in quotes"
+            )
         case None | bool() | int() | float() | str():
             return value
         case list() | tuple():
@@ -75,12 +77,12 @@ def _json(value: Any) -> Any:
         case Mapping():
             return {_json_key(name): _json(item) for name, item in value.items()}
         case _:
-            raise ValueError("a text, number, boolean, list or mapping")
+            raise ValueError("a string, number, boolean, list or mapping")
 
 
 def _json_key(name: Any) -> str:
     if not isinstance(name, str) or not _is_short(name):
-        raise ValueError(f"keys that are texts of at most {MAX_KEY_CHARACTERS} characters")
+        raise ValueError(f"string keys of at most {MAX_KEY_CHARACTERS} characters")
     return name
 
 
@@ -140,11 +142,13 @@ def warnings_in(metadata: Mapping[str, Any]) -> Iterator[Fault]:
 
 def _hostname_warnings(name: str, key: Key) -> Iterator[Fault]:
     if "." in name and name.rpartition(".")[2].isdigit():
-        found = f"{describe(name, key)}, of which cloud-init makes the host name"
-        expected = "a name without dots, or an FQDN, whose last part is no number"
+        found = f"{describe(name, key)}, which cloud-init turns into the host name"
+        expected = "a name without dots, or an FQDN whose last part is not a number"
         yield Fault(key, f"{found} {set_by_cloud_init(name)!r}", expected, is_warning=True)
     elif len(name) > MAX_LINUX_HOSTNAME:
-        expected = f"at most {MAX_LINUX_HOSTNAME}: on Red Hat's systems cloud-init sets all of it"
+        expected = (
+            f"at most {MAX_LINUX_HOSTNAME}: on Red Hat systems cloud-init sets the whole FQDN"
+        )
         yield Fault(key, f"an FQDN of {len(name)} characters", expected, is_warning=True)
 
 

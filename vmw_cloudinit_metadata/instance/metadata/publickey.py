@@ -54,15 +54,15 @@ _IGNORED_BY = {
 _FIXED_BYTES = {"Q": 8, "I": 4}
 
 _KEY = "an SSH public key such as 'ssh-ed25519 AAAA... name'"
-_FORMS = "a list of SSH public keys, a text with one on each line, or a mapping of names to keys"
-_PUBLIC = "the public key, which is in the file whose name ends with .pub"
+_FORMS = "a list of SSH public keys, a string with one per line, or a mapping of names to keys"
+_PUBLIC = "the public key, from the file that ends with .pub"
 _PRIVATE = re.compile("PRIVATE KEY-----|PuTTY-User-Key-File-|AGE-SECRET-KEY-")
 _OTHER_FORMS = (  # how a text begins that is something else for a public key, and what to do
-    ("---- BEGIN SSH2 PUBLIC KEY", "a key in OpenSSH's form: ssh-keygen -i -f FILE"),
-    ("-----BEGIN RSA PUBLIC KEY", "a key in OpenSSH's form: ssh-keygen -i -m PEM -f FILE"),
-    ("-----BEGIN PUBLIC KEY", "a key in OpenSSH's form: ssh-keygen -i -m PKCS8 -f FILE"),
+    ("---- BEGIN SSH2 PUBLIC KEY", "a key in OpenSSH format: ssh-keygen -i -f FILE"),
+    ("-----BEGIN RSA PUBLIC KEY", "a key in OpenSSH format: ssh-keygen -i -m PEM -f FILE"),
+    ("-----BEGIN PUBLIC KEY", "a key in OpenSSH format: ssh-keygen -i -m PKCS8 -f FILE"),
     (("gh:", "lp:", "https://"), "the key itself (user-data can fetch it: ssh_import_id)"),
-    (("~", "/", "./", "file:"), "the key itself, which is the content of the file"),
+    (("~", "/", "./", "file:"), "the key itself: the content of that file"),
 )
 
 # [options] type blob [comment]; options hold quoted strings, in which \\" is a quote.
@@ -88,7 +88,7 @@ def faults_in(value: Any, key: Key) -> Iterator[Fault]:
         case str():
             yield from _text_faults(value, key)
         case list() | tuple() | Mapping() if len(value) > MAX_ITEMS:
-            yield Fault(key, describe(value, key), f"at most {MAX_ITEMS:,} of them")
+            yield Fault(key, describe(value, key), f"at most {MAX_ITEMS:,} items")
         case list() | tuple():
             for index, item in enumerate(value):
                 yield from _key_faults(item, (*key, index))
@@ -125,13 +125,13 @@ def _text_faults(text: str, key: Key) -> Iterator[Fault]:
         return
     keys = [(n, line) for n, line in enumerate(text.splitlines(), 1) if not _is_comment(line)]
     if not keys:
-        yield Fault(key, "a text of comments alone", _KEY)
+        yield Fault(key, "only comments", _KEY)
     elif len(keys) > MAX_ITEMS:
         yield Fault(key, f"{len(keys):,} lines", f"at most {MAX_ITEMS:,} public keys")
     else:
         for number, line in keys:
             for fault in _key_faults(line, key):
-                yield Fault(key, f"{fault.found} in line {number} of the text", fault.expected)
+                yield Fault(key, f"{fault.found} on line {number} of the value", fault.expected)
 
 
 def _is_comment(line: str) -> bool:
@@ -147,7 +147,7 @@ def _named_faults(value: Any, key: Key) -> Iterator[Fault]:
         yield from _key_faults(value, key)
         return
     if len(value) > MAX_ITEMS:
-        yield Fault(key, describe(value, key), f"at most {MAX_ITEMS:,} of them")
+        yield Fault(key, describe(value, key), f"at most {MAX_ITEMS:,} items")
         return
     # EC2 has an empty text behind the last key, which cloud-init leaves out.
     keys = value[:-1] if len(value) > 1 and value[-1] == "" else value
@@ -175,16 +175,16 @@ def fault_of(line: str) -> str | None:
     if match is None or match["type"] not in LAYOUTS or line.startswith("#"):
         return _meant(line)
     if match["comment"] and _SECOND.search(match["comment"]):
-        return "one public key on each line (a text behind > or without a sign becomes one line)"
+        return "one public key per line (use |: without it, the lines become one)"
     try:
         blob = base64.b64decode(match["blob"], validate=True)
     except binascii.Error:
         return "an SSH public key whose second part is base64 (is it cut off?)"
     kind = match["type"].encode()
     if not blob.startswith(len(kind).to_bytes(4, "big") + kind):
-        return f"an SSH public key whose base64 says {match['type']} too"
+        return f"an SSH public key whose base64 contains the same type, {match['type']}"
     if not _has_layout(blob, LAYOUTS[match["type"]]):
-        return "a whole SSH public key (this one is cut off, or goes on behind its end)"
+        return "a complete SSH public key (this one is cut off, or has extra data at its end)"
     return None
 
 
@@ -194,7 +194,7 @@ def _meant(line: str) -> str:
         if line.startswith(start):
             return expected
     if len(line.splitlines()) > 1:
-        return "one public key (write several as the items of a list)"
+        return "one public key (write several as a list)"
     return _KEY
 
 

@@ -42,7 +42,7 @@ def _unfit_4(host: int) -> str:
     if 224 <= first < 240:
         return "a multicast address"
     if first == 0:
-        return "an address that says: none"
+        return "the unspecified address"
     return "the broadcast address" if host == _BROADCAST else ""
 
 
@@ -52,8 +52,8 @@ def _unfit_6(host: int) -> str:
     if host >> 120 == 0xFF:
         return "a multicast address"
     if host == 0:
-        return "an address that says: none"
-    return "an IPv4 address in the form of IPv6" if host >> 32 == 0xFFFF else ""
+        return "the unspecified address"
+    return "an IPv4-mapped IPv6 address" if host >> 32 == 0xFFFF else ""
 
 
 def unfit_in(host: AnyAddress, subnet: AnyInterface) -> str:
@@ -62,7 +62,7 @@ def unfit_in(host: AnyAddress, subnet: AnyInterface) -> str:
     if host.version == 4 == network.version and network.prefixlen < 31:  # RFC 3021
         behind = int(host) ^ int(network.network_address)  # the prefix, if that is the same
         if behind == 0:
-            return f"the address of the network {network} itself"
+            return f"the network address of {network}"
         if behind == _BROADCAST >> network.prefixlen:
             return f"the broadcast address of {network}"
     return unfit(host)
@@ -75,7 +75,7 @@ def _address(text: str) -> str:
         raise ValueError("an IP address such as 192.168.1.1, with or without /24") from None
     _check_zone(text)
     if interface.network.prefixlen == 0:
-        raise ValueError("the prefix length of its network behind it, such as /24")
+        raise ValueError("a prefix length other than 0, such as /24")
     return text
 
 
@@ -90,7 +90,7 @@ def _host(text: str) -> str:
 
 def _check_zone(text: str) -> None:
     if "%" in text:
-        raise ValueError("an address without %: its interface is the one that it stands at")
+        raise ValueError("an address without a zone (%): it belongs to this interface")
 
 
 def _name_server(text: str) -> str:
@@ -127,7 +127,7 @@ def _destination(text: str) -> str:
         network = ip_interface(text).network
     except ValueError:
         raise ValueError("a network such as 10.0.0.0/8, or default") from None
-    raise ValueError(f"a network: {network}, or {text.partition('/')[0]} alone for one host")
+    raise ValueError(f"a network: {network}, or {text.partition('/')[0]} for a single host")
 
 
 def _mac(text: str) -> str:
@@ -136,7 +136,7 @@ def _mac(text: str) -> str:
         raise ValueError("a MAC address such as 00:50:56:01:02:03")
     mac = text.lower().replace("-", ":")
     if mac == _NO_MAC or int(mac[1], 16) & 1:
-        raise ValueError("the MAC address of a network card: this is one of a group, or none")
+        raise ValueError("the MAC address of a network card: this one is multicast or zero")
     return mac
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.network.address import AnyAddress, AnyInterface, unfit_in
+from vmw_cloudinit_metadata.instance.network import rules
+from vmw_cloudinit_metadata.instance.network.address import AnyAddress, AnyInterface
 from vmw_cloudinit_metadata.instance.network.check import interface_of
 from vmw_cloudinit_metadata.instance.network.subnets import Subnets
 
@@ -20,8 +21,8 @@ _ALL = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """A route, or the default gateway of an interface, by an address that stands at `key`."""
+class NextHop:
+    """The gateway of a route, or the default gateway of an interface; its address is at `key`."""
 
     key: Key
     via: AnyAddress
@@ -33,7 +34,7 @@ class Route:
 @dataclass(slots=True)
 class Card:
     addresses: list[tuple[Key, AnyInterface]] = field(default_factory=list)
-    routes: list[Route] = field(default_factory=list)
+    routes: list[NextHop] = field(default_factory=list)
     dhcp: set[int] = field(default_factory=set)  # of IPv4, IPv6: then more networks may be told
 
 
@@ -50,14 +51,14 @@ def host_of(value: Any) -> AnyAddress | None:
 def destination_faults(to: Any, key: Key, netmask: Any = None) -> Iterator[Fault]:
     """What of a route's destination some renderers cannot use."""
     if to == "default":
-        found = "'default', with which cloud-init 22.4 makes no network at all but for netplan"
-        yield Fault(key, found, "0.0.0.0/0 (of IPv6: ::/0)")
+        found = "'default', which cloud-init 22.4 supports only with netplan (else: no network)"
+        yield Fault(key, found, "0.0.0.0/0 (IPv6: ::/0)")
         return
     if isinstance(netmask, str) and isinstance(to, str) and "/" not in to:
         to = f"{to}/{netmask}"
     network = interface_of(to)
     if network and network.ip != network.network.network_address:
-        expected = f"{network.network}, or {network.ip} alone for one host"
+        expected = f"{network.network}, or {network.ip} for a single host"
         yield Fault(key, describe(to), expected)
 
 
@@ -69,41 +70,35 @@ def faults_between(cards: Iterable[Card], outside: str = "") -> Iterator[Fault]:
     defaults: set[object] = set()
     for card in cards:
         for key, address in card.addresses:
-            if what := unfit_in(address.ip, address):
-                expected = f"an address that a host can have ({address.ip} is {what})"
+            if expected := rules.usable_host(address.ip, address):
                 yield Fault(key, describe(str(address)), expected)
             elif seen.setdefault(address.ip, card) is not card:
-                found = f"{str(address.ip)!r}, which another interface has too"
-                yield Fault(key, found, "each address on one interface")
+                yield Fault(key, rules.shared_address(address.ip), rules.ONE_OWNER)
         subnets = Subnets([address for _, address in card.addresses])
         for route in card.routes:
             yield from _route_faults(route, card, subnets, outside)
             rank = (route.via.version, route.rank)
             if route.is_default and rank in defaults:
-                found = f"{str(route.via)!r}, a second default gateway for IPv{rank[0]}"
-                expected = "one for all interfaces, or routes to it with a metric of their own"
+                found = rules.second_gateway(str(route.via), route.via.version)
+                expected = "one for all interfaces, or routes with different metrics"
                 yield Fault(route.key, found, expected)
             elif route.is_default:
                 defaults.add(rank)
 
 
-def _route_faults(route: Route, card: Card, subnets: Subnets, outside: str) -> Iterator[Fault]:
+def _route_faults(route: NextHop, card: Card, subnets: Subnets, outside: str) -> Iterator[Fault]:
     via, text = route.via, str(route.via)
     own = subnets.address_for(text)
-    if subnets.has(via):
-        expected = "the address of another machine: this one is the interface's own"
+    if own is None and via.version == 4 and 4 not in card.dhcp:
+        expected = "an address of the interface in the same network, or DHCP"
         yield Fault(route.key, describe(text), expected)
-    elif own is None and via.version == 4 and 4 not in card.dhcp:
-        expected = "an address of the interface in one network with it, or DHCP"
-        yield Fault(route.key, describe(text), expected)
-    elif what := unfit_in(via, own or ipaddress.ip_interface(text)):
-        expected = f"an address that a host can have ({text} is {what})"
+    elif expected := rules.usable_gateway(text, own or ipaddress.ip_interface(text), subnets):
         yield Fault(route.key, describe(text), expected)
     elif own and not (
         subnets.reach(text)
         or route.may_be_outside
         or via.version in card.dhcp
-        or (own.network.num_addresses == 1 and not outside)
+        or (rules.has_no_room(own) and not outside)
     ):
-        expected = f"an address in {own.network}, the network of the interface{outside}"
+        expected = f"an address in {own.network}, the interface's network{outside}"
         yield Fault(route.key, describe(text), expected)

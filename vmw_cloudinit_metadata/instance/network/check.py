@@ -143,11 +143,11 @@ def _is_whole(value: Any) -> bool:
 
 
 ANY: Check = lambda _value, _key: iter(())  # noqa: E731 - a row like the others
-TEXT = of(_is_text, "a text (a number or true in quotes)")
+TEXT = of(_is_text, "a string (quote numbers and booleans)")
 WHOLE = of(_is_whole, "a whole number without quotes")
 WHOLE_OR_NOTHING = of(lambda value: value is None or _is_whole(value), "a whole number")
 BOOLEAN = of(lambda value: isinstance(value, bool), "true or false, without quotes")
-TEXTS = listed(TEXT, "a list of texts")
+TEXTS = listed(TEXT, "a list of strings")
 HOST = of(_is_host, "an IP address without a prefix length, such as 192.168.1.254")
 HOST_4 = of(lambda value: _is_host(value, 4), "an IPv4 address such as 192.168.1.254")
 HOST_6 = of(lambda value: _is_host(value, 6), "an IPv6 address such as fe80::1")
@@ -166,5 +166,5 @@ def names_an_interface(value: Any) -> bool:
 
 def INTERFACE_NAME(value: Any, key: Key) -> Iterator[Fault]:  # noqa: N802 - a check like the others
     if not names_an_interface(value):
-        expected = "the name of an interface such as eth0: at most 15 characters, no wildcard"
+        expected = "an interface name such as eth0: at most 15 characters, no wildcard"
         yield Fault(key, kind_of(value), expected)  # it may be anything

@@ -46,7 +46,7 @@ def without_version(network: Any) -> Fault | None:
 
 def _add_version(name: str, version: int) -> Fault:
     found = f"{name!r} without a version"
-    expected = f"`version: {version}` beside it: add that line, as this is cloud-init's own form"
+    expected = f"`version: {version}` beside it: add that line, as this is cloud-init's own format"
     return Fault(("network", name), found, expected)
 
 
@@ -71,7 +71,7 @@ def _number_macs(value: Any, key: Key) -> Iterator[Fault]:
     for name, item in items:
         place = (*key, name if isinstance(name, str | int) else str(name))
         if name in _MAC_KEYS and isinstance(item, int):
-            expected = "a MAC address in quotes (without them, YAML makes a number of its digits)"
+            expected = "a MAC address in quotes (without them, YAML reads a number)"
             yield Fault(place, describe(item, place), expected)
         yield from _number_macs(item, place)
 
@@ -81,8 +81,8 @@ def native_warnings(network: Mapping[str, Any]) -> Iterator[Fault]:
     if is_disabled(network):
         return
     if network.get("config") == "disabled":
-        found = "'disabled', with which cloud-init ignores all that stands beside it"
-        yield Fault(("network", "config"), found, "that alone, or the rest without it")
+        found = "'disabled', with which cloud-init ignores all other keys"
+        yield Fault(("network", "config"), found, "either that key alone, or only the other keys")
     else:
         version = version1 if network["version"] == 1 else version2
         yield from version.faults_in(network)

@@ -162,22 +162,32 @@ _RULES = (
     _Rule("search", "search domains", _search, "a static address, and a name server of its family"),
     _Rule(
         "search",
-        f"more than {_MAX_DOMAINS} search domains, or {_MAX_DOMAINS_CHARACTERS} characters of them,"
-        " and with them the whole network",
+        f"the whole network (more than {_MAX_DOMAINS} search domains, or {_MAX_DOMAINS_CHARACTERS}"
+        " characters of them)",
         _too_many_domains,
-        "fewer for all interfaces together",
+        "fewer over all interfaces",
     ),
-    _Rule("mtu", "the MTU beside DHCP", _mtu, "a static address"),
-    _Rule("gateway", "the gateway outside the network", _gateway, "one in the network"),
+    _Rule("mtu", "the MTU with DHCP", _mtu, "a static address"),
+    _Rule("gateway", "a gateway outside the network", _gateway, "a gateway in the network"),
     _Rule(
         "gateway",
-        "that the gateway has no metric, as the default route for IPv6 has",
+        "the missing metric of the gateway, as the IPv6 default route has one",
         _metric_of_gateway,
-        "no metric there",
+        "no metric on that route",
     ),
     _Rule("routes", "the metric", _metric, "routes without one"),
-    _Rule("routes", "a route by a later address", _routes_too_early, "via in the first network"),
-    _Rule("routes", "a route by an address outside the network", _off_link_routes, "via in it"),
+    _Rule(
+        "routes",
+        "a route via a network other than the first",
+        _routes_too_early,
+        "via in the first network",
+    ),
+    _Rule(
+        "routes",
+        "a route via an address outside the network",
+        _off_link_routes,
+        "via in the network",
+    ),
 )
 
 
@@ -202,7 +212,7 @@ def warnings_about(interfaces: Mapping[Key, Interface], version: int) -> Iterato
 def _warning(key: Key, rule: _Rule, losers: set[str]) -> Fault:
     lose = [renderer for renderer in RENDERERS if renderer in losers]
     rest = [renderer for renderer in RENDERERS if renderer not in losers]
-    found = f"{rule.what}, which some versions of cloud-init lose for {_joined(lose, 'and')}"
+    found = f"{rule.what}, which some versions of cloud-init lose with {_joined(lose, 'and')}"
     guest = f", or a guest with {_joined(rest, 'or')}" if rest else ""
     return Fault(key, found, rule.instead + guest, is_warning=True)
 

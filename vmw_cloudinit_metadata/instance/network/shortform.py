@@ -45,7 +45,7 @@ def _domain(text: str) -> str:
 
 def _servers(value: Any) -> Any:
     if isinstance(value, Mapping):
-        raise ValueError("a list of addresses; domains stand beside it, as search")
+        raise ValueError("a list of addresses; put domains in search")
     return listed_words(value)
 
 
@@ -106,36 +106,38 @@ ROUTE_KEYS = frozenset(Route.model_fields)
 FOREIGN_ROUTE_KEYS = {
     **dict.fromkeys(("destination", "dest", "network", "subnet"), "to: 10.0.0.0/8"),
     **dict.fromkeys(("gateway", "gw", "next-hop", "nexthop"), "via: 192.168.1.2"),
-    **dict.fromkeys(("netmask", "prefix"), "the prefix length behind the network: to: 10.0.0.0/8"),
+    **dict.fromkeys(
+        ("netmask", "prefix"), "a prefix length in the network, such as to: 10.0.0.0/8"
+    ),
     **dict.fromkeys(("on-link", "onlink"), "on-link: true beside routes, for the whole interface"),
 }
 
-_VERSION_2 = "or, for cloud-init's own form, version: 2 beside its ethernets"
+_VERSION_2 = "or version: 2 beside ethernets, for cloud-init's own format"
 # Keys of cloud-init's own documents, and what to write in their place.
 FOREIGN_KEYS = {
     **dict.fromkeys(("ip", "ip-address", "ipaddress", "ipaddr", "cidr"), "address"),
-    **dict.fromkeys(("prefix", "prefix-length"), "the prefix length behind the address: /24"),
+    **dict.fromkeys(("prefix", "prefix-length"), "a prefix length after the address, such as /24"),
     **dict.fromkeys(("dns", "dns-nameservers", "dns-servers", "dns_nameservers"), "nameservers"),
     **dict.fromkeys(("domain", "domains", "dns-search", "dns_search", "searchdomain"), "search"),
     **dict.fromkeys(("mac", "hwaddr", "mac-addr"), "mac-address"),
     **dict.fromkeys(("default-gateway", "default_gateway", "gw"), "gateway"),
     **dict.fromkeys(("interface", "device", "iface", "nic"), "name"),
     **dict.fromkeys(("interfaces", "devices", "nics"), "a list of interfaces: network: [{…}, {…}]"),
-    "enabled": "config: disabled and nothing else, to keep cloud-init from the network",
+    "enabled": "only config: disabled, to keep cloud-init from configuring a network",
     "addresses": f"address (one, or a list), {_VERSION_2}",
     "dhcp4": f"dhcp: true, {_VERSION_2}",
-    "dhcp6": "cloud-init's own form, as it needs version: 2, ethernets: {eth0: {dhcp6: true}}",
+    "dhcp6": "cloud-init's own format: version: 2, ethernets: {eth0: {dhcp6: true}}",
     "gateway4": f"gateway, {_VERSION_2}",
     "gateway6": f"gateway, {_VERSION_2}",
     "macaddress": f"mac-address, {_VERSION_2}",
     "match": f"mac-address, {_VERSION_2}",
     "set-name": f"name, {_VERSION_2}",
-    "network": "the keys that stand below it, one level up: this is one `network:` too many",
-    "config": "config: disabled and nothing else, or version: 1 beside it",
+    "network": "the keys below it, one level up: this is a second `network:`",
+    "config": "only config: disabled, or version: 1 beside it",
     "subnets": "the address itself, or version: 1 and config: around the interface",
     "type": "the interface's own keys, or version: 1 and config: around it",
     **dict.fromkeys(
         ("ethernets", "bonds", "bridges", "vlans", "wifis", "tunnels", "vrfs", "renderer"),
-        "version: 2 beside it, for cloud-init's own form",
+        "version: 2 beside it, for cloud-init's own format",
     ),
 }

@@ -10,11 +10,6 @@ from vmw_cloudinit_metadata.instance.network.address import AnyAddress, AnyInter
 _FEW = 4
 
 
-def reaches(address: AnyInterface, host: AnyAddress) -> bool:
-    """Whether the kernel of the interface with that address takes the host for a gateway."""
-    return host in address.network or (host.version == 6 and host.is_link_local)
-
-
 class Subnets:
     """Where a host belongs: to the address whose network it is in, else the first of its family."""
 

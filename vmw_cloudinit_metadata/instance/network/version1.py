@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.network import cards
+from vmw_cloudinit_metadata.instance.network import cards, rules
 from vmw_cloudinit_metadata.instance.network.check import (
     ADDRESS,
     ANY,
@@ -37,7 +37,7 @@ _STATIC = ("static", "static4", "static6")
 def _destination(value: Any, key: Key) -> Iterator[Fault]:
     for name in ("destination", "network"):
         if name in value and interface_of(value[name]) is None:
-            expected = "a network such as 10.0.0.0/8 (of the default route: 0.0.0.0/0 or ::/0)"
+            expected = "a network such as 10.0.0.0/8 (default route: 0.0.0.0/0 or ::/0)"
             yield Fault((*key, name), describe(value[name], key), expected)
         elif name in value:
             to, netmask = value[name], value.get("netmask")
@@ -54,7 +54,7 @@ def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
     to = interface_of(value.get("destination", value.get("network")))
     via = interface_of(value.get("gateway"))
     if to and via and to.version != via.version:
-        expected = f"an IPv{to.version} address, as the network is IPv{to.version}"
+        expected = rules.same_family(to.version)
         yield Fault((*key, "gateway"), describe(value["gateway"]), expected)
 
 
@@ -67,8 +67,7 @@ def _subnet_address(value: Any, key: Key) -> Iterator[Fault]:
         return
     address = interface_of(value["address"])
     if address and "/" not in value["address"] and "netmask" not in value:
-        length = 24 if address.version == 4 else 64
-        expected = f"a prefix length behind it, such as {value['address']}/{length}"
+        expected = rules.prefix_length(value["address"], address.version)
         yield Fault((*key, "address"), describe(value["address"]), expected)
 
 
@@ -229,13 +228,13 @@ def _entry(value: Any, key: Key) -> Iterator[Fault]:
         return
     yield Fault((*key, "type"), describe(kind, key), _EXPECTED_TYPE)
     if kind is None and "name" not in value:
-        yield Fault((*key, "name"), "nothing", "the key name, of the interface")
+        yield Fault((*key, "name"), "nothing", "the key name, with the interface's name")
 
 
 _TOP = mapping(
     {"version": ANY, "config": listed(_entry)},
     misplaced={
-        "network": "one network: alone: write what is below it one level higher",
+        "network": "only one network: key: move the keys below it up one level",
         **dict.fromkeys(
             ("ethernets", "bonds", "bridges", "vlans", "wifis", "renderer"),
             "version: 2, which has it; version 1 has config",
@@ -250,7 +249,7 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
     for index, entry in enumerate(document["config"]):
         name = _name_of(entry)
         if name is not None and name in seen:
-            found, expected = "a name for the second time", "each once: the last alone counts"
+            found, expected = "a duplicate name", "each name once: only the last one counts"
             yield Fault(("network", "config", index, "name"), found, expected)
         elif name is not None:
             seen.add(name)
@@ -269,7 +268,7 @@ def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
         yield from _undefined(entry, key, names)
         mac = entry.get("mac_address") if entry.get("type") == "physical" else None
         if isinstance(mac, str) and mac.lower() in macs:
-            found = f"{describe(mac)} for the second time"
+            found = f"a duplicate {describe(mac)}"
             yield Fault((*key, "mac_address"), found, "each MAC address once")
         elif isinstance(mac, str):
             macs.add(mac.lower())
@@ -285,7 +284,9 @@ def _undefined(entry: Mapping[str, Any], key: Key, names: set[str]) -> Iterator[
             told += (((*key, part, index), name) for index, name in enumerate(value))
     for place, name in told:
         if isinstance(name, str) and name not in names:
-            expected = "an interface of this document: {type: physical, name: …} is enough"
+            expected = (
+                "an interface that this document defines ({type: physical, name: …} is enough)"
+            )
             yield Fault(place, describe(name, key), expected)
 
 
@@ -321,11 +322,11 @@ def _add(subnet: Mapping[str, Any], key: Key, card: cards.Card) -> None:
     if via := cards.host_of(subnet.get("gateway")):
         rank = subnet.get("metric")
         rank = None if rank is None else str(rank)
-        card.routes.append(cards.Route((*key, "gateway"), via, is_default=True, rank=rank))
+        card.routes.append(cards.NextHop((*key, "gateway"), via, is_default=True, rank=rank))
     card.routes += _routes(_list(subnet.get("routes")), (*key, "routes"))
 
 
-def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[cards.Route]:
+def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[cards.NextHop]:
     for index, route in enumerate(routes, first):
         via = cards.host_of(route.get("gateway")) if isinstance(route, Mapping) else None
         if via:
@@ -334,7 +335,7 @@ def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[cards.R
             if isinstance(to, str) and "/" not in to and isinstance(netmask, str):
                 to = f"{to}/{netmask}"
             metric = route.get("metric")
-            yield cards.Route(
+            yield cards.NextHop(
                 (*key, index, "gateway"),
                 via,
                 is_default=cards.is_default(to),

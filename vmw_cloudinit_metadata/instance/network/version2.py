@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.network import cards
+from vmw_cloudinit_metadata.instance.network import cards, rules
 from vmw_cloudinit_metadata.instance.network.check import (
     ANY,
     BOOLEAN,
@@ -37,9 +37,7 @@ from vmw_cloudinit_metadata.instance.network.check import (
     up_to,
 )
 
-_NETPLAN_ALONE = (
-    "no such key, or Ubuntu alone: cloud-init leaves it to netplan, and other systems lose it"
-)
+_NETPLAN_ALONE = "no such key, or only for netplan (Ubuntu): on other systems cloud-init drops it"
 
 
 def _netplan_alone(_: Any, key: Key) -> Iterator[Fault]:
@@ -57,17 +55,18 @@ def _netplan(words: str) -> dict[str, Check]:
 def _address(value: Any, key: Key) -> Iterator[Fault]:
     if isinstance(value, Mapping):
         found = "a mapping"
-        expected = "an address alone: netplan alone knows a label or lifetime of it"
+        expected = "a plain address: only netplan supports a label or lifetime"
         yield Fault(key, found, expected)
         return
     address = interface_of(value)
     if address is None:
         yield Fault(key, describe(value, key), "an IP address such as 192.168.1.1/24")
     elif "/" not in value:
-        example = f"{value}/{24 if address.version == 4 else 64}"
-        yield Fault(key, describe(value, key), f"a prefix length behind it, such as {example}")
+        yield Fault(key, describe(value, key), rules.prefix_length(value, address.version))
     elif not value.partition("/")[2].isdecimal():
-        yield Fault(key, describe(value, key), f"the prefix length behind it: {address}")
+        yield Fault(
+            key, describe(value, key), f"a prefix length in place of the netmask: {address}"
+        )
 
 
 def _destination(value: Any, key: Key) -> Iterator[Fault]:
@@ -81,7 +80,7 @@ def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
         return
     to, via = interface_of(value.get("to")), interface_of(value.get("via"))
     if to and via and to.version != via.version:
-        expected = f"an IPv{to.version} address, as the network is IPv{to.version}"
+        expected = rules.same_family(to.version)
         yield Fault((*key, "via"), describe(value["via"]), expected)
     if not value.keys() & {"via", "scope", "type", "on-link"}:
         yield Fault((*key, "via"), "nothing", "the address of the gateway")
@@ -113,7 +112,7 @@ _OVERRIDES = mapping(
         "hostname": TEXT,
         "route-metric": WHOLE,
         "use-domains": of(
-            lambda value: isinstance(value, str), "a text: 'true', 'false' or route, in quotes"
+            lambda value: isinstance(value, str), "a string: 'true', 'false' or route, in quotes"
         ),
         **dict.fromkeys(("send-hostname", "use-dns", "use-hostname", "use-mtu"), BOOLEAN),
         **dict.fromkeys(("use-ntp", "use-routes"), BOOLEAN),
@@ -159,7 +158,7 @@ _OTHER_FORM = {
     "dns": "nameservers: {addresses: [8.8.8.8]}",
     "netmask": "addresses with prefix lengths, such as [192.168.1.1/24]",
     "search": "nameservers: {search: [example.com]}",
-    "subnets": "addresses, dhcp4 and so on beside it, or version: 1, which has subnets",
+    "subnets": "addresses, dhcp4 and so on, or version: 1, which has subnets",
 }
 _ETHERNET = both(
     mapping(
@@ -175,7 +174,7 @@ _ETHERNET = both(
             **_silent("transmit-checksum-offload virtual-function-count"),
         },
         misplaced=_OTHER_FORM,
-        expected="a mapping; {} if there is nothing to say of it",
+        expected="a mapping; {} if it needs no keys",
     ),
     _set_name,
 )
@@ -237,8 +236,8 @@ _MISPLACED = {
         for name in (*_DEVICE, "match", "set-name", "wakeonlan")
         if name not in _TOP
     },
-    "config": "ethernets, which version 2 has in its place; or version: 1, which has config",
-    "network": "one network: alone: write what is below it one level higher",
+    "config": "ethernets, as version 2 calls it, or version: 1, which has config",
+    "network": "only one network: key: move the keys below it up one level",
 }
 _CHECK = mapping(_TOP, misplaced=_MISPLACED)
 
@@ -295,18 +294,18 @@ def _names(devices: Iterable[tuple[Key, Mapping[str, Any]]]) -> Iterator[Fault]:
         match = device.get("match")
         if not match and not names_an_interface(key[-1]):
             expected = (
-                "the name of an interface, at most 15 characters without * or ?; "
-                "match: {name: …} beside the other keys takes a pattern"
+                "an interface name, at most 15 characters without * or ?; "
+                "for a pattern, use match: {name: …}"
             )
-            yield Fault(key, "a name that no interface can have", expected)
+            yield Fault(key, "an invalid interface name", expected)
         name = device.get("set-name")
         if isinstance(name, str) and name in names:
-            yield Fault((*key, "set-name"), "a name for the second time", "each name once")
+            yield Fault((*key, "set-name"), "a duplicate name", "each name once")
         names.add(name if isinstance(name, str) else None)
         mac = match.get("macaddress") if isinstance(match, Mapping) and len(match) == 1 else None
         if isinstance(mac, str) and mac.lower() in macs:
             place = (*key, "match", "macaddress")
-            yield Fault(place, f"{describe(mac)} for the second time", "each MAC address once")
+            yield Fault(place, f"a duplicate {describe(mac)}", "each MAC address once")
         elif isinstance(mac, str):
             macs.add(mac.lower())
 
@@ -321,12 +320,12 @@ def _card(key: Key, device: Mapping[str, Any]) -> cards.Card:
             card.dhcp = {4, 6}  # nobody knows which network was meant
     for name in ("gateway4", "gateway6"):
         if via := cards.host_of(device.get(name)):
-            card.routes.append(cards.Route((*key, name), via, is_default=True))
+            card.routes.append(cards.NextHop((*key, name), via, is_default=True))
     for index, route in enumerate(_list(device.get("routes"))):
         via = cards.host_of(route.get("via")) if isinstance(route, Mapping) else None
         if via:
             card.routes.append(
-                cards.Route(
+                cards.NextHop(
                     (*key, "routes", index, "via"),
                     via,
                     is_default=cards.is_default(route.get("to")),
@@ -353,5 +352,5 @@ def _undefined(device: Any, key: Key, defined: set[Any]) -> Iterator[Fault]:
         places += ((("interfaces", index), name) for index, name in enumerate(interfaces))
     for place, name in places:
         if isinstance(name, str) and name not in defined:
-            expected = "an interface of this document: name it below ethernets, {} is enough"
+            expected = "an interface that this document defines (below ethernets, {} is enough)"
             yield Fault((*key, *place), describe(name, key), expected)

@@ -6,7 +6,7 @@ import codecs
 
 from vmw_cloudinit_metadata.instance.fault import Fault
 
-_EXPECTED = "UTF-8: save the file as that, or convert it (iconv -f {} -t UTF-8)"
+_EXPECTED = "UTF-8: save the file as UTF-8, or convert it (iconv -f {} -t UTF-8)"
 
 # The longer ones first: UTF-32's mark in little-endian order begins as UTF-16's.
 _MARKS = (

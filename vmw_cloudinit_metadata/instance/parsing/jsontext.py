@@ -32,10 +32,10 @@ def fault_of(text: str) -> Fault | None:
     try:
         json.loads(text, parse_int=len, parse_float=len, parse_constant=_refuse)
     except json.JSONDecodeError as error:
-        found = f"no valid JSON ({error.msg})"
+        found = f"invalid JSON ({error.msg})"
         return Fault((), found, "JSON", line=error.lineno, column=error.colno)
     except ValueError as error:
-        return Fault((), f"no valid JSON ({error})", "JSON", line=1)
+        return Fault((), f"invalid JSON ({error})", "JSON", line=1)
     except RecursionError:
         pass  # the reader tells how deep it may be
     else:
@@ -49,8 +49,8 @@ def _half_of_a_pair(text: str) -> Fault | None:
         if part["text"] and (half := _HALF.search(_WHOLE.sub(_blank, part["text"]))):
             index = part.start() + half.start()
             start = text.rfind("\n", 0, index) + 1
-            found = "half of a pair of surrogates, which is no character"
-            expected = "both: \\ud83d\\ude80, or the character itself"
+            found = "half of a surrogate pair, which is not a character"
+            expected = "both halves (\\ud83d\\ude80), or the character itself"
             line = text.count("\n", 0, index) + 1
             return Fault((), found, expected, line=line, column=index - start + 1)
     return None
@@ -66,7 +66,7 @@ def as_yaml(text: str) -> str:
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _part(found: re.Match[str]) -> str:

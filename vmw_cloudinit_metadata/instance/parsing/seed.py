@@ -30,6 +30,7 @@ from yaml.events import (
 )
 
 from vmw_cloudinit_metadata.instance import secrecy
+from vmw_cloudinit_metadata.instance.documents import FILE_KEYS
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
 from vmw_cloudinit_metadata.instance.parsing import syntax
 from vmw_cloudinit_metadata.instance.values import placeholder
@@ -64,8 +65,7 @@ SCHEMA: Mapping[str, Any] = {
     "metadata": _METADATA,
     "network": _INTERFACE,
     "match": TEXT,
-    "userdata-file": TEXT,
-    "vendordata-file": TEXT,
+    **dict.fromkeys(FILE_KEYS, TEXT),
     "documents": TEXT,
 }
 
@@ -186,15 +186,15 @@ class _Reader:
             if self._mistake:
                 self._syntax(self._mistake)
             elif not self._faults.found:
-                self._faults.add(Fault((), "more values", f"at most {MAX_NODES:,}", line=1))
+                self._faults.add(Fault((), "too many values", f"at most {MAX_NODES:,}", line=1))
         return Seed(value, self._faults.all(), self._marks, self._lines)
 
     def _parsed(self, text: str) -> list[Any]:
         """All events, or those before the text is no YAML any more."""
         events: list[Any] = []
         if text.count(_TAG_DIRECTIVE) > MAX_TAG_DIRECTIVES:
-            expected = f"at most {MAX_TAG_DIRECTIVES} of them"
-            self._faults.add(Fault((), f"more {_TAG_DIRECTIVE} directives", expected, line=1))
+            expected = f"at most {MAX_TAG_DIRECTIVES}"
+            self._faults.add(Fault((), f"too many {_TAG_DIRECTIVE} directives", expected, line=1))
             return events
         try:
             # Not of a loader: to make its resolver and constructor, unused here, takes 2 µs.
@@ -211,7 +211,7 @@ class _Reader:
         next(self._events)  # the document's end
         event = next(self._events)
         if not isinstance(event, StreamEndEvent):
-            expected = "one document in each file, without a second '---'"
+            expected = "one document per file (remove the second '---')"
             self._fault(event, self._root, "a second YAML document", expected)
         return value
 
@@ -226,9 +226,9 @@ class _Reader:
         if isinstance(event, AliasEvent):
             return self._alias(event, key, schema)
         if event.tag not in (None, "!", _SEQ, _MAP):
-            self._fault(event, key, "a tag", "a plain mapping or list, without one")
+            self._fault(event, key, "a tag", "a plain mapping or list, without a tag")
         if len(key) >= self._deepest:
-            self._too_much(event, key, "deeper nesting", f"at most {MAX_DEPTH} levels")
+            self._too_much(event, key, "too many levels of nesting", f"at most {MAX_DEPTH}")
         if event.anchor:
             self._anchors[event.anchor] = event, copy(self._events)
             self._open_anchors.add(event.anchor)
@@ -241,11 +241,12 @@ class _Reader:
         """The anchor's node, read once more: what is text depends on where it stands."""
         anchored = self._anchors.get(event.anchor)
         if anchored is None:
-            expected = "'&' with the same name above it, or quotes around a text that begins with *"
-            self._fault(event, key, "an alias (*) without its anchor", expected)
+            expected = "an anchor (&) of the same name above it, or quotes around a string"
+            expected += " that begins with *"
+            self._fault(event, key, "an alias (*) without an anchor", expected)
             return None
         if event.anchor in self._open_anchors:
-            self._fault(event, key, "an alias (*) within its own anchor", "an alias outside of it")
+            self._fault(event, key, "an alias (*) inside its own anchor", "an alias outside it")
             return None
         start, behind = anchored
         here, self._events = self._events, copy(behind)
@@ -271,7 +272,7 @@ class _Reader:
         events = self._events  # whatever is read of aliases meanwhile
         while type(event := next(events)) is not MappingEndEvent:
             if type(event) is MappingStartEvent and self._is_placeholder(start):
-                self._fault(start, key, placeholder.told("{{"), placeholder.EXPECTED)
+                self._fault(start, key, placeholder.described("{{"), placeholder.EXPECTED)
                 self._skip_mapping(event, key)
                 return None
             name = self._key(event, key, names)
@@ -287,8 +288,8 @@ class _Reader:
             mapping[name] = value = self._node(next(events), place, below)
             self._at = key
             if value is None and is_ours and _NO_SPACE.match(str(name)):
-                expected = "KEY: VALUE, with a space behind the colon"
-                self._fault(event, place, "a key with a ':' in it, and without a value", expected)
+                expected = "KEY: VALUE, with a space after the colon"
+                self._fault(event, place, "a key that contains ':' and has no value", expected)
         self._marks.setdefault(key, start.start_mark)
         return _merged(mapping, merged) if merged else mapping
 
@@ -309,7 +310,7 @@ class _Reader:
     def _duplicate(self, event: Any, key: Key) -> None:
         first = self._marks.get(key)
         line = _place_of(first, self._lines)[0] if first else 0
-        found = f"a duplicate key (the first one is in line {line})" if line else "a duplicate key"
+        found = f"a duplicate key (the first is on line {line})" if line else "a duplicate key"
         self._fault(event, key, found, "each key once")
 
     def _merge(self, event: Any, key: Key, schema: Any) -> list[dict[Any, Any]]:
@@ -317,7 +318,7 @@ class _Reader:
         others = value if isinstance(value, list) else [value]
         if not all(isinstance(other, dict) for other in others):
             found = kind_of(value)
-            self._fault(event, key, found, "a mapping, or a list of mappings, to merge")
+            self._fault(event, key, found, "a mapping or a list of mappings to merge")
             return []
         return others
 
@@ -336,14 +337,18 @@ class _Reader:
     def _checked_key(self, event: Any, key: Key, name: Any) -> Any:
         """The key, or "" if it cannot be one."""
         if isinstance(name, dict | list):
-            found = f"{kind_of(name)} as a key"
+            found, expected = f"{kind_of(name)} as a key", "a string"
         elif isinstance(name, int) and name.bit_length() > MAX_KEY_BITS:
             found = f"a number of more than {MAX_KEY_BITS} bits as a key"
+            expected = "a smaller number, or a string"
         elif isinstance(name, str | bytes) and len(name) > MAX_KEY_CHARACTERS:
-            found = f"a key of more than {MAX_KEY_CHARACTERS:,} characters"
+            found, expected = (
+                f"a key of more than {MAX_KEY_CHARACTERS:,} characters",
+                "a shorter key",
+            )
         else:
             return name
-        self._fault(event, key, found, "a text")
+        self._fault(event, key, found, expected)
         return ""
 
     def _scalar(self, event: Any, key: Key, schema: Any) -> Any:
@@ -355,8 +360,8 @@ class _Reader:
         is_plain, is_quoted = event.implicit
         if is_quoted or event.tag == "!":  # quoted, or a block
             if event.style in _BLOCKS and self._begins_in_header(event):
-                found = f"text behind {event.style}, which YAML takes for a comment"
-                self._fault(event, key, found, "the text on the lines below it, indented")
+                found = f"text after {event.style}, which YAML reads as a comment"
+                self._fault(event, key, found, "the text on the lines below, indented")
             return text
         if is_plain and schema is TEXT:
             if not text or event.start_mark.line != event.end_mark.line:
@@ -365,7 +370,7 @@ class _Reader:
         tag = _resolve(text) if is_plain else event.tag
         construct = _CONSTRUCT.get(tag)
         if construct is None:
-            expected = "a plain value, !!binary, or quotes around a text that begins with !"
+            expected = "a plain value, !!binary, or quotes around a string that begins with !"
             self._fault(event, key, "a tag", expected)
             return None
         try:
@@ -376,14 +381,14 @@ class _Reader:
                 raise OverflowError
             return value
         except (ValueError, LookupError, ArithmeticError, yaml.YAMLError):
-            self._fault(event, key, f"a value that is no {tag.rpartition(':')[2]}", "one")
+            self._fault(event, key, f"an invalid !!{tag.rpartition(':')[2]}", "a valid value")
             return None
 
     def _check_plain(self, event: Any, key: Key) -> None:
         """Tells what YAML takes for something else than its writer."""
         start, end = event.start_mark, event.end_mark
         if not event.value and _COMMENT.match(self._text, start.index):
-            self._fault(event, key, placeholder.told("#{"), placeholder.EXPECTED)
+            self._fault(event, key, placeholder.described("#{"), placeholder.EXPECTED)
         elif start.line != end.line and _ITEM.search(self._text, start.index, end.index):
             expected = "the same indentation as the item above"
             self._fault(event, key, "a list whose items have different indentation", expected)
@@ -393,8 +398,8 @@ class _Reader:
         return bool(_FIRST_LINE.match(self._text, event.start_mark.index))
 
     def _too_many(self, event: Any, key: Key) -> None:
-        expected = f"at most {MAX_NODES:,} values of {MAX_CHARACTERS:,} characters together"
-        self._too_much(event, key, "more, after aliases are expanded", expected)
+        expected = f"at most {MAX_NODES:,} values and {MAX_CHARACTERS:,} characters in total"
+        self._too_much(event, key, "too much data after expanding aliases", expected)
 
     def _too_much(self, event: Any, key: Key, found: str, expected: str) -> None:
         self._fault(event, key, found, expected)

@@ -67,7 +67,7 @@ def _no_character(text: str, error: Exception) -> Mistake:
     code = ord(text[index]) if index < len(text) else 0
     if code == 0:
         return Mistake(index, "a NUL character (U+0000)", "a text file in UTF-8")
-    return Mistake(index, f"the control character U+{code:04X}", "a text without it")
+    return Mistake(index, f"the control character U+{code:04X}", "a file without it")
 
 
 class _Where:
@@ -89,20 +89,20 @@ class _Where:
         for index in (self.start, self.index):
             start = _line_start(self.text, index)
             if _GIT_CONFLICT.match(_line(self.text, start)):
-                return Mistake(start, "a conflict marker of git", "the merged text")
+                return Mistake(start, "a git conflict marker", "the merged text")
         return None
 
     def placeholder(self) -> Mistake | None:
         for index in (self.index, self.start):
             form = placeholder.found_at(self.text, index)
             if form:
-                return Mistake(form[0], placeholder.told(form[1]), placeholder.EXPECTED)
+                return Mistake(form[0], placeholder.described(form[1]), placeholder.EXPECTED)
         return None
 
     def tab(self) -> Mistake | None:
         if self.character != "\t":
             return None
-        return Mistake(self.index, "a tab", "spaces: YAML takes no tabs as indentation")
+        return Mistake(self.index, "a tab", "spaces: YAML does not allow tabs for indentation")
 
     def beginning(self) -> Mistake:
         found = f"a value that begins with {self.character!r}, which YAML does not allow"
@@ -111,21 +111,21 @@ class _Where:
     def anchor(self) -> Mistake:
         sign = self.text[self.start : self.start + 1]
         what = "an alias" if sign == "*" else "an anchor"
-        found = f"a value that begins with {sign!r}, which makes {what} of it"
-        return Mistake(self.start, found, f"{_QUOTES}, if it is a text")
+        found = f"a value that begins with {sign!r}, which marks {what} in YAML"
+        return Mistake(self.start, found, f"{_QUOTES} if it is a string")
 
     def tag(self) -> Mistake:
-        found = "a value that begins with '!', which makes a tag of it"
-        return Mistake(self.start, found, f"{_QUOTES}, if it is a text")
+        found = "a value that begins with '!', which marks a tag in YAML"
+        return Mistake(self.start, found, f"{_QUOTES} if it is a string")
 
     def directive(self) -> Mistake:
-        found = "a line that begins with '%', which makes a directive of it"
+        found = "a line that begins with '%', which marks a directive in YAML"
         return Mistake(self.line_start, found, "quotes around a key that begins with '%'")
 
     def colon(self) -> Mistake:
         """A colon in a place where no key can be."""
         if _COLON.search(self.before):
-            expected = f"{_QUOTES}, if ': ' is part of it; or each key on a line of its own"
+            expected = f"{_QUOTES} if ': ' is part of it, or each key on its own line"
             return Mistake(self.index, "a second ': ' on one line", expected)
         key = self.line_start + len(self.before) - len(self.before.lstrip())
         above = _line_above(self.text, self.line_start)
@@ -136,7 +136,7 @@ class _Where:
         if not _COLON.search(line) and not line.lstrip().startswith("- "):
             return self._no_colon(start + indentation)
         if key - self.line_start > indentation:
-            found = "a key with more indentation than the line above, which has a value"
+            found = "a key indented more than the line above, which already has a value"
             return Mistake(key, found, "the same indentation as the line above")
         return self.unknown()
 
@@ -144,18 +144,18 @@ class _Where:
         return self._no_colon(self.start)
 
     def _no_colon(self, index: int) -> Mistake:
-        expected = "KEY: VALUE, with a space behind the colon; or more indentation, if the line"
-        expected += " is part of the text above it"
+        expected = "KEY: VALUE, with a space after the colon; or more indentation if the line"
+        expected += " belongs to the text above it"
         return Mistake(index, "a line without ': '", expected)
 
     def dash(self) -> Mistake:
         if _COLON.search(self.before):
-            expected = f"the list on the lines below the key, or {_QUOTES}"
-            return Mistake(self.index, "'- ' behind a key on the same line", expected)
+            expected = f"the list on the lines below its key, or {_QUOTES}"
+            return Mistake(self.index, "'- ' on the same line as its key", expected)
         return self.indentation()
 
     def question(self) -> Mistake:
-        return Mistake(self.index, "'? ' within a value", _QUOTES)
+        return Mistake(self.index, "'? ' inside a value", _QUOTES)
 
     def quote(self) -> Mistake:
         return self._open_quote(self.start)
@@ -165,62 +165,62 @@ class _Where:
         return Mistake(index, f"a {sign} that is not closed", f"a closing {sign}")
 
     def escape(self) -> Mistake:
-        expected = r"\\ for a backslash, or single quotes around the text"
-        return Mistake(self.index, "a backslash that begins no escape of YAML", expected)
+        expected = r"\\ for a backslash, or single quotes around the value"
+        return Mistake(self.index, "a backslash that does not begin a YAML escape", expected)
 
     def block(self) -> Mistake:
-        expected = "the text on the lines below it, indented"
-        return Mistake(self.index, "text behind the | or > that begins a text", expected)
+        expected = "the text on the lines below, indented"
+        return Mistake(self.index, "text after the | or > that begins a block of text", expected)
 
     def zero(self) -> Mistake:
-        return Mistake(self.index, "0 behind | or >", "a number from 1 to 9, or none")
+        return Mistake(self.index, "0 after | or >", "a number from 1 to 9, or none")
 
     def key(self) -> Mistake:
         """Something behind a whole value, or a line whose indentation fits nothing."""
         before = self.before.rstrip()
         if self.character and self.character in "]}":
-            expected = f"one {_OPENING[self.character]} for each of them, or {_QUOTES}"
-            return Mistake(self.index, f"a {self.character} too many", expected)
+            expected = f"a {_OPENING[self.character]} for each {self.character}, or {_QUOTES}"
+            return Mistake(self.index, f"an extra {self.character}", expected)
         if self.character == ":":
             return self.no_key()
         if self.character == ",":
             expected = f"no comma, or {_QUOTES}"
-            return Mistake(self.index, "a ',' outside of brackets", expected)
+            return Mistake(self.index, "a ',' outside brackets", expected)
         if not before:
             return self.indentation()
         if before[-1] in "'\"":
             if self.scalar is not None and self.scalar < self.line_start:
                 return self._open_quote(self.scalar)  # what closes it was to open the next one
-            expected = "quotes around the whole value (between single ones, '' is an apostrophe)"
-            return Mistake(self.index, "text behind a closing quote", expected)
+            expected = "quotes around the whole value (inside single quotes, '' is an apostrophe)"
+            return Mistake(self.index, "text after a closing quote", expected)
         if before[-1] in "]}":
-            expected = "nothing, or quotes around the whole value"
-            return Mistake(self.index, f"text behind a closing {before[-1]}", expected)
+            expected = "nothing after it, or quotes around the whole value"
+            return Mistake(self.index, f"text after a closing {before[-1]}", expected)
         return self.unknown()
 
     def no_key(self) -> Mistake:
         return Mistake(self.index, "a ':' without a key before it", "KEY: VALUE")
 
     def no_space(self) -> Mistake:
-        expected = "KEY: VALUE, with a space behind the colon; or quotes around a text"
-        return Mistake(self.index, "a ':' without a space behind it, between brackets", expected)
+        expected = "KEY: VALUE, with a space after the colon; or quotes around a string"
+        return Mistake(self.index, "a ':' without a space after it, inside brackets", expected)
 
     def indentation(self) -> Mistake:
         if self.text[self.index : self.index + 2] in ("- ", "-\n", "-\r", "-"):
-            expected = "the indentation of the list that it belongs to"
-            return Mistake(self.index, "an item of a list where a key should be", expected)
+            expected = "the indentation of its list"
+            return Mistake(self.index, "a list item where a key should be", expected)
         number = len(self.before)
-        found = f"a line that is indented by {number} {'space' if number == 1 else 'spaces'}"
+        found = f"a line indented by {number} {'space' if number == 1 else 'spaces'}"
         if not number:
             found = "a line without indentation"
-        expected = "the same indentation as the keys that it belongs to"
+        expected = "the same indentation as the other keys of its mapping"
         return Mistake(self.index, found, expected)
 
     def item(self) -> Mistake:
         if self.before.strip():
             return self.key()
-        expected = "'- ' before it, or the indentation of the key that it belongs to"
-        return Mistake(self.index, "a line without '- ' among the items of a list", expected)
+        expected = "'- ' before it, or the indentation of the mapping it belongs to"
+        return Mistake(self.index, "a line without '- ' in a list", expected)
 
     def outside(self) -> Mistake:
         """Something behind the end of the document."""
@@ -228,7 +228,7 @@ class _Where:
             return self.key()
         above = _line_above(self.text, self.line_start)
         if above and above[1].startswith("..."):
-            return Mistake(self.index, "text behind '...', which ends a document", "one document")
+            return Mistake(self.index, "text after '...', which ends a document", "one document")
         return self.indentation()
 
     def comma(self) -> Mistake:
@@ -240,7 +240,7 @@ class _Where:
         if self.character and self.character in "]}":
             found = f"a {self.character} that closes a {sign}"
             return Mistake(self.index, found, f"a closing {closing}")
-        expected = f"', ' between them, or {closing} behind the last one"
+        expected = f"', ' between them, or {closing} after the last one"
         return Mistake(self.index, "two values without a comma between them", expected)
 
     def value(self) -> Mistake:
@@ -251,17 +251,19 @@ class _Where:
             return Mistake(self.bracket, f"a {sign} that is not closed", expected)
         if self.character == "-" and self.bracket is not None:
             expected = "commas between the values, without '- '"
-            return Mistake(self.index, "'- ' between brackets", expected)
+            return Mistake(self.index, "'- ' inside brackets", expected)
         if self.character == ":":
             return self.no_key()
         if self.character and self.character in "]},":
-            expected = f"a value, or {_QUOTES}, if it is a text"
+            expected = f"a value, or {_QUOTES} if it is a string"
             return Mistake(self.index, f"{self.character!r} where a value should be", expected)
         return self.unknown()
 
     def unknown(self) -> Mistake:
-        expected = "YAML: are quotes and brackets closed, and is the indentation right?"
-        return Mistake(self.index, "no valid YAML", expected)
+        expected = (
+            "valid YAML: check that quotes and brackets are closed and the indentation is right"
+        )
+        return Mistake(self.index, "invalid YAML", expected)
 
 
 # By what libyaml says of them (scanner.c, parser.c).

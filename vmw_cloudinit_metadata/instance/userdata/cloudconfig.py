@@ -35,12 +35,12 @@ KEYS = frozenset(f"{_OF_MODULES} {_OF_THE_BASE}".split())
 
 # What cloud-init looks for elsewhere.
 _MISPLACED = {
-    "network": "network at the top of the instance file: in user-data cloud-init ignores it",
-    "instance-id": "instance-id below metadata: in user-data cloud-init ignores it",
+    "network": "network at the top of the instance file: cloud-init ignores it in user-data",
+    "instance-id": "instance-id below metadata: cloud-init ignores it in user-data",
     "local-hostname": "hostname, or local-hostname below metadata",
     "metadata": "metadata at the top of the instance file",
-    "userdata": "what is below userdata one level higher",
-    "user-data": "what is below user-data one level higher",
+    "userdata": "the keys below userdata, one level up",
+    "user-data": "the keys below user-data, one level up",
 }
 
 # A document with more keys that are not known is no #cloud-config.

@@ -15,8 +15,8 @@ from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, kind_of
 from vmw_cloudinit_metadata.instance.userdata import cloudconfig, formats
 from vmw_cloudinit_metadata.instance.userdata.formats import Part, Trouble
 
-_EXPECTED = "something that cloud-init knows, such as #cloud-config or #!, in the first line"
-_LINES = "userdata: | (not > and not quotes), so that lines remain lines"
+_EXPECTED = "a first line that cloud-init recognizes, such as #cloud-config or #!"
+_LINES = "userdata: | (not > or quotes), which keeps the line breaks"
 
 # How many words may stand in the first line, behind its beginning, if there is no other line.
 _WORDS = {
@@ -55,10 +55,12 @@ def faults_in(document: bytes, key: str) -> Iterator[Fault]:
 def _part(part: Part, key: str, *, has_handler: bool) -> Iterator[Fault]:
     if part.type is None:
         found, expected = _unknown(part.content)
-        yield _fault(Trouble(f"{part.place}{found}", expected), key)
+        yield _fault(Trouble(f"{found}{part.place}", expected), key)
     elif part.type not in formats.TYPES and not has_handler:
-        expected = "a type that cloud-init knows, such as text/cloud-config or text/x-shellscript"
-        yield _fault(Trouble(f"{part.place}a Content-Type of another kind", expected), key)
+        expected = (
+            "a type that cloud-init supports, such as text/cloud-config or text/x-shellscript"
+        )
+        yield _fault(Trouble(f"an unsupported Content-Type{part.place}", expected), key)
     else:
         for trouble in _first_line(part):
             yield _fault(trouble, key)
@@ -73,15 +75,15 @@ def _first_line(part: Part) -> Iterator[Trouble]:
     first, _, behind = start.partition(b"\n")
     if part.type not in _WORDS or formats.type_of(start) != part.type:
         if part.type == formats.SCRIPT:
-            yield Trouble(f"{part.place}a script without #!", "#!/bin/sh in its first line")
+            yield Trouble(f"a script without #!{part.place}", "#!/bin/sh on its first line")
         return
     begin = next(b for b, kind in formats.BEGINNINGS.items() if kind == part.type)
     if _LITERAL_LINE_BREAK.search(first):
-        found = f"{part.place}a backslash and n in the first line, in place of a line break"
+        found = f"a backslash and n on the first line{part.place}, in place of a line break"
         yield Trouble(found, "userdata: | and lines below it, or double quotes")
     elif not behind.strip() and len(first[len(begin) :].split()) > _WORDS[part.type]:
-        found = f"{part.place}everything in the first line, which is "
-        found += "a comment" if part.type == formats.CLOUD_CONFIG else f"the one of {begin}"
+        found = f"everything on the first line{part.place}, which "
+        found += "is a comment" if part.type == formats.CLOUD_CONFIG else f"begins with {begin}"
         yield Trouble(found, _LINES)
 
 
@@ -91,14 +93,14 @@ def _boothook(part: Part) -> Iterator[Trouble]:
     if script[: len(_BOOTHOOK)].lower() == _BOOTHOOK:
         script = script[len(_BOOTHOOK) :].lstrip()
     if script and not script.startswith((b"#!", b"\x7fELF")) and b"\n" in part.content.strip():
-        found = f"{part.place}a #cloud-boothook without #!, which the kernel does not run"
-        yield Trouble(found, "#!/bin/sh in the line behind #cloud-boothook")
+        found = f"a #cloud-boothook without #!{part.place}, which the kernel cannot execute"
+        yield Trouble(found, "#!/bin/sh on the line after #cloud-boothook")
 
 
 def _cloud_config(part: Part, key: str) -> Iterator[Fault]:
     if _JINJA_BELOW.search(part.content):
-        found = f"{part.place}## template: jinja below the first line, where it is a comment"
-        yield _fault(Trouble(found, "it in the first line, above #cloud-config"), key)
+        found = f"## template: jinja below the first line{part.place}, where it is a comment"
+        yield _fault(Trouble(found, "it on the first line, above #cloud-config"), key)
     read = formats.yaml_of(part, key)
     if isinstance(read, Trouble):
         yield _fault(read, key)
@@ -110,12 +112,12 @@ def _cloud_config(part: Part, key: str) -> Iterator[Fault]:
     if isinstance(read.value, dict):
         for name, expected in cloudconfig.advice_on(read.value):
             line = read.line((key, name))
-            found = f"{part.place}in line {line} of its #cloud-config an unknown key"
+            found = f"an unknown key on line {line} of the #cloud-config{part.place}"
             if name in cloudconfig.KEYS:
-                found = f"{part.place}in line {line} of its #cloud-config the key {name}"
+                found = f"the key {name} on line {line} of the #cloud-config{part.place}"
             yield Fault((key, name), found, expected)
     elif read.value is not None and not read.faults:
-        found = f"{part.place}{kind_of(read.value)} behind #cloud-config"
+        found = f"{kind_of(read.value)} after #cloud-config{part.place}"
         yield _fault(Trouble(found, "a mapping"), key)
 
 
@@ -124,24 +126,27 @@ def _unknown(content: bytes) -> tuple[str, str]:
     size = kind_of(content)
     start = content[:_LOOKED_AT_BYTES]
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
-        return f"{size} of UTF-16", "UTF-8: save the file so"
+        return f"{size} of UTF-16", "UTF-8: save the file as UTF-8"
     if start.startswith(formats.MARK):
         return "a byte order mark before the first line", formats.NO_MARK
     if b"PRIVATE KEY-----" in start:
-        return "a private key", f"{_EXPECTED}; a key belongs into write_files or ssh_keys of it"
+        return "a private key", f"{_EXPECTED}; put a key into its write_files or ssh_keys"
     if _is_base64(content):
         return "base64 text, which cloud-init does not decode", "!!binary before it, or plain text"
     if _CONTENT_TYPE.search(start):
-        return f"{size} with Content-Type: and without MIME-Version:", (
+        return f"{size} with Content-Type: but without MIME-Version:", (
             "MIME-Version: 1.0 and Content-Type: at the top, with no line before them"
         )
     near = _resembles(content)
     if near:
-        return f"{size}, of which the first line resembles {near}", _EXPECTED
+        return f"{size} whose first line resembles {near}", _EXPECTED
     keys = {found.decode() for found in _KEY.findall(start)} & cloudconfig.KEYS
     if keys:
         name = min(keys)
-        return f"{size} with the key {name} of a #cloud-config, but without that line", _EXPECTED
+        return (
+            f"{size} with the #cloud-config key {name}, but without a #cloud-config line",
+            _EXPECTED,
+        )
     return size, _EXPECTED
 
 

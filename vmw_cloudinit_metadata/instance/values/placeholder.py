@@ -17,9 +17,9 @@ _FORM = re.compile(
     re.ASCII,
 )
 
-LEFT_IN = "a placeholder was left in"
-EXPECTED = "its value: the template was not rendered"
-HINT = f"{LEFT_IN}: the template was not rendered"
+_WHAT = "an unrendered template placeholder"
+EXPECTED = "its value: render the template"
+HINT = f"it contains {_WHAT}"
 
 
 def found_in(text: str) -> str | None:
@@ -38,9 +38,9 @@ def found_at(text: str, index: int) -> tuple[int, str] | None:
     return None
 
 
-def told(start: str) -> str:
-    """What was found, for a message."""
-    return f"{start!r}: {LEFT_IN}"
+def described(start: str) -> str:
+    """Return the text of a fault's `found`."""
+    return f"{start!r}, {_WHAT}"
 
 
 def warnings_in(value: Any, key: Key) -> Iterator[Fault]:
@@ -48,12 +48,12 @@ def warnings_in(value: Any, key: Key) -> Iterator[Fault]:
     match value:
         case str():
             if start := found_in(value):
-                yield Fault(key, told(start), EXPECTED, is_warning=True)
+                yield Fault(key, described(start), EXPECTED, is_warning=True)
         case Mapping():
             for name, item in value.items():
                 place = (*key, str(name))
                 if isinstance(name, str) and (start := found_in(name)):
-                    yield Fault(place, told(start), EXPECTED, is_warning=True)
+                    yield Fault(place, described(start), EXPECTED, is_warning=True)
                 yield from warnings_in(item, place)
         case list() | tuple():
             for index, item in enumerate(value):

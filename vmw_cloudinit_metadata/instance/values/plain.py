@@ -52,9 +52,9 @@ def _faults_in(value: Any, key: Key) -> Iterator[Fault]:
         case int():
             if value.bit_length() > MAX_NUMBER_BITS:
                 found = f"a number of {value.bit_length():,} bits"
-                yield Fault(key, found, f"one of at most {MAX_NUMBER_BITS}")
+                yield Fault(key, found, f"at most {MAX_NUMBER_BITS} bits")
         case dict() | list() | tuple() | Mapping() if len(key) >= MAX_DEPTH:
-            yield Fault(key, "deeper nesting", f"at most {MAX_DEPTH} levels")
+            yield Fault(key, "too many levels of nesting", f"at most {MAX_DEPTH}")
         case dict() | Mapping():
             for name, item in value.items():
                 yield from _key_faults(name, key)
@@ -68,7 +68,7 @@ def _key_faults(name: Any, key: Key) -> Iterator[Fault]:
     if isinstance(name, str):
         yield from _text_faults(name, key)
     elif isinstance(name, Mapping | list | tuple):
-        yield Fault(key, "a key that is a list or a mapping", "a text")
+        yield Fault(key, "a list or mapping as a key", "a string")
     else:
         yield from _faults_in(name, key)
 
@@ -77,7 +77,7 @@ def _text_faults(text: str, key: Key) -> Sequence[Fault]:
     if _is_text(text):
         return ()
     place = tuple(part for part in key if part != text)
-    return [Fault(place, "a text with a lone surrogate", "a text that UTF-8 can hold")]
+    return [Fault(place, "a string with a lone surrogate", "a string that UTF-8 can encode")]
 
 
 def _is_text(text: str) -> bool:

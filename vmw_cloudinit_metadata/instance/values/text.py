@@ -13,7 +13,7 @@ def as_text(value: Any) -> Any:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise ValueError("a text")
+    raise ValueError("a string")
 
 
 # More in one list is a mistake; to check each costs what the whole file may cost.
@@ -28,7 +28,7 @@ def listed(value: Any) -> Any:
     """One value stands for a list of one."""
     items = value if isinstance(value, _LISTS) else [value]
     if len(items) > MAX_ITEMS:
-        raise ValueError(f"at most {MAX_ITEMS:,} of them")
+        raise ValueError(f"at most {MAX_ITEMS:,} items")
     return items
 
 
