@@ -119,7 +119,7 @@ def test_unknown_key_is_a_fault_with_the_nearest_name(name: Any, expected: str) 
 )
 def test_key_of_a_part_on_the_top_level_is_told_where_it_belongs(name: str, part: str) -> None:
     (fault,) = misplaced_faults({name: "x"}, FILE_LEVEL)
-    expected = f"no such key here: move it below {part}:"
+    expected = f"it below {part}:"
     assert str(fault) == f"{name}: found {name!r} at the top level, expected {expected}"
 
 

@@ -86,7 +86,7 @@ def misplaced_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterato
         if name not in known and not is_extension(name):
             part = _PART_OF.get(name.replace("_", "-")) if isinstance(name, str) else None
             if part:
-                expected = f"no such key here: move it below {part}:"
+                expected = f"it below {part}:"
                 yield Fault((name,), f"{name!r} at the top level", expected, is_named=True)
             else:
                 yield unknown((str(name),), name, known)

@@ -47,14 +47,14 @@ def mistake(text: str, error: Exception, bracket: int | None, scalar: int | None
     context_mark = getattr(error, "context_mark", None)
     index = min(problem_mark.index, len(text))
     start = min(context_mark.index, len(text)) if context_mark else index
-    where = _Where(text, index, start, bracket, scalar)
+    place = _FailedAt(text, index, start, bracket, scalar)
     in_directive = "directive" in str(getattr(error, "context", ""))
-    explained = _EXPLAINED.get(str(getattr(error, "problem", "")), _Where.unknown)
+    explained = _EXPLAINED.get(str(getattr(error, "problem", "")), _unknown)
     return (
-        where.conflict()
-        or where.placeholder()
-        or where.tab()
-        or (where.directive() if in_directive else explained(where))
+        _conflict(place)
+        or _left_placeholder(place)
+        or _tab(place)
+        or (_directive(place) if in_directive else explained(place))
     )
 
 
@@ -70,206 +70,238 @@ def _no_character(text: str, error: Exception) -> Mistake:
     return Mistake(index, f"the control character U+{code:04X}", "a file without it")
 
 
-class _Where:
-    """The place at which libyaml gave up, and at which what it was reading began."""
+@dataclass(frozen=True, slots=True)
+class _FailedAt:
+    """Where libyaml gave up, and where the thing that it was reading began."""
 
-    def __init__(
-        self, text: str, index: int, start: int, bracket: int | None, scalar: int | None
-    ) -> None:
-        self.text = text
-        self.index = index
-        self.start = start
-        self.bracket = bracket
-        self.scalar = scalar
-        self.character = text[index : index + 1]
-        self.line_start = _line_start(text, index)
-        self.before = text[self.line_start : index]  # in the same line
+    text: str
+    index: int
+    start: int
+    bracket: int | None  # where the innermost open [ or { is
+    scalar: int | None  # where the last value began
 
-    def conflict(self) -> Mistake | None:
-        for index in (self.start, self.index):
-            start = _line_start(self.text, index)
-            if _GIT_CONFLICT.match(_line(self.text, start)):
-                return Mistake(start, "a git conflict marker", "the merged text")
+    @property
+    def character(self) -> str:
+        return self.text[self.index : self.index + 1]
+
+    @property
+    def line_start(self) -> int:
+        return _line_start(self.text, self.index)
+
+    @property
+    def before(self) -> str:
+        """What is before it on the same line."""
+        return self.text[self.line_start : self.index]
+
+
+def _conflict(at: _FailedAt) -> Mistake | None:
+    for index in (at.start, at.index):
+        start = _line_start(at.text, index)
+        if _GIT_CONFLICT.match(_line(at.text, start)):
+            return Mistake(start, "a git conflict marker", "the merged text")
+    return None
+
+
+def _left_placeholder(at: _FailedAt) -> Mistake | None:
+    for index in (at.index, at.start):
+        form = placeholder.found_at(at.text, index)
+        if form:
+            return Mistake(form[0], placeholder.described(form[1]), placeholder.EXPECTED)
+    return None
+
+
+def _tab(at: _FailedAt) -> Mistake | None:
+    if at.character != "\t":
         return None
+    return Mistake(at.index, "a tab", "spaces: YAML does not allow tabs for indentation")
 
-    def placeholder(self) -> Mistake | None:
-        for index in (self.index, self.start):
-            form = placeholder.found_at(self.text, index)
-            if form:
-                return Mistake(form[0], placeholder.described(form[1]), placeholder.EXPECTED)
-        return None
 
-    def tab(self) -> Mistake | None:
-        if self.character != "\t":
-            return None
-        return Mistake(self.index, "a tab", "spaces: YAML does not allow tabs for indentation")
+def _beginning(at: _FailedAt) -> Mistake:
+    found = f"a value that begins with {at.character!r}, which YAML does not allow"
+    return Mistake(at.index, found, _QUOTES)
 
-    def beginning(self) -> Mistake:
-        found = f"a value that begins with {self.character!r}, which YAML does not allow"
-        return Mistake(self.index, found, _QUOTES)
 
-    def anchor(self) -> Mistake:
-        sign = self.text[self.start : self.start + 1]
-        what = "an alias" if sign == "*" else "an anchor"
-        found = f"a value that begins with {sign!r}, which marks {what} in YAML"
-        return Mistake(self.start, found, f"{_QUOTES} if it is a string")
+def _anchor(at: _FailedAt) -> Mistake:
+    sign = at.text[at.start : at.start + 1]
+    what = "an alias" if sign == "*" else "an anchor"
+    found = f"a value that begins with {sign!r}, which marks {what} in YAML"
+    return Mistake(at.start, found, f"{_QUOTES} if it is a string")
 
-    def tag(self) -> Mistake:
-        found = "a value that begins with '!', which marks a tag in YAML"
-        return Mistake(self.start, found, f"{_QUOTES} if it is a string")
 
-    def directive(self) -> Mistake:
-        found = "a line that begins with '%', which marks a directive in YAML"
-        return Mistake(self.line_start, found, "quotes around a key that begins with '%'")
+def _tag(at: _FailedAt) -> Mistake:
+    found = "a value that begins with '!', which marks a tag in YAML"
+    return Mistake(at.start, found, f"{_QUOTES} if it is a string")
 
-    def colon(self) -> Mistake:
-        """A colon in a place where no key can be."""
-        if _COLON.search(self.before):
-            expected = f"{_QUOTES} if ': ' is part of it, or each key on its own line"
-            return Mistake(self.index, "a second ': ' on one line", expected)
-        key = self.line_start + len(self.before) - len(self.before.lstrip())
-        above = _line_above(self.text, self.line_start)
-        if above is None:
-            return self.unknown()
-        start, line = above
-        indentation = len(line) - len(line.lstrip())
-        if not _COLON.search(line) and not line.lstrip().startswith("- "):
-            return self._no_colon(start + indentation)
-        if key - self.line_start > indentation:
-            found = "a key indented more than the line above, which already has a value"
-            return Mistake(key, found, "the same indentation as the line above")
-        return self.unknown()
 
-    def no_colon(self) -> Mistake:
-        return self._no_colon(self.start)
+def _directive(at: _FailedAt) -> Mistake:
+    found = "a line that begins with '%', which marks a directive in YAML"
+    return Mistake(at.line_start, found, "quotes around a key that begins with '%'")
 
-    def _no_colon(self, index: int) -> Mistake:
-        expected = "KEY: VALUE, with a space after the colon; or more indentation if the line"
-        expected += " belongs to the text above it"
-        return Mistake(index, "a line without ': '", expected)
 
-    def dash(self) -> Mistake:
-        if _COLON.search(self.before):
-            expected = f"the list on the lines below its key, or {_QUOTES}"
-            return Mistake(self.index, "'- ' on the same line as its key", expected)
-        return self.indentation()
+def _colon(at: _FailedAt) -> Mistake:
+    """A colon in a place where no key can be."""
+    if _COLON.search(at.before):
+        expected = f"{_QUOTES} if ': ' is part of it, or each key on its own line"
+        return Mistake(at.index, "a second ': ' on one line", expected)
+    key = at.line_start + len(at.before) - len(at.before.lstrip())
+    above = _line_above(at.text, at.line_start)
+    if above is None:
+        return _unknown(at)
+    start, line = above
+    indentation = len(line) - len(line.lstrip())
+    if not _COLON.search(line) and not line.lstrip().startswith("- "):
+        return _no_colon_at(start + indentation)
+    if key - at.line_start > indentation:
+        found = "a key indented more than the line above, which already has a value"
+        return Mistake(key, found, "the same indentation as the line above")
+    return _unknown(at)
 
-    def question(self) -> Mistake:
-        return Mistake(self.index, "'? ' inside a value", _QUOTES)
 
-    def quote(self) -> Mistake:
-        return self._open_quote(self.start)
+def _no_colon(at: _FailedAt) -> Mistake:
+    return _no_colon_at(at.start)
 
-    def _open_quote(self, index: int) -> Mistake:
-        sign = self.text[index : index + 1]
-        return Mistake(index, f"a {sign} that is not closed", f"a closing {sign}")
 
-    def escape(self) -> Mistake:
-        expected = r"\\ for a backslash, or single quotes around the value"
-        return Mistake(self.index, "a backslash that does not begin a YAML escape", expected)
+def _no_colon_at(index: int) -> Mistake:
+    expected = "KEY: VALUE, with a space after the colon; or more indentation if the line"
+    expected += " belongs to the text above it"
+    return Mistake(index, "a line without ': '", expected)
 
-    def block(self) -> Mistake:
-        expected = "the text on the lines below, indented"
-        return Mistake(self.index, "text after the | or > that begins a block of text", expected)
 
-    def zero(self) -> Mistake:
-        return Mistake(self.index, "0 after | or >", "a number from 1 to 9, or none")
+def _dash(at: _FailedAt) -> Mistake:
+    if _COLON.search(at.before):
+        expected = f"the list on the lines below its key, or {_QUOTES}"
+        return Mistake(at.index, "'- ' on the same line as its key", expected)
+    return _indentation(at)
 
-    def key(self) -> Mistake:
-        """Something behind a whole value, or a line whose indentation fits nothing."""
-        before = self.before.rstrip()
-        if self.character and self.character in "]}":
-            expected = f"a {_OPENING[self.character]} for each {self.character}, or {_QUOTES}"
-            return Mistake(self.index, f"an extra {self.character}", expected)
-        if self.character == ":":
-            return self.no_key()
-        if self.character == ",":
-            expected = f"no comma, or {_QUOTES}"
-            return Mistake(self.index, "a ',' outside brackets", expected)
-        if not before:
-            return self.indentation()
-        if before[-1] in "'\"":
-            if self.scalar is not None and self.scalar < self.line_start:
-                return self._open_quote(self.scalar)  # what closes it was to open the next one
-            expected = "quotes around the whole value (inside single quotes, '' is an apostrophe)"
-            return Mistake(self.index, "text after a closing quote", expected)
-        if before[-1] in "]}":
-            expected = "nothing after it, or quotes around the whole value"
-            return Mistake(self.index, f"text after a closing {before[-1]}", expected)
-        return self.unknown()
 
-    def no_key(self) -> Mistake:
-        return Mistake(self.index, "a ':' without a key before it", "KEY: VALUE")
+def _question(at: _FailedAt) -> Mistake:
+    return Mistake(at.index, "'? ' inside a value", _QUOTES)
 
-    def no_space(self) -> Mistake:
-        expected = "KEY: VALUE, with a space after the colon; or quotes around a string"
-        return Mistake(self.index, "a ':' without a space after it, inside brackets", expected)
 
-    def indentation(self) -> Mistake:
-        if self.text[self.index : self.index + 2] in ("- ", "-\n", "-\r", "-"):
-            expected = "the indentation of its list"
-            return Mistake(self.index, "a list item where a key should be", expected)
-        number = len(self.before)
-        found = f"a line indented by {number} {'space' if number == 1 else 'spaces'}"
-        if not number:
-            found = "a line without indentation"
-        expected = "the same indentation as the other keys of its mapping"
-        return Mistake(self.index, found, expected)
+def _quote(at: _FailedAt) -> Mistake:
+    return _open_quote_at(at, at.start)
 
-    def item(self) -> Mistake:
-        if self.before.strip():
-            return self.key()
-        expected = "'- ' before it, or the indentation of the mapping it belongs to"
-        return Mistake(self.index, "a line without '- ' in a list", expected)
 
-    def outside(self) -> Mistake:
-        """Something behind the end of the document."""
-        if self.before.strip():
-            return self.key()
-        above = _line_above(self.text, self.line_start)
-        if above and above[1].startswith("..."):
-            return Mistake(self.index, "text after '...', which ends a document", "one document")
-        return self.indentation()
+def _open_quote_at(at: _FailedAt, index: int) -> Mistake:
+    sign = at.text[index : index + 1]
+    return Mistake(index, f"a {sign} that is not closed", f"a closing {sign}")
 
-    def comma(self) -> Mistake:
-        """Something else than a comma between [ ] or { }."""
-        sign = self.text[self.start : self.start + 1]
-        closing = _CLOSING.get(sign, "]")
-        if not self.text[self.index :].strip() or "\n" in self.text[self.start : self.index]:
-            return Mistake(self.start, f"a {sign} that is not closed", f"a closing {closing}")
-        if self.character and self.character in "]}":
-            found = f"a {self.character} that closes a {sign}"
-            return Mistake(self.index, found, f"a closing {closing}")
-        expected = f"', ' between them, or {closing} after the last one"
-        return Mistake(self.index, "two values without a comma between them", expected)
 
-    def value(self) -> Mistake:
-        """No value where one should be."""
-        if not self.text[self.index :].strip() and self.bracket is not None:
-            sign = self.text[self.bracket]
-            expected = f"a closing {_CLOSING.get(sign, ']')}"
-            return Mistake(self.bracket, f"a {sign} that is not closed", expected)
-        if self.character == "-" and self.bracket is not None:
-            expected = "commas between the values, without '- '"
-            return Mistake(self.index, "'- ' inside brackets", expected)
-        if self.character == ":":
-            return self.no_key()
-        if self.character and self.character in "]},":
-            expected = f"a value, or {_QUOTES} if it is a string"
-            return Mistake(self.index, f"{self.character!r} where a value should be", expected)
-        return self.unknown()
+def _escape(at: _FailedAt) -> Mistake:
+    expected = r"\\ for a backslash, or single quotes around the value"
+    return Mistake(at.index, "a backslash that does not begin a YAML escape", expected)
 
-    def unknown(self) -> Mistake:
-        expected = (
-            "valid YAML: check that quotes and brackets are closed and the indentation is right"
-        )
-        return Mistake(self.index, "invalid YAML", expected)
+
+def _block(at: _FailedAt) -> Mistake:
+    expected = "the text on the lines below, indented"
+    return Mistake(at.index, "text after the | or > that begins a block of text", expected)
+
+
+def _zero(at: _FailedAt) -> Mistake:
+    return Mistake(at.index, "0 after | or >", "a number from 1 to 9, or none")
+
+
+def _key(at: _FailedAt) -> Mistake:
+    """Something behind a whole value, or a line whose indentation fits nothing."""
+    before = at.before.rstrip()
+    if at.character and at.character in "]}":
+        expected = f"a {_OPENING[at.character]} for each {at.character}, or {_QUOTES}"
+        return Mistake(at.index, f"an extra {at.character}", expected)
+    if at.character == ":":
+        return _no_key(at)
+    if at.character == ",":
+        expected = f"no comma, or {_QUOTES}"
+        return Mistake(at.index, "a ',' outside brackets", expected)
+    if not before:
+        return _indentation(at)
+    if before[-1] in "'\"":
+        if at.scalar is not None and at.scalar < at.line_start:
+            return _open_quote_at(at, at.scalar)  # what closes it was to open the next one
+        expected = "quotes around the whole value (inside single quotes, '' is an apostrophe)"
+        return Mistake(at.index, "text after a closing quote", expected)
+    if before[-1] in "]}":
+        expected = "nothing after it, or quotes around the whole value"
+        return Mistake(at.index, f"text after a closing {before[-1]}", expected)
+    return _unknown(at)
+
+
+def _no_key(at: _FailedAt) -> Mistake:
+    return Mistake(at.index, "a ':' without a key before it", "KEY: VALUE")
+
+
+def _no_space(at: _FailedAt) -> Mistake:
+    expected = "KEY: VALUE, with a space after the colon; or quotes around a string"
+    return Mistake(at.index, "a ':' without a space after it, inside brackets", expected)
+
+
+def _indentation(at: _FailedAt) -> Mistake:
+    if at.text[at.index : at.index + 2] in ("- ", "-\n", "-\r", "-"):
+        expected = "the indentation of its list"
+        return Mistake(at.index, "a list item where a key should be", expected)
+    number = len(at.before)
+    found = f"a line indented by {number} {'space' if number == 1 else 'spaces'}"
+    if not number:
+        found = "a line without indentation"
+    expected = "the same indentation as the other keys of its mapping"
+    return Mistake(at.index, found, expected)
+
+
+def _item(at: _FailedAt) -> Mistake:
+    if at.before.strip():
+        return _key(at)
+    expected = "'- ' before it, or the indentation of the mapping it belongs to"
+    return Mistake(at.index, "a line without '- ' in a list", expected)
+
+
+def _outside(at: _FailedAt) -> Mistake:
+    """Something behind the end of the document."""
+    if at.before.strip():
+        return _key(at)
+    above = _line_above(at.text, at.line_start)
+    if above and above[1].startswith("..."):
+        return Mistake(at.index, "text after '...', which ends a document", "one document")
+    return _indentation(at)
+
+
+def _comma(at: _FailedAt) -> Mistake:
+    """Something else than a comma between [ ] or { }."""
+    sign = at.text[at.start : at.start + 1]
+    closing = _CLOSING.get(sign, "]")
+    if not at.text[at.index :].strip() or "\n" in at.text[at.start : at.index]:
+        return Mistake(at.start, f"a {sign} that is not closed", f"a closing {closing}")
+    if at.character and at.character in "]}":
+        found = f"a {at.character} that closes a {sign}"
+        return Mistake(at.index, found, f"a closing {closing}")
+    expected = f"', ' between them, or {closing} after the last one"
+    return Mistake(at.index, "two values without a comma between them", expected)
+
+
+def _value(at: _FailedAt) -> Mistake:
+    """No value where one should be."""
+    if not at.text[at.index :].strip() and at.bracket is not None:
+        sign = at.text[at.bracket]
+        expected = f"a closing {_CLOSING.get(sign, ']')}"
+        return Mistake(at.bracket, f"a {sign} that is not closed", expected)
+    if at.character == "-" and at.bracket is not None:
+        expected = "commas between the values, without '- '"
+        return Mistake(at.index, "'- ' inside brackets", expected)
+    if at.character == ":":
+        return _no_key(at)
+    if at.character and at.character in "]},":
+        expected = f"a value, or {_QUOTES} if it is a string"
+        return Mistake(at.index, f"{at.character!r} where a value should be", expected)
+    return _unknown(at)
+
+
+def _unknown(at: _FailedAt) -> Mistake:
+    expected = "valid YAML: check that quotes and brackets are closed and the indentation is right"
+    return Mistake(at.index, "invalid YAML", expected)
 
 
 # By what libyaml says of them (scanner.c, parser.c).
-_EXPLAINED: dict[str, Callable[[_Where], Mistake]] = {
-    "found character that cannot start any token": _Where.beginning,
-    "did not find expected alphabetic or numeric character": _Where.anchor,
+_EXPLAINED: dict[str, Callable[[_FailedAt], Mistake]] = {
+    "found character that cannot start any token": _beginning,
+    "did not find expected alphabetic or numeric character": _anchor,
     **dict.fromkeys(
         (
             "did not find expected tag URI",
@@ -281,29 +313,29 @@ _EXPLAINED: dict[str, Callable[[_Where], Mistake]] = {
             "found an incorrect leading UTF-8 octet",
             "found an incorrect trailing UTF-8 octet",
         ),
-        _Where.tag,
+        _tag,
     ),
-    "found incompatible YAML document": _Where.directive,
-    "found duplicate %YAML directive": _Where.directive,
-    "found duplicate %TAG directive": _Where.directive,
-    "mapping values are not allowed in this context": _Where.colon,
-    "could not find expected ':'": _Where.no_colon,
-    "found unexpected ':'": _Where.no_space,
-    "block sequence entries are not allowed in this context": _Where.dash,
-    "mapping keys are not allowed in this context": _Where.question,
-    "found unexpected end of stream": _Where.quote,
-    "found unexpected document indicator": _Where.quote,
-    "found unknown escape character": _Where.escape,
-    "did not find expected hexdecimal number": _Where.escape,
-    "found invalid Unicode character escape code": _Where.escape,
-    "did not find expected comment or line break": _Where.block,
-    "found an indentation indicator equal to 0": _Where.zero,
-    "did not find expected key": _Where.key,
-    "did not find expected '-' indicator": _Where.item,
-    "did not find expected <document start>": _Where.outside,
-    "did not find expected ',' or ']'": _Where.comma,
-    "did not find expected ',' or '}'": _Where.comma,
-    "did not find expected node content": _Where.value,
+    "found incompatible YAML document": _directive,
+    "found duplicate %YAML directive": _directive,
+    "found duplicate %TAG directive": _directive,
+    "mapping values are not allowed in this context": _colon,
+    "could not find expected ':'": _no_colon,
+    "found unexpected ':'": _no_space,
+    "block sequence entries are not allowed in this context": _dash,
+    "mapping keys are not allowed in this context": _question,
+    "found unexpected end of stream": _quote,
+    "found unexpected document indicator": _quote,
+    "found unknown escape character": _escape,
+    "did not find expected hexdecimal number": _escape,
+    "found invalid Unicode character escape code": _escape,
+    "did not find expected comment or line break": _block,
+    "found an indentation indicator equal to 0": _zero,
+    "did not find expected key": _key,
+    "did not find expected '-' indicator": _item,
+    "did not find expected <document start>": _outside,
+    "did not find expected ',' or ']'": _comma,
+    "did not find expected ',' or '}'": _comma,
+    "did not find expected node content": _value,
 }
 
 
