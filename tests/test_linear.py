@@ -14,7 +14,7 @@ import pytest
 
 from vmw_cloudinit_metadata.drivers.instancefile import MAX_FILE_BYTES
 from vmw_cloudinit_metadata.instance import advice, nocloud
-from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, MAX_TOLD_BYTES, InvalidInstanceData
+from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, MAX_TEXT_BYTES, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.keys import FILE_LEVEL, canonical, unknown_faults
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.parsing import seed
@@ -244,7 +244,7 @@ def test_no_file_takes_seconds(name: str, values: int) -> None:
 def test_what_is_told_of_a_file_is_bounded(name: str) -> None:
     error = InvalidInstanceData(check(CONSTRUCTS[name](1000)))
     assert len(error.faults) <= MAX_FAULTS + 1
-    assert len(str(error).encode()) <= MAX_TOLD_BYTES
+    assert len(str(error).encode()) <= MAX_TEXT_BYTES
 
 
 def test_more_than_a_hundred_faults_are_said_to_be_more() -> None:
@@ -283,4 +283,4 @@ def test_what_is_told_of_a_file_of_settings_is_bounded(name: str, tmp_path: Path
     file.write_text(SETTINGS[name](3000))
     with pytest.raises(ConfigError) as caught:
         configfile.read(file, {"uri": Shape.LIST, "driver-opts": Shape.MAPPING})
-    assert len(str(caught.value).encode()) <= MAX_TOLD_BYTES
+    assert len(str(caught.value).encode()) <= MAX_TEXT_BYTES

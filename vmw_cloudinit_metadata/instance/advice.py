@@ -1,4 +1,4 @@
-"""What is allowed in instance data and still is probably not meant: warnings. Pure."""
+"""Warnings: what is allowed in instance data, and probably a mistake. Pure."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _USER_DATA = _TOP.format("userdata")
 _ENCODING = "no such key: write the content itself, or !!binary before base64"
 _WAIT = "no such key: NoCloud takes the network from network at the top of the file and never waits"
 
-# Keys of meta-data that change where cloud-init looks, or what it does before the network is up;
-# and those that other data sources, as VMware's guestinfo, read there.
+# Keys of meta-data that change where cloud-init looks, or what it does before the network is up,
+# and keys that only other data sources, such as VMware's guestinfo, read there.
 _KEYS = {
     "seedfrom": "no seedfrom: cloud-init would fetch its data from there instead",
     "dsmode": "no dsmode: cloud-init decides by itself when to apply the data",
@@ -50,7 +50,7 @@ _KEYS = {
 
 
 def warnings_of(instance: InstanceData) -> Iterator[Fault]:
-    """The first MAX_FAULTS, and one that tells of more."""
+    """Return the first MAX_FAULTS warnings, and a last one if there are more."""
     found = bounded(islice(_advice(instance), MAX_FAULTS + 1))
     return (replace(fault, is_warning=True) for fault in found)
 
@@ -93,7 +93,7 @@ def _interfaces(instance: InstanceData) -> Iterator[Fault]:
 
 
 def _cards(instance: InstanceData) -> Iterator[tuple[Any, Any]]:
-    """Name and MAC address of each network card; of version 2 only those of a short form."""
+    """Yield name and MAC address of each network card; native version 2 has other identifiers."""
     short = list(instance.interfaces.values())
     for name, interface in zip(interfaces.names_of(short), short, strict=True):
         yield name, interface.mac_address
@@ -105,7 +105,7 @@ def _cards(instance: InstanceData) -> Iterator[tuple[Any, Any]]:
 
 
 def _name(name: Any) -> str:
-    """Of a network-config of the operator's own a name may be anything."""
+    """Return a name for a message: in a native network-config it may be any value."""
     is_name = isinstance(name, str) and shortform.INTERFACE_NAME.fullmatch(name)
     return str(name) if is_name else "a device without a name"
 
@@ -115,7 +115,7 @@ def _key_warning(name: str, expected: str) -> Fault:
 
 
 def _one_letter_off(name: str, known: str) -> bool:
-    """Whether one letter added, left out, changed, or swapped with its neighbour makes `known`."""
+    """Return whether one letter added, removed, changed or swapped with the next gives `known`."""
     shorter = min(len(name), len(known))
     same = next((i for i in range(shorter) if name[i] != known[i]), shorter)
     ours, theirs = name[same:], known[same:]

@@ -1,4 +1,4 @@
-"""The keys of an instance file: `-` is as good as `_`, and defaults lie under a VM's own. Pure."""
+"""The keys of an instance file: `-` and `_` are equal, and defaults are merged. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE_LEVEL = TOP_LEVEL | FILE_KEYS
 
 _PARTS = {"metadata": frozenset(METADATA_KEYS), "match": frozenset(MATCH_KEYS)}
 
-# What people write at the top level, as in NoCloud's meta-data, network-config and user-data.
+# Keys that people put at the top level, as in NoCloud's meta-data, network-config and user-data.
 _NATIVE_KEYS = ("version", "config", "renderer", "ethernets", "bonds", "bridges", "vlans", "wifis")
 _CLOUD_CONFIG_KEYS = (
     *("bootcmd", "chpasswd", "disk-setup", "final-message", "fqdn", "fs-setup", "groups"),
@@ -36,7 +36,7 @@ _PART_OF = {
 
 
 def canonical(seed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
-    """The same mapping with its known keys written with `-`, and a fault for each written twice."""
+    """Return the mapping with its known keys written with `-`, and a fault for each duplicate."""
     faults = Faults()
     result = with_dashes(seed, FILE_LEVEL, (), faults)
     for part, known in _PARTS.items():
@@ -63,7 +63,7 @@ def _interfaces(value: Any, faults: Faults) -> Any:
 def with_dashes(
     mapping: Mapping[Any, Any], known: Collection[str], key: Key, faults: Faults
 ) -> dict[Any, Any]:
-    """A mapping at `key`, its known keys written with `-`; adds to `faults` those written twice."""
+    """Return the mapping with its known keys written with `-`; duplicates go to `faults`."""
     if all(map(known.__contains__, mapping)):
         return dict(mapping)
     result: dict[Any, Any] = {}
@@ -81,7 +81,7 @@ def unknown_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterator[
 
 
 def misplaced_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterator[Fault]:
-    """The same for the top level of an instance file, where other keys may belong further down."""
+    """Like `unknown_faults`, for the top level of a file: a key may belong further down."""
     for name in seed:
         if name not in known and not is_extension(name):
             part = _PART_OF.get(name.replace("_", "-")) if isinstance(name, str) else None
@@ -93,12 +93,12 @@ def misplaced_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterato
 
 
 def is_extension(name: Any) -> bool:
-    """Whether a key of the top level is the operator's own, as a place for anchors."""
+    """Return whether a top-level key is the operator's own (`x-…`), as a place for anchors."""
     return isinstance(name, str) and name.startswith("x-")
 
 
 def merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A VM's own keys over the defaults, level by level; both are canonical."""
+    """Merge a VM's own keys over the defaults, level by level; both are canonical."""
     defaults = dict(defaults)
     for name in DOCUMENTS:
         if name in own or f"{name}-file" in own:
@@ -112,7 +112,7 @@ def merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
 
 
 def _same_form(defaults: Any, own: Any) -> bool:
-    """Whether two networks can be merged: a short form with a short form, a version with itself."""
+    """Return whether two networks can be merged: both short, or both of the same version."""
     if own is None or not isinstance(defaults, MAPPING) or not isinstance(own, MAPPING):
         return own is None
     return native.form_of(defaults) == native.form_of(own)

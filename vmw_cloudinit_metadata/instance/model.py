@@ -1,4 +1,4 @@
-"""InstanceData: what one VM is told, made from the mapping that an instance file holds. Pure."""
+"""InstanceData: the data of one VM, made from the mapping in an instance file. Pure."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class InstanceData:
-    """What one VM is told. `from_mapping` makes it; a driver may set the last six with `replace`.
+    """The data of one VM. `from_mapping` makes it; a driver may set the last five with `replace`.
 
-    `metadata` has the known keys first; `network` is cloud-init's network-config document, version
-    1 or 2; the documents are bytes, empty where there is none. `documents` holds further ones by
-    the name that they are asked for by ("SECURITYDATA").
+    `metadata` has the known keys first; `network` is cloud-init's network-config, version 1 or 2;
+    documents are bytes, empty if there is none. `documents` has the other ones by the name with
+    which a VM requests them ("SECURITYDATA").
     """
 
     metadata: Mapping[str, Any]
@@ -55,20 +55,20 @@ class InstanceData:
     vendordata: bytes = b""
     documents: Mapping[str, bytes] = field(default_factory=dict)
     match: Mapping[str, str] = field(default_factory=dict)
-    network_is_native: bool = False  # it is cloud-init's own document, as the operator wrote it
-    interfaces: Mapping[Key, Interface] = field(default_factory=dict)  # if `network` was short
+    network_is_native: bool = False  # the operator wrote cloud-init's own document
+    interfaces: Mapping[Key, Interface] = field(default_factory=dict)  # of a short `network`
 
-    matched_by: str = ""  # which identity of the VM led here: "vc-uuid"
-    sources: tuple[str, ...] = ()  # where it stands, the VM's own file first
-    problem: str = ""  # why this is the last good answer and not the present one
-    duplicates: tuple[str, ...] = ()  # what another VM's data has too and should not, for the log
+    matched_by: str = ""  # the identity by which the VM was found: "vc-uuid"
+    sources: tuple[str, ...] = ()  # the files, the VM's own first
+    problem: str = ""  # why this is the last good answer instead of the current one
+    duplicates: tuple[str, ...] = ()  # values shared with another VM, for the log
     token: object = None  # for Driver.still_holds; None: ask again at the next request
 
     @classmethod
     def from_mapping(
         cls, mapping: Mapping[str, Any], sources: tuple[str, ...] = ()
     ) -> InstanceData:
-        """Takes what an instance file holds; raises InvalidInstanceData with every fault."""
+        """Check the mapping of an instance file; raises InvalidInstanceData with every fault."""
         check = _Check(mapping)
         if check.faults.found:
             raise InvalidInstanceData(check.faults.all())
@@ -90,29 +90,29 @@ class InstanceData:
         return own.get(document.code) or self.documents.get(document.code, b"")
 
     def is_for(self, machine: Machine) -> bool:
-        """Whether the machine is the one that `match` names, if it names one."""
+        """Return whether the machine is the one that `match` names, if it names one."""
         return not self.match or not self.differences(machine)
 
     def differences(self, machine: Machine) -> list[str]:
-        """The keys of `match` that are not the machine's."""
+        """Return the keys of `match` in which the machine differs."""
         name = machine.name and normal(machine.name)
-        told = {"vc-uuid": machine.vc_uuid, "bios-uuid": machine.bios_uuid, "name": name}
+        actual = {"vc-uuid": machine.vc_uuid, "bios-uuid": machine.bios_uuid, "name": name}
         return [
             key
             for key, wanted in self.match.items()
-            if told[key] != (normal(wanted) if key == "name" else wanted)
+            if actual[key] != (normal(wanted) if key == "name" else wanted)
         ]
 
 
 class _Check:
-    """One mapping, checked part by part; `faults` has what is wrong in any of them."""
+    """Checks a mapping part by part; `faults` collects what is wrong in any of them."""
 
     def __init__(self, mapping: Mapping[str, Any]) -> None:
         self.faults = Faults()
         seed, twice = canonical(mapping)
         self.faults.extend(twice)
         not_plain = plain.faults_in(mapping)
-        if not_plain:  # no more than that can be told of it
+        if not_plain:  # nothing else can be checked
             self.faults.extend(not_plain)
             seed = {"metadata": {}}
         self.faults.extend(misplaced_faults(seed, TOP_LEVEL))
@@ -176,7 +176,7 @@ class _Check:
         return interface
 
     def _check_the_rest(self, value: Mapping[str, Any], key: Key, found: Iterable[Fault]) -> None:
-        """What is wrong between those keys of an interface that are right by themselves."""
+        """Report what is wrong between the keys of an interface that are valid by themselves."""
         faulty = {fault.key[len(key)] for fault in found if len(fault.key) > len(key)}
         right = {k: v for k, v in value.items() if k in shortform.KEYS and k not in faulty}
         rest = Interface.model_validate(right)
@@ -228,11 +228,11 @@ class _Check:
 
 
 class _UnfitError(Exception):
-    """What a document is not; the text is what was expected, and quotes nothing."""
+    """Raised for a value that cannot be a document; its text is what was expected."""
 
 
 def _text(value: Any) -> bytes:
-    """The bytes of a document; raises _UnfitError."""
+    """Return the bytes of a document; raises _UnfitError."""
     match value:
         case None:
             return b""
@@ -245,7 +245,7 @@ def _text(value: Any) -> bytes:
 
 
 def _user_data(value: Any) -> bytes:
-    """Like `_text`; a mapping is a #cloud-config."""
+    """Like `_text`, but a mapping becomes a #cloud-config."""
     if value is None or isinstance(value, str | bytes):
         return _text(value)
     if not isinstance(value, Mapping):
@@ -256,7 +256,7 @@ def _user_data(value: Any) -> bytes:
         raise _UnfitError("a mapping that YAML can represent") from None
 
 
-# What pydantic's own error types say was expected, filled in from their context.
+# Error types of pydantic -> what was expected, filled in from the error's context.
 _EXPECTED = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -272,7 +272,7 @@ _EXPECTED = {
 
 
 def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault:
-    """A pydantic error as a fault; `value` is what was validated, and stands at `key`."""
+    """Convert a pydantic error to a fault; `value`, at `key`, is what was validated."""
     place = tuple(error["loc"])
     if error["type"] == "extra_forbidden":
         if model is Interface and len(place) == 1 and place[0] in shortform.FOREIGN_KEYS:
@@ -299,7 +299,7 @@ def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault
 
 
 def _about(value: Any) -> str:
-    """What a value that is no mapping was probably meant to be."""
+    """Return a hint for a value in place of a mapping."""
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         return ": write its keys without '- '"
     if isinstance(value, str) and re.match(r"[\w-]+:\S", value):
@@ -310,7 +310,7 @@ def _about(value: Any) -> str:
 
 
 def _about_network(value: Any) -> str:
-    """The same of a network that is a text."""
+    """Return a hint for a network that is a string."""
     if value == "disabled":
         return ": {config: disabled}"
     if isinstance(value, str) and re.match(r"\s*[\w-]+:\s.*\n", value):
@@ -319,7 +319,7 @@ def _about_network(value: Any) -> str:
 
 
 def _existing(place: tuple[Any, ...], value: Any) -> Key:
-    """`place` without what is not in the file: a text that stands for a list has no item 0."""
+    """Cut from `place` what is not in the file: a string in place of a list has no item 0."""
     for depth, part in enumerate(place):
         try:
             value = value[part] if isinstance(value, Mapping | list) else None

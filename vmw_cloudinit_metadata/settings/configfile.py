@@ -53,7 +53,7 @@ def read(path: Path, shapes: Mapping[str, Shape]) -> ConfigFile:
     if faults.found:
         located = (content.located(fault, str(path), shapes) for fault in faults.all())
         in_order = bounded(sorted(located, key=lambda fault: fault.line))
-        raise ConfigError(joined(fault.told(shapes) for fault in in_order))
+        raise ConfigError(joined(fault.text(shapes) for fault in in_order))
     return ConfigFile(path, {k: v for k, v in values.items() if v is not None}, content)
 
 

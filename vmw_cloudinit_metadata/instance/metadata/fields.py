@@ -1,4 +1,4 @@
-"""The keys of meta-data and of `match`, as pydantic checks them. Pure."""
+"""The keys of meta-data and of `match`, as pydantic models. Pure."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 from vmw_cloudinit_metadata.instance.values.text import Text, dashed
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
-# As JSON writes them. PyYAML, which reads meta-data in the guest, takes at most 1,024.
+# As written in JSON. PyYAML, which reads meta-data in the guest, accepts at most 1,024.
 MAX_KEY_CHARACTERS = 256
-MAX_INSTANCE_ID_BYTES = 255  # of a file name in Linux; cloud-init writes _ for /
+MAX_INSTANCE_ID_BYTES = 255  # the limit of a file name in Linux; cloud-init writes _ for /
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_SURELY_SHORT = (MAX_KEY_CHARACTERS - len('""')) // len("\\u0000")  # whatever is escaped
+_SURELY_SHORT = (MAX_KEY_CHARACTERS - len('""')) // len("\\u0000")  # even if all of it is escaped
 
 
 def _instance_id(text: str) -> str:
-    """Checks what cloud-init names a directory by, and reads from a file without outer blanks."""
+    """Check an ID: cloud-init names a directory by it, and strips it when it reads it back."""
     if not text:
         raise ValueError("an ID (omit the key for the default)")
     if len(text.encode()) > MAX_INSTANCE_ID_BYTES:
@@ -64,7 +64,7 @@ def _tags(value: Any) -> Any:
 
 
 def _json(value: Any) -> Any:
-    """`value`, if it comes back through JSON and a YAML reader as it is."""
+    """Return `value` if JSON and a YAML reader preserve it."""
     match value:
         case float() if not math.isfinite(value) or "e" in repr(value):
             raise ValueError(
@@ -104,7 +104,7 @@ Uuid = Annotated[Text, AfterValidator(_uuid)]
 
 
 class Metadata(BaseModel):
-    """The known keys of meta-data, in the order of the document; further ones pass through."""
+    """The known keys of meta-data, in the order of the document; other keys are passed on."""
 
     model_config = ConfigDict(extra="allow", alias_generator=dashed)
     __pydantic_extra__: dict[str, Json]
@@ -122,7 +122,7 @@ class Metadata(BaseModel):
 
 
 class Match(BaseModel):
-    """Which VM an instance file is for: it must agree in all that is given."""
+    """Which VM an instance file is for: all given keys must match."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=dashed)
 
@@ -132,7 +132,7 @@ class Match(BaseModel):
 
 
 def warnings_in(metadata: Mapping[str, Any]) -> Iterator[Fault]:
-    """What is allowed in checked meta-data, and does not reach the VM as it is written."""
+    """Yield warnings for valid meta-data that does not reach the VM as it is written."""
     name = "local-hostname" if metadata.get("local-hostname") else "hostname"
     if metadata.get(name):
         yield from _hostname_warnings(metadata[name], ("metadata", name))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.network import cards, rules
+from vmw_cloudinit_metadata.instance.network import nativeinterfaces, rules
 from vmw_cloudinit_metadata.instance.network.check import (
     ADDRESS,
     ANY,
@@ -41,7 +41,7 @@ def _destination(value: Any, key: Key) -> Iterator[Fault]:
             yield Fault((*key, name), describe(value[name], key), expected)
         elif name in value:
             to, netmask = value[name], value.get("netmask")
-            yield from cards.destination_faults(to, (*key, name), netmask)
+            yield from nativeinterfaces.destination_faults(to, (*key, name), netmask)
 
 
 def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
@@ -272,7 +272,7 @@ def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
             yield Fault((*key, "mac_address"), found, "each MAC address once")
         elif isinstance(mac, str):
             macs.add(mac.lower())
-    yield from cards.faults_between(_cards(document["config"]))
+    yield from nativeinterfaces.faults_between(_interfaces(document["config"]))
 
 
 def _undefined(entry: Mapping[str, Any], key: Key, names: set[str]) -> Iterator[Fault]:
@@ -290,55 +290,57 @@ def _undefined(entry: Mapping[str, Any], key: Key, names: set[str]) -> Iterator[
             yield Fault(place, describe(name, key), expected)
 
 
-def _cards(config: Sequence[Any]) -> Iterator[cards.Card]:
+def _interfaces(config: Sequence[Any]) -> Iterator[nativeinterfaces.NativeInterface]:
     for index, entry in enumerate(config):
         key: Key = ("network", "config", index)
         if not isinstance(entry, Mapping):
             continue
-        card = cards.Card()
+        interface = nativeinterfaces.NativeInterface()
         if entry.get("type") == "route":
-            card.dhcp = {4, 6}  # it may belong to any interface
-            card.routes += _routes([entry], key[:-1], first=index)
+            interface.dhcp = {4, 6}  # it may belong to any interface
+            interface.routes += _routes([entry], key[:-1], first=index)
         for number, subnet in enumerate(_list(entry.get("subnets"))):
             if isinstance(subnet, Mapping):
-                _add(subnet, (*key, "subnets", number), card)
-        yield card
+                _add(subnet, (*key, "subnets", number), interface)
+        yield interface
 
 
-def _add(subnet: Mapping[str, Any], key: Key, card: cards.Card) -> None:
+def _add(subnet: Mapping[str, Any], key: Key, interface: nativeinterfaces.NativeInterface) -> None:
     kind = subnet.get("type")
     if kind in ("dhcp", "dhcp4"):
-        card.dhcp.add(4)
+        interface.dhcp.add(4)
     elif isinstance(kind, str) and kind not in (*_STATIC, "manual"):
-        card.dhcp.add(6)
+        interface.dhcp.add(6)
     text, netmask = subnet.get("address"), subnet.get("netmask")
     if isinstance(text, str) and "/" not in text and isinstance(netmask, str):
         text = f"{text}/{netmask}"
     address = interface_of(text)
     if address and "/" in str(text) and kind in _STATIC:
-        card.addresses.append(((*key, "address"), address))
+        interface.addresses.append(((*key, "address"), address))
     elif kind in _STATIC:
-        card.dhcp = {4, 6}  # nobody knows which network was meant
-    if via := cards.host_of(subnet.get("gateway")):
+        interface.dhcp = {4, 6}  # nobody knows which network was meant
+    if via := nativeinterfaces.host_of(subnet.get("gateway")):
         rank = subnet.get("metric")
         rank = None if rank is None else str(rank)
-        card.routes.append(cards.NextHop((*key, "gateway"), via, is_default=True, rank=rank))
-    card.routes += _routes(_list(subnet.get("routes")), (*key, "routes"))
+        interface.routes.append(
+            nativeinterfaces.NextHop((*key, "gateway"), via, is_default=True, rank=rank)
+        )
+    interface.routes += _routes(_list(subnet.get("routes")), (*key, "routes"))
 
 
-def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[cards.NextHop]:
+def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[nativeinterfaces.NextHop]:
     for index, route in enumerate(routes, first):
-        via = cards.host_of(route.get("gateway")) if isinstance(route, Mapping) else None
+        via = nativeinterfaces.host_of(route.get("gateway")) if isinstance(route, Mapping) else None
         if via:
             to = route.get("destination", route.get("network"))
             netmask = route.get("netmask")
             if isinstance(to, str) and "/" not in to and isinstance(netmask, str):
                 to = f"{to}/{netmask}"
             metric = route.get("metric")
-            yield cards.NextHop(
+            yield nativeinterfaces.NextHop(
                 (*key, index, "gateway"),
                 via,
-                is_default=cards.is_default(to),
+                is_default=nativeinterfaces.is_default(to),
                 rank=None if metric is None else str(metric),
             )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.network import cards, rules
+from vmw_cloudinit_metadata.instance.network import nativeinterfaces, rules
 from vmw_cloudinit_metadata.instance.network.check import (
     ANY,
     BOOLEAN,
@@ -72,7 +72,7 @@ def _address(value: Any, key: Key) -> Iterator[Fault]:
 def _destination(value: Any, key: Key) -> Iterator[Fault]:
     if value != "default" and interface_of(value) is None:
         yield Fault(key, describe(value, key), "a network such as 10.0.0.0/8")
-    yield from cards.destination_faults(value, key)
+    yield from nativeinterfaces.destination_faults(value, key)
 
 
 def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
@@ -274,8 +274,8 @@ def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
     """What cannot work of values that are right by themselves."""
     devices = list(_devices(document))
     yield from _names(devices)
-    found = [_card(key, device) for key, device in devices]
-    yield from cards.faults_between(found, ", or a route with on-link: true")
+    found = [_interface(key, device) for key, device in devices]
+    yield from nativeinterfaces.faults_between(found, ", or a route with on-link: true")
 
 
 def _devices(document: Mapping[str, Any]) -> Iterator[tuple[Key, Mapping[str, Any]]]:
@@ -310,32 +310,34 @@ def _names(devices: Iterable[tuple[Key, Mapping[str, Any]]]) -> Iterator[Fault]:
             macs.add(mac.lower())
 
 
-def _card(key: Key, device: Mapping[str, Any]) -> cards.Card:
-    card = cards.Card(dhcp={n for n in (4, 6) if device.get(f"dhcp{n}") in (True, "yes")})
+def _interface(key: Key, device: Mapping[str, Any]) -> nativeinterfaces.NativeInterface:
+    interface = nativeinterfaces.NativeInterface(
+        dhcp={n for n in (4, 6) if device.get(f"dhcp{n}") in (True, "yes")}
+    )
     for index, text in enumerate(_list(device.get("addresses"))):
         address = interface_of(text)
         if address and "/" in text:
-            card.addresses.append(((*key, "addresses", index), address))
+            interface.addresses.append(((*key, "addresses", index), address))
         else:
-            card.dhcp = {4, 6}  # nobody knows which network was meant
+            interface.dhcp = {4, 6}  # nobody knows which network was meant
     for name in ("gateway4", "gateway6"):
-        if via := cards.host_of(device.get(name)):
-            card.routes.append(cards.NextHop((*key, name), via, is_default=True))
+        if via := nativeinterfaces.host_of(device.get(name)):
+            interface.routes.append(nativeinterfaces.NextHop((*key, name), via, is_default=True))
     for index, route in enumerate(_list(device.get("routes"))):
-        via = cards.host_of(route.get("via")) if isinstance(route, Mapping) else None
+        via = nativeinterfaces.host_of(route.get("via")) if isinstance(route, Mapping) else None
         if via:
-            card.routes.append(
-                cards.NextHop(
+            interface.routes.append(
+                nativeinterfaces.NextHop(
                     (*key, "routes", index, "via"),
                     via,
-                    is_default=cards.is_default(route.get("to")),
+                    is_default=nativeinterfaces.is_default(route.get("to")),
                     may_be_outside=bool(route.get("on-link")),
                     rank=str((route.get("metric"), route.get("table"), route.get("type")))
                     if route.keys() & {"metric", "table", "type"}
                     else None,
                 )
             )
-    return card
+    return interface
 
 
 def _list(value: Any) -> Sequence[Any]:

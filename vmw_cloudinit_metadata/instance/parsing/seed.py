@@ -1,10 +1,10 @@
-"""The text of an instance file: YAML -> a mapping, with the line of every key.
+"""The text of an instance file: YAML -> a mapping, with the line of every key. Pure.
 
-One pass over libyaml's events, because a seed needs what a YAML loader does not give: text keys
-keep their scalar as it is written (`instance-id: 2024-01-01` is text), duplicate keys are faults,
-every key has a line, and nesting and alias expansion are bounded. Timestamps are text. Pure.
+It is read in one pass over libyaml's events, because YAML loaders lack what is needed here: string
+keys keep their scalar as it is written (`instance-id: 2024-01-01` is a string), duplicate keys are
+faults, every key has a line, and nesting and alias expansion are bounded. Timestamps are strings.
 
-A schema tells which keys are text; the file of the server's settings has one of its own.
+A schema says which keys are strings; the file of the server's settings has its own.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from vmw_cloudinit_metadata.instance.values.plain import MAX_DEPTH, MAX_NUMBER_B
 
 MAX_NODES = 100_000  # after aliases are expanded
 MAX_CHARACTERS = 8 * 1024 * 1024  # likewise
-MAX_EVENTS = 2 * MAX_NODES + 8  # of libyaml: at most two for a value
+MAX_EVENTS = 2 * MAX_NODES + 8  # of libyaml: at most two per value
 
-# What takes more than linear time, by itself or in dicts, is bounded below where that shows.
-MAX_KEY_CHARACTERS = 1024  # as of YAML's own short form of a key
-MAX_KEY_BITS = 60  # all larger numbers have hashes that smaller ones have too
-MAX_NUMBER_CHARACTERS = 600  # the digits of MAX_NUMBER_BITS in any base, also with _ between them
-MAX_TAG_DIRECTIVES = 100  # libyaml compares each with all before it
+# What takes more than linear time, by itself or in a dict, has a limit below the point of notice.
+MAX_KEY_CHARACTERS = 1024  # the limit of YAML's own simple keys
+MAX_KEY_BITS = 60  # larger numbers share their hashes with smaller ones
+MAX_NUMBER_CHARACTERS = 600  # MAX_NUMBER_BITS in any base, with _ between the digits
+MAX_TAG_DIRECTIVES = 100  # libyaml compares each with all earlier ones
 _TAG_DIRECTIVE = "%TAG"
 
-TEXT = "text"  # scalars below this key are text as it is written
+TEXT = "text"  # scalars below this key are strings, as they are written
 _INTERFACE = {
     **dict.fromkeys(
         ("name", "mac-address", "address", "netmask", "gateway", "search", "nameservers"), TEXT
@@ -90,37 +90,37 @@ _BLOCKS = ("|", ">")
 _FIRST_LINE = re.compile(r"[|>][0-9+-]*[ \t]*(?:#!|#cloud-|#include|## template)")
 
 _NO_SPACE = re.compile(r"[\w-]+:\S")  # `{a:b}` is a mapping with the key `a:b`
-_COMMENT = re.compile(r"[ \t]*#\{")  # a placeholder, which is a comment for YAML
-_ITEM = re.compile(r"[\r\n][ \t]*- ")  # in a text of several lines
+_COMMENT = re.compile(r"[ \t]*#\{")  # a placeholder that YAML reads as a comment
+_ITEM = re.compile(r"[\r\n][ \t]*- ")  # in a scalar of several lines
 
-# What ends a line for libyaml, and for hardly any editor.
+# Line breaks for libyaml, but for hardly any editor.
 _BREAKS_OF_YAML_ALONE = re.compile("[\x85\u2028\u2029]")
 
 
 class _MergeKey(StrEnum):
-    """The key `<<`; in quotes it is a text like any other."""
+    """The key `<<`; in quotes it is a string like any other."""
 
     MERGE = "<<"
 
 
 @dataclass(frozen=True)
 class Seed:
-    """An instance file's content. `marks` has where a key, written with `-`, begins."""
+    """The content of an instance file; `marks` has the start of each key, written with `-`."""
 
     value: Any
     faults: tuple[Fault, ...]
     marks: Mapping[Key, yaml.Mark] = field(repr=False)
-    text: str = field(default="", repr=False)  # if libyaml's lines in it are not an editor's
+    text: str = field(default="", repr=False)  # only if libyaml counts its lines differently
 
     def line(self, key: Key) -> int:
-        """The line of `key`, or of what it stands in if the file does not have it."""
+        """Return the line of `key`, or of the nearest key around it that the file has."""
         return self._place(key)[0]
 
     def has(self, key: Key) -> bool:
         return dashed(key) in self.marks
 
     def located(self, fault: Fault, file: str, names: Collection[str] = secrecy.NAMES) -> Fault:
-        """The fault with its place; without a column where the key that is told says it."""
+        """Return the fault with its place; the column is left out if the shown key is enough."""
         if fault.line:
             return replace(fault, file=file)
         line, column = self._place(fault.key)
@@ -143,24 +143,24 @@ def dashed(key: Key) -> Key:
 
 
 def read(text: str, schema: Mapping[str, Any] = SCHEMA, root: Key = ()) -> Seed:
-    """Reads one YAML document, which stands at `root`: `("userdata",)` for one that is secret.
+    """Read one YAML document, whose keys are below `root`: `("userdata",)` keeps them secret.
 
     Never raises: what is wrong is in `faults`.
     """
     return _Reader(text, schema, root).seed()
 
 
-_Anchored = tuple[Any, Iterator[Any]]  # the event that a node begins with, and those behind it
+_Anchored = tuple[Any, Iterator[Any]]  # the first event of a node, and those after it
 
 
 class _StopError(Exception):
-    """A bound is exceeded; the fault is told."""
+    """Raised when a limit is exceeded and its fault has been added."""
 
 
 class _Reader:
     def __init__(self, text: str, schema: Mapping[str, Any], root: Key) -> None:
         self._text = text
-        # To ask for ASCII first saves 4 µs of a small file.
+        # Asking for ASCII first saves 4 µs for a small file.
         has_breaks = not text.isascii() and _BREAKS_OF_YAML_ALONE.search(text)
         self._lines = text if has_breaks else ""
         self._schema = schema
@@ -190,14 +190,14 @@ class _Reader:
         return Seed(value, self._faults.all(), self._marks, self._lines)
 
     def _parsed(self, text: str) -> list[Any]:
-        """All events, or those before the text is no YAML any more."""
+        """Return all events, or those before a syntax error, which is kept in `_mistake`."""
         events: list[Any] = []
         if text.count(_TAG_DIRECTIVE) > MAX_TAG_DIRECTIVES:
             expected = f"at most {MAX_TAG_DIRECTIVES}"
             self._faults.add(Fault((), f"too many {_TAG_DIRECTIVE} directives", expected, line=1))
             return events
         try:
-            # Not of a loader: to make its resolver and constructor, unused here, takes 2 µs.
+            # Not a loader: creating its resolver and constructor, unused here, takes 2 µs.
             events.extend(islice(iter(CParser(text).get_event, None), MAX_EVENTS))
         except (yaml.YAMLError, UnicodeError) as error:
             self._mistake = syntax.mistake(text, error, _open_bracket(events), _scalar(events))
@@ -238,7 +238,7 @@ class _Reader:
         return value
 
     def _alias(self, event: Any, key: Key, schema: Any) -> Any:
-        """The anchor's node, read once more: what is text depends on where it stands."""
+        """Read the anchor's node again: whether scalars are strings depends on the place."""
         anchored = self._anchors.get(event.anchor)
         if anchored is None:
             expected = "an anchor (&) of the same name above it, or quotes around a string"
@@ -268,8 +268,8 @@ class _Reader:
         mapping: dict[Any, Any] = {}
         merged: list[Any] = []
         is_ours = isinstance(schema, dict)
-        names = TEXT if is_ours else schema  # what the format names is text
-        events = self._events  # whatever is read of aliases meanwhile
+        names = TEXT if is_ours else schema  # the format's own names are strings
+        events = self._events  # `_alias` replaces it while it reads
         while type(event := next(events)) is not MappingEndEvent:
             if type(event) is MappingStartEvent and self._is_placeholder(start):
                 self._fault(start, key, placeholder.described("{{"), placeholder.EXPECTED)
@@ -294,11 +294,11 @@ class _Reader:
         return _merged(mapping, merged) if merged else mapping
 
     def _is_placeholder(self, start: Any) -> bool:
-        """Whether what YAML reads as a mapping whose key is a mapping is `{{ name }}`."""
+        """Return whether a mapping with a mapping as its key is a placeholder `{{ name }}`."""
         return self._text.startswith("{{", start.start_mark.index)
 
     def _skip_mapping(self, event: Any, key: Key) -> None:
-        """Skips the rest of a mapping, from `event` on, with the same bound as reading it."""
+        """Skip the rest of a mapping from `event` on, with the same limit as reading it."""
         depth = 1
         while depth:
             self._nodes += 1
@@ -323,7 +323,7 @@ class _Reader:
         return others
 
     def _key(self, event: Any, key: Key, schema: Any) -> Any:
-        """A mapping's key, or _MergeKey.MERGE."""
+        """Return a mapping's key, or _MergeKey.MERGE."""
         if type(event) is ScalarEvent:
             if event.value == "<<" and event.implicit[0]:
                 return _MergeKey.MERGE
@@ -331,11 +331,11 @@ class _Reader:
                 name = self._scalar(event, key, schema)
                 is_plain = type(name) is str and len(name) <= MAX_KEY_CHARACTERS
                 return name if is_plain else self._checked_key(event, key, name)
-        # One level deeper: a key may be a mapping whose key is a mapping.
+        # One level deeper: a key may itself be a mapping with a mapping as its key.
         return self._checked_key(event, key, self._node(event, (*key, "?"), schema))
 
     def _checked_key(self, event: Any, key: Key, name: Any) -> Any:
-        """The key, or "" if it cannot be one."""
+        """Return the key, or "" if it cannot be one."""
         if isinstance(name, dict | list):
             found, expected = f"{kind_of(name)} as a key", "a string"
         elif isinstance(name, int) and name.bit_length() > MAX_KEY_BITS:
@@ -385,7 +385,7 @@ class _Reader:
             return None
 
     def _check_plain(self, event: Any, key: Key) -> None:
-        """Tells what YAML takes for something else than its writer."""
+        """Report scalars that YAML reads differently than their writer means."""
         start, end = event.start_mark, event.end_mark
         if not event.value and _COMMENT.match(self._text, start.index):
             self._fault(event, key, placeholder.described("#{"), placeholder.EXPECTED)
@@ -394,7 +394,7 @@ class _Reader:
             self._fault(event, key, "a list whose items have different indentation", expected)
 
     def _begins_in_header(self, event: Any) -> bool:
-        """Whether the first line of user-data stands behind the | or > that begins a text."""
+        """Return whether user-data begins on the line of the | or >."""
         return bool(_FIRST_LINE.match(self._text, event.start_mark.index))
 
     def _too_many(self, event: Any, key: Key) -> None:
@@ -414,13 +414,13 @@ class _Reader:
     def _syntax(self, mistake: syntax.Mistake) -> None:
         line, column = syntax.place_at(self._text, mistake.index)
         if any(fault.line == line for fault in self._faults.found):
-            return  # it comes of that one: `{{ name }}-1` is a mapping with text behind it
+            return  # a consequence of that one: `{{ name }}-1` is a mapping with text after it
         fault = Fault(self._at, mistake.found, mistake.expected, line=line, column=column)
         self._faults.add(fault)
 
 
 def _open_bracket(events: Iterable[Any]) -> int | None:
-    """Where the innermost [ or { begins that is not closed."""
+    """Return where the innermost unclosed [ or { begins."""
     opened: list[Any] = []
     for event in events:
         if isinstance(event, MappingStartEvent | SequenceStartEvent):
@@ -431,14 +431,14 @@ def _open_bracket(events: Iterable[Any]) -> int | None:
 
 
 def _scalar(events: Sequence[Any]) -> int | None:
-    """Where the last value begins, if nothing else is behind it."""
+    """Return where the last value begins, if nothing follows it."""
     if not events or not isinstance(events[-1], ScalarEvent):
         return None
     return int(events[-1].start_mark.index)  # type: ignore[union-attr]
 
 
 def _merged(mapping: dict[Any, Any], others: list[dict[Any, Any]]) -> dict[Any, Any]:
-    """The mapping over what is merged into it, of which the first goes before the later ones."""
+    """Merge `others` under the mapping; earlier ones win over later ones."""
     result: dict[Any, Any] = {}
     for other in reversed(others):
         result.update(other)

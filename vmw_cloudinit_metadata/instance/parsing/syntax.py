@@ -1,7 +1,7 @@
-"""Why a text is no YAML, in the words of the person who wrote it. Pure.
+"""Why a text is not YAML, in terms of what its writer did. Pure.
 
-libyaml tells where it gave up, which is often behind the mistake, and why, in words of its grammar.
-What is told here quotes nothing of the text but marks of YAML's own: the text may be a secret.
+libyaml says where it gave up, which is often after the mistake, and why, in terms of its grammar.
+Messages quote nothing of the text but YAML's own signs: the text may be secret.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _CLOSING = {"[": "]", "{": "}"}
 _OPENING = {"]": "[", "}": "{"}
 _GIT_CONFLICT = re.compile(r"<{7} |={7}$|>{7} |\|{7} ")
 _COLON = re.compile(r":(?:\s|$)")
-_LINES_LOOKED_AT = 100  # for the line that a key belongs to
+_LINES_SEARCHED = 100  # upwards, for the line that a key belongs to
 _QUOTES = "quotes around the value"
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """What is wrong at `text[index]`."""
+    """A syntax error at `text[index]`."""
 
     index: int
     found: str
@@ -30,16 +30,16 @@ class Mistake:
 
 
 def place_at(text: str, index: int) -> tuple[int, int]:
-    """Line and column of `text[index]`, from 1, as editors count them."""
+    """Return line and column of `text[index]`, from 1, as editors count them."""
     before = text[:index]
     line = before.count("\n") + before.count("\r") - before.count("\r\n") + 1
     return line, index - max(before.rfind("\n"), before.rfind("\r"))
 
 
 def mistake(text: str, error: Exception, bracket: int | None, scalar: int | None) -> Mistake:
-    """Why `text` is no YAML; libyaml has raised `error`.
+    """Return why `text` is not YAML, after libyaml has raised `error`.
 
-    The [ or { at `bracket` was open then, and the last value began at `scalar`.
+    `bracket` is where the innermost open [ or { is, `scalar` where the last value began.
     """
     problem_mark = getattr(error, "problem_mark", None)
     if problem_mark is None:
@@ -59,7 +59,7 @@ def mistake(text: str, error: Exception, bracket: int | None, scalar: int | None
 
 
 def _no_character(text: str, error: Exception) -> Mistake:
-    """A character that YAML does not allow, or that UTF-8 does not have."""
+    """Return the mistake of a character that YAML does not allow, or UTF-8 does not have."""
     if isinstance(error, UnicodeEncodeError):
         return Mistake(error.start, "half of a surrogate pair", "a whole character")
     position = getattr(error, "position", 0)
@@ -72,7 +72,7 @@ def _no_character(text: str, error: Exception) -> Mistake:
 
 @dataclass(frozen=True, slots=True)
 class _FailedAt:
-    """Where libyaml gave up, and where the thing that it was reading began."""
+    """Where libyaml gave up (`index`), and where what it was reading began (`start`)."""
 
     text: str
     index: int
@@ -90,7 +90,7 @@ class _FailedAt:
 
     @property
     def before(self) -> str:
-        """What is before it on the same line."""
+        """The text before `index` on the same line."""
         return self.text[self.line_start : self.index]
 
 
@@ -139,7 +139,7 @@ def _directive(at: _FailedAt) -> Mistake:
 
 
 def _colon(at: _FailedAt) -> Mistake:
-    """A colon in a place where no key can be."""
+    """A colon where no key can be."""
     if _COLON.search(at.before):
         expected = f"{_QUOTES} if ': ' is part of it, or each key on its own line"
         return Mistake(at.index, "a second ': ' on one line", expected)
@@ -202,7 +202,7 @@ def _zero(at: _FailedAt) -> Mistake:
 
 
 def _key(at: _FailedAt) -> Mistake:
-    """Something behind a whole value, or a line whose indentation fits nothing."""
+    """Text after a complete value, or a line whose indentation matches nothing."""
     before = at.before.rstrip()
     if at.character and at.character in "]}":
         expected = f"a {_OPENING[at.character]} for each {at.character}, or {_QUOTES}"
@@ -254,7 +254,7 @@ def _item(at: _FailedAt) -> Mistake:
 
 
 def _outside(at: _FailedAt) -> Mistake:
-    """Something behind the end of the document."""
+    """Text after the end of the document."""
     if at.before.strip():
         return _key(at)
     above = _line_above(at.text, at.line_start)
@@ -264,7 +264,7 @@ def _outside(at: _FailedAt) -> Mistake:
 
 
 def _comma(at: _FailedAt) -> Mistake:
-    """Something else than a comma between [ ] or { }."""
+    """No comma where one is required inside [ ] or { }."""
     sign = at.text[at.start : at.start + 1]
     closing = _CLOSING.get(sign, "]")
     if not at.text[at.index :].strip() or "\n" in at.text[at.start : at.index]:
@@ -277,7 +277,7 @@ def _comma(at: _FailedAt) -> Mistake:
 
 
 def _value(at: _FailedAt) -> Mistake:
-    """No value where one should be."""
+    """No value where one is required."""
     if not at.text[at.index :].strip() and at.bracket is not None:
         sign = at.text[at.bracket]
         expected = f"a closing {_CLOSING.get(sign, ']')}"
@@ -298,7 +298,7 @@ def _unknown(at: _FailedAt) -> Mistake:
     return Mistake(at.index, "invalid YAML", expected)
 
 
-# By what libyaml says of them (scanner.c, parser.c).
+# By libyaml's own messages (scanner.c, parser.c).
 _EXPLAINED: dict[str, Callable[[_FailedAt], Mistake]] = {
     "found character that cannot start any token": _beginning,
     "did not find expected alphabetic or numeric character": _anchor,
@@ -349,8 +349,8 @@ def _line(text: str, start: int) -> str:
 
 
 def _line_above(text: str, start: int) -> tuple[int, str] | None:
-    """The nearest line above that is neither blank nor a comment, and where it begins."""
-    for _ in range(_LINES_LOOKED_AT):
+    """Return the nearest line above that is neither blank nor a comment, and where it begins."""
+    for _ in range(_LINES_SEARCHED):
         if start == 0:
             return None
         start = text.rfind("\n", 0, start - 1) + 1

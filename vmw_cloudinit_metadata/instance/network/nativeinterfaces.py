@@ -32,7 +32,7 @@ class NextHop:
 
 
 @dataclass(slots=True)
-class Card:
+class NativeInterface:
     addresses: list[tuple[Key, AnyInterface]] = field(default_factory=list)
     routes: list[NextHop] = field(default_factory=list)
     dhcp: set[int] = field(default_factory=set)  # of IPv4, IPv6: then more networks may be told
@@ -62,21 +62,21 @@ def destination_faults(to: Any, key: Key, netmask: Any = None) -> Iterator[Fault
         yield Fault(key, describe(to), expected)
 
 
-def faults_between(cards: Iterable[Card], outside: str = "") -> Iterator[Fault]:
-    """What cannot work of the cards; `outside` is what to write for a gateway outside the
+def faults_between(interfaces: Iterable[NativeInterface], outside: str = "") -> Iterator[Fault]:
+    """What cannot work of the interfaces; `outside` is what to write for a gateway outside the
     network, where the version has words for it.
     """
-    seen: dict[object, Card] = {}
+    seen: dict[object, NativeInterface] = {}
     defaults: set[object] = set()
-    for card in cards:
-        for key, address in card.addresses:
+    for interface in interfaces:
+        for key, address in interface.addresses:
             if expected := rules.usable_host(address.ip, address):
                 yield Fault(key, describe(str(address)), expected)
-            elif seen.setdefault(address.ip, card) is not card:
+            elif seen.setdefault(address.ip, interface) is not interface:
                 yield Fault(key, rules.shared_address(address.ip), rules.ONE_OWNER)
-        subnets = Subnets([address for _, address in card.addresses])
-        for route in card.routes:
-            yield from _route_faults(route, card, subnets, outside)
+        subnets = Subnets([address for _, address in interface.addresses])
+        for route in interface.routes:
+            yield from _route_faults(route, interface, subnets, outside)
             rank = (route.via.version, route.rank)
             if route.is_default and rank in defaults:
                 found = rules.second_gateway(str(route.via), route.via.version)
@@ -86,10 +86,12 @@ def faults_between(cards: Iterable[Card], outside: str = "") -> Iterator[Fault]:
                 defaults.add(rank)
 
 
-def _route_faults(route: NextHop, card: Card, subnets: Subnets, outside: str) -> Iterator[Fault]:
+def _route_faults(
+    route: NextHop, interface: NativeInterface, subnets: Subnets, outside: str
+) -> Iterator[Fault]:
     via, text = route.via, str(route.via)
     own = subnets.address_for(text)
-    if own is None and via.version == 4 and 4 not in card.dhcp:
+    if own is None and via.version == 4 and 4 not in interface.dhcp:
         expected = "an address of the interface in the same network, or DHCP"
         yield Fault(route.key, describe(text), expected)
     elif expected := rules.usable_gateway(text, own or ipaddress.ip_interface(text), subnets):
@@ -97,7 +99,7 @@ def _route_faults(route: NextHop, card: Card, subnets: Subnets, outside: str) ->
     elif own and not (
         subnets.reach(text)
         or route.may_be_outside
-        or via.version in card.dhcp
+        or via.version in interface.dhcp
         or (rules.has_no_room(own) and not outside)
     ):
         expected = f"an address in {own.network}, the interface's network{outside}"
