@@ -1,6 +1,6 @@
-"""The interfaces of the short form: what is wrong between their keys, and between them. Pure.
+"""Interfaces of the short form: what is wrong between their keys, and between interfaces. Pure.
 
-Each key is right by itself when it comes here.
+Each key has been checked by itself before.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MIN_IPV6_MTU = 1280  # RFC 8200; below it, the kernel switches IPv6 off
 
 
 def names_of(interfaces: Sequence[Interface]) -> list[str]:
-    """The name of each: those without one are eth0, eth1, … in their order."""
+    """Return the name of each; those without one become eth0, eth1, … in their order."""
     taken = {interface.name for interface in interfaces}
     free = (name for name in map("eth{}".format, count()) if name not in taken)
     return [interface.name or next(free) for interface in interfaces]
 
 
 def faults_between(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
-    """A name or a MAC address that is there twice."""
+    """Yield a fault for each duplicate name or MAC address."""
     seen: set[tuple[str, str]] = set()
     for key, interface in interfaces.items():
         for name, value in (("name", interface.name), ("mac-address", interface.mac_address)):
@@ -41,7 +41,7 @@ def faults_between(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
 
 
 def faults_within(interface: Interface, key: Key) -> Iterator[Fault]:
-    """What is wrong between the keys of one interface."""
+    """Yield what is wrong between the keys of one interface."""
     if not interface.address and not interface.dhcp:
         yield Fault((*key, "address"), "nothing", "an address, or dhcp: true", is_absence=True)
     addresses: list[AnyInterface] = []
@@ -138,20 +138,20 @@ def _route_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[
 
 
 def _may_reach(interface: Interface, subnets: Subnets, route: Route) -> bool:
-    """Also a network counts that DHCP may tell, or a router of IPv6."""
-    is_told = interface.dhcp if route.version == 4 else subnets.first_of(6) is None
-    return is_told or subnets.reach(route.via)
+    """Return whether the gateway may be reachable, also in a network that DHCP or RA adds."""
+    is_dynamic = interface.dhcp if route.version == 4 else subnets.first_of(6) is None
+    return is_dynamic or subnets.reach(route.via)
 
 
 def warnings_about(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
-    """What can be meant, and probably is not."""
+    """Yield warnings for what is allowed and probably a mistake."""
     yield from _default_warnings(interfaces)
     yield from _address_warnings(interfaces)
     yield from _route_warnings(interfaces)
 
 
 def _default_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
-    """Default routes that are equally good: which of them is taken, nobody has said."""
+    """Yield a warning for default routes of equal metric: which one is used is undefined."""
     count: dict[tuple[int, int | None], int] = {}
     for key, interface in interfaces.items():
         for place, via, metric in _default_routes(interface, key):
@@ -167,7 +167,7 @@ def _default_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
 
 
 def _route_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
-    """Two routes to one network that are equally good: the kernel takes one of them alone."""
+    """Yield a warning for routes of equal metric to one network: the kernel uses only one."""
     seen: set[tuple[str, int | None]] = set()
     for key, interface in interfaces.items():
         for index, route in enumerate(interface.routes):

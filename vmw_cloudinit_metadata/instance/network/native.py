@@ -1,7 +1,7 @@
-"""cloud-init's own network-config, versions 1 and 2, as an operator writes it. Pure.
+"""Native documents: cloud-init's own network-config, versions 1 and 2. Pure.
 
-It is passed on unchanged. What cloud-init would refuse or ignore in it is a warning; a fault is
-only what YAML has spoilt.
+They are passed on unchanged. What cloud-init would reject or ignore in them is a warning; only
+values that YAML has altered are faults.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _VERSION_2 = version2.DEVICES | {"renderer"}
 
 
 def is_native(network: Any) -> bool:
-    """Whether it is cloud-init's own document, which is passed on."""
+    """Return whether it is a native document, which is passed on."""
     return isinstance(network, MAPPING) and ("version" in network or is_disabled(network))
 
 
 def is_disabled(network: Mapping[str, Any]) -> bool:
-    """Whether cloud-init is to leave the network alone; a version beside it changes nothing."""
+    """Return whether cloud-init must not configure a network; a `version` makes no difference."""
     return network.get("config") == "disabled" and network.keys() <= {"config", "version"}
 
 
 def form_of(network: Mapping[str, Any]) -> object:
-    """Two networks of one form can be merged."""
+    """Return a value that is equal for networks that can be merged."""
     return "disabled" if is_disabled(network) else network.get("version")
 
 
 def without_version(network: Any) -> Fault | None:
-    """The fault of a mapping that is cloud-init's own document but for its version."""
+    """Return the fault of a native document that lacks only its version."""
     if not isinstance(network, MAPPING) or is_native(network):
         return None
     for name in network:
@@ -51,7 +51,7 @@ def _add_version(name: str, version: int) -> Fault:
 
 
 def native_faults(network: Mapping[str, Any]) -> Iterator[Fault]:
-    """What cloud-init's own document is not allowed to have."""
+    """Yield the faults of a native document."""
     if is_disabled(network):
         return
     version = network["version"]
@@ -77,7 +77,7 @@ def _number_macs(value: Any, key: Key) -> Iterator[Fault]:
 
 
 def native_warnings(network: Mapping[str, Any]) -> Iterator[Fault]:
-    """What cloud-init refuses, ignores or cannot use of a document without faults."""
+    """Yield what cloud-init rejects, ignores or cannot use in a document without faults."""
     if is_disabled(network):
         return
     if network.get("config") == "disabled":

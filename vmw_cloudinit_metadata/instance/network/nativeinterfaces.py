@@ -1,7 +1,6 @@
-"""What the interfaces of cloud-init's own network document say together. Pure.
+"""Interfaces of native documents, in one form for both versions, and their conflicts. Pure.
 
-Versions 1 and 2 tell their addresses and routes in other words; here they are the same. Values of
-another kind are left out: networkversion1 and networkversion2 tell of them.
+Values of a wrong type are left out: version1 and version2 report them.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ class NextHop:
     key: Key
     via: AnyAddress
     is_default: bool = False
-    may_be_outside: bool = False  # of the networks of the interface
-    rank: object = None  # two default routes of one rank are equally good
+    may_be_outside: bool = False  # the networks of the interface
+    rank: object = None  # of two default routes with equal rank, either may be used
 
 
 @dataclass(slots=True)
 class NativeInterface:
     addresses: list[tuple[Key, AnyInterface]] = field(default_factory=list)
     routes: list[NextHop] = field(default_factory=list)
-    dhcp: set[int] = field(default_factory=set)  # of IPv4, IPv6: then more networks may be told
+    dhcp: set[int] = field(default_factory=set)  # 4, 6: DHCP may add networks of that family
 
 
 def is_default(to: Any) -> bool:
@@ -49,7 +48,7 @@ def host_of(value: Any) -> AnyAddress | None:
 
 
 def destination_faults(to: Any, key: Key, netmask: Any = None) -> Iterator[Fault]:
-    """What of a route's destination some renderers cannot use."""
+    """Yield a fault for a destination that some renderers cannot use."""
     if to == "default":
         found = "'default', which cloud-init 22.4 supports only with netplan (else: no network)"
         yield Fault(key, found, "0.0.0.0/0 (IPv6: ::/0)")
@@ -63,8 +62,8 @@ def destination_faults(to: Any, key: Key, netmask: Any = None) -> Iterator[Fault
 
 
 def faults_between(interfaces: Iterable[NativeInterface], outside: str = "") -> Iterator[Fault]:
-    """What cannot work of the interfaces; `outside` is what to write for a gateway outside the
-    network, where the version has words for it.
+    """Yield what cannot work; `outside` says how to write a gateway outside the network, if the
+    version allows it.
     """
     seen: dict[object, NativeInterface] = {}
     defaults: set[object] = set()

@@ -1,7 +1,6 @@
-"""The network of an instance, as it is written. Pure.
+"""The short form of a network: one interface, or a list of them. Pure.
 
-The short form is one interface, or a list of them; `networkconfig` renders it. cloud-init's own
-document: networkdocument.py.
+`networkconfig` renders it; cloud-init's own documents are in native.py.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from vmw_cloudinit_metadata.instance.network.address import (
 from vmw_cloudinit_metadata.instance.values.text import Text, dashed, listed, listed_words
 
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
-# What the kernel, systemd, netplan, ifupdown and shells all take for a name, and not for more.
+# What the kernel, systemd, netplan, ifupdown and shells all accept as a plain name.
 INTERFACE_NAME = re.compile(r"(?!\d{1,15}$)[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
 _RESERVED_NAMES = {"all", "default", "lo"}
 
@@ -66,12 +65,12 @@ class Route(BaseModel):
 
     @property
     def network(self) -> str:
-        """Where it leads, also if that is everywhere."""
+        """The destination as a network, also for `default`."""
         return ("0.0.0.0/0" if self.version == 4 else "::/0") if self.is_default else self.to
 
 
 class Interface(BaseModel):
-    """One interface of the short form; every text is as the operator wrote it."""
+    """One interface of the short form; strings are as the operator wrote them."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=dashed)
 
@@ -93,7 +92,7 @@ class Interface(BaseModel):
 
     @property
     def addresses(self) -> list[AnyInterface]:
-        """Each with its prefix length, which none lacks in an interface without faults."""
+        """Each address with its prefix length, which an interface without faults always has."""
         return [self.with_prefix(text) for text in self.address]
 
     def with_prefix(self, text: str) -> AnyInterface:
@@ -102,7 +101,7 @@ class Interface(BaseModel):
 
 KEYS = frozenset(str(field.alias) for field in Interface.model_fields.values())
 ROUTE_KEYS = frozenset(Route.model_fields)
-# The same of a route, in the words of other tools.
+# Keys that other tools use for a route, and what to write instead.
 FOREIGN_ROUTE_KEYS = {
     **dict.fromkeys(("destination", "dest", "network", "subnet"), "to: 10.0.0.0/8"),
     **dict.fromkeys(("gateway", "gw", "next-hop", "nexthop"), "via: 192.168.1.2"),
@@ -113,7 +112,7 @@ FOREIGN_ROUTE_KEYS = {
 }
 
 _VERSION_2 = "or version: 2 beside ethernets, for cloud-init's own format"
-# Keys of cloud-init's own documents, and what to write in their place.
+# Keys of cloud-init's own documents and of other tools, and what to write instead.
 FOREIGN_KEYS = {
     **dict.fromkeys(("ip", "ip-address", "ipaddress", "ipaddr", "cidr"), "address"),
     **dict.fromkeys(("prefix", "prefix-length"), "a prefix length after the address, such as /24"),

@@ -73,7 +73,7 @@ def _subnet_address(value: Any, key: Key) -> Iterator[Fault]:
 
 _ROUTE_KEYS: Table = {
     "type": one_of("route"),
-    "destination": ANY,  # _route_ends looks at both
+    "destination": ANY,  # _route_ends checks both
     "network": ANY,
     "netmask": NETMASK,
     "gateway": HOST,
@@ -258,7 +258,7 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
-    """What cannot work of values that are right by themselves."""
+    """Yield what cannot work although each value is valid by itself."""
     names = {name for name in map(_name_of, document["config"]) if name is not None}
     macs: set[str] = set()
     for index, entry in enumerate(document["config"]):
@@ -276,13 +276,13 @@ def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _undefined(entry: Mapping[str, Any], key: Key, names: set[str]) -> Iterator[Fault]:
-    """Interfaces that a bond, bridge or VLAN names and that the document does not have."""
-    told: list[tuple[Key, Any]] = [((*key, "vlan_link"), entry.get("vlan_link"))]
+    """Yield a fault for each interface that a bond, bridge or VLAN uses and nothing defines."""
+    used: list[tuple[Key, Any]] = [((*key, "vlan_link"), entry.get("vlan_link"))]
     for part in ("bond_interfaces", "bridge_interfaces"):
         value = entry.get(part)
         if isinstance(value, list | tuple):
-            told += (((*key, part, index), name) for index, name in enumerate(value))
-    for place, name in told:
+            used += (((*key, part, index), name) for index, name in enumerate(value))
+    for place, name in used:
         if isinstance(name, str) and name not in names:
             expected = (
                 "an interface that this document defines ({type: physical, name: …} is enough)"
@@ -318,7 +318,7 @@ def _add(subnet: Mapping[str, Any], key: Key, interface: nativeinterfaces.Native
     if address and "/" in str(text) and kind in _STATIC:
         interface.addresses.append(((*key, "address"), address))
     elif kind in _STATIC:
-        interface.dhcp = {4, 6}  # nobody knows which network was meant
+        interface.dhcp = {4, 6}  # the intended network is unknown
     if via := nativeinterfaces.host_of(subnet.get("gateway")):
         rank = subnet.get("metric")
         rank = None if rank is None else str(rank)
@@ -350,7 +350,7 @@ def _list(value: Any) -> Sequence[Any]:
 
 
 def _name_of(entry: Any) -> str | None:
-    """The name of an interface, if the entry is one."""
+    """Return the name of an interface, or None for other entries."""
     if not isinstance(entry, Mapping) or entry.get("type") in _WITHOUT_A_NAME:
         return None
     name = entry.get("name")

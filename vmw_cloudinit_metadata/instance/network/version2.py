@@ -1,8 +1,8 @@
 """cloud-init's network-config, version 2, as "Networking config version 2" documents it. Pure.
 
-On Ubuntu cloud-init hands the document to netplan, which knows more keys ("YAML configuration").
-Those that cloud-init's own schema lets pass are silent here; of the others it is told that they
-count with netplan alone.
+On Ubuntu cloud-init passes the document to netplan, which has more keys ("YAML configuration").
+Those that cloud-init's own schema accepts give no warning here; the others give a warning that only
+netplan supports them.
 """
 
 from __future__ import annotations
@@ -140,14 +140,14 @@ _DEVICE: Table = {
     ),
     "routes": listed(_ROUTE, "a list of routes such as [{to: 10.0.0.0/8, via: 192.168.1.2}]"),
     "routing-policy": listed(_POLICY, "a list of mappings"),
-    "macaddress": ANY,  # an address, or netplan's words for one
+    "macaddress": ANY,  # an address, or one of netplan's keywords
     **_silent("accept-ra activation-mode critical dhcp-identifier hairpin ignore-carrier"),
     **_silent("ipv6-address-generation ipv6-address-token ipv6-mtu ipv6-privacy link-local"),
     **_silent("neigh-suppress networkd networkmanager openvswitch optional-addresses"),
     **_silent("port-mac-learning"),
 }
 _MATCH = mapping({"name": TEXT, "macaddress": MAC, "driver": TEXT})
-# Keys of version 1, and of the short form.
+# Keys of version 1 and of the short form.
 _OTHER_FORM = {
     "address": "addresses, a list with prefix lengths",
     "dhcp": "dhcp4: true, dhcp6: true, or both",
@@ -260,7 +260,7 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
         if isinstance(devices := document.get(kind), Mapping)
         for name in devices
     }
-    if not defined and "config" not in document:  # which is told
+    if not defined and "config" not in document:  # reported as misplaced
         expected = "ethernets with an interface, or config: disabled"
         yield Fault(("network",), "no interface", expected)
     for kind in ("bonds", "bridges", "vlans"):
@@ -271,7 +271,7 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
-    """What cannot work of values that are right by themselves."""
+    """Yield what cannot work although each value is valid by itself."""
     devices = list(_devices(document))
     yield from _names(devices)
     found = [_interface(key, device) for key, device in devices]
@@ -287,7 +287,7 @@ def _devices(document: Mapping[str, Any]) -> Iterator[tuple[Key, Mapping[str, An
 
 
 def _names(devices: Iterable[tuple[Key, Mapping[str, Any]]]) -> Iterator[Fault]:
-    """Names that no interface can have, and what two devices are found or called by."""
+    """Yield a fault for invalid interface names, and for names and MAC addresses used twice."""
     names: set[object] = set()
     macs: set[object] = set()
     for key, device in devices:
@@ -319,7 +319,7 @@ def _interface(key: Key, device: Mapping[str, Any]) -> nativeinterfaces.NativeIn
         if address and "/" in text:
             interface.addresses.append(((*key, "addresses", index), address))
         else:
-            interface.dhcp = {4, 6}  # nobody knows which network was meant
+            interface.dhcp = {4, 6}  # the intended network is unknown
     for name in ("gateway4", "gateway6"):
         if via := nativeinterfaces.host_of(device.get(name)):
             interface.routes.append(nativeinterfaces.NextHop((*key, name), via, is_default=True))
@@ -345,7 +345,7 @@ def _list(value: Any) -> Sequence[Any]:
 
 
 def _undefined(device: Any, key: Key, defined: set[Any]) -> Iterator[Fault]:
-    """Interfaces that are named by a bond, bridge or VLAN and that the document does not have."""
+    """Yield a fault for each interface that a bond, bridge or VLAN uses and nothing defines."""
     if not isinstance(device, Mapping):
         return
     interfaces = device.get("interfaces")

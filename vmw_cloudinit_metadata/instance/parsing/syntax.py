@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vmw_cloudinit_metadata.instance.counts import amount
 from vmw_cloudinit_metadata.instance.values import placeholder
 
 _CLOSING = {"[": "]", "{": "}"}
@@ -239,7 +240,7 @@ def _indentation(at: _FailedAt) -> Mistake:
         expected = "the indentation of its list"
         return Mistake(at.index, "a list item where a key should be", expected)
     number = len(at.before)
-    found = f"a line indented by {number} {'space' if number == 1 else 'spaces'}"
+    found = f"a line indented by {amount(number, 'space')}"
     if not number:
         found = "a line without indentation"
     expected = "the same indentation as the other keys of its mapping"

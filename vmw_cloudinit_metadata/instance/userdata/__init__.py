@@ -1,1 +1,1 @@
-"""What cloud-init makes of user-data and vendor-data. Pure."""
+"""User-data and vendor-data: their formats, and what cloud-init does not understand. Pure."""

@@ -1,6 +1,6 @@
-"""What cloud-init takes user-data for: its parts, and the type of each. Pure.
+"""The formats of user-data: its parts as cloud-init sees them, and the type of each. Pure.
 
-Follows cloud-init's "User-data formats", and what its UserDataProcessor makes of a document.
+Follows cloud-init's "User-data formats" and its UserDataProcessor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INCLUDE_ONCE = "text/x-include-once-url"
 BOOTHOOK = "text/cloud-boothook"
 PART_HANDLER = "text/part-handler"
 
-# How a part begins, in any case and behind any blanks; what begins another stands behind it.
+# How a part begins, in any case and after any blanks; prefixes of others come after them.
 BEGINNINGS = {
     "#cloud-config-archive": ARCHIVE,
     "#cloud-config-jsonp": JSONP,
@@ -44,7 +44,7 @@ TYPES = frozenset(
         *(f"{SCRIPT}-per-{when}" for when in ("boot", "instance", "once")),
     }
 )
-_UNTYPED = ("text/plain", "text/x-not-multipart", SCRIPT)  # the beginning counts
+_UNTYPED = ("text/plain", "text/x-not-multipart", SCRIPT)  # the type follows from the beginning
 _GZIP_TYPE = re.compile(r"application/(?:x-)?(?:g(?:un)?zip(?:-compressed|ped)?|compress(?:ed)?)")
 _GZIP = b"\x1f\x8b"
 MARK = b"\xef\xbb\xbf"  # a byte order mark
@@ -59,32 +59,32 @@ _CONTENT_TYPE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 
-# Parsing takes time as lines times depth, and as the square of what a Content-Type has behind it.
+# Parsing takes time as lines times depth, and as the square of the length of a Content-Type.
 MAX_CONTAINERS = 20
 MAX_CONTENT_TYPE_BYTES = 4096
-MAX_UNPACKED_BYTES = 4 * 1024 * 1024  # of compressed user-data more is not looked at
+MAX_UNPACKED_BYTES = 4 * 1024 * 1024  # more compressed user-data is not checked
 
 
 @dataclass(frozen=True)
 class Part:
-    """What cloud-init takes as one. `type` is None if it takes the part for nothing."""
+    """A part as cloud-init sees it; `type` is None if cloud-init does not recognize it."""
 
     content: bytes
     type: str | None
     place: str = ""  # " in part 2"
-    lines_before: int = 0  # in the document, of those that `content` has left out
+    lines_before: int = 0  # lines of the document that are not in `content`
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why parts cannot be told; nothing of the content is in it."""
+    """Why a part cannot be read; quotes nothing of the content."""
 
     found: str
     expected: str
 
 
 def type_of(content: bytes) -> str | None:
-    """The type by the beginning, as cloud-init tells it."""
+    """Return the type by the beginning, as cloud-init does."""
     start = content.decode("utf-8", "surrogateescape").lstrip()[:64].lower()
     return next((kind for begin, kind in BEGINNINGS.items() if start.startswith(begin)), None)
 
@@ -170,7 +170,7 @@ def _parts_in(part: Part) -> Iterator[Part | Trouble]:
 
 
 def _behind_jinja(part: Part) -> Iterator[Part | Trouble]:
-    """What the template makes, where it makes what stands there."""
+    """Yield the rendered part of a template, if rendering does not change it."""
     first, _, rest = part.content.lstrip().partition(b"\n")
     if not _JINJA_LINE.fullmatch(first):
         expected = "## template: jinja alone on the first line, and everything else below it"
@@ -216,7 +216,7 @@ def _part_of_archive(entry: Any, place: str) -> Part | Trouble:
 
 
 def yaml_of(part: Part, root: str = "userdata") -> seed.Seed | Trouble:
-    """The YAML of a part: its values stand below `root`, and its lines count as the document's."""
+    """Read the YAML of a part; its keys are below `root`, its lines are those of the document."""
     try:
         return seed.read("\n" * part.lines_before + part.content.decode(), root=(root,))
     except UnicodeDecodeError:
@@ -224,7 +224,9 @@ def yaml_of(part: Part, root: str = "userdata") -> seed.Seed | Trouble:
 
 
 def mark_within(part: Part, name: str) -> Trouble | None:
-    """The first line that begins with a byte order mark: PyYAML takes none, unlike libyaml."""
+    """Return the trouble of a line that begins with a byte order mark: PyYAML, unlike libyaml,
+    rejects it.
+    """
     before, mark, _ = part.content.partition(b"\n" + MARK)
     if not mark:
         return None

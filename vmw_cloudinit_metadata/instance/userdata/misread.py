@@ -1,6 +1,6 @@
-"""What of user-data cloud-init takes for nothing, or for something else than is meant. Pure.
+"""What cloud-init ignores in user-data, or reads differently than it was meant. Pure.
 
-Nothing of the content is told but its size, its lines and names that cloud-init has.
+Messages show nothing of the content but its size, its lines and names that cloud-init defines.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vmw_cloudinit_metadata.instance.userdata.formats import Part, Trouble
 _EXPECTED = "a first line that cloud-init recognizes, such as #cloud-config or #!"
 _LINES = "userdata: | (not > or quotes), which keeps the line breaks"
 
-# How many words may stand in the first line, behind its beginning, if there is no other line.
+# How many words may follow the beginning of the first line if there is no other line.
 _WORDS = {
     formats.CLOUD_CONFIG: 0,
     formats.ARCHIVE: 0,
@@ -30,17 +30,17 @@ _WORDS = {
 }
 _LITERAL_LINE_BREAK = re.compile(rb"\\r?\\?n|\\n")
 _LETTERS = re.compile(r"[^a-z]+")
-_LOOKED_AT_BYTES = 4096
+_SEARCHED_BYTES = 4096
 _BOOTHOOK = b"#cloud-boothook"
 _JINJA_BELOW = re.compile(rb"^## *template: *jinja", re.IGNORECASE | re.MULTILINE)
 _CONTENT_TYPE = re.compile(rb"^content-type:", re.IGNORECASE | re.MULTILINE)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\s]{16,}(?:={1,2}\s*)?")
-_LONG_BASE64 = 60  # so many characters without a blank are no words
+_LONG_BASE64 = 60  # a run of so many characters is not a word
 _KEY = re.compile(rb"^([a-z_-]{3,40}):(?:\s|$)", re.MULTILINE)
 
 
 def faults_in(document: bytes, key: str) -> Iterator[Fault]:
-    """The warnings for a document that stands at `key`."""
+    """Yield warnings for the document at `key`."""
     if not document:
         return
     parts = list(islice(formats.parts_of(document), MAX_FAULTS + 1))
@@ -88,7 +88,7 @@ def _first_line(part: Part) -> Iterator[Trouble]:
 
 
 def _boothook(part: Part) -> Iterator[Trouble]:
-    """cloud-init takes its first line away, and runs the rest."""
+    """Check what cloud-init runs: the boothook without its first line."""
     script = part.content.lstrip()
     if script[: len(_BOOTHOOK)].lower() == _BOOTHOOK:
         script = script[len(_BOOTHOOK) :].lstrip()
@@ -122,9 +122,9 @@ def _cloud_config(part: Part, key: str) -> Iterator[Fault]:
 
 
 def _unknown(content: bytes) -> tuple[str, str]:
-    """What user-data that cloud-init takes for nothing is, and what to write instead."""
+    """Return what unrecognized user-data seems to be, and what to write instead."""
     size = kind_of(content)
-    start = content[:_LOOKED_AT_BYTES]
+    start = content[:_SEARCHED_BYTES]
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
         return f"{size} of UTF-16", "UTF-8: save the file as UTF-8"
     if start.startswith(formats.MARK):
