@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.instance import nocloud
+from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA, StandardDocument
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
@@ -68,6 +69,15 @@ def read(text: str) -> InstanceData:
 
 def documents_of(machine: Machine = MACHINE, **parts: Any) -> dict[str, bytes]:
     return nocloud.render(InstanceData.from_mapping({"metadata": {}, **parts}), machine)
+
+
+@pytest.mark.parametrize("document", USER_DATA, ids=lambda document: document.key)
+def test_document_in_user_data_format_is_served_by_the_row_of_the_table(
+    document: StandardDocument,
+) -> None:
+    documents = documents_of(**{document.key: "#!/bin/sh"})
+    assert documents[document.code] == b"#!/bin/sh"
+    assert documents.keys() == {row.code for row in STANDARD}
 
 
 def metadata_of(metadata: object, machine: Machine = MACHINE) -> dict[str, Any]:
