@@ -130,7 +130,7 @@ def _unknown(content: bytes) -> tuple[str, str]:
     if start.startswith(formats.MARK):
         return "a byte order mark before the first line", formats.NO_MARK
     if b"PRIVATE KEY-----" in start:
-        return "a private key", f"{_EXPECTED}; put a key into its write_files or ssh_keys"
+        return "a private key", f"{_EXPECTED}; put keys in write_files or ssh_keys"
     if _is_base64(content):
         return "base64 text, which cloud-init does not decode", "!!binary before it, or plain text"
     if _CONTENT_TYPE.search(start):
