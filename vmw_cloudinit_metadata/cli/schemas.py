@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.advice import warnings_of
+from vmw_cloudinit_metadata.instance.documents import USER_DATA
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, Key, describe, kind_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.userdata import formats
@@ -112,11 +113,11 @@ class Schemas:
         if instance.network and instance.network_is_native:
             version = instance.network.get("version")
             yield from self._refused(f"network-{version}", dict(instance.network), ("network",))
-        for key in ("userdata", "vendordata"):
-            document = getattr(instance, key)
-            for part in formats.parts_of(document) if document else ():
+        for document in USER_DATA:
+            content = instance.content_of(document)
+            for part in formats.parts_of(content) if content else ():
                 if isinstance(part, Part) and part.type == formats.CLOUD_CONFIG:
-                    yield from self._cloud_config(part, key)
+                    yield from self._cloud_config(part, document.key)
 
     def _cloud_config(self, part: Part, key: str) -> Iterator[Fault]:
         read = formats.yaml_of(part, key)

@@ -146,9 +146,7 @@ def _hostname_warnings(name: str, key: Key) -> Iterator[Fault]:
         expected = "a name without dots, or an FQDN whose last part is not a number"
         yield Fault(key, f"{found} {set_by_cloud_init(name)!r}", expected, is_warning=True)
     elif len(name) > MAX_LINUX_HOSTNAME:
-        expected = (
-            f"at most {MAX_LINUX_HOSTNAME} characters: on Red Hat systems cloud-init sets the whole FQDN"
-        )
+        expected = f"at most {MAX_LINUX_HOSTNAME} characters: Red Hat systems get the whole FQDN"
         yield Fault(key, f"an FQDN of {len(name)} characters", expected, is_warning=True)
 
 

@@ -6,7 +6,7 @@ Values of a wrong type are left out: version1 and version2 report them.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,21 @@ class NativeInterface:
     addresses: list[tuple[Key, AnyInterface]] = field(default_factory=list)
     routes: list[NextHop] = field(default_factory=list)
     dhcp: set[int] = field(default_factory=set)  # 4, 6: DHCP may add networks of that family
+
+
+def items_of(value: Any) -> Sequence[Any]:
+    """Return the items of a list; a value of another type has none."""
+    return value if isinstance(value, list | tuple) else ()
+
+
+def undefined_faults(
+    used: Iterable[tuple[Key, Any]], defined: Collection[Any], example: str
+) -> Iterator[Fault]:
+    """Yield a fault for each interface that a bond, bridge or VLAN uses and nothing defines."""
+    for key, name in used:
+        if isinstance(name, str) and name not in defined:
+            expected = f"an interface that this document defines ({example} is enough)"
+            yield Fault(key, describe(name, key), expected)
 
 
 def is_default(to: Any) -> bool:

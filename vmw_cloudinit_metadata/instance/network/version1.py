@@ -265,7 +265,8 @@ def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
         if not isinstance(entry, Mapping):
             continue
         key: Key = ("network", "config", index)
-        yield from _undefined(entry, key, names)
+        example = "{type: physical, name: …}"
+        yield from nativeinterfaces.undefined_faults(_used(entry, key), names, example)
         mac = entry.get("mac_address") if entry.get("type") == "physical" else None
         if isinstance(mac, str) and mac.lower() in macs:
             found = f"a duplicate {describe(mac)}"
@@ -275,19 +276,12 @@ def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
     yield from nativeinterfaces.faults_between(_interfaces(document["config"]))
 
 
-def _undefined(entry: Mapping[str, Any], key: Key, names: set[str]) -> Iterator[Fault]:
-    """Yield a fault for each interface that a bond, bridge or VLAN uses and nothing defines."""
-    used: list[tuple[Key, Any]] = [((*key, "vlan_link"), entry.get("vlan_link"))]
+def _used(entry: Mapping[str, Any], key: Key) -> Iterator[tuple[Key, Any]]:
+    """Yield the interfaces that a bond, bridge or VLAN uses, and their keys."""
+    yield (*key, "vlan_link"), entry.get("vlan_link")
     for part in ("bond_interfaces", "bridge_interfaces"):
-        value = entry.get(part)
-        if isinstance(value, list | tuple):
-            used += (((*key, part, index), name) for index, name in enumerate(value))
-    for place, name in used:
-        if isinstance(name, str) and name not in names:
-            expected = (
-                "an interface that this document defines ({type: physical, name: …} is enough)"
-            )
-            yield Fault(place, describe(name, key), expected)
+        for index, name in enumerate(nativeinterfaces.items_of(entry.get(part))):
+            yield (*key, part, index), name
 
 
 def _interfaces(config: Sequence[Any]) -> Iterator[nativeinterfaces.NativeInterface]:
@@ -299,7 +293,7 @@ def _interfaces(config: Sequence[Any]) -> Iterator[nativeinterfaces.NativeInterf
         if entry.get("type") == "route":
             interface.dhcp = {4, 6}  # it may belong to any interface
             interface.routes += _routes([entry], key[:-1], first=index)
-        for number, subnet in enumerate(_list(entry.get("subnets"))):
+        for number, subnet in enumerate(nativeinterfaces.items_of(entry.get("subnets"))):
             if isinstance(subnet, Mapping):
                 _add(subnet, (*key, "subnets", number), interface)
         yield interface
@@ -325,7 +319,7 @@ def _add(subnet: Mapping[str, Any], key: Key, interface: nativeinterfaces.Native
         interface.routes.append(
             nativeinterfaces.NextHop((*key, "gateway"), via, is_default=True, rank=rank)
         )
-    interface.routes += _routes(_list(subnet.get("routes")), (*key, "routes"))
+    interface.routes += _routes(nativeinterfaces.items_of(subnet.get("routes")), (*key, "routes"))
 
 
 def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[nativeinterfaces.NextHop]:
@@ -343,10 +337,6 @@ def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[nativei
                 is_default=nativeinterfaces.is_default(to),
                 rank=None if metric is None else str(metric),
             )
-
-
-def _list(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
 
 
 def _name_of(entry: Any) -> str | None:

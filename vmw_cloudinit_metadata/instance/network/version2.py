@@ -7,7 +7,7 @@ netplan supports them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
@@ -267,7 +267,8 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
         devices = document.get(kind)
         if isinstance(devices, Mapping):
             for name, device in devices.items():
-                yield from _undefined(device, below(("network", kind), name), defined)
+                used = _used(device, below(("network", kind), name))
+                yield from nativeinterfaces.undefined_faults(used, defined, "below ethernets, {}")
 
 
 def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
@@ -314,7 +315,7 @@ def _interface(key: Key, device: Mapping[str, Any]) -> nativeinterfaces.NativeIn
     interface = nativeinterfaces.NativeInterface(
         dhcp={n for n in (4, 6) if device.get(f"dhcp{n}") in (True, "yes")}
     )
-    for index, text in enumerate(_list(device.get("addresses"))):
+    for index, text in enumerate(nativeinterfaces.items_of(device.get("addresses"))):
         address = interface_of(text)
         if address and "/" in text:
             interface.addresses.append(((*key, "addresses", index), address))
@@ -323,7 +324,7 @@ def _interface(key: Key, device: Mapping[str, Any]) -> nativeinterfaces.NativeIn
     for name in ("gateway4", "gateway6"):
         if via := nativeinterfaces.host_of(device.get(name)):
             interface.routes.append(nativeinterfaces.NextHop((*key, name), via, is_default=True))
-    for index, route in enumerate(_list(device.get("routes"))):
+    for index, route in enumerate(nativeinterfaces.items_of(device.get("routes"))):
         via = nativeinterfaces.host_of(route.get("via")) if isinstance(route, Mapping) else None
         if via:
             interface.routes.append(
@@ -340,19 +341,9 @@ def _interface(key: Key, device: Mapping[str, Any]) -> nativeinterfaces.NativeIn
     return interface
 
 
-def _list(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _undefined(device: Any, key: Key, defined: set[Any]) -> Iterator[Fault]:
-    """Yield a fault for each interface that a bond, bridge or VLAN uses and nothing defines."""
-    if not isinstance(device, Mapping):
-        return
-    interfaces = device.get("interfaces")
-    places: list[tuple[Key, Any]] = [(("link",), device.get("link"))]
-    if isinstance(interfaces, list):
-        places += ((("interfaces", index), name) for index, name in enumerate(interfaces))
-    for place, name in places:
-        if isinstance(name, str) and name not in defined:
-            expected = "an interface that this document defines (below ethernets, {} is enough)"
-            yield Fault((*key, *place), describe(name, key), expected)
+def _used(device: Any, key: Key) -> Iterator[tuple[Key, Any]]:
+    """Yield the interfaces that a bond, bridge or VLAN uses, and their keys."""
+    if isinstance(device, Mapping):
+        yield (*key, "link"), device.get("link")
+        for index, name in enumerate(nativeinterfaces.items_of(device.get("interfaces"))):
+            yield (*key, "interfaces", index), name
