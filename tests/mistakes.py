@@ -1,4 +1,4 @@
-"""The mistakes of tests/mistakes.txt: a title, an instance file, and all that is told of it."""
+"""The mistakes of tests/mistakes.txt: a title, an instance file, and the messages about it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read(page: str) -> Iterator[Mistake]:
 
 
 def told_of(directory: Path, name: str, content: bytes) -> list[str]:
-    """What `validate` tells of an instance file; each line begins behind the file's name."""
+    """Return the messages of `validate` about a file, without the file name at the start."""
     path = directory / f"{name}.yaml"
     path.write_bytes(content)
     path.chmod(0o640)

@@ -19,7 +19,7 @@ from tests.process import run
 from vmw_cloudinit_metadata.guest.agent import conf, obstacles, system, texts
 from vmw_cloudinit_metadata.guest.image import datasource, kernel, layout, parts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
-from vmw_cloudinit_metadata.instance import publickey
+from vmw_cloudinit_metadata.instance.metadata import publickey
 
 PACKAGE = Path(vmw_cloudinit_metadata.__file__).parent
 # The square of it takes half a second and more, itself it takes milliseconds.

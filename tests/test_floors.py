@@ -31,7 +31,7 @@ NOT_ON_FLOOR = {
     1: {"gevent", "socket", "logging", "click"},
 }
 AGENT = sorted((ROOT / "guest/agent").glob("*.py"))  # PyYAML is there where cloud-init is
-INSTANCE_YAML = {"instance/seed.py", "instance/dump.py", "instance/model.py"}
+INSTANCE_YAML = {"instance/parsing/seed.py", "instance/values/dump.py", "instance/model.py"}
 ONE_HOME = {
     "yaml": INSTANCE_YAML | {"guest/agent/texts.py"},
     "pyVmomi": {"guest/vsphere/spec.py", "guest/vsphere/vcenter.py"},

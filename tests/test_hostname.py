@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cloudinit import CloudInit
-from vmw_cloudinit_metadata.instance.hostname import (
+from vmw_cloudinit_metadata.instance.metadata.hostname import (
     hostname_of,
     is_hostname,
     is_whole,

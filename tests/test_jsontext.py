@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import jsontext, seed
+from vmw_cloudinit_metadata.instance.parsing import jsontext, seed
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 _NUMBERS = st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
@@ -66,13 +66,13 @@ def test_line_of_a_key_stays() -> None:
 @pytest.mark.parametrize(
     ("text", "found", "line", "column"),
     [
-        ('{"a": 1,\n}', "no valid JSON (", 2, None),
-        ("{'a': 1}", "no valid JSON (", 1, 2),
-        ("metadata: {}", "no valid JSON (", 1, 1),
-        ("", "no valid JSON (", 1, 1),
-        ('{"a": "b",\n "c": "\\ud83d"}', "half of a pair of surrogates", 2, 8),
-        ('{"\\\\ud83d": "\\ud83d\\ude80 \\ude80"}', "half of a pair of surrogates", 1, 27),
-        ('{"a": NaN}', "no valid JSON (NaN is no number of JSON)", 1, 0),
+        ('{"a": 1,\n}', "invalid JSON (", 2, None),
+        ("{'a': 1}", "invalid JSON (", 1, 2),
+        ("metadata: {}", "invalid JSON (", 1, 1),
+        ("", "invalid JSON (", 1, 1),
+        ('{"a": "b",\n "c": "\\ud83d"}', "half of a surrogate pair", 2, 8),
+        ('{"\\\\ud83d": "\\ud83d\\ude80 \\ude80"}', "half of a surrogate pair", 1, 27),
+        ('{"a": NaN}', "invalid JSON (NaN is not a JSON number)", 1, 0),
     ],
 )
 def test_what_is_no_json_is_told_with_its_place(

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import network
 from vmw_cloudinit_metadata.instance.keys import (
     FILE_LEVEL,
     TOP_LEVEL,
@@ -17,7 +16,8 @@ from vmw_cloudinit_metadata.instance.keys import (
     misplaced_faults,
     unknown_faults,
 )
-from vmw_cloudinit_metadata.instance.metadata import MATCH_KEYS, METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata.fields import MATCH_KEYS, METADATA_KEYS
+from vmw_cloudinit_metadata.instance.network import shortform
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
 PARTS = st.recursive(
@@ -32,8 +32,8 @@ MAPPINGS = st.dictionaries(st.sampled_from(["metadata", "match", "x", "y"]), PAR
         pytest.param((), {"userdata-file", "vendordata-file"}, id="top-level"),
         pytest.param(("metadata",), METADATA_KEYS, id="metadata"),
         pytest.param(("match",), MATCH_KEYS, id="match"),
-        pytest.param(("network",), network.KEYS, id="network"),
-        pytest.param(("network", 1), network.KEYS, id="interface"),
+        pytest.param(("network",), shortform.KEYS, id="network"),
+        pytest.param(("network", 1), shortform.KEYS, id="interface"),
     ],
 )
 def test_every_known_key_may_be_written_with_underscores(place: Any, names: Any) -> None:
@@ -111,7 +111,7 @@ def test_unknown_key_is_a_fault_with_the_nearest_name(name: Any, expected: str) 
     [
         *((name, "metadata") for name in METADATA_KEYS),
         *((name.replace("-", "_"), "metadata") for name in METADATA_KEYS),
-        *((name, "network") for name in sorted(network.KEYS - {"name"})),
+        *((name, "network") for name in sorted(shortform.KEYS - {"name"})),
         *((name, "network") for name in ("version", "ethernets", "config", "bonds")),
         *((name, "match") for name in ("vc-uuid", "bios_uuid")),
         *((name, "userdata") for name in ("packages", "runcmd", "write_files", "users")),
@@ -119,8 +119,8 @@ def test_unknown_key_is_a_fault_with_the_nearest_name(name: Any, expected: str) 
 )
 def test_key_of_a_part_on_the_top_level_is_told_where_it_belongs(name: str, part: str) -> None:
     (fault,) = misplaced_faults({name: "x"}, FILE_LEVEL)
-    expected = f"no such key there: put it below {part}:"
-    assert str(fault) == f"{name}: found {name!r} on the top level, expected {expected}"
+    expected = f"it below {part}:"
+    assert str(fault) == f"{name}: found {name!r} at the top level, expected {expected}"
 
 
 @pytest.mark.parametrize("name", ["x-", "x-net", "x-a_b"])

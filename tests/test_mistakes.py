@@ -88,7 +88,7 @@ def test_expansion_of_an_anchor_in_a_key_of_the_top_level_is_bounded(tmp_path: P
     lines = ["x-l0: &l0 x"]
     lines += [f"x-l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 9)]
     (told,) = told_of(tmp_path, "web1", "\n".join([*lines, "metadata: {}"]).encode())
-    assert "found more, after aliases are expanded" in told
+    assert "found too much data after expanding aliases" in told
 
 
 def test_content_of_a_key_for_anchors_is_not_told(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_vm_without_a_vc_uuid_hears_of_an_empty_instance_id_by_its_line(tmp_path
         (
             "サーバー01",
             [
-                "1: warning: metadata.local-hostname: found nothing, and a VM name that gives '01',"
+                "1: warning: metadata.local-hostname: found nothing, and the VM name gives '01',"
                 " expected a host name"
             ],
         ),
@@ -130,7 +130,7 @@ def test_file_of_a_vm_whose_name_gives_no_whole_host_name_is_a_warning(
 def test_file_of_a_uuid_has_the_warning_of_the_name_that_it_matches(tmp_path: Path) -> None:
     text = "metadata: {}\nmatch: {name: 日本}\n"
     (told,) = told_of(tmp_path, "01234567-89ab-cdef-fedc-ba9876543210", text.encode())
-    assert "found nothing, and a VM name that gives no host name" in told
+    assert "found nothing, and the VM name gives no host name" in told
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import network, nocloud
-from vmw_cloudinit_metadata.instance.dump import json_text
+from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.keys import TOP_LEVEL
-from vmw_cloudinit_metadata.instance.metadata import MAX_KEY_CHARACTERS, METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata.fields import MAX_KEY_CHARACTERS, METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.instance.network import shortform
+from vmw_cloudinit_metadata.instance.values.dump import json_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 UUID = "01234567-89ab-cdef-fedc-ba9876543210"
@@ -33,7 +34,9 @@ SCALARS = (
     | st.text(st.characters(), max_size=5)
     | st.sampled_from(WORDS)
 )
-NAMES = st.sampled_from([*METADATA_KEYS, *network.KEYS, *network.ROUTE_KEYS, "version", "config"])
+NAMES = st.sampled_from(
+    [*METADATA_KEYS, *shortform.KEYS, *shortform.ROUTE_KEYS, "version", "config"]
+)
 JSON = st.recursive(
     SCALARS,
     lambda below: (
@@ -41,7 +44,7 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-INTERFACES = st.dictionaries(st.sampled_from(sorted(network.KEYS)), JSON, max_size=4)
+INTERFACES = st.dictionaries(st.sampled_from(sorted(shortform.KEYS)), JSON, max_size=4)
 MAPPINGS = st.fixed_dictionaries(
     {
         "metadata": JSON
@@ -204,12 +207,14 @@ def test_further_key_keeps_its_value(value: object) -> None:
         pytest.param([], "metadata: found a list, expected a mapping", id="list"),
         pytest.param("x", "metadata: found 'x', expected a mapping", id="text"),
         pytest.param(
-            {"instance-id": True}, "metadata.instance-id: found True, expected a text", id="boolean"
+            {"instance-id": True},
+            "metadata.instance-id: found True, expected a string",
+            id="boolean",
         ),
-        pytest.param({"region": 1.5}, "metadata.region: found 1.5, expected a text", id="float"),
+        pytest.param({"region": 1.5}, "metadata.region: found 1.5, expected a string", id="float"),
         pytest.param(
             {"region": ["x"]},
-            "metadata.region: found a list, expected a text",
+            "metadata.region: found a list, expected a string",
             id="list-for-a-text",
         ),
         pytest.param(
@@ -241,44 +246,44 @@ def test_further_key_keeps_its_value(value: object) -> None:
         ),
         pytest.param(
             {"instance-id": "a", "instance_id": "a"},
-            "metadata.instance-id: found the key with - and with _, expected each key once",
+            "metadata.instance-id: found a duplicate key, with - and _, expected each key once",
             id="both-forms",
         ),
         pytest.param(
             {"x": math.nan},
-            f"{OTHER}: found nan, expected a number that JSON and YAML write alike, or a text in"
-            " quotes",
+            f"{OTHER}: found nan, expected a number that JSON and YAML write the same way,"
+            " or a string in quotes",
             id="nan",
         ),
         pytest.param(
             {"x": 1e30},
-            f"{OTHER}: found 1e+30, expected a number that JSON and YAML write alike, or a text"
-            " in quotes",
+            f"{OTHER}: found 1e+30, expected a number that JSON and YAML write the same way,"
+            " or a string in quotes",
             id="exponent",
         ),
         pytest.param(
             {"x": datetime.date(2024, 1, 1)},
-            f"{OTHER}: found a date, expected a text, number, boolean, list or mapping",
+            f"{OTHER}: found a date, expected a string, number, boolean, list or mapping",
             id="date",
         ),
         pytest.param(
             {"x": b"1"},
-            f"{OTHER}: found 1 byte, expected a text, number, boolean, list or mapping",
+            f"{OTHER}: found 1 byte, expected a string, number, boolean, list or mapping",
             id="bytes",
         ),
         pytest.param(
             {"x": {5: 1}},
-            f"{OTHER}: found a mapping, expected keys that are texts of at most 256 characters",
+            f"{OTHER}: found a mapping, expected string keys of at most 256 characters",
             id="number-as-a-key",
         ),
         pytest.param(
             {"x": {"a" * 257: 1}},
-            f"{OTHER}: found a mapping, expected keys that are texts of at most 256 characters",
+            f"{OTHER}: found a mapping, expected string keys of at most 256 characters",
             id="long-key",
         ),
         pytest.param(
             {"x": nested(41)},
-            f"{OTHER}{'.0' * 38}: found deeper nesting, expected at most 40 levels",
+            f"{OTHER}{'.0' * 38}: found too many levels of nesting, expected at most 40",
             id="deep",
         ),
     ],
@@ -335,7 +340,7 @@ def test_mapping_of_userdata_keeps_its_order() -> None:
 @pytest.mark.parametrize("part", ["userdata", "vendordata"])
 @pytest.mark.parametrize("value", [["x"], 5, True], ids=repr)
 def test_userdata_of_another_kind_is_a_fault(part: str, value: object) -> None:
-    expected = "expected a text, !!binary, or a mapping, which becomes a #cloud-config"
+    expected = "expected a string, !!binary, or a mapping, which is served as #cloud-config"
     assert fault_of(**{part: value}).endswith(expected)
 
 
@@ -348,9 +353,15 @@ def test_documents_are_named_as_they_are_asked_for() -> None:
     ("name", "expected"),
     [
         *((name, "a name of letters only") for name in ["", "a1", "a-b", "a b", "é", "x" * 33, 5]),
-        *((name, "a name that the protocol does not have") for name in ["metadata", "NetworkData"]),
-        *((name, "a name that the protocol does not have") for name in ["userdata", "vendordata"]),
-        *((name, "a name that the protocol does not have") for name in ["digest", "error"]),
+        *(
+            (name, "a name that the protocol does not reserve")
+            for name in ["metadata", "NetworkData"]
+        ),
+        *(
+            (name, "a name that the protocol does not reserve")
+            for name in ["userdata", "vendordata"]
+        ),
+        *((name, "a name that the protocol does not reserve") for name in ["digest", "error"]),
     ],
 )
 def test_document_of_a_wrong_name_is_a_fault(name: str, expected: str) -> None:
@@ -359,17 +370,17 @@ def test_document_of_a_wrong_name_is_a_fault(name: str, expected: str) -> None:
 
 def test_documents_of_one_name_are_a_fault() -> None:
     told = fault_of(documents={"keys": "", "KEYS": ""})
-    assert told == "documents: found name 2 for the second time, expected each document once"
+    assert told == "documents: found name 2, a duplicate, expected each document once"
 
 
 @pytest.mark.parametrize("value", [5, ["x"], {"a": 1}], ids=repr)
 def test_document_that_is_no_text_is_a_fault(value: object) -> None:
-    assert fault_of(documents={"keys": value}).endswith("expected a text, or !!binary")
+    assert fault_of(documents={"keys": value}).endswith("expected a string or !!binary")
 
 
 @pytest.mark.parametrize("value", ["x", ["keys"], 5], ids=repr)
 def test_documents_that_are_no_mapping_are_a_fault(value: object) -> None:
-    assert fault_of(documents=value).endswith("expected a mapping of names to texts")
+    assert fault_of(documents=value).endswith("expected a mapping of names to strings")
 
 
 PLACES = [("userdata",), ("vendordata",), ("documents", "keys")]
@@ -470,7 +481,7 @@ def test_match_is_for_a_machine_that_agrees_in_all_of_it(match: Any, is_for: boo
     [
         ({"vc-uuid": "x"}, f"match.vc-uuid: found 'x', expected a UUID such as {UUID}"),
         ({"vcuuid": UUID}, "match.vcuuid: found 'vcuuid', expected 'vc-uuid'"),
-        ({"name": True}, "match.name: found True, expected a text"),
+        ({"name": True}, "match.name: found True, expected a string"),
         ("web1", "match: found 'web1', expected a mapping"),
     ],
     ids=str,
@@ -491,13 +502,16 @@ def test_instance_id_that_cloud_init_can_keep_is_right(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "an ID (leave the key out for the default)"),
+        ("", "an ID (omit the key for the default)"),
         ("x" * 256, "an instance-id of at most 255 bytes (it names a directory)"),
         ("é" * 128, "an instance-id of at most 255 bytes (it names a directory)"),
-        *((text, "an ID on one line, without blanks around it") for text in (" a", "a\n", "\ta")),
-        *((text, "an ID on one line, without blanks around it") for text in ("a\nb", "\xa0a", " ")),
-        *((text, "an ID on one line, without blanks around it") for text in ("a\0b", "a\u2028b")),
-        *((text, "an ID by which a directory can be named") for text in (".", "..")),
+        *((text, "an ID on one line, without surrounding blanks") for text in (" a", "a\n", "\ta")),
+        *(
+            (text, "an ID on one line, without surrounding blanks")
+            for text in ("a\nb", "\xa0a", " ")
+        ),
+        *((text, "an ID on one line, without surrounding blanks") for text in ("a\0b", "a\u2028b")),
+        *((text, "an ID that is a valid directory name") for text in (".", "..")),
     ],
 )
 def test_instance_id_that_cloud_init_cannot_keep_is_a_fault(text: str, expected: str) -> None:
@@ -526,9 +540,9 @@ def test_value_of_a_key_for_anchors_is_in_no_document() -> None:
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
-        ([{"instance-id": "a"}, {"region": "b"}], "a mapping: its keys without '- '"),
+        ([{"instance-id": "a"}, {"region": "b"}], "a mapping: write its keys without '- '"),
         (["a"], "a mapping"),
-        ("instance-id:a", "a mapping: KEY: VALUE, with a space behind the colon"),
+        ("instance-id:a", "a mapping: KEY: VALUE, with a space after the colon"),
         ("a b", "a mapping"),
     ],
     ids=str,
@@ -549,7 +563,7 @@ def test_metadata_that_was_meant_to_be_a_mapping_is_told_how(metadata: Any, expe
     ids=str,
 )
 def test_fault_of_a_value_with_a_placeholder_says_so(parts: Any) -> None:
-    assert fault_of(**parts).endswith(" (a placeholder was left in: the template was not rendered)")
+    assert fault_of(**parts).endswith(" (it contains an unrendered template placeholder)")
 
 
 @given(st.text(st.sampled_from('a\0\x7f\u2028é😀"\\'), max_size=300))
@@ -560,5 +574,5 @@ def test_key_of_metadata_is_right_exactly_if_json_writes_it_short(name: str) -> 
     if len(json_text(name)) <= MAX_KEY_CHARACTERS:
         assert InstanceData.from_mapping(mapping).metadata == mapping["metadata"]
     else:
-        with pytest.raises(InvalidInstanceData, match="keys that are texts"):
+        with pytest.raises(InvalidInstanceData, match="string keys"):
             InstanceData.from_mapping(mapping)

@@ -12,10 +12,12 @@ import yaml
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import address, nocloud, seed
+from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.advice import warnings_of
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.network import address
+from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 MACHINE = Machine(vc_uuid="01234567-89ab-cdef-fedc-ba9876543210")
@@ -522,7 +524,7 @@ def test_address_is_right_exactly_if_a_host_can_have_it(
     else:
         (fault,) = faults_of(value)
         assert fault.key == ("network", "address")
-        assert fault.expected.startswith("an address that a host can have")
+        assert fault.expected.startswith("a usable host address")
 
 
 @pytest.mark.parametrize("prefix", range(1, 33))
@@ -543,7 +545,12 @@ FAULTS = [
     ("{address: 10.0.0.256/24}", "address", "'10.0.0.256/24'", "an IP address such as"),
     ("{address: web1/24}", "address", "'web1/24'", "an IP address such as"),
     ("{address: 10.0.0.1/33}", "address", "'10.0.0.1/33'", "an IP address such as"),
-    ("{address: 10.0.0.1}", "address", "'10.0.0.1'", "a prefix length behind it (10.0.0.1/24)"),
+    (
+        "{address: 10.0.0.1}",
+        "address",
+        "'10.0.0.1'",
+        "a prefix length, such as 10.0.0.1/24, or a netmask",
+    ),
     ("{address: '2001:db8::1', netmask: 24}", "address", "'2001:db8::1'", "a prefix length"),
     ("{address: [10.0.0.1/8, x]}", "address.1", "'x'", "an IP address such as"),
     ("{gateway: 10.0.0.1}", "address", "nothing", "an address, or dhcp: true"),
@@ -561,26 +568,36 @@ FAULTS = [
         "{address: 10.0.0.1/24, gateway: [10.0.0.8, 10.0.0.9]}",
         "gateway.1",
         "'10.0.0.9'",
-        "one gateway for IPv4",
+        "only one IPv4 gateway",
     ),
     (
         "{address: [10.0.0.1/24, 10.1.0.1/24], gateway: [10.0.0.8, 10.1.0.8]}",
         "gateway.1",
         "'10.1.0.8'",
-        "one gateway for IPv4",
+        "only one IPv4 gateway",
     ),
-    ("{address: 10.0.0.0/24}", "address", "'10.0.0.0/24'", "10.0.0.0 is the address of the"),
+    (
+        "{address: 10.0.0.0/24}",
+        "address",
+        "'10.0.0.0/24'",
+        "10.0.0.0 is the network address of 10.0.0.0/24",
+    ),
     ("{address: 10.0.1.255/24}", "address", "'10.0.1.255/24'", "the broadcast address of 10.0.1."),
     ("{address: 224.0.0.5/24}", "address", "'224.0.0.5/24'", "224.0.0.5 is a multicast address"),
     ("{address: 127.0.0.1/8}", "address", "'127.0.0.1/8'", "127.0.0.1 is a loopback address"),
-    ("{address: 0.0.0.0/0}", "address", "'0.0.0.0/0'", "the prefix length of its network"),
-    ("{address: 10.0.0.1/0}", "address", "'10.0.0.1/0'", "the prefix length of its network"),
+    ("{address: 0.0.0.0/0}", "address", "'0.0.0.0/0'", "a prefix length other than 0"),
+    ("{address: 10.0.0.1/0}", "address", "'10.0.0.1/0'", "a prefix length other than 0"),
     ("{address: 10.0.0.1, netmask: 0.0.0.0}", "netmask", "'0.0.0.0'", "a netmask such as"),
     ("{address: 255.255.255.255/32}", "address", "'255.", "the broadcast address"),
-    ("{address: 'fe80::1%eth0/64'}", "address", "'fe80::1%eth0/64'", "an address without %"),
-    ("{address: [10.0.0.1/24, 10.0.0.1/8]}", "address.1", "second time", "each address once"),
+    (
+        "{address: 'fe80::1%eth0/64'}",
+        "address",
+        "'fe80::1%eth0/64'",
+        "an address without a zone (%)",
+    ),
+    ("{address: [10.0.0.1/24, 10.0.0.1/8]}", "address.1", "a duplicate", "each address once"),
     ("{address: 10.0.5.5/24, gateway: 10.0.5.5}", "gateway", "'10.0.5.5'", "of another machine"),
-    ("{address: 10.0.5.5/24, gateway: 10.0.5.0}", "gateway", "'10.0.5.0'", "of the network"),
+    ("{address: 10.0.5.5/24, gateway: 10.0.5.0}", "gateway", "'10.0.5.0'", "the network address"),
     ("{address: 10.0.5.5/24, gateway: 10.0.5.255}", "gateway", "'10.0.5.255'", "the broadcast"),
     (
         "{address: 10.0.5.5/24, gateway: 224.0.0.1, on-link: true}",
@@ -594,13 +611,13 @@ FAULTS = [
         "{address: 10.0.0.1/24, routes: [{to: '2001:db8::/32', via: 10.0.0.9}]}",
         "routes.0.via",
         "'10.0.0.9'",
-        "an IPv6 address, since it leads to 2001:db8::/32",
+        "an IPv6 address, like the destination",
     ),
     (
         "{dhcp: true, routes: [{to: 10.0.0.0/8, via: 'fe80::1'}]}",
         "routes.0.via",
         "'fe80::1'",
-        "an IPv4 address, since it leads to 10.0.0.0/8",
+        "an IPv4 address, like the destination",
     ),
     (
         "{address: 10.0.0.1/24, routes: [{to: 10.8.0.0/16, via: 10.9.0.1}]}",
@@ -612,7 +629,7 @@ FAULTS = [
         "{address: '2001:db8::1/64', routes: [{to: 10.8.0.0/16, via: 10.9.0.1}]}",
         "routes.0.via",
         "'10.9.0.1'",
-        "a static IPv4 address of the interface for it, or dhcp: true",
+        "a static IPv4 address on the interface, or dhcp: true",
     ),
     (
         "{address: 10.0.0.1/24, routes: [{to: default, via: 10.0.0.1}]}",
@@ -624,9 +641,9 @@ FAULTS = [
         "{dhcp: true, routes: [{to: 10.8.0.1/16, via: 10.0.0.1}]}",
         "routes.0.to",
         "'10.8.0.1/16'",
-        "a network: 10.8.0.0/16, or 10.8.0.1 alone for one host",
+        "a network: 10.8.0.0/16, or 10.8.0.1 for a single host",
     ),
-    ("{address: '2001:db8::1/64', mtu: 1279}", "mtu", "1279", "at least 1280 where there is"),
+    ("{address: '2001:db8::1/64', mtu: 1279}", "mtu", "1279", "at least 1280 with an IPv6 address"),
     ("{dhcp: true, name: 'en*'}", "name", "'en*'", "an interface name such as eth0"),
     ("{dhcp: true, name: 'eth[0-9]'}", "name", "'eth[0-9]'", "an interface name such as eth0"),
     ("{dhcp: true, name: 'eth?'}", "name", "'eth?'", "an interface name such as eth0"),
@@ -640,18 +657,33 @@ FAULTS = [
     ("{dhcp: true, name: lo}", "name", "'lo'", "an interface name such as eth0"),
     ("{dhcp: true, name: all}", "name", "'all'", "an interface name such as eth0"),
     ("{dhcp: true, name: ethé}", "name", "'ethé'", "an interface name such as eth0"),
-    ("{dhcp: true, mac-address: '01:00:5e:00:00:01'}", "mac-address", "'01:", "one of a group"),
-    ("{dhcp: true, mac-address: '00:00:00:00:00:00'}", "mac-address", "'00:", "one of a group"),
-    ("[{name: a, dhcp: true}, {name: a, dhcp: true}]", "1.name", "'a' for the second", "each name"),
+    (
+        "{dhcp: true, mac-address: '01:00:5e:00:00:01'}",
+        "mac-address",
+        "'01:",
+        "this one is multicast or zero",
+    ),
+    (
+        "{dhcp: true, mac-address: '00:00:00:00:00:00'}",
+        "mac-address",
+        "'00:",
+        "this one is multicast or zero",
+    ),
+    ("[{name: a, dhcp: true}, {name: a, dhcp: true}]", "1.name", "a duplicate 'a'", "each name"),
     (
         "[{mac-address: '00:50:56:00:00:0a', dhcp: true},"
         " {mac-address: 00-50-56-00-00-0A, dhcp: true}]",
         "1.mac-address",
-        "'00:50:56:00:00:0a' for the second time",
+        "a duplicate '00:50:56:00:00:0a'",
         "each mac-address once",
     ),
-    ("{network: {version: 2}}", "network", "'network'", "this is one `network:` too many"),
-    ("{dhcp4: true}", "dhcp4", "'dhcp4'", "dhcp: true, or, for cloud-init's own form, version: 2"),
+    ("{network: {version: 2}}", "network", "'network'", "this is a second `network:`"),
+    (
+        "{dhcp4: true}",
+        "dhcp4",
+        "'dhcp4'",
+        "dhcp: true, or version: 2 beside ethernets, for cloud-init's own format",
+    ),
     ("{dhcp6: true}", "dhcp6", "'dhcp6'", "version: 2, ethernets: {eth0: {dhcp6: true}}"),
     ("{addresses: [10.0.0.1/24]}", "addresses", "'addresses'", "address (one, or a list)"),
     ("{gateway4: 10.0.0.1}", "gateway4", "'gateway4'", "gateway, or"),
@@ -659,8 +691,8 @@ FAULTS = [
     ("{ethernets: {eth0: {dhcp4: true}}}", "ethernets", "'ethernets'", "`version: 2` beside it"),
     ("{renderer: networkd}", "renderer", "'renderer'", "`version: 2` beside it"),
     ("{config: []}", "config", "'config'", "`version: 1` beside it"),
-    ("{config: disabled, dhcp: true}", "config", "'config'", "config: disabled and nothing else"),
-    ("[{config: disabled}]", "0.config", "'config'", "config: disabled and nothing else"),
+    ("{config: disabled, dhcp: true}", "config", "'config'", "only config: disabled"),
+    ("[{config: disabled}]", "0.config", "'config'", "only config: disabled"),
     ("{dhcp: true, nameservers: [8.8.8.8, x]}", "nameservers.1", "'x'", "an IP address"),
     ("{dhcp: true, nameservers: x}", "nameservers", "'x'", "an IP address"),
     ("{dhcp: true, search: [x!]}", "search.0", "'x!'", "a domain such as"),
@@ -751,18 +783,21 @@ SECOND = "expected one for all interfaces, or routes: [{to: default, via:"
         pytest.param(
             "[{name: a, mac-address: '00:50:56:00:00:01', address: 10.0.0.5/24},"
             " {name: b, mac-address: '00:50:56:00:00:02', address: 10.0.0.5/16}]",
-            ["network.1.address: found '10.0.0.5', which another interface has too"],
+            ["network.1.address: found '10.0.0.5', which another interface also has"],
             id="address-of-two",
         ),
         pytest.param(
             "{address: '2001:db8::/64'}",
-            ["network.address: found '2001:db8::/64', the address of all routers of 2001:db8::/64"],
+            [
+                "network.address: found '2001:db8::/64', the subnet-router anycast"
+                " address of 2001:db8::/64"
+            ],
             id="routers-of-ipv6",
         ),
         pytest.param(
             f"[{A}, routes: [{{to: 10.9.0.0/16, via: 10.0.0.2}}]}},"
             f" {B}, routes: [{{to: 10.9.0.0/16, via: 10.0.1.2}}]}}]",
-            ["network.1.routes.0.to: found '10.9.0.0/16', to which another route leads with the"],
+            ["network.1.routes.0.to: found '10.9.0.0/16', a second route with the same metric"],
             id="route-of-two",
         ),
         pytest.param("{address: '2001:db8::/127', gateway: '2001:db8::1'}", [], id="127"),
@@ -771,9 +806,9 @@ SECOND = "expected one for all interfaces, or routes: [{to: default, via:"
             " routes: [{to: 10.0.0.0/8, via: 10.1.0.1}]}",
             [
                 "network.nameservers: found name servers, which some versions of cloud-init lose"
-                " for eni and network-manager, expected a static address of their family, or a"
+                " with eni and network-manager, expected a static address of their family, or a"
                 " guest with netplan, networkd or sysconfig",
-                "network.search: found search domains, which some versions of cloud-init lose for"
+                "network.search: found search domains, which some versions of cloud-init lose with"
                 " eni and network-manager",
             ],
             id="dhcp-with-dns",
@@ -781,16 +816,16 @@ SECOND = "expected one for all interfaces, or routes: [{to: default, via:"
         pytest.param(
             "{address: 203.0.113.7/32, gateway: 198.51.100.1, on-link: true}",
             [
-                "network.gateway: found the gateway outside the network, which some versions of"
-                " cloud-init lose for netplan and networkd"
+                "network.gateway: found a gateway outside the network, which some versions of"
+                " cloud-init lose with netplan and networkd"
             ],
             id="on-link",
         ),
         pytest.param(
             "{address: 10.0.0.5/24, on-link: true, routes: [{to: 10.8.0.0/16, via: 10.9.0.1}]}",
             [
-                "network.routes: found a route by an address outside the network, which some"
-                " versions of cloud-init lose for netplan, eni, networkd, sysconfig and"
+                "network.routes: found a route via an address outside the network, which some"
+                " versions of cloud-init lose with netplan, eni, networkd, sysconfig and"
                 " network-manager"
             ],
             id="route-on-link",
@@ -798,7 +833,7 @@ SECOND = "expected one for all interfaces, or routes: [{to: default, via:"
         pytest.param(
             "{address: 10.0.0.5/24, routes: [{to: 10.8.0.0/16, via: 10.0.0.1, metric: 5}]}",
             [
-                "network.routes: found the metric, which some versions of cloud-init lose for"
+                "network.routes: found the metric, which some versions of cloud-init lose with"
                 " network-manager"
             ],
             id="metric",
@@ -806,7 +841,7 @@ SECOND = "expected one for all interfaces, or routes: [{to: default, via:"
         pytest.param(
             "{dhcp: true, mtu: 9000}",
             [
-                "network.mtu: found the MTU beside DHCP, which some versions of cloud-init lose for"
+                "network.mtu: found the MTU with DHCP, which some versions of cloud-init lose with"
                 " eni, expected a static address, or a guest with netplan,"
             ],
             id="mtu-with-dhcp",
@@ -814,8 +849,8 @@ SECOND = "expected one for all interfaces, or routes: [{to: default, via:"
         pytest.param(
             "{address: 10.0.0.5/24, search: 'a b c d e f g'}",
             [
-                "network.search: found more than 6 search domains, or 256 characters of them, and"
-                " with them the whole network, which some versions of cloud-init lose for sysconfig"
+                "network.search: found the whole network (more than 6 search domains, or 256"
+                " characters of them), which some versions of cloud-init lose with sysconfig"
             ],
             id="search-domains",
         ),

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
 from tests import schemas
-from vmw_cloudinit_metadata.instance import networkversion1, networkversion2, secrecy
+from vmw_cloudinit_metadata.instance import secrecy
 from vmw_cloudinit_metadata.instance.advice import warnings_of
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.keys import merged
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.network import version1, version2
 
 # Right documents, reduced from the examples of cloud-init's and netplan's documentation.
 RIGHT = {
@@ -141,7 +142,7 @@ def form_faults_in(network: Any) -> list[Fault]:
     found = found_in(network)
     if not all(fault.is_warning for fault in found):
         return found
-    version = networkversion1 if network["version"] == 1 else networkversion2
+    version = version1 if network["version"] == 1 else version2
     together = [replace(fault, is_warning=True) for fault in version.conflicts_in(network)]
     return [fault for fault in found if fault not in together]
 
@@ -373,8 +374,8 @@ def test_what_the_schema_refuses_is_told_of_many(mutation: tuple[int, Any]) -> N
         ),
         pytest.param(
             "{version: 2, config: [{type: physical, name: enp1s0}]}",
-            ["network.config: found 'config', expected ethernets, which version 2 has in its "
-             "place; or version: 1, which has config"],
+            ["network.config: found 'config', expected ethernets, as version 2 calls it, "
+             "or version: 1, which has config"],
             id="body-of-version-1",
         ),
         pytest.param(
@@ -394,7 +395,7 @@ def test_what_the_schema_refuses_is_told_of_many(mutation: tuple[int, Any]) -> N
              "network.ethernets.ens192.set-name: found set-name without match, expected match "
              "beside it, such as match: {macaddress: '00:50:56:01:02:03'}",
              "network.ethernets.ens224.addresses.0: found '10.1.200.140', expected a prefix "
-             "length behind it, such as 10.1.200.140/24"],
+             "length, such as 10.1.200.140/24"],
             id="impossible-address",
         ),
         pytest.param(
@@ -411,20 +412,20 @@ def test_what_the_schema_refuses_is_told_of_many(mutation: tuple[int, Any]) -> N
         pytest.param(
             "{version: 2, ethernets: {eth0: {dhcp4: true, "
             "routes: [{to: 'fd00::/8', via: 10.0.0.1}]}}}",
-            ["network.ethernets.eth0.routes.0.via: found '10.0.0.1', expected an IPv6 address, as "
-             "the network is IPv6"],
+            ["network.ethernets.eth0.routes.0.via: found '10.0.0.1', expected an IPv6 address, "
+             "like the destination"],
             id="route-of-two-families",
         ),
         pytest.param(
             "{version: 2, ethernets: {eth0: {}}, vlans: {vlan5: {id: 5, link: b}}}",
-            ["network.vlans.vlan5.link: found 'b', expected an interface of this document: name it "
-             "below ethernets, {} is enough"],
+            ["network.vlans.vlan5.link: found 'b', expected an interface that this document "
+             "defines (below ethernets, {} is enough)"],
             id="undefined-link",
         ),
         pytest.param(
             "{version: 2, ethernets: {eth0: {}}, wifis: {w: {}}}",
-            ["network.wifis: found 'wifis', expected no such key, or Ubuntu alone: cloud-init "
-             "leaves it to netplan, and other systems lose it"],
+            ["network.wifis: found 'wifis', expected no such key, or only for netplan (Ubuntu): "
+             "on other systems cloud-init drops it"],
             id="netplan-alone",
         ),
         pytest.param(
@@ -458,8 +459,8 @@ def test_what_the_schema_refuses_is_told_of_many(mutation: tuple[int, Any]) -> N
         ),
         pytest.param(
             "{version: 1, config: [{type: physical, name: a}, {type: physical, name: a}]}",
-            ["network.config.1.name: found a name for the second time, expected each once: the "
-             "last alone counts"],
+            ["network.config.1.name: found a duplicate name, expected each name once: only the "
+             "last one counts"],
             id="name-twice",
         ),
         pytest.param(
@@ -467,8 +468,8 @@ def test_what_the_schema_refuses_is_told_of_many(mutation: tuple[int, Any]) -> N
             "{type: static, address: 10.0.0.5}, {address: 10.0.0.5/24}]}]}",
             ["network.config.0.subnets.0.address: found nothing, expected an address such as "
              "192.168.1.1/24, or type: dhcp",
-             "network.config.0.subnets.1.address: found '10.0.0.5', expected a prefix length "
-             "behind it, such as 10.0.0.5/24",
+             "network.config.0.subnets.1.address: found '10.0.0.5', expected a prefix length, "
+             "such as 10.0.0.5/24",
              "network.config.0.subnets.2.type: found nothing, expected the key type"],
             id="subnets",
         ),
@@ -481,13 +482,13 @@ def test_what_the_schema_refuses_is_told_of_many(mutation: tuple[int, Any]) -> N
         pytest.param(
             "{ethernets: {ens192: {dhcp4: true}}}",
             ["network.ethernets: found 'ethernets' without a version, expected `version: 2` "
-             "beside it: add that line, as this is cloud-init's own form"],
+             "beside it: add that line, as this is cloud-init's own format"],
             id="without-version",
         ),
         pytest.param(
             "{config: [{type: physical, name: a}]}",
             ["network.config: found 'config' without a version, expected `version: 1` beside it: "
-             "add that line, as this is cloud-init's own form"],
+             "add that line, as this is cloud-init's own format"],
             id="without-version-1",
         ),
     ],
@@ -512,11 +513,11 @@ def test_what_stands_beside_a_network_that_is_disabled_is_told_to_be_ignored() -
     network = {"version": 2, "config": "disabled", "ethernets": {"eth0": {"dhcp4": True}}}
     (warning,) = warnings_of(InstanceData.from_mapping({"metadata": {}, "network": network}))
     assert warning.key == ("network", "config")
-    assert "ignores all that stands beside it" in warning.found
+    assert "ignores all other keys" in warning.found
 
 
 def test_every_key_of_the_documents_may_be_named() -> None:
-    dashed = {name.replace("_", "-") for name in networkversion1.KEYS | networkversion2.KEYS}
+    dashed = {name.replace("_", "-") for name in version1.KEYS | version2.KEYS}
     assert dashed <= secrecy.NAMES
 
 
@@ -538,16 +539,16 @@ STATIC_1 = "{type: physical, name: %s, subnets: [{type: static, address: %s}]}"
         (V2 % "{eth0: {dhcp4: true, routes: [{to: default, via: 10.0.0.1}]}}", "eth0.routes.0.to",
          "0.0.0.0/0"),
         (V2 % "{eth0: {dhcp4: true, routes: [{to: 10.1.2.3/16, via: 10.0.0.1}]}}", ".routes.0.to",
-         "10.1.0.0/16, or 10.1.2.3 alone"),
+         "10.1.0.0/16, or 10.1.2.3 for a single host"),
         (V2 % "{eth0: {addresses: [10.0.0.5/255.0.0.0]}}", ".addresses.0", "10.0.0.5/8"),
         (V2 % "{eth0: {addresses: [10.0.0.255/24]}}", "eth0.addresses.0", "broadcast address"),
         (V2 % "{eth0: {addresses: [127.0.0.1/8]}}", "eth0.addresses.0", "loopback"),
         (V2 % "{eth0: {addresses: [10.0.0.5/24]}, eth1: {addresses: [10.0.0.5/24]}}",
-         "eth1.addresses.0", "which another interface has too"),
+         "eth1.addresses.0", "which another interface also has"),
         (V2 % "{eth0: {addresses: [10.0.0.1/24], gateway4: 10.0.0.1}}", "eth0.gateway4",
          "the interface's own"),
         (V2 % "{eth0: {addresses: [10.0.0.5/24], gateway4: 10.0.9.1}}", "eth0.gateway4",
-         "an address in 10.0.0.0/24, the network of the interface, or a route with on-link: true"),
+         "an address in 10.0.0.0/24, the interface's network, or a route with on-link: true"),
         (V2 % "{eth0: {addresses: [10.0.0.5/32], routes: [{to: 0.0.0.0/0, via: 10.0.9.1}]}}",
          "eth0.routes.0.via", "on-link: true"),
         (V2 % "{eth0: {addresses: [10.0.0.5/24], gateway4: 10.0.0.1}, "
@@ -558,7 +559,7 @@ STATIC_1 = "{type: physical, name: %s, subnets: [{type: static, address: %s}]}"
          "no wildcard"),
         (V2 % "{a: {match: {macaddress: '00:50:56:01:02:03'}, dhcp4: true}, "
          "b: {match: {macaddress: '00:50:56:01:02:03'}, dhcp4: true}}", ".match.macaddress",
-         "for the second time"),
+         "a duplicate"),
         (V2 % "{a: {match: {driver: a}, set-name: eth0}, b: {match: {driver: b}, set-name: eth0}}",
          ".set-name", "each name once"),
         (V2 % "{a: {match: {macaddress: 00-50-56-01-02-03}}}", ".macaddress", "colons"),
@@ -571,10 +572,11 @@ STATIC_1 = "{type: physical, name: %s, subnets: [{type: static, address: %s}]}"
         (V1 % "[{type: physical, name: 'eth*', subnets: [{type: dhcp}]}]", "config.0.name",
          "no wildcard"),
         (V1 % "[{type: vlan, name: eth0.5, vlan_link: eth9, vlan_id: 5}]", "config.0.vlan_link",
-         "an interface of this document"),
+         "an interface that this document defines"),
         (V1 % "[{type: bond, name: bond0, bond_interfaces: [eth7], params: {}}]",
-         "config.0.bond_interfaces.0", "an interface of this document"),
-        (V1 % f"[{STATIC_1 % ('a', '10.0.0.0/24')}]", "subnets.0.address", "itself"),
+         "config.0.bond_interfaces.0", "an interface that this document defines"),
+        (V1 % f"[{STATIC_1 % ('a', '10.0.0.0/24')}]", "subnets.0.address",
+         "the network address of"),
         (V1 % f"[{STATIC_1 % ('a', '10.0.0.5/24, gateway: 10.1.0.1')}]", "subnets.0.gateway",
          "an address in 10.0.0.0/24"),
         (V1 % f"[{STATIC_1 % ('a', '10.0.0.5/24, gateway: 10.0.0.1')}, "
@@ -584,7 +586,7 @@ STATIC_1 = "{type: physical, name: %s, subnets: [{type: static, address: %s}]}"
          "config.0.destination", "10.1.0.0/16"),
         (V1 % "[{type: physical, name: a, mac_address: '00:50:56:01:02:03'}, "
          "{type: physical, name: b, mac_address: '00:50:56:01:02:03'}]", "config.1.mac_address",
-         "for the second time"),
+         "a duplicate"),
     ],
 )  # fmt: skip
 def test_values_that_cannot_work_are_told_of_documents_too(

@@ -13,11 +13,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import nocloud, seed
-from vmw_cloudinit_metadata.instance.dump import document_text
+from vmw_cloudinit_metadata.instance import nocloud
+from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA, StandardDocument
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
-from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.instance.parsing import seed
+from vmw_cloudinit_metadata.instance.values.dump import document_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 UUID = "01234567-89ab-cdef-fedc-ba9876543210"
@@ -67,6 +69,15 @@ def read(text: str) -> InstanceData:
 
 def documents_of(machine: Machine = MACHINE, **parts: Any) -> dict[str, bytes]:
     return nocloud.render(InstanceData.from_mapping({"metadata": {}, **parts}), machine)
+
+
+@pytest.mark.parametrize("document", USER_DATA, ids=lambda document: document.key)
+def test_document_in_user_data_format_is_served_by_the_row_of_the_table(
+    document: StandardDocument,
+) -> None:
+    documents = documents_of(**{document.key: "#!/bin/sh"})
+    assert documents[document.code] == b"#!/bin/sh"
+    assert documents.keys() == {row.code for row in STANDARD}
 
 
 def metadata_of(metadata: object, machine: Machine = MACHINE) -> dict[str, Any]:
@@ -262,9 +273,9 @@ def test_digest_has_length_and_sha_256_of_every_document_there_is() -> None:
 @pytest.mark.parametrize(
     ("name", "metadata", "found"),
     [
-        ("日本", {}, "found nothing, and a VM name that gives no host name"),
-        ("サーバー01", {}, "found nothing, and a VM name that gives '01'"),
-        ("Straße", {"region": "a"}, "found nothing, and a VM name that gives 'Stra-e'"),
+        ("日本", {}, "found nothing, and the VM name gives no host name"),
+        ("サーバー01", {}, "found nothing, and the VM name gives '01'"),
+        ("Straße", {"region": "a"}, "found nothing, and the VM name gives 'Stra-e'"),
     ],
 )
 def test_vm_name_that_gives_no_whole_host_name_is_a_warning(

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import advice, placeholder
+from vmw_cloudinit_metadata.instance import advice
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.values import placeholder
 
 LEFT_IN = [
     *(("{{ name }}", "{{"), ("web-{{name}}-1", "{{"), ("{{- .Name -}}", "{{")),
@@ -48,7 +49,7 @@ def warnings(**parts: Any) -> list[str]:
     return [str(warning).removeprefix("warning: ") for warning in found]
 
 
-TOLD = "found '{{': a placeholder was left in, expected its value: the template was not rendered"
+TOLD = "found '{{', an unrendered template placeholder, expected its value: render the template"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,9 @@ def test_placeholder_in_a_value_that_is_served_is_a_warning(parts: Any, key: str
 
 def test_placeholder_in_a_native_network_is_a_warning() -> None:
     network = {"version": 2, "ethernets": {"eth0": {"addresses": ["{{ ip }}"]}}}
-    assert [told for told in warnings(network=network) if "a placeholder was left in" in told]
+    assert [
+        told for told in warnings(network=network) if "an unrendered template placeholder" in told
+    ]
 
 
 def test_placeholder_in_user_data_is_none_of_ours() -> None:
@@ -87,8 +90,8 @@ def test_placeholder_in_user_data_is_none_of_ours() -> None:
 def test_hostname_that_cloud_init_cuts_is_a_warning(key: str, name: str, hostname: str) -> None:
     (told,) = warnings(metadata={key: name})
     assert told == (
-        f"metadata.{key}: found {name!r}, of which cloud-init makes the host name {hostname!r}, "
-        "expected a name without dots, or an FQDN, whose last part is no number"
+        f"metadata.{key}: found {name!r}, which cloud-init turns into the host name {hostname!r}, "
+        "expected a name without dots, or an FQDN whose last part is not a number"
     )
 
 

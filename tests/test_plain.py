@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import plain
+from vmw_cloudinit_metadata.instance.values import plain
 
 TEXTS = st.text(st.characters(codec="utf-8") | st.just("\ud800"))
 NUMBERS = st.integers() | st.sampled_from([2**256 - 1, 2**256, -(2**256), 2.5, float("nan")])

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.cloudinit import CloudInit
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.metadata.publickey import fault_of, faults_in, warnings_in
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.instance.publickey import fault_of, faults_in, warnings_in
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 TYPES = ["rsa-2048", "ecdsa-256", "ecdsa-384", "ecdsa-521", "ed25519"]
@@ -137,8 +137,10 @@ def test_key_before_a_comment_is_right(comment: str) -> None:
         pytest.param("-----BEGIN OPENSSH PRIVATE KEY-----", "an SSH public key", id="private-key"),
         pytest.param("ssh-ed25519 AAAA…", "an SSH public key such as", id="ellipsis"),
         pytest.param("ssh-ed25519 AAAAC", "is it cut off?", id="no-base64"),
-        pytest.param(f"ssh-rsa {ED25519.split()[1]}", "says ssh-rsa too", id="another-type"),
-        pytest.param(f"{ED25519}AAAA", "a whole SSH public key", id="bytes-behind-it"),
+        pytest.param(
+            f"ssh-rsa {ED25519.split()[1]}", "contains the same type, ssh-rsa", id="another-type"
+        ),
+        pytest.param(f"{ED25519}AAAA", "a complete SSH public key", id="bytes-behind-it"),
     ],
 )
 def test_text_that_is_no_key_is_a_fault(line: str, expected: str) -> None:
@@ -186,13 +188,11 @@ def test_form_of_public_keys_is_served(value: Any, document: Any) -> None:
     ("value", "fault"),
     [
         pytest.param("", "found '', expected an SSH public key such as", id="empty"),
+        pytest.param("# a\n# b\n", "found only comments, expected an SSH", id="comments"),
         pytest.param(
-            "# a\n# b\n", "found a text of comments alone, expected an SSH", id="comments"
+            f"{ED25519}\nx\n", "found 'x' on line 2 of the value, expected an SSH", id="line"
         ),
-        pytest.param(
-            f"{ED25519}\nx\n", "found 'x' in line 2 of the text, expected an SSH", id="line"
-        ),
-        pytest.param(f"{ED25519} a {OTHER}", "expected one public key on each line", id="folded"),
+        pytest.param(f"{ED25519} a {OTHER}", "expected one public key per line", id="folded"),
         pytest.param(
             [f"{ED25519}\n{OTHER}"], "expected one public key (write", id="two-in-an-item"
         ),
@@ -203,16 +203,20 @@ def test_form_of_public_keys_is_served(value: Any, document: Any) -> None:
         pytest.param({"a": None}, "found nothing, expected an SSH public key", id="name-alone"),
         pytest.param({"a": [""]}, "found '', expected an SSH public key", id="empty-item"),
         pytest.param([[ED25519]], "found a list, expected an SSH public key", id="list-in-a-list"),
-        pytest.param(5, "found 5, expected a list of SSH public keys, a text", id="number"),
+        pytest.param(5, "found 5, expected a list of SSH public keys, a string", id="number"),
         pytest.param(
             "---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n", "ssh-keygen -i -f FILE", id="rfc-4716"
         ),
         pytest.param("-----BEGIN PUBLIC KEY-----\nMII\n", "ssh-keygen -i -m PKCS8", id="pkcs8"),
         pytest.param("-----BEGIN RSA PUBLIC KEY-----\nMII\n", "ssh-keygen -i -m PEM", id="pem"),
-        pytest.param("~/.ssh/id_rsa.pub", "the key itself, which is the content of", id="file"),
+        pytest.param("~/.ssh/id_rsa.pub", "the key itself: the content of", id="file"),
         pytest.param("https://example.com/a.keys", "ssh_import_id", id="url"),
-        pytest.param("ssh-rsa {{ key }}", "(a placeholder was left in:", id="placeholder"),
-        pytest.param([ED25519] * 4001, "found a list, expected at most 4,000 of them", id="many"),
+        pytest.param(
+            "ssh-rsa {{ key }}",
+            "(it contains an unrendered template placeholder)",
+            id="placeholder",
+        ),
+        pytest.param([ED25519] * 4001, "found a list, expected at most 4,000 items", id="many"),
         pytest.param(f"{ED25519}\n" * 4001, "at most 4,000 public keys", id="many-lines"),
     ],
 )
@@ -224,7 +228,7 @@ def test_public_keys_that_are_none_are_one_fault(value: Any, fault: str) -> None
 @pytest.mark.parametrize("value", [PRIVATE, [PRIVATE], {"a": PRIVATE}, {"a": [PRIVATE]}], ids=repr)
 def test_private_key_is_recognised_and_not_repeated(value: Any) -> None:
     (line,) = told(value)
-    assert "found a private key, expected the public key, which is in the file whose" in line
+    assert "found a private key, expected the public key, from the file that ends with .pub" in line
     assert "b3Blbn" not in line
 
 

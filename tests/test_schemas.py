@@ -46,16 +46,16 @@ vendordata:
 TOLD = [
     "4: warning: network.ethernets.ens192.wakeonlan: found 'x', expected true or false, without "
     "quotes",
-    "5: warning: userdata: found in line 4 of its #cloud-config at users.0.lock_passwd 11 "
-    "characters, expected true or false",
-    "5: warning: userdata: found in line 5 of its #cloud-config at runcmd a mapping, expected a "
-    "list",
-    "5: warning: userdata: found in line 7 of its #cloud-config at write_files.0.<11 characters> "
-    "an unknown key (11 characters), expected one of append, content, defer, encoding, owner, "
-    "path, permissions, source",
-    "5: warning: userdata: found in line 9 of its #cloud-config at power_state.mode 11 "
-    "characters, expected one of poweroff, reboot, halt",
-    "16:3: warning: vendordata: found in line 2 of its #cloud-config at growpart a number, "
+    "5: warning: userdata: found 11 characters at users.0.lock_passwd on line 4 of the "
+    "#cloud-config, expected true or false",
+    "5: warning: userdata: found a mapping at runcmd on line 5 of the #cloud-config, "
+    "expected a list",
+    "5: warning: userdata: found an unknown key (11 characters) at "
+    "write_files.0.<11 characters> on line 7 of the #cloud-config, expected one of append, "
+    "content, defer, encoding, owner, path, permissions, source",
+    "5: warning: userdata: found 11 characters at power_state.mode on line 9 of the "
+    "#cloud-config, expected one of poweroff, reboot, halt",
+    "16:3: warning: vendordata: found a number at growpart on line 2 of the #cloud-config, "
     "expected a mapping",
 ]
 

@@ -18,9 +18,11 @@ from tests.test_admin import Admin
 from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.instance import advice, keys, metadata, network
+from vmw_cloudinit_metadata.instance import advice, keys
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
+from vmw_cloudinit_metadata.instance.metadata import fields
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.instance.network import shortform
 from vmw_cloudinit_metadata.instance.secrecy import NAMES, is_secret_name, shown
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.settings import configfile
@@ -270,8 +272,8 @@ def test_key_is_shown_down_to_what_is_secret(key: Any, told: str) -> None:
 
 
 def test_every_key_of_the_format_may_be_named() -> None:
-    ours = {*keys.FILE_LEVEL, *metadata.METADATA_KEYS, *metadata.MATCH_KEYS}
-    assert ours | network.KEYS | network.ROUTE_KEYS <= NAMES
+    ours = {*keys.FILE_LEVEL, *fields.METADATA_KEYS, *fields.MATCH_KEYS}
+    assert ours | shortform.KEYS | shortform.ROUTE_KEYS <= NAMES
 
 
 @pytest.mark.parametrize(
@@ -292,11 +294,11 @@ def test_name_of_a_secret_is_known(name: str, is_secret: bool) -> None:
     ("value", "told"),
     [
         ("short", "'short'"),
-        ("x" * 79 + " ", "a text of 80 characters"),  # as base64 may be
+        ("x" * 79 + " ", "a string of 80 characters"),  # as base64 may be
         ("a b " * 25, f"{repr('a b ' * 25)[:60]}... (100 characters)"),
-        ("-----BEGIN OPENSSH PRIVATE KEY-----\nx", "a text of 37 characters"),
-        ("$6$salt$hash", "a text of 12 characters"),
-        (base64.b64encode(bytes(30)).decode(), "a text of 40 characters"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\nx", "a string of 37 characters"),
+        ("$6$salt$hash", "a string of 12 characters"),
+        (base64.b64encode(bytes(30)).decode(), "a string of 40 characters"),
         (2**300, "a number of 301 bits"),
         (None, "nothing"),
         ({}, "a mapping"),

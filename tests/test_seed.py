@@ -9,7 +9,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.instance import seed
+from vmw_cloudinit_metadata.instance.parsing import seed
 
 FILE = """\
 # A comment
@@ -228,7 +228,7 @@ def test_read_of_an_empty_file_is_none(text: str) -> None:
     assert value_of(text) is None
 
 
-TWICE = "found a duplicate key (the first one is in line"
+TWICE = "found a duplicate key (the first is on line"
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ TWICE = "found a duplicate key (the first one is in line"
         pytest.param("a:\n  - b\n  - *c\n", "3: a.1: found an alias", id="alias"),
         pytest.param("a: 1\nb: !x 1\n", "2: b: found a tag", id="tag"),
         pytest.param("a: 1\nb: !x {}\n", "2: b: found a tag", id="tag-of-a-mapping"),
-        pytest.param("a: 1\nb: 0x_\n", "2: b: found a value that is no int", id="no-int"),
+        pytest.param("a: 1\nb: 0x_\n", "2: b: found an invalid !!int", id="no-int"),
         pytest.param("a:\n  ? [b]\n  : c\n", "2: a: found a list as a key", id="list-as-a-key"),
         pytest.param("a:\n  <<: 5\n", "2: a.<<: found a number, expected a mapping", id="merge"),
         pytest.param("a: 1\nb: [\n", "2: b: found a [ that is not closed", id="open-list"),
@@ -306,7 +306,7 @@ def test_nesting_beyond_the_limit_is_one_fault(opened: str) -> None:
     for _ in range(seed.MAX_DEPTH + 1):
         text = opened % text
     (fault,) = seed.read(text).faults
-    assert fault.found == "deeper nesting"
+    assert fault.found == "too many levels of nesting"
 
 
 def alias_bomb(scalar: str, width: int, levels: int) -> str:
@@ -327,8 +327,8 @@ def alias_bomb(scalar: str, width: int, levels: int) -> str:
 )
 def test_expansion_beyond_the_limit_is_one_fault(text: str) -> None:
     (fault,) = seed.read(text).faults
-    assert fault.found == "more, after aliases are expanded"
-    assert fault.expected == "at most 100,000 values of 8,388,608 characters together"
+    assert fault.found == "too much data after expanding aliases"
+    assert fault.expected == "at most 100,000 values and 8,388,608 characters in total"
 
 
 def test_expansion_of_aliases_within_the_limit_is_read() -> None:

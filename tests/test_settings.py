@@ -27,7 +27,7 @@ from tests.vm import Vm, suboption
 from vmw_cloudinit_metadata.cli import main
 from vmw_cloudinit_metadata.cli.checkconfig import shown
 from vmw_cloudinit_metadata.cli.run import run as run_command
-from vmw_cloudinit_metadata.instance import seed
+from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.settings.layers import name, settings, variable
 from vmw_cloudinit_metadata.settings.running import CHANGEABLE
 from vmw_cloudinit_metadata.settings.values import Address
@@ -213,8 +213,11 @@ def test_file_may_be_empty_and_is_named_by_the_environment_too(file: Path) -> No
         ("uri: x\nlisten: {a: b}", "{}:2: listen: found a mapping, expected a value, or a list"),
         ("uri: x\nallow: [[a]]", "{}:2: allow: found a list with something else than values"),
         ("uri: x\ndriver-opts: '{}'", "{}:2: driver-opts: found a single value, expected a map"),
-        ("uri: x\nuri: y", "{}:2:1: uri: found a duplicate key (the first one is in line 1)"),
-        ("max-per-host: 1\nmax_per_host: 2", "{}:1: max-per-host: found the key with - and with _"),
+        ("uri: x\nuri: y", "{}:2:1: uri: found a duplicate key (the first is on line 1)"),
+        (
+            "max-per-host: 1\nmax_per_host: 2",
+            "{}:1: max-per-host: found a duplicate key, with - and _",
+        ),
         ("uri: x\ntls: loud", "{}:2: tls: 'loud' is not one of"),
         ("uri: [x\n", "{}:1:6: uri: found a [ that is not closed"),
         ("- uri", "{}:1: found a list, expected a mapping of settings"),

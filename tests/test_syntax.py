@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import mistakes
-from vmw_cloudinit_metadata.instance import seed, syntax
+from vmw_cloudinit_metadata.instance.parsing import seed, syntax
 
 GOOD = """\
 # web1
@@ -89,7 +89,7 @@ def insertions() -> list[str]:
 def test_one_wrong_character_has_a_reason_nearly_always(texts: Callable[[], list[str]]) -> None:
     changed = texts()
     faults = [fault for text in changed for fault in seed.read(text).faults]
-    unknown = [fault for fault in faults if fault.found == "no valid YAML"]
+    unknown = [fault for fault in faults if fault.found == "invalid YAML"]
     assert len(faults) > len(changed) / 20
     assert len(unknown) <= len(faults) / 50
 
@@ -130,7 +130,7 @@ def test_file_in_another_encoding_is_told_by_its_name(
     tmp_path: Path, codec: str, name: str
 ) -> None:
     told = mistakes.told_of(tmp_path, "web1", "metadata: {}\n".encode(codec))
-    expected = f"save the file as that, or convert it (iconv -f {name} -t UTF-8)"
+    expected = f"save the file as UTF-8, or convert it (iconv -f {name} -t UTF-8)"
     assert told == [f"1:1: found a file in {name}, expected UTF-8: {expected}"]
 
 
@@ -148,14 +148,14 @@ def test_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 def test_byte_that_is_no_utf_8_is_told_with_its_column(tmp_path: Path, mark: bytes) -> None:
     content = mark + "metadata:\n  owner: é".encode() + b"\xe9\n"
     (told,) = mistakes.told_of(tmp_path, "web1", content)
-    assert told.startswith("2:11: found the byte 0xe9, expected UTF-8: save the file as that")
+    assert told.startswith("2:11: found the byte 0xe9, expected UTF-8: save the file as UTF-8")
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         ("metadata: \0{}\n", "1:11: found a NUL character (U+0000), expected a text file in UTF-8"),
-        ("metadata:\n  é: \x01\n", "2:6: found the control character U+0001, expected a text"),
+        ("metadata:\n  é: \x01\n", "2:6: found the control character U+0001, expected a file"),
     ],
     ids=["nul", "control"],
 )

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests import schemas
 from tests.schemas import Look, look  # noqa: F401 - look is a fixture
-from vmw_cloudinit_metadata.instance import cloudconfig, userdata, userdataadvice
-from vmw_cloudinit_metadata.instance.userdata import Part, parts_of
+from vmw_cloudinit_metadata.instance.userdata import cloudconfig, formats, misread
+from vmw_cloudinit_metadata.instance.userdata.formats import Part, parts_of
 
 UNKNOWN = {"text/x-not-multipart", "text/plain"}
 MIME = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=xx\n\n"
@@ -24,16 +24,15 @@ PART = "--xx\nContent-Type: {}\n\n{}\n"
 def warnings(document: bytes | str) -> list[str]:
     raw = document.encode() if isinstance(document, str) else document
     return [
-        f"{fault.found}, expected {fault.expected}"
-        for fault in userdataadvice.faults_in(raw, "userdata")
+        f"{fault.found}, expected {fault.expected}" for fault in misread.faults_in(raw, "userdata")
     ]
 
 
 def leaves(document: bytes) -> list[str | None]:
     """The types of the parts that cloud-init hands to its handlers."""
     parts = [part for part in parts_of(document) if isinstance(part, Part)]
-    found = [part.type for part in parts if part.type != userdata.ARCHIVE and not part.lines_before]
-    return ["text/x-include-url" if kind == userdata.INCLUDE_ONCE else kind for kind in found]
+    found = [part.type for part in parts if part.type != formats.ARCHIVE and not part.lines_before]
+    return ["text/x-include-url" if kind == formats.INCLUDE_ONCE else kind for kind in found]
 
 
 RIGHT: dict[str, bytes | str] = {
@@ -86,27 +85,27 @@ def test_right_user_data_has_no_warning(name: str) -> None:
     [
         pytest.param(
             "#cloud-config package_update: true runcmd: [touch, /tmp/x]\n",
-            "everything in the first line, which is a comment, expected userdata: |",
+            "everything on the first line, which is a comment, expected userdata: |",
             id="folded",
         ),
         pytest.param(
             "#!/bin/sh echo a touch b\n",
-            "everything in the first line, which is the one of #!, expected userdata: |",
+            "everything on the first line, which begins with #!, expected userdata: |",
             id="folded-script",
         ),
         pytest.param(
             "#include http://example.com/a http://example.com/b\n",
-            "everything in the first line, which is the one of #include, expected userdata: |",
+            "everything on the first line, which begins with #include, expected userdata: |",
             id="folded-include",
         ),
         pytest.param(
             "#cloud-boothook #!/bin/sh echo a\n",
-            "everything in the first line, which is the one of #cloud-boothook",
+            "everything on the first line, which begins with #cloud-boothook",
             id="folded-boothook",
         ),
         pytest.param(
             "#cloud-boothook\necho a\n",
-            "a #cloud-boothook without #!, which the kernel does not run, expected #!/bin/sh",
+            "a #cloud-boothook without #!, which the kernel cannot execute, expected #!/bin/sh",
             id="boothook-without-interpreter",
         ),
         pytest.param(
@@ -116,68 +115,74 @@ def test_right_user_data_has_no_warning(name: str) -> None:
         ),
         pytest.param(
             "#cloud-config\n## template: jinja\nhostname: '{{ ds.meta_data.x }}'\n",
-            "## template: jinja below the first line, where it is a comment, expected it in the",
+            "## template: jinja below the first line, where it is a comment, expected it on the",
             id="jinja-below",
         ),
         pytest.param(
             "## template: jinja #cloud-config a: b\n",
-            "more behind ## template: jinja, expected ## template: jinja alone",
+            "more text after ## template: jinja, expected ## template: jinja alone",
             id="folded-jinja",
         ),
         pytest.param(
             "#cloud-config\\npackage_update: true\\n",
-            "a backslash and n in the first line, in place of a line break, expected userdata: |",
+            "a backslash and n on the first line, in place of a line break, expected userdata: |",
             id="literal-line-break",
         ),
         pytest.param(
-            "#!/bin/sh\\necho a", "a backslash and n in the first line", id="literal-in-a-script"
+            "#!/bin/sh\\necho a", "a backslash and n on the first line", id="literal-in-a-script"
         ),
         pytest.param(
-            "#cloud-config\\r\\npackages: [a]", "a backslash and n in the first", id="literal-crlf"
+            "#cloud-config\\r\\npackages: [a]", "a backslash and n on the first", id="literal-crlf"
         ),
         pytest.param(
             "#cloud-config  # managed by Ansible\nruncmd: [touch, /tmp/x\n",
-            "in line 2 of its #cloud-config a [ that is not closed",
+            "a [ that is not closed on line 2 of the #cloud-config",
             id="words-behind",
         ),
         pytest.param(
-            "#CLOUD-CONFIG\nruncmd: [a\n", "in line 2 of its #cloud-config a [", id="upper-case"
+            "#CLOUD-CONFIG\nruncmd: [a\n",
+            "a [ that is not closed on line 2 of the #cloud-config",
+            id="upper-case",
         ),
         pytest.param(
-            "\n\n#cloud-config\na: [\n", "in line 4 of its #cloud-config a [", id="blank-lines"
+            "\n\n#cloud-config\na: [\n",
+            "a [ that is not closed on line 4 of the #cloud-config",
+            id="blank-lines",
         ),
-        pytest.param(MIME, "MIME without a part, expected parts between lines", id="mime-alone"),
         pytest.param(
-            MIME + "#cloud-config\na: 1\n", "MIME without a part", id="mime-without-boundaries"
+            MIME, "MIME without any part, expected parts between boundary lines", id="mime-alone"
+        ),
+        pytest.param(
+            MIME + "#cloud-config\na: 1\n", "MIME without any part", id="mime-without-boundaries"
         ),
         pytest.param(
             MIME + PART.format("text/cloud-config", "a: [") + "--xx--\n",
-            "in line 1 of its #cloud-config a [ that is not closed",
+            "a [ that is not closed on line 1 of the #cloud-config",
             id="mime-of-no-yaml",
         ),
         pytest.param(
             MIME + 2 * PART.format("text/cloud_config", "a: 1") + "--xx--\n",
-            "in part 1 a Content-Type of another kind, expected a type that cloud-init knows",
+            "an unsupported Content-Type in part 1, expected a type that cloud-init supports",
             id="mime-of-another-type",
         ),
         pytest.param(
             MIME + 2 * PART.format("text/plain", "echo") + "--xx--\n",
-            "in part 1 4 bytes, expected something that cloud-init knows",
+            "4 bytes in part 1, expected a first line that cloud-init recognizes",
             id="mime-of-plain-text",
         ),
         pytest.param(
             MIME + PART.format("text/x-shellscript", "echo a") + "--xx--\n",
-            "a script without #!, expected #!/bin/sh in its first line",
+            "a script without #!, expected #!/bin/sh on its first line",
             id="script-without-a-shell",
         ),
         pytest.param(
             "Content-Type: multipart/mixed; boundary=xx\n\n--xx\n\n#cloud-config\n--xx--\n",
-            "71 bytes with Content-Type: and without MIME-Version:, expected MIME-Version: 1.0",
+            "71 bytes with Content-Type: but without MIME-Version:, expected MIME-Version: 1.0",
             id="without-mime-version",
         ),
         pytest.param(
             "some words\nContent-Type: text/cloud-config\n\na: 1\n",
-            "49 bytes with Content-Type: and without MIME-Version:",
+            "49 bytes with Content-Type: but without MIME-Version:",
             id="content-type-further-down",
         ),
         pytest.param(
@@ -187,7 +192,7 @@ def test_right_user_data_has_no_warning(name: str) -> None:
         ),
         pytest.param(
             "\ufeff#cloud-config\n",
-            "a byte order mark before the first line, expected UTF-8 without it",
+            "a byte order mark before the first line, expected UTF-8 without a byte order mark",
             id="byte-order-mark",
         ),
         pytest.param(
@@ -206,70 +211,73 @@ def test_right_user_data_has_no_warning(name: str) -> None:
         ),
         pytest.param(
             "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n",
-            "a private key, expected something that cloud-init knows",
+            "a private key, expected a first line that cloud-init recognizes",
             id="private-key",
         ),
         pytest.param(
-            "#cloud_config\n", "14 bytes, of which the first line resembles #cloud-config", id="_"
+            "#cloud_config\n", "14 bytes whose first line resembles #cloud-config", id="_"
         ),
-        pytest.param("# cloud-config\na: 1\n", "20 bytes, of which the first line", id="blank"),
-        pytest.param("#cloudconfig\na: 1\n", "18 bytes, of which the first line", id="no-dash"),
-        pytest.param("#clod-config\na: 1\n", "18 bytes, of which the first line", id="misspelt"),
+        pytest.param("# cloud-config\na: 1\n", "20 bytes whose first line resembles", id="blank"),
+        pytest.param("#cloudconfig\na: 1\n", "18 bytes whose first line resembles", id="no-dash"),
+        pytest.param("#clod-config\na: 1\n", "18 bytes whose first line resembles", id="misspelt"),
         pytest.param(
             "packages: [a]\nruncmd: []\n",
-            "25 bytes with the key packages of a #cloud-config, but without that line",
+            "25 bytes with the #cloud-config key packages, but without a #cloud-config line",
             id="no-header",
         ),
-        pytest.param("echo a\n", "7 bytes, expected something that cloud-init knows", id="none"),
-        pytest.param(b"\x1f\x8bxx", "compressed data that is broken", id="broken-gzip"),
-        pytest.param(gzip.compress(bytes(99))[:-9], "compressed data without its", id="cut-gzip"),
+        pytest.param(
+            "echo a\n", "7 bytes, expected a first line that cloud-init recognizes", id="none"
+        ),
+        pytest.param(b"\x1f\x8bxx", "corrupt compressed data", id="broken-gzip"),
+        pytest.param(gzip.compress(bytes(99))[:-9], "truncated compressed data", id="cut-gzip"),
         pytest.param(
             gzip.compress(bytes(9 << 20)), "compressed data of more than 4,194,304", id="gzip-bomb"
         ),
         pytest.param(
-            gzip.compress(b"#cloud-config a: b"), "everything in the first line", id="gzip-folded"
+            gzip.compress(b"#cloud-config a: b"), "everything on the first line", id="gzip-folded"
         ),
         pytest.param(
-            "#cloud-config-archive\na: 1\n", "a mapping behind #cloud-config-archive", id="archive"
+            "#cloud-config-archive\na: 1\n", "a mapping after #cloud-config-archive", id="archive"
         ),
         pytest.param(
             "#cloud-config-archive\n- {type: x}\n",
-            "in item 1 of the archive a type that is none, expected a type such as",
+            "an invalid type in item 1 of the archive, expected a type such as",
             id="archive-of-no-type",
         ),
         pytest.param(
             "#cloud-config-archive\n- 'a: ['\n- 5\n",
-            "in item 1 of the archive in line 1 of its #cloud-config a [ that is not closed",
+            "a [ that is not closed on line 1 of the #cloud-config in item 1 of the archive",
             id="archive-of-no-yaml",
         ),
         pytest.param(
             "## template: jinja\n#cloud-config\na: [\n",
-            "in line 3 of its #cloud-config a [ that is not closed",
+            "a [ that is not closed on line 3 of the #cloud-config",
             id="jinja-without-syntax",
         ),
         pytest.param(
             "## template: jinja\npackages: [{{ a }}]\n",
-            "a template of nothing that cloud-init knows, expected #cloud-config or #!",
+            "a template of an unknown format, expected #cloud-config or #!",
             id="jinja-of-nothing",
         ),
         pytest.param(
             "#cloud-config\npakages: [a]\n",
-            "in line 2 of its #cloud-config an unknown key, expected 'packages', if that is meant",
+            "an unknown key on line 2 of the #cloud-config, expected 'packages', if that is meant",
             id="misspelt-key",
         ),
         pytest.param(
             "#cloud-config\na: 1\nwrite-files: []\n",
-            "in line 3 of its #cloud-config an unknown key, expected 'write_files'",
+            "an unknown key on line 3 of the #cloud-config, expected 'write_files'",
             id="dash-for-underscore",
         ),
         pytest.param(
             "#cloud-config\na: 1\n\ufeff#cloud-config\nb: 1\n",
-            "in line 3 of its #cloud-config a byte order mark, expected UTF-8 without it",
+            "a byte order mark on line 3 of the #cloud-config, expected UTF-8 without a byte"
+            " order mark",
             id="byte-order-mark-within",
         ),
         pytest.param(
             "#cloud-config\nnetwork: {version: 2}\n",
-            "in line 2 of its #cloud-config the key network, expected network at the top of the "
+            "the key network on line 2 of the #cloud-config, expected network at the top of the "
             "instance file",
             id="network",
         ),
@@ -296,7 +304,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_user_data_is_looked_at_in_bounds(name: str) -> None:
-    found = list(userdataadvice.faults_in(HOSTILE[name].encode(), "userdata"))
+    found = list(misread.faults_in(HOSTILE[name].encode(), "userdata"))
     assert len(found) < 300
 
 
@@ -315,7 +323,7 @@ def test_cloud_init_takes_right_user_data(name: str, look: Look) -> None:  # noq
 
 LINES = st.sampled_from(
     [
-        *(f"{begin}" for begin in userdata.BEGINNINGS),
+        *(f"{begin}" for begin in formats.BEGINNINGS),
         *("#Cloud-Config", " #cloud-config", "# cloud-config", "#cloud_config", "#cloud-configs"),
         *("#cloud-config # x", "#cloud-config a: b", "#cloud-config\\na: b", "\ufeff#cloud-config"),
         *("## Template: Jinja", "##template: jinja", "#INCLUDE http://a", "", " ", "\t", "\u2003"),

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tests.coverage_fuzz.law import is_same
-from vmw_cloudinit_metadata.instance import seed
+from vmw_cloudinit_metadata.instance.parsing import seed
 
 # What PyYAML lets out of its constructors beside YAMLError.
 _ODD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)

@@ -12,9 +12,9 @@ from tests.renderers import losing, reading, short, trees
 from tests.renderers.losing import Lost
 from tests.renderers.short import ShortForm
 from vmw_cloudinit_metadata.instance import advice, nocloud
-from vmw_cloudinit_metadata.instance.interfaces import names_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.instance.renderers import RENDERERS
+from vmw_cloudinit_metadata.instance.network.interfaces import names_of
+from vmw_cloudinit_metadata.instance.network.renderers import RENDERERS
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 pytestmark = pytest.mark.slow

@@ -16,11 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import userdata
 from vmw_cloudinit_metadata.instance.advice import warnings_of
+from vmw_cloudinit_metadata.instance.documents import USER_DATA
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, Key, describe, kind_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.instance.userdata import Part
+from vmw_cloudinit_metadata.instance.userdata import formats
+from vmw_cloudinit_metadata.instance.userdata.formats import Part
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 # Where the packages of Debian, Ubuntu and others have them.
@@ -112,21 +113,21 @@ class Schemas:
         if instance.network and instance.network_is_native:
             version = instance.network.get("version")
             yield from self._refused(f"network-{version}", dict(instance.network), ("network",))
-        for key in ("userdata", "vendordata"):
-            document = getattr(instance, key)
-            for part in userdata.parts_of(document) if document else ():
-                if isinstance(part, Part) and part.type == userdata.CLOUD_CONFIG:
-                    yield from self._cloud_config(part, key)
+        for document in USER_DATA:
+            content = instance.content_of(document)
+            for part in formats.parts_of(content) if content else ():
+                if isinstance(part, Part) and part.type == formats.CLOUD_CONFIG:
+                    yield from self._cloud_config(part, document.key)
 
     def _cloud_config(self, part: Part, key: str) -> Iterator[Fault]:
-        read = userdata.yaml_of(part, key)
-        if isinstance(read, userdata.Trouble) or read.faults or not isinstance(read.value, dict):
+        read = formats.yaml_of(part, key)
+        if isinstance(read, formats.Trouble) or read.faults or not isinstance(read.value, dict):
             return  # which is told
         for fault in self._refused("cloud-config", read.value, (key,)):
             place = self._shown("cloud-config", fault.key[1:])
             line = read.line(fault.key)
             at = f" at {place}" if place else ""
-            found = f"{part.place}in line {line} of its #cloud-config{at} {fault.found}"
+            found = f"{fault.found}{at} on line {line} of the #cloud-config{part.place}"
             yield Fault(fault.key, found, fault.expected, is_warning=True)
 
     def _refused(self, name: str, document: Any, root: Key) -> Iterator[Fault]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vmw_cloudinit_metadata.instance.hostname import hostname_of
+from vmw_cloudinit_metadata.instance.metadata.hostname import hostname_of
 from vmw_cloudinit_metadata.protocol.printable import one_line, quoted
 
 DOCUMENTS = ("METADATA", "NETWORKDATA", "USERDATA")

@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.drivers.filename import stem_in, unquoted_stem, usua
 from vmw_cloudinit_metadata.drivers.reading import Reading, Readings
 from vmw_cloudinit_metadata.drivers.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.snapshot import Signature, Snapshot, cannot_read
-from vmw_cloudinit_metadata.instance import advice, distinct, encoding, jsontext, nocloud, seed
+from vmw_cloudinit_metadata.instance import advice, distinct, nocloud
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
     Faults,
@@ -39,6 +39,7 @@ from vmw_cloudinit_metadata.instance.keys import (
     misplaced_faults,
 )
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.instance.parsing import encoding, jsontext, seed
 from vmw_cloudinit_metadata.instance.secrecy import NAMES, is_secret_text, shown
 from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.protocol.printable import one_line

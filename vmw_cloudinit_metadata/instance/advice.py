@@ -1,4 +1,4 @@
-"""What is allowed in instance data and still is probably not meant: warnings. Pure."""
+"""Warnings: what is allowed in instance data, and probably a mistake. Pure."""
 
 from __future__ import annotations
 
@@ -7,66 +7,64 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import (
-    interfaces,
-    metadata,
-    network,
-    placeholder,
-    renderers,
-    userdataadvice,
-)
+from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, Fault, bounded
-from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata import fields
+from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.instance.networkdocument import native_warnings
+from vmw_cloudinit_metadata.instance.network import interfaces, renderers, shortform
+from vmw_cloudinit_metadata.instance.network.native import native_warnings
+from vmw_cloudinit_metadata.instance.userdata import misread
+from vmw_cloudinit_metadata.instance.values import placeholder
 
-_NETWORK = "network at the top of the file, not below metadata: NoCloud ignores it here"
-_USER_DATA = "userdata at the top of the file, not below metadata: NoCloud ignores it here"
-_VENDOR_DATA = "vendordata at the top of the file, not below metadata: NoCloud ignores it here"
-_ENCODING = "no such key: write the text itself, or !!binary before base64"
-_WAIT = "no such key: NoCloud has the network from network at the top of the file, and never waits"
+_TOP = "{} at the top of the file, not below metadata: NoCloud ignores it here"
+_NETWORK = _TOP.format("network")
+_USER_DATA = _TOP.format("userdata")
+_ENCODING = "no such key: write the content itself, or !!binary before base64"
+_WAIT = "no such key: NoCloud takes the network from network at the top of the file and never waits"
 
-# Keys of meta-data that change where cloud-init looks, or what it does before the network is up;
-# and those that other data sources, as VMware's guestinfo, read there.
+# Keys of meta-data that change where cloud-init looks, or what it does before the network is up,
+# and keys that only other data sources, such as VMware's guestinfo, read there.
 _KEYS = {
     "seedfrom": "no seedfrom: cloud-init would fetch its data from there instead",
     "dsmode": "no dsmode: cloud-init decides by itself when to apply the data",
-    "network-interfaces": "network: cloud-init's network-interfaces is out of use",
+    "network-interfaces": "network: network-interfaces is obsolete",
     **dict.fromkeys(("network", "network-config", "networkdata", "network-data"), _NETWORK),
     **dict.fromkeys(("ethernets", "nameservers"), _NETWORK),
-    **dict.fromkeys(("userdata", "user-data"), _USER_DATA),
     **dict.fromkeys(("runcmd", "bootcmd", "write-files", "packages", "users"), _USER_DATA),
     "ssh-authorized-keys": "public-keys, as meta-data calls it",
-    **dict.fromkeys(("vendordata", "vendor-data"), _VENDOR_DATA),
+    **{
+        name: _TOP.format(document.key)
+        for document in USER_DATA
+        for name in (document.key, document.nocloud_name)
+    },
     **{
         f"{name}.encoding": _ENCODING
-        for name in (
-            *("network", "network-config", "userdata", "user-data", "vendordata", "vendor-data"),
-            *("metadata", "meta-data"),
-        )
+        for document in STANDARD
+        for name in (document.key, document.nocloud_name)
     },
-    **dict.fromkeys(("metadata", "meta-data"), "what is below it one level higher"),
+    **dict.fromkeys(("metadata", "meta-data"), "the keys below it, one level up"),
     "wait-on-network": _WAIT,
     "cleanup-guestinfo": "no such key: it is for VMware's guestinfo, which is not read",
 }
 
 
 def warnings_of(instance: InstanceData) -> Iterator[Fault]:
-    """The first MAX_FAULTS, and one that tells of more."""
+    """Return the first MAX_FAULTS warnings, and a last one if there are more."""
     found = bounded(islice(_advice(instance), MAX_FAULTS + 1))
     return (replace(fault, is_warning=True) for fault in found)
 
 
 def _advice(instance: InstanceData) -> Iterator[Fault]:
     yield from _metadata(instance)
-    yield from metadata.warnings_in(instance.metadata)
+    yield from fields.warnings_in(instance.metadata)
     yield from placeholder.warnings_in(instance.match, ("match",))
     yield from placeholder.warnings_in(instance.network, ("network",))
     yield from _interfaces(instance)
     if instance.network and instance.network_is_native:
         yield from native_warnings(instance.network)
-    yield from userdataadvice.faults_in(instance.userdata, "userdata")
-    yield from userdataadvice.faults_in(instance.vendordata, "vendordata")
+    for document in USER_DATA:
+        yield from misread.faults_in(instance.content_of(document), document.key)
 
 
 def _metadata(instance: InstanceData) -> Iterator[Fault]:
@@ -89,13 +87,13 @@ def _interfaces(instance: InstanceData) -> Iterator[Fault]:
     cards = list(_cards(instance))
     nameless = [name for name, mac in cards if not mac]
     if len(cards) > 1 and nameless:
-        found = f"several interfaces, and no MAC address for {', '.join(map(_name, nameless))}"
-        expected = "mac-address on each: the order of names may change"
+        found = f"several interfaces, without a MAC address for {', '.join(map(_name, nameless))}"
+        expected = "mac-address on each: the guest may order its interfaces differently"
         yield Fault(("network",), found, expected)
 
 
 def _cards(instance: InstanceData) -> Iterator[tuple[Any, Any]]:
-    """Name and MAC address of each network card; of version 2 only those of a short form."""
+    """Yield name and MAC address of each network card; native version 2 has other identifiers."""
     short = list(instance.interfaces.values())
     for name, interface in zip(interfaces.names_of(short), short, strict=True):
         yield name, interface.mac_address
@@ -107,8 +105,8 @@ def _cards(instance: InstanceData) -> Iterator[tuple[Any, Any]]:
 
 
 def _name(name: Any) -> str:
-    """Of a network-config of the operator's own a name may be anything."""
-    is_name = isinstance(name, str) and network.INTERFACE_NAME.fullmatch(name)
+    """Return a name for a message: in a native network-config it may be any value."""
+    is_name = isinstance(name, str) and shortform.INTERFACE_NAME.fullmatch(name)
     return str(name) if is_name else "a device without a name"
 
 
@@ -117,7 +115,7 @@ def _key_warning(name: str, expected: str) -> Fault:
 
 
 def _one_letter_off(name: str, known: str) -> bool:
-    """Whether one letter added, left out, changed, or swapped with its neighbour makes `known`."""
+    """Return whether one letter added, removed, changed or swapped with the next gives `known`."""
     shorter = min(len(name), len(known))
     same = next((i for i in range(shorter) if name[i] != known[i]), shorter)
     ours, theirs = name[same:], known[same:]

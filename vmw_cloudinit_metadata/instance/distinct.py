@@ -1,4 +1,4 @@
-"""What no two VMs should have the same: instance-id, host name, addresses, MAC addresses. Pure."""
+"""Values that no two VMs should share: instance-id, host name, addresses, MAC addresses. Pure."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from itertools import islice
 from typing import Any
 
 from vmw_cloudinit_metadata.instance import nocloud
-from vmw_cloudinit_metadata.instance.address import ip_interface
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData, Key
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.instance.plain import MAPPING
+from vmw_cloudinit_metadata.instance.network.address import ip_interface
+from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
-# The key that a value stands at, and the value in the one form in which it is compared.
+# The key of a value, and the value in the form in which values are compared.
 Value = tuple[Key, str]
 
 _Host = Callable[[Any], str | None]  # the address in a text, without its prefix length
 
-MAX_VALUES = 10_000  # of one instance that are compared
+MAX_VALUES = 10_000  # of one instance; further ones are not compared
 
 _INSTANCE_ID = ("metadata", "instance-id")
 _HOSTNAME = ("metadata", "local-hostname")
 _ADDRESS = ("network", "address")
 _MAC = ("network", "mac-address")
 
-_LABEL = re.compile("[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # is a host name as it is
+_LABEL = re.compile("[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # a valid host name already
 
 
 def values_of(instance: InstanceData, stem: str) -> list[Value]:
-    """The values of the VM whose file has the name `stem`: MAX_VALUES at most, some twice."""
+    """Return the values of the VM whose file is called `stem`: at most MAX_VALUES, with repeats."""
     return list(islice(_values(instance, stem), MAX_VALUES))
 
 
@@ -44,7 +44,7 @@ def _values(instance: InstanceData, stem: str) -> Iterator[Value]:
     if hostname:
         yield _HOSTNAME, str(hostname).lower()
     if match:
-        # The strongest identity: VMs of one name may be told apart by their UUIDs.
+        # The strongest identity alone: VMs of one name may differ in their UUIDs.
         key = next(key for key in ("vc-uuid", "bios-uuid", "name") if key in match)
         yield ("match", key), normal(match[key])
     network = instance.network
@@ -58,7 +58,7 @@ def _values(instance: InstanceData, stem: str) -> Iterator[Value]:
 
 
 def _vc_uuid(match: Mapping[str, str], stem: str) -> str | None:
-    """The VM's VC UUID, which is the default instance-id, as far as its file tells."""
+    """Return the VM's VC UUID, the default instance-id, if its file shows it."""
     return match.get("vc-uuid") or (None if "bios-uuid" in match else parse_uuid(stem))
 
 
@@ -69,7 +69,7 @@ def _default_hostname(stem: str) -> Any:
         machine = Machine(name=None if parse_uuid(stem) else stem, vc_uuid=stem)
         return nocloud.metadata(InstanceData({}), machine).get("local-hostname")
     except InvalidInstanceData:
-        return None  # it is told when it is rendered
+        return None  # reported when the VM's documents are rendered
 
 
 def _of_version_1(devices: Any, host: _Host) -> Iterator[Value]:
@@ -82,7 +82,7 @@ def _of_version_1(devices: Any, host: _Host) -> Iterator[Value]:
 
 
 def _of_version_2(network: Mapping[Any, Any], host: _Host) -> Iterator[Value]:
-    """Of ethernets, bonds, bridges, vlans and what there is besides."""
+    """Yield the values of all devices, below ethernets, bonds, bridges, vlans and others."""
     for section in _mappings(list(network.values())):
         for device in _mappings(list(section.values())):
             match, addresses = device.get("match"), device.get("addresses")
@@ -91,13 +91,15 @@ def _of_version_2(network: Mapping[Any, Any], host: _Host) -> Iterator[Value]:
                 if mac := _mac(text):
                     yield _MAC, mac
             for item in addresses if isinstance(addresses, list) else ():
-                is_key = isinstance(item, Mapping)  # whose value is its label or lifetime
+                is_key = isinstance(
+                    item, Mapping
+                )  # an address with a label or lifetime as its value
                 if address := host(next(iter(item), None) if is_key else item):
                     yield _ADDRESS, address
 
 
 def _mappings(values: Any) -> Iterable[Mapping[Any, Any]]:
-    """Those of a list that are mappings: a network-config of the operator's own may hold all."""
+    """Return the mappings in a list: a native network-config may contain anything."""
     return [v for v in values if isinstance(v, MAPPING)] if isinstance(values, list) else ()
 
 
@@ -106,14 +108,14 @@ def _mac(text: object) -> str | None:
 
 
 def _host_rendered(text: Any) -> str | None:
-    """Of what a short form was rendered to, where each address has its one form."""
+    """Return the host of an address in a rendered short form, which is canonical already."""
     return text.partition("/")[0] if text else None
 
 
 def _host(text: object) -> str | None:
     if not isinstance(text, str):
         return None
-    if ":" not in text:  # of IPv4 there is one form
+    if ":" not in text:  # an IPv4 address has one spelling
         host = text.partition("/")[0]
         return host if host.count(".") == 3 else None
     try:

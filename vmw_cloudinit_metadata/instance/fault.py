@@ -1,4 +1,4 @@
-"""What is wrong with instance data, told to the person who wrote it. Pure."""
+"""Faults: what is wrong with instance data or settings, and where. Pure."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmw_cloudinit_metadata.instance import secrecy
-from vmw_cloudinit_metadata.instance.counts import characters
+from vmw_cloudinit_metadata.instance.counts import amount, characters
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 
 Key = secrecy.Key
 
-# Who wrote a file with more faults than these has made one mistake many times.
+# More faults than these are usually one mistake, repeated.
 MAX_FAULTS = 100
-MAX_TOLD_BYTES = 8 * 1024  # of a text with all of them: it is kept, logged and shown
+MAX_TEXT_BYTES = 8 * 1024  # of all faults joined: the text is kept, logged and shown
 
-_QUOTED_CHARACTERS = 60  # of a text that is longer than
-_SHORT_CHARACTERS = 80
+_SHORT_CHARACTERS = 80  # strings up to here are quoted whole
+_QUOTED_CHARACTERS = 60  # so much is quoted of longer ones
 _QUOTED_BITS = 256
 _FOUND_CHARACTERS = 200
-_EXPECTED_CHARACTERS = 600  # may list the names of all settings
-_MORE = f"more faults than the {MAX_FAULTS} that are told"
+_EXPECTED_CHARACTERS = 600  # room for a list of all settings
+_MORE = f"more than {MAX_FAULTS} faults"
 _ODD_SPACES = ("Zs", "Cf")  # look like a space, or like nothing
-_NAME_CHARACTERS = 64  # a longer name is not looked at: it resembles none of ours
+_NAME_CHARACTERS = 64  # longer names are not compared: they resemble no known one
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. `line` counts from 1; 0 and an empty file stand for "not from a file".
+    """One fault or warning. `line` counts from 1; 0 and an empty `file` mean "not from a file".
 
-    `key` is as it was written and may hold a secret; `str` tells of it what may be told.
+    `key` is as it was written and may contain a secret; `str` shows only what may be shown.
     """
 
     key: Key
@@ -42,15 +42,15 @@ class Fault:
     line: int = 0
     column: int = 0  # from 1
     is_warning: bool = False
-    is_absence: bool = False  # a key is missing: a file of defaults may leave it to the others
-    is_named: bool = False  # the key is unknown, but resembles one of ours: it may be told
+    is_absence: bool = False  # a key is missing, which is right in a file of defaults
+    is_named: bool = False  # the key is unknown, but resembles a known one: it may be shown
 
     def __str__(self) -> str:
         """`web1.yaml:9: network.gateway: found '10.0.0.1', expected an address in 10.1.0.0/24`"""
-        return self.told(secrecy.NAMES)
+        return self.text(secrecy.NAMES)
 
-    def told(self, names: Collection[str]) -> str:
-        """The same, where only the keys `names` may be told."""
+    def text(self, names: Collection[str]) -> str:
+        """Return the message, which shows only the keys `names`."""
         column = f":{self.column}" if self.column else ""
         place = f"{self.file}:{self.line}{column}: " if self.file else ""
         key = secrecy.shown(self.key, names, with_last=self.is_named)
@@ -64,13 +64,13 @@ class Fault:
         return one_line("".join(parts))
 
     def hides_key(self, names: Collection[str] = secrecy.NAMES) -> bool:
-        """Whether a part of the key is not told."""
-        told = secrecy.shown(self.key, names, with_last=self.is_named)
-        return told != ".".join(map(str, self.key))
+        """Return whether `text` hides a part of the key."""
+        shown = secrecy.shown(self.key, names, with_last=self.is_named)
+        return shown != ".".join(map(str, self.key))
 
 
 class Faults:
-    """The first MAX_FAULTS faults, and whether there are more."""
+    """Collects the first MAX_FAULTS faults, and whether there are more."""
 
     def __init__(self) -> None:
         self.found: list[Fault] = []
@@ -83,14 +83,14 @@ class Faults:
             self.has_more = True
 
     def extend(self, faults: Iterable[Fault]) -> None:
-        """Takes as many as there is room for; the others are not even made."""
+        """Add as many as there is room for; an iterator is not read further."""
         for fault in faults:
             self.add(fault)
             if self.has_more:
                 return
 
     def all(self) -> tuple[Fault, ...]:
-        """Each, and one that tells of more."""
+        """Return each fault, and a last one if there are more."""
         if not self.has_more:
             return tuple(self.found)
         last = self.found[-1]
@@ -98,8 +98,8 @@ class Faults:
         return (*self.found, more)
 
 
-class InvalidInstanceData(ValueError):  # noqa: N818 - it says what is wrong already
-    """Instance data that cannot be served; `faults` has every reason, up to MAX_FAULTS."""
+class InvalidInstanceData(ValueError):  # noqa: N818 - a public name without "Error"
+    """Raised for instance data that cannot be served; `faults` has up to MAX_FAULTS reasons."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = bounded(faults)
@@ -107,7 +107,7 @@ class InvalidInstanceData(ValueError):  # noqa: N818 - it says what is wrong alr
 
 
 def bounded(faults: Iterable[Fault]) -> tuple[Fault, ...]:
-    """The first MAX_FAULTS, and behind them one that tells of more, if there are."""
+    """Return the first MAX_FAULTS, and a last one if there are more."""
     collected = Faults()
     faults = list(faults)
     collected.extend(fault for fault in faults if fault.found != _MORE)
@@ -116,28 +116,28 @@ def bounded(faults: Iterable[Fault]) -> tuple[Fault, ...]:
 
 
 def joined(texts: Iterable[str]) -> str:
-    """One text of at most MAX_TOLD_BYTES."""
-    told: list[str] = []
-    room = MAX_TOLD_BYTES - len("; ...")
+    """Join texts with "; ", cut at MAX_TEXT_BYTES."""
+    parts: list[str] = []
+    room = MAX_TEXT_BYTES - len("; ...")
     for text in texts:
         part = text.encode("utf-8", "replace")
         if len(part) > room:
-            told.append(f"{part[:room].decode('utf-8', 'ignore')}..." if not told else "...")
+            parts.append(f"{part[:room].decode('utf-8', 'ignore')}..." if not parts else "...")
             break
-        told.append(text)
+        parts.append(text)
         room -= len(part) + len("; ")
-    return "; ".join(told)
+    return "; ".join(parts)
 
 
 def describe(value: Any, key: Key = ()) -> str:
-    """What was found at `key`, for a message: short, on one line, and without secrets."""
+    """Return the value found at `key` for a message: short, on one line, without secrets."""
     if secrecy.is_secret(key):
         return kind_of(value)
     match value:
         case str():
             return _text(value)
         case int() if value.bit_length() > _QUOTED_BITS:
-            return f"a number of {value.bit_length():,} bits"
+            return f"a number of {amount(value.bit_length(), 'bit')}"
         case bool() | int() | float():
             return repr(value)
         case _:
@@ -145,14 +145,14 @@ def describe(value: Any, key: Key = ()) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """The same of what may be a secret: only what kind of value it is."""
+    """Return what kind of value it is, without quoting it: for what may be a secret."""
     match value:
         case None:
             return "nothing"
         case str():
             return characters(len(value))
         case bytes():
-            return "1 byte" if len(value) == 1 else f"{len(value):,} bytes"
+            return amount(len(value), "byte")
         case bool():
             return "a boolean"
         case int() | float():
@@ -167,7 +167,7 @@ def kind_of(value: Any) -> str:
 
 def _text(text: str) -> str:
     if secrecy.is_secret_text(text):
-        return f"a text of {characters(len(text))}"
+        return f"a string of {characters(len(text))}"
     start = repr(text[: _SHORT_CHARACTERS + 1])
     if len(start) <= _SHORT_CHARACTERS:
         return start
@@ -175,21 +175,21 @@ def _text(text: str) -> str:
 
 
 def unknown(key: Key, name: object, known: Iterable[str]) -> Fault:
-    """The fault of a key that is not known; `name` is its last part, as it was written."""
+    """Return the fault of an unknown key; `name` is its last part, as it was written."""
     text = str(name)
     close = _close(text, known := sorted(known))
     if close:
         return Fault(key, repr(text), repr(close), is_named=True)
     odd = next((c for c in text if c != " " and unicodedata.category(c) in _ODD_SPACES), None)
     if odd:
-        expected = "spaces alone (was it copied from a web page?)"
+        expected = "plain spaces only (was it copied from a web page?)"
         return Fault(key, f"a key with the character U+{ord(odd):04X}", expected)
     found = f"an unknown key ({characters(len(text))})"
     return Fault(key, found, f"one of {', '.join(known)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What was expected in place of an unknown name: the nearest one, or all of them."""
+    """Return what is expected in place of an unknown name: the nearest known one, or all."""
     known = sorted(known)
     close = _close(name, known)
     return repr(close) if close else f"one of {', '.join(known)}"

@@ -1,23 +1,24 @@
-"""The keys of an instance file: `-` is as good as `_`, and defaults lie under a VM's own. Pure."""
+"""The keys of an instance file: `-` and `_` are equal, and defaults are merged. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import network, networkdocument
+from vmw_cloudinit_metadata.instance.documents import FILE_KEYS as FILE_KEYS
+from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA_KEYS
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, unknown
-from vmw_cloudinit_metadata.instance.metadata import MATCH_KEYS, METADATA_KEYS
-from vmw_cloudinit_metadata.instance.plain import MAPPING
+from vmw_cloudinit_metadata.instance.metadata.fields import MATCH_KEYS, METADATA_KEYS
+from vmw_cloudinit_metadata.instance.network import native, shortform
+from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 
-DOCUMENTS = ("userdata", "vendordata")
-TOP_LEVEL = frozenset({"metadata", "network", *DOCUMENTS, "documents", "match"})
-FILE_KEYS = frozenset(f"{name}-file" for name in DOCUMENTS)
+DOCUMENTS = USER_DATA_KEYS
+TOP_LEVEL = frozenset({*(document.key for document in STANDARD), "documents", "match"})
 FILE_LEVEL = TOP_LEVEL | FILE_KEYS
 
 _PARTS = {"metadata": frozenset(METADATA_KEYS), "match": frozenset(MATCH_KEYS)}
 
-# What people write on the top level, as in NoCloud's meta-data, network-config and user-data.
+# Keys that people put at the top level, as in NoCloud's meta-data, network-config and user-data.
 _NATIVE_KEYS = ("version", "config", "renderer", "ethernets", "bonds", "bridges", "vlans", "wifis")
 _CLOUD_CONFIG_KEYS = (
     *("bootcmd", "chpasswd", "disk-setup", "final-message", "fqdn", "fs-setup", "groups"),
@@ -28,14 +29,14 @@ _CLOUD_CONFIG_KEYS = (
 )
 _PART_OF = {
     **dict.fromkeys(_CLOUD_CONFIG_KEYS, "userdata"),
-    **dict.fromkeys((*network.KEYS - {"name"}, *_NATIVE_KEYS, "network-interfaces"), "network"),
+    **dict.fromkeys((*shortform.KEYS - {"name"}, *_NATIVE_KEYS, "network-interfaces"), "network"),
     **dict.fromkeys(("vc-uuid", "bios-uuid", "name"), "match"),
     **dict.fromkeys(METADATA_KEYS, "metadata"),
 }
 
 
 def canonical(seed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
-    """The same mapping with its known keys written with `-`, and a fault for each written twice."""
+    """Return the mapping with its known keys written with `-`, and a fault for each duplicate."""
     faults = Faults()
     result = with_dashes(seed, FILE_LEVEL, (), faults)
     for part, known in _PARTS.items():
@@ -49,20 +50,20 @@ def canonical(seed: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
 def _interfaces(value: Any, faults: Faults) -> Any:
     if isinstance(value, list):
         return [
-            with_dashes(item, network.KEYS, ("network", index), faults)
+            with_dashes(item, shortform.KEYS, ("network", index), faults)
             if isinstance(item, MAPPING)
             else item
             for index, item in enumerate(value)
         ]
-    if isinstance(value, MAPPING) and not networkdocument.is_native(value):
-        return with_dashes(value, network.KEYS, ("network",), faults)
+    if isinstance(value, MAPPING) and not native.is_native(value):
+        return with_dashes(value, shortform.KEYS, ("network",), faults)
     return value
 
 
 def with_dashes(
     mapping: Mapping[Any, Any], known: Collection[str], key: Key, faults: Faults
 ) -> dict[Any, Any]:
-    """A mapping at `key`, its known keys written with `-`; adds to `faults` those written twice."""
+    """Return the mapping with its known keys written with `-`; duplicates go to `faults`."""
     if all(map(known.__contains__, mapping)):
         return dict(mapping)
     result: dict[Any, Any] = {}
@@ -70,7 +71,7 @@ def with_dashes(
         dashed = name.replace("_", "-") if isinstance(name, str) else name
         name = dashed if dashed in known else name
         if name in result:
-            faults.add(Fault((*key, name), "the key with - and with _", "each key once"))
+            faults.add(Fault((*key, name), "a duplicate key, with - and _", "each key once"))
         result[name] = value
     return result
 
@@ -80,24 +81,24 @@ def unknown_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterator[
 
 
 def misplaced_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterator[Fault]:
-    """The same for the top level of an instance file, where other keys may belong further down."""
+    """Like `unknown_faults`, for the top level of a file: a key may belong further down."""
     for name in seed:
         if name not in known and not is_extension(name):
             part = _PART_OF.get(name.replace("_", "-")) if isinstance(name, str) else None
             if part:
-                expected = f"no such key there: put it below {part}:"
-                yield Fault((name,), f"{name!r} on the top level", expected, is_named=True)
+                expected = f"it below {part}:"
+                yield Fault((name,), f"{name!r} at the top level", expected, is_named=True)
             else:
                 yield unknown((str(name),), name, known)
 
 
 def is_extension(name: Any) -> bool:
-    """Whether a key of the top level is the operator's own, as a place for anchors."""
+    """Return whether a top-level key is the operator's own (`x-…`), as a place for anchors."""
     return isinstance(name, str) and name.startswith("x-")
 
 
 def merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """A VM's own keys over the defaults, level by level; both are canonical."""
+    """Merge a VM's own keys over the defaults, level by level; both are canonical."""
     defaults = dict(defaults)
     for name in DOCUMENTS:
         if name in own or f"{name}-file" in own:
@@ -111,10 +112,10 @@ def merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
 
 
 def _same_form(defaults: Any, own: Any) -> bool:
-    """Whether two networks can be merged: a short form with a short form, a version with itself."""
+    """Return whether two networks can be merged: both short, or both of the same version."""
     if own is None or not isinstance(defaults, MAPPING) or not isinstance(own, MAPPING):
         return own is None
-    return networkdocument.form_of(defaults) == networkdocument.form_of(own)
+    return native.form_of(defaults) == native.form_of(own)
 
 
 def _over(under: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -1,4 +1,4 @@
-"""InstanceData: what one VM is told, made from the mapping that an instance file holds. Pure."""
+"""InstanceData: the data of one VM, made from the mapping in an instance file. Pure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vmw_cloudinit_metadata.instance import (
-    interfaces,
-    network,
-    networkconfig,
-    networkdocument,
-    placeholder,
-    plain,
-    publickey,
-)
-from vmw_cloudinit_metadata.instance.dump import yaml_text
+from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA, StandardDocument
 from vmw_cloudinit_metadata.instance.fault import (
     Fault,
     Faults,
@@ -28,16 +19,20 @@ from vmw_cloudinit_metadata.instance.fault import (
     describe,
     unknown,
 )
-from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, TOP_LEVEL, canonical, misplaced_faults
-from vmw_cloudinit_metadata.instance.metadata import Match, Metadata
-from vmw_cloudinit_metadata.instance.network import Interface
-from vmw_cloudinit_metadata.instance.plain import MAPPING
+from vmw_cloudinit_metadata.instance.keys import TOP_LEVEL, canonical, misplaced_faults
+from vmw_cloudinit_metadata.instance.metadata import publickey
+from vmw_cloudinit_metadata.instance.metadata.fields import Match, Metadata
+from vmw_cloudinit_metadata.instance.network import interfaces, native, networkconfig, shortform
+from vmw_cloudinit_metadata.instance.network.shortform import Interface
+from vmw_cloudinit_metadata.instance.values import placeholder, plain
+from vmw_cloudinit_metadata.instance.values.dump import yaml_text
+from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
 
-STANDARD_DOCUMENTS = frozenset({"METADATA", "NETWORKDATA", "USERDATA", "VENDORDATA"})
+STANDARD_DOCUMENTS = frozenset(document.code for document in STANDARD)
 RESERVED_DOCUMENTS = STANDARD_DOCUMENTS | {"DIGEST", "ERROR"}
 
 _LEADING_BLANK_LINES = re.compile(r"\A(?:[ \t]*\r?\n)+")
@@ -47,11 +42,11 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class InstanceData:
-    """What one VM is told. `from_mapping` makes it; a driver may set the last six with `replace`.
+    """The data of one VM. `from_mapping` makes it; a driver may set the last five with `replace`.
 
-    `metadata` has the known keys first; `network` is cloud-init's network-config document, version
-    1 or 2; the documents are bytes, empty where there is none. `documents` holds further ones by
-    the name that they are asked for by ("SECURITYDATA").
+    `metadata` has the known keys first; `network` is cloud-init's network-config, version 1 or 2;
+    documents are bytes, empty if there is none. `documents` has the other ones by the name with
+    which a VM requests them ("SECURITYDATA").
     """
 
     metadata: Mapping[str, Any]
@@ -60,59 +55,64 @@ class InstanceData:
     vendordata: bytes = b""
     documents: Mapping[str, bytes] = field(default_factory=dict)
     match: Mapping[str, str] = field(default_factory=dict)
-    network_is_native: bool = False  # it is cloud-init's own document, as the operator wrote it
-    interfaces: Mapping[Key, Interface] = field(default_factory=dict)  # if `network` was short
+    network_is_native: bool = False  # the operator wrote cloud-init's own document
+    interfaces: Mapping[Key, Interface] = field(default_factory=dict)  # of a short `network`
 
-    matched_by: str = ""  # which identity of the VM led here: "vc-uuid"
-    sources: tuple[str, ...] = ()  # where it stands, the VM's own file first
-    problem: str = ""  # why this is the last good answer and not the present one
-    duplicates: tuple[str, ...] = ()  # what another VM's data has too and should not, for the log
+    matched_by: str = ""  # the identity by which the VM was found: "vc-uuid"
+    sources: tuple[str, ...] = ()  # the files, the VM's own first
+    problem: str = ""  # why this is the last good answer instead of the current one
+    duplicates: tuple[str, ...] = ()  # values shared with another VM, for the log
     token: object = None  # for Driver.still_holds; None: ask again at the next request
 
     @classmethod
     def from_mapping(
         cls, mapping: Mapping[str, Any], sources: tuple[str, ...] = ()
     ) -> InstanceData:
-        """Takes what an instance file holds; raises InvalidInstanceData with every fault."""
+        """Check the mapping of an instance file; raises InvalidInstanceData with every fault."""
         check = _Check(mapping)
         if check.faults.found:
             raise InvalidInstanceData(check.faults.all())
         return cls(
             metadata=check.metadata,
             network=check.network,
-            network_is_native=networkdocument.is_native(mapping.get("network")),
-            userdata=check.texts["userdata"],
-            vendordata=check.texts["vendordata"],
-            documents=check.documents,
+            network_is_native=native.is_native(mapping.get("network")),
+            userdata=check.user_data.pop("USERDATA"),
+            vendordata=check.user_data.pop("VENDORDATA"),
+            documents=check.documents | check.user_data,
             match=check.match,
             interfaces=check.interfaces,
             sources=sources,
         )
 
+    def content_of(self, document: StandardDocument) -> bytes:
+        """Return the content of one in user-data format; empty if there is none."""
+        own = {"USERDATA": self.userdata, "VENDORDATA": self.vendordata}
+        return own.get(document.code) or self.documents.get(document.code, b"")
+
     def is_for(self, machine: Machine) -> bool:
-        """Whether the machine is the one that `match` names, if it names one."""
+        """Return whether the machine is the one that `match` names, if it names one."""
         return not self.match or not self.differences(machine)
 
     def differences(self, machine: Machine) -> list[str]:
-        """The keys of `match` that are not the machine's."""
+        """Return the keys of `match` in which the machine differs."""
         name = machine.name and normal(machine.name)
-        told = {"vc-uuid": machine.vc_uuid, "bios-uuid": machine.bios_uuid, "name": name}
+        actual = {"vc-uuid": machine.vc_uuid, "bios-uuid": machine.bios_uuid, "name": name}
         return [
             key
             for key, wanted in self.match.items()
-            if told[key] != (normal(wanted) if key == "name" else wanted)
+            if actual[key] != (normal(wanted) if key == "name" else wanted)
         ]
 
 
 class _Check:
-    """One mapping, checked part by part; `faults` has what is wrong in any of them."""
+    """Checks a mapping part by part; `faults` collects what is wrong in any of them."""
 
     def __init__(self, mapping: Mapping[str, Any]) -> None:
         self.faults = Faults()
         seed, twice = canonical(mapping)
         self.faults.extend(twice)
         not_plain = plain.faults_in(mapping)
-        if not_plain:  # no more than that can be told of it
+        if not_plain:  # nothing else can be checked
             self.faults.extend(not_plain)
             seed = {"metadata": {}}
         self.faults.extend(misplaced_faults(seed, TOP_LEVEL))
@@ -120,7 +120,9 @@ class _Check:
         self.match = self._match(seed.get("match"))
         self.interfaces: dict[Key, Interface] = {}
         self.network = self._network(seed.get("network"))
-        self.texts = {name: self._document(seed.get(name), (name,)) for name in DOCUMENTS}
+        self.user_data = {
+            row.code: self._document(seed.get(row.key), (row.key,)) for row in USER_DATA
+        }
         self.documents = self._documents(seed.get("documents"))
 
     def _metadata(self, seed: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,10 +140,10 @@ class _Check:
         return checked.model_dump(by_alias=True, exclude_none=True) if checked else {}
 
     def _network(self, value: Any) -> Mapping[str, Any] | None:
-        if value is None or networkdocument.is_native(value):
-            self.faults.extend(networkdocument.native_faults(value) if value else ())
+        if value is None or native.is_native(value):
+            self.faults.extend(native.native_faults(value) if value else ())
             return value  # type: ignore[no-any-return]
-        without_version = networkdocument.without_version(value)
+        without_version = native.without_version(value)
         if without_version:
             self.faults.add(without_version)
             return None
@@ -163,7 +165,7 @@ class _Check:
         if self.faults.has_more:
             return None
         if isinstance(value, MAPPING):
-            known = network.KEYS
+            known = shortform.KEYS
             value = {k: v for k, v in value.items() if v is not None or k not in known}
         before = len(self.faults.found)
         interface = self._validate(Interface, value, key)
@@ -174,9 +176,9 @@ class _Check:
         return interface
 
     def _check_the_rest(self, value: Mapping[str, Any], key: Key, found: Iterable[Fault]) -> None:
-        """What is wrong between those keys of an interface that are right by themselves."""
+        """Report what is wrong between the keys of an interface that are valid by themselves."""
         faulty = {fault.key[len(key)] for fault in found if len(fault.key) > len(key)}
-        right = {k: v for k, v in value.items() if k in network.KEYS and k not in faulty}
+        right = {k: v for k, v in value.items() if k in shortform.KEYS and k not in faulty}
         rest = Interface.model_validate(right)
         faults = interfaces.faults_within(rest, key)
         self.faults.extend(fault for fault in faults if not fault.is_absence)
@@ -196,7 +198,7 @@ class _Check:
             return {}
         if not isinstance(value, Mapping):
             key = ("documents",)
-            self._fault(key, describe(value, key), "a mapping of names to texts")
+            self._fault(key, describe(value, key), "a mapping of names to strings")
             return {}
         documents: dict[str, bytes] = {}
         for number, (name, text) in enumerate(value.items(), 1):
@@ -204,11 +206,11 @@ class _Check:
             code = str(name).upper()
             found = f"name {number} ({describe(name, place)})"
             if not re.fullmatch("[A-Z]{1,32}", code):
-                self._fault(place, found, "a name of letters only, 32 at most")
+                self._fault(place, found, "a name of letters only, at most 32")
             elif code in RESERVED_DOCUMENTS:
-                self._fault(place, found, "a name that the protocol does not have already")
+                self._fault(place, found, "a name that the protocol does not reserve")
             elif code in documents:
-                self._fault(place, f"name {number} for the second time", "each document once")
+                self._fault(place, f"name {number}, a duplicate", "each document once")
             else:
                 documents[code] = self._document(text, place)
         return documents
@@ -226,11 +228,11 @@ class _Check:
 
 
 class _UnfitError(Exception):
-    """What a document is not; the text is what was expected, and quotes nothing."""
+    """Raised for a value that cannot be a document; its text is what was expected."""
 
 
 def _text(value: Any) -> bytes:
-    """The bytes of a document; raises _UnfitError."""
+    """Return the bytes of a document; raises _UnfitError."""
     match value:
         case None:
             return b""
@@ -239,22 +241,22 @@ def _text(value: Any) -> bytes:
         case str():
             return _LEADING_BLANK_LINES.sub("", value).encode()
         case _:
-            raise _UnfitError("a text, or !!binary")
+            raise _UnfitError("a string or !!binary")
 
 
 def _user_data(value: Any) -> bytes:
-    """Like `_text`; a mapping is a #cloud-config."""
+    """Like `_text`, but a mapping becomes a #cloud-config."""
     if value is None or isinstance(value, str | bytes):
         return _text(value)
     if not isinstance(value, Mapping):
-        raise _UnfitError("a text, !!binary, or a mapping, which becomes a #cloud-config")
+        raise _UnfitError("a string, !!binary, or a mapping, which is served as #cloud-config")
     try:
         return b"#cloud-config\n" + yaml_text(dict(value)).encode()
     except (TypeError, ValueError, yaml.YAMLError):
-        raise _UnfitError("a mapping of what YAML can write") from None
+        raise _UnfitError("a mapping that YAML can represent") from None
 
 
-# What pydantic's own error types say was expected, filled in from their context.
+# Error types of pydantic -> what was expected, filled in from the error's context.
 _EXPECTED = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
@@ -265,29 +267,29 @@ _EXPECTED = {
     "less_than_equal": "a number of at most {le}",
     "value_error": "{error}",
     "missing": "a value",
-    "invalid_key": "keys that are texts",
+    "invalid_key": "string keys",
 }
 
 
 def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault:
-    """A pydantic error as a fault; `value` is what was validated, and stands at `key`."""
+    """Convert a pydantic error to a fault; `value`, at `key`, is what was validated."""
     place = tuple(error["loc"])
     if error["type"] == "extra_forbidden":
-        if model is Interface and len(place) == 1 and place[0] in network.FOREIGN_KEYS:
-            expected = network.FOREIGN_KEYS[place[0]]
+        if model is Interface and len(place) == 1 and place[0] in shortform.FOREIGN_KEYS:
+            expected = shortform.FOREIGN_KEYS[place[0]]
             return Fault((*key, *place), repr(place[0]), expected, is_named=True)
-        if place[:1] == ("routes",) and place[-1] in network.FOREIGN_ROUTE_KEYS:
-            expected = network.FOREIGN_ROUTE_KEYS[place[-1]]
+        if place[:1] == ("routes",) and place[-1] in shortform.FOREIGN_ROUTE_KEYS:
+            expected = shortform.FOREIGN_ROUTE_KEYS[place[-1]]
             return Fault((*key, *place), repr(place[-1]), expected, is_named=True)
         return unknown((*key, *place), place[-1], _fields_at(model, place[:-1]))
-    form = _EXPECTED.get(error["type"], "a value of another kind")
+    form = _EXPECTED.get(error["type"], "a value of another type")
     expected = form.format(**error.get("ctx", {}))
     if error["type"] == "model_type":
         expected += _about(error["input"])
         if model is Interface:
             expected += _about_network(error["input"])
     if place[:1] == ("address",) and error["input"] in ("dhcp", "dhcp4", "auto"):
-        expected += ", or dhcp: true in its place"
+        expected += ", or dhcp: true instead"
     if isinstance(error["input"], str) and placeholder.found_in(error["input"]):
         expected += f" ({placeholder.HINT})"
     missing = error["type"] == "missing"
@@ -297,18 +299,18 @@ def _fault_of(error: Any, model: type[BaseModel], value: Any, key: Key) -> Fault
 
 
 def _about(value: Any) -> str:
-    """What a value that is no mapping was probably meant to be."""
+    """Return a hint for a value in place of a mapping."""
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
-        return ": its keys without '- '"
+        return ": write its keys without '- '"
     if isinstance(value, str) and re.match(r"[\w-]+:\S", value):
-        return ": KEY: VALUE, with a space behind the colon"
+        return ": KEY: VALUE, with a space after the colon"
     if isinstance(value, str) and (odd := re.match(r"[\w-]+:([^\S \t\n])", value)):
-        return f": KEY: VALUE, with a space and not U+{ord(odd[1]):04X} behind the colon"
+        return f": KEY: VALUE, with a plain space, not U+{ord(odd[1]):04X}, after the colon"
     return ""
 
 
 def _about_network(value: Any) -> str:
-    """The same of a network that is a text."""
+    """Return a hint for a network that is a string."""
     if value == "disabled":
         return ": {config: disabled}"
     if isinstance(value, str) and re.match(r"\s*[\w-]+:\s.*\n", value):
@@ -317,7 +319,7 @@ def _about_network(value: Any) -> str:
 
 
 def _existing(place: tuple[Any, ...], value: Any) -> Key:
-    """`place` without what is not in the file: a text that stands for a list has no item 0."""
+    """Cut from `place` what is not in the file: a string in place of a list has no item 0."""
     for depth, part in enumerate(place):
         try:
             value = value[part] if isinstance(value, Mapping | list) else None
@@ -330,5 +332,5 @@ def _existing(place: tuple[Any, ...], value: Any) -> Key:
 
 def _fields_at(model: type[BaseModel], place: Key) -> frozenset[str]:
     if place[:1] == ("routes",):
-        return network.ROUTE_KEYS
+        return shortform.ROUTE_KEYS
     return frozenset(str(item.alias) for item in model.model_fields.values())

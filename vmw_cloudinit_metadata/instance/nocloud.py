@@ -1,4 +1,4 @@
-"""InstanceData -> the documents of cloud-init's NoCloud, for one machine. Pure."""
+"""InstanceData -> the documents of cloud-init's NoCloud for one machine. Pure."""
 
 from __future__ import annotations
 
@@ -6,34 +6,29 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance.dump import document_text, json_text
+from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
-from vmw_cloudinit_metadata.instance.hostname import hostname_of, is_whole
-from vmw_cloudinit_metadata.instance.metadata import METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
+from vmw_cloudinit_metadata.instance.metadata.hostname import hostname_of, is_whole
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.instance.values.dump import document_text, json_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
-# What each document of the protocol is called in cloud-init.
-NAMES = {
-    "METADATA": "meta-data",
-    "NETWORKDATA": "network-config",
-    "USERDATA": "user-data",
-    "VENDORDATA": "vendor-data",
-}
+# The documents by the protocol's names -> NoCloud's file names.
+NAMES = {document.code: document.nocloud_name for document in STANDARD}
 
 _KNOWN = frozenset(METADATA_KEYS)
 
 
 def render(instance: InstanceData, machine: Machine) -> dict[str, bytes]:
-    """The documents by the protocol's names ("METADATA"); an absent one is empty.
+    """Return the documents by the protocol's names ("METADATA"); an absent one is empty.
 
-    Raises InvalidInstanceData for a document that is too long, and for one without an instance-id.
+    Raises InvalidInstanceData if a document is too long or there is no instance-id.
     """
     documents = {
         "METADATA": json_text(metadata(instance, machine)).encode(),
         "NETWORKDATA": document_text(instance.network).encode() if instance.network else b"",
-        "USERDATA": instance.userdata,
-        "VENDORDATA": instance.vendordata,
+        **{document.code: instance.content_of(document) for document in USER_DATA},
         **instance.documents,
     }
     faults = [
@@ -47,9 +42,9 @@ def render(instance: InstanceData, machine: Machine) -> dict[str, bytes]:
 
 
 def metadata(instance: InstanceData, machine: Machine) -> dict[str, Any]:
-    """The meta-data: the known keys in their order, then the further ones.
+    """Return the meta-data: the known keys in their order, then the other ones.
 
-    The instance-id defaults to the VC UUID, the host name to the VM's name made legal.
+    The instance-id defaults to the VC UUID, the host name to one derived from the VM's name.
     """
     given = instance.metadata
     hostname = given.get("hostname") or given.get("local-hostname") or _hostname(machine)
@@ -60,19 +55,19 @@ def metadata(instance: InstanceData, machine: Machine) -> dict[str, Any]:
     }
     values = {**defaults, **given}
     if not values["instance-id"]:
-        expected = "one, because this VM has not told a VC UUID, which is the default"
+        expected = "an instance-id: this VM has not sent a VC UUID, which is the default"
         raise InvalidInstanceData([Fault(("metadata", "instance-id"), "nothing", expected)])
     known = {name: values[name] for name in METADATA_KEYS if values.get(name) is not None}
     return known | {name: value for name, value in given.items() if name not in _KNOWN}
 
 
 def hostname_warnings(instance: InstanceData, vm_name: str) -> Iterator[Fault]:
-    """A warning if the VM of that name gets no host name, or only a part of its name as one."""
+    """Yield a warning if the VM of that name gets no host name, or only a part of its name."""
     given = instance.metadata
     if given.get("hostname") or given.get("local-hostname") or is_whole(vm_name):
         return
     hostname = hostname_of(vm_name)
-    found = f"nothing, and a VM name that gives {repr(hostname) if hostname else 'no host name'}"
+    found = f"nothing, and the VM name gives {repr(hostname) if hostname else 'no host name'}"
     yield Fault(("metadata", "local-hostname"), found, "a host name", is_warning=True)
 
 
@@ -81,7 +76,7 @@ def _hostname(machine: Machine) -> str | None:
 
 
 def digest(documents: Mapping[str, bytes]) -> bytes:
-    """The body of RESPONSE_DIGEST: length in bytes and SHA-256 of each document there is."""
+    """Return the body of RESPONSE_DIGEST: length in bytes and SHA-256 of each document."""
     return json_text(
         {
             name: {"length": len(document), "sha256": hashlib.sha256(document).hexdigest()}

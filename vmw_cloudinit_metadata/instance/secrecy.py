@@ -1,8 +1,8 @@
-"""What a message may quote of instance data: its own names, and values that are no secrets. Pure.
+"""What messages may quote of instance data: known keys, and values that are not secret. Pure.
 
-A key that is not of the format may be content: one indentation too few, and a line of user-data, or
-a password, is a key. So a key is named only if the format knows it. YAML's tags, anchors and
-aliases are never quoted: `password: !x` has one by accident.
+An unknown key may be content: with wrong indentation, a line of user-data or a password becomes a
+key. So only known keys are named. YAML tags, anchors and aliases are never quoted, since
+`password: !x` has one by accident.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import re
 from collections.abc import Collection
 
 from vmw_cloudinit_metadata.instance.counts import characters
+from vmw_cloudinit_metadata.instance.documents import FILE_KEYS, USER_DATA_KEYS
 
 Key = tuple[str | int, ...]
 
-# Below these all is content.
-_PARTS = frozenset({"userdata", "vendordata", "documents"})
+# Everything below these is content.
+_PARTS = frozenset({*USER_DATA_KEYS, "documents"})
 
 NAMES = frozenset(
     {
-        *(*_PARTS, "metadata", "network", "match", "userdata-file", "vendordata-file"),
+        *(*_PARTS, "metadata", "network", "match", *FILE_KEYS),
         *("ami-id", "instance-id", "region", "availability-zone", "tags", "public-keys"),
         *("hostname", "local-hostname", "vc-uuid", "bios-uuid"),
         *("name", "mac-address", "mtu", "dhcp", "address", "netmask", "gateway", "on-link"),
         *("routes", "search", "nameservers", "to", "via", "metric"),
-        # cloud-init's own network-config, and the document of it
+        # cloud-init's own network-config, and its document
         *("version", "config", "renderer", "ethernets", "bonds", "bridges", "vlans", "wifis"),
         *("type", "subnets", "params", "addresses", "macaddress", "set-name", "interfaces"),
         *("networkdata", "<<"),
@@ -37,7 +38,7 @@ NAMES = frozenset(
         *("ipv6-address-generation", "ipv6-address-token", "ipv6-mtu", "ipv6-privacy", "modems"),
         *("neigh-suppress", "networkd", "networkmanager", "nm-devices", "openvswitch"),
         *("optional-addresses", "port-mac-learning", "tunnels", "virtual-ethernets", "vrfs"),
-        # secrets that are named, as nothing below them is told
+        # names of secrets, below which nothing is shown
         *("password", "passwd", "passphrase", "hashed-passwd", "chpasswd", "plain-text-passwd"),
         *("secret", "secrets", "token", "key", "private-key", "ssh-keys", "credentials", "users"),
     }
@@ -49,10 +50,10 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _PUBLIC_NAME = re.compile(r"public|authorized", re.IGNORECASE)
-_LONGEST_NAME = 256  # so much of a name is looked at
+_LONGEST_NAME = 256  # characters of a name that are searched
 
-# In cloud-init's own network-config the operator names interfaces: `network.ethernets.ens192`.
-# Names of a system's form may be told, which no secret has.
+# In cloud-init's own network-config operators name interfaces: `network.ethernets.ens192`.
+# Names in the form that systems give them may be shown; no secret looks like that.
 _INTERFACES = frozenset({"ethernets", "bonds", "bridges", "vlans"})
 _INTERFACE = re.compile(
     r"(?=.{3,15}\Z)(?:bond|br|dummy|en|eth|ib|id|lan|net|nic|team|vlan|wl|ww)[a-z]{0,2}[0-9][a-z0-9.]{0,12}"
@@ -63,17 +64,17 @@ _SECRET_VALUE = re.compile(
     r"-----BEGIN|PRIVATE|PuTTY-|b3BlbnNzaC1rZXk|AGE-SECRET|\$[0-9a-z]{1,8}\$"
     r"|[A-Za-z0-9+/=_-]{40}"
 )
-_LOOKED_AT = 1000  # more than is ever quoted
+_SEARCHED_CHARACTERS = 1000  # more than is ever quoted
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what stands below a key of that name is probably a secret."""
+    """Return whether the value of a key with that name is probably a secret."""
     start = name[:_LONGEST_NAME]
     return bool(_SECRET_NAME.search(start)) and not _PUBLIC_NAME.search(start)
 
 
 def is_secret(key: Key) -> bool:
-    """Whether what stands at `key` may be a secret."""
+    """Return whether the value at `key` may be a secret."""
     return any(isinstance(part, str) and _begins_secret(part) for part in key)
 
 
@@ -82,10 +83,10 @@ def _begins_secret(part: str) -> bool:
 
 
 def shown(key: Key, names: Collection[str] = NAMES, *, with_last: bool = False) -> str:
-    """`network.1.gateway`, as far as it is no content: at most the key below which all is secret.
+    """Return `network.1.gateway`, cut after the first part below which everything is secret.
 
-    A part that is not of `names` is told by its length; `with_last` says that the last one may be
-    quoted all the same.
+    A part that is not in `names` is replaced by its length; with `with_last`, the last part is
+    shown in any case.
     """
     parts: list[str] = []
     for index, part in enumerate(key, 1):
@@ -108,5 +109,5 @@ def _is_interface(key: Key) -> bool:
 
 
 def is_secret_text(text: str) -> bool:
-    """Whether a text that stands anywhere looks like a secret: a private key, a hash, base64."""
-    return bool(_SECRET_VALUE.search(text[:_LOOKED_AT]))
+    """Return whether a string looks like a secret: a private key, a hash, base64."""
+    return bool(_SECRET_VALUE.search(text[:_SEARCHED_CHARACTERS]))

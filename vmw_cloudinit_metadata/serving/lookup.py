@@ -23,8 +23,8 @@ from gevent.event import Event
 from vmw_cloudinit_metadata.drivers.driver import Driver, UnderWay, Work
 from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.instance import nocloud
-from vmw_cloudinit_metadata.instance.dump import json_text
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.values.dump import json_text
 from vmw_cloudinit_metadata.monitoring.figures import Timing
 from vmw_cloudinit_metadata.process.budget import Budget, Fixed, size_of
 from vmw_cloudinit_metadata.process.threads import Threads

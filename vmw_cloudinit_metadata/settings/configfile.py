@@ -8,9 +8,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import seed
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, bounded, joined
 from vmw_cloudinit_metadata.instance.keys import unknown_faults, with_dashes
+from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -53,7 +53,7 @@ def read(path: Path, shapes: Mapping[str, Shape]) -> ConfigFile:
     if faults.found:
         located = (content.located(fault, str(path), shapes) for fault in faults.all())
         in_order = bounded(sorted(located, key=lambda fault: fault.line))
-        raise ConfigError(joined(fault.told(shapes) for fault in in_order))
+        raise ConfigError(joined(fault.text(shapes) for fault in in_order))
     return ConfigFile(path, {k: v for k, v in values.items() if v is not None}, content)
 
 

@@ -1,4 +1,4 @@
-"""The keys of meta-data and of `match`, as pydantic checks them. Pure."""
+"""The keys of meta-data and of `match`, as pydantic models. Pure."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from vmw_cloudinit_metadata.instance import placeholder, publickey
-from vmw_cloudinit_metadata.instance.dump import json_text
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.hostname import (
+from vmw_cloudinit_metadata.instance.metadata import publickey
+from vmw_cloudinit_metadata.instance.metadata.hostname import (
     MAX_LINUX_HOSTNAME,
     is_hostname,
     set_by_cloud_init,
 )
-from vmw_cloudinit_metadata.instance.plain import MAPPING
-from vmw_cloudinit_metadata.instance.text import Text, dashed
+from vmw_cloudinit_metadata.instance.values import placeholder
+from vmw_cloudinit_metadata.instance.values.dump import json_text
+from vmw_cloudinit_metadata.instance.values.plain import MAPPING
+from vmw_cloudinit_metadata.instance.values.text import Text, dashed
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
-# As JSON writes them. PyYAML, which reads meta-data in the guest, takes at most 1,024.
+# As written in JSON. PyYAML, which reads meta-data in the guest, accepts at most 1,024.
 MAX_KEY_CHARACTERS = 256
-MAX_INSTANCE_ID_BYTES = 255  # of a file name in Linux; cloud-init writes _ for /
+MAX_INSTANCE_ID_BYTES = 255  # the limit of a file name in Linux; cloud-init writes _ for /
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_SURELY_SHORT = (MAX_KEY_CHARACTERS - len('""')) // len("\\u0000")  # whatever is escaped
+_SURELY_SHORT = (MAX_KEY_CHARACTERS - len('""')) // len("\\u0000")  # even if all of it is escaped
 
 
 def _instance_id(text: str) -> str:
-    """Checks what cloud-init names a directory by, and reads from a file without outer blanks."""
+    """Check an ID: cloud-init names a directory by it, and strips it when it reads it back."""
     if not text:
-        raise ValueError("an ID (leave the key out for the default)")
+        raise ValueError("an ID (omit the key for the default)")
     if len(text.encode()) > MAX_INSTANCE_ID_BYTES:
         raise ValueError(
             f"an instance-id of at most {MAX_INSTANCE_ID_BYTES} bytes (it names a directory)"
         )
     if text != text.strip() or _CONTROLS.search(text):
-        raise ValueError("an ID on one line, without blanks around it")
+        raise ValueError("an ID on one line, without surrounding blanks")
     if text in (".", ".."):
-        raise ValueError("an ID by which a directory can be named")
+        raise ValueError("an ID that is a valid directory name")
     return text
 
 
@@ -63,10 +64,12 @@ def _tags(value: Any) -> Any:
 
 
 def _json(value: Any) -> Any:
-    """`value`, if it comes back through JSON and a YAML reader as it is."""
+    """Return `value` if JSON and a YAML reader preserve it."""
     match value:
         case float() if not math.isfinite(value) or "e" in repr(value):
-            raise ValueError("a number that JSON and YAML write alike, or a text in quotes")
+            raise ValueError(
+                "a number that JSON and YAML write the same way, or a string in quotes"
+            )
         case None | bool() | int() | float() | str():
             return value
         case list() | tuple():
@@ -74,12 +77,12 @@ def _json(value: Any) -> Any:
         case Mapping():
             return {_json_key(name): _json(item) for name, item in value.items()}
         case _:
-            raise ValueError("a text, number, boolean, list or mapping")
+            raise ValueError("a string, number, boolean, list or mapping")
 
 
 def _json_key(name: Any) -> str:
     if not isinstance(name, str) or not _is_short(name):
-        raise ValueError(f"keys that are texts of at most {MAX_KEY_CHARACTERS} characters")
+        raise ValueError(f"string keys of at most {MAX_KEY_CHARACTERS} characters")
     return name
 
 
@@ -101,7 +104,7 @@ Uuid = Annotated[Text, AfterValidator(_uuid)]
 
 
 class Metadata(BaseModel):
-    """The known keys of meta-data, in the order of the document; further ones pass through."""
+    """The known keys of meta-data, in the order of the document; other keys are passed on."""
 
     model_config = ConfigDict(extra="allow", alias_generator=dashed)
     __pydantic_extra__: dict[str, Json]
@@ -119,7 +122,7 @@ class Metadata(BaseModel):
 
 
 class Match(BaseModel):
-    """Which VM an instance file is for: it must agree in all that is given."""
+    """Which VM an instance file is for: all given keys must match."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=dashed)
 
@@ -129,7 +132,7 @@ class Match(BaseModel):
 
 
 def warnings_in(metadata: Mapping[str, Any]) -> Iterator[Fault]:
-    """What is allowed in checked meta-data, and does not reach the VM as it is written."""
+    """Yield warnings for valid meta-data that does not reach the VM as it is written."""
     name = "local-hostname" if metadata.get("local-hostname") else "hostname"
     if metadata.get(name):
         yield from _hostname_warnings(metadata[name], ("metadata", name))
@@ -139,11 +142,11 @@ def warnings_in(metadata: Mapping[str, Any]) -> Iterator[Fault]:
 
 def _hostname_warnings(name: str, key: Key) -> Iterator[Fault]:
     if "." in name and name.rpartition(".")[2].isdigit():
-        found = f"{describe(name, key)}, of which cloud-init makes the host name"
-        expected = "a name without dots, or an FQDN, whose last part is no number"
+        found = f"{describe(name, key)}, which cloud-init turns into the host name"
+        expected = "a name without dots, or an FQDN whose last part is not a number"
         yield Fault(key, f"{found} {set_by_cloud_init(name)!r}", expected, is_warning=True)
     elif len(name) > MAX_LINUX_HOSTNAME:
-        expected = f"at most {MAX_LINUX_HOSTNAME}: on Red Hat's systems cloud-init sets all of it"
+        expected = f"at most {MAX_LINUX_HOSTNAME} characters: Red Hat systems get the whole FQDN"
         yield Fault(key, f"an FQDN of {len(name)} characters", expected, is_warning=True)
 
 

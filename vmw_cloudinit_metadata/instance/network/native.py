@@ -1,7 +1,7 @@
-"""cloud-init's own network-config, versions 1 and 2, as an operator writes it. Pure.
+"""Native documents: cloud-init's own network-config, versions 1 and 2. Pure.
 
-It is passed on unchanged. What cloud-init would refuse or ignore in it is a warning; a fault is
-only what YAML has spoilt.
+They are passed on unchanged. What cloud-init would reject or ignore in them is a warning; only
+values that YAML has altered are faults.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import networkversion1, networkversion2
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.plain import MAPPING
+from vmw_cloudinit_metadata.instance.network import version1, version2
+from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 
 _MAC_KEYS = {"mac_address", "mac-address", "macaddress"}
-_VERSION_2 = networkversion2.DEVICES | {"renderer"}
+_VERSION_2 = version2.DEVICES | {"renderer"}
 
 
 def is_native(network: Any) -> bool:
-    """Whether it is cloud-init's own document, which is passed on."""
+    """Return whether it is a native document, which is passed on."""
     return isinstance(network, MAPPING) and ("version" in network or is_disabled(network))
 
 
 def is_disabled(network: Mapping[str, Any]) -> bool:
-    """Whether cloud-init is to leave the network alone; a version beside it changes nothing."""
+    """Return whether cloud-init must not configure a network; a `version` makes no difference."""
     return network.get("config") == "disabled" and network.keys() <= {"config", "version"}
 
 
 def form_of(network: Mapping[str, Any]) -> object:
-    """Two networks of one form can be merged."""
+    """Return a value that is equal for networks that can be merged."""
     return "disabled" if is_disabled(network) else network.get("version")
 
 
 def without_version(network: Any) -> Fault | None:
-    """The fault of a mapping that is cloud-init's own document but for its version."""
+    """Return the fault of a native document that lacks only its version."""
     if not isinstance(network, MAPPING) or is_native(network):
         return None
     for name in network:
@@ -46,12 +46,12 @@ def without_version(network: Any) -> Fault | None:
 
 def _add_version(name: str, version: int) -> Fault:
     found = f"{name!r} without a version"
-    expected = f"`version: {version}` beside it: add that line, as this is cloud-init's own form"
+    expected = f"`version: {version}` beside it: add that line, as this is cloud-init's own format"
     return Fault(("network", name), found, expected)
 
 
 def native_faults(network: Mapping[str, Any]) -> Iterator[Fault]:
-    """What cloud-init's own document is not allowed to have."""
+    """Yield the faults of a native document."""
     if is_disabled(network):
         return
     version = network["version"]
@@ -71,19 +71,19 @@ def _number_macs(value: Any, key: Key) -> Iterator[Fault]:
     for name, item in items:
         place = (*key, name if isinstance(name, str | int) else str(name))
         if name in _MAC_KEYS and isinstance(item, int):
-            expected = "a MAC address in quotes (without them, YAML makes a number of its digits)"
+            expected = "a MAC address in quotes (without them, YAML reads a number)"
             yield Fault(place, describe(item, place), expected)
         yield from _number_macs(item, place)
 
 
 def native_warnings(network: Mapping[str, Any]) -> Iterator[Fault]:
-    """What cloud-init refuses, ignores or cannot use of a document without faults."""
+    """Yield what cloud-init rejects, ignores or cannot use in a document without faults."""
     if is_disabled(network):
         return
     if network.get("config") == "disabled":
-        found = "'disabled', with which cloud-init ignores all that stands beside it"
-        yield Fault(("network", "config"), found, "that alone, or the rest without it")
+        found = "'disabled', with which cloud-init ignores all other keys"
+        yield Fault(("network", "config"), found, "either that key alone, or only the other keys")
     else:
-        version = networkversion1 if network["version"] == 1 else networkversion2
+        version = version1 if network["version"] == 1 else version2
         yield from version.faults_in(network)
         yield from version.conflicts_in(network)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import networkcards
-from vmw_cloudinit_metadata.instance.check import (
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.network import nativeinterfaces, rules
+from vmw_cloudinit_metadata.instance.network.check import (
     ADDRESS,
     ANY,
     BOOLEAN,
@@ -29,7 +30,6 @@ from vmw_cloudinit_metadata.instance.check import (
     one_of,
     up_to,
 )
-from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
 
 _STATIC = ("static", "static4", "static6")
 
@@ -37,11 +37,11 @@ _STATIC = ("static", "static4", "static6")
 def _destination(value: Any, key: Key) -> Iterator[Fault]:
     for name in ("destination", "network"):
         if name in value and interface_of(value[name]) is None:
-            expected = "a network such as 10.0.0.0/8 (of the default route: 0.0.0.0/0 or ::/0)"
+            expected = "a network such as 10.0.0.0/8 (default route: 0.0.0.0/0 or ::/0)"
             yield Fault((*key, name), describe(value[name], key), expected)
         elif name in value:
             to, netmask = value[name], value.get("netmask")
-            yield from networkcards.destination_faults(to, (*key, name), netmask)
+            yield from nativeinterfaces.destination_faults(to, (*key, name), netmask)
 
 
 def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
@@ -54,7 +54,7 @@ def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
     to = interface_of(value.get("destination", value.get("network")))
     via = interface_of(value.get("gateway"))
     if to and via and to.version != via.version:
-        expected = f"an IPv{to.version} address, as the network is IPv{to.version}"
+        expected = rules.same_family(to.version)
         yield Fault((*key, "gateway"), describe(value["gateway"]), expected)
 
 
@@ -67,14 +67,13 @@ def _subnet_address(value: Any, key: Key) -> Iterator[Fault]:
         return
     address = interface_of(value["address"])
     if address and "/" not in value["address"] and "netmask" not in value:
-        length = 24 if address.version == 4 else 64
-        expected = f"a prefix length behind it, such as {value['address']}/{length}"
+        expected = rules.prefix_length(value["address"], address.version)
         yield Fault((*key, "address"), describe(value["address"]), expected)
 
 
 _ROUTE_KEYS: Table = {
     "type": one_of("route"),
-    "destination": ANY,  # _route_ends looks at both
+    "destination": ANY,  # _route_ends checks both
     "network": ANY,
     "netmask": NETMASK,
     "gateway": HOST,
@@ -229,13 +228,13 @@ def _entry(value: Any, key: Key) -> Iterator[Fault]:
         return
     yield Fault((*key, "type"), describe(kind, key), _EXPECTED_TYPE)
     if kind is None and "name" not in value:
-        yield Fault((*key, "name"), "nothing", "the key name, of the interface")
+        yield Fault((*key, "name"), "nothing", "the key name, with the interface's name")
 
 
 _TOP = mapping(
     {"version": ANY, "config": listed(_entry)},
     misplaced={
-        "network": "one network: alone: write what is below it one level higher",
+        "network": "only one network: key: move the keys below it up one level",
         **dict.fromkeys(
             ("ethernets", "bonds", "bridges", "vlans", "wifis", "renderer"),
             "version: 2, which has it; version 1 has config",
@@ -250,7 +249,7 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
     for index, entry in enumerate(document["config"]):
         name = _name_of(entry)
         if name is not None and name in seen:
-            found, expected = "a name for the second time", "each once: the last alone counts"
+            found, expected = "a duplicate name", "each name once: only the last one counts"
             yield Fault(("network", "config", index, "name"), found, expected)
         elif name is not None:
             seen.add(name)
@@ -259,95 +258,89 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
-    """What cannot work of values that are right by themselves."""
+    """Yield what cannot work although each value is valid by itself."""
     names = {name for name in map(_name_of, document["config"]) if name is not None}
     macs: set[str] = set()
     for index, entry in enumerate(document["config"]):
         if not isinstance(entry, Mapping):
             continue
         key: Key = ("network", "config", index)
-        yield from _undefined(entry, key, names)
+        example = "{type: physical, name: …}"
+        yield from nativeinterfaces.undefined_faults(_used(entry, key), names, example)
         mac = entry.get("mac_address") if entry.get("type") == "physical" else None
         if isinstance(mac, str) and mac.lower() in macs:
-            found = f"{describe(mac)} for the second time"
+            found = f"a duplicate {describe(mac)}"
             yield Fault((*key, "mac_address"), found, "each MAC address once")
         elif isinstance(mac, str):
             macs.add(mac.lower())
-    yield from networkcards.faults_between(_cards(document["config"]))
+    yield from nativeinterfaces.faults_between(_interfaces(document["config"]))
 
 
-def _undefined(entry: Mapping[str, Any], key: Key, names: set[str]) -> Iterator[Fault]:
-    """Interfaces that a bond, bridge or VLAN names and that the document does not have."""
-    told: list[tuple[Key, Any]] = [((*key, "vlan_link"), entry.get("vlan_link"))]
+def _used(entry: Mapping[str, Any], key: Key) -> Iterator[tuple[Key, Any]]:
+    """Yield the interfaces that a bond, bridge or VLAN uses, and their keys."""
+    yield (*key, "vlan_link"), entry.get("vlan_link")
     for part in ("bond_interfaces", "bridge_interfaces"):
-        value = entry.get(part)
-        if isinstance(value, list | tuple):
-            told += (((*key, part, index), name) for index, name in enumerate(value))
-    for place, name in told:
-        if isinstance(name, str) and name not in names:
-            expected = "an interface of this document: {type: physical, name: …} is enough"
-            yield Fault(place, describe(name, key), expected)
+        for index, name in enumerate(nativeinterfaces.items_of(entry.get(part))):
+            yield (*key, part, index), name
 
 
-def _cards(config: Sequence[Any]) -> Iterator[networkcards.Card]:
+def _interfaces(config: Sequence[Any]) -> Iterator[nativeinterfaces.NativeInterface]:
     for index, entry in enumerate(config):
         key: Key = ("network", "config", index)
         if not isinstance(entry, Mapping):
             continue
-        card = networkcards.Card()
+        interface = nativeinterfaces.NativeInterface()
         if entry.get("type") == "route":
-            card.dhcp = {4, 6}  # it may belong to any interface
-            card.routes += _routes([entry], key[:-1], first=index)
-        for number, subnet in enumerate(_list(entry.get("subnets"))):
+            interface.dhcp = {4, 6}  # it may belong to any interface
+            interface.routes += _routes([entry], key[:-1], first=index)
+        for number, subnet in enumerate(nativeinterfaces.items_of(entry.get("subnets"))):
             if isinstance(subnet, Mapping):
-                _add(subnet, (*key, "subnets", number), card)
-        yield card
+                _add(subnet, (*key, "subnets", number), interface)
+        yield interface
 
 
-def _add(subnet: Mapping[str, Any], key: Key, card: networkcards.Card) -> None:
+def _add(subnet: Mapping[str, Any], key: Key, interface: nativeinterfaces.NativeInterface) -> None:
     kind = subnet.get("type")
     if kind in ("dhcp", "dhcp4"):
-        card.dhcp.add(4)
+        interface.dhcp.add(4)
     elif isinstance(kind, str) and kind not in (*_STATIC, "manual"):
-        card.dhcp.add(6)
+        interface.dhcp.add(6)
     text, netmask = subnet.get("address"), subnet.get("netmask")
     if isinstance(text, str) and "/" not in text and isinstance(netmask, str):
         text = f"{text}/{netmask}"
     address = interface_of(text)
     if address and "/" in str(text) and kind in _STATIC:
-        card.addresses.append(((*key, "address"), address))
+        interface.addresses.append(((*key, "address"), address))
     elif kind in _STATIC:
-        card.dhcp = {4, 6}  # nobody knows which network was meant
-    if via := networkcards.host_of(subnet.get("gateway")):
+        interface.dhcp = {4, 6}  # the intended network is unknown
+    if via := nativeinterfaces.host_of(subnet.get("gateway")):
         rank = subnet.get("metric")
         rank = None if rank is None else str(rank)
-        card.routes.append(networkcards.Route((*key, "gateway"), via, is_default=True, rank=rank))
-    card.routes += _routes(_list(subnet.get("routes")), (*key, "routes"))
+        interface.routes.append(
+            nativeinterfaces.NextHop((*key, "gateway"), via, is_default=True, rank=rank)
+        )
+    interface.routes += _routes(nativeinterfaces.items_of(subnet.get("routes")), (*key, "routes"))
 
 
-def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[networkcards.Route]:
+def _routes(routes: Sequence[Any], key: Key, first: int = 0) -> Iterator[nativeinterfaces.NextHop]:
     for index, route in enumerate(routes, first):
-        via = networkcards.host_of(route.get("gateway")) if isinstance(route, Mapping) else None
+        via = nativeinterfaces.host_of(route.get("gateway")) if isinstance(route, Mapping) else None
         if via:
             to = route.get("destination", route.get("network"))
             netmask = route.get("netmask")
             if isinstance(to, str) and "/" not in to and isinstance(netmask, str):
                 to = f"{to}/{netmask}"
             metric = route.get("metric")
-            yield networkcards.Route(
+            yield nativeinterfaces.NextHop(
                 (*key, index, "gateway"),
                 via,
-                is_default=networkcards.is_default(to),
+                is_default=nativeinterfaces.is_default(to),
                 rank=None if metric is None else str(metric),
             )
 
 
-def _list(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
 def _name_of(entry: Any) -> str | None:
-    """The name of an interface, if the entry is one."""
+    """Return the name of an interface, or None for other entries."""
     if not isinstance(entry, Mapping) or entry.get("type") in _WITHOUT_A_NAME:
         return None
     name = entry.get("name")

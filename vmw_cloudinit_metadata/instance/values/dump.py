@@ -1,4 +1,4 @@
-"""Values -> texts that PyYAML, which cloud-init reads with, turns into the same values. Pure."""
+"""Values -> JSON or YAML that PyYAML, cloud-init's reader, turns into the same values. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import yaml
 
 _JSON = frozenset({str, int, bool, type(None)})
 
-# What PyYAML does not take as it is, takes as a line break, or takes as a byte order mark.
+# Characters that PyYAML rejects, or reads as a line break or byte order mark.
 _UNREADABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
-# YAML knows a key by its colon, for which it looks no further than 1024 characters; escaped, each
-# of ours can be six.
+# YAML looks at most 1024 characters ahead for a key's colon; an escaped character has up to six.
 _KEY_CHARACTERS = 128
 
 
@@ -25,8 +24,10 @@ class _Dumper(yaml.CSafeDumper):
 
 
 def json_text(value: Any, indent: int = 0) -> str:
-    """JSON, in one line unless indented. Astral characters stay: PyYAML does not join escaped
-    surrogate pairs."""
+    """Return JSON, on one line unless indented.
+
+    Characters beyond U+FFFF are not escaped: PyYAML does not join surrogate pairs.
+    """
     text = ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False, indent=indent)
     if text.isascii() and "\x7f" not in text:  # as nearly always
         return text
@@ -34,12 +35,12 @@ def json_text(value: Any, indent: int = 0) -> str:
 
 
 def document_text(value: Any) -> str:
-    """JSON for people, which is YAML and quick to write; YAML for what JSON would change."""
+    """Return indented JSON, which is YAML and fast to write; YAML for what JSON would change."""
     return json_text(value, indent=1) + "\n" if _is_json(value) else yaml_text(value)
 
 
 def _is_json(value: Any) -> bool:
-    """Whether all of it is what JSON has, and each key short enough for YAML."""
+    """Return whether JSON can represent all of it, and each key is short enough for YAML."""
     kind = type(value)
     if kind is dict:
         for key in value:
@@ -59,6 +60,6 @@ def _is_json(value: Any) -> bool:
 
 
 def yaml_text(value: Any) -> str:
-    """A block of YAML, ASCII only; raises yaml.YAMLError for what YAML has no form for."""
+    """Return block YAML in ASCII; raises yaml.YAMLError for what YAML cannot represent."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
     return text

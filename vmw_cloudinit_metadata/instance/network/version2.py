@@ -1,17 +1,18 @@
 """cloud-init's network-config, version 2, as "Networking config version 2" documents it. Pure.
 
-On Ubuntu cloud-init hands the document to netplan, which knows more keys ("YAML configuration").
-Those that cloud-init's own schema lets pass are silent here; of the others it is told that they
-count with netplan alone.
+On Ubuntu cloud-init passes the document to netplan, which has more keys ("YAML configuration").
+Those that cloud-init's own schema accepts give no warning here; the others give a warning that only
+netplan supports them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import networkcards
-from vmw_cloudinit_metadata.instance.check import (
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.network import nativeinterfaces, rules
+from vmw_cloudinit_metadata.instance.network.check import (
     ANY,
     BOOLEAN,
     HOST_4,
@@ -35,11 +36,8 @@ from vmw_cloudinit_metadata.instance.check import (
     one_of,
     up_to,
 )
-from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
 
-_NETPLAN_ALONE = (
-    "no such key, or Ubuntu alone: cloud-init leaves it to netplan, and other systems lose it"
-)
+_NETPLAN_ALONE = "no such key, or only for netplan (Ubuntu): on other systems cloud-init drops it"
 
 
 def _netplan_alone(_: Any, key: Key) -> Iterator[Fault]:
@@ -57,23 +55,24 @@ def _netplan(words: str) -> dict[str, Check]:
 def _address(value: Any, key: Key) -> Iterator[Fault]:
     if isinstance(value, Mapping):
         found = "a mapping"
-        expected = "an address alone: netplan alone knows a label or lifetime of it"
+        expected = "a plain address: only netplan supports a label or lifetime"
         yield Fault(key, found, expected)
         return
     address = interface_of(value)
     if address is None:
         yield Fault(key, describe(value, key), "an IP address such as 192.168.1.1/24")
     elif "/" not in value:
-        example = f"{value}/{24 if address.version == 4 else 64}"
-        yield Fault(key, describe(value, key), f"a prefix length behind it, such as {example}")
+        yield Fault(key, describe(value, key), rules.prefix_length(value, address.version))
     elif not value.partition("/")[2].isdecimal():
-        yield Fault(key, describe(value, key), f"the prefix length behind it: {address}")
+        yield Fault(
+            key, describe(value, key), f"a prefix length in place of the netmask: {address}"
+        )
 
 
 def _destination(value: Any, key: Key) -> Iterator[Fault]:
     if value != "default" and interface_of(value) is None:
         yield Fault(key, describe(value, key), "a network such as 10.0.0.0/8")
-    yield from networkcards.destination_faults(value, key)
+    yield from nativeinterfaces.destination_faults(value, key)
 
 
 def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
@@ -81,7 +80,7 @@ def _route_ends(value: Any, key: Key) -> Iterator[Fault]:
         return
     to, via = interface_of(value.get("to")), interface_of(value.get("via"))
     if to and via and to.version != via.version:
-        expected = f"an IPv{to.version} address, as the network is IPv{to.version}"
+        expected = rules.same_family(to.version)
         yield Fault((*key, "via"), describe(value["via"]), expected)
     if not value.keys() & {"via", "scope", "type", "on-link"}:
         yield Fault((*key, "via"), "nothing", "the address of the gateway")
@@ -113,7 +112,7 @@ _OVERRIDES = mapping(
         "hostname": TEXT,
         "route-metric": WHOLE,
         "use-domains": of(
-            lambda value: isinstance(value, str), "a text: 'true', 'false' or route, in quotes"
+            lambda value: isinstance(value, str), "a string: 'true', 'false' or route, in quotes"
         ),
         **dict.fromkeys(("send-hostname", "use-dns", "use-hostname", "use-mtu"), BOOLEAN),
         **dict.fromkeys(("use-ntp", "use-routes"), BOOLEAN),
@@ -141,14 +140,14 @@ _DEVICE: Table = {
     ),
     "routes": listed(_ROUTE, "a list of routes such as [{to: 10.0.0.0/8, via: 192.168.1.2}]"),
     "routing-policy": listed(_POLICY, "a list of mappings"),
-    "macaddress": ANY,  # an address, or netplan's words for one
+    "macaddress": ANY,  # an address, or one of netplan's keywords
     **_silent("accept-ra activation-mode critical dhcp-identifier hairpin ignore-carrier"),
     **_silent("ipv6-address-generation ipv6-address-token ipv6-mtu ipv6-privacy link-local"),
     **_silent("neigh-suppress networkd networkmanager openvswitch optional-addresses"),
     **_silent("port-mac-learning"),
 }
 _MATCH = mapping({"name": TEXT, "macaddress": MAC, "driver": TEXT})
-# Keys of version 1, and of the short form.
+# Keys of version 1 and of the short form.
 _OTHER_FORM = {
     "address": "addresses, a list with prefix lengths",
     "dhcp": "dhcp4: true, dhcp6: true, or both",
@@ -159,7 +158,7 @@ _OTHER_FORM = {
     "dns": "nameservers: {addresses: [8.8.8.8]}",
     "netmask": "addresses with prefix lengths, such as [192.168.1.1/24]",
     "search": "nameservers: {search: [example.com]}",
-    "subnets": "addresses, dhcp4 and so on beside it, or version: 1, which has subnets",
+    "subnets": "addresses, dhcp4 and so on, or version: 1, which has subnets",
 }
 _ETHERNET = both(
     mapping(
@@ -175,7 +174,7 @@ _ETHERNET = both(
             **_silent("transmit-checksum-offload virtual-function-count"),
         },
         misplaced=_OTHER_FORM,
-        expected="a mapping; {} if there is nothing to say of it",
+        expected="a mapping; {} if it needs no keys",
     ),
     _set_name,
 )
@@ -237,8 +236,8 @@ _MISPLACED = {
         for name in (*_DEVICE, "match", "set-name", "wakeonlan")
         if name not in _TOP
     },
-    "config": "ethernets, which version 2 has in its place; or version: 1, which has config",
-    "network": "one network: alone: write what is below it one level higher",
+    "config": "ethernets, as version 2 calls it, or version: 1, which has config",
+    "network": "only one network: key: move the keys below it up one level",
 }
 _CHECK = mapping(_TOP, misplaced=_MISPLACED)
 
@@ -261,22 +260,23 @@ def faults_in(document: Mapping[str, Any]) -> Iterator[Fault]:
         if isinstance(devices := document.get(kind), Mapping)
         for name in devices
     }
-    if not defined and "config" not in document:  # which is told
+    if not defined and "config" not in document:  # reported as misplaced
         expected = "ethernets with an interface, or config: disabled"
         yield Fault(("network",), "no interface", expected)
     for kind in ("bonds", "bridges", "vlans"):
         devices = document.get(kind)
         if isinstance(devices, Mapping):
             for name, device in devices.items():
-                yield from _undefined(device, below(("network", kind), name), defined)
+                used = _used(device, below(("network", kind), name))
+                yield from nativeinterfaces.undefined_faults(used, defined, "below ethernets, {}")
 
 
 def conflicts_in(document: Mapping[str, Any]) -> Iterator[Fault]:
-    """What cannot work of values that are right by themselves."""
+    """Yield what cannot work although each value is valid by itself."""
     devices = list(_devices(document))
     yield from _names(devices)
-    cards = [_card(key, device) for key, device in devices]
-    yield from networkcards.faults_between(cards, ", or a route with on-link: true")
+    found = [_interface(key, device) for key, device in devices]
+    yield from nativeinterfaces.faults_between(found, ", or a route with on-link: true")
 
 
 def _devices(document: Mapping[str, Any]) -> Iterator[tuple[Key, Mapping[str, Any]]]:
@@ -288,70 +288,62 @@ def _devices(document: Mapping[str, Any]) -> Iterator[tuple[Key, Mapping[str, An
 
 
 def _names(devices: Iterable[tuple[Key, Mapping[str, Any]]]) -> Iterator[Fault]:
-    """Names that no interface can have, and what two devices are found or called by."""
+    """Yield a fault for invalid interface names, and for names and MAC addresses used twice."""
     names: set[object] = set()
     macs: set[object] = set()
     for key, device in devices:
         match = device.get("match")
         if not match and not names_an_interface(key[-1]):
             expected = (
-                "the name of an interface, at most 15 characters without * or ?; "
-                "match: {name: …} beside the other keys takes a pattern"
+                "an interface name, at most 15 characters without * or ?; "
+                "for a pattern, use match: {name: …}"
             )
-            yield Fault(key, "a name that no interface can have", expected)
+            yield Fault(key, "an invalid interface name", expected)
         name = device.get("set-name")
         if isinstance(name, str) and name in names:
-            yield Fault((*key, "set-name"), "a name for the second time", "each name once")
+            yield Fault((*key, "set-name"), "a duplicate name", "each name once")
         names.add(name if isinstance(name, str) else None)
         mac = match.get("macaddress") if isinstance(match, Mapping) and len(match) == 1 else None
         if isinstance(mac, str) and mac.lower() in macs:
             place = (*key, "match", "macaddress")
-            yield Fault(place, f"{describe(mac)} for the second time", "each MAC address once")
+            yield Fault(place, f"a duplicate {describe(mac)}", "each MAC address once")
         elif isinstance(mac, str):
             macs.add(mac.lower())
 
 
-def _card(key: Key, device: Mapping[str, Any]) -> networkcards.Card:
-    card = networkcards.Card(dhcp={n for n in (4, 6) if device.get(f"dhcp{n}") in (True, "yes")})
-    for index, text in enumerate(_list(device.get("addresses"))):
+def _interface(key: Key, device: Mapping[str, Any]) -> nativeinterfaces.NativeInterface:
+    interface = nativeinterfaces.NativeInterface(
+        dhcp={n for n in (4, 6) if device.get(f"dhcp{n}") in (True, "yes")}
+    )
+    for index, text in enumerate(nativeinterfaces.items_of(device.get("addresses"))):
         address = interface_of(text)
         if address and "/" in text:
-            card.addresses.append(((*key, "addresses", index), address))
+            interface.addresses.append(((*key, "addresses", index), address))
         else:
-            card.dhcp = {4, 6}  # nobody knows which network was meant
+            interface.dhcp = {4, 6}  # the intended network is unknown
     for name in ("gateway4", "gateway6"):
-        if via := networkcards.host_of(device.get(name)):
-            card.routes.append(networkcards.Route((*key, name), via, is_default=True))
-    for index, route in enumerate(_list(device.get("routes"))):
-        via = networkcards.host_of(route.get("via")) if isinstance(route, Mapping) else None
+        if via := nativeinterfaces.host_of(device.get(name)):
+            interface.routes.append(nativeinterfaces.NextHop((*key, name), via, is_default=True))
+    for index, route in enumerate(nativeinterfaces.items_of(device.get("routes"))):
+        via = nativeinterfaces.host_of(route.get("via")) if isinstance(route, Mapping) else None
         if via:
-            card.routes.append(
-                networkcards.Route(
+            interface.routes.append(
+                nativeinterfaces.NextHop(
                     (*key, "routes", index, "via"),
                     via,
-                    is_default=networkcards.is_default(route.get("to")),
+                    is_default=nativeinterfaces.is_default(route.get("to")),
                     may_be_outside=bool(route.get("on-link")),
                     rank=str((route.get("metric"), route.get("table"), route.get("type")))
                     if route.keys() & {"metric", "table", "type"}
                     else None,
                 )
             )
-    return card
+    return interface
 
 
-def _list(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def _undefined(device: Any, key: Key, defined: set[Any]) -> Iterator[Fault]:
-    """Interfaces that are named by a bond, bridge or VLAN and that the document does not have."""
-    if not isinstance(device, Mapping):
-        return
-    interfaces = device.get("interfaces")
-    places: list[tuple[Key, Any]] = [(("link",), device.get("link"))]
-    if isinstance(interfaces, list):
-        places += ((("interfaces", index), name) for index, name in enumerate(interfaces))
-    for place, name in places:
-        if isinstance(name, str) and name not in defined:
-            expected = "an interface of this document: name it below ethernets, {} is enough"
-            yield Fault((*key, *place), describe(name, key), expected)
+def _used(device: Any, key: Key) -> Iterator[tuple[Key, Any]]:
+    """Yield the interfaces that a bond, bridge or VLAN uses, and their keys."""
+    if isinstance(device, Mapping):
+        yield (*key, "link"), device.get("link")
+        for index, name in enumerate(nativeinterfaces.items_of(device.get("interfaces"))):
+            yield (*key, "interfaces", index), name

@@ -1,7 +1,7 @@
-"""SSH public keys as authorized_keys has them: sshd(8), RFC 4253, OpenSSH's PROTOCOL. Pure.
+"""SSH public keys in the format of authorized_keys: sshd(8), RFC 4253, OpenSSH's PROTOCOL. Pure.
 
-meta-data has them in each form that cloud-init knows (`normalize_pubkey_data`): a list, a text with
-one key on each line, or a mapping whose values are a key or a list of keys.
+meta-data may have them in each form that cloud-init knows (`normalize_pubkey_data`): a list, a
+string with one key per line, or a mapping whose values are a key or a list of keys.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance import placeholder
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.text import MAX_ITEMS
+from vmw_cloudinit_metadata.instance.values import placeholder
+from vmw_cloudinit_metadata.instance.values.text import MAX_ITEMS
 
-# The fields of a key behind its type: s is a string or a number, behind its length in 4 bytes.
+# The fields of a key after its type: s is a string or a number, after its length in 4 bytes.
 _FIELDS = {
     "ssh-rsa": "ss",
     "ssh-dss": "ssss",
@@ -41,7 +41,7 @@ LAYOUTS = {kind: "s" + fields for kind, fields in _FIELDS.items()} | {
     _certificate(kind): f"ss{fields}QIssQQsssss" for kind, fields in _FIELDS.items()
 }
 
-# cloud-init takes a line for none whose type it does not know: who ignores it.
+# Types that are ignored, and by whom: cloud-init skips lines of a type that it does not know.
 _IGNORED_BY = {
     kind: who
     for plain, who in (
@@ -54,15 +54,15 @@ _IGNORED_BY = {
 _FIXED_BYTES = {"Q": 8, "I": 4}
 
 _KEY = "an SSH public key such as 'ssh-ed25519 AAAA... name'"
-_FORMS = "a list of SSH public keys, a text with one on each line, or a mapping of names to keys"
-_PUBLIC = "the public key, which is in the file whose name ends with .pub"
+_FORMS = "a list of SSH public keys, a string with one per line, or a mapping of names to keys"
+_PUBLIC = "the public key, from the file that ends with .pub"
 _PRIVATE = re.compile("PRIVATE KEY-----|PuTTY-User-Key-File-|AGE-SECRET-KEY-")
-_OTHER_FORMS = (  # how a text begins that is something else for a public key, and what to do
-    ("---- BEGIN SSH2 PUBLIC KEY", "a key in OpenSSH's form: ssh-keygen -i -f FILE"),
-    ("-----BEGIN RSA PUBLIC KEY", "a key in OpenSSH's form: ssh-keygen -i -m PEM -f FILE"),
-    ("-----BEGIN PUBLIC KEY", "a key in OpenSSH's form: ssh-keygen -i -m PKCS8 -f FILE"),
+_OTHER_FORMS = (  # how other things than a public key begin, and what to write instead
+    ("---- BEGIN SSH2 PUBLIC KEY", "a key in OpenSSH format: ssh-keygen -i -f FILE"),
+    ("-----BEGIN RSA PUBLIC KEY", "a key in OpenSSH format: ssh-keygen -i -m PEM -f FILE"),
+    ("-----BEGIN PUBLIC KEY", "a key in OpenSSH format: ssh-keygen -i -m PKCS8 -f FILE"),
     (("gh:", "lp:", "https://"), "the key itself (user-data can fetch it: ssh_import_id)"),
-    (("~", "/", "./", "file:"), "the key itself, which is the content of the file"),
+    (("~", "/", "./", "file:"), "the key itself: the content of that file"),
 )
 
 # [options] type blob [comment]; options hold quoted strings, in which \\" is a quote.
@@ -74,7 +74,7 @@ _SECOND = re.compile(r"(?:ssh-|ecdsa-|@openssh\.com)[a-z0-9-]{0,40}[ \t]{1,9}AAA
 
 
 def served(value: Any) -> Any:
-    """What the document has: the value as it is written, but for one key, which is a list of it."""
+    """Return the value for the document: as it is written, but one key alone becomes a list."""
     if isinstance(value, str):
         return value if len(value.strip().splitlines()) > 1 else [value.strip()]
     if isinstance(value, list | tuple):
@@ -83,12 +83,12 @@ def served(value: Any) -> Any:
 
 
 def faults_in(value: Any, key: Key) -> Iterator[Fault]:
-    """What is wrong with the public keys of meta-data, which stand at `key`."""
+    """Yield what is wrong with the public keys of meta-data, which are at `key`."""
     match value:
         case str():
             yield from _text_faults(value, key)
         case list() | tuple() | Mapping() if len(value) > MAX_ITEMS:
-            yield Fault(key, describe(value, key), f"at most {MAX_ITEMS:,} of them")
+            yield Fault(key, describe(value, key), f"at most {MAX_ITEMS:,} items")
         case list() | tuple():
             for index, item in enumerate(value):
                 yield from _key_faults(item, (*key, index))
@@ -100,7 +100,7 @@ def faults_in(value: Any, key: Key) -> Iterator[Fault]:
 
 
 def warnings_in(value: Any, key: Key) -> Iterator[Fault]:
-    """What is right with the public keys of meta-data, and is lost in the VM all the same."""
+    """Yield warnings for valid public keys that cloud-init ignores."""
     match value:
         case str():
             for line in value.splitlines():
@@ -125,13 +125,13 @@ def _text_faults(text: str, key: Key) -> Iterator[Fault]:
         return
     keys = [(n, line) for n, line in enumerate(text.splitlines(), 1) if not _is_comment(line)]
     if not keys:
-        yield Fault(key, "a text of comments alone", _KEY)
+        yield Fault(key, "only comments", _KEY)
     elif len(keys) > MAX_ITEMS:
         yield Fault(key, f"{len(keys):,} lines", f"at most {MAX_ITEMS:,} public keys")
     else:
         for number, line in keys:
             for fault in _key_faults(line, key):
-                yield Fault(key, f"{fault.found} in line {number} of the text", fault.expected)
+                yield Fault(key, f"{fault.found} on line {number} of the value", fault.expected)
 
 
 def _is_comment(line: str) -> bool:
@@ -139,7 +139,7 @@ def _is_comment(line: str) -> bool:
 
 
 def _named_faults(value: Any, key: Key) -> Iterator[Fault]:
-    """Of what stands below one name of a mapping: a key, or a list of keys."""
+    """Check the value of one name in a mapping: a key, or a list of keys."""
     if not isinstance(value, str | list | tuple):
         yield Fault(key, describe(value, key), f"{_KEY}, or a list of them")
         return
@@ -147,16 +147,16 @@ def _named_faults(value: Any, key: Key) -> Iterator[Fault]:
         yield from _key_faults(value, key)
         return
     if len(value) > MAX_ITEMS:
-        yield Fault(key, describe(value, key), f"at most {MAX_ITEMS:,} of them")
+        yield Fault(key, describe(value, key), f"at most {MAX_ITEMS:,} items")
         return
-    # EC2 has an empty text behind the last key, which cloud-init leaves out.
+    # EC2 has an empty string after the last key, which cloud-init skips.
     keys = value[:-1] if len(value) > 1 and value[-1] == "" else value
     for index, item in enumerate(keys):
         yield from _key_faults(item, (*key, index))
 
 
 def _key_faults(value: Any, key: Key) -> Iterator[Fault]:
-    """Of what is to be one public key."""
+    """Check the value of one public key."""
     if not isinstance(value, str):
         yield Fault(key, describe(value, key), _KEY)
     elif expected := fault_of(value):
@@ -169,37 +169,37 @@ def _key_faults(value: Any, key: Key) -> Iterator[Fault]:
 
 
 def fault_of(line: str) -> str | None:
-    """What was expected of `line`, which is no public key, or None if it is one."""
+    """Return what is expected in place of `line`, or None if it is a public key."""
     line = line.strip()
     match = _LINE.fullmatch(line)
     if match is None or match["type"] not in LAYOUTS or line.startswith("#"):
         return _meant(line)
     if match["comment"] and _SECOND.search(match["comment"]):
-        return "one public key on each line (a text behind > or without a sign becomes one line)"
+        return "one public key per line (use |: without it, the lines become one)"
     try:
         blob = base64.b64decode(match["blob"], validate=True)
     except binascii.Error:
         return "an SSH public key whose second part is base64 (is it cut off?)"
     kind = match["type"].encode()
     if not blob.startswith(len(kind).to_bytes(4, "big") + kind):
-        return f"an SSH public key whose base64 says {match['type']} too"
+        return f"an SSH public key whose base64 contains the same type, {match['type']}"
     if not _has_layout(blob, LAYOUTS[match["type"]]):
-        return "a whole SSH public key (this one is cut off, or goes on behind its end)"
+        return "a complete SSH public key (this one is cut off, or has extra data at its end)"
     return None
 
 
 def _meant(line: str) -> str:
-    """What was expected of what has not the form of a public key."""
+    """Return what is expected in place of a string that does not look like a public key."""
     for start, expected in _OTHER_FORMS:
         if line.startswith(start):
             return expected
     if len(line.splitlines()) > 1:
-        return "one public key (write several as the items of a list)"
+        return "one public key (write several as a list)"
     return _KEY
 
 
 def _has_layout(blob: bytes, layout: str) -> bool:
-    """Whether the blob is these fields, to the last byte."""
+    """Return whether the blob consists of these fields, to the last byte."""
     position = 0
     for field in layout:
         if position + 4 > len(blob):

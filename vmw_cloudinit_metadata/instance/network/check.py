@@ -1,6 +1,6 @@
-"""Checks of values: what a key may hold, as tables of key -> check. Pure.
+"""Checks of values in native documents, as tables of key -> check. Pure.
 
-A check yields a fault for each thing that is wrong with a value; the values are plain (plain.py).
+A check yields a fault for each thing that is wrong with a value; values are plain (plain.py).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe, kind_of,
 Check = Callable[[Any, Key], Iterator[Fault]]
 Table = Mapping[str, Check]
 
-# netplan takes no other form; the longer one is of InfiniBand.
+# netplan accepts no other form; the longer one is for InfiniBand.
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?:(?::[0-9A-Fa-f]{2}){14})?", re.ASCII)
 _INTERFACE_NAME = re.compile(r"[^\s/:*?\[\]]{1,15}")
 
 
 def of(is_right: Callable[[Any], bool], expected: str) -> Check:
-    """A value of which `is_right` holds."""
+    """Check that `is_right` holds for the value."""
 
     def check(value: Any, key: Key) -> Iterator[Fault]:
         if not is_right(value):
@@ -44,7 +44,7 @@ def up_to(highest: int) -> Check:
 
 
 def listed(check: Check, expected: str = "a list") -> Check:
-    """A list, each item of which passes."""
+    """Check that the value is a list, and each item."""
 
     def check_list(value: Any, key: Key) -> Iterator[Fault]:
         if not isinstance(value, list | tuple):
@@ -57,7 +57,7 @@ def listed(check: Check, expected: str = "a list") -> Check:
 
 
 def named(check: Check, expected: str = "a mapping of names to mappings") -> Check:
-    """A mapping with names of the operator's own, each value of which passes."""
+    """Check that the value is a mapping with any names, and each value in it."""
 
     def check_named(value: Any, key: Key) -> Iterator[Fault]:
         if not isinstance(value, Mapping):
@@ -75,8 +75,9 @@ def mapping(
     misplaced: Mapping[str, str] | None = None,
     expected: str = "a mapping",
 ) -> Check:
-    """A mapping with the keys of `table`, of which `needed` are there; of known keys that do not
-    belong there, `misplaced` has what to write instead.
+    """Check that the value is a mapping with keys of `table`, and has those in `needed`.
+
+    `misplaced` has keys that belong elsewhere, and what to write instead.
     """
 
     def check(value: Any, key: Key) -> Iterator[Fault]:
@@ -112,7 +113,7 @@ def below(key: Key, name: Any) -> Key:
 
 
 def interface_of(value: Any) -> IPv4Interface | IPv6Interface | None:
-    """The address, with or without a prefix length, that a text is."""
+    """Return the address in a string, with or without a prefix length, or None."""
     if not isinstance(value, str):
         return None
     try:
@@ -143,11 +144,11 @@ def _is_whole(value: Any) -> bool:
 
 
 ANY: Check = lambda _value, _key: iter(())  # noqa: E731 - a row like the others
-TEXT = of(_is_text, "a text (a number or true in quotes)")
+TEXT = of(_is_text, "a string (quote numbers and booleans)")
 WHOLE = of(_is_whole, "a whole number without quotes")
 WHOLE_OR_NOTHING = of(lambda value: value is None or _is_whole(value), "a whole number")
 BOOLEAN = of(lambda value: isinstance(value, bool), "true or false, without quotes")
-TEXTS = listed(TEXT, "a list of texts")
+TEXTS = listed(TEXT, "a list of strings")
 HOST = of(_is_host, "an IP address without a prefix length, such as 192.168.1.254")
 HOST_4 = of(lambda value: _is_host(value, 4), "an IPv4 address such as 192.168.1.254")
 HOST_6 = of(lambda value: _is_host(value, 6), "an IPv6 address such as fe80::1")
@@ -166,5 +167,5 @@ def names_an_interface(value: Any) -> bool:
 
 def INTERFACE_NAME(value: Any, key: Key) -> Iterator[Fault]:  # noqa: N802 - a check like the others
     if not names_an_interface(value):
-        expected = "the name of an interface such as eth0: at most 15 characters, no wildcard"
-        yield Fault(key, kind_of(value), expected)  # it may be anything
+        expected = "an interface name such as eth0: at most 15 characters, no wildcard"
+        yield Fault(key, kind_of(value), expected)  # not quoted: it may be anything

@@ -1,6 +1,6 @@
-"""JSON -> YAML that is read as the same values: YAML 1.1 has nearly all of JSON, not all. Pure.
+"""JSON (RFC 8259) -> YAML of the same values, since YAML 1.1 is not quite a superset. Pure.
 
-So an instance file in JSON goes the way of all others, with lines, duplicates and bounds. RFC 8259.
+So files in JSON are read like all others, with lines, duplicate keys and limits.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import NoReturn
 
 from vmw_cloudinit_metadata.instance.fault import Fault
 
-# A text; else a number, and its exponent; else blanks, and the colon behind them. Each takes all
-# that there is of it, so that a long one is not looked at again from its middle.
+# A string; else a number with its exponent; else blanks with the colon after them. Each is greedy,
+# so that a long one is not searched again from its middle.
 _PART = re.compile(
     r'(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")'
     r"|(?P<number>-?\d+)(?P<fraction>\.\d+)?(?:[eE](?P<sign>[+-]?)(?P<exponent>\d+))?"
@@ -20,7 +20,7 @@ _PART = re.compile(
     re.ASCII,
 )
 _HIGH, _LOW = "[dD][89abAB][0-9a-fA-F]{2}", "[dD][c-fC-F][0-9a-fA-F]{2}"
-# An escaped backslash; a pair of surrogates; a character that YAML does not take as it is.
+# An escaped backslash; a surrogate pair; a character that YAML requires to be escaped.
 _IN_TEXT = re.compile(rf"\\\\|\\u({_HIGH})\\u({_LOW})|[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 _WHOLE = re.compile(rf"\\\\|\\u{_HIGH}\\u{_LOW}")
@@ -28,29 +28,29 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 def fault_of(text: str) -> Fault | None:
-    """Why `text` is no JSON, with line and column; None if it is."""
+    """Return why `text` is not JSON, with line and column; None if it is."""
     try:
         json.loads(text, parse_int=len, parse_float=len, parse_constant=_refuse)
     except json.JSONDecodeError as error:
-        found = f"no valid JSON ({error.msg})"
+        found = f"invalid JSON ({error.msg})"
         return Fault((), found, "JSON", line=error.lineno, column=error.colno)
     except ValueError as error:
-        return Fault((), f"no valid JSON ({error})", "JSON", line=1)
+        return Fault((), f"invalid JSON ({error})", "JSON", line=1)
     except RecursionError:
-        pass  # the reader tells how deep it may be
+        pass  # seed reports the limit on nesting
     else:
         return _half_of_a_pair(text)
     return None
 
 
 def _half_of_a_pair(text: str) -> Fault | None:
-    """The fault of a surrogate alone, which Python's reader lets pass and is no character."""
+    """Return the fault of a lone surrogate, which Python's reader accepts."""
     for part in _PART.finditer(text):
         if part["text"] and (half := _HALF.search(_WHOLE.sub(_blank, part["text"]))):
             index = part.start() + half.start()
             start = text.rfind("\n", 0, index) + 1
-            found = "half of a pair of surrogates, which is no character"
-            expected = "both: \\ud83d\\ude80, or the character itself"
+            found = "half of a surrogate pair, which is not a character"
+            expected = "both halves (\\ud83d\\ude80), or the character itself"
             line = text.count("\n", 0, index) + 1
             return Fault((), found, expected, line=line, column=index - start + 1)
     return None
@@ -61,21 +61,21 @@ def _blank(found: re.Match[str]) -> str:
 
 
 def as_yaml(text: str) -> str:
-    """The YAML of valid JSON, with each value in the line in which it was."""
+    """Convert valid JSON to YAML; each value stays on its line."""
     return _PART.sub(_part, text)
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _part(found: re.Match[str]) -> str:
     if found["text"]:
         return _IN_TEXT.sub(_in_text, found[0])
-    if found["exponent"]:  # YAML 1.1 wants a fraction and a sign
+    if found["exponent"]:  # YAML 1.1 requires a fraction and a sign
         sign = found["sign"] or "+"
         return f"{found['number']}{found['fraction'] or '.0'}e{sign}{found['exponent']}"
-    if found["colon"]:  # YAML wants it in the line of the key
+    if found["colon"]:  # YAML requires it on the line of the key
         return f":{found['blanks']}"
     return found[0]
 

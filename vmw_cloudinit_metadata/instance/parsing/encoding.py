@@ -1,4 +1,4 @@
-"""The bytes of an instance file -> its text, or what is wrong with them. Pure."""
+"""The bytes of an instance file -> its text, or a fault. Pure."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import codecs
 
 from vmw_cloudinit_metadata.instance.fault import Fault
 
-_EXPECTED = "UTF-8: save the file as that, or convert it (iconv -f {} -t UTF-8)"
+_EXPECTED = "UTF-8: save the file as UTF-8, or convert it (iconv -f {} -t UTF-8)"
 
-# The longer ones first: UTF-32's mark in little-endian order begins as UTF-16's.
+# Longest first: the little-endian mark of UTF-32 begins like that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-# Where the NULs stand of what begins with two characters of ASCII, without a mark.
+# Without a mark: the positions of NULs if the file begins with two ASCII characters.
 _NULS = (
     ((False, True, True, True), "UTF-32LE"),
     ((True, True, True, False), "UTF-32BE"),
@@ -25,7 +25,7 @@ _NULS = (
 
 
 def text_of(content: bytes) -> str | Fault:
-    """The text, without a byte order mark, or a fault that has line and column but no file."""
+    """Return the text without a byte order mark, or a fault with line and column but no file."""
     wide = _wide(content)
     if wide:
         return Fault((), f"a file in {wide}", _EXPECTED.format(wide), line=1, column=1)

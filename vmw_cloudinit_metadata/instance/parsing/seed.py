@@ -1,10 +1,10 @@
-"""The text of an instance file: YAML -> a mapping, with the line of every key.
+"""The text of an instance file: YAML -> a mapping, with the line of every key. Pure.
 
-One pass over libyaml's events, because a seed needs what a YAML loader does not give: text keys
-keep their scalar as it is written (`instance-id: 2024-01-01` is text), duplicate keys are faults,
-every key has a line, and nesting and alias expansion are bounded. Timestamps are text. Pure.
+It is read in one pass over libyaml's events, because YAML loaders lack what is needed here: string
+keys keep their scalar as it is written (`instance-id: 2024-01-01` is a string), duplicate keys are
+faults, every key has a line, and nesting and alias expansion are bounded. Timestamps are strings.
 
-A schema tells which keys are text; the file of the server's settings has one of its own.
+A schema says which keys are strings; the file of the server's settings has its own.
 """
 
 from __future__ import annotations
@@ -29,22 +29,25 @@ from yaml.events import (
     StreamEndEvent,
 )
 
-from vmw_cloudinit_metadata.instance import placeholder, secrecy, syntax
+from vmw_cloudinit_metadata.instance import secrecy
+from vmw_cloudinit_metadata.instance.documents import FILE_KEYS
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
-from vmw_cloudinit_metadata.instance.plain import MAX_DEPTH, MAX_NUMBER_BITS
+from vmw_cloudinit_metadata.instance.parsing import syntax
+from vmw_cloudinit_metadata.instance.values import placeholder
+from vmw_cloudinit_metadata.instance.values.plain import MAX_DEPTH, MAX_NUMBER_BITS
 
 MAX_NODES = 100_000  # after aliases are expanded
 MAX_CHARACTERS = 8 * 1024 * 1024  # likewise
-MAX_EVENTS = 2 * MAX_NODES + 8  # of libyaml: at most two for a value
+MAX_EVENTS = 2 * MAX_NODES + 8  # of libyaml: at most two per value
 
-# What takes more than linear time, by itself or in dicts, is bounded below where that shows.
-MAX_KEY_CHARACTERS = 1024  # as of YAML's own short form of a key
-MAX_KEY_BITS = 60  # all larger numbers have hashes that smaller ones have too
-MAX_NUMBER_CHARACTERS = 600  # the digits of MAX_NUMBER_BITS in any base, also with _ between them
-MAX_TAG_DIRECTIVES = 100  # libyaml compares each with all before it
+# What takes more than linear time, by itself or in a dict, has a limit below the point of notice.
+MAX_KEY_CHARACTERS = 1024  # the limit of YAML's own simple keys
+MAX_KEY_BITS = 60  # larger numbers share their hashes with smaller ones
+MAX_NUMBER_CHARACTERS = 600  # MAX_NUMBER_BITS in any base, with _ between the digits
+MAX_TAG_DIRECTIVES = 100  # libyaml compares each with all earlier ones
 _TAG_DIRECTIVE = "%TAG"
 
-TEXT = "text"  # scalars below this key are text as it is written
+TEXT = "text"  # scalars below this key are strings, as they are written
 _INTERFACE = {
     **dict.fromkeys(
         ("name", "mac-address", "address", "netmask", "gateway", "search", "nameservers"), TEXT
@@ -62,8 +65,7 @@ SCHEMA: Mapping[str, Any] = {
     "metadata": _METADATA,
     "network": _INTERFACE,
     "match": TEXT,
-    "userdata-file": TEXT,
-    "vendordata-file": TEXT,
+    **dict.fromkeys(FILE_KEYS, TEXT),
     "documents": TEXT,
 }
 
@@ -88,37 +90,37 @@ _BLOCKS = ("|", ">")
 _FIRST_LINE = re.compile(r"[|>][0-9+-]*[ \t]*(?:#!|#cloud-|#include|## template)")
 
 _NO_SPACE = re.compile(r"[\w-]+:\S")  # `{a:b}` is a mapping with the key `a:b`
-_COMMENT = re.compile(r"[ \t]*#\{")  # a placeholder, which is a comment for YAML
-_ITEM = re.compile(r"[\r\n][ \t]*- ")  # in a text of several lines
+_COMMENT = re.compile(r"[ \t]*#\{")  # a placeholder that YAML reads as a comment
+_ITEM = re.compile(r"[\r\n][ \t]*- ")  # in a scalar of several lines
 
-# What ends a line for libyaml, and for hardly any editor.
+# Line breaks for libyaml, but for hardly any editor.
 _BREAKS_OF_YAML_ALONE = re.compile("[\x85\u2028\u2029]")
 
 
 class _MergeKey(StrEnum):
-    """The key `<<`; in quotes it is a text like any other."""
+    """The key `<<`; in quotes it is a string like any other."""
 
     MERGE = "<<"
 
 
 @dataclass(frozen=True)
 class Seed:
-    """An instance file's content. `marks` has where a key, written with `-`, begins."""
+    """The content of an instance file; `marks` has the start of each key, written with `-`."""
 
     value: Any
     faults: tuple[Fault, ...]
     marks: Mapping[Key, yaml.Mark] = field(repr=False)
-    text: str = field(default="", repr=False)  # if libyaml's lines in it are not an editor's
+    text: str = field(default="", repr=False)  # only if libyaml counts its lines differently
 
     def line(self, key: Key) -> int:
-        """The line of `key`, or of what it stands in if the file does not have it."""
+        """Return the line of `key`, or of the nearest key around it that the file has."""
         return self._place(key)[0]
 
     def has(self, key: Key) -> bool:
         return dashed(key) in self.marks
 
     def located(self, fault: Fault, file: str, names: Collection[str] = secrecy.NAMES) -> Fault:
-        """The fault with its place; without a column where the key that is told says it."""
+        """Return the fault with its place; the column is left out if the shown key is enough."""
         if fault.line:
             return replace(fault, file=file)
         line, column = self._place(fault.key)
@@ -141,24 +143,24 @@ def dashed(key: Key) -> Key:
 
 
 def read(text: str, schema: Mapping[str, Any] = SCHEMA, root: Key = ()) -> Seed:
-    """Reads one YAML document, which stands at `root`: `("userdata",)` for one that is secret.
+    """Read one YAML document, whose keys are below `root`: `("userdata",)` keeps them secret.
 
     Never raises: what is wrong is in `faults`.
     """
     return _Reader(text, schema, root).seed()
 
 
-_Anchored = tuple[Any, Iterator[Any]]  # the event that a node begins with, and those behind it
+_Anchored = tuple[Any, Iterator[Any]]  # the first event of a node, and those after it
 
 
 class _StopError(Exception):
-    """A bound is exceeded; the fault is told."""
+    """Raised when a limit is exceeded and its fault has been added."""
 
 
 class _Reader:
     def __init__(self, text: str, schema: Mapping[str, Any], root: Key) -> None:
         self._text = text
-        # To ask for ASCII first saves 4 µs of a small file.
+        # Asking for ASCII first saves 4 µs for a small file.
         has_breaks = not text.isascii() and _BREAKS_OF_YAML_ALONE.search(text)
         self._lines = text if has_breaks else ""
         self._schema = schema
@@ -184,18 +186,18 @@ class _Reader:
             if self._mistake:
                 self._syntax(self._mistake)
             elif not self._faults.found:
-                self._faults.add(Fault((), "more values", f"at most {MAX_NODES:,}", line=1))
+                self._faults.add(Fault((), "too many values", f"at most {MAX_NODES:,}", line=1))
         return Seed(value, self._faults.all(), self._marks, self._lines)
 
     def _parsed(self, text: str) -> list[Any]:
-        """All events, or those before the text is no YAML any more."""
+        """Return all events, or those before a syntax error, which is kept in `_mistake`."""
         events: list[Any] = []
         if text.count(_TAG_DIRECTIVE) > MAX_TAG_DIRECTIVES:
-            expected = f"at most {MAX_TAG_DIRECTIVES} of them"
-            self._faults.add(Fault((), f"more {_TAG_DIRECTIVE} directives", expected, line=1))
+            expected = f"at most {MAX_TAG_DIRECTIVES}"
+            self._faults.add(Fault((), f"too many {_TAG_DIRECTIVE} directives", expected, line=1))
             return events
         try:
-            # Not of a loader: to make its resolver and constructor, unused here, takes 2 µs.
+            # Not a loader: creating its resolver and constructor, unused here, takes 2 µs.
             events.extend(islice(iter(CParser(text).get_event, None), MAX_EVENTS))
         except (yaml.YAMLError, UnicodeError) as error:
             self._mistake = syntax.mistake(text, error, _open_bracket(events), _scalar(events))
@@ -209,7 +211,7 @@ class _Reader:
         next(self._events)  # the document's end
         event = next(self._events)
         if not isinstance(event, StreamEndEvent):
-            expected = "one document in each file, without a second '---'"
+            expected = "one document per file (remove the second '---')"
             self._fault(event, self._root, "a second YAML document", expected)
         return value
 
@@ -224,9 +226,9 @@ class _Reader:
         if isinstance(event, AliasEvent):
             return self._alias(event, key, schema)
         if event.tag not in (None, "!", _SEQ, _MAP):
-            self._fault(event, key, "a tag", "a plain mapping or list, without one")
+            self._fault(event, key, "a tag", "a plain mapping or list, without a tag")
         if len(key) >= self._deepest:
-            self._too_much(event, key, "deeper nesting", f"at most {MAX_DEPTH} levels")
+            self._too_much(event, key, "too many levels of nesting", f"at most {MAX_DEPTH}")
         if event.anchor:
             self._anchors[event.anchor] = event, copy(self._events)
             self._open_anchors.add(event.anchor)
@@ -236,14 +238,15 @@ class _Reader:
         return value
 
     def _alias(self, event: Any, key: Key, schema: Any) -> Any:
-        """The anchor's node, read once more: what is text depends on where it stands."""
+        """Read the anchor's node again: whether scalars are strings depends on the place."""
         anchored = self._anchors.get(event.anchor)
         if anchored is None:
-            expected = "'&' with the same name above it, or quotes around a text that begins with *"
-            self._fault(event, key, "an alias (*) without its anchor", expected)
+            expected = "an anchor (&) of the same name above it, or quotes around a string"
+            expected += " that begins with *"
+            self._fault(event, key, "an alias (*) without an anchor", expected)
             return None
         if event.anchor in self._open_anchors:
-            self._fault(event, key, "an alias (*) within its own anchor", "an alias outside of it")
+            self._fault(event, key, "an alias (*) inside its own anchor", "an alias outside it")
             return None
         start, behind = anchored
         here, self._events = self._events, copy(behind)
@@ -265,11 +268,11 @@ class _Reader:
         mapping: dict[Any, Any] = {}
         merged: list[Any] = []
         is_ours = isinstance(schema, dict)
-        names = TEXT if is_ours else schema  # what the format names is text
-        events = self._events  # whatever is read of aliases meanwhile
+        names = TEXT if is_ours else schema  # the format's own names are strings
+        events = self._events  # `_alias` replaces it while it reads
         while type(event := next(events)) is not MappingEndEvent:
             if type(event) is MappingStartEvent and self._is_placeholder(start):
-                self._fault(start, key, placeholder.told("{{"), placeholder.EXPECTED)
+                self._fault(start, key, placeholder.described("{{"), placeholder.EXPECTED)
                 self._skip_mapping(event, key)
                 return None
             name = self._key(event, key, names)
@@ -285,17 +288,17 @@ class _Reader:
             mapping[name] = value = self._node(next(events), place, below)
             self._at = key
             if value is None and is_ours and _NO_SPACE.match(str(name)):
-                expected = "KEY: VALUE, with a space behind the colon"
-                self._fault(event, place, "a key with a ':' in it, and without a value", expected)
+                expected = "KEY: VALUE, with a space after the colon"
+                self._fault(event, place, "a key that contains ':' and has no value", expected)
         self._marks.setdefault(key, start.start_mark)
         return _merged(mapping, merged) if merged else mapping
 
     def _is_placeholder(self, start: Any) -> bool:
-        """Whether what YAML reads as a mapping whose key is a mapping is `{{ name }}`."""
+        """Return whether a mapping with a mapping as its key is a placeholder `{{ name }}`."""
         return self._text.startswith("{{", start.start_mark.index)
 
     def _skip_mapping(self, event: Any, key: Key) -> None:
-        """Skips the rest of a mapping, from `event` on, with the same bound as reading it."""
+        """Skip the rest of a mapping from `event` on, with the same limit as reading it."""
         depth = 1
         while depth:
             self._nodes += 1
@@ -307,7 +310,7 @@ class _Reader:
     def _duplicate(self, event: Any, key: Key) -> None:
         first = self._marks.get(key)
         line = _place_of(first, self._lines)[0] if first else 0
-        found = f"a duplicate key (the first one is in line {line})" if line else "a duplicate key"
+        found = f"a duplicate key (the first is on line {line})" if line else "a duplicate key"
         self._fault(event, key, found, "each key once")
 
     def _merge(self, event: Any, key: Key, schema: Any) -> list[dict[Any, Any]]:
@@ -315,12 +318,12 @@ class _Reader:
         others = value if isinstance(value, list) else [value]
         if not all(isinstance(other, dict) for other in others):
             found = kind_of(value)
-            self._fault(event, key, found, "a mapping, or a list of mappings, to merge")
+            self._fault(event, key, found, "a mapping or a list of mappings to merge")
             return []
         return others
 
     def _key(self, event: Any, key: Key, schema: Any) -> Any:
-        """A mapping's key, or _MergeKey.MERGE."""
+        """Return a mapping's key, or _MergeKey.MERGE."""
         if type(event) is ScalarEvent:
             if event.value == "<<" and event.implicit[0]:
                 return _MergeKey.MERGE
@@ -328,20 +331,24 @@ class _Reader:
                 name = self._scalar(event, key, schema)
                 is_plain = type(name) is str and len(name) <= MAX_KEY_CHARACTERS
                 return name if is_plain else self._checked_key(event, key, name)
-        # One level deeper: a key may be a mapping whose key is a mapping.
+        # One level deeper: a key may itself be a mapping with a mapping as its key.
         return self._checked_key(event, key, self._node(event, (*key, "?"), schema))
 
     def _checked_key(self, event: Any, key: Key, name: Any) -> Any:
-        """The key, or "" if it cannot be one."""
+        """Return the key, or "" if it cannot be one."""
         if isinstance(name, dict | list):
-            found = f"{kind_of(name)} as a key"
+            found, expected = f"{kind_of(name)} as a key", "a string"
         elif isinstance(name, int) and name.bit_length() > MAX_KEY_BITS:
             found = f"a number of more than {MAX_KEY_BITS} bits as a key"
+            expected = "a smaller number, or a string"
         elif isinstance(name, str | bytes) and len(name) > MAX_KEY_CHARACTERS:
-            found = f"a key of more than {MAX_KEY_CHARACTERS:,} characters"
+            found, expected = (
+                f"a key of more than {MAX_KEY_CHARACTERS:,} characters",
+                "a shorter key",
+            )
         else:
             return name
-        self._fault(event, key, found, "a text")
+        self._fault(event, key, found, expected)
         return ""
 
     def _scalar(self, event: Any, key: Key, schema: Any) -> Any:
@@ -353,8 +360,8 @@ class _Reader:
         is_plain, is_quoted = event.implicit
         if is_quoted or event.tag == "!":  # quoted, or a block
             if event.style in _BLOCKS and self._begins_in_header(event):
-                found = f"text behind {event.style}, which YAML takes for a comment"
-                self._fault(event, key, found, "the text on the lines below it, indented")
+                found = f"text after {event.style}, which YAML reads as a comment"
+                self._fault(event, key, found, "the text on the lines below, indented")
             return text
         if is_plain and schema is TEXT:
             if not text or event.start_mark.line != event.end_mark.line:
@@ -363,7 +370,7 @@ class _Reader:
         tag = _resolve(text) if is_plain else event.tag
         construct = _CONSTRUCT.get(tag)
         if construct is None:
-            expected = "a plain value, !!binary, or quotes around a text that begins with !"
+            expected = "a plain value, !!binary, or quotes around a string that begins with !"
             self._fault(event, key, "a tag", expected)
             return None
         try:
@@ -374,25 +381,25 @@ class _Reader:
                 raise OverflowError
             return value
         except (ValueError, LookupError, ArithmeticError, yaml.YAMLError):
-            self._fault(event, key, f"a value that is no {tag.rpartition(':')[2]}", "one")
+            self._fault(event, key, f"an invalid !!{tag.rpartition(':')[2]}", "a valid value")
             return None
 
     def _check_plain(self, event: Any, key: Key) -> None:
-        """Tells what YAML takes for something else than its writer."""
+        """Report scalars that YAML reads differently than their writer means."""
         start, end = event.start_mark, event.end_mark
         if not event.value and _COMMENT.match(self._text, start.index):
-            self._fault(event, key, placeholder.told("#{"), placeholder.EXPECTED)
+            self._fault(event, key, placeholder.described("#{"), placeholder.EXPECTED)
         elif start.line != end.line and _ITEM.search(self._text, start.index, end.index):
             expected = "the same indentation as the item above"
             self._fault(event, key, "a list whose items have different indentation", expected)
 
     def _begins_in_header(self, event: Any) -> bool:
-        """Whether the first line of user-data stands behind the | or > that begins a text."""
+        """Return whether user-data begins on the line of the | or >."""
         return bool(_FIRST_LINE.match(self._text, event.start_mark.index))
 
     def _too_many(self, event: Any, key: Key) -> None:
-        expected = f"at most {MAX_NODES:,} values of {MAX_CHARACTERS:,} characters together"
-        self._too_much(event, key, "more, after aliases are expanded", expected)
+        expected = f"at most {MAX_NODES:,} values and {MAX_CHARACTERS:,} characters in total"
+        self._too_much(event, key, "too much data after expanding aliases", expected)
 
     def _too_much(self, event: Any, key: Key, found: str, expected: str) -> None:
         self._fault(event, key, found, expected)
@@ -407,13 +414,13 @@ class _Reader:
     def _syntax(self, mistake: syntax.Mistake) -> None:
         line, column = syntax.place_at(self._text, mistake.index)
         if any(fault.line == line for fault in self._faults.found):
-            return  # it comes of that one: `{{ name }}-1` is a mapping with text behind it
+            return  # a consequence of that one: `{{ name }}-1` is a mapping with text after it
         fault = Fault(self._at, mistake.found, mistake.expected, line=line, column=column)
         self._faults.add(fault)
 
 
 def _open_bracket(events: Iterable[Any]) -> int | None:
-    """Where the innermost [ or { begins that is not closed."""
+    """Return where the innermost unclosed [ or { begins."""
     opened: list[Any] = []
     for event in events:
         if isinstance(event, MappingStartEvent | SequenceStartEvent):
@@ -424,14 +431,14 @@ def _open_bracket(events: Iterable[Any]) -> int | None:
 
 
 def _scalar(events: Sequence[Any]) -> int | None:
-    """Where the last value begins, if nothing else is behind it."""
+    """Return where the last value begins, if nothing follows it."""
     if not events or not isinstance(events[-1], ScalarEvent):
         return None
     return int(events[-1].start_mark.index)  # type: ignore[union-attr]
 
 
 def _merged(mapping: dict[Any, Any], others: list[dict[Any, Any]]) -> dict[Any, Any]:
-    """The mapping over what is merged into it, of which the first goes before the later ones."""
+    """Merge `others` under the mapping; earlier ones win over later ones."""
     result: dict[Any, Any] = {}
     for other in reversed(others):
         result.update(other)

@@ -1,4 +1,4 @@
-"""Placeholders of templates, such as `{{ name }}` and `@@NAME@@`, left in a text. Pure."""
+"""Unrendered placeholders of templates in a text, such as `{{ name }}` and `@@NAME@@`. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Key
 
-# Jinja, Go and Mustache; ERB; Terraform and shells; autoconf; cmd.exe; what Go writes for a value
-# that it has not. The group is what is told of one: the rest may be content.
+# Jinja, Go and Mustache; ERB; Terraform and shells; autoconf; cmd.exe; Go's text for an unknown
+# value. Messages quote only the group: the rest may be content.
 _FORM = re.compile(
     r"(\{\{)[^{}\n]{0,200}(?:\}\})?|(\{%)[^%\n]{0,200}|(<%)[^%\n]{0,200}%>|(\$\{)[^{}\n]{0,200}\}"
     r"|(@@)[^@\n]{1,200}@@|(@)[A-Za-z_][\w.-]{1,60}@|(%)[A-Za-z_]\w{2,60}%|(__)[A-Z][A-Z0-9_]{0,60}__"
@@ -17,19 +17,19 @@ _FORM = re.compile(
     re.ASCII,
 )
 
-LEFT_IN = "a placeholder was left in"
-EXPECTED = "its value: the template was not rendered"
-HINT = f"{LEFT_IN}: the template was not rendered"
+_WHAT = "an unrendered template placeholder"
+EXPECTED = "its value: render the template"
+HINT = f"it contains {_WHAT}"
 
 
 def found_in(text: str) -> str | None:
-    """How the first placeholder in `text` begins: `{{`."""
+    """Return how the first placeholder in `text` begins: `{{`."""
     form = _FORM.search(text)
     return form[form.lastindex or 0] if form else None
 
 
 def found_at(text: str, index: int) -> tuple[int, str] | None:
-    """Where the placeholder begins that touches `text[index]`, and how; looks at that line only."""
+    """Return where the placeholder at `text[index]` begins, and how; searches that line only."""
     start = text.rfind("\n", 0, index) + 1
     end = text.find("\n", index)
     for form in _FORM.finditer(text, start, len(text) if end < 0 else end):
@@ -38,22 +38,22 @@ def found_at(text: str, index: int) -> tuple[int, str] | None:
     return None
 
 
-def told(start: str) -> str:
-    """What was found, for a message."""
-    return f"{start!r}: {LEFT_IN}"
+def described(start: str) -> str:
+    """Return the text of a fault's `found`."""
+    return f"{start!r}, {_WHAT}"
 
 
 def warnings_in(value: Any, key: Key) -> Iterator[Fault]:
-    """A warning for each text below `key` that has a placeholder in it."""
+    """Yield a warning for each string below `key` that contains a placeholder."""
     match value:
         case str():
             if start := found_in(value):
-                yield Fault(key, told(start), EXPECTED, is_warning=True)
+                yield Fault(key, described(start), EXPECTED, is_warning=True)
         case Mapping():
             for name, item in value.items():
                 place = (*key, str(name))
                 if isinstance(name, str) and (start := found_in(name)):
-                    yield Fault(place, told(start), EXPECTED, is_warning=True)
+                    yield Fault(place, described(start), EXPECTED, is_warning=True)
                 yield from warnings_in(item, place)
         case list() | tuple():
             for index, item in enumerate(value):

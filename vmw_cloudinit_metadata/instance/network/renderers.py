@@ -1,8 +1,8 @@
-"""What cloud-init's renderers lose of a short form that is right: warnings that name them. Pure.
+"""Warnings for what cloud-init's renderers lose of a valid short form. Pure.
 
-cloud-init writes a network-config down for what configures the guest's network, and no version of
-it carries everything to all of these. The rules here are what its versions 22.4 and 26.2 were seen
-to do; tests/renderers holds them against both.
+A renderer writes the network-config in the format of the guest's network software, and no version
+of network-config is complete for all of them. The rules here describe what cloud-init 22.4 and 26.2
+were observed to do; tests/renderers compares them with both.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from vmw_cloudinit_metadata.instance.address import ip_address
 from vmw_cloudinit_metadata.instance.fault import Fault, Key
-from vmw_cloudinit_metadata.instance.network import Interface
-from vmw_cloudinit_metadata.instance.subnets import Subnets
+from vmw_cloudinit_metadata.instance.network.address import ip_address
+from vmw_cloudinit_metadata.instance.network.shortform import Interface
+from vmw_cloudinit_metadata.instance.network.subnets import Subnets
 
 RENDERERS = ("netplan", "eni", "networkd", "sysconfig", "network-manager")
 
-# Of resolv.conf, as cloud-init writes it for all interfaces together.
+# Limits of resolv.conf, which cloud-init writes once for all interfaces.
 _MAX_SERVERS = 3
 _MAX_DOMAINS = 6
 _MAX_DOMAINS_CHARACTERS = 256
@@ -26,12 +26,12 @@ _MAX_DOMAINS_CHARACTERS = 256
 
 @dataclass(frozen=True)
 class _Case:
-    """An interface, in a document of a version."""
+    """An interface in a document of a version."""
 
     interface: Interface
     version: int
     all_servers: int  # of this interface and those before it
-    has_too_many_domains: bool  # the same
+    has_too_many_domains: bool  # likewise
 
     @cached_property
     def families(self) -> set[int]:
@@ -47,7 +47,7 @@ class _Case:
 
     @property
     def served(self) -> set[int]:
-        """Families of which the interface has a place for name servers."""
+        """Families for which the interface can have name servers."""
         return self.families | ({4} if self.interface.dhcp and self.version == 1 else set())
 
     @cached_property
@@ -56,7 +56,7 @@ class _Case:
 
     @property
     def off_link(self) -> set[int]:
-        """Families of the gateways that lie outside the networks of the interface."""
+        """Families of gateways outside the networks of the interface."""
         gateways = self.interface.gateway
         return {ip_address(g).version for g in gateways if not self.subnets.reach(g)}
 
@@ -92,7 +92,7 @@ def _too_many_domains(case: _Case) -> set[str]:
 
 
 def _mtu(case: _Case) -> set[str]:
-    """ifupdown sets it with a static address alone; version 2 puts DHCP before these."""
+    """ifupdown sets it only with a static address; version 2 puts DHCP before these."""
     is_lost = case.interface.mtu and case.interface.dhcp
     return {"eni"} if is_lost and (case.is_dhcp_alone or case.version == 2) else set()
 
@@ -117,12 +117,12 @@ def _metric(case: _Case) -> set[str]:
 
 
 def _routes_too_early(case: _Case) -> set[str]:
-    """ifupdown makes routes with the address that they hang on, in the order of these."""
+    """ifupdown adds routes with the address they belong to, in the order of addresses."""
     interface = case.interface
     late = []
     if case.version == 1 and interface.dhcp and 4 in case.families:  # DHCP comes last
         late = [r for r in interface.routes if r.version == 4 and not case.subnets.reach(r.via)]
-    elif case.version == 2:  # cloud-init 22.4 hangs all on the first one, which is DHCP's if any
+    elif case.version == 2:  # cloud-init 22.4 adds all with the first one, DHCP's if any
         first = 4 if interface.dhcp else interface.addresses[0].version
         late = [
             route
@@ -162,30 +162,40 @@ _RULES = (
     _Rule("search", "search domains", _search, "a static address, and a name server of its family"),
     _Rule(
         "search",
-        f"more than {_MAX_DOMAINS} search domains, or {_MAX_DOMAINS_CHARACTERS} characters of them,"
-        " and with them the whole network",
+        f"the whole network (more than {_MAX_DOMAINS} search domains, or {_MAX_DOMAINS_CHARACTERS}"
+        " characters of them)",
         _too_many_domains,
-        "fewer for all interfaces together",
+        "fewer over all interfaces",
     ),
-    _Rule("mtu", "the MTU beside DHCP", _mtu, "a static address"),
-    _Rule("gateway", "the gateway outside the network", _gateway, "one in the network"),
+    _Rule("mtu", "the MTU with DHCP", _mtu, "a static address"),
+    _Rule("gateway", "a gateway outside the network", _gateway, "a gateway in the network"),
     _Rule(
         "gateway",
-        "that the gateway has no metric, as the default route for IPv6 has",
+        "the missing metric of the gateway, as the IPv6 default route has one",
         _metric_of_gateway,
-        "no metric there",
+        "no metric on that route",
     ),
     _Rule("routes", "the metric", _metric, "routes without one"),
-    _Rule("routes", "a route by a later address", _routes_too_early, "via in the first network"),
-    _Rule("routes", "a route by an address outside the network", _off_link_routes, "via in it"),
+    _Rule(
+        "routes",
+        "a route via a network other than the first",
+        _routes_too_early,
+        "via in the first network",
+    ),
+    _Rule(
+        "routes",
+        "a route via an address outside the network",
+        _off_link_routes,
+        "via in the network",
+    ),
 )
 
 
 def warnings_about(interfaces: Mapping[Key, Interface], version: int) -> Iterator[Fault]:
-    """Each renderer that loses something of an interface, in some version of cloud-init."""
+    """Yield a warning for each rule by which some renderer loses something of an interface."""
     servers: set[str] = set()
     domains: set[str] = set()
-    characters = -1  # with a space before each but the first
+    characters = -1  # of all domains, joined by spaces
     for key, interface in interfaces.items():
         servers.update(interface.nameservers)
         new = set(interface.search) - domains
@@ -202,7 +212,7 @@ def warnings_about(interfaces: Mapping[Key, Interface], version: int) -> Iterato
 def _warning(key: Key, rule: _Rule, losers: set[str]) -> Fault:
     lose = [renderer for renderer in RENDERERS if renderer in losers]
     rest = [renderer for renderer in RENDERERS if renderer not in losers]
-    found = f"{rule.what}, which some versions of cloud-init lose for {_joined(lose, 'and')}"
+    found = f"{rule.what}, which some versions of cloud-init lose with {_joined(lose, 'and')}"
     guest = f", or a guest with {_joined(rest, 'or')}" if rest else ""
     return Fault(key, found, rule.instead + guest, is_warning=True)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-# Of modules, and of the document as such.
+# Keys of modules, and of the document itself.
 _OF_MODULES = (
     "allow_public_ssh_keys ansible apk_repos apt apt_pipelining apt_reboot_if_required "
     "apt_update apt_upgrade authkey_hash autoinstall bootcmd byobu_by_default ca-certs "
@@ -24,7 +24,7 @@ _OF_MODULES = (
     "ubuntu_advantage ubuntu_pro updates user users vendor_data version wireguard write_files "
     "yum_repo_dir yum_repos zypper"
 )
-# Of the configuration in the image, which user-data may have too.
+# Keys of the configuration in the image, which user-data may contain too.
 _OF_THE_BASE = (
     "apt_mirror apt_sources cloud_dir datasource datasource_list debug def_log_file "
     "def_log_level disable_network_activation disable_vmware_customization features log_cfgs "
@@ -33,25 +33,25 @@ _OF_THE_BASE = (
 )
 KEYS = frozenset(f"{_OF_MODULES} {_OF_THE_BASE}".split())
 
-# What cloud-init looks for elsewhere.
+# Keys that cloud-init reads elsewhere.
 _MISPLACED = {
-    "network": "network at the top of the instance file: in user-data cloud-init ignores it",
-    "instance-id": "instance-id below metadata: in user-data cloud-init ignores it",
+    "network": "network at the top of the instance file: cloud-init ignores it in user-data",
+    "instance-id": "instance-id below metadata: cloud-init ignores it in user-data",
     "local-hostname": "hostname, or local-hostname below metadata",
     "metadata": "metadata at the top of the instance file",
-    "userdata": "what is below userdata one level higher",
-    "user-data": "what is below user-data one level higher",
+    "userdata": "the keys below userdata, one level up",
+    "user-data": "the keys below user-data, one level up",
 }
 
-# A document with more keys that are not known is no #cloud-config.
+# A document with more unknown keys is not a #cloud-config.
 _MAX_UNKNOWN = 100
-_SHORTEST = 4  # a shorter name resembles too many
-_SHORT = 8  # a name of fewer characters may differ in one, a longer one in two
+_SHORTEST = 4  # shorter names resemble too many others
+_SHORT = 8  # shorter names may differ in one letter, others in two
 _LONGEST = 40
 
 
 def advice_on(value: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    """Each top-level key that is probably not meant, and what to write instead."""
+    """Yield each top-level key that is probably a mistake, and what to write instead."""
     names = (name for name in value if isinstance(name, str))
     unknown = (name for name in names if name not in KEYS or name in _MISPLACED)
     for name in islice(unknown, _MAX_UNKNOWN):
@@ -62,7 +62,7 @@ def advice_on(value: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is an edit or two away; `-` and `_` are the same."""
+    """Return the known name that is one or two edits away; `-` and `_` are equal."""
     plain = name.lower().replace("-", "_")
     if not _SHORTEST <= len(plain) <= _LONGEST:
         return None
@@ -73,9 +73,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def edits(one: str, other: str, most: int) -> int:
-    """How many letters added, left out, changed, or swapped with a neighbour make the other.
+    """Return how many letters must be added, removed, changed or swapped to get the other.
 
-    What is more than `most` is `most` + 1.
+    Returns `most` + 1 if there are more than `most`.
     """
     if abs(len(one) - len(other)) > most:
         return most + 1

@@ -1,26 +1,23 @@
-"""The subnets of an interface, and which of them a host belongs to. Pure."""
+"""The subnets of an interface, and the one that a host belongs to. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vmw_cloudinit_metadata.instance.address import AnyAddress, AnyInterface, ip_address
+from vmw_cloudinit_metadata.instance.network.address import AnyAddress, AnyInterface, ip_address
 
-# So many addresses of an interface, which hardly one has, are looked through; more are indexed.
-_FEW = 4
-
-
-def reaches(address: AnyInterface, host: AnyAddress) -> bool:
-    """Whether the kernel of the interface with that address takes the host for a gateway."""
-    return host in address.network or (host.version == 6 and host.is_link_local)
+_FEW = 4  # addresses that are searched one by one; hardly an interface has more: they are indexed
 
 
 class Subnets:
-    """Where a host belongs: to the address whose network it is in, else the first of its family."""
+    """Finds the address of an interface that a host belongs to.
+
+    That is the address whose network the host is in, else the first one of the host's family.
+    """
 
     def __init__(self, addresses: Sequence[AnyInterface]) -> None:
         self.addresses = addresses
-        # Of each the version, and its number.
+        # Version and number of each.
         self._hosts = {(address.version, int(address)) for address in addresses}
         self._indexed: dict[tuple[int, int, int], int] = {}  # by version, prefix length, network
         for index in range(_FEW, len(addresses)):
@@ -34,16 +31,16 @@ class Subnets:
             self._first.setdefault(address.version, index)
 
     def has(self, host: AnyAddress) -> bool:
-        """Whether it is an address of the interface itself."""
+        """Return whether it is an address of the interface itself."""
         return (host.version, int(host)) in self._hosts
 
     def of(self, host: str) -> int | None:
-        """The index of the address; None if there is none of the host's family."""
+        """Return the index of the address; None if there is none of the host's family."""
         inside = self.around(host)
         return self.first_of(ip_address(host).version) if inside is None else inside
 
     def around(self, text: str) -> int | None:
-        """The index of the address whose network the host is in."""
+        """Return the index of the address whose network the host is in, or None."""
         host = ip_address(text)
         for index, address in enumerate(self.addresses[:_FEW]):
             if host in address.network:
@@ -59,11 +56,11 @@ class Subnets:
         return self._first.get(version)
 
     def address_for(self, host: str) -> AnyInterface | None:
-        """The address that `of` has the index of."""
+        """Return the address whose index `of` returns."""
         index = self.of(host)
         return None if index is None else self.addresses[index]
 
     def reach(self, text: str) -> bool:
-        """Whether the kernel takes the host for a gateway without being told that it is there."""
+        """Return whether the kernel accepts the host as a gateway without `on-link`."""
         host = ip_address(text)
         return self.around(text) is not None or (host.version == 6 and host.is_link_local)

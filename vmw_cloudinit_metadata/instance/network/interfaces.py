@@ -1,6 +1,6 @@
-"""The interfaces of the short form: what is wrong between their keys, and between them. Pure.
+"""Interfaces of the short form: what is wrong between their keys, and between interfaces. Pure.
 
-Each key is right by itself when it comes here.
+Each key has been checked by itself before.
 """
 
 from __future__ import annotations
@@ -8,40 +8,40 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
-from vmw_cloudinit_metadata.instance.address import (
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
+from vmw_cloudinit_metadata.instance.network import rules
+from vmw_cloudinit_metadata.instance.network.address import (
     AnyInterface,
     ip_address,
     ip_interface,
-    unfit_in,
 )
-from vmw_cloudinit_metadata.instance.fault import Fault, Key, describe
-from vmw_cloudinit_metadata.instance.network import Interface, Route
-from vmw_cloudinit_metadata.instance.subnets import Subnets, reaches
+from vmw_cloudinit_metadata.instance.network.shortform import Interface, Route
+from vmw_cloudinit_metadata.instance.network.subnets import Subnets
 
 _MIN_IPV6_MTU = 1280  # RFC 8200; below it, the kernel switches IPv6 off
 
 
 def names_of(interfaces: Sequence[Interface]) -> list[str]:
-    """The name of each: those without one are eth0, eth1, … in their order."""
+    """Return the name of each; those without one become eth0, eth1, … in their order."""
     taken = {interface.name for interface in interfaces}
     free = (name for name in map("eth{}".format, count()) if name not in taken)
     return [interface.name or next(free) for interface in interfaces]
 
 
 def faults_between(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
-    """A name or a MAC address that is there twice."""
+    """Yield a fault for each duplicate name or MAC address."""
     seen: set[tuple[str, str]] = set()
     for key, interface in interfaces.items():
         for name, value in (("name", interface.name), ("mac-address", interface.mac_address)):
             if value is None:
                 continue
             if (name, value) in seen:
-                yield Fault((*key, name), f"{value!r} for the second time", f"each {name} once")
+                yield Fault((*key, name), f"a duplicate {value!r}", f"each {name} once")
             seen.add((name, value))
 
 
 def faults_within(interface: Interface, key: Key) -> Iterator[Fault]:
-    """What is wrong between the keys of one interface."""
+    """Yield what is wrong between the keys of one interface."""
     if not interface.address and not interface.dhcp:
         yield Fault((*key, "address"), "nothing", "an address, or dhcp: true", is_absence=True)
     addresses: list[AnyInterface] = []
@@ -59,7 +59,7 @@ def faults_within(interface: Interface, key: Key) -> Iterator[Fault]:
             yield from _gateway_faults(interface, subnets, key)
             yield from _route_faults(interface, subnets, key)
     if interface.mtu and interface.mtu < _MIN_IPV6_MTU and any(a.version == 6 for a in addresses):
-        expected = f"at least {_MIN_IPV6_MTU} where there is an IPv6 address"
+        expected = f"at least {_MIN_IPV6_MTU} with an IPv6 address"
         yield Fault((*key, "mtu"), describe(interface.mtu), expected)
 
 
@@ -70,14 +70,14 @@ def _place(key: Key, name: str, index: int, many: int) -> Key:
 def _prefix_fault(interface: Interface, text: str, key: Key, netmask: Key) -> Fault | None:
     address = ip_interface(text)
     if "/" not in text and (interface.netmask is None or address.version == 6):
-        expected = f"a prefix length behind it ({text}/{24 if address.version == 4 else 64})"
+        expected = rules.prefix_length(text, address.version)
         if address.version == 4:
-            expected += ", or a netmask beside it"
+            expected += ", or a netmask"
         return Fault(key, describe(text), expected, is_absence=True)
     if "/" not in text or address.version == 6 or interface.netmask is None:
         return None
     if str(address.netmask) != interface.netmask:
-        expected = f"{address.netmask}, as the prefix length of {text} says, or no netmask"
+        expected = f"{address.netmask}, to match the prefix length of {text}, or no netmask"
         return Fault(netmask, describe(interface.netmask), expected)
     return None
 
@@ -88,15 +88,14 @@ def _address_faults(
     seen: set[object] = set()
     for index, address in enumerate(addresses):
         host = address.ip
-        what = unfit_in(host, address)
-        if what or host in seen:
+        expected = rules.usable_host(host, address)
+        if expected or host in seen:
             place = _place(key, "address", index, len(addresses))
             text = interface.address[index]
-            if what:
-                expected = f"an address that a host can have ({host} is {what})"
+            if expected:
                 yield Fault(place, describe(text), expected)
             else:
-                yield Fault(place, f"{text!r} for the second time", "each address once")
+                yield Fault(place, f"a duplicate {text!r}", "each address once")
         seen.add(host)
 
 
@@ -104,34 +103,19 @@ def _gateway_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterato
     have_one: set[int] = set()
     for index, gateway in enumerate(interface.gateway):
         place = _place(key, "gateway", index, len(interface.gateway))
-        host = ip_address(gateway)
-        version = host.version
+        version = ip_address(gateway).version
         own = subnets.address_for(gateway)
         if own is None:
-            expected = f"a static IPv{version} address of the interface for it"
+            expected = f"a static IPv{version} address on the interface"
             yield Fault(place, describe(gateway), expected, is_absence=True)
         elif version in have_one:
-            yield Fault(place, describe(gateway), f"one gateway for IPv{version}")
-        elif expected := _unfit_gateway(gateway, own, subnets):
+            yield Fault(place, describe(gateway), f"only one IPv{version} gateway")
+        elif expected := rules.usable_gateway(gateway, own, subnets):
             yield Fault(place, describe(gateway), expected)
-        elif not (interface.on_link or reaches(own, host) or _is_alone(own)):
+        elif not (interface.on_link or subnets.reach(gateway) or rules.has_no_room(own)):
             expected = f"an address in {own.network}, or on-link: true"
             yield Fault(place, describe(gateway), expected)
         have_one.add(version)
-
-
-def _unfit_gateway(text: str, own: AnyInterface, subnets: Subnets) -> str:
-    """What was expected in place of a gateway that none can be; else nothing."""
-    host = ip_address(text)
-    if subnets.has(host):
-        return "the address of another machine: this one is the interface's own"
-    what = unfit_in(host, own)
-    return f"an address that a host can have ({text} is {what})" if what else ""
-
-
-def _is_alone(address: AnyInterface) -> bool:
-    """Whether it has no network that a gateway could be in: that of a /32 is always outside."""
-    return address.network.prefixlen == address.max_prefixlen
 
 
 def _route_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[Fault]:
@@ -140,14 +124,13 @@ def _route_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[
         own = subnets.address_for(route.via)
         family = ip_interface(route.network).version
         if family != route.version:
-            expected = f"an IPv{family} address, since it leads to {route.to}"
-            yield Fault(place, describe(route.via), expected)
-        elif expected := _unfit_gateway(route.via, own or ip_interface(route.via), subnets):
+            yield Fault(place, describe(route.via), rules.same_family(family))
+        elif expected := rules.usable_gateway(route.via, own or ip_interface(route.via), subnets):
             yield Fault(place, describe(route.via), expected)
         elif interface.on_link or _may_reach(interface, subnets, route):
             continue
         elif own is None:
-            expected = "a static IPv4 address of the interface for it, or dhcp: true"
+            expected = "a static IPv4 address on the interface, or dhcp: true"
             yield Fault(place, describe(route.via), expected, is_absence=True)
         else:
             expected = f"an address in {own.network}, or on-link: true"
@@ -155,43 +138,43 @@ def _route_faults(interface: Interface, subnets: Subnets, key: Key) -> Iterator[
 
 
 def _may_reach(interface: Interface, subnets: Subnets, route: Route) -> bool:
-    """Also a network counts that DHCP may tell, or a router of IPv6."""
-    is_told = interface.dhcp if route.version == 4 else subnets.first_of(6) is None
-    return is_told or subnets.reach(route.via)
+    """Return whether the gateway may be reachable, also in a network that DHCP or RA adds."""
+    is_dynamic = interface.dhcp if route.version == 4 else subnets.first_of(6) is None
+    return is_dynamic or subnets.reach(route.via)
 
 
 def warnings_about(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
-    """What can be meant, and probably is not."""
+    """Yield warnings for what is allowed and probably a mistake."""
     yield from _default_warnings(interfaces)
     yield from _address_warnings(interfaces)
     yield from _route_warnings(interfaces)
 
 
 def _default_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
-    """Default routes that are equally good: which of them is taken, nobody has said."""
+    """Yield a warning for default routes of equal metric: which one is used is undefined."""
     count: dict[tuple[int, int | None], int] = {}
     for key, interface in interfaces.items():
         for place, via, metric in _default_routes(interface, key):
             kind = (ip_address(via).version, metric)
             count[kind] = count.get(kind, 0) + 1
             if count[kind] == 2:
-                found = f"{via!r}, a second default gateway for IPv{kind[0]}"
+                found = rules.second_gateway(via, kind[0])
                 expected = (
                     "one for all interfaces, or routes: [{to: default, via: …, metric: …}] "
-                    "with a metric of its own"
+                    "with different metrics"
                 )
                 yield Fault(place, found, expected, is_warning=True)
 
 
 def _route_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
-    """Two routes to one network that are equally good: the kernel takes one of them alone."""
+    """Yield a warning for routes of equal metric to one network: the kernel uses only one."""
     seen: set[tuple[str, int | None]] = set()
     for key, interface in interfaces.items():
         for index, route in enumerate(interface.routes):
             if not route.is_default and (route.to, route.metric) in seen:
-                found = f"{route.to!r}, to which another route leads with the same metric"
+                found = f"{route.to!r}, a second route with the same metric"
                 place = (*key, "routes", index, "to")
-                yield Fault(place, found, "one route, or a metric of its own", is_warning=True)
+                yield Fault(place, found, "one route, or different metrics", is_warning=True)
             seen.add((route.to, route.metric))
 
 
@@ -210,9 +193,9 @@ def _address_warnings(interfaces: Mapping[Key, Interface]) -> Iterator[Fault]:
             place = _place(key, "address", index, len(interface.address))
             network = address.network
             if owner.setdefault(address.ip, key) != key:
-                found = f"{str(address.ip)!r}, which another interface has too"
-                yield Fault(place, found, "each address on one interface", is_warning=True)
+                found = rules.shared_address(address.ip)
+                yield Fault(place, found, rules.ONE_OWNER, is_warning=True)
             is_divided = address.version == 6 and network.prefixlen < 127  # RFC 6164
             if is_divided and address.ip == network.network_address:
-                found = f"{str(address)!r}, the address of all routers of {network}"
+                found = f"{str(address)!r}, the subnet-router anycast address of {network}"
                 yield Fault(place, found, f"an address such as {address.ip + 1}", is_warning=True)

@@ -1,7 +1,7 @@
-"""The short form of a network -> cloud-init's network-config, for interfaces without faults. Pure.
+"""The short form of a network, without faults -> cloud-init's network-config. Pure.
 
-Version 1 reaches the most renderers whole, but netplan loses name servers and routes that have no
-static address to hang on: then it is version 2. What is lost all the same: `renderers`.
+Version 1 is complete for the most renderers, but netplan loses name servers and routes that belong
+to no static address: version 2 is used for these. What is still lost: `renderers`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 from typing import Any
 
-from vmw_cloudinit_metadata.instance.address import AnyInterface, ip_address
-from vmw_cloudinit_metadata.instance.interfaces import names_of
-from vmw_cloudinit_metadata.instance.network import Interface, Route
-from vmw_cloudinit_metadata.instance.subnets import Subnets
+from vmw_cloudinit_metadata.instance.network.address import AnyInterface, ip_address
+from vmw_cloudinit_metadata.instance.network.interfaces import names_of
+from vmw_cloudinit_metadata.instance.network.shortform import Interface, Route
+from vmw_cloudinit_metadata.instance.network.subnets import Subnets
 
 _NETMASKS = [str(IPv4Network((0, length)).netmask) for length in range(33)]
 _NONE = Subnets(())
@@ -25,7 +25,7 @@ def rendered(interfaces: Sequence[Interface]) -> dict[str, Any]:
 
 
 def needs_version_2(interface: Interface) -> bool:
-    """Whether name servers or routes hang on DHCP alone."""
+    """Return whether name servers or routes belong to no static address."""
     if not interface.dhcp:
         return False
     has_static = Subnets(interface.addresses)
@@ -60,7 +60,7 @@ def _subnets(interface: Interface) -> list[dict[str, Any]]:
         subnet = belongs.of(gateway)
         if subnet is not None:
             subnets[subnet]["gateway"] = gateway
-    first = subnets[0]  # cloud-init gathers these over all subnets: once is enough
+    first = subnets[0]  # cloud-init collects these from all subnets: once is enough
     if interface.search:
         first["dns_search"] = interface.search
     if interface.nameservers:
@@ -84,7 +84,7 @@ def _route(route: Route) -> dict[str, Any]:
 
 def version_2(interfaces: Sequence[Interface]) -> dict[str, Any]:
     names = names_of(interfaces)
-    # Renderers drop the name servers of what stands behind one with search domains alone.
+    # Renderers drop the name servers of interfaces after one that has only search domains.
     pairs = sorted(zip(names, interfaces, strict=True), key=_has_search_alone)
     return {"version": 2, "ethernets": {name: _ethernet(i, name) for name, i in pairs}}
 

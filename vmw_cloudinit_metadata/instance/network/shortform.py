@@ -1,7 +1,6 @@
-"""The network of an instance, as it is written. Pure.
+"""The short form of a network: one interface, or a list of them. Pure.
 
-The short form is one interface, or a list of them; `networkconfig` renders it. cloud-init's own
-document: networkdocument.py.
+`networkconfig` renders it; cloud-init's own documents are in native.py.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
-from vmw_cloudinit_metadata.instance.address import (
+from vmw_cloudinit_metadata.instance.network.address import (
     Address,
     AnyInterface,
     Destination,
@@ -23,10 +22,10 @@ from vmw_cloudinit_metadata.instance.address import (
     ip_address,
     ip_interface,
 )
-from vmw_cloudinit_metadata.instance.text import Text, dashed, listed, listed_words
+from vmw_cloudinit_metadata.instance.values.text import Text, dashed, listed, listed_words
 
 _DOMAIN = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?", re.ASCII)
-# What the kernel, systemd, netplan, ifupdown and shells all take for a name, and not for more.
+# What the kernel, systemd, netplan, ifupdown and shells all accept as a plain name.
 INTERFACE_NAME = re.compile(r"(?!\d{1,15}$)[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
 _RESERVED_NAMES = {"all", "default", "lo"}
 
@@ -45,7 +44,7 @@ def _domain(text: str) -> str:
 
 def _servers(value: Any) -> Any:
     if isinstance(value, Mapping):
-        raise ValueError("a list of addresses; domains stand beside it, as search")
+        raise ValueError("a list of addresses; put domains in search")
     return listed_words(value)
 
 
@@ -66,12 +65,12 @@ class Route(BaseModel):
 
     @property
     def network(self) -> str:
-        """Where it leads, also if that is everywhere."""
+        """The destination as a network, also for `default`."""
         return ("0.0.0.0/0" if self.version == 4 else "::/0") if self.is_default else self.to
 
 
 class Interface(BaseModel):
-    """One interface of the short form; every text is as the operator wrote it."""
+    """One interface of the short form; strings are as the operator wrote them."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=dashed)
 
@@ -93,7 +92,7 @@ class Interface(BaseModel):
 
     @property
     def addresses(self) -> list[AnyInterface]:
-        """Each with its prefix length, which none lacks in an interface without faults."""
+        """Each address with its prefix length, which an interface without faults always has."""
         return [self.with_prefix(text) for text in self.address]
 
     def with_prefix(self, text: str) -> AnyInterface:
@@ -102,40 +101,42 @@ class Interface(BaseModel):
 
 KEYS = frozenset(str(field.alias) for field in Interface.model_fields.values())
 ROUTE_KEYS = frozenset(Route.model_fields)
-# The same of a route, in the words of other tools.
+# Keys that other tools use for a route, and what to write instead.
 FOREIGN_ROUTE_KEYS = {
     **dict.fromkeys(("destination", "dest", "network", "subnet"), "to: 10.0.0.0/8"),
     **dict.fromkeys(("gateway", "gw", "next-hop", "nexthop"), "via: 192.168.1.2"),
-    **dict.fromkeys(("netmask", "prefix"), "the prefix length behind the network: to: 10.0.0.0/8"),
+    **dict.fromkeys(
+        ("netmask", "prefix"), "a prefix length in the network, such as to: 10.0.0.0/8"
+    ),
     **dict.fromkeys(("on-link", "onlink"), "on-link: true beside routes, for the whole interface"),
 }
 
-_VERSION_2 = "or, for cloud-init's own form, version: 2 beside its ethernets"
-# Keys of cloud-init's own documents, and what to write in their place.
+_VERSION_2 = "or version: 2 beside ethernets, for cloud-init's own format"
+# Keys of cloud-init's own documents and of other tools, and what to write instead.
 FOREIGN_KEYS = {
     **dict.fromkeys(("ip", "ip-address", "ipaddress", "ipaddr", "cidr"), "address"),
-    **dict.fromkeys(("prefix", "prefix-length"), "the prefix length behind the address: /24"),
+    **dict.fromkeys(("prefix", "prefix-length"), "a prefix length after the address, such as /24"),
     **dict.fromkeys(("dns", "dns-nameservers", "dns-servers", "dns_nameservers"), "nameservers"),
     **dict.fromkeys(("domain", "domains", "dns-search", "dns_search", "searchdomain"), "search"),
     **dict.fromkeys(("mac", "hwaddr", "mac-addr"), "mac-address"),
     **dict.fromkeys(("default-gateway", "default_gateway", "gw"), "gateway"),
     **dict.fromkeys(("interface", "device", "iface", "nic"), "name"),
     **dict.fromkeys(("interfaces", "devices", "nics"), "a list of interfaces: network: [{…}, {…}]"),
-    "enabled": "config: disabled and nothing else, to keep cloud-init from the network",
+    "enabled": "only config: disabled, to keep cloud-init from configuring a network",
     "addresses": f"address (one, or a list), {_VERSION_2}",
     "dhcp4": f"dhcp: true, {_VERSION_2}",
-    "dhcp6": "cloud-init's own form, as it needs version: 2, ethernets: {eth0: {dhcp6: true}}",
+    "dhcp6": "cloud-init's own format: version: 2, ethernets: {eth0: {dhcp6: true}}",
     "gateway4": f"gateway, {_VERSION_2}",
     "gateway6": f"gateway, {_VERSION_2}",
     "macaddress": f"mac-address, {_VERSION_2}",
     "match": f"mac-address, {_VERSION_2}",
     "set-name": f"name, {_VERSION_2}",
-    "network": "the keys that stand below it, one level up: this is one `network:` too many",
-    "config": "config: disabled and nothing else, or version: 1 beside it",
+    "network": "the keys below it, one level up: this is a second `network:`",
+    "config": "only config: disabled, or version: 1 beside it",
     "subnets": "the address itself, or version: 1 and config: around the interface",
     "type": "the interface's own keys, or version: 1 and config: around it",
     **dict.fromkeys(
         ("ethernets", "bonds", "bridges", "vlans", "wifis", "tunnels", "vrfs", "renderer"),
-        "version: 2 beside it, for cloud-init's own form",
+        "version: 2 beside it, for cloud-init's own format",
     ),
 }

@@ -1,0 +1,1 @@
+"""What meta-data may hold, and which VM a file is for. Pure."""

@@ -1,0 +1,1 @@
+"""User-data and vendor-data: their formats, and what cloud-init does not understand. Pure."""

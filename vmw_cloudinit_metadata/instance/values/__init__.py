@@ -1,0 +1,1 @@
+"""What any value of instance data may be, and how it is written. Pure."""
