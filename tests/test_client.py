@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from tests.certificates import Pair, make_pair
 from tests.process import CHECKOUT, ServerProcess
 from vmw_cloudinit_metadata.cli import client_main
-from vmw_cloudinit_metadata.client.check import DOCUMENTS, Exactly, Failure, Named, body_of
 from vmw_cloudinit_metadata.client.crew import is_bottleneck
-from vmw_cloudinit_metadata.client.figures import Histogram, Tally
+from vmw_cloudinit_metadata.client.expectation import DOCUMENTS, Exactly, Named, VmFailure, body_of
+from vmw_cloudinit_metadata.client.tally import Histogram, Tally
 from vmw_cloudinit_metadata.client.watched import Watched
 from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
@@ -528,7 +528,7 @@ def test_client_is_the_bottleneck_of_a_test_that_tells(
     for _ in range(completed):
         tally.complete(0)
     for _ in range(failed):
-        tally.fail(0, Failure("timeout", "message"), "vm")
+        tally.fail(0, VmFailure("timeout", "message"), "vm")
     assert is_bottleneck(share, seconds, tally) is is_told
 
 
@@ -566,7 +566,7 @@ def test_merged_tallies_are_those_of_all(first: list[float], second: list[float]
 def test_kinds_of_failures_are_bounded() -> None:
     tally = Tally()
     for number in range(1000):
-        tally.fail(0, Failure(f"error: {number}", "message"), "vm")
+        tally.fail(0, VmFailure(f"error: {number}", "message"), "vm")
     assert (len(tally.failures), tally.failed) == (51, 1000)
     assert len(tally.examples) == 51
 
@@ -574,7 +574,7 @@ def test_kinds_of_failures_are_bounded() -> None:
 @given(st.binary(max_size=100))
 def test_any_line_is_a_body_or_a_failure(line: bytes) -> None:
     for found in (line, b"!!RESPONSE_METADATA#" + line, b"!!RESPONSE_ERROR#" + line):
-        with suppress(Failure):
+        with suppress(VmFailure):
             body_of("METADATA", found)
 
 
@@ -583,7 +583,7 @@ def test_metadata_of_the_vm_is_taken_by_name_host_name_or_uuid(name: str) -> Non
     expectation = Named(name, "01234567-89ab-cdef-0123-456789abcdef")
     for told in (name, "01234567-89ab-cdef-0123-456789abcdef"):
         expectation.check("METADATA", json.dumps({"instance-id": told}).encode())
-    with pytest.raises(Failure):
+    with pytest.raises(VmFailure):
         expectation.check("METADATA", b'{"instance-id": "x", "hostname": null}')
 
 
@@ -591,5 +591,5 @@ def test_document_that_is_known_has_to_be_the_same_to_the_byte() -> None:
     expectation = Exactly({"USERDATA": b"x\n"})
     expectation.check("USERDATA", b"x\n")
     expectation.check("NETWORKDATA", b"")
-    with pytest.raises(Failure):
+    with pytest.raises(VmFailure):
         expectation.check("USERDATA", b"x")

@@ -48,7 +48,7 @@ from vmw_cloudinit_metadata.settings.layers import (
     config_option,
     strange_variables,
 )
-from vmw_cloudinit_metadata.settings.options import (
+from vmw_cloudinit_metadata.settings.parameters import (
     ADDRESS,
     FILE,
     NETWORK,

@@ -17,7 +17,7 @@ from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.options import driver_options
+from vmw_cloudinit_metadata.settings.parameters import driver_options
 
 
 class UuidType(click.ParamType[str]):

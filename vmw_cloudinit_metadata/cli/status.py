@@ -17,7 +17,7 @@ from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.monitoring.happenings import LEVEL_NAMES
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.options import FILE
+from vmw_cloudinit_metadata.settings.parameters import FILE
 from vmw_cloudinit_metadata.settings.values import DEFAULT_ADMIN_LISTEN
 
 _SHOWN = 20  # machines in trouble

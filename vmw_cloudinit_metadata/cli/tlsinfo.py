@@ -14,7 +14,7 @@ from vmw_cloudinit_metadata.serving.tls import MAX_FILE_BYTES, KeyPair
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.options import key_pair_options
+from vmw_cloudinit_metadata.settings.parameters import key_pair_options
 from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"

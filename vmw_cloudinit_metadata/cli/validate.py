@@ -18,7 +18,7 @@ from vmw_cloudinit_metadata.instance.counts import counted, first_of
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.options import driver_options
+from vmw_cloudinit_metadata.settings.parameters import driver_options
 
 _NAMED = 100  # files of one warning; in a line there are fewer
 MAX_WARNINGS = 100_000  # different ones that are gathered; those beyond are told one by one

@@ -15,9 +15,9 @@ import gevent
 from gevent import subprocess
 from gevent.event import Event
 
-from vmw_cloudinit_metadata.client.check import Failure
-from vmw_cloudinit_metadata.client.figures import Tally
-from vmw_cloudinit_metadata.client.plan import Plan, Share
+from vmw_cloudinit_metadata.client.expectation import VmFailure
+from vmw_cloudinit_metadata.client.loadplan import LoadPlan, Share
+from vmw_cloudinit_metadata.client.tally import Tally
 from vmw_cloudinit_metadata.client.watched import Watched
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -33,7 +33,7 @@ class Crew:
     """Runs `plan`; `on_news` is called some times a second while it runs."""
 
     def __init__(
-        self, plan: Plan, server_pids: Sequence[int], on_news: Callable[[Crew], None]
+        self, plan: LoadPlan, server_pids: Sequence[int], on_news: Callable[[Crew], None]
     ) -> None:
         self._plan = plan
         self._on_news = on_news
@@ -93,7 +93,7 @@ class Crew:
             if member.error:
                 raise ConfigError(member.error)
             if member.cpu_share is None:
-                crash = Failure("client crashed", "it ended before the test did")
+                crash = VmFailure("client crashed", "it ended before the test did")
                 self.tally.fail(int(seconds), crash, "a client process")
         tally = self.tally
         return {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmw_cloudinit_metadata.client.check import Exactly, Expectation, Named
+from vmw_cloudinit_metadata.client.expectation import Exactly, Expectation, Named
 from vmw_cloudinit_metadata.drivers.directory import Directory
 from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
@@ -21,7 +21,7 @@ _NAMESPACE = uuid.UUID("3e1ae0d3-4ba5-5c6b-9a44-6bb3a4b0c7a5")
 
 
 @dataclass(frozen=True, slots=True)
-class Vm:
+class FleetVm:
     """One VM, and what it has to be told."""
 
     machine: Machine
@@ -39,13 +39,13 @@ def name_of(pattern: str, number: int) -> str:
         raise ConfigError(f"--pattern: found {pattern!r}, expected one as vm-{{:05}}") from error
 
 
-def by_pattern(pattern: str, numbers: Sequence[int], uri: str) -> list[Vm]:
+def by_pattern(pattern: str, numbers: Sequence[int], uri: str) -> list[FleetVm]:
     return [_by_name(name_of(pattern, number), uri) for number in numbers]
 
 
-def _by_name(name: str, uri: str) -> Vm:
+def _by_name(name: str, uri: str) -> FleetVm:
     machine = _machine(name, uri)
-    return Vm(machine, Named(name, machine.vc_uuid))
+    return FleetVm(machine, Named(name, machine.vc_uuid))
 
 
 def stems(directory: Path, defaults: str | None) -> list[str]:
@@ -58,22 +58,24 @@ def stems(directory: Path, defaults: str | None) -> list[str]:
 
 def by_directory(
     directory: Path, defaults: str | None, chosen: Sequence[str], uri: str
-) -> tuple[list[Vm], list[str]]:
+) -> tuple[list[FleetVm], list[str]]:
     """A VM for each of these files; and why there is none for the others."""
     options = {"directory": str(directory)} | ({"defaults": defaults} if defaults else {})
     driver = FileDriver(options)
     found = [_of_file(driver, stem, uri) for stem in chosen]
-    return [vm for vm in found if isinstance(vm, Vm)], [vm for vm in found if isinstance(vm, str)]
+    return [vm for vm in found if isinstance(vm, FleetVm)], [
+        vm for vm in found if isinstance(vm, str)
+    ]
 
 
-def _of_file(driver: FileDriver, stem: str, uri: str) -> Vm | str:
+def _of_file(driver: FileDriver, stem: str, uri: str) -> FleetVm | str:
     """The VM, or why the file is left out."""
     machine = _machine(stem, uri)
     try:
         instance = driver.get_instance(machine)
         if instance is None:
             return driver.explain(machine)
-        return Vm(machine, Exactly(nocloud.render(instance, machine)))
+        return FleetVm(machine, Exactly(nocloud.render(instance, machine)))
     except (DriverError, InvalidInstanceData) as error:
         return str(error)
 

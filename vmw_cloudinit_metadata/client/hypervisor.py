@@ -31,7 +31,7 @@ _TLS_ACCEPTED = authentication.accepted(_MODIFIER)
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class ArrivingMove:
     """The move by which the VM comes to this host: what the server said at the source."""
 
     sequence: bytes
@@ -56,7 +56,7 @@ class ProxyRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class TlsAccepted:
+class TlsAgreed:
     """The TLS handshake begins; this machine is mute, and another speaks inside TLS."""
 
 
@@ -69,7 +69,7 @@ class TlsRefused:
 class GoAhead:
     """All that the server had for the guest has come: the move may start."""
 
-    arrival: Arrival
+    arrival: ArrivingMove
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class PeerRefused:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class ServerViolation:
     """The server sent something that is not the protocol; `kind` is one of a few fixed texts."""
 
     kind: str
@@ -98,13 +98,13 @@ Event = (
     SerialData
     | Ready
     | ProxyRefused
-    | TlsAccepted
+    | TlsAgreed
     | TlsRefused
     | GoAhead
     | NotNow
     | PeerAccepted
     | PeerRefused
-    | Fault
+    | ServerViolation
 )
 
 
@@ -115,7 +115,7 @@ class Hypervisor:
     """
 
     def __init__(
-        self, machine: Machine, *, offers_tls: bool = False, arrival: Arrival | None = None
+        self, machine: Machine, *, offers_tls: bool = False, arrival: ArrivingMove | None = None
     ) -> None:
         self._do_proxy = _DIRECTIONS[machine.direction] + machine.service_uri.encode()
         self._identity = {
@@ -184,9 +184,9 @@ class Hypervisor:
             case Subnegotiation(Option.VMWARE_TELNET_EXT, payload) if payload:
                 self._receive_suboption(payload)
             case Subnegotiation():
-                self._emit(Fault("unexpected subnegotiation"))
+                self._emit(ServerViolation("unexpected subnegotiation"))
             case telnet.Malformed(fault):
-                self._emit(Fault(fault))
+                self._emit(ServerViolation(fault))
 
     def _receive_negotiation(self, negotiation: telnet.Negotiation) -> None:
         is_extension = negotiation.option == Option.VMWARE_TELNET_EXT
@@ -207,15 +207,15 @@ class Hypervisor:
 
     def _receive_authentication(self, event: Subnegotiation, is_last: bool) -> None:
         if not self._is_settling:
-            self._emit(Fault("unexpected AUTHENTICATION"))
+            self._emit(ServerViolation("unexpected AUTHENTICATION"))
         elif event.payload[:1] == bytes([_SEND]) and _SSL in event.payload[1::2]:
             self._telnet.subnegotiate(_START_TLS)
         elif event != _TLS_ACCEPTED:
             self._settle(TlsRefused())
         elif is_last:
-            self._settle(TlsAccepted())
+            self._settle(TlsAgreed())
         else:
-            self._settle(Fault("plain bytes before TLS"))
+            self._settle(ServerViolation("plain bytes before TLS"))
 
     def _settle(self, event: Event) -> None:
         if self._is_settling:
@@ -248,7 +248,7 @@ class Hypervisor:
         elif code in vmware.IDENTITY:
             self._answer(Suboption(code))
         else:
-            self._emit(Fault("unknown suboption"))
+            self._emit(ServerViolation("unknown suboption"))
             self._say(Suboption.UNKNOWN_SUBOPTION_RCVD_1, payload[:1])
 
     def _known_suboptions(self, _argument: bytes) -> None:
@@ -280,16 +280,16 @@ class Hypervisor:
         if argument[:1] == bytes([Suboption.VMOTION_PEER]):
             self._emit(PeerRefused())
         else:
-            self._emit(Fault("a suboption of ours is unknown to the server"))
+            self._emit(ServerViolation("a suboption of ours is unknown to the server"))
 
     # vMotion
 
     def _vmotion_goahead(self, argument: bytes) -> None:
         sequence = self._sequence
         if sequence and argument.startswith(sequence):
-            self._emit(GoAhead(Arrival(sequence, argument[len(sequence) :])))
+            self._emit(GoAhead(ArrivingMove(sequence, argument[len(sequence) :])))
         else:
-            self._emit(Fault("GOAHEAD of another move"))
+            self._emit(ServerViolation("GOAHEAD of another move"))
 
     def _vmotion_notnow(self, _argument: bytes) -> None:
         self._emit(NotNow())
@@ -298,7 +298,7 @@ class Hypervisor:
         if self._arrival and argument == self._arrival.sequence:
             self._emit(PeerAccepted())
         else:
-            self._emit(Fault("PEER-OK of another move"))
+            self._emit(ServerViolation("PEER-OK of another move"))
 
     def _emit(self, event: Event) -> None:
         self._events.append(event)

@@ -12,9 +12,9 @@ import gevent
 from gevent.lock import BoundedSemaphore
 
 from vmw_cloudinit_metadata.client import hypervisor as esxi
-from vmw_cloudinit_metadata.client.check import Failure, body_of
-from vmw_cloudinit_metadata.client.hypervisor import Arrival, Hypervisor
-from vmw_cloudinit_metadata.client.wire import Route, Tls, Wire
+from vmw_cloudinit_metadata.client.expectation import VmFailure, body_of
+from vmw_cloudinit_metadata.client.hypervisor import ArrivingMove, Hypervisor
+from vmw_cloudinit_metadata.client.wire import Destination, TlsMode, Wire
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 # The base64 of the longest document has 1.4 MB.
@@ -33,13 +33,13 @@ _Event = TypeVar("_Event", bound=esxi.Event)
 class Manner:
     """How the VMs are played."""
 
-    route: Route
+    route: Destination
     pace_s: float | None = None  # between single bytes of the guest; None: whole requests
     limit_s: float = 60.0  # for one document, in the client that is known in the field
 
 
 @dataclass(slots=True)
-class Step:
+class Stage:
     """What a VM is at: one for all its hosts, since it moves in the middle of things."""
 
     name: str = "connect"
@@ -49,14 +49,14 @@ class Step:
 
 
 class PlayedVm:
-    """A VM with one connection at a time; what goes wrong is a Failure."""
+    """A VM with one connection at a time; what goes wrong is a VmFailure."""
 
     def __init__(
         self,
         manner: Manner,
         machine: Machine,
         source: str | None = None,
-        step: Step | None = None,
+        step: Stage | None = None,
     ) -> None:
         self._manner = manner
         self._machine = machine
@@ -67,26 +67,26 @@ class PlayedVm:
         self._told: deque[esxi.Event] = deque()
         self._heard = bytearray()  # by the guest; not read yet
         self._searched = 0
-        self.step = step or Step()
+        self.step = step or Stage()
 
     # The connection
 
-    def connect(self, arrival: Arrival | None = None) -> None:
+    def connect(self, arrival: ArrivingMove | None = None) -> None:
         """TCP, and TLS where that comes first."""
         route = self._manner.route
         self.step.name = "connect"
         self._wire = Wire(route, self._source)
-        if route.tls is Tls.TELNETS:
+        if route.tls is TlsMode.TELNETS:
             self._start_tls(self._wire, arrival)
         else:
-            offers_tls = route.tls is Tls.AUTHENTICATION
+            offers_tls = route.tls is TlsMode.AUTHENTICATION
             self._speak(Hypervisor(self._machine, offers_tls=offers_tls, arrival=arrival))
             if offers_tls:
                 self.step.name = "AUTHENTICATION"
-                self.wait_for(esxi.TlsAccepted)
+                self.wait_for(esxi.TlsAgreed)
                 self._start_tls(self._wire, arrival)
 
-    def _start_tls(self, wire: Wire, arrival: Arrival | None) -> None:
+    def _start_tls(self, wire: Wire, arrival: ArrivingMove | None) -> None:
         self.step.name = "TLS handshake"
         wire.start_tls()
         self._speak(Hypervisor(self._machine, arrival=arrival))
@@ -110,7 +110,7 @@ class PlayedVm:
         assert self._hypervisor
         data = self._wire.receive()
         if not data:
-            raise Failure("closed", f"{self.step}: the server has closed the connection")
+            raise VmFailure("closed", f"{self.step}: the server has closed the connection")
         events = self._hypervisor.receive_data(data)
         self.flush()
         return b"".join(self._sort(event) for event in events)
@@ -118,11 +118,11 @@ class PlayedVm:
     def _sort(self, event: esxi.Event) -> bytes:
         if isinstance(event, esxi.SerialData):
             return event.payload
-        if isinstance(event, esxi.Fault):
-            raise Failure("no protocol", f"{self.step}: {event.kind}")
+        if isinstance(event, esxi.ServerViolation):
+            raise VmFailure("no protocol", f"{self.step}: {event.kind}")
         if type(event) in _FAILURES:
             kind, message = _FAILURES[type(event)]
-            raise Failure(kind, f"{self.step}: {message}")
+            raise VmFailure(kind, f"{self.step}: {message}")
         self._told.append(event)
         return b""
 
@@ -137,7 +137,7 @@ class PlayedVm:
     def wait_for(self, kind: type[_Event]) -> _Event:
         while (event := self.take(kind)) is None:
             if self.take(esxi.NotNow):
-                raise Failure("move declined", f"{self.step}: the server says VMOTION-NOTNOW")
+                raise VmFailure("move declined", f"{self.step}: the server says VMOTION-NOTNOW")
             self._heard += self.receive()
         return event
 
@@ -176,7 +176,7 @@ class PlayedVm:
             gevent.sleep(pace_s)
 
     def ask(self, document: str) -> bytes:
-        """The document; raises Failure."""
+        """The document; raises VmFailure."""
         self.request(document)
         return self.answer(document)
 
@@ -185,7 +185,7 @@ class PlayedVm:
         self.write(b"!!REQUEST_%s#\n" % document.encode())
 
     def answer(self, document: str) -> bytes:
-        """The document that was asked for; raises Failure."""
+        """The document that was asked for; raises VmFailure."""
         self.step.name = document
         return body_of(document, self._line())
 
@@ -193,7 +193,7 @@ class PlayedVm:
         while (end := self._heard.find(b"\n", self._searched)) < 0:
             self._searched = len(self._heard)
             if self._searched > _MAX_LINE_BYTES:
-                raise Failure("no packet", f"{self.step}: a line of more than 4 MB")
+                raise VmFailure("no packet", f"{self.step}: a line of more than 4 MB")
             self._heard += self.receive()
         line = bytes(self._heard[:end]).rstrip(b"\r")
         del self._heard[: end + 1]
@@ -215,7 +215,7 @@ class PlayedVm:
         self._hypervisor.begin_move(sequence)
         self.flush()
 
-    def arrive(self, arrival: Arrival, source: str | None = None) -> PlayedVm:
+    def arrive(self, arrival: ArrivingMove, source: str | None = None) -> PlayedVm:
         """The same VM at the target host, connected and known to the server."""
         target = PlayedVm(self._manner, self._machine, source or self._source, self.step)
         try:
@@ -242,7 +242,7 @@ class PlayedVm:
 
 @contextmanager
 def within(limit_s: float, vm: PlayedVm) -> Iterator[None]:
-    """Raises Failure if the block takes longer."""
+    """Raises VmFailure if the block takes longer."""
     timeout = gevent.Timeout.start_new(limit_s)
     try:
         yield
@@ -250,6 +250,6 @@ def within(limit_s: float, vm: PlayedVm) -> Iterator[None]:
         if expired is not timeout:
             raise
         message = f"{vm.step}: nothing came within {limit_s:g} s"
-        raise Failure("timeout", message) from None
+        raise VmFailure("timeout", message) from None
     finally:
         timeout.close()

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from vmw_cloudinit_metadata.client.crew import Crew
-from vmw_cloudinit_metadata.client.plan import Plan
+from vmw_cloudinit_metadata.client.loadplan import LoadPlan
 from vmw_cloudinit_metadata.client.report.words import plural
 
 QUIET_LINE_S = 5.0
@@ -18,7 +18,7 @@ QUIET_LINE_S = 5.0
 class Progress:
     """Counts boots up to those that are planned, or seconds where it is time that is planned."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: LoadPlan) -> None:
         self._is_timed = plan.seconds > 0
         self._label = plan.scenario
         self._length = int(plan.seconds) if self._is_timed else plan.boots or plan.vms

@@ -13,13 +13,13 @@ from pathlib import Path
 import gevent
 from gevent.pool import Pool
 
-from vmw_cloudinit_metadata.client.check import DOCUMENTS, Failure
-from vmw_cloudinit_metadata.client.figures import Tally
-from vmw_cloudinit_metadata.client.fleet import Vm, by_directory, by_pattern, stems
+from vmw_cloudinit_metadata.client.expectation import DOCUMENTS, VmFailure
+from vmw_cloudinit_metadata.client.fleet import FleetVm, by_directory, by_pattern, stems
 from vmw_cloudinit_metadata.client.hypervisor import GoAhead
-from vmw_cloudinit_metadata.client.plan import Share
+from vmw_cloudinit_metadata.client.loadplan import Share
 from vmw_cloudinit_metadata.client.played import Manner, PlayedVm, within
-from vmw_cloudinit_metadata.client.wire import Route, Tls
+from vmw_cloudinit_metadata.client.tally import Tally
+from vmw_cloudinit_metadata.client.wire import Destination, TlsMode
 from vmw_cloudinit_metadata.settings.values import Address
 
 Random = random.Random
@@ -46,9 +46,9 @@ class Play:
         self._gather = gather
         self._sources = cycle(plan.sources or (None,))
         self._manner = Manner(
-            Route(
+            Destination(
                 Address.parse(plan.server),
-                Tls(plan.tls),
+                TlsMode(plan.tls),
                 Path(plan.ca) if plan.ca else None,
                 plan.thumbprint,
             ),
@@ -78,7 +78,7 @@ class Play:
     def at_once(self) -> int:
         return max(len(self.share.of(self.plan.at_once)), 1)
 
-    def new(self, vm: Vm) -> PlayedVm:
+    def new(self, vm: FleetVm) -> PlayedVm:
         return PlayedVm(self._manner, vm.machine, self.next_source())
 
     def next_source(self) -> str | None:
@@ -94,16 +94,16 @@ class Play:
     def complete(self) -> None:
         self.tally.complete(int(self.seconds))
 
-    def fail(self, vm: Vm, failure: Failure) -> None:
+    def fail(self, vm: FleetVm, failure: VmFailure) -> None:
         self.tally.fail(int(self.seconds), failure, str(vm))
 
     @contextmanager
-    def counted(self, vm: Vm, played: PlayedVm) -> Iterator[None]:
+    def counted(self, vm: FleetVm, played: PlayedVm) -> Iterator[None]:
         """Counts the block as a boot, or as a failure; it has the time limit of one."""
         try:
             with within(self.plan.limit_s, played):
                 yield
-        except Failure as failure:
+        except VmFailure as failure:
             self.fail(vm, failure)
         else:
             self.complete()
@@ -114,13 +114,13 @@ class Play:
         with self.timed("ready"):
             played.get_ready()
 
-    def ask_all(self, vm: Vm, played: PlayedVm) -> None:
+    def ask_all(self, vm: FleetVm, played: PlayedVm) -> None:
         for document in DOCUMENTS:
             with self.timed(document):
                 body = played.ask(document)
             vm.expectation.check(document, body)
 
-    def each(self, things: Iterable[Vm], act: Callable[[Vm], None]) -> None:
+    def each(self, things: Iterable[FleetVm], act: Callable[[FleetVm], None]) -> None:
         """Acts on each, so many at once as the plan says."""
         rest = iter(things)
 
@@ -131,7 +131,7 @@ class Play:
         _all([one_after_the_other] * self.at_once)
 
 
-def _fleet(share: Share) -> tuple[list[Vm], list[str]]:
+def _fleet(share: Share) -> tuple[list[FleetVm], list[str]]:
     plan = share.plan
     if plan.directory is None:
         assert plan.pattern is not None
@@ -161,7 +161,7 @@ def storm(play: Play) -> None:
         _storm_at_rate(play, vms, play.plan.rate / play.plan.processes)
 
 
-def boot(play: Play, vm: Vm) -> None:
+def boot(play: Play, vm: FleetVm) -> None:
     played = play.new(vm)
     try:
         with play.counted(vm, played), play.timed("boot"):
@@ -171,7 +171,7 @@ def boot(play: Play, vm: Vm) -> None:
         played.close()
 
 
-def _storm_at_rate(play: Play, vms: Iterable[Vm], rate: float) -> None:
+def _storm_at_rate(play: Play, vms: Iterable[FleetVm], rate: float) -> None:
     pool = Pool(play.at_once)
     for number, vm in zip(count(), vms, strict=False):
         gevent.sleep(max(number / rate - play.seconds, 0))
@@ -196,15 +196,15 @@ def steady(play: Play) -> None:
     _all([partial(_ask_on, play, vm, played) for vm, played in waiting])
 
 
-def _connected(play: Play) -> list[tuple[Vm, PlayedVm]]:
-    waiting: list[tuple[Vm, PlayedVm]] = []
+def _connected(play: Play) -> list[tuple[FleetVm, PlayedVm]]:
+    waiting: list[tuple[FleetVm, PlayedVm]] = []
 
-    def connect(vm: Vm) -> None:
+    def connect(vm: FleetVm) -> None:
         played = play.new(vm)
         try:
             with within(play.plan.limit_s, played):
                 play.connect(played)
-        except Failure as failure:
+        except VmFailure as failure:
             played.close()
             play.fail(vm, failure)
         else:
@@ -214,7 +214,7 @@ def _connected(play: Play) -> list[tuple[Vm, PlayedVm]]:
     return waiting
 
 
-def _ask_once(play: Play, vm: Vm, played: PlayedVm) -> None:
+def _ask_once(play: Play, vm: FleetVm, played: PlayedVm) -> None:
     try:
         with play.counted(vm, played):
             play.ask_all(vm, played)
@@ -223,13 +223,13 @@ def _ask_once(play: Play, vm: Vm, played: PlayedVm) -> None:
         played.close()
 
 
-def _ask_on(play: Play, vm: Vm, played: PlayedVm) -> None:
+def _ask_on(play: Play, vm: FleetVm, played: PlayedVm) -> None:
     try:
         while play.seconds < play.plan.seconds:
             with play.timed("boot"), within(play.plan.limit_s, played):
                 play.ask_all(vm, played)
             play.complete()
-    except Failure as failure:
+    except VmFailure as failure:
         play.fail(vm, failure)
     finally:
         played.close()
@@ -251,11 +251,11 @@ def _live(play: Play, chance: Random) -> None:
         act(play, chance.choice(play.fleet), chance)
 
 
-def _boot(play: Play, vm: Vm, _chance: Random) -> None:
+def _boot(play: Play, vm: FleetVm, _chance: Random) -> None:
     boot(play, vm)
 
 
-def _move(play: Play, vm: Vm, chance: Random) -> None:
+def _move(play: Play, vm: FleetVm, chance: Random) -> None:
     """Some vMotions in a row, with a request that is cut in two by each; some are aborted."""
     here = play.new(vm)
     try:
@@ -273,7 +273,7 @@ def _answer_or_asked_again(here: PlayedVm) -> bytes:
     try:
         with within(_ASKS_AGAIN_S, here):
             return here.answer("METADATA")
-    except Failure as failure:
+    except VmFailure as failure:
         if failure.kind != "timeout":
             raise
     return here.ask("METADATA")
@@ -297,10 +297,10 @@ def _move_once(play: Play, source: PlayedVm, chance: Random) -> PlayedVm:
     return target
 
 
-def _reset(play: Play, vm: Vm, chance: Random) -> None:
+def _reset(play: Play, vm: FleetVm, chance: Random) -> None:
     """A host loses its power, sooner or later."""
     played = play.new(vm)
-    with suppress(Failure), within(play.plan.limit_s, played):
+    with suppress(VmFailure), within(play.plan.limit_s, played):
         played.connect()
         if chance.random() < 0.7:
             played.get_ready()
@@ -309,7 +309,7 @@ def _reset(play: Play, vm: Vm, chance: Random) -> None:
     played.reset()
 
 
-def _junk(play: Play, vm: Vm, chance: Random) -> None:
+def _junk(play: Play, vm: FleetVm, chance: Random) -> None:
     """Noise on the serial line harms no request after it, and bytes of no protocol nobody else."""
     played = play.new(vm)
     junk = chance.randbytes(chance.randint(1, _MAX_JUNK_BYTES))
@@ -318,7 +318,7 @@ def _junk(play: Play, vm: Vm, chance: Random) -> None:
             play.connect(played)
             played.write(junk + b"\n")
             play.ask_all(vm, played)
-        with suppress(Failure):
+        with suppress(VmFailure):
             played.send_raw(junk)
     finally:
         played.close()

@@ -48,7 +48,7 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GuestAddress:
     """`unix:PATH` or `tcp:HOST:PORT`."""
 
     family: int
@@ -59,7 +59,7 @@ class Place:
         return self.text
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> GuestAddress:
         """Raises ConfigError."""
         kind, _, rest = text.partition(":")
         if kind == "unix" and rest:
@@ -101,7 +101,7 @@ class Place:
 Tell = Callable[[str], None]
 
 
-def connected(place: Place, tell: Tell) -> Iterator[Stream]:
+def connected(place: GuestAddress, tell: Tell) -> Iterator[Stream]:
     """A guest that listens, such as QEMU with `server=on`: again, whenever it is there again."""
     is_told = False
     while True:
@@ -118,7 +118,7 @@ def connected(place: Place, tell: Tell) -> Iterator[Stream]:
         yield Stream(sock.fileno(), sock)
 
 
-def accepted(place: Place, tell: Tell) -> Iterator[Stream]:
+def accepted(place: GuestAddress, tell: Tell) -> Iterator[Stream]:
     """Guests that connect, such as QEMU with `server=off`: one after the other."""
     listener = place.listening()
     shown = place.text

@@ -17,7 +17,7 @@ import gevent
 from gevent import ssl
 from gevent.socket import socket
 
-from vmw_cloudinit_metadata.client.check import Failure
+from vmw_cloudinit_metadata.client.expectation import VmFailure
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import Address
 
@@ -28,18 +28,18 @@ _READABLE = 1  # libev's EV_READ
 _IP_BIND_ADDRESS_NO_PORT = 24
 
 
-class Tls(Enum):
+class TlsMode(Enum):
     NONE = "none"
     TELNETS = "telnets"  # from the first byte
     AUTHENTICATION = "authentication"  # when telnet has agreed on it
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class Destination:
     """How to reach the server, and whether it is the right one."""
 
     server: Address
-    tls: Tls = Tls.NONE
+    tls: TlsMode = TlsMode.NONE
     ca: Path | None = None  # None: any certificate is good, as it is for ESXi by default
     thumbprint: str | None = None  # SHA-1 or SHA-256 of the certificate, in hexadecimal
     family: int = field(init=False)
@@ -54,7 +54,9 @@ class Route:
             raise ConfigError(f"--server {self.server}: {error.strerror or error}") from error
         object.__setattr__(self, "family", found[0][0])
         object.__setattr__(self, "address", found[0][4])
-        object.__setattr__(self, "context", self._context() if self.tls is not Tls.NONE else None)
+        object.__setattr__(
+            self, "context", self._context() if self.tls is not TlsMode.NONE else None
+        )
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(stdlib_ssl.PROTOCOL_TLS_CLIENT)
@@ -70,9 +72,9 @@ class Route:
 
 
 class Wire:
-    """One connection. What goes wrong is a Failure."""
+    """One connection. What goes wrong is a VmFailure."""
 
-    def __init__(self, route: Route, source: str | None = None) -> None:
+    def __init__(self, route: Destination, source: str | None = None) -> None:
         self._route = route
         self._is_tls = False
         self._sock: Any = socket(route.family, stdlib_socket.SOCK_STREAM)
@@ -81,7 +83,7 @@ class Wire:
             self._connect(source)
         except OSError as error:
             self.close()
-            raise Failure(f"connect: {_name_of(error)}", f"connect: {error}") from None
+            raise VmFailure(f"connect: {_name_of(error)}", f"connect: {error}") from None
         except BaseException:  # a deadline
             self.close()
             raise
@@ -102,7 +104,7 @@ class Wire:
                 self._sock, server_hostname=self._route.server.host
             )
         except OSError as error:
-            raise Failure("TLS", f"TLS: {error}") from None
+            raise VmFailure("TLS", f"TLS: {error}") from None
         self._is_tls = True
         self._check_thumbprint()
 
@@ -114,14 +116,14 @@ class Wire:
         certificate = self._sock.getpeercert(binary_form=True)
         found = hashlib.new(algorithm, certificate, usedforsecurity=False).hexdigest()
         if found != expected:
-            raise Failure("TLS", f"TLS: the certificate's thumbprint is {found}, not {expected}")
+            raise VmFailure("TLS", f"TLS: the certificate's thumbprint is {found}, not {expected}")
 
     def receive(self) -> bytes:
         """Waits for bytes; empty if the server has closed."""
         try:
             return self._receive()
         except OSError as error:
-            raise Failure(_name_of(error), f"connection lost: {error}") from None
+            raise VmFailure(_name_of(error), f"connection lost: {error}") from None
 
     def _receive(self) -> bytes:
         if self._is_tls:
@@ -133,7 +135,7 @@ class Wire:
         try:
             self._sock.sendall(data)
         except OSError as error:
-            raise Failure(_name_of(error), f"connection lost: {error}") from None
+            raise VmFailure(_name_of(error), f"connection lost: {error}") from None
 
     def reset(self) -> None:
         """Ends the connection as a host does that has lost its power: with RST."""

@@ -17,7 +17,7 @@ import gevent
 from gevent.event import Event
 from gevent.socket import wait_read
 
-from vmw_cloudinit_metadata.client.plan import Share
+from vmw_cloudinit_metadata.client.loadplan import Share
 from vmw_cloudinit_metadata.client.scenarios import Play
 from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.serving.admission import raise_descriptor_limit
@@ -26,7 +26,7 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 TELL_EVERY_S = 0.25
 
 
-class Worker:
+class LoadProcess:
     def __init__(self, share: Share) -> None:
         self._may_go = Event()
         gevent.spawn(self._listen)
@@ -74,7 +74,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the whole group
     raise_descriptor_limit()
     try:
-        Worker(Share.from_json(json.loads(sys.argv[1]))).run()
+        LoadProcess(Share.from_json(json.loads(sys.argv[1]))).run()
     except (ConfigError, DriverError) as error:
         _tell({"error": str(error)})
 

@@ -17,7 +17,7 @@ from vmw_cloudinit_metadata.instance.secrecy import is_secret_name
 from vmw_cloudinit_metadata.settings import configfile
 from vmw_cloudinit_metadata.settings.configfile import ConfigFile, Shape
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.options import FILE, JSON
+from vmw_cloudinit_metadata.settings.parameters import FILE, JSON
 
 PREFIX = "VMW_METADATA_"
 

@@ -11,13 +11,13 @@ import click
 import gevent
 from gevent.socket import wait_read
 
-from vmw_cloudinit_metadata.cli.client.options import VM, machine_of, manner_of
+from vmw_cloudinit_metadata.cli.client.playoptions import VM, machine_of, manner_of
 from vmw_cloudinit_metadata.client import stream
-from vmw_cloudinit_metadata.client.bridge import Bridge
-from vmw_cloudinit_metadata.client.stream import Place, Stream
-from vmw_cloudinit_metadata.settings.options import Parsed
+from vmw_cloudinit_metadata.client.serialbridge import Bridge
+from vmw_cloudinit_metadata.client.stream import GuestAddress, Stream
+from vmw_cloudinit_metadata.settings.parameters import Parsed
 
-_PLACE = Parsed("PLACE", Place.parse)
+_PLACE = Parsed("PLACE", GuestAddress.parse)
 
 
 @click.command()
@@ -25,7 +25,9 @@ _PLACE = Parsed("PLACE", Place.parse)
 @click.option("--connect", type=_PLACE, help="The guest listens at unix:PATH or tcp:HOST:PORT.")
 @click.option("--listen", type=_PLACE, help="The guest connects to unix:PATH or tcp:HOST:PORT.")
 @click.option("--pty", is_flag=True, help="The guest opens a terminal of this machine.")
-def bridge(connect: Place | None, listen: Place | None, pty: bool, **options: Any) -> int:
+def bridge(
+    connect: GuestAddress | None, listen: GuestAddress | None, pty: bool, **options: Any
+) -> int:
     """Puts a real guest's serial port behind the server, as its ESXi host would.
 
     A line `move` on standard input, or the signal USR1, makes a vMotion while the stream runs.
@@ -41,7 +43,7 @@ def bridge(connect: Place | None, listen: Place | None, pty: bool, **options: An
     return 0
 
 
-def _guests(connect: Place | None, listen: Place | None) -> Iterable[Stream]:
+def _guests(connect: GuestAddress | None, listen: GuestAddress | None) -> Iterable[Stream]:
     if connect:
         return stream.connected(connect, _tell)
     return stream.accepted(listen, _tell) if listen else stream.pty(_tell)

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.cli.client.options import VM, machine_of, manner_of
-from vmw_cloudinit_metadata.client.check import Failure
+from vmw_cloudinit_metadata.cli.client.playoptions import VM, machine_of, manner_of
+from vmw_cloudinit_metadata.client.expectation import VmFailure
 from vmw_cloudinit_metadata.client.played import PlayedVm, within
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -40,7 +40,7 @@ def fetch(documents: tuple[str, ...], output: Path | None, **options: Any) -> in
             played.connect()
             played.get_ready()
             found = {document: played.ask(document) for document in documents}
-    except Failure as failure:
+    except VmFailure as failure:
         click.echo(f"{machine}: {failure.kind}: {failure.message}", err=True)
         return 1
     finally:

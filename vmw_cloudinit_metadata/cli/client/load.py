@@ -9,8 +9,15 @@ from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.cli.client.options import COUNT, POSITIVE
-from vmw_cloudinit_metadata.cli.client.plan import AT_ONCE, SECONDS, TEST, VMS, check_room, plan_of
+from vmw_cloudinit_metadata.cli.client.loadoptions import (
+    AT_ONCE,
+    SECONDS,
+    TEST,
+    VMS,
+    check_room,
+    plan_of,
+)
+from vmw_cloudinit_metadata.cli.client.playoptions import COUNT, POSITIVE
 from vmw_cloudinit_metadata.client import summary
 from vmw_cloudinit_metadata.client.crew import Crew
 from vmw_cloudinit_metadata.client.progress import Progress

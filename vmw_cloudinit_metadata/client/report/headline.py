@@ -7,8 +7,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from vmw_cloudinit_metadata.client.report import words
+from vmw_cloudinit_metadata.client.report.nodes import element
 from vmw_cloudinit_metadata.client.report.phase import Phase
-from vmw_cloudinit_metadata.client.report.tree import element
 
 _SIGNS = {"good": "M6 12.5l4 4 8-9", "bad": "M7 7l10 10M17 7L7 17", "doubt": "M12 6v7.5M12 17v.5"}
 _BOTTLENECK = (

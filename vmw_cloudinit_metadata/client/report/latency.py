@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element
 
 from vmw_cloudinit_metadata.client.report import words
+from vmw_cloudinit_metadata.client.report.nodes import element, note, section, table
 from vmw_cloudinit_metadata.client.report.phase import MARKS, PHASES, Bucket, Phase
 from vmw_cloudinit_metadata.client.report.picture import LEAST_BAR, label, line, picture, rect, tick
 from vmw_cloudinit_metadata.client.report.scale import LogAxis, log, log_axis
-from vmw_cloudinit_metadata.client.report.tree import element, note, section, table
 
 _COLUMNS = 96  # of a distribution
 # Pixels, from the top of a picture.

@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, tostring
 
 from vmw_cloudinit_metadata.client.report import headline, latency, phase, tables, throughput
-from vmw_cloudinit_metadata.client.report.tree import element
+from vmw_cloudinit_metadata.client.report.nodes import element
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = (files(__package__) / "style.css").read_text("utf-8")

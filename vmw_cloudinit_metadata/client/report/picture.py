@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element
 
-from vmw_cloudinit_metadata.client.report.tree import element
+from vmw_cloudinit_metadata.client.report.nodes import element
 
 LEAST_BAR = 2.0  # pixels: one VM in a million is still seen
 

@@ -7,8 +7,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from vmw_cloudinit_metadata.client.report import words
+from vmw_cloudinit_metadata.client.report.nodes import element, note, section, table
 from vmw_cloudinit_metadata.client.report.picture import rect
-from vmw_cloudinit_metadata.client.report.tree import element, note, section, table
 
 
 def failures(result: Mapping[str, Any]) -> Element:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from vmw_cloudinit_metadata.client.report.nodes import element, note, section, table
 from vmw_cloudinit_metadata.client.report.picture import LEAST_BAR, line, picture, rect, tick
 from vmw_cloudinit_metadata.client.report.scale import round_step, time_step
-from vmw_cloudinit_metadata.client.report.tree import element, note, section, table
 from vmw_cloudinit_metadata.client.report.words import amount, brief, clock, plain
 
 _SLICES = 120  # of the time axis

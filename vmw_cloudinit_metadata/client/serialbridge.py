@@ -18,8 +18,8 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
-from vmw_cloudinit_metadata.client.check import Failure
-from vmw_cloudinit_metadata.client.hypervisor import Arrival, GoAhead, NotNow
+from vmw_cloudinit_metadata.client.expectation import VmFailure
+from vmw_cloudinit_metadata.client.hypervisor import ArrivingMove, GoAhead, NotNow
 from vmw_cloudinit_metadata.client.played import Manner, PlayedVm, within
 from vmw_cloudinit_metadata.client.stream import Stream, Tell
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -76,7 +76,7 @@ class Bridge:
         while not self._may_write.is_set():  # it may be cleared again before we have our turn
             self._may_write.wait()
         if self._line:
-            with suppress(Failure):  # the reader finds it too, and dials again
+            with suppress(VmFailure):  # the reader finds it too, and dials again
                 self._line.write(data)
 
     # The line
@@ -85,7 +85,7 @@ class Bridge:
         while True:
             try:
                 self._hold_line(guest)
-            except Failure as failure:
+            except VmFailure as failure:
                 self._tell(f"{failure.message}; dialling again in {REDIAL_S:g} s")
             gevent.sleep(REDIAL_S)
 
@@ -131,21 +131,21 @@ class Bridge:
         gevent.spawn(self._say_begin, line)
 
     def _say_begin(self, line: PlayedVm) -> None:
-        with suppress(Failure):  # the reader finds it too
+        with suppress(VmFailure):  # the reader finds it too
             line.begin_move(self._sequence)
 
     def _cancel(self, line: PlayedVm) -> None:
         self._watch = None
-        with suppress(Failure):
+        with suppress(VmFailure):
             line.abort_move()
         self._stay(f"no GOAHEAD within {MOVE_S:g} s")
 
-    def _travel(self, source: PlayedVm, arrival: Arrival, guest: Stream) -> None:
+    def _travel(self, source: PlayedVm, arrival: ArrivingMove, guest: Stream) -> None:
         self._end_watch()
         try:
             with within(MOVE_S, source):
                 target = source.arrive(arrival)
-        except Failure as failure:
+        except VmFailure as failure:
             source.abort_move()
             self._stay(failure.message)
             return

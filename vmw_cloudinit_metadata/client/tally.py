@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.client.check import Failure
+from vmw_cloudinit_metadata.client.expectation import VmFailure
 
 # Buckets for each doubling: what is told of a latency is right within 5 %.
 _RESOLUTION = 16
@@ -99,7 +99,7 @@ class Tally:
         self.completed += 1
         self._timeline.setdefault(second, [0, 0])[0] += 1
 
-    def fail(self, second: int, failure: Failure, who: str) -> None:
+    def fail(self, second: int, failure: VmFailure, who: str) -> None:
         self._count(failure.kind, 1, f"{who}: {failure.message}")
         self._timeline.setdefault(second, [0, 0])[1] += 1
 

@@ -9,9 +9,9 @@ import click
 
 from vmw_cloudinit_metadata.cli.show import UuidType
 from vmw_cloudinit_metadata.client.played import Manner
-from vmw_cloudinit_metadata.client.wire import Route, Tls
+from vmw_cloudinit_metadata.client.wire import Destination, TlsMode
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS, Machine
-from vmw_cloudinit_metadata.settings.options import ADDRESS, FILE, THUMBPRINT
+from vmw_cloudinit_metadata.settings.parameters import ADDRESS, FILE, THUMBPRINT
 from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN, Address
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -41,8 +41,8 @@ SERVER = together(
     click.option("--uri", required=True, help="The service URI to ask for."),
     click.option(
         "--tls",
-        type=click.Choice([tls.value for tls in Tls]),
-        default=Tls.NONE.value,
+        type=click.Choice([tls.value for tls in TlsMode]),
+        default=TlsMode.NONE.value,
         show_default=True,
         help="telnets: from the first byte; authentication: when telnet has agreed on it.",
     ),
@@ -79,10 +79,10 @@ VM = together(
 
 
 def manner_of(options: Mapping[str, Any]) -> Manner:
-    tls = Tls(options["tls"])
-    if tls is Tls.NONE and (options["ca"] or options["thumbprint"]):
+    tls = TlsMode(options["tls"])
+    if tls is TlsMode.NONE and (options["ca"] or options["thumbprint"]):
         raise click.UsageError("--ca and --thumbprint need --tls telnets or authentication")
-    route = Route(options["server"], tls, options["ca"], options["thumbprint"])
+    route = Destination(options["server"], tls, options["ca"], options["thumbprint"])
     return Manner(route, limit_s=options["limit_s"])
 
 

@@ -21,7 +21,7 @@ _PACKET = re.compile(rb"!!([A-Z_]{1,64})#([^#]*)", re.DOTALL)
 _MAX_KIND_CHARACTERS = 40
 
 
-class Failure(Exception):  # noqa: N818 - of a server under test, and counted
+class VmFailure(Exception):  # noqa: N818 - of a server under test, and counted
     """What went wrong for one VM: a `kind` to count by, and a message to read."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -32,7 +32,7 @@ class Failure(Exception):  # noqa: N818 - of a server under test, and counted
 
 class Expectation(Protocol):
     def check(self, document: str, body: bytes) -> None:
-        """Raises Failure if this body is not the VM's document."""
+        """Raises VmFailure if this body is not the VM's document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Exactly:
         expected = self.documents.get(document, b"")
         if body != expected:
             found = f"{_shown(body)}, expected {_shown(expected)}"
-            raise Failure("another document", f"{document}: found {found}")
+            raise VmFailure("another document", f"{document}: found {found}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,31 +69,31 @@ class Named:
         told = _json_object(document, body)
         found = {str(told.get(key)) for key in ("instance-id", "local-hostname", "hostname")}
         if not found & {self.name, hostname_of(self.name), self.vc_uuid}:
-            raise Failure("another VM's document", f"{document}: it is of {_shown(body)}")
+            raise VmFailure("another VM's document", f"{document}: it is of {_shown(body)}")
 
 
 def body_of(document: str, line: bytes) -> bytes:
-    """The body of the answer to REQUEST_<document>; raises Failure."""
+    """The body of the answer to REQUEST_<document>; raises VmFailure."""
     found = _PACKET.fullmatch(line)
     if not found:
-        raise Failure("no packet", f"{document}: found the line {_shown(line)}")
+        raise VmFailure("no packet", f"{document}: found the line {_shown(line)}")
     code = found[1].decode()
     try:
         body = base64.b64decode(found[2], validate=True)
     except binascii.Error as error:
-        raise Failure("bad base64", f"{document}: {error}") from None
+        raise VmFailure("bad base64", f"{document}: {error}") from None
     if code == "RESPONSE_ERROR":
         raise _told_error(document, body)
     if code != f"RESPONSE_{document}":
-        raise Failure("wrong code", f"{document}: found {code}")
+        raise VmFailure("wrong code", f"{document}: found {code}")
     return body
 
 
-def _told_error(document: str, body: bytes) -> Failure:
+def _told_error(document: str, body: bytes) -> VmFailure:
     told = _json_object("RESPONSE_ERROR", body)
     error = one_line(str(told.get("error")))[:_MAX_KIND_CHARACTERS]
     message = one_line(str(told.get("message")))
-    return Failure(f"error: {error}", f"{document}: {message}")
+    return VmFailure(f"error: {error}", f"{document}: {message}")
 
 
 def _json_object(document: str, body: bytes) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _json_object(document: str, body: bytes) -> dict[str, Any]:
     except ValueError:
         told = None
     if not isinstance(told, dict):
-        raise Failure("no JSON", f"{document}: found {_shown(body)}, expected a JSON object")
+        raise VmFailure("no JSON", f"{document}: found {_shown(body)}, expected a JSON object")
     return told
 
 

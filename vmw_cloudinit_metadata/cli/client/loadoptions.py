@@ -10,15 +10,21 @@ from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.cli.client.options import COUNT, POSITIVE, SERVER, manner_of, together
+from vmw_cloudinit_metadata.cli.client.playoptions import (
+    COUNT,
+    POSITIVE,
+    SERVER,
+    manner_of,
+    together,
+)
 from vmw_cloudinit_metadata.client.fleet import name_of, stems
-from vmw_cloudinit_metadata.client.plan import Plan
+from vmw_cloudinit_metadata.client.loadplan import LoadPlan
 from vmw_cloudinit_metadata.serving.admission import (
     connections_by_descriptors,
     raise_descriptor_limit,
 )
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.options import FILE, Parsed
+from vmw_cloudinit_metadata.settings.parameters import FILE, Parsed
 
 _PORTS = 28_000  # of one address, to one port of a server
 
@@ -96,13 +102,13 @@ SECONDS = click.option(
 VMS = click.option("-n", "vms", type=COUNT, metavar="N", help="How many VMs. Default: all files.")
 
 
-def plan_of(scenario: str, options: dict[str, Any]) -> Plan:
+def plan_of(scenario: str, options: dict[str, Any]) -> LoadPlan:
     manner_of(options)  # what is wrong with these is said here, once
     directory, pattern, vms = options.pop("directory"), options.pop("pattern"), options.pop("vms")
     if (directory is None) == (pattern is None):
         raise click.UsageError("give one of --directory and --pattern")
     names = _names(directory, pattern, options["defaults"], vms)
-    return Plan(
+    return LoadPlan(
         scenario,
         str(options.pop("server")),
         directory=str(directory) if directory else None,
@@ -129,7 +135,7 @@ def _names(
     return vms
 
 
-def check_room(plan: Plan, connections: int) -> None:
+def check_room(plan: LoadPlan, connections: int) -> None:
     """Raises UsageError if the processes or the addresses have no room for so many."""
     raise_descriptor_limit()
     per_process = -(-connections // plan.processes)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """One load test; `processes` share its VMs."""
 
     scenario: str  # a key of scenarios.SCENARIOS
@@ -40,7 +40,7 @@ class Plan:
 class Share:
     """What one process does of a plan."""
 
-    plan: Plan
+    plan: LoadPlan
     index: int
 
     def of(self, count: int) -> range:
@@ -52,4 +52,4 @@ class Share:
 
     @classmethod
     def from_json(cls, parts: Mapping[str, Any]) -> Share:
-        return cls(Plan(**parts["plan"]), parts["index"])
+        return cls(LoadPlan(**parts["plan"]), parts["index"])
