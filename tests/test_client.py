@@ -225,7 +225,7 @@ def test_load_of_a_good_server_has_no_failures(
 def test_result_that_has_no_place_is_told_before_the_test(option: str) -> None:
     ended = client("storm", 1, "--pattern", "vm-{:05}", "-n", "1", option, "/nowhere/result")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "there is no directory '/nowhere'" in ended.stderr
+    assert "directory '/nowhere' does not exist" in ended.stderr
 
 
 def test_soak_of_workers_has_no_failures(
@@ -325,7 +325,7 @@ def test_changed_file_is_another_document(server: ServerProcess, tmp_path: Path)
     ended = client("storm", server.port, "--directory", str(tmp_path), "-n", "3")
     assert ended.returncode == 1
     assert "failed  3 times: another document: 'vm-00001'" in ended.stdout
-    assert "1 file is left out, such as: " in ended.stderr
+    assert "skipped 1 file, for example: " in ended.stderr
     assert "vm-00002.yaml:1: metadata" in ended.stderr
 
 

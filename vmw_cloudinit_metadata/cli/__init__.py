@@ -40,10 +40,10 @@ class _Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        return _command(cmd_name) if cmd_name in COMMANDS else None
+        return command_of(cmd_name) if cmd_name in COMMANDS else None
 
 
-def _command(name: str) -> click.Command:
+def command_of(name: str) -> click.Command:
     command: click.Command = pkgutil.resolve_name(f"{__name__}.{COMMANDS[name]}")
     return command
 
@@ -64,12 +64,12 @@ def main() -> None:
 
 def server_main() -> None:
     """Run `vmw-metadata-server`: the command `run` as a program of its own."""
-    _run(_command("run"), "vmw-metadata-server")
+    _run(command_of("run"), "vmw-metadata-server")
 
 
 def client_main() -> None:
     """Run `vmw-metadata-client`: the commands of `client` as a program of their own."""
-    _run(_command("client"), "vmw-metadata-client")
+    _run(command_of("client"), "vmw-metadata-client")
 
 
 def _run(command: click.Command, program: str) -> None:
