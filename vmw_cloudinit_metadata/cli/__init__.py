@@ -6,6 +6,7 @@ import logging
 import os
 import pkgutil
 import sys
+from collections.abc import Iterator, Mapping
 
 import click
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 PROGRAM = "vmw-cloudinit-metadata"
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-COMMANDS = {
+MODULES = {
     "check-config": "checkconfig:check_config",
     "client": "client:client",
     "guest": "guest:guest",
@@ -33,28 +34,30 @@ COMMANDS = {
 }
 
 
-class _Commands(click.Group):
-    """Imports a command's module only when it is needed: saves each server process 4 MB."""
+class _Commands(Mapping[str, click.Command]):
+    """Imports a command's module only when it is used: saves each server process 4 MB."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(COMMANDS)
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = pkgutil.resolve_name(f"{__name__}.{MODULES[name]}")
+        return command
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        return command_of(cmd_name) if cmd_name in COMMANDS else None
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)
 
 
-def command_of(name: str) -> click.Command:
-    command: click.Command = pkgutil.resolve_name(f"{__name__}.{COMMANDS[name]}")
-    return command
+COMMANDS = _Commands()
 
 
-@click.group(
-    cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.group(context_settings=_CONTEXT)
 @click.version_option(__version__, prog_name=PROGRAM)
 def cli() -> None:
     """Serve cloud-init metadata to VMware virtual machines over their virtual serial ports."""
+
+
+cli.commands = COMMANDS  # type: ignore[assignment] # click reads it only
 
 
 def main() -> None:
@@ -64,12 +67,12 @@ def main() -> None:
 
 def server_main() -> None:
     """Run `vmw-metadata-server`: the command `run` as a program of its own."""
-    _run(command_of("run"), "vmw-metadata-server")
+    _run(COMMANDS["run"], "vmw-metadata-server")
 
 
 def client_main() -> None:
     """Run `vmw-metadata-client`: the commands of `client` as a program of their own."""
-    _run(command_of("client"), "vmw-metadata-client")
+    _run(COMMANDS["client"], "vmw-metadata-client")
 
 
 def _run(command: click.Command, program: str) -> None:
