@@ -117,7 +117,7 @@ def test_guest_that_comes_again_has_a_new_line(
             sock, _ = listener.accept()
             with sock:
                 assert Guest(sock).ask("USERDATA") == USER_DATA
-            bridge.wait_for("the guest is gone", times)
+            bridge.wait_for("the guest disconnected", times)
 
 
 def test_guest_that_is_not_there_yet_is_waited_for(
@@ -167,7 +167,7 @@ def test_guest_opens_a_terminal(server: ServerProcess, bridged: Bridged) -> None
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_move_in_the_middle_of_an_answer_loses_nothing(guest: Guest, times: int) -> None:
-    bridge_of(guest).wait_for("the line is open")
+    bridge_of(guest).wait_for("line open")
     guest.send(b"!!REQUEST_USERDATA#\n")
     first = guest.socket.recv(1000)
     bridge_of(guest).move(times)
@@ -182,7 +182,7 @@ def test_move_in_the_middle_of_an_answer_loses_nothing(guest: Guest, times: int)
 def test_stream_runs_through_many_moves_in_order(guest: Guest, server: ServerProcess) -> None:
     """Requests and answers are under way all the time, in both directions."""
     bridge = bridge_of(guest)
-    bridge.wait_for("the line is open")
+    bridge.wait_for("line open")
     documents = [("METADATA", "DIGEST", "NETWORKDATA")[n * n % 3] for n in range(600)]
 
     def write() -> None:
@@ -212,7 +212,7 @@ def test_move_that_the_server_declines_leaves_the_vm_where_it_is(
         guest = Guest(sock)
         guest.ask("METADATA")
         bridge.move()
-        bridge.wait_for("not moved: the server says VMOTION-NOTNOW")
+        bridge.wait_for("not moved: the server sent VMOTION-NOTNOW")
         assert guest.ask("USERDATA").startswith(b"#cloud-config")
 
 
@@ -227,9 +227,9 @@ def test_server_that_comes_back_is_dialled_again(
         guest.ask("METADATA")
         address = f"127.0.0.1:{server.port}"
         server.end()
-        bridge.wait_for("dialling again")
+        bridge.wait_for("reconnecting")
         start(listen=address)
-        bridge.wait_for("the line is open", 2)
+        bridge.wait_for("line open", 2)
         assert guest.ask("USERDATA").startswith(b"#cloud-config")
 
 

@@ -1,4 +1,4 @@
-"""Load tests, as one process plays its share of them: one greenlet for each VM that is busy."""
+"""The load tests: how one process plays its share, with one greenlet per busy VM."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Random = random.Random
 _MAX_MOVES = 3
 _MAX_JUNK_BYTES = 2000
 
-# Of a move between two processes of a server half a request is lost, and an answer that was held.
-# So long a guest waits before it asks again; an answer that comes later would be one too many.
-_ASKS_AGAIN_S = 5.0
+# A move between two server processes loses half a request, or a response that was held back. A
+# guest waits this long before it repeats the request; a later response would be a duplicate.
+_REPEATS_AFTER_S = 5.0
 
 
 class Play:
-    """One process's share of a load test. `gather` waits until all processes are as far."""
+    """One process's share of a load test. `gather` waits until all processes are ready."""
 
     def __init__(self, share: Share, gather: Callable[[], None]) -> None:
         plan = share.plan
@@ -60,7 +60,7 @@ class Play:
         SCENARIOS[self.plan.scenario](self)
 
     def gather(self) -> None:
-        """From here on the test counts."""
+        """Wait for the other processes, and start measuring."""
         self._gather()
         self.started_s = time.monotonic()
         self.started_cpu_s = time.process_time()
@@ -71,7 +71,7 @@ class Play:
 
     @property
     def cpu_share(self) -> float:
-        """Of one core, since the test counts."""
+        """Return the share of one core used since measuring started."""
         return (time.process_time() - self.started_cpu_s) / max(self.seconds, 0.001)
 
     @property
@@ -86,7 +86,7 @@ class Play:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Measures the block if it ends well."""
+        """Measure the block, unless it raises."""
         began_s = time.monotonic()
         yield
         self.tally.measure(phase, time.monotonic() - began_s)
@@ -99,7 +99,7 @@ class Play:
 
     @contextmanager
     def counted(self, vm: FleetVm, played: PlayedVm) -> Iterator[None]:
-        """Counts the block as a boot, or as a failure; it has the time limit of one."""
+        """Count the block as a boot or a failure, within the time limit of a VM."""
         try:
             with within(self.plan.limit_s, played):
                 yield
@@ -121,7 +121,7 @@ class Play:
             vm.expectation.check(document, body)
 
     def each(self, things: Iterable[FleetVm], act: Callable[[FleetVm], None]) -> None:
-        """Acts on each, so many at once as the plan says."""
+        """Act on each, as many at once as the plan allows."""
         rest = iter(things)
 
         def one_after_the_other() -> None:
@@ -143,7 +143,7 @@ def _fleet(share: Share) -> tuple[list[FleetVm], list[str]]:
 
 
 def _all(functions: Iterable[Callable[[], None]]) -> None:
-    """Runs them side by side; what goes wrong in one is an error of the client."""
+    """Run all concurrently; an exception in one is an error of the client."""
     gevent.joinall([gevent.spawn(function) for function in functions], raise_error=True)
 
 
@@ -151,7 +151,7 @@ def _all(functions: Iterable[Callable[[], None]]) -> None:
 
 
 def storm(play: Play) -> None:
-    """VMs boot: so many at a time, or so many a second."""
+    """Boot VMs: at most so many at a time, or so many per second."""
     boots = len(play.share.of(play.plan.boots))
     vms = (vm for vm, _ in zip(cycle(play.fleet), range(boots), strict=False))
     play.gather()
@@ -175,7 +175,7 @@ def _storm_at_rate(play: Play, vms: Iterable[FleetVm], rate: float) -> None:
     pool = Pool(play.at_once)
     for number, vm in zip(count(), vms, strict=False):
         gevent.sleep(max(number / rate - play.seconds, 0))
-        pool.spawn(boot, play, vm)  # waits while so many are under way
+        pool.spawn(boot, play, vm)  # blocks while the pool is full
     pool.join(raise_error=True)
 
 
@@ -183,14 +183,14 @@ def _storm_at_rate(play: Play, vms: Iterable[FleetVm], rate: float) -> None:
 
 
 def herd(play: Play) -> None:
-    """VMs connect, are identified and wait; then all ask at once."""
+    """Connect and identify all VMs; then let all request at once."""
     waiting = _connected(play)
     play.gather()
     _all([partial(_ask_once, play, vm, played) for vm, played in waiting])
 
 
 def steady(play: Play) -> None:
-    """VMs ask for all their documents without pause, on one connection."""
+    """Request all documents without pause, on one connection per VM."""
     waiting = _connected(play)
     play.gather()
     _all([partial(_ask_on, play, vm, played) for vm, played in waiting])
@@ -239,7 +239,7 @@ def _ask_on(play: Play, vm: FleetVm, played: PlayedVm) -> None:
 
 
 def soak(play: Play) -> None:
-    """VMs boot and move, hosts are lost, junk arrives: all at the same time."""
+    """Mix boots, vMotions, host failures and junk."""
     play.gather()
     seeds = [f"{play.plan.seed}.{play.share.index}.{place}" for place in range(play.at_once)]
     _all([partial(_live, play, Random(seed)) for seed in seeds])
@@ -256,22 +256,22 @@ def _boot(play: Play, vm: FleetVm, _chance: Random) -> None:
 
 
 def _move(play: Play, vm: FleetVm, chance: Random) -> None:
-    """Some vMotions in a row, with a request that is cut in two by each; some are aborted."""
+    """Make some vMotions in a row, each in the middle of a request; some are aborted."""
     here = play.new(vm)
     try:
         with play.counted(vm, here):
             play.connect(here)
             for _ in range(chance.randint(1, _MAX_MOVES)):
                 here = _move_once(play, here, chance)
-                vm.expectation.check("METADATA", _answer_or_asked_again(here))
+                vm.expectation.check("METADATA", _answer_or_repeat(here))
                 play.ask_all(vm, here)
     finally:
         here.close()
 
 
-def _answer_or_asked_again(here: PlayedVm) -> bytes:
+def _answer_or_repeat(here: PlayedVm) -> bytes:
     try:
-        with within(_ASKS_AGAIN_S, here):
+        with within(_REPEATS_AFTER_S, here):
             return here.answer("METADATA")
     except VmFailure as failure:
         if failure.kind != "timeout":
@@ -298,7 +298,7 @@ def _move_once(play: Play, source: PlayedVm, chance: Random) -> PlayedVm:
 
 
 def _reset(play: Play, vm: FleetVm, chance: Random) -> None:
-    """A host loses its power, sooner or later."""
+    """Reset the connection at a random moment, like a host that loses its power."""
     played = play.new(vm)
     with suppress(VmFailure), within(play.plan.limit_s, played):
         played.connect()
@@ -310,7 +310,7 @@ def _reset(play: Play, vm: FleetVm, chance: Random) -> None:
 
 
 def _junk(play: Play, vm: FleetVm, chance: Random) -> None:
-    """Noise on the serial line harms no request after it, and bytes of no protocol nobody else."""
+    """Send noise before a request, which must still be served, and then raw junk."""
     played = play.new(vm)
     junk = chance.randbytes(chance.randint(1, _MAX_JUNK_BYTES))
     try:
