@@ -293,7 +293,7 @@ def test_max_connections_beyond_the_descriptors_is_warned_of(start: Start) -> No
 def test_max_connections_within_the_descriptors_is_no_reason_to_warn(start: Start) -> None:
     server = start("--max-connections", "63", command=with_descriptors(64, 64))
     counters(server)  # the whole log is there
-    assert "more than there are descriptors" not in server.log
+    assert "higher than the limit of descriptors" not in server.log
 
 
 class Exhausted:

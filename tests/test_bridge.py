@@ -29,17 +29,17 @@ class Guest:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         sock.settimeout(LIMIT_S)
-        self._heard = b""
+        self.heard = b""
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
     def answer(self) -> tuple[str, bytes]:
-        while b"\n" not in self._heard:
+        while b"\n" not in self.heard:
             data = self.socket.recv(65536)
             assert data
-            self._heard += data
-        line, _, self._heard = self._heard.partition(b"\n")
+            self.heard += data
+        line, _, self.heard = self.heard.partition(b"\n")
         found = re.fullmatch(rb"!!RESPONSE_([A-Z]+)#(.*)", line)
         assert found, line[:100]
         return found[1].decode(), base64.b64decode(found[2], validate=True)
@@ -162,7 +162,7 @@ def test_guest_opens_a_terminal(server: ServerProcess, bridged: Bridged) -> None
             heard += os.read(descriptor, 4096)
         os.close(descriptor)
         assert heard.startswith(b"!!RESPONSE_METADATA#")
-    assert "gone" not in bridge.log
+    assert "disconnected" not in bridge.log
 
 
 @pytest.mark.parametrize("times", [1, 3])
@@ -172,7 +172,7 @@ def test_move_in_the_middle_of_an_answer_loses_nothing(guest: Guest, times: int)
     first = guest.socket.recv(1000)
     bridge_of(guest).move(times)
     guest.send(b"!!REQUEST_META")  # and one that is cut in two by the moves
-    guest._heard = first
+    guest.heard = first
     assert guest.answer() == ("USERDATA", USER_DATA)
     bridge_of(guest).wait_for("moved in", times)
     guest.send(b"DATA#\n")
@@ -235,7 +235,5 @@ def test_server_that_comes_back_is_dialled_again(
 
 def test_unknown_order_is_told(guest: Guest) -> None:
     bridge = bridge_of(guest)
-    assert bridge._process.stdin
-    bridge._process.stdin.write("mvoe\n")
-    bridge._process.stdin.flush()
+    bridge.write("mvoe\n")
     bridge.wait_for("found 'mvoe', expected: move")
