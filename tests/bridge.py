@@ -45,8 +45,12 @@ class BridgeProcess:
         raise AssertionError(f"not {times} times {pattern!r} in:\n{self.log}")
 
     def move(self, times: int = 1) -> None:
+        self.write("move\n" * times)
+
+    def write(self, text: str) -> None:
+        """Writes to the program's standard input."""
         assert self._process.stdin
-        self._process.stdin.write("move\n" * times)
+        self._process.stdin.write(text)
         self._process.stdin.flush()
 
     def signal(self, number: int) -> None:

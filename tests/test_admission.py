@@ -268,7 +268,7 @@ def test_default_of_max_connections_leaves_descriptors_for_the_rest_and_is_print
 ) -> None:
     server = start(command=with_descriptors(soft, hard))
     server.wait_for(
-        rf"at most {connections} connections, 4096 of one host; "
+        rf"limits: {connections} connections, 4096 per host; "
         rf"descriptors: {hard} \(soft limit was {soft}\)"
     )
 
@@ -277,7 +277,7 @@ def test_default_of_max_connections_can_be_had_with_a_look_up_for_each(
     start: Start, peers: ExitStack
 ) -> None:
     server = start(command=with_descriptors(64, 64))
-    limit = int(server.wait_for(r"at most (\d+) connections")[1])
+    limit = int(server.wait_for(r"limits: (\d+) connections")[1])
     for number in range(limit):
         peer = peers.enter_context(connected(server.port))
         assert is_served(SocketVm(peer, f"{number:032x}"))
@@ -287,13 +287,13 @@ def test_default_of_max_connections_can_be_had_with_a_look_up_for_each(
 
 def test_max_connections_beyond_the_descriptors_is_warned_of(start: Start) -> None:
     server = start("--max-connections", "64", command=with_descriptors(64, 64))
-    server.wait_for("WARNING --max-connections is more than there are descriptors")
+    server.wait_for("WARNING --max-connections is higher than the limit of descriptors")
 
 
 def test_max_connections_within_the_descriptors_is_no_reason_to_warn(start: Start) -> None:
     server = start("--max-connections", "63", command=with_descriptors(64, 64))
     counters(server)  # the whole log is there
-    assert "more than there are descriptors" not in server.log
+    assert "higher than the limit of descriptors" not in server.log
 
 
 class Exhausted:

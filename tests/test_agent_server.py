@@ -132,7 +132,7 @@ def test_large_user_data_comes_through_moves(
     wire = wired(start().port)
     wire.put_into(guest, piece_bytes=4000, pause_s=0.002)
     process = guest.start()
-    wire.bridge.wait_for("the line is open")
+    wire.bridge.wait_for("line open")
     wire.bridge.move(3)
     wire.bridge.wait_for("moved in", 3)
     assert process.wait(LIMIT_S) == 0

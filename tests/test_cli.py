@@ -514,8 +514,8 @@ def test_tls_info_of_an_ipv6_address_and_another_port(certificate: Path) -> None
     ("content", "told"),
     [
         (None, "No such file"),
-        ("nonsense", "holds no certificate in PEM"),
-        ("-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----\n", "damaged certificate"),
+        ("nonsense", "no PEM certificate found"),
+        ("-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----\n", "invalid certificate"),
     ],
     ids=["missing", "no pem", "damaged"],
 )

@@ -19,10 +19,12 @@ FLOORS = {
     **dict.fromkeys(("monitoring", "process", "guest"), 2),
     **dict.fromkeys(("serving", "client", "admin"), 3),
     **dict.fromkeys(("cli", "__main__", "__init__"), 4),
-    **dict.fromkeys(("settings.options", "settings.layers", "settings.running"), 3),
+    **dict.fromkeys(("settings.parameters", "settings.layers", "settings.running"), 3),
     **dict.fromkeys(("serving.tls", "serving.admission", "process.budget"), 1),
     **dict.fromkeys(("monitoring.regularfile", "guest.image"), 1),
-    **dict.fromkeys(("client.hypervisor", "client.check", "client.figures", "client.plan"), 0),
+    **dict.fromkeys(
+        ("client.hypervisor", "client.expectation", "client.tally", "client.loadplan"), 0
+    ),
     **dict.fromkeys(("client.summary", "client.report", "admin.request"), 0),
     **dict.fromkeys(("guest.image.kernel", "guest.image.datasource", "guest.vsphere.portplan"), 0),
 }

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.test_telnet import HOSTILE
 from vmw_cloudinit_metadata.client import hypervisor as esxi
-from vmw_cloudinit_metadata.client.hypervisor import Arrival, Hypervisor
+from vmw_cloudinit_metadata.client.hypervisor import ArrivingMove, Hypervisor
 from vmw_cloudinit_metadata.protocol import authentication, events, packet, telnet, vmware
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import Moves, RandomSecrets
@@ -35,7 +35,7 @@ class Wire:
         *,
         policy: Policy | None = None,
         sizes: Iterator[int] | None = None,
-        **settings: bool | Arrival,
+        **settings: bool | ArrivingMove,
     ) -> None:
         self.policy = policy or new_policy()
         self.session = Session(self.policy, "10.0.0.1", datetime.now(UTC))
@@ -112,7 +112,7 @@ def test_question_without_an_answer_is_told_to_be_unknown() -> None:
     vm.data_to_send()
     vm.receive_data(encoded(Suboption.GET_VM_BIOS_UUID))
     assert vm.data_to_send() == encoded(2, bytes([Suboption.GET_VM_BIOS_UUID]))
-    assert vm.receive_data(encoded(200)) == [esxi.Fault("unknown suboption")]
+    assert vm.receive_data(encoded(200)) == [esxi.ServerViolation("unknown suboption")]
     assert vm.data_to_send() == encoded(2, bytes([200]))
 
 
@@ -127,7 +127,7 @@ def test_other_service_uri_is_refused() -> None:
 
 @given(HOSTILE)
 def test_hostile_server_causes_no_exception(data: bytes) -> None:
-    for settings in ({}, {"offers_tls": True}, {"arrival": Arrival(b"seq1", SECRET)}):
+    for settings in ({}, {"offers_tls": True}, {"arrival": ArrivingMove(b"seq1", SECRET)}):
         vm = Hypervisor(MACHINE, **settings)  # type: ignore[arg-type]
         vm.receive_data(data)
         vm.data_to_send()
@@ -139,7 +139,7 @@ def test_hostile_server_causes_no_exception(data: bytes) -> None:
 @given(SIZES)
 def test_tls_begins_when_both_want_it(sizes: Iterator[int]) -> None:
     wire = Wire(policy=new_policy(TlsPolicy.ALLOW), offers_tls=True, sizes=sizes)
-    assert wire.told == [esxi.TlsAccepted()]
+    assert wire.told == [esxi.TlsAgreed()]
     assert wire.heard == [events.TlsAccepted()]
     assert wire.vm.is_mute
 
@@ -154,7 +154,7 @@ def test_plain_bytes_behind_the_begin_of_tls_are_a_fault() -> None:
     vm = Hypervisor(MACHINE, offers_tls=True)
     vm.receive_data(b"\xff\xfd\x25" + telnet.encode_subnegotiation(authentication.SEND))
     accepted = telnet.encode_subnegotiation(authentication.accepted(0))
-    assert vm.receive_data(accepted + b"x") == [esxi.Fault("plain bytes before TLS")]
+    assert vm.receive_data(accepted + b"x") == [esxi.ServerViolation("plain bytes before TLS")]
 
 
 # vMotion
@@ -166,8 +166,8 @@ def test_vm_moves_and_goes_on_at_the_target(sizes: Iterator[int], sequence: byte
     source.vm.send_serial(b"!!REQUEST_META")
     source.vm.begin_move(sequence)
     source.run()
-    assert source.last() == esxi.GoAhead(Arrival(sequence, SECRET))
-    target = Wire(policy=source.policy, sizes=sizes, arrival=Arrival(sequence, SECRET))
+    assert source.last() == esxi.GoAhead(ArrivingMove(sequence, SECRET))
+    target = Wire(policy=source.policy, sizes=sizes, arrival=ArrivingMove(sequence, SECRET))
     assert target.told == [esxi.PeerAccepted()]
     target.vm.complete_move()
     target.run()
@@ -196,6 +196,8 @@ def test_move_that_the_server_declines_is_not_now() -> None:
     assert source.last() == esxi.NotNow()
 
 
-@pytest.mark.parametrize("arrival", [Arrival(b"seq1", SECRET), Arrival(b"", b"")], ids=str)
-def test_peer_of_an_unknown_move_is_refused(arrival: Arrival) -> None:
+@pytest.mark.parametrize(
+    "arrival", [ArrivingMove(b"seq1", SECRET), ArrivingMove(b"", b"")], ids=str
+)
+def test_peer_of_an_unknown_move_is_refused(arrival: ArrivingMove) -> None:
     assert Wire(arrival=arrival).told == [esxi.PeerRefused()]

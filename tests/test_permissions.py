@@ -13,7 +13,7 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import network_warnings, parse_network
 
 TOKEN = "correct-horse-battery-staple"
-REFUSED = "every user of this system may write it"
+REFUSED = "is world-writable, so any user can change what the server does"
 OPTIONS = ("--admin-token-file", "--tls-key", "--vmotion-key-file", "--config")
 
 
@@ -71,12 +71,12 @@ def test_secret_that_every_user_can_read_is_a_warning(
     file = file_of(tmp_path, 0o644, text)
     ended = run("check-config", "--uri", "x", option, str(file))
     assert ended.returncode == 0
-    told = f"{option}: {file}: every user of this system can read it (mode 0644)"
+    told = f"{option}: {file} holds a secret and is world-readable (mode 0644)"
     assert f"warning: {told}" in ended.stderr
     assert f"chmod o= {file}" in ended.stderr
     server = ServerProcess(own_instances, option, str(file))
     try:
-        assert told in server.log or server.wait_for("can read it")
+        assert told in server.log or server.wait_for("is world-readable")
     finally:
         server.end()
 
@@ -132,7 +132,7 @@ def test_owner_that_is_neither_root_nor_the_server_is_a_warning(tmp_path: Path) 
     file = file_of(tmp_path, 0o600)
     os.chown(file, 12345, 0)
     (told,) = permissions.secret_warnings("--x", file)
-    assert "its owner, user 12345, is neither root nor the server's user" in told
+    assert "is owned by user 12345, neither root nor the server's user" in told
     assert f"chown root {file}" in told
 
 
@@ -177,7 +177,7 @@ def test_network_of_ipv4_in_the_clothes_of_ipv6_is_ipv4(text: str, network: str)
 
 @pytest.mark.parametrize("text", ["::ffff:0:0/95", "::ffff:10.0.0.0/64", "::/64", "::/1"])
 def test_network_that_seems_to_hold_ipv4_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"write 0\.0\.0\.0/0"):
+    with pytest.raises(ConfigError, match=r"use 0\.0\.0\.0/0"):
         parse_network(text)
 
 
@@ -208,7 +208,7 @@ def test_all_of_ipv6_without_ipv4_is_a_warning(texts: list[str], is_told: bool) 
 def test_all_of_ipv6_alone_is_told_by_check_config_and_at_the_start(
     option: str, own_instances: Path
 ) -> None:
-    told = f"{option} ::/0 is IPv6 alone"
+    told = f"{option} ::/0 matches IPv6 only"
     ended = run("check-config", "--uri", "x", option, "::/0")
     assert (ended.returncode, told in ended.stderr) == (0, True)
     server = ServerProcess(own_instances, option, "::/0", command=[*COMMAND, "run"])

@@ -25,15 +25,15 @@ from tests.process import CHECKOUT, ServerProcess, run
 from tests.test_workers import children, listens, wait_until
 from tests.vm import Vm, suboption
 from vmw_cloudinit_metadata.cli import main
-from vmw_cloudinit_metadata.cli.checkconfig import shown
+from vmw_cloudinit_metadata.cli.checkconfig import as_yaml
 from vmw_cloudinit_metadata.cli.run import run as run_command
 from vmw_cloudinit_metadata.instance.parsing import seed
-from vmw_cloudinit_metadata.settings.layers import name, settings, variable
+from vmw_cloudinit_metadata.settings.layers import name_of, settings_of, variable_of
 from vmw_cloudinit_metadata.settings.running import CHANGEABLE
 from vmw_cloudinit_metadata.settings.values import Address
 
 EXAMPLE = CHECKOUT / "conf/vmw-metadata-server.yaml"
-OPTIONS = {name(option): option for option in settings(run_command)}
+OPTIONS = {name_of(option): option for option in settings_of(run_command)}
 
 Start = Callable[..., ServerProcess]
 
@@ -98,7 +98,7 @@ def test_example_file_says_what_happens_at_hup() -> None:
         for key in re.findall(r"^([a-z-]+):", block, re.MULTILINE)
         if "t HUP" in comment
     }
-    assert at_hup == {name(o) for o in OPTIONS.values() if o.name in CHANGEABLE}
+    assert at_hup == {name_of(o) for o in OPTIONS.values() if o.name in CHANGEABLE}
 
 
 # The layers
@@ -154,7 +154,7 @@ def test_every_setting_may_stand_in_the_file(file: Path, samples: dict[str, str]
 
 
 def test_every_setting_may_stand_in_the_environment(samples: dict[str, str]) -> None:
-    found = effective(**{variable(OPTIONS[key]): text for key, text in samples.items()})
+    found = effective(**{variable_of(OPTIONS[key]): text for key, text in samples.items()})
     assert [origin for _, origin in found.values()] == [
         f"environment VMW_METADATA_{key.upper().replace('-', '_')}" for key in found
     ]
@@ -211,7 +211,7 @@ def test_file_may_be_empty_and_is_named_by_the_environment_too(file: Path) -> No
         ("uri: x\nworkers: 0", "{}:2: workers: 0 is not in the range"),
         ("uri: x\nlisten: [1.2.3.4]", "{}:2: listen: found '1.2.3.4', expected ADDRESS:PORT"),
         ("uri: x\nlisten: {a: b}", "{}:2: listen: found a mapping, expected a value, or a list"),
-        ("uri: x\nallow: [[a]]", "{}:2: allow: found a list with something else than values"),
+        ("uri: x\nallow: [[a]]", "{}:2: allow: found a list that holds mappings or lists"),
         ("uri: x\ndriver-opts: '{}'", "{}:2: driver-opts: found a single value, expected a map"),
         ("uri: x\nuri: y", "{}:2:1: uri: found a duplicate key (the first is on line 1)"),
         (
@@ -243,7 +243,7 @@ def test_every_fault_of_the_file_is_told_at_once(file: Path) -> None:
     ("make", "told"),
     [
         (lambda path: path.unlink(), "No such file or directory"),
-        (lambda path: path.write_bytes(b"uri: x\n\xff"), ":2: found bytes that are no UTF-8"),
+        (lambda path: path.write_bytes(b"uri: x\n\xff"), ":2: invalid UTF-8"),
         (lambda path: path.write_text("#" * 2**21), "more than 1,048,576 bytes"),
         (lambda path: path.unlink() or path.mkdir(), "is a directory"),
     ],
@@ -271,7 +271,7 @@ def test_missing_uri_is_told_with_all_ways_to_give_it() -> None:
 
 def test_unknown_variable_with_our_prefix_is_a_warning(start: Start) -> None:
     environment = {"VMW_METADATA_LOOKUP_TIMEOT": "9", "VMW_METADATA_CONFIG": ""}
-    told = "VMW_METADATA_LOOKUP_TIMEOT is no setting, expected 'VMW_METADATA_LOOKUP_TIMEOUT'"
+    told = "VMW_METADATA_LOOKUP_TIMEOT is not a setting, expected 'VMW_METADATA_LOOKUP_TIMEOUT'"
     code, _, err = ends("check-config", "--uri", "x", **environment)
     assert (code, err) == (None, f"warning: environment: {told}\n")
     assert f"WARNING environment: {told}" in start(env=environment).log
@@ -323,13 +323,13 @@ def test_output_of_check_config_is_a_file_of_the_same_settings(file: Path) -> No
 
 
 def test_one_address_is_shown_as_one_value() -> None:
-    assert shown(Address("127.0.0.1", 13371)) == "127.0.0.1:13371"
-    assert shown((Address("::1", 5),)) == '["[::1]:5"]'
+    assert as_yaml(Address("127.0.0.1", 13371)) == "127.0.0.1:13371"
+    assert as_yaml((Address("::1", 5),)) == '["[::1]:5"]'
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 def test_text_that_check_config_shows_is_read_as_the_same(text: str) -> None:
-    read = seed.read(f"uri: [{shown(text)}]", {"uri": seed.TEXT})
+    read = seed.read(f"uri: [{as_yaml(text)}]", {"uri": seed.TEXT})
     assert (read.value, read.faults) == ({"uri": [text]}, ())
 
 
@@ -407,7 +407,7 @@ def test_hup_names_what_waits_for_the_next_start(start: Start, file: Path) -> No
     server = start("--config", str(file), uri=None)
     file.write_text("uri: my-metadata\nworkers: 4\nlookup-pool: 5\ndrain: 1\ntls: off\n")
     hup(
-        server, "WARNING reload: lookup-pool, tls, workers: changed, which takes effect at the next"
+        server, "WARNING reload: changes to lookup-pool, tls, workers take effect at the next start"
     )
     server.wait_for("INFO reload: drain has changed")
     assert Vm(server.port).metadata()
@@ -443,7 +443,7 @@ def test_hup_takes_another_certificate(
     hup(server, f"reload: certificate read from {two.certificate}")
     assert certificate_of(server) == two.der
     file.write_text("uri: my-metadata\n")
-    hup(server, "reload: tls-cert, tls-key: changed, which takes effect at the next start")
+    hup(server, "reload: changes to tls-cert, tls-key take effect at the next start")
     assert certificate_of(server) == two.der
 
 

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from pathlib import Path
 
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.values import Address
+from vmw_cloudinit_metadata.settings.values import Address, is_loopback
 
 MIN_TOKEN_BYTES = 16  # of letters and digits: more than can be tried
 MAX_TOKEN_BYTES = 4096
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only be this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def read_token(path: Path) -> bytes:

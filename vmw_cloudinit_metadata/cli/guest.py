@@ -15,7 +15,7 @@ from vmw_cloudinit_metadata.guest.image.parts import Choices
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.options import Parsed
+from vmw_cloudinit_metadata.settings.parameters import Parsed
 
 
 def _parse_port(text: str) -> str:

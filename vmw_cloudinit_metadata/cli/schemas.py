@@ -1,7 +1,7 @@
-"""cloud-init's own JSON schemas, which `validate` asks where they are at hand. Reads their files.
+"""Check documents with cloud-init's own JSON schemas, for `validate`. Reads the schema files.
 
-jsonschema is imported here alone; it comes with the extra `schema`. What it says of a document is
-told by place and kind: of user-data nothing is quoted but names that the schema has.
+jsonschema is imported only here; it comes with the extra `schema`. Its errors are reported by place
+and kind: of user-data, only names that the schema knows are quoted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vmw_cloudinit_metadata.instance.userdata import formats
 from vmw_cloudinit_metadata.instance.userdata.formats import Part
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
-# Where the packages of Debian, Ubuntu and others have them.
+# In the packages of Debian, Ubuntu and others.
 INSTALLED = Path("/usr/lib/python3/dist-packages/cloudinit/config/schemas")
 FILES = {
     "network-1": "schema-network-config-v1.json",  # from 24.1 on
@@ -33,32 +33,32 @@ FILES = {
 }
 MAX_SCHEMA_BYTES = 4 * 1024 * 1024
 
-# For one document. Alternatives multiply, and a list of lists is compared item by item.
+# Limit per document: alternatives multiply, and lists of lists are compared item by item.
 MAX_SECONDS = 5.0
 
 Judge = Callable[[InstanceData], Iterator[Fault]]
 
 
-def judge(directory: Path | None) -> tuple[Judge | None, str]:
-    """What asks the schemas of `directory`, else those that are installed; and a note.
+def judge(directory: Path | None, installed: Path = INSTALLED) -> tuple[Judge | None, str]:
+    """Return a check by the schemas of `directory`, else by `installed` ones, and a note.
 
-    Raises ConfigError if a directory is named that has none, or cannot be used.
+    Raises ConfigError if `directory` has no usable schemas.
     """
-    place = directory or INSTALLED
+    place = directory or installed
     paths = {name: place / file for name, file in FILES.items() if (place / file).is_file()}
     if not paths:
         if directory is None:
             return None, ""
         raise ConfigError(
             f"--schema-dir {directory}: found none of {', '.join(FILES.values())}, expected the "
-            "directory cloudinit/config/schemas of a cloud-init, 22.2 or newer"
+            "directory cloudinit/config/schemas of cloud-init 22.2 or later"
         )
     try:
         schemas = Schemas({name: _read(path) for name, path in paths.items()})
     except ImportError:
         missing = "jsonschema is not installed: pip install 'vmw-cloudinit-metadata[schema]'"
         if directory is None:
-            return None, f"cloud-init's schemas in {place} were not asked, as {missing}"
+            return None, f"cloud-init's schemas in {place} were not used: {missing}"
         raise ConfigError(f"--schema-dir: {missing}") from None
     return schemas.warnings, ""
 
@@ -78,14 +78,15 @@ def _jsonschema() -> Any:
     return importlib.import_module("jsonschema")
 
 
-class _OutOfTime(Exception):  # noqa: N818 - it is no error
-    """A document takes longer than MAX_SECONDS."""
+class _OutOfTime(Exception):  # noqa: N818 - not an error
+    """A document takes longer than the limit."""
 
 
 class Schemas:
-    """Validators by the names of FILES; raises ImportError if jsonschema is not installed."""
+    """The validators, named as in FILES; raises ImportError if jsonschema is not installed."""
 
-    def __init__(self, schemas: Mapping[str, dict[str, Any]]) -> None:
+    def __init__(self, schemas: Mapping[str, dict[str, Any]], limit_s: float = MAX_SECONDS) -> None:
+        self._limit_s = limit_s
         self._end_s = 0.0
         self._validators = {name: self._validator(schema) for name, schema in schemas.items()}
         self._names = {name: frozenset(_names(schema)) for name, schema in schemas.items()}
@@ -104,10 +105,10 @@ class Schemas:
         return check(*arguments)
 
     def warnings(self, instance: InstanceData) -> Iterator[Fault]:
-        """What the schemas refuse, and is not told without them."""
-        told = {warning.key for warning in warnings_of(instance)}
+        """Yield the faults that only the schemas find."""
+        known = {warning.key for warning in warnings_of(instance)}
         found = islice(self._faults(instance), MAX_FAULTS)
-        return (fault for fault in found if fault.key not in told)
+        return (fault for fault in found if fault.key not in known)
 
     def _faults(self, instance: InstanceData) -> Iterator[Fault]:
         if instance.network and instance.network_is_native:
@@ -122,7 +123,7 @@ class Schemas:
     def _cloud_config(self, part: Part, key: str) -> Iterator[Fault]:
         read = formats.yaml_of(part, key)
         if isinstance(read, formats.Trouble) or read.faults or not isinstance(read.value, dict):
-            return  # which is told
+            return  # reported without the schemas
         for fault in self._refused("cloud-config", read.value, (key,)):
             place = self._shown("cloud-config", fault.key[1:])
             line = read.line(fault.key)
@@ -134,17 +135,19 @@ class Schemas:
         validator = self._validators.get(name)
         if validator is None or document.get("config") == "disabled":
             return
-        self._end_s = time.monotonic() + MAX_SECONDS
+        self._end_s = time.monotonic() + self._limit_s
         try:
             for error in validator.iter_errors(_with_texts_as_keys(document)):
                 for innermost in _innermost(error):
                     yield from _faults_of(innermost, root)
         except (_OutOfTime, RecursionError):
-            found = f"a document that takes more than {MAX_SECONDS:.0f} s to check"
-            yield Fault(root, found, "a smaller one: its schema was not asked", is_warning=True)
+            found = f"a document that takes more than {self._limit_s:g} s to check"
+            yield Fault(
+                root, found, "a smaller one: it was not checked by its schema", is_warning=True
+            )
 
     def _shown(self, name: str, place: Key) -> str:
-        """`users.0.name`: where a fault is, in words of the schema."""
+        """Return the place of a fault, with names that the schema knows: `users.0.name`."""
         return ".".join(
             str(part)
             if isinstance(part, int) or part in self._names[name]
@@ -154,7 +157,7 @@ class Schemas:
 
 
 def _unique_items(validator: Any, wanted: Any, value: Any, _: Any) -> Iterator[Any]:
-    """jsonschema compares each item with each."""
+    """Check uniqueness in linear time; jsonschema compares each item with each."""
     if wanted and validator.is_type(value, "array"):
         texts = [json.dumps(item, sort_keys=True, default=repr) for item in value]
         if len(set(texts)) < len(texts):
@@ -162,7 +165,7 @@ def _unique_items(validator: Any, wanted: Any, value: Any, _: Any) -> Iterator[A
 
 
 def _with_texts_as_keys(value: Any) -> Any:
-    """YAML has other keys too, and jsonschema cannot compare them with names."""
+    """Convert all keys to strings: jsonschema cannot compare YAML's other keys with names."""
     match value:
         case dict() | Mapping():
             return {str(name): _with_texts_as_keys(item) for name, item in value.items()}
@@ -173,7 +176,7 @@ def _with_texts_as_keys(value: Any) -> Any:
 
 
 def _names(schema: Any) -> Iterator[str]:
-    """All names of properties that a schema has."""
+    """Yield all property names in a schema."""
     if isinstance(schema, dict):
         properties = schema.get("properties")
         if isinstance(properties, dict):
@@ -186,7 +189,7 @@ def _names(schema: Any) -> Iterator[str]:
 
 
 def _innermost(error: Any) -> Iterator[Any]:
-    """Of a value that no alternative allows: what is wrong by the one that is meant."""
+    """Yield the errors of the alternative that was most likely meant."""
     branches: dict[Any, list[Any]] = {}
     for below in error.context:
         branches.setdefault(below.schema_path[0], []).append(below)
@@ -198,13 +201,13 @@ def _innermost(error: Any) -> Iterator[Any]:
 
 
 def _distance(errors: Sequence[Any]) -> tuple[bool, int]:
-    """How far off an alternative is: of another `type`, or wrong in many things by itself."""
+    """Rate how far off an alternative is: of another `type`, or with many errors."""
     has_another_type = any(list(error.path) == ["type"] for error in errors)
     return has_another_type, sum(not error.path for error in errors)
 
 
 def _types_of(error: Any) -> list[str]:
-    """The types that a value may have, if it has none of them."""
+    """Return the allowed types, if the value has none of them."""
     is_by_type = all(below.validator == "type" and not below.path for below in error.context)
     rules = [below.validator_value for below in error.context] if is_by_type else []
     return [name for rule in rules for name in ([rule] if isinstance(rule, str) else rule)]
@@ -233,7 +236,7 @@ def _faults_of(error: Any, root: Key) -> Iterator[Fault]:
         case "maxItems" | "maxProperties" | "maxLength":
             yield _fault(key, f"{kind_of(value)} of {len(value)}", f"at most {rule}")
         case "uniqueItems":
-            yield _fault(key, "a value for the second time", "each once")
+            yield _fault(key, "a duplicate value", "unique values")
         case word:
             yield _fault(key, describe(value, key), f"what cloud-init's schema allows ({word})")
 

@@ -1,4 +1,4 @@
-"""`show`: the documents that a VM would get."""
+"""`show`: print the documents that a VM would get."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.drivers.driver import Driver, load
 from vmw_cloudinit_metadata.drivers.errors import DriverError
@@ -17,30 +18,20 @@ from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.options import driver_options
-
-
-class UuidType(click.ParamType[str]):
-    name = "UUID"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        canonical = parse_uuid(value)
-        if canonical is None:
-            self.fail(f"found {value!r}, expected a UUID of 32 hexadecimal digits", param, ctx)
-        return canonical
+from vmw_cloudinit_metadata.settings.parameters import UUID, driver_options
 
 
 @click.command(cls=SettingsCommand, whole=run)
 @click.argument("name", metavar="[VM]", required=False)
 @config_option
 @driver_options
-@click.option("--vc-uuid", type=UuidType(), help="Look up by vCenter's instanceUuid.")
+@click.option("--vc-uuid", type=UUID, help="Look up by vCenter's instanceUuid.")
 @click.option(
     "--bios-uuid",
-    type=UuidType(),
-    help="Look up by the VM's BIOS UUID, which counts only where file or driver say so.",
+    type=UUID,
+    help="Look up by the VM's BIOS UUID, if the file or the driver allows it.",
 )
-@click.option("--document", metavar="NAME", help="Only this one, and nothing around it: meta-data.")
+@click.option("--document", metavar="NAME", help="Print only this document, such as meta-data.")
 def show(
     name: str | None,
     driver_spec: str,
@@ -49,7 +40,7 @@ def show(
     bios_uuid: str | None,
     document: str | None,
 ) -> int:
-    """Prints the documents that the VM of that name, or of that UUID, would get."""
+    """Show the documents that a VM would get, by its name or UUID."""
     machine = Machine(name=name, vc_uuid=vc_uuid, bios_uuid=bios_uuid)
     if machine.is_anonymous:
         raise click.UsageError("give the name of a VM, --vc-uuid or --bios-uuid")
@@ -57,21 +48,21 @@ def show(
     try:
         instance = driver.get_instance(machine)
         if instance is None:
-            return _refuse(machine, "not-found", _reason(driver, machine))
+            return _fail(machine, "not-found", _reason(driver, machine))
         documents = nocloud.render(instance, _with_vc_uuid(machine, instance))
     except InvalidInstanceData as error:
-        return _refuse(machine, "invalid", *map(str, error.faults))
+        return _fail(machine, "invalid", *map(str, error.faults))
     except DriverError as error:
-        return _refuse(machine, "failed", str(error))
+        return _fail(machine, "failed", str(error))
     _print_origin(machine, instance)
     return _print(documents, document)
 
 
 def _with_vc_uuid(machine: Machine, instance: InstanceData) -> Machine:
-    """The VM will tell its VC UUID; where only a name is given, a placeholder stands for it."""
+    """Add a placeholder for the VC UUID, which a real VM sends, if only a name is given."""
     if machine.vc_uuid or "instance-id" in instance.metadata:
         return machine
-    click.echo("instance-id will be the VM's VC UUID: --vc-uuid shows it", err=True)
+    click.echo("instance-id will be the VM's VC UUID: give it with --vc-uuid to see it", err=True)
     return replace(machine, vc_uuid="<VC UUID>")
 
 
@@ -82,7 +73,7 @@ def _reason(driver: Driver, machine: Machine) -> str:
     return reason
 
 
-def _refuse(machine: Machine, error: str, *reasons: str) -> int:
+def _fail(machine: Machine, error: str, *reasons: str) -> int:
     click.echo(f"{machine}: {error}", err=True)
     for reason in reasons:
         click.echo(reason, err=True)
@@ -107,10 +98,5 @@ def _print(documents: Mapping[str, bytes], wanted: str | None) -> int:
             raise click.UsageError(f"--document: found {wanted!r}, expected {', '.join(named)}")
         sys.stdout.buffer.write(named[wanted])
         return 0
-    for name, text in named.items():
-        if text:
-            heading = f"==> {name} ({len(text):,} bytes) <==\n".encode()
-            end = b"" if text.endswith(b"\n") else b"\n"
-            sys.stdout.buffer.write(heading + text + end)
-    sys.stdout.flush()
+    terminal.print_documents(named)
     return 0

@@ -1,4 +1,4 @@
-"""`status` and `tail`: what the status page shows, on a terminal."""
+"""`status` and `tail`: the status page and its events, on the command line."""
 
 from __future__ import annotations
 
@@ -13,24 +13,33 @@ import ujson
 
 from vmw_cloudinit_metadata.admin.access import read_token
 from vmw_cloudinit_metadata.admin.reader import Reader, line_of
+from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.monitoring.happenings import LEVEL_NAMES
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.options import FILE
+from vmw_cloudinit_metadata.settings.parameters import FILE
 from vmw_cloudinit_metadata.settings.values import DEFAULT_ADMIN_LISTEN
 
 _SHOWN = 20  # machines in trouble
+_REASON_CHARACTERS = 300
 _RETRY_S = 2.0
 _BARS = "▁▂▃▄▅▆▇█"
+
+_STYLES = {
+    r"^[a-z0-9 ]+:(?= )": "bold",
+    r": ready(?=,)": "green",
+    r": (?!ready)[a-z ]+(?=, since)": "red",
+    r"^(problem|in trouble): .*": "red",
+}
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def admin_options(command: _Command) -> _Command:
-    """Adds --admin and --admin-token-file."""
+    """Add --admin and --admin-token-file."""
     token = click.option(
-        "--admin-token-file", type=FILE, metavar="FILE", help="The token of the admin port."
+        "--admin-token-file", type=FILE, metavar="FILE", help="Use the admin token in this file."
     )
     url = click.option(
         "--admin",
@@ -38,18 +47,18 @@ def admin_options(command: _Command) -> _Command:
         metavar="URL",
         default=f"http://{DEFAULT_ADMIN_LISTEN}",
         show_default=True,
-        help="The admin port of the server.",
+        help="Ask the server at this admin URL.",
     )
     return url(token(command))
 
 
 @click.command()
 @admin_options
-@click.option("--json", "as_json", is_flag=True, help="What /api/status says, as it is.")
+@click.option("--json", "as_json", is_flag=True, help="Print the response of /api/status.")
 def status(url: str, admin_token_file: Path | None, as_json: bool) -> None:
-    """Prints how the server is, and which VMs are in trouble and why.
+    """Show server health, and which VMs are in trouble and why.
 
-    Ends with 0 if VMs can be served, else with 1.
+    Exit 0 if the server can serve VMs, else 1.
     """
     reader = _reader(url, admin_token_file)
     found = reader.json("/api/status")
@@ -57,23 +66,24 @@ def status(url: str, admin_token_file: Path | None, as_json: bool) -> None:
         click.echo(ujson.dumps(found, escape_forward_slashes=False, indent=2))
     else:
         listed = reader.json(f"/api/machines?state=trouble&per_page={_SHOWN}")
-        for line in [*_summary(found), *_troubled(listed)]:
-            click.echo(one_line(line))
+        for line in _summary(found):
+            terminal.echo(one_line(line), _STYLES)
+        _print_troubled(listed)
     sys.exit(0 if found["state"] == "ready" else 1)
 
 
 @click.command()
 @admin_options
-@click.option("--json", "as_json", is_flag=True, help="Each event as one JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.option(
     "--level",
     type=click.Choice(sorted(LEVEL_NAMES.values()), case_sensitive=False),
     default="info",
     show_default=True,
-    help="The least that is shown; debug has also who left.",
+    help="Show events of this level and above; debug includes disconnections.",
 )
 def tail(url: str, admin_token_file: Path | None, as_json: bool, level: str) -> None:
-    """Prints what happens, as it happens, until it is interrupted."""
+    """Show events as they happen, until interrupted."""
     reader = _reader(url, admin_token_file)
     for event in _endless(reader, f"/api/events?level={level}"):
         click.echo(event if as_json else one_line(line_of(ujson.loads(event))))
@@ -84,10 +94,10 @@ def _reader(url: str, token_file: Path | None) -> Reader:
 
 
 def _endless(reader: Reader, path: str) -> Iterator[str]:
-    """Events, also those of a server that is started again."""
+    """Yield events; reconnect when the server restarts."""
     yield from reader.events(path)
     while True:
-        click.echo("the server has ended; it is asked again", err=True)
+        click.echo(f"the server has closed the connection; retrying every {_RETRY_S:g} s", err=True)
         time.sleep(_RETRY_S)
         try:
             yield from reader.events(path)
@@ -110,15 +120,24 @@ def _summary(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"in trouble:  {reasons}"
 
 
-def _troubled(listed: Mapping[str, Any]) -> Iterator[str]:
-    for machine in listed["machines"]:
-        error = machine["last_error"] or {}
-        name = machine["name"] or machine["id"]
-        reason = shortened(str(error.get("reason", "")), 300)
-        yield f"  {machine['state']:7} {name} ({machine['id']}, {machine['esxi_host']}): {reason}"
-    further = listed["total"] - len(listed["machines"])
+def _print_troubled(listed: Mapping[str, Any]) -> None:
+    rows = [_row(machine) for machine in listed["machines"]]
+    plain = (
+        f"  {state:7} {name} ({id}, {host}): {reason}" for state, name, id, host, reason in rows
+    )
+    if rows:
+        terminal.echo_table(("State", "VM", "Identity", "ESXi host", "Reason"), rows, plain)
+    further = listed["total"] - len(rows)
     if further > 0:
-        yield f"  and {further} more"
+        click.echo(f"  and {further} more")
+
+
+def _row(machine: Mapping[str, Any]) -> list[str]:
+    error = machine["last_error"] or {}
+    reason = shortened(str(error.get("reason", "")), _REASON_CHARACTERS)
+    name = machine["name"] or machine["id"]
+    found = (machine["state"], name, machine["id"], machine["esxi_host"], reason)
+    return [one_line(str(value)) for value in found]
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -126,7 +145,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _sparks(numbers: list[int]) -> str:
-    """A picture of one line, a character for three numbers; "" if there is nothing."""
+    """Draw a one-line chart, one character for three numbers; "" if all are 0."""
     sums = [sum(numbers[start : start + 3]) for start in range(0, len(numbers), 3)]
     most = max(sums, default=0)
     return "".join(_BARS[round(n * 7 / most)] for n in sums) if most else ""

@@ -1,4 +1,4 @@
-"""`tls-info`: what to give to vSphere so that hosts connect with TLS, to this server only."""
+"""`tls-info`: print the proxy URI with which ESXi hosts connect by TLS to this server only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmw_cloudinit_metadata.serving.tls import MAX_FILE_BYTES, KeyPair
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.options import key_pair_options
+from vmw_cloudinit_metadata.settings.parameters import key_pair_options
 from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
@@ -23,18 +23,21 @@ _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 @click.command("tls-info", cls=SettingsCommand, whole=run)
 @config_option
 @key_pair_options(is_required=True)
-@click.option("--host", help="The server's name or address for ESXi hosts. Default: this host's.")
+@click.option(
+    "--host", help="Use this name or address of the server in the URI. Default: this host's name."
+)
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
     default=DEFAULT_LISTEN.port,
     show_default=True,
+    help="Use this port in the URI.",
 )
 def tls_info(tls_cert: Path, tls_key: Path | None, host: str | None, port: int) -> None:
-    """Prints the proxy URI for the VMs' serial ports, with the certificate's thumbprint.
+    """Show the proxy URI for the VMs' serial ports, with the certificate's thumbprint.
 
-    The thumbprint is the SHA-1 of the certificate, in hexadecimal pairs: what ESXi compares. With
-    --tls-key, it is checked too that the two belong together.
+    The thumbprint that ESXi verifies is the certificate's SHA-1, in hexadecimal pairs. With
+    --tls-key, check that key and certificate match.
     """
     if tls_key:
         KeyPair(tls_cert, tls_key).load()
@@ -49,18 +52,18 @@ def tls_info(tls_cert: Path, tls_key: Path | None, host: str | None, port: int) 
 
 
 def _certificate(path: Path) -> bytes:
-    """The first certificate of a file, DER: the server's own, which comes before its chain."""
+    """Return the first certificate of a PEM file, as DER: the server's own, before its chain."""
     text = permissions.read("--tls-cert", path, MAX_FILE_BYTES).decode("ascii", "replace")
     begin = text.find(_BEGIN)
     end = text.find(_END, begin)
     if begin < 0 or end < 0:
-        raise ConfigError(f"--tls-cert: {path} holds no certificate in PEM")
+        raise ConfigError(f"--tls-cert: {path}: no PEM certificate found")
     try:
         return ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)])
     except ValueError as error:
-        raise ConfigError(f"--tls-cert: {path} holds a damaged certificate ({error})") from error
+        raise ConfigError(f"--tls-cert: {path}: invalid certificate ({error})") from error
 
 
 def _pairs(digits: str) -> str:
-    """`AB:CD:EF`"""
+    """Return `AB:CD:EF`."""
     return ":".join(digits[place : place + 2] for place in range(0, len(digits), 2)).upper()

@@ -1,4 +1,4 @@
-"""`validate`: every fault of all that could be served."""
+"""`validate`: report every fault in the data that the driver could serve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.cli import schemas
+from vmw_cloudinit_metadata.cli import schemas, terminal
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.drivers.driver import load
 from vmw_cloudinit_metadata.instance import secrecy
@@ -18,18 +18,20 @@ from vmw_cloudinit_metadata.instance.counts import counted, first_of
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.options import driver_options
+from vmw_cloudinit_metadata.settings.parameters import driver_options
 
-_NAMED = 100  # files of one warning; in a line there are fewer
-MAX_WARNINGS = 100_000  # different ones that are gathered; those beyond are told one by one
+_MAX_FILES = 100  # listed per warning in JSON; text lists fewer
+MAX_WARNINGS = 100_000  # different ones that are grouped; further ones are printed one by one
+
+_STYLES = {r"^.+?:\d+(:\d+)?: ": "bold", r"(?<=: )warning:": "yellow"}
 
 
 @dataclass(slots=True)
 class _Finding:
-    """A fault, or a warning of one or several files."""
+    """A fault, or a warning about one or more files."""
 
     fault: Fault
-    files: list[str] = field(default_factory=list)  # the first of them
+    files: list[str] = field(default_factory=list)  # the first _MAX_FILES
     count: int = 1
 
     def __str__(self) -> str:
@@ -64,19 +66,17 @@ class _Finding:
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="Lines for people, or one JSON document.",
+    help="Print text, or one JSON document.",
 )
 @click.option(
     "--schema-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIRECTORY",
-    help="cloud-init's JSON schemas (cloudinit/config/schemas of any cloud-init), which are asked "
-    "too; needs the extra `schema`. Default: those of a cloud-init that is installed here.",
+    help="Check with cloud-init's JSON schemas too (directory cloudinit/config/schemas of any "
+    "cloud-init); needs the extra `schema`. Default: the schemas of an installed cloud-init.",
 )
-@click.option("--strict", is_flag=True, help="Fail for warnings too, and if there is no file.")
-@click.option(
-    "--quiet", is_flag=True, help="Print only what fails: faults, and with --strict warnings."
-)
+@click.option("--strict", is_flag=True, help="Fail for warnings too, and if there are no files.")
+@click.option("--quiet", is_flag=True, help="Print only faults, and with --strict warnings.")
 def validate(
     names: tuple[str, ...],
     driver_spec: str,
@@ -86,10 +86,10 @@ def validate(
     strict: bool,
     quiet: bool,
 ) -> int:
-    """Checks every file, and prints each fault with file, line and key. Exit 1 if there are any.
+    """Check every file; print each fault with file, line and key. Exit 1 if there are any.
 
-    Warnings are printed too, and do not fail without --strict. With names of files, or of VMs (or
-    their VC UUIDs), only these are checked; one that has no file is an error, exit 2.
+    Warnings are printed too, but fail only with --strict. With names of files or VMs (or their VC
+    UUIDs), check only these; exit 2 if one has no file.
     """
     driver = load(driver_spec, driver_opts)
     driver.judge, note = schemas.judge(schema_dir)
@@ -101,12 +101,15 @@ def validate(
         findings = [finding.as_json() for finding in _gathered(found)]
     else:
         for finding in _gathered(found):
-            click.echo(str(finding))
+            terminal.echo(str(finding), _STYLES)
     notes = [] if quiet or names else [*driver.notes(), *filter(None, [note])]
     is_empty = driver.files_checked == 0 and not names
     if form == "json":
-        told = totals | {"files": driver.files_checked}
-        document = {"totals": told, "findings": findings, "notes": list(map(one_line, notes))}
+        document = {
+            "totals": totals | {"files": driver.files_checked},
+            "findings": findings,
+            "notes": list(map(one_line, notes)),
+        }
         click.echo(json.dumps(document, indent=1))
     elif not quiet:
         summary = f"{counted(totals['faults'], 'fault')}, {counted(totals['warnings'], 'warning')}"
@@ -123,7 +126,7 @@ def _counted(faults: Iterable[Fault], totals: dict[str, int]) -> Iterator[Fault]
 
 
 def _gathered(faults: Iterable[Fault]) -> Iterator[_Finding]:
-    """The faults as they come; behind them the warnings, those of one kind together."""
+    """Yield faults at once, and warnings at the end, equal ones together."""
     warnings: dict[object, _Finding] = {}
     for fault in faults:
         files = [fault.file] if fault.file else []
@@ -133,7 +136,7 @@ def _gathered(faults: Iterable[Fault]) -> Iterator[_Finding]:
         elif kind in warnings:
             same = warnings[kind]
             same.count += 1
-            same.files += files if len(same.files) < _NAMED else []
+            same.files += files if len(same.files) < _MAX_FILES else []
         else:
             warnings[kind] = _Finding(fault, files)
     yield from warnings.values()

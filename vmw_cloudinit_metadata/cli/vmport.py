@@ -21,7 +21,7 @@ from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.options import FILE, THUMBPRINT, Parsed
+from vmw_cloudinit_metadata.settings.parameters import FILE, THUMBPRINT, Parsed
 from vmw_cloudinit_metadata.settings.values import Address
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

@@ -1,1 +1,1 @@
-"""Plays ESXi hosts and their VMs: one to look at, or thousands to test a server with."""
+"""Play ESXi hosts and their VMs: one to inspect, or thousands for a load test."""

@@ -1,4 +1,4 @@
-"""A load test as a whole: starts the client processes, gathers what they tell, and adds it up."""
+"""Run a load test: start the client processes, collect their reports, and add them up."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import gevent
 from gevent import subprocess
 from gevent.event import Event
 
-from vmw_cloudinit_metadata.client.check import Failure
-from vmw_cloudinit_metadata.client.figures import Tally
-from vmw_cloudinit_metadata.client.plan import Plan, Share
+from vmw_cloudinit_metadata.client.expectation import VmFailure
+from vmw_cloudinit_metadata.client.loadplan import LoadPlan, Share
+from vmw_cloudinit_metadata.client.tally import Tally
 from vmw_cloudinit_metadata.client.watched import Watched
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 _WORKER = [sys.executable, "-m", "vmw_cloudinit_metadata.client.worker"]
 
-# A client process that is busy for more of its core than this measures itself: not in a shorter
-# time, which is its own beginning, nor where most fails, which keeps it busy by itself.
+# A client process that uses more of its core than this measures itself instead of the server.
+# Short tests do not count (start-up dominates), nor those where most VMs fail (failures cost CPU).
 BOTTLENECK_SHARE = 0.9
 BOTTLENECK_SPAN_S = 1.0
 
 
 class Crew:
-    """Runs `plan`; `on_news` is called some times a second while it runs."""
+    """Runs `plan`; calls `on_news` several times a second meanwhile."""
 
     def __init__(
-        self, plan: Plan, server_pids: Sequence[int], on_news: Callable[[Crew], None]
+        self, plan: LoadPlan, server_pids: Sequence[int], on_news: Callable[[Crew], None]
     ) -> None:
         self._plan = plan
         self._on_news = on_news
@@ -43,19 +43,19 @@ class Crew:
         self._started = datetime.now(UTC)
         self._started_s = time.monotonic()
         self.is_running = False
-        self.left_out = 0  # instance files
+        self.left_out = 0  # instance files that cannot be served
         self.left_out_because = ""  # an example
 
     @property
     def seconds(self) -> float:
-        """How long the test has been running; 0 while it is prepared."""
+        """Return how long the test has been running; 0 during preparation."""
         return time.monotonic() - self._started_s if self.is_running else 0.0
 
     def run(self) -> dict[str, Any]:
-        """Returns the result; raises ConfigError."""
+        """Return the result; raise ConfigError."""
         try:
             for index in range(self._plan.processes):
-                self._crew.append(_Member(Share(self._plan, index), self._hear))
+                self._crew.append(_Member(Share(self._plan, index), self._receive))
             self._wait_for(lambda member: member.is_gathered)
             self._begin()
             self._wait_for(lambda member: member.is_over)
@@ -78,7 +78,7 @@ class Crew:
                 member.news.wait()
                 member.news.clear()
 
-    def _hear(self, member: _Member, message: dict[str, Any]) -> None:
+    def _receive(self, member: _Member, message: dict[str, Any]) -> None:
         if "error" in message:
             member.error = message["error"]
         elif "left_out" in message:
@@ -93,7 +93,7 @@ class Crew:
             if member.error:
                 raise ConfigError(member.error)
             if member.cpu_share is None:
-                crash = Failure("client crashed", "it ended before the test did")
+                crash = VmFailure("client crashed", "the process ended before the test")
                 self.tally.fail(int(seconds), crash, "a client process")
         tally = self.tally
         return {
@@ -121,16 +121,16 @@ class Crew:
 
 
 def is_bottleneck(cpu_share: float, seconds: float, tally: Tally) -> bool:
-    """Whether the busiest client process has measured itself."""
-    is_telling = seconds >= BOTTLENECK_SPAN_S and tally.completed > tally.failed
-    return is_telling and cpu_share > BOTTLENECK_SHARE
+    """Return whether the busiest client process limited the result."""
+    is_significant = seconds >= BOTTLENECK_SPAN_S and tally.completed > tally.failed
+    return is_significant and cpu_share > BOTTLENECK_SHARE
 
 
 class _Member:
     """One client process."""
 
-    def __init__(self, share: Share, hear: Callable[[_Member, dict[str, Any]], None]) -> None:
-        self._hear = hear
+    def __init__(self, share: Share, on_message: Callable[[_Member, dict[str, Any]], None]) -> None:
+        self._on_message = on_message
         self.news = Event()
         self.is_gathered = self.is_over = False
         self.cpu_share: float | None = None
@@ -143,7 +143,7 @@ class _Member:
         )
         assert self._process.stdin
         assert self._process.stdout
-        self._orders, self._messages = self._process.stdin, self._process.stdout
+        self._commands, self._messages = self._process.stdin, self._process.stdout
         self._reader = gevent.spawn(self._read)
 
     def _read(self) -> None:
@@ -152,15 +152,15 @@ class _Member:
             self.is_gathered = self.is_gathered or "gathered" in message
             if "done" in message:
                 self.cpu_share = message["done"]["cpu_share"]
-            self._hear(self, message)
+            self._on_message(self, message)
             self.news.set()
         self.is_gathered = self.is_over = True
         self.news.set()
 
     def go(self) -> None:
-        with suppress(OSError):  # it is over, and is found to be
-            self._orders.write(b"g")
-            self._orders.flush()
+        with suppress(OSError):  # it has ended, which _read finds
+            self._commands.write(b"g")
+            self._commands.flush()
 
     def end(self) -> None:
         if self._process.poll() is None:
@@ -168,5 +168,5 @@ class _Member:
         self._process.wait()
         self._reader.kill()
         with suppress(OSError):
-            self._orders.close()
+            self._commands.close()
         self._messages.close()

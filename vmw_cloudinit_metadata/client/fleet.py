@@ -1,4 +1,4 @@
-"""The VMs that are played: who they are, and what each has to be told. Reads instance files."""
+"""The VMs to play: their identities, and the documents each must get. Reads instance files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmw_cloudinit_metadata.client.check import Exactly, Expectation, Named
+from vmw_cloudinit_metadata.client.expectation import Exactly, Expectation, Named
 from vmw_cloudinit_metadata.drivers.directory import Directory
 from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
@@ -16,13 +16,13 @@ from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
-# VC UUIDs are made from names: the same VM has the same one in every run.
+# VC UUIDs are derived from names, so that a VM has the same one in every run.
 _NAMESPACE = uuid.UUID("3e1ae0d3-4ba5-5c6b-9a44-6bb3a4b0c7a5")
 
 
 @dataclass(frozen=True, slots=True)
-class Vm:
-    """One VM, and what it has to be told."""
+class FleetVm:
+    """One VM, and the documents it must get."""
 
     machine: Machine
     expectation: Expectation
@@ -32,24 +32,26 @@ class Vm:
 
 
 def name_of(pattern: str, number: int) -> str:
-    """The name by a pattern such as `vm-{:05}`; raises ConfigError."""
+    """Return a name from a pattern such as `vm-{:05}`; raise ConfigError."""
     try:
         return pattern.format(number)
     except (ValueError, IndexError, KeyError) as error:
-        raise ConfigError(f"--pattern: found {pattern!r}, expected one as vm-{{:05}}") from error
+        raise ConfigError(
+            f"--pattern: found {pattern!r}, expected one such as vm-{{:05}}"
+        ) from error
 
 
-def by_pattern(pattern: str, numbers: Sequence[int], uri: str) -> list[Vm]:
+def by_pattern(pattern: str, numbers: Sequence[int], uri: str) -> list[FleetVm]:
     return [_by_name(name_of(pattern, number), uri) for number in numbers]
 
 
-def _by_name(name: str, uri: str) -> Vm:
+def _by_name(name: str, uri: str) -> FleetVm:
     machine = _machine(name, uri)
-    return Vm(machine, Named(name, machine.vc_uuid))
+    return FleetVm(machine, Named(name, machine.vc_uuid))
 
 
 def stems(directory: Path, defaults: str | None) -> list[str]:
-    """The names of the instance files, without suffix; raises DriverError."""
+    """Return the names of the instance files, without suffix; raise DriverError."""
     place = Directory(str(directory))
     paths = [Path(path) for path in place.all_paths()]
     shared = Path(place.path_of(defaults)) if defaults else None
@@ -58,29 +60,31 @@ def stems(directory: Path, defaults: str | None) -> list[str]:
 
 def by_directory(
     directory: Path, defaults: str | None, chosen: Sequence[str], uri: str
-) -> tuple[list[Vm], list[str]]:
-    """A VM for each of these files; and why there is none for the others."""
+) -> tuple[list[FleetVm], list[str]]:
+    """Return a VM for each chosen file, and the reasons why others were skipped."""
     options = {"directory": str(directory)} | ({"defaults": defaults} if defaults else {})
     driver = FileDriver(options)
     found = [_of_file(driver, stem, uri) for stem in chosen]
-    return [vm for vm in found if isinstance(vm, Vm)], [vm for vm in found if isinstance(vm, str)]
+    return [vm for vm in found if isinstance(vm, FleetVm)], [
+        vm for vm in found if isinstance(vm, str)
+    ]
 
 
-def _of_file(driver: FileDriver, stem: str, uri: str) -> Vm | str:
-    """The VM, or why the file is left out."""
+def _of_file(driver: FileDriver, stem: str, uri: str) -> FleetVm | str:
+    """Return the VM, or why the file is skipped."""
     machine = _machine(stem, uri)
     try:
         instance = driver.get_instance(machine)
         if instance is None:
             return driver.explain(machine)
-        return Vm(machine, Exactly(nocloud.render(instance, machine)))
+        return FleetVm(machine, Exactly(nocloud.render(instance, machine)))
     except (DriverError, InvalidInstanceData) as error:
         return str(error)
 
 
 def _machine(name: str, uri: str) -> Machine:
-    """A file named by a UUID is that of the VM with this VC UUID."""
-    told = parse_uuid(name)
-    if told:
-        return Machine(name=f"vm {told[:8]}", vc_uuid=told, service_uri=uri)
+    """Return the machine of a name; a UUID names the VM with this VC UUID."""
+    vc_uuid = parse_uuid(name)
+    if vc_uuid:
+        return Machine(name=f"vm {vc_uuid[:8]}", vc_uuid=vc_uuid, service_uri=uri)
     return Machine(name=name, vc_uuid=str(uuid.uuid5(_NAMESPACE, name)), service_uri=uri)

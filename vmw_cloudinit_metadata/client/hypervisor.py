@@ -1,14 +1,14 @@
 """The ESXi side of one connection: bytes in -> events and bytes out.
 
-What protocol/session.py is for the server, this is for the hypervisor: it negotiates telnet, offers
-TLS by AUTHENTICATION, answers VMWARE-TELNET-EXT, and carries the bytes of the guest. It speaks as
-in the recorded conversation: first WILL AUTHENTICATION, and of VMWARE-TELNET-EXT only when it is
-asked for. Follows VMware's EN-001415. Pure.
+The counterpart of the server's protocol/session.py: negotiates telnet, offers TLS by
+AUTHENTICATION, answers VMWARE-TELNET-EXT, and carries the guest's bytes. Like a recorded ESXi host,
+it sends WILL AUTHENTICATION first, and negotiates VMWARE-TELNET-EXT only when the server asks for
+it. Follows VMware's EN-001415. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vmw_cloudinit_metadata.protocol import authentication, telnet, vmware
@@ -31,8 +31,8 @@ _TLS_ACCEPTED = authentication.accepted(_MODIFIER)
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """The move by which the VM comes to this host: what the server said at the source."""
+class ArrivingMove:
+    """The vMotion that brings the VM to this host: what the server sent to the source host."""
 
     sequence: bytes
     secret: bytes
@@ -40,56 +40,56 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class SerialData:
-    """For the guest."""
+    """Bytes for the guest."""
 
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The server has said WILL-PROXY and has asked who the VM is."""
+    """The server has sent WILL-PROXY and has asked for the VM's identity."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyRefused:
-    """The server does not serve this service URI, or not without TLS."""
+    """The server does not serve this service URI, or requires TLS for it."""
 
 
 @dataclass(frozen=True, slots=True)
-class TlsAccepted:
-    """The TLS handshake begins; this machine is mute, and another speaks inside TLS."""
+class TlsAgreed:
+    """The TLS handshake follows; this object is done, and a new one speaks inside TLS."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsRefused:
-    """The server does not take part in AUTHENTICATION; this machine is mute."""
+    """The server does not negotiate AUTHENTICATION; this object is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class GoAhead:
-    """All that the server had for the guest has come: the move may start."""
+    """The server has sent everything for the guest: the move may start."""
 
-    arrival: Arrival
+    arrival: ArrivingMove
 
 
 @dataclass(frozen=True, slots=True)
 class NotNow:
-    """The VM is to go on where it is."""
+    """The server declines the move: the VM stays where it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerAccepted:
-    """The server knows the VM that arrives here; `complete_move` is to follow."""
+    """The server knows the arriving VM; call `complete_move` next."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerRefused:
-    """The server does not know of such a move."""
+    """The server does not know this move."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """The server sent something that is not the protocol; `kind` is one of a few fixed texts."""
+class ServerViolation:
+    """The server broke the protocol; `kind` is one of a few fixed texts."""
 
     kind: str
 
@@ -98,24 +98,24 @@ Event = (
     SerialData
     | Ready
     | ProxyRefused
-    | TlsAccepted
+    | TlsAgreed
     | TlsRefused
     | GoAhead
     | NotNow
     | PeerAccepted
     | PeerRefused
-    | Fault
+    | ServerViolation
 )
 
 
 class Hypervisor:
-    """The serial port of `machine`, on one connection, or in the TLS of one.
+    """The serial port of `machine` on one connection, or inside its TLS.
 
-    With `arrival`, this is the target host of a move: it says VMOTION-PEER in DO-PROXY's place.
+    With `arrival`, plays the target host of a move: sends VMOTION-PEER instead of DO-PROXY.
     """
 
     def __init__(
-        self, machine: Machine, *, offers_tls: bool = False, arrival: Arrival | None = None
+        self, machine: Machine, *, offers_tls: bool = False, arrival: ArrivingMove | None = None
     ) -> None:
         self._do_proxy = _DIRECTIONS[machine.direction] + machine.service_uri.encode()
         self._identity = {
@@ -125,8 +125,8 @@ class Hypervisor:
             Suboption.VM_LOCATION_UUID: _uuid_text(machine.location_uuid),
         }
         self._arrival = arrival
-        self._is_settling = offers_tls  # of AUTHENTICATION nothing is decided yet
-        self._sequence = b""  # of the move that was begun here
+        self._is_settling = offers_tls  # AUTHENTICATION is not decided yet
+        self._sequence = b""  # of the move from here that is under way
         self._is_proxied = self._is_asked = self.is_ready = False
         self.is_mute = False
         self._events: list[Event] = []
@@ -135,38 +135,38 @@ class Hypervisor:
         first = Option.AUTHENTICATION if offers_tls else Option.BINARY
         self._telnet.wish(Side.US, first, on=True)
 
-    # What its owner says to it
+    # Called by the owner
 
     def receive_data(self, data: bytes) -> list[Event]:
-        """Returns what these bytes mean, in order. Afterwards `data_to_send` may have something."""
+        """Return the events in these bytes, in order. Send `data_to_send` afterwards."""
         events = self._telnet.receive_data(data)
         for place, event in enumerate(events, 1):
             if self.is_mute:
                 break
             is_last = place == len(events) and self._telnet.is_idle and data.endswith(_SE)
             self._receive(event, is_last=is_last)
-        told, self._events = self._events, []
-        return told
+        events_out, self._events = self._events, []
+        return events_out
 
     def data_to_send(self) -> bytes:
-        """Returns, once, what is to be written to the server."""
+        """Return the bytes for the server that were queued since the last call."""
         return self._telnet.data_to_send()
 
     def send_serial(self, data: bytes) -> None:
-        """Queues what the guest has written."""
+        """Queue bytes that the guest has written."""
         self._telnet.send(data)
 
     def begin_move(self, sequence: bytes) -> None:
-        """The VM is to move away: GoAhead or NotNow comes."""
+        """Start a move away from this host: GoAhead or NotNow follows."""
         self._sequence = sequence
         self._say(Suboption.VMOTION_BEGIN, sequence)
 
     def abort_move(self) -> None:
-        """The move failed: the VM goes on here."""
+        """Abort the move: the VM stays here."""
         self._say(Suboption.VMOTION_ABORT)
 
     def complete_move(self) -> None:
-        """The VM is here now, after PeerAccepted."""
+        """Complete the move to this host, after PeerAccepted."""
         assert self._arrival
         self.is_ready = True
         self._say(Suboption.VMOTION_COMPLETE, self._arrival.sequence)
@@ -184,14 +184,14 @@ class Hypervisor:
             case Subnegotiation(Option.VMWARE_TELNET_EXT, payload) if payload:
                 self._receive_suboption(payload)
             case Subnegotiation():
-                self._emit(Fault("unexpected subnegotiation"))
+                self._emit(ServerViolation("unexpected subnegotiation"))
             case telnet.Malformed(fault):
-                self._emit(Fault(fault))
+                self._emit(ServerViolation(fault))
 
     def _receive_negotiation(self, negotiation: telnet.Negotiation) -> None:
         is_extension = negotiation.option == Option.VMWARE_TELNET_EXT
         if is_extension and self._is_settling:
-            return  # inside TLS, all begins anew
+            return  # negotiated again inside TLS
         was_on = self._extension_is_on
         self._telnet.negotiate(negotiation)
         if self._extension_is_on and not was_on:
@@ -207,15 +207,15 @@ class Hypervisor:
 
     def _receive_authentication(self, event: Subnegotiation, is_last: bool) -> None:
         if not self._is_settling:
-            self._emit(Fault("unexpected AUTHENTICATION"))
+            self._emit(ServerViolation("unexpected AUTHENTICATION"))
         elif event.payload[:1] == bytes([_SEND]) and _SSL in event.payload[1::2]:
             self._telnet.subnegotiate(_START_TLS)
         elif event != _TLS_ACCEPTED:
             self._settle(TlsRefused())
         elif is_last:
-            self._settle(TlsAccepted())
+            self._settle(TlsAgreed())
         else:
-            self._settle(Fault("plain bytes before TLS"))
+            self._settle(ServerViolation("plain bytes before TLS"))
 
     def _settle(self, event: Event) -> None:
         if self._is_settling:
@@ -228,18 +228,11 @@ class Hypervisor:
         self._telnet.subnegotiate(vmware.suboption(code, argument))
 
     def _introduce(self) -> None:
-        self._say(Suboption.KNOWN_SUBOPTIONS_1, self._known())
+        self._say(Suboption.KNOWN_SUBOPTIONS_1, _known_suboptions(self._identity))
         if self._arrival:
             self._say(Suboption.VMOTION_PEER, self._arrival.sequence + self._arrival.secret)
         else:
             self._say(Suboption.DO_PROXY, self._do_proxy)
-
-    def _known(self) -> bytes:
-        """What this VM knows: not the questions that it has no answer to."""
-        untold = {
-            code for pair in vmware.IDENTITY.items() if not self._identity[pair[1]] for code in pair
-        }
-        return bytes(code for code in Suboption if code not in untold)
 
     def _receive_suboption(self, payload: bytes) -> None:
         code = payload[0]
@@ -248,17 +241,17 @@ class Hypervisor:
         elif code in vmware.IDENTITY:
             self._answer(Suboption(code))
         else:
-            self._emit(Fault("unknown suboption"))
+            self._emit(ServerViolation("unknown suboption"))
             self._say(Suboption.UNKNOWN_SUBOPTION_RCVD_1, payload[:1])
 
-    def _known_suboptions(self, _argument: bytes) -> None:
-        pass  # what we say, every server has to know
+    def _receive_known_suboptions(self, _argument: bytes) -> None:
+        pass  # every server knows the suboptions that we send
 
     def _answer(self, question: Suboption) -> None:
         answer = vmware.IDENTITY[question]
-        told = self._identity[answer]
-        if told:
-            self._say(answer, told)
+        value = self._identity[answer]
+        if value:
+            self._say(answer, value)
         else:
             self._say(Suboption.UNKNOWN_SUBOPTION_RCVD_1, bytes([question]))
         self._is_asked = True
@@ -280,16 +273,16 @@ class Hypervisor:
         if argument[:1] == bytes([Suboption.VMOTION_PEER]):
             self._emit(PeerRefused())
         else:
-            self._emit(Fault("a suboption of ours is unknown to the server"))
+            self._emit(ServerViolation("server does not know a required suboption"))
 
     # vMotion
 
     def _vmotion_goahead(self, argument: bytes) -> None:
         sequence = self._sequence
         if sequence and argument.startswith(sequence):
-            self._emit(GoAhead(Arrival(sequence, argument[len(sequence) :])))
+            self._emit(GoAhead(ArrivingMove(sequence, argument[len(sequence) :])))
         else:
-            self._emit(Fault("GOAHEAD of another move"))
+            self._emit(ServerViolation("GOAHEAD of another move"))
 
     def _vmotion_notnow(self, _argument: bytes) -> None:
         self._emit(NotNow())
@@ -298,14 +291,22 @@ class Hypervisor:
         if self._arrival and argument == self._arrival.sequence:
             self._emit(PeerAccepted())
         else:
-            self._emit(Fault("PEER-OK of another move"))
+            self._emit(ServerViolation("PEER-OK of another move"))
 
     def _emit(self, event: Event) -> None:
         self._events.append(event)
 
 
+def _known_suboptions(identity: Mapping[Suboption, bytes]) -> bytes:
+    """List the suboptions of this VM: without questions for which it has no value."""
+    unanswered = {
+        code for pair in vmware.IDENTITY.items() if not identity[pair[1]] for code in pair
+    }
+    return bytes(code for code in Suboption if code not in unanswered)
+
+
 def _uuid_text(uuid: str | None) -> bytes:
-    """As VMware writes a canonical UUID: `01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00`."""
+    """Format a UUID as VMware does: `01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00`."""
     if uuid is None:
         return b""
     digits = uuid.replace("-", "")
@@ -314,7 +315,7 @@ def _uuid_text(uuid: str | None) -> bytes:
 
 
 _SUBOPTIONS: dict[Suboption, Callable[[Hypervisor, bytes], None]] = {
-    Suboption.KNOWN_SUBOPTIONS_2: Hypervisor._known_suboptions,
+    Suboption.KNOWN_SUBOPTIONS_2: Hypervisor._receive_known_suboptions,
     Suboption.UNKNOWN_SUBOPTION_RCVD_2: Hypervisor._unknown_suboption,
     Suboption.VMOTION_GOAHEAD: Hypervisor._vmotion_goahead,
     Suboption.VMOTION_NOTNOW: Hypervisor._vmotion_notnow,

@@ -1,4 +1,4 @@
-"""One VM that is played: its ESXi host's connection, its guest's requests. By gevent."""
+"""Play one VM: the connection of its ESXi host and the requests of its guest. Uses gevent."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import gevent
 from gevent.lock import BoundedSemaphore
 
 from vmw_cloudinit_metadata.client import hypervisor as esxi
-from vmw_cloudinit_metadata.client.check import Failure, body_of
-from vmw_cloudinit_metadata.client.hypervisor import Arrival, Hypervisor
-from vmw_cloudinit_metadata.client.wire import Route, Tls, Wire
+from vmw_cloudinit_metadata.client.expectation import VmFailure, body_of
+from vmw_cloudinit_metadata.client.hypervisor import ArrivingMove, Hypervisor
+from vmw_cloudinit_metadata.client.wire import Destination, TlsMode, Wire
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
-# The base64 of the longest document has 1.4 MB.
+# The longest document is 1.4 MB in base64.
 _MAX_LINE_BYTES = 4 * 1024 * 1024
 
 _FAILURES: dict[type[esxi.Event], tuple[str, str]] = {
-    esxi.ProxyRefused: ("refused", "the server says WONT-PROXY to this service URI"),
-    esxi.TlsRefused: ("TLS refused", "the server does not take part in AUTHENTICATION"),
-    esxi.PeerRefused: ("move refused", "the server knows no such move (VMOTION-PEER)"),
+    esxi.ProxyRefused: ("refused", "the server sent WONT-PROXY for this service URI"),
+    esxi.TlsRefused: ("TLS refused", "the server does not negotiate AUTHENTICATION"),
+    esxi.PeerRefused: ("move refused", "the server does not know this move (VMOTION-PEER)"),
 }
 
 _Event = TypeVar("_Event", bound=esxi.Event)
@@ -31,16 +31,16 @@ _Event = TypeVar("_Event", bound=esxi.Event)
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How the VMs are played."""
+    """How to play VMs."""
 
-    route: Route
-    pace_s: float | None = None  # between single bytes of the guest; None: whole requests
-    limit_s: float = 60.0  # for one document, in the client that is known in the field
+    route: Destination
+    pace_s: float | None = None  # between single bytes of the guest; None: write whole requests
+    limit_s: float = 60.0  # as the usual guest client allows for one document
 
 
 @dataclass(slots=True)
-class Step:
-    """What a VM is at: one for all its hosts, since it moves in the middle of things."""
+class Stage:
+    """What a VM is doing, for failure messages; shared by its hosts during a move."""
 
     name: str = "connect"
 
@@ -49,14 +49,14 @@ class Step:
 
 
 class PlayedVm:
-    """A VM with one connection at a time; what goes wrong is a Failure."""
+    """A VM with one connection at a time; raises VmFailure for any failure."""
 
     def __init__(
         self,
         manner: Manner,
         machine: Machine,
         source: str | None = None,
-        step: Step | None = None,
+        stage: Stage | None = None,
     ) -> None:
         self._manner = manner
         self._machine = machine
@@ -64,30 +64,30 @@ class PlayedVm:
         self._wire: Wire | None = None
         self._hypervisor: Hypervisor | None = None
         self._sending = BoundedSemaphore()
-        self._told: deque[esxi.Event] = deque()
-        self._heard = bytearray()  # by the guest; not read yet
+        self._events: deque[esxi.Event] = deque()
+        self._received = bytearray()  # for the guest; not read yet
         self._searched = 0
-        self.step = step or Step()
+        self.stage = stage or Stage()
 
     # The connection
 
-    def connect(self, arrival: Arrival | None = None) -> None:
-        """TCP, and TLS where that comes first."""
+    def connect(self, arrival: ArrivingMove | None = None) -> None:
+        """Connect by TCP, with TLS if the destination asks for it."""
         route = self._manner.route
-        self.step.name = "connect"
+        self.stage.name = "connect"
         self._wire = Wire(route, self._source)
-        if route.tls is Tls.TELNETS:
+        if route.tls is TlsMode.TELNETS:
             self._start_tls(self._wire, arrival)
         else:
-            offers_tls = route.tls is Tls.AUTHENTICATION
+            offers_tls = route.tls is TlsMode.AUTHENTICATION
             self._speak(Hypervisor(self._machine, offers_tls=offers_tls, arrival=arrival))
             if offers_tls:
-                self.step.name = "AUTHENTICATION"
-                self.wait_for(esxi.TlsAccepted)
+                self.stage.name = "AUTHENTICATION"
+                self.wait_for(esxi.TlsAgreed)
                 self._start_tls(self._wire, arrival)
 
-    def _start_tls(self, wire: Wire, arrival: Arrival | None) -> None:
-        self.step.name = "TLS handshake"
+    def _start_tls(self, wire: Wire, arrival: ArrivingMove | None) -> None:
+        self.stage.name = "TLS handshake"
         wire.start_tls()
         self._speak(Hypervisor(self._machine, arrival=arrival))
 
@@ -96,21 +96,21 @@ class PlayedVm:
         self.flush()
 
     def flush(self) -> None:
-        """Sends what the hypervisor has to say."""
+        """Send what the hypervisor has queued."""
         assert self._wire
         assert self._hypervisor
-        with self._sending:  # a part of it may wait for room in the socket
+        with self._sending:  # one sender at a time: a send may block halfway
             data = self._hypervisor.data_to_send()
             if data:
                 self._wire.send(data)
 
     def receive(self) -> bytes:
-        """Waits for something from the server; returns what is for the guest."""
+        """Wait for data from the server; return the bytes for the guest."""
         assert self._wire
         assert self._hypervisor
         data = self._wire.receive()
         if not data:
-            raise Failure("closed", f"{self.step}: the server has closed the connection")
+            raise VmFailure("closed", f"{self.stage}: the server has closed the connection")
         events = self._hypervisor.receive_data(data)
         self.flush()
         return b"".join(self._sort(event) for event in events)
@@ -118,32 +118,32 @@ class PlayedVm:
     def _sort(self, event: esxi.Event) -> bytes:
         if isinstance(event, esxi.SerialData):
             return event.payload
-        if isinstance(event, esxi.Fault):
-            raise Failure("no protocol", f"{self.step}: {event.kind}")
+        if isinstance(event, esxi.ServerViolation):
+            raise VmFailure("no protocol", f"{self.stage}: {event.kind}")
         if type(event) in _FAILURES:
             kind, message = _FAILURES[type(event)]
-            raise Failure(kind, f"{self.step}: {message}")
-        self._told.append(event)
+            raise VmFailure(kind, f"{self.stage}: {message}")
+        self._events.append(event)
         return b""
 
     def take(self, kind: type[_Event]) -> _Event | None:
-        """The first event of this kind that was told and not taken yet, or None."""
-        for event in self._told:
+        """Return the first event of this kind that was not taken yet, or None."""
+        for event in self._events:
             if isinstance(event, kind):
-                self._told.remove(event)
+                self._events.remove(event)
                 return event
         return None
 
     def wait_for(self, kind: type[_Event]) -> _Event:
         while (event := self.take(kind)) is None:
             if self.take(esxi.NotNow):
-                raise Failure("move declined", f"{self.step}: the server says VMOTION-NOTNOW")
-            self._heard += self.receive()
+                raise VmFailure("move declined", f"{self.stage}: the server sent VMOTION-NOTNOW")
+            self._received += self.receive()
         return event
 
     def get_ready(self) -> None:
-        """Until the server has said WILL-PROXY and has asked who the VM is."""
-        self.step.name = "WILL-PROXY and identity"
+        """Wait until the server has sent WILL-PROXY and asked for the VM's identity."""
+        self.stage.name = "WILL-PROXY and identity"
         self.wait_for(esxi.Ready)
 
     def close(self) -> None:
@@ -151,19 +151,19 @@ class PlayedVm:
             self._wire.close()
 
     def reset(self) -> None:
-        """As a host that has lost its power."""
+        """Reset the connection, like a host that has lost its power."""
         if self._wire:
             self._wire.reset()
 
     def send_raw(self, data: bytes) -> None:
-        """Sends bytes that no hypervisor would."""
+        """Send bytes that no hypervisor sends."""
         assert self._wire
         self._wire.send(data)
 
     # The guest
 
     def write(self, data: bytes) -> None:
-        """What the guest writes, whole or byte by byte."""
+        """Write the guest's data, whole or byte by byte."""
         assert self._hypervisor
         pace_s = self._manner.pace_s
         if pace_s is None:
@@ -176,51 +176,51 @@ class PlayedVm:
             gevent.sleep(pace_s)
 
     def ask(self, document: str) -> bytes:
-        """The document; raises Failure."""
+        """Request a document and return it; raise VmFailure."""
         self.request(document)
         return self.answer(document)
 
     def request(self, document: str) -> None:
-        self.step.name = document
+        self.stage.name = document
         self.write(b"!!REQUEST_%s#\n" % document.encode())
 
     def answer(self, document: str) -> bytes:
-        """The document that was asked for; raises Failure."""
-        self.step.name = document
+        """Return the document that was requested; raise VmFailure."""
+        self.stage.name = document
         return body_of(document, self._line())
 
     def _line(self) -> bytes:
-        while (end := self._heard.find(b"\n", self._searched)) < 0:
-            self._searched = len(self._heard)
+        while (end := self._received.find(b"\n", self._searched)) < 0:
+            self._searched = len(self._received)
             if self._searched > _MAX_LINE_BYTES:
-                raise Failure("no packet", f"{self.step}: a line of more than 4 MB")
-            self._heard += self.receive()
-        line = bytes(self._heard[:end]).rstrip(b"\r")
-        del self._heard[: end + 1]
+                raise VmFailure("no packet", f"{self.stage}: received a line of more than 4 MB")
+            self._received += self.receive()
+        line = bytes(self._received[:end]).rstrip(b"\r")
+        del self._received[: end + 1]
         self._searched = 0
         return line
 
-    def take_heard(self) -> bytes:
-        """What the guest has heard beside its answers."""
-        heard = bytes(self._heard)
-        self._heard.clear()
-        return heard
+    def take_received(self) -> bytes:
+        """Return the bytes for the guest that no response has consumed, and forget them."""
+        received = bytes(self._received)
+        self._received.clear()
+        return received
 
     # vMotion
 
     def begin_move(self, sequence: bytes) -> None:
-        """VMOTION-BEGIN: GoAhead or NotNow is to come."""
+        """Send VMOTION-BEGIN: GoAhead or NotNow follows."""
         assert self._hypervisor
-        self.step.name = "VMOTION-BEGIN"
+        self.stage.name = "VMOTION-BEGIN"
         self._hypervisor.begin_move(sequence)
         self.flush()
 
-    def arrive(self, arrival: Arrival, source: str | None = None) -> PlayedVm:
-        """The same VM at the target host, connected and known to the server."""
-        target = PlayedVm(self._manner, self._machine, source or self._source, self.step)
+    def arrive(self, arrival: ArrivingMove, source: str | None = None) -> PlayedVm:
+        """Return the same VM at the target host, connected and known to the server."""
+        target = PlayedVm(self._manner, self._machine, source or self._source, self.stage)
         try:
             target.connect(arrival)
-            target.step.name = "VMOTION-PEER"
+            target.stage.name = "VMOTION-PEER"
             target.wait_for(esxi.PeerAccepted)
         except BaseException:
             target.close()
@@ -228,9 +228,9 @@ class PlayedVm:
         return target
 
     def take_over(self, source: PlayedVm) -> None:
-        """VMOTION-COMPLETE: what the guest has heard by halves goes on here."""
+        """Send VMOTION-COMPLETE; a half-received line continues here."""
         assert self._hypervisor
-        self._heard[:0] = source._heard
+        self._received[:0] = source.take_received()
         self._hypervisor.complete_move()
         self.flush()
 
@@ -242,14 +242,14 @@ class PlayedVm:
 
 @contextmanager
 def within(limit_s: float, vm: PlayedVm) -> Iterator[None]:
-    """Raises Failure if the block takes longer."""
+    """Raise VmFailure if the block takes longer."""
     timeout = gevent.Timeout.start_new(limit_s)
     try:
         yield
     except gevent.Timeout as expired:
         if expired is not timeout:
             raise
-        message = f"{vm.step}: nothing came within {limit_s:g} s"
-        raise Failure("timeout", message) from None
+        message = f"{vm.stage}: no response within {limit_s:g} s"
+        raise VmFailure("timeout", message) from None
     finally:
         timeout.close()

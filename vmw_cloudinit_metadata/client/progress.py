@@ -1,4 +1,4 @@
-"""How a load test is getting on: a bar on a terminal, a line now and then elsewhere."""
+"""Show the progress of a load test: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 import click
 
 from vmw_cloudinit_metadata.client.crew import Crew
-from vmw_cloudinit_metadata.client.plan import Plan
+from vmw_cloudinit_metadata.client.loadplan import LoadPlan
 from vmw_cloudinit_metadata.client.report.words import plural
 
 QUIET_LINE_S = 5.0
 
 
 class Progress:
-    """Counts boots up to those that are planned, or seconds where it is time that is planned."""
+    """Counts boots, or seconds if the plan is a duration."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: LoadPlan) -> None:
         self._is_timed = plan.seconds > 0
         self._label = plan.scenario
         self._length = int(plan.seconds) if self._is_timed else plan.boots or plan.vms
         self._is_terminal = sys.stderr.isatty()
         self._bar: Any = None
-        self._told_s = time.monotonic()
+        self._shown_s = time.monotonic()
 
     def show(self, crew: Crew) -> None:
         if self._is_terminal:
             self._show_bar(crew)
-        elif time.monotonic() - self._told_s > QUIET_LINE_S:
-            self._told_s = time.monotonic()
+        elif time.monotonic() - self._shown_s > QUIET_LINE_S:
+            self._shown_s = time.monotonic()
             text = f"{plural(crew.tally.completed, 'boot')}, {_state(crew)}"
             click.echo(f"{self._label}: {crew.seconds:.0f} s: {text}", err=True)
 

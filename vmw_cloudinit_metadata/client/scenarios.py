@@ -1,4 +1,4 @@
-"""Load tests, as one process plays its share of them: one greenlet for each VM that is busy."""
+"""The load tests: how one process plays its share, with one greenlet per busy VM."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 import gevent
 from gevent.pool import Pool
 
-from vmw_cloudinit_metadata.client.check import DOCUMENTS, Failure
-from vmw_cloudinit_metadata.client.figures import Tally
-from vmw_cloudinit_metadata.client.fleet import Vm, by_directory, by_pattern, stems
+from vmw_cloudinit_metadata.client.expectation import DOCUMENTS, VmFailure
+from vmw_cloudinit_metadata.client.fleet import FleetVm, by_directory, by_pattern, stems
 from vmw_cloudinit_metadata.client.hypervisor import GoAhead
-from vmw_cloudinit_metadata.client.plan import Share
+from vmw_cloudinit_metadata.client.loadplan import Share
 from vmw_cloudinit_metadata.client.played import Manner, PlayedVm, within
-from vmw_cloudinit_metadata.client.wire import Route, Tls
+from vmw_cloudinit_metadata.client.tally import Tally
+from vmw_cloudinit_metadata.client.wire import Destination, TlsMode
 from vmw_cloudinit_metadata.settings.values import Address
 
 Random = random.Random
@@ -27,13 +27,13 @@ Random = random.Random
 _MAX_MOVES = 3
 _MAX_JUNK_BYTES = 2000
 
-# Of a move between two processes of a server half a request is lost, and an answer that was held.
-# So long a guest waits before it asks again; an answer that comes later would be one too many.
-_ASKS_AGAIN_S = 5.0
+# A move between two server processes loses half a request, or a response that was held back. A
+# guest waits this long before it repeats the request; a later response would be a duplicate.
+_REPEATS_AFTER_S = 5.0
 
 
 class Play:
-    """One process's share of a load test. `gather` waits until all processes are as far."""
+    """One process's share of a load test. `gather` waits until all processes are ready."""
 
     def __init__(self, share: Share, gather: Callable[[], None]) -> None:
         plan = share.plan
@@ -46,9 +46,9 @@ class Play:
         self._gather = gather
         self._sources = cycle(plan.sources or (None,))
         self._manner = Manner(
-            Route(
+            Destination(
                 Address.parse(plan.server),
-                Tls(plan.tls),
+                TlsMode(plan.tls),
                 Path(plan.ca) if plan.ca else None,
                 plan.thumbprint,
             ),
@@ -60,7 +60,7 @@ class Play:
         SCENARIOS[self.plan.scenario](self)
 
     def gather(self) -> None:
-        """From here on the test counts."""
+        """Wait for the other processes, and start measuring."""
         self._gather()
         self.started_s = time.monotonic()
         self.started_cpu_s = time.process_time()
@@ -71,14 +71,14 @@ class Play:
 
     @property
     def cpu_share(self) -> float:
-        """Of one core, since the test counts."""
+        """Return the share of one core used since measuring started."""
         return (time.process_time() - self.started_cpu_s) / max(self.seconds, 0.001)
 
     @property
     def at_once(self) -> int:
         return max(len(self.share.of(self.plan.at_once)), 1)
 
-    def new(self, vm: Vm) -> PlayedVm:
+    def new(self, vm: FleetVm) -> PlayedVm:
         return PlayedVm(self._manner, vm.machine, self.next_source())
 
     def next_source(self) -> str | None:
@@ -86,7 +86,7 @@ class Play:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Measures the block if it ends well."""
+        """Measure the block, unless it raises."""
         began_s = time.monotonic()
         yield
         self.tally.measure(phase, time.monotonic() - began_s)
@@ -94,16 +94,16 @@ class Play:
     def complete(self) -> None:
         self.tally.complete(int(self.seconds))
 
-    def fail(self, vm: Vm, failure: Failure) -> None:
+    def fail(self, vm: FleetVm, failure: VmFailure) -> None:
         self.tally.fail(int(self.seconds), failure, str(vm))
 
     @contextmanager
-    def counted(self, vm: Vm, played: PlayedVm) -> Iterator[None]:
-        """Counts the block as a boot, or as a failure; it has the time limit of one."""
+    def counted(self, vm: FleetVm, played: PlayedVm) -> Iterator[None]:
+        """Count the block as a boot or a failure, within the time limit of a VM."""
         try:
             with within(self.plan.limit_s, played):
                 yield
-        except Failure as failure:
+        except VmFailure as failure:
             self.fail(vm, failure)
         else:
             self.complete()
@@ -114,14 +114,14 @@ class Play:
         with self.timed("ready"):
             played.get_ready()
 
-    def ask_all(self, vm: Vm, played: PlayedVm) -> None:
+    def ask_all(self, vm: FleetVm, played: PlayedVm) -> None:
         for document in DOCUMENTS:
             with self.timed(document):
                 body = played.ask(document)
             vm.expectation.check(document, body)
 
-    def each(self, things: Iterable[Vm], act: Callable[[Vm], None]) -> None:
-        """Acts on each, so many at once as the plan says."""
+    def each(self, things: Iterable[FleetVm], act: Callable[[FleetVm], None]) -> None:
+        """Act on each, as many at once as the plan allows."""
         rest = iter(things)
 
         def one_after_the_other() -> None:
@@ -131,7 +131,7 @@ class Play:
         _all([one_after_the_other] * self.at_once)
 
 
-def _fleet(share: Share) -> tuple[list[Vm], list[str]]:
+def _fleet(share: Share) -> tuple[list[FleetVm], list[str]]:
     plan = share.plan
     if plan.directory is None:
         assert plan.pattern is not None
@@ -143,7 +143,7 @@ def _fleet(share: Share) -> tuple[list[Vm], list[str]]:
 
 
 def _all(functions: Iterable[Callable[[], None]]) -> None:
-    """Runs them side by side; what goes wrong in one is an error of the client."""
+    """Run all concurrently; an exception in one is an error of the client."""
     gevent.joinall([gevent.spawn(function) for function in functions], raise_error=True)
 
 
@@ -151,7 +151,7 @@ def _all(functions: Iterable[Callable[[], None]]) -> None:
 
 
 def storm(play: Play) -> None:
-    """VMs boot: so many at a time, or so many a second."""
+    """Boot VMs: at most so many at a time, or so many per second."""
     boots = len(play.share.of(play.plan.boots))
     vms = (vm for vm, _ in zip(cycle(play.fleet), range(boots), strict=False))
     play.gather()
@@ -161,7 +161,7 @@ def storm(play: Play) -> None:
         _storm_at_rate(play, vms, play.plan.rate / play.plan.processes)
 
 
-def boot(play: Play, vm: Vm) -> None:
+def boot(play: Play, vm: FleetVm) -> None:
     played = play.new(vm)
     try:
         with play.counted(vm, played), play.timed("boot"):
@@ -171,11 +171,11 @@ def boot(play: Play, vm: Vm) -> None:
         played.close()
 
 
-def _storm_at_rate(play: Play, vms: Iterable[Vm], rate: float) -> None:
+def _storm_at_rate(play: Play, vms: Iterable[FleetVm], rate: float) -> None:
     pool = Pool(play.at_once)
     for number, vm in zip(count(), vms, strict=False):
         gevent.sleep(max(number / rate - play.seconds, 0))
-        pool.spawn(boot, play, vm)  # waits while so many are under way
+        pool.spawn(boot, play, vm)  # blocks while the pool is full
     pool.join(raise_error=True)
 
 
@@ -183,28 +183,28 @@ def _storm_at_rate(play: Play, vms: Iterable[Vm], rate: float) -> None:
 
 
 def herd(play: Play) -> None:
-    """VMs connect, are identified and wait; then all ask at once."""
+    """Connect and identify all VMs; then let all request at once."""
     waiting = _connected(play)
     play.gather()
     _all([partial(_ask_once, play, vm, played) for vm, played in waiting])
 
 
 def steady(play: Play) -> None:
-    """VMs ask for all their documents without pause, on one connection."""
+    """Request all documents without pause, on one connection per VM."""
     waiting = _connected(play)
     play.gather()
     _all([partial(_ask_on, play, vm, played) for vm, played in waiting])
 
 
-def _connected(play: Play) -> list[tuple[Vm, PlayedVm]]:
-    waiting: list[tuple[Vm, PlayedVm]] = []
+def _connected(play: Play) -> list[tuple[FleetVm, PlayedVm]]:
+    waiting: list[tuple[FleetVm, PlayedVm]] = []
 
-    def connect(vm: Vm) -> None:
+    def connect(vm: FleetVm) -> None:
         played = play.new(vm)
         try:
             with within(play.plan.limit_s, played):
                 play.connect(played)
-        except Failure as failure:
+        except VmFailure as failure:
             played.close()
             play.fail(vm, failure)
         else:
@@ -214,7 +214,7 @@ def _connected(play: Play) -> list[tuple[Vm, PlayedVm]]:
     return waiting
 
 
-def _ask_once(play: Play, vm: Vm, played: PlayedVm) -> None:
+def _ask_once(play: Play, vm: FleetVm, played: PlayedVm) -> None:
     try:
         with play.counted(vm, played):
             play.ask_all(vm, played)
@@ -223,13 +223,13 @@ def _ask_once(play: Play, vm: Vm, played: PlayedVm) -> None:
         played.close()
 
 
-def _ask_on(play: Play, vm: Vm, played: PlayedVm) -> None:
+def _ask_on(play: Play, vm: FleetVm, played: PlayedVm) -> None:
     try:
         while play.seconds < play.plan.seconds:
             with play.timed("boot"), within(play.plan.limit_s, played):
                 play.ask_all(vm, played)
             play.complete()
-    except Failure as failure:
+    except VmFailure as failure:
         play.fail(vm, failure)
     finally:
         played.close()
@@ -239,7 +239,7 @@ def _ask_on(play: Play, vm: Vm, played: PlayedVm) -> None:
 
 
 def soak(play: Play) -> None:
-    """VMs boot and move, hosts are lost, junk arrives: all at the same time."""
+    """Mix boots, vMotions, host failures and junk."""
     play.gather()
     seeds = [f"{play.plan.seed}.{play.share.index}.{place}" for place in range(play.at_once)]
     _all([partial(_live, play, Random(seed)) for seed in seeds])
@@ -251,29 +251,29 @@ def _live(play: Play, chance: Random) -> None:
         act(play, chance.choice(play.fleet), chance)
 
 
-def _boot(play: Play, vm: Vm, _chance: Random) -> None:
+def _boot(play: Play, vm: FleetVm, _chance: Random) -> None:
     boot(play, vm)
 
 
-def _move(play: Play, vm: Vm, chance: Random) -> None:
-    """Some vMotions in a row, with a request that is cut in two by each; some are aborted."""
+def _move(play: Play, vm: FleetVm, chance: Random) -> None:
+    """Make some vMotions in a row, each in the middle of a request; some are aborted."""
     here = play.new(vm)
     try:
         with play.counted(vm, here):
             play.connect(here)
             for _ in range(chance.randint(1, _MAX_MOVES)):
                 here = _move_once(play, here, chance)
-                vm.expectation.check("METADATA", _answer_or_asked_again(here))
+                vm.expectation.check("METADATA", _answer_or_repeat(here))
                 play.ask_all(vm, here)
     finally:
         here.close()
 
 
-def _answer_or_asked_again(here: PlayedVm) -> bytes:
+def _answer_or_repeat(here: PlayedVm) -> bytes:
     try:
-        with within(_ASKS_AGAIN_S, here):
+        with within(_REPEATS_AFTER_S, here):
             return here.answer("METADATA")
-    except Failure as failure:
+    except VmFailure as failure:
         if failure.kind != "timeout":
             raise
     return here.ask("METADATA")
@@ -297,10 +297,10 @@ def _move_once(play: Play, source: PlayedVm, chance: Random) -> PlayedVm:
     return target
 
 
-def _reset(play: Play, vm: Vm, chance: Random) -> None:
-    """A host loses its power, sooner or later."""
+def _reset(play: Play, vm: FleetVm, chance: Random) -> None:
+    """Reset the connection at a random moment, like a host that loses its power."""
     played = play.new(vm)
-    with suppress(Failure), within(play.plan.limit_s, played):
+    with suppress(VmFailure), within(play.plan.limit_s, played):
         played.connect()
         if chance.random() < 0.7:
             played.get_ready()
@@ -309,8 +309,8 @@ def _reset(play: Play, vm: Vm, chance: Random) -> None:
     played.reset()
 
 
-def _junk(play: Play, vm: Vm, chance: Random) -> None:
-    """Noise on the serial line harms no request after it, and bytes of no protocol nobody else."""
+def _junk(play: Play, vm: FleetVm, chance: Random) -> None:
+    """Send noise before a request, which must still be served, and then raw junk."""
     played = play.new(vm)
     junk = chance.randbytes(chance.randint(1, _MAX_JUNK_BYTES))
     try:
@@ -318,7 +318,7 @@ def _junk(play: Play, vm: Vm, chance: Random) -> None:
             play.connect(played)
             played.write(junk + b"\n")
             play.ask_all(vm, played)
-        with suppress(Failure):
+        with suppress(VmFailure):
             played.send_raw(junk)
     finally:
         played.close()

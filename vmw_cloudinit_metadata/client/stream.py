@@ -1,4 +1,4 @@
-"""The guest's side of a bridge: a raw serial byte stream, as a socket or as a pty. By gevent."""
+"""The guest's side of a bridge: a raw serial byte stream on a socket or a pty. Uses gevent."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _READ_BYTES = 4096
 
 
 class Stream:
-    """Reads and writes a non-blocking descriptor; `owner` is what closes it."""
+    """Reads and writes a non-blocking descriptor; `owner` closes it."""
 
     def __init__(self, descriptor: int, owner: Any) -> None:
         self._descriptor = descriptor
         self._owner = owner
 
     def read(self) -> bytes:
-        """Waits for bytes; empty if the other side is gone."""
+        """Wait for bytes; return none if the guest has disconnected."""
         try:
             return bytes(gevent_os.nb_read(self._descriptor, _READ_BYTES))
         except OSError:
             return b""
 
     def write(self, data: bytes) -> None:
-        """Writes all of it. The other side being gone is for `read` to find."""
+        """Write all of it. A disconnect is ignored here: `read` reports it."""
         with suppress(OSError):
             while data:
                 data = data[gevent_os.nb_write(self._descriptor, data) :]
@@ -48,7 +48,7 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GuestAddress:
     """`unix:PATH` or `tcp:HOST:PORT`."""
 
     family: int
@@ -59,8 +59,8 @@ class Place:
         return self.text
 
     @classmethod
-    def parse(cls, text: str) -> Place:
-        """Raises ConfigError."""
+    def parse(cls, text: str) -> GuestAddress:
+        """Parse an address; raise ConfigError."""
         kind, _, rest = text.partition(":")
         if kind == "unix" and rest:
             return cls(stdlib_socket.AF_UNIX, rest, text)
@@ -83,7 +83,7 @@ class Place:
         return sock
 
     def listening(self) -> socket:
-        """Raises ConfigError. A unix socket that was left behind is replaced."""
+        """Listen on the address, replacing a stale unix socket; raise ConfigError."""
         sock = socket(self.family, stdlib_socket.SOCK_STREAM)
         try:
             if self.family == stdlib_socket.AF_UNIX:
@@ -98,41 +98,41 @@ class Place:
         return sock
 
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def connected(place: Place, tell: Tell) -> Iterator[Stream]:
-    """A guest that listens, such as QEMU with `server=on`: again, whenever it is there again."""
-    is_told = False
+def connected(address: GuestAddress, report: Report) -> Iterator[Stream]:
+    """Connect to a guest that listens, such as QEMU with `server=on`; reconnect when it returns."""
+    is_reported = False
     while True:
         try:
-            sock = place.connected()
+            sock = address.connected()
         except OSError as error:
-            if not is_told:
-                tell(f"waiting for the guest: {place}: {error.strerror or error}")
-            is_told = True
+            if not is_reported:
+                report(f"waiting for the guest: {address}: {error.strerror or error}")
+            is_reported = True
             gevent.sleep(RECONNECT_S)
             continue
-        is_told = False
-        tell(f"the guest is there: {place}")
+        is_reported = False
+        report(f"the guest connected: {address}")
         yield Stream(sock.fileno(), sock)
 
 
-def accepted(place: Place, tell: Tell) -> Iterator[Stream]:
-    """Guests that connect, such as QEMU with `server=off`: one after the other."""
-    listener = place.listening()
-    shown = place.text
-    if place.family != stdlib_socket.AF_UNIX:
+def accepted(address: GuestAddress, report: Report) -> Iterator[Stream]:
+    """Accept guests that connect, such as QEMU with `server=off`, one after the other."""
+    listener = address.listening()
+    shown = address.text
+    if address.family != stdlib_socket.AF_UNIX:
         shown = "tcp:" + str(Address(*listener.getsockname()[:2]))
-    tell(f"listening for the guest on {shown}")
+    report(f"listening for the guest on {shown}")
     while True:
         sock, _ = listener.accept()
-        tell("the guest is there")
+        report("the guest connected")
         yield Stream(sock.fileno(), sock)
 
 
 class _Pty:
-    """Both ends: while the bridge holds the guest's end too, nobody's closing it ends the line."""
+    """Both ends of a pty. Holding the guest's end open keeps the line when the guest closes it."""
 
     def __init__(self) -> None:
         self.descriptor, self.guests = os.openpty()
@@ -144,8 +144,8 @@ class _Pty:
         os.close(self.guests)
 
 
-def pty(tell: Tell) -> Iterator[Stream]:
-    """A terminal of this machine, for a program or a person to open."""
+def pty(report: Report) -> Iterator[Stream]:
+    """Create a pseudo-terminal for the guest to open."""
     pair = _Pty()
-    tell(f"the guest's serial port is {os.ttyname(pair.guests)}")
+    report(f"the guest's serial port is {os.ttyname(pair.guests)}")
     yield Stream(pair.descriptor, pair)

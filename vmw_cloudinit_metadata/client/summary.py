@@ -1,4 +1,4 @@
-"""The result of a load test as text, for a terminal. Pure."""
+"""The result of a load test as lines of text. Pure."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield "ms           " + "".join(f"{name:>11}" for name in ("count", *_PERCENTILES))
     for phase in in_order(result["phases"]):
-        told = result["phases"][phase]
-        figures = "".join(f"{told[name]:11,.1f}" for name in _PERCENTILES)
-        yield f"{phase:13}{told['count']:11,}{figures}"
+        measured = result["phases"][phase]
+        figures = "".join(f"{measured[name]:11,.1f}" for name in _PERCENTILES)
+        yield f"{phase:13}{measured['count']:11,}{figures}"
     yield ""
     yield from _server(result["server"])
     yield from _client(result["client"])
@@ -30,24 +30,27 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"failed  {count:,} times: {kind}: {result['examples'][kind]}"
 
 
-def _server(told: Mapping[str, Any] | None) -> Iterator[str]:
-    for pid in told["ended"] if told else ():
+def _server(server: Mapping[str, Any] | None) -> Iterator[str]:
+    for pid in server["ended"] if server else ():
         yield f"server  process {pid} has ENDED during the test"
-    if told and not told["ended"]:
-        per_boot = told["cpu_ms_per_boot"]
+    if server and not server["ended"]:
+        per_boot = server["cpu_ms_per_boot"]
         share = "" if per_boot is None else f", {per_boot:.3f} ms a boot"
-        processes = told["processes"]
+        processes = server["processes"]
         of = "" if processes == 1 else f" in {processes} processes"
-        before, after = (f"{told[f'memory_kb_{when}']:,} kB {when}" for when in ("before", "after"))
-        yield f"server  {told['cpu_s']:.2f} s of CPU{of}{share}; {told['memory']} {before}, {after}"
+        before, after = (
+            f"{server[f'memory_kb_{when}']:,} kB {when}" for when in ("before", "after")
+        )
+        cpu = f"{server['cpu_s']:.2f} s of CPU{of}{share}"
+        yield f"server  {cpu}; {server['memory']} {before}, {after}"
 
 
-def _client(told: Mapping[str, Any]) -> Iterator[str]:
-    processes = told["processes"]
+def _client(client: Mapping[str, Any]) -> Iterator[str]:
+    processes = client["processes"]
     of = "its core" if processes == 1 else f"a core in the busiest of {processes} processes"
-    yield f"client  {told['cpu_share']:.0%} of {of}"
-    if told["is_bottleneck"]:
+    yield f"client  {client['cpu_share']:.0%} of {of}"
+    if client["is_bottleneck"]:
         yield (
-            "client  IS THE BOTTLENECK: it measures itself, not the server; "
-            "take more --processes, on cores of their own"
+            "client  IS THE BOTTLENECK: the figures show its limit, not the server's; "
+            "use more --processes, on cores of their own"
         )

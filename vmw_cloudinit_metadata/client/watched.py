@@ -1,57 +1,52 @@
-"""CPU and memory of the server's processes and of all that descend from them, from /proc."""
+"""CPU and memory of the server's processes and of all their descendants, by psutil."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
+
+import psutil
 
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
-MAX_PROCESSES = 1024  # whoever watches process 1 does not want to wait for all of a machine
-
-_PROC = Path("/proc")
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_PAGE_KB = os.sysconf("SC_PAGE_SIZE") // 1024
-_PSS = re.compile(rb"^Pss: +(\d+) kB$", re.MULTILINE)
+MAX_PROCESSES = 1024  # --server-pid 1 must not measure a whole machine
 
 
 @dataclass(frozen=True, slots=True)
-class Stat:
-    """What the kernel tells everybody of a process."""
+class Usage:
+    """What one process has used so far."""
 
-    is_over: bool  # it has ended, and nobody has waited for it yet
-    parent: int
-    cpu_s: float  # user and system time, also of the children that have ended
+    cpu_s: float  # user and system time, including children that have ended
     rss_kb: int
+    pss_kb: int | None  # None if not readable: another user's process
 
 
 class Watched:
-    """These processes and their descendants; raises ConfigError if one of `pids` is not there."""
+    """These processes and their descendants; raises ConfigError if one of `pids` does not exist."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._pids = pids
         self.begin()
 
     def begin(self) -> None:
-        found = self._look()
+        found = measure(self._pids)
         for pid in self._ended(found):
-            raise ConfigError(f"--server-pid {pid}: there is no such process")
+            raise ConfigError(f"--server-pid: process {pid} does not exist")
         self._cpu_s = _cpu_s(found)
-        self._has_pss = all(pss_kb(pid) is not None for pid in found)
-        self._memory_kb = self._count_memory_kb(found)
+        self._has_pss = all(usage.pss_kb is not None for usage in found.values())
+        self._memory_kb = self._sum_memory_kb(found)
 
     def end(self, boots: int) -> dict[str, Any] | None:
-        """What they have used since `begin`; None if there are none. Of those that have ended
-        meanwhile nothing can be told any more, but that they have."""
+        """Return what the processes have used since `begin`; None if there are none.
+
+        If one of `pids` has ended meanwhile, CPU and memory are unknown, and `ended` names it.
+        """
         if not self._pids:
             return None
-        found = self._look()
+        found = measure(self._pids)
         ended = self._ended(found)
         used_s = 0.0 if ended else _cpu_s(found) - self._cpu_s
         each_ms = used_s * 1000 / boots if boots else None
@@ -62,67 +57,49 @@ class Watched:
             "cpu_ms_per_boot": None if ended or each_ms is None else round(each_ms, 4),
             "memory": "PSS" if self._has_pss else "RSS",
             "memory_kb_before": self._memory_kb,
-            "memory_kb_after": None if ended else self._count_memory_kb(found),
+            "memory_kb_after": None if ended else self._sum_memory_kb(found),
         }
 
-    def _look(self) -> dict[int, Stat]:
-        stats = read_stats() if self._pids else {}
-        parents = {pid: stat.parent for pid, stat in stats.items()}
-        found = (pid for pid in family(self._pids, parents) if pid in stats)
-        return {pid: stats[pid] for pid in found if not stats[pid].is_over}
-
-    def _ended(self, found: Mapping[int, Stat]) -> list[int]:
+    def _ended(self, found: Mapping[int, Usage]) -> list[int]:
         return [pid for pid in self._pids if pid not in found]
 
-    def _count_memory_kb(self, found: Mapping[int, Stat]) -> int:
+    def _sum_memory_kb(self, found: Mapping[int, Usage]) -> int:
         if self._has_pss:
-            return sum(pss_kb(pid) or 0 for pid in found)
-        return sum(stat.rss_kb for stat in found.values())
+            return sum(usage.pss_kb or 0 for usage in found.values())
+        return sum(usage.rss_kb for usage in found.values())
 
 
-def _cpu_s(found: Mapping[int, Stat]) -> float:
-    return sum(stat.cpu_s for stat in found.values())
+def _cpu_s(found: Mapping[int, Usage]) -> float:
+    return sum(usage.cpu_s for usage in found.values())
 
 
-def family(pids: Sequence[int], parents: Mapping[int, int]) -> list[int]:
-    """`pids` and their descendants, each once, at most MAX_PROCESSES: the nearest of them."""
-    children = defaultdict(list)
-    for pid, parent in parents.items():
-        if pid not in pids:
-            children[parent].append(pid)
-    found = list(dict.fromkeys(pids))
-    for pid in found:  # it grows
-        found += children[pid]
-    return found[:MAX_PROCESSES]
-
-
-def read_stats() -> dict[int, Stat]:
-    """All processes."""
+def measure(pids: Sequence[int]) -> dict[int, Usage]:
+    """Measure `pids` and their descendants, at most MAX_PROCESSES, each once, if still alive."""
     found = {}
-    for place in _PROC.iterdir():
-        if place.name.isdecimal():
-            with suppress(OSError):  # it has ended
-                found[int(place.name)] = parse_stat((place / "stat").read_bytes())
+    for process in islice(_family(pids), MAX_PROCESSES):
+        with suppress(psutil.NoSuchProcess):  # it has ended; ZombieProcess is a subclass
+            found[process.pid] = _usage(process)
     return found
 
 
-def parse_stat(text: bytes) -> Stat:
-    """The second field is a name in brackets, which may have any bytes in it: proc_pid_stat(5)."""
-    fields = text.rpartition(b")")[2].split()
-    return Stat(
-        is_over=fields[0] in (b"Z", b"X"),
-        parent=int(fields[1]),
-        cpu_s=sum(map(int, fields[11:15])) / _TICKS_PER_S,
-        rss_kb=int(fields[21]) * _PAGE_KB,
-    )
+def _family(pids: Sequence[int]) -> Iterator[psutil.Process]:
+    processes = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            processes.append(psutil.Process(pid))
+    yield from processes
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            yield from process.children(recursive=True)
 
 
-def pss_kb(pid: int) -> int | None:
-    """Its memory, of pages that several processes share its part; None if that is not told us."""
+def _usage(process: psutil.Process) -> Usage:
+    if process.status() == psutil.STATUS_ZOMBIE:
+        raise psutil.ZombieProcess(process.pid)
+    cpu = process.cpu_times()
+    cpu_s = cpu.user + cpu.system + cpu.children_user + cpu.children_system
     try:
-        found = _PSS.search((_PROC / str(pid) / "smaps_rollup").read_bytes())
-    except (ProcessLookupError, FileNotFoundError):  # it has ended
-        return 0
-    except OSError:  # another user's, or a kernel before 4.14
-        return None
-    return int(found[1]) if found else None
+        memory = process.memory_full_info()
+        return Usage(cpu_s, memory.rss // 1024, memory.pss // 1024)
+    except psutil.AccessDenied:
+        return Usage(cpu_s, process.memory_info().rss // 1024, None)

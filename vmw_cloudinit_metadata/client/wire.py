@@ -1,4 +1,4 @@
-"""A TCP connection to the server, from a source address, plain or TLS: by gevent."""
+"""A TCP connection to the server, plain or TLS, from a chosen source address. Uses gevent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import gevent
 from gevent import ssl
 from gevent.socket import socket
 
-from vmw_cloudinit_metadata.client.check import Failure
+from vmw_cloudinit_metadata.client.expectation import VmFailure
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.thumbprint import thumbprint_like
 from vmw_cloudinit_metadata.settings.values import Address
@@ -24,37 +24,39 @@ from vmw_cloudinit_metadata.settings.values import Address
 _RECEIVE_BYTES = 64 * 1024
 _READABLE = 1  # libev's EV_READ
 
-# The port is chosen when it is known where to connect to: else 28,000 are all, to any server.
+# Choose the port on connect: otherwise 28,000 ports are shared by connections to all servers.
 _IP_BIND_ADDRESS_NO_PORT = 24
 
 
-class Tls(Enum):
+class TlsMode(Enum):
     NONE = "none"
     TELNETS = "telnets"  # from the first byte
-    AUTHENTICATION = "authentication"  # when telnet has agreed on it
+    AUTHENTICATION = "authentication"  # negotiated in telnet
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """How to reach the server, and whether it is the right one."""
+class Destination:
+    """How to reach the server, and how to verify it."""
 
     server: Address
-    tls: Tls = Tls.NONE
-    ca: Path | None = None  # None: any certificate is good, as it is for ESXi by default
+    tls: TlsMode = TlsMode.NONE
+    ca: Path | None = None  # None: accept any certificate, as ESXi does by default
     thumbprint: str | None = None  # SHA-1 or SHA-256 of the certificate, in hexadecimal
     family: int = field(init=False)
     address: tuple[Any, ...] = field(init=False)
     context: ssl.SSLContext | None = field(init=False)
 
     def __post_init__(self) -> None:
-        """Resolves the server's name, once; raises ConfigError."""
+        """Resolve the server's name, once; raise ConfigError."""
         try:
             found = stdlib_socket.getaddrinfo(*self.server, type=stdlib_socket.SOCK_STREAM)
         except OSError as error:
             raise ConfigError(f"--server {self.server}: {error.strerror or error}") from error
         object.__setattr__(self, "family", found[0][0])
         object.__setattr__(self, "address", found[0][4])
-        object.__setattr__(self, "context", self._context() if self.tls is not Tls.NONE else None)
+        object.__setattr__(
+            self, "context", self._context() if self.tls is not TlsMode.NONE else None
+        )
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(stdlib_ssl.PROTOCOL_TLS_CLIENT)
@@ -70,9 +72,9 @@ class Route:
 
 
 class Wire:
-    """One connection. What goes wrong is a Failure."""
+    """One connection; raises VmFailure for any failure."""
 
-    def __init__(self, route: Route, source: str | None = None) -> None:
+    def __init__(self, route: Destination, source: str | None = None) -> None:
         self._route = route
         self._is_tls = False
         self._sock: Any = socket(route.family, stdlib_socket.SOCK_STREAM)
@@ -81,8 +83,8 @@ class Wire:
             self._connect(source)
         except OSError as error:
             self.close()
-            raise Failure(f"connect: {_name_of(error)}", f"connect: {error}") from None
-        except BaseException:  # a deadline
+            raise VmFailure(f"connect: {_name_of(error)}", f"connect: {error}") from None
+        except BaseException:  # a gevent.Timeout
             self.close()
             raise
         self._readable = gevent.get_hub().loop.io(self._sock.fileno(), _READABLE)
@@ -95,14 +97,14 @@ class Wire:
         self._sock.connect(self._route.address)
 
     def start_tls(self) -> None:
-        """The handshake, and whether this is the server that is expected."""
+        """Do the TLS handshake and verify the server."""
         assert self._route.context
         try:
             self._sock = self._route.context.wrap_socket(
                 self._sock, server_hostname=self._route.server.host
             )
         except OSError as error:
-            raise Failure("TLS", f"TLS: {error}") from None
+            raise VmFailure("TLS", f"TLS: {error}") from None
         self._is_tls = True
         self._check_thumbprint()
 
@@ -113,29 +115,33 @@ class Wire:
         certificate = self._sock.getpeercert(binary_form=True)
         found = thumbprint_like(expected, certificate)
         if found != expected:
-            raise Failure("TLS", f"TLS: the certificate's thumbprint is {found}, not {expected}")
+            raise VmFailure(
+                "TLS", f"TLS: found a certificate with thumbprint {found}, expected {expected}"
+            )
 
     def receive(self) -> bytes:
-        """Waits for bytes; empty if the server has closed."""
+        """Wait for bytes; return none if the server has disconnected."""
         try:
             return self._receive()
         except OSError as error:
-            raise Failure(_name_of(error), f"connection lost: {error}") from None
+            raise VmFailure(_name_of(error), f"connection lost: {error}") from None
 
     def _receive(self) -> bytes:
         if self._is_tls:
             return bytes(self._sock.recv(_RECEIVE_BYTES))
-        gevent.get_hub().wait(self._readable)  # cheaper than to try first
+        gevent.get_hub().wait(
+            self._readable
+        )  # cheaper than recv first, which fails most of the time
         return bytes(self._sock.recv(_RECEIVE_BYTES))
 
     def send(self, data: bytes) -> None:
         try:
             self._sock.sendall(data)
         except OSError as error:
-            raise Failure(_name_of(error), f"connection lost: {error}") from None
+            raise VmFailure(_name_of(error), f"connection lost: {error}") from None
 
     def reset(self) -> None:
-        """Ends the connection as a host does that has lost its power: with RST."""
+        """Close the connection with RST, like a host that has lost its power."""
         with suppress(OSError):
             at_once = struct.pack("ii", 1, 0)
             self._sock.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, at_once)

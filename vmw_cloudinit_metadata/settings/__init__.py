@@ -1,1 +1,1 @@
-"""Settings: where they come from, what their values mean, and who may write their files."""
+"""Settings: where they come from, what their values mean, and who may write the files."""

@@ -1,4 +1,4 @@
-"""The file of settings (--config): YAML -> the text of each setting, as on the command line."""
+"""The settings file (--config): YAML -> the text of each setting, as on the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_FILE_BYTES = 1024 * 1024
 
 
 class Shape(Enum):
-    """What a setting looks like in the file."""
+    """The shape of a setting's value in the file."""
 
     VALUE = "one value"
     LIST = "a value, or a list of values"
@@ -27,19 +27,19 @@ class Shape(Enum):
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """Settings by name, with `-`: a text, a list of texts, or a mapping. None of them is null."""
+    """Settings by name (`lookup-timeout`): a string, a list of strings, or a mapping."""
 
     path: Path
     values: Mapping[str, Any]
     seed: seed.Seed
 
     def place(self, name: str) -> str:
-        """Where a setting stands: `server.yaml:7`."""
+        """Return the file and line of a setting: `server.yaml:7`."""
         return f"{self.path}:{self.seed.line((name,))}"
 
 
 def read(path: Path, shapes: Mapping[str, Shape]) -> ConfigFile:
-    """Reads the settings that `shapes` knows; raises ConfigError with every fault of the file."""
+    """Read the settings named in `shapes`; raise ConfigError with every fault of the file."""
     content = seed.read(_text(path), _schema(shapes))
     faults = Faults()
     faults.extend(content.faults)
@@ -63,11 +63,11 @@ def _text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: found bytes that are no UTF-8") from None
+        raise ConfigError(f"{path}:{line}: invalid UTF-8") from None
 
 
 def _schema(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """All is text as it is written, so that `off` is no false; a driver's options are typed."""
+    """Read values as strings, so that `off` is not false; only driver options keep YAML's types."""
     return {name: None if shape is Shape.MAPPING else seed.TEXT for name, shape in shapes.items()}
 
 
@@ -90,13 +90,13 @@ _FITS: Mapping[Shape, Callable[[Any], bool]] = {
 
 
 def _kind(value: Any) -> str:
-    """What was found; not its text, which may be a secret."""
+    """Describe a value by its kind; its text may be a secret."""
     match value:
         case dict():
             return "a mapping"
         case list() if all(isinstance(item, str) for item in value):
             return "a list"
         case list():
-            return "a list with something else than values in it"
+            return "a list that holds mappings or lists"
         case _:
             return "a single value"

@@ -1,16 +1,16 @@
-"""The errors of this package, for people.
+"""The exceptions of this package whose text is for operators.
 
     Exception
-    |-- ConfigError           an operator's: wrong options, an address in use
-    |-- DriverError           a driver's: it cannot answer (drivers/errors.py)
+    |-- ConfigError           an operator's mistake: an invalid option, an address in use
+    |-- DriverError           a driver cannot answer (drivers/errors.py)
     `-- ValueError
         `-- InvalidInstanceData   instance data that cannot be served (instance/fault.py)
 
-A peer's violations are no exceptions: they are events, and counted.
+A peer's violations are not exceptions: they are events, and counted.
 """
 
 from __future__ import annotations
 
 
 class ConfigError(Exception):
-    """What an operator gave is invalid. The text says what, where, and what was expected."""
+    """A setting is invalid. The text says what is wrong, where, and what was expected."""

@@ -1,10 +1,11 @@
-"""Settings in layers: default < file < environment < command line. One `click.option` is enough:
-`--lookup-timeout` is also `lookup-timeout` in the file, and VMW_METADATA_LOOKUP_TIMEOUT.
+"""Settings in layers: default < file < environment < command line.
+
+One `click.option` declares a setting in all of them: `--lookup-timeout` is `lookup-timeout` in the
+file and VMW_METADATA_LOOKUP_TIMEOUT in the environment.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,15 +14,13 @@ import click
 from click.core import ParameterSource
 
 from vmw_cloudinit_metadata.instance.fault import nearest
-from vmw_cloudinit_metadata.instance.secrecy import is_secret_name
 from vmw_cloudinit_metadata.settings import configfile
 from vmw_cloudinit_metadata.settings.configfile import ConfigFile, Shape
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.options import FILE, JSON
+from vmw_cloudinit_metadata.settings.masking import holds_secret
+from vmw_cloudinit_metadata.settings.parameters import FILE, JSON
 
 PREFIX = "VMW_METADATA_"
-
-_PLACE = re.compile(r"(file|path|dir|directory|url)s?$", re.IGNORECASE)
 
 _ARGUMENTS = f"{__name__}.arguments"
 _FILE = f"{__name__}.file"
@@ -31,9 +30,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class SettingsCommand(click.Command):
-    """A command whose options may also stand in the environment and in the file of --config.
+    """A command whose options may also come from the environment and the file of --config.
 
-    Where it has only some of the settings of `whole`, it passes over the others in the file.
+    A command with only some of the settings of `whole` ignores the others in the file.
     """
 
     def __init__(self, *arguments: Any, whole: click.Command | None = None, **further: Any) -> None:
@@ -42,7 +41,7 @@ class SettingsCommand(click.Command):
         known = {option.name for option in _options(self.whole)}
         for option in _options(self):
             if option.name in known:
-                option.envvar = variable(option)
+                option.envvar = variable_of(option)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = tuple(args)
@@ -59,7 +58,7 @@ class SettingsCommand(click.Command):
 
 
 def config_option(command: _Command) -> _Command:
-    """Adds --config, whose file is read before the other options are looked at."""
+    """Add --config; its file is read before the other options are processed."""
     option = click.option(
         f"--{_CONFIG}",
         type=FILE,
@@ -67,29 +66,29 @@ def config_option(command: _Command) -> _Command:
         is_eager=True,
         expose_value=False,
         callback=_read_file,
-        help="A YAML file of settings, named as the options are. The environment "
-        f"({PREFIX}LISTEN) goes before it, the command line before both.",
+        help="Read settings from this YAML file, named like the options. The environment "
+        f"({PREFIX}LISTEN) overrides it, and the command line overrides both.",
     )
     return option(command)
 
 
-def settings(command: click.Command) -> Iterator[click.Option]:
-    """The options that are settings: not --config itself, nor --help."""
+def settings_of(command: click.Command) -> Iterator[click.Option]:
+    """Yield the options that are settings: all but --config and --help."""
     return (option for option in _options(command) if option.name != _CONFIG)
 
 
-def name(option: click.Option) -> str:
-    """`lookup-timeout`"""
+def name_of(option: click.Option) -> str:
+    """Return the setting's name: `lookup-timeout`."""
     return max(option.opts, key=len).removeprefix("--")
 
 
-def variable(option: click.Option) -> str:
-    """`VMW_METADATA_LOOKUP_TIMEOUT`"""
-    return PREFIX + name(option).replace("-", "_").upper()
+def variable_of(option: click.Option) -> str:
+    """Return the environment variable's name: `VMW_METADATA_LOOKUP_TIMEOUT`."""
+    return PREFIX + name_of(option).replace("-", "_").upper()
 
 
-def origin(ctx: click.Context, option: click.Option) -> str:
-    """Where the value of an option comes from: `server.yaml:7`, `environment VMW_METADATA_URI`."""
+def origin_of(ctx: click.Context, option: click.Option) -> str:
+    """Return where a value comes from: `server.yaml:7`, `environment VMW_METADATA_URI`."""
     assert option.name
     match ctx.get_parameter_source(option.name):
         case ParameterSource.COMMANDLINE:
@@ -97,28 +96,28 @@ def origin(ctx: click.Context, option: click.Option) -> str:
         case ParameterSource.ENVIRONMENT:
             return f"environment {option.envvar}"
         case ParameterSource.DEFAULT_MAP:
-            return _file(ctx).place(name(option))
+            return _file(ctx).place(name_of(option))
         case _:
             return "default"
 
 
-def read_again(ctx: click.Context) -> click.Context:
-    """The same command line over file and environment as they are now; raises ConfigError."""
+def reread(ctx: click.Context) -> click.Context:
+    """Process the same command line with the current file and environment; raise ConfigError."""
     try:
         return ctx.command.make_context(ctx.info_name, list(ctx.meta[_ARGUMENTS]))
     except click.ClickException as error:
         raise ConfigError(error.format_message()) from error
 
 
-def strange_variables(command: click.Command, environment: Mapping[str, str]) -> Iterator[str]:
-    """A warning for each variable with our prefix that is no setting.
+def unknown_variables(command: click.Command, environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield a warning for each variable with our prefix that is not a setting.
 
-    No error: systems set variables of their own, as Kubernetes for a service `vmw-metadata`.
+    Not an error: Kubernetes sets such variables for a service named `vmw-metadata`.
     """
-    known = {variable(option) for option in _options(command)}
+    known = {variable_of(option) for option in _options(command)}
     for found in sorted(environment):
         if found.startswith(PREFIX) and found not in known:
-            yield f"environment: {found} is no setting, expected {nearest(found, known)}"
+            yield f"environment: {found} is not a setting, expected {nearest(found, known)}"
 
 
 def _options(command: click.Command) -> Iterator[click.Option]:
@@ -129,7 +128,7 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
     if path is None:
         return
     assert isinstance(ctx.command, SettingsCommand)
-    options = {name(option): option for option in settings(ctx.command.whole)}
+    options = {name_of(option): option for option in settings_of(ctx.command.whole)}
     file = configfile.read(path, {key: _shape(option) for key, option in options.items()})
     ctx.meta[_FILE] = file
     ctx.default_map = {
@@ -148,30 +147,11 @@ def _as_given(option: click.Option, value: Any) -> Any:
 
 
 def config_file(ctx: click.Context) -> tuple[Path, bool] | None:
-    """The file of --config, if there is one, and whether it holds a secret."""
+    """Return the file of --config, if given, and whether it holds a secret."""
     if _FILE not in ctx.meta:
         return None
     file = _file(ctx)
-    return file.path, _holds_secret(file.values.get("driver-opts"))
-
-
-def _holds_secret(value: Any) -> bool:
-    """Whether a driver's options have a key of a secret's name, with something in it."""
-    match value:
-        case Mapping():
-            return any(
-                (item and is_secret_option(str(key))) or _holds_secret(item)
-                for key, item in value.items()
-            )
-        case list():
-            return any(map(_holds_secret, value))
-        case _:
-            return False
-
-
-def is_secret_option(key: str) -> bool:
-    """`password`, but not `password-file`."""
-    return is_secret_name(key) and not _PLACE.search(key)
+    return file.path, holds_secret(file.values.get("driver-opts"))
 
 
 def _file(ctx: click.Context) -> ConfigFile:
@@ -180,17 +160,18 @@ def _file(ctx: click.Context) -> ConfigFile:
 
 
 def _missing(option: click.Option) -> str:
+    name = name_of(option)
     return (
-        f"Missing option '--{name(option)}': give it on the command line, as {name(option)!r} in "
-        f"the file of --{_CONFIG}, or as {variable(option)} in the environment"
+        f"Missing option '--{name}': give it on the command line, as {name!r} in the file of "
+        f"--{_CONFIG}, or as {variable_of(option)} in the environment"
     )
 
 
 def _located(ctx: click.Context, option: click.Option, error: click.BadParameter) -> Exception:
-    """The error, with the place of a value that is not of the command line."""
+    """Return the error, with the origin of a value that is not from the command line."""
     match ctx.get_parameter_source(str(option.name)):
         case ParameterSource.DEFAULT_MAP:
-            place = f"{_file(ctx).place(name(option))}: {name(option)}"
+            place = f"{_file(ctx).place(name_of(option))}: {name_of(option)}"
         case ParameterSource.ENVIRONMENT:
             place = f"environment: {option.envvar}"
         case _:

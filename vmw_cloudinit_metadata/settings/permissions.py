@@ -1,9 +1,9 @@
-"""Files that the server trusts: read without waiting, and who else may read or write them.
+"""Files that the server trusts: how to read them safely, and who else may read or write them.
 
-Whoever may write a token, a key or the settings is master of the server: that is an error. That
-every user can read a secret is a warning, as the server works all the same, and some systems
-(Kubernetes' volumes) give files that mode by default. So is a directory in which others may write,
-as file systems of networks show such modes for all that they hold.
+Whoever may write a token, a key or the settings controls the server, so a world-writable file is an
+error. A world-readable secret is a warning: the server works, and Kubernetes volumes have that mode
+by default. A world-writable directory is a warning too: network file systems show such modes for
+everything they hold.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 
 def read(option: str, path: Path, limit: int) -> bytes:
-    """The content of a regular file that only its owner and group may write.
+    """Return the content of a regular file that only its owner and group may write.
 
-    Raises ConfigError, also for a pipe or a device, which would not be waited for.
+    Raises ConfigError for anything else, also for a pipe or a device, without blocking on it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -29,11 +29,11 @@ def read(option: str, path: Path, limit: int) -> bytes:
             if stat.S_ISDIR(mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(mode):
-                raise ConfigError(f"{option}: {path}: expected a regular file")
+                raise ConfigError(f"{option}: {path} is not a regular file")
             if mode & stat.S_IWOTH:
                 raise ConfigError(
-                    f"{option}: {path}: every user of this system may write it, and so change "
-                    f"what the server does: chmod o-w {path}"
+                    f"{option}: {path} is world-writable, so any user can change what the server "
+                    f"does: chmod o-w {path}"
                 )
             content = file.read(limit + 1)
     except OSError as error:
@@ -44,26 +44,26 @@ def read(option: str, path: Path, limit: int) -> bytes:
 
 
 def secret_warnings(option: str, path: Path) -> Iterator[str]:
-    """Who else can read a file with a secret, and what `trust_warnings` tells."""
+    """Warn about who else can read a file with a secret; includes `trust_warnings`."""
     found = _stat(path)
     if found and found.st_mode & stat.S_IROTH:
         mode = stat.S_IMODE(found.st_mode)
         yield (
-            f"{option}: {path}: every user of this system can read it (mode {mode:04o}), "
-            f"and it holds a secret: chmod o= {path}"
+            f"{option}: {path} holds a secret and is world-readable (mode {mode:04o}): "
+            f"chmod o= {path}"
         )
     yield from trust_warnings(option, path)
 
 
 def trust_warnings(option: str, path: Path) -> Iterator[str]:
-    """Who else can change a file or directory, or put another one in its place."""
+    """Warn about who else can change a file or directory, or replace it."""
     found = _stat(path)
     if found is None:
-        return  # it is told when it is read
+        return  # reading it reports the error
     if found.st_uid not in (0, os.geteuid()):
         yield (
-            f"{option}: {path}: its owner, user {found.st_uid}, is neither root nor the server's "
-            f"user, and can change it: chown root {path}"
+            f"{option}: {path} is owned by user {found.st_uid}, neither root nor the server's "
+            f"user, who can change it: chown root {path}"
         )
     if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IWOTH:
         yield _writable(option, path)
@@ -75,8 +75,8 @@ def trust_warnings(option: str, path: Path) -> Iterator[str]:
 
 def _writable(option: str, directory: Path) -> str:
     return (
-        f"{option}: every user of this system may put files into {directory}, in the place of "
-        f"yours: chmod o-w {directory}"
+        f"{option}: {directory} is world-writable, so any user can replace files in it: "
+        f"chmod o-w {directory}"
     )
 
 

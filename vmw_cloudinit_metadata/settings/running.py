@@ -1,4 +1,4 @@
-"""The settings of a server that runs, and what of them can be changed meanwhile."""
+"""The settings in force of a running server, and which of them HUP can change."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.settings.layers import name, origin, read_again, settings
+from vmw_cloudinit_metadata.settings.layers import name_of, origin_of, reread, settings_of
 
 log = logging.getLogger(__name__)
 
-# Options, and what MetadataServer.change takes of each.
+# Options that HUP can change, and the arguments of MetadataServer.change that each affects.
 CHANGEABLE: Mapping[str, tuple[str, ...]] = {
     "uris": ("uris",),
     "allow": ("allow",),
@@ -22,7 +22,7 @@ CHANGEABLE: Mapping[str, tuple[str, ...]] = {
     "max_per_host": ("max_per_host",),
     "memory_budget": ("memory_budget",),
     "max_pending_moves": ("max_pending_moves",),
-    **{name: (name,) for name in ("max_connection_rate", "max_handshake_rate", "max_move_rate")},
+    **{key: (key,) for key in ("max_connection_rate", "max_handshake_rate", "max_move_rate")},
     "lookup_timeout_s": ("lookup_timeout_s",),
     "drain_s": ("drain_s",),
     "tls_cert": ("key_pair",),
@@ -30,28 +30,28 @@ CHANGEABLE: Mapping[str, tuple[str, ...]] = {
     "log_level": (),
 }
 
-# Where TLS begins or ends with them they wait for the next start, as --tls does.
+# If they switch TLS on or off, they wait for the next start, as --tls does.
 _CERTIFICATE = frozenset({"tls_cert", "tls_key"})
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What a reading has found."""
+class SettingsChange:
+    """The result of reading the settings again."""
 
     ctx: click.Context
-    taken: frozenset[str]  # options that have changed
-    kept: frozenset[str]  # those that have, and wait for the next start
-    options: Mapping[str, Any]  # in force from then on
-    settings: dict[str, Any]  # what `check` makes of them
+    taken: frozenset[str]  # changed options that take effect now
+    kept: frozenset[str]  # changed options that wait for the next start
+    options: Mapping[str, Any]  # in force from now on
+    settings: dict[str, Any]  # the result of `check` for them
 
     @property
     def changes(self) -> dict[str, Any]:
-        """For MetadataServer.change."""
+        """Return the arguments for MetadataServer.change."""
         return {name: self.settings[name] for key in self.taken for name in CHANGEABLE[key]}
 
 
 class Configuration:
-    """The options in force, and the settings of MetadataServer that `check` makes of them."""
+    """The options in force, and the server settings that `check` makes of them."""
 
     def __init__(
         self, ctx: click.Context, check: Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -61,20 +61,22 @@ class Configuration:
         self._options: Mapping[str, Any] = dict(ctx.params)
         self.settings = check(self._options)
 
-    def read(self) -> Change:
-        """Reads file and environment again, and changes nothing; raises ConfigError if they cannot
-        be used. Blocks, as files do: to be called in a thread, one at a time."""
-        ctx = read_again(self._ctx)
+    def read(self) -> SettingsChange:
+        """Read file and environment again, without changing anything; raise ConfigError.
+
+        Blocks on files: call it in a thread, one call at a time.
+        """
+        ctx = reread(self._ctx)
         wanted = self._check(ctx.params)
         changed = {key for key, value in ctx.params.items() if value != self._options[key]}
         taken = frozenset(key for key in changed if self._can_change(key, wanted))
         options = {**self._options, **{key: ctx.params[key] for key in taken}}
-        return Change(ctx, taken, frozenset(changed - taken), options, self._check(options))
+        return SettingsChange(ctx, taken, frozenset(changed - taken), options, self._check(options))
 
-    def take(self, change: Change, *, is_told: bool = True) -> None:
-        """Has in force what can be changed; the log hears of it."""
-        if is_told:
-            _tell(change.ctx, change.taken, change.kept)
+    def take(self, change: SettingsChange, *, is_logged: bool = True) -> None:
+        """Put the changed options in force, and log them."""
+        if is_logged:
+            _log_change(change.ctx, change.taken, change.kept)
         self._options = change.options
         self.settings = change.settings
         logging.getLogger().setLevel(self._options["log_level"].upper())
@@ -85,12 +87,12 @@ class Configuration:
         return key in CHANGEABLE
 
 
-def _tell(ctx: click.Context, taken: Collection[str], kept: Collection[str]) -> None:
-    options = {str(option.name): option for option in settings(ctx.command)}
+def _log_change(ctx: click.Context, taken: Collection[str], kept: Collection[str]) -> None:
+    options = {str(option.name): option for option in settings_of(ctx.command)}
     for option in (options[key] for key in sorted(taken)):
-        log.info("reload: %s has changed (%s)", name(option), origin(ctx, option))
+        log.info("reload: %s has changed (%s)", name_of(option), origin_of(ctx, option))
     if kept:
-        names = ", ".join(sorted(name(options[key]) for key in kept))
-        log.warning("reload: %s: changed, which takes effect at the next start", names)
+        names = ", ".join(sorted(name_of(options[key]) for key in kept))
+        log.warning("reload: changes to %s take effect at the next start", names)
     if not taken and not kept:
         log.info("reload: no setting has changed")

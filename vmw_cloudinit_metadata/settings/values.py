@@ -1,4 +1,4 @@
-"""Settings, as operators write them."""
+"""Values of settings as operators write them: addresses, networks, sizes, driver options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_DRIVER = "vmw_cloudinit_metadata.drivers.file:FileDriver"
 
 
 class Address(NamedTuple):
-    """Where to listen: an IPv4 or IPv6 address or a host name, and a port (0: any free one)."""
+    """An IPv4 or IPv6 address or a host name, and a port (0: any free one)."""
 
     host: str
     port: int
@@ -27,7 +27,7 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Reads `0.0.0.0:13370` or `[::]:13370`; raises ConfigError."""
+        """Parse `0.0.0.0:13370` or `[::]:13370`; raise ConfigError."""
         host, _, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         if not (port.isascii() and port.isdigit() and int(port) < 65536):
@@ -37,22 +37,30 @@ class Address(NamedTuple):
         return cls(host[1:-1] if bracketed else host, int(port))
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine's loopback."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 OFF = "off"
 
 
 def parse_optional_address(text: str) -> Address | str:
-    """Reads an address, or `off`, which it returns as it is; raises ConfigError."""
+    """Parse an address; return `off` unchanged; raise ConfigError."""
     return OFF if text.lower() == OFF else Address.parse(text)
 
 
 def parse_network(text: str) -> Network:
-    """Reads `10.0.0.0/24`, `fd00::/8`, or one address; raises ConfigError.
+    """Parse `10.0.0.0/24`, `fd00::/8`, or one address; raise ConfigError.
 
-    `::ffff:10.0.0.0/104` is 10.0.0.0/8: peers with such addresses are IPv4's.
+    An IPv4-mapped network such as `::ffff:10.0.0.0/104` becomes the IPv4 network, 10.0.0.0/8.
     """
     try:
-        _refuse_all_of_ipv4(ipaddress.ip_network(text, strict=False))
-        return _plain(ipaddress.ip_network(text))
+        _reject_mapped_superset(ipaddress.ip_network(text, strict=False))
+        return _unmapped(ipaddress.ip_network(text))
     except ValueError as error:
         raise ConfigError(
             f"found {text!r}, expected a network such as 10.0.0.0/24 or fd00::/8 ({error})"
@@ -62,14 +70,14 @@ def parse_network(text: str) -> Network:
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
-def _refuse_all_of_ipv4(network: Network) -> None:
-    """Raises ValueError for a network that would match none of what it seems to hold."""
+def _reject_mapped_superset(network: Network) -> None:
+    """Raise ValueError for an IPv6 network that seems to hold IPv4 and would match none of it."""
     if network.overlaps(_MAPPED) and 0 < network.prefixlen < _MAPPED.prefixlen:
-        raise ValueError("it holds all of IPv4 as IPv6 writes it: write 0.0.0.0/0 for that")
+        raise ValueError("it contains all IPv4-mapped addresses: use 0.0.0.0/0 for IPv4")
 
 
-def _plain(network: Network) -> Network:
-    """The IPv4 network, if it is one as IPv6 writes it."""
+def _unmapped(network: Network) -> Network:
+    """Return the IPv4 network of an IPv4-mapped one, others unchanged."""
     if not network.overlaps(_MAPPED) or not network.prefixlen:
         return network
     bits = int(network.network_address) & 0xFFFFFFFF
@@ -77,10 +85,10 @@ def _plain(network: Network) -> Network:
 
 
 def network_warnings(option: str, networks: Collection[Network]) -> Iterator[str]:
-    """What networks leave out that was probably meant."""
+    """Warn about addresses that the networks omit, probably by mistake."""
     versions = {network.version for network in networks}
     if versions == {6} and any(not network.prefixlen for network in networks):
-        yield f"{option} ::/0 is IPv6 alone, and matches no IPv4 address: add 0.0.0.0/0 for these"
+        yield f"{option} ::/0 matches IPv6 only: add 0.0.0.0/0 to match IPv4"
 
 
 _SIZE = re.compile(r"(\d{1,15})([KMGT]?)(?:iB|B)?", re.IGNORECASE)
@@ -88,19 +96,19 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 def parse_size(text: str) -> int:
-    """Read bytes, or `512M`, `2G` (powers of 1,024); raise ConfigError."""
+    """Parse a size in bytes, or `512M`, `2G` (powers of 1,024); raise ConfigError."""
     found = _SIZE.fullmatch(text.strip())
     if not found:
-        raise ConfigError(f"found {text!r}, expected bytes, or a size such as 512M or 2G")
+        raise ConfigError(f"found {text!r}, expected a size in bytes, or such as 512M or 2G")
     return int(found[1]) * _UNITS[found[2].upper()]
 
 
-DEFAULT_LISTEN = Address("0.0.0.0", 13370)  # nosec B104 # hosts come from other machines
+DEFAULT_LISTEN = Address("0.0.0.0", 13370)  # nosec B104 # ESXi hosts connect from other machines
 DEFAULT_ADMIN_LISTEN = Address("127.0.0.1", 13371)
 
 
 def parse_driver_options(text: str) -> dict[str, Any]:
-    """Reads a JSON object; raises ConfigError."""
+    """Parse a JSON object; raise ConfigError."""
     try:
         options = ujson.loads(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""`client`: plays ESXi hosts and their VMs, one to look at or thousands to test a server with."""
+"""`client`: play ESXi hosts and their VMs, one to inspect or thousands for a load test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vmw_cloudinit_metadata.cli.client.load import herd, soak, steady, storm
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def client() -> None:
-    """Plays ESXi hosts and their VMs: to see what a VM would get, and to test load."""
+    """Play ESXi hosts and their VMs: show what a VM gets, or test a server under load."""
 
 
 for _command in (fetch, bridge, storm, herd, steady, soak):

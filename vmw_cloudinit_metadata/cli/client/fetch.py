@@ -1,16 +1,16 @@
-"""`client fetch`: one VM, and what it gets."""
+"""`client fetch`: play one VM and print the documents it gets."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.cli.client.options import VM, machine_of, manner_of
-from vmw_cloudinit_metadata.client.check import Failure
+from vmw_cloudinit_metadata.cli import terminal
+from vmw_cloudinit_metadata.cli.client.playoptions import VM, machine_of, manner_of
+from vmw_cloudinit_metadata.client.expectation import VmFailure
 from vmw_cloudinit_metadata.client.played import PlayedVm, within
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -25,13 +25,18 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
     metavar="CODE",
     default=tuple(nocloud.NAMES),
     show_default=", ".join(nocloud.NAMES),
-    help="Ask for this one; may be repeated.",
+    help="Request this document; may be repeated.",
 )
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), metavar="DIR")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write the documents to this directory, in the NoCloud layout.",
+)
 def fetch(documents: tuple[str, ...], output: Path | None, **options: Any) -> int:
-    """Plays one VM: prints what it gets, or writes it to --output as NoCloud's files.
+    """Play one VM, and print the documents it gets or write them to --output.
 
-    Exit 1, with the reason, if it is refused or gets no answer.
+    Exit 1, with the reason, if the server refuses the VM or does not answer.
     """
     manner, machine = manner_of(options), machine_of(options)
     played = PlayedVm(manner, machine)
@@ -40,7 +45,7 @@ def fetch(documents: tuple[str, ...], output: Path | None, **options: Any) -> in
             played.connect()
             played.get_ready()
             found = {document: played.ask(document) for document in documents}
-    except Failure as failure:
+    except VmFailure as failure:
         click.echo(f"{machine}: {failure.kind}: {failure.message}", err=True)
         return 1
     finally:
@@ -49,7 +54,7 @@ def fetch(documents: tuple[str, ...], output: Path | None, **options: Any) -> in
     if output:
         _write_documents(output, named)
     else:
-        _print_documents(named)
+        terminal.print_documents(named)
     return 0
 
 
@@ -60,11 +65,3 @@ def _write_documents(directory: Path, documents: Mapping[str, bytes]) -> None:
             (directory / name).write_bytes(text)
     except OSError as error:
         raise ConfigError(f"--output: {error}") from error
-
-
-def _print_documents(documents: Mapping[str, bytes]) -> None:
-    for name, text in documents.items():
-        if text:
-            end = b"" if text.endswith(b"\n") else b"\n"
-            sys.stdout.buffer.write(f"==> {name} ({len(text):,} bytes) <==\n".encode() + text + end)
-    sys.stdout.flush()

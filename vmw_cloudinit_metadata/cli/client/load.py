@@ -1,4 +1,4 @@
-"""`client storm`, `herd`, `steady` and `soak`: many VMs, to test a server with."""
+"""`client storm`, `herd`, `steady` and `soak`: load tests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.cli.client.options import COUNT, POSITIVE
-from vmw_cloudinit_metadata.cli.client.plan import AT_ONCE, SECONDS, TEST, VMS, check_room, plan_of
+from vmw_cloudinit_metadata.cli import terminal
+from vmw_cloudinit_metadata.cli.client.loadoptions import (
+    AT_ONCE,
+    SECONDS,
+    TEST,
+    VMS,
+    check_room,
+    plan_of,
+)
+from vmw_cloudinit_metadata.cli.client.playoptions import COUNT, POSITIVE
 from vmw_cloudinit_metadata.client import summary
 from vmw_cloudinit_metadata.client.crew import Crew
 from vmw_cloudinit_metadata.client.progress import Progress
@@ -18,17 +26,17 @@ from vmw_cloudinit_metadata.client.report.page import render
 from vmw_cloudinit_metadata.client.report.words import plural
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
+_STYLES = {r"^failed .*|.*has ENDED.*": "red", r"IS THE BOTTLENECK": "bold yellow"}
+
 
 @click.command()
 @TEST
-@click.option("-n", "boots", type=COUNT, default=1000, show_default=True, help="Boots.")
-@click.option("--vms", type=COUNT, help="Different VMs. Default: as many as boots.")
+@click.option("-n", "boots", type=COUNT, default=1000, show_default=True, help="Number of boots.")
+@click.option("--vms", type=COUNT, help="Play this many different VMs. Default: one per boot.")
 @AT_ONCE
-@click.option(
-    "--rate", type=POSITIVE, help="Begin so many a second, for as long as -c leaves room."
-)
+@click.option("--rate", type=POSITIVE, help="Start this many boots per second, while -c allows.")
 def storm(**options: Any) -> int:
-    """VMs boot: connect, tell who they are, ask for three documents, close."""
+    """Boot VMs: connect, identify, request three documents, disconnect."""
     options["vms"] = options["vms"] or options["boots"]
     return _test("storm", options, min(options["at_once"], options["boots"]))
 
@@ -38,7 +46,7 @@ def storm(**options: Any) -> int:
 @VMS
 @AT_ONCE
 def herd(**options: Any) -> int:
-    """VMs connect, -c at a time, and wait; then all ask at once. It is the asking that counts."""
+    """Connect all VMs, -c at a time, then let all request at once; measure the requests."""
     return _test("herd", options, options["vms"])
 
 
@@ -48,7 +56,7 @@ def herd(**options: Any) -> int:
 @AT_ONCE
 @SECONDS
 def steady(**options: Any) -> int:
-    """VMs stay connected and ask without pause; a round of three documents counts as a boot."""
+    """Keep VMs connected, requesting without pause; three documents count as a boot."""
     return _test("steady", options, options["vms"])
 
 
@@ -57,16 +65,16 @@ def steady(**options: Any) -> int:
 @VMS
 @AT_ONCE
 @SECONDS
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed the random choices.")
 def soak(**options: Any) -> int:
-    """VMs boot and move, hosts are lost, junk arrives, -c at a time."""
+    """Mix boots, vMotions, host failures and junk, -c at a time."""
     return _test("soak", options, 2 * options["at_once"])
 
 
 def _test(scenario: str, options: dict[str, Any], connections: int | None) -> int:
     json_file, report_file = options.pop("json_file"), options.pop("report_file")
-    _check_place(json_file, "--json")
-    _check_place(report_file, "--report")
+    _check_directory(json_file, "--json")
+    _check_directory(report_file, "--report")
     server_pids = options.pop("server_pids")
     plan = plan_of(scenario, options)
     check_room(plan, plan.vms if connections is None else connections)
@@ -77,21 +85,19 @@ def _test(scenario: str, options: dict[str, Any], connections: int | None) -> in
     finally:
         progress.close()
     if crew.left_out:
-        verb = "is" if crew.left_out == 1 else "are"
-        files = plural(crew.left_out, "file")
-        left_out = f"{files} {verb} left out, such as: {crew.left_out_because}"
-        click.echo(left_out, err=True)
+        skipped = plural(crew.left_out, "file")
+        click.echo(f"skipped {skipped}, for example: {crew.left_out_because}", err=True)
     for line in summary.lines(result):
-        click.echo(line)
+        terminal.echo(line, _STYLES)
     _write(json_file, "--json", lambda: json.dumps(result, indent=1) + "\n")
     _write(report_file, "--report", lambda: render(result))
     return 1 if result["failures"] else 0
 
 
-def _check_place(file: Path | None, option: str) -> None:
-    """A test of some hours is not to end with that."""
+def _check_directory(file: Path | None, option: str) -> None:
+    """Raise ConfigError before the test, which may take hours, rather than after it."""
     if file and not file.parent.is_dir():
-        raise ConfigError(f"{option}: {file}: there is no directory {str(file.parent)!r}")
+        raise ConfigError(f"{option}: directory {str(file.parent)!r} does not exist")
 
 
 def _write(file: Path | None, option: str, text: Callable[[], str]) -> None:

@@ -1,4 +1,4 @@
-"""What a load test found, as one HTML page that needs no network and holds no script.
+"""The result of a load test as one HTML page, without scripts or network access.
 
-Pure, but that the style is read from the file beside the code when that is imported.
+Pure, except that the style sheet is read from its file on import.
 """

@@ -1,4 +1,4 @@
-"""What is said first: whether all went well, and the figures that matter most."""
+"""The top of the page: the verdict, and the most important figures."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from vmw_cloudinit_metadata.client.report import words
+from vmw_cloudinit_metadata.client.report.nodes import element
 from vmw_cloudinit_metadata.client.report.phase import Phase
-from vmw_cloudinit_metadata.client.report.tree import element
 
 _SIGNS = {"good": "M6 12.5l4 4 8-9", "bad": "M7 7l10 10M17 7L7 17", "doubt": "M12 6v7.5M12 17v.5"}
 _BOTTLENECK = (
-    "The client was the bottleneck: it had no CPU left, so the times here are its own in part,"
-    " and the server can do more than this. Give it more processes, or another machine."
+    "The client was the bottleneck: it had no CPU left, so the times include its own delays,"
+    " and the server can do more than this. Use more client processes, or another machine."
 )
 
 
 def verdict(result: Mapping[str, Any]) -> tuple[str, str]:
-    """Its tone (good, bad or doubt), and what is said."""
+    """Return the tone (good, bad or doubt) and the text."""
     boots, failed = words.amount(result.get("boots")), _failed_in(result)
     if failed:
         return "bad", words.plural(failed, "failure")
@@ -43,13 +43,13 @@ def banner(result: Mapping[str, Any]) -> Element:
     tone, text = verdict(result)
     path = element("path", d=_SIGNS[tone])
     sign = element("svg", path, viewBox="0 0 24 24", aria_hidden="true")
-    said = [element("h1", text), element("p", *_told_in_short(result))]
+    texts = [element("h1", text), element("p", *_summary(result))]
     if _is_bottleneck(result):
-        said.append(element("p", _BOTTLENECK))
-    return element("header", sign, element("div", *said), class_=tone)
+        texts.append(element("p", _BOTTLENECK))
+    return element("header", sign, element("div", *texts), class_=tone)
 
 
-def _told_in_short(result: Mapping[str, Any]) -> Iterable[Element]:
+def _summary(result: Mapping[str, Any]) -> Iterable[Element]:
     boots, took_ms = words.amount(result.get("boots")), 1000 * words.amount(result.get("seconds"))
     yield element("strong", words.clipped(result.get("scenario") or "load test"), " ")
     yield element("span", f"{words.plural(boots, 'boot')} in {words.duration(took_ms)} ")

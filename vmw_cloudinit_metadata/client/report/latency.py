@@ -1,4 +1,4 @@
-"""How long each phase took: its distribution as a picture, its percentiles as a table."""
+"""The latency of each phase: its distribution as a chart, its percentiles as a table."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element
 
 from vmw_cloudinit_metadata.client.report import words
+from vmw_cloudinit_metadata.client.report.nodes import element, note, section, table
 from vmw_cloudinit_metadata.client.report.phase import MARKS, PHASES, Bucket, Phase
 from vmw_cloudinit_metadata.client.report.picture import LEAST_BAR, label, line, picture, rect, tick
 from vmw_cloudinit_metadata.client.report.scale import LogAxis, log, log_axis
-from vmw_cloudinit_metadata.client.report.tree import element, note, section, table
 
 _COLUMNS = 96  # of a distribution
 # Pixels, from the top of a picture.
@@ -24,7 +24,7 @@ def distributions(phases: Sequence[Phase]) -> Element:
     figures = [_distribution(phase, axis) for phase in phases]
     return section(
         "How long it took",
-        note("All on the same logarithmic axis. Each is as high as its own peak.", _legend()),
+        note("All charts share one logarithmic axis; each is scaled to its own peak.", _legend()),
         element("div", *figures, class_="phases"),
     )
 
@@ -36,8 +36,8 @@ def _legend() -> Element:
 
 
 def _distribution(phase: Phase, axis: LogAxis) -> Element:
-    told = PHASES.get(phase.name, "")
-    caption = element("figcaption", element("b", phase.name), " ", element("span", told))
+    meaning = PHASES.get(phase.name, "")
+    caption = element("figcaption", element("b", phase.name), " ", element("span", meaning))
     if "max" in phase.marks:
         most = f"max {words.duration(phase.marks['max'])}"
         caption.append(element("span", most, class_="most"))
@@ -46,7 +46,7 @@ def _distribution(phase: Phase, axis: LogAxis) -> Element:
     shapes = [*_grid(axis), *_bars(phase, axis), *_flags(phase, axis)]
     if not phase.buckets:
         shapes.append(element("text", "no distribution", x="50%", y=80, class_="tick none"))
-    return element("figure", caption, picture(_PHASE_HEIGHT, phase.told(), *shapes))
+    return element("figure", caption, picture(_PHASE_HEIGHT, phase.summary(), *shapes))
 
 
 def _grid(axis: LogAxis) -> Iterable[Element]:
@@ -72,7 +72,7 @@ def _bars(phase: Phase, axis: LogAxis) -> Iterable[Element]:
 
 
 def _columns(buckets: Iterable[Bucket], axis: LogAxis) -> list[float]:
-    """What falls into each column of the picture; a bucket is spread over those it covers."""
+    """Return the count of each column; a bucket is divided among the columns it covers."""
     found = [0.0] * _COLUMNS
     for bucket in buckets:
         left, right = (axis.percent(end) * _COLUMNS / 100 for end in (bucket.low, bucket.high))
@@ -83,7 +83,7 @@ def _columns(buckets: Iterable[Bucket], axis: LogAxis) -> list[float]:
 
 
 def _band(phase: Phase, at: float) -> str:
-    """Which part of the VMs a bar at `at` shows."""
+    """Return the style of a bar at `at`: which percentiles it belongs to."""
     if not all(mark in phase.marks for mark in MARKS):
         return "to50"
     parts = zip(MARKS, ("to50", "to90", "to99"), strict=True)
@@ -91,7 +91,7 @@ def _band(phase: Phase, at: float) -> str:
 
 
 def _flags(phase: Phase, axis: LogAxis) -> Iterable[Element]:
-    """p50's flag is the highest: each then flies over the poles to its right."""
+    """Draw the percentiles, p50 highest, so that no label crosses a line to its right."""
     for row, mark in enumerate(mark for mark in MARKS if mark in phase.marks):
         x, y = axis.percent(log(phase.marks[mark])), _FLAG_LINE * (row + 1) - 2
         yield line(x, x, y - 9, _BARS_BOTTOM, f"pole {mark}")

@@ -1,6 +1,7 @@
-"""The page as a whole, and what locks it: what came from a VM or a server can only become text.
+"""The page as a whole. Text from a VM or a server cannot become markup.
 
-The page is built as a tree; a Content-Security-Policy is the second lock.
+The page is a tree whose nodes escape their text; a Content-Security-Policy is the second barrier.
+Without Jinja2: the frame would take 33 lines instead of 36, and two more packages.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from typing import Any
 from xml.etree.ElementTree import Element, tostring
 
 from vmw_cloudinit_metadata.client.report import headline, latency, phase, tables, throughput
-from vmw_cloudinit_metadata.client.report.tree import element
+from vmw_cloudinit_metadata.client.report.nodes import element
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = (files(__package__) / "style.css").read_text("utf-8")
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """The page for `result`; any part of it may be missing. Never raises for a number's size."""
+    """Return the page for `result`, any part of which may be missing or out of range."""
     phases = phase.read_phases(result.get("phases") or {})
     body = element(
         "main",
@@ -43,7 +44,7 @@ def render(result: Mapping[str, Any]) -> str:
 
 def _head(title: str) -> Element:
     style = Element("style")
-    style.text = _STYLE  # not through `element`: it has lines, and they are ours
+    style.text = _STYLE  # not through `element`, which would join its lines; it is our own text
     return element(
         "head",
         element("meta", charset="utf-8"),

@@ -1,4 +1,4 @@
-"""What was measured of each thing that a VM goes through, read from a result."""
+"""The measured phases of a VM's boot, read from a result."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PHASES = {
     "METADATA": "until answered",
     "NETWORKDATA": "until answered",
     "USERDATA": "until answered",
-    "boot": "all of it",
+    "boot": "all phases",
 }
 MARKS = ("p50", "p90", "p99")
-_WIDEST = 1 / 20  # of a decade: empty buckets are left out, so that a gap tells no width
+_WIDEST = 1 / 20  # of a decade; empty buckets are omitted, so the width is not known from gaps
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Bucket:
 class Phase:
     name: str
     count: float
-    marks: Mapping[str, float]  # p50, p90, p99, max: those that are known, in milliseconds
+    marks: Mapping[str, float]  # p50, p90, p99, max in milliseconds; unknown ones are omitted
     buckets: Sequence[Bucket]
 
     def ends(self) -> Iterable[float]:
@@ -41,13 +41,13 @@ class Phase:
         for bucket in self.buckets:
             yield from (bucket.low, bucket.high)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         times = ", ".join(f"{mark} {words.duration(ms)}" for mark, ms in self.marks.items())
         return f"{self.name}, {words.whole(self.count)} measured: {times or 'no times'}"
 
 
 def in_order(names: Collection[str]) -> list[str]:
-    """As a VM goes through them; one that is not known comes last."""
+    """Return the phases in the order of a boot, unknown ones last."""
     known = [name for name in PHASES if name in names]
     return list(dict.fromkeys([*known, *names]))
 
@@ -67,7 +67,7 @@ def _read_phase(name: str, found: Mapping[str, Any]) -> Phase:
 
 
 def _read_buckets(histogram: Iterable[Sequence[Any]]) -> list[Bucket]:
-    """Those with something in them, each as wide as the narrowest step between two."""
+    """Return the non-empty buckets, each as wide as the smallest step between two."""
     counts: dict[float, float] = {}
     for upper_ms, count in histogram:
         upper = log(words.amount(upper_ms))

@@ -1,25 +1,24 @@
-"""Pictures: SVG placed by percent across and by pixel down, so that their letters keep their size
-on a telephone and on a wide screen."""
+"""SVG charts, placed by percent across and by pixel down: text keeps its size on any screen."""
 
 from __future__ import annotations
 
 from xml.etree.ElementTree import Element
 
-from vmw_cloudinit_metadata.client.report.tree import element
+from vmw_cloudinit_metadata.client.report.nodes import element
 
-LEAST_BAR = 2.0  # pixels: one VM in a million is still seen
-
-
-def picture(height: int, told: str, *shapes: Element) -> Element:
-    at = {"role": "img", "aria_label": told, "width": "100%", "height": height}
-    return element("svg", element("title", told), *shapes, **at)
+LEAST_BAR = 2.0  # pixels: one VM in a million is still visible
 
 
-def rect(left: float, right: float, top: float, bottom: float, kind: str, told: str) -> Element:
-    """A bar from `left` to `right` percent and `top` to `bottom` pixels."""
+def picture(height: int, title: str, *shapes: Element) -> Element:
+    at = {"role": "img", "aria_label": title, "width": "100%", "height": height}
+    return element("svg", element("title", title), *shapes, **at)
+
+
+def rect(left: float, right: float, top: float, bottom: float, kind: str, title: str) -> Element:
+    """Draw a bar from `left` to `right` percent and `top` to `bottom` pixels."""
     x = {"x": f"{left:.3f}%", "width": f"{right - left:.3f}%"}
     y = {"y": f"{top:.1f}", "height": f"{bottom - top:.1f}"}
-    return element("rect", element("title", told), **x, **y, class_=kind)
+    return element("rect", element("title", title), **x, **y, class_=kind)
 
 
 def line(x1: float, x2: float, y1: float, y2: float, kind: str) -> Element:
@@ -28,7 +27,7 @@ def line(x1: float, x2: float, y1: float, y2: float, kind: str) -> Element:
 
 
 def label(x: float, y: float, text: str, kind: str) -> Element:
-    """Text beside x percent: to its right, or to its left where the right side is near."""
+    """Draw text to the right of x percent, or to the left near the right edge."""
     side, anchor = (-5, "end") if x > 75 else (5, "start")
     at = {"x": f"{x:.3f}%", "y": f"{y:.1f}", "dx": side, "text_anchor": anchor}
     return element("text", text, **at, class_=kind)

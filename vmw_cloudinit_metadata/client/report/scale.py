@@ -1,4 +1,4 @@
-"""Scales: where a number stands on an axis, and which round numbers are written along it."""
+"""Axes: the position of a number, and the round numbers along the axis."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from vmw_cloudinit_metadata.client.report.words import brief_duration
 
-_SHORTEST_MS = 0.001  # a logarithm needs an end, and nothing is measured finer
-_TICK_LETTERS = 48  # of all ticks on an axis: what a narrow telephone has room for
+_SHORTEST_MS = 0.001  # 0 has no logarithm, and nothing is measured finer
+_TICK_LETTERS = 48  # of all ticks on an axis: what fits on a phone
 _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 28_800)
 
 
@@ -26,7 +26,7 @@ class LogAxis:
         return 100 * min(max((at - self.low) / (self.high - self.low), 0.0), 1.0)
 
     def ticks(self) -> list[float]:
-        """Milliseconds: whole decades, with 2 and 5 between them where those are few."""
+        """Return milliseconds: whole decades, with 2 and 5 between them if there are few."""
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         steps = (1, 2, 5) if self.high - self.low < 2.2 else (1,)
         found = [step * 10.0**decade for decade in decades for step in steps]
@@ -36,13 +36,13 @@ class LogAxis:
 
 
 def log_axis(ends: Sequence[float]) -> LogAxis:
-    """One that has room for all of these."""
+    """Return an axis that spans all of `ends`."""
     margin = max((max(ends) - min(ends)) * 0.04, 0.06)
     return LogAxis(min(ends) - margin, max(ends) + margin)
 
 
 def round_step(about: float) -> float:
-    """1, 2 or 5 times a power of ten, from `about` upwards."""
+    """Return 1, 2 or 5 times a power of ten, at least `about`."""
     if about <= 0:
         return 0.0
     ten = 10.0 ** math.floor(math.log10(about))

@@ -1,4 +1,4 @@
-"""What is told in tables alone: failures, the server, the client, the options of the test."""
+"""The tables: failures, server, client, options of the test."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from vmw_cloudinit_metadata.client.report import words
+from vmw_cloudinit_metadata.client.report.nodes import element, note, section, table
 from vmw_cloudinit_metadata.client.report.picture import rect
-from vmw_cloudinit_metadata.client.report.tree import element, note, section, table
 
 
 def failures(result: Mapping[str, Any]) -> Element:
@@ -35,7 +35,7 @@ def _failure(kind: str, part: float, example: object) -> Element:
 
 def server(found: Mapping[str, Any] | None) -> Element:
     if found is None:
-        return section("Server", note("Not measured: name its process with --server-pid."))
+        return section("Server", note("Not measured: give its process with --server-pid."))
     kb = (found.get(f"memory_kb_{when}") for when in ("before", "after"))
     before, after = (_times(1 / 1024, value) for value in kb)
     rows = [
@@ -43,7 +43,7 @@ def server(found: Mapping[str, Any] | None) -> Element:
         *(("has ended", f"process {pid}") for pid in found.get("ended", ())),
         ("CPU", words.duration(_times(1000, found.get("cpu_s")))),
         ("CPU a boot", words.duration(words.number(found.get("cpu_ms_per_boot")))),
-        ("memory is counted as", words.chosen(found.get("memory"))),
+        ("memory is measured as", words.chosen(found.get("memory"))),
         ("memory before", words.with_unit(before, "MiB")),
         ("memory after", words.with_unit(after, "MiB")),
     ]

@@ -1,4 +1,4 @@
-"""What was completed and what failed, second by second: as a picture, and as a table."""
+"""Completed and failed boots, second by second, as a chart and as a table."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from vmw_cloudinit_metadata.client.report.nodes import element, note, section, table
 from vmw_cloudinit_metadata.client.report.picture import LEAST_BAR, line, picture, rect, tick
 from vmw_cloudinit_metadata.client.report.scale import round_step, time_step
-from vmw_cloudinit_metadata.client.report.tree import element, note, section, table
 from vmw_cloudinit_metadata.client.report.words import amount, brief, clock, plain
 
 _SLICES = 120  # of the time axis
@@ -25,14 +25,14 @@ class _Slice:
     completed_per_s: float
     failed_per_s: float
 
-    def told(self) -> str:
+    def summary(self) -> str:
         when = f"{brief(self.start_s)} to {brief(self.end_s)} s"
         completed, failed = plain(self.completed_per_s), plain(self.failed_per_s)
         return f"{when}: {completed} completed and {failed} failed a second"
 
 
 def _read_slices(timeline: Iterable[Sequence[Any]]) -> list[_Slice]:
-    """Whole seconds, as many in one slice as it takes for a bar to be wide enough to be seen."""
+    """Return at most _SLICES slices of whole seconds."""
     seconds = [(int(amount(at)), amount(done), amount(failed)) for at, done, failed in timeline]
     if not seconds:
         return []
@@ -55,8 +55,8 @@ def over_time(timeline: Iterable[Sequence[Any]]) -> Element:
     width = slices[0].end_s - slices[0].start_s
     peak = max(part.completed_per_s for part in slices)
     failed = max(part.failed_per_s for part in slices)
-    told = f"Each bar is {brief(width)} s, the highest {plain(peak)} completed a second. "
-    hung = f"Failures hang below, on their own scale, at most {plain(failed)} a second."
+    rate_text = f"Each bar is {brief(width)} s, the highest {plain(peak)} completed a second. "
+    failed_text = f"Failures hang below, on their own scale, at most {plain(failed)} a second."
     height = (_FAILED_BOTTOM if failed else _RATE_BOTTOM) + _TICKS
     shapes = [
         *_rate_bars(slices, peak, failed),
@@ -65,8 +65,12 @@ def over_time(timeline: Iterable[Sequence[Any]]) -> Element:
     ]
     return section(
         "Throughput over time",
-        note(told, hung if failed else "None failed."),
-        element("figure", picture(height, told + hung * bool(failed), *shapes), class_="rate"),
+        note(rate_text, failed_text if failed else "None failed."),
+        element(
+            "figure",
+            picture(height, rate_text + failed_text * bool(failed), *shapes),
+            class_="rate",
+        ),
         _slice_table(slices),
     )
 
@@ -77,10 +81,10 @@ def _rate_bars(slices: Sequence[_Slice], peak: float, failed: float) -> Iterable
         left, right = (100 * (at - first) / span for at in (part.start_s, part.end_s))
         if part.completed_per_s:
             high = max(part.completed_per_s / peak * (_RATE_BOTTOM - _RATE_TOP), LEAST_BAR)
-            yield rect(left, right, _RATE_BOTTOM - high, _RATE_BOTTOM, "bar to50", part.told())
+            yield rect(left, right, _RATE_BOTTOM - high, _RATE_BOTTOM, "bar to50", part.summary())
         if part.failed_per_s:
             deep = max(part.failed_per_s / failed * (_FAILED_BOTTOM - _FAILED_TOP), LEAST_BAR)
-            yield rect(left, right, _FAILED_TOP, _FAILED_TOP + deep, "bar bad", part.told())
+            yield rect(left, right, _FAILED_TOP, _FAILED_TOP + deep, "bar bad", part.summary())
 
 
 def _rate_grid(peak: float) -> Iterable[Element]:

@@ -1,16 +1,16 @@
-"""Numbers as they are read from a result, and numbers and options in words."""
+"""Read numbers from a result, and format numbers and options as text."""
 
 from __future__ import annotations
 
 import math
 
-_MAX_TEXT = 400  # characters: a message is an example, not a log
-_LARGEST = 1e18  # a number beyond is a fault of the client, and sums must stay finite
+_MAX_TEXT = 400  # characters of one message
+_LARGEST = 1e18  # larger numbers are errors, and sums must stay finite
 _NOTHING = "—"
 
 
 def number(value: object) -> float | None:
-    """`value` if it is a number to calculate with, else None."""
+    """Return `value` if it is a number, else None."""
     if not isinstance(value, int | float):
         return None
     within = float(min(max(value, -_LARGEST), _LARGEST))
@@ -18,7 +18,7 @@ def number(value: object) -> float | None:
 
 
 def amount(value: object) -> float:
-    """`value` if it is a number above nothing, else 0."""
+    """Return `value` if it is a positive number, else 0."""
     return max(number(value) or 0.0, 0.0)
 
 
@@ -27,7 +27,7 @@ def whole(value: float | None) -> str:
 
 
 def plain(value: float | None) -> str:
-    """Two digits or more, whatever the size."""
+    """Format a number with at least two digits."""
     if value is None or value == 0 or abs(value) >= 100:
         return whole(value)
     if abs(value) < 0.1:
@@ -40,14 +40,14 @@ def with_unit(value: float | None, unit: str) -> str:
 
 
 def duration(ms: float | None) -> str:
-    """A time with the unit that suits it."""
+    """Format a time with a suitable unit."""
     if ms is None or ms < 1000:
         return with_unit(ms, "ms")
     return with_unit(ms / 1000, "s") if ms < 120_000 else with_unit(ms / 60_000, "min")
 
 
 def brief(value: float) -> str:
-    """A round number, as an axis has it."""
+    """Format a round number for an axis."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:,.3f}".rstrip("0").rstrip(".")
     return f"{value:.0e}"
@@ -66,6 +66,7 @@ def clock(seconds: float, span_s: float) -> str:
 
 
 def plural(n: float, one: str) -> str:
+    """Return `1 boot`, `2,000 boots`; unlike instance.counts.counted, takes numbers of a result."""
     return f"{whole(n)} {one}" if n == 1 else f"{whole(n)} {one}s"
 
 
@@ -75,7 +76,7 @@ def clipped(text: object) -> str:
 
 
 def chosen(value: object) -> str:
-    """An option's value in words."""
+    """Format an option's value."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):

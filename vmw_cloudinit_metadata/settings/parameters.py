@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Types of option values, and options that several commands share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import click
 
+from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import (
     DEFAULT_DRIVER,
@@ -26,7 +27,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class Parsed(click.ParamType[_Value], Generic[_Value]):
-    """A text that `parse` reads, or raises ConfigError; another value is taken as it is."""
+    """A value that `parse` makes from a string, or raises ConfigError; keeps other values."""
 
     def __init__(self, name: str, parse: Callable[[str], _Value]) -> None:
         self.name = name
@@ -41,7 +42,7 @@ class Parsed(click.ParamType[_Value], Generic[_Value]):
             self.fail(str(error), param, ctx)
 
     def split_envvar_value(self, rv: str) -> list[str]:
-        """Several values in one variable: with blanks or commas between them."""
+        """Split several values in one variable at blanks or commas."""
         return [value for value in re.split(r"[\s,]+", rv) if value]
 
 
@@ -52,22 +53,30 @@ def _parse_thumbprint(text: str) -> str:
     return digits
 
 
+def _parse_uuid(text: str) -> str:
+    canonical = parse_uuid(text)
+    if canonical is None:
+        raise ConfigError(f"found {text!r}, expected a UUID of 32 hexadecimal digits")
+    return canonical
+
+
 URI = Parsed("URI", str)
 ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
 OPTIONAL_ADDRESS = Parsed("ADDRESS:PORT", parse_optional_address)
 NETWORK = Parsed("CIDR", parse_network)
 JSON = Parsed("JSON", parse_driver_options)
 SIZE = Parsed("SIZE", parse_size)
+UUID = Parsed("UUID", _parse_uuid)
 THUMBPRINT = Parsed("HEX", _parse_thumbprint)
 
 
 def driver_options(command: _Command) -> _Command:
-    """Adds --driver and --driver-opts."""
+    """Add --driver and --driver-opts."""
     opts = click.option(
         "--driver-opts",
         type=JSON,
         default={},
-        help='The driver\'s options, a JSON object. File driver: \'{"directory": "/some/where"}\'.',
+        help='Pass options to the driver, as a JSON object: \'{"directory": "/srv/instances"}\'.',
     )
     spec = click.option(
         "--driver",
@@ -75,27 +84,27 @@ def driver_options(command: _Command) -> _Command:
         metavar="MODULE:CLASS",
         default=DEFAULT_DRIVER,
         show_default=True,
-        help="Where instance data comes from; also the name of an installed driver.",
+        help="Get instance data from this driver: a class, or the name of an installed driver.",
     )
     return spec(opts(command))
 
 
 def key_pair_options(*, is_required: bool) -> Callable[[_Command], _Command]:
-    """Adds --tls-cert and --tls-key."""
+    """Add --tls-cert and --tls-key."""
 
     def add(command: _Command) -> _Command:
         key = click.option(
             "--tls-key",
             type=FILE,
             metavar="FILE",
-            help="Its private key, PEM, without a passphrase; default: in the file of --tls-cert.",
+            help="Use this private key: PEM, no passphrase. Default: the one in --tls-cert's file.",
         )
         certificate = click.option(
             "--tls-cert",
             type=FILE,
             metavar="FILE",
             required=is_required,
-            help="The server's certificate, with its chain, PEM.",
+            help="Use this server certificate with its chain: PEM.",
         )
         return certificate(key(command))
 

@@ -1,4 +1,4 @@
-"""The options of several commands: a server, a VM of it; and what is made of them."""
+"""The options that name a server and a VM, and the objects made from them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any, TypeVar
 
 import click
 
-from vmw_cloudinit_metadata.cli.show import UuidType
 from vmw_cloudinit_metadata.client.played import Manner
-from vmw_cloudinit_metadata.client.wire import Route, Tls
+from vmw_cloudinit_metadata.client.wire import Destination, TlsMode
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS, Machine
-from vmw_cloudinit_metadata.settings.options import ADDRESS, FILE, THUMBPRINT
+from vmw_cloudinit_metadata.settings.parameters import ADDRESS, FILE, THUMBPRINT, UUID
 from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN, Address
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -21,7 +20,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
-    """All of these as one decorator, in the order in which help shows them."""
+    """Combine options into one decorator, in the order of the help text."""
 
     def add(command: _Command) -> _Command:
         for option in reversed(options):
@@ -37,22 +36,26 @@ SERVER = together(
         type=ADDRESS,
         default=Address("127.0.0.1", DEFAULT_LISTEN.port),
         show_default=f"127.0.0.1:{DEFAULT_LISTEN.port}",
+        help="Connect to this server.",
     ),
-    click.option("--uri", required=True, help="The service URI to ask for."),
+    click.option("--uri", required=True, help="Request this service URI."),
     click.option(
         "--tls",
-        type=click.Choice([tls.value for tls in Tls]),
-        default=Tls.NONE.value,
+        type=click.Choice([tls.value for tls in TlsMode]),
+        default=TlsMode.NONE.value,
         show_default=True,
-        help="telnets: from the first byte; authentication: when telnet has agreed on it.",
+        help="Use TLS from the first byte (telnets), or negotiate it in telnet (authentication).",
     ),
     click.option(
-        "--ca", type=FILE, metavar="FILE", help="Check the server's certificate and name by these."
+        "--ca",
+        type=FILE,
+        metavar="FILE",
+        help="Verify the server's certificate and name with these CA certificates.",
     ),
     click.option(
         "--thumbprint",
         type=THUMBPRINT,
-        help="Check the server's certificate by its SHA-1 or SHA-256, as ESXi does.",
+        help="Verify the server's certificate by its SHA-1 or SHA-256, as ESXi does.",
     ),
     click.option(
         "--limit",
@@ -61,28 +64,29 @@ SERVER = together(
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="How long a VM may take for all of it.",
+        help="Fail a VM that takes longer in all.",
     ),
 )
 VM = together(
     click.argument("name", metavar="VM", required=False),
-    click.option("--vc-uuid", type=UuidType(), help="vCenter's instanceUuid of the VM."),
-    click.option("--bios-uuid", type=UuidType(), help="The VM's BIOS UUID."),
+    click.option("--vc-uuid", type=UUID, help="Play the VM with this vCenter instanceUuid."),
+    click.option("--bios-uuid", type=UUID, help="Send this BIOS UUID."),
     click.option(
         "--direction",
         type=click.Choice([*DIRECTIONS.values()]),
         default="client",
         show_default=True,
+        help="Direction of the serial port, as set in vSphere.",
     ),
     SERVER,
 )
 
 
 def manner_of(options: Mapping[str, Any]) -> Manner:
-    tls = Tls(options["tls"])
-    if tls is Tls.NONE and (options["ca"] or options["thumbprint"]):
+    tls = TlsMode(options["tls"])
+    if tls is TlsMode.NONE and (options["ca"] or options["thumbprint"]):
         raise click.UsageError("--ca and --thumbprint need --tls telnets or authentication")
-    route = Route(options["server"], tls, options["ca"], options["thumbprint"])
+    route = Destination(options["server"], tls, options["ca"], options["thumbprint"])
     return Manner(route, limit_s=options["limit_s"])
 
 

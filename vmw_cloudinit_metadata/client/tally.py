@@ -1,5 +1,4 @@
-"""What a load test counts, in bounded memory however long it runs: merged from several processes.
-Pure."""
+"""The counts of a load test, in bounded memory, mergeable across processes. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.client.check import Failure
+from vmw_cloudinit_metadata.client.expectation import VmFailure
 
-# Buckets for each doubling: what is told of a latency is right within 5 %.
+# Buckets per doubling: percentiles are exact to 5 %.
 _RESOLUTION = 16
 _SHORTEST_MS = 0.001
 
@@ -19,7 +18,7 @@ OTHER = "other"
 
 
 class Histogram:
-    """Latencies in ms, in buckets that grow with them."""
+    """Latencies in ms, in exponential buckets."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -32,7 +31,7 @@ class Histogram:
         self.max_ms = max(self.max_ms, ms)
 
     def percentile(self, percent: float) -> float:
-        """The latency that so many did not exceed; 0 if there is none."""
+        """Return the latency that `percent` did not exceed; 0 if there are none."""
         left = math.ceil(self.count * percent / 100)
         for bucket, count in sorted(self._buckets.items()):
             left -= count
@@ -41,7 +40,7 @@ class Histogram:
         return self.max_ms
 
     def merge(self, parts: Mapping[str, Any]) -> None:
-        """Adds the `parts` of another one."""
+        """Add the `parts` of another one."""
         self.count += parts["count"]
         self.max_ms = max(self.max_ms, parts["max_ms"])
         for bucket, count in parts["buckets"]:
@@ -52,7 +51,7 @@ class Histogram:
         return {"count": self.count, "max_ms": self.max_ms, "buckets": buckets}
 
     def result(self) -> dict[str, Any]:
-        """As it stands in the result of a test."""
+        """Return the form that stands in the result of a test."""
         percentiles = {
             f"p{percent}": round(self.percentile(percent), 3) for percent in (50, 90, 99)
         }
@@ -71,7 +70,7 @@ def _upper_ms(bucket: int) -> float:
 
 
 class Tally:
-    """Boots, failures by kind with their first example, latencies by phase, and when."""
+    """Boots, failures by kind with their first example, latencies by phase, and a timeline."""
 
     def __init__(self) -> None:
         self.completed = 0
@@ -85,7 +84,7 @@ class Tally:
         return self.failures.total()
 
     def take(self) -> dict[str, Any]:
-        """All that was counted since the last time, for JSON; counts anew."""
+        """Return the counts since the last call, for JSON, and reset them."""
         parts = self._parts()
         for counted in (self.failures, self.examples, self.phases, self._timeline):
             counted.clear()
@@ -99,7 +98,7 @@ class Tally:
         self.completed += 1
         self._timeline.setdefault(second, [0, 0])[0] += 1
 
-    def fail(self, second: int, failure: Failure, who: str) -> None:
+    def fail(self, second: int, failure: VmFailure, who: str) -> None:
         self._count(failure.kind, 1, f"{who}: {failure.message}")
         self._timeline.setdefault(second, [0, 0])[1] += 1
 
@@ -111,12 +110,12 @@ class Tally:
 
     @property
     def timeline(self) -> list[list[int]]:
-        """Second, completed, failed; every second from the first to the last."""
+        """Return [second, completed, failed] for every second."""
         seconds = range(max(self._timeline, default=-1) + 1)
         return [[second, *self._timeline.get(second, [0, 0])] for second in seconds]
 
     def merge(self, parts: Mapping[str, Any]) -> None:
-        """Adds the `parts` of another one."""
+        """Add the `parts` of another one."""
         self.completed += parts["completed"]
         for kind, count in parts["failures"].items():
             self._count(kind, count, parts["examples"][kind])

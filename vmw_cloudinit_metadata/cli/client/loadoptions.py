@@ -1,4 +1,4 @@
-"""The options of load tests, and the plan that is made of them."""
+"""The options of load tests, and the plan made from them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.cli.client.options import COUNT, POSITIVE, SERVER, manner_of, together
+from vmw_cloudinit_metadata.cli.client.playoptions import (
+    COUNT,
+    POSITIVE,
+    SERVER,
+    manner_of,
+    together,
+)
 from vmw_cloudinit_metadata.client.fleet import name_of, stems
-from vmw_cloudinit_metadata.client.plan import Plan
+from vmw_cloudinit_metadata.client.loadplan import LoadPlan
 from vmw_cloudinit_metadata.serving.admission import (
     connections_by_descriptors,
     raise_descriptor_limit,
 )
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.options import FILE, Parsed
+from vmw_cloudinit_metadata.settings.parameters import FILE, Parsed
 
-_PORTS = 28_000  # of one address, to one port of a server
+_PORTS = 28_000  # per source address, to one port of a server
 
 
 def _parse_sources(text: str) -> tuple[str, ...]:
-    """`127.0.0.2-127.0.0.9`, or some of these with commas between."""
+    """Parse ranges such as `127.0.0.2-127.0.0.9`, separated by commas."""
     try:
         return tuple(address for part in text.split(",") for address in _addresses(part))
     except ValueError as error:
@@ -36,7 +42,7 @@ def _addresses(text: str) -> Iterable[str]:
     begin = ipaddress.ip_address(first)
     end = ipaddress.ip_address(last or first)
     if end.version != begin.version or not 0 <= int(end) - int(begin) < 1024:
-        raise ValueError("a range is of at most 1,024 addresses")
+        raise ValueError("a range has at most 1,024 addresses")
     return [str(begin + place) for place in range(int(end) - int(begin) + 1)]
 
 
@@ -54,19 +60,26 @@ TEST = together(
     click.option(
         "--directory",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help="Play the VMs of these instance files; compare exactly.",
+        help="Play the VMs of these instance files; compare documents byte for byte.",
     ),
     click.option(
-        "--defaults", metavar="FILE", help="The file driver's `defaults`, if the server has it."
+        "--defaults",
+        metavar="FILE",
+        help="Use the `defaults` file of the server's file driver.",
     ),
-    click.option("--pattern", help="Play VMs of such names: vm-{:05}."),
-    click.option("--source-addresses", "sources", type=_SOURCES, help="127.0.0.2-127.0.0.9"),
+    click.option("--pattern", help="Play VMs with names of this pattern: vm-{:05}."),
+    click.option(
+        "--source-addresses",
+        "sources",
+        type=_SOURCES,
+        help="Connect from these addresses in turn: 127.0.0.2-127.0.0.9.",
+    ),
     click.option(
         "--pace",
         "pace_ms",
         type=click.FloatRange(min=0),
         metavar="MS",
-        help="Guests write single bytes, so far apart.",
+        help="Write single bytes with this pause, like a UART.",
     ),
     click.option(
         "--processes",
@@ -74,35 +87,48 @@ TEST = together(
         default=1,
         show_default=True,
         metavar="K",
-        help="Client processes that share the VMs.",
+        help="Divide the VMs among this many client processes.",
     ),
     click.option(
         "--server-pid",
         "server_pids",
         type=_PIDS,
         default=(),
-        help="The server's processes on this machine: tell their CPU and memory, with all that "
-        "descend from them.",
+        help="Report CPU and memory of these local server processes and their descendants.",
     ),
-    click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the result."),
-    click.option("--report", "report_file", type=FILE, metavar="FILE", help="Write a page, HTML."),
+    click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the result: JSON."),
+    click.option(
+        "--report",
+        "report_file",
+        type=FILE,
+        metavar="FILE",
+        help="Write the result as an HTML page.",
+    ),
 )
 AT_ONCE = click.option(
-    "-c", "at_once", type=COUNT, default=200, show_default=True, help="At most so many at a time."
+    "-c", "at_once", type=COUNT, default=200, show_default=True, help="Limit concurrent VMs."
 )
 SECONDS = click.option(
-    "-t", "seconds", type=POSITIVE, default=10.0, show_default=True, metavar="SECONDS"
+    "-t",
+    "seconds",
+    type=POSITIVE,
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Run for this long.",
 )
-VMS = click.option("-n", "vms", type=COUNT, metavar="N", help="How many VMs. Default: all files.")
+VMS = click.option(
+    "-n", "vms", type=COUNT, metavar="N", help="Play this many VMs. Default: all instance files."
+)
 
 
-def plan_of(scenario: str, options: dict[str, Any]) -> Plan:
-    manner_of(options)  # what is wrong with these is said here, once
+def plan_of(scenario: str, options: dict[str, Any]) -> LoadPlan:
+    manner_of(options)  # reports errors here, once, and not in each process
     directory, pattern, vms = options.pop("directory"), options.pop("pattern"), options.pop("vms")
     if (directory is None) == (pattern is None):
         raise click.UsageError("give one of --directory and --pattern")
     names = _names(directory, pattern, options["defaults"], vms)
-    return Plan(
+    return LoadPlan(
         scenario,
         str(options.pop("server")),
         directory=str(directory) if directory else None,
@@ -117,7 +143,7 @@ def plan_of(scenario: str, options: dict[str, Any]) -> Plan:
 def _names(
     directory: Path | None, pattern: str | None, defaults: str | None, vms: int | None
 ) -> int:
-    """How many VMs are to be played."""
+    """Return the number of VMs to play."""
     if directory:
         files = len(stems(directory, defaults))
         return min(files, vms or files)
@@ -125,21 +151,21 @@ def _names(
     if vms is None:
         raise click.UsageError("--pattern needs -n")
     if vms > 1 and name_of(pattern, 0) == name_of(pattern, 1):
-        raise click.UsageError(f"--pattern: found {pattern!r}, expected one as vm-{{:05}}")
+        raise click.UsageError(f"--pattern: found {pattern!r}, expected one such as vm-{{:05}}")
     return vms
 
 
-def check_room(plan: Plan, connections: int) -> None:
-    """Raises UsageError if the processes or the addresses have no room for so many."""
+def check_room(plan: LoadPlan, connections: int) -> None:
+    """Raise UsageError if the processes or the addresses cannot have so many connections."""
     raise_descriptor_limit()
     per_process = -(-connections // plan.processes)
     if per_process > (limit := connections_by_descriptors()):
         raise click.UsageError(
-            f"{connections:,} connections do not fit: a process may have {limit:,} descriptors; "
-            "take more --processes"
+            f"{connections:,} connections are too many: a process has {limit:,} descriptors; "
+            "use more --processes"
         )
     if connections > (limit := _PORTS * max(len(plan.sources), 1)):
         raise click.UsageError(
-            f"{connections:,} connections do not fit: there are {limit:,} ports; "
-            "take more --source-addresses"
+            f"{connections:,} connections are too many: there are {limit:,} ports; "
+            "use more --source-addresses"
         )

@@ -1,4 +1,4 @@
-"""The nodes of the page."""
+"""The HTML and SVG nodes of the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vmw_cloudinit_metadata.protocol.printable import one_line
 
 
 def element(tag: str, *children: Element | str, **attributes: object) -> Element:
-    """A node; `stroke_width=` is written stroke-width, `class_=` class. Text is made safe here."""
+    """Make a node, with its text escaped; `stroke_width=` becomes stroke-width, `class_=` class."""
     safe = {k.rstrip("_").replace("_", "-"): one_line(str(v)) for k, v in attributes.items()}
     node = Element(tag, safe)
     for child in children:
@@ -33,7 +33,7 @@ def note(*text: Element | str) -> Element:
 def table(
     caption: str, titles: Sequence[str], rows: Iterable[Sequence[Element | str]], kind: str
 ) -> Element:
-    """A table whose first column heads its rows; a wide one scrolls in itself, not the page."""
+    """Make a table with row headings in its first column; a wide table scrolls, not the page."""
     node = element("table", element("caption", caption), class_=kind)
     if titles:
         cells = [element("th", title, scope="col") for title in titles]

@@ -1,4 +1,4 @@
-"""What an answer has to be: the right code, strict base64, and a document of this VM. Pure."""
+"""What a correct response is: the right code, strict base64, and the document of this VM. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vmw_cloudinit_metadata.protocol.printable import one_line, quoted
 
 DOCUMENTS = ("METADATA", "NETWORKDATA", "USERDATA")
 
-# Nothing may stand before the `!!`: the client that is known in the field skips such a line.
+# Nothing may precede the `!!`: the usual guest client skips such a line.
 _PACKET = re.compile(rb"!!([A-Z_]{1,64})#([^#]*)", re.DOTALL)
 
 _MAX_KIND_CHARACTERS = 40
 
 
-class Failure(Exception):  # noqa: N818 - of a server under test, and counted
-    """What went wrong for one VM: a `kind` to count by, and a message to read."""
+class VmFailure(Exception):  # noqa: N818 - a result of the test, counted
+    """What failed for one VM: a `kind` to count by, and a message to read."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -32,20 +32,20 @@ class Failure(Exception):  # noqa: N818 - of a server under test, and counted
 
 class Expectation(Protocol):
     def check(self, document: str, body: bytes) -> None:
-        """Raises Failure if this body is not the VM's document."""
+        """Raise VmFailure if `body` is not the VM's document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Anything:
-    """The documents may be any."""
+    """Accepts any document."""
 
     def check(self, document: str, body: bytes) -> None:
-        """Takes it."""
+        """Accept it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exactly:
-    """The documents are known to the byte."""
+    """Accepts documents that match byte for byte."""
 
     documents: Mapping[str, bytes]
 
@@ -53,12 +53,12 @@ class Exactly:
         expected = self.documents.get(document, b"")
         if body != expected:
             found = f"{_shown(body)}, expected {_shown(expected)}"
-            raise Failure("another document", f"{document}: found {found}")
+            raise VmFailure("another document", f"{document}: found {found}")
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The meta-data tells the VM's name or its VC UUID; of the rest nothing is known."""
+    """Accepts meta-data with the VM's name or VC UUID, and any other documents."""
 
     name: str
     vc_uuid: str | None
@@ -66,44 +66,44 @@ class Named:
     def check(self, document: str, body: bytes) -> None:
         if document != "METADATA":
             return
-        told = _json_object(document, body)
-        found = {str(told.get(key)) for key in ("instance-id", "local-hostname", "hostname")}
+        metadata = _json_object(document, body)
+        found = {str(metadata.get(key)) for key in ("instance-id", "local-hostname", "hostname")}
         if not found & {self.name, hostname_of(self.name), self.vc_uuid}:
-            raise Failure("another VM's document", f"{document}: it is of {_shown(body)}")
+            raise VmFailure("another VM's document", f"{document}: found {_shown(body)}")
 
 
 def body_of(document: str, line: bytes) -> bytes:
-    """The body of the answer to REQUEST_<document>; raises Failure."""
+    """Return the body of the response to REQUEST_<document>; raise VmFailure."""
     found = _PACKET.fullmatch(line)
     if not found:
-        raise Failure("no packet", f"{document}: found the line {_shown(line)}")
+        raise VmFailure("no packet", f"{document}: found the line {_shown(line)}")
     code = found[1].decode()
     try:
         body = base64.b64decode(found[2], validate=True)
     except binascii.Error as error:
-        raise Failure("bad base64", f"{document}: {error}") from None
+        raise VmFailure("bad base64", f"{document}: {error}") from None
     if code == "RESPONSE_ERROR":
-        raise _told_error(document, body)
+        raise _server_error(document, body)
     if code != f"RESPONSE_{document}":
-        raise Failure("wrong code", f"{document}: found {code}")
+        raise VmFailure("wrong code", f"{document}: found {code}")
     return body
 
 
-def _told_error(document: str, body: bytes) -> Failure:
-    told = _json_object("RESPONSE_ERROR", body)
-    error = one_line(str(told.get("error")))[:_MAX_KIND_CHARACTERS]
-    message = one_line(str(told.get("message")))
-    return Failure(f"error: {error}", f"{document}: {message}")
+def _server_error(document: str, body: bytes) -> VmFailure:
+    response = _json_object("RESPONSE_ERROR", body)
+    error = one_line(str(response.get("error")))[:_MAX_KIND_CHARACTERS]
+    message = one_line(str(response.get("message")))
+    return VmFailure(f"error: {error}", f"{document}: {message}")
 
 
 def _json_object(document: str, body: bytes) -> dict[str, Any]:
     try:
-        told = json.loads(body)
+        value = json.loads(body)
     except ValueError:
-        told = None
-    if not isinstance(told, dict):
-        raise Failure("no JSON", f"{document}: found {_shown(body)}, expected a JSON object")
-    return told
+        value = None
+    if not isinstance(value, dict):
+        raise VmFailure("no JSON", f"{document}: found {_shown(body)}, expected a JSON object")
+    return value
 
 
 def _shown(data: bytes) -> str:

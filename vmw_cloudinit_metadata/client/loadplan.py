@@ -1,4 +1,4 @@
-"""What a load test is to do: made from options, and handed to each client process as JSON. Pure."""
+"""The plan of a load test, and the share of one client process, as JSON. Pure."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """One load test; `processes` share its VMs."""
+class LoadPlan:
+    """One load test; its VMs are divided among `processes`."""
 
     scenario: str  # a key of scenarios.SCENARIOS
     server: str  # ADDRESS:PORT
     uri: str
-    directory: str | None = None  # of instance files, or else
+    directory: str | None = None  # of instance files; or
     pattern: str | None = None  # of VM names
     defaults: str | None = None
-    vms: int = 0  # different ones
+    vms: int = 0  # number of different VMs
     boots: int = 0  # of a storm
     at_once: int = 200
-    rate: float | None = None  # boots begun each second
+    rate: float | None = None  # boots started per second
     seconds: float = 0.0
     sources: Sequence[str] = ()
     tls: str = "none"
@@ -32,19 +32,19 @@ class Plan:
     processes: int = 1
 
     def as_options(self) -> dict[str, Any]:
-        """What was given, without what was not."""
+        """Return the options that were given."""
         return {name: value for name, value in asdict(self).items() if value not in (None, ())}
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one process does of a plan."""
+    """The part of a plan that one process plays."""
 
-    plan: Plan
+    plan: LoadPlan
     index: int
 
     def of(self, count: int) -> range:
-        """Which of so many things are this process's."""
+        """Return which of `count` items belong to this process."""
         return range(self.index, count, self.plan.processes)
 
     def as_json(self) -> dict[str, Any]:
@@ -52,4 +52,4 @@ class Share:
 
     @classmethod
     def from_json(cls, parts: Mapping[str, Any]) -> Share:
-        return cls(Plan(**parts["plan"]), parts["index"])
+        return cls(LoadPlan(**parts["plan"]), parts["index"])

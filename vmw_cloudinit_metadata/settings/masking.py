@@ -1,0 +1,47 @@
+"""Which driver options are secrets, and how to show options without them. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vmw_cloudinit_metadata.instance.secrecy import is_secret_name
+
+HIDDEN = "(hidden)"
+
+_LOCATION = re.compile(r"(file|path|dir|directory|url)s?$", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
+
+
+def holds_secret(value: Any) -> bool:
+    """Return whether a driver's options have a non-empty value under a secret's name."""
+    match value:
+        case Mapping():
+            return any(
+                (item and _is_secret(str(key))) or holds_secret(item) for key, item in value.items()
+            )
+        case list():
+            return any(map(holds_secret, value))
+        case _:
+            return False
+
+
+def masked(value: Any) -> Any:
+    """Return driver options with HIDDEN in place of secrets and of passwords in URLs."""
+    match value:
+        case Mapping():
+            return {
+                key: HIDDEN if _is_secret(str(key)) else masked(item) for key, item in value.items()
+            }
+        case list():
+            return list(map(masked, value))
+        case str():
+            return _PASSWORD_IN_URL.sub(f"{HIDDEN}@", value)
+        case _:
+            return value
+
+
+def _is_secret(key: str) -> bool:
+    """`password`, but not `password-file`."""
+    return is_secret_name(key) and not _LOCATION.search(key)
