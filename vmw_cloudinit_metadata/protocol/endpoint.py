@@ -50,14 +50,14 @@ class Endpoint:
         """Answers a negotiation that has arrived, where RFC 1143 has an answer to it."""
         self._say(self._options.receive(negotiation))
         if negotiation.option == _BINARY:
-            self._binary_has_changed()
+            self._note_binary()
 
     def wish(self, side: Side, option: int, *, on: bool) -> None:
         self._say(self._options.wish(side, option, on))
         if option == _BINARY:
-            self._binary_has_changed()
+            self._note_binary()
 
-    def _binary_has_changed(self) -> None:
+    def _note_binary(self) -> None:
         self._hears_binary = self._options.is_on(_HIM, _BINARY)
         self._says_binary = self._options.is_on(_US, _BINARY)
 

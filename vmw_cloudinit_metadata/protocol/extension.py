@@ -20,9 +20,18 @@ from vmw_cloudinit_metadata.protocol.identification import Identification
 from vmw_cloudinit_metadata.protocol.link import Link
 from vmw_cloudinit_metadata.protocol.options import Side
 from vmw_cloudinit_metadata.protocol.packet import LineSplitter
-from vmw_cloudinit_metadata.protocol.phase import ARRIVED, NEGOTIATING, PROXIED, Cue
+from vmw_cloudinit_metadata.protocol.phase import (
+    ARRIVED,
+    COMPLETE,
+    NEGOTIATING,
+    PEER,
+    PROXIED,
+    PROXY,
+    SILENCE,
+    TAKE_OVER,
+)
 from vmw_cloudinit_metadata.protocol.printable import quoted
-from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Option, Verb
+from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Verb
 from vmw_cloudinit_metadata.protocol.vmotion import Begun, Declined, Move, Moves
 from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
@@ -50,7 +59,7 @@ class Extension:
     """Handles the suboptions of one VM, and its moves; it is the source of a move."""
 
     __slots__ = (
-        *("_has_enough_tls", "_lines", "_link", "_policy"),
+        *("_is_secure", "_lines", "_link", "_policy"),
         *("arrival", "departure", "identification"),
     )
 
@@ -66,17 +75,17 @@ class Extension:
         self._link = link
         self._lines = lines
         self._policy = policy
-        self._has_enough_tls = is_secure or policy.tls is not TlsPolicy.REQUIRE
+        self._is_secure = is_secure
         self.identification = identification
         self.departure: Move[Extension] | None = None
         self.arrival: Arrival[Extension] | None = None
 
     def negotiate(self, negotiation: Negotiation) -> None:
         """Answers a negotiation of the option itself."""
-        peer = self._link.telnet
-        was_on = peer.is_on(Side.HIM, Option.VMWARE_TELNET_EXT)
+        peer, option = self._link.telnet, negotiation.option
+        was_on = peer.is_on(Side.HIM, option)
         peer.negotiate(negotiation)
-        if not was_on and peer.is_on(Side.HIM, Option.VMWARE_TELNET_EXT):
+        if not was_on and peer.is_on(Side.HIM, option):
             # At once: a VM may wait for our list before it sends its own.
             peer.say(_KNOWN_SUBOPTIONS)
         elif negotiation.verb is Verb.WONT and self._link.phase not in PROXIED:
@@ -94,7 +103,8 @@ class Extension:
         else:
             code, handle = known
             handle(self, code, payload[1:])
-            self._settle_claim()
+            if self.arrival:
+                self._settle_claim(self.arrival)
 
     def _out_of_place(self, code: Suboption, _argument: bytes) -> None:
         self._link.violation(f"unexpected {vmware.named(code)}")
@@ -113,14 +123,15 @@ class Extension:
     def identity_overdue(self) -> None:
         """The time to send the identity is over."""
         self.identification.ask_for_missing()
-        self._settle_claim()
+        if self.arrival:
+            self._settle_claim(self.arrival)
         self.identification.wait_on()
 
     def _do_proxy(self, _code: Suboption, argument: bytes) -> None:
         direction = vmware.DIRECTIONS.get(argument[:1])
         is_short = len(argument) <= 1 + vmware.MAX_URI_BYTES
         uri = argument[1:].decode("utf-8", "replace")
-        if not self._has_enough_tls:
+        if self._lacks_tls:
             self._link.say(Suboption.WONT_PROXY)
             self._link.refuse("without TLS", "the VM speaks no TLS, and this server requires it")
         elif not (direction and is_short and vmware.serves(uri, self._policy.uris)):
@@ -134,8 +145,12 @@ class Extension:
             self._link.violation("unexpected DO-PROXY")
         else:
             self._link.say(Suboption.WILL_PROXY)
-            self._link.advance(Cue.PROXY)
+            self._link.advance(PROXY)
             self.identification.proxied(uri, direction)
+
+    @property
+    def _lacks_tls(self) -> bool:
+        return self._policy.tls is TlsPolicy.REQUIRE and not self._is_secure
 
     # vMotion, at the source
 
@@ -183,7 +198,7 @@ class Extension:
             self._link.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, bytes([code]))
             self._link.violation("unexpected VMOTION-PEER")
             return
-        if not self._has_enough_tls:
+        if self._lacks_tls:
             self._refuse_peer("the VM moves here without TLS, and this server requires it")
             return
         proof = self._policy.moves.arrive(argument)
@@ -191,16 +206,16 @@ class Extension:
             self._refuse_peer("VMOTION-PEER of a move that is unknown, over, or used already")
             return
         self.arrival = Arrival(proof)
-        self._link.advance(Cue.PEER)
+        self._link.advance(PEER)
         if self.arrival.move:
             self._accept_peer(self.arrival)
         else:
             self.identification.expect()
 
-    def _settle_claim(self) -> None:
+    def _settle_claim(self, arrival: Arrival[Extension]) -> None:
         """Checks what was claimed, when the VC UUID of the VM is known."""
-        claim = self.arrival.claim if self.arrival else None
-        if not self.arrival or not claim:
+        claim = arrival.claim
+        if not claim:
             return
         if not self.identification.is_settled(Suboption.VM_VC_UUID):
             if self.identification.is_overdue:
@@ -208,7 +223,7 @@ class Extension:
             return
         machine = self.identification.machine
         if self._policy.moves.settle(claim, machine.vc_uuid, machine.peer_address):
-            self._accept_peer(self.arrival)
+            self._accept_peer(arrival)
         else:
             self._refuse_peer("VMOTION-PEER with a secret that is not of this VM's move")
 
@@ -231,7 +246,7 @@ class Extension:
 
     def _complete(self, arrival: Arrival[Extension]) -> None:
         if arrival.is_over and not self._refuse_if_over(arrival.move):
-            self._link.advance(Cue.COMPLETE)
+            self._link.advance(COMPLETE)
             self._link.report(MoveCompleted(arrival.move.number if arrival.move else None))
 
     def _refuse_if_over(self, move: Move[Extension] | None) -> bool:
@@ -255,7 +270,7 @@ class Extension:
         if self._refuse_if_over(move):
             return None
         self.arrival = None
-        self._link.advance(Cue.TAKE_OVER)
+        self._link.advance(TAKE_OVER)
         self._link.report(TakenOver(move.number if move else None))
         uri = None
         if move:
@@ -267,7 +282,7 @@ class Extension:
 
     def _inherit(self, source: Extension) -> None:
         source.end_move()
-        source._link.advance(Cue.SILENCE)
+        source._link.advance(SILENCE)
         self.identification.inherit(source.identification)
         self._lines.take_over(source._lines)
 

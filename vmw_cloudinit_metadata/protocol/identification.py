@@ -11,7 +11,13 @@ from vmw_cloudinit_metadata.protocol.events import (
 )
 from vmw_cloudinit_metadata.protocol.identity import Identity
 from vmw_cloudinit_metadata.protocol.link import Link
-from vmw_cloudinit_metadata.protocol.phase import IDENTIFIED, MUTE, OVERDUE, PROXIED, Cue
+from vmw_cloudinit_metadata.protocol.phase import (
+    AWAITED,
+    IDENTIFIED,
+    MUTE,
+    OVERDUE,
+    PROXIED,
+)
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 # A guest asks for one document after the other; this is room for one that asks for all of them,
@@ -53,23 +59,20 @@ class Identification:
 
     def learn(self, code: Suboption, argument: bytes) -> None:
         """Handles an answer, or an identity that comes unasked."""
-        was = self._identified_as()
+        was = self.machine if self._link.phase is IDENTIFIED else None
         if not self._identity.hear(code, argument):
             self._link.violation(f"unusable {vmware.named(code)}")
-        is_lost = was is not None and not self._identity.is_complete
-        if is_lost:  # the VM has a UUID, and it is unknown which
-            self._identity.wait_anew()
-        self._report_change(was)
+        if was:
+            self._report_change(was)
         self._judge()
-        if is_lost:
-            self._link.report(IdentityAsked())
 
     def proxied(self, service_uri: str, direction: str) -> None:
         """Handles a DO-PROXY that is accepted."""
-        was = self._identified_as()
+        was = self.machine if self._link.phase is IDENTIFIED else None
         self.expect()
         self._identity.proxied(service_uri, direction)
-        self._report_change(was)
+        if was:
+            self._report_change(was)
         self._judge()
 
     def expect(self) -> None:
@@ -106,7 +109,7 @@ class Identification:
         questions = self._identity.ask_again()
         if not questions:
             return
-        self._link.advance(Cue.AWAITED)
+        self._link.advance(AWAITED)
         for question in questions:
             self._link.say(question)
         self._link.report(IdentityAsked(again=True))
@@ -133,24 +136,21 @@ class Identification:
 
     def _judge(self) -> None:
         """Goes to the phase that the identity gives a VM that is served."""
-        before = self._link.phase
+        link = self._link
+        before = link.phase
         if before not in PROXIED:
             return
-        if self._identity.is_complete:
-            self._link.advance(Cue.KNOWN)
-        else:
-            self._link.advance(Cue.LATE if self._identity.is_overdue else Cue.AWAITED)
-        if self._link.phase is IDENTIFIED and before is not IDENTIFIED:
-            self.last_request_s = self._link.now_s
-            self._link.report(Identified(self.machine))
+        link.advance(self._identity.cue)
+        if link.phase is IDENTIFIED and before is not IDENTIFIED:
+            self.last_request_s = link.now_s
+            link.report(Identified(self.machine))
             self._let_requests_pass()
 
-    def _identified_as(self) -> Machine | None:
-        return self.machine if self._link.phase is IDENTIFIED else None
-
-    def _report_change(self, was: Machine | None) -> None:
-        if was is not None and self.machine != was:
+    def _report_change(self, was: Machine) -> None:
+        if self.machine != was:
             self._link.report(Identified(self.machine))
+        if not self._identity.is_complete:  # the VM has a UUID, and it is unknown which
+            self._wait_anew()
 
     def _wait_anew(self) -> None:
         self._identity.wait_anew()

@@ -15,6 +15,7 @@ from itertools import takewhile
 from typing import Any
 
 from vmw_cloudinit_metadata.protocol import vmware
+from vmw_cloudinit_metadata.protocol.phase import AWAITED, KNOWN, LATE, Cue
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 # What may change while a line is open. The UUIDs of host and BIOS do not matter to who it is.
@@ -171,6 +172,13 @@ class Identity:
     def is_complete(self) -> bool:
         """Whether nothing more is to be waited for."""
         return self.is_asked and not self._unanswered
+
+    @property
+    def cue(self) -> Cue:
+        """What it is to the phase of a VM that is served."""
+        if self.is_asked and not self._unanswered:
+            return KNOWN
+        return LATE if self._times_overdue >= PATIENCE else AWAITED
 
     def inherit(self, source: Identity) -> None:
         """Takes what was told at the source of a move, but for what depends on the host.

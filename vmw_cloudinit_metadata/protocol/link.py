@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmw_cloudinit_metadata.protocol import stranger, telnet, vmware
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
 from vmw_cloudinit_metadata.protocol.events import Event, NotHypervisor, Refused, Violation
-from vmw_cloudinit_metadata.protocol.phase import FRESH, TRANSITIONS, Cue, Phase
+from vmw_cloudinit_metadata.protocol.phase import FRESH, SILENCE, TRANSITIONS, Cue, Phase
 from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
 # The server sends these to every VM, so they are encoded once.
@@ -42,11 +42,11 @@ class Link:
 
     def refuse(self, kind: str, reason: str, *, is_attack: bool = False) -> None:
         """Stops serving a peer that is a VM."""
-        self.advance(Cue.SILENCE)
+        self.advance(SILENCE)
         self.report(Refused(kind, reason, is_attack))
 
     def reject(self, peer: NotHypervisor) -> None:
         """Stops serving a peer that is no ESXi host, and says so to it."""
-        self.advance(Cue.SILENCE)
+        self.advance(SILENCE)
         self.telnet.send(stranger.GREETING)
         self.report(peer)

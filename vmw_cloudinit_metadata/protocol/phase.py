@@ -50,32 +50,30 @@ class Cue(Enum):
     COMPLETE = "VMOTION-COMPLETE, of a move that is proved"
     TAKE_OVER = "the owner has handed over what the source has heard"
     PROXY = "WILL-PROXY"
-    KNOWN = "nothing more is awaited of the identity"
     AWAITED = "something of the identity is awaited"
     LATE = "something of the identity has been awaited for too long"
+    KNOWN = "nothing more is awaited of the identity"
     SILENCE = "the peer is refused, begins TLS, or has moved away"
 
     __hash__ = object.__hash__
 
 
-_IDENTITY = {
-    Cue.AWAITED: IDENTIFYING,
-    Cue.LATE: OVERDUE,
-    Cue.KNOWN: IDENTIFIED,
-}
+COMMAND, PEER, COMPLETE, TAKE_OVER, PROXY, AWAITED, LATE, KNOWN, SILENCE = Cue
+
+_IDENTITY = {AWAITED: IDENTIFYING, LATE: OVERDUE, KNOWN: IDENTIFIED}
 
 # Those of a VM that is served here, by WILL-PROXY or because it has moved here.
 PROXIED = frozenset(_IDENTITY.values())
 
 TRANSITIONS = {
-    (FRESH, Cue.COMMAND): NEGOTIATING,
-    (NEGOTIATING, Cue.PEER): ARRIVING,
-    (ARRIVING, Cue.COMPLETE): ARRIVED,
-    (ARRIVED, Cue.TAKE_OVER): IDENTIFYING,
-    (NEGOTIATING, Cue.PROXY): IDENTIFYING,
-    **{(phase, Cue.PROXY): phase for phase in PROXIED},  # once more
+    (FRESH, COMMAND): NEGOTIATING,
+    (NEGOTIATING, PEER): ARRIVING,
+    (ARRIVING, COMPLETE): ARRIVED,
+    (ARRIVED, TAKE_OVER): IDENTIFYING,
+    (NEGOTIATING, PROXY): IDENTIFYING,
+    **{(phase, PROXY): phase for phase in PROXIED},  # once more
     **{(phase, cue): after for phase in PROXIED for cue, after in _IDENTITY.items()},
-    **{(phase, Cue.SILENCE): MUTE for phase in Phase},
+    **{(phase, SILENCE): MUTE for phase in Phase},
 }
 
 # Data that comes is the guest's.

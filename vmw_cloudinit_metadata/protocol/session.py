@@ -8,8 +8,9 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Any
 
 from vmw_cloudinit_metadata.protocol import packet, stranger, telnet
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
@@ -22,12 +23,13 @@ from vmw_cloudinit_metadata.protocol.options import Side
 from vmw_cloudinit_metadata.protocol.phase import (
     ANSWERED,
     ARRIVED,
+    COMMAND,
     FRESH,
     IDENTIFIED,
     MUTE,
     SERIAL,
+    SILENCE,
     SPEAKING,
-    Cue,
     Phase,
 )
 from vmw_cloudinit_metadata.protocol.starttls import OFFERED, UNDECIDED, StartTls
@@ -171,7 +173,7 @@ class Session:
 
     def silence(self) -> None:
         """Nothing more is to be said or heard. The connection may stay open."""
-        self._link.advance(Cue.SILENCE)
+        self._link.advance(SILENCE)
 
     # What the owner may ask
 
@@ -243,25 +245,14 @@ class Session:
             if phase is MUTE:
                 return
             if phase is FRESH and not isinstance(event, telnet.Data):
-                self._link.advance(Cue.COMMAND)
+                self._link.advance(COMMAND)
             if phase is ARRIVED and self._extension.arrival:
                 self._extension.arrival.behind.append(event)
             else:
-                self._receive_event(event)
+                _RECEIVERS[type(event)](self, event)
 
-    def _receive_event(self, event: telnet.Event) -> None:
-        match event:
-            case telnet.Data(payload):
-                self._receive_payload(payload)
-            case telnet.Negotiation():
-                self._receive_negotiation(event)
-            case telnet.Subnegotiation():
-                self._receive_subnegotiation(event)
-            case telnet.Malformed(kind):
-                self._link.violation(kind)
-
-    def _receive_payload(self, payload: bytes) -> None:
-        link = self._link
+    def _receive_payload(self, received: telnet.Data) -> None:
+        payload, link = received.payload, self._link
         if link.phase is FRESH:
             self._stray = self._stray or stranger.Watch()
             if peer := self._stray.receive_data(payload):
@@ -295,6 +286,17 @@ class Session:
         else:
             self._link.violation("unexpected subnegotiation")
 
+    def _receive_malformed(self, malformed: telnet.Malformed) -> None:
+        self._link.violation(malformed.fault)
+
     def _take_events(self) -> list[Event]:
         events, self._link.events = self._link.events, []
         return events
+
+
+_RECEIVERS: dict[type[telnet.Event], Callable[[Session, Any], None]] = {
+    telnet.Data: Session._receive_payload,
+    telnet.Negotiation: Session._receive_negotiation,
+    telnet.Subnegotiation: Session._receive_subnegotiation,
+    telnet.Malformed: Session._receive_malformed,
+}

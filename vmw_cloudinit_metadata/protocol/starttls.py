@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.protocol import authentication, telnet
 from vmw_cloudinit_metadata.protocol.events import TlsAccepted
 from vmw_cloudinit_metadata.protocol.link import Link
 from vmw_cloudinit_metadata.protocol.options import Side
-from vmw_cloudinit_metadata.protocol.phase import Cue
+from vmw_cloudinit_metadata.protocol.phase import SILENCE
 from vmw_cloudinit_metadata.protocol.telnet import Option
 
 # What the VM may say of VMWARE-TELNET-EXT before AUTHENTICATION is settled: who it is, with the
@@ -103,7 +103,7 @@ class StartTls:
             self._link.refuse("plain bytes before TLS", reason, is_attack=True)
         else:
             self._link.telnet.subnegotiate(authentication.accepted(modifier))
-            self._link.advance(Cue.SILENCE)
+            self._link.advance(SILENCE)
             self._link.report(TlsAccepted())
         return ()
 
