@@ -87,7 +87,7 @@ class Extension:
         peer.negotiate(negotiation)
         if not was_on and peer.is_on(Side.HIM, option):
             # At once: a VM may wait for our list before it sends its own.
-            peer.say(_KNOWN_SUBOPTIONS)
+            peer.send_command(_KNOWN_SUBOPTIONS)
         elif negotiation.verb is Verb.WONT and self._link.phase not in PROXIED:
             self._link.reject(stranger.TELNET)
 

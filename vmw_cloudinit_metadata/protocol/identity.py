@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -30,8 +29,6 @@ _STRICT = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID)
 
 # So often the time has to be over until the guest is told to ask again later.
 PATIENCE = 2
-
-_REPEATED_BYTES = 64  # hosts say the same few lists; what is longer is hardly said twice
 
 Codes = Sequence[Suboption]
 
@@ -76,8 +73,7 @@ class Identity:
         question, since a VM that does not know the question says so."""
         if self._is_presumed:
             self._is_presumed, self._announced, self._unanswered = False, (), []
-        is_short = len(known) <= _REPEATED_BYTES
-        return self._ask(*(_announced_again(known) if is_short else _announced_by(known)))
+        return self._ask(*_announced_by(known))
 
     def _ask(self, questions: Codes, answers: Codes) -> Codes:
         if self.is_complete:
@@ -201,11 +197,8 @@ class Identity:
 
 def _announced_by(known: bytes) -> tuple[Codes, Codes]:
     """The questions that a VM with this list can answer, and their answers."""
-    pairs = [pair for pair in vmware.IDENTITY.items() if pair[0] in known or pair[1] in known]
-    return [question for question, _ in pairs], [answer for _, answer in pairs]
-
-
-_announced_again = lru_cache(maxsize=64)(_announced_by)
+    pairs = {q: answer for q, answer in vmware.IDENTITY.items() if q in known or answer in known}
+    return list(pairs), list(pairs.values())
 
 
 def _joined(codes: Codes, further: Codes) -> list[Suboption]:

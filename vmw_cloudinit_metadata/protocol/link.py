@@ -28,7 +28,7 @@ class Link:
         if argument:
             self.telnet.subnegotiate(vmware.suboption(code, argument))
         else:
-            self.telnet.say(_BARE[code])
+            self.telnet.send_command(_BARE[code])
 
     def report(self, event: Event) -> None:
         self.events.append(event)

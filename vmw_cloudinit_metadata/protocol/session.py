@@ -38,20 +38,10 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 __all__ = ["Policy", "Session", "TlsPolicy"]
 
-_EXTENSION, _AUTHENTICATION = Option.VMWARE_TELNET_EXT, Option.AUTHENTICATION
-_NEGOTIATED_SPECIALLY = frozenset({_EXTENSION, _AUTHENTICATION})
+_NEGOTIATED_SPECIALLY = frozenset({Option.VMWARE_TELNET_EXT, Option.AUTHENTICATION})
 
 _OURS = frozenset({Option.BINARY, Option.SGA, Option.ECHO})
-_HIS = frozenset({Option.BINARY, Option.SGA, _EXTENSION})
-_HIS_WITH_TLS = _HIS | {_AUTHENTICATION}
-_GREETING = (
-    (Side.US, Option.BINARY),
-    (Side.US, Option.SGA),
-    (Side.US, Option.ECHO),  # so that ESXi does not echo locally
-    (Side.HIM, Option.BINARY),
-    (Side.HIM, Option.SGA),
-)
-_OPENING = (Side.HIM, _EXTENSION)
+_HIS = frozenset({Option.BINARY, Option.SGA, Option.VMWARE_TELNET_EXT})
 
 # Lines live for months, and VMs are renamed: after this silence the VM is asked again who it is.
 SILENCE_S = 60.0
@@ -83,11 +73,7 @@ class Session:
         is_secure: bool = False,
     ) -> None:
         can_start_tls = policy.tls is not TlsPolicy.OFF and not is_secure
-        self._telnet = (
-            Endpoint(_OURS, _HIS_WITH_TLS, _GREETING)
-            if can_start_tls
-            else Endpoint(_OURS, _HIS, (*_GREETING, _OPENING))
-        )
+        self._telnet = (_BEGINS_WITH_TLS if can_start_tls else _BEGINS_IN_PLAIN).copy()
         self._link = link = Link(self._telnet)
         self._stray: stranger.Watch | None = None
         self._start_tls = StartTls(link, is_possible=can_start_tls)
@@ -268,7 +254,7 @@ class Session:
         option = negotiation.option
         if option not in _NEGOTIATED_SPECIALLY:
             self._telnet.negotiate(negotiation)
-        elif option == _AUTHENTICATION:
+        elif option == Option.AUTHENTICATION:
             self._receive(self._start_tls.negotiate(negotiation))
         elif self._start_tls.stage is OFFERED:
             self._start_tls.postpone(negotiation)
@@ -277,12 +263,13 @@ class Session:
 
     def _receive_subnegotiation(self, subnegotiation: telnet.Subnegotiation) -> None:
         option, payload = subnegotiation
-        if option == _AUTHENTICATION:
-            self._receive(self._start_tls.receive(subnegotiation))
-        elif self._start_tls.stage is OFFERED:
-            self._start_tls.postpone(subnegotiation)
-        elif option == _EXTENSION:
+        is_offered = self._start_tls.stage is OFFERED
+        if option == Option.VMWARE_TELNET_EXT and not is_offered:
             self._extension.receive(payload)
+        elif option == Option.AUTHENTICATION:
+            self._receive(self._start_tls.receive(subnegotiation))
+        elif is_offered:
+            self._start_tls.postpone(subnegotiation)
         else:
             self._link.violation("unexpected subnegotiation")
 
@@ -300,3 +287,16 @@ _RECEIVERS: dict[type[telnet.Event], Callable[[Session, Any], None]] = {
     telnet.Subnegotiation: Session._receive_subnegotiation,
     telnet.Malformed: Session._receive_malformed,
 }
+
+
+def _greeting(endpoint: Endpoint, *his: int) -> Endpoint:
+    """Returns the endpoint with the greeting to be sent; `his` are asked for beside the usual."""
+    for option in (Option.BINARY, Option.SGA, Option.ECHO):  # ECHO: ESXi must not echo locally
+        endpoint.wish(Side.US, option, on=True)
+    for option in (Option.BINARY, Option.SGA, *his):
+        endpoint.wish(Side.HIM, option, on=True)
+    return endpoint
+
+
+_BEGINS_IN_PLAIN = _greeting(Endpoint(_OURS, _HIS), Option.VMWARE_TELNET_EXT)
+_BEGINS_WITH_TLS = _greeting(Endpoint(_OURS, _HIS | {Option.AUTHENTICATION}))

@@ -42,8 +42,6 @@ class Suboption(IntEnum):
     GET_VM_LOCATION_UUID = 87
 
 
-_VM_NAME = Suboption.VM_NAME  # a member of an enumeration takes some time to get at
-
 # Question -> answer, in the order in which we ask.
 IDENTITY = {
     Suboption.GET_VM_VC_UUID: Suboption.VM_VC_UUID,
@@ -93,10 +91,15 @@ def parse_name(argument: bytes) -> str | None:
 
 
 def parse_identity(code: Suboption, argument: bytes) -> str | None:
-    """What an answer of IDENTITY says, or None if it is unusable."""
-    if code is _VM_NAME:
-        return parse_name(argument)
+    """Returns what an answer of IDENTITY says, or None if it is unusable."""
+    return _PARSERS[code](argument)
+
+
+def _parse_uuid(argument: bytes) -> str | None:
     return parse_uuid(argument.decode("ascii", "replace"))
+
+
+_PARSERS = {**dict.fromkeys(IDENTITY.values(), _parse_uuid), Suboption.VM_NAME: parse_name}
 
 
 def serves(service_uri: str, uris: frozenset[str]) -> bool:
