@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.protocol import options, packet, telnet
 from vmw_cloudinit_metadata.protocol.events import Refused
-from vmw_cloudinit_metadata.protocol.phase import IDENTIFIED, MUTE
+from vmw_cloudinit_metadata.protocol.phases import IDENTIFIED, MUTE
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
 from vmw_cloudinit_metadata.protocol.vmware import MAX_NAME_BYTES, MAX_URI_BYTES

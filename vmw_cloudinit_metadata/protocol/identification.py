@@ -10,8 +10,8 @@ from vmw_cloudinit_metadata.protocol.events import (
     Requested,
 )
 from vmw_cloudinit_metadata.protocol.identity import Identity
-from vmw_cloudinit_metadata.protocol.link import Link
-from vmw_cloudinit_metadata.protocol.phase import (
+from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
+from vmw_cloudinit_metadata.protocol.phases import (
     AWAITED,
     IDENTIFIED,
     MUTE,
@@ -28,10 +28,10 @@ MAX_WAITING_REQUESTS = 64
 class Identification:
     """Asks a VM who it is, judges what it answers, and reports."""
 
-    __slots__ = ("_identity", "_link", "_waiting", "last_request_s")
+    __slots__ = ("_identity", "_peer", "_waiting", "last_request_s")
 
-    def __init__(self, link: Link, identity: Identity) -> None:
-        self._link = link
+    def __init__(self, peer: TelnetPeer, identity: Identity) -> None:
+        self._peer = peer
         self._identity = identity
         self._waiting: list[str] = []
         self.last_request_s = 0.0  # or when the VM was identified
@@ -48,8 +48,8 @@ class Identification:
     def announce(self, known: bytes) -> None:
         """Handles KNOWN-SUBOPTIONS-1: asks what the VM can answer."""
         for question in self._identity.ask(known):
-            self._link.say(question)
-        self._link.report(IdentityAsked())
+            self._peer.say(question)
+        self._peer.report(IdentityAsked())
         self._judge()
 
     def withdraw(self, questions: bytes) -> None:
@@ -59,16 +59,16 @@ class Identification:
 
     def learn(self, code: Suboption, argument: bytes) -> None:
         """Handles an answer, or an identity that comes unasked."""
-        was = self.machine if self._link.phase is IDENTIFIED else None
+        was = self.machine if self._peer.phase is IDENTIFIED else None
         if not self._identity.hear(code, argument):
-            self._link.violation(f"unusable {vmware.named(code)}")
+            self._peer.violation(f"unusable {vmware.named(code)}")
         if was:
             self._report_change(was)
         self._judge()
 
     def proxied(self, service_uri: str, direction: str) -> None:
         """Handles a DO-PROXY that is accepted."""
-        was = self.machine if self._link.phase is IDENTIFIED else None
+        was = self.machine if self._peer.phase is IDENTIFIED else None
         self.expect()
         self._identity.proxied(service_uri, direction)
         if was:
@@ -90,36 +90,36 @@ class Identification:
     def ask_for_missing(self) -> None:
         """The time is over: asks once more for what decides which VM this is."""
         for question in self._identity.overdue():
-            self._link.say(question)
+            self._peer.say(question)
         self._judge()
 
     def wait_on(self) -> None:
         """Reports, after `ask_for_missing`, what is to be waited for."""
-        if self._identity.is_complete or self._link.phase is MUTE:
+        if self._identity.is_complete or self._peer.phase is MUTE:
             return
-        if self._link.phase is OVERDUE:
+        if self._peer.phase is OVERDUE:
             missing, is_first = self._identity.missing, self._identity.is_news
-            self._link.report(IdentityMissing(missing, is_first))
+            self._peer.report(IdentityMissing(missing, is_first))
             self._let_requests_pass()
         else:
-            self._link.report(IdentityAsked())
+            self._peer.report(IdentityAsked())
 
     def ask_again(self) -> None:
         """Asks an identified VM again; until it answers, or is late, its requests wait."""
         questions = self._identity.ask_again()
         if not questions:
             return
-        self._link.advance(AWAITED)
+        self._peer.advance(AWAITED)
         for question in questions:
-            self._link.say(question)
-        self._link.report(IdentityAsked(again=True))
+            self._peer.say(question)
+        self._peer.report(IdentityAsked(again=True))
 
     def wait(self, document: str) -> None:
         """Keeps a request until the VM is identified."""
         if len(self._waiting) < MAX_WAITING_REQUESTS:
             self._waiting.append(document)
         else:
-            self._link.violation("too many requests before the identity")
+            self._peer.violation("too many requests before the identity")
 
     def inherit(self, source: Identification) -> None:
         """Takes over what the source of a move knows of the VM, and the requests that wait."""
@@ -136,27 +136,27 @@ class Identification:
 
     def _judge(self) -> None:
         """Goes to the phase that the identity gives a VM that is served."""
-        link = self._link
-        before = link.phase
+        peer = self._peer
+        before = peer.phase
         if before not in PROXIED:
             return
-        link.advance(self._identity.cue)
-        if link.phase is IDENTIFIED and before is not IDENTIFIED:
-            self.last_request_s = link.now_s
-            link.report(Identified(self.machine))
+        peer.advance(self._identity.cue)
+        if peer.phase is IDENTIFIED and before is not IDENTIFIED:
+            self.last_request_s = peer.now_s
+            peer.report(Identified(self.machine))
             self._let_requests_pass()
 
     def _report_change(self, was: Machine) -> None:
         if self.machine != was:
-            self._link.report(Identified(self.machine))
+            self._peer.report(Identified(self.machine))
         if not self._identity.is_complete:  # the VM has a UUID, and it is unknown which
             self._wait_anew()
 
     def _wait_anew(self) -> None:
         self._identity.wait_anew()
-        self._link.report(IdentityAsked())
+        self._peer.report(IdentityAsked())
 
     def _let_requests_pass(self) -> None:
         for document in self._waiting:
-            self._link.report(Requested(document))
+            self._peer.report(Requested(document))
         self._waiting.clear()

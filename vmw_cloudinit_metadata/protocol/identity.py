@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import Any
 
 from vmw_cloudinit_metadata.protocol import vmware
-from vmw_cloudinit_metadata.protocol.phase import AWAITED, KNOWN, LATE, Cue
+from vmw_cloudinit_metadata.protocol.phases import AWAITED, KNOWN, LATE, Cue
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 # What may change while a line is open. The UUIDs of host and BIOS do not matter to who it is.

@@ -2,7 +2,7 @@
 
 The session negotiates telnet, answers VMWARE-TELNET-EXT, learns which VM this is, and finds the
 guest's requests in the serial data. A request that comes before the VM is identified waits for
-that. The owner of the session looks the documents up and says `answer`. phase.py draws the phases.
+that. The owner of the session looks the documents up and says `answer`. phases.py draws the phases.
 Pure.
 """
 
@@ -18,9 +18,9 @@ from vmw_cloudinit_metadata.protocol.events import Event, IdentityAsked, Request
 from vmw_cloudinit_metadata.protocol.extension import Extension, Policy, TlsPolicy
 from vmw_cloudinit_metadata.protocol.identification import Identification
 from vmw_cloudinit_metadata.protocol.identity import Identity
-from vmw_cloudinit_metadata.protocol.link import Link
 from vmw_cloudinit_metadata.protocol.options import Side
-from vmw_cloudinit_metadata.protocol.phase import (
+from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
+from vmw_cloudinit_metadata.protocol.phases import (
     ANSWERED,
     ARRIVED,
     COMMAND,
@@ -30,7 +30,7 @@ from vmw_cloudinit_metadata.protocol.phase import (
     SERIAL,
     SILENCE,
     SPEAKING,
-    Phase,
+    SessionPhase,
 )
 from vmw_cloudinit_metadata.protocol.starttls import OFFERED, UNDECIDED, StartTls
 from vmw_cloudinit_metadata.protocol.telnet import Option
@@ -58,7 +58,7 @@ class Session:
         "_extension",
         "_identification",
         "_lines",
-        "_link",
+        "_peer",
         "_start_tls",
         "_stray",
         "_telnet",
@@ -74,13 +74,13 @@ class Session:
     ) -> None:
         can_start_tls = policy.tls is not TlsPolicy.OFF and not is_secure
         self._telnet = (_BEGINS_WITH_TLS if can_start_tls else _BEGINS_IN_PLAIN).copy()
-        self._link = link = Link(self._telnet)
+        self._peer = peer = TelnetPeer(self._telnet)
         self._stray: stranger.Watch | None = None
-        self._start_tls = StartTls(link, is_possible=can_start_tls)
+        self._start_tls = StartTls(peer, is_possible=can_start_tls)
         self._lines = packet.LineSplitter()
-        self._identification = Identification(link, Identity(peer_address, connected_since))
+        self._identification = Identification(peer, Identity(peer_address, connected_since))
         self._extension = Extension(
-            link, self._lines, policy, self._identification, is_secure=is_secure
+            peer, self._lines, policy, self._identification, is_secure=is_secure
         )
 
     # What the owner calls
@@ -91,15 +91,15 @@ class Session:
         Call it with every piece that arrives, of whatever size. Afterwards `data_to_send` may have
         something. `now_s` is a monotonic clock. A mute session ignores the data.
         """
-        link = self._link
-        link.now_s = now_s
+        peer = self._peer
+        peer.now_s = now_s
         # A UART's bytes come one by one, so what can only be the guest's takes the short way.
         plain = None
-        if link.phase in SERIAL and self._start_tls.stage is not UNDECIDED:
+        if peer.phase in SERIAL and self._start_tls.stage is not UNDECIDED:
             plain = self._telnet.only_data(data)
         if plain is not None:
             self._receive_serial(plain)
-        elif link.phase in SPEAKING:
+        elif peer.phase in SPEAKING:
             self._receive_telnet(data)
         return self._take_events()
 
@@ -108,7 +108,7 @@ class Session:
 
         Call it when nothing has arrived for a while after the greeting; `data_to_send` follows.
         """
-        if self._start_tls.stage is UNDECIDED and self._link.phase in SPEAKING:
+        if self._start_tls.stage is UNDECIDED and self._peer.phase in SPEAKING:
             self._receive(self._start_tls.go_on_in_plain())
 
     def identity_overdue(self) -> list[Event]:
@@ -118,8 +118,8 @@ class Session:
         those two begins the time anew.
         """
         if self.is_moving:
-            self._link.report(IdentityAsked())  # nothing may be said now, so nothing is judged
-        elif self._link.phase in SPEAKING:
+            self._peer.report(IdentityAsked())  # nothing may be said now, so nothing is judged
+        elif self._peer.phase in SPEAKING:
             self._extension.identity_overdue()
         return self._take_events()
 
@@ -159,18 +159,18 @@ class Session:
 
     def silence(self) -> None:
         """Nothing more is to be said or heard. The connection may stay open."""
-        self._link.advance(SILENCE)
+        self._peer.advance(SILENCE)
 
     # What the owner may ask
 
     @property
-    def phase(self) -> Phase:
-        return self._link.phase
+    def phase(self) -> SessionPhase:
+        return self._peer.phase
 
     @property
     def can_speak(self) -> bool:
         """Whether the guest may be written to: not while its VM is moving away, nor when mute."""
-        return self._extension.departure is None and self._link.phase in SPEAKING
+        return self._extension.departure is None and self._peer.phase in SPEAKING
 
     @property
     def is_moving(self) -> bool:
@@ -197,21 +197,21 @@ class Session:
     def _receive_serial(self, data: bytes) -> None:
         for document in self._lines.requests(data):
             if document is None:
-                self._link.violation("line that is no request")
+                self._peer.violation("line that is no request")
             else:
                 self._receive_request(document)
         while self._lines.overlong:
             self._lines.overlong -= 1
-            self._link.violation("line too long")
+            self._peer.violation("line too long")
 
     def _receive_request(self, document: str) -> None:
-        link, now_s = self._link, self._link.now_s
+        peer, now_s = self._peer, self._peer.now_s
         was_silent = now_s - self._identification.last_request_s > SILENCE_S
         self._identification.last_request_s = now_s
-        if was_silent and link.phase is IDENTIFIED and not self.is_moving:
+        if was_silent and peer.phase is IDENTIFIED and not self.is_moving:
             self._identification.ask_again()
-        if link.phase in ANSWERED:
-            link.events.append(Requested(document))
+        if peer.phase in ANSWERED:
+            peer.events.append(Requested(document))
         else:
             self._identification.wait(document)
 
@@ -227,26 +227,26 @@ class Session:
 
     def _receive(self, events: Iterable[telnet.Event]) -> None:
         for event in events:
-            phase = self._link.phase
+            phase = self._peer.phase
             if phase is MUTE:
                 return
             if phase is FRESH and not isinstance(event, telnet.Data):
-                self._link.advance(COMMAND)
+                self._peer.advance(COMMAND)
             if phase is ARRIVED and self._extension.arrival:
                 self._extension.arrival.behind.append(event)
             else:
                 _RECEIVERS[type(event)](self, event)
 
     def _receive_payload(self, received: telnet.Data) -> None:
-        payload, link = received.payload, self._link
-        if link.phase is FRESH:
+        payload, peer = received.payload, self._peer
+        if peer.phase is FRESH:
             self._stray = self._stray or stranger.Watch()
-            if peer := self._stray.receive_data(payload):
-                link.reject(peer)
+            if what := self._stray.receive_data(payload):
+                peer.reject(what)
                 return
         if self._extension.arrival:
             if not self._extension.arrival.keep_early(payload):
-                link.violation("too much before VMOTION-COMPLETE")
+                peer.violation("too much before VMOTION-COMPLETE")
         else:
             self._receive_serial(self._telnet.plain(payload))
 
@@ -271,13 +271,13 @@ class Session:
         elif is_offered:
             self._start_tls.postpone(subnegotiation)
         else:
-            self._link.violation("unexpected subnegotiation")
+            self._peer.violation("unexpected subnegotiation")
 
     def _receive_malformed(self, malformed: telnet.Malformed) -> None:
-        self._link.violation(malformed.fault)
+        self._peer.violation(malformed.fault)
 
     def _take_events(self) -> list[Event]:
-        events, self._link.events = self._link.events, []
+        events, self._peer.events = self._peer.events, []
         return events
 
 

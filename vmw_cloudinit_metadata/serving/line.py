@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmw_cloudinit_metadata.monitoring.trace import Trace
 from vmw_cloudinit_metadata.protocol import events
-from vmw_cloudinit_metadata.protocol.phase import MUTE, OVERDUE
+from vmw_cloudinit_metadata.protocol.phases import MUTE, OVERDUE
 from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.protocol.vmware import Machine

@@ -23,8 +23,8 @@ IDENTIFYING <──────────────────────�
 from __future__ import annotations
 
 
-class Phase:
-    """A phase of a session. There is one object of each: compare with `is`."""
+class _Named:
+    """One object for each name: compare with `is`."""
 
     __slots__ = ("name",)
 
@@ -35,26 +35,26 @@ class Phase:
         return self.name
 
 
-class Cue:
+class SessionPhase(_Named):
+    """What a session is doing."""
+
+    __slots__ = ()
+
+
+class Cue(_Named):
     """What takes a session to another phase."""
 
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return self.name
+    __slots__ = ()
 
 
-FRESH = Phase("FRESH")  # nothing has come but a few stray bytes
-NEGOTIATING = Phase("NEGOTIATING")  # the peer speaks telnet, and has named no VM to serve
-ARRIVING = Phase("ARRIVING")  # target of a move: the VM still runs at the source
-ARRIVED = Phase("ARRIVED")  # the VM runs here; what comes waits for `take_over`
-IDENTIFYING = Phase("IDENTIFYING")  # a VM whose identity is awaited; its guest's requests wait too
-OVERDUE = Phase("OVERDUE")  # its host does not send the identity; requests are answered `timeout`
-IDENTIFIED = Phase("IDENTIFIED")  # requests are answered
-MUTE = Phase("MUTE")  # nothing more is said or heard
+FRESH = SessionPhase("FRESH")  # nothing has come but a few stray bytes
+NEGOTIATING = SessionPhase("NEGOTIATING")  # the peer speaks telnet, and has named no VM to serve
+ARRIVING = SessionPhase("ARRIVING")  # target of a move: the VM still runs at the source
+ARRIVED = SessionPhase("ARRIVED")  # the VM runs here; what comes waits for `take_over`
+IDENTIFYING = SessionPhase("IDENTIFYING")  # the VM's identity is awaited, and requests wait for it
+OVERDUE = SessionPhase("OVERDUE")  # its host does not send it: requests are answered `timeout`
+IDENTIFIED = SessionPhase("IDENTIFIED")  # requests are answered
+MUTE = SessionPhase("MUTE")  # nothing more is said or heard
 
 COMMAND = Cue("COMMAND")  # the first telnet command
 PEER = Cue("PEER")  # VMOTION-PEER, with what may be a proof
@@ -80,7 +80,7 @@ ANSWERED = frozenset({IDENTIFIED, OVERDUE})
 # The peer may be written to.
 SPEAKING = SERIAL | {FRESH, ARRIVING, ARRIVED}
 
-TRANSITIONS: dict[tuple[Phase, Cue], Phase] = {
+TRANSITIONS: dict[tuple[SessionPhase, Cue], SessionPhase] = {
     (FRESH, COMMAND): NEGOTIATING,
     (NEGOTIATING, PEER): ARRIVING,
     (ARRIVING, COMPLETE): ARRIVED,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from vmw_cloudinit_metadata.protocol import stranger, telnet, vmware
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
 from vmw_cloudinit_metadata.protocol.events import Event, NotHypervisor, Refused, Violation
-from vmw_cloudinit_metadata.protocol.phase import FRESH, SILENCE, TRANSITIONS, Cue, Phase
+from vmw_cloudinit_metadata.protocol.phases import FRESH, SILENCE, TRANSITIONS, Cue, SessionPhase
 from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
 # The server sends these to every VM, so they are encoded once.
 _BARE = {code: telnet.encode_subnegotiation(vmware.suboption(code)) for code in Suboption}
 
 
-class Link:
+class TelnetPeer:
     """Through it a part of the session writes to the peer and reports to the owner."""
 
     __slots__ = ("events", "now_s", "phase", "telnet")
@@ -20,7 +20,7 @@ class Link:
     def __init__(self, telnet: Endpoint) -> None:
         self.telnet = telnet
         self.events: list[Event] = []
-        self.phase: Phase = FRESH
+        self.phase: SessionPhase = FRESH
         self.now_s = 0.0  # when the peer sent something last
 
     def say(self, code: Suboption, argument: bytes = b"") -> None:
@@ -45,8 +45,8 @@ class Link:
         self.advance(SILENCE)
         self.report(Refused(kind, reason, is_attack))
 
-    def reject(self, peer: NotHypervisor) -> None:
+    def reject(self, what: NotHypervisor) -> None:
         """Stops serving a peer that is no ESXi host, and says so to it."""
         self.advance(SILENCE)
         self.telnet.send(stranger.GREETING)
-        self.report(peer)
+        self.report(what)
