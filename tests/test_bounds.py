@@ -77,7 +77,7 @@ NEVER_NAMED = {"proxied": BINARY + WILL_EXTENSION + suboption(0, KNOWN) + PROXY 
 }
 
 
-CACHES = (packet._whole, telnet._whole, options._received)
+CACHES = (packet.requests_of, telnet.events_of, options.received)
 OURS = tracemalloc.Filter(True, "*/vmw_cloudinit_metadata/*")
 
 
@@ -146,9 +146,9 @@ def test_kept_parses_have_short_keys() -> None:
         long = b"\xff\xf1%d" % number + b"x" * 4000
         decoder.receive_data(long)
         lines.requests(b"%d" % number + b"x" * 4000 + b"\n")
-    for cache in (packet._whole, telnet._whole):
+    for cache in (packet.requests_of, telnet.events_of):
         assert cache.cache_info().currsize == 0
-    assert options._received.cache_parameters()["maxsize"] <= 512
+    assert options.received.cache_parameters()["maxsize"] <= 512
 
 
 def test_peer_that_makes_the_server_speak_and_does_not_read_is_kept_little_for(

@@ -1,4 +1,4 @@
-"""When a VM counts as identified, and the requests that wait for that. Pure."""
+"""Decides when a VM counts as identified, and keeps the requests that wait for that. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_WAITING_REQUESTS = 64
 
 
 class Identification:
-    """Asks a VM who it is, judges what it answers, and reports."""
+    """Asks a VM who it is, judges its answers, and reports the result."""
 
     __slots__ = ("_identity", "_peer", "_waiting", "last_request_s")
 
@@ -34,11 +34,11 @@ class Identification:
         self._peer = peer
         self._identity = identity
         self._waiting: list[str] = []
-        self.last_request_s = 0.0  # or when the VM was identified
+        self.last_request_s = 0.0  # the guest's last request, or when the VM was identified
 
     @property
     def machine(self) -> Machine:
-        """Who the VM is, as far as its host has said."""
+        """Who the VM is, as far as its host has sent it."""
         return self._identity.machine
 
     @property
@@ -46,7 +46,7 @@ class Identification:
         return bool(self._waiting)
 
     def announce(self, known: bytes) -> None:
-        """Handles KNOWN-SUBOPTIONS-1: asks what the VM can answer."""
+        """Handles KNOWN-SUBOPTIONS-1: asks the VM what it can answer."""
         for question in self._identity.ask(known):
             self._peer.say(question)
         self._peer.report(IdentityAsked())
@@ -54,13 +54,13 @@ class Identification:
 
     def withdraw(self, questions: bytes) -> None:
         """Handles UNKNOWN-SUBOPTION-RCVD-1: the VM cannot answer these."""
-        self._identity.will_not_hear(questions)
+        self._identity.withdraw(questions)
         self._judge()
 
     def learn(self, code: Suboption, argument: bytes) -> None:
         """Handles an answer, or an identity that comes unasked."""
         was = self.machine if self._peer.phase is IDENTIFIED else None
-        if not self._identity.hear(code, argument):
+        if not self._identity.receive(code, argument):
             self._peer.violation(f"unusable {vmware.named(code)}")
         if was:
             self._report_change(was)
@@ -76,7 +76,7 @@ class Identification:
         self._judge()
 
     def expect(self) -> None:
-        """From now on the identity matters: the time to send it begins, unless it runs."""
+        """Starts the time to send the identity, unless it runs: it matters from now on."""
         if not self._identity.is_asked or self._identity.is_late:
             self._wait_anew()
 
@@ -88,7 +88,7 @@ class Identification:
         return self._identity.is_overdue
 
     def ask_for_missing(self) -> None:
-        """The time is over: asks once more for what decides which VM this is."""
+        """Asks, after a timeout, once more for what decides which VM this is."""
         for question in self._identity.overdue():
             self._peer.say(question)
         self._judge()
@@ -98,14 +98,14 @@ class Identification:
         if self._identity.is_complete or self._peer.phase is MUTE:
             return
         if self._peer.phase is OVERDUE:
-            missing, is_first = self._identity.missing, self._identity.is_news
+            missing, is_first = self._identity.missing, self._identity.is_overdue_now
             self._peer.report(IdentityMissing(missing, is_first))
             self._let_requests_pass()
         else:
             self._peer.report(IdentityAsked())
 
     def ask_again(self) -> None:
-        """Asks an identified VM again; until it answers, or is late, its requests wait."""
+        """Asks an identified VM again. Its requests wait until it answers, or is late."""
         questions = self._identity.ask_again()
         if not questions:
             return
@@ -127,7 +127,7 @@ class Identification:
         self._waiting, source._waiting = source._waiting, []
 
     def begin_at_target(self, service_uri: str | None) -> None:
-        """Judges the VM that has moved here; of another server's move only the URI is known."""
+        """Judges a VM that has moved here; `service_uri` is that of another server's move."""
         if service_uri is not None:
             self._identity.proxied(service_uri, "client")
         if not self._identity.is_complete:
@@ -135,7 +135,7 @@ class Identification:
         self._judge()
 
     def _judge(self) -> None:
-        """Goes to the phase that the identity gives a VM that is served."""
+        """Advances a VM that is served to the phase that its identity allows."""
         peer = self._peer
         before = peer.phase
         if before not in PROXIED:
@@ -153,7 +153,7 @@ class Identification:
             self._wait_anew()
 
     def _wait_anew(self) -> None:
-        self._identity.wait_anew()
+        self._identity.restart_time()
         self._peer.report(IdentityAsked())
 
     def _let_requests_pass(self) -> None:

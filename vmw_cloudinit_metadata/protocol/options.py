@@ -118,7 +118,7 @@ class Options:
 
     def receive(self, negotiation: Negotiation) -> Negotiation | None:
         """Returns the answer to a negotiation that arrived, or None for silence."""
-        self.states, answer = _received(self.states, negotiation, self.agreeable)
+        self.states, answer = received(self.states, negotiation, self.agreeable)
         return answer
 
     def wish(self, side: Side, option: int, on: bool) -> Negotiation | None:
@@ -131,7 +131,7 @@ class Options:
 
 
 @lru_cache(maxsize=512)  # 2.5 % of a cached boot; a connection has some dozen entries
-def _received(
+def received(
     states: States, negotiation: Negotiation, agreeable: tuple[frozenset[int], frozenset[int]]
 ) -> tuple[States, Negotiation | None]:
     side, is_positive = _ARRIVES[negotiation.verb]

@@ -1,4 +1,4 @@
-"""What the parts of a session have in common: the peer, the owner's events, and the phase. Pure."""
+"""The peer of a session, as all parts of the session see it. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BARE = {code: telnet.encode_subnegotiation(vmware.suboption(code)) for code in 
 
 
 class TelnetPeer:
-    """Through it a part of the session writes to the peer and reports to the owner."""
+    """What is sent to the peer, which events report it to the owner, and the phase it is in."""
 
     __slots__ = ("events", "now_s", "phase", "telnet")
 
@@ -21,7 +21,7 @@ class TelnetPeer:
         self.telnet = telnet
         self.events: list[Event] = []
         self.phase: SessionPhase = FRESH
-        self.now_s = 0.0  # when the peer sent something last
+        self.now_s = 0.0  # when the peer last sent something
 
     def say(self, code: Suboption, argument: bytes = b"") -> None:
         """Sends a suboption of VMWARE-TELNET-EXT."""
@@ -46,7 +46,7 @@ class TelnetPeer:
         self.report(Refused(kind, reason, is_attack))
 
     def reject(self, what: NotHypervisor) -> None:
-        """Stops serving a peer that is no ESXi host, and says so to it."""
+        """Stops serving a peer that is no ESXi host, and sends it a line that says so."""
         self.advance(SILENCE)
         self.telnet.send(stranger.GREETING)
         self.report(what)

@@ -274,7 +274,7 @@ class Session:
             self._peer.violation("unexpected subnegotiation")
 
     def _receive_malformed(self, malformed: telnet.Malformed) -> None:
-        self._peer.violation(malformed.fault)
+        self._peer.violation(malformed.kind)
 
     def _take_events(self) -> list[Event]:
         events, self._peer.events = self._peer.events, []
