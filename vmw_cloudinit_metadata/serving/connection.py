@@ -341,8 +341,8 @@ class Connection:
         self._shared.deadlines.start(MUTE_LINE_S, self.close, self.hear)
 
     def dismiss(self, reason: str) -> None:
-        """The peer is no hypervisor: it may read what was said, and is closed."""
-        self._warn("closed", "strangers", f"closed: no hypervisor, but {reason}")
+        """Closes the connection of a peer that is no ESXi host, once it could read why."""
+        self._warn("closed", "strangers", f"closed: {reason}")
         self.finish()
         self._shared.deadlines.start(FAREWELL_S, self.close)
 

@@ -19,12 +19,13 @@ class Journey:
     """From VMOTION-BEGIN to COMPLETE or ABORT, or until it expires: EXPIRES_S after it began, or
     after source or target went. While both are there, a move may take as long as it takes."""
 
-    def __init__(self, shared: Shared, source: Line) -> None:
+    def __init__(self, shared: Shared, source: Line, number: int) -> None:
         self._shared = shared
+        self._number = number
         self.source = source
         self._target: Line | None = None
         self._is_over = False
-        shared.journeys[source.session] = self
+        shared.journeys[number] = self
         self._begin_to_expire()
 
     def _begin_to_expire(self) -> None:
@@ -97,7 +98,7 @@ class Journey:
         self._is_over = True
         self._shared.counters[f"vMotions {outcome}"] += 1
         self._shared.deadlines.cancel(self._expire)
-        self._shared.journeys.pop(self.source.session, None)
+        self._shared.journeys.pop(self._number, None)
 
     def _go_on(self) -> None:
         """The VM stays, if it is still there."""

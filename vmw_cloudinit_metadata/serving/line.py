@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmw_cloudinit_metadata.monitoring.trace import Trace
 from vmw_cloudinit_metadata.protocol import events
+from vmw_cloudinit_metadata.protocol.phases import MUTE, OVERDUE
 from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -75,7 +76,7 @@ class Line:
     @property
     def is_known(self) -> bool:
         """Whether the VM is identified, and all is told that could make it another one."""
-        return self._known_as is not None and not self.session.is_untold
+        return self._known_as is not None and self.session.phase is not OVERDUE
 
     @property
     def is_mid_line(self) -> bool:
@@ -88,7 +89,7 @@ class Line:
 
         What is held for a target that is not is no reason to wait: it cannot connect any more.
         """
-        if not self.is_open or self.session.is_mute:
+        if not self.is_open or self.session.phase is MUTE:
             return False
         if self._journey and self._journey.is_under_way:
             return self._journey.has_target
@@ -106,7 +107,7 @@ class Line:
     # What the connection tells it
 
     def receive(self, data: bytes) -> None:
-        if self.session.is_mute:
+        if self.session.phase is MUTE:
             return
         if self._trace:
             self._trace.heard(data)
@@ -145,17 +146,15 @@ class Line:
     @property
     def can_speak(self) -> bool:
         """Whether the guest may be written to, now."""
-        if not self.is_open or self.session.is_mute or self.session.is_moving:
-            return False
-        return self._connection.output.is_clear
+        return self.is_open and self.session.can_speak and self._connection.output.is_clear
 
     def await_sent(self) -> None:
         """Lets the dialogue proceed when all is sent that waits."""
         self._connection.output.is_awaited = True
 
     def say(self, packets: bytes) -> None:
-        self.session.answer(packets)
-        self.flush()
+        if data := self.session.answer(packets):
+            self._write(data)
 
     def proceed(self) -> None:
         if self.is_open:
@@ -165,9 +164,10 @@ class Line:
 
     def flush(self) -> None:
         """Hands what the protocol has to say to the connection."""
-        data = self.session.data_to_send()
-        if not data:
-            return
+        if data := self.session.data_to_send():
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
         if self._trace:
             self._trace.said(data)
         is_pushy = self._known_as is None and self._connection.output.waiting_bytes > UNKNOWN_BYTES
@@ -194,7 +194,7 @@ class Line:
             match event:
                 case events.Requested(document):
                     self.dialogue.enqueue(document)
-                case events.Fault(kind):
+                case events.Violation(kind):
                     self._shared.counters[f"fault: {kind}"] += 1
                 case events.IdentityAsked(again):
                     seconds = ASKED_AGAIN_TIMEOUT_S if again else IDENTITY_TIMEOUT_S
@@ -208,31 +208,36 @@ class Line:
 
     def _handle_rare(self, event: events.Event) -> None:
         match event:
-            case events.IdentityUntold(missing, is_news):
-                self._untold(missing, is_news)
+            case events.IdentityMissing(missing, is_first):
+                self._untold(missing, is_first)
             case events.Refused(kind, reason, is_attack):
                 self._refused(kind, reason)
                 if is_attack:
                     self._connection.close()
-            case events.Strange(reason):
+            case events.NotHypervisor():
                 self.flush()
-                self._connection.dismiss(reason)
+                self._connection.dismiss(str(event))
             case events.TlsAccepted():
                 self.flush()
                 self._connection.start_tls()
-            case events.MoveBegun(instead_of):
-                if instead_of:
+            case events.MoveBegun(number, instead_of):
+                if instead_of is not None:
                     self._shared.journeys[instead_of].make_room()
-                self._move_begun()
+                self._move_begun(number)
             case events.MoveDeclined(reason, is_of_rate):
                 self._move_declined(reason, "declined by rate" if is_of_rate else "declined")
             case events.MoveAborted():
                 self.tell("move aborted", "vMotion aborted by its source")
-                self._shared.journeys[self.session].abort()
-            case events.MoveArrived(source):
-                self._move_arrived(source)
-            case events.MoveCompleted(source):
-                self._move_completed(source)
+                assert self._journey
+                self._journey.abort()
+            case events.MoveArrived(number):
+                self._move_arrived(number)
+            case events.MoveCompleted():
+                if self._journey:
+                    self._journey.source.hear_the_rest()
+                self._handle(self.session.take_over())
+            case events.TakenOver():
+                self._take_over(self._journey)
 
     def _await_identity(self, seconds: float) -> None:
         self._shared.deadlines.start(seconds, self._identity_overdue, self._connection.hear)
@@ -318,7 +323,7 @@ class Line:
 
     def depart(self) -> None:
         """Nothing is said or heard any more; the peer has some time to close the connection."""
-        self.session.is_mute = True
+        self.session.silence()
         if not self.is_open:
             return
         self._shared.deadlines.cancel(self._identity_overdue)
@@ -327,9 +332,9 @@ class Line:
 
     # vMotion
 
-    def _move_begun(self) -> None:
+    def _move_begun(self, number: int) -> None:
         self._replace_journey()
-        self._journey = Journey(self._shared, self)
+        self._journey = Journey(self._shared, self, number)
         self.tell("move begun", "vMotion begins")
 
     def _move_declined(self, reason: str, outcome: str) -> None:
@@ -342,26 +347,18 @@ class Line:
 
     def _replace_journey(self) -> None:
         """Another VMOTION-BEGIN has come."""
-        if self.session in self._shared.journeys:
-            self._shared.journeys[self.session].replace()
+        journey = self._journey
+        if journey and journey.source is self and journey.is_under_way:
+            journey.replace()
 
-    def _move_arrived(self, source: Session | None) -> None:
-        if source:
+    def _move_arrived(self, number: int | None) -> None:
+        if number is not None:
             self._connection.accept()
-            self._journey = self._shared.journeys[source]
+            self._journey = self._shared.journeys[number]
             self._journey.arrive(self)
         else:
             self._connection.accept(within_s=MOVE_FROM_ELSEWHERE_S)
         log.debug("%s: target of a vMotion", self._connection)
-
-    def _move_completed(self, source: Session | None) -> None:
-        if source:
-            assert self._journey
-            self._journey.source.hear_the_rest()
-        told = self.session.take_over()
-        if self.session.is_proxying:  # even if it is refused for what it said behind that
-            self._take_over(self._journey)
-        self._handle(told)
 
     def _take_over(self, journey: Journey | None) -> None:
         """Goes on where the source stopped; without a journey, as a VM that has asked nothing."""

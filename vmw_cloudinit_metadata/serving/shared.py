@@ -12,7 +12,7 @@ from vmw_cloudinit_metadata.monitoring.figures import Timing
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings
 from vmw_cloudinit_metadata.monitoring.news import News, Throttle
 from vmw_cloudinit_metadata.process.budget import Budget
-from vmw_cloudinit_metadata.protocol.session import Policy, Session
+from vmw_cloudinit_metadata.protocol.session import Policy
 from vmw_cloudinit_metadata.serving.admission import Admission
 from vmw_cloudinit_metadata.serving.claims import Claims
 from vmw_cloudinit_metadata.serving.deadlines import Deadlines
@@ -38,7 +38,7 @@ class Shared:
     turn: Turn = field(default_factory=Turn)
     deadlines: Deadlines = field(default_factory=Deadlines)
     machines: Machines[Line] = field(default_factory=Machines)
-    journeys: dict[Session, Journey] = field(default_factory=dict)  # by the source's session
+    journeys: dict[int, Journey] = field(default_factory=dict)  # by the number of the move
     claims: Claims = field(default_factory=Claims)
     news: News = field(default_factory=News)
     throttle: Throttle = field(default_factory=Throttle)

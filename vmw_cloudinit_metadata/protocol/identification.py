@@ -1,0 +1,162 @@
+"""Decides when a VM counts as identified, and keeps the requests that wait for that. Pure."""
+
+from __future__ import annotations
+
+from vmw_cloudinit_metadata.protocol import vmware
+from vmw_cloudinit_metadata.protocol.events import (
+    Identified,
+    IdentityAsked,
+    IdentityMissing,
+    Requested,
+)
+from vmw_cloudinit_metadata.protocol.identity import Identity
+from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
+from vmw_cloudinit_metadata.protocol.phases import (
+    AWAITED,
+    IDENTIFIED,
+    MUTE,
+    OVERDUE,
+    PROXIED,
+)
+from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
+
+# A guest asks for one document after the other; this is room for one that asks for all of them,
+# again and again, while its VM is still being identified.
+MAX_WAITING_REQUESTS = 64
+
+
+class Identification:
+    """Asks a VM who it is, judges its answers, and reports the result."""
+
+    __slots__ = ("_identity", "_peer", "_waiting", "last_request_s")
+
+    def __init__(self, peer: TelnetPeer, identity: Identity) -> None:
+        self._peer = peer
+        self._identity = identity
+        self._waiting: list[str] = []
+        self.last_request_s = 0.0  # the guest's last request, or when the VM was identified
+
+    @property
+    def machine(self) -> Machine:
+        """Who the VM is, as far as its host has sent it."""
+        return self._identity.machine
+
+    @property
+    def has_waiting_requests(self) -> bool:
+        return bool(self._waiting)
+
+    def announce(self, known: bytes) -> None:
+        """Handles KNOWN-SUBOPTIONS-1: asks the VM what it can answer."""
+        for question in self._identity.ask(known):
+            self._peer.say(question)
+        self._peer.report(IdentityAsked())
+        self._judge()
+
+    def withdraw(self, questions: bytes) -> None:
+        """Handles UNKNOWN-SUBOPTION-RCVD-1: the VM cannot answer these."""
+        self._identity.withdraw(questions)
+        self._judge()
+
+    def learn(self, code: Suboption, argument: bytes) -> None:
+        """Handles an answer, or an identity that comes unasked."""
+        was = self.machine if self._peer.phase is IDENTIFIED else None
+        if not self._identity.receive(code, argument):
+            self._peer.violation(f"unusable {vmware.named(code)}")
+        if was:
+            self._report_change(was)
+        self._judge()
+
+    def proxied(self, service_uri: str, direction: str) -> None:
+        """Handles a DO-PROXY that is accepted."""
+        was = self.machine if self._peer.phase is IDENTIFIED else None
+        self.expect()
+        self._identity.proxied(service_uri, direction)
+        if was:
+            self._report_change(was)
+        self._judge()
+
+    def expect(self) -> None:
+        """Starts the time to send the identity, unless it runs: it matters from now on."""
+        if not self._identity.is_asked or self._identity.is_late:
+            self._wait_anew()
+
+    def is_settled(self, code: Suboption) -> bool:
+        return self._identity.is_settled(code)
+
+    @property
+    def is_overdue(self) -> bool:
+        return self._identity.is_overdue
+
+    def ask_for_missing(self) -> None:
+        """Asks, after a timeout, once more for what decides which VM this is."""
+        for question in self._identity.overdue():
+            self._peer.say(question)
+        self._judge()
+
+    def wait_on(self) -> None:
+        """Reports, after `ask_for_missing`, what is to be waited for."""
+        if self._identity.is_complete or self._peer.phase is MUTE:
+            return
+        if self._peer.phase is OVERDUE:
+            missing, is_first = self._identity.missing, self._identity.is_overdue_now
+            self._peer.report(IdentityMissing(missing, is_first))
+            self._let_requests_pass()
+        else:
+            self._peer.report(IdentityAsked())
+
+    def ask_again(self) -> None:
+        """Asks an identified VM again. Its requests wait until it answers, or is late."""
+        questions = self._identity.ask_again()
+        if not questions:
+            return
+        self._peer.advance(AWAITED)
+        for question in questions:
+            self._peer.say(question)
+        self._peer.report(IdentityAsked(again=True))
+
+    def wait(self, document: str) -> None:
+        """Keeps a request until the VM is identified."""
+        if len(self._waiting) < MAX_WAITING_REQUESTS:
+            self._waiting.append(document)
+        else:
+            self._peer.violation("too many requests before the identity")
+
+    def inherit(self, source: Identification) -> None:
+        """Takes over what the source of a move knows of the VM, and the requests that wait."""
+        self._identity.inherit(source._identity)
+        self._waiting, source._waiting = source._waiting, []
+
+    def begin_at_target(self, service_uri: str | None) -> None:
+        """Judges a VM that has moved here; `service_uri` is that of another server's move."""
+        if service_uri is not None:
+            self._identity.proxied(service_uri, "client")
+        if not self._identity.is_complete:
+            self._wait_anew()
+        self._judge()
+
+    def _judge(self) -> None:
+        """Advances a VM that is served to the phase that its identity allows."""
+        peer = self._peer
+        before = peer.phase
+        if before not in PROXIED:
+            return
+        peer.advance(self._identity.cue)
+        if peer.phase is IDENTIFIED and before is not IDENTIFIED:
+            self.last_request_s = peer.now_s
+            peer.report(Identified(self.machine))
+            self._let_requests_pass()
+
+    def _report_change(self, was: Machine) -> None:
+        if self.machine != was:
+            self._peer.report(Identified(self.machine))
+        if not self._identity.is_complete:  # the VM has a UUID, and it is unknown which
+            self._wait_anew()
+
+    def _wait_anew(self) -> None:
+        self._identity.restart_time()
+        self._peer.report(IdentityAsked())
+
+    def _let_requests_pass(self) -> None:
+        for document in self._waiting:
+            self._peer.report(Requested(document))
+        self._waiting.clear()

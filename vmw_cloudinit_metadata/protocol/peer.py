@@ -1,0 +1,52 @@
+"""The peer of a session, as all parts of the session see it. Pure."""
+
+from __future__ import annotations
+
+from vmw_cloudinit_metadata.protocol import stranger, telnet, vmware
+from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
+from vmw_cloudinit_metadata.protocol.events import Event, NotHypervisor, Refused, Violation
+from vmw_cloudinit_metadata.protocol.phases import FRESH, SILENCE, TRANSITIONS, Cue, SessionPhase
+from vmw_cloudinit_metadata.protocol.vmware import Suboption
+
+# The server sends these to every VM, so they are encoded once.
+_BARE = {code: telnet.encode_subnegotiation(vmware.suboption(code)) for code in Suboption}
+
+
+class TelnetPeer:
+    """What is sent to the peer, which events report it to the owner, and the phase it is in."""
+
+    __slots__ = ("events", "now_s", "phase", "telnet")
+
+    def __init__(self, telnet: Endpoint) -> None:
+        self.telnet = telnet
+        self.events: list[Event] = []
+        self.phase: SessionPhase = FRESH
+        self.now_s = 0.0  # when the peer last sent something
+
+    def say(self, code: Suboption, argument: bytes = b"") -> None:
+        """Sends a suboption of VMWARE-TELNET-EXT."""
+        if argument:
+            self.telnet.subnegotiate(vmware.suboption(code, argument))
+        else:
+            self.telnet.send_command(_BARE[code])
+
+    def report(self, event: Event) -> None:
+        self.events.append(event)
+
+    def advance(self, cue: Cue) -> None:
+        """Goes to the next phase."""
+        self.phase = TRANSITIONS[self.phase, cue]
+
+    def violation(self, kind: str) -> None:
+        self.report(Violation(kind))
+
+    def refuse(self, kind: str, reason: str, *, is_attack: bool = False) -> None:
+        """Stops serving a peer that is a VM."""
+        self.advance(SILENCE)
+        self.report(Refused(kind, reason, is_attack))
+
+    def reject(self, what: NotHypervisor) -> None:
+        """Stops serving a peer that is no ESXi host, and sends it a line that says so."""
+        self.advance(SILENCE)
+        self.telnet.send(stranger.GREETING)
+        self.report(what)
