@@ -22,6 +22,7 @@ FLOORS = {
     **dict.fromkeys(("settings.options", "settings.layers", "settings.running"), 3),
     **dict.fromkeys(("serving.tls", "serving.admission", "process.budget"), 1),
     **dict.fromkeys(("monitoring.regularfile", "guest.image"), 1),
+    **dict.fromkeys(("monitoring.counters", "monitoring.gauges"), 0),
     **dict.fromkeys(("client.hypervisor", "client.check", "client.figures", "client.plan"), 0),
     **dict.fromkeys(("client.summary", "client.report", "admin.request"), 0),
     **dict.fromkeys(("guest.image.kernel", "guest.image.cloudconfig", "guest.vsphere.port"), 0),

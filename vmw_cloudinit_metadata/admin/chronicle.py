@@ -14,6 +14,7 @@ from itertools import chain
 from operator import itemgetter
 from sys import getsizeof
 
+from vmw_cloudinit_metadata.monitoring.counters import ADMIN_SHED, Key
 from vmw_cloudinit_metadata.monitoring.happenings import (
     Happening,
     bytes_of_machine,
@@ -114,7 +115,7 @@ class Chronicle:
         self.states: Counter[str] = Counter()  # how many machines are in each
         self.problems: Counter[str] = Counter()  # how many machines have each of them now
         self.kept_bytes = 0  # that all entries hold at most
-        self.shed_counts: Counter[str] = Counter()  # what was given up to stay within bounds
+        self.shed_counts: Counter[Key] = Counter()  # what was given up to stay within bounds
 
     def expect(self, vc_uuids: Iterable[str]) -> None:
         """These were connected before a restart."""
@@ -218,11 +219,11 @@ class Chronicle:
     def _forget(self, entry: Entry) -> None:
         self._remove(entry)
         self.revision += 1
-        self.shed_counts["machines"] += 1
+        self.shed_counts[ADMIN_SHED["machines"]] += 1
 
     def _shorten(self, entry: Entry, most_bytes: int, cut_bytes: int) -> None:
         _shorten(entry, most_bytes, cut_bytes)
-        self.shed_counts["stories"] += 1
+        self.shed_counts[ADMIN_SHED["stories"]] += 1
 
     def _leave(self, key: str, connection: str, now_s: float) -> None:
         self._keys.pop(connection, None)

@@ -13,6 +13,7 @@ import gevent
 import ujson
 from gevent.event import Event
 
+from vmw_cloudinit_metadata.monitoring.counters import ADMIN_SHED, Key
 from vmw_cloudinit_metadata.monitoring.happenings import MAX_MACHINE_BYTES, Happening, fields, kept
 
 # Who is slower than this misses some, and is told how many.
@@ -52,7 +53,7 @@ class Events:
         self._texts: dict[int, bytes] = {}  # by number, as far as somebody has read them
         self._followers: list[Follower] = []
         self.kept_bytes = 0  # that all of it holds
-        self.shed_counts: Counter[str] = Counter()
+        self.shed_counts: Counter[Key] = Counter()
 
     @property
     def _oldest(self) -> int:
@@ -134,7 +135,7 @@ class Events:
         """The next that a follower gets; b"" if nothing of it has its level."""
         place = max(follower.place, self._oldest)
         missed = place - follower.place
-        self.shed_counts["events"] += missed
+        self.shed_counts[ADMIN_SHED["events"]] += missed
         told = [_left_out(missed)] if missed else []
         size = 0
         while self._oldest <= place < self._next and len(told) < PIECE_EVENTS:

@@ -22,6 +22,7 @@ from vmw_cloudinit_metadata.admin.events import Events
 from vmw_cloudinit_metadata.admin.http import HttpServer
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
 from vmw_cloudinit_metadata.admin.pulse import Pulse
+from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happening, kept, timestamp
 from vmw_cloudinit_metadata.process.budget import Budget
@@ -72,7 +73,7 @@ class AdminPort:
         self._pulse = Pulse()
         self._events = Events()
         self._server: HttpServer | None = None
-        self._shed: Counter[str] = Counter()
+        self._shed: Counter[Key] = Counter()
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
         self._heard: list[Happening] = []  # and not learned yet
         self._soon = gevent.get_hub().loop.timer(HEARD_S, repeat=HEARD_S)

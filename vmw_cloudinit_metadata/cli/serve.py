@@ -20,6 +20,7 @@ import gevent
 from vmw_cloudinit_metadata.admin.port import AdminPort, Serving
 from vmw_cloudinit_metadata.monitoring import logs
 from vmw_cloudinit_metadata.monitoring.audit import Audit
+from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.reload import Reload, Take
@@ -49,7 +50,7 @@ def serve_alone(
     admin: AdminPort | None,
     configuration: Configuration,
     audit_log: Path | None,
-) -> Counter[str]:
+) -> Counter[Key]:
     """Serves until TERM or INT; returns what was counted."""
     server = make(listen, **configuration.settings)
     audit = _audit(audit_log, server)
@@ -80,7 +81,7 @@ def serve_alone(
         server.serve_until_stopped()
     if audit:
         audit.flush()
-    return server.counters
+    return server.figures.counters
 
 
 def serve_by_workers(
@@ -91,7 +92,7 @@ def serve_by_workers(
     count: int,
     configuration: Configuration,
     audit_log: Path | None,
-) -> Counter[str]:
+) -> Counter[Key]:
     """The same, with `count` processes, each of which has its share of the limits."""
     key = configuration.settings["vmotion_key"] or secrets.token_bytes(32)
     make = partial(make, reuse_port=True)

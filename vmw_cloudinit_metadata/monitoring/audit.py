@@ -14,6 +14,7 @@ from typing import Any
 import gevent
 import ujson
 
+from vmw_cloudinit_metadata.monitoring.counters import DROPPED, Key
 from vmw_cloudinit_metadata.monitoring.happenings import Happening, digests_in, timestamp
 from vmw_cloudinit_metadata.monitoring.quota import Quota
 from vmw_cloudinit_metadata.monitoring.regularfile import open_regular
@@ -58,10 +59,10 @@ class Audit:
         """Goes on in the file that has the name now. If it cannot be opened the log says so."""
         self._writer.reopen(lambda: open_to_append(self._path))
 
-    def shed(self) -> dict[str, int]:
-        """What is not in the file, by the name of its counter."""
+    def shed(self) -> dict[Key, int]:
+        """What is not in the file, by its counter."""
         count = self._writer.dropped + self._quota.left_out
-        return {"audit lines dropped": count} if count else {}
+        return {DROPPED["audit lines"]: count} if count else {}
 
     def flush(self) -> None:
         """At the end: blocks, but not for long."""

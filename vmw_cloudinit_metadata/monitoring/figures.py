@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vmw_cloudinit_metadata.monitoring.counters import Key
+from vmw_cloudinit_metadata.monitoring.gauges import Gauge, TimingKey
+
 BOUNDS_S = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
@@ -38,9 +41,9 @@ class Timing:
 class Figures:
     """`counters` and `timings` only grow; `gauges` are of this moment."""
 
-    counters: Counter[str] = field(default_factory=Counter)
-    timings: Mapping[str, Timing] = field(default_factory=dict)
-    gauges: Mapping[str, float] = field(default_factory=dict)
+    counters: Counter[Key] = field(default_factory=Counter)
+    timings: Mapping[TimingKey, Timing] = field(default_factory=dict)
+    gauges: Mapping[Gauge, float] = field(default_factory=dict)
 
     def __add__(self, other: Figures) -> Figures:
         names = [*self.timings, *(name for name in other.timings if name not in self.timings)]

@@ -21,6 +21,7 @@ from typing import Any
 import gevent
 import ujson
 
+from vmw_cloudinit_metadata.monitoring.counters import DROPPED, Key
 from vmw_cloudinit_metadata.monitoring.happenings import (
     LEVEL_NAMES,
     Happening,
@@ -263,13 +264,16 @@ def put(line: str) -> bool:
     return handler is not None
 
 
-def shed() -> dict[str, int]:
-    """What this process has left out of the log so far, by the names of its counters."""
+def shed() -> dict[Key, int]:
+    """What this process has left out of the log so far, by counter."""
     handler = _handler()
     if handler is None:
         return {}
-    counts = {"log lines": handler.writer.dropped, "lines of busy hosts": handler.left_out}
-    return {f"{what} dropped": count for what, count in counts.items() if count}
+    counts = {
+        DROPPED["log lines"]: handler.writer.dropped,
+        DROPPED["lines of busy hosts"]: handler.left_out,
+    }
+    return {key: count for key, count in counts.items() if count}
 
 
 class Printed(TextIOBase):

@@ -14,6 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from vmw_cloudinit_metadata.monitoring.counters import Key, memory_shed
+from vmw_cloudinit_metadata.monitoring.gauges import MEMORY_BUDGET, Gauge, memory
+
 # What a cgroup or the machine has is also needed by others: threads that read files, the system.
 CGROUP_SHARE = 0.75
 MACHINE_SHARE = 0.5
@@ -63,9 +66,9 @@ class Fixed:
 class Budget:
     """The limit of one process. Belongs to the thread of its hub."""
 
-    def __init__(self, limit_bytes: int, count: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, limit_bytes: int, count: Callable[[Key], None] = lambda _: None) -> None:
         self.limit_bytes = limit_bytes
-        self._count = count  # counts what is dropped: "memory shed: kept answers"
+        self._count = count  # counts what is dropped
         self._program_bytes = resident_bytes() + RESERVE_BYTES
         self._tables: dict[str, Table] = {"program": Fixed(lambda: self._program_bytes)}
 
@@ -96,10 +99,10 @@ class Budget:
         return self.kept_bytes <= self.limit_bytes
 
     @property
-    def gauges(self) -> dict[str, float]:
-        """The limit, and the bytes of each table, by the names of admin/metrics.py."""
-        kept = {f"memory: {name}": table.kept_bytes for name, table in self._tables.items()}
-        return {"memory budget": self.limit_bytes, **kept}
+    def gauges(self) -> dict[Gauge, float]:
+        """The limit, and the bytes of each table."""
+        kept = {memory(name): table.kept_bytes for name, table in self._tables.items()}
+        return {MEMORY_BUDGET: self.limit_bytes, **kept}
 
     def keep(self) -> None:
         """Drop what does not fit. Call it when a table has grown."""
@@ -109,7 +112,7 @@ class Budget:
         while sheddable and self.kept_bytes > self.limit_bytes:
             name = max(sheddable, key=lambda name: sheddable[name].kept_bytes)
             if sheddable[name].shed():
-                self._count(f"memory shed: {name}")
+                self._count(memory_shed(name))
             else:
                 del sheddable[name]
 

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import gevent
 from gevent.event import Event
 
+from vmw_cloudinit_metadata.monitoring.counters import DROPPED, WORKER_RESTARTS, Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
 from vmw_cloudinit_metadata.process import channel, notify
@@ -80,7 +81,7 @@ class Worker:
     @property
     def figures(self) -> Figures:
         """What it has counted, and what could not be read of what it said."""
-        return self._figures + Figures(Counter({"events dropped": self._dropped}))
+        return self._figures + Figures(Counter({DROPPED["events"]: self._dropped}))
 
     def watch(self, told: Callable[[], None]) -> None:
         """Calls `told` whenever the worker has told something."""
@@ -181,7 +182,7 @@ class Parent:
         self.budget = Budget(memory_budget, self._count_one)
         self._is_started = False
         self.is_stopping = False
-        self.counted_beside: list[Callable[[], Mapping[str, int]]] = []  # counters of this process
+        self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of this process
         self._drained_s = 0.0  # when the workers are to have stopped
         self._turned_s = time.monotonic()  # the last turn
         self._rereading: Rereading | None = None
@@ -204,8 +205,8 @@ class Parent:
         beside.append(Figures(gauges=self.budget.gauges))
         return sum([*(worker.figures for worker in self._workers.values()), *beside], self._ended)
 
-    def _count_one(self, name: str) -> None:
-        self._ended.counters[name] += 1
+    def _count_one(self, key: Key) -> None:
+        self._ended.counters[key] += 1
 
     @property
     def problem(self) -> str:
@@ -305,7 +306,7 @@ class Parent:
         self._due_s.append(time.monotonic() + wait_s)
         if worker.is_ready:
             log.error("worker %d has ended with %d: another one is started", worker.pid, code)
-            self._ended.counters["workers restarted"] += 1
+            self._ended.counters[WORKER_RESTARTS] += 1
         else:
             reason = worker.failure or f"it has ended with {code}"
             log.error("a worker cannot start: %s; tried again in %g s", reason, wait_s)

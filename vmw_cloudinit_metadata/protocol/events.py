@@ -3,12 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 if TYPE_CHECKING:
     from vmw_cloudinit_metadata.protocol.session import Session
+
+RefusalKind = Literal[
+    "another service URI", "without TLS", "VMOTION-PEER", "plain bytes before TLS"
+]
+
+# Every `kind` of a Fault.
+VIOLATION_KINDS = (
+    "line that is no request",
+    "line too long",
+    "subnegotiation too long",
+    "subnegotiation without an option",
+    "suboption without a code",
+    "too many requests before the identity",
+    "too much before VMOTION-COMPLETE",
+    "too much before the end of AUTHENTICATION",
+    "unexpected AUTHENTICATION",
+    "unexpected DO-PROXY",
+    "unexpected GET-VM-BIOS-UUID",
+    "unexpected GET-VM-LOCATION-UUID",
+    "unexpected GET-VM-NAME",
+    "unexpected GET-VM-VC-UUID",
+    "unexpected KNOWN-SUBOPTIONS-2",
+    "unexpected UNKNOWN-SUBOPTION-RCVD-2",
+    "unexpected VMOTION-ABORT",
+    "unexpected VMOTION-COMPLETE",
+    "unexpected VMOTION-GOAHEAD",
+    "unexpected VMOTION-NOTNOW",
+    "unexpected VMOTION-PEER",
+    "unexpected VMOTION-PEER-OK",
+    "unexpected WILL-PROXY",
+    "unexpected WONT-PROXY",
+    "unexpected subnegotiation",
+    "unknown suboption",
+    "unknown telnet command",
+    "unterminated subnegotiation",
+    "unusable VM-BIOS-UUID",
+    "unusable VM-LOCATION-UUID",
+    "unusable VM-NAME",
+    "unusable VM-VC-UUID",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +85,7 @@ class Requested:
 class Refused:
     """The peer is not served, and the session is mute from here on."""
 
-    kind: str  # one of a few fixed texts
+    kind: RefusalKind
     reason: str  # for the operator, safe for a log
     is_attack: bool = False  # then the connection is to be closed at once
 
@@ -99,7 +139,7 @@ class MoveCompleted:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The peer sent something that is not the protocol; `kind` is one of a few fixed texts."""
+    """The peer sent something that is not the protocol; `kind` is one of VIOLATION_KINDS."""
 
     kind: str
 

@@ -27,6 +27,7 @@ from vmw_cloudinit_metadata.protocol.events import (
     MoveBegun,
     MoveCompleted,
     MoveDeclined,
+    RefusalKind,
     Refused,
     Requested,
     Strange,
@@ -455,7 +456,7 @@ class Session:
     def _lacks_tls(self) -> bool:
         return self._policy.tls is TlsPolicy.REQUIRE and not self._is_secure
 
-    def _refuse(self, kind: str, reason: str, *, is_attack: bool = False) -> None:
+    def _refuse(self, kind: RefusalKind, reason: str, *, is_attack: bool = False) -> None:
         self.is_mute = True
         self._emit(Refused(kind, reason, is_attack))
 

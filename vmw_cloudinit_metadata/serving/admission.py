@@ -10,6 +10,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple, Protocol
 
+from vmw_cloudinit_metadata.monitoring.counters import RefusalReason
 from vmw_cloudinit_metadata.protocol.crowd import Crowd
 from vmw_cloudinit_metadata.protocol.rate import Rate
 
@@ -61,7 +62,7 @@ def plain_host(host: str) -> str:
 
 
 class Refusal(NamedTuple):
-    kind: str  # "network" or "host"
+    kind: RefusalReason
     reason: str
 
 

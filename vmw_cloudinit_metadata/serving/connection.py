@@ -22,6 +22,7 @@ from typing import Any
 
 import gevent
 
+from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.happenings import Peer
 from vmw_cloudinit_metadata.protocol import proxyheader
 from vmw_cloudinit_metadata.serving.admission import Refusal, plain_host
@@ -156,7 +157,7 @@ class Connection:
             log.debug("%s: connection lost: %s", self, error)
             self.close()
         except Exception:
-            self._shared.counters["internal errors"] += 1
+            self._shared.counters[counters.INTERNAL_ERRORS] += 1
             log.exception("%s: an error of the server; the connection is closed", self)
             self.close()
 
@@ -196,7 +197,7 @@ class Connection:
                     continue
                 if not data:
                     return
-                self._shared.counters["bytes received"] += len(data)
+                self._shared.counters[counters.RECEIVED_BYTES] += len(data)
                 if not self._is_over:
                     self._receive(data)
                 elif self._has_made_room:  # what else is there need not be heard
@@ -243,7 +244,7 @@ class Connection:
             return
         if not data:
             return
-        self._shared.counters["bytes received"] += len(data)
+        self._shared.counters[counters.RECEIVED_BYTES] += len(data)
         self._receive(data)
         while self._has_more and not self._is_over:
             self._receive(b"")
@@ -267,7 +268,7 @@ class Connection:
 
     def _refuse(self, refusal: Refusal) -> None:
         text = f"connection refused: {refusal.reason}"
-        self._warn("refused", f"refused: {refusal.kind}", text)
+        self._warn("refused", counters.REFUSED[refusal.kind], text)
         self._receive = _hear_nothing
         self.close()
 
@@ -281,7 +282,7 @@ class Connection:
     def make_room(self) -> None:
         """Closes the connection, whose VM is not served, for the sake of another one."""
         text = "closed to make room for another connection: it has named no VM, or was refused"
-        self._warn("closed", "made room", text)
+        self._warn("closed", counters.CLOSED["made room"], text)
         self._leave_host()
         self._has_made_room = True
         self._shared.leaving += 1
@@ -291,7 +292,7 @@ class Connection:
         """Tells a happening of this connection."""
         self._shared.happenings.tell(kind, text, self.peer, **further)
 
-    def _warn(self, kind: str, reason: str, text: str) -> None:
+    def _warn(self, kind: str, reason: counters.Key, text: str) -> None:
         """Counts what goes wrong, and tells it at most once a minute for each host."""
         self._shared.counters[reason] += 1
         untold = None if self._is_quiet else self._shared.throttle.passes(reason, self.host)
@@ -307,24 +308,28 @@ class Connection:
 
     def _unidentified(self) -> None:
         text = f"closed: it named no VM within {IDENTIFICATION_S:g} s"
-        self._warn("closed", "unidentified", text)
+        self._warn("closed", counters.CLOSED["unidentified"], text)
         self.close()
 
     def _move_overdue(self) -> None:
         reason = "closed: the vMotion to it was not completed in time"
-        self._warn("closed", "vMotions overdue", reason)
+        self._warn("closed", counters.MOVES["overdue"], reason)
         self.close()
 
     def _stalled(self) -> None:
-        self._shared.counters["stalled"] += 1
+        self._shared.counters[counters.CLOSED["stalled"]] += 1
         teller = self._line or self
-        teller.tell("closed", f"closed: it has not read for {STALLED_S:g} s", reason="stalled")
+        teller.tell(
+            "closed",
+            f"closed: it has not read for {STALLED_S:g} s",
+            reason=counters.CLOSED["stalled"],
+        )
         self.close()
 
     def give_up(self) -> None:
         """The peer does not read, and the memory of what waits for it is needed."""
         text = "closed: it does not read, and the memory budget is used up (--memory-budget)"
-        self._warn("closed", "memory budget", text)
+        self._warn("closed", counters.CLOSED["memory budget"], text)
         self.close()
 
     def keep_mute(self) -> None:
@@ -342,7 +347,7 @@ class Connection:
 
     def dismiss(self, reason: str) -> None:
         """The peer is no hypervisor: it may read what was said, and is closed."""
-        self._warn("closed", "strangers", f"closed: no hypervisor, but {reason}")
+        self._warn("closed", counters.CLOSED["strangers"], f"closed: no hypervisor, but {reason}")
         self.finish()
         self._shared.deadlines.start(FAREWELL_S, self.close)
 
@@ -362,7 +367,7 @@ class Connection:
         if not isinstance(header, proxyheader.Header):
             self._is_quiet = False
             reason = "closed: it begins with no PROXY protocol header"
-            self._warn("refused", "refused: PROXY header", reason)
+            self._warn("refused", counters.REFUSED["PROXY header"], reason)
             self.close()
             return
         rest, self._header = self._header[header.length :], b""
@@ -435,7 +440,7 @@ class Connection:
 
     def _tls_is_up(self, tls: Tls) -> None:
         if not self._line:
-            self._shared.counters[tls.version] += 1
+            self._shared.counters[counters.tls_handshake(tls.version)] += 1
             self._shared.deadlines.cancel(self._handshake_overdue)
             self._open_line()
 
@@ -460,7 +465,7 @@ class Connection:
 
     def _tls_failed(self, reason: str) -> None:
         assert self._tls
-        self._warn("closed", "TLS failed", f"closed: TLS failed: {reason}")
+        self._warn("closed", counters.CLOSED["TLS failed"], f"closed: TLS failed: {reason}")
         self.output.put(self._tls.data_to_send())  # the alert
         self.close()
 
@@ -477,7 +482,7 @@ class Connection:
             data = self._tls.data_to_send()
         is_written = self.output.write(data)
         if is_written:
-            self._shared.counters["bytes sent"] += len(data)
+            self._shared.counters[counters.SENT_BYTES] += len(data)
         return is_written
 
     def _all_is_sent(self) -> None:

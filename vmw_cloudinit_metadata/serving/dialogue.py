@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_DOCUMENTS
+from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.news import QUIET_S, key_of
+from vmw_cloudinit_metadata.protocol.packet import ErrorCode
 from vmw_cloudinit_metadata.protocol.printable import shortened
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.lookup import (
@@ -46,7 +48,11 @@ PIECE_BYTES = 16 * 1024
 
 
 _ALWAYS_KNOWN = frozenset({*STANDARD_DOCUMENTS, "DIGEST"})
-_ANSWERED = {document: f"{document} answered" for document in _ALWAYS_KNOWN}  # counters
+# Label value of a document -> its counter.
+_ANSWERED: Mapping[str, counters.Key] = {
+    document: key for (document, outcome), key in counters.OUTCOMES.items() if outcome == "answered"
+}
+_OTHER_ANSWERED = counters.OUTCOMES["other", "answered"]
 
 
 class Dialogue:
@@ -78,7 +84,7 @@ class Dialogue:
         return bool(self._requests or self._is_looking_up or self._unsent)
 
     def enqueue(self, document: str) -> None:
-        self._shared.counters["requests"] += 1
+        self._shared.counters[counters.REQUESTS] += 1
         if not self._asked_s:
             self._asked_s = time.time()
         if len(self._requests) < MAX_WAITING_REQUESTS:
@@ -86,7 +92,7 @@ class Dialogue:
             if len(self._requests) > _FEW_REQUESTS:
                 self._hold()
             return
-        self._shared.counters["requests dropped"] += 1
+        self._shared.counters[counters.DROPPED["requests"]] += 1
         if not self._has_lost:
             self._has_lost = self._owes_line_feed = True
 
@@ -113,11 +119,11 @@ class Dialogue:
         machine = self.line.machine
         answer, lookup = self._kept(machine), self._shared.lookup
         if answer and lookup.is_fresh(answer):
-            self._shared.counters["answers kept"] += 1
+            self._shared.counters[counters.CACHE_HITS] += 1
             self._answer(machine, answer)
             return
         if not answer and (failure := lookup.fresh_failure(machine)):
-            self._shared.counters["answers looked up"] += 1
+            self._shared.counters[counters.CACHE_MISSES] += 1
             self._answer(machine, failure)
             return
         self._is_looking_up = True
@@ -138,11 +144,11 @@ class Dialogue:
             self._look_up(machine)
             return
         holds = isinstance(outcome, Answer) and outcome.token is not None
-        self._shared.counters["answers kept" if holds else "answers unchecked"] += 1
+        self._shared.counters[counters.CACHE_HITS if holds else counters.CACHE_UNCHECKED] += 1
         self._looked_up(machine, outcome)
 
     def _look_up(self, machine: Machine) -> None:
-        self._shared.counters["answers looked up"] += 1
+        self._shared.counters[counters.CACHE_MISSES] += 1
         self._shared.lookup.ask(machine, self._guarded(self._looked_up, machine))
 
     def _end_pause(self) -> None:
@@ -279,9 +285,10 @@ class Dialogue:
 
     # Telling the operator
 
-    def _count_failure(self, document: str, error: str) -> None:
-        self._shared.counters[f"answered {error}"] += 1
-        self._shared.counters[f"{_kind(document)} {error}"] += 1
+    def _count_failure(self, document: str, error: ErrorCode) -> None:
+        self._shared.counters[counters.ANSWERED_WITH[error]] += 1
+        label = counters.document_label(document)
+        self._shared.counters[counters.OUTCOMES[label, error]] += 1
         if not self._had:
             self._asked_s = 0.0
 
@@ -305,11 +312,11 @@ class Dialogue:
             )
 
     def _log_answer(self, machine: Machine, document: str, answer: Answer, size: int) -> None:
-        counters = self._shared.counters
-        counters["answered"] += 1
-        counters[_ANSWERED.get(document, "other answered")] += 1
+        counted = self._shared.counters
+        counted[counters.ANSWERED] += 1
+        counted[_ANSWERED.get(document, _OTHER_ANSWERED)] += 1
         if self.line.is_older:
-            counters["answered on an older connection"] += 1
+            counted[counters.ANSWERED_OLDER] += 1
         if self._shared.news.is_new(machine, answer.origin.problem):
             self._tell_stale(answer.origin)
         if document == "METADATA":
@@ -340,7 +347,7 @@ class Dialogue:
 
     def _tell_duplicates(self, origin: Origin) -> None:
         """Each once a minute: all VMs of one default value have the same text."""
-        self._shared.counters["duplicates"] += 1
+        self._shared.counters[counters.CONFLICTS["duplicate"]] += 1
         for duplicate in origin.duplicates:
             untold = self._shared.throttle.passes("duplicate", duplicate)
             if untold is not None:
@@ -362,7 +369,7 @@ class Dialogue:
         self._had, self._had_from, self._asked_s = {}, None, 0.0
         seconds = max(had.values()) - asked_s
         if "METADATA" in had:
-            self._shared.counters["boots"] += 1
+            self._shared.counters[counters.BOOTS] += 1
             self._shared.boots.observe(seconds)
         text = f"answered {', '.join(had)} from {_named(origin)}"
         self.line.tell(
@@ -396,7 +403,7 @@ class Dialogue:
         others = self._shared.claims.add(*claim) if claim else None
         if not claim or not others:
             return
-        self._shared.counters["shared sources"] += 1
+        self._shared.counters[counters.CONFLICTS["shared source"]] += 1
         untold = self._shared.throttle.passes("shared source", claim[0])
         if untold is not None:
             log.warning(
@@ -408,10 +415,6 @@ class Dialogue:
         if self._claim:
             self._shared.claims.remove(*self._claim)
             self._claim = None
-
-
-def _kind(document: str) -> str:
-    return document if document in _ALWAYS_KNOWN else "other"
 
 
 def _named(origin: Origin) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.protocol import vmotion
 from vmw_cloudinit_metadata.serving.shared import Shared
 
@@ -93,9 +94,9 @@ class Journey:
         self._finish("expired")
         self._go_on()
 
-    def _finish(self, outcome: str) -> None:
+    def _finish(self, outcome: counters.Move) -> None:
         self._is_over = True
-        self._shared.counters[f"vMotions {outcome}"] += 1
+        self._shared.counters[counters.MOVES[outcome]] += 1
         self._shared.deadlines.cancel(self._expire)
         self._shared.journeys.pop(self.source.session, None)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.trace import Trace
 from vmw_cloudinit_metadata.protocol import events
 from vmw_cloudinit_metadata.protocol.printable import quoted
@@ -172,7 +173,7 @@ class Line:
             self._trace.said(data)
         is_pushy = self._known_as is None and self._connection.output.waiting_bytes > UNKNOWN_BYTES
         if is_pushy or not self._connection.write(data):
-            self._shared.counters["output dropped"] += 1
+            self._shared.counters[counters.DROPPED["output"]] += 1
 
     def _finish_if_idle(self) -> None:
         if not self.is_open or self.is_busy:
@@ -195,7 +196,7 @@ class Line:
                 case events.Requested(document):
                     self.dialogue.enqueue(document)
                 case events.Fault(kind):
-                    self._shared.counters[f"fault: {kind}"] += 1
+                    self._shared.counters[counters.VIOLATIONS[kind]] += 1
                 case events.IdentityAsked(again):
                     seconds = ASKED_AGAIN_TIMEOUT_S if again else IDENTITY_TIMEOUT_S
                     self._await_identity(seconds)
@@ -263,7 +264,7 @@ class Line:
         self._connection.accept()
         if not is_news:
             return
-        self._shared.counters["identities untold"] += 1
+        self._shared.counters[counters.CONFLICTS["untold"]] += 1
         untold = self._shared.throttle.passes("untold", self._connection.host)
         if untold is not None:
             text = (
@@ -275,7 +276,7 @@ class Line:
             self._connection.tell("untold", text)
 
     def _changed(self, was: Machine) -> None:
-        self._shared.counters["identities changed"] += 1
+        self._shared.counters[counters.CONFLICTS["changed"]] += 1
         untold = self._shared.throttle.passes("changed", str(self._connection))
         level = logging.DEBUG if untold is None else logging.WARNING
         self.tell("changed", f"was {was} until now{untold or ''}", level=level)
@@ -289,7 +290,7 @@ class Line:
         self._shared.machines.add(self, machine)
         if older is None:
             return
-        self._shared.counters["rival connections"] += 1
+        self._shared.counters[counters.CONFLICTS["rival"]] += 1
         untold = self._shared.throttle.passes("rival", machine.vc_uuid)
         if untold is not None:
             count = self._shared.machines.line_count(machine) - 1
@@ -308,12 +309,12 @@ class Line:
 
     # Peers that are not served
 
-    def _refused(self, kind: str, reason: str) -> None:
-        self._shared.counters["refused"] += 1
-        self._shared.counters[f"refused: {kind}"] += 1
+    def _refused(self, kind: events.RefusalKind, reason: str) -> None:
+        self._shared.counters[counters.VMS_REFUSED] += 1
+        self._shared.counters[counters.REFUSED[kind]] += 1
         machine = None if self.machine.is_anonymous else self.machine
         text = f"refused: {reason}"
-        self._connection.tell("refused", text, machine=machine, reason=f"refused: {kind}")
+        self._connection.tell("refused", text, machine=machine, reason=counters.REFUSED[kind])
         self.depart()
 
     def depart(self) -> None:
@@ -332,9 +333,9 @@ class Line:
         self._journey = Journey(self._shared, self)
         self.tell("move begun", "vMotion begins")
 
-    def _move_declined(self, reason: str, outcome: str) -> None:
+    def _move_declined(self, reason: str, outcome: counters.Move) -> None:
         self._replace_journey()
-        self._shared.counters[f"vMotions {outcome}"] += 1
+        self._shared.counters[counters.MOVES[outcome]] += 1
         untold = self._shared.throttle.passes("move declined", outcome, self.host)
         level = logging.DEBUG if untold is None else logging.WARNING
         text = f"vMotion declined (VMOTION-NOTNOW): {reason}{untold or ''}"
@@ -373,7 +374,7 @@ class Line:
                 source.end_dialogue()
             journey.complete()
         else:
-            self._shared.counters["vMotions from elsewhere"] += 1
+            self._shared.counters[counters.MOVES["from elsewhere"]] += 1
         self.tell("moved", "has moved here by vMotion")
 
     def hear_the_rest(self) -> None:

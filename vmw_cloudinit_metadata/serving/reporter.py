@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import gevent
 
+from vmw_cloudinit_metadata.monitoring.counters import DROPPED
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.process import channel
 from vmw_cloudinit_metadata.serving.server import MetadataServer
@@ -124,7 +125,7 @@ class Reporter:
 
     def _drop(self, count: int) -> None:
         for _ in range(count):
-            self._server.count("events dropped")
+            self._server.count(DROPPED["events"])
 
     def _send(self, message: bytes) -> bool:
         """Whether the parent could take it now; if it is gone, nothing waits for it."""

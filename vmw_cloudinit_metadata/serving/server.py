@@ -17,6 +17,8 @@ from gevent.event import Event
 
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.instance.counts import counted
+from vmw_cloudinit_metadata.monitoring import gauges
+from vmw_cloudinit_metadata.monitoring.counters import CONNECTIONS, REFUSED, Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
 from vmw_cloudinit_metadata.process.budget import (
@@ -136,7 +138,7 @@ class MetadataServer:
         self._health = Health(driver)
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
-        self.counted_beside: list[Callable[[], Mapping[str, int]]] = []  # counters of others
+        self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of others
         # With more connections there may be no descriptor for a look-up's file.
         self._room_by_descriptors = connections_by_descriptors()
         self._had_memory = True
@@ -156,12 +158,15 @@ class MetadataServer:
     @property
     def counters(self) -> Counter[str]:
         """What has happened so far, by name; a copy."""
+        return Counter(dict[str, int](self._counted.items()))
+
+    @property
+    def _counted(self) -> Counter[Key]:
         beside = (Counter(count()) for count in self.counted_beside)
         return sum(beside, Counter(self._shared.counters))
 
-    def count(self, name: str) -> None:
-        """Counts one more of what happens to be told by this name."""
-        self._shared.counters[name] += 1
+    def count(self, key: Key) -> None:
+        self._shared.counters[key] += 1
 
     @property
     def happenings(self) -> Happenings:
@@ -172,22 +177,22 @@ class MetadataServer:
         """What was counted and measured so far, and what there is now."""
         lookup = self._shared.lookup
         timings = {
-            "look-up waited": lookup.queued,
-            "look-up ran": lookup.ran,
-            "boot": self._shared.boots,
+            gauges.LOOKUP_WAITED: lookup.queued,
+            gauges.LOOKUP_RAN: lookup.ran,
+            gauges.BOOT: self._shared.boots,
         }
-        gauges = {
-            "connections": len(self._connections),
-            "connections at most": self.max_connections,
-            "connections unidentified": len(self._shared.admission.unidentified),
-            "look-ups waiting": lookup.waiting,
-            "look-ups running": lookup.running,
-            "vMotions under way": len(self._shared.policy.moves),
-            "descriptors": open_descriptors(),
-            "descriptors at most": descriptor_limit(),
+        now = {
+            gauges.CONNECTIONS: len(self._connections),
+            gauges.MAX_CONNECTIONS: self.max_connections,
+            gauges.UNIDENTIFIED: len(self._shared.admission.unidentified),
+            gauges.LOOKUPS_WAITING: lookup.waiting,
+            gauges.LOOKUPS_RUNNING: lookup.running,
+            gauges.MOVES: len(self._shared.policy.moves),
+            gauges.DESCRIPTORS: open_descriptors(),
+            gauges.MAX_DESCRIPTORS: descriptor_limit(),
             **self.budget.gauges,
         }
-        return Figures(self.counters, timings, gauges)
+        return Figures(self._counted, timings, now)
 
     @property
     def problem(self) -> str:
@@ -359,7 +364,7 @@ class MetadataServer:
         self._refuse(plain_host(host), Refusal("full", reason))
 
     def _refuse(self, host: str, refusal: Refusal) -> None:
-        name = f"refused: {refusal.kind}"
+        name = REFUSED[refusal.kind]
         self._shared.counters[name] += 1
         untold = self._shared.throttle.passes(name, host)
         if untold is not None:
@@ -367,7 +372,7 @@ class MetadataServer:
             self._shared.happenings.tell("refused", text, Peer(host, host), reason=name)
 
     def _begin(self, sock: socket, address: tuple[Any, ...]) -> Connection:
-        self._shared.counters["connections"] += 1
+        self._shared.counters[CONNECTIONS] += 1
         connection = Connection(self._shared, sock, str(address[0]), int(address[1]))
         self._connections.add(connection)
         connection.enter()

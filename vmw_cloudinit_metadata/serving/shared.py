@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.figures import Timing
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings
 from vmw_cloudinit_metadata.monitoring.news import News, Throttle
@@ -44,7 +45,7 @@ class Shared:
     throttle: Throttle = field(default_factory=Throttle)
     happenings: Happenings = field(default_factory=Happenings)
     # A Counter takes twice as long to count.
-    counters: defaultdict[str, int] = field(default_factory=partial(defaultdict, int))
+    counters: defaultdict[Key, int] = field(default_factory=partial(defaultdict, int))
     boots: Timing = field(default_factory=Timing)
     tls_connections: int = 0  # now
     mute: dict[Connection, None] = field(default_factory=dict)  # kept, unserved; oldest first
