@@ -30,7 +30,7 @@ class Program(list[str]):
 
 
 def with_constants(**constants: float) -> Program:
-    """Return the command `run` with other constants, such as `serving__output__STALLED_S=1.0`.
+    """Return the command `run` with other constants, such as `serving__timeouts__STALLED_S=1.0`.
 
     Modules that import a constant by its name get the other value too.
     """

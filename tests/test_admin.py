@@ -28,7 +28,7 @@ LIMIT_S = 10.0
 TOKEN = "correct-horse-battery-staple"
 
 # A boot counts as one when nothing more was asked for so long.
-QUICK = with_constants(serving__dialogue__SETTLED_S=0.5)
+QUICK = with_constants(serving__timeouts__SETTLED_S=0.5)
 
 
 class Admin:

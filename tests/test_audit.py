@@ -28,7 +28,7 @@ Start = Callable[..., ServerProcess]
 
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
 BIOS_UUID = "aa bb cc dd ee ff 00 11-22 33 44 55 66 77 88 99"
-QUICK = with_constants(serving__dialogue__SETTLED_S=0.5)
+QUICK = with_constants(serving__timeouts__SETTLED_S=0.5)
 
 
 @pytest.fixture

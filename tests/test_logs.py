@@ -87,7 +87,7 @@ def test_documents_are_told_soon_although_the_vm_stays(start: Start) -> None:
 
 
 def test_guest_that_never_stops_asking_is_told(start: Start) -> None:
-    server = start(command=with_constants(serving__dialogue__UNSETTLED_S=1.0))
+    server = start(command=with_constants(serving__timeouts__UNSETTLED_S=1.0))
     machine = Vm(server.port)
     for _ in range(4):
         machine.metadata()

@@ -301,7 +301,7 @@ def test_begin_that_is_declined_ends_the_move_before_it(vm: Connect, server: Ser
     assert b"!!" not in target.hears(0.3)
 
 
-EXPIRY = with_constants(serving__journey__EXPIRES_S=1.0)
+EXPIRY = with_constants(serving__timeouts__MOVE_EXPIRES_S=1.0)
 
 
 def test_move_that_nobody_goes_on_with_expires(start: Start) -> None:
@@ -595,7 +595,7 @@ def test_target_that_is_never_completed_is_closed(start: Start, tmp_path: Path) 
     key = tmp_path / "key"
     key.write_bytes(b"k" * 16)
     here = start("--vmotion-key-file", str(key))
-    hasty = with_constants(serving__line__MOVE_FROM_ELSEWHERE_S=0.5)
+    hasty = with_constants(serving__timeouts__MOVE_FROM_ELSEWHERE_S=0.5)
     there = start("--vmotion-key-file", str(key), command=hasty)
     target = Vm.arriving(there.port, Vm(here.port).begin_move())
     target.is_welcome()

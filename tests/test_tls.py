@@ -734,7 +734,7 @@ def test_large_document_reaches_a_slow_reader_whole(
 def test_handshake_that_stops_in_the_middle_is_closed_at_its_deadline_and_counted(
     dial: Dial, start: Start, pair: Pair
 ) -> None:
-    server = start(*pair.options, command=with_constants(serving__connection__TLS_HANDSHAKE_S=0.5))
+    server = start(*pair.options, command=with_constants(serving__timeouts__TLS_HANDSHAKE_S=0.5))
     served = dial(TlsVm, server)
     half, silent = dial(Vm, server, silent=True), dial(AcceptedVm, server)
     started_s = time.monotonic()

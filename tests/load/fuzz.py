@@ -45,7 +45,7 @@ EXPIRES_S = 1.0  # of a move, instead of the server's 60
 # What is bounded in the server has smaller bounds here: so it is full when the server is warm, and
 # what grows after that is a leak.
 CONSTANTS = {
-    "serving__journey__EXPIRES_S": EXPIRES_S,
+    "serving__timeouts__MOVE_EXPIRES_S": EXPIRES_S,
     "protocol__vmotion__EXPIRES_S": 2 * EXPIRES_S,  # of its secret, which has whole seconds
     "serving__lookup__KEPT_BYTES": 500_000,
     "monitoring__news__MAX_MACHINES": 100,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple, Protocol
@@ -17,6 +17,7 @@ from vmw_cloudinit_metadata.protocol.rate import Rate
 Network = IPv4Network | IPv6Network
 
 MAX_PER_HOST = 4096
+MAX_MUTE_LINES = 4096
 
 # Of one host, a second. At once it may be rate.BURST_S times as many: all the VMs of MAX_PER_HOST.
 MAX_CONNECTION_RATE = 1000
@@ -73,6 +74,13 @@ class Unidentified(Protocol):
         """Closes it, after `leave` and `identify`: its place is free at once."""
 
 
+class Mute(Hashable, Protocol):
+    """A connection whose peer was rejected."""
+
+    def end(self) -> None:
+        """Close the connection."""
+
+
 class Admission:
     """Counts the connections of each host. `allow` that is empty lets everyone in.
 
@@ -97,6 +105,8 @@ class Admission:
         self.connection_rate = Rate(max_connection_rate)
         self.handshake_rate = Rate(max_handshake_rate)
         self.unidentified: Crowd[Unidentified] = Crowd()
+        self.mute = MuteConnections()
+        self.leaving = 0  # connections that have made room, and are about to end
         self._of_host: dict[str, int] = {}
 
     def is_proxy(self, host: str) -> bool:
@@ -136,6 +146,25 @@ class Admission:
         self._of_host[host] -= 1
         if not self._of_host[host]:
             del self._of_host[host]
+
+
+class MuteConnections:
+    """Connections that are kept open, unserved, so that their hosts do not redial at once."""
+
+    def __init__(self) -> None:
+        self._oldest_first: dict[Mute, None] = {}
+
+    def add(self, connection: Mute) -> Mute | None:
+        """Return the connection that has to be ended for it, if there are too many."""
+        self._oldest_first[connection] = None
+        if len(self._oldest_first) <= MAX_MUTE_LINES:
+            return None
+        oldest = next(iter(self._oldest_first))
+        del self._oldest_first[oldest]
+        return oldest
+
+    def discard(self, connection: Mute) -> None:
+        self._oldest_first.pop(connection, None)
 
 
 def _is_in(host: str, networks: Sequence[Network]) -> bool:

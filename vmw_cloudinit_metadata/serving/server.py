@@ -18,9 +18,9 @@ from gevent.event import Event
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.monitoring import gauges
-from vmw_cloudinit_metadata.monitoring.counters import CONNECTIONS, REFUSED, Key
+from vmw_cloudinit_metadata.monitoring.counters import CONNECTIONS, Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
-from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
+from vmw_cloudinit_metadata.monitoring.happenings import Happenings
 from vmw_cloudinit_metadata.process.budget import (
     CONNECTION_BYTES,
     TLS_BYTES,
@@ -44,16 +44,17 @@ from vmw_cloudinit_metadata.serving.admission import (
     MAX_PER_HOST,
     Admission,
     Network,
-    Refusal,
     connections_by_descriptors,
     descriptor_limit,
     open_descriptors,
-    plain_host,
 )
 from vmw_cloudinit_metadata.serving.connection import Connection
+from vmw_cloudinit_metadata.serving.entrance import Entrance
 from vmw_cloudinit_metadata.serving.health import Health
+from vmw_cloudinit_metadata.serving.journey import Journeys
 from vmw_cloudinit_metadata.serving.lookup import Lookup
-from vmw_cloudinit_metadata.serving.shared import Shared
+from vmw_cloudinit_metadata.serving.services import Services
+from vmw_cloudinit_metadata.serving.timeouts import FAREWELL_S
 from vmw_cloudinit_metadata.serving.tls import KeyPair
 from vmw_cloudinit_metadata.serving.unsent import Unsent
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -65,11 +66,6 @@ log = logging.getLogger(__name__)
 Certificate = ssl.SSLContext | ConfigError | None
 
 _POLL_S = 0.02  # while stopping
-
-_CHECKED_TOGETHER = 64  # connections: at most 3 MiB
-
-# How long a peer has, after the last answer, to close its side.
-FAREWELL_S = 1.0
 
 
 class MetadataServer:
@@ -118,7 +114,7 @@ class MetadataServer:
         self.budget = Budget(
             default_bytes() if memory_budget is None else memory_budget, self.count
         )
-        self._shared = Shared(
+        self._services = Services(
             Policy(frozenset(uris), moves, tls),
             Lookup(driver, lookup_pool, lookup_timeout_s, self.budget),
             Admission(
@@ -129,20 +125,17 @@ class MetadataServer:
                 max_connection_rate=max_connection_rate,
                 max_handshake_rate=max_handshake_rate,
             ),
-            self.budget,
             Unsent(self.budget),
             self._key_pair.load() if self._key_pair else None,
         )
         self.budget.add_all(driver.tables())
         self.budget.add("connections", Fixed(self._connection_bytes))
+        self._journeys = Journeys(self._services)
+        self._entrance = Entrance(self._services, self.budget, lambda: len(self._connections))
         self._health = Health(driver)
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
         self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of others
-        # With more connections there may be no descriptor for a look-up's file.
-        self._room_by_descriptors = connections_by_descriptors()
-        self._had_memory = True
-        self._unchecked = 0  # connections that were accepted since the budget was looked at
         self._stop_asked = Event()
         self._hurry = Event()
 
@@ -153,7 +146,7 @@ class MetadataServer:
 
     @property
     def max_connections(self) -> int:
-        return self._shared.admission.max_connections
+        return self._services.admission.max_connections
 
     @property
     def counters(self) -> Counter[str]:
@@ -163,31 +156,31 @@ class MetadataServer:
     @property
     def _counted(self) -> Counter[Key]:
         beside = (Counter(count()) for count in self.counted_beside)
-        return sum(beside, Counter(self._shared.counters))
+        return sum(beside, Counter(self._services.counters))
 
     def count(self, key: Key) -> None:
-        self._shared.counters[key] += 1
+        self._services.counters[key] += 1
 
     @property
     def happenings(self) -> Happenings:
-        return self._shared.happenings
+        return self._services.happenings
 
     @property
     def figures(self) -> Figures:
         """What was counted and measured so far, and what there is now."""
-        lookup = self._shared.lookup
+        lookup = self._services.lookup
         timings = {
             gauges.LOOKUP_WAITED: lookup.queued,
             gauges.LOOKUP_RAN: lookup.ran,
-            gauges.BOOT: self._shared.boots,
+            gauges.BOOT: self._services.boots,
         }
         now = {
             gauges.CONNECTIONS: len(self._connections),
             gauges.MAX_CONNECTIONS: self.max_connections,
-            gauges.UNIDENTIFIED: len(self._shared.admission.unidentified),
+            gauges.UNIDENTIFIED: len(self._services.admission.unidentified),
             gauges.LOOKUPS_WAITING: lookup.waiting,
             gauges.LOOKUPS_RUNNING: lookup.running,
-            gauges.MOVES: len(self._shared.policy.moves),
+            gauges.MOVES: len(self._services.policy.moves),
             gauges.DESCRIPTORS: open_descriptors(),
             gauges.MAX_DESCRIPTORS: descriptor_limit(),
             **self.budget.gauges,
@@ -214,9 +207,9 @@ class MetadataServer:
                 listener,
                 self._begin,
                 self._serve,
-                self._is_welcome,
-                self._frees_descriptor,
-                self._no_descriptor,
+                self._entrance.admits,
+                self._entrance.frees_descriptor,
+                self._entrance.refuse_without_descriptor,
             )
             server.start()
             self._servers.append(server)
@@ -240,7 +233,7 @@ class MetadataServer:
             case ConfigError() as error:
                 log.error("reload: %s; the certificate that was read before stays in use", error)
             case context:
-                self._shared.tls = context
+                self._services.tls = context
                 assert self._key_pair
                 log.info("reload: certificate read from %s", self._key_pair.certificate)
 
@@ -250,7 +243,7 @@ class MetadataServer:
         Who may connect, the URIs and the certificate are looked at when a connection begins. A new
         `key_pair` is that of later certificates; `take_certificate` has one in use.
         """
-        shared, admission = self._shared, self._shared.admission
+        shared, admission = self._services, self._services.admission
         for name, value in settings.items():
             match name:
                 case "uris":
@@ -298,7 +291,7 @@ class MetadataServer:
         for server in self._servers:
             server.close()
         log.info("stopping: %s", counted(len(self._connections), "connection"))
-        self._shared.policy.moves.is_draining = True
+        self._services.policy.moves.is_draining = True
         for connection in list(self._connections):
             connection.drain()
         self._wait_while(self._is_answering, self._drain_s)
@@ -308,12 +301,14 @@ class MetadataServer:
         while self._connections:
             gevent.sleep(0.001)
         self._health.stop()
-        self._shared.deadlines.close()
-        self._shared.lookup.close()
+        self._services.deadlines.close()
+        self._services.lookup.close()
         log.debug("stopped")
 
     def _connection_bytes(self) -> int:
-        return len(self._connections) * CONNECTION_BYTES + self._shared.tls_connections * TLS_BYTES
+        return (
+            len(self._connections) * CONNECTION_BYTES + self._services.tls_connections * TLS_BYTES
+        )
 
     def _wait_while(self, condition: Callable[[], bool], limit_s: float) -> None:
         """Waits for as long as `condition` is true, for at most `limit_s`, or until in a hurry."""
@@ -327,53 +322,11 @@ class MetadataServer:
     def _is_connected(self) -> bool:
         return bool(self._connections)
 
-    def _is_welcome(self, host: str) -> bool:
-        """Whether there is room for one more connection."""
-        admission, host = self._shared.admission, plain_host(host)
-        if not admission.is_proxy(host):  # its connections count as those of whom it speaks for
-            refusal = admission.hurries(host, time.monotonic())
-            if refusal:
-                self._refuse(host, refusal)
-                return False
-        count, limit = len(self._connections) - self._shared.leaving, admission.max_connections
-        has_room = count < min(limit, self._room_by_descriptors) or admission.make_room()
-        if count >= limit and not has_room:
-            reason = f"there are {limit} connections already (--max-connections)"
-            self._refuse(host, Refusal("full", reason))
-            return False
-        if not self._has_memory() and not admission.make_room():
-            reason = "the memory budget is used up (--memory-budget)"
-            self._refuse(host, Refusal("full", reason))
-            return False
-        return True
-
-    def _has_memory(self) -> bool:
-        """Whether the budget has room for a connection; looked at for some together."""
-        self._unchecked += 1
-        if self._unchecked >= _CHECKED_TOGETHER or not self._had_memory:
-            self._unchecked = 0
-            self._had_memory = self.budget.has_room()
-        return self._had_memory
-
-    def _frees_descriptor(self) -> bool:
-        """Whether a connection is about to end, also if it was to make room just now."""
-        return self._shared.leaving > 0 or self._shared.admission.make_room()
-
-    def _no_descriptor(self, host: str) -> None:
-        reason = "the system has no descriptor left for it"
-        self._refuse(plain_host(host), Refusal("full", reason))
-
-    def _refuse(self, host: str, refusal: Refusal) -> None:
-        name = REFUSED[refusal.kind]
-        self._shared.counters[name] += 1
-        untold = self._shared.throttle.passes(name, host)
-        if untold is not None:
-            text = f"connection refused: {refusal.reason}{untold}"
-            self._shared.happenings.tell("refused", text, Peer(host, host), reason=name)
-
     def _begin(self, sock: socket, address: tuple[Any, ...]) -> Connection:
-        self._shared.counters[CONNECTIONS] += 1
-        connection = Connection(self._shared, sock, str(address[0]), int(address[1]))
+        self._services.counters[CONNECTIONS] += 1
+        connection = Connection(
+            self._services, self._journeys, sock, str(address[0]), int(address[1])
+        )
         self._connections.add(connection)
         connection.enter()
         return connection
