@@ -110,7 +110,7 @@ def kinds_in_code() -> set[str]:
     """The kinds of violations that the protocol names where it finds one."""
     nodes = chain.from_iterable(NODES[path] for path in (PACKAGE / "protocol").glob("*.py"))
     calls = [node for node in nodes if isinstance(node, ast.Call) and node.args]
-    finders = {"_fault", "_violation", "Malformed"}
+    finders = {"violation", "Malformed"}
     return {
         call.args[0].value
         for call in calls
@@ -123,7 +123,7 @@ def kinds_of(suboption: Suboption, argument: bytes) -> Iterator[str]:
     """The kinds of violations that one suboption brings, of a VM that has said nothing before."""
     said = telnet.Subnegotiation(Option.VMWARE_TELNET_EXT, bytes([suboption]) + argument)
     found = new_session().receive_data(HELLO + telnet.encode_subnegotiation(said))
-    yield from (event.kind for event in found if isinstance(event, events.Fault))
+    yield from (event.kind for event in found if isinstance(event, events.Violation))
 
 
 def test_every_kind_of_violation_is_declared_and_found() -> None:

@@ -267,7 +267,7 @@ def test_header_from_elsewhere_is_junk(start: Start, header: bytes) -> None:
         stranger = SocketVm(peer, header=header)
         assert b"71" not in stranger.receive_all(2)
     server.wait_for(
-        r"WARNING 127\.0\.0\.1:\d+: closed: .*a PROXY protocol header: .*--proxy-protocol"
+        r"WARNING 127\.0\.0\.1:\d+: closed: .*a PROXY protocol header, .*--proxy-protocol"
     )
     assert HOST4 not in server.log
 

@@ -26,6 +26,8 @@ WONT_EXTENSION = b"\xff\xfc\xe8"
 RESET = b"\1\0\0\0\0\0\0\0"  # SO_LINGER of 0 s: closing resets
 
 # What a person, or the log of a program, can read behind the telnet negotiation.
+POST = b"POST /x HTTP/1.1\r\n\r\n" + b"x" * 300_000
+NO_TELNET = "a client that does not speak telnet"
 HUMAN_LINE = rb"(?:\xff[\xfb-\xfe].)*vmw-cloudinit-metadata: [ -~]+\r\n"
 
 
@@ -91,13 +93,13 @@ def client_hello(beginning: bytes = b"") -> bytes:
     ("host", "said", "what"),
     [
         pytest.param("127.0.1.1", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "an HTTP client", id="GET"),
-        pytest.param("127.0.1.2", b"POST /x HTTP/1.1\r\n\r\n" + b"x" * 300_000, "HTTP", id="POST"),
+        pytest.param("127.0.1.2", POST, "an HTTP client", id="POST"),
         pytest.param("127.0.1.3", b"SSH-2.0-OpenSSH_9.2\r\n", "an SSH client", id="SSH"),
         pytest.param("127.0.1.4", b"\xff\xfd\x03" + WONT_EXTENSION, "a telnet client", id="telnet"),
         pytest.param("127.0.1.5", WONT_EXTENSION + b"root\r\n", "a telnet client", id="login"),
-        pytest.param("127.0.1.6", b"\r\n\r\n", "bytes that are no telnet", id="return"),
-        pytest.param("127.0.1.7", b"*1\r\n$4\r\nPING\r\n", "bytes that are no telnet", id="redis"),
-        pytest.param("127.0.1.8", b"\0" * 300, "bytes that are no telnet", id="NULs"),
+        pytest.param("127.0.1.6", b"\r\n\r\n", NO_TELNET, id="return"),
+        pytest.param("127.0.1.7", b"*1\r\n$4\r\nPING\r\n", NO_TELNET, id="redis"),
+        pytest.param("127.0.1.8", b"\0" * 300, NO_TELNET, id="NULs"),
     ],
 )
 def test_stranger_gets_a_human_line_is_closed_at_once_and_told(
@@ -106,7 +108,7 @@ def test_stranger_gets_a_human_line_is_closed_at_once_and_told(
     with connected(server.port, host) as peer:
         peer.sendall(said)
         assert re.fullmatch(HUMAN_LINE, heard_to_the_end(peer, 1), re.DOTALL)
-    server.wait_for(rf"WARNING {host}:\d+: closed: peer is .*{what}.*, not an ESXi host")
+    server.wait_for(rf"WARNING {host}:\d+: closed: peer is {what}.*, not an ESXi host")
     assert "Traceback" not in server.log
 
 
@@ -124,7 +126,7 @@ def test_tls_without_a_certificate_is_closed_at_once_and_told_what_is_missing(
     with connected(server.port, host) as peer:
         peer.sendall(hello)
         heard_to_the_end(peer, 1)
-    server.wait_for(rf"WARNING {host}:\d+: closed: peer is TLS: .*--tls-cert")
+    server.wait_for(rf"WARNING {host}:\d+: closed: peer is a TLS client, .*--tls-cert")
 
 
 def test_strangers_of_one_host_are_all_counted_and_told_once(start: Start) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from tests.coverage_fuzz.law import Pieces, kept_bytes, same_for_all_cuts, ways_to_cut
 from vmw_cloudinit_metadata.protocol import packet, proxyheader, telnet
-from vmw_cloudinit_metadata.protocol.events import Event, Strange
+from vmw_cloudinit_metadata.protocol.events import Event, NotHypervisor
 from vmw_cloudinit_metadata.protocol.session import Policy, Session
 from vmw_cloudinit_metadata.protocol.vmotion import Moves, RandomSecrets
 
@@ -81,6 +81,10 @@ def _lines(pieces: Pieces, limit: int) -> tuple[list[bytes], int]:
         lines += splitter.receive_data(piece)
         assert kept_bytes(splitter) <= limit, "the splitter keeps too much"
     assert all(0 < len(line) <= limit for line in lines)
+    reader = packet.LineSplitter(limit)
+    requests = [request for piece in pieces for request in reader.requests(piece)]
+    assert requests == [packet.requested(line) for line in lines]
+    assert reader.overlong == splitter.overlong
     return lines, splitter.overlong
 
 
@@ -122,4 +126,4 @@ def _conversation(pieces: Pieces) -> tuple[list[Event], bytes]:
 
 def _certain(event: Event) -> Event:
     """What a stranger is, is a guess from what has come so far."""
-    return Strange("") if isinstance(event, Strange) else event
+    return NotHypervisor("") if isinstance(event, NotHypervisor) else event

@@ -19,7 +19,7 @@ _US, _HIM, _BINARY = Side.US, Side.HIM, Option.BINARY
 class Endpoint:
     """`us` and `him` are the options that each side may switch on; it begins with `wishes`."""
 
-    __slots__ = ("_decoder", "_nvt", "_options", "_out")
+    __slots__ = ("_decoder", "_hears_binary", "_nvt", "_options", "_out", "_says_binary")
 
     def __init__(
         self, us: frozenset[int], him: frozenset[int], wishes: tuple[tuple[Side, int], ...] = ()
@@ -29,14 +29,17 @@ class Endpoint:
         options, said = _begun(us, him, wishes)
         self._options = options.copy()
         self._out = said
+        self._hears_binary = self._says_binary = False
 
     def receive_data(self, data: bytes) -> Sequence[telnet.Event]:
         """Returns what these bytes mean; negotiations are to be given to `negotiate`."""
         return self._decoder.receive_data(data)
 
-    def is_plain(self, data: bytes) -> bool:
-        """Whether these bytes would be data and nothing else."""
-        return not self._decoder.begun and telnet.IAC not in data
+    def only_data(self, data: bytes) -> bytes | None:
+        """Received bytes as `plain` has them, if they are data and nothing else; or None."""
+        if self._decoder.begun or telnet.IAC in data:
+            return None
+        return data if self._hears_binary else self._nvt.receive_data(data)
 
     @property
     def is_idle(self) -> bool:
@@ -46,21 +49,35 @@ class Endpoint:
     def negotiate(self, negotiation: telnet.Negotiation) -> None:
         """Answers a negotiation that has arrived, where RFC 1143 has an answer to it."""
         self._say(self._options.receive(negotiation))
+        if negotiation.option == _BINARY:
+            self._binary_has_changed()
 
     def wish(self, side: Side, option: int, *, on: bool) -> None:
         self._say(self._options.wish(side, option, on))
+        if option == _BINARY:
+            self._binary_has_changed()
+
+    def _binary_has_changed(self) -> None:
+        self._hears_binary = self._options.is_on(_HIM, _BINARY)
+        self._says_binary = self._options.is_on(_US, _BINARY)
 
     def is_on(self, side: Side, option: int) -> bool:
         return self._options.is_on(side, option)
 
     def plain(self, payload: bytes) -> bytes:
         """Received data as the other side's program has written it."""
-        is_binary = self._options.is_on(_HIM, _BINARY)
-        return payload if is_binary else self._nvt.receive_data(payload)
+        return payload if self._hears_binary else self._nvt.receive_data(payload)
 
     def send(self, data: bytes) -> None:
-        binary = self._options.is_on(_US, _BINARY)
-        self._out += telnet.encode_data(data, binary=binary)
+        """Encodes `data` for the other side's program."""
+        self._out = self.sent_with(data)
+
+    def sent_with(self, data: bytes) -> bytes:
+        """Returns, once, what is to be written to the peer, and `data` encoded behind it."""
+        out, self._out = self._out, b""
+        if self._says_binary:
+            return out + data.replace(telnet.IAC_BYTE, telnet.DOUBLED)
+        return out + telnet.encode_data(data, binary=False)
 
     def subnegotiate(self, subnegotiation: telnet.Subnegotiation) -> None:
         self._out += telnet.encode_subnegotiation(subnegotiation)

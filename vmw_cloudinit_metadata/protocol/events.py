@@ -1,20 +1,20 @@
-"""What a session tells its owner. Values, and nothing else."""
+"""What a session reports to its owner: values, and nothing else.
+
+A move is reported by its number, which is the same at its source and its target.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-
-if TYPE_CHECKING:
-    from vmw_cloudinit_metadata.protocol.session import Session
 
 RefusalKind = Literal[
     "another service URI", "without TLS", "VMOTION-PEER", "plain bytes before TLS"
 ]
 
-# Every `kind` of a Fault.
+# Every `kind` of a Violation.
 VIOLATION_KINDS = (
     "line that is no request",
     "line too long",
@@ -53,37 +53,40 @@ VIOLATION_KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class IdentityAsked:
-    """The VM was asked who it is, or should tell by itself; `identity_overdue` ends that."""
+    """The VM was asked who it is, or should say so by itself; `identity_overdue` ends that."""
 
-    again: bool = False  # it has told before
+    again: bool = False  # it was identified before
 
 
 @dataclass(frozen=True, slots=True)
-class IdentityUntold:
-    """Its host has not told what decides which VM it is: until it does, each request is answered
-    with the error `timeout`. It is asked again after each `identity_overdue`."""
+class IdentityMissing:
+    """The VM's host has not sent what decides which VM it is.
+
+    Until it does, each request is answered with the error `timeout`. The VM is asked again at each
+    `identity_overdue`.
+    """
 
     missing: str  # for the operator
-    is_news: bool
+    is_first: bool  # not a repetition
 
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """The VM has told who it is, or has changed it, or has told it again."""
+    """The VM is identified, or something of its identity has changed."""
 
     machine: Machine
 
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """The guest asks for a document, "METADATA"; its VM is identified, or `is_untold`."""
+    """The guest asks for a document, "METADATA"; its VM is identified, or overdue."""
 
     document: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The peer is not served, and the session is mute from here on."""
+    """The VM is not served; the session is mute."""
 
     kind: RefusalKind
     reason: str  # for the operator, safe for a log
@@ -91,27 +94,33 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Strange:
-    """The peer is no hypervisor; the session is mute, and has said so where that helps."""
+class NotHypervisor:
+    """The peer is no ESXi host. The session is mute, and has sent a line that says so."""
 
-    reason: str
+    what: str  # "an HTTP client"
+    advice: str = ""  # for the operator
+
+    def __str__(self) -> str:
+        advice = f"; {self.advice}" if self.advice else ""
+        return f"peer is {self.what}, not an ESXi host{advice}"
 
 
 @dataclass(frozen=True, slots=True)
 class TlsAccepted:
-    """When what is to be sent is sent, the TLS handshake begins; the session is mute."""
+    """When `data_to_send` is sent, the TLS handshake begins. The session is mute."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoveBegun:
-    """The VM was given VMOTION-GOAHEAD: nothing may be said to its guest from now on."""
+    """The VM was given VMOTION-GOAHEAD: nothing may be sent to its guest from now on."""
 
-    instead_of: Session | None = None  # the source of an abandoned move that has made room
+    number: int
+    instead_of: int | None = None  # an abandoned move, which has made room
 
 
 @dataclass(frozen=True, slots=True)
 class MoveDeclined:
-    """The VM wished to move to another host and got VMOTION-NOTNOW."""
+    """The VM wanted to move to another host and got VMOTION-NOTNOW."""
 
     reason: str
     is_of_rate: bool = False
@@ -119,43 +128,53 @@ class MoveDeclined:
 
 @dataclass(frozen=True, slots=True)
 class MoveAborted:
-    """The move failed: the VM goes on where it is, and may be talked to again."""
+    """The move failed: the VM stays at this host, and may be sent answers again."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoveArrived:
     """This is the target host's connection of a move, and got VMOTION-PEER-OK."""
 
-    source: Session | None  # None: of a move that another process knows
+    number: int | None  # None: the source is connected to another process
 
 
 @dataclass(frozen=True, slots=True)
 class MoveCompleted:
-    """The VM is here now: the owner hands what the source has still heard to it, and then says
-    `take_over` to this session."""
+    """The VM runs at this host now.
 
-    source: Session | None
+    The owner gives the source's session what has arrived there, and calls `take_over` here.
+    """
+
+    number: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """The peer sent something that is not the protocol; `kind` is one of VIOLATION_KINDS."""
+class TakenOver:
+    """The session is that of the VM that has moved here. What the source held goes on here."""
 
-    kind: str
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """The peer sent something that the protocol does not allow."""
+
+    kind: str  # one of VIOLATION_KINDS
 
 
 Event = (
     IdentityAsked
-    | IdentityUntold
+    | IdentityMissing
     | Identified
     | Requested
     | Refused
-    | Strange
+    | NotHypervisor
     | TlsAccepted
     | MoveBegun
     | MoveDeclined
     | MoveAborted
     | MoveArrived
     | MoveCompleted
-    | Fault
+    | TakenOver
+    | Violation
 )

@@ -53,15 +53,8 @@ def parse(line: bytes) -> Packet | None:
 
 def requested(line: bytes) -> str | None:
     """The document that the packet on a line asks for, or None."""
-    return _repeated(line) if len(line) <= _REPEATED_BYTES else _requested(line)
-
-
-def _requested(line: bytes) -> str | None:
     received = parse(line)
     return received.requests if received else None
-
-
-_repeated = lru_cache(maxsize=256)(_requested)
 
 
 def serialize(packet: Packet) -> bytes:
@@ -85,9 +78,6 @@ class LineSplitter:
 
     def receive_data(self, data: bytes) -> Sequence[bytes]:
         """Returns the lines that `data` completes, without their ends."""
-        is_short = len(data) <= _REPEATED_BYTES <= self._limit
-        if is_short and data.endswith(b"\n") and not self._tail and not self._dropping:
-            return _whole(data)
         if not _LINE_END.search(data):
             self._keep(data)
             return []
@@ -95,6 +85,18 @@ class LineSplitter:
         lines = [line for line in ended if self._fits(line)]
         self._keep(b"")
         return [line for line in lines if line]
+
+    def requests(self, data: bytes) -> Sequence[str | None]:
+        """Returns what each line that `data` completes asks for: a document, or None."""
+        is_short = len(data) <= _REPEATED_BYTES <= self._limit
+        if is_short and data.endswith(b"\n") and not self._tail and not self._dropping:
+            return _whole(data)
+        return [requested(line) for line in self.receive_data(data)]
+
+    def take_over(self, source: LineSplitter) -> None:
+        """Goes on where `source` is, in the middle of a line or not."""
+        self._tail, self._dropping = source._tail, source._dropping
+        source._tail, source._dropping = b"", False
 
     @property
     def has_begun(self) -> bool:
@@ -121,6 +123,6 @@ class LineSplitter:
 
 
 @lru_cache(maxsize=256)
-def _whole(data: bytes) -> Sequence[bytes]:
-    """The lines of `data`, which ends with one."""
-    return [line for line in _LINE_END.split(data) if line]
+def _whole(data: bytes) -> Sequence[str | None]:
+    """What the lines of `data`, which ends with one, ask for."""
+    return tuple(requested(line) for line in _LINE_END.split(data) if line)

@@ -1,39 +1,50 @@
-"""Peers that are no hypervisor: what gives them away, and what the operator is told. Pure."""
+"""Peers that are no ESXi host: how each kind begins, and what can be done about it. Pure."""
 
 from __future__ import annotations
+
+from vmw_cloudinit_metadata.protocol.events import NotHypervisor
 
 # ESXi's first byte is IAC. Some stray bytes before it are forgiven; a line of them is not.
 MAX_STRAY_BYTES = 256
 
 GREETING = b"vmw-cloudinit-metadata: this port is for the virtual serial ports of VMware VMs.\r\n"
 
-# How it begins -> what it is, and what can be done about it.
+_HTTP = NotHypervisor("an HTTP client")
+_PROXY = NotHypervisor(
+    "a load balancer with a PROXY protocol header", "add its address to --proxy-protocol"
+)
+_SSH = NotHypervisor("an SSH client")
+_TLS = NotHypervisor(
+    "a TLS client",
+    "if it is an ESXi host, give --tls-cert, do not set --tls off, or look why it was slow",
+)
 _BEGINNINGS = {
-    b"SSH-": "an SSH client",
-    b"PROXY ": "a PROXY protocol header: name where it comes from in --proxy-protocol",
-    b"\r\n\r\n\0\r\nQUIT": "a PROXY protocol header: name where it comes from in --proxy-protocol",
-    b"\x16\x03": "TLS: this server has no --tls-cert, or --tls is off, or the peer was slow",
+    b"SSH-": _SSH,
+    b"PROXY ": _PROXY,
+    b"\r\n\r\n\0\r\nQUIT": _PROXY,
+    b"\x16\x03": _TLS,
     **{
-        f"{method} ".encode(): "an HTTP client"
+        f"{method} ".encode(): _HTTP
         for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS", "CONNECT", "DELETE", "PRI")
     },
 }
-
-
-_OTHER = "bytes that are no telnet"
+_OTHER = NotHypervisor("a client that does not speak telnet")
+TELNET = NotHypervisor("a telnet client that refuses VMWARE-TELNET-EXT")
 
 
 class Watch:
     """Watches what a peer sends before any telnet command."""
 
+    __slots__ = ("_beginning",)
+
     def __init__(self) -> None:
         self._beginning = b""
 
-    def receive_data(self, payload: bytes) -> str | None:
-        """What the peer is, as soon as it is clear that it is no hypervisor."""
+    def receive_data(self, payload: bytes) -> NotHypervisor | None:
+        """Returns what the peer is, as soon as it is clear that it is no ESXi host."""
         self._beginning += payload[: MAX_STRAY_BYTES + 1]
-        for known, what in _BEGINNINGS.items():
+        for known, peer in _BEGINNINGS.items():
             if self._beginning.startswith(known):
-                return what
+                return peer
         is_line = b"\n" in payload or b"\r" in payload
         return _OTHER if is_line or len(self._beginning) > MAX_STRAY_BYTES else None

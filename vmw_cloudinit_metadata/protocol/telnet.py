@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 SE, NOP, GA, SB, IAC = 240, 241, 249, 250, 255
-_IAC = bytes([IAC])
-_DOUBLED = bytes([IAC, IAC])
+IAC_BYTE = bytes([IAC])
+DOUBLED = bytes([IAC, IAC])
 _BEGIN, _END = bytes([IAC, SB]), bytes([IAC, SE])
 
 # The longest legitimate one is a VM-NAME or a service URI of some hundred bytes.
@@ -83,7 +83,7 @@ class Decoder:
     def receive_data(self, data: bytes) -> Sequence[Event]:
         """Returns the events that `data` completes, in order."""
         known: Sequence[Event] | None = None
-        if not self.begun and _IAC not in data:
+        if not self.begun and IAC_BYTE not in data:
             known = [Data(data)] if data else []
         elif not self.begun and len(data) <= _REPEATED_BYTES:
             known = _whole(data, self._limit)
@@ -108,7 +108,7 @@ class Decoder:
             self._keep(content, events)
             payload, is_overlong = self._take()
         else:  # as most do, it has come whole
-            payload, is_overlong = content.replace(_DOUBLED, _IAC), False
+            payload, is_overlong = content.replace(DOUBLED, IAC_BYTE), False
         if payload:
             events.append(Subnegotiation(payload[0], payload[1:]))
         elif not is_overlong:
@@ -130,7 +130,7 @@ class Decoder:
 
     def _begun_end(self, content: bytes, events: list[Event]) -> None:
         self._keep(content, events)
-        self.begun = _BEGIN + _IAC
+        self.begun = _BEGIN + IAC_BYTE
 
     def _begun_command(self, command: bytes, _events: list[Event]) -> None:
         self.begun = command
@@ -139,7 +139,7 @@ class Decoder:
         """Adds to the payload; drops all of one that is too long, which is told once."""
         if self._overlong:
             return
-        self._payload += content.replace(_DOUBLED, _IAC)
+        self._payload += content.replace(DOUBLED, IAC_BYTE)
         if len(self._payload) > self._limit:
             self._payload, self._overlong = b"", True
             events.append(Malformed("subnegotiation too long"))
@@ -205,7 +205,7 @@ def encode_data(data: bytes, *, binary: bool) -> bytes:
     """`data` as it travels: IAC doubled and, where BINARY is off, newlines by the NVT's rules."""
     if not binary:
         data = re.sub(rb"\r\n|\n|\r", lambda newline: _NVT_NEWLINES[newline[0]], data)
-    return data.replace(_IAC, _DOUBLED)
+    return data.replace(IAC_BYTE, DOUBLED)
 
 
 def encode_negotiation(negotiation: Negotiation) -> bytes:
@@ -214,7 +214,7 @@ def encode_negotiation(negotiation: Negotiation) -> bytes:
 
 def encode_subnegotiation(subnegotiation: Subnegotiation) -> bytes:
     payload = bytes([subnegotiation.option]) + subnegotiation.payload
-    return _BEGIN + payload.replace(_IAC, _DOUBLED) + _END
+    return _BEGIN + payload.replace(IAC_BYTE, DOUBLED) + _END
 
 
 _COMMANDS = {(verb, option): bytes([IAC, verb, option]) for verb in Verb for option in range(256)}

@@ -118,6 +118,7 @@ class Move(Generic[Source]):
     secret: bytes
     source: Source
     host: str  # of the source
+    number: int  # of all moves of this process
     is_taken: bool = False  # a target has given the secret
 
 
@@ -159,6 +160,7 @@ class Moves(Generic[Source]):
         # By sequence and secret. Looked up by Python's keyed hash of both: how long that takes does
         # not depend on how much of a wrong secret is right.
         self._pending: dict[bytes, Move[Source]] = {}
+        self._count = 0  # of all moves that began
         self._of_host: Counter[str] = Counter()
         self._abandoned: Crowd[Move[Source]] = Crowd()
         # Shared secrets that were used or ended here, with the host: their hash alone would be
@@ -200,7 +202,9 @@ class Moves(Generic[Source]):
                 return Declined(f"{self.limit} are under way (--max-pending-moves)")
         if instead_of:
             self.end(instead_of)
-        move = Move(sequence, self._secrets.make(sequence, vc_uuid), source, host)
+        self._count += 1
+        secret = self._secrets.make(sequence, vc_uuid)
+        move = Move(sequence, secret, source, host, self._count)
         self._pending[sequence + move.secret] = move
         self._of_host[host] += 1
         return Begun(move, instead_of)

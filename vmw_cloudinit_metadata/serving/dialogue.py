@@ -1,6 +1,6 @@
 """What a guest has asked and is not answered yet. When its VM moves, this goes to the new line.
 
-The line that owns a dialogue has it `proceed`, and then takes what is to be sent, piece by piece.
+The line that owns a dialogue has it `proceed`, and sends what that returns, piece by piece.
 """
 
 from __future__ import annotations
@@ -121,17 +121,17 @@ class Dialogue:
         if not self._has_lost:
             self._has_lost = self._owes_line_feed = True
 
-    def proceed(self, machine: Machine | None) -> bool:
-        """Answer requests in their order while nothing has to be waited for; return whether there
-        is something to `take`. `machine` is None while the VM is not identified."""
+    def proceed(self, machine: Machine | None) -> bytes:
+        """Answer requests in their order while nothing has to be waited for; return the next piece
+        to send, or b"". `machine` is None while the VM is not identified."""
         for _ in range(TURN_REQUESTS):
             if not self._requests or self._is_hindered:
-                return bool(self._unsent)
+                return self._next_piece()
             self._answer_next(machine)
         if self._requests and not self._is_hindered:
             self._is_pausing = True
             self._services.deadlines.soon(self._guarded(self._end_pause))
-        return bool(self._unsent)
+        return self._next_piece()
 
     @property
     def _is_hindered(self) -> bool:
@@ -265,22 +265,23 @@ class Dialogue:
         self._unsent.append(packets)
         self._unsent_bytes += len(packets)
 
-    @property
-    def has_unsent(self) -> bool:
-        return bool(self._unsent)
+    def _next_piece(self) -> bytes:
+        if not self._unsent:
+            return b""
+        return self._unsent[0][self._sent_bytes : self._sent_bytes + PIECE_BYTES]
 
-    def take(self) -> bytes:
-        """Return, once, the next piece to send; there must be one."""
+    def sent(self) -> bytes:
+        """The piece that was returned is sent; return the next one, or b""."""
         answer, begin = self._unsent[0], self._sent_bytes
-        piece = answer[begin : begin + PIECE_BYTES]
-        self._sent_bytes += len(piece)
-        self._unsent_bytes -= len(piece)
-        if self._sent_bytes == len(answer):
+        end = min(begin + PIECE_BYTES, len(answer))
+        self._unsent_bytes -= end - begin
+        self._sent_bytes = end
+        if end == len(answer):
             self._sent_bytes = 0
             del self._unsent[0]
         if self._held_bytes:
             self.hold()
-        return piece
+        return self._next_piece()
 
     def hold(self) -> None:
         """Count what waits against the memory budget."""

@@ -22,6 +22,7 @@ Event = (
     | events.MoveAborted
     | events.MoveArrived
     | events.MoveCompleted
+    | events.TakenOver
 )
 
 
@@ -53,13 +54,16 @@ class Journey:
     """From VMOTION-BEGIN to COMPLETE or ABORT, or until it expires: MOVE_EXPIRES_S after it began,
     or after source or target disconnected. While both are connected, it has no limit."""
 
-    def __init__(self, services: Services, journeys: dict[Session, Journey], source: End) -> None:
+    def __init__(
+        self, services: Services, journeys: dict[int, Journey], source: End, number: int
+    ) -> None:
         self._services = services
-        self._journeys = journeys
+        self._journeys = journeys  # under way, by number
+        self._number = number
         self.source = source
         self._target: End | None = None
         self._is_over = False
-        journeys[source.session] = self
+        journeys[number] = self
         self._begin_to_expire()
 
     def _begin_to_expire(self) -> None:
@@ -144,7 +148,7 @@ class Journey:
         self._is_over = True
         self._services.counters[counters.MOVES[outcome]] += 1
         self._services.deadlines.cancel(self._expire)
-        self._journeys.pop(self.source.session, None)
+        self._journeys.pop(self._number, None)
 
     def _go_on(self) -> None:
         """The VM stays, if it is still there."""
@@ -164,29 +168,34 @@ class Journeys:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._under_way: dict[Session, Journey] = {}  # by the source's session
+        self._under_way: dict[int, Journey] = {}  # by the number of the move
 
     def handle(self, end: End, event: Event) -> list[events.Event]:
         """Handle what the session of `end` says of its move; return what follows for that line."""
         match event:
-            case events.MoveBegun(instead_of):
-                if instead_of:
+            case events.MoveBegun(number, instead_of):
+                if instead_of is not None:
                     self._under_way[instead_of].make_room()
-                self._begin(end)
+                self._begin(end, number)
             case events.MoveDeclined(reason, is_of_rate):
                 self._decline(end, reason, "declined by rate" if is_of_rate else "declined")
             case events.MoveAborted():
                 end.report("move aborted", "vMotion aborted by its source")
-                self._under_way[end.session].abort()
-            case events.MoveArrived(source):
-                self._arrive(end, source)
-            case events.MoveCompleted(source):
-                return self._complete(end, source)
+                assert end.journey
+                end.journey.abort()
+            case events.MoveArrived(number):
+                self._arrive(end, number)
+            case events.MoveCompleted():
+                if end.journey:
+                    end.journey.source.hear_all()
+                return end.session.take_over()
+            case events.TakenOver():
+                self._take_over(end)
         return []
 
-    def _begin(self, source: End) -> None:
+    def _begin(self, source: End, number: int) -> None:
         self._replace(source)
-        source.journey = Journey(self._services, self._under_way, source)
+        source.journey = Journey(self._services, self._under_way, source, number)
         source.report("move begun", "vMotion begins")
 
     def _decline(self, source: End, reason: str, outcome: counters.Move) -> None:
@@ -200,28 +209,23 @@ class Journeys:
 
     def _replace(self, source: End) -> None:
         """Another VMOTION-BEGIN has come."""
-        if source.session in self._under_way:
-            self._under_way[source.session].replace()
+        journey = source.journey
+        if journey and journey.source is source and journey.is_under_way:
+            journey.replace()
 
-    def _arrive(self, target: End, source: Session | None) -> None:
-        if source:
+    def _arrive(self, target: End, number: int | None) -> None:
+        if number is not None:
             target.standing.accept()
-            target.journey = self._under_way[source]
+            target.journey = self._under_way[number]
             target.journey.arrive(target)
         else:
             target.standing.accept(within_s=MOVE_FROM_ELSEWHERE_S)
         log.debug("%s: target of a vMotion", target.standing.peer.name)
 
-    def _complete(self, target: End, source: Session | None) -> list[events.Event]:
-        """Have `target` take the VM over; from elsewhere it comes as one that has asked nothing."""
-        journey = target.journey if source else None
-        if journey:
-            journey.source.hear_all()
-        following = target.session.take_over()
-        if target.session.is_proxying:  # even if it is refused for what it said behind that
-            if journey:
-                journey.complete(target)
-            else:
-                self._services.counters[counters.MOVES["from elsewhere"]] += 1
-            target.report("moved", "has moved here by vMotion")
-        return following
+    def _take_over(self, target: End) -> None:
+        """Have `target` go on with the VM; one from elsewhere has asked nothing yet."""
+        if target.journey:
+            target.journey.complete(target)
+        else:
+            self._services.counters[counters.MOVES["from elsewhere"]] += 1
+        target.report("moved", "has moved here by vMotion")

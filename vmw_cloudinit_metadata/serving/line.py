@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.trace import Trace
 from vmw_cloudinit_metadata.protocol import events
+from vmw_cloudinit_metadata.protocol.phase import MUTE, OVERDUE
 from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.dialogue import Dialogue
@@ -98,12 +99,9 @@ class Line:
     # What the connection asks for: a Layer
 
     def receive(self, data: bytes) -> None:
-        session = self.session
-        if session.is_mute:
-            return
-        if self._trace:
+        if self._trace and self.session.phase is not MUTE:
             self._trace.heard(data)
-        happened = session.receive_data(data, time.monotonic())
+        happened = self.session.receive_data(data, time.monotonic())
         if happened:
             self._handle(happened)
         else:
@@ -123,7 +121,7 @@ class Line:
 
         Answers held for a target that has not connected do not count: it cannot connect any more.
         """
-        if not self.is_open or self.session.is_mute:
+        if not self.is_open or self.session.phase is MUTE:
             return False
         if self.journey and self.journey.is_under_way:
             return self.journey.has_target
@@ -184,7 +182,7 @@ class Line:
 
     def depart(self) -> None:
         """Go mute; the peer has some time to close the connection."""
-        self.session.is_mute = True
+        self.session.silence()
         if not self.is_open:
             return
         self._services.deadlines.cancel(self._identity_overdue)
@@ -201,23 +199,24 @@ class Line:
     def _answer(self) -> None:
         """Have the dialogue answer what it can, and send what the guest may have now."""
         session, wire, dialogue = self.session, self._wire, self.dialogue
-        # Not identified until all is said that could make it another VM.
-        machine = None if session.is_untold else self._registration.known_as
-        is_waiting = dialogue.proceed(machine)
-        while is_waiting:
-            if session.is_mute or session.is_moving or not wire.is_clear:
+        machine = None if session.phase is OVERDUE else self._registration.known_as
+        piece = dialogue.proceed(machine)
+        while piece:
+            data = session.answer(piece) if wire.is_clear else None
+            if data is None:
                 dialogue.hold()
                 wire.await_empty()
                 return
-            session.answer(dialogue.take())
-            self.flush()
-            is_waiting = dialogue.has_unsent
+            self._write(data)
+            piece = dialogue.sent()
 
     def flush(self) -> None:
-        """Send what the protocol has to say, or drop it if the peer does not read."""
-        data = self.session.data_to_send()
-        if not data:
-            return
+        """Send what the protocol has to say."""
+        if data := self.session.data_to_send():
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        """Send `data`, or drop it if the peer does not read."""
         if self._trace:
             self._trace.said(data)
         is_unidentified = self._registration.known_as is None
@@ -241,7 +240,7 @@ class Line:
             match event:
                 case events.Requested(document):
                     self.dialogue.enqueue(document)
-                case events.Fault(kind):
+                case events.Violation(kind):
                     self._services.counters[counters.VIOLATIONS[kind]] += 1
                 case events.IdentityAsked(again):
                     self._await_identity(IDENTITY_UPDATE_S if again else IDENTITY_ANSWER_S)
@@ -255,17 +254,17 @@ class Line:
 
     def _handle_rare(self, event: events.Event) -> None:
         match event:
-            case events.IdentityUntold(missing, is_news):
+            case events.IdentityMissing(missing, is_first):
                 self._await_identity(IDENTITY_RETRY_S)
                 self.standing.accept()
-                if is_news:
+                if is_first:
                     self._registration.unidentified(missing)
             case events.Refused(kind, reason, is_attack):
                 self._refused(kind, reason)
                 if is_attack:
                     self._carrier.close()
-            case events.Strange(reason):
-                self.standing.dismiss(reason)
+            case events.NotHypervisor():
+                self.standing.dismiss(str(event))
             case events.TlsAccepted():
                 self._carrier.start_tls()
             case (
@@ -274,6 +273,7 @@ class Line:
                 | events.MoveAborted()
                 | events.MoveArrived()
                 | events.MoveCompleted()
+                | events.TakenOver()
             ):
                 self._handle(self._journeys.handle(self, event))
 

@@ -29,8 +29,9 @@ from vmw_cloudinit_metadata.process.budget import (
     default_bytes,
 )
 from vmw_cloudinit_metadata.process.listener import listen_on, name_of
+from vmw_cloudinit_metadata.protocol.extension import Extension
 from vmw_cloudinit_metadata.protocol.rate import Rate
-from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
+from vmw_cloudinit_metadata.protocol.session import Policy, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import (
     MAX_MOVE_RATE,
     KeyedSecrets,
@@ -104,7 +105,7 @@ class MetadataServer:
         self._key_pair = key_pair if tls is not TlsPolicy.OFF else None
         if max_connections is None:
             max_connections = connections_by_descriptors()
-        moves: Moves[Session] = Moves(
+        moves: Moves[Extension] = Moves(
             max_connections if max_pending_moves is None else max_pending_moves,
             KeyedSecrets(vmotion_key, secrets.token_bytes, time.time)
             if vmotion_key

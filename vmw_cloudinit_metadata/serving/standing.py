@@ -139,10 +139,9 @@ class Standing:
         self.warn("refused", counters.REFUSED["PROXY header"], text)
         self._occupant.close()
 
-    def dismiss(self, what: str) -> None:
-        """Close the connection of a peer that is no hypervisor, once it has read our reply."""
-        text = f"closed: peer is {what}, not an ESXi host"
-        self.warn("closed", counters.CLOSED["strangers"], text)
+    def dismiss(self, reason: str) -> None:
+        """Close the connection of a peer that is no ESXi host, once it has read our reply."""
+        self.warn("closed", counters.CLOSED["strangers"], f"closed: {reason}")
         self._occupant.finish()
         self._services.deadlines.start(FAREWELL_S, self.end)
 

@@ -30,7 +30,7 @@ const REASONS = {
   failed: "the driver could not tell",
   timeout: "the look-up took too long",
   stale: "served the last good answer",
-  strangers: "closed: no hypervisor",
+  strangers: "closed: not an ESXi host",
   unidentified: "closed: named no VM",
   stalled: "closed: did not read",
 };

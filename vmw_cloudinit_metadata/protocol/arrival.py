@@ -1,0 +1,57 @@
+"""The target's side of a vMotion: from VMOTION-PEER until the VM is taken over. Pure.
+
+A move whose source is in this process is proved at once. Another one is a claim, which is checked
+when the VC UUID of the VM is known. VMOTION-COMPLETE may come before that.
+"""
+
+from __future__ import annotations
+
+from typing import Generic
+
+from vmw_cloudinit_metadata.protocol import telnet
+from vmw_cloudinit_metadata.protocol.vmotion import Claim, Move, Source
+
+# What the VM may send before VMOTION-COMPLETE: its guest does not run here yet.
+MAX_EARLY_BYTES = 2 * 1024
+
+
+class Arrival(Generic[Source]):
+    """The move by which a VM comes to a session, and what arrives before it is there."""
+
+    __slots__ = ("behind", "early", "is_accepted", "is_complete", "proof")
+
+    def __init__(self, proof: Move[Source] | Claim) -> None:
+        self.proof = proof
+        self.is_accepted = False  # VMOTION-PEER-OK was said
+        self.is_complete = False  # VMOTION-COMPLETE has come
+        self.early = b""  # what the guest wrote before VMOTION-COMPLETE
+        self.behind: list[telnet.Event] = []  # what came behind VMOTION-COMPLETE
+
+    @property
+    def move(self) -> Move[Source] | None:
+        """The move, if this process knows its source."""
+        return self.proof if isinstance(self.proof, Move) else None
+
+    @property
+    def claim(self) -> Claim | None:
+        """What is to be checked still."""
+        return self.proof if isinstance(self.proof, Claim) and not self.is_accepted else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the VM is here, and its move is proved."""
+        return self.is_accepted and self.is_complete
+
+    def complete(self, sequence: bytes) -> bool:
+        """Handles VMOTION-COMPLETE; returns whether it is of this move, and the first."""
+        if self.is_complete or sequence != self.proof.sequence:
+            return False
+        self.is_complete = True
+        return True
+
+    def keep_early(self, payload: bytes) -> bool:
+        """Keeps what the guest writes; returns whether there is room for it."""
+        has_room = len(self.early) + len(payload) <= MAX_EARLY_BYTES
+        if has_room:
+            self.early += payload
+        return has_room

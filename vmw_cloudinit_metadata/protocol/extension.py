@@ -1,0 +1,286 @@
+"""VMWARE-TELNET-EXT: what the server does with each suboption that a VM sends (EN-001415). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from vmw_cloudinit_metadata.protocol import stranger, telnet, vmware
+from vmw_cloudinit_metadata.protocol.arrival import Arrival
+from vmw_cloudinit_metadata.protocol.events import (
+    MoveAborted,
+    MoveArrived,
+    MoveBegun,
+    MoveCompleted,
+    MoveDeclined,
+    TakenOver,
+)
+from vmw_cloudinit_metadata.protocol.identification import Identification
+from vmw_cloudinit_metadata.protocol.link import Link
+from vmw_cloudinit_metadata.protocol.options import Side
+from vmw_cloudinit_metadata.protocol.packet import LineSplitter
+from vmw_cloudinit_metadata.protocol.phase import ARRIVED, NEGOTIATING, PROXIED, Cue
+from vmw_cloudinit_metadata.protocol.printable import quoted
+from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Option, Verb
+from vmw_cloudinit_metadata.protocol.vmotion import Begun, Declined, Move, Moves
+from vmw_cloudinit_metadata.protocol.vmware import Suboption
+
+_KNOWN_SUBOPTIONS = telnet.encode_subnegotiation(
+    vmware.suboption(Suboption.KNOWN_SUBOPTIONS_2, bytes(Suboption))
+)
+
+
+class TlsPolicy(Enum):
+    OFF = "off"
+    ALLOW = "allow"
+    REQUIRE = "require"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is the same for all sessions of a server."""
+
+    uris: frozenset[str]  # the service URIs that it serves
+    moves: Moves[Extension]
+    tls: TlsPolicy = TlsPolicy.OFF
+
+
+class Extension:
+    """Handles the suboptions of one VM, and its moves; it is the source of a move."""
+
+    __slots__ = (
+        *("_has_enough_tls", "_lines", "_link", "_policy"),
+        *("arrival", "departure", "identification"),
+    )
+
+    def __init__(
+        self,
+        link: Link,
+        lines: LineSplitter,
+        policy: Policy,
+        identification: Identification,
+        *,
+        is_secure: bool,
+    ) -> None:
+        self._link = link
+        self._lines = lines
+        self._policy = policy
+        self._has_enough_tls = is_secure or policy.tls is not TlsPolicy.REQUIRE
+        self.identification = identification
+        self.departure: Move[Extension] | None = None
+        self.arrival: Arrival[Extension] | None = None
+
+    def negotiate(self, negotiation: Negotiation) -> None:
+        """Answers a negotiation of the option itself."""
+        peer = self._link.telnet
+        was_on = peer.is_on(Side.HIM, Option.VMWARE_TELNET_EXT)
+        peer.negotiate(negotiation)
+        if not was_on and peer.is_on(Side.HIM, Option.VMWARE_TELNET_EXT):
+            # At once: a VM may wait for our list before it sends its own.
+            peer.say(_KNOWN_SUBOPTIONS)
+        elif negotiation.verb is Verb.WONT and self._link.phase not in PROXIED:
+            self._link.reject(stranger.TELNET)
+
+    def receive(self, payload: bytes) -> None:
+        """Handles what a subnegotiation of VMWARE-TELNET-EXT holds."""
+        if not payload:
+            self._link.violation("suboption without a code")
+            return
+        known = _SUBOPTIONS.get(payload[0])
+        if known is None:
+            self._link.violation("unknown suboption")
+            self._link.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, payload[:1])
+        else:
+            code, handle = known
+            handle(self, code, payload[1:])
+            self._settle_claim()
+
+    def _out_of_place(self, code: Suboption, _argument: bytes) -> None:
+        self._link.violation(f"unexpected {vmware.named(code)}")
+
+    # Who the VM is
+
+    def _known_suboptions(self, _code: Suboption, argument: bytes) -> None:
+        self.identification.announce(argument)
+
+    def _unknown_suboption(self, _code: Suboption, argument: bytes) -> None:
+        self.identification.withdraw(argument)
+
+    def _identity(self, code: Suboption, argument: bytes) -> None:
+        self.identification.learn(code, argument)
+
+    def identity_overdue(self) -> None:
+        """The time to send the identity is over."""
+        self.identification.ask_for_missing()
+        self._settle_claim()
+        self.identification.wait_on()
+
+    def _do_proxy(self, _code: Suboption, argument: bytes) -> None:
+        direction = vmware.DIRECTIONS.get(argument[:1])
+        is_short = len(argument) <= 1 + vmware.MAX_URI_BYTES
+        uri = argument[1:].decode("utf-8", "replace")
+        if not self._has_enough_tls:
+            self._link.say(Suboption.WONT_PROXY)
+            self._link.refuse("without TLS", "the VM speaks no TLS, and this server requires it")
+        elif not (direction and is_short and vmware.serves(uri, self._policy.uris)):
+            self._link.say(Suboption.WONT_PROXY)
+            ours = " or ".join(sorted(map(repr, self._policy.uris)))
+            reason = f"the VM asks for service URI {quoted(uri)}, this server serves {ours}"
+            if not is_short:
+                reason += f", with a query up to {vmware.MAX_URI_BYTES:,} bytes"
+            self._link.refuse("another service URI", reason)
+        elif self.arrival:
+            self._link.violation("unexpected DO-PROXY")
+        else:
+            self._link.say(Suboption.WILL_PROXY)
+            self._link.advance(Cue.PROXY)
+            self.identification.proxied(uri, direction)
+
+    # vMotion, at the source
+
+    def _vmotion_begin(self, _code: Suboption, argument: bytes) -> None:
+        self.end_move()  # a second one replaces the first
+        match self._begin_move(argument):
+            case Begun(move, instead_of):
+                self.departure = move
+                self._link.say(Suboption.VMOTION_GOAHEAD, argument + move.secret)
+                made_room = instead_of.number if instead_of else None
+                self._link.report(MoveBegun(move.number, made_room))
+            case Declined(reason, is_of_rate):
+                self._link.say(Suboption.VMOTION_NOTNOW, argument)
+                self._link.report(MoveDeclined(reason, is_of_rate))
+
+    def _begin_move(self, sequence: bytes) -> Begun[Extension] | Declined:
+        if self._link.phase not in PROXIED:
+            return Declined("the line has no WILL-PROXY")
+        machine = self.identification.machine
+        host, now_s = machine.peer_address, self._link.now_s
+        return self._policy.moves.begin(self, host, sequence, machine.vc_uuid, now_s)
+
+    def _vmotion_abort(self, code: Suboption, argument: bytes) -> None:
+        if not self.departure:
+            self._out_of_place(code, argument)
+            return
+        self.end_move()
+        self._link.report(MoveAborted())
+
+    def end_move(self) -> None:
+        """The move from here is over: completed, aborted, replaced or expired."""
+        if self.departure:
+            self._policy.moves.end(self.departure)
+            self.departure = None
+
+    def abandon_move(self) -> None:
+        """The connection is gone, and no target is there to take the VM over."""
+        if self.departure:
+            self._policy.moves.abandon(self.departure)
+
+    # vMotion, at the target
+
+    def _vmotion_peer(self, code: Suboption, argument: bytes) -> None:
+        if self._link.phase is not NEGOTIATING:
+            self._link.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, bytes([code]))
+            self._link.violation("unexpected VMOTION-PEER")
+            return
+        if not self._has_enough_tls:
+            self._refuse_peer("the VM moves here without TLS, and this server requires it")
+            return
+        proof = self._policy.moves.arrive(argument)
+        if proof is None:
+            self._refuse_peer("VMOTION-PEER of a move that is unknown, over, or used already")
+            return
+        self.arrival = Arrival(proof)
+        self._link.advance(Cue.PEER)
+        if self.arrival.move:
+            self._accept_peer(self.arrival)
+        else:
+            self.identification.expect()
+
+    def _settle_claim(self) -> None:
+        """Checks what was claimed, when the VC UUID of the VM is known."""
+        claim = self.arrival.claim if self.arrival else None
+        if not self.arrival or not claim:
+            return
+        if not self.identification.is_settled(Suboption.VM_VC_UUID):
+            if self.identification.is_overdue:
+                self._refuse_peer("VMOTION-PEER of a VM whose host does not tell its VC UUID")
+            return
+        machine = self.identification.machine
+        if self._policy.moves.settle(claim, machine.vc_uuid, machine.peer_address):
+            self._accept_peer(self.arrival)
+        else:
+            self._refuse_peer("VMOTION-PEER with a secret that is not of this VM's move")
+
+    def _accept_peer(self, arrival: Arrival[Extension]) -> None:
+        arrival.is_accepted = True
+        self._link.say(Suboption.VMOTION_PEER_OK, arrival.proof.sequence)
+        self._link.report(MoveArrived(arrival.move.number if arrival.move else None))
+        self._complete(arrival)
+
+    def _refuse_peer(self, reason: str) -> None:
+        self._link.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, bytes([Suboption.VMOTION_PEER]))
+        self.arrival = None
+        self._link.refuse("VMOTION-PEER", reason)
+
+    def _vmotion_complete(self, code: Suboption, argument: bytes) -> None:
+        if self.arrival and self.arrival.complete(argument):
+            self._complete(self.arrival)
+        else:
+            self._out_of_place(code, argument)
+
+    def _complete(self, arrival: Arrival[Extension]) -> None:
+        if arrival.is_over and not self._refuse_if_over(arrival.move):
+            self._link.advance(Cue.COMPLETE)
+            self._link.report(MoveCompleted(arrival.move.number if arrival.move else None))
+
+    def _refuse_if_over(self, move: Move[Extension] | None) -> bool:
+        """Refuses a peer whose move cannot be completed; returns whether it did."""
+        if not move:
+            return False
+        here = self.identification.machine.vc_uuid
+        there = move.source.identification.machine.vc_uuid
+        if move.source.departure is not move:
+            self._refuse_peer("VMOTION-COMPLETE of a move that is over")
+        elif here and there not in (None, here):
+            self._refuse_peer("VMOTION-COMPLETE from a VM with another VC UUID than at the source")
+        return self.arrival is None
+
+    def take_over(self) -> Arrival[Extension] | None:
+        """Takes the VM over, unless its move has ended meanwhile; returns what it has sent."""
+        arrival = self.arrival
+        if not arrival or self._link.phase is not ARRIVED:
+            return None
+        move = arrival.move
+        if self._refuse_if_over(move):
+            return None
+        self.arrival = None
+        self._link.advance(Cue.TAKE_OVER)
+        self._link.report(TakenOver(move.number if move else None))
+        uri = None
+        if move:
+            self._inherit(move.source)
+        elif len(self._policy.uris) == 1:  # the target host does not send it
+            (uri,) = self._policy.uris
+        self.identification.begin_at_target(uri)
+        return arrival
+
+    def _inherit(self, source: Extension) -> None:
+        source.end_move()
+        source._link.advance(Cue.SILENCE)
+        self.identification.inherit(source.identification)
+        self._lines.take_over(source._lines)
+
+
+_HANDLERS: dict[Suboption, Callable[[Extension, Suboption, bytes], None]] = {
+    **dict.fromkeys(Suboption, Extension._out_of_place),
+    Suboption.KNOWN_SUBOPTIONS_1: Extension._known_suboptions,
+    Suboption.UNKNOWN_SUBOPTION_RCVD_1: Extension._unknown_suboption,
+    Suboption.VMOTION_BEGIN: Extension._vmotion_begin,
+    Suboption.VMOTION_PEER: Extension._vmotion_peer,
+    Suboption.VMOTION_COMPLETE: Extension._vmotion_complete,
+    Suboption.VMOTION_ABORT: Extension._vmotion_abort,
+    Suboption.DO_PROXY: Extension._do_proxy,
+    **dict.fromkeys(vmware.IDENTITY.values(), Extension._identity),
+}
+_SUBOPTIONS = {int(code): (code, handle) for code, handle in _HANDLERS.items()}

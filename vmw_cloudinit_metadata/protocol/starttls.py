@@ -1,0 +1,117 @@
+"""How telnet AUTHENTICATION comes to TLS, or to none (RFC 2941, as VMware uses it). Pure.
+
+    UNDECIDED ── WILL AUTHENTICATION ──> OFFERED ── IS, SSL START ──> TLS; the session is mute
+        │                                 │   ^
+        │ anything else,                  │   │ WILL AUTHENTICATION
+        │ or silence                      v   │
+        └──────────────────────────────> PLAIN
+                    WONT AUTHENTICATION, IS of another type
+
+VMWARE-TELNET-EXT is asked for when PLAIN is reached. What the VM says of it while TLS is OFFERED
+waits until then: inside TLS it would have to be forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+from vmw_cloudinit_metadata.protocol import authentication, telnet
+from vmw_cloudinit_metadata.protocol.events import TlsAccepted
+from vmw_cloudinit_metadata.protocol.link import Link
+from vmw_cloudinit_metadata.protocol.options import Side
+from vmw_cloudinit_metadata.protocol.phase import Cue
+from vmw_cloudinit_metadata.protocol.telnet import Option
+
+# What the VM may say of VMWARE-TELNET-EXT before AUTHENTICATION is settled: who it is, with the
+# longest name and service URI. What an event takes beside its payload counts too.
+MAX_POSTPONED_BYTES = 4 * 1024
+_EVENT_BYTES = 128
+
+_SE = bytes([telnet.SE])
+
+
+class Stage(Enum):
+    UNDECIDED = "the peer has not shown yet whether it offers TLS"
+    OFFERED = "the VM has offered TLS, and has neither begun nor refused it"
+    PLAIN = "the session goes on without TLS"
+
+
+UNDECIDED, OFFERED, PLAIN = Stage
+
+
+class StartTls:
+    """Whether TLS begins on this connection; it never does unless it `is_possible`."""
+
+    __slots__ = (
+        "_asks",
+        "_last",
+        "_link",
+        "_postponed",
+        "_postponed_bytes",
+        "is_possible",
+        "stage",
+    )
+
+    def __init__(self, link: Link, *, is_possible: bool) -> None:
+        self._link = link
+        self.is_possible = is_possible
+        self.stage = UNDECIDED if is_possible else PLAIN
+        self._asks = is_possible  # for VMWARE-TELNET-EXT, when PLAIN is reached
+        self._last: telnet.Event | None = None
+        self._postponed: Sequence[telnet.Event] = ()
+        self._postponed_bytes = 0
+
+    def note_last(self, events: Sequence[telnet.Event], data: bytes) -> None:
+        """To be called with what was received, and its events, before any of them is handled."""
+        is_last = self._link.telnet.is_idle and data.endswith(_SE)
+        self._last = events[-1] if events and is_last else None
+
+    def postpone(self, event: telnet.Event) -> None:
+        """Keeps an event of VMWARE-TELNET-EXT until AUTHENTICATION is settled."""
+        self._asks = True
+        self._postponed_bytes += len(getattr(event, "payload", b"")) + _EVENT_BYTES
+        if self._postponed_bytes <= MAX_POSTPONED_BYTES:
+            self._postponed = [*self._postponed, event]
+        else:
+            self._link.violation("too much before the end of AUTHENTICATION")
+
+    def negotiate(self, negotiation: telnet.Negotiation) -> Sequence[telnet.Event]:
+        """Answers a negotiation of AUTHENTICATION; returns what need not wait any more."""
+        was_offered = self.stage is OFFERED
+        self._link.telnet.negotiate(negotiation)
+        if self._link.telnet.is_on(Side.HIM, Option.AUTHENTICATION):
+            self.stage = OFFERED
+            if not was_offered:
+                self._link.telnet.subnegotiate(authentication.SEND)
+        elif was_offered:
+            return self.go_on_in_plain()
+        return ()
+
+    def receive(self, subnegotiation: telnet.Subnegotiation) -> Sequence[telnet.Event]:
+        """Handles a subnegotiation of AUTHENTICATION; returns what need not wait any more."""
+        payload = subnegotiation.payload
+        modifier = authentication.start_modifier(payload)
+        if self.stage is not OFFERED or not authentication.is_answer(payload):
+            self._link.violation("unexpected AUTHENTICATION")
+        elif modifier is None:  # another type, such as NULL
+            self._link.telnet.wish(Side.HIM, Option.AUTHENTICATION, on=False)
+            return self.go_on_in_plain()
+        elif subnegotiation is not self._last:
+            # Bytes behind START came in plain: whoever is in between may have added them.
+            reason = "it sends plain bytes behind its START of TLS"
+            self._link.refuse("plain bytes before TLS", reason, is_attack=True)
+        else:
+            self._link.telnet.subnegotiate(authentication.accepted(modifier))
+            self._link.advance(Cue.SILENCE)
+            self._link.report(TlsAccepted())
+        return ()
+
+    def go_on_in_plain(self) -> Sequence[telnet.Event]:
+        """Asks for VMWARE-TELNET-EXT, unless that is done; returns what was postponed."""
+        self.stage = PLAIN
+        if self._asks:
+            self._asks = False
+            self._link.telnet.wish(Side.HIM, Option.VMWARE_TELNET_EXT, on=True)
+        postponed, self._postponed, self._postponed_bytes = self._postponed, (), 0
+        return postponed
