@@ -21,7 +21,7 @@ from vmw_cloudinit_metadata.serving.lookup import (
     error_packet,
     response_packet,
 )
-from vmw_cloudinit_metadata.serving.receipt import Receipt, Reporter
+from vmw_cloudinit_metadata.serving.receipt import GuestLine, Receipt
 from vmw_cloudinit_metadata.serving.services import Services
 
 MAX_WAITING_REQUESTS = 1024
@@ -38,7 +38,7 @@ PIECE_BYTES = 16 * 1024
 _ALWAYS_KNOWN = frozenset({*STANDARD_DOCUMENTS, "DIGEST"})
 
 
-class Owner(Reporter, Protocol):
+class Owner(GuestLine, Protocol):
     """What a dialogue uses of the line that its guest is on."""
 
     def proceed(self) -> None:
@@ -94,7 +94,7 @@ class Dialogue:
 
     def move_to(self, owner: Owner) -> None:
         """Go on with another line."""
-        self._owner = self._receipt.reporter = owner
+        self._owner = self._receipt.line = owner
 
     def close(self) -> None:
         """Drop everything: the guest is gone."""
@@ -151,8 +151,10 @@ class Dialogue:
     # Finding the answer
 
     def _answer_next(self, machine: Machine | None) -> None:
-        if machine is None:
-            self._put_off()
+        if machine is None:  # the log has said so, once, and why
+            document, _ = self._take_request()
+            self._receipt.count_failure(document, "timeout")
+            self._put(error_packet(document, "timeout"))
             return
         answer, lookup = self._cached(machine), self._services.lookup
         if answer and lookup.is_fresh(answer):
@@ -218,15 +220,10 @@ class Dialogue:
     def _names_listed(
         self, machine: Machine, outcome: Outcome, names: Collection[str] | Failure
     ) -> None:
+        """Answer the first request, for a document beyond the standard ones."""
         self._is_looking_up = False
-        if self._requests:
-            self._answer_further(machine, outcome, names)
-            self._owner.proceed()
-
-    def _answer_further(
-        self, machine: Machine, outcome: Outcome, names: Collection[str] | Failure
-    ) -> None:
-        """Answer the request for a document beyond the standard ones."""
+        if not self._requests:
+            return
         document, _ = self._requests[0]
         if isinstance(names, Failure):
             self._fail(names)
@@ -236,6 +233,7 @@ class Dialogue:
             self._fail(outcome)
         else:
             self._respond(machine, outcome, response_packet(document, b""))
+        self._owner.proceed()
 
     def _respond(self, machine: Machine, answer: Answer, response: bytes) -> None:
         document, asked_s = self._take_request()
@@ -248,12 +246,6 @@ class Dialogue:
         document, _ = self._take_request()
         self._receipt.failed(document, failure)
         self._put(error_packet(document, failure.error))
-
-    def _put_off(self) -> None:
-        """Answer with timeout: the VM is not identified, and the log has said so, once, and why."""
-        document, _ = self._take_request()
-        self._receipt.count_failure(document, "timeout")
-        self._put(error_packet(document, "timeout"))
 
     # What is to be sent
 

@@ -248,45 +248,33 @@ class Line:
                     self._services.deadlines.cancel(self._identity_overdue)
                     self.standing.accept()
                     self._registration.identified(machine)
-                case _:
-                    self._handle_rare(event)
+                case events.IdentityMissing(missing, is_first):
+                    self._await_identity(IDENTITY_RETRY_S)
+                    self.standing.accept()
+                    if is_first:
+                        self._registration.unidentified(missing)
+                case events.Refused(kind, reason, is_attack):
+                    self._registration.refused(kind, reason)
+                    self.depart()
+                    if is_attack:
+                        self._carrier.close()
+                case events.NotHypervisor():
+                    self.standing.dismiss(str(event))
+                case events.TlsAccepted():
+                    self._carrier.start_tls()
+                case (
+                    events.MoveBegun()
+                    | events.MoveDeclined()
+                    | events.MoveAborted()
+                    | events.MoveArrived()
+                    | events.MoveCompleted()
+                    | events.TakenOver()
+                ):
+                    self._handle(self._journeys.handle(self, event))
         self.proceed()
-
-    def _handle_rare(self, event: events.Event) -> None:
-        match event:
-            case events.IdentityMissing(missing, is_first):
-                self._await_identity(IDENTITY_RETRY_S)
-                self.standing.accept()
-                if is_first:
-                    self._registration.unidentified(missing)
-            case events.Refused(kind, reason, is_attack):
-                self._refused(kind, reason)
-                if is_attack:
-                    self._carrier.close()
-            case events.NotHypervisor():
-                self.standing.dismiss(str(event))
-            case events.TlsAccepted():
-                self._carrier.start_tls()
-            case (
-                events.MoveBegun()
-                | events.MoveDeclined()
-                | events.MoveAborted()
-                | events.MoveArrived()
-                | events.MoveCompleted()
-                | events.TakenOver()
-            ):
-                self._handle(self._journeys.handle(self, event))
 
     def _await_identity(self, seconds: float) -> None:
         self._services.deadlines.start(seconds, self._identity_overdue, self._carrier.hear)
 
     def _identity_overdue(self) -> None:
         self.guarded(lambda: self._handle(self.session.identity_overdue()))
-
-    def _refused(self, kind: events.RefusalKind, reason: str) -> None:
-        self._services.counters[counters.VMS_REFUSED] += 1
-        self._services.counters[counters.REFUSED[kind]] += 1
-        machine = None if self.machine.is_anonymous else self.machine
-        text = f"refused: {reason}"
-        self.standing.report("refused", text, machine=machine, reason=counters.REFUSED[kind])
-        self.depart()

@@ -31,7 +31,7 @@ _ANSWERED: Mapping[str, counters.Key] = {
 _OTHER_ANSWERED = counters.OUTCOMES["other", "answered"]
 
 
-class Reporter(Protocol):
+class GuestLine(Protocol):
     """What a receipt uses of the line that its guest is on."""
 
     @property
@@ -49,10 +49,10 @@ class Reporter(Protocol):
 
 
 class Receipt:
-    """Collects what one guest is answered, and reports it by `reporter`, its present line."""
+    """Collects what one guest is answered, and reports it for `line`, the one that it is on."""
 
-    def __init__(self, services: Services, reporter: Reporter) -> None:
-        self.reporter = reporter
+    def __init__(self, services: Services, line: GuestLine) -> None:
+        self.line = line
         self._services = services
         self._machine: Machine | None = None  # what was answered last was for
         self._origin = Origin()  # where that came from
@@ -69,7 +69,7 @@ class Receipt:
         services = self._services
         services.counters[counters.ANSWERED] += 1
         services.counters[_ANSWERED.get(document, _OTHER_ANSWERED)] += 1
-        if services.machines.rivals and self.reporter.is_older:
+        if services.machines.rivals and self.line.is_older:
             services.counters[counters.ANSWERED_OLDER] += 1
         if not self._had:
             self._asked_s = asked_s
@@ -84,12 +84,12 @@ class Receipt:
         if origin.duplicates and document == "METADATA":
             self._report_duplicates(origin)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s: > RESPONSE_%s, %d bytes", self.reporter, document, size)
+            log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
 
     def failed(self, document: str, failure: Failure) -> None:
         """Report that `document` was answered with an error."""
         self.count_failure(document, failure.error)
-        machine = self.reporter.machine
+        machine = self.line.machine
         trouble = f"{failure.error}: {failure.reason}"
         untold = self._services.throttle.passes("failed", key_of(machine), trouble)
         # A request for something that does not exist says nothing about the VM.
@@ -97,7 +97,7 @@ class Receipt:
         if is_new:
             self.report()
         if is_new or untold is not None:
-            self.reporter.report(
+            self.line.report(
                 "failed",
                 f"REQUEST_{document} answered with {trouble}{untold or ''}",
                 level=logging.DEBUG if untold is None else logging.WARNING,
@@ -124,7 +124,7 @@ class Receipt:
             self._services.boots.observe(seconds)
             self._use_source(origin, self._machine)
         text = f"answered {', '.join(had)} from {', '.join(origin.sources) or 'the driver'}"
-        self.reporter.report(
+        self.line.report(
             "served",
             text,
             level=self._level_of(text, had),
@@ -146,7 +146,7 @@ class Receipt:
         if now_s - max(self._had.values()) < SETTLED_S and now_s - self._asked_s < UNSETTLED_S:
             self._services.deadlines.start(SETTLED_S, self._settled)
         else:
-            self.reporter.guarded(self.report)
+            self.line.guarded(self.report)
 
     def _level_of(self, text: str, had: Collection[str]) -> int:
         """The same line is reported at most once a minute, whatever the guest does."""
@@ -162,18 +162,18 @@ class Receipt:
     def _is_new(self, trouble: str) -> bool:
         """Whether `trouble` is not what was reported of this machine last."""
         self._tell_news()
-        return self._services.news.is_new(self.reporter.machine, trouble)
+        return self._services.news.is_new(self.line.machine, trouble)
 
     def _tell_news(self) -> None:
         """Let `news` know that the machine was answered without a problem."""
         if self._is_well:
             self._is_well = False
-            self._services.news.is_new(self._machine or self.reporter.machine, "")
+            self._services.news.is_new(self._machine or self.line.machine, "")
 
     def _report_stale(self, origin: Origin) -> None:
-        key = key_of(self.reporter.machine)
+        key = key_of(self.line.machine)
         untold = self._services.throttle.passes("stale", key, origin.problem)
-        self.reporter.report(
+        self.line.report(
             "stale",
             f"{origin.problem}{untold or ''}",
             level=logging.DEBUG if untold is None else logging.WARNING,
@@ -186,7 +186,7 @@ class Receipt:
         for duplicate in origin.duplicates:
             untold = self._services.throttle.passes("duplicate", duplicate)
             if untold is not None:
-                self.reporter.report("duplicate", f"{duplicate}{untold}", sources=origin.sources)
+                self.line.report("duplicate", f"{duplicate}{untold}", sources=origin.sources)
 
     def _use_source(self, origin: Origin, machine: Machine) -> None:
         """Report when VMs with different VC UUIDs get the same file."""
@@ -202,7 +202,7 @@ class Receipt:
         self._services.counters[counters.CONFLICTS["shared source"]] += 1
         untold = self._services.throttle.passes("shared source", shared[0])
         if untold is not None:
-            self.reporter.report(
+            self.line.report(
                 "shared source",
                 f"gets {shared[0]}, which other connected VMs get too: VC UUID {others}{untold}",
                 sources=origin.sources,

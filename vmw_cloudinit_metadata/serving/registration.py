@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.protocol.events import RefusalKind
 from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -15,6 +16,8 @@ from vmw_cloudinit_metadata.serving.standing import Standing
 
 class Registration:
     """Registers one line among the connected machines; `str` begins each of its log lines."""
+
+    __slots__ = ("_services", "_session", "_standing", "known_as")
 
     def __init__(self, services: Services, standing: Standing, session: Session) -> None:
         self._services = services
@@ -40,7 +43,8 @@ class Registration:
     def report(self, kind: str, text: str, **details: Any) -> None:
         """Report a happening of this VM."""
         remark = "older connection" if self.is_older else ""
-        self._standing.report(kind, text, machine=self.machine, remark=remark, **details)
+        peer, happenings = self._standing.peer, self._services.happenings
+        happenings.tell(kind, text, peer, self.machine, remark, **details)
 
     def identified(self, machine: Machine) -> None:
         """Count as `machine` from now on."""
@@ -68,6 +72,14 @@ class Registration:
                 f"vSphere, or move the VM to another host{untold}"
             )
             self._standing.report("untold", text)
+
+    def refused(self, kind: RefusalKind, reason: str) -> None:
+        """Report that the VM is not served."""
+        self._services.counters[counters.VMS_REFUSED] += 1
+        self._services.counters[counters.REFUSED[kind]] += 1
+        machine = None if self.machine.is_anonymous else self.machine
+        text = f"refused: {reason}"
+        self._standing.report("refused", text, machine=machine, reason=counters.REFUSED[kind])
 
     def forget(self) -> None:
         """Count as no VM any more."""
