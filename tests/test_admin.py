@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -123,6 +124,26 @@ def boot(server: ServerProcess, name: str = "web1", **settings: Any) -> Vm:
     for document in ("METADATA", "NETWORKDATA", "USERDATA"):
         machine.ask(document)
     return machine
+
+
+def test_vms_that_share_a_file_are_an_event_and_a_line_of_the_log(
+    begin: Begin, own_instances: Path, peers: ExitStack
+) -> None:
+    (own_instances / "twin.yaml").write_text("metadata: {}\n")
+    server, admin = begin()
+    follower = peers.enter_context(admin.follow("?q=twin"))
+    first, second = boot(server, "twin"), boot(server, "twin", vc_uuid="42" * 16)
+    event = follower.next("shared source")
+    shared = (
+        rf"gets {own_instances}/twin\.yaml, which other connected VMs get too: VC UUID 01234567"
+    )
+    assert re.match(shared, event["event"])
+    assert event["sources"] == [f"{own_instances}/twin.yaml"]
+    assert event["level"] == "warning"
+    server.wait_for(rf"WARNING 127\.0\.0\.1:\d+: 'twin', VC UUID 42[^ ]+: {shared}")
+    assert admin.metric("vmw_metadata_identity_conflicts_total", kind="shared source") == 1
+    first.close()
+    second.close()
 
 
 def uuid(number: int) -> str:

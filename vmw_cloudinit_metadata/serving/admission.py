@@ -1,5 +1,5 @@
-"""Who may connect: which networks, how many connections of one host and in all, and how fast; and
-which connection makes room for another one."""
+"""Who may connect: from which networks, how many connections in all and of one host, how fast; and
+which connection is closed to make room for another one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Network = IPv4Network | IPv6Network
 MAX_PER_HOST = 4096
 MAX_MUTE_LINES = 4096
 
-# Of one host, a second. At once it may be rate.BURST_S times as many: all the VMs of MAX_PER_HOST.
+# Per host and second. A burst may have rate.BURST_S times as many: all VMs of MAX_PER_HOST.
 MAX_CONNECTION_RATE = 1000
-MAX_HANDSHAKE_RATE = 250  # a TLS handshake costs 1 ms of a core
+MAX_HANDSHAKE_RATE = 250  # a TLS handshake takes 1 ms of a core
 
 # Descriptors for other things than connections: the driver's files, the log, libraries.
 RESERVED_DESCRIPTORS = 128
@@ -30,7 +30,7 @@ _DESCRIPTORS = "/proc/self/fd"
 
 
 def raise_descriptor_limit() -> tuple[int, int]:
-    """Raises the soft limit of this process to the hard one; returns what it was, and is."""
+    """Raise the soft limit of this process to the hard one; return it before and now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -39,7 +39,7 @@ def raise_descriptor_limit() -> tuple[int, int]:
 
 def open_descriptors() -> int:
     """How many descriptors this process has open."""
-    # Since Linux 6.2 the directory's size; with many, to list them takes milliseconds.
+    # Since Linux 6.2 this is the directory's size; listing many takes milliseconds.
     return os.stat(_DESCRIPTORS).st_size or len(os.listdir(_DESCRIPTORS))
 
 
@@ -57,7 +57,7 @@ def connections_by_descriptors() -> int:
 
 @lru_cache(maxsize=4096)  # hosts come back
 def plain_host(host: str) -> str:
-    """The address of a peer, without the clothes of IPv6: `::ffff:10.0.0.1`, `fe80::1%eth0`."""
+    """The address of a peer, without IPv6 mapping or zone: `::ffff:10.0.0.1`, `fe80::1%eth0`."""
     address = ip_address(host.partition("%")[0])
     return str(getattr(address, "ipv4_mapped", None) or address)
 
@@ -68,10 +68,10 @@ class Refusal(NamedTuple):
 
 
 class Unidentified(Protocol):
-    """A connection that has not said who it is, or was refused when it had."""
+    """A connection whose VM is not identified, or was refused."""
 
     def make_room(self) -> None:
-        """Closes it, after `leave` and `identify`: its place is free at once."""
+        """Close it; its place is free at once."""
 
 
 class Mute(Hashable, Protocol):
@@ -82,10 +82,10 @@ class Mute(Hashable, Protocol):
 
 
 class Admission:
-    """Counts the connections of each host. `allow` that is empty lets everyone in.
+    """Counts the connections of each host. An empty `allow` allows all networks.
 
-    While there is room, all may stay. Where one more has none, an unidentified connection makes
-    room: of the same host, if that is full, else of the host that has the most; the oldest first.
+    While there is room, all connections may stay. When one more needs room, an unidentified one is
+    closed: of the same host if that is full, else of the host that has the most; the oldest first.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Admission:
         return _is_in(host, self.proxies)
 
     def hurries(self, host: str, now_s: float) -> Refusal | None:
-        """Counts that `host` connects; or returns why it is refused: it does so too often."""
+        """Count one more connect of `host`; return why it is refused if that is too often."""
         if self.connection_rate.passes(host, now_s):
             return None
         per_s = self.connection_rate.per_s
@@ -122,7 +122,7 @@ class Admission:
         return Refusal("rate", reason)
 
     def enter(self, host: str) -> Refusal | None:
-        """Counts a connection of `host` in; or returns why it is refused."""
+        """Count a connection of `host`; return why it is refused if it is."""
         if self.allow and not _is_in(host, self.allow):
             return Refusal("network", "it is in no --allow network")
         count = self._of_host.get(host, 0)
@@ -135,7 +135,7 @@ class Admission:
         return None
 
     def make_room(self, host: str | None = None) -> bool:
-        """Has an unidentified connection of `host`, or of any, closed; False: there is none."""
+        """Close an unidentified connection of `host`, or of any; return False if there is none."""
         oldest = self.unidentified.oldest(host)
         if oldest is None:
             return False

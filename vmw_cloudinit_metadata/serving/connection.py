@@ -18,19 +18,19 @@ from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.serving import intake
 from vmw_cloudinit_metadata.serving.admission import Refusal
 from vmw_cloudinit_metadata.serving.journey import Journeys
-from vmw_cloudinit_metadata.serving.layers import (
-    CLOSED,
-    FirstByteLayer,
-    HeaderLayer,
-    Layer,
-    TlsLayer,
-    Wire,
-)
 from vmw_cloudinit_metadata.serving.line import Line
 from vmw_cloudinit_metadata.serving.output import Output
 from vmw_cloudinit_metadata.serving.services import Services
 from vmw_cloudinit_metadata.serving.standing import Standing
 from vmw_cloudinit_metadata.serving.timeouts import STALLED_S
+from vmw_cloudinit_metadata.serving.transport import (
+    CLOSED,
+    FirstByteLayer,
+    HeaderLayer,
+    Layer,
+    Outgoing,
+    TlsLayer,
+)
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class Connection:
         line.flush()
         return line
 
-    def open_line(self, wire: Wire) -> Line:
+    def open_line(self, wire: Outgoing) -> Line:
         """Return a serial line that is inside TLS."""
         line = self._new_line(wire, is_secure=True)
         line.flush()
@@ -196,7 +196,7 @@ class Connection:
         self._replace_layer(layer)
         layer.start_deadline()
 
-    def _new_line(self, wire: Wire, *, is_secure: bool) -> Line:
+    def _new_line(self, wire: Outgoing, *, is_secure: bool) -> Line:
         since = self._since
         return Line(self._services, self._journeys, self, wire, since, is_secure=is_secure)
 

@@ -20,7 +20,6 @@ from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.dialogue import Dialogue
 from vmw_cloudinit_metadata.serving.journey import Journey, Journeys
-from vmw_cloudinit_metadata.serving.layers import Wire
 from vmw_cloudinit_metadata.serving.registration import Registration
 from vmw_cloudinit_metadata.serving.services import Services
 from vmw_cloudinit_metadata.serving.standing import Standing
@@ -29,6 +28,7 @@ from vmw_cloudinit_metadata.serving.timeouts import (
     IDENTITY_RETRY_S,
     IDENTITY_UPDATE_S,
 )
+from vmw_cloudinit_metadata.serving.transport import Outgoing
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Line:
         services: Services,
         journeys: Journeys,
         carrier: Carrier,
-        wire: Wire,
+        wire: Outgoing,
         connected_since: datetime,
         *,
         is_secure: bool,

@@ -1,4 +1,4 @@
-"""MetadataServer: listens, gives each connection a greenlet, and stops without losing an answer."""
+"""MetadataServer: listens, serves connections in greenlets, and stops without losing answers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN, Address
 
 log = logging.getLogger(__name__)
 
-# What was found where one was to be; ConfigError: it cannot be used.
+# A certificate that was read; ConfigError: it cannot be used. None: there is none.
 Certificate = ssl.SSLContext | ConfigError | None
 
 _POLL_S = 0.02  # while stopping
@@ -168,7 +168,7 @@ class MetadataServer:
 
     @property
     def figures(self) -> Figures:
-        """What was counted and measured so far, and what there is now."""
+        """What was counted and measured so far, and the present gauges."""
         lookup = self._services.lookup
         timings = {
             gauges.LOOKUP_WAITED: lookup.queued,
@@ -190,7 +190,7 @@ class MetadataServer:
 
     @property
     def problem(self) -> str:
-        """Why the driver cannot be used now, or ""; `watch_driver` keeps it true."""
+        """Why the driver cannot be used now, or ""; kept current by `watch_driver`."""
         return self._health.problem
 
     @property
@@ -198,11 +198,11 @@ class MetadataServer:
         return self._stop_asked.is_set()
 
     def watch_driver(self) -> None:
-        """Asks the driver every second, from now on, whether it can be used."""
+        """Check every second, from now on, whether the driver can be used."""
         self._health.start()
 
     def start(self) -> None:
-        """Listens and accepts; raises ConfigError if an address cannot be had."""
+        """Listen and accept; raise ConfigError if an address is not available."""
         for listener in listen_on(self._listen, reuse_port=self._reuse_port):
             server = Acceptor(
                 listener,
@@ -216,8 +216,9 @@ class MetadataServer:
             self._servers.append(server)
 
     def read_certificate(self, key_pair: KeyPair | None = None) -> Certificate:
-        """Reads the certificate and its key again, for `take_certificate`; those of `key_pair`, if
-        its files are others. Blocks, as files do, and may be called in any thread."""
+        """Read the certificate and its key again, or those of `key_pair`, for `take_certificate`.
+
+        Blocks while it reads files; may be called in any thread."""
         if not self._key_pair:
             return None
         try:
@@ -226,23 +227,22 @@ class MetadataServer:
             return error
 
     def take_certificate(self, found: Certificate) -> None:
-        """Has it for connections from now on. One that cannot be used changes nothing, and is told
-        in the log."""
+        """Use it for new connections. If it cannot be used, log that, and keep the present one."""
         match found:
             case None:
                 log.info("reload: there is no certificate to read again")
             case ConfigError() as error:
-                log.error("reload: %s; the certificate that was read before stays in use", error)
+                log.error("reload: %s; the previous certificate stays in use", error)
             case context:
                 self._services.tls = context
                 assert self._key_pair
                 log.info("reload: certificate read from %s", self._key_pair.certificate)
 
     def change(self, **settings: Any) -> None:
-        """Gives settings other values, by the constructor's names; no connection is closed.
+        """Change settings, by the constructor's names; no connection is closed.
 
-        Who may connect, the URIs and the certificate are looked at when a connection begins. A new
-        `key_pair` is that of later certificates; `take_certificate` has one in use.
+        Who may connect, the URIs and the certificate apply to new connections. A new `key_pair` is
+        where later certificates are read from; `take_certificate` puts one into use.
         """
         shared, admission = self._services, self._services.admission
         for name, value in settings.items():
@@ -277,18 +277,18 @@ class MetadataServer:
                     raise TypeError(f"{name} cannot be changed while the server runs")
 
     def serve_until_stopped(self) -> None:
-        """Waits for `ask_to_stop`, and stops."""
+        """Wait for `ask_to_stop`, and stop."""
         self._stop_asked.wait()
         self.stop()
 
     def ask_to_stop(self) -> None:
-        """Makes `serve_until_stopped` drain; asked a second time, the drain ends at once."""
+        """Make `serve_until_stopped` drain; a second call ends the drain at once."""
         if self._stop_asked.is_set():
             self._hurry.set()
         self._stop_asked.set()
 
     def stop(self) -> None:
-        """Accepts no more, finishes the answers under way, closes connections and driver."""
+        """Accept no more, finish the answers under way, close connections and driver."""
         for server in self._servers:
             server.close()
         log.info("stopping: %s", counted(len(self._connections), "connection"))
@@ -312,7 +312,7 @@ class MetadataServer:
         )
 
     def _wait_while(self, condition: Callable[[], bool], limit_s: float) -> None:
-        """Waits for as long as `condition` is true, for at most `limit_s`, or until in a hurry."""
+        """Wait while `condition` is true, for at most `limit_s`, or until asked to hurry."""
         end_s = time.monotonic() + limit_s
         while condition() and time.monotonic() < end_s and not self._hurry.is_set():
             self._hurry.wait(_POLL_S)

@@ -53,7 +53,7 @@ class Layer(Protocol):
         """Called once, when the connection is gone or another layer follows."""
 
 
-class Wire(Protocol):
+class Outgoing(Protocol):
     """Where the serial line writes to: the output, or the TLS in between."""
 
     @property
@@ -92,7 +92,7 @@ class Stack(Protocol):
     def start_line(self) -> SerialLayer:
         """Go on with a serial line, without TLS."""
 
-    def open_line(self, wire: Wire) -> SerialLayer:
+    def open_line(self, wire: Outgoing) -> SerialLayer:
         """Return a serial line that is inside TLS."""
 
     def hear(self) -> Iterator[None]:
@@ -189,7 +189,7 @@ class FirstByteLayer(EarlyLayer):
 
 
 class TlsLayer:
-    """TLS; once the handshake is complete, a serial line is inside. A `Wire` too."""
+    """TLS; once the handshake is complete, a serial line is inside. A `Outgoing` too."""
 
     def __init__(self, services: Services, stack: Stack, context: ssl.SSLContext) -> None:
         self._services = services
