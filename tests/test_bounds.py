@@ -14,9 +14,9 @@ import pytest
 from tests.vm import BINARY, KNOWN, suboption
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.process.budget import Budget
-from vmw_cloudinit_metadata.protocol import identity, options, packet, telnet
+from vmw_cloudinit_metadata.protocol import options, packet, telnet
 from vmw_cloudinit_metadata.protocol.events import Refused
-from vmw_cloudinit_metadata.protocol.phase import IDENTIFIED, MUTE
+from vmw_cloudinit_metadata.protocol.phases import IDENTIFIED, MUTE
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
 from vmw_cloudinit_metadata.protocol.vmware import MAX_NAME_BYTES, MAX_URI_BYTES
@@ -78,10 +78,7 @@ NEVER_NAMED = {"proxied": BINARY + WILL_EXTENSION + suboption(0, KNOWN) + PROXY 
 }
 
 
-CACHES = (
-    *(packet._whole, telnet._whole, identity._announced_again),
-    *(options._received, options._after),
-)
+CACHES = (packet.requests_of, telnet.events_of, options.received)
 OURS = tracemalloc.Filter(True, "*/vmw_cloudinit_metadata/*")
 
 
@@ -150,10 +147,9 @@ def test_kept_parses_have_short_keys() -> None:
         long = b"\xff\xf1%d" % number + b"x" * 4000
         decoder.receive_data(long)
         lines.requests(b"%d" % number + b"x" * 4000 + b"\n")
-    for cache in (packet._whole, telnet._whole, identity._announced_again):
+    for cache in (packet.requests_of, telnet.events_of):
         assert cache.cache_info().currsize == 0
-    assert options._received.cache_parameters()["maxsize"] <= 512
-    assert options._after.cache_parameters()["maxsize"] <= 512
+    assert options.received.cache_parameters()["maxsize"] <= 512
 
 
 def test_peer_that_makes_the_server_speak_and_does_not_read_is_kept_little_for(

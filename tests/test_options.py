@@ -63,7 +63,7 @@ def test_unwanted_option_is_refused_each_time_and_not_remembered() -> None:
     for option in range(256):
         assert options.receive(Negotiation(Verb.WILL, option)) == Negotiation(Verb.DONT, option)
         assert options.receive(Negotiation(Verb.DO, option)) == Negotiation(Verb.WONT, option)
-    assert not any(options._states)
+    assert not any(options.states)
 
 
 def test_repeated_yes_is_answered_once() -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.peer import SocketVm, connected, is_closed, is_served
 from tests.process import ServerProcess, counters, with_constants
 from tests.vm import BINARY
-from vmw_cloudinit_metadata.protocol.proxyheader import Header, Incomplete, Malformed, parse
+from vmw_cloudinit_metadata.protocol.proxyheader import Header, Incomplete, NoHeader, parse
 
 Start = Callable[..., ServerProcess]
 
@@ -71,7 +71,7 @@ HOSTILE = st.lists(
 
 @given(HOSTILE)
 def test_parse_of_anything_never_raises(data: bytes) -> None:
-    assert isinstance(parse(data), Header) or parse(data) in (Incomplete, Malformed)
+    assert isinstance(parse(data), Header) or parse(data) in (Incomplete, NoHeader)
 
 
 @given(HEADERS, st.data())
@@ -110,19 +110,19 @@ def test_tlvs_of_version_2_are_passed_over(tlvs: bytes) -> None:
 
 @given(st.integers(101, 2000).map(lambda size: b"PROXY " + b"1" * size))
 def test_version_1_without_its_end_in_107_bytes_is_malformed(data: bytes) -> None:
-    assert parse(data) is Malformed
+    assert parse(data) is NoHeader
 
 
 def test_version_1_of_107_bytes_is_a_header_and_of_108_is_none() -> None:
     longest = b"PROXY UNKNOWN " + b"f" * 91 + b"\r\n"
     assert len(longest) == 107
     assert parse(longest) == Header(107)
-    assert parse(longest[:-2] + b"f\r\n") is Malformed
+    assert parse(longest[:-2] + b"f\r\n") is NoHeader
 
 
 @given(st.integers(4097 - 16, 65535), st.binary(max_size=50))
 def test_version_2_of_more_than_4096_bytes_is_malformed_at_once(size: int, body: bytes) -> None:
-    assert parse(V2 + struct.pack("!BBH", PROXY, TCP4, size) + body) is Malformed
+    assert parse(V2 + struct.pack("!BBH", PROXY, TCP4, size) + body) is NoHeader
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ MALFORMED = [
 
 @pytest.mark.parametrize("data", MALFORMED)
 def test_parse_of_what_is_no_header_is_malformed(data: bytes) -> None:
-    assert parse(data) is Malformed
+    assert parse(data) is NoHeader
 
 
 # A server that load balancers at 127.0.0.1 and 127.0.0.9 connect to, for the hosts of HOST4, HOST6

@@ -29,7 +29,7 @@ from vmw_cloudinit_metadata.protocol.events import (
     Violation,
 )
 from vmw_cloudinit_metadata.protocol.identification import MAX_WAITING_REQUESTS
-from vmw_cloudinit_metadata.protocol.phase import IDENTIFIED, OVERDUE
+from vmw_cloudinit_metadata.protocol.phases import IDENTIFIED, OVERDUE
 from vmw_cloudinit_metadata.protocol.session import (
     Policy,
     Session,

@@ -1,1 +1,1 @@
-"""The wire, pure: bytes in, events and bytes out. No socket, clock, thread or log in here."""
+"""The wire protocol, pure: bytes in, events and bytes out. No socket, clock, thread or log."""

@@ -1,7 +1,7 @@
 """The target's side of a vMotion: from VMOTION-PEER until the VM is taken over. Pure.
 
-A move whose source is in this process is proved at once. Another one is a claim, which is checked
-when the VC UUID of the VM is known. VMOTION-COMPLETE may come before that.
+A move whose source is in this process is proved at once. Any other is a claim, which is checked
+when the VC UUID of the VM is known. VMOTION-COMPLETE may arrive before that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Generic
 from vmw_cloudinit_metadata.protocol import telnet
 from vmw_cloudinit_metadata.protocol.vmotion import Claim, Move, Source
 
-# What the VM may send before VMOTION-COMPLETE: its guest does not run here yet.
+# What the guest may write before VMOTION-COMPLETE. It does not run here yet, so this is little.
 MAX_EARLY_BYTES = 2 * 1024
 
 
@@ -22,7 +22,7 @@ class Arrival(Generic[Source]):
 
     def __init__(self, proof: Move[Source] | Claim) -> None:
         self.proof = proof
-        self.is_accepted = False  # VMOTION-PEER-OK was said
+        self.is_accepted = False  # VMOTION-PEER-OK was sent
         self.is_complete = False  # VMOTION-COMPLETE has come
         self.early = b""  # what the guest wrote before VMOTION-COMPLETE
         self.behind: list[telnet.Event] = []  # what came behind VMOTION-COMPLETE
@@ -34,7 +34,7 @@ class Arrival(Generic[Source]):
 
     @property
     def claim(self) -> Claim | None:
-        """What is to be checked still."""
+        """The claim, as long as it is not checked."""
         return self.proof if isinstance(self.proof, Claim) and not self.is_accepted else None
 
     @property

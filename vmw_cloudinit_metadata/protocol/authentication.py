@@ -1,7 +1,7 @@
-"""Telnet AUTHENTICATION, option 37 (RFC 2941), as VMware uses it: to begin TLS on the same socket.
+"""Telnet AUTHENTICATION, option 37 (RFC 2941), as VMware uses it: to start TLS on the same socket.
 
-The server says SEND with the one type SSL; the VM answers IS, START; the server REPLY, ACCEPTED;
-then the TLS handshake begins at once. Pure.
+The server sends SEND with the only type SSL, the VM answers IS, START, and the server answers
+REPLY, ACCEPTED. Then the TLS handshake starts at once. Pure.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SEND = Subnegotiation(Option.AUTHENTICATION, bytes([_SEND, _SSL, 0]))
 
 
 def is_answer(payload: bytes) -> bool:
-    """Whether this is an IS: one that does not start SSL refuses it."""
+    """Returns whether this is an IS. One that does not start SSL refuses TLS."""
     return payload[:1] == bytes([_IS])
 
 
 def start_modifier(payload: bytes) -> int | None:
-    """The modifier of `IS SSL <modifier> START`; None if the VM says anything else."""
+    """Returns the modifier of `IS SSL <modifier> START`, or None for any other payload."""
     is_start = payload[:2] == bytes([_IS, _SSL]) and payload[3:] == bytes([_START])
     return payload[2] if is_start else None
 

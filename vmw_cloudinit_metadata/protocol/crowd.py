@@ -1,5 +1,4 @@
-"""Members by host, such as connections that have named no VM: which of them goes first, if one has
-to. Pure."""
+"""Members by host, such as connections without a VM, and which of them must go first. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +8,14 @@ Member = TypeVar("Member")
 
 
 class Crowd(Generic[Member]):
-    """The host that has the most members loses one first, and of those its oldest: so a host that
-    fills the crowd makes room for the others, and never the others for it. Each verb takes the same
-    time on average, however many members and hosts there are."""
+    """Picks the oldest member of the host that has the most.
+
+    So a host that fills the crowd makes room for the others, and never the others for it. Each
+    method takes constant time on average, however many members and hosts there are.
+    """
 
     def __init__(self) -> None:
-        # Most are members for a moment: the newest get their place when somebody asks for one.
+        # Most members stay for a moment, so the newest are sorted in only when somebody asks.
         self._newest: dict[Member, str] = {}  # and their hosts; oldest first
         self._of_host: dict[str, dict[Member, None]] = {}  # oldest first
         self._with_count: dict[int, dict[str, None]] = {}  # the hosts that have so many members
@@ -25,18 +26,18 @@ class Crowd(Generic[Member]):
         return self._count + len(self._newest)
 
     def add(self, host: str, member: Member) -> None:
-        """`member` is the newest of `host`; it must not be one yet."""
+        """Adds the newest member of `host`, which must not be a member yet."""
         self._newest[member] = host
 
     def discard(self, host: str, member: Member) -> None:
-        """`member` is none of `host` from now on; it need not be one."""
+        """Removes a member of `host`, if it is one."""
         if self._newest.get(member) == host:
             del self._newest[member]
         else:
             self._remove(host, member)
 
     def oldest(self, host: str | None = None) -> Member | None:
-        """The member that goes first: of `host`, or of all."""
+        """Returns the member that must go first: of `host`, or of all."""
         for newest, its_host in self._newest.items():
             self._place(its_host, newest)
         self._newest.clear()

@@ -1,45 +1,51 @@
 """One end of a telnet connection: RFC 854 both ways, with options by RFC 1143. Pure.
 
-Says what the option table wants to be said; whoever owns it adds data and subnegotiations.
+The endpoint sends what the option table asks for. Its owner adds data and subnegotiations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from vmw_cloudinit_metadata.protocol import telnet
-from vmw_cloudinit_metadata.protocol.options import Options, Side
+from vmw_cloudinit_metadata.protocol.options import Options, Q, Side
 from vmw_cloudinit_metadata.protocol.telnet import Option
 
-# A member of an enumeration takes some time to get at, and these are wanted for each piece.
-_US, _HIM, _BINARY = Side.US, Side.HIM, Option.BINARY
+_OUR_BINARY, _HIS_BINARY = (Side.US, Option.BINARY, Q.YES), (Side.HIM, Option.BINARY, Q.YES)
 
 
 class Endpoint:
-    """`us` and `him` are the options that each side may switch on; it begins with `wishes`."""
+    """`us` and `him` are the options that each side may switch on."""
 
-    __slots__ = ("_decoder", "_hears_binary", "_nvt", "_options", "_out", "_says_binary")
+    __slots__ = ("_decoder", "_nvt", "_options", "_out", "_receives_binary", "_sends_binary")
 
-    def __init__(
-        self, us: frozenset[int], him: frozenset[int], wishes: tuple[tuple[Side, int], ...] = ()
-    ) -> None:
+    def __init__(self, us: frozenset[int], him: frozenset[int]) -> None:
         self._decoder = telnet.Decoder()
         self._nvt = telnet.NvtDecoder()
-        options, said = _begun(us, him, wishes)
-        self._options = options.copy()
-        self._out = said
-        self._hears_binary = self._says_binary = False
+        self._options = Options(us, him)
+        self._out = b""
+        self._receives_binary = self._sends_binary = False
+
+    def copy(self) -> Endpoint:
+        """Returns an endpoint that has said the same; for one that has received nothing yet."""
+        copy = Endpoint(*self._options.agreeable)
+        copy._options.states = self._options.states
+        copy._out = self._out
+        return copy
 
     def receive_data(self, data: bytes) -> Sequence[telnet.Event]:
-        """Returns what these bytes mean; negotiations are to be given to `negotiate`."""
+        """Returns what these bytes mean. Give negotiations to `negotiate`, data to `plain`."""
         return self._decoder.receive_data(data)
 
     def only_data(self, data: bytes) -> bytes | None:
-        """Received bytes as `plain` has them, if they are data and nothing else; or None."""
+        """Returns received bytes as `plain` does, if they are data and nothing else, or None."""
         if self._decoder.begun or telnet.IAC in data:
             return None
-        return data if self._hears_binary else self._nvt.receive_data(data)
+        return data if self._receives_binary else self._nvt.receive_data(data)
+
+    def plain(self, payload: bytes) -> bytes:
+        """Returns received data as the other side's program wrote it."""
+        return payload if self._receives_binary else self._nvt.receive_data(payload)
 
     @property
     def is_idle(self) -> bool:
@@ -48,42 +54,36 @@ class Endpoint:
 
     def negotiate(self, negotiation: telnet.Negotiation) -> None:
         """Answers a negotiation that has arrived, where RFC 1143 has an answer to it."""
-        self._say(self._options.receive(negotiation))
-        if negotiation.option == _BINARY:
-            self._binary_has_changed()
+        self._send_negotiation(self._options.receive(negotiation))
+        if negotiation.option == Option.BINARY:
+            self._note_binary()
 
     def wish(self, side: Side, option: int, *, on: bool) -> None:
-        self._say(self._options.wish(side, option, on))
-        if option == _BINARY:
-            self._binary_has_changed()
-
-    def _binary_has_changed(self) -> None:
-        self._hears_binary = self._options.is_on(_HIM, _BINARY)
-        self._says_binary = self._options.is_on(_US, _BINARY)
+        """Asks for an option to be switched on or off."""
+        self._send_negotiation(self._options.wish(side, option, on))
+        if option == Option.BINARY:
+            self._note_binary()
 
     def is_on(self, side: Side, option: int) -> bool:
         return self._options.is_on(side, option)
 
-    def plain(self, payload: bytes) -> bytes:
-        """Received data as the other side's program has written it."""
-        return payload if self._hears_binary else self._nvt.receive_data(payload)
-
     def send(self, data: bytes) -> None:
-        """Encodes `data` for the other side's program."""
+        """Queues data for the other side's program."""
         self._out = self.sent_with(data)
 
     def sent_with(self, data: bytes) -> bytes:
-        """Returns, once, what is to be written to the peer, and `data` encoded behind it."""
+        """Returns, once, what is to be written to the peer, and behind it `data`, encoded."""
         out, self._out = self._out, b""
-        if self._says_binary:
+        if self._sends_binary:
             return out + data.replace(telnet.IAC_BYTE, telnet.DOUBLED)
         return out + telnet.encode_data(data, binary=False)
 
     def subnegotiate(self, subnegotiation: telnet.Subnegotiation) -> None:
+        """Queues a subnegotiation."""
         self._out += telnet.encode_subnegotiation(subnegotiation)
 
-    def say(self, encoded: bytes) -> None:
-        """Says a command that is encoded already."""
+    def send_command(self, encoded: bytes) -> None:
+        """Queues a command that is encoded already."""
         self._out += encoded
 
     def data_to_send(self) -> bytes:
@@ -91,16 +91,10 @@ class Endpoint:
         data, self._out = self._out, b""
         return data
 
-    def _say(self, negotiation: telnet.Negotiation | None) -> None:
+    def _send_negotiation(self, negotiation: telnet.Negotiation | None) -> None:
         if negotiation:
             self._out += telnet.encode_negotiation(negotiation)
 
-
-@lru_cache  # the same at every connection
-def _begun(
-    us: frozenset[int], him: frozenset[int], wishes: tuple[tuple[Side, int], ...]
-) -> tuple[Options, bytes]:
-    """The options after these wishes, and what is said of them."""
-    options = Options(us, him)
-    said = [options.wish(side, option, on=True) for side, option in wishes]
-    return options, b"".join(telnet.encode_negotiation(wish) for wish in said if wish)
+    def _note_binary(self) -> None:
+        self._receives_binary = _HIS_BINARY in self._options.states
+        self._sends_binary = _OUR_BINARY in self._options.states

@@ -17,12 +17,21 @@ from vmw_cloudinit_metadata.protocol.events import (
     TakenOver,
 )
 from vmw_cloudinit_metadata.protocol.identification import Identification
-from vmw_cloudinit_metadata.protocol.link import Link
 from vmw_cloudinit_metadata.protocol.options import Side
 from vmw_cloudinit_metadata.protocol.packet import LineSplitter
-from vmw_cloudinit_metadata.protocol.phase import ARRIVED, NEGOTIATING, PROXIED, Cue
+from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
+from vmw_cloudinit_metadata.protocol.phases import (
+    ARRIVED,
+    COMPLETE,
+    NEGOTIATING,
+    PEER,
+    PROXIED,
+    PROXY,
+    SILENCE,
+    TAKE_OVER,
+)
 from vmw_cloudinit_metadata.protocol.printable import quoted
-from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Option, Verb
+from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Verb
 from vmw_cloudinit_metadata.protocol.vmotion import Begun, Declined, Move, Moves
 from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
@@ -50,54 +59,55 @@ class Extension:
     """Handles the suboptions of one VM, and its moves; it is the source of a move."""
 
     __slots__ = (
-        *("_has_enough_tls", "_lines", "_link", "_policy"),
+        *("_is_secure", "_lines", "_peer", "_policy"),
         *("arrival", "departure", "identification"),
     )
 
     def __init__(
         self,
-        link: Link,
+        peer: TelnetPeer,
         lines: LineSplitter,
         policy: Policy,
         identification: Identification,
         *,
         is_secure: bool,
     ) -> None:
-        self._link = link
+        self._peer = peer
         self._lines = lines
         self._policy = policy
-        self._has_enough_tls = is_secure or policy.tls is not TlsPolicy.REQUIRE
+        self._is_secure = is_secure
         self.identification = identification
         self.departure: Move[Extension] | None = None
         self.arrival: Arrival[Extension] | None = None
 
     def negotiate(self, negotiation: Negotiation) -> None:
         """Answers a negotiation of the option itself."""
-        peer = self._link.telnet
-        was_on = peer.is_on(Side.HIM, Option.VMWARE_TELNET_EXT)
-        peer.negotiate(negotiation)
-        if not was_on and peer.is_on(Side.HIM, Option.VMWARE_TELNET_EXT):
+        endpoint, option = self._peer.telnet, negotiation.option
+        was_on = endpoint.is_on(Side.HIM, option)
+        endpoint.negotiate(negotiation)
+        if not was_on and endpoint.is_on(Side.HIM, option):
             # At once: a VM may wait for our list before it sends its own.
-            peer.say(_KNOWN_SUBOPTIONS)
-        elif negotiation.verb is Verb.WONT and self._link.phase not in PROXIED:
-            self._link.reject(stranger.TELNET)
+            endpoint.send_command(_KNOWN_SUBOPTIONS)
+        elif negotiation.verb is Verb.WONT and self._peer.phase not in PROXIED:
+            self._peer.reject(stranger.TELNET)
 
     def receive(self, payload: bytes) -> None:
         """Handles what a subnegotiation of VMWARE-TELNET-EXT holds."""
         if not payload:
-            self._link.violation("suboption without a code")
+            self._peer.violation("suboption without a code")
             return
         known = _SUBOPTIONS.get(payload[0])
         if known is None:
-            self._link.violation("unknown suboption")
-            self._link.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, payload[:1])
+            self._peer.violation("unknown suboption")
+            self._peer.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, payload[:1])
         else:
             code, handle = known
             handle(self, code, payload[1:])
-            self._settle_claim()
+            if self.arrival:
+                self._settle_claim(self.arrival)
 
     def _out_of_place(self, code: Suboption, _argument: bytes) -> None:
-        self._link.violation(f"unexpected {vmware.named(code)}")
+        self._peer.violation(f"unexpected {vmware.named(code)}")
 
     # Who the VM is
 
@@ -113,29 +123,34 @@ class Extension:
     def identity_overdue(self) -> None:
         """The time to send the identity is over."""
         self.identification.ask_for_missing()
-        self._settle_claim()
+        if self.arrival:
+            self._settle_claim(self.arrival)
         self.identification.wait_on()
 
     def _do_proxy(self, _code: Suboption, argument: bytes) -> None:
         direction = vmware.DIRECTIONS.get(argument[:1])
         is_short = len(argument) <= 1 + vmware.MAX_URI_BYTES
         uri = argument[1:].decode("utf-8", "replace")
-        if not self._has_enough_tls:
-            self._link.say(Suboption.WONT_PROXY)
-            self._link.refuse("without TLS", "the VM speaks no TLS, and this server requires it")
+        if self._lacks_tls:
+            self._peer.say(Suboption.WONT_PROXY)
+            self._peer.refuse("without TLS", "the VM speaks no TLS, and this server requires it")
         elif not (direction and is_short and vmware.serves(uri, self._policy.uris)):
-            self._link.say(Suboption.WONT_PROXY)
+            self._peer.say(Suboption.WONT_PROXY)
             ours = " or ".join(sorted(map(repr, self._policy.uris)))
             reason = f"the VM asks for service URI {quoted(uri)}, this server serves {ours}"
             if not is_short:
                 reason += f", with a query up to {vmware.MAX_URI_BYTES:,} bytes"
-            self._link.refuse("another service URI", reason)
+            self._peer.refuse("another service URI", reason)
         elif self.arrival:
-            self._link.violation("unexpected DO-PROXY")
+            self._peer.violation("unexpected DO-PROXY")
         else:
-            self._link.say(Suboption.WILL_PROXY)
-            self._link.advance(Cue.PROXY)
+            self._peer.say(Suboption.WILL_PROXY)
+            self._peer.advance(PROXY)
             self.identification.proxied(uri, direction)
+
+    @property
+    def _lacks_tls(self) -> bool:
+        return self._policy.tls is TlsPolicy.REQUIRE and not self._is_secure
 
     # vMotion, at the source
 
@@ -144,18 +159,18 @@ class Extension:
         match self._begin_move(argument):
             case Begun(move, instead_of):
                 self.departure = move
-                self._link.say(Suboption.VMOTION_GOAHEAD, argument + move.secret)
+                self._peer.say(Suboption.VMOTION_GOAHEAD, argument + move.secret)
                 made_room = instead_of.number if instead_of else None
-                self._link.report(MoveBegun(move.number, made_room))
+                self._peer.report(MoveBegun(move.number, made_room))
             case Declined(reason, is_of_rate):
-                self._link.say(Suboption.VMOTION_NOTNOW, argument)
-                self._link.report(MoveDeclined(reason, is_of_rate))
+                self._peer.say(Suboption.VMOTION_NOTNOW, argument)
+                self._peer.report(MoveDeclined(reason, is_of_rate))
 
     def _begin_move(self, sequence: bytes) -> Begun[Extension] | Declined:
-        if self._link.phase not in PROXIED:
+        if self._peer.phase not in PROXIED:
             return Declined("the line has no WILL-PROXY")
         machine = self.identification.machine
-        host, now_s = machine.peer_address, self._link.now_s
+        host, now_s = machine.peer_address, self._peer.now_s
         return self._policy.moves.begin(self, host, sequence, machine.vc_uuid, now_s)
 
     def _vmotion_abort(self, code: Suboption, argument: bytes) -> None:
@@ -163,7 +178,7 @@ class Extension:
             self._out_of_place(code, argument)
             return
         self.end_move()
-        self._link.report(MoveAborted())
+        self._peer.report(MoveAborted())
 
     def end_move(self) -> None:
         """The move from here is over: completed, aborted, replaced or expired."""
@@ -179,11 +194,11 @@ class Extension:
     # vMotion, at the target
 
     def _vmotion_peer(self, code: Suboption, argument: bytes) -> None:
-        if self._link.phase is not NEGOTIATING:
-            self._link.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, bytes([code]))
-            self._link.violation("unexpected VMOTION-PEER")
+        if self._peer.phase is not NEGOTIATING:
+            self._peer.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, bytes([code]))
+            self._peer.violation("unexpected VMOTION-PEER")
             return
-        if not self._has_enough_tls:
+        if self._lacks_tls:
             self._refuse_peer("the VM moves here without TLS, and this server requires it")
             return
         proof = self._policy.moves.arrive(argument)
@@ -191,16 +206,16 @@ class Extension:
             self._refuse_peer("VMOTION-PEER of a move that is unknown, over, or used already")
             return
         self.arrival = Arrival(proof)
-        self._link.advance(Cue.PEER)
+        self._peer.advance(PEER)
         if self.arrival.move:
             self._accept_peer(self.arrival)
         else:
             self.identification.expect()
 
-    def _settle_claim(self) -> None:
+    def _settle_claim(self, arrival: Arrival[Extension]) -> None:
         """Checks what was claimed, when the VC UUID of the VM is known."""
-        claim = self.arrival.claim if self.arrival else None
-        if not self.arrival or not claim:
+        claim = arrival.claim
+        if not claim:
             return
         if not self.identification.is_settled(Suboption.VM_VC_UUID):
             if self.identification.is_overdue:
@@ -208,20 +223,20 @@ class Extension:
             return
         machine = self.identification.machine
         if self._policy.moves.settle(claim, machine.vc_uuid, machine.peer_address):
-            self._accept_peer(self.arrival)
+            self._accept_peer(arrival)
         else:
             self._refuse_peer("VMOTION-PEER with a secret that is not of this VM's move")
 
     def _accept_peer(self, arrival: Arrival[Extension]) -> None:
         arrival.is_accepted = True
-        self._link.say(Suboption.VMOTION_PEER_OK, arrival.proof.sequence)
-        self._link.report(MoveArrived(arrival.move.number if arrival.move else None))
+        self._peer.say(Suboption.VMOTION_PEER_OK, arrival.proof.sequence)
+        self._peer.report(MoveArrived(arrival.move.number if arrival.move else None))
         self._complete(arrival)
 
     def _refuse_peer(self, reason: str) -> None:
-        self._link.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, bytes([Suboption.VMOTION_PEER]))
+        self._peer.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, bytes([Suboption.VMOTION_PEER]))
         self.arrival = None
-        self._link.refuse("VMOTION-PEER", reason)
+        self._peer.refuse("VMOTION-PEER", reason)
 
     def _vmotion_complete(self, code: Suboption, argument: bytes) -> None:
         if self.arrival and self.arrival.complete(argument):
@@ -231,8 +246,8 @@ class Extension:
 
     def _complete(self, arrival: Arrival[Extension]) -> None:
         if arrival.is_over and not self._refuse_if_over(arrival.move):
-            self._link.advance(Cue.COMPLETE)
-            self._link.report(MoveCompleted(arrival.move.number if arrival.move else None))
+            self._peer.advance(COMPLETE)
+            self._peer.report(MoveCompleted(arrival.move.number if arrival.move else None))
 
     def _refuse_if_over(self, move: Move[Extension] | None) -> bool:
         """Refuses a peer whose move cannot be completed; returns whether it did."""
@@ -249,14 +264,14 @@ class Extension:
     def take_over(self) -> Arrival[Extension] | None:
         """Takes the VM over, unless its move has ended meanwhile; returns what it has sent."""
         arrival = self.arrival
-        if not arrival or self._link.phase is not ARRIVED:
+        if not arrival or self._peer.phase is not ARRIVED:
             return None
         move = arrival.move
         if self._refuse_if_over(move):
             return None
         self.arrival = None
-        self._link.advance(Cue.TAKE_OVER)
-        self._link.report(TakenOver(move.number if move else None))
+        self._peer.advance(TAKE_OVER)
+        self._peer.report(TakenOver(move.number if move else None))
         uri = None
         if move:
             self._inherit(move.source)
@@ -267,7 +282,7 @@ class Extension:
 
     def _inherit(self, source: Extension) -> None:
         source.end_move()
-        source._link.advance(Cue.SILENCE)
+        source._peer.advance(SILENCE)
         self.identification.inherit(source.identification)
         self._lines.take_over(source._lines)
 

@@ -1,4 +1,4 @@
-"""When a VM counts as identified, and the requests that wait for that. Pure."""
+"""Decides when a VM counts as identified, and keeps the requests that wait for that. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from vmw_cloudinit_metadata.protocol.events import (
     Requested,
 )
 from vmw_cloudinit_metadata.protocol.identity import Identity
-from vmw_cloudinit_metadata.protocol.link import Link
-from vmw_cloudinit_metadata.protocol.phase import IDENTIFIED, MUTE, OVERDUE, PROXIED, Cue
+from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
+from vmw_cloudinit_metadata.protocol.phases import (
+    AWAITED,
+    IDENTIFIED,
+    MUTE,
+    OVERDUE,
+    PROXIED,
+)
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 # A guest asks for one document after the other; this is room for one that asks for all of them,
@@ -20,19 +26,19 @@ MAX_WAITING_REQUESTS = 64
 
 
 class Identification:
-    """Asks a VM who it is, judges what it answers, and reports."""
+    """Asks a VM who it is, judges its answers, and reports the result."""
 
-    __slots__ = ("_identity", "_link", "_waiting", "last_request_s")
+    __slots__ = ("_identity", "_peer", "_waiting", "last_request_s")
 
-    def __init__(self, link: Link, identity: Identity) -> None:
-        self._link = link
+    def __init__(self, peer: TelnetPeer, identity: Identity) -> None:
+        self._peer = peer
         self._identity = identity
         self._waiting: list[str] = []
-        self.last_request_s = 0.0  # or when the VM was identified
+        self.last_request_s = 0.0  # the guest's last request, or when the VM was identified
 
     @property
     def machine(self) -> Machine:
-        """Who the VM is, as far as its host has said."""
+        """Who the VM is, as far as its host has sent it."""
         return self._identity.machine
 
     @property
@@ -40,40 +46,37 @@ class Identification:
         return bool(self._waiting)
 
     def announce(self, known: bytes) -> None:
-        """Handles KNOWN-SUBOPTIONS-1: asks what the VM can answer."""
+        """Handles KNOWN-SUBOPTIONS-1: asks the VM what it can answer."""
         for question in self._identity.ask(known):
-            self._link.say(question)
-        self._link.report(IdentityAsked())
+            self._peer.say(question)
+        self._peer.report(IdentityAsked())
         self._judge()
 
     def withdraw(self, questions: bytes) -> None:
         """Handles UNKNOWN-SUBOPTION-RCVD-1: the VM cannot answer these."""
-        self._identity.will_not_hear(questions)
+        self._identity.withdraw(questions)
         self._judge()
 
     def learn(self, code: Suboption, argument: bytes) -> None:
         """Handles an answer, or an identity that comes unasked."""
-        was = self._identified_as()
-        if not self._identity.hear(code, argument):
-            self._link.violation(f"unusable {vmware.named(code)}")
-        is_lost = was is not None and not self._identity.is_complete
-        if is_lost:  # the VM has a UUID, and it is unknown which
-            self._identity.wait_anew()
-        self._report_change(was)
+        was = self.machine if self._peer.phase is IDENTIFIED else None
+        if not self._identity.receive(code, argument):
+            self._peer.violation(f"unusable {vmware.named(code)}")
+        if was:
+            self._report_change(was)
         self._judge()
-        if is_lost:
-            self._link.report(IdentityAsked())
 
     def proxied(self, service_uri: str, direction: str) -> None:
         """Handles a DO-PROXY that is accepted."""
-        was = self._identified_as()
+        was = self.machine if self._peer.phase is IDENTIFIED else None
         self.expect()
         self._identity.proxied(service_uri, direction)
-        self._report_change(was)
+        if was:
+            self._report_change(was)
         self._judge()
 
     def expect(self) -> None:
-        """From now on the identity matters: the time to send it begins, unless it runs."""
+        """Starts the time to send the identity, unless it runs: it matters from now on."""
         if not self._identity.is_asked or self._identity.is_late:
             self._wait_anew()
 
@@ -85,38 +88,38 @@ class Identification:
         return self._identity.is_overdue
 
     def ask_for_missing(self) -> None:
-        """The time is over: asks once more for what decides which VM this is."""
+        """Asks, after a timeout, once more for what decides which VM this is."""
         for question in self._identity.overdue():
-            self._link.say(question)
+            self._peer.say(question)
         self._judge()
 
     def wait_on(self) -> None:
         """Reports, after `ask_for_missing`, what is to be waited for."""
-        if self._identity.is_complete or self._link.phase is MUTE:
+        if self._identity.is_complete or self._peer.phase is MUTE:
             return
-        if self._link.phase is OVERDUE:
-            missing, is_first = self._identity.missing, self._identity.is_news
-            self._link.report(IdentityMissing(missing, is_first))
+        if self._peer.phase is OVERDUE:
+            missing, is_first = self._identity.missing, self._identity.is_overdue_now
+            self._peer.report(IdentityMissing(missing, is_first))
             self._let_requests_pass()
         else:
-            self._link.report(IdentityAsked())
+            self._peer.report(IdentityAsked())
 
     def ask_again(self) -> None:
-        """Asks an identified VM again; until it answers, or is late, its requests wait."""
+        """Asks an identified VM again. Its requests wait until it answers, or is late."""
         questions = self._identity.ask_again()
         if not questions:
             return
-        self._link.advance(Cue.AWAITED)
+        self._peer.advance(AWAITED)
         for question in questions:
-            self._link.say(question)
-        self._link.report(IdentityAsked(again=True))
+            self._peer.say(question)
+        self._peer.report(IdentityAsked(again=True))
 
     def wait(self, document: str) -> None:
         """Keeps a request until the VM is identified."""
         if len(self._waiting) < MAX_WAITING_REQUESTS:
             self._waiting.append(document)
         else:
-            self._link.violation("too many requests before the identity")
+            self._peer.violation("too many requests before the identity")
 
     def inherit(self, source: Identification) -> None:
         """Takes over what the source of a move knows of the VM, and the requests that wait."""
@@ -124,7 +127,7 @@ class Identification:
         self._waiting, source._waiting = source._waiting, []
 
     def begin_at_target(self, service_uri: str | None) -> None:
-        """Judges the VM that has moved here; of another server's move only the URI is known."""
+        """Judges a VM that has moved here; `service_uri` is that of another server's move."""
         if service_uri is not None:
             self._identity.proxied(service_uri, "client")
         if not self._identity.is_complete:
@@ -132,31 +135,28 @@ class Identification:
         self._judge()
 
     def _judge(self) -> None:
-        """Goes to the phase that the identity gives a VM that is served."""
-        before = self._link.phase
+        """Advances a VM that is served to the phase that its identity allows."""
+        peer = self._peer
+        before = peer.phase
         if before not in PROXIED:
             return
-        if self._identity.is_complete:
-            self._link.advance(Cue.KNOWN)
-        else:
-            self._link.advance(Cue.LATE if self._identity.is_overdue else Cue.AWAITED)
-        if self._link.phase is IDENTIFIED and before is not IDENTIFIED:
-            self.last_request_s = self._link.now_s
-            self._link.report(Identified(self.machine))
+        peer.advance(self._identity.cue)
+        if peer.phase is IDENTIFIED and before is not IDENTIFIED:
+            self.last_request_s = peer.now_s
+            peer.report(Identified(self.machine))
             self._let_requests_pass()
 
-    def _identified_as(self) -> Machine | None:
-        return self.machine if self._link.phase is IDENTIFIED else None
-
-    def _report_change(self, was: Machine | None) -> None:
-        if was is not None and self.machine != was:
-            self._link.report(Identified(self.machine))
+    def _report_change(self, was: Machine) -> None:
+        if self.machine != was:
+            self._peer.report(Identified(self.machine))
+        if not self._identity.is_complete:  # the VM has a UUID, and it is unknown which
+            self._wait_anew()
 
     def _wait_anew(self) -> None:
-        self._identity.wait_anew()
-        self._link.report(IdentityAsked())
+        self._identity.restart_time()
+        self._peer.report(IdentityAsked())
 
     def _let_requests_pass(self) -> None:
         for document in self._waiting:
-            self._link.report(Requested(document))
+            self._peer.report(Requested(document))
         self._waiting.clear()

@@ -1,8 +1,8 @@
-"""Who a VM is: what its host announces, what it is asked, what it tells, and the Machine that comes
-of it.
+"""Who a VM is: what its host announces, what the server asks, what the host sends, and the Machine
+that comes of it.
 
-An identity that the host announces and has not told yet is never taken for absent, or the file of
-a weaker one would be served: another VM's. Pure.
+An identity that the host has announced and not sent is never taken for absent: the file of a weaker
+identity would be served, and that can be another VM's. Pure.
 """
 
 from __future__ import annotations
@@ -10,27 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
 from vmw_cloudinit_metadata.protocol import vmware
+from vmw_cloudinit_metadata.protocol.phases import AWAITED, KNOWN, LATE, Cue
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
-# What may change while a line is open. The UUIDs of host and BIOS do not matter to who it is.
+# These can change while a line is open. The location and BIOS UUIDs do not matter to who it is.
 ASKED_AGAIN = (Suboption.GET_VM_VC_UUID, Suboption.GET_VM_NAME)
 
-# What decides which file a VM gets, the strongest first. Its location only informs.
+# These decide which file a VM gets, the strongest first. The location only informs.
 DECISIVE = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID, Suboption.VM_NAME)
 
-# A text that is neither empty nor a UUID does not say that there is none. (No file is found by
-# something weaker than a name, so an unusable name is none.)
+# Of these, a text that is neither empty nor a UUID does not mean that there is none. (Nothing
+# weaker than a name finds a file, so an unusable name counts as none.)
 _STRICT = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID)
 
-# So often the time has to be over until the guest is told to ask again later.
+# After so many timeouts the guest gets the error `timeout`.
 PATIENCE = 2
-
-_REPEATED_BYTES = 64  # hosts say the same few lists; what is longer is hardly said twice
 
 Codes = Sequence[Suboption]
 
@@ -43,7 +41,12 @@ _FIELDS = {
 
 
 class Identity:
-    """The identity of the VM of one connection, as far as it is told."""
+    """The identity of the VM of one connection, as far as its host has sent it."""
+
+    __slots__ = (
+        *("_announced", "_is_presumed", "_machine", "_news", "_times_overdue", "_unanswered"),
+        *("_unusable", "is_asked"),
+    )
 
     def __init__(self, peer_address: str, connected_since: datetime) -> None:
         self._machine: Machine | None = None
@@ -52,15 +55,15 @@ class Identity:
             "connected_since": connected_since,
         }
         self.is_asked = False
-        self._is_presumed = False  # the VM has sent no KNOWN-SUBOPTIONS-1, and was asked for all
+        self._is_presumed = False  # no KNOWN-SUBOPTIONS-1 came, so the VM was asked for everything
         self._announced: Codes = ()  # questions
         self._unanswered: list[Suboption] = []  # few: a set would take 200 bytes
-        self._unusable: Codes = ()  # of these something came
+        self._unusable: Codes = ()  # of the unanswered: something came that cannot be used
         self._times_overdue = 0
 
     @property
     def machine(self) -> Machine:
-        """Made when it is wanted: a VM tells four things, and a machine is not cheap to make."""
+        """Who the VM is, made on demand: a host sends four things, and a Machine is not cheap."""
         if self._machine is None or self._news:
             before = self._machine
             self._machine = replace(before, **self._news) if before else Machine(**self._news)
@@ -68,60 +71,67 @@ class Identity:
         return self._machine
 
     def proxied(self, service_uri: str, direction: str) -> None:
+        """Notes what an accepted DO-PROXY asks for."""
         self._news.update(service_uri=service_uri, direction=direction)
 
     def ask(self, known: bytes) -> Codes:
-        """Returns what to ask a VM that announces these suboptions: an answer counts as well as its
-        question, since a VM that does not know the question says so."""
+        """Returns what to ask a VM that announces these suboptions.
+
+        An answer counts as well as its question: a VM that does not know the question says so.
+        """
         if self._is_presumed:
             self._is_presumed, self._announced, self._unanswered = False, (), []
-        is_short = len(known) <= _REPEATED_BYTES
-        return self._ask(*(_announced_again(known) if is_short else _announced_by(known)))
+        pairs = {
+            q: answer for q, answer in vmware.IDENTITY.items() if q in known or answer in known
+        }
+        return self._ask(list(pairs), list(pairs.values()))
 
     def _ask(self, questions: Codes, answers: Codes) -> Codes:
         if self.is_complete:
-            self.wait_anew()
+            self.restart_time()
         self.is_asked = True
         self._announced = _joined(self._announced, questions)
-        self._await([answer for answer in answers if not self.has_told(answer)])
+        self._await([answer for answer in answers if not self.has(answer)])
         return questions
 
     def ask_again(self) -> Codes:
-        """Returns what to ask a VM that has told before; what it told holds until it answers."""
+        """Returns what to ask a VM that was identified before; the old answers hold meanwhile."""
         questions = [question for question in ASKED_AGAIN if question in self._announced]
-        self.wait_anew()
+        self.restart_time()
         self._await([vmware.IDENTITY[question] for question in questions])
         return questions
 
-    def wait_anew(self) -> None:
-        """From now on its time runs."""
+    def restart_time(self) -> None:
+        """Lets the time to answer begin now."""
         self._times_overdue = 0
 
     def _await(self, answers: Codes) -> None:
         self._unanswered = _joined(self._unanswered, answers)
 
-    def hear(self, code: Suboption, argument: bytes) -> bool:
-        """Whether this answer is usable; one that is not changes nothing that was told."""
-        told = vmware.parse_identity(code, argument)
-        if told is not None:
-            self._news[_FIELDS[code]] = told
-        elif argument and code in _STRICT and not self.has_told(code):
+    def receive(self, code: Suboption, argument: bytes) -> bool:
+        """Takes an answer; returns whether it is usable. An unusable one replaces nothing."""
+        value = vmware.parse_identity(code, argument)
+        if value is not None:
+            self._news[_FIELDS[code]] = value
+        elif argument and code in _STRICT and not self.has(code):
             self._unusable = _joined(self._unusable, [code])
             self._await([code])
             return False
         if code in self._unanswered:
             self._unanswered.remove(code)
-        return told is not None
+        return value is not None
 
-    def will_not_hear(self, questions: bytes) -> None:
-        """The VM does not know these questions of ours: it has announced them in vain."""
+    def withdraw(self, questions: bytes) -> None:
+        """Gives up questions that the VM does not know, though it has announced them."""
         answers = [vmware.IDENTITY[q] for q in vmware.IDENTITY if q in questions]
         self._announced = [question for question in self._announced if question not in questions]
         self._unanswered = [answer for answer in self._unanswered if answer not in answers]
 
     def overdue(self) -> Codes:
-        """The time to tell is over; returns what to ask once more, and to wait for. The rest counts
-        as absent, or as it was told before."""
+        """Returns, when the time to answer is over, what to ask once more and to wait for.
+
+        The rest counts as absent, or as it was before.
+        """
         self._times_overdue += 1
         if not self.is_asked:
             self._is_presumed = True
@@ -131,12 +141,12 @@ class Identity:
         return [q for q, answer in vmware.IDENTITY.items() if answer in self._unanswered]
 
     def _owed(self, answers: Iterable[Suboption]) -> list[Suboption]:
-        """Those that decide which VM this is, and of which nothing is known."""
-        return [answer for answer in answers if answer in DECISIVE and not self.has_told(answer)]
+        """Returns those that decide which VM this is, and of which nothing is known."""
+        return [answer for answer in answers if answer in DECISIVE and not self.has(answer)]
 
     @property
     def is_overdue(self) -> bool:
-        """Whether what is not told has been waited for long enough."""
+        """Whether the server has waited long enough."""
         return self._times_overdue >= PATIENCE
 
     @property
@@ -144,8 +154,8 @@ class Identity:
         return self._times_overdue > 0
 
     @property
-    def is_news(self) -> bool:
-        """Whether it has become overdue just now."""
+    def is_overdue_now(self) -> bool:
+        """Whether it has become overdue with the last timeout."""
         return self._times_overdue == PATIENCE
 
     @property
@@ -155,49 +165,48 @@ class Identity:
         unsent = " and ".join(vmware.named(code) for code in owed if code not in self._unusable)
         unusable = " and ".join(vmware.named(code) for code in owed if code in self._unusable)
         how = "sent neither KNOWN-SUBOPTIONS-1 nor" if self._is_presumed else "announced, not sent:"
-        told = [f"{how} {unsent}"] if unsent else []
-        told += [f"sent, but no UUID: {unusable}"] if unusable else []
-        return "; ".join(told)
+        texts = [f"{how} {unsent}"] if unsent else []
+        texts += [f"sent, but no UUID: {unusable}"] if unusable else []
+        return "; ".join(texts)
 
-    def has_told(self, code: Suboption) -> bool:
+    def has(self, code: Suboption) -> bool:
+        """Whether a usable answer has come."""
         field = _FIELDS[code]
         return field in self._news or getattr(self._machine, field, None) is not None
 
     def is_settled(self, code: Suboption) -> bool:
-        """Whether this is told, or will not be."""
-        return self.has_told(code) or (self.is_asked and code not in self._unanswered)
+        """Whether this is known, or known to be absent."""
+        return self.has(code) or (self.is_asked and code not in self._unanswered)
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing more is to be waited for."""
+        """Whether nothing more is awaited."""
         return self.is_asked and not self._unanswered
 
-    def inherit(self, source: Identity) -> None:
-        """Takes what was told at the source of a move, but for what depends on the host.
+    @property
+    def cue(self) -> Cue:
+        """The cue that the identity gives to the phase of a VM that is served."""
+        if self.is_asked and not self._unanswered:
+            return KNOWN
+        return LATE if self._times_overdue >= PATIENCE else AWAITED
 
-        What was announced there and told nowhere is still owed. Of what this host announces too,
-        only what is stronger: the VM gets the same file as at the source.
+    def inherit(self, source: Identity) -> None:
+        """Takes over, at the target of a move, what is known at the source, except of the host.
+
+        What was announced there and sent to neither side is still owed. Of what this host
+        announces, only what is stronger counts: the VM gets the same file as at the source.
         """
         here, there = self.machine, source.machine
         self.proxied(there.service_uri, there.direction)
         for field in ("name", "vc_uuid", "bios_uuid"):
-            if told := getattr(here, field) or getattr(there, field):
-                self._news[field] = told
+            if value := getattr(here, field) or getattr(there, field):
+                self._news[field] = value
         self.is_asked = self.is_asked or source.is_asked
-        stronger = list(takewhile(lambda code: not self.has_told(code), DECISIVE))
+        stronger = list(takewhile(lambda code: not self.has(code), DECISIVE))
         announced = [answer for answer in self._unanswered if answer in stronger]
         self._unanswered = self._owed(_joined(announced, source._unanswered))
         self._unusable = _joined(self._unusable, source._unusable)
-        self.wait_anew()
-
-
-def _announced_by(known: bytes) -> tuple[Codes, Codes]:
-    """The questions that a VM with this list can answer, and their answers."""
-    pairs = [pair for pair in vmware.IDENTITY.items() if pair[0] in known or pair[1] in known]
-    return [question for question, _ in pairs], [answer for _, answer in pairs]
-
-
-_announced_again = lru_cache(maxsize=64)(_announced_by)
+        self.restart_time()
 
 
 def _joined(codes: Codes, further: Codes) -> list[Suboption]:

@@ -1,16 +1,16 @@
-"""How often a host may do something: a token bucket for each, kept as one number. Pure."""
+"""How often a host may do something: a token bucket per host, kept as one number. Pure."""
 
 from __future__ import annotations
 
-# A host may do at once what it may do in this time: all VMs of a host dial after a power cut.
+# The burst, in seconds of the rate: after a power cut all VMs of a host connect at once.
 BURST_S = 20.0
 
-# Some 200 bytes each. A host whose bucket is full again needs none.
+# A bucket takes some 200 bytes. A host whose bucket is full again needs none.
 MAX_HOSTS = 10_000
 
 
 class Rate:
-    """Lets each host pass `per_s` times a second, and BURST_S times as often at once; 0: always."""
+    """Limits each host to `per_s` a second, with bursts of BURST_S seconds' worth; 0: no limit."""
 
     def __init__(self, per_s: float = 0) -> None:
         self.per_s = per_s
@@ -20,7 +20,7 @@ class Rate:
         return len(self._full_s)
 
     def passes(self, host: str, now_s: float) -> bool:
-        """Whether `host` may do it once more; then that is counted."""
+        """Returns whether `host` may do it once more; if so, counts it."""
         if not self.per_s:
             return True
         full_s = self._full_s.get(host, now_s)
@@ -35,7 +35,7 @@ class Rate:
         return True
 
     def _forget(self, now_s: float) -> None:
-        """Keeps the emptiest buckets, half as many as there may be at most."""
+        """Keeps the emptiest buckets: half of MAX_HOSTS."""
         waiting = [(full_s, host) for host, full_s in self._full_s.items() if full_s > now_s]
         waiting.sort(reverse=True)
         self._full_s = {host: full_s for full_s, host in waiting[: MAX_HOSTS // 2]}

@@ -2,14 +2,15 @@
 
 The session negotiates telnet, answers VMWARE-TELNET-EXT, learns which VM this is, and finds the
 guest's requests in the serial data. A request that comes before the VM is identified waits for
-that. The owner of the session looks the documents up and says `answer`. phase.py draws the phases.
+that. The owner of the session looks the documents up and says `answer`. phases.py draws the phases.
 Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Any
 
 from vmw_cloudinit_metadata.protocol import packet, stranger, telnet
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
@@ -17,18 +18,19 @@ from vmw_cloudinit_metadata.protocol.events import Event, IdentityAsked, Request
 from vmw_cloudinit_metadata.protocol.extension import Extension, Policy, TlsPolicy
 from vmw_cloudinit_metadata.protocol.identification import Identification
 from vmw_cloudinit_metadata.protocol.identity import Identity
-from vmw_cloudinit_metadata.protocol.link import Link
 from vmw_cloudinit_metadata.protocol.options import Side
-from vmw_cloudinit_metadata.protocol.phase import (
+from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
+from vmw_cloudinit_metadata.protocol.phases import (
     ANSWERED,
     ARRIVED,
+    COMMAND,
     FRESH,
     IDENTIFIED,
     MUTE,
     SERIAL,
+    SILENCE,
     SPEAKING,
-    Cue,
-    Phase,
+    SessionPhase,
 )
 from vmw_cloudinit_metadata.protocol.starttls import OFFERED, UNDECIDED, StartTls
 from vmw_cloudinit_metadata.protocol.telnet import Option
@@ -36,20 +38,10 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 __all__ = ["Policy", "Session", "TlsPolicy"]
 
-_EXTENSION, _AUTHENTICATION = Option.VMWARE_TELNET_EXT, Option.AUTHENTICATION
-_NEGOTIATED_SPECIALLY = frozenset({_EXTENSION, _AUTHENTICATION})
+_NEGOTIATED_SPECIALLY = frozenset({Option.VMWARE_TELNET_EXT, Option.AUTHENTICATION})
 
 _OURS = frozenset({Option.BINARY, Option.SGA, Option.ECHO})
-_HIS = frozenset({Option.BINARY, Option.SGA, _EXTENSION})
-_HIS_WITH_TLS = _HIS | {_AUTHENTICATION}
-_GREETING = (
-    (Side.US, Option.BINARY),
-    (Side.US, Option.SGA),
-    (Side.US, Option.ECHO),  # so that ESXi does not echo locally
-    (Side.HIM, Option.BINARY),
-    (Side.HIM, Option.SGA),
-)
-_OPENING = (Side.HIM, _EXTENSION)
+_HIS = frozenset({Option.BINARY, Option.SGA, Option.VMWARE_TELNET_EXT})
 
 # Lines live for months, and VMs are renamed: after this silence the VM is asked again who it is.
 SILENCE_S = 60.0
@@ -66,7 +58,7 @@ class Session:
         "_extension",
         "_identification",
         "_lines",
-        "_link",
+        "_peer",
         "_start_tls",
         "_stray",
         "_telnet",
@@ -81,18 +73,14 @@ class Session:
         is_secure: bool = False,
     ) -> None:
         can_start_tls = policy.tls is not TlsPolicy.OFF and not is_secure
-        self._telnet = (
-            Endpoint(_OURS, _HIS_WITH_TLS, _GREETING)
-            if can_start_tls
-            else Endpoint(_OURS, _HIS, (*_GREETING, _OPENING))
-        )
-        self._link = link = Link(self._telnet)
+        self._telnet = (_BEGINS_WITH_TLS if can_start_tls else _BEGINS_IN_PLAIN).copy()
+        self._peer = peer = TelnetPeer(self._telnet)
         self._stray: stranger.Watch | None = None
-        self._start_tls = StartTls(link, is_possible=can_start_tls)
+        self._start_tls = StartTls(peer, is_possible=can_start_tls)
         self._lines = packet.LineSplitter()
-        self._identification = Identification(link, Identity(peer_address, connected_since))
+        self._identification = Identification(peer, Identity(peer_address, connected_since))
         self._extension = Extension(
-            link, self._lines, policy, self._identification, is_secure=is_secure
+            peer, self._lines, policy, self._identification, is_secure=is_secure
         )
 
     # What the owner calls
@@ -103,15 +91,15 @@ class Session:
         Call it with every piece that arrives, of whatever size. Afterwards `data_to_send` may have
         something. `now_s` is a monotonic clock. A mute session ignores the data.
         """
-        link = self._link
-        link.now_s = now_s
+        peer = self._peer
+        peer.now_s = now_s
         # A UART's bytes come one by one, so what can only be the guest's takes the short way.
         plain = None
-        if link.phase in SERIAL and self._start_tls.stage is not UNDECIDED:
+        if peer.phase in SERIAL and self._start_tls.stage is not UNDECIDED:
             plain = self._telnet.only_data(data)
         if plain is not None:
             self._receive_serial(plain)
-        elif link.phase in SPEAKING:
+        elif peer.phase in SPEAKING:
             self._receive_telnet(data)
         return self._take_events()
 
@@ -120,7 +108,7 @@ class Session:
 
         Call it when nothing has arrived for a while after the greeting; `data_to_send` follows.
         """
-        if self._start_tls.stage is UNDECIDED and self._link.phase in SPEAKING:
+        if self._start_tls.stage is UNDECIDED and self._peer.phase in SPEAKING:
             self._receive(self._start_tls.go_on_in_plain())
 
     def identity_overdue(self) -> list[Event]:
@@ -130,8 +118,8 @@ class Session:
         those two begins the time anew.
         """
         if self.is_moving:
-            self._link.report(IdentityAsked())  # nothing may be said now, so nothing is judged
-        elif self._link.phase in SPEAKING:
+            self._peer.report(IdentityAsked())  # nothing may be said now, so nothing is judged
+        elif self._peer.phase in SPEAKING:
             self._extension.identity_overdue()
         return self._take_events()
 
@@ -171,18 +159,18 @@ class Session:
 
     def silence(self) -> None:
         """Nothing more is to be said or heard. The connection may stay open."""
-        self._link.advance(Cue.SILENCE)
+        self._peer.advance(SILENCE)
 
     # What the owner may ask
 
     @property
-    def phase(self) -> Phase:
-        return self._link.phase
+    def phase(self) -> SessionPhase:
+        return self._peer.phase
 
     @property
     def can_speak(self) -> bool:
         """Whether the guest may be written to: not while its VM is moving away, nor when mute."""
-        return self._extension.departure is None and self._link.phase in SPEAKING
+        return self._extension.departure is None and self._peer.phase in SPEAKING
 
     @property
     def is_moving(self) -> bool:
@@ -209,21 +197,21 @@ class Session:
     def _receive_serial(self, data: bytes) -> None:
         for document in self._lines.requests(data):
             if document is None:
-                self._link.violation("line that is no request")
+                self._peer.violation("line that is no request")
             else:
                 self._receive_request(document)
         while self._lines.overlong:
             self._lines.overlong -= 1
-            self._link.violation("line too long")
+            self._peer.violation("line too long")
 
     def _receive_request(self, document: str) -> None:
-        link, now_s = self._link, self._link.now_s
+        peer, now_s = self._peer, self._peer.now_s
         was_silent = now_s - self._identification.last_request_s > SILENCE_S
         self._identification.last_request_s = now_s
-        if was_silent and link.phase is IDENTIFIED and not self.is_moving:
+        if was_silent and peer.phase is IDENTIFIED and not self.is_moving:
             self._identification.ask_again()
-        if link.phase in ANSWERED:
-            link.events.append(Requested(document))
+        if peer.phase in ANSWERED:
+            peer.events.append(Requested(document))
         else:
             self._identification.wait(document)
 
@@ -239,37 +227,26 @@ class Session:
 
     def _receive(self, events: Iterable[telnet.Event]) -> None:
         for event in events:
-            phase = self._link.phase
+            phase = self._peer.phase
             if phase is MUTE:
                 return
             if phase is FRESH and not isinstance(event, telnet.Data):
-                self._link.advance(Cue.COMMAND)
+                self._peer.advance(COMMAND)
             if phase is ARRIVED and self._extension.arrival:
                 self._extension.arrival.behind.append(event)
             else:
-                self._receive_event(event)
+                _RECEIVERS[type(event)](self, event)
 
-    def _receive_event(self, event: telnet.Event) -> None:
-        match event:
-            case telnet.Data(payload):
-                self._receive_payload(payload)
-            case telnet.Negotiation():
-                self._receive_negotiation(event)
-            case telnet.Subnegotiation():
-                self._receive_subnegotiation(event)
-            case telnet.Malformed(kind):
-                self._link.violation(kind)
-
-    def _receive_payload(self, payload: bytes) -> None:
-        link = self._link
-        if link.phase is FRESH:
+    def _receive_payload(self, received: telnet.Data) -> None:
+        payload, peer = received.payload, self._peer
+        if peer.phase is FRESH:
             self._stray = self._stray or stranger.Watch()
-            if peer := self._stray.receive_data(payload):
-                link.reject(peer)
+            if what := self._stray.receive_data(payload):
+                peer.reject(what)
                 return
         if self._extension.arrival:
             if not self._extension.arrival.keep_early(payload):
-                link.violation("too much before VMOTION-COMPLETE")
+                peer.violation("too much before VMOTION-COMPLETE")
         else:
             self._receive_serial(self._telnet.plain(payload))
 
@@ -277,7 +254,7 @@ class Session:
         option = negotiation.option
         if option not in _NEGOTIATED_SPECIALLY:
             self._telnet.negotiate(negotiation)
-        elif option == _AUTHENTICATION:
+        elif option == Option.AUTHENTICATION:
             self._receive(self._start_tls.negotiate(negotiation))
         elif self._start_tls.stage is OFFERED:
             self._start_tls.postpone(negotiation)
@@ -286,15 +263,40 @@ class Session:
 
     def _receive_subnegotiation(self, subnegotiation: telnet.Subnegotiation) -> None:
         option, payload = subnegotiation
-        if option == _AUTHENTICATION:
-            self._receive(self._start_tls.receive(subnegotiation))
-        elif self._start_tls.stage is OFFERED:
-            self._start_tls.postpone(subnegotiation)
-        elif option == _EXTENSION:
+        is_offered = self._start_tls.stage is OFFERED
+        if option == Option.VMWARE_TELNET_EXT and not is_offered:
             self._extension.receive(payload)
+        elif option == Option.AUTHENTICATION:
+            self._receive(self._start_tls.receive(subnegotiation))
+        elif is_offered:
+            self._start_tls.postpone(subnegotiation)
         else:
-            self._link.violation("unexpected subnegotiation")
+            self._peer.violation("unexpected subnegotiation")
+
+    def _receive_malformed(self, malformed: telnet.Malformed) -> None:
+        self._peer.violation(malformed.kind)
 
     def _take_events(self) -> list[Event]:
-        events, self._link.events = self._link.events, []
+        events, self._peer.events = self._peer.events, []
         return events
+
+
+_RECEIVERS: dict[type[telnet.Event], Callable[[Session, Any], None]] = {
+    telnet.Data: Session._receive_payload,
+    telnet.Negotiation: Session._receive_negotiation,
+    telnet.Subnegotiation: Session._receive_subnegotiation,
+    telnet.Malformed: Session._receive_malformed,
+}
+
+
+def _greeting(endpoint: Endpoint, *his: int) -> Endpoint:
+    """Returns the endpoint with the greeting to be sent; `his` are asked for beside the usual."""
+    for option in (Option.BINARY, Option.SGA, Option.ECHO):  # ECHO: ESXi must not echo locally
+        endpoint.wish(Side.US, option, on=True)
+    for option in (Option.BINARY, Option.SGA, *his):
+        endpoint.wish(Side.HIM, option, on=True)
+    return endpoint
+
+
+_BEGINS_IN_PLAIN = _greeting(Endpoint(_OURS, _HIS), Option.VMWARE_TELNET_EXT)
+_BEGINS_WITH_TLS = _greeting(Endpoint(_OURS, _HIS | {Option.AUTHENTICATION}))

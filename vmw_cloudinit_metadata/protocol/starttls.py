@@ -18,9 +18,9 @@ from enum import Enum
 
 from vmw_cloudinit_metadata.protocol import authentication, telnet
 from vmw_cloudinit_metadata.protocol.events import TlsAccepted
-from vmw_cloudinit_metadata.protocol.link import Link
 from vmw_cloudinit_metadata.protocol.options import Side
-from vmw_cloudinit_metadata.protocol.phase import Cue
+from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
+from vmw_cloudinit_metadata.protocol.phases import SILENCE
 from vmw_cloudinit_metadata.protocol.telnet import Option
 
 # What the VM may say of VMWARE-TELNET-EXT before AUTHENTICATION is settled: who it is, with the
@@ -46,15 +46,15 @@ class StartTls:
     __slots__ = (
         "_asks",
         "_last",
-        "_link",
+        "_peer",
         "_postponed",
         "_postponed_bytes",
         "is_possible",
         "stage",
     )
 
-    def __init__(self, link: Link, *, is_possible: bool) -> None:
-        self._link = link
+    def __init__(self, peer: TelnetPeer, *, is_possible: bool) -> None:
+        self._peer = peer
         self.is_possible = is_possible
         self.stage = UNDECIDED if is_possible else PLAIN
         self._asks = is_possible  # for VMWARE-TELNET-EXT, when PLAIN is reached
@@ -64,7 +64,7 @@ class StartTls:
 
     def note_last(self, events: Sequence[telnet.Event], data: bytes) -> None:
         """To be called with what was received, and its events, before any of them is handled."""
-        is_last = self._link.telnet.is_idle and data.endswith(_SE)
+        is_last = self._peer.telnet.is_idle and data.endswith(_SE)
         self._last = events[-1] if events and is_last else None
 
     def postpone(self, event: telnet.Event) -> None:
@@ -74,16 +74,16 @@ class StartTls:
         if self._postponed_bytes <= MAX_POSTPONED_BYTES:
             self._postponed = [*self._postponed, event]
         else:
-            self._link.violation("too much before the end of AUTHENTICATION")
+            self._peer.violation("too much before the end of AUTHENTICATION")
 
     def negotiate(self, negotiation: telnet.Negotiation) -> Sequence[telnet.Event]:
         """Answers a negotiation of AUTHENTICATION; returns what need not wait any more."""
         was_offered = self.stage is OFFERED
-        self._link.telnet.negotiate(negotiation)
-        if self._link.telnet.is_on(Side.HIM, Option.AUTHENTICATION):
+        self._peer.telnet.negotiate(negotiation)
+        if self._peer.telnet.is_on(Side.HIM, Option.AUTHENTICATION):
             self.stage = OFFERED
             if not was_offered:
-                self._link.telnet.subnegotiate(authentication.SEND)
+                self._peer.telnet.subnegotiate(authentication.SEND)
         elif was_offered:
             return self.go_on_in_plain()
         return ()
@@ -93,18 +93,18 @@ class StartTls:
         payload = subnegotiation.payload
         modifier = authentication.start_modifier(payload)
         if self.stage is not OFFERED or not authentication.is_answer(payload):
-            self._link.violation("unexpected AUTHENTICATION")
+            self._peer.violation("unexpected AUTHENTICATION")
         elif modifier is None:  # another type, such as NULL
-            self._link.telnet.wish(Side.HIM, Option.AUTHENTICATION, on=False)
+            self._peer.telnet.wish(Side.HIM, Option.AUTHENTICATION, on=False)
             return self.go_on_in_plain()
         elif subnegotiation is not self._last:
             # Bytes behind START came in plain: whoever is in between may have added them.
             reason = "it sends plain bytes behind its START of TLS"
-            self._link.refuse("plain bytes before TLS", reason, is_attack=True)
+            self._peer.refuse("plain bytes before TLS", reason, is_attack=True)
         else:
-            self._link.telnet.subnegotiate(authentication.accepted(modifier))
-            self._link.advance(Cue.SILENCE)
-            self._link.report(TlsAccepted())
+            self._peer.telnet.subnegotiate(authentication.accepted(modifier))
+            self._peer.advance(SILENCE)
+            self._peer.report(TlsAccepted())
         return ()
 
     def go_on_in_plain(self) -> Sequence[telnet.Event]:
@@ -112,6 +112,6 @@ class StartTls:
         self.stage = PLAIN
         if self._asks:
             self._asks = False
-            self._link.telnet.wish(Side.HIM, Option.VMWARE_TELNET_EXT, on=True)
+            self._peer.telnet.wish(Side.HIM, Option.VMWARE_TELNET_EXT, on=True)
         postponed, self._postponed, self._postponed_bytes = self._postponed, (), 0
         return postponed

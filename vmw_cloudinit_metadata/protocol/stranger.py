@@ -16,7 +16,7 @@ _PROXY = NotHypervisor(
 _SSH = NotHypervisor("an SSH client")
 _TLS = NotHypervisor(
     "a TLS client",
-    "if it is an ESXi host, give --tls-cert, do not set --tls off, or look why it was slow",
+    "if it is one, this server has no --tls-cert, or --tls is off, or the host was slow to begin",
 )
 _BEGINNINGS = {
     b"SSH-": _SSH,

@@ -1,7 +1,7 @@
 """Telnet, RFC 854 and RFC 855: bytes <-> events.
 
 `Decoder.receive_data` turns what a peer sends into `Data`, `Negotiation`, `Subnegotiation` and
-`Malformed`, whatever way the bytes are cut. The functions below it write the other direction. Pure.
+`Malformed`, however the bytes are cut. The functions below it encode the other direction. Pure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BEGIN, _END = bytes([IAC, SB]), bytes([IAC, SE])
 # The longest legitimate one is a VM-NAME or a service URI of some hundred bytes.
 MAX_SUBNEGOTIATION_BYTES = 4096
 
-_REPEATED_BYTES = 256  # what is longer is hardly said twice
+_REPEATED_BYTES = 256  # longer segments do not repeat, and are not cached
 
 
 class Verb(IntEnum):
@@ -30,7 +30,9 @@ class Verb(IntEnum):
     DONT = 254
 
 
-class Option(IntEnum):
+class Option:
+    """The numbers of options; no enumeration, whose members take longer to look up."""
+
     BINARY = 0
     ECHO = 1
     SGA = 3
@@ -56,9 +58,9 @@ class Subnegotiation(NamedTuple):
 
 
 class Malformed(NamedTuple):
-    """Bytes that are no telnet, or too many of them; `fault` is one of a few fixed texts."""
+    """Bytes that are not telnet, or too many of them."""
 
-    fault: str
+    kind: str  # one of a few fixed texts
 
 
 Event = Data | Negotiation | Subnegotiation | Malformed
@@ -67,9 +69,9 @@ Event = Data | Negotiation | Subnegotiation | Malformed
 class Decoder:
     """Decodes one direction of one connection. Never raises; keeps at most one subnegotiation.
 
-    What a peer can say is one grammar, a row for each kind of it. What is not complete is kept and
-    read again with what comes next; of a subnegotiation that is only how it begins and ends, or
-    one that comes byte by byte would be read a thousand times.
+    One grammar has a row for each kind of thing that a peer can send. Something incomplete is kept
+    and read again with the next bytes. Of a subnegotiation only its beginning and end are read
+    again: one that arrives byte by byte would be read a thousand times otherwise.
     """
 
     __slots__ = ("_limit", "_overlong", "_payload", "begun")
@@ -86,15 +88,15 @@ class Decoder:
         if not self.begun and IAC_BYTE not in data:
             known = [Data(data)] if data else []
         elif not self.begun and len(data) <= _REPEATED_BYTES:
-            known = _whole(data, self._limit)
-        return self._decode(data) if known is None else known
+            known = events_of(data, self._limit)
+        return self.decode(data) if known is None else known
 
-    def _decode(self, data: bytes) -> list[Event]:
+    def decode(self, data: bytes) -> list[Event]:
         data, self.begun = self.begun + data, b""
         events: list[Event] = []
-        for said in _GRAMMAR.finditer(data):
-            row = said.lastindex or 0
-            _MEANINGS[row](self, said[row], events)
+        for match in _GRAMMAR.finditer(data):
+            row = match.lastindex or 0
+            _MEANINGS[row](self, match[row], events)
         return events
 
     def _plain(self, payload: bytes, events: list[Event]) -> None:
@@ -115,7 +117,7 @@ class Decoder:
             events.append(Malformed("subnegotiation without an option"))
 
     def _unterminated(self, content: bytes, events: list[Event]) -> None:
-        """It was never ended: it is dropped, and the command in it obeyed."""
+        """Drops a subnegotiation without an end; the command inside it counts."""
         self._keep(content, events)
         self._take()
         events.append(Malformed("unterminated subnegotiation"))
@@ -136,7 +138,7 @@ class Decoder:
         self.begun = command
 
     def _keep(self, content: bytes, events: list[Event]) -> None:
-        """Adds to the payload; drops all of one that is too long, which is told once."""
+        """Adds to the payload; drops one that is too long, and reports that once."""
         if self._overlong:
             return
         self._payload += content.replace(DOUBLED, IAC_BYTE)
@@ -145,17 +147,17 @@ class Decoder:
             events.append(Malformed("subnegotiation too long"))
 
     def _take(self) -> tuple[bytes, bool]:
-        """The payload, and whether it was too long; the next one begins."""
+        """Returns the payload, and whether it was too long; starts the next one."""
         taken = self._payload, self._overlong
         self._payload, self._overlong = b"", False
         return taken
 
 
-@lru_cache(maxsize=256)  # hosts begin every connection with the same few segments
-def _whole(data: bytes, limit: int) -> Sequence[Event] | None:
-    """The events of `data` by itself; None if it ends in the middle of something."""
+@lru_cache(maxsize=256)  # 4.2 % of a cached boot: hosts begin with the same few segments
+def events_of(data: bytes, limit: int) -> Sequence[Event] | None:
+    """Returns the events of `data` alone, or None if it ends in the middle of something."""
     decoder = Decoder(limit)
-    events = decoder._decode(data)
+    events = decoder.decode(data)
     return None if decoder.begun else events
 
 
@@ -202,7 +204,7 @@ _NVT_NEWLINES = {b"\r\n": b"\r\n", b"\n": b"\r\n", b"\r": b"\r\0"}
 
 
 def encode_data(data: bytes, *, binary: bool) -> bytes:
-    """`data` as it travels: IAC doubled and, where BINARY is off, newlines by the NVT's rules."""
+    """Returns `data` encoded: IAC doubled and, where BINARY is off, newlines by the NVT's rules."""
     if not binary:
         data = re.sub(rb"\r\n|\n|\r", lambda newline: _NVT_NEWLINES[newline[0]], data)
     return data.replace(IAC_BYTE, DOUBLED)

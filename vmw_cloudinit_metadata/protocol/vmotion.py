@@ -1,9 +1,9 @@
 """vMotions: a VM moves from one connection to another (EN-001415).
 
-The source host's connection says VMOTION-BEGIN and is given a secret; the target host's, a new one,
-proves with it that it is the same VM. `Moves` is the table of what is under way, each known by
-sequence and secret, and each host has a share of it. With a shared key the secret itself is the
-proof, in every process that has the key. Pure: clock and random bytes come in as arguments.
+The source host's connection sends VMOTION-BEGIN and gets a secret. The target host's connection, a
+new one, proves with it that it is the same VM. `Moves` is the table of moves under way, by sequence
+and secret; each host has a share of it. With a shared key the secret itself is the proof, in every
+process that has the key. Pure: clock and random bytes are arguments.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vmw_cloudinit_metadata.protocol.rate import Rate
 # Four bytes in all recordings; the document calls it opaque.
 MAX_SEQUENCE_BYTES = 64
 
-# How long a secret is good for. ESXi itself gives a move up long before.
+# How long a secret is valid. ESXi itself gives a move up long before.
 EXPIRES_S = 60
 
 MIN_KEY_BYTES = 16
@@ -30,11 +30,11 @@ MIN_KEY_BYTES = 16
 # third of what a hostile host could. ESXi itself moves some ten VMs at a time.
 MAX_MOVE_RATE = 1000
 
-# What of a table one host may have: so one alone cannot have moves of the others declined.
+# One host may have this part of a table, so that it cannot have moves of other hosts declined.
 SHARES = 4
 MIN_SHARE = 16  # a table of less than SHARES times as many is not divided
 
-# Of secrets that must not be right again, some 200 bytes each, for as long as they are fresh.
+# Secrets that must not be accepted again, as long as they are fresh. Each takes some 200 bytes.
 MAX_SPENT = 50_000
 
 _TIME_BYTES, _NONCE_BYTES, _HASH_BYTES = 4, 4, 16
@@ -43,10 +43,10 @@ Source = TypeVar("Source")
 
 
 class Secrets(Protocol):
-    """What makes secrets, all of one length, and tells which others made here or elsewhere hold."""
+    """Makes secrets, all of one length, and checks those that were made here or elsewhere."""
 
     length: int
-    are_shared: bool  # whether another process can tell that they are right
+    are_shared: bool  # whether another process can check them
 
     def make(self, sequence: bytes, vc_uuid: str | None) -> bytes: ...
 
@@ -56,7 +56,7 @@ class Secrets(Protocol):
 
 
 class RandomSecrets:
-    """Secrets of 8 bytes that mean something to the table of this process alone."""
+    """Secrets of 8 bytes that only the table of this process knows."""
 
     length = 8
     are_shared = False
@@ -97,7 +97,7 @@ class KeyedSecrets:
         return head + self._hash(head, sequence, vc_uuid)
 
     def is_fresh(self, secret: bytes) -> bool:
-        """Whether the issue time that the secret claims is near."""
+        """Returns whether the issue time that the secret claims is near."""
         issued_s = int.from_bytes(secret[:_TIME_BYTES], "big")
         return abs(self._now_s() - issued_s) <= EXPIRES_S
 
@@ -112,7 +112,7 @@ class KeyedSecrets:
 
 @dataclass(eq=False, slots=True)
 class Move(Generic[Source]):
-    """A move of which this process knows the source."""
+    """A move whose source is connected to this process."""
 
     sequence: bytes
     secret: bytes
@@ -124,7 +124,7 @@ class Move(Generic[Source]):
 
 @dataclass(frozen=True, slots=True)
 class Begun(Generic[Source]):
-    """A move that may go on, and the abandoned one, now ended, that has made room for it."""
+    """A move that may go on, and the abandoned one that was ended to make room for it."""
 
     move: Move[Source]
     instead_of: Move[Source] | None
@@ -140,7 +140,7 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What may be a move from another process: to be settled when the VC UUID is known."""
+    """What may be a move from another process; `settle` it when the VC UUID is known."""
 
     sequence: bytes
     secret: bytes
@@ -149,22 +149,22 @@ class Claim:
 class Moves(Generic[Source]):
     """The moves under way, at most `limit`, and a share of that for each host.
 
-    A move is abandoned when its source is gone and no target is there. Where one more has no room,
-    the oldest abandoned one ends; others never end for another host's sake.
+    A move is abandoned when its source has disconnected and no target is connected. When the table
+    is full, the oldest abandoned move ends; no other move ends for another host's sake.
     """
 
     def __init__(self, limit: int, secrets: Secrets, rate: Rate | None = None) -> None:
         self.limit = limit
         self.rate = Rate() if rate is None else rate  # of VMOTION-BEGIN, for each host
         self._secrets = secrets
-        # By sequence and secret. Looked up by Python's keyed hash of both: how long that takes does
-        # not depend on how much of a wrong secret is right.
+        # By sequence and secret. Python's keyed hash covers both, so the time of a look-up does not
+        # depend on how much of a wrong secret is right.
         self._pending: dict[bytes, Move[Source]] = {}
         self._count = 0  # of all moves that began
         self._of_host: Counter[str] = Counter()
         self._abandoned: Crowd[Move[Source]] = Crowd()
         # Shared secrets that were used or ended here, with the host: their hash alone would be
-        # right once more. None is forgotten while it is fresh.
+        # valid once more. None is forgotten while it is fresh.
         self._spent: dict[bytes, str] = {}
         self._spent_of_host: Counter[str] = Counter()
         self.is_draining = False
@@ -174,13 +174,13 @@ class Moves(Generic[Source]):
 
     @property
     def share(self) -> int:
-        """How many moves of one host may be under way."""
+        """How many moves of one host may be under way at a time."""
         return min(_share(self.limit), self.limit)
 
     def begin(
         self, source: Source, host: str, sequence: bytes, vc_uuid: str | None, now_s: float = 0.0
     ) -> Begun[Source] | Declined:
-        """A new move of `source`, which is connected from `host`, if there is to be one now."""
+        """Starts a move of `source`, which is connected from `host`, or declines it."""
         if len(sequence) > MAX_SEQUENCE_BYTES:
             return Declined(f"its sequence has more than {MAX_SEQUENCE_BYTES} bytes")
         if self.is_draining and not self._secrets.are_shared:
@@ -210,13 +210,13 @@ class Moves(Generic[Source]):
         return Begun(move, instead_of)
 
     def abandon(self, move: Move[Source]) -> None:
-        """Its source is gone, and no target is connected, or none any more."""
+        """Marks a move whose source has disconnected, and that has no target, or none any more."""
         if self._pending.get(move.sequence + move.secret) is move:
             self._abandoned.discard(move.host, move)
             self._abandoned.add(move.host, move)
 
     def arrive(self, argument: bytes) -> Move[Source] | Claim | None:
-        """The move, now taken, that the argument of a VMOTION-PEER proves; a Claim; or None."""
+        """Returns the move that a VMOTION-PEER proves, now taken; or a Claim; or None."""
         cut = len(argument) - self._secrets.length
         if not 0 <= cut <= MAX_SEQUENCE_BYTES:
             return None
@@ -233,8 +233,10 @@ class Moves(Generic[Source]):
         return None
 
     def settle(self, claim: Claim, vc_uuid: str | None, host: str) -> bool:
-        """Whether the claim is right for the VM with this VC UUID, which is connected from `host`
-        now; it is so once."""
+        """Returns whether a claim is right for the VM with this VC UUID, connected from `host`.
+
+        A claim is right once.
+        """
         is_right = (
             claim.secret not in self._spent
             and self._secrets.is_fresh(claim.secret)
@@ -255,7 +257,7 @@ class Moves(Generic[Source]):
             self._spend(move.secret, move.host)
 
     def _can_spend(self, host: str) -> bool:
-        """Whether one more secret of `host` can be remembered, when it ends, until it is stale."""
+        """Returns whether one more secret of `host` can be remembered until it is stale."""
         if not self._secrets.are_shared:
             return True
         self._forget_stale()

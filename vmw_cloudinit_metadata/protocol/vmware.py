@@ -42,8 +42,6 @@ class Suboption(IntEnum):
     GET_VM_LOCATION_UUID = 87
 
 
-_VM_NAME = Suboption.VM_NAME  # a member of an enumeration takes some time to get at
-
 # Question -> answer, in the order in which we ask.
 IDENTITY = {
     Suboption.GET_VM_VC_UUID: Suboption.VM_VC_UUID,
@@ -58,7 +56,7 @@ DIRECTIONS = {b"C": "client", b"S": "server"}
 MAX_NAME_BYTES = 1024
 MAX_URI_BYTES = 1024
 
-# Sixteen pairs, written out: to count them takes twice as long.
+# Sixteen pairs, written out: counting them takes twice as long.
 _UUID = re.compile("[ -]?+".join(["[0-9a-fA-F][0-9a-fA-F]"] * 16))
 
 
@@ -67,12 +65,12 @@ def suboption(code: int, argument: bytes = b"") -> Subnegotiation:
 
 
 def named(code: Suboption) -> str:
-    """As the document writes it: VM-VC-UUID."""
+    """Returns the name as the document writes it: VM-VC-UUID."""
     return code.name.replace("_", "-")
 
 
 def parse_uuid(text: str) -> str | None:
-    """The canonical form (lower case, 8-4-4-4-12) of a UUID in any usual form, or None.
+    """Returns the canonical form (lower case, 8-4-4-4-12) of a UUID in any usual form, or None.
 
     VMware writes 16 hex pairs: `01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00`.
     """
@@ -83,7 +81,7 @@ def parse_uuid(text: str) -> str | None:
 
 
 def parse_name(argument: bytes) -> str | None:
-    """A VM's name, or None if it is unusable: empty, longer than MAX_NAME_BYTES, or no UTF-8."""
+    """Returns a VM's name, or None if it is empty, longer than MAX_NAME_BYTES, or not UTF-8."""
     if not 0 < len(argument) <= MAX_NAME_BYTES:
         return None
     try:
@@ -93,22 +91,27 @@ def parse_name(argument: bytes) -> str | None:
 
 
 def parse_identity(code: Suboption, argument: bytes) -> str | None:
-    """What an answer of IDENTITY says, or None if it is unusable."""
-    if code is _VM_NAME:
-        return parse_name(argument)
+    """Returns the identity that an answer holds, or None if it is unusable."""
+    return _PARSERS[code](argument)
+
+
+def _parse_uuid(argument: bytes) -> str | None:
     return parse_uuid(argument.decode("ascii", "replace"))
 
 
+_PARSERS = {**dict.fromkeys(IDENTITY.values(), _parse_uuid), Suboption.VM_NAME: parse_name}
+
+
 def serves(service_uri: str, uris: frozenset[str]) -> bool:
-    """Whether a service URI, as it is or without its query, is one of `uris`."""
+    """Returns whether a service URI, with or without its query, is one of `uris`."""
     return service_uri in uris or service_uri.partition("?")[0] in uris
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Who a VM is, as the ESXi host tells it.
+    """Who a VM is, as the ESXi host sent it.
 
-    UUIDs are canonical (lower case, 8-4-4-4-12); None stands for what was not told or is unusable.
+    UUIDs are canonical (lower case, 8-4-4-4-12); None stands for what was not sent or is unusable.
     Two machines are equal if they agree in all but `connected_since`.
     """
 
@@ -128,7 +131,7 @@ class Machine:
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether the VM has told nothing that it could be found by."""
+        """Whether nothing is known that the VM could be found by."""
         return not (self.name or self.vc_uuid or self.bios_uuid or self.location_uuid)
 
     def __str__(self) -> str:

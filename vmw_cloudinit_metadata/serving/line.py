@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.trace import Trace
 from vmw_cloudinit_metadata.protocol import events
-from vmw_cloudinit_metadata.protocol.phase import MUTE, OVERDUE
+from vmw_cloudinit_metadata.protocol.phases import MUTE, OVERDUE
 from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.dialogue import Dialogue

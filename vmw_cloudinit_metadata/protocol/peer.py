@@ -1,4 +1,4 @@
-"""What the parts of a session have in common: the peer, the owner's events, and the phase. Pure."""
+"""The peer of a session, as all parts of the session see it. Pure."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from vmw_cloudinit_metadata.protocol.events import (
     Refused,
     Violation,
 )
-from vmw_cloudinit_metadata.protocol.phase import FRESH, TRANSITIONS, Cue, Phase
+from vmw_cloudinit_metadata.protocol.phases import FRESH, SILENCE, TRANSITIONS, Cue, SessionPhase
 from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
 # The server sends these to every VM, so they are encoded once.
 _BARE = {code: telnet.encode_subnegotiation(vmware.suboption(code)) for code in Suboption}
 
 
-class Link:
-    """Through it a part of the session writes to the peer and reports to the owner."""
+class TelnetPeer:
+    """What is sent to the peer, which events report it to the owner, and the phase it is in."""
 
     __slots__ = ("events", "now_s", "phase", "telnet")
 
     def __init__(self, telnet: Endpoint) -> None:
         self.telnet = telnet
         self.events: list[Event] = []
-        self.phase: Phase = FRESH
-        self.now_s = 0.0  # when the peer sent something last
+        self.phase: SessionPhase = FRESH
+        self.now_s = 0.0  # when the peer last sent something
 
     def say(self, code: Suboption, argument: bytes = b"") -> None:
         """Sends a suboption of VMWARE-TELNET-EXT."""
         if argument:
             self.telnet.subnegotiate(vmware.suboption(code, argument))
         else:
-            self.telnet.say(_BARE[code])
+            self.telnet.send_command(_BARE[code])
 
     def report(self, event: Event) -> None:
         self.events.append(event)
@@ -48,11 +48,11 @@ class Link:
 
     def refuse(self, kind: RefusalKind, reason: str, *, is_attack: bool = False) -> None:
         """Stops serving a peer that is a VM."""
-        self.advance(Cue.SILENCE)
+        self.advance(SILENCE)
         self.report(Refused(kind, reason, is_attack))
 
-    def reject(self, peer: NotHypervisor) -> None:
-        """Stops serving a peer that is no ESXi host, and says so to it."""
-        self.advance(Cue.SILENCE)
+    def reject(self, what: NotHypervisor) -> None:
+        """Stops serving a peer that is no ESXi host, and sends it a line that says so."""
+        self.advance(SILENCE)
         self.telnet.send(stranger.GREETING)
-        self.report(peer)
+        self.report(what)
