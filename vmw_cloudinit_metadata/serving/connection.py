@@ -18,13 +18,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from socket import SHUT_RDWR, SHUT_WR, socket
-from typing import Any
 
 import gevent
 
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import ConnectionClosed, Fact, PeerRejected
 from vmw_cloudinit_metadata.monitoring.happenings import Peer
 from vmw_cloudinit_metadata.protocol import proxyheader
+from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.admission import Refusal, plain_host
 from vmw_cloudinit_metadata.serving.line import Line
 from vmw_cloudinit_metadata.serving.output import STALLED_S, Output
@@ -268,7 +269,7 @@ class Connection:
 
     def _refuse(self, refusal: Refusal) -> None:
         text = f"connection refused: {refusal.reason}"
-        self._warn("refused", counters.REFUSED[refusal.kind], text)
+        self._warn(PeerRejected, counters.REFUSED[refusal.kind], text)
         self._receive = _hear_nothing
         self.close()
 
@@ -282,22 +283,27 @@ class Connection:
     def make_room(self) -> None:
         """Closes the connection, whose VM is not served, for the sake of another one."""
         text = "closed to make room for another connection: it has named no VM, or was refused"
-        self._warn("closed", counters.CLOSED["made room"], text)
+        self._warn(ConnectionClosed, counters.CLOSED["made room"], text)
         self._leave_host()
         self._has_made_room = True
         self._shared.leaving += 1
         self.close()
 
-    def tell(self, kind: str, text: str, **further: Any) -> None:
-        """Tells a happening of this connection."""
-        self._shared.happenings.tell(kind, text, self.peer, **further)
+    def report(self, fact: Fact, machine: Machine | None = None) -> None:
+        """Report what happens to this connection."""
+        self._shared.happenings.report(fact, self.peer, machine)
 
-    def _warn(self, kind: str, reason: counters.Key, text: str) -> None:
-        """Counts what goes wrong, and tells it at most once a minute for each host."""
+    def _warn(
+        self,
+        kind: type[PeerRejected] | type[ConnectionClosed],
+        reason: counters.Key,
+        text: str,
+    ) -> None:
+        """Count what goes wrong, and report it at most once a minute for each host."""
         self._shared.counters[reason] += 1
         untold = None if self._is_quiet else self._shared.throttle.passes(reason, self.host)
         if untold is not None:
-            self.tell(kind, f"{text}{untold}", reason=reason)
+            self.report(kind(f"{text}{untold}", reason))
 
     def accept(self, within_s: float | None = None) -> None:
         """Takes the peer for an ESXi host whose VM is served, or will be within this time."""
@@ -308,28 +314,25 @@ class Connection:
 
     def _unidentified(self) -> None:
         text = f"closed: it named no VM within {IDENTIFICATION_S:g} s"
-        self._warn("closed", counters.CLOSED["unidentified"], text)
+        self._warn(ConnectionClosed, counters.CLOSED["unidentified"], text)
         self.close()
 
     def _move_overdue(self) -> None:
         reason = "closed: the vMotion to it was not completed in time"
-        self._warn("closed", counters.MOVES["overdue"], reason)
+        self._warn(ConnectionClosed, counters.MOVES["overdue"], reason)
         self.close()
 
     def _stalled(self) -> None:
-        self._shared.counters[counters.CLOSED["stalled"]] += 1
-        teller = self._line or self
-        teller.tell(
-            "closed",
-            f"closed: it has not read for {STALLED_S:g} s",
-            reason=counters.CLOSED["stalled"],
-        )
+        reason = counters.CLOSED["stalled"]
+        self._shared.counters[reason] += 1
+        about = self._line or self
+        about.report(ConnectionClosed(f"closed: it has not read for {STALLED_S:g} s", reason))
         self.close()
 
     def give_up(self) -> None:
         """The peer does not read, and the memory of what waits for it is needed."""
         text = "closed: it does not read, and the memory budget is used up (--memory-budget)"
-        self._warn("closed", counters.CLOSED["memory budget"], text)
+        self._warn(ConnectionClosed, counters.CLOSED["memory budget"], text)
         self.close()
 
     def keep_mute(self) -> None:
@@ -347,7 +350,8 @@ class Connection:
 
     def dismiss(self, reason: str) -> None:
         """The peer is no hypervisor: it may read what was said, and is closed."""
-        self._warn("closed", counters.CLOSED["strangers"], f"closed: no hypervisor, but {reason}")
+        text = f"closed: no hypervisor, but {reason}"
+        self._warn(ConnectionClosed, counters.CLOSED["strangers"], text)
         self.finish()
         self._shared.deadlines.start(FAREWELL_S, self.close)
 
@@ -367,7 +371,7 @@ class Connection:
         if not isinstance(header, proxyheader.Header):
             self._is_quiet = False
             reason = "closed: it begins with no PROXY protocol header"
-            self._warn("refused", counters.REFUSED["PROXY header"], reason)
+            self._warn(PeerRejected, counters.REFUSED["PROXY header"], reason)
             self.close()
             return
         rest, self._header = self._header[header.length :], b""
@@ -465,7 +469,7 @@ class Connection:
 
     def _tls_failed(self, reason: str) -> None:
         assert self._tls
-        self._warn("closed", counters.CLOSED["TLS failed"], f"closed: TLS failed: {reason}")
+        self._warn(ConnectionClosed, counters.CLOSED["TLS failed"], f"closed: TLS failed: {reason}")
         self.output.put(self._tls.data_to_send())  # the alert
         self.close()
 

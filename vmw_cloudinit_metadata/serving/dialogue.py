@@ -11,6 +11,13 @@ from weakref import ref
 
 from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_DOCUMENTS
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import (
+    DocumentsServed,
+    RequestFailed,
+    SourceShared,
+    StaleServed,
+    ValueDuplicated,
+)
 from vmw_cloudinit_metadata.monitoring.news import QUIET_S, key_of
 from vmw_cloudinit_metadata.protocol.packet import ErrorCode
 from vmw_cloudinit_metadata.protocol.printable import shortened
@@ -302,13 +309,10 @@ class Dialogue:
         if is_new:
             self._tell_served()
         if is_new or untold is not None:
-            self.line.tell(
-                "failed",
-                f"REQUEST_{document} answered with {trouble}{untold or ''}",
+            text = f"REQUEST_{document} answered with {trouble}{untold or ''}"
+            self.line.report(
+                RequestFailed(text, document, failure.error, shortened(failure.reason)),
                 level=logging.DEBUG if untold is None else logging.WARNING,
-                document=document,
-                error=failure.error,
-                reason=shortened(failure.reason),
             )
 
     def _log_answer(self, machine: Machine, document: str, answer: Answer, size: int) -> None:
@@ -338,11 +342,9 @@ class Dialogue:
     def _tell_stale(self, origin: Origin) -> None:
         key = key_of(self.line.machine)
         untold = self._shared.throttle.passes("stale", key, origin.problem)
-        self.line.tell(
-            "stale",
-            f"{origin.problem}{untold or ''}",
+        self.line.report(
+            StaleServed(f"{origin.problem}{untold or ''}", origin.sources),
             level=logging.DEBUG if untold is None else logging.WARNING,
-            sources=origin.sources,
         )
 
     def _tell_duplicates(self, origin: Origin) -> None:
@@ -351,7 +353,7 @@ class Dialogue:
         for duplicate in origin.duplicates:
             untold = self._shared.throttle.passes("duplicate", duplicate)
             if untold is not None:
-                self.line.tell("duplicate", f"{duplicate}{untold}", sources=origin.sources)
+                self.line.report(ValueDuplicated(f"{duplicate}{untold}", origin.sources))
 
     def _settled(self) -> None:
         now_s = time.time()
@@ -372,16 +374,17 @@ class Dialogue:
             self._shared.counters[counters.BOOTS] += 1
             self._shared.boots.observe(seconds)
         text = f"answered {', '.join(had)} from {_named(origin)}"
-        self.line.tell(
-            "served",
-            text,
+        self.line.report(
+            DocumentsServed(
+                text,
+                answered=had,
+                seconds=seconds,
+                digest=origin.digest,
+                sources=origin.sources,
+                matched_by=origin.matched_by,
+                problem=shortened(origin.problem),
+            ),
             level=self._loudness_of(text, had),
-            answered=had,
-            seconds=seconds,
-            digest=origin.digest,
-            sources=origin.sources,
-            matched_by=origin.matched_by,
-            problem=shortened(origin.problem),
         )
 
     def _loudness_of(self, text: str, had: Collection[str]) -> int:
@@ -406,10 +409,8 @@ class Dialogue:
         self._shared.counters[counters.CONFLICTS["shared source"]] += 1
         untold = self._shared.throttle.passes("shared source", claim[0])
         if untold is not None:
-            log.warning(
-                "%s: gets %s, which other connected VMs get too: VC UUID %s%s",
-                *(self.line, claim[0], others, untold),
-            )
+            text = f"gets {claim[0]}, which other connected VMs get too: VC UUID {others}{untold}"
+            self.line.report(SourceShared(text, origin.sources))
 
     def _claim_nothing(self) -> None:
         if self._claim:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import VmotionExpired
 from vmw_cloudinit_metadata.protocol import vmotion
 from vmw_cloudinit_metadata.serving.shared import Shared
 
@@ -77,7 +78,7 @@ class Journey:
         untold = self._shared.throttle.passes("vMotions made room", self.source.host)
         level = logging.DEBUG if untold is None else logging.WARNING
         text = "vMotion ended to make room for another one: its source is gone, and no target came"
-        self.source.tell("move expired", f"{text}{untold or ''}", level=level)
+        self.source.report(VmotionExpired(f"{text}{untold or ''}"), level=level)
         self.source.session.end_move()
         self._finish("made room")
         self._go_on()
@@ -89,7 +90,7 @@ class Journey:
         # Where the source is gone, another server may have completed it.
         level = logging.WARNING if self.source.is_open else logging.INFO
         text = "vMotion expired: neither completed nor aborted here"
-        self.source.tell("move expired", text, level=level)
+        self.source.report(VmotionExpired(text), level=level)
         self.source.session.end_move()
         self._finish("expired")
         self._go_on()

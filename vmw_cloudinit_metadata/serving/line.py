@@ -9,9 +9,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import (
+    Fact,
+    IdentityChanged,
+    IdentityMissing,
+    PeerRejected,
+    RivalConnected,
+    VmIdentified,
+    VmLeft,
+    VmMoved,
+    VmotionAborted,
+    VmotionBegun,
+    VmotionDeclined,
+)
 from vmw_cloudinit_metadata.monitoring.trace import Trace
 from vmw_cloudinit_metadata.protocol import events
 from vmw_cloudinit_metadata.protocol.printable import quoted
@@ -95,11 +108,11 @@ class Line:
             return self._journey.has_target
         return self.dialogue.is_busy or self.session.has_waiting_requests
 
-    def tell(self, kind: str, text: str, **further: Any) -> None:
-        """Tells a happening of this VM."""
+    def report(self, fact: Fact, *, level: int | None = None) -> None:
+        """Report what happens to this VM."""
         remark = "older connection" if self.is_older else ""
         peer = self._connection.peer
-        self._shared.happenings.tell(kind, text, peer, self.machine, remark, **further)
+        self._shared.happenings.report(fact, peer, self.machine, remark, level=level)
 
     def guarded(self, step: Callable[[], None]) -> None:
         self._connection.guarded(step)
@@ -228,7 +241,7 @@ class Line:
             case events.MoveDeclined(reason, is_of_rate):
                 self._move_declined(reason, "declined by rate" if is_of_rate else "declined")
             case events.MoveAborted():
-                self.tell("move aborted", "vMotion aborted by its source")
+                self.report(VmotionAborted("vMotion aborted by its source"))
                 self._shared.journeys[self.session].abort()
             case events.MoveArrived(source):
                 self._move_arrived(source)
@@ -251,7 +264,7 @@ class Line:
             self._register(machine)
             uri = quoted(machine.service_uri)
             text = f"identified, service URI {uri}{self._other_ports(machine)}"
-            self.tell("identified", text)
+            self.report(VmIdentified(text))
         elif str(was) != str(machine):
             self._changed(was)
         if was and (was.vc_uuid, was.service_uri) != (machine.vc_uuid, machine.service_uri):
@@ -273,13 +286,13 @@ class Line:
                 "identity names. If it does not, disconnect and connect the VM's serial port in "
                 f"vSphere, or move the VM to another host{untold}"
             )
-            self._connection.tell("untold", text)
+            self._connection.report(IdentityMissing(text))
 
     def _changed(self, was: Machine) -> None:
         self._shared.counters[counters.CONFLICTS["changed"]] += 1
         untold = self._shared.throttle.passes("changed", str(self._connection))
         level = logging.DEBUG if untold is None else logging.WARNING
-        self.tell("changed", f"was {was} until now{untold or ''}", level=level)
+        self.report(IdentityChanged(f"was {was} until now{untold or ''}"), level=level)
 
     def _other_ports(self, machine: Machine) -> str:
         count = self._shared.machines.port_count(machine)
@@ -294,18 +307,18 @@ class Line:
         untold = self._shared.throttle.passes("rival", machine.vc_uuid)
         if untold is not None:
             count = self._shared.machines.line_count(machine) - 1
-            self.tell(
-                "rival",
+            text = (
                 "has the VC UUID and service URI of an older connection "
                 f"({older}; there are {count}): "
-                f"this newer one counts as the VM, all are answered{untold}",
+                f"this newer one counts as the VM, all are answered{untold}"
             )
+            self.report(RivalConnected(text))
 
     def _forget_machine(self) -> None:
         if self._known_as:
             self._shared.machines.remove(self, self._known_as)
             self._known_as = None
-            self.tell("left", "left")
+            self.report(VmLeft("left"))
 
     # Peers that are not served
 
@@ -314,7 +327,7 @@ class Line:
         self._shared.counters[counters.REFUSED[kind]] += 1
         machine = None if self.machine.is_anonymous else self.machine
         text = f"refused: {reason}"
-        self._connection.tell("refused", text, machine=machine, reason=counters.REFUSED[kind])
+        self._connection.report(PeerRejected(text, counters.REFUSED[kind]), machine)
         self.depart()
 
     def depart(self) -> None:
@@ -331,7 +344,7 @@ class Line:
     def _move_begun(self) -> None:
         self._replace_journey()
         self._journey = Journey(self._shared, self)
-        self.tell("move begun", "vMotion begins")
+        self.report(VmotionBegun("vMotion begins"))
 
     def _move_declined(self, reason: str, outcome: counters.Move) -> None:
         self._replace_journey()
@@ -339,7 +352,7 @@ class Line:
         untold = self._shared.throttle.passes("move declined", outcome, self.host)
         level = logging.DEBUG if untold is None else logging.WARNING
         text = f"vMotion declined (VMOTION-NOTNOW): {reason}{untold or ''}"
-        self.tell("move declined", text, level=level)
+        self.report(VmotionDeclined(text), level=level)
 
     def _replace_journey(self) -> None:
         """Another VMOTION-BEGIN has come."""
@@ -375,7 +388,7 @@ class Line:
             journey.complete()
         else:
             self._shared.counters[counters.MOVES["from elsewhere"]] += 1
-        self.tell("moved", "has moved here by vMotion")
+        self.report(VmMoved("has moved here by vMotion"))
 
     def hear_the_rest(self) -> None:
         """Takes in what has arrived and was not read yet."""

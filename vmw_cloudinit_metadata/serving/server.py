@@ -19,6 +19,7 @@ from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.monitoring import gauges
 from vmw_cloudinit_metadata.monitoring.counters import CONNECTIONS, REFUSED, Key
+from vmw_cloudinit_metadata.monitoring.facts import PeerRejected
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
 from vmw_cloudinit_metadata.process.budget import (
@@ -369,7 +370,7 @@ class MetadataServer:
         untold = self._shared.throttle.passes(name, host)
         if untold is not None:
             text = f"connection refused: {refusal.reason}{untold}"
-            self._shared.happenings.tell("refused", text, Peer(host, host), reason=name)
+            self._shared.happenings.report(PeerRejected(text, name), Peer(host, host))
 
     def _begin(self, sock: socket, address: tuple[Any, ...]) -> Connection:
         self._shared.counters[CONNECTIONS] += 1

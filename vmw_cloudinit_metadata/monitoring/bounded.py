@@ -1,0 +1,71 @@
+"""The bytes that a fact holds, and how a long one is cut. Pure.
+
+A happening is kept in several places, and sent to another process.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from sys import getsizeof
+
+from vmw_cloudinit_metadata.monitoring.digests import first_digests
+from vmw_cloudinit_metadata.monitoring.facts import Fact
+
+# Facts that hold more than this, such as the digests of 1,000 documents, are cut.
+MAX_FACT_BYTES = 8 * 1024
+CUT_TEXT_BYTES = 1024  # then of each text
+_CUT_COUNT = 24  # and of documents and sources
+
+LONG_DIGEST = 4 * 1024  # only with a longer one is a fact weighed before it is reported
+
+_FLOAT_BYTES = 24
+_COLLECTED_BYTES = 64  # what the collector adds to a fact and two collections in it
+_STRING_BYTES = 88  # a string of its own with three dots, however wide
+
+
+def bounded(fact: Fact) -> Fact:
+    """The fact, or as much of it as a happening carries."""
+    return fact if bytes_of(fact) <= MAX_FACT_BYTES else cut(fact, CUT_TEXT_BYTES, _CUT_COUNT)
+
+
+def bytes_of(fact: Fact) -> int:
+    """The memory that it holds."""
+    # getsizeof would take three times as long, and only adds what the collector needs.
+    size = _COLLECTED_BYTES + fact.__sizeof__()
+    for value in fact:
+        size += value.__sizeof__()
+        if isinstance(value, dict):
+            size += sum([name.__sizeof__() + _FLOAT_BYTES for name in value])
+        elif isinstance(value, tuple):
+            size += sum([part.__sizeof__() for part in value])
+    return size
+
+
+def cut(fact: Fact, text_bytes: int, most: int) -> Fact:
+    """The fact with shorter texts, and at most so many documents and sources. How many were left
+    out stands in `more_documents`, `more_answered` and `more_sources`."""
+    fields = fact._asdict()
+    for name, value in fact._asdict().items():
+        more = 0
+        if name == "digest" and value:
+            name = "documents"
+            fields["digest"], more = first_digests(value, most)
+        elif isinstance(value, str):
+            fields[name] = within(value, text_bytes)
+        elif isinstance(value, dict):
+            fields[name] = dict(islice(value.items(), most))
+            more = len(value) - most
+        elif isinstance(value, tuple):
+            fields[name] = tuple(within(str(one), text_bytes) for one in value[:most])
+            more = len(value) - most
+        if more > 0:
+            fields[f"more_{name}"] = more + (fields[f"more_{name}"] or 0)
+    return fact._replace(**fields)
+
+
+def within(text: str, most_bytes: int) -> str:
+    """`text`, or the beginning of it that takes no more memory than this."""
+    if getsizeof(text) <= most_bytes:
+        return text
+    room = most_bytes - _STRING_BYTES
+    return f"{text[: room if text.isascii() else room // 4]}..."
