@@ -10,14 +10,14 @@ from vmw_cloudinit_metadata.monitoring.facts import KINDS, Fact
 BY_KIND: dict[str, Any] = {KINDS[fact].name: fact for fact in get_args(Fact)}
 
 
-def fact_of(kind: str, text: str = "text", name: str = "name", count: int | None = None) -> Fact:
+def fact_of(kind: str, text: str = "text", name: str = "name", count: int = 0) -> Fact:
     """A fact of this kind, whose further texts are `name`."""
     values = {
         str: name,
         float: 1.5,
         tuple[str, ...]: (name, text),
         Mapping[str, float]: {name: 1.5},
-        int | None: count,
+        Mapping[str, int]: {"sources": count} if count else {},
     }
     fields = {field: values[its] for field, its in get_type_hints(BY_KIND[kind]).items()}
     fact: Fact = BY_KIND[kind](**fields | {"text": text})

@@ -76,7 +76,7 @@ def _served(fact: Fact | None) -> dict[str, Any]:
         "matched_by": fact.matched_by or None,
         "files": list(fact.sources),
         "documents": digests_in(fact.digest),
-        "more_documents": fact.more_documents or 0,
+        "more_documents": fact.more.get("documents", 0),
     }
 
 

@@ -18,7 +18,7 @@ _CUT_COUNT = 24  # and of documents and sources
 
 LONG_DIGEST = 4 * 1024  # only with a longer one is a fact weighed before it is reported
 
-_FLOAT_BYTES = 24
+_FLOAT_BYTES = 24  # when a document was answered
 _COLLECTED_BYTES = 64  # what the collector adds to a fact and two collections in it
 _STRING_BYTES = 88  # a string of its own with three dots, however wide
 
@@ -31,35 +31,37 @@ def bounded(fact: Fact) -> Fact:
 def bytes_of(fact: Fact) -> int:
     """The memory that it holds."""
     # getsizeof would take three times as long, and only adds what the collector needs.
+    sizes = [value.__sizeof__() for value in fact]
     size = _COLLECTED_BYTES + fact.__sizeof__()
-    for value in fact:
-        size += value.__sizeof__()
-        if isinstance(value, dict):
-            size += sum([name.__sizeof__() + _FLOAT_BYTES for name in value])
-        elif isinstance(value, tuple):
-            size += sum([part.__sizeof__() for part in value])
-    return size
+    if len(sizes) > 2:  # else there is a text, or two
+        parts = [part for value in fact if isinstance(value, (dict, tuple)) for part in value]
+        sizes += [part.__sizeof__() for part in parts]
+        size += _FLOAT_BYTES * len(parts)
+    return sum(sizes, size)
 
 
 def cut(fact: Fact, text_bytes: int, most: int) -> Fact:
     """The fact with shorter texts, and at most so many documents and sources. How many were left
-    out stands in `more_documents`, `more_answered` and `more_sources`."""
+    out stands in `more`."""
     fields = fact._asdict()
-    for name, value in fact._asdict().items():
-        more = 0
+    more = dict(fields.pop("more", {}))
+    for name, value in list(fields.items()):
+        left_out = 0
         if name == "digest" and value:
             name = "documents"
-            fields["digest"], more = first_digests(value, most)
+            fields["digest"], left_out = first_digests(value, most)
         elif isinstance(value, str):
             fields[name] = within(value, text_bytes)
         elif isinstance(value, dict):
             fields[name] = dict(islice(value.items(), most))
-            more = len(value) - most
+            left_out = len(value) - most
         elif isinstance(value, tuple):
             fields[name] = tuple(within(str(one), text_bytes) for one in value[:most])
-            more = len(value) - most
-        if more > 0:
-            fields[f"more_{name}"] = more + (fields[f"more_{name}"] or 0)
+            left_out = len(value) - most
+        if left_out > 0:
+            more[name] = more.get(name, 0) + left_out
+    if more:
+        fields["more"] = more
     return fact._replace(**fields)
 
 

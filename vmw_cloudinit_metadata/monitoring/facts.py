@@ -70,10 +70,7 @@ class DocumentsServed(NamedTuple):
     sources: tuple[str, ...]
     matched_by: str
     problem: str  # why the last good answer was given
-    # How many a list had that was too long; see `bounded`.
-    more_answered: int | None = None
-    more_documents: int | None = None
-    more_sources: int | None = None
+    more: Mapping[str, int] = {}  # how many were left out of a long list: `more_answered` in JSON
 
 
 @_kind("failed", WARNING)
@@ -92,7 +89,7 @@ class StaleServed(NamedTuple):
 
     text: str
     sources: tuple[str, ...]
-    more_sources: int | None = None
+    more: Mapping[str, int] = {}
 
 
 @_kind("shared source", WARNING)
@@ -101,7 +98,7 @@ class SourceShared(NamedTuple):
 
     text: str
     sources: tuple[str, ...]
-    more_sources: int | None = None
+    more: Mapping[str, int] = {}
 
 
 @_kind("duplicate", WARNING)
@@ -110,7 +107,7 @@ class ValueDuplicated(NamedTuple):
 
     text: str
     sources: tuple[str, ...]
-    more_sources: int | None = None
+    more: Mapping[str, int] = {}
 
 
 @_kind("refused", WARNING)

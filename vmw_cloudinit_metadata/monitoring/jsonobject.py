@@ -28,6 +28,7 @@ def fields(happening: Happening) -> dict[str, Any]:
     """Return its keys and values; what is unknown is left out."""
     machine = happening.machine
     fact = happening.fact._asdict()
+    more = fact.pop("more", {})
     known = {
         "time": timestamp(happening.at_s),
         "level": LEVEL_NAMES[happening.level],
@@ -42,4 +43,7 @@ def fields(happening: Happening) -> dict[str, Any]:
     }
     if digest := fact.pop("digest", None):
         fact["documents"] = digests_in(digest)
-    return {name: value for name, value in (known | fact).items() if value not in _NOTHING}
+    for name, count in more.items():
+        fact[f"more_{name}"] = count
+    # To ask for the truth of each value first takes a third of the time.
+    return {name: value for name, value in (known | fact).items() if value or value not in _NOTHING}

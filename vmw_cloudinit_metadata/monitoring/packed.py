@@ -22,36 +22,37 @@ _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 def pack(happening: Happening) -> list[Any]:
     """As JSON can carry it to another process, if a driver has put nothing else into it."""
-    fact, *about, machine, remark = happening
-    return [happening.kind, [*fact], *about, machine and _packed_machine(machine), remark]
-
-
-def _packed_machine(machine: Machine) -> list[Any]:
-    since = machine.connected_since
-    return [
-        *(machine.name, machine.vc_uuid, machine.bios_uuid, machine.location_uuid),
-        *(machine.service_uri, machine.direction, machine.peer_address),
-        since and since.timestamp(),
-    ]
+    packed: list[Any] = list(happening)
+    packed[0] = [happening.kind, *happening.fact]
+    if machine := happening.machine:
+        since = machine.connected_since
+        packed[6] = [
+            *(machine.name, machine.vc_uuid, machine.bios_uuid, machine.location_uuid),
+            *(machine.service_uri, machine.direction, machine.peer_address),
+            since and since.timestamp(),
+        ]
+    return packed
 
 
 def unpack(packed: Any) -> Happening:
     """What `pack` has made, after JSON; raises ValueError for anything else."""
     if not isinstance(packed, list) or tuple(map(type, packed)) not in _FIELDS:
         raise ValueError("a happening has other fields")
-    kind, values, level, at_s, connection, peer, host, machine, remark = packed
+    fact, level, at_s, connection, peer, host, machine, remark = packed
     if level not in LEVEL_NAMES or not _is_time(at_s):
         raise ValueError("a happening with an unknown level or a wrong time")
     # The same in all happenings of a connection.
     about = intern(connection), intern(peer), intern(host)
     found = None if machine is None else _machine_in(machine)
-    return Happening(_fact_in(kind, values), level, at_s, *about, found, remark)
+    return Happening(_fact_in(fact), level, at_s, *about, found, remark)
 
 
-def _fact_in(kind: str, values: list[Any]) -> Fact:
-    if kind not in _FACTS:
-        raise ValueError("a happening of an unknown kind")
-    fact, checks = _FACTS[kind]
+def _fact_in(packed: list[Any]) -> Fact:
+    match packed:
+        case [str(kind), *values] if kind in _FACTS:
+            fact, checks = _FACTS[kind]
+        case _:
+            raise ValueError("a happening of an unknown kind")
     if len(values) != len(checks):
         raise ValueError("a fact has other fields")
     if not all(check(value) for check, value in zip(checks, values, strict=True)):
@@ -78,7 +79,7 @@ def _machine_in(packed: list[Any]) -> Machine:
 
 
 # The types of a happening's fields in JSON, and of a machine's behind its identity.
-_FIELDS = {(str, list, int, float, str, str, str, machine, str) for machine in (list, type(None))}
+_FIELDS = {(list, int, float, str, str, str, machine, str) for machine in (list, type(None))}
 _FURTHER = {(str, str, str, since) for since in (float, type(None))}
 
 
@@ -94,10 +95,6 @@ def _is_seconds(value: object) -> bool:
     return isinstance(value, (int, float)) and -_MAX_TIME_S < value < _MAX_TIME_S
 
 
-def _is_count(value: object) -> bool:
-    return value is None or (type(value) is int and 0 < value < _MAX_TIME_S)
-
-
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -110,13 +107,21 @@ def _are_times(value: object) -> bool:
     return isinstance(value, dict) and all(map(_is_time, value.values()))
 
 
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 < value < _MAX_TIME_S
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_count, value.values()))
+
+
 # By the declared type of a field.
 _CHECKS: Mapping[object, Callable[[object], bool]] = {
     str: _is_text,
     float: _is_seconds,
-    int | None: _is_count,
     tuple[str, ...]: _are_texts,
     Mapping[str, float]: _are_times,
+    Mapping[str, int]: _are_counts,
 }
 _FACTS = {
     KINDS[fact].name: (fact, [_CHECKS[field] for field in get_type_hints(fact).values()])
