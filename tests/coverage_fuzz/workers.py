@@ -40,7 +40,7 @@ def _happening(data: bytes) -> Happening:
     kind = random.choice(list(BY_KIND))
     since = datetime.fromtimestamp(random.randrange(2**31), UTC)
     machine = Machine(name=name or None, service_uri=uri, connected_since=since)
-    fact = fact_of(kind, text, name, random.randrange(1, 2**40))
+    fact = fact_of(kind, text, name, random.randrange(2**31))
     return Happening(
         *(fact, KINDS[type(fact)].level, float(random.randrange(2**31))),
         *("1-1", "10.0.0.1:1", "10.0.0.1", machine if random.random() < 0.8 else None, remark),
