@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.process import ServerProcess, descriptors, run, with_constants
 from tests.vm import VC_UUID, Vm, suboption
 from vmw_cloudinit_metadata.admin import events
+from vmw_cloudinit_metadata.monitoring.facts import VmLeft
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 
 Start = Callable[..., ServerProcess]
@@ -604,7 +605,7 @@ def test_reader_that_is_too_slow_is_told_how_much_it_missed(
     for start in range(0, 25, 5):
         ours.hear(
             [
-                Happening("left", 10, 0.0, str(number), "", "", None, "", "left", {})
+                Happening(VmLeft("left"), 10, 0.0, str(number), "", "", None, "")
                 for number in range(start, start + 5)
             ]
         )

@@ -22,6 +22,7 @@ from tests.test_workers import children
 from tests.vm import Vm, suboption
 from vmw_cloudinit_metadata.monitoring import writer
 from vmw_cloudinit_metadata.monitoring.audit import Audit
+from vmw_cloudinit_metadata.monitoring.facts import RequestFailed, VmLeft
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
 
 Start = Callable[..., ServerProcess]
@@ -248,7 +249,7 @@ def test_lines_that_the_disk_does_not_take_are_dropped_counted_and_noted(
     happenings.listeners[0] = stream.hear
     for number in range(100):  # before the thread has had its turn
         peer = Peer("10.0.0.1:1", "10.0.0.1", f"1-{number}")
-        happenings.tell("failed", "failed", peer, document="METADATA", error="x" * 900)
+        happenings.report(RequestFailed("failed", "METADATA", "x" * 900, "reason"), peer)
     dropped = stream.shed()["audit lines dropped"]
     stream.flush()
     assert dropped > 0
@@ -288,6 +289,6 @@ def test_hearing_what_is_no_matter_of_the_stream_writes_nothing(file: Path) -> N
     stream = Audit(file)
     happenings = Happenings()
     happenings.listeners[0] = stream.hear
-    happenings.tell("left", "left", Peer("10.0.0.1:1", "10.0.0.1", "1-1"))
+    happenings.report(VmLeft("left"), Peer("10.0.0.1:1", "10.0.0.1", "1-1"))
     stream.flush()
     assert file.read_text() == ""

@@ -22,6 +22,7 @@ import pytest
 
 from tests.process import COMMAND, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
+from vmw_cloudinit_metadata.monitoring.facts import StaleServed, VmIdentified, VmLeft, VmMoved
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
 from vmw_cloudinit_metadata.monitoring.logs import JsonFormatter, LineHandler, TextFormatter
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -308,8 +309,8 @@ def test_two_lines_of_a_boot_cost_less_than_15_microseconds(file: Path, descript
         """Those of one turn of the hub."""
         for _ in range(20):
             peer = PEER._replace(connection=f"1-{next(numbers)}")
-            for kind, text in (("identified", "identified, service URI 'x'"), ("served", "served")):
-                happenings.tell(kind, text, peer, machine)
+            for fact in (VmIdentified("identified, service URI 'x'"), VmMoved("moved")):
+                happenings.report(fact, peer, machine)
         gevent.sleep(0)
 
     handler = LineHandler(descriptor, TextFormatter(with_process=False))
@@ -325,8 +326,8 @@ def test_two_lines_of_a_boot_cost_less_than_15_microseconds(file: Path, descript
 def test_log_of_an_embedded_server_goes_through_logging(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     machine = Machine("web1", UUID)
-    Happenings().tell("identified", "identified", PEER, machine)
-    Happenings().tell("left", "left", PEER, machine)  # debug
+    Happenings().report(VmIdentified("identified"), PEER, machine)
+    Happenings().report(VmLeft("left"), PEER, machine)  # debug
     assert caplog.messages == [f"10.0.0.1:4: 'web1', VC UUID {UUID}: identified"]
 
 
@@ -336,9 +337,9 @@ def test_line_that_cannot_be_made_costs_no_other_one(file: Path, descriptor: int
     handler = LineHandler(descriptor, JsonFormatter())
     happenings.listeners[0] = handler.hear
     handler.gather()
-    for details in ({}, {"matched_by": object()}, {}):
-        happenings.tell("identified", "identified", PEER, **details)
+    for sources in ((), (object(),), ()):
+        happenings.report(StaleServed("stale", sources), PEER)
     handler.flush()
     first, second, third = map(json.loads, file.read_text().splitlines())
-    assert first["event"] == third["event"] == "identified"
-    assert second["event"].startswith("identified (its details cannot be written: ")
+    assert first["event"] == third["event"] == "stale"
+    assert second["event"].startswith("stale (its details cannot be written: ")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.monitoring import quota
+from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, RivalConnected, VmIdentified
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.logs import JsonFormatter, LineHandler
 from vmw_cloudinit_metadata.monitoring.quota import Buckets, Quota
@@ -102,23 +103,27 @@ def test_power_cut_of_4000_vms_of_a_host_loses_no_line(tmp_path: Path) -> None:
         name: {"length": 12_345, "sha256": "0123456789abcdef" * 4}
         for name in ("METADATA", "NETWORKDATA", "USERDATA", "VENDORDATA")
     }
-    details = {
-        "answered": dict.fromkeys(digests, NOW_S),
-        "digest": serialize(Packet("RESPONSE_DIGEST", json.dumps(digests).encode())).decode(),
-        "sources": ("/srv/instances/some/web-server-1234.yaml", "/srv/instances/defaults.yaml"),
-        "matched_by": "vc-uuid",
-    }
+    text = "has had its documents from " + "x" * 100
+    served = DocumentsServed(
+        text,
+        answered=dict.fromkeys(digests, NOW_S),
+        seconds=0.01,
+        digest=serialize(Packet("RESPONSE_DIGEST", json.dumps(digests).encode())).decode(),
+        sources=("/srv/instances/some/web-server-1234.yaml", "/srv/instances/defaults.yaml"),
+        matched_by="vc-uuid",
+        problem="",
+    )
     descriptor = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)
     handler = LineHandler(descriptor, JsonFormatter())
     handler.gather()
     for number in range(4000):
         machine = Machine(f"web-server-{number}", f"01234567-89ab-cdef-fedc-ba98{number:08}")
         peer = ("10.0.0.1", 20_000 + number)
-        for kind in ("identified", "rival", "served"):
+        for fact in (VmIdentified(text), RivalConnected(text), served):
             handler.hear(
                 Happening(
-                    *(kind, 20, NOW_S + number / 1000, f"1-{number}", f"{peer[0]}:{peer[1]}"),
-                    *(peer[0], machine, "", "has had its documents from " + "x" * 100, details),
+                    *(fact, 20, NOW_S + number / 1000, f"1-{number}", f"{peer[0]}:{peer[1]}"),
+                    *(peer[0], machine, ""),
                 )
             )
         if number % 100 == 0:

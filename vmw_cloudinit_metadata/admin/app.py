@@ -18,10 +18,12 @@ from gevent.lock import Semaphore
 
 from vmw_cloudinit_metadata.admin import metrics, views
 from vmw_cloudinit_metadata.admin.access import Access
-from vmw_cloudinit_metadata.admin.chronicle import Chronicle, Entry
+from vmw_cloudinit_metadata.admin.chronicle import Chronicle
 from vmw_cloudinit_metadata.admin.events import Events
+from vmw_cloudinit_metadata.admin.record import MachineRecord
 from vmw_cloudinit_metadata.admin.request import Request
-from vmw_cloudinit_metadata.monitoring.happenings import LEVEL_NAMES, short_name
+from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
+from vmw_cloudinit_metadata.monitoring.kept import short_name
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 log = logging.getLogger(__name__)
@@ -177,7 +179,7 @@ class App:
 
     # Machines
 
-    def _machine(self, name: str) -> Entry:
+    def _machine(self, name: str) -> MachineRecord:
         name = short_name(name)  # as it is kept
         entry = self._chronicle.get(parse_uuid(name) or name)
         if entry:
@@ -211,7 +213,7 @@ class App:
 
     def _found(
         self, state: str, words: list[str], start: int, count: int
-    ) -> tuple[int, list[Entry]]:
+    ) -> tuple[int, list[MachineRecord]]:
         """How many machines a filter finds, and `count` of them from `start` on."""
         if not state and not words:
             entries = islice(self._chronicle.entries(), start, start + count)
@@ -243,7 +245,7 @@ def refusal(status: int, text: str, *headers: tuple[str, str]) -> Response:
     return Response(status, _dumped({"error": text}), headers=headers)
 
 
-def _in_slices(entries: Iterable[Entry]) -> Iterator[Entry]:
+def _in_slices(entries: Iterable[MachineRecord]) -> Iterator[MachineRecord]:
     """The same, with pauses for the VMs."""
     end_s = time.monotonic() + SLICE_S
     for number, entry in enumerate(entries, 1):

@@ -14,7 +14,9 @@ import ujson
 from gevent.event import Event
 
 from vmw_cloudinit_metadata.monitoring.counters import ADMIN_SHED, Key
-from vmw_cloudinit_metadata.monitoring.happenings import MAX_MACHINE_BYTES, Happening, fields, kept
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.jsonobject import fields
+from vmw_cloudinit_metadata.monitoring.kept import MAX_MACHINE_BYTES, kept
 
 # Who is slower than this misses some, and is told how many.
 KEPT = 4096

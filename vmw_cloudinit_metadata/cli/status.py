@@ -14,7 +14,7 @@ import ujson
 from vmw_cloudinit_metadata.admin.access import read_token
 from vmw_cloudinit_metadata.admin.reader import Reader, line_of
 from vmw_cloudinit_metadata.instance.counts import counted
-from vmw_cloudinit_metadata.monitoring.happenings import LEVEL_NAMES
+from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.options import FILE

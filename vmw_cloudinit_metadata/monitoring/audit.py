@@ -15,7 +15,10 @@ import gevent
 import ujson
 
 from vmw_cloudinit_metadata.monitoring.counters import DROPPED, Key
-from vmw_cloudinit_metadata.monitoring.happenings import Happening, digests_in, timestamp
+from vmw_cloudinit_metadata.monitoring.digests import digests_in
+from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, PeerRejected, RequestFailed
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.jsonobject import timestamp
 from vmw_cloudinit_metadata.monitoring.quota import Quota
 from vmw_cloudinit_metadata.monitoring.regularfile import open_regular
 from vmw_cloudinit_metadata.monitoring.writer import Writer
@@ -23,13 +26,9 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 LEFT_OUT_S = 60.0  # so often a line says how many of a host were left out
 
-# Kind of happening: what a line has of its details, and under which name.
-_DETAILS: Mapping[str, Mapping[str, str]] = {
-    "served": {"matched_by": "matched_by", "files": "sources"},
-    "failed": {"document": "document", "error": "error"},  # the reason may quote a file
-    "refused": {"error": "reason"},
-}
 _NOTHING: tuple[Any, ...] = (None, "", ())
+
+Audited = DocumentsServed | RequestFailed | PeerRejected
 
 
 class Audit:
@@ -45,12 +44,12 @@ class Audit:
 
     def hear(self, happening: Happening) -> None:
         """A listener, in the hub's thread."""
-        if happening.kind not in _DETAILS:
+        if not isinstance(happening.fact, Audited):
             return
         buckets = self._quota.buckets(happening.host, happening.connection, happening.at_s)
         if buckets is None:
             return
-        line = _line(_entry(happening))
+        line = _line(_entry(happening) | _about(happening.fact))
         for bucket in buckets:
             bucket.left -= len(line)
         self._writer.put(line)
@@ -83,7 +82,7 @@ def open_to_append(path: Path) -> int:
 
 
 def _entry(happening: Happening) -> dict[str, Any]:
-    machine, details = happening.machine, happening.details
+    machine = happening.machine
     entry: dict[str, Any] = {
         "time": timestamp(happening.at_s),
         "kind": happening.kind,
@@ -98,17 +97,23 @@ def _entry(happening: Happening) -> dict[str, Any]:
             "bios_uuid": machine.bios_uuid,
             "service_uri": machine.service_uri.partition("?")[0],
         }
-    if happening.kind == "served":
-        entry["documents"] = _documents(details)
-        entry["is_last_good"] = bool(details["problem"])
-    names = _DETAILS[happening.kind]
-    return entry | {name: details.get(detail) for name, detail in names.items()}
+    return entry
 
 
-def _documents(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Of each document that was answered its size and digest; DIGEST itself has none."""
-    digests = digests_in(details["digest"])
-    return {name: digests.get(name, {}) for name in details["answered"]}
+def _about(fact: Audited) -> dict[str, Any]:
+    match fact:
+        case RequestFailed():  # without its reason, which may quote a file
+            return {"document": fact.document, "error": fact.error}
+        case PeerRejected():
+            return {"error": fact.reason}
+    digests = digests_in(fact.digest)
+    return {
+        # DIGEST itself has no digest.
+        "documents": {name: digests.get(name, {}) for name in fact.answered},
+        "is_last_good": bool(fact.problem),
+        "matched_by": fact.matched_by,
+        "files": fact.sources,
+    }
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

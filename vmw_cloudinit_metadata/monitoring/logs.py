@@ -22,13 +22,8 @@ import gevent
 import ujson
 
 from vmw_cloudinit_metadata.monitoring.counters import DROPPED, Key
-from vmw_cloudinit_metadata.monitoring.happenings import (
-    LEVEL_NAMES,
-    Happening,
-    Happenings,
-    fields,
-    timestamp,
-)
+from vmw_cloudinit_metadata.monitoring.happenings import Happening, Happenings
+from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES, fields, timestamp
 from vmw_cloudinit_metadata.monitoring.quota import Quota
 from vmw_cloudinit_metadata.monitoring.writer import Writer
 from vmw_cloudinit_metadata.protocol.printable import one_line
@@ -210,7 +205,8 @@ class LineHandler(logging.Handler):
             text = self._tell(line)
         except Exception as error:  # what a driver has put into it, JSON may have no form for
             text = f"{line.text} (its details cannot be written: {error!r})"
-            text = self._tell(line._replace(text=text, details={}))
+            nothing: dict[str, Any] = dict.fromkeys(line.fact._fields) | {"text": text}
+            text = self._tell(line._replace(fact=line.fact._replace(**nothing)))
         for bucket in buckets:
             bucket.left -= len(text)
         return text

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import ujson
 
 from vmw_cloudinit_metadata.monitoring.figures import Figures
-from vmw_cloudinit_metadata.monitoring.happenings import Happening, pack, unpack
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.packed import pack, unpack
 from vmw_cloudinit_metadata.protocol.printable import shortened
 
 # No message is longer. The most that a peer can put into one happening, all of it control

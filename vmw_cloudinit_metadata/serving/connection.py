@@ -15,6 +15,7 @@ from itertools import islice
 from socket import SHUT_RDWR, SHUT_WR, socket
 
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import ConnectionClosed
 from vmw_cloudinit_metadata.serving import intake
 from vmw_cloudinit_metadata.serving.admission import Refusal
 from vmw_cloudinit_metadata.serving.journey import Journeys
@@ -213,11 +214,11 @@ class Connection:
         reason = counters.CLOSED["stalled"]
         self._services.counters[reason] += 1
         text = f"closed: it has not read for {STALLED_S:g} s"
-        self.layer.report("closed", text, reason=reason)
+        self.layer.report(ConnectionClosed(text, reason))
         self.close()
 
     def give_up(self) -> None:
         """Close: the peer does not read, and the memory of what waits for it is needed."""
         text = "closed: it does not read, and the memory budget is used up (--memory-budget)"
-        self.standing.warn("closed", counters.CLOSED["memory budget"], text)
+        self.standing.warn(ConnectionClosed, counters.CLOSED["memory budget"], text)
         self.close()

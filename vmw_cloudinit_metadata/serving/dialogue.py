@@ -13,6 +13,7 @@ from weakref import ref
 
 from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_DOCUMENTS
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import Fact
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.lookup import (
     Answer,
@@ -54,7 +55,7 @@ class _Nobody:
     machine = Machine()
     is_older = False
 
-    def report(self, kind: str, text: str, **details: Any) -> None: ...
+    def report(self, fact: Fact, *, level: int | None = None) -> None: ...
 
     def guarded(self, step: Callable[[], None]) -> None: ...
 

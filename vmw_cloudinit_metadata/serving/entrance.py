@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from vmw_cloudinit_metadata.monitoring.counters import REFUSED
+from vmw_cloudinit_metadata.monitoring.facts import PeerRejected
 from vmw_cloudinit_metadata.monitoring.happenings import Peer
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.serving.admission import (
@@ -72,4 +73,4 @@ class Entrance:
         untold = self._services.throttle.passes(reason, host)
         if untold is not None:
             text = f"connection refused: {refusal.reason}{untold}"
-            self._services.happenings.tell("refused", text, Peer(host, host), reason=reason)
+            self._services.happenings.report(PeerRejected(text, reason), Peer(host, host))

@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import (
+    VmMoved,
+    VmotionAborted,
+    VmotionBegun,
+    VmotionDeclined,
+    VmotionExpired,
+)
 from vmw_cloudinit_metadata.protocol import events
 from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.serving.dialogue import Dialogue, Owner
@@ -127,7 +134,7 @@ class Journey:
             "vMotion ended to make room for another one: "
             "its source is disconnected, and no target came"
         )
-        self.source.report("move expired", f"{text}{untold or ''}", level=level)
+        self.source.report(VmotionExpired(f"{text}{untold or ''}"), level=level)
         self.source.session.end_move()
         self._finish("made room")
         self._go_on()
@@ -139,7 +146,7 @@ class Journey:
         # Where the source is gone, another server may have completed it.
         level = logging.WARNING if self.source.is_open else logging.INFO
         text = "vMotion expired: neither completed nor aborted here"
-        self.source.report("move expired", text, level=level)
+        self.source.report(VmotionExpired(text), level=level)
         self.source.session.end_move()
         self._finish("expired")
         self._go_on()
@@ -180,7 +187,7 @@ class Journeys:
             case events.MoveDeclined(reason, is_of_rate):
                 self._decline(end, reason, "declined by rate" if is_of_rate else "declined")
             case events.MoveAborted():
-                end.report("move aborted", "vMotion aborted by its source")
+                end.report(VmotionAborted("vMotion aborted by its source"))
                 assert end.journey
                 end.journey.abort()
             case events.MoveArrived(number):
@@ -196,7 +203,7 @@ class Journeys:
     def _begin(self, source: End, number: int) -> None:
         self._replace(source)
         source.journey = Journey(self._services, self._under_way, source, number)
-        source.report("move begun", "vMotion begins")
+        source.report(VmotionBegun("vMotion begins"))
 
     def _decline(self, source: End, reason: str, outcome: counters.Move) -> None:
         self._replace(source)
@@ -205,7 +212,7 @@ class Journeys:
         untold = self._services.throttle.passes("move declined", outcome, host)
         level = logging.DEBUG if untold is None else logging.WARNING
         text = f"vMotion declined (VMOTION-NOTNOW): {reason}{untold or ''}"
-        source.report("move declined", text, level=level)
+        source.report(VmotionDeclined(text), level=level)
 
     def _replace(self, source: End) -> None:
         """Another VMOTION-BEGIN has come."""
@@ -228,4 +235,4 @@ class Journeys:
             target.journey.complete(target)
         else:
             self._services.counters[counters.MOVES["from elsewhere"]] += 1
-        target.report("moved", "has moved here by vMotion")
+        target.report(VmMoved("has moved here by vMotion"))

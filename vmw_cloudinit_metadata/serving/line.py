@@ -10,9 +10,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import Fact
 from vmw_cloudinit_metadata.monitoring.trace import Trace
 from vmw_cloudinit_metadata.protocol import events
 from vmw_cloudinit_metadata.protocol.phases import MUTE, OVERDUE
@@ -157,9 +158,9 @@ class Line:
         """Whether a newer line counts as this VM."""
         return self._registration.is_older
 
-    def report(self, kind: str, text: str, **details: Any) -> None:
+    def report(self, fact: Fact, *, level: int | None = None) -> None:
         """Report a happening of this VM."""
-        self._registration.report(kind, text, **details)
+        self._registration.report(fact, level=level)
 
     def guarded(self, step: Callable[[], None]) -> None:
         """Run `step`; an error in it ends this line and no other."""

@@ -9,9 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import (
+    DocumentsServed,
+    Fact,
+    RequestFailed,
+    SourceShared,
+    StaleServed,
+    ValueDuplicated,
+)
 from vmw_cloudinit_metadata.monitoring.news import QUIET_S, key_of
 from vmw_cloudinit_metadata.protocol.packet import ErrorCode
 from vmw_cloudinit_metadata.protocol.printable import shortened
@@ -41,7 +49,7 @@ class GuestLine(Protocol):
     def is_older(self) -> bool:
         """Whether a newer connection counts as this VM."""
 
-    def report(self, kind: str, text: str, **details: Any) -> None:
+    def report(self, fact: Fact, *, level: int | None = None) -> None:
         """Report a happening of this VM."""
 
     def guarded(self, step: Callable[[], None]) -> None:
@@ -97,13 +105,10 @@ class Receipt:
         if is_new:
             self.report()
         if is_new or untold is not None:
+            text = f"REQUEST_{document} answered with {trouble}{untold or ''}"
             self.line.report(
-                "failed",
-                f"REQUEST_{document} answered with {trouble}{untold or ''}",
+                RequestFailed(text, document, failure.error, shortened(failure.reason)),
                 level=logging.DEBUG if untold is None else logging.WARNING,
-                document=document,
-                error=failure.error,
-                reason=shortened(failure.reason),
             )
 
     def count_failure(self, document: str, error: ErrorCode) -> None:
@@ -125,15 +130,16 @@ class Receipt:
             self._use_source(origin, self._machine)
         text = f"answered {', '.join(had)} from {', '.join(origin.sources) or 'the driver'}"
         self.line.report(
-            "served",
-            text,
+            DocumentsServed(
+                text,
+                answered=had,
+                seconds=seconds,
+                digest=origin.digest,
+                sources=origin.sources,
+                matched_by=origin.matched_by,
+                problem=shortened(origin.problem),
+            ),
             level=self._level_of(text, had),
-            answered=had,
-            seconds=seconds,
-            digest=origin.digest,
-            sources=origin.sources,
-            matched_by=origin.matched_by,
-            problem=shortened(origin.problem),
         )
 
     def close(self) -> None:
@@ -174,10 +180,8 @@ class Receipt:
         key = key_of(self.line.machine)
         untold = self._services.throttle.passes("stale", key, origin.problem)
         self.line.report(
-            "stale",
-            f"{origin.problem}{untold or ''}",
+            StaleServed(f"{origin.problem}{untold or ''}", origin.sources),
             level=logging.DEBUG if untold is None else logging.WARNING,
-            sources=origin.sources,
         )
 
     def _report_duplicates(self, origin: Origin) -> None:
@@ -186,7 +190,7 @@ class Receipt:
         for duplicate in origin.duplicates:
             untold = self._services.throttle.passes("duplicate", duplicate)
             if untold is not None:
-                self.line.report("duplicate", f"{duplicate}{untold}", sources=origin.sources)
+                self.line.report(ValueDuplicated(f"{duplicate}{untold}", origin.sources))
 
     def _use_source(self, origin: Origin, machine: Machine) -> None:
         """Report when VMs with different VC UUIDs get the same file."""
@@ -202,11 +206,8 @@ class Receipt:
         self._services.counters[counters.CONFLICTS["shared source"]] += 1
         untold = self._services.throttle.passes("shared source", shared[0])
         if untold is not None:
-            self.line.report(
-                "shared source",
-                f"gets {shared[0]}, which other connected VMs get too: VC UUID {others}{untold}",
-                sources=origin.sources,
-            )
+            text = f"gets {shared[0]}, which other connected VMs get too: VC UUID {others}{untold}"
+            self.line.report(SourceShared(text, origin.sources))
 
     def _release_source(self) -> None:
         if self._shared:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import (
+    Fact,
+    IdentityChanged,
+    IdentityMissing,
+    PeerRejected,
+    RivalConnected,
+    VmIdentified,
+    VmLeft,
+)
 from vmw_cloudinit_metadata.protocol.events import RefusalKind
 from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.session import Session
@@ -40,11 +48,11 @@ class Registration:
         known, machines = self.known_as, self._services.machines
         return machines.rivals > 0 and known is not None and machines.is_older(self, known)
 
-    def report(self, kind: str, text: str, **details: Any) -> None:
+    def report(self, fact: Fact, *, level: int | None = None) -> None:
         """Report a happening of this VM."""
         remark = "older connection" if self.is_older else ""
         peer, happenings = self._standing.peer, self._services.happenings
-        happenings.tell(kind, text, peer, self.machine, remark, **details)
+        happenings.report(fact, peer, self.machine, remark, level=level)
 
     def identified(self, machine: Machine) -> None:
         """Count as `machine` from now on."""
@@ -53,7 +61,7 @@ class Registration:
             self._register(machine)
             uri = quoted(machine.service_uri)
             text = f"identified, service URI {uri}{self._other_ports(machine)}"
-            self.report("identified", text)
+            self.report(VmIdentified(text))
         elif str(was) != str(machine):
             self._changed(was)
         if was and (was.vc_uuid, was.service_uri) != (machine.vc_uuid, machine.service_uri):
@@ -71,7 +79,7 @@ class Registration:
                 "identity names. If it does not, disconnect and connect the VM's serial port in "
                 f"vSphere, or move the VM to another host{untold}"
             )
-            self._standing.report("untold", text)
+            self._standing.report(IdentityMissing(text))
 
     def refused(self, kind: RefusalKind, reason: str) -> None:
         """Report that the VM is not served."""
@@ -79,20 +87,20 @@ class Registration:
         self._services.counters[counters.REFUSED[kind]] += 1
         machine = None if self.machine.is_anonymous else self.machine
         text = f"refused: {reason}"
-        self._standing.report("refused", text, machine=machine, reason=counters.REFUSED[kind])
+        self._standing.report(PeerRejected(text, counters.REFUSED[kind]), machine)
 
     def forget(self) -> None:
         """Count as no VM any more."""
         if self.known_as:
             self._services.machines.remove(self, self.known_as)
             self.known_as = None
-            self.report("left", "disconnected")
+            self.report(VmLeft("disconnected"))
 
     def _changed(self, was: Machine) -> None:
         self._services.counters[counters.CONFLICTS["changed"]] += 1
         untold = self._services.throttle.passes("changed", self._standing.peer.name)
         level = logging.DEBUG if untold is None else logging.WARNING
-        self.report("changed", f"was {was} until now{untold or ''}", level=level)
+        self.report(IdentityChanged(f"was {was} until now{untold or ''}"), level=level)
 
     def _other_ports(self, machine: Machine) -> str:
         count = self._services.machines.port_count(machine)
@@ -107,9 +115,9 @@ class Registration:
         untold = self._services.throttle.passes("rival", machine.vc_uuid)
         if untold is not None:
             count = self._services.machines.line_count(machine) - 1
-            self.report(
-                "rival",
+            text = (
                 "has the VC UUID and service URI of an older connection "
                 f"({older}; there are {count}): "
-                f"this newer one counts as the VM, all are answered{untold}",
+                f"this newer one counts as the VM, all are answered{untold}"
             )
+            self.report(RivalConnected(text))

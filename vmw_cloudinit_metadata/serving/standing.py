@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import ConnectionClosed, Fact, PeerRejected
 from vmw_cloudinit_metadata.monitoring.happenings import Peer
+from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.admission import Refusal, plain_host
 from vmw_cloudinit_metadata.serving.services import Services
 from vmw_cloudinit_metadata.serving.timeouts import (
@@ -130,25 +132,25 @@ class Standing:
 
     def refuse(self, refusal: Refusal) -> None:
         text = f"connection refused: {refusal.reason}"
-        self.warn("refused", counters.REFUSED[refusal.kind], text)
+        self.warn(PeerRejected, counters.REFUSED[refusal.kind], text)
         self._occupant.close()
 
     def refuse_header(self) -> None:
         self._is_quiet = False
         text = "closed: it begins with no PROXY protocol header"
-        self.warn("refused", counters.REFUSED["PROXY header"], text)
+        self.warn(PeerRejected, counters.REFUSED["PROXY header"], text)
         self._occupant.close()
 
     def dismiss(self, reason: str) -> None:
         """Close the connection of a peer that is no ESXi host, once it has read our reply."""
-        self.warn("closed", counters.CLOSED["strangers"], f"closed: {reason}")
+        self.warn(ConnectionClosed, counters.CLOSED["strangers"], f"closed: {reason}")
         self._occupant.finish()
         self._services.deadlines.start(FAREWELL_S, self.end)
 
     def make_room(self) -> None:
         """Close the connection, whose VM is not served, in favor of another one."""
         text = "closed to make room for another connection: it identified no VM, or was refused"
-        self.warn("closed", counters.CLOSED["made room"], text)
+        self.warn(ConnectionClosed, counters.CLOSED["made room"], text)
         self._leave_host()
         self.has_made_room = True
         self._services.admission.leaving += 1
@@ -156,12 +158,12 @@ class Standing:
 
     def _unidentified(self) -> None:
         text = f"closed: it identified no VM within {IDENTIFICATION_DEADLINE_S:g} s"
-        self.warn("closed", counters.CLOSED["unidentified"], text)
+        self.warn(ConnectionClosed, counters.CLOSED["unidentified"], text)
         self._occupant.close()
 
     def _move_overdue(self) -> None:
         text = "closed: the vMotion to it was not completed in time"
-        self.warn("closed", counters.MOVES["overdue"], text)
+        self.warn(ConnectionClosed, counters.MOVES["overdue"], text)
         self._occupant.close()
 
     def end(self) -> None:
@@ -186,15 +188,20 @@ class Standing:
 
     # Reports
 
-    def report(self, kind: str, text: str, **details: Any) -> None:
+    def report(self, fact: Fact, machine: Machine | None = None) -> None:
         """Report a happening of this connection."""
-        self._services.happenings.tell(kind, text, self.peer, **details)
+        self._services.happenings.report(fact, self.peer, machine)
 
-    def warn(self, kind: str, reason: counters.Key, text: str) -> None:
+    def warn(
+        self,
+        kind: type[PeerRejected] | type[ConnectionClosed],
+        reason: counters.Key,
+        text: str,
+    ) -> None:
         """Count a problem, and report it at most once a minute for each host."""
         self._services.counters[reason] += 1
         if self._is_quiet:
             return
         untold = self._services.throttle.passes(reason, self.peer.host)
         if untold is not None:
-            self.report(kind, f"{text}{untold}", reason=reason)
+            self.report(kind(f"{text}{untold}", reason))

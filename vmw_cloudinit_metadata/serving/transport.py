@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import ConnectionClosed, Fact
 from vmw_cloudinit_metadata.protocol import proxyheader
 from vmw_cloudinit_metadata.serving.intake import TURN_BYTES
 from vmw_cloudinit_metadata.serving.output import Output
@@ -37,7 +38,7 @@ class Layer(Protocol):
 
     def receive(self, data: bytes) -> None: ...
 
-    def report(self, kind: str, text: str, **details: Any) -> None:
+    def report(self, fact: Fact) -> None:
         """Report a happening of the VM, or of the connection if there is no VM yet."""
 
     def proceed(self) -> None:
@@ -115,7 +116,7 @@ class ClosedLayer:
 
     def receive(self, data: bytes) -> None: ...
 
-    def report(self, kind: str, text: str, **details: Any) -> None: ...
+    def report(self, fact: Fact) -> None: ...
 
     def proceed(self) -> None: ...
 
@@ -136,8 +137,8 @@ class EarlyLayer(ClosedLayer):
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
 
-    def report(self, kind: str, text: str, **details: Any) -> None:
-        self._stack.standing.report(kind, text, **details)
+    def report(self, fact: Fact) -> None:
+        self._stack.standing.report(fact)
 
     def drain(self) -> None:
         self._stack.finish()
@@ -189,7 +190,7 @@ class FirstByteLayer(EarlyLayer):
 
 
 class TlsLayer:
-    """TLS; once the handshake is complete, a serial line is inside. A `Outgoing` too."""
+    """TLS; once the handshake is complete, a serial line is inside. An `Outgoing` too."""
 
     def __init__(self, services: Services, stack: Stack, context: ssl.SSLContext) -> None:
         self._services = services
@@ -242,7 +243,7 @@ class TlsLayer:
 
     def _failed(self, reason: str) -> None:
         text = f"closed: TLS failed: {reason}"
-        self._stack.standing.warn("closed", counters.CLOSED["TLS failed"], text)
+        self._stack.standing.warn(ConnectionClosed, counters.CLOSED["TLS failed"], text)
         self._stack.output.put(self._tls.data_to_send())  # the alert
         self._stack.close()
 
@@ -262,8 +263,8 @@ class TlsLayer:
     def drain(self) -> None:
         self._inner.drain()
 
-    def report(self, kind: str, text: str, **details: Any) -> None:
-        self._inner.report(kind, text, **details)
+    def report(self, fact: Fact) -> None:
+        self._inner.report(fact)
 
     def goodbye(self) -> bytes:
         if not self._tls.is_up:
