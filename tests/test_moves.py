@@ -149,6 +149,19 @@ def test_source_may_close_before_complete(vm: Connect, server: ServerProcess, ho
     assert [target.answer()[0] for _ in range(2)] == ["RESPONSE_USERDATA", "RESPONSE_METADATA"]
 
 
+@pytest.mark.parametrize("count", [1, 20])
+def test_requests_that_arrive_with_complete_are_all_answered_to_the_vm(
+    vm: Connect, server: ServerProcess, count: int
+) -> None:
+    for _ in range(5):
+        source = vm()
+        target = moved(server, source)
+        source.send(b"!!REQUEST_METADATA#\n" * count)
+        target.complete()
+        answers = [target.answer()[0] for _ in range(count)]
+        assert answers == ["RESPONSE_METADATA"] * count
+
+
 def test_source_that_closes_after_complete_takes_nothing_along(
     vm: Connect, server: ServerProcess
 ) -> None:

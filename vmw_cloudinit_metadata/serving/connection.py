@@ -42,6 +42,17 @@ class Connection:
     """Serves one non-blocking socket, which the caller closes when `serve` returns; `str` is the
     peer. Call `enter` first."""
 
+    __slots__ = (
+        "_journeys",
+        "_services",
+        "_since",
+        "_sock",
+        "is_over",
+        "layer",
+        "output",
+        "standing",
+    )
+
     def __init__(
         self, services: Services, journeys: Journeys, sock: socket, host: str, port: int
     ) -> None:

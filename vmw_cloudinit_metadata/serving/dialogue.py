@@ -70,6 +70,23 @@ _NOBODY = _Nobody()
 class Dialogue:
     """The requests of one guest, in order, and the parts of their answers that are not sent yet."""
 
+    __slots__ = (
+        "_has_lost",
+        "_held_bytes",
+        "_is_looking_up",
+        "_is_pausing",
+        "_last_answer",
+        "_last_machine",
+        "_owes_line_feed",
+        "_owner",
+        "_receipt",
+        "_requests",
+        "_sent_bytes",
+        "_services",
+        "_unsent",
+        "_unsent_bytes",
+    )
+
     def __init__(self, services: Services, owner: Owner) -> None:
         self._services = services
         self._owner = owner

@@ -70,7 +70,7 @@ class Entrance:
     def _refuse(self, host: str, refusal: Refusal) -> None:
         reason = REFUSED[refusal.kind]
         self._services.counters[reason] += 1
-        untold = self._services.throttle.passes(reason, host)
-        if untold is not None:
-            text = f"connection refused: {refusal.reason}{untold}"
+        unreported = self._services.throttle.passes(reason, host)
+        if unreported is not None:
+            text = f"connection refused: {refusal.reason}{unreported}"
             self._services.happenings.report(PeerRejected(text, reason), Peer(host, host))

@@ -126,15 +126,15 @@ class Journey:
 
     def make_room(self) -> None:
         """It was abandoned, and another move has its place in the table of moves."""
-        untold = self._services.throttle.passes(
+        unreported = self._services.throttle.passes(
             "vMotions made room", self.source.standing.peer.host
         )
-        level = logging.DEBUG if untold is None else logging.WARNING
+        level = logging.DEBUG if unreported is None else logging.WARNING
         text = (
             "vMotion ended to make room for another one: "
             "its source is disconnected, and no target came"
         )
-        self.source.report(VmotionExpired(f"{text}{untold or ''}"), level=level)
+        self.source.report(VmotionExpired(f"{text}{unreported or ''}"), level=level)
         self.source.session.end_move()
         self._finish("made room")
         self._go_on()
@@ -209,9 +209,9 @@ class Journeys:
         self._replace(source)
         self._services.counters[counters.MOVES[outcome]] += 1
         host = source.standing.peer.host
-        untold = self._services.throttle.passes("move declined", outcome, host)
-        level = logging.DEBUG if untold is None else logging.WARNING
-        text = f"vMotion declined (VMOTION-NOTNOW): {reason}{untold or ''}"
+        unreported = self._services.throttle.passes("move declined", outcome, host)
+        level = logging.DEBUG if unreported is None else logging.WARNING
+        text = f"vMotion declined (VMOTION-NOTNOW): {reason}{unreported or ''}"
         source.report(VmotionDeclined(text), level=level)
 
     def _replace(self, source: End) -> None:

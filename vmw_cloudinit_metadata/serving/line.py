@@ -67,6 +67,21 @@ class Carrier(Protocol):
 class Line:
     """Serves one VM, over `carrier`, writing to `wire`; `str` begins each of its log lines."""
 
+    __slots__ = (
+        "_carrier",
+        "_is_draining",
+        "_journeys",
+        "_registration",
+        "_services",
+        "_trace",
+        "_wire",
+        "dialogue",
+        "is_open",
+        "journey",
+        "session",
+        "standing",
+    )
+
     has_more = False
 
     def __init__(
@@ -271,7 +286,9 @@ class Line:
                     | events.MoveCompleted()
                     | events.TakenOver()
                 ):
-                    self._handle(self._journeys.handle(self, event))
+                    # Nothing is answered before all of it is handled: who the VM is may follow.
+                    if following := self._journeys.handle(self, event):
+                        self._handle(following)
         self.proceed()
 
     def _await_identity(self, seconds: float) -> None:

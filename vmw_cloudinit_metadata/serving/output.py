@@ -80,6 +80,23 @@ class Output:
     read nothing for STALLED_S, and `give_up` when the memory of what waits is needed.
     """
 
+    __slots__ = (
+        "_counters",
+        "_deadlines",
+        "_is_awaited",
+        "_is_broken",
+        "_is_ended",
+        "_is_full",
+        "_on_empty",
+        "_on_stalled",
+        "_sock",
+        "_turn",
+        "_unsent",
+        "_waiting",
+        "_watcher",
+        "give_up",
+    )
+
     def __init__(
         self,
         sock: socket,

@@ -59,6 +59,18 @@ class GuestLine(Protocol):
 class Receipt:
     """Collects what one guest is answered, and reports it for `line`, the one that it is on."""
 
+    __slots__ = (
+        "_asked_s",
+        "_had",
+        "_is_well",
+        "_machine",
+        "_origin",
+        "_reported",
+        "_services",
+        "_shared",
+        "line",
+    )
+
     def __init__(self, services: Services, line: GuestLine) -> None:
         self.line = line
         self._services = services
@@ -99,16 +111,16 @@ class Receipt:
         self.count_failure(document, failure.error)
         machine = self.line.machine
         trouble = f"{failure.error}: {failure.reason}"
-        untold = self._services.throttle.passes("failed", key_of(machine), trouble)
+        unreported = self._services.throttle.passes("failed", key_of(machine), trouble)
         # A request for something that does not exist says nothing about the VM.
         is_new = failure.error != "unknown-request" and self._is_new(trouble)
         if is_new:
             self.report()
-        if is_new or untold is not None:
-            text = f"REQUEST_{document} answered with {trouble}{untold or ''}"
+        if is_new or unreported is not None:
+            text = f"REQUEST_{document} answered with {trouble}{unreported or ''}"
             self.line.report(
                 RequestFailed(text, document, failure.error, shortened(failure.reason)),
-                level=logging.DEBUG if untold is None else logging.WARNING,
+                level=logging.DEBUG if unreported is None else logging.WARNING,
             )
 
     def count_failure(self, document: str, error: ErrorCode) -> None:
@@ -178,19 +190,19 @@ class Receipt:
 
     def _report_stale(self, origin: Origin) -> None:
         key = key_of(self.line.machine)
-        untold = self._services.throttle.passes("stale", key, origin.problem)
+        unreported = self._services.throttle.passes("stale", key, origin.problem)
         self.line.report(
-            StaleServed(f"{origin.problem}{untold or ''}", origin.sources),
-            level=logging.DEBUG if untold is None else logging.WARNING,
+            StaleServed(f"{origin.problem}{unreported or ''}", origin.sources),
+            level=logging.DEBUG if unreported is None else logging.WARNING,
         )
 
     def _report_duplicates(self, origin: Origin) -> None:
         """Report each once a minute: all VMs with one default value have the same text."""
         self._services.counters[counters.CONFLICTS["duplicate"]] += 1
         for duplicate in origin.duplicates:
-            untold = self._services.throttle.passes("duplicate", duplicate)
-            if untold is not None:
-                self.line.report(ValueDuplicated(f"{duplicate}{untold}", origin.sources))
+            unreported = self._services.throttle.passes("duplicate", duplicate)
+            if unreported is not None:
+                self.line.report(ValueDuplicated(f"{duplicate}{unreported}", origin.sources))
 
     def _use_source(self, origin: Origin, machine: Machine) -> None:
         """Report when VMs with different VC UUIDs get the same file."""
@@ -204,9 +216,11 @@ class Receipt:
         if not shared or not others:
             return
         self._services.counters[counters.CONFLICTS["shared source"]] += 1
-        untold = self._services.throttle.passes("shared source", shared[0])
-        if untold is not None:
-            text = f"gets {shared[0]}, which other connected VMs get too: VC UUID {others}{untold}"
+        unreported = self._services.throttle.passes("shared source", shared[0])
+        if unreported is not None:
+            text = (
+                f"gets {shared[0]}, which other connected VMs get too: VC UUID {others}{unreported}"
+            )
             self.line.report(SourceShared(text, origin.sources))
 
     def _release_source(self) -> None:

@@ -71,13 +71,13 @@ class Registration:
     def unidentified(self, missing: str) -> None:
         """Report that it is a VM, but that its host has not sent which one."""
         self._services.counters[counters.CONFLICTS["untold"]] += 1
-        untold = self._services.throttle.passes("untold", self._standing.peer.host)
-        if untold is not None:
+        unreported = self._services.throttle.passes("untold", self._standing.peer.host)
+        if unreported is not None:
             text = (
                 f"{self.machine}: not identified: its host has not sent its identity ({missing}). "
                 "Until it does, its guest is answered with timeout, and gets no file that a weaker "
                 "identity names. If it does not, disconnect and connect the VM's serial port in "
-                f"vSphere, or move the VM to another host{untold}"
+                f"vSphere, or move the VM to another host{unreported}"
             )
             self._standing.report(IdentityMissing(text))
 
@@ -98,9 +98,9 @@ class Registration:
 
     def _changed(self, was: Machine) -> None:
         self._services.counters[counters.CONFLICTS["changed"]] += 1
-        untold = self._services.throttle.passes("changed", self._standing.peer.name)
-        level = logging.DEBUG if untold is None else logging.WARNING
-        self.report(IdentityChanged(f"was {was} until now{untold or ''}"), level=level)
+        unreported = self._services.throttle.passes("changed", self._standing.peer.name)
+        level = logging.DEBUG if unreported is None else logging.WARNING
+        self.report(IdentityChanged(f"was {was} until now{unreported or ''}"), level=level)
 
     def _other_ports(self, machine: Machine) -> str:
         count = self._services.machines.port_count(machine)
@@ -112,12 +112,12 @@ class Registration:
         if older is None:
             return
         self._services.counters[counters.CONFLICTS["rival"]] += 1
-        untold = self._services.throttle.passes("rival", machine.vc_uuid)
-        if untold is not None:
+        unreported = self._services.throttle.passes("rival", machine.vc_uuid)
+        if unreported is not None:
             count = self._services.machines.line_count(machine) - 1
             text = (
                 "has the VC UUID and service URI of an older connection "
                 f"({older}; there are {count}): "
-                f"this newer one counts as the VM, all are answered{untold}"
+                f"this newer one counts as the VM, all are answered{unreported}"
             )
             self.report(RivalConnected(text))

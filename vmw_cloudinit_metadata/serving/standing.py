@@ -55,6 +55,16 @@ _GONE = _Gone()
 class Standing:
     """Counts `occupant` as a connection of its host, and closes it when it may not stay."""
 
+    __slots__ = (
+        "_connection_id",
+        "_is_counted",
+        "_is_quiet",
+        "_occupant",
+        "_services",
+        "has_made_room",
+        "peer",
+    )
+
     def __init__(self, services: Services, occupant: Occupant, host: str, port: int) -> None:
         self._services = services
         self._occupant = occupant
