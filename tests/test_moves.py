@@ -149,17 +149,17 @@ def test_source_may_close_before_complete(vm: Connect, server: ServerProcess, ho
     assert [target.answer()[0] for _ in range(2)] == ["RESPONSE_USERDATA", "RESPONSE_METADATA"]
 
 
-@pytest.mark.parametrize("count", [1, 20])
-def test_requests_that_arrive_with_complete_are_all_answered_to_the_vm(
-    vm: Connect, server: ServerProcess, count: int
+def test_held_answers_of_some_kilobytes_are_all_sent_on_the_new_connection(
+    vm: Connect, server: ServerProcess, instances: Path
 ) -> None:
-    for _ in range(5):
-        source = vm()
-        target = moved(server, source)
-        source.send(b"!!REQUEST_METADATA#\n" * count)
-        target.complete()
-        answers = [target.answer()[0] for _ in range(count)]
-        assert answers == ["RESPONSE_METADATA"] * count
+    (instances / "some.yaml").write_text(f"metadata: {{}}\nuserdata: '{'x' * 1100}'\n")
+    source = vm("some")
+    target = Vm.arriving(server.port, source.begin_move(), name="some")
+    target.is_welcome()
+    source.send(b"!!REQUEST_USERDATA#\n" * 5)
+    assert source.hears(0.2) == b""
+    target.complete()
+    assert [len(target.answer()[1]) for _ in range(5)] == [1100] * 5
 
 
 def test_source_that_closes_after_complete_takes_nothing_along(
