@@ -636,7 +636,7 @@ def test_peer_of_another_process_is_checked_when_the_vc_uuid_is_known(
     [
         pytest.param("42" * 16, "with a secret that is not of this VM's move", id="another"),
         pytest.param("", "with a secret that is not of this VM's move", id="none"),
-        pytest.param(None, "of a VM whose host does not tell its VC UUID", id="never told"),
+        pytest.param(None, "of a VM whose host does not send its VC UUID", id="never told"),
     ],
 )
 def test_secret_of_another_vm_is_refused(

@@ -367,4 +367,4 @@ def test_claim_of_a_move_is_not_settled_without_the_announced_uuid(
     target.send(BINARY + WILL_EXTENSION + suboption(0, KNOWN) + suboption(44, SEQUENCE + secret))
     heard = target.receive_until(suboption(3, b"\x2c"))
     assert suboption(45, SEQUENCE) not in heard
-    there.wait_for("refused: VMOTION-PEER of a VM whose host does not tell its VC UUID")
+    there.wait_for("refused: VMOTION-PEER of a VM whose host does not send its VC UUID")

@@ -48,7 +48,7 @@ class TlsPolicy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is the same for all sessions of a server."""
+    """What all sessions of a server have in common."""
 
     uris: frozenset[str]  # the service URIs that it serves
     moves: Moves[Extension]
@@ -56,7 +56,7 @@ class Policy:
 
 
 class Extension:
-    """Handles the suboptions of one VM, and its moves; it is the source of a move."""
+    """Handles the suboptions of one VM, and its moves: it is what a Move calls its source."""
 
     __slots__ = (
         *("_is_secure", "_lines", "_peer", "_policy"),
@@ -81,7 +81,7 @@ class Extension:
         self.arrival: Arrival[Extension] | None = None
 
     def negotiate(self, negotiation: Negotiation) -> None:
-        """Answers a negotiation of the option itself."""
+        """Answers WILL, WONT, DO or DONT of the option itself."""
         endpoint, option = self._peer.telnet, negotiation.option
         was_on = endpoint.is_on(Side.HIM, option)
         endpoint.negotiate(negotiation)
@@ -92,7 +92,7 @@ class Extension:
             self._peer.reject(stranger.TELNET)
 
     def receive(self, payload: bytes) -> None:
-        """Handles what a subnegotiation of VMWARE-TELNET-EXT holds."""
+        """Handles the content of a subnegotiation of VMWARE-TELNET-EXT."""
         if not payload:
             self._peer.violation("suboption without a code")
             return
@@ -121,7 +121,7 @@ class Extension:
         self.identification.learn(code, argument)
 
     def identity_overdue(self) -> None:
-        """The time to send the identity is over."""
+        """Handles the end of the time to send the identity."""
         self.identification.ask_for_missing()
         if self.arrival:
             self._settle_claim(self.arrival)
@@ -181,13 +181,13 @@ class Extension:
         self._peer.report(MoveAborted())
 
     def end_move(self) -> None:
-        """The move from here is over: completed, aborted, replaced or expired."""
+        """Ends the move from here: completed, aborted, replaced or expired."""
         if self.departure:
             self._policy.moves.end(self.departure)
             self.departure = None
 
     def abandon_move(self) -> None:
-        """The connection is gone, and no target is there to take the VM over."""
+        """Marks the move from here as abandoned: its source and its target have disconnected."""
         if self.departure:
             self._policy.moves.abandon(self.departure)
 
@@ -213,13 +213,13 @@ class Extension:
             self.identification.expect()
 
     def _settle_claim(self, arrival: Arrival[Extension]) -> None:
-        """Checks what was claimed, when the VC UUID of the VM is known."""
+        """Checks a claim, once the VC UUID of the VM is known."""
         claim = arrival.claim
         if not claim:
             return
         if not self.identification.is_settled(Suboption.VM_VC_UUID):
             if self.identification.is_overdue:
-                self._refuse_peer("VMOTION-PEER of a VM whose host does not tell its VC UUID")
+                self._refuse_peer("VMOTION-PEER of a VM whose host does not send its VC UUID")
             return
         machine = self.identification.machine
         if self._policy.moves.settle(claim, machine.vc_uuid, machine.peer_address):
@@ -262,7 +262,7 @@ class Extension:
         return self.arrival is None
 
     def take_over(self) -> Arrival[Extension] | None:
-        """Takes the VM over, unless its move has ended meanwhile; returns what it has sent."""
+        """Takes the VM over, unless its move has ended; returns the arrival, with what is kept."""
         arrival = self.arrival
         if not arrival or self._peer.phase is not ARRIVED:
             return None

@@ -1,23 +1,19 @@
-"""The phases of a session, and how it goes from one to the next: one table. Pure.
+"""The phases of a session, and the table of how it goes from one to the next. Pure.
 
-FRESH ─────────────── bytes that are no telnet ────────────────────────┐
-  │ the first telnet command                                           │
-  v                                                                    v
-NEGOTIATING ──────────── refused: another URI, no TLS, a bad secret ─> MUTE
-  │   │ VMOTION-PEER                                                   ^
-  │   v                                                                │
-  │ ARRIVING ────────────── refused ───────────────────────────────────┤
-  │   │ VMOTION-COMPLETE, and the move is proved                       │
-  │   v                                                                │
-  │ ARRIVED                                                            │
-  │   │ take_over                                                      │
-  v   v               the host is late           moved away, refused,  │
-IDENTIFYING <─────────────────────────> OVERDUE ──── or ended ─────────┤
-    ^    │      a new list, DO-PROXY       │                           │
-    │    │ all is known                    │ all is known              │
-    │    v                                 │                           │
-    └─ IDENTIFIED <────────────────────────┘ ──────────────────────────┘
- asked again
+    FRESH ──COMMAND──> NEGOTIATING ──PEER──> ARRIVING ──COMPLETE──> ARRIVED
+                            │                                          │
+                          PROXY                                    TAKE_OVER
+                            v                                          │
+         ┌──AWAITED──> IDENTIFYING <───────────────────────────────────┘
+         │              │   │   ^
+         │          KNOWN  LATE  AWAITED
+         │              │   v   │
+         │              │  OVERDUE
+         │              │   │
+         │              v   v KNOWN
+         └──────────── IDENTIFIED
+
+SILENCE leads from every phase to MUTE. Whether a VM is moving away does not change its phase.
 """
 
 from __future__ import annotations
@@ -36,7 +32,7 @@ class _Named:
 
 
 class SessionPhase(_Named):
-    """What a session is doing."""
+    """What a session is doing with its peer."""
 
     __slots__ = ()
 
@@ -47,34 +43,32 @@ class Cue(_Named):
     __slots__ = ()
 
 
-FRESH = SessionPhase("FRESH")  # nothing has come but a few stray bytes
-NEGOTIATING = SessionPhase("NEGOTIATING")  # the peer speaks telnet, and has named no VM to serve
+FRESH = SessionPhase("FRESH")  # no telnet command has come
+NEGOTIATING = SessionPhase("NEGOTIATING")  # the peer speaks telnet; no VM is served yet
 ARRIVING = SessionPhase("ARRIVING")  # target of a move: the VM still runs at the source
-ARRIVED = SessionPhase("ARRIVED")  # the VM runs here; what comes waits for `take_over`
+ARRIVED = SessionPhase("ARRIVED")  # the VM runs here; events wait for `take_over`
 IDENTIFYING = SessionPhase("IDENTIFYING")  # the VM's identity is awaited, and requests wait for it
 OVERDUE = SessionPhase("OVERDUE")  # its host does not send it: requests are answered `timeout`
 IDENTIFIED = SessionPhase("IDENTIFIED")  # requests are answered
-MUTE = SessionPhase("MUTE")  # nothing more is said or heard
+MUTE = SessionPhase("MUTE")  # nothing more is sent, and what comes is ignored
 
 COMMAND = Cue("COMMAND")  # the first telnet command
-PEER = Cue("PEER")  # VMOTION-PEER, with what may be a proof
-COMPLETE = Cue("COMPLETE")  # VMOTION-COMPLETE, of a move that is proved
-TAKE_OVER = Cue("TAKE_OVER")  # the owner has handed over what the source has heard
-PROXY = Cue("PROXY")  # WILL-PROXY
+PEER = Cue("PEER")  # VMOTION-PEER, with a secret that may be right
+COMPLETE = Cue("COMPLETE")  # VMOTION-COMPLETE, and the secret is right
+TAKE_OVER = Cue("TAKE_OVER")  # the owner has called `take_over`
+PROXY = Cue("PROXY")  # WILL-PROXY was sent
 AWAITED = Cue("AWAITED")  # something of the identity is awaited
 LATE = Cue("LATE")  # something of the identity has been awaited for too long
 KNOWN = Cue("KNOWN")  # nothing more is awaited of the identity
-SILENCE = Cue("SILENCE")  # the peer is refused, begins TLS, or has moved away
+SILENCE = Cue("SILENCE")  # the peer is refused, starts TLS, or has moved away
 
-_IDENTITY = {AWAITED: IDENTIFYING, LATE: OVERDUE, KNOWN: IDENTIFIED}
-
-# Those of a VM that is served here, by WILL-PROXY or because it has moved here.
-PROXIED = frozenset(_IDENTITY.values())
+# A VM is served, by WILL-PROXY or because it has moved here.
+PROXIED = frozenset({IDENTIFYING, OVERDUE, IDENTIFIED})
 
 # Data that comes is the guest's.
 SERIAL = PROXIED | {NEGOTIATING}
 
-# A request is answered; in the others it waits.
+# A request is answered; in other phases it waits.
 ANSWERED = frozenset({IDENTIFIED, OVERDUE})
 
 # The peer may be written to.
@@ -82,11 +76,18 @@ SPEAKING = SERIAL | {FRESH, ARRIVING, ARRIVED}
 
 TRANSITIONS: dict[tuple[SessionPhase, Cue], SessionPhase] = {
     (FRESH, COMMAND): NEGOTIATING,
+    (NEGOTIATING, PROXY): IDENTIFYING,
     (NEGOTIATING, PEER): ARRIVING,
     (ARRIVING, COMPLETE): ARRIVED,
     (ARRIVED, TAKE_OVER): IDENTIFYING,
-    (NEGOTIATING, PROXY): IDENTIFYING,
-    **{(phase, PROXY): phase for phase in PROXIED},  # once more
-    **{(phase, cue): after for phase in PROXIED for cue, after in _IDENTITY.items()},
+    (IDENTIFYING, AWAITED): IDENTIFYING,
+    (IDENTIFYING, LATE): OVERDUE,
+    (IDENTIFYING, KNOWN): IDENTIFIED,
+    (OVERDUE, LATE): OVERDUE,
+    (OVERDUE, AWAITED): IDENTIFYING,  # the VM has announced other identities, or begins anew
+    (OVERDUE, KNOWN): IDENTIFIED,
+    (IDENTIFIED, KNOWN): IDENTIFIED,
+    (IDENTIFIED, AWAITED): IDENTIFYING,  # the VM was asked again, or has announced more
+    **{(phase, PROXY): phase for phase in PROXIED},  # a second DO-PROXY
     **{(phase, SILENCE): MUTE for phase in SPEAKING | {MUTE}},
 }

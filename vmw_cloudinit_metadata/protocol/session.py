@@ -2,8 +2,8 @@
 
 The session negotiates telnet, answers VMWARE-TELNET-EXT, learns which VM this is, and finds the
 guest's requests in the serial data. A request that comes before the VM is identified waits for
-that. The owner of the session looks the documents up and says `answer`. phases.py draws the phases.
-Pure.
+that. The owner of the session looks the documents up and calls `answer`. The phases of a session
+are drawn in phases.py. Pure.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ SILENCE_S = 60.0
 class Session:
     """The server's side of one connection, or of the TLS in it if it `is_secure`.
 
-    The owner gives it what the peer sends (`receive_data`), handles the events in their order, and
-    writes what `data_to_send` returns: first of all the greeting. All verbs return at once.
+    The owner writes what `data_to_send` returns, first the greeting. Then it passes on what the
+    peer sends (`receive_data`), handles the events in their order, and writes again. It calls
+    `peer_is_silent` and `identity_overdue` when time runs out. No method blocks.
     """
 
     __slots__ = (
@@ -86,10 +87,10 @@ class Session:
     # What the owner calls
 
     def receive_data(self, data: bytes, now_s: float = 0.0) -> list[Event]:
-        """Handles what the peer has sent; returns what it means, in order.
+        """Handles what the peer has sent; returns the events, in order.
 
-        Call it with every piece that arrives, of whatever size. Afterwards `data_to_send` may have
-        something. `now_s` is a monotonic clock. A mute session ignores the data.
+        Call it with every piece that arrives, of any size; `now_s` is a monotonic time. Then write
+        `data_to_send`. A mute session ignores the data.
         """
         peer = self._peer
         peer.now_s = now_s
@@ -104,44 +105,47 @@ class Session:
         return self._take_events()
 
     def peer_is_silent(self) -> None:
-        """The peer waits for the server: it begins neither with TLS nor with AUTHENTICATION.
+        """Goes on without TLS, as the peer has started neither TLS nor AUTHENTICATION.
 
-        Call it when nothing has arrived for a while after the greeting; `data_to_send` follows.
+        Call it when nothing has arrived for a while after the greeting. Then write `data_to_send`.
         """
         if self._start_tls.stage is UNDECIDED and self._peer.phase in SPEAKING:
             self._receive(self._start_tls.go_on_in_plain())
 
     def identity_overdue(self) -> list[Event]:
-        """The time that began with the last IdentityAsked or IdentityMissing is over.
+        """Asks the VM again for what decides which VM it is; returns the events, in order.
 
-        The VM is asked again for what decides which VM it is. The events say what follows; one of
-        those two begins the time anew.
+        Call it when the time that the last IdentityAsked or IdentityMissing started is over, unless
+        Identified came. Then write `data_to_send`. While the VM is not identified, the events start
+        the time again with one of the two.
         """
         if self.is_moving:
-            self._peer.report(IdentityAsked())  # nothing may be said now, so nothing is judged
+            self._peer.report(IdentityAsked())  # nothing may be sent now, so nothing is judged
         elif self._peer.phase in SPEAKING:
             self._extension.identity_overdue()
         return self._take_events()
 
     def answer(self, packets: bytes) -> bytes | None:
-        """Encodes serialized packets, or a part of one, for the guest.
+        """Encodes serialized packets, or a part of one; returns the bytes to write to the peer.
 
-        Returns what is to be written now, with everything that `data_to_send` would return; None,
-        and nothing is encoded, where the session does not `can_speak`.
+        Call it after Requested, in the order of the requests, when the documents are looked up. The
+        bytes begin with what `data_to_send` would return. Returns None, and encodes nothing, unless
+        the session `can_speak`.
         """
         if not self.can_speak:
             return None
         return self._telnet.sent_with(packets)
 
     def data_to_send(self) -> bytes:
-        """Returns, once, what is to be written to the peer. Call it after every other verb."""
+        """Returns, once, the bytes to write to the peer. Call it after every other method."""
         return self._telnet.data_to_send()
 
     def take_over(self) -> list[Event]:
         """Becomes the session of the VM that has moved here.
 
-        Call it after MoveCompleted, when the source's session has been given all that had arrived
-        there. TakenOver comes first, unless the move has ended meanwhile; the source is mute then.
+        Call it after MoveCompleted, once the source's session has received all that had arrived
+        there. Returns the events, in order: TakenOver first, and then the source is mute; without
+        it, the move had ended. Then write `data_to_send`.
         """
         arrival = self._extension.take_over()
         if arrival:
@@ -150,26 +154,27 @@ class Session:
         return self._take_events()
 
     def end_move(self) -> None:
-        """The move from here is over: expired, or ended for the sake of another one."""
+        """Ends the move of this VM to another host. Call it when the move has expired."""
         self._extension.end_move()
 
     def abandon_move(self) -> None:
-        """The connection is gone, and no target is there to take the VM over."""
+        """Lets a newer move replace this one. Call it when source and target have disconnected."""
         self._extension.abandon_move()
 
     def silence(self) -> None:
-        """Nothing more is to be said or heard. The connection may stay open."""
+        """Sends and handles nothing more. Call it to keep a connection open without serving it."""
         self._peer.advance(SILENCE)
 
     # What the owner may ask
 
     @property
     def phase(self) -> SessionPhase:
+        """One of the phases of phases.py, to be compared with `is`."""
         return self._peer.phase
 
     @property
     def can_speak(self) -> bool:
-        """Whether the guest may be written to: not while its VM is moving away, nor when mute."""
+        """Whether answers may be sent: not while the VM is moving away, nor when mute."""
         return self._extension.departure is None and self._peer.phase in SPEAKING
 
     @property
@@ -179,7 +184,7 @@ class Session:
 
     @property
     def machine(self) -> Machine:
-        """Who the VM is, as far as its host has said."""
+        """Who the VM is, as far as its host has sent it."""
         return self._identification.machine
 
     @property
@@ -290,7 +295,7 @@ _RECEIVERS: dict[type[telnet.Event], Callable[[Session, Any], None]] = {
 
 
 def _greeting(endpoint: Endpoint, *his: int) -> Endpoint:
-    """Returns the endpoint with the greeting to be sent; `his` are asked for beside the usual."""
+    """Queues the greeting; `his` are options that the peer is asked for besides the usual ones."""
     for option in (Option.BINARY, Option.SGA, Option.ECHO):  # ECHO: ESXi must not echo locally
         endpoint.wish(Side.US, option, on=True)
     for option in (Option.BINARY, Option.SGA, *his):

@@ -1,4 +1,4 @@
-"""How telnet AUTHENTICATION comes to TLS, or to none (RFC 2941, as VMware uses it). Pure.
+"""How a session comes to TLS by telnet AUTHENTICATION, or goes on without (RFC 2941). Pure.
 
     UNDECIDED ── WILL AUTHENTICATION ──> OFFERED ── IS, SSL START ──> TLS; the session is mute
         │                                 │   ^
@@ -7,8 +7,8 @@
         └──────────────────────────────> PLAIN
                     WONT AUTHENTICATION, IS of another type
 
-VMWARE-TELNET-EXT is asked for when PLAIN is reached. What the VM says of it while TLS is OFFERED
-waits until then: inside TLS it would have to be forgotten.
+The server asks for VMWARE-TELNET-EXT when PLAIN is reached. What the VM sends of it while TLS is
+OFFERED is postponed until then: if TLS starts, it must not count.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
 from vmw_cloudinit_metadata.protocol.phases import SILENCE
 from vmw_cloudinit_metadata.protocol.telnet import Option
 
-# What the VM may say of VMWARE-TELNET-EXT before AUTHENTICATION is settled: who it is, with the
-# longest name and service URI. What an event takes beside its payload counts too.
+# What the VM may send of VMWARE-TELNET-EXT before AUTHENTICATION is settled: its identity, with the
+# longest name and service URI. The memory of an event counts, as well as its payload.
 MAX_POSTPONED_BYTES = 4 * 1024
 _EVENT_BYTES = 128
 
@@ -41,7 +41,7 @@ UNDECIDED, OFFERED, PLAIN = Stage
 
 
 class StartTls:
-    """Whether TLS begins on this connection; it never does unless it `is_possible`."""
+    """Negotiates whether TLS starts on this connection; it never does unless it `is_possible`."""
 
     __slots__ = (
         "_asks",
@@ -63,7 +63,7 @@ class StartTls:
         self._postponed_bytes = 0
 
     def note_last(self, events: Sequence[telnet.Event], data: bytes) -> None:
-        """To be called with what was received, and its events, before any of them is handled."""
+        """Notes the last event of what was received; call it before any of them is handled."""
         is_last = self._peer.telnet.is_idle and data.endswith(_SE)
         self._last = events[-1] if events and is_last else None
 
@@ -77,7 +77,7 @@ class StartTls:
             self._peer.violation("too much before the end of AUTHENTICATION")
 
     def negotiate(self, negotiation: telnet.Negotiation) -> Sequence[telnet.Event]:
-        """Answers a negotiation of AUTHENTICATION; returns what need not wait any more."""
+        """Answers a negotiation of AUTHENTICATION; returns what was postponed, if it settles."""
         was_offered = self.stage is OFFERED
         self._peer.telnet.negotiate(negotiation)
         if self._peer.telnet.is_on(Side.HIM, Option.AUTHENTICATION):
@@ -89,7 +89,7 @@ class StartTls:
         return ()
 
     def receive(self, subnegotiation: telnet.Subnegotiation) -> Sequence[telnet.Event]:
-        """Handles a subnegotiation of AUTHENTICATION; returns what need not wait any more."""
+        """Handles a subnegotiation of AUTHENTICATION; returns what was postponed, if it settles."""
         payload = subnegotiation.payload
         modifier = authentication.start_modifier(payload)
         if self.stage is not OFFERED or not authentication.is_answer(payload):
@@ -98,8 +98,8 @@ class StartTls:
             self._peer.telnet.wish(Side.HIM, Option.AUTHENTICATION, on=False)
             return self.go_on_in_plain()
         elif subnegotiation is not self._last:
-            # Bytes behind START came in plain: whoever is in between may have added them.
-            reason = "it sends plain bytes behind its START of TLS"
+            # Bytes behind START came in plain: somebody in between may have added them.
+            reason = "the VM sends plain bytes behind its START of TLS"
             self._peer.refuse("plain bytes before TLS", reason, is_attack=True)
         else:
             self._peer.telnet.subnegotiate(authentication.accepted(modifier))

@@ -31,7 +31,7 @@ class Verb(IntEnum):
 
 
 class Option:
-    """The numbers of options; no enumeration, whose members take longer to look up."""
+    """The numbers of telnet options."""
 
     BINARY = 0
     ECHO = 1
