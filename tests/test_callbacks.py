@@ -9,7 +9,7 @@ from typing import Any
 import gevent
 import pytest
 
-from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
+from vmw_cloudinit_metadata.admin.adminport import AdminPort, AdminSettings
 from vmw_cloudinit_metadata.monitoring import logs
 from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, VmIdentified
 from vmw_cloudinit_metadata.monitoring.happenings import Happening

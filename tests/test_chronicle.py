@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.admin import changes, views
 from vmw_cloudinit_metadata.admin import chronicle as module
+from vmw_cloudinit_metadata.admin.adminport import HEARD_S, TOGETHER, AdminPort, AdminSettings
 from vmw_cloudinit_metadata.admin.chronicle import Chronicle
-from vmw_cloudinit_metadata.admin.events import KEPT_BYTES, PIECE_BYTES, Events
-from vmw_cloudinit_metadata.admin.port import HEARD_S, TOGETHER, AdminPort, AdminSettings
-from vmw_cloudinit_metadata.admin.record import MISSING, TROUBLE
+from vmw_cloudinit_metadata.admin.eventstream import KEPT_BYTES, PIECE_BYTES, Events
+from vmw_cloudinit_metadata.admin.machinerecord import MISSING, TROUBLE
 from vmw_cloudinit_metadata.monitoring.facts import (
     DocumentsServed,
     Fact,

@@ -214,7 +214,8 @@ def test_failures_that_take_turns_are_one_line_each(start: Start) -> None:
 
 def with_quiet_s(seconds: float) -> list[str]:
     program = (
-        f"from vmw_cloudinit_metadata.monitoring import news; news.QUIET_S = {seconds}\n"
+        "from vmw_cloudinit_metadata.monitoring import onceaminute\n"
+        f"onceaminute.QUIET_S = {seconds}\n"
         "from vmw_cloudinit_metadata.cli import main; main()"
     )
     return [sys.executable, "-c", program, "run"]

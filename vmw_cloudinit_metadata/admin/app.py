@@ -19,8 +19,8 @@ from gevent.lock import Semaphore
 from vmw_cloudinit_metadata.admin import metrics, views
 from vmw_cloudinit_metadata.admin.access import Access
 from vmw_cloudinit_metadata.admin.chronicle import Chronicle
-from vmw_cloudinit_metadata.admin.events import Events
-from vmw_cloudinit_metadata.admin.record import MachineRecord
+from vmw_cloudinit_metadata.admin.eventstream import Events
+from vmw_cloudinit_metadata.admin.machinerecord import MachineRecord
 from vmw_cloudinit_metadata.admin.request import Request
 from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
 from vmw_cloudinit_metadata.monitoring.kept import short_name
@@ -87,7 +87,7 @@ class Response:
         return [("Content-Type", self.kind), *_HEADERS, *self.headers]
 
 
-class Fault(Exception):  # noqa: N818 - what is wrong with a request
+class HttpError(Exception):
     """The request cannot be answered, and why."""
 
     def __init__(self, status: int, text: str, **further: Any) -> None:
@@ -159,8 +159,8 @@ class App:
                 response = self._route(_path(request), request)
                 gevent.sleep(PAUSE_S)
             return response
-        except Fault as fault:
-            return _json(fault.status, fault.body)
+        except HttpError as error:
+            return _json(error.status, error.body)
         except Exception:
             log.exception("an error of the admin port")
             return refusal(500, "an error of the server: its log has the reason")
@@ -170,7 +170,7 @@ class App:
             return self._routes[path](request)
         _, is_machine, name = path.partition("/api/machines/")
         if not is_machine or not name:
-            raise Fault(404, "there is no such page")
+            raise HttpError(404, "there is no such page")
         return _json(200, views.story(self._machine(name)))
 
     def _ready(self) -> Response:
@@ -188,16 +188,16 @@ class App:
         named = [entry for entry in every if entry.is_connected] or every
         if len(named) > 1:
             text = f"{len(named)} machines have this name: ask for one of their ids"
-            raise Fault(409, text, machines=[views.row(one) for one in named[:PER_PAGE]])
+            raise HttpError(409, text, machines=[views.row(one) for one in named[:PER_PAGE]])
         if not named:
-            raise Fault(404, "no machine with this VC UUID or name was seen since the start")
+            raise HttpError(404, "no machine with this VC UUID or name was seen since the start")
         return named[0]
 
     def _machines(self, request: Request) -> Response:
         query = _query(request)
         state = query.get("state", "")
         if state and state not in views.FILTERS:
-            raise Fault(400, f"state: expected one of {', '.join(views.FILTERS)}")
+            raise HttpError(400, f"state: expected one of {', '.join(views.FILTERS)}")
         page = _number(query, "page", 1, 10**6)
         per_page = _number(query, "per_page", PER_PAGE, MAX_PER_PAGE)
         words = query.get("q", "").lower().split()[:_MAX_WORDS]
@@ -229,7 +229,7 @@ class App:
         levels = {name: level for level, name in LEVEL_NAMES.items()}
         level = query.get("level", "debug")
         if level not in levels:
-            raise Fault(400, f"level: expected one of {', '.join(levels)}")
+            raise HttpError(400, f"level: expected one of {', '.join(levels)}")
         last = request.headers.get("last-event-id", "")
         after = int(last) if last.isascii() and last.isdigit() and len(last) < 19 else None
         headers = (("X-Accel-Buffering", "no"),)
@@ -275,12 +275,12 @@ def _query(request: Request) -> dict[str, str]:
     try:
         found = parse_qs(request.query, max_num_fields=_MAX_FIELDS)
     except ValueError as error:
-        raise Fault(400, str(error)) from None
+        raise HttpError(400, str(error)) from None
     return {name: values[-1] for name, values in found.items()}
 
 
 def _number(query: Mapping[str, str], name: str, default: int, most: int) -> int:
     text = query.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-        raise Fault(400, f"{name}: expected a number from 1 to {most}")
+        raise HttpError(400, f"{name}: expected a number from 1 to {most}")
     return int(text)

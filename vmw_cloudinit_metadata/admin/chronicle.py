@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from vmw_cloudinit_metadata.admin.changes import COMES, NEW_BYTES, add, lose, new_record
-from vmw_cloudinit_metadata.admin.record import MISSING, TROUBLE, MachineRecord
+from vmw_cloudinit_metadata.admin.machinerecord import MISSING, TROUBLE, MachineRecord
 from vmw_cloudinit_metadata.admin.shortening import shorten
 from vmw_cloudinit_metadata.monitoring.counters import ADMIN_SHED, Key
 from vmw_cloudinit_metadata.monitoring.facts import VmLeft

@@ -17,7 +17,7 @@ ANSWER_S = 15.0  # events are silent for at most 10 s
 MAX_BYTES = 16 * 1024 * 1024
 
 
-class Reader:
+class AdminReader:
     """Asks the server at `url`, with `token` if it wants one."""
 
     def __init__(self, url: str, token: bytes | None) -> None:

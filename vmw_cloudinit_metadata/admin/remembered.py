@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from vmw_cloudinit_metadata.monitoring.regularfile import open_regular
+from vmw_cloudinit_metadata.monitoring.ownfile import open_own
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -25,7 +25,7 @@ def default_state_file() -> Path | None:
 def load(path: Path) -> list[str]:
     """The VC UUIDs in the file; none if there is no file yet. Raises OSError."""
     try:
-        descriptor = open_regular(path, os.O_RDONLY)
+        descriptor = open_own(path, os.O_RDONLY)
     except FileNotFoundError:
         return []
     with os.fdopen(descriptor, "rb") as file:

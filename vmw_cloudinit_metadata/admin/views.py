@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
-from vmw_cloudinit_metadata.admin.advice import next_step
-from vmw_cloudinit_metadata.admin.record import (
+from vmw_cloudinit_metadata.admin.machinerecord import (
     LEFT,
     MISSING,
     STATES,
@@ -15,6 +14,7 @@ from vmw_cloudinit_metadata.admin.record import (
     MachineRecord,
     problem_of,
 )
+from vmw_cloudinit_metadata.admin.nextstep import next_step
 from vmw_cloudinit_metadata.monitoring.digests import digests_in
 from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, Fact, RequestFailed
 from vmw_cloudinit_metadata.monitoring.happenings import Happening

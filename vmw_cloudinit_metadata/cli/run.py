@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from vmw_cloudinit_metadata.admin.access import check_address, read_token
-from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
+from vmw_cloudinit_metadata.admin.adminport import AdminPort, AdminSettings
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.cli.serve import (
     serve_alone,

@@ -17,7 +17,7 @@ from typing import Any
 
 import gevent
 
-from vmw_cloudinit_metadata.admin.port import AdminPort, Serving
+from vmw_cloudinit_metadata.admin.adminport import AdminPort, Serving
 from vmw_cloudinit_metadata.monitoring import logs
 from vmw_cloudinit_metadata.monitoring.audit import Audit
 from vmw_cloudinit_metadata.monitoring.counters import Key

@@ -19,8 +19,8 @@ from vmw_cloudinit_metadata.monitoring.digests import digests_in
 from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, PeerRejected, RequestFailed
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import timestamp
+from vmw_cloudinit_metadata.monitoring.ownfile import open_own
 from vmw_cloudinit_metadata.monitoring.quota import Quota
-from vmw_cloudinit_metadata.monitoring.regularfile import open_regular
 from vmw_cloudinit_metadata.monitoring.writer import Writer
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -46,12 +46,12 @@ class Audit:
         """A listener, in the hub's thread."""
         if not isinstance(happening.fact, Audited):
             return
-        buckets = self._quota.buckets(happening.host, happening.connection, happening.at_s)
-        if buckets is None:
+        allowances = self._quota.allowances(happening.host, happening.connection, happening.at_s)
+        if allowances is None:
             return
         line = _line(_entry(happening) | _about(happening.fact))
-        for bucket in buckets:
-            bucket.left -= len(line)
+        for allowance in allowances:
+            allowance.left -= len(line)
         self._writer.put(line)
 
     def reopen(self) -> None:
@@ -69,14 +69,14 @@ class Audit:
         self._writer.flush()
 
     def _tell_left_out(self) -> None:
-        for host, count in self._quota.take_untold().items():
+        for host, count in self._quota.take_left_out().items():
             self._writer.put(_note("lines left out", count, esxi_host=host))
 
 
 def open_to_append(path: Path) -> int:
     """A descriptor of the file, which is made if there is none. Raises ConfigError."""
     try:
-        return open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        return open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:
         raise ConfigError(f"--audit-log: {path}: {error.strerror or error}") from error
 

@@ -168,11 +168,11 @@ class LineHandler(logging.Handler):
 
     def _within_quota(self, record: logging.LogRecord) -> str | None:
         quota = self._quota if record.levelno > logging.DEBUG else self._debug_quota
-        buckets = quota.buckets(_source_of(record), "", record.created)
-        if buckets is None:
+        allowances = quota.allowances(_source_of(record), "", record.created)
+        if allowances is None:
             return None
         line = self.format(record)
-        buckets[0].left -= len(line)
+        allowances[0].left -= len(line)
         return line
 
     def _hand_over_soon(self) -> None:
@@ -198,8 +198,8 @@ class LineHandler(logging.Handler):
             return line
         is_debug = line.level <= logging.DEBUG
         quota = self._debug_quota if is_debug else self._quota
-        buckets = quota.buckets(line.host, "" if is_debug else line.connection, line.at_s)
-        if buckets is None:
+        allowances = quota.allowances(line.host, "" if is_debug else line.connection, line.at_s)
+        if allowances is None:
             return None
         try:
             text = self._tell(line)
@@ -207,13 +207,13 @@ class LineHandler(logging.Handler):
             text = f"{line.text} (its details cannot be written: {error!r})"
             nothing: dict[str, Any] = dict.fromkeys(line.fact._fields) | {"text": text}
             text = self._tell(line._replace(fact=line.fact._replace(**nothing)))
-        for bucket in buckets:
-            bucket.left -= len(text)
+        for allowance in allowances:
+            allowance.left -= len(text)
         return text
 
     def _tell_left_out(self) -> None:
         with self.lock or nullcontext():
-            untold: Counter[str] = self._quota.take_untold() + self._debug_quota.take_untold()
+            untold: Counter[str] = self._quota.take_left_out() + self._debug_quota.take_left_out()
         for host, count in untold.items():
             log.warning("%d more lines of %s were left out", count, host)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.figures import Timing
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings
-from vmw_cloudinit_metadata.monitoring.news import News, Throttle
+from vmw_cloudinit_metadata.monitoring.onceaminute import LastTrouble, OnceAMinute
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.protocol.session import Policy, Session
 from vmw_cloudinit_metadata.serving.admission import Admission
@@ -41,8 +41,8 @@ class Shared:
     machines: Machines[Line] = field(default_factory=Machines)
     journeys: dict[Session, Journey] = field(default_factory=dict)  # by the source's session
     claims: Claims = field(default_factory=Claims)
-    news: News = field(default_factory=News)
-    throttle: Throttle = field(default_factory=Throttle)
+    news: LastTrouble = field(default_factory=LastTrouble)
+    throttle: OnceAMinute = field(default_factory=OnceAMinute)
     happenings: Happenings = field(default_factory=Happenings)
     # A Counter takes twice as long to count.
     counters: defaultdict[Key, int] = field(default_factory=partial(defaultdict, int))

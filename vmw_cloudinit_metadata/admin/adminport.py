@@ -18,11 +18,11 @@ from vmw_cloudinit_metadata.admin import remembered
 from vmw_cloudinit_metadata.admin.access import Access
 from vmw_cloudinit_metadata.admin.app import App
 from vmw_cloudinit_metadata.admin.chronicle import MISSING_S, Chronicle
-from vmw_cloudinit_metadata.admin.events import Events
+from vmw_cloudinit_metadata.admin.eventstream import Events
 from vmw_cloudinit_metadata.admin.http import HttpServer
+from vmw_cloudinit_metadata.admin.machinerecord import STALE, STATES
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
 from vmw_cloudinit_metadata.admin.pulse import Pulse
-from vmw_cloudinit_metadata.admin.record import STALE, STATES
 from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
