@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.monitoring import quota
 from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, RivalConnected, VmIdentified
+from vmw_cloudinit_metadata.monitoring.formatters import JsonFormatter
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
-from vmw_cloudinit_metadata.monitoring.logs import JsonFormatter, LineHandler
+from vmw_cloudinit_metadata.monitoring.logs import LineHandler
 from vmw_cloudinit_metadata.monitoring.quota import Allowances, Quota
 from vmw_cloudinit_metadata.protocol.packet import Packet, serialize
 from vmw_cloudinit_metadata.protocol.vmware import Machine

@@ -106,7 +106,7 @@ class Chronicle:
             return
         connection = happening.connection
         known = self._keys.get(connection, key)
-        if known != key:  # it has told another identity
+        if known != key:  # it has another identity now
             self._leave(known, connection, happening.at_s)
         record = self._open.pop(key, None)
         if record is None:

@@ -1,5 +1,5 @@
-"""The state file: the VC UUIDs of the machines that are connected, so that after a restart those
-that are not back can be named. Nothing else is in it."""
+"""The state file: the VC UUIDs of connected machines, and nothing else, so that after a restart the
+server can name those that have not reconnected."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(path: Path) -> list[str]:
 
 
 def save(path: Path, vc_uuids: Iterable[str]) -> None:
-    """Writes the file whole or not at all, and to the disk. Raises OSError.
+    """Write the file atomically and sync it to the disk. Raises OSError.
 
     What has its name, or that of the draft, is replaced: no link is followed, no pipe opened.
     """

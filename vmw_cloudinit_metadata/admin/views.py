@@ -1,4 +1,4 @@
-"""What the API tells of machines: of one a row in the list, or all that is known."""
+"""Machines in the API: a row of the list, or all that is known of one."""
 
 from __future__ import annotations
 
@@ -128,5 +128,5 @@ def matches(entry: MachineRecord, state: str, words: Collection[str]) -> bool:
 def _about(entry: MachineRecord) -> str:
     machine = entry.machine
     reason = entry.trouble.text if entry.trouble else ""
-    told = (machine.name, machine.vc_uuid, machine.bios_uuid, entry.host, entry.state, reason)
-    return " ".join(filter(None, told)).lower()
+    about = (machine.name, machine.vc_uuid, machine.bios_uuid, entry.host, entry.state, reason)
+    return " ".join(filter(None, about)).lower()
