@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.process import ServerProcess, descriptors, run, with_constants
 from tests.vm import VC_UUID, Vm, suboption
-from vmw_cloudinit_metadata.admin import events
+from vmw_cloudinit_metadata.admin import eventstream
 from vmw_cloudinit_metadata.monitoring.facts import VmLeft
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 
@@ -327,7 +327,7 @@ def test_every_answer_has_the_policy_of_content(admin: Admin) -> None:
 def test_port_in_use_costs_no_vm_and_is_had_later(start: Start) -> None:
     taken = socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{taken.getsockname()[1]}"
-    command = with_constants(admin__port__RETRY_S=0.2)
+    command = with_constants(admin__adminport__RETRY_S=0.2)
     server = start("--admin-listen", address, command=command)
     assert boot(server).metadata()["instance-id"] == "my-instance"
     server.wait_for(
@@ -597,8 +597,8 @@ def test_events_of_a_level_and_above_only(admin: Admin, vms: Boot) -> None:
 def test_reader_that_is_too_slow_is_told_how_much_it_missed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(events, "KEPT", 10)
-    ours = events.Events()
+    monkeypatch.setattr(eventstream, "KEPT", 10)
+    ours = eventstream.Events()
     follower = ours.follow(None, 0)
     stream = ours.stream(follower)
     assert next(stream).startswith(b":")
@@ -617,7 +617,7 @@ def test_reader_that_is_too_slow_is_told_how_much_it_missed(
 
 
 def test_too_many_followers_end_the_oldest(begin: Begin, peers: ExitStack) -> None:
-    server, admin = begin(command=with_constants(admin__events__MAX_FOLLOWERS=3))
+    server, admin = begin(command=with_constants(admin__eventstream__MAX_FOLLOWERS=3))
     followers = [peers.enter_context(admin.follow()) for _ in range(4)]
     assert list(followers[0].events()) == []
     boot(server)

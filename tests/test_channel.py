@@ -349,7 +349,7 @@ def test_parent_hears_a_worker_on_if_a_listener_fails(
         workers.send(channel.together([channel.of_happening(served(name))]))
         gevent.sleep(0.05)
     assert learned == ["bad", "good"]
-    assert "cannot be taken in" in caplog.text
+    assert "cannot process a happening" in caplog.text
     worker.bury()
 
 

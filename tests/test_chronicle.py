@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.admin import changes, views
 from vmw_cloudinit_metadata.admin import chronicle as module
+from vmw_cloudinit_metadata.admin.adminport import HEARD_S, TOGETHER, AdminPort, AdminSettings
 from vmw_cloudinit_metadata.admin.chronicle import Chronicle
-from vmw_cloudinit_metadata.admin.events import KEPT_BYTES, PIECE_BYTES, Events
-from vmw_cloudinit_metadata.admin.port import HEARD_S, TOGETHER, AdminPort, AdminSettings
-from vmw_cloudinit_metadata.admin.record import MISSING, TROUBLE
+from vmw_cloudinit_metadata.admin.eventstream import KEPT_BYTES, PIECE_BYTES, Events
+from vmw_cloudinit_metadata.admin.machinerecord import MISSING, TROUBLE
 from vmw_cloudinit_metadata.monitoring.facts import (
     DocumentsServed,
     Fact,
@@ -330,10 +330,10 @@ def test_events_hold_no_more_than_they_may(told: list[Happening]) -> None:
     for _ in range(12):
         events.hear(told)
         assert 0 < events.kept_bytes <= KEPT_BYTES
-        assert len(events._piece(follower)) <= 2 * PIECE_BYTES
+        assert len(events.next_piece(follower)) <= 2 * PIECE_BYTES
         assert events.kept_bytes <= KEPT_BYTES
     while follower.place < events._next:
-        events._piece(follower)
+        events.next_piece(follower)
     before = events.kept_bytes
     assert events.shed() == before - events.kept_bytes
     while events.shed():
@@ -345,7 +345,7 @@ def test_event_is_written_once_for_all_who_follow() -> None:
     events = Events()
     followers = [events.follow(None, 0) for _ in range(3)]
     events.hear(boot_of(1))
-    first = events._piece(followers[0])
+    first = events.next_piece(followers[0])
     texts = dict(events._texts)
-    assert [events._piece(follower) for follower in followers[1:]] == [first, first]
+    assert [events.next_piece(follower) for follower in followers[1:]] == [first, first]
     assert all(events._texts[number] is text for number, text in texts.items())

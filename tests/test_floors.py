@@ -21,7 +21,7 @@ FLOORS = {
     **dict.fromkeys(("cli", "__main__", "__init__"), 4),
     **dict.fromkeys(("settings.options", "settings.layers", "settings.running"), 3),
     **dict.fromkeys(("serving.tls", "serving.admission", "process.budget"), 1),
-    **dict.fromkeys(("monitoring.regularfile", "guest.image"), 1),
+    **dict.fromkeys(("monitoring.ownfile", "guest.image"), 1),
     **dict.fromkeys(("monitoring.counters", "monitoring.gauges", "monitoring.facts"), 0),
     **dict.fromkeys(("monitoring.bounded", "monitoring.digests"), 0),
     **dict.fromkeys(("client.hypervisor", "client.check", "client.figures", "client.plan"), 0),

@@ -23,8 +23,9 @@ import pytest
 from tests.process import COMMAND, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
 from vmw_cloudinit_metadata.monitoring.facts import StaleServed, VmIdentified, VmLeft, VmMoved
+from vmw_cloudinit_metadata.monitoring.formatters import JsonFormatter, TextFormatter
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
-from vmw_cloudinit_metadata.monitoring.logs import JsonFormatter, LineHandler, TextFormatter
+from vmw_cloudinit_metadata.monitoring.logs import LineHandler
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 Start = Callable[..., ServerProcess]
@@ -138,8 +139,8 @@ def test_json_even_a_wrong_setting_is_an_object() -> None:
 def test_json_error_that_nobody_catches_is_an_object() -> None:
     program = (
         "import gevent\n"
-        "from vmw_cloudinit_metadata.monitoring import logs\n"
-        "logs.set_up('info', 'json', with_process=False); logs.catch_all()\n"
+        "from vmw_cloudinit_metadata.monitoring import logs, uncaught\n"
+        "logs.set_up('info', 'json', with_process=False); uncaught.catch_all()\n"
         "gevent.spawn(lambda: 1 / 0).join()\n"
         "raise KeyError('x')\n"
     )
@@ -214,7 +215,8 @@ def test_failures_that_take_turns_are_one_line_each(start: Start) -> None:
 
 def with_quiet_s(seconds: float) -> list[str]:
     program = (
-        f"from vmw_cloudinit_metadata.monitoring import news; news.QUIET_S = {seconds}\n"
+        "from vmw_cloudinit_metadata.monitoring import onceaminute\n"
+        f"onceaminute.QUIET_S = {seconds}\n"
         "from vmw_cloudinit_metadata.cli import main; main()"
     )
     return [sys.executable, "-c", program, "run"]

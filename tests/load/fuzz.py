@@ -48,10 +48,10 @@ CONSTANTS = {
     "serving__timeouts__MOVE_EXPIRES_S": EXPIRES_S,
     "protocol__vmotion__EXPIRES_S": 2 * EXPIRES_S,  # of its secret, which has whole seconds
     "serving__lookup__KEPT_BYTES": 500_000,
-    "monitoring__news__MAX_MACHINES": 100,
-    "monitoring__news__MAX_KEYS": 100,
+    "monitoring__onceaminute__MAX_MACHINES": 100,
+    "monitoring__onceaminute__MAX_KEYS": 100,
     "admin__chronicle__MAX_GONE": 100,
-    "admin__events__KEPT": 100,
+    "admin__eventstream__KEPT": 100,
     "protocol__rate__BURST_S": 4.0,
 }
 MAX_PER_HOST = 500  # more than all the others together have

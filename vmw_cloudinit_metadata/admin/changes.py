@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmw_cloudinit_metadata.admin.record import (
+from vmw_cloudinit_metadata.admin.machinerecord import (
     FAILED,
     LEFT,
     MOVING,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from vmw_cloudinit_metadata.admin.changes import COMES, NEW_BYTES, add, lose, new_record
-from vmw_cloudinit_metadata.admin.record import MISSING, TROUBLE, MachineRecord
+from vmw_cloudinit_metadata.admin.machinerecord import MISSING, TROUBLE, MachineRecord
 from vmw_cloudinit_metadata.admin.shortening import shorten
 from vmw_cloudinit_metadata.monitoring.counters import ADMIN_SHED, Key
 from vmw_cloudinit_metadata.monitoring.facts import VmLeft
@@ -106,7 +106,7 @@ class Chronicle:
             return
         connection = happening.connection
         known = self._keys.get(connection, key)
-        if known != key:  # it has told another identity
+        if known != key:  # it has another identity now
             self._leave(known, connection, happening.at_s)
         record = self._open.pop(key, None)
         if record is None:

@@ -20,7 +20,7 @@ from typing import Any
 import gevent
 from gevent import socket
 
-from vmw_cloudinit_metadata.admin import events, request
+from vmw_cloudinit_metadata.admin import eventstream, request
 from vmw_cloudinit_metadata.admin.app import PAUSE_S, App, Response, refusal
 from vmw_cloudinit_metadata.admin.request import BadRequest, Request
 from vmw_cloudinit_metadata.monitoring.counters import ADMIN_SHED, Key
@@ -92,7 +92,7 @@ class HttpServer:
         self.shed = shed
         self.waiting = Pool(ADMIN_SHED["waiting"], shed, MAX_WAITING, MAX_WAITING_EACH)
         self.reading = Pool(ADMIN_SHED["readers"], shed, MAX_READING)
-        self.following = Pool(ADMIN_SHED["followers"], shed, events.MAX_FOLLOWERS)
+        self.following = Pool(ADMIN_SHED["followers"], shed, eventstream.MAX_FOLLOWERS)
         self._visits: set[Visit] = set()
         self._acceptor = Acceptor(
             listener,

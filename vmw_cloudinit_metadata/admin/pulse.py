@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Any
 
-from vmw_cloudinit_metadata.admin.record import FAILED, SERVED, problem_of
+from vmw_cloudinit_metadata.admin.machinerecord import FAILED, SERVED, problem_of
 from vmw_cloudinit_metadata.monitoring.facts import (
     ConnectionClosed,
     DocumentsServed,

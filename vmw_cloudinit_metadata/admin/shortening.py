@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sys import getsizeof
 
-from vmw_cloudinit_metadata.admin.record import MachineRecord
+from vmw_cloudinit_metadata.admin.machinerecord import MachineRecord
 from vmw_cloudinit_metadata.monitoring.bounded import cut
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.kept import bytes_of_machine

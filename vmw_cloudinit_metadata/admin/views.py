@@ -1,4 +1,4 @@
-"""What the API tells of machines: of one a row in the list, or all that is known."""
+"""Machines in the API: a row of the list, or all that is known of one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
-from vmw_cloudinit_metadata.admin.advice import next_step
-from vmw_cloudinit_metadata.admin.record import (
+from vmw_cloudinit_metadata.admin.machinerecord import (
     LEFT,
     MISSING,
     STATES,
@@ -15,6 +14,7 @@ from vmw_cloudinit_metadata.admin.record import (
     MachineRecord,
     problem_of,
 )
+from vmw_cloudinit_metadata.admin.nextstep import next_step
 from vmw_cloudinit_metadata.monitoring.digests import digests_in
 from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, Fact, RequestFailed
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
@@ -128,5 +128,5 @@ def matches(entry: MachineRecord, state: str, words: Collection[str]) -> bool:
 def _about(entry: MachineRecord) -> str:
     machine = entry.machine
     reason = entry.trouble.text if entry.trouble else ""
-    told = (machine.name, machine.vc_uuid, machine.bios_uuid, entry.host, entry.state, reason)
-    return " ".join(filter(None, told)).lower()
+    about = (machine.name, machine.vc_uuid, machine.bios_uuid, entry.host, entry.state, reason)
+    return " ".join(filter(None, about)).lower()

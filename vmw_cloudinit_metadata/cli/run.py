@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from vmw_cloudinit_metadata.admin.access import check_address, read_token
-from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
+from vmw_cloudinit_metadata.admin.adminport import AdminPort, AdminSettings
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.cli.serve import (
     serve_alone,
@@ -21,7 +21,7 @@ from vmw_cloudinit_metadata.cli.serve import (
     tell_who_may_connect,
 )
 from vmw_cloudinit_metadata.drivers.driver import load
-from vmw_cloudinit_metadata.monitoring import logs
+from vmw_cloudinit_metadata.monitoring import formatters, logs, uncaught
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.budget import (
     MIN_PROCESS_BYTES,
@@ -215,7 +215,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 )
 @click.option(
     "--log-format",
-    type=click.Choice(logs.FORMATS, case_sensitive=False),
+    type=click.Choice(formatters.FORMATS, case_sensitive=False),
     default="text",
     show_default=True,
     help="Lines for people, or one JSON object a line.",
@@ -268,7 +268,7 @@ def run(
     HUP reads the settings again, and the certificate.
     """
     logs.set_up(options["log_level"], options["log_format"], with_process=workers > 1)
-    logs.catch_all()
+    uncaught.catch_all()
     start_log.setLevel(logging.INFO)
     for warning in strange_variables(ctx.command, os.environ):
         log.warning("%s", warning)

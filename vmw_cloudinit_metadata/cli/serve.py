@@ -17,8 +17,8 @@ from typing import Any
 
 import gevent
 
-from vmw_cloudinit_metadata.admin.port import AdminPort, Serving
-from vmw_cloudinit_metadata.monitoring import logs
+from vmw_cloudinit_metadata.admin.adminport import AdminPort, Serving
+from vmw_cloudinit_metadata.monitoring import logs, uncaught
 from vmw_cloudinit_metadata.monitoring.audit import Audit
 from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
@@ -172,7 +172,7 @@ def _work(
     tells_all: bool,
 ) -> int:
     """What a worker does; returns its exit code."""
-    logs.catch_all()
+    uncaught.catch_all()
     settings = configuration.settings | {"vmotion_key": vmotion_key}
     server = make(addresses, **_share(settings, count))
     audit = _audit(audit_log, server)

@@ -1,6 +1,7 @@
 """The audit stream: who was served what, and who was refused; a file of one JSON object a line.
 
-Of documents it has sizes and digests alone, of a service URI not the query: both can be secret.
+It holds only sizes and digests of documents, and service URIs without their query: the rest can be
+secret.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from vmw_cloudinit_metadata.monitoring.digests import digests_in
 from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, PeerRejected, RequestFailed
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import timestamp
+from vmw_cloudinit_metadata.monitoring.ownfile import open_own
 from vmw_cloudinit_metadata.monitoring.quota import Quota
-from vmw_cloudinit_metadata.monitoring.regularfile import open_regular
 from vmw_cloudinit_metadata.monitoring.writer import Writer
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
-LEFT_OUT_S = 60.0  # so often a line says how many of a host were left out
+LEFT_OUT_S = 60.0  # interval of the lines that count what was left out
 
 _NOTHING: tuple[Any, ...] = (None, "", ())
 
@@ -32,51 +33,51 @@ Audited = DocumentsServed | RequestFailed | PeerRejected
 
 
 class Audit:
-    """Writes a line for each happening of some kinds that it hears. Several processes may write to
-    one file. Raises ConfigError if that cannot be opened."""
+    """Writes a line for each happening of an audited kind. Several processes may write to one file.
+    Raises ConfigError if the file cannot be opened."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer = Writer(open_to_append(path), _dropped)
         self._quota = Quota()
         self._timer = gevent.get_hub().loop.timer(LEFT_OUT_S, repeat=LEFT_OUT_S, ref=False)
-        self._timer.start(self._tell_left_out)
+        self._timer.start(self._note_left_out)
 
     def hear(self, happening: Happening) -> None:
         """A listener, in the hub's thread."""
         if not isinstance(happening.fact, Audited):
             return
-        buckets = self._quota.buckets(happening.host, happening.connection, happening.at_s)
-        if buckets is None:
+        allowances = self._quota.allowances(happening.host, happening.connection, happening.at_s)
+        if allowances is None:
             return
         line = _line(_entry(happening) | _about(happening.fact))
-        for bucket in buckets:
-            bucket.left -= len(line)
+        for allowance in allowances:
+            allowance.left -= len(line)
         self._writer.put(line)
 
     def reopen(self) -> None:
-        """Goes on in the file that has the name now. If it cannot be opened the log says so."""
+        """Continue in the file that has the name now. If it cannot be opened, log an error."""
         self._writer.reopen(lambda: open_to_append(self._path))
 
     def shed(self) -> dict[Key, int]:
-        """What is not in the file, by its counter."""
+        """Return how many lines are missing in the file, by counter."""
         count = self._writer.dropped + self._quota.left_out
         return {DROPPED["audit lines"]: count} if count else {}
 
     def flush(self) -> None:
-        """At the end: blocks, but not for long."""
-        self._tell_left_out()
+        """Write what waits; blocks for a short time. Called at the end."""
+        self._note_left_out()
         self._writer.flush()
 
-    def _tell_left_out(self) -> None:
-        for host, count in self._quota.take_untold().items():
+    def _note_left_out(self) -> None:
+        for host, count in self._quota.take_left_out().items():
             self._writer.put(_note("lines left out", count, esxi_host=host))
 
 
 def open_to_append(path: Path) -> int:
-    """A descriptor of the file, which is made if there is none. Raises ConfigError."""
+    """Open the file, or create it, and return its descriptor; raise ConfigError."""
     try:
-        return open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        return open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:
         raise ConfigError(f"--audit-log: {path}: {error.strerror or error}") from error
 
@@ -117,9 +118,9 @@ def _about(fact: Audited) -> dict[str, Any]:
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:
-    told = {name: value for name, value in entry.items() if value not in _NOTHING}
-    told["process"] = os.getpid()
-    text = ujson.dumps(told, escape_forward_slashes=False).replace("\x7f", "\\u007f")
+    line = {name: value for name, value in entry.items() if value not in _NOTHING}
+    line["process"] = os.getpid()
+    text = ujson.dumps(line, escape_forward_slashes=False).replace("\x7f", "\\u007f")
     return f"{text}\n".encode()
 
 

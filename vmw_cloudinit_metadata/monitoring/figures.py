@@ -1,4 +1,4 @@
-"""What a process has counted and measured: to be added up over workers, and read as metrics."""
+"""What a process has counted and measured: added up over all workers, and exported as metrics."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`counters` and `timings` only grow; `gauges` are of this moment."""
+    """`counters` and `timings` only grow; `gauges` are current values."""
 
     counters: Counter[Key] = field(default_factory=Counter)
     timings: Mapping[TimingKey, Timing] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Figures:
         )
 
     def past(self) -> Figures:
-        """What stays of a process that is gone."""
+        """What remains of a process that has ended."""
         return Figures(self.counters, self.timings)
 
     def pack(self) -> dict[str, Any]:
@@ -65,12 +65,12 @@ class Figures:
 
     @classmethod
     def unpack(cls, packed: Any) -> Figures:
-        """What `pack` has made, after JSON; raises ValueError for anything else."""
+        """Return what `pack` has made, after JSON; raise ValueError for anything else."""
         match packed:
             case {"counters": dict(counters), "timings": dict(timings), "gauges": dict(gauges)}:
-                _check(map(_is_count, counters.values()), "a counter is no count")
-                _check(map(_is_amount, gauges.values()), "a gauge is no amount")
-                _check(map(_is_name, (*counters, *gauges, *timings)), "a name is no text")
+                _check(map(_is_count, counters.values()), "a counter is not a count")
+                _check(map(_is_amount, gauges.values()), "a gauge is not an amount")
+                _check(map(_is_name, (*counters, *gauges, *timings)), "a name is not text")
                 return cls(
                     Counter(counters), {n: _timing(parts) for n, parts in timings.items()}, gauges
                 )
@@ -80,10 +80,10 @@ class Figures:
 def _timing(parts: Any) -> Timing:
     match parts:
         case [[*counts], sum_s] if len(counts) == len(BOUNDS_S) + 1:
-            _check(map(_is_count, counts), "a bucket is no count")
-            _check([_is_amount(sum_s)], "a sum of seconds is no amount")
+            _check(map(_is_count, counts), "a bucket is not a count")
+            _check([_is_amount(sum_s)], "a sum of seconds is not an amount")
             return Timing(counts, sum_s)
-    raise ValueError("a timing has not its buckets and their sum")
+    raise ValueError("a timing without its buckets and their sum")
 
 
 def _check(are_so: Iterable[bool], otherwise: str) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from vmw_cloudinit_metadata.monitoring.bounded import LONG_DIGEST, bounded
 from vmw_cloudinit_metadata.monitoring.facts import KINDS, DocumentsServed, Fact
-from vmw_cloudinit_metadata.monitoring.news import key_of
+from vmw_cloudinit_metadata.monitoring.onceaminute import key_of
 from vmw_cloudinit_metadata.protocol.printable import shortened
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from vmw_cloudinit_metadata.monitoring.counters import Key, memory_shed
 from vmw_cloudinit_metadata.monitoring.gauges import MEMORY_BUDGET, Gauge, memory
 
-# What a cgroup or the machine has is also needed by others: threads that read files, the system.
+# The rest of the cgroup or the machine is for others: threads that read files, the system.
 CGROUP_SHARE = 0.75
 MACHINE_SHARE = 0.5
 
@@ -50,7 +50,7 @@ class Table(Protocol):
 
 
 class Fixed:
-    """Bytes that cannot be dropped, as `count` tells them."""
+    """Bytes that cannot be dropped, as `count` returns them."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count = count
@@ -90,11 +90,11 @@ class Budget:
 
     @property
     def room_bytes(self) -> int:
-        """What the tables may have."""
+        """Bytes that the tables may hold."""
         return max(self.limit_bytes - self._program_bytes, 0)
 
     def has_room(self) -> bool:
-        """Drop what does not fit; return whether all that cannot be dropped does."""
+        """Drop what does not fit; return whether what cannot be dropped fits."""
         self.keep()
         return self.kept_bytes <= self.limit_bytes
 
@@ -138,7 +138,7 @@ def cgroup_limits(
 
 
 def _limits_above(root: Path, path: str, name: str) -> Iterable[int]:
-    """A container sees its own cgroup at the root, whatever path it is told."""
+    """A container sees its own cgroup at the root, whatever path /proc shows."""
     parts = [part for part in path.split("/") if part not in ("", "..")][:_MAX_DEPTH]
     for depth in range(len(parts) + 1):
         text = _read(root.joinpath(*parts[:depth], name)).strip()
@@ -154,7 +154,7 @@ def _read(path: Path) -> str:
 
 
 def return_large_blocks() -> None:
-    """Have glibc give the memory of each large object back to the system when it is freed.
+    """Make glibc return the memory of each large object to the system when it is freed.
 
     By default it keeps objects of up to 32 MiB in its heap once some were freed, and the gaps
     between documents then add a third to what the tables count. Elsewhere this does nothing.
@@ -164,7 +164,7 @@ def return_large_blocks() -> None:
 
 
 def resident_bytes() -> int:
-    """The memory that this process has now."""
+    """The resident memory of this process."""
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 

@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.monitoring.facts import (
     StaleServed,
     ValueDuplicated,
 )
-from vmw_cloudinit_metadata.monitoring.news import QUIET_S, key_of
+from vmw_cloudinit_metadata.monitoring.onceaminute import QUIET_S, key_of
 from vmw_cloudinit_metadata.protocol.packet import ErrorCode
 from vmw_cloudinit_metadata.protocol.printable import shortened
 from vmw_cloudinit_metadata.protocol.vmware import Machine

@@ -10,7 +10,7 @@ from functools import partial
 from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.figures import Timing
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings
-from vmw_cloudinit_metadata.monitoring.news import News, Throttle
+from vmw_cloudinit_metadata.monitoring.onceaminute import LastTrouble, OnceAMinute
 from vmw_cloudinit_metadata.protocol.session import Policy
 from vmw_cloudinit_metadata.serving.admission import Admission
 from vmw_cloudinit_metadata.serving.connectedmachines import ConnectedMachines
@@ -33,8 +33,8 @@ class Services:
     deadlines: Deadlines = field(default_factory=Deadlines)
     machines: ConnectedMachines = field(default_factory=ConnectedMachines)
     sources: SharedSources = field(default_factory=SharedSources)
-    news: News = field(default_factory=News)
-    throttle: Throttle = field(default_factory=Throttle)
+    news: LastTrouble = field(default_factory=LastTrouble)
+    throttle: OnceAMinute = field(default_factory=OnceAMinute)
     happenings: Happenings = field(default_factory=Happenings)
     # A Counter takes twice as long to count.
     counters: defaultdict[Key, int] = field(default_factory=partial(defaultdict, int))

@@ -59,8 +59,8 @@ class MachineRecord:
 
     def answers(self) -> list[tuple[str, float, str]]:
         """Document, when, and outcome of what was asked for last, in the order of time."""
-        told = [(name, *_answer_in(answer, name)) for name, answer in self.asked.items()]
-        return sorted(told, key=itemgetter(1))
+        answers = [(name, *_answer_in(answer, name)) for name, answer in self.asked.items()]
+        return sorted(answers, key=itemgetter(1))
 
 
 def _answer_in(answered: _Answered, document: str) -> tuple[float, str]:
