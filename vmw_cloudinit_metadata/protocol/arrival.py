@@ -33,6 +33,11 @@ class Arrival(Generic[Source]):
         return self.proof if isinstance(self.proof, Move) else None
 
     @property
+    def number(self) -> int | None:
+        """The number of that move, for events."""
+        return self.proof.number if isinstance(self.proof, Move) else None
+
+    @property
     def claim(self) -> Claim | None:
         """The claim, as long as it is not checked."""
         return self.proof if isinstance(self.proof, Claim) and not self.is_accepted else None

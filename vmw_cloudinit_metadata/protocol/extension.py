@@ -230,7 +230,7 @@ class Extension:
     def _accept_peer(self, arrival: Arrival[Extension]) -> None:
         arrival.is_accepted = True
         self._peer.say(Suboption.VMOTION_PEER_OK, arrival.proof.sequence)
-        self._peer.report(MoveArrived(arrival.move.number if arrival.move else None))
+        self._peer.report(MoveArrived(arrival.number))
         self._complete(arrival)
 
     def _refuse_peer(self, reason: str) -> None:
@@ -247,7 +247,7 @@ class Extension:
     def _complete(self, arrival: Arrival[Extension]) -> None:
         if arrival.is_over and not self._refuse_if_over(arrival.move):
             self._peer.advance(COMPLETE)
-            self._peer.report(MoveCompleted(arrival.move.number if arrival.move else None))
+            self._peer.report(MoveCompleted(arrival.number))
 
     def _refuse_if_over(self, move: Move[Extension] | None) -> bool:
         """Refuses a peer whose move cannot be completed; returns whether it did."""
@@ -271,7 +271,7 @@ class Extension:
             return None
         self.arrival = None
         self._peer.advance(TAKE_OVER)
-        self._peer.report(TakenOver(move.number if move else None))
+        self._peer.report(TakenOver(arrival.number))
         uri = None
         if move:
             self._inherit(move.source)
