@@ -17,7 +17,7 @@ from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 _SURELY_SHORT = 200  # characters
-_OWN_BYTES = 350  # a Happening without its fact; its time, peer and connection
+_OWN_BYTES = 270  # a Happening without its fact; its time, peer and connection
 _NAME_BYTES = 400  # of a name or service URI that is kept; vCenter allows 80 characters
 _MACHINE_BYTES = 512  # a Machine without its name and service URI
 MAX_MACHINE_BYTES = _MACHINE_BYTES + 2 * _NAME_BYTES  # that is kept
