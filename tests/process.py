@@ -16,11 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.starter import Started, starter
+from vmw_cloudinit_metadata.monitoring.counters import FAMILIES
 
 CHECKOUT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "vmw_cloudinit_metadata"]
 LIMIT_S = 15.0
 LOG_LAG_S = 0.03  # the server writes a line within 20 ms
+DECLARED = {key for family in FAMILIES for key in family.keys.values()}  # all that is counted
 
 
 class Program(list[str]):
@@ -28,7 +30,7 @@ class Program(list[str]):
 
 
 def with_constants(**constants: float) -> Program:
-    """Return the command `run` with other constants, such as `serving__output__STALLED_S=1.0`.
+    """Return the command `run` with other constants, such as `serving__timeouts__STALLED_S=1.0`.
 
     Modules that import a constant by its name get the other value too.
     """
@@ -157,6 +159,7 @@ def counters(server: ServerProcess) -> Counter[str]:
     _, found, counted = server.lines[-1].partition(" stopped; ")
     assert found, server.log
     pairs = re.findall(r"([^,]+): (\d+)(?:, |\n)", counted)
+    assert {name for name, _ in pairs} <= DECLARED
     return Counter({name: int(count) for name, count in pairs})
 
 

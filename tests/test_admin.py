@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -18,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.process import ServerProcess, descriptors, run, with_constants
 from tests.vm import VC_UUID, Vm, suboption
-from vmw_cloudinit_metadata.admin import events
+from vmw_cloudinit_metadata.admin import eventstream
+from vmw_cloudinit_metadata.monitoring.facts import VmLeft
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 
 Start = Callable[..., ServerProcess]
@@ -28,7 +30,7 @@ LIMIT_S = 10.0
 TOKEN = "correct-horse-battery-staple"
 
 # A boot counts as one when nothing more was asked for so long.
-QUICK = with_constants(serving__dialogue__SETTLED_S=0.5)
+QUICK = with_constants(serving__timeouts__SETTLED_S=0.5)
 
 
 class Admin:
@@ -123,6 +125,26 @@ def boot(server: ServerProcess, name: str = "web1", **settings: Any) -> Vm:
     for document in ("METADATA", "NETWORKDATA", "USERDATA"):
         machine.ask(document)
     return machine
+
+
+def test_vms_that_share_a_file_are_an_event_and_a_line_of_the_log(
+    begin: Begin, own_instances: Path, peers: ExitStack
+) -> None:
+    (own_instances / "twin.yaml").write_text("metadata: {}\n")
+    server, admin = begin()
+    follower = peers.enter_context(admin.follow("?q=twin"))
+    first, second = boot(server, "twin"), boot(server, "twin", vc_uuid="42" * 16)
+    event = follower.next("shared source")
+    shared = (
+        rf"gets {own_instances}/twin\.yaml, which other connected VMs get too: VC UUID 01234567"
+    )
+    assert re.match(shared, event["event"])
+    assert event["sources"] == [f"{own_instances}/twin.yaml"]
+    assert event["level"] == "warning"
+    server.wait_for(rf"WARNING 127\.0\.0\.1:\d+: 'twin', VC UUID 42[^ ]+: {shared}")
+    assert admin.metric("vmw_metadata_identity_conflicts_total", kind="shared source") == 1
+    first.close()
+    second.close()
 
 
 def uuid(number: int) -> str:
@@ -305,7 +327,7 @@ def test_every_answer_has_the_policy_of_content(admin: Admin) -> None:
 def test_port_in_use_costs_no_vm_and_is_had_later(start: Start) -> None:
     taken = socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{taken.getsockname()[1]}"
-    command = with_constants(admin__port__RETRY_S=0.2)
+    command = with_constants(admin__adminport__RETRY_S=0.2)
     server = start("--admin-listen", address, command=command)
     assert boot(server).metadata()["instance-id"] == "my-instance"
     server.wait_for(
@@ -575,15 +597,15 @@ def test_events_of_a_level_and_above_only(admin: Admin, vms: Boot) -> None:
 def test_reader_that_is_too_slow_is_told_how_much_it_missed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(events, "KEPT", 10)
-    ours = events.Events()
+    monkeypatch.setattr(eventstream, "KEPT", 10)
+    ours = eventstream.Events()
     follower = ours.follow(None, 0)
     stream = ours.stream(follower)
     assert next(stream).startswith(b":")
     for start in range(0, 25, 5):
         ours.hear(
             [
-                Happening("left", 10, 0.0, str(number), "", "", None, "", "left", {})
+                Happening(VmLeft("left"), 10, 0.0, str(number), "", "", None, "")
                 for number in range(start, start + 5)
             ]
         )
@@ -595,7 +617,7 @@ def test_reader_that_is_too_slow_is_told_how_much_it_missed(
 
 
 def test_too_many_followers_end_the_oldest(begin: Begin, peers: ExitStack) -> None:
-    server, admin = begin(command=with_constants(admin__events__MAX_FOLLOWERS=3))
+    server, admin = begin(command=with_constants(admin__eventstream__MAX_FOLLOWERS=3))
     followers = [peers.enter_context(admin.follow()) for _ in range(4)]
     assert list(followers[0].events()) == []
     boot(server)

@@ -83,7 +83,9 @@ def test_host_outside_allow_is_logged_once_for_each_address(start: Start) -> Non
 
 
 def test_host_outside_allow_is_logged_again_after_a_while_with_the_untold(start: Start) -> None:
-    server = start("--allow", "127.0.0.2", command=with_constants(monitoring__news__QUIET_S=0.5))
+    server = start(
+        "--allow", "127.0.0.2", command=with_constants(monitoring__onceaminute__QUIET_S=0.5)
+    )
     refused = 0
     end_s = time.monotonic() + 5
     while "since the last such line" not in server.log and time.monotonic() < end_s:

@@ -22,13 +22,14 @@ from tests.test_workers import children
 from tests.vm import Vm, suboption
 from vmw_cloudinit_metadata.monitoring import writer
 from vmw_cloudinit_metadata.monitoring.audit import Audit
+from vmw_cloudinit_metadata.monitoring.facts import RequestFailed, VmLeft
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
 
 Start = Callable[..., ServerProcess]
 
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
 BIOS_UUID = "aa bb cc dd ee ff 00 11-22 33 44 55 66 77 88 99"
-QUICK = with_constants(serving__dialogue__SETTLED_S=0.5)
+QUICK = with_constants(serving__timeouts__SETTLED_S=0.5)
 
 
 @pytest.fixture
@@ -190,8 +191,7 @@ def test_file_that_hup_cannot_open_is_told_and_the_old_one_goes_on(
     file.symlink_to("nothing")
     server.signal(signal.SIGHUP)
     server.wait_for(
-        "ERROR --audit-log: .*/audit.log: found no regular file, .*"
-        "; the file that is open stays in use"
+        "ERROR --audit-log: .*/audit.log: not a regular file; the file that is open stays in use"
     )
     boot(server, "METADATA")
     wait_until(lambda: of_kind(rotated, "served"))
@@ -202,8 +202,8 @@ def test_file_that_hup_cannot_open_is_told_and_the_old_one_goes_on(
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda file: os.mkfifo(file), "found no regular file, expected one, or none yet"),
-        (lambda file: file.symlink_to("x"), "found no regular file, expected one, or none yet"),
+        (lambda file: os.mkfifo(file), "not a regular file"),
+        (lambda file: file.symlink_to("x"), "not a regular file"),
         (lambda file: file.parent.rmdir(), "No such file or directory"),
     ],
     ids=["pipe", "link", "directory"],
@@ -248,7 +248,7 @@ def test_lines_that_the_disk_does_not_take_are_dropped_counted_and_noted(
     happenings.listeners[0] = stream.hear
     for number in range(100):  # before the thread has had its turn
         peer = Peer("10.0.0.1:1", "10.0.0.1", f"1-{number}")
-        happenings.tell("failed", "failed", peer, document="METADATA", error="x" * 900)
+        happenings.report(RequestFailed("failed", "METADATA", "x" * 900, "reason"), peer)
     dropped = stream.shed()["audit lines dropped"]
     stream.flush()
     assert dropped > 0
@@ -288,6 +288,6 @@ def test_hearing_what_is_no_matter_of_the_stream_writes_nothing(file: Path) -> N
     stream = Audit(file)
     happenings = Happenings()
     happenings.listeners[0] = stream.hear
-    happenings.tell("left", "left", Peer("10.0.0.1:1", "10.0.0.1", "1-1"))
+    happenings.report(VmLeft("left"), Peer("10.0.0.1:1", "10.0.0.1", "1-1"))
     stream.flush()
     assert file.read_text() == ""

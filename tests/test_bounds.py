@@ -22,8 +22,9 @@ from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomS
 from vmw_cloudinit_metadata.protocol.vmware import MAX_NAME_BYTES, MAX_URI_BYTES
 from vmw_cloudinit_metadata.serving.admission import Admission
 from vmw_cloudinit_metadata.serving.connection import Connection
+from vmw_cloudinit_metadata.serving.journey import Journeys
 from vmw_cloudinit_metadata.serving.lookup import Lookup
-from vmw_cloudinit_metadata.serving.shared import Shared
+from vmw_cloudinit_metadata.serving.services import Services
 from vmw_cloudinit_metadata.serving.unsent import Unsent
 
 PROMISED_BYTES = 32 * 1024  # docs/protocol.md
@@ -159,20 +160,20 @@ def test_peer_that_makes_the_server_speak_and_does_not_read_is_kept_little_for(
     policy = Policy(frozenset({"my-metadata"}), Moves(10, secrets))
     budget = Budget(1 << 40)
     lookup, admission = Lookup(driver, 1, 1.0, budget), Admission((), (), 10, 10)
-    shared = Shared(policy, lookup, admission, budget, Unsent(budget))
+    services = Services(policy, lookup, admission, Unsent(budget))
     ours, peer = socket.socketpair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     ours.setblocking(False)
-    connection = Connection(shared, ours, "127.0.0.1", 1)
+    connection = Connection(services, Journeys(services), ours, "127.0.0.1", 1)
     serving = gevent.spawn(connection.serve)
     peer.sendall(WILL_EXTENSION + suboption(0, KNOWN) * 5000)
     with gevent.Timeout(10):
-        while shared.counters["bytes received"] < 100_000:
+        while services.counters["bytes received"] < 100_000:
             gevent.sleep(0.01)
-    assert shared.counters["output dropped"] > 100
+    assert services.counters["output dropped"] > 100
     assert 0 < connection.output.waiting_bytes < 4096
     peer.close()
     serving.join(10)
     ours.close()
-    shared.lookup.close()
-    shared.deadlines.close()
+    services.lookup.close()
+    services.deadlines.close()

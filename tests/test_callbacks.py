@@ -9,8 +9,9 @@ from typing import Any
 import gevent
 import pytest
 
-from vmw_cloudinit_metadata.admin.port import AdminPort, AdminSettings
-from vmw_cloudinit_metadata.monitoring import logs
+from vmw_cloudinit_metadata.admin.adminport import AdminPort, AdminSettings
+from vmw_cloudinit_metadata.monitoring import uncaught
+from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, VmIdentified
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -21,7 +22,7 @@ from vmw_cloudinit_metadata.settings.values import Address
 @pytest.fixture(autouse=True)
 def log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
     """The log, which also has what nobody catches, as in the program."""
-    monkeypatch.setattr(gevent.get_hub(), "print_exception", logs._uncaught_in_greenlet)
+    monkeypatch.setattr(gevent.get_hub(), "print_exception", uncaught.uncaught_in_greenlet)
     return caplog
 
 
@@ -74,12 +75,11 @@ def test_result_whose_callback_fails_costs_no_other(log: Any) -> None:
 def test_event_that_the_list_of_machines_cannot_take_in_costs_no_other(log: Any) -> None:
     """A `served` without what was answered; the decoder of the workers' messages lets none pass."""
     port = AdminPort(AdminSettings(Address("127.0.0.1", 0)))
-    for kind, name in (("served", "bad"), ("identified", "good")):
-        who = Machine(name)
-        port.hear(Happening(kind, 20, time.time(), f"1-{name}", "", "", who, "", "text", {}))
-    until(lambda: not port._heard)
-    assert [entry.key for entry in port._chronicle.named("good")] == ["good"]
-    port.hear(Happening("identified", 20, 1.0, "1-3", "", "", Machine("later"), "", "text", {}))
-    until(lambda: not port._heard)
-    assert port._chronicle.get("later")
+    bad: Any = None
+    facts = DocumentsServed("text", bad, 0.0, "", (), "", ""), VmIdentified("text")
+    for fact, name in zip(facts, ("bad", "good"), strict=True):
+        port.hear(Happening(fact, 20, time.time(), f"1-{name}", "", "", Machine(name), ""))
+    until(lambda: port.chronicle.named("good"))
+    port.hear(Happening(facts[1], 20, 1.0, "1-3", "", "", Machine("later"), ""))
+    until(lambda: port.chronicle.get("later"))
     assert "cannot take in" in log.text

@@ -18,6 +18,7 @@ import ujson
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.facts import BY_KIND, fact_of
 from tests.nonsense_driver import MESSAGES, NONSENSE
 from vmw_cloudinit_metadata import MetadataServer
 from vmw_cloudinit_metadata.admin import views
@@ -25,8 +26,17 @@ from vmw_cloudinit_metadata.admin.chronicle import Chronicle
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
 from vmw_cloudinit_metadata.admin.pulse import Pulse
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.monitoring.facts import (
+    DocumentsServed,
+    Fact,
+    PeerRejected,
+    RequestFailed,
+    StaleServed,
+    VmIdentified,
+)
 from vmw_cloudinit_metadata.monitoring.figures import BOUNDS_S, Figures, Timing
-from vmw_cloudinit_metadata.monitoring.happenings import LEVELS, Happening, fields
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.jsonobject import fields
 from vmw_cloudinit_metadata.process import channel
 from vmw_cloudinit_metadata.process.workers import Worker
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -35,17 +45,20 @@ from vmw_cloudinit_metadata.serving.reporter import MAX_WAITING_BYTES, Reporter
 LONG_NAME = "\x01" * 1024
 LONG_URI = "\x02" * 4095
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
+IDENTIFIED = VmIdentified("text")
+FAILED = RequestFailed("text", "X", "failed", "")
 
 
-def happening(kind: str = "identified", name: str = "web1", **details: Any) -> Happening:
+def happening(fact: Fact = IDENTIFIED, name: str = "web1") -> Happening:
     machine = Machine(name, UUID, None, None, LONG_URI, "client", "127.0.0.1", datetime.now(UTC))
     peer = ("1-1", "127.0.0.1:1", "127.0.0.1")
-    return Happening(kind, 20, time.time(), *peer, machine, "", "text", details)
+    return Happening(fact, 20, time.time(), *peer, machine, "")
 
 
 def served(name: str = "web1") -> Happening:
     answered = {"METADATA": time.time()}
-    return happening("served", name, answered=answered, sources=["/srv/web1.yaml"], seconds=-0.1)
+    sources = ("/srv/web1.yaml",)
+    return happening(DocumentsServed("text", answered, -0.1, "", sources, "vc-uuid", ""), name)
 
 
 FIGURES = Figures(
@@ -66,7 +79,9 @@ WORTHY: tuple[Any, ...] = (
     json.loads(channel.of_failure("reason")),
     json.loads(channel.together([channel.of_happening(served())])),
     json.loads(
-        channel.together([channel.of_happening(happening("failed", document="X", error="failed"))])
+        channel.together(
+            [channel.of_happening(happening(RequestFailed("text", "X", "failed", "")))]
+        )
     ),
 )
 
@@ -128,9 +143,9 @@ def test_nonsense_is_refused_and_counted(message: bytes) -> None:
     assert report.invalid
 
 
-@given(st.text(), st.text(), st.sampled_from(sorted(LEVELS)))
-def test_happening_comes_as_it_was_told(name: str, reason: str, kind: str) -> None:
-    told = happening(kind, name, reason=reason, answered={"X": 1.5}, document="X", error="failed")
+@given(st.text(), st.text(), st.sampled_from(sorted(BY_KIND)), st.integers(0, 9999))
+def test_happening_comes_as_it_was_reported(name: str, reason: str, kind: str, count: int) -> None:
+    told = happening(fact_of(kind, reason, name, count), name)
     report = channel.decode(channel.together([channel.of_happening(told)] * 2))
     assert report.happenings == [told, told]
     assert report.happenings[0].machine
@@ -213,16 +228,20 @@ def test_longest_names_and_uris_come_whole(
 
 
 @pytest.mark.parametrize(
-    "details",
-    [{"reason": "x" * channel.MESSAGE_BYTES}, {"sources": [b"no text"]}, {"reason": object()}],
+    "fact",
+    [
+        PeerRejected("text", "x" * channel.MESSAGE_BYTES),
+        StaleServed("text", [b"no text"]),
+        StaleServed("text", (object(),)),
+    ],
     ids=["too long", "bytes", "an object"],
 )
 def test_happening_that_cannot_be_told_is_counted_and_harms_no_other(
-    pair: tuple[socket.socket, socket.socket], server: MetadataServer, details: dict[str, Any]
+    pair: tuple[socket.socket, socket.socket], server: MetadataServer, fact: Fact
 ) -> None:
     parents, workers = pair
     reporter = Reporter(workers, server, lambda: None)
-    for one in (served("before"), happening(**details), served("after")):
+    for one in (served("before"), happening(fact), served("after")):
         reporter.hear(one)
     reports = told_by(reporter, parents)
     assert [one.machine and one.machine.name for one in happenings_in(reports)] == [
@@ -330,7 +349,7 @@ def test_parent_hears_a_worker_on_if_a_listener_fails(
         workers.send(channel.together([channel.of_happening(served(name))]))
         gevent.sleep(0.05)
     assert learned == ["bad", "good"]
-    assert "cannot be taken in" in caplog.text
+    assert "cannot process a happening" in caplog.text
     worker.bury()
 
 

@@ -21,10 +21,12 @@ FLOORS = {
     **dict.fromkeys(("cli", "__main__", "__init__"), 4),
     **dict.fromkeys(("settings.parameters", "settings.layers", "settings.running"), 3),
     **dict.fromkeys(("serving.tls", "serving.admission", "process.budget"), 1),
-    **dict.fromkeys(("monitoring.regularfile", "guest.image"), 1),
+    **dict.fromkeys(("monitoring.ownfile", "guest.image"), 1),
     **dict.fromkeys(
         ("client.hypervisor", "client.expectation", "client.tally", "client.loadplan"), 0
     ),
+    **dict.fromkeys(("monitoring.counters", "monitoring.gauges", "monitoring.facts"), 0),
+    **dict.fromkeys(("monitoring.bounded", "monitoring.digests"), 0),
     **dict.fromkeys(("client.summary", "client.report", "admin.request"), 0),
     **dict.fromkeys(("guest.image.kernel", "guest.image.datasource", "guest.vsphere.portplan"), 0),
 }

@@ -22,8 +22,10 @@ import pytest
 
 from tests.process import COMMAND, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
+from vmw_cloudinit_metadata.monitoring.facts import StaleServed, VmIdentified, VmLeft, VmMoved
+from vmw_cloudinit_metadata.monitoring.formatters import JsonFormatter, TextFormatter
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
-from vmw_cloudinit_metadata.monitoring.logs import JsonFormatter, LineHandler, TextFormatter
+from vmw_cloudinit_metadata.monitoring.logs import LineHandler
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 Start = Callable[..., ServerProcess]
@@ -87,7 +89,7 @@ def test_documents_are_told_soon_although_the_vm_stays(start: Start) -> None:
 
 
 def test_guest_that_never_stops_asking_is_told(start: Start) -> None:
-    server = start(command=with_constants(serving__dialogue__UNSETTLED_S=1.0))
+    server = start(command=with_constants(serving__timeouts__UNSETTLED_S=1.0))
     machine = Vm(server.port)
     for _ in range(4):
         machine.metadata()
@@ -137,8 +139,8 @@ def test_json_even_a_wrong_setting_is_an_object() -> None:
 def test_json_error_that_nobody_catches_is_an_object() -> None:
     program = (
         "import gevent\n"
-        "from vmw_cloudinit_metadata.monitoring import logs\n"
-        "logs.set_up('info', 'json', with_process=False); logs.catch_all()\n"
+        "from vmw_cloudinit_metadata.monitoring import logs, uncaught\n"
+        "logs.set_up('info', 'json', with_process=False); uncaught.catch_all()\n"
         "gevent.spawn(lambda: 1 / 0).join()\n"
         "raise KeyError('x')\n"
     )
@@ -213,7 +215,8 @@ def test_failures_that_take_turns_are_one_line_each(start: Start) -> None:
 
 def with_quiet_s(seconds: float) -> list[str]:
     program = (
-        f"from vmw_cloudinit_metadata.monitoring import news; news.QUIET_S = {seconds}\n"
+        "from vmw_cloudinit_metadata.monitoring import onceaminute\n"
+        f"onceaminute.QUIET_S = {seconds}\n"
         "from vmw_cloudinit_metadata.cli import main; main()"
     )
     return [sys.executable, "-c", program, "run"]
@@ -308,8 +311,8 @@ def test_two_lines_of_a_boot_cost_less_than_30_microseconds(file: Path, descript
         """Those of one turn of the hub."""
         for _ in range(20):
             peer = PEER._replace(connection=f"1-{next(numbers)}")
-            for kind, text in (("identified", "identified, service URI 'x'"), ("served", "served")):
-                happenings.tell(kind, text, peer, machine)
+            for fact in (VmIdentified("identified, service URI 'x'"), VmMoved("moved")):
+                happenings.report(fact, peer, machine)
         gevent.sleep(0)
 
     handler = LineHandler(descriptor, TextFormatter(with_process=False))
@@ -325,8 +328,8 @@ def test_two_lines_of_a_boot_cost_less_than_30_microseconds(file: Path, descript
 def test_log_of_an_embedded_server_goes_through_logging(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     machine = Machine("web1", UUID)
-    Happenings().tell("identified", "identified", PEER, machine)
-    Happenings().tell("left", "left", PEER, machine)  # debug
+    Happenings().report(VmIdentified("identified"), PEER, machine)
+    Happenings().report(VmLeft("left"), PEER, machine)  # debug
     assert caplog.messages == [f"10.0.0.1:4: 'web1', VC UUID {UUID}: identified"]
 
 
@@ -336,9 +339,9 @@ def test_line_that_cannot_be_made_costs_no_other_one(file: Path, descriptor: int
     handler = LineHandler(descriptor, JsonFormatter())
     happenings.listeners[0] = handler.hear
     handler.gather()
-    for details in ({}, {"matched_by": object()}, {}):
-        happenings.tell("identified", "identified", PEER, **details)
+    for sources in ((), (object(),), ()):
+        happenings.report(StaleServed("stale", sources), PEER)
     handler.flush()
     first, second, third = map(json.loads, file.read_text().splitlines())
-    assert first["event"] == third["event"] == "identified"
-    assert second["event"].startswith("identified (its details cannot be written: ")
+    assert first["event"] == third["event"] == "stale"
+    assert second["event"].startswith("stale (its details cannot be written: ")

@@ -149,6 +149,19 @@ def test_source_may_close_before_complete(vm: Connect, server: ServerProcess, ho
     assert [target.answer()[0] for _ in range(2)] == ["RESPONSE_USERDATA", "RESPONSE_METADATA"]
 
 
+def test_held_answers_of_some_kilobytes_are_all_sent_on_the_new_connection(
+    vm: Connect, server: ServerProcess, instances: Path
+) -> None:
+    (instances / "some.yaml").write_text(f"metadata: {{}}\nuserdata: '{'x' * 1100}'\n")
+    source = vm("some")
+    target = Vm.arriving(server.port, source.begin_move(), name="some")
+    target.is_welcome()
+    source.send(b"!!REQUEST_USERDATA#\n" * 5)
+    assert source.hears(0.2) == b""
+    target.complete()
+    assert [len(target.answer()[1]) for _ in range(5)] == [1100] * 5
+
+
 def test_source_that_closes_after_complete_takes_nothing_along(
     vm: Connect, server: ServerProcess
 ) -> None:
@@ -301,7 +314,7 @@ def test_begin_that_is_declined_ends_the_move_before_it(vm: Connect, server: Ser
     assert b"!!" not in target.hears(0.3)
 
 
-EXPIRY = with_constants(serving__journey__EXPIRES_S=1.0)
+EXPIRY = with_constants(serving__timeouts__MOVE_EXPIRES_S=1.0)
 
 
 def test_move_that_nobody_goes_on_with_expires(start: Start) -> None:
@@ -595,7 +608,7 @@ def test_target_that_is_never_completed_is_closed(start: Start, tmp_path: Path) 
     key = tmp_path / "key"
     key.write_bytes(b"k" * 16)
     here = start("--vmotion-key-file", str(key))
-    hasty = with_constants(serving__line__MOVE_FROM_ELSEWHERE_S=0.5)
+    hasty = with_constants(serving__timeouts__MOVE_FROM_ELSEWHERE_S=0.5)
     there = start("--vmotion-key-file", str(key), command=hasty)
     target = Vm.arriving(there.port, Vm(here.port).begin_move())
     target.is_welcome()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import defaultdict
 from collections.abc import Iterator
 
 import gevent
@@ -12,8 +13,13 @@ from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.serving.deadlines import Deadlines
-from vmw_cloudinit_metadata.serving.output import CLEAR_BYTES, MAX_WAITING_BYTES, Output
-from vmw_cloudinit_metadata.serving.turn import MAX_TOGETHER, Turn
+from vmw_cloudinit_metadata.serving.output import (
+    CLEAR_BYTES,
+    MAX_TOGETHER,
+    MAX_WAITING_BYTES,
+    Output,
+    Turn,
+)
 from vmw_cloudinit_metadata.serving.unsent import Unsent
 
 
@@ -33,15 +39,17 @@ class Pair:
             turn,
             Deadlines(),
             self.unsent,
+            defaultdict(int),
             on_empty=self._emptied,
             on_stalled=lambda: None,
             on_shed=lambda: None,
         )
-        self.output.is_awaited = True
+        self.output.await_empty()
 
     def _emptied(self) -> None:
         self.emptied += 1
-        self.output.is_awaited = self.waits_always
+        if self.waits_always:
+            self.output.await_empty()
 
     def read(self) -> bytes:
         try:
@@ -145,9 +153,10 @@ def test_much_that_waits_for_the_end_of_the_turn_is_not_clear(pair: Pair) -> Non
 
 @pytest.mark.parametrize("size", [5, 60_000])
 def test_that_all_is_sent_is_told_once_to_who_waits_for_it(pair: Pair, size: int) -> None:
-    pair.waits_always = pair.output.is_awaited = False
-    for is_awaited, emptied in ((False, 0), (True, 1), (False, 1)):
-        pair.output.is_awaited = is_awaited
+    pair.waits_always = False  # but from the beginning, once
+    for is_awaited, emptied in ((False, 1), (True, 2), (False, 2)):
+        if is_awaited:
+            pair.output.await_empty()
         pair.output.write(bytes(size))
         gevent.sleep(0)
         pair.read_all(size)

@@ -166,7 +166,7 @@ def test_click_tells_a_machines_story_and_what_to_do(scene: Admin, open_page: Op
     advice = shown.page.locator(".advice")
     advice.wait_for()
     assert "bad.yaml:3: network.address" in advice.inner_text()
-    assert "Mend the file at the line that is named" in advice.inner_text()
+    assert "Fix the file at the line shown" in advice.inner_text()
     assert "METADATA: invalid" in shown.page.locator("#story").inner_text()
     shown.page.keyboard.press("Escape")
     assert shown.page.locator("#story").is_hidden()

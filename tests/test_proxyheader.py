@@ -319,7 +319,7 @@ def test_health_check_that_comes_and_goes_is_quiet(
 
 
 def test_balancer_that_says_nothing_is_closed_in_time_counted_and_quiet(start: Start) -> None:
-    limits = with_constants(serving__connection__IDENTIFICATION_S=0.5)
+    limits = with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=0.5)
     server = start("--proxy-protocol", "127.0.0.1", command=limits)
     with connected(server.port) as peer:
         assert is_closed(peer, 2)
@@ -328,13 +328,13 @@ def test_balancer_that_says_nothing_is_closed_in_time_counted_and_quiet(start: S
 
 
 def test_host_behind_a_header_that_says_nothing_is_closed_in_time_and_told(start: Start) -> None:
-    limits = with_constants(serving__connection__IDENTIFICATION_S=0.5)
+    limits = with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=0.5)
     server = start("--proxy-protocol", "127.0.0.1", command=limits)
     with connected(server.port) as peer:
         peer.sendall(v2(HOST4, 7))
         while peer.recv(4096):
             pass
-    server.wait_for(rf"WARNING {HOST4}:7: .*closed: it named no VM within 0\.5 s")
+    server.wait_for(rf"WARNING {HOST4}:7: .*closed: it identified no VM within 0\.5 s")
 
 
 # TLS behind a header

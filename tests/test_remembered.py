@@ -107,8 +107,7 @@ def test_what_is_no_file_is_one_line_and_exit_2(
     )
     assert ended.returncode == 2
     assert ended.stderr.splitlines() == [
-        f"vmw-cloudinit-metadata: error: --state-file: {file}: "
-        "found no regular file, expected one, or none yet"
+        f"vmw-cloudinit-metadata: error: --state-file: {file}: not a regular file"
     ]
     assert untouched(file)
 

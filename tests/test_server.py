@@ -74,7 +74,7 @@ def test_do_proxy_for_another_uri_is_refused_and_kept_mute(
 
 def test_refused_lines_are_bounded_in_time_and_number(start: Start) -> None:
     limits = with_constants(
-        serving__connection__MUTE_LINE_S=1.0, serving__connection__MAX_MUTE_LINES=3
+        serving__timeouts__MUTE_LINE_S=1.0, serving__admission__MAX_MUTE_LINES=3
     )
     server = start(command=limits)
     lines = []

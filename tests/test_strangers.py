@@ -160,7 +160,7 @@ IDENTIFICATION_S = 0.3
 
 @pytest.fixture(scope="module")
 def impatient(instances: Path) -> Iterator[ServerProcess]:
-    limits = with_constants(serving__connection__IDENTIFICATION_S=IDENTIFICATION_S)
+    limits = with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=IDENTIFICATION_S)
     process = ServerProcess(instances, command=limits)
     yield process
     process.end()
@@ -211,13 +211,13 @@ def test_peer_that_dribbles_for_ever_does_not_get_more_time(
 
 
 def test_peers_that_name_no_vm_are_counted_and_told_once_for_each_host(start: Start) -> None:
-    server = start(command=with_constants(serving__connection__IDENTIFICATION_S=0.2))
+    server = start(command=with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=0.2))
     waiting = [connected(server.port) for _ in range(3)]
     for peer in waiting:
         heard_to_the_end(peer, 2)
         peer.close()
     assert counters(server)["unidentified"] == 3
-    assert server.log.count("closed: it named no VM within 0.2 s") == 1
+    assert server.log.count("closed: it identified no VM within 0.2 s") == 1
 
 
 def test_vm_that_is_identified_may_be_silent(impatient: ServerProcess) -> None:
@@ -370,7 +370,7 @@ def test_guest_that_reads_again_is_served_again(suspended: Suspended) -> None:
 def test_guest_that_does_not_read_for_long_is_closed_told_and_counted(
     start: Start, own_instances: Path, peers: ExitStack
 ) -> None:
-    stalled = Suspended(start, own_instances, peers, serving__output__STALLED_S=0.5)
+    stalled = Suspended(start, own_instances, peers, serving__timeouts__STALLED_S=0.5)
     stalled.vm.send(b"!!REQUEST_USERDATA#\n" * 1000)
     stalled.server.wait_for("WARNING .*'web1'.*: closed: it has not read for", 3)
     assert is_served(stalled.other)  # it has had nothing to read
@@ -381,7 +381,7 @@ def test_guest_that_does_not_read_for_long_is_closed_told_and_counted(
 def test_guest_that_reads_slowly_but_steadily_is_not_closed(
     start: Start, own_instances: Path, peers: ExitStack
 ) -> None:
-    slow = Suspended(start, own_instances, peers, serving__output__STALLED_S=0.5)
+    slow = Suspended(start, own_instances, peers, serving__timeouts__STALLED_S=0.5)
     slow.vm.send(b"!!REQUEST_USERDATA#\n" * 20)
     heard = b""
     end_s = time.monotonic() + 1.5

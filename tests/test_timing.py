@@ -35,8 +35,8 @@ REQUEST = b"!!REQUEST_METADATA#\n"
 # has to save the peer.
 NO_GRACE = {"serving__deadlines__LATE_S": 1e9}
 EACH_GRACE = pytest.mark.parametrize("grace", [{}, NO_GRACE], ids=["grace", "no grace"])
-QUICK = {"serving__line__IDENTITY_TIMEOUT_S": 0.3, "serving__line__UNTOLD_S": 0.3}
-PATIENT = {"serving__line__IDENTITY_TIMEOUT_S": 1.0, "serving__line__UNTOLD_S": 0.5}
+QUICK = {"serving__timeouts__IDENTITY_ANSWER_S": 0.3, "serving__timeouts__IDENTITY_RETRY_S": 0.3}
+PATIENT = {"serving__timeouts__IDENTITY_ANSWER_S": 1.0, "serving__timeouts__IDENTITY_RETRY_S": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,9 @@ def served_after_a_pause(server: ServerProcess, pause_s: float, before: bytes = 
 def test_vm_whose_identity_waits_in_the_socket_is_not_closed(
     start: Start, grace: dict[str, float], size: int
 ) -> None:
-    server = start(command=with_constants(serving__connection__IDENTIFICATION_S=1.0, **grace))
+    server = start(
+        command=with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=1.0, **grace)
+    )
     before = BINARY + b"kernel: x\n" * (size // 10)
     assert served_after_a_pause(server, 1.5, before) == ["of-the-uuid"] * COUNT
 
@@ -144,7 +146,7 @@ def test_vm_whose_identity_waits_in_the_socket_is_not_closed_after_31_seconds(st
 
 
 def test_pause_gives_no_time_to_who_says_nothing(start: Start) -> None:
-    server = start(command=with_constants(serving__connection__IDENTIFICATION_S=1.0))
+    server = start(command=with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=1.0))
     silent = Vm(server.port, silent=True)
     silent.receive_until(b"\xff\xfd\xe8")
     with standing_still(server, 2.0):
@@ -199,8 +201,8 @@ def test_tls_that_waits_in_the_socket_begins(
 ) -> None:
     pair = make_pair(program("openssl", "openssl"), tmp_path, "server")
     limits = {
-        "serving__connection__TLS_SILENCE_S": 0.5,
-        "serving__connection__TLS_HANDSHAKE_S": 0.5,
+        "serving__timeouts__TLS_SILENCE_S": 0.5,
+        "serving__timeouts__TLS_HANDSHAKE_S": 0.5,
     }
     server = start(*pair.options, command=with_constants(**limits, **grace))
     machine = Vm(server.port, silent=True)
@@ -219,7 +221,7 @@ def test_tls_that_waits_in_the_socket_begins(
 def test_completion_that_waits_in_the_socket_comes_before_expiry(
     start: Start, grace: dict[str, float]
 ) -> None:
-    server = start(command=with_constants(serving__journey__EXPIRES_S=1.0, **grace))
+    server = start(command=with_constants(serving__timeouts__MOVE_EXPIRES_S=1.0, **grace))
     source = Vm(server.port)
     target = Vm.arriving(server.port, source.begin_move())
     target.is_welcome()
@@ -237,7 +239,7 @@ def test_peer_that_reads_while_the_process_stands_still_is_not_stalled(
     (own_instances / "01234567-89ab-cdef-fedc-ba9800000001.yaml").write_text(
         "metadata: {instance-id: x}\nuserdata: |\n  " + "x" * 900_000 + "\n"
     )
-    server = start(command=with_constants(serving__output__STALLED_S=1.0, **NO_GRACE))
+    server = start(command=with_constants(serving__timeouts__STALLED_S=1.0, **NO_GRACE))
     machine = Vm(server.port, receive_buffer=4096)
     machine.send(b"!!REQUEST_USERDATA#\n")
     machine.receive_until(b"!!RESPONSE_USERDATA#")
@@ -250,7 +252,7 @@ def test_peer_that_reads_while_the_process_stands_still_is_not_stalled(
 
 def test_new_name_that_waits_in_the_socket_counts(start: Start, own_instances: Path) -> None:
     (own_instances / "renamed.yaml").write_text("metadata: {instance-id: of-the-new-name}\n")
-    limits = {"protocol__session__SILENCE_S": 0.3, "serving__line__ASKED_AGAIN_TIMEOUT_S": 2.0}
+    limits = {"protocol__session__SILENCE_S": 0.3, "serving__timeouts__IDENTITY_UPDATE_S": 2.0}
     server = start(command=with_constants(**limits, **NO_GRACE))
     machines = [Vm(server.port, vc_uuid=None) for _ in range(COUNT)]
     for machine in machines:
@@ -304,14 +306,16 @@ def test_late_host_never_gets_the_file_of_the_name_in_real_time(
 
 
 def test_host_that_never_tells_is_asked_on_told_of_once_and_kept(start: Start) -> None:
-    server = start(command=with_constants(serving__connection__IDENTIFICATION_S=1.0, **QUICK))
+    server = start(
+        command=with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=1.0, **QUICK)
+    )
     machine = vm_without_uuid(server)
     machine.send(REQUEST)
     assert instance(machine) == "timeout"
     assert machine.hears(1.5).count(ASK_UUID) >= 2
     machine.send(REQUEST)
     assert instance(machine) == "timeout"
-    found = server.wait_for(r"'web1': not identified: its host has not told who it is \((.*?)\)")
+    found = server.wait_for(r"'web1': not identified: its host has not sent its identity \((.*?)\)")
     assert found[1] == "announced, not sent: VM-VC-UUID"
     assert "disconnect and connect the VM's serial port" in server.log
     assert server.log.count("not identified") == 1
@@ -333,7 +337,7 @@ def test_empty_uuid_is_none_and_a_wrong_one_is_not(start: Start) -> None:
     wrong.send(suboption(80, b"01 23") + REQUEST)
     assert instance(empty) == "my-instance"
     assert instance(wrong) == "timeout"
-    server.wait_for(r"has not told who it is \(sent, but no UUID: VM-VC-UUID\)")
+    server.wait_for(r"has not sent its identity \(sent, but no UUID: VM-VC-UUID\)")
 
 
 def test_target_of_a_move_waits_for_what_its_source_did_not_tell(start: Start) -> None:

@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 import ujson
 
 from tests.coverage_fuzz.law import chance
-from vmw_cloudinit_metadata.monitoring.happenings import LEVELS, Happening, pack
+from tests.facts import BY_KIND, fact_of
+from vmw_cloudinit_metadata.monitoring.facts import KINDS
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.packed import pack
 from vmw_cloudinit_metadata.process import channel
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
@@ -34,17 +37,11 @@ def _happening(data: bytes) -> Happening:
     """One whose texts are of `data`."""
     random, text = chance(data), data[:3000].decode("utf-8", "replace")
     name, uri, remark = (text[random.randrange(len(text) + 1) :] for _ in range(3))
-    kind = random.choice(list(LEVELS))
+    kind = random.choice(list(BY_KIND))
     since = datetime.fromtimestamp(random.randrange(2**31), UTC)
     machine = Machine(name=name or None, service_uri=uri, connected_since=since)
-    details = {
-        "answered": {name: 1.5},
-        "document": name,
-        "error": uri,
-        "sources": [name, uri],
-        "bytes": random.randrange(2**40),
-    }
+    fact = fact_of(kind, text, name, random.randrange(2**31))
     return Happening(
-        *(kind, LEVELS[kind], float(random.randrange(2**31)), "1-1", "10.0.0.1:1", "10.0.0.1"),
-        *(machine if random.random() < 0.8 else None, remark, text, details),
+        *(fact, KINDS[type(fact)].level, float(random.randrange(2**31))),
+        *("1-1", "10.0.0.1:1", "10.0.0.1", machine if random.random() < 0.8 else None, remark),
     )

@@ -46,13 +46,13 @@ EXPIRES_S = 1.0  # lifetime of a move, instead of 60
 # Bounded tables of the server have smaller bounds here: they are full when the server is warm, so
 # any later growth is a leak.
 CONSTANTS = {
-    "serving__journey__EXPIRES_S": EXPIRES_S,
+    "serving__timeouts__MOVE_EXPIRES_S": EXPIRES_S,
     "protocol__vmotion__EXPIRES_S": 2 * EXPIRES_S,  # of its secret, which has whole seconds
     "serving__lookup__KEPT_BYTES": 500_000,
-    "monitoring__news__MAX_MACHINES": 100,
-    "monitoring__news__MAX_KEYS": 100,
+    "monitoring__onceaminute__MAX_MACHINES": 100,
+    "monitoring__onceaminute__MAX_KEYS": 100,
     "admin__chronicle__MAX_GONE": 100,
-    "admin__events__KEPT": 100,
+    "admin__eventstream__KEPT": 100,
     "protocol__rate__BURST_S": 4.0,
 }
 MAX_PER_HOST = 500  # more than all other peers together

@@ -225,8 +225,8 @@ def main() -> int:
         server = WatchedServer(
             Path(directory),
             *("--max-move-rate", "0"),  # more moves than one host has
-            serving__journey__EXPIRES_S=EXPIRES_S,
-            serving__connection__MUTE_LINE_S=MAX_MUTE_S,
+            serving__timeouts__MOVE_EXPIRES_S=EXPIRES_S,
+            serving__timeouts__MUTE_LINE_S=MAX_MUTE_S,
         )
         with run.against(server):
             _soak(run, server, instances, arguments.minutes * 60, arguments.seed)

@@ -1,4 +1,4 @@
-"""Who may read what the admin port tells."""
+"""Access control of the admin port."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import Address, is_loopback
 
-MIN_TOKEN_BYTES = 16  # of letters and digits: more than can be tried
+MIN_TOKEN_BYTES = 16  # of letters and digits: too many to try
 MAX_TOKEN_BYTES = 4096
 
 
 def read_token(path: Path) -> bytes:
-    """What the file says, without white space around it; raises ConfigError."""
+    """Return the token in the file, without white space around it; raise ConfigError."""
     token = permissions.read("--admin-token-file", path, MAX_TOKEN_BYTES).strip()
     if not token.isascii() or len(token.split()) > 1:
         found = "something else"
@@ -29,7 +29,7 @@ def read_token(path: Path) -> bytes:
 
 
 def check_address(address: Address, token: bytes | None) -> None:
-    """Raises ConfigError for an address that others reach, without a token."""
+    """Raise ConfigError for an address that other machines reach, if there is no token."""
     if token is None and not is_loopback(address.host):
         raise ConfigError(
             f"--admin-listen {address}: an address other than loopback needs --admin-token-file, "
@@ -38,16 +38,16 @@ def check_address(address: Address, token: bytes | None) -> None:
 
 
 class Access:
-    """With a `token` those who have it; without one those who call this machine by its name."""
+    """With a `token`: clients that send it. Without: requests that name this machine as `Host`."""
 
     def __init__(self, token: bytes | None) -> None:
         self._token = token
 
     def is_right_host(self, host: str) -> bool:
-        """Whether a request may name this `Host`.
+        """Return whether a request may name this `Host`.
 
-        A page of somebody else can make a browser on this machine ask us, under a name of its own
-        that it lets point here (DNS rebinding). A token it does not have.
+        A foreign page can make a browser on this machine send requests to this port, under a name
+        of its own that resolves to here (DNS rebinding). It does not have the token.
         """
         if self._token is not None:
             return True
@@ -58,7 +58,7 @@ class Access:
         return is_loopback(name) and (not port or port.isdigit())
 
     def has_token(self, authorization: str) -> bool:
-        """Whether an `Authorization` header lets in."""
+        """Return whether an `Authorization` header has the token."""
         if self._token is None:
             return True
         scheme, _, given = authorization.partition(" ")

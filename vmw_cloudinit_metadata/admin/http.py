@@ -20,9 +20,10 @@ from typing import Any
 import gevent
 from gevent import socket
 
-from vmw_cloudinit_metadata.admin import events, request
+from vmw_cloudinit_metadata.admin import eventstream, request
 from vmw_cloudinit_metadata.admin.app import PAUSE_S, App, Response, refusal
 from vmw_cloudinit_metadata.admin.request import BadRequest, Request
+from vmw_cloudinit_metadata.monitoring.counters import ADMIN_SHED, Key
 from vmw_cloudinit_metadata.serving.acceptor import Acceptor
 
 log = logging.getLogger(__name__)
@@ -46,10 +47,10 @@ Address = tuple[Any, ...]
 
 class Pool:
     """At most `limit` connections in the order in which they came, `each` of one address: one more,
-    and the oldest is closed, which `shed` counts as `name`."""
+    and the oldest is closed, which `shed` counts under `key`."""
 
-    def __init__(self, name: str, shed: Counter[str], limit: int, each: int = 1 << 30) -> None:
-        self._name = name
+    def __init__(self, key: Key, shed: Counter[Key], limit: int, each: int = 1 << 30) -> None:
+        self._key = key
         self._shed = shed
         self._limit = limit
         self._each = each
@@ -74,7 +75,7 @@ class Pool:
     def close_oldest(self, host: str = "") -> None:
         oldest = next(visit for visit in self._there if not host or visit.host == host)
         self.leave(oldest)
-        self._shed[self._name] += 1
+        self._shed[self._key] += 1
         oldest.close()
 
     @property
@@ -86,12 +87,12 @@ class HttpServer:
     """Answers with `app` on the connections of `listener`. `shed` counts the connections that were
     closed to make room, by pool, and those that read too slowly."""
 
-    def __init__(self, listener: Any, app: App, shed: Counter[str]) -> None:
+    def __init__(self, listener: Any, app: App, shed: Counter[Key]) -> None:
         self.app = app
         self.shed = shed
-        self.waiting = Pool("waiting", shed, MAX_WAITING, MAX_WAITING_EACH)
-        self.reading = Pool("readers", shed, MAX_READING)
-        self.following = Pool("followers", shed, events.MAX_FOLLOWERS)
+        self.waiting = Pool(ADMIN_SHED["waiting"], shed, MAX_WAITING, MAX_WAITING_EACH)
+        self.reading = Pool(ADMIN_SHED["readers"], shed, MAX_READING)
+        self.following = Pool(ADMIN_SHED["followers"], shed, eventstream.MAX_FOLLOWERS)
         self._visits: set[Visit] = set()
         self._acceptor = Acceptor(
             listener,
@@ -133,7 +134,7 @@ class HttpServer:
         return visit
 
     def _no_descriptor(self, host: str) -> None:
-        self.shed["without descriptor"] += 1
+        self.shed[ADMIN_SHED["without descriptor"]] += 1
         log.debug("admin: %s: no descriptor is left for its connection", host)
 
 
@@ -284,7 +285,7 @@ class Visit:
             with gevent.Timeout(ANSWER_S):
                 self.sock.sendall(data)
         except gevent.Timeout:
-            self._server.shed["slow readers"] += 1
+            self._server.shed[ADMIN_SHED["slow readers"]] += 1
             raise
         self.unread_bytes = 0
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Any
 
-from vmw_cloudinit_metadata.admin.chronicle import FAILED, SERVED, problem_of
+from vmw_cloudinit_metadata.admin.machinerecord import FAILED, SERVED, problem_of
+from vmw_cloudinit_metadata.monitoring.facts import (
+    ConnectionClosed,
+    DocumentsServed,
+    PeerRejected,
+    RequestFailed,
+    VmotionExpired,
+)
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 
 BUCKET_S = 10
 BUCKETS = 90
 
-_FAILURES = ("failed", "refused", "closed", "move expired")
+_Failure = RequestFailed | PeerRejected | ConnectionClosed | VmotionExpired
 
 
 class Pulse:
@@ -21,9 +28,10 @@ class Pulse:
         self._buckets: deque[tuple[int, Counter[str]]] = deque(maxlen=BUCKETS)
 
     def hear(self, happening: Happening) -> None:
-        if happening.kind == "served" and "METADATA" in happening.details["answered"]:
+        fact = happening.fact
+        if isinstance(fact, DocumentsServed) and "METADATA" in fact.answered:
             self._bucket(happening.at_s)[SERVED] += 1
-        elif happening.kind in _FAILURES:
+        elif isinstance(fact, _Failure):
             counts = self._bucket(happening.at_s)
             counts[FAILED] += 1
             counts[f"{FAILED}: {problem_of(happening) or happening.kind}"] += 1

@@ -17,8 +17,8 @@ ANSWER_S = 15.0  # events are silent for at most 10 s
 MAX_BYTES = 16 * 1024 * 1024
 
 
-class Reader:
-    """Asks the server at `url`, with `token` if it wants one."""
+class AdminReader:
+    """Reads the server at `url`, with `token` if there is one."""
 
     def __init__(self, url: str, token: bytes | None) -> None:
         if urlsplit(url).scheme not in ("http", "https"):
@@ -27,7 +27,7 @@ class Reader:
         self._headers = {"Authorization": f"Bearer {token.decode()}"} if token else {}
 
     def json(self, path: str) -> Any:
-        """What the API says; raises ConfigError if it cannot be asked."""
+        """Return the JSON of an API path; raise ConfigError if it cannot be read."""
         with self._open(path) as answer:
             try:
                 return ujson.loads(answer.read(MAX_BYTES))
@@ -82,5 +82,5 @@ def line_of(event: Mapping[str, Any]) -> str:
     about = [event.get("machine_name"), event.get("vc_uuid")]
     machine = ", ".join(str(part) for part in about if part)
     parts = (event.get("peer"), machine, event["event"])
-    told = ": ".join(str(part) for part in parts if part)
-    return f"{event.get('time', '')} {str(event.get('level', '')).upper():7} {told}"
+    text = ": ".join(str(part) for part in parts if part)
+    return f"{event.get('time', '')} {str(event.get('level', '')).upper():7} {text}"

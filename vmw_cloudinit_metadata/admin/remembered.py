@@ -1,5 +1,5 @@
-"""The state file: the VC UUIDs of the machines that are connected, so that after a restart those
-that are not back can be named. Nothing else is in it."""
+"""The state file: the VC UUIDs of connected machines, and nothing else, so that after a restart the
+server can name those that have not reconnected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from vmw_cloudinit_metadata.monitoring.regularfile import open_regular
+from vmw_cloudinit_metadata.monitoring.ownfile import open_own
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -25,7 +25,7 @@ def default_state_file() -> Path | None:
 def load(path: Path) -> list[str]:
     """The VC UUIDs in the file; none if there is no file yet. Raises OSError."""
     try:
-        descriptor = open_regular(path, os.O_RDONLY)
+        descriptor = open_own(path, os.O_RDONLY)
     except FileNotFoundError:
         return []
     with os.fdopen(descriptor, "rb") as file:
@@ -34,7 +34,7 @@ def load(path: Path) -> list[str]:
 
 
 def save(path: Path, vc_uuids: Iterable[str]) -> None:
-    """Writes the file whole or not at all, and to the disk. Raises OSError.
+    """Write the file atomically and sync it to the disk. Raises OSError.
 
     What has its name, or that of the draft, is replaced: no link is followed, no pipe opened.
     """

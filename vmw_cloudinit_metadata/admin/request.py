@@ -2,7 +2,7 @@
 
 A proxy in front and this port must never differ about where a request ends. So what two readers
 could take in two ways is no request: a name with a space behind it, a tab, a folded line, a lone CR
-or LF, a second length. No request has a body here, and whoever sends a bad one is not heard again.
+or LF, a second length. No request has a body here, and after a bad one nothing more is read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the API tells of machines: of one a row in the list, or all that is known."""
+"""Machines in the API: a row of the list, or all that is known of one."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Any
 
-from vmw_cloudinit_metadata.admin.advice import next_step
-from vmw_cloudinit_metadata.admin.chronicle import (
+from vmw_cloudinit_metadata.admin.machinerecord import (
     LEFT,
     MISSING,
     STATES,
     TROUBLE,
-    Entry,
+    MachineRecord,
     problem_of,
 )
-from vmw_cloudinit_metadata.monitoring.happenings import Happening, digests_in, fields, timestamp
+from vmw_cloudinit_metadata.admin.nextstep import next_step
+from vmw_cloudinit_metadata.monitoring.digests import digests_in
+from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, Fact, RequestFailed
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.jsonobject import fields, timestamp
 from vmw_cloudinit_metadata.protocol.printable import shortened
 
 MAX_REASON = 300  # characters, in the list
 
 # What a filter may say beside a state.
-GROUPS: dict[str, Callable[[Entry], bool]] = {
+GROUPS: dict[str, Callable[[MachineRecord], bool]] = {
     "trouble": lambda entry: entry.state in TROUBLE,
     "connected": lambda entry: entry.is_connected,
     LEFT: lambda entry: not entry.is_connected and entry.state != MISSING,
@@ -29,7 +32,7 @@ GROUPS: dict[str, Callable[[Entry], bool]] = {
 FILTERS = (*STATES, *(name for name in GROUPS if name not in STATES))
 
 
-def row(entry: Entry) -> dict[str, Any]:
+def row(entry: MachineRecord) -> dict[str, Any]:
     """One line of the list."""
     machine = entry.machine
     return {
@@ -46,10 +49,9 @@ def row(entry: Entry) -> dict[str, Any]:
     }
 
 
-def story(entry: Entry) -> dict[str, Any]:
+def story(entry: MachineRecord) -> dict[str, Any]:
     """All that is known of one machine."""
-    machine, served = entry.machine, entry.served
-    details = served.details if served else {}
+    machine = entry.machine
     return row(entry) | {
         "last_error": _error(entry.trouble),
         "bios_uuid": machine.bios_uuid,
@@ -61,12 +63,20 @@ def story(entry: Entry) -> dict[str, Any]:
             {"document": document, "time": timestamp(at_s), "outcome": outcome}
             for document, at_s, outcome in entry.answers()
         ],
-        "matched_by": details.get("matched_by") or None,
-        "files": list(details.get("sources", ())),
-        "documents": digests_in(details["digest"]) if "digest" in details else {},
-        "more_documents": details.get("more_documents", 0),
+        **_served(entry.served and entry.served.fact),
         "moves": [fields(happening) for happening in entry.moves],
         "story": [fields(happening) | {"times": times} for happening, times, _ in entry.story],
+    }
+
+
+def _served(fact: Fact | None) -> dict[str, Any]:
+    if not isinstance(fact, DocumentsServed):
+        return {"matched_by": None, "files": [], "documents": {}, "more_documents": 0}
+    return {
+        "matched_by": fact.matched_by or None,
+        "files": list(fact.sources),
+        "documents": digests_in(fact.digest),
+        "more_documents": fact.more.get("documents", 0),
     }
 
 
@@ -81,7 +91,7 @@ def _port(connection: str, came: Happening) -> dict[str, Any]:
     }
 
 
-def _since(entry: Entry) -> str | None:
+def _since(entry: MachineRecord) -> str | None:
     return min(map(_connected, entry.ports.values()), default=None)
 
 
@@ -93,12 +103,14 @@ def _connected(came: Happening) -> str:
 def _error(trouble: Happening | None, most: int = sys.maxsize) -> dict[str, Any] | None:
     if trouble is None:
         return None
-    reason = trouble.details.get("reason") if trouble.kind == "failed" else trouble.text
+    document, reason = None, trouble.text
+    if isinstance(trouble.fact, RequestFailed):
+        document, reason = trouble.fact.document, trouble.fact.reason
     return {
         "time": timestamp(trouble.at_s),
         "error": problem_of(trouble),
-        "document": trouble.details.get("document"),
-        "reason": reason and shortened(reason, most),
+        "document": document,
+        "reason": shortened(reason, most),
     }
 
 
@@ -106,15 +118,15 @@ def _time(at_s: float) -> str | None:
     return timestamp(at_s) if at_s else None
 
 
-def matches(entry: Entry, state: str, words: Collection[str]) -> bool:
+def matches(entry: MachineRecord, state: str, words: Collection[str]) -> bool:
     """Whether it is in that state or group, and has all `words`, in lower case, about it."""
     if state and state != entry.state and not (state in GROUPS and GROUPS[state](entry)):
         return False
     return not words or all(word in _about(entry) for word in words)
 
 
-def _about(entry: Entry) -> str:
+def _about(entry: MachineRecord) -> str:
     machine = entry.machine
     reason = entry.trouble.text if entry.trouble else ""
-    told = (machine.name, machine.vc_uuid, machine.bios_uuid, entry.host, entry.state, reason)
-    return " ".join(filter(None, told)).lower()
+    about = (machine.name, machine.vc_uuid, machine.bios_uuid, entry.host, entry.state, reason)
+    return " ".join(filter(None, about)).lower()

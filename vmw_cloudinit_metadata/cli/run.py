@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.admin.port import AdminPort
+from vmw_cloudinit_metadata.admin.adminport import AdminPort
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.cli.serve import Service, serve
 from vmw_cloudinit_metadata.cli.serversettings import admin_settings, server_settings, warnings_of
 from vmw_cloudinit_metadata.drivers.driver import load
-from vmw_cloudinit_metadata.monitoring import logs
+from vmw_cloudinit_metadata.monitoring import formatters, logs, uncaught
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.budget import return_large_blocks
 from vmw_cloudinit_metadata.protocol.rate import BURST_S
@@ -194,7 +194,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 )
 @click.option(
     "--log-format",
-    type=click.Choice(logs.FORMATS, case_sensitive=False),
+    type=click.Choice(formatters.FORMATS, case_sensitive=False),
     default="text",
     show_default=True,
     help="Log lines of text, or one JSON object per line.",
@@ -248,7 +248,7 @@ def run(
     certificate again.
     """
     logs.set_up(options["log_level"], options["log_format"], with_process=workers > 1)
-    logs.catch_all()
+    uncaught.catch_all()
     start_log.setLevel(logging.INFO)
     for warning in unknown_variables(ctx.command, os.environ):
         log.warning("%s", warning)

@@ -16,9 +16,10 @@ from typing import Any
 
 import gevent
 
-from vmw_cloudinit_metadata.admin.port import AdminPort, Serving
-from vmw_cloudinit_metadata.monitoring import logs
+from vmw_cloudinit_metadata.admin.adminport import AdminPort, Serving
+from vmw_cloudinit_metadata.monitoring import logs, uncaught
 from vmw_cloudinit_metadata.monitoring.audit import Audit
+from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.reload import Reload, Take
@@ -47,12 +48,12 @@ class Service:
     audit_log: Path | None
 
 
-def serve(service: Service, workers: int) -> Counter[str]:
+def serve(service: Service, workers: int) -> Counter[Key]:
     """Serve until TERM or INT; return the counters."""
     return _serve_alone(service) if workers == 1 else _serve_by_workers(service, workers)
 
 
-def _serve_alone(service: Service) -> Counter[str]:
+def _serve_alone(service: Service) -> Counter[Key]:
     configuration, admin = service.configuration, service.admin
     server = service.make(service.listen, **configuration.settings)
     audit = _audit(service.audit_log, server)
@@ -83,10 +84,10 @@ def _serve_alone(service: Service) -> Counter[str]:
         server.serve_until_stopped()
     if audit:
         audit.flush()
-    return server.counters
+    return server.figures.counters
 
 
-def _serve_by_workers(service: Service, count: int) -> Counter[str]:
+def _serve_by_workers(service: Service, count: int) -> Counter[Key]:
     configuration, admin = service.configuration, service.admin
     vmotion_key = configuration.settings["vmotion_key"] or secrets.token_bytes(32)
     parent = Parent(
@@ -127,7 +128,7 @@ def _work(
     addresses: Sequence[Address],
 ) -> int:
     """Serve as one of `count` workers; return the exit code."""
-    logs.catch_all()
+    uncaught.catch_all()
     configuration = service.configuration
     settings = configuration.settings | {"vmotion_key": vmotion_key}
     server = service.make(addresses, reuse_port=True, **_share(settings, count))

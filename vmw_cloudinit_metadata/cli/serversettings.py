@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from vmw_cloudinit_metadata.admin.access import check_address, read_token
-from vmw_cloudinit_metadata.admin.port import AdminSettings
+from vmw_cloudinit_metadata.admin.adminport import AdminSettings
 from vmw_cloudinit_metadata.process.budget import MIN_PROCESS_BYTES, default_bytes
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import MIN_KEY_BYTES

@@ -12,10 +12,10 @@ import click
 import ujson
 
 from vmw_cloudinit_metadata.admin.access import read_token
-from vmw_cloudinit_metadata.admin.reader import Reader, line_of
+from vmw_cloudinit_metadata.admin.reader import AdminReader, line_of
 from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.instance.counts import counted
-from vmw_cloudinit_metadata.monitoring.happenings import LEVEL_NAMES
+from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.parameters import FILE
@@ -89,11 +89,11 @@ def tail(url: str, admin_token_file: Path | None, as_json: bool, level: str) -> 
         click.echo(event if as_json else one_line(line_of(ujson.loads(event))))
 
 
-def _reader(url: str, token_file: Path | None) -> Reader:
-    return Reader(url, read_token(token_file) if token_file else None)
+def _reader(url: str, token_file: Path | None) -> AdminReader:
+    return AdminReader(url, read_token(token_file) if token_file else None)
 
 
-def _endless(reader: Reader, path: str) -> Iterator[str]:
+def _endless(reader: AdminReader, path: str) -> Iterator[str]:
     """Yield events; reconnect when the server restarts."""
     yield from reader.events(path)
     while True:

@@ -1,6 +1,7 @@
 """The audit stream: who was served what, and who was refused; a file of one JSON object a line.
 
-Of documents it has sizes and digests alone, of a service URI not the query: both can be secret.
+It holds only sizes and digests of documents, and service URIs without their query: the rest can be
+secret.
 """
 
 from __future__ import annotations
@@ -14,75 +15,75 @@ from typing import Any
 import gevent
 import ujson
 
-from vmw_cloudinit_metadata.monitoring.happenings import Happening, digests_in, timestamp
+from vmw_cloudinit_metadata.monitoring.counters import DROPPED, Key
+from vmw_cloudinit_metadata.monitoring.digests import digests_in
+from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, PeerRejected, RequestFailed
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.jsonobject import timestamp
+from vmw_cloudinit_metadata.monitoring.ownfile import open_own
 from vmw_cloudinit_metadata.monitoring.quota import Quota
-from vmw_cloudinit_metadata.monitoring.regularfile import open_regular
 from vmw_cloudinit_metadata.monitoring.writer import Writer
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
-LEFT_OUT_S = 60.0  # so often a line says how many of a host were left out
+LEFT_OUT_S = 60.0  # interval of the lines that count what was left out
 
-# Kind of happening: what a line has of its details, and under which name.
-_DETAILS: Mapping[str, Mapping[str, str]] = {
-    "served": {"matched_by": "matched_by", "files": "sources"},
-    "failed": {"document": "document", "error": "error"},  # the reason may quote a file
-    "refused": {"error": "reason"},
-}
 _NOTHING: tuple[Any, ...] = (None, "", ())
+
+Audited = DocumentsServed | RequestFailed | PeerRejected
 
 
 class Audit:
-    """Writes a line for each happening of some kinds that it hears. Several processes may write to
-    one file. Raises ConfigError if that cannot be opened."""
+    """Writes a line for each happening of an audited kind. Several processes may write to one file.
+    Raises ConfigError if the file cannot be opened."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer = Writer(open_to_append(path), _dropped)
         self._quota = Quota()
         self._timer = gevent.get_hub().loop.timer(LEFT_OUT_S, repeat=LEFT_OUT_S, ref=False)
-        self._timer.start(self._tell_left_out)
+        self._timer.start(self._note_left_out)
 
     def hear(self, happening: Happening) -> None:
         """A listener, in the hub's thread."""
-        if happening.kind not in _DETAILS:
+        if not isinstance(happening.fact, Audited):
             return
-        buckets = self._quota.buckets(happening.host, happening.connection, happening.at_s)
-        if buckets is None:
+        allowances = self._quota.allowances(happening.host, happening.connection, happening.at_s)
+        if allowances is None:
             return
-        line = _line(_entry(happening))
-        for bucket in buckets:
-            bucket.left -= len(line)
+        line = _line(_entry(happening) | _about(happening.fact))
+        for allowance in allowances:
+            allowance.left -= len(line)
         self._writer.put(line)
 
     def reopen(self) -> None:
-        """Goes on in the file that has the name now. If it cannot be opened the log says so."""
+        """Continue in the file that has the name now. If it cannot be opened, log an error."""
         self._writer.reopen(lambda: open_to_append(self._path))
 
-    def shed(self) -> dict[str, int]:
-        """What is not in the file, by the name of its counter."""
+    def shed(self) -> dict[Key, int]:
+        """Return how many lines are missing in the file, by counter."""
         count = self._writer.dropped + self._quota.left_out
-        return {"audit lines dropped": count} if count else {}
+        return {DROPPED["audit lines"]: count} if count else {}
 
     def flush(self) -> None:
-        """At the end: blocks, but not for long."""
-        self._tell_left_out()
+        """Write what waits; blocks for a short time. Called at the end."""
+        self._note_left_out()
         self._writer.flush()
 
-    def _tell_left_out(self) -> None:
-        for host, count in self._quota.take_untold().items():
+    def _note_left_out(self) -> None:
+        for host, count in self._quota.take_left_out().items():
             self._writer.put(_note("lines left out", count, esxi_host=host))
 
 
 def open_to_append(path: Path) -> int:
-    """A descriptor of the file, which is made if there is none. Raises ConfigError."""
+    """Open the file, or create it, and return its descriptor; raise ConfigError."""
     try:
-        return open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        return open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:
         raise ConfigError(f"--audit-log: {path}: {error.strerror or error}") from error
 
 
 def _entry(happening: Happening) -> dict[str, Any]:
-    machine, details = happening.machine, happening.details
+    machine = happening.machine
     entry: dict[str, Any] = {
         "time": timestamp(happening.at_s),
         "kind": happening.kind,
@@ -97,23 +98,29 @@ def _entry(happening: Happening) -> dict[str, Any]:
             "bios_uuid": machine.bios_uuid,
             "service_uri": machine.service_uri.partition("?")[0],
         }
-    if happening.kind == "served":
-        entry["documents"] = _documents(details)
-        entry["is_last_good"] = bool(details["problem"])
-    names = _DETAILS[happening.kind]
-    return entry | {name: details.get(detail) for name, detail in names.items()}
+    return entry
 
 
-def _documents(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Of each document that was answered its size and digest; DIGEST itself has none."""
-    digests = digests_in(details["digest"])
-    return {name: digests.get(name, {}) for name in details["answered"]}
+def _about(fact: Audited) -> dict[str, Any]:
+    match fact:
+        case RequestFailed():  # without its reason, which may quote a file
+            return {"document": fact.document, "error": fact.error}
+        case PeerRejected():
+            return {"error": fact.reason}
+    digests = digests_in(fact.digest)
+    return {
+        # DIGEST itself has no digest.
+        "documents": {name: digests.get(name, {}) for name in fact.answered},
+        "is_last_good": bool(fact.problem),
+        "matched_by": fact.matched_by,
+        "files": fact.sources,
+    }
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:
-    told = {name: value for name, value in entry.items() if value not in _NOTHING}
-    told["process"] = os.getpid()
-    text = ujson.dumps(told, escape_forward_slashes=False).replace("\x7f", "\\u007f")
+    line = {name: value for name, value in entry.items() if value not in _NOTHING}
+    line["process"] = os.getpid()
+    text = ujson.dumps(line, escape_forward_slashes=False).replace("\x7f", "\\u007f")
     return f"{text}\n".encode()
 
 

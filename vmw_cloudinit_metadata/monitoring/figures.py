@@ -1,4 +1,4 @@
-"""What a process has counted and measured: to be added up over workers, and read as metrics."""
+"""What a process has counted and measured: added up over all workers, and exported as metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from vmw_cloudinit_metadata.monitoring.counters import Key
+from vmw_cloudinit_metadata.monitoring.gauges import Gauge, TimingKey
 
 BOUNDS_S = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
@@ -36,11 +39,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`counters` and `timings` only grow; `gauges` are of this moment."""
+    """`counters` and `timings` only grow; `gauges` are current values."""
 
-    counters: Counter[str] = field(default_factory=Counter)
-    timings: Mapping[str, Timing] = field(default_factory=dict)
-    gauges: Mapping[str, float] = field(default_factory=dict)
+    counters: Counter[Key] = field(default_factory=Counter)
+    timings: Mapping[TimingKey, Timing] = field(default_factory=dict)
+    gauges: Mapping[Gauge, float] = field(default_factory=dict)
 
     def __add__(self, other: Figures) -> Figures:
         names = [*self.timings, *(name for name in other.timings if name not in self.timings)]
@@ -52,7 +55,7 @@ class Figures:
         )
 
     def past(self) -> Figures:
-        """What stays of a process that is gone."""
+        """What remains of a process that has ended."""
         return Figures(self.counters, self.timings)
 
     def pack(self) -> dict[str, Any]:
@@ -62,12 +65,12 @@ class Figures:
 
     @classmethod
     def unpack(cls, packed: Any) -> Figures:
-        """What `pack` has made, after JSON; raises ValueError for anything else."""
+        """Return what `pack` has made, after JSON; raise ValueError for anything else."""
         match packed:
             case {"counters": dict(counters), "timings": dict(timings), "gauges": dict(gauges)}:
-                _check(map(_is_count, counters.values()), "a counter is no count")
-                _check(map(_is_amount, gauges.values()), "a gauge is no amount")
-                _check(map(_is_name, (*counters, *gauges, *timings)), "a name is no text")
+                _check(map(_is_count, counters.values()), "a counter is not a count")
+                _check(map(_is_amount, gauges.values()), "a gauge is not an amount")
+                _check(map(_is_name, (*counters, *gauges, *timings)), "a name is not text")
                 return cls(
                     Counter(counters), {n: _timing(parts) for n, parts in timings.items()}, gauges
                 )
@@ -77,10 +80,10 @@ class Figures:
 def _timing(parts: Any) -> Timing:
     match parts:
         case [[*counts], sum_s] if len(counts) == len(BOUNDS_S) + 1:
-            _check(map(_is_count, counts), "a bucket is no count")
-            _check([_is_amount(sum_s)], "a sum of seconds is no amount")
+            _check(map(_is_count, counts), "a bucket is not a count")
+            _check([_is_amount(sum_s)], "a sum of seconds is not an amount")
             return Timing(counts, sum_s)
-    raise ValueError("a timing has not its buckets and their sum")
+    raise ValueError("a timing without its buckets and their sum")
 
 
 def _check(are_so: Iterable[bool], otherwise: str) -> None:

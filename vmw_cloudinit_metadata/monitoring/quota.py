@@ -1,7 +1,7 @@
-"""Quota: how much of a log a host, and each connection of it, may fill. No clock, no I/O.
+"""Quota: how much of a log a host, and each of its connections, may fill. No clock, no I/O.
 
-Both have a bucket of bytes that fills up slowly. That of a connection keeps one VM, or who plays
-one, from using up what is for the other VMs of its host.
+Both have an allowance of bytes that refills slowly. That of a connection prevents one VM, or a peer
+that poses as one, from using up the allowance of its host.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections import Counter, OrderedDict
 MAX_HOSTS = 4096
 MAX_CONNECTIONS = 8192
 
-# A power cut: 4,000 VMs of one host boot within seconds, each with 3 lines of 700 bytes as JSON.
+# After a power cut 4,000 VMs of one host boot within seconds, each with 3 JSON lines of 700 bytes.
 HOST_BURST_BYTES = 16 * 1024 * 1024
 HOST_BYTES_PER_S = 16 * 1024
 
-# 100 lines as JSON, and one every three seconds.
+# 100 JSON lines, and one more every three seconds.
 CONNECTION_BURST_BYTES = 64 * 1024
 CONNECTION_BYTES_PER_S = 256
 
 _OTHERS = "other hosts"
 
 
-class Bucket:
-    """Bytes that are left; it was filled up at `at_s`."""
+class Allowance:
+    """Bytes that are left, since it was refilled at `at_s`."""
 
     __slots__ = ("at_s", "left")
 
@@ -32,45 +32,49 @@ class Bucket:
         self.at_s = at_s
 
 
-class Buckets:
-    """A bucket of `burst_bytes` for each key; the oldest of more than `most` is forgotten."""
+class Allowances:
+    """An allowance of `burst_bytes` for each key; of more than `most` the oldest is dropped."""
 
     def __init__(self, burst_bytes: int, bytes_per_s: int, most: int) -> None:
         self._burst_bytes = burst_bytes
         self._bytes_per_s = bytes_per_s
         self._most = most
-        self.known: OrderedDict[str, Bucket] = OrderedDict()
+        self.known: OrderedDict[str, Allowance] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.known)
 
-    def get(self, key: str, at_s: float) -> Bucket | None:
-        """The key's bucket, filled up if it was empty; None if it still is. A clock that goes back
-        fills nothing."""
-        bucket = self.known.get(key)
-        if bucket is None:
-            bucket = self.known[key] = Bucket(self._burst_bytes, at_s)
+    def get(self, key: str, at_s: float) -> Allowance | None:
+        """Return the key's allowance, refilled if it was empty; None if it still is. A clock that
+        was set back refills nothing."""
+        allowance = self.known.get(key)
+        if allowance is None:
+            allowance = self.known[key] = Allowance(self._burst_bytes, at_s)
             if len(self.known) > self._most:
                 self.known.popitem(last=False)
-        elif bucket.left <= 0:
-            more = max(at_s - bucket.at_s, 0.0) * self._bytes_per_s
-            bucket.left = min(bucket.left + more, self._burst_bytes)
-            bucket.at_s = at_s
-        return bucket if bucket.left > 0 else None
+        elif allowance.left <= 0:
+            more = max(at_s - allowance.at_s, 0.0) * self._bytes_per_s
+            allowance.left = min(allowance.left + more, self._burst_bytes)
+            allowance.at_s = at_s
+        return allowance if allowance.left > 0 else None
 
 
 class Quota:
-    """Whether a line may be written; counts those that may not, by host."""
+    """Decides whether a line may be written; counts those that may not, by host."""
 
     def __init__(self) -> None:
-        self._hosts = Buckets(HOST_BURST_BYTES, HOST_BYTES_PER_S, MAX_HOSTS)
-        self._connections = Buckets(CONNECTION_BURST_BYTES, CONNECTION_BYTES_PER_S, MAX_CONNECTIONS)
-        self._untold: Counter[str] = Counter()
-        self.left_out = 0  # lines, ever
+        self._hosts = Allowances(HOST_BURST_BYTES, HOST_BYTES_PER_S, MAX_HOSTS)
+        self._connections = Allowances(
+            CONNECTION_BURST_BYTES, CONNECTION_BYTES_PER_S, MAX_CONNECTIONS
+        )
+        self._unreported: Counter[str] = Counter()
+        self.left_out = 0  # lines, in all
 
-    def buckets(self, host: str, connection: str, at_s: float) -> tuple[Bucket, Bucket] | None:
-        """What the line's bytes are to be taken from, or None if it is left out. `connection` is
-        its id; "" for a line that counts for the host alone."""
+    def allowances(
+        self, host: str, connection: str, at_s: float
+    ) -> tuple[Allowance, Allowance] | None:
+        """Return what the line's bytes are subtracted from, or None if the line is left out.
+        `connection` is an id; "" for a line that counts for the host alone."""
         of_host = self._hosts.known.get(host)
         if of_host is None or of_host.left <= 0:
             of_host = self._hosts.get(host, at_s)
@@ -80,12 +84,12 @@ class Quota:
             return None
         return of_host, of_connection
 
-    def take_untold(self) -> Counter[str]:
-        """How many lines of each host were left out since this was asked last."""
-        untold, self._untold = self._untold, Counter()
-        return untold
+    def take_left_out(self) -> Counter[str]:
+        """Return how many lines of each host were left out since the last call."""
+        unreported, self._unreported = self._unreported, Counter()
+        return unreported
 
     def _leave_out(self, host: str) -> None:
         self.left_out += 1
-        is_known = host in self._untold or len(self._untold) < MAX_HOSTS
-        self._untold[host if is_known else _OTHERS] += 1
+        is_known = host in self._unreported or len(self._unreported) < MAX_HOSTS
+        self._unreported[host if is_known else _OTHERS] += 1

@@ -1,8 +1,8 @@
-"""What is said on a line, for the log at level debug: `<` from the VM, `>` to it.
+"""The traffic of a line, for the log at level debug: `<` from the VM, `>` to it.
 
-No content is shown: a name of a suboption and a length, the codes of a list, and of the serial line
-inside the requests. Whatever else a peer says can be the secret of a vMotion, under any code, or
-user-data, or the echo of some.
+It shows no content: the name and length of a suboption, the codes of a list, and the requests on
+the serial line. Everything else can be the secret of a vMotion, under any code, or user-data, or
+its echo.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LISTS = {
 
 
 class Trace:
-    """Logs what is said in both directions; `str(peer)` is the beginning of each line."""
+    """Logs both directions; each line begins with `str(peer)`."""
 
     def __init__(self, peer: object) -> None:
         self._peer = peer
@@ -73,5 +73,5 @@ def _suboption(code: int, argument: bytes) -> str:
     length = f"{_NAMES.get(code, f'suboption {code}')}, {len(argument)} bytes"
     if code not in _LISTS:
         return length
-    codes = sorted(set(argument))  # in no order, and each once: what was said cannot be read off
+    codes = sorted(set(argument))  # sorted, and each once, so that the content cannot be inferred
     return f"{length}: {', '.join(map(str, codes))}"

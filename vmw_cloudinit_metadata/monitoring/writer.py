@@ -1,6 +1,6 @@
-"""Writer: writes lines in a thread, so that whoever reads them slowly, or not at all, stops nobody.
+"""Writer: writes lines in a thread, so that a slow reader does not block the server.
 
-A thread, since nothing else is certain not to block: poll(2) says of a file on a network share, or
+Only a thread is certain not to block: poll(2) says of a file on a network share, or
 of a terminal, that it can be written to, and write(2) hangs. And O_NONBLOCK would belong to all
 processes that share the descriptor.
 """
@@ -39,21 +39,21 @@ class Writer:
     """Writes whole lines to `descriptor`, in their order.
 
     At most MAX_BYTES wait. Once they do, further lines are dropped until all that wait are written;
-    then follows `told(count)`, the line that says how many were dropped.
+    then follows `dropped_line(count)`, the line that says how many were dropped.
 
     Who puts and the thread share no lock, only a queue whose `put` may interrupt another one: the
     garbage collector can run anywhere, and end something that logs. The caller sees to it that no
     two threads put at the same time.
     """
 
-    def __init__(self, descriptor: int, told: Callable[[int], bytes]) -> None:
+    def __init__(self, descriptor: int, dropped_line: Callable[[int], bytes]) -> None:
         self._descriptor = descriptor
-        self._told = told
+        self._dropped_line = dropped_line
         self.begin()
         _WRITERS.add(self)
 
     def begin(self) -> None:
-        """Forget all lines and the thread. In a forked child both are its parent's."""
+        """Drop all lines and the thread: in a forked child both belong to the parent."""
         self._queue: SimpleQueue[bytes | Task] = SimpleQueue()
         self._thread: Thread | None = None
         self._has_thread = False
@@ -64,13 +64,13 @@ class Writer:
         # Of the thread
         self._done_bytes = 0
         self._lost_lines = 0
-        self._told_lines = 0
+        self._reported_lines = 0
         self._is_torn = False  # the last line was written in part
         self._is_over = False
 
     @property
     def dropped(self) -> int:
-        """Lines, ever."""
+        """Lines dropped in all."""
         return self._shed_lines + self._lost_lines
 
     def put(self, lines: bytes) -> None:
@@ -81,7 +81,7 @@ class Writer:
         if self._is_full:
             self._shed_lines += lines.count(b"\n")
             lines = b""
-        if not was_full:  # also if nothing waits, and this alone is too much: it has to be told
+        if not was_full:  # also if nothing waits, and this alone is too much: it has to be reported
             self._put_bytes += len(lines)
             self._do(lines)
 
@@ -122,7 +122,7 @@ class Writer:
             self._lost_lines += self._write(batch)
             self._done_bytes += len(batch)
             if self._queue.empty():
-                self._tell_dropped()
+                self._report_dropped()
             if task:
                 task()
             time.sleep(_BUSY_NAP_S if len(batch) > _FEW_BYTES else _NAP_S)
@@ -140,17 +140,17 @@ class Writer:
                 return batch, None
 
     def _end(self) -> None:
-        """Unless more has come: then it had hung, and nobody waits for its end any more."""
+        """End the thread, unless more lines have come: it had hung, and `rest` has returned."""
         self._is_over = self._queue.empty()
 
-    def _tell_dropped(self) -> None:
-        count = self.dropped - self._told_lines
-        if count and self._write(self._told(count)) == 0:
-            self._told_lines += count
+    def _report_dropped(self) -> None:
+        count = self.dropped - self._reported_lines
+        if count and self._write(self._dropped_line(count)) == 0:
+            self._reported_lines += count
 
     def _write(self, lines: bytes) -> int:
-        """Write them in pieces of whole lines; return how many were lost, because nobody can read
-        them any more or the disk is full."""
+        """Write them in pieces of whole lines; return how many were lost, because the reader is
+        gone or the disk is full."""
         written = 0
         try:
             if self._is_torn:
@@ -165,7 +165,7 @@ class Writer:
     def _write_some(self, piece: bytes) -> int:
         try:
             return os.write(self._descriptor, piece)
-        except BlockingIOError:  # somebody who shares the descriptor has made it so
+        except BlockingIOError:  # a process that shares the descriptor made it non-blocking
             poll = select.poll()
             poll.register(self._descriptor, select.POLLOUT)
             poll.poll()

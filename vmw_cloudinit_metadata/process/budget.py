@@ -14,7 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-# What a cgroup or the machine has is also needed by others: threads that read files, the system.
+from vmw_cloudinit_metadata.monitoring.counters import Key, memory_shed
+from vmw_cloudinit_metadata.monitoring.gauges import MEMORY_BUDGET, Gauge, memory
+
+# The rest of the cgroup or the machine is for others: threads that read files, the system.
 CGROUP_SHARE = 0.75
 MACHINE_SHARE = 0.5
 
@@ -47,7 +50,7 @@ class Table(Protocol):
 
 
 class Fixed:
-    """Bytes that cannot be dropped, as `count` tells them."""
+    """Bytes that cannot be dropped, as `count` returns them."""
 
     def __init__(self, count: Callable[[], int]) -> None:
         self._count = count
@@ -63,9 +66,9 @@ class Fixed:
 class Budget:
     """The limit of one process. Belongs to the thread of its hub."""
 
-    def __init__(self, limit_bytes: int, count: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, limit_bytes: int, count: Callable[[Key], None] = lambda _: None) -> None:
         self.limit_bytes = limit_bytes
-        self._count = count  # counts what is dropped: "memory shed: kept answers"
+        self._count = count  # counts what is dropped
         self._program_bytes = resident_bytes() + RESERVE_BYTES
         self._tables: dict[str, Table] = {"program": Fixed(lambda: self._program_bytes)}
 
@@ -87,19 +90,19 @@ class Budget:
 
     @property
     def room_bytes(self) -> int:
-        """What the tables may have."""
+        """Bytes that the tables may hold."""
         return max(self.limit_bytes - self._program_bytes, 0)
 
     def has_room(self) -> bool:
-        """Drop what does not fit; return whether all that cannot be dropped does."""
+        """Drop what does not fit; return whether what cannot be dropped fits."""
         self.keep()
         return self.kept_bytes <= self.limit_bytes
 
     @property
-    def gauges(self) -> dict[str, float]:
-        """The limit, and the bytes of each table, by the names of admin/metrics.py."""
-        kept = {f"memory: {name}": table.kept_bytes for name, table in self._tables.items()}
-        return {"memory budget": self.limit_bytes, **kept}
+    def gauges(self) -> dict[Gauge, float]:
+        """The limit, and the bytes of each table."""
+        kept = {memory(name): table.kept_bytes for name, table in self._tables.items()}
+        return {MEMORY_BUDGET: self.limit_bytes, **kept}
 
     def keep(self) -> None:
         """Drop what does not fit. Call it when a table has grown."""
@@ -109,7 +112,7 @@ class Budget:
         while sheddable and self.kept_bytes > self.limit_bytes:
             name = max(sheddable, key=lambda name: sheddable[name].kept_bytes)
             if sheddable[name].shed():
-                self._count(f"memory shed: {name}")
+                self._count(memory_shed(name))
             else:
                 del sheddable[name]
 
@@ -135,7 +138,7 @@ def cgroup_limits(
 
 
 def _limits_above(root: Path, path: str, name: str) -> Iterable[int]:
-    """A container sees its own cgroup at the root, whatever path it is told."""
+    """A container sees its own cgroup at the root, whatever path /proc shows."""
     parts = [part for part in path.split("/") if part not in ("", "..")][:_MAX_DEPTH]
     for depth in range(len(parts) + 1):
         text = _read(root.joinpath(*parts[:depth], name)).strip()
@@ -151,7 +154,7 @@ def _read(path: Path) -> str:
 
 
 def return_large_blocks() -> None:
-    """Have glibc give the memory of each large object back to the system when it is freed.
+    """Make glibc return the memory of each large object to the system when it is freed.
 
     By default it keeps objects of up to 32 MiB in its heap once some were freed, and the gaps
     between documents then add a third to what the tables count. Elsewhere this does nothing.
@@ -161,7 +164,7 @@ def return_large_blocks() -> None:
 
 
 def resident_bytes() -> int:
-    """The memory that this process has now."""
+    """The resident memory of this process."""
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 

@@ -1,9 +1,8 @@
 """The channel from a worker to its parent: its messages, made by the worker and checked by the
 parent. No I/O.
 
-A message is a datagram. The kernel keeps its bounds: half of one never comes, and one that cannot
-be read spoils no other. With a stream both ends would have to count bytes, and to find together
-again after an error.
+A message is a datagram. The kernel keeps its bounds: half a message never arrives, and one that
+cannot be read affects no other. A stream would need framing, and resynchronization after an error.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 import ujson
 
 from vmw_cloudinit_metadata.monitoring.figures import Figures
-from vmw_cloudinit_metadata.monitoring.happenings import Happening, pack, unpack
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.packed import pack, unpack
 from vmw_cloudinit_metadata.protocol.printable import shortened
 
 # No message is longer. The most that a peer can put into one happening, all of it control
@@ -27,7 +27,7 @@ _HEAD, _TAIL = b'{"happenings":[', b"]}"
 
 
 class InvalidMessage(ValueError):  # noqa: N818 - what a message is
-    """One that no worker of ours sends."""
+    """A message that no worker sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def of_happening(happening: Happening) -> bytes:
 
 
 def room_in(message_bytes: int) -> int:
-    """How much of a message those in `together` may have, each with a comma."""
+    """Return how many bytes the happenings in `together` may have, each with a comma."""
     return message_bytes - len(_HEAD) - len(_TAIL)
 
 
@@ -66,25 +66,25 @@ def together(happenings: Iterable[bytes]) -> bytes:
 
 
 def decode(message: bytes) -> Report:
-    """What a worker says; raises InvalidMessage, and nothing else, whatever the bytes are.
+    """Parse what a worker sends; raise InvalidMessage, and nothing else, whatever the bytes are.
 
-    A happening that cannot be read costs no other: it is counted in `invalid`.
+    A happening that cannot be read affects no other: it is counted in `invalid`.
     """
     try:
-        told = ujson.loads(message)
+        found = ujson.loads(message)
     except ValueError as error:
-        raise InvalidMessage(f"it is no JSON ({len(message)} bytes)") from error
-    match told:
+        raise InvalidMessage(f"invalid JSON ({len(message)} bytes)") from error
+    match found:
         case {"figures": packed, "problem": str(problem)}:
             try:
                 return Report(Figures.unpack(packed), problem)
             except ValueError as error:
-                raise InvalidMessage(f"its figures: {error}") from error
+                raise InvalidMessage(f"invalid figures: {error}") from error
         case {"failed": str(failure)}:
             return Report(failure=failure)
         case {"happenings": [*packed]}:
             return _happenings(packed)
-    raise InvalidMessage("it is none of figures, failed and happenings")
+    raise InvalidMessage("neither figures, failed nor happenings")
 
 
 def _happenings(packed: Sequence[object]) -> Report:

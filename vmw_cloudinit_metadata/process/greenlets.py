@@ -1,7 +1,7 @@
 """Greenlets that serve one connection after the other.
 
-Each connection has a greenlet of its own. To begin a new one costs a sixth of a whole boot of the C
-yardstick (docs/performance.md): the memory of its frames comes from the system and goes back to it.
+Each connection has a greenlet of its own. To start a new one costs a sixth of a whole boot of the C
+yardstick (docs/performance.md), as the memory of its frames is allocated and freed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import gevent
 from greenlet import greenlet
 
-MAX_IDLE = 256  # a herd that has gone need not leave thousands
+MAX_IDLE = 256  # after a burst of connections thousands need not stay
 
 
 class Greenlets:
-    """Nobody joins or kills them. One whose `serve` raises ends; the hub tells of the error."""
+    """Never joined or killed. One whose `serve` raises ends; the hub logs the error."""
 
     def __init__(self, serve: Callable[[socket, Any], None]) -> None:
         self._serve = serve
@@ -29,15 +29,15 @@ class Greenlets:
         return len(self._idle)
 
     def spawn(self, sock: socket, connection: Any) -> None:
-        """Serves this connection, from the hub's next turn on."""
+        """Serve this connection, from the hub's next turn on."""
         if self._idle:
             gevent.get_hub().loop.run_callback(self._idle.pop().switch, sock, connection)
         else:
             gevent.spawn_raw(self._work, [(sock, connection)])
 
     def close(self) -> None:
-        """Ends those that are idle, and the others when they are: one that waits is never freed,
-        nor what it knows."""
+        """End the idle ones, and the others once they are idle: one that waits is never freed, nor
+        what it refers to."""
         self._max_idle = 0
         while self._idle:
             gevent.get_hub().loop.run_callback(self._idle.pop().switch, None, None)

@@ -1,5 +1,5 @@
-"""What HUP does: files are read in a thread, since their file system may hang; what they hold is
-put into force in the hub."""
+"""Reload on HUP: files are read in a thread, since their file system may hang; the hub applies what
+they contain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-READ_S = 10.0  # so long it may take before the operator is told
+READ_S = 10.0  # then an error is logged
 PAUSE_S = 0.2  # between two readings: a storm of signals costs no more than these
 
 Take = Callable[[], None]
@@ -24,8 +24,8 @@ def _nothing() -> None:
 
 
 class Reload:
-    """Calls `read` in a thread, one call after the other, and in the hub what that has returned.
-    `read` may raise ConfigError: then nothing is taken over.
+    """Calls `read` in a thread, one call at a time, and then in the hub what `read` has returned.
+    If `read` raises ConfigError, nothing changes.
 
     `on_begin` and `on_end` are called around it; `on_end` also when it takes longer than READ_S.
     """
@@ -49,7 +49,7 @@ class Reload:
         self._is_wanted = False  # once more
 
     def ask(self) -> None:
-        """Reads now; or, if that is under way, once more when it has ended."""
+        """Read now; or once more after the reading that is under way."""
         self._is_wanted = True
         if not self._is_reading and not self._is_pausing:
             self._begin()
@@ -83,11 +83,11 @@ class Reload:
         if isinstance(error, ConfigError):
             log.error("reload: %s; nothing is changed", error)
         elif error:
-            log.error("reload: nothing is changed, for an error of the server", exc_info=error)
+            log.error("reload: internal error; nothing is changed", exc_info=error)
         elif take:
             try:
                 take()
-            except Exception:  # in a callback of the hub
+            except Exception:  # a callback of the hub: nothing would catch it
                 log.exception("reload: not all could be changed")
 
     def _go_on(self) -> None:

@@ -1,5 +1,5 @@
-"""Threads for what blocks: drivers. As gevent's ThreadPool, at a third of what it costs a look-up:
-results come back by one watcher for all.
+"""Threads for blocking work: drivers. Like gevent's ThreadPool, at a third of its cost for a
+look-up: one watcher brings back all results.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Callback = Callable[[Any, BaseException | None], None]  # what was returned, or 
 
 
 class Threads:
-    """As many as there was ever work at a time. Belongs to the thread of its hub.
+    """Grows to peak concurrency; never shrinks. Belongs to the thread of its hub.
 
-    They are daemons: one that hangs does not hold up the end of the process.
+    The threads are daemons: one that hangs does not block the end of the process.
     """
 
     def __init__(self) -> None:
         self._count = 0
         self._under_way = 0
-        self._is_short = False  # of threads, and that is told
+        self._is_short = False  # of threads, and this was logged
         self._work: SimpleQueue[tuple[Work, Callback] | None] = SimpleQueue()
         self._done: deque[Callable[[], None]] = deque()
         self._loop = gevent.get_hub().loop
@@ -37,7 +37,7 @@ class Threads:
         self._waker.start(self._call_back)
 
     def run(self, work: Work, callback: Callback) -> None:
-        """Calls `work` in a thread, and then `callback` in the hub."""
+        """Call `work` in a thread, and then `callback` in the hub."""
         self._under_way += 1
         self._work.put((work, callback))
         if self._count < self._under_way:
@@ -46,9 +46,9 @@ class Threads:
     def _begin_one(self) -> None:
         try:
             Thread(target=self._run, name=f"driver {self._count + 1}", daemon=True).start()
-        except RuntimeError as error:  # the system has no further one: those that there are go on
+        except RuntimeError as error:  # the system allows no further thread: the others continue
             if not self._is_short:
-                log.warning("no thread more than %d for the driver: %s", self._count, error)
+                log.warning("the driver has %d threads and gets no more: %s", self._count, error)
             self._is_short = True
             if not self._count:
                 self._refuse(error)
@@ -57,14 +57,14 @@ class Threads:
             self._is_short = False
 
     def _refuse(self, error: RuntimeError) -> None:
-        """There is nobody to do what was to be done."""
+        """Fail the task: there is no thread at all."""
         task = self._work.get()
         assert task
         self._done.append(partial(task[1], None, error))
         self._waker.send()
 
     def close(self) -> None:
-        """Each ends when it has done what there is; nothing more is called back."""
+        """End each thread after the work that is queued; call nothing back any more."""
         self._waker.stop()
         for _ in range(self._count):
             self._work.put(None)
@@ -81,7 +81,7 @@ class Threads:
         work, callback = task
         try:
             self._done.append(partial(callback, work(), None))
-        except BaseException as error:  # whatever it is, somebody waits for it
+        except BaseException as error:  # whatever it is, a caller waits for it
             self._done.append(partial(callback, None, error))
         self._waker.send()
         return True

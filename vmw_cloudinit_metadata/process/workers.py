@@ -1,12 +1,12 @@
 """Several processes on one port: a small parent starts and watches them, and serves no VM itself.
 
-The workers accept with SO_REUSEPORT. Each tells the parent over a socket pair (channel.py) why it
-cannot start, or what it has counted and what happens; when the parent is gone, the pair is closed
-and they stop. One that says nothing for too long is killed and replaced: its hub hangs. Nothing
-that a worker says ends the parent: what cannot be read is dropped and counted.
+The workers accept with SO_REUSEPORT. Each reports to the parent over a socket pair (channel.py) why
+it cannot start, or its figures and happenings; when the parent ends, the pair is closed and the
+workers stop. A worker that is silent for too long is killed and replaced, because its hub hangs.
+Nothing that a worker sends ends the parent: what cannot be read is dropped and counted.
 
-The parent forks in its main greenlet only, and not while a thread of it reads settings: a child
-destroys the hub that it has inherited, and begins with one of its own.
+The parent forks in its main greenlet only, and not while one of its threads reads settings: a child
+destroys the hub that it inherits, and creates its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import gevent
 from gevent.event import Event
 
+from vmw_cloudinit_metadata.monitoring.counters import DROPPED, WORKER_RESTARTS, Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
 from vmw_cloudinit_metadata.process import channel, notify
@@ -79,20 +80,20 @@ class Worker:
 
     @property
     def figures(self) -> Figures:
-        """What it has counted, and what could not be read of what it said."""
-        return self._figures + Figures(Counter({"events dropped": self._dropped}))
+        """Its figures, and how many of its messages could not be read."""
+        return self._figures + Figures(Counter({DROPPED["events"]: self._dropped}))
 
-    def watch(self, told: Callable[[], None]) -> None:
-        """Calls `told` whenever the worker has told something."""
+    def watch(self, on_message: Callable[[], None]) -> None:
+        """Call `on_message` whenever the worker has sent something."""
 
         def readable() -> None:
             self._receive(_TURN_MESSAGES)
-            told()
+            on_message()
 
         self._watcher.start(readable)
 
     def bury(self) -> None:
-        """Takes in its last words."""
+        """Receive its last messages."""
         self._receive(_LAST_MESSAGES)
         self.forget()
 
@@ -106,14 +107,14 @@ class Worker:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """A worker that is silent."""
+        """Kill a silent worker."""
         self.is_killed = True
         if not self.is_ready:
             self.failure = f"not ready within {READY_S:g} s: its driver may hang"
         self.signal(signal.SIGKILL)
 
     def _receive(self, most: int) -> None:
-        """Takes in some of its messages. Never raises: gevent would not watch the pair any more."""
+        """Receive some of its messages. Never raises: gevent would stop to watch the pair."""
         for _ in range(most):
             try:
                 message, _, flags, _ = self._pair.recvmsg(channel.MESSAGE_BYTES)
@@ -125,40 +126,40 @@ class Worker:
                 self._watcher.stop()
                 return
             if flags & socket.MSG_TRUNC:
-                self._drop(1, "it is too long")
+                self._drop(1, "too long")
             else:
                 self._take(message)
 
     def _take(self, message: bytes) -> None:
         try:
-            told = channel.decode(message)
+            report = channel.decode(message)
         except channel.InvalidMessage as error:
             self._drop(1, str(error))
             return
         self.silent_s = 0.0
-        self.failure = told.failure or self.failure
-        if told.figures:
+        self.failure = report.failure or self.failure
+        if report.figures:
             self.is_ready = True
-            self._figures, self.problem = told.figures, told.problem
-        for happening in told.happenings:
+            self._figures, self.problem = report.figures, report.problem
+        for happening in report.happenings:
             for listener in self._listeners:
                 try:
                     listener(happening)
-                except Exception:  # in a watcher's callback
-                    log.exception("worker %d: a happening cannot be taken in", self.pid)
-        if told.invalid:
-            self._drop(told.invalid, "a happening is none")
+                except Exception:  # a watcher's callback: gevent would stop the watcher
+                    log.exception("worker %d: cannot process a happening", self.pid)
+        if report.invalid:
+            self._drop(report.invalid, "an invalid happening")
 
     def _drop(self, count: int, reason: str) -> None:
         if not self._dropped:
-            text = "worker %d: a message cannot be read: %s; such are dropped and counted"
+            text = "worker %d: invalid message: %s; such messages are dropped and counted"
             log.error(text, self.pid, reason)
         self._dropped += count
 
 
 class Parent:
-    """Runs `work` in `count` processes until TERM or INT; `drain_s` tells how long they then may
-    take. `work` begins with HUP blocked, and is to unblock it."""
+    """Runs `work` in `count` processes until TERM or INT; `drain_s` returns how long they then may
+    take. `work` starts with HUP blocked, and has to unblock it."""
 
     def __init__(
         self,
@@ -181,7 +182,7 @@ class Parent:
         self.budget = Budget(memory_budget, self._count_one)
         self._is_started = False
         self.is_stopping = False
-        self.counted_beside: list[Callable[[], Mapping[str, int]]] = []  # counters of this process
+        self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of this process
         self._drained_s = 0.0  # when the workers are to have stopped
         self._turned_s = time.monotonic()  # the last turn
         self._rereading: Rereading | None = None
@@ -204,8 +205,8 @@ class Parent:
         beside.append(Figures(gauges=self.budget.gauges))
         return sum([*(worker.figures for worker in self._workers.values()), *beside], self._ended)
 
-    def _count_one(self, name: str) -> None:
-        self._ended.counters[name] += 1
+    def _count_one(self, key: Key) -> None:
+        self._ended.counters[key] += 1
 
     @property
     def problem(self) -> str:
@@ -222,7 +223,7 @@ class Parent:
         """Returns when all workers accept, or no more are to, after TERM or INT; raises ConfigError
         with the reason if one cannot. HUP is obeyed after that, with `rereading`."""
         self._handlers = [gevent.signal_handler(number, self._stop) for number in _STOPPING]
-        for _ in range(self._count):  # one first: a wrong setting is told once
+        for _ in range(self._count):  # one first, so that a wrong setting is reported once
             if not self.is_stopping:
                 self._wait_until_ready(self._fork())
         self._is_started = True
@@ -241,7 +242,7 @@ class Parent:
             worker.signal(signal.SIGHUP)
 
     def _stop(self) -> None:
-        """Asked a second time, the drain ends at once."""
+        """Stop all workers; the second time, end the drain at once."""
         drain_s = 0.0 if self.is_stopping else self._drain_s()
         self._drained_s = time.monotonic() + drain_s
         self.is_stopping = True
@@ -272,7 +273,7 @@ class Parent:
 
     def _kill_silent(self) -> None:
         """Only time in which the parent has listened counts: while it was stopped itself, or its
-        machine slept, nobody was silent. A worker that drains may be so until that is over."""
+        machine slept, no worker counts as silent. A draining worker may be silent until it ends."""
         now_s = time.monotonic()
         listened_s = min(now_s - self._turned_s, _MOST_TURN_S)
         self._turned_s = now_s
@@ -294,8 +295,8 @@ class Parent:
         try:
             worker.bury()
             self._on_end(worker.pid)
-        except Exception:  # whatever its end brings, the others are served
-            log.exception("worker %d: its end cannot be told", worker.pid)
+        except Exception:  # the main loop of the parent: the other workers serve on
+            log.exception("worker %d: cannot process its end", worker.pid)
         self._ended += worker.figures.past()
         if self._is_started and not self.is_stopping:
             self._replace(worker, code)
@@ -305,7 +306,7 @@ class Parent:
         self._due_s.append(time.monotonic() + wait_s)
         if worker.is_ready:
             log.error("worker %d has ended with %d: another one is started", worker.pid, code)
-            self._ended.counters["workers restarted"] += 1
+            self._ended.counters[WORKER_RESTARTS] += 1
         else:
             reason = worker.failure or f"it has ended with {code}"
             log.error("a worker cannot start: %s; tried again in %g s", reason, wait_s)
@@ -336,7 +337,7 @@ class Parent:
         return worker
 
     def _be_worker(self, ours: socket.socket, theirs: socket.socket) -> None:
-        """In the child: runs the work, and never returns."""
+        """Run the work in the child; never return."""
         code = 1
         try:
             self._leave_parent(ours)
@@ -345,7 +346,7 @@ class Parent:
             with suppress(OSError):
                 theirs.send(channel.of_failure(str(error)))
             code = 2
-        except Exception:
+        except Exception:  # the last frame of a forked process
             log.exception("a worker fails")
         finally:
             try:
@@ -354,8 +355,8 @@ class Parent:
                 os._exit(code)
 
     def _leave_parent(self, ours: socket.socket) -> None:
-        """Lets go of all that is the parent's, above all its ends of the pairs: else nobody would
-        see that the parent is gone."""
+        """Let go of all that is the parent's, above all its ends of the pairs: otherwise no
+        worker would notice the end of the parent."""
         gevent.reinit()
         for handler in self._handlers:
             handler.cancel()

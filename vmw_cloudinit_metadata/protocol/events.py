@@ -6,8 +6,49 @@ A move is reported by its number, which is the same at its source and its target
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+RefusalKind = Literal[
+    "another service URI", "without TLS", "VMOTION-PEER", "plain bytes before TLS"
+]
+
+# Every `kind` of a Violation.
+VIOLATION_KINDS = (
+    "line that is no request",
+    "line too long",
+    "subnegotiation too long",
+    "subnegotiation without an option",
+    "suboption without a code",
+    "too many requests before the identity",
+    "too much before VMOTION-COMPLETE",
+    "too much before the end of AUTHENTICATION",
+    "unexpected AUTHENTICATION",
+    "unexpected DO-PROXY",
+    "unexpected GET-VM-BIOS-UUID",
+    "unexpected GET-VM-LOCATION-UUID",
+    "unexpected GET-VM-NAME",
+    "unexpected GET-VM-VC-UUID",
+    "unexpected KNOWN-SUBOPTIONS-2",
+    "unexpected UNKNOWN-SUBOPTION-RCVD-2",
+    "unexpected VMOTION-ABORT",
+    "unexpected VMOTION-COMPLETE",
+    "unexpected VMOTION-GOAHEAD",
+    "unexpected VMOTION-NOTNOW",
+    "unexpected VMOTION-PEER",
+    "unexpected VMOTION-PEER-OK",
+    "unexpected WILL-PROXY",
+    "unexpected WONT-PROXY",
+    "unexpected subnegotiation",
+    "unknown suboption",
+    "unknown telnet command",
+    "unterminated subnegotiation",
+    "unusable VM-BIOS-UUID",
+    "unusable VM-LOCATION-UUID",
+    "unusable VM-NAME",
+    "unusable VM-VC-UUID",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +88,7 @@ class Requested:
 class Refused:
     """The VM is not served; the session is mute."""
 
-    kind: str  # one of a few fixed texts
+    kind: RefusalKind
     reason: str  # for the operator, safe for a log
     is_attack: bool = False  # then the connection is to be closed at once
 
@@ -118,7 +159,7 @@ class TakenOver:
 class Violation:
     """The peer sent something that the protocol does not allow."""
 
-    kind: str  # one of a few fixed texts
+    kind: str  # one of VIOLATION_KINDS
 
 
 Event = (

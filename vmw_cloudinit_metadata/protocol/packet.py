@@ -12,12 +12,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 # A request has some 20 bytes; the rest is room for the noise that may stand before it.
 MAX_LINE_BYTES = 4096
 
 REQUEST = "REQUEST_"
 RESPONSE = "RESPONSE_"
+
+# What RESPONSE_ERROR can say.
+ErrorCode = Literal["not-found", "invalid", "failed", "timeout", "unknown-request"]
 
 _REPEATED_BYTES = 64  # guests repeat a few short lines; longer ones are not cached
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from vmw_cloudinit_metadata.protocol import stranger, telnet, vmware
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
-from vmw_cloudinit_metadata.protocol.events import Event, NotHypervisor, Refused, Violation
+from vmw_cloudinit_metadata.protocol.events import (
+    Event,
+    NotHypervisor,
+    RefusalKind,
+    Refused,
+    Violation,
+)
 from vmw_cloudinit_metadata.protocol.phases import FRESH, SILENCE, TRANSITIONS, Cue, SessionPhase
 from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
@@ -40,7 +46,7 @@ class TelnetPeer:
     def violation(self, kind: str) -> None:
         self.report(Violation(kind))
 
-    def refuse(self, kind: str, reason: str, *, is_attack: bool = False) -> None:
+    def refuse(self, kind: RefusalKind, reason: str, *, is_attack: bool = False) -> None:
         """Stops serving a peer that is a VM."""
         self.advance(SILENCE)
         self.report(Refused(kind, reason, is_attack))

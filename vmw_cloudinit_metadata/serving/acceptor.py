@@ -1,4 +1,4 @@
-"""Accepts connections, for as long as there is room for them; refuses the others at once."""
+"""Accepts connections while there is room for them; refuses the others at once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class Acceptor(StreamServer):
-    """Calls `begin` for each connection that `is_welcome`, a peer's address given, lets in; and
-    `serve`, which closes the socket, with what that has returned, in a greenlet. One without a
-    descriptor is tried again in the hub's next turn, if `frees_descriptor`; else it is closed, and
-    `on_exhausted` called."""
+    """Accepts the connections of one listener.
+
+    `is_welcome` gets the peer's address, and decides. Then `begin` is called, and `serve` in a
+    greenlet with what that returned; it closes the socket. A connection for which there is no
+    descriptor is tried again in the hub's next turn if `frees_descriptor`; else it is closed, and
+    `on_exhausted` called.
+    """
 
     def __init__(
         self,
@@ -42,7 +45,7 @@ class Acceptor(StreamServer):
         super().__init__(listener, serve)
 
     def do_read(self) -> Any:
-        """The next connection to serve, a socket and what `begin` made; None: there is none now."""
+        """Return the next connection to serve: its socket, and what `begin` made. None: no more."""
         try:
             descriptor, address = self._accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -50,7 +53,7 @@ class Acceptor(StreamServer):
         except OSError as error:
             if error.errno not in _NO_DESCRIPTOR:
                 raise
-            # The system says so before it looks whether anybody waits.
+            # The system reports this before it checks whether a connection waits.
             if self._has_waiting() and not self._frees_descriptor():
                 self._refuse_without_descriptor()
             return None
@@ -60,14 +63,13 @@ class Acceptor(StreamServer):
         if not self._is_welcome(str(address[0])):
             os.close(descriptor)
             return None
-        # Not gevent's: nobody waits through it, and that would bring two watchers of its own. Nor
-        # Python's, which can be made a file.
+        # Not gevent's, which has two watchers of its own. Nor Python's, which can become a file.
         accepted = SocketType(*self._kind, descriptor)
         accepted.setblocking(False)
         return accepted, self._begin(accepted, address)
 
     def do_handle(self, *accepted: Any) -> None:
-        """As gevent does it, but for a frame: each connection would keep that on its stack."""
+        """Like gevent's, without the frame that each connection would keep on its stack."""
         self._greenlets.spawn(*accepted)
 
     def _accept(self) -> tuple[int, tuple[Any, ...]]:
@@ -85,10 +87,10 @@ class Acceptor(StreamServer):
         self._give_spare()
 
     def _refuse_without_descriptor(self) -> None:
-        """Gives the spare descriptor for this connection, so that it is closed and does not hang,
-        accepted by the system and by nobody else."""
+        """Accept with the spare descriptor, and close: or else the connection would hang, accepted
+        by the system alone."""
         self._give_spare()
-        with suppress(OSError):  # a look-up's thread was faster: the next turn tries again
+        with suppress(OSError):  # a look-up's thread took it: the next turn tries again
             self._refuse(*self._accept())
         self._take_spare()
 

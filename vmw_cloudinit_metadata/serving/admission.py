@@ -1,25 +1,27 @@
-"""Who may connect: which networks, how many connections of one host and in all, and how fast; and
-which connection makes room for another one."""
+"""Who may connect: from which networks, how many connections in all and of one host, how fast; and
+which connection is closed to make room for another one."""
 
 from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import NamedTuple, Protocol
 
+from vmw_cloudinit_metadata.monitoring.counters import RefusalReason
 from vmw_cloudinit_metadata.protocol.crowd import Crowd
 from vmw_cloudinit_metadata.protocol.rate import Rate
 
 Network = IPv4Network | IPv6Network
 
 MAX_PER_HOST = 4096
+MAX_MUTE_LINES = 4096
 
-# Of one host, a second. At once it may be rate.BURST_S times as many: all the VMs of MAX_PER_HOST.
+# Per host and second. A burst may have rate.BURST_S times as many: all VMs of MAX_PER_HOST.
 MAX_CONNECTION_RATE = 1000
-MAX_HANDSHAKE_RATE = 250  # a TLS handshake costs 1 ms of a core
+MAX_HANDSHAKE_RATE = 250  # a TLS handshake takes 1 ms of a core
 
 # Descriptors for other things than connections: the driver's files, the log, libraries.
 RESERVED_DESCRIPTORS = 128
@@ -28,7 +30,7 @@ _DESCRIPTORS = "/proc/self/fd"
 
 
 def raise_descriptor_limit() -> tuple[int, int]:
-    """Raises the soft limit of this process to the hard one; returns what it was, and is."""
+    """Raise the soft limit of this process to the hard one; return it before and now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -37,7 +39,7 @@ def raise_descriptor_limit() -> tuple[int, int]:
 
 def open_descriptors() -> int:
     """How many descriptors this process has open."""
-    # Since Linux 6.2 the directory's size; with many, to list them takes milliseconds.
+    # Since Linux 6.2 this is the directory's size; listing many takes milliseconds.
     return os.stat(_DESCRIPTORS).st_size or len(os.listdir(_DESCRIPTORS))
 
 
@@ -55,28 +57,35 @@ def connections_by_descriptors() -> int:
 
 @lru_cache(maxsize=4096)  # hosts come back
 def plain_host(host: str) -> str:
-    """The address of a peer, without the clothes of IPv6: `::ffff:10.0.0.1`, `fe80::1%eth0`."""
+    """The address of a peer, without IPv6 mapping or zone: `::ffff:10.0.0.1`, `fe80::1%eth0`."""
     address = ip_address(host.partition("%")[0])
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 class Refusal(NamedTuple):
-    kind: str  # "network" or "host"
+    kind: RefusalReason
     reason: str
 
 
 class Unidentified(Protocol):
-    """A connection that has not said who it is, or was refused when it had."""
+    """A connection whose VM is not identified, or was refused."""
 
     def make_room(self) -> None:
-        """Closes it, after `leave` and `identify`: its place is free at once."""
+        """Close it; its place is free at once."""
+
+
+class Mute(Hashable, Protocol):
+    """A connection whose peer was rejected."""
+
+    def end(self) -> None:
+        """Close the connection."""
 
 
 class Admission:
-    """Counts the connections of each host. `allow` that is empty lets everyone in.
+    """Counts the connections of each host. An empty `allow` allows all networks.
 
-    While there is room, all may stay. Where one more has none, an unidentified connection makes
-    room: of the same host, if that is full, else of the host that has the most; the oldest first.
+    While there is room, all connections may stay. When one more needs room, an unidentified one is
+    closed: of the same host if that is full, else of the host that has the most; the oldest first.
     """
 
     def __init__(
@@ -96,6 +105,8 @@ class Admission:
         self.connection_rate = Rate(max_connection_rate)
         self.handshake_rate = Rate(max_handshake_rate)
         self.unidentified: Crowd[Unidentified] = Crowd()
+        self.mute = MuteConnections()
+        self.leaving = 0  # connections that have made room, and are about to end
         self._of_host: dict[str, int] = {}
 
     def is_proxy(self, host: str) -> bool:
@@ -103,7 +114,7 @@ class Admission:
         return _is_in(host, self.proxies)
 
     def hurries(self, host: str, now_s: float) -> Refusal | None:
-        """Counts that `host` connects; or returns why it is refused: it does so too often."""
+        """Count one more connect of `host`; return why it is refused if that is too often."""
         if self.connection_rate.passes(host, now_s):
             return None
         per_s = self.connection_rate.per_s
@@ -111,7 +122,7 @@ class Admission:
         return Refusal("rate", reason)
 
     def enter(self, host: str) -> Refusal | None:
-        """Counts a connection of `host` in; or returns why it is refused."""
+        """Count a connection of `host`; return why it is refused if it is."""
         if self.allow and not _is_in(host, self.allow):
             return Refusal("network", "it is in no --allow network")
         count = self._of_host.get(host, 0)
@@ -124,7 +135,7 @@ class Admission:
         return None
 
     def make_room(self, host: str | None = None) -> bool:
-        """Has an unidentified connection of `host`, or of any, closed; False: there is none."""
+        """Close an unidentified connection of `host`, or of any; return False if there is none."""
         oldest = self.unidentified.oldest(host)
         if oldest is None:
             return False
@@ -135,6 +146,25 @@ class Admission:
         self._of_host[host] -= 1
         if not self._of_host[host]:
             del self._of_host[host]
+
+
+class MuteConnections:
+    """Connections that are kept open, unserved, so that their hosts do not redial at once."""
+
+    def __init__(self) -> None:
+        self._oldest_first: dict[Mute, None] = {}
+
+    def add(self, connection: Mute) -> Mute | None:
+        """Return the connection that has to be ended for it, if there are too many."""
+        self._oldest_first[connection] = None
+        if len(self._oldest_first) <= MAX_MUTE_LINES:
+            return None
+        oldest = next(iter(self._oldest_first))
+        del self._oldest_first[oldest]
+        return oldest
+
+    def discard(self, connection: Mute) -> None:
+        self._oldest_first.pop(connection, None)
 
 
 def _is_in(host: str, networks: Sequence[Network]) -> bool:

@@ -1,7 +1,7 @@
-"""Times that run out, on one timer for all connections: a timer for each would cost too much.
+"""Deadlines, on one timer for all connections: a timer for each would cost too much.
 
-A deadline never beats what has arrived. One that judges a peer hears first what the peer's socket
-has; and while the process is stopped or far behind, no time runs.
+Data that has arrived comes before a deadline: one that judges a peer first receives what the peer's
+socket has. Time in which the process is stopped or far behind does not count.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from functools import partial
 
 import gevent
 
-TICK_S = 0.1  # how exactly they are kept
+TICK_S = 0.1  # their accuracy
 
-# A tick that comes so late shows that nobody was heard meanwhile: what is more does not count.
+# A tick that is this late shows that nothing was received meanwhile: more does not count.
 LATE_S = 0.5
 _STOPPED_S = TICK_S + LATE_S
 
 Callback = Callable[[], None]
-Hearing = Callable[[], Iterator[None]]  # takes in what a socket has, a turn at each step
+Hearing = Callable[[], Iterator[None]]  # receives what a socket has, a turn at each step
 
-_HEARING = -1.0  # in place of its seconds, of a deadline that is over and hears first
+_HEARING = -1.0  # the seconds of a deadline that is over and receives first
 
 
 class Deadlines:
-    """Calls back, in the hub, when a time is over. A callback has one deadline at most."""
+    """Calls back, in the hub, when a time is over. A callback has at most one deadline."""
 
     def __init__(self) -> None:
-        # Those of one length run out in the order in which they began, so the first is the next.
+        # Deadlines of one length end in the order in which they began, so the first is the next.
         self._due: dict[float, dict[Callback, tuple[float, Hearing | None]]] = {}
         self._seconds: dict[Callback, float] = {}  # of each that runs
         self._timer = gevent.get_hub().loop.timer(TICK_S, repeat=TICK_S)
         self._is_ticking = False
-        self._seen_s = 0.0  # when the time was looked at last
+        self._seen_s = 0.0  # when the clock was read last
         self._lost_s = 0.0  # that did not count
         self._soon: deque[Callback] = deque()
         self._turn_timer = gevent.get_hub().loop.timer(0.0)
 
     def soon(self, callback: Callback) -> None:
-        """Calls `callback` when all others have had their turn."""
+        """Call `callback` when all others have had their turn."""
         self._soon.append(callback)
         if len(self._soon) == 1:
             self._turn_timer.start(self._turn)
 
     def start(self, seconds: float, callback: Callback, hears: Hearing | None = None) -> None:
-        """Calls `callback` once `seconds` are over; a deadline that it had before is gone.
+        """Call `callback` once `seconds` are over; this replaces an earlier deadline of it.
 
-        With `hears`, what that takes in comes first, and may cancel the deadline or begin it anew.
+        With `hears`, that is run to its end first, and may cancel or restart the deadline.
         """
         if callback in self._seconds:
             self.cancel(callback)
@@ -60,7 +60,7 @@ class Deadlines:
             self._timer.start(self._tick)
 
     def cancel(self, *callbacks: Callback) -> None:
-        """Those that have no deadline too."""
+        """Cancel their deadlines; some may have none."""
         for callback in callbacks:
             seconds = self._seconds.pop(callback, None)
             if seconds is not None:
@@ -111,7 +111,7 @@ class Deadlines:
         self._hear(callback, hears())
 
     def _hear(self, callback: Callback, turns: Iterator[None]) -> None:
-        """One turn; the callback when there are no more, unless what was heard has stopped it."""
+        """Run one turn; call back after the last, unless what was received has cancelled that."""
         if self._seconds.get(callback) != _HEARING:
             return
         for _ in turns:

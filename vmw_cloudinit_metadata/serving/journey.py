@@ -1,35 +1,80 @@
-"""A VM on its way from one line to another, and what waits for it."""
+"""vMotion: a VM on its way from one line to another, and what waits for it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from vmw_cloudinit_metadata.protocol import vmotion
-from vmw_cloudinit_metadata.serving.shared import Shared
+from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import (
+    VmMoved,
+    VmotionAborted,
+    VmotionBegun,
+    VmotionDeclined,
+    VmotionExpired,
+)
+from vmw_cloudinit_metadata.protocol import events
+from vmw_cloudinit_metadata.protocol.session import Session
+from vmw_cloudinit_metadata.serving.dialogue import Dialogue, Owner
+from vmw_cloudinit_metadata.serving.services import Services
+from vmw_cloudinit_metadata.serving.standing import Standing
+from vmw_cloudinit_metadata.serving.timeouts import MOVE_EXPIRES_S, MOVE_FROM_ELSEWHERE_S
 
-if TYPE_CHECKING:
-    from vmw_cloudinit_metadata.serving.line import Line
+log = logging.getLogger(__name__)
 
-EXPIRES_S = float(vmotion.EXPIRES_S)
+Event = (
+    events.MoveBegun
+    | events.MoveDeclined
+    | events.MoveAborted
+    | events.MoveArrived
+    | events.MoveCompleted
+    | events.TakenOver
+)
+
+
+class End(Owner, Protocol):
+    """What a journey uses of a line: its source or its target."""
+
+    session: Session
+    dialogue: Dialogue
+    journey: Journey | None
+
+    @property
+    def standing(self) -> Standing: ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the line is connected."""
+
+    def hear(self) -> Iterator[None]:
+        """Receive what has arrived, a turn at each step."""
+
+    def hear_all(self) -> None:
+        """Receive, at once, what has arrived."""
+
+    def depart(self) -> None:
+        """Go mute: the VM is on another line."""
 
 
 class Journey:
-    """From VMOTION-BEGIN to COMPLETE or ABORT, or until it expires: EXPIRES_S after it began, or
-    after source or target went. While both are there, a move may take as long as it takes."""
+    """From VMOTION-BEGIN to COMPLETE or ABORT, or until it expires: MOVE_EXPIRES_S after it began,
+    or after source or target disconnected. While both are connected, it has no limit."""
 
-    def __init__(self, shared: Shared, source: Line, number: int) -> None:
-        self._shared = shared
+    def __init__(
+        self, services: Services, journeys: dict[int, Journey], source: End, number: int
+    ) -> None:
+        self._services = services
+        self._journeys = journeys  # under way, by number
         self._number = number
         self.source = source
-        self._target: Line | None = None
+        self._target: End | None = None
         self._is_over = False
-        shared.journeys[number] = self
+        journeys[number] = self
         self._begin_to_expire()
 
     def _begin_to_expire(self) -> None:
-        self._shared.deadlines.start(EXPIRES_S, self._expire, self._hear)
+        self._services.deadlines.start(MOVE_EXPIRES_S, self._expire, self._hear)
 
     def _hear(self) -> Iterator[None]:
         """How it ended may have arrived already."""
@@ -45,23 +90,30 @@ class Journey:
     def has_target(self) -> bool:
         return self._target is not None
 
-    def arrive(self, target: Line) -> None:
+    def arrive(self, target: End) -> None:
         """The target host has proved that it is expecting this VM."""
         self._target = target
         if self.source.is_open:
-            self._shared.deadlines.cancel(self._expire)
+            self._services.deadlines.cancel(self._expire)
 
     def end_is_gone(self) -> None:
-        """One of the two lines is closed."""
+        """Source or target is disconnected."""
         if self._is_over:
             return
         self._begin_to_expire()
         if not self.source.is_open and not (self._target and self._target.is_open):
             self.source.session.abandon_move()
 
-    def complete(self) -> None:
+    def complete(self, target: End) -> None:
+        """Have `target` go on where the source stopped."""
+        source = self.source
+        target.dialogue, source.dialogue = source.dialogue, target.dialogue
+        target.dialogue.move_to(target)
+        source.dialogue.move_to(source)
+        if not source.is_open:
+            source.dialogue.close()
         self._finish("completed")
-        self.source.depart()
+        source.depart()
 
     def abort(self) -> None:
         self._finish("aborted")
@@ -74,10 +126,15 @@ class Journey:
 
     def make_room(self) -> None:
         """It was abandoned, and another move has its place in the table of moves."""
-        untold = self._shared.throttle.passes("vMotions made room", self.source.host)
-        level = logging.DEBUG if untold is None else logging.WARNING
-        text = "vMotion ended to make room for another one: its source is gone, and no target came"
-        self.source.tell("move expired", f"{text}{untold or ''}", level=level)
+        unreported = self._services.throttle.passes(
+            "vMotions made room", self.source.standing.peer.host
+        )
+        level = logging.DEBUG if unreported is None else logging.WARNING
+        text = (
+            "vMotion ended to make room for another one: "
+            "its source is disconnected, and no target came"
+        )
+        self.source.report(VmotionExpired(f"{text}{unreported or ''}"), level=level)
         self.source.session.end_move()
         self._finish("made room")
         self._go_on()
@@ -89,16 +146,16 @@ class Journey:
         # Where the source is gone, another server may have completed it.
         level = logging.WARNING if self.source.is_open else logging.INFO
         text = "vMotion expired: neither completed nor aborted here"
-        self.source.tell("move expired", text, level=level)
+        self.source.report(VmotionExpired(text), level=level)
         self.source.session.end_move()
         self._finish("expired")
         self._go_on()
 
-    def _finish(self, outcome: str) -> None:
+    def _finish(self, outcome: counters.Move) -> None:
         self._is_over = True
-        self._shared.counters[f"vMotions {outcome}"] += 1
-        self._shared.deadlines.cancel(self._expire)
-        self._shared.journeys.pop(self._number, None)
+        self._services.counters[counters.MOVES[outcome]] += 1
+        self._services.deadlines.cancel(self._expire)
+        self._journeys.pop(self._number, None)
 
     def _go_on(self) -> None:
         """The VM stays, if it is still there."""
@@ -106,8 +163,76 @@ class Journey:
         if self.source.is_open:
             self.source.guarded(self.source.proceed)
         else:
-            self.source.end_dialogue()
+            self.source.dialogue.close()
 
     def _dismiss_target(self) -> None:
         if self._target:
             self._target.depart()
+
+
+class Journeys:
+    """All journeys of a server, and what the sessions of both ends say of them."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._under_way: dict[int, Journey] = {}  # by the number of the move
+
+    def handle(self, end: End, event: Event) -> list[events.Event]:
+        """Handle what the session of `end` says of its move; return what follows for that line."""
+        match event:
+            case events.MoveBegun(number, instead_of):
+                if instead_of is not None:
+                    self._under_way[instead_of].make_room()
+                self._begin(end, number)
+            case events.MoveDeclined(reason, is_of_rate):
+                self._decline(end, reason, "declined by rate" if is_of_rate else "declined")
+            case events.MoveAborted():
+                end.report(VmotionAborted("vMotion aborted by its source"))
+                assert end.journey
+                end.journey.abort()
+            case events.MoveArrived(number):
+                self._arrive(end, number)
+            case events.MoveCompleted():
+                if end.journey:
+                    end.journey.source.hear_all()
+                return end.session.take_over()
+            case events.TakenOver():
+                self._take_over(end)
+        return []
+
+    def _begin(self, source: End, number: int) -> None:
+        self._replace(source)
+        source.journey = Journey(self._services, self._under_way, source, number)
+        source.report(VmotionBegun("vMotion begins"))
+
+    def _decline(self, source: End, reason: str, outcome: counters.Move) -> None:
+        self._replace(source)
+        self._services.counters[counters.MOVES[outcome]] += 1
+        host = source.standing.peer.host
+        unreported = self._services.throttle.passes("move declined", outcome, host)
+        level = logging.DEBUG if unreported is None else logging.WARNING
+        text = f"vMotion declined (VMOTION-NOTNOW): {reason}{unreported or ''}"
+        source.report(VmotionDeclined(text), level=level)
+
+    def _replace(self, source: End) -> None:
+        """Another VMOTION-BEGIN has come."""
+        journey = source.journey
+        if journey and journey.source is source and journey.is_under_way:
+            journey.replace()
+
+    def _arrive(self, target: End, number: int | None) -> None:
+        if number is not None:
+            target.standing.accept()
+            target.journey = self._under_way[number]
+            target.journey.arrive(target)
+        else:
+            target.standing.accept(within_s=MOVE_FROM_ELSEWHERE_S)
+        log.debug("%s: target of a vMotion", target.standing.peer.name)
+
+    def _take_over(self, target: End) -> None:
+        """Have `target` go on with the VM; one from elsewhere has asked nothing yet."""
+        if target.journey:
+            target.journey.complete(target)
+        else:
+            self._services.counters[counters.MOVES["from elsewhere"]] += 1
+        target.report(VmMoved("has moved here by vMotion"))

@@ -9,111 +9,117 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Protocol
 
+from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import Fact
 from vmw_cloudinit_metadata.monitoring.trace import Trace
 from vmw_cloudinit_metadata.protocol import events
 from vmw_cloudinit_metadata.protocol.phases import MUTE, OVERDUE
-from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.dialogue import Dialogue
-from vmw_cloudinit_metadata.serving.journey import Journey
-from vmw_cloudinit_metadata.serving.shared import Shared
-
-if TYPE_CHECKING:
-    from vmw_cloudinit_metadata.serving.connection import Connection
+from vmw_cloudinit_metadata.serving.journey import Journey, Journeys
+from vmw_cloudinit_metadata.serving.registration import Registration
+from vmw_cloudinit_metadata.serving.services import Services
+from vmw_cloudinit_metadata.serving.standing import Standing
+from vmw_cloudinit_metadata.serving.timeouts import (
+    IDENTITY_ANSWER_S,
+    IDENTITY_RETRY_S,
+    IDENTITY_UPDATE_S,
+)
+from vmw_cloudinit_metadata.serving.transport import Outgoing
 
 log = logging.getLogger(__name__)
 
-IDENTITY_TIMEOUT_S = 2.0  # from our question to when it is asked once more
-UNTOLD_S = 10.0  # the same, when its guest was told to ask again later
-ASKED_AGAIN_TIMEOUT_S = 1.0  # of a VM that has told before: then that holds
+# A peer that is not identified makes us send some hundred bytes, and reads them.
+UNIDENTIFIED_BYTES = 2 * 1024
 
-# A peer that is not identified makes us say some hundred bytes, and reads them.
-UNKNOWN_BYTES = 2 * 1024
 
-# A target whose source is on another server: nobody here would hear that the move has failed.
-MOVE_FROM_ELSEWHERE_S = 3600.0
+class Carrier(Protocol):
+    """What a line uses of its connection."""
+
+    standing: Standing
+
+    def guarded(self, step: Callable[[], None]) -> None:
+        """Run `step`; an error in it ends this connection and no other."""
+
+    def hear(self) -> Iterator[None]:
+        """Receive what has arrived, a turn at each step."""
+
+    def hear_all(self) -> None:
+        """Receive, at once, what has arrived."""
+
+    def start_tls(self) -> None:
+        """Go on with TLS; what was said before is forgotten."""
+
+    def finish(self) -> None:
+        """End the connection when all is sent."""
+
+    def close(self) -> None:
+        """End the connection now."""
+
+    def give_up(self) -> None:
+        """End the connection: its peer does not read, and the memory is needed."""
 
 
 class Line:
-    """Serves one VM; `str` is its beginning of a log line."""
+    """Serves one VM, over `carrier`, writing to `wire`; `str` begins each of its log lines."""
 
-    def __init__(self, shared: Shared, connection: Connection, *, is_secure: bool) -> None:
-        self._shared = shared
-        self._connection = connection
-        self.session = Session(
-            shared.policy, connection.host, connection.since, is_secure=is_secure
-        )
-        self.dialogue = Dialogue(shared, self)
-        self._known_as: Machine | None = None  # what the operator was told
-        self._journey: Journey | None = None
-        self._is_draining = False
-        self._trace = Trace(connection) if log.isEnabledFor(logging.DEBUG) else None
+    __slots__ = (
+        "_carrier",
+        "_is_draining",
+        "_journeys",
+        "_registration",
+        "_services",
+        "_trace",
+        "_wire",
+        "dialogue",
+        "is_open",
+        "journey",
+        "session",
+        "standing",
+    )
+
+    has_more = False
+
+    def __init__(
+        self,
+        services: Services,
+        journeys: Journeys,
+        carrier: Carrier,
+        wire: Outgoing,
+        connected_since: datetime,
+        *,
+        is_secure: bool,
+    ) -> None:
+        self._services = services
+        self._journeys = journeys
+        self._carrier = carrier
+        self._wire = wire
+        self.standing = carrier.standing
+        host = self.standing.peer.host
+        self.session = Session(services.policy, host, connected_since, is_secure=is_secure)
+        self._registration = Registration(services, self.standing, self.session)
+        self.dialogue = Dialogue(services, self)
+        self.journey: Journey | None = None
         self.is_open = True
+        self._is_draining = False
+        name = self.standing.peer.name
+        self._trace = Trace(name) if log.isEnabledFor(logging.DEBUG) else None
 
     def __str__(self) -> str:
-        older = ", older connection" if self.is_older else ""
-        return f"{self._connection}: {self.machine}{older}"
+        return str(self._registration)
 
-    @property
-    def host(self) -> str:
-        """The address of the ESXi host."""
-        return self._connection.host
-
-    @property
-    def is_older(self) -> bool:
-        """Whether a newer line has the same VC UUID and service URI."""
-        known, machines = self._known_as, self._shared.machines
-        return machines.rivals > 0 and known is not None and machines.is_older(self, known)
-
-    @property
-    def machine(self) -> Machine:
-        """Who the VM counts as; until it is identified, what it has told so far."""
-        return self._known_as or self.session.machine
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the VM is identified, and all is told that could make it another one."""
-        return self._known_as is not None and self.session.phase is not OVERDUE
-
-    @property
-    def is_mid_line(self) -> bool:
-        """Whether the guest has begun a line, and has not ended it."""
-        return self.session.is_mid_line
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether an answer is under way, or a vMotion whose target is connected.
-
-        What is held for a target that is not is no reason to wait: it cannot connect any more.
-        """
-        if not self.is_open or self.session.phase is MUTE:
-            return False
-        if self._journey and self._journey.is_under_way:
-            return self._journey.has_target
-        return self.dialogue.is_busy or self.session.has_waiting_requests
-
-    def tell(self, kind: str, text: str, **further: Any) -> None:
-        """Tells a happening of this VM."""
-        remark = "older connection" if self.is_older else ""
-        peer = self._connection.peer
-        self._shared.happenings.tell(kind, text, peer, self.machine, remark, **further)
-
-    def guarded(self, step: Callable[[], None]) -> None:
-        self._connection.guarded(step)
-
-    # What the connection tells it
+    # What the connection asks for: a Layer
 
     def receive(self, data: bytes) -> None:
-        if self.session.phase is MUTE:
-            return
-        if self._trace:
+        if self._trace and self.session.phase is not MUTE:
             self._trace.heard(data)
-        told = self.session.receive_data(data, time.monotonic())
-        if told:
-            self._handle(told)
+        happened = self.session.receive_data(data, time.monotonic())
+        if happened:
+            self._handle(happened)
         else:
             self.flush()
 
@@ -121,262 +127,172 @@ class Line:
         self.session.peer_is_silent()
         self.flush()
 
+    @property
+    def is_mid_line(self) -> bool:
+        return self.session.is_mid_line
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is under way, or a vMotion whose target is connected.
+
+        Answers held for a target that has not connected do not count: it cannot connect any more.
+        """
+        if not self.is_open or self.session.phase is MUTE:
+            return False
+        if self.journey and self.journey.is_under_way:
+            return self.journey.has_target
+        return self.dialogue.is_busy or self.session.has_waiting_requests
+
     def drain(self) -> None:
         self._is_draining = True
         self._finish_if_idle()
 
+    def goodbye(self) -> bytes:
+        return b""
+
     def close(self) -> None:
-        """The connection is gone, or begins anew."""
+        """The connection is gone, or goes on with TLS."""
         self.is_open = False
-        self._shared.deadlines.cancel(self._identity_overdue)
-        if self._journey:
-            self._journey.end_is_gone()
-            self._journey = None  # it refers to this line
+        self._services.deadlines.cancel(self._identity_overdue)
+        if self.journey:
+            self.journey.end_is_gone()
+            self.journey = None  # it refers to this line
         if not self.session.is_moving:
-            self.end_dialogue()
-        self._forget_machine()
+            self.dialogue.close()
+        self._registration.forget()
 
-    def end_dialogue(self) -> None:
-        """The connection is gone, and the VM is not on its way to another one."""
-        self.dialogue.close()
-        del self.dialogue  # it refers to this line
-
-    # What the dialogue says through it
+    # What the dialogue and a journey ask for
 
     @property
-    def can_speak(self) -> bool:
-        """Whether the guest may be written to, now."""
-        return self.is_open and self.session.can_speak and self._connection.output.is_clear
+    def machine(self) -> Machine:
+        """Who the VM counts as; until it is identified, what its host has sent so far."""
+        return self._registration.machine
 
-    def await_sent(self) -> None:
-        """Lets the dialogue proceed when all is sent that waits."""
-        self._connection.output.is_awaited = True
+    @property
+    def is_older(self) -> bool:
+        """Whether a newer line counts as this VM."""
+        return self._registration.is_older
 
-    def say(self, packets: bytes) -> None:
-        if data := self.session.answer(packets):
-            self._write(data)
+    def report(self, fact: Fact, *, level: int | None = None) -> None:
+        """Report a happening of this VM."""
+        self._registration.report(fact, level=level)
+
+    def guarded(self, step: Callable[[], None]) -> None:
+        """Run `step`; an error in it ends this line and no other."""
+        self._carrier.guarded(step)
 
     def proceed(self) -> None:
+        """Have the dialogue go on, and send what it has."""
         if self.is_open:
-            self.dialogue.proceed()
+            self._answer()
         if self._is_draining:
             self._finish_if_idle()
 
+    def hear(self) -> Iterator[None]:
+        """Receive what has arrived, a turn at each step."""
+        return self._carrier.hear() if self.is_open else iter(())
+
+    def hear_all(self) -> None:
+        """Receive, at once, what has arrived."""
+        self._carrier.hear_all()
+
+    def depart(self) -> None:
+        """Go mute; the peer has some time to close the connection."""
+        self.session.silence()
+        if not self.is_open:
+            return
+        self._services.deadlines.cancel(self._identity_overdue)
+        self._registration.forget()
+        self.standing.keep_mute()
+
+    def give_up(self) -> None:
+        """End the connection: the guest does not read, and the memory is needed."""
+        if self.is_open:
+            self._carrier.give_up()
+
+    # What is sent
+
+    def _answer(self) -> None:
+        """Have the dialogue answer what it can, and send what the guest may have now."""
+        session, wire, dialogue = self.session, self._wire, self.dialogue
+        machine = None if session.phase is OVERDUE else self._registration.known_as
+        piece = dialogue.proceed(machine)
+        while piece:
+            data = session.answer(piece) if wire.is_clear else None
+            if data is None:
+                dialogue.hold()
+                wire.await_empty()
+                return
+            self._write(data)
+            piece = dialogue.sent()
+
     def flush(self) -> None:
-        """Hands what the protocol has to say to the connection."""
+        """Send what the protocol has to say."""
         if data := self.session.data_to_send():
             self._write(data)
 
     def _write(self, data: bytes) -> None:
+        """Send `data`, or drop it if the peer does not read."""
         if self._trace:
             self._trace.said(data)
-        is_pushy = self._known_as is None and self._connection.output.waiting_bytes > UNKNOWN_BYTES
-        if is_pushy or not self._connection.write(data):
-            self._shared.counters["output dropped"] += 1
+        is_unidentified = self._registration.known_as is None
+        is_flood = is_unidentified and self._wire.waiting_bytes > UNIDENTIFIED_BYTES
+        if is_flood or not self._wire.write(data):
+            self._services.counters[counters.DROPPED["output"]] += 1
 
     def _finish_if_idle(self) -> None:
         if not self.is_open or self.is_busy:
             return
-        if self._connection.output.waiting_bytes:
-            self.await_sent()
+        if self._wire.waiting_bytes:
+            self._wire.await_empty()
         else:
-            self._connection.finish()
+            self._carrier.finish()
 
-    def give_up(self) -> None:
-        """The guest does not read, and the memory of its answers is needed."""
-        if self.is_open:
-            self._connection.give_up()
+    # What the session says
 
-    # What the session tells it
-
-    def _handle(self, told: list[events.Event]) -> None:
-        for event in told:
+    def _handle(self, happened: list[events.Event]) -> None:
+        self.flush()  # what the protocol says does not wait for a look-up
+        for event in happened:
             match event:
                 case events.Requested(document):
                     self.dialogue.enqueue(document)
                 case events.Violation(kind):
-                    self._shared.counters[f"fault: {kind}"] += 1
+                    self._services.counters[counters.VIOLATIONS[kind]] += 1
                 case events.IdentityAsked(again):
-                    seconds = ASKED_AGAIN_TIMEOUT_S if again else IDENTITY_TIMEOUT_S
-                    self._await_identity(seconds)
+                    self._await_identity(IDENTITY_UPDATE_S if again else IDENTITY_ANSWER_S)
                 case events.Identified(machine):
-                    self._identified(machine)
-                case _:
-                    self._handle_rare(event)
-        self.flush()  # what the protocol says does not wait for a look-up
+                    self._services.deadlines.cancel(self._identity_overdue)
+                    self.standing.accept()
+                    self._registration.identified(machine)
+                case events.IdentityMissing(missing, is_first):
+                    self._await_identity(IDENTITY_RETRY_S)
+                    self.standing.accept()
+                    if is_first:
+                        self._registration.unidentified(missing)
+                case events.Refused(kind, reason, is_attack):
+                    self._registration.refused(kind, reason)
+                    self.depart()
+                    if is_attack:
+                        self._carrier.close()
+                case events.NotHypervisor():
+                    self.standing.dismiss(str(event))
+                case events.TlsAccepted():
+                    self._carrier.start_tls()
+                case (
+                    events.MoveBegun()
+                    | events.MoveDeclined()
+                    | events.MoveAborted()
+                    | events.MoveArrived()
+                    | events.MoveCompleted()
+                    | events.TakenOver()
+                ):
+                    # Nothing is answered before all of it is handled: who the VM is may follow.
+                    if following := self._journeys.handle(self, event):
+                        self._handle(following)
         self.proceed()
 
-    def _handle_rare(self, event: events.Event) -> None:
-        match event:
-            case events.IdentityMissing(missing, is_first):
-                self._untold(missing, is_first)
-            case events.Refused(kind, reason, is_attack):
-                self._refused(kind, reason)
-                if is_attack:
-                    self._connection.close()
-            case events.NotHypervisor():
-                self.flush()
-                self._connection.dismiss(str(event))
-            case events.TlsAccepted():
-                self.flush()
-                self._connection.start_tls()
-            case events.MoveBegun(number, instead_of):
-                if instead_of is not None:
-                    self._shared.journeys[instead_of].make_room()
-                self._move_begun(number)
-            case events.MoveDeclined(reason, is_of_rate):
-                self._move_declined(reason, "declined by rate" if is_of_rate else "declined")
-            case events.MoveAborted():
-                self.tell("move aborted", "vMotion aborted by its source")
-                assert self._journey
-                self._journey.abort()
-            case events.MoveArrived(number):
-                self._move_arrived(number)
-            case events.MoveCompleted():
-                if self._journey:
-                    self._journey.source.hear_the_rest()
-                self._handle(self.session.take_over())
-            case events.TakenOver():
-                self._take_over(self._journey)
-
     def _await_identity(self, seconds: float) -> None:
-        self._shared.deadlines.start(seconds, self._identity_overdue, self._connection.hear)
+        self._services.deadlines.start(seconds, self._identity_overdue, self._carrier.hear)
 
     def _identity_overdue(self) -> None:
         self.guarded(lambda: self._handle(self.session.identity_overdue()))
-
-    # Who the VM is
-
-    def _identified(self, machine: Machine) -> None:
-        self._shared.deadlines.cancel(self._identity_overdue)
-        self._connection.accept()
-        was, self._known_as = self._known_as, machine
-        if was is None:
-            self._register(machine)
-            uri = quoted(machine.service_uri)
-            text = f"identified, service URI {uri}{self._other_ports(machine)}"
-            self.tell("identified", text)
-        elif str(was) != str(machine):
-            self._changed(was)
-        if was and (was.vc_uuid, was.service_uri) != (machine.vc_uuid, machine.service_uri):
-            self._shared.machines.remove(self, was)
-            self._register(machine)
-
-    def _untold(self, missing: str, is_news: bool) -> None:
-        """It is a VM, and is kept; but which one it is, its host has not said."""
-        self._await_identity(UNTOLD_S)
-        self._connection.accept()
-        if not is_news:
-            return
-        self._shared.counters["identities untold"] += 1
-        untold = self._shared.throttle.passes("untold", self._connection.host)
-        if untold is not None:
-            text = (
-                f"{self.machine}: not identified: its host has not told who it is ({missing}). "
-                "Until it does, its guest is answered with timeout, and gets no file that a weaker "
-                "identity names. If it does not, disconnect and connect the VM's serial port in "
-                f"vSphere, or move the VM to another host{untold}"
-            )
-            self._connection.tell("untold", text)
-
-    def _changed(self, was: Machine) -> None:
-        self._shared.counters["identities changed"] += 1
-        untold = self._shared.throttle.passes("changed", str(self._connection))
-        level = logging.DEBUG if untold is None else logging.WARNING
-        self.tell("changed", f"was {was} until now{untold or ''}", level=level)
-
-    def _other_ports(self, machine: Machine) -> str:
-        count = self._shared.machines.port_count(machine)
-        return f"; {count} serial ports of this VM are connected" if count > 1 else ""
-
-    def _register(self, machine: Machine) -> None:
-        older = self._shared.machines.newest(machine)
-        self._shared.machines.add(self, machine)
-        if older is None:
-            return
-        self._shared.counters["rival connections"] += 1
-        untold = self._shared.throttle.passes("rival", machine.vc_uuid)
-        if untold is not None:
-            count = self._shared.machines.line_count(machine) - 1
-            self.tell(
-                "rival",
-                "has the VC UUID and service URI of an older connection "
-                f"({older}; there are {count}): "
-                f"this newer one counts as the VM, all are answered{untold}",
-            )
-
-    def _forget_machine(self) -> None:
-        if self._known_as:
-            self._shared.machines.remove(self, self._known_as)
-            self._known_as = None
-            self.tell("left", "left")
-
-    # Peers that are not served
-
-    def _refused(self, kind: str, reason: str) -> None:
-        self._shared.counters["refused"] += 1
-        self._shared.counters[f"refused: {kind}"] += 1
-        machine = None if self.machine.is_anonymous else self.machine
-        text = f"refused: {reason}"
-        self._connection.tell("refused", text, machine=machine, reason=f"refused: {kind}")
-        self.depart()
-
-    def depart(self) -> None:
-        """Nothing is said or heard any more; the peer has some time to close the connection."""
-        self.session.silence()
-        if not self.is_open:
-            return
-        self._shared.deadlines.cancel(self._identity_overdue)
-        self._forget_machine()
-        self._connection.keep_mute()
-
-    # vMotion
-
-    def _move_begun(self, number: int) -> None:
-        self._replace_journey()
-        self._journey = Journey(self._shared, self, number)
-        self.tell("move begun", "vMotion begins")
-
-    def _move_declined(self, reason: str, outcome: str) -> None:
-        self._replace_journey()
-        self._shared.counters[f"vMotions {outcome}"] += 1
-        untold = self._shared.throttle.passes("move declined", outcome, self.host)
-        level = logging.DEBUG if untold is None else logging.WARNING
-        text = f"vMotion declined (VMOTION-NOTNOW): {reason}{untold or ''}"
-        self.tell("move declined", text, level=level)
-
-    def _replace_journey(self) -> None:
-        """Another VMOTION-BEGIN has come."""
-        journey = self._journey
-        if journey and journey.source is self and journey.is_under_way:
-            journey.replace()
-
-    def _move_arrived(self, number: int | None) -> None:
-        if number is not None:
-            self._connection.accept()
-            self._journey = self._shared.journeys[number]
-            self._journey.arrive(self)
-        else:
-            self._connection.accept(within_s=MOVE_FROM_ELSEWHERE_S)
-        log.debug("%s: target of a vMotion", self._connection)
-
-    def _take_over(self, journey: Journey | None) -> None:
-        """Goes on where the source stopped; without a journey, as a VM that has asked nothing."""
-        if journey:
-            source = journey.source
-            self.dialogue, source.dialogue = source.dialogue, self.dialogue
-            self.dialogue.line, source.dialogue.line = self, source
-            if not source.is_open:
-                source.end_dialogue()
-            journey.complete()
-        else:
-            self._shared.counters["vMotions from elsewhere"] += 1
-        self.tell("moved", "has moved here by vMotion")
-
-    def hear_the_rest(self) -> None:
-        """Takes in what has arrived and was not read yet."""
-        self._connection.receive_what_is_there()
-
-    def hear(self) -> Iterator[None]:
-        """The same, a turn at each step."""
-        return self._connection.hear() if self.is_open else iter(())

@@ -29,7 +29,7 @@ from vmw_cloudinit_metadata.monitoring.figures import Timing
 from vmw_cloudinit_metadata.process.budget import Budget, Fixed, size_of
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.protocol import packet
-from vmw_cloudinit_metadata.protocol.packet import Packet
+from vmw_cloudinit_metadata.protocol.packet import ErrorCode, Packet
 from vmw_cloudinit_metadata.protocol.printable import shortened
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.recheck import FRESH_S, NEVER_S, OVERDUE_S, Recheck
@@ -56,7 +56,7 @@ _TICK_S = 0.1  # how exactly deadlines are kept
 _SILENT = "the driver does not answer: its files or what else it asks may be out of reach"
 
 # What the guest hears: what to do, and nothing that is secret.
-MESSAGES = {
+MESSAGES: Mapping[ErrorCode, str] = {
     "not-found": "The server has no data for this VM. An administrator must add it.",
     "invalid": "The data of this VM has a fault. An administrator must mend it: the log of the "
     "server, and its command validate, name it.",
@@ -92,7 +92,7 @@ class Answer:
 class Failure:
     """Why a machine gets none: a key of MESSAGES, and the reason for the operator's log."""
 
-    error: str
+    error: ErrorCode
     reason: str
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class Failure:
 Outcome = Answer | Failure
 
 
-def error_packet(document: str, error: str) -> bytes:
+def error_packet(document: str, error: ErrorCode) -> bytes:
     request = packet.REQUEST + document
     body = json_text({"request": request, "error": error, "message": MESSAGES[error]})
     return packet.serialize(Packet("RESPONSE_ERROR", body.encode()))

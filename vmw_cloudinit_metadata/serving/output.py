@@ -1,40 +1,101 @@
-"""Bytes on their way to one peer: written without ever blocking, and bounded while they wait."""
+"""Bytes on their way to the peers: written without ever blocking, and bounded while they wait.
+
+What connections write in one turn of the hub is sent at its end. The peers are often one ESXi host,
+or one load generator: sent alone, each segment would wake it, which costs more than the segment.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from socket import socket
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 
+from vmw_cloudinit_metadata.monitoring.counters import SENT_BYTES, Key
 from vmw_cloudinit_metadata.serving.deadlines import Deadlines
-from vmw_cloudinit_metadata.serving.turn import Turn
+from vmw_cloudinit_metadata.serving.timeouts import STALLED_S
 from vmw_cloudinit_metadata.serving.unsent import Unsent
 
-# With so much waiting nothing more is taken. Answers wait before that; this is what the protocol
-# says.
+# With this much waiting, `write` refuses. Answers are held back before; this is room for the
+# protocol's own messages.
 MAX_WAITING_BYTES = 64 * 1024
 
-# With more than this waiting, what can be held back is.
+# With more than this waiting, answers are held back.
 CLEAR_BYTES = 4 * 1024
 
-# A suspended guest does not read. After this long it is taken for dead.
-STALLED_S = 15 * 60.0
+# A turn of many connections is long: this many do not wait for the others.
+MAX_TOGETHER = 64
 
 _WRITABLE = 2  # libev's EV_WRITE
 
 
+class Sender(Protocol):
+    def send(self) -> bool:
+        """Send what waits; return whether to call `all_is_sent`."""
+
+    def all_is_sent(self) -> None:
+        """Called at the end of the turn; may write more."""
+
+
+class Turn:
+    """Has senders send together: at the end of the hub's turn, or MAX_TOGETHER at a time."""
+
+    def __init__(self) -> None:
+        self._loop = gevent.get_hub().loop
+        self._waiting: list[Sender] = []
+        self._done: list[Sender] = []
+        self._has_end = False
+
+    def add(self, sender: Sender) -> None:
+        """Have `sender` send with this turn."""
+        self._waiting.append(sender)
+        if not self._has_end:
+            self._has_end = True
+            self._loop.run_callback(self._end)
+        if len(self._waiting) >= MAX_TOGETHER:
+            self._send()
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._done += [sender for sender in waiting if sender.send()]
+
+    def _end(self) -> None:
+        self._has_end = False
+        self._send()
+        done, self._done = self._done, []
+        for sender in done:  # not before: it could be in the middle of writing
+            sender.all_is_sent()
+
+
 def _nothing() -> None:
-    pass
+    """Callback of a closed output; avoids a reference cycle."""
 
 
 class Output:
     """The sending side of a non-blocking socket.
 
-    The hub calls `on_empty` when all is sent and that `is_awaited`, `on_stalled` when the peer has
-    taken nothing for STALLED_S, and `on_shed` when the memory of what waits is needed.
+    The hub calls `on_empty` once all is sent after `await_empty`, `on_stalled` when the peer has
+    read nothing for STALLED_S, and `give_up` when the memory of what waits is needed.
     """
+
+    __slots__ = (
+        "_counters",
+        "_deadlines",
+        "_is_awaited",
+        "_is_broken",
+        "_is_ended",
+        "_is_full",
+        "_on_empty",
+        "_on_stalled",
+        "_sock",
+        "_turn",
+        "_unsent",
+        "_waiting",
+        "_watcher",
+        "give_up",
+    )
 
     def __init__(
         self,
@@ -42,6 +103,7 @@ class Output:
         turn: Turn,
         deadlines: Deadlines,
         unsent: Unsent,
+        counters: defaultdict[Key, int],
         *,
         on_empty: Callable[[], None],
         on_stalled: Callable[[], None],
@@ -50,13 +112,15 @@ class Output:
         self._sock = sock
         self._turn = turn
         self._deadlines = deadlines
+        self._unsent = unsent
+        self._counters = counters
         self._on_empty = on_empty
         self._on_stalled = on_stalled
-        self._unsent = unsent
         self.give_up = on_shed
         self._watcher: Any = None
         self._waiting = b""
-        self.is_awaited = False  # that all is sent; until the next call of `on_empty`
+        self._is_awaited = False
+        self._is_ended = False
         self._is_full = False  # the socket
         self._is_broken = False
 
@@ -72,18 +136,21 @@ class Output:
 
     @property
     def has_room(self) -> bool:
-        """Whether the next piece is taken, of whatever size."""
+        """Whether the next `write` is accepted, of whatever size."""
         return len(self._waiting) < MAX_WAITING_BYTES
 
     def write(self, data: bytes) -> bool:
-        """Sends `data` with the hub's turn, or when the socket takes it; False: it has no room."""
-        has_room = len(self._waiting) < MAX_WAITING_BYTES
-        if has_room:
-            self.put(data)
-        return has_room
+        """Queue all or nothing; return False if the buffer is full. Ignores all after `end`."""
+        if self._is_ended:
+            return True
+        if len(self._waiting) >= MAX_WAITING_BYTES:
+            return False
+        self._counters[SENT_BYTES] += len(data)
+        self.put(data)
+        return True
 
     def put(self, data: bytes) -> None:
-        """The same for what cannot be left out; to be little, or after a look at `has_room`."""
+        """Like `write`, but never refuses; for small protocol messages only."""
         before = self._waiting
         self._waiting = before + data
         if self._is_full:
@@ -91,32 +158,40 @@ class Output:
         elif data and not before:
             self._turn.add(self)
 
+    def await_empty(self) -> None:
+        """Have `on_empty` called, once, when nothing waits any more."""
+        self._is_awaited = True
+
+    def end(self) -> None:
+        """Ignore what is written from now on; what waits is still sent."""
+        self._is_ended = True
+
     def send(self) -> bool:
-        """Sends what the socket takes, now; whether all is sent and that is awaited."""
+        """Send what the socket takes now; return whether all is sent and that is awaited."""
         waiting = self._waiting
         try:
             is_idle = self._is_broken or not waiting
             sent = len(waiting) if is_idle else self._sock.send(waiting)
         except BlockingIOError:
             sent = 0
-        except OSError:  # the peer is gone: the reader learns of that
+        except OSError:  # disconnected: the reader finds out
             self._is_broken = True
             sent = len(waiting)
         if sent == len(waiting):
             self._waiting = b""
-            return self.is_awaited
+            return self._is_awaited
         self._waiting = waiting[sent:]
         self._wait_for_room(is_moving=sent > 0)
         return False
 
     def all_is_sent(self) -> None:
-        """Called at the turn's end: more may have been written since, and wait."""
-        if self.is_awaited and not self._waiting:
-            self.is_awaited = False
+        """Called at the end of the turn: more may have been written since."""
+        if self._is_awaited and not self._waiting:
+            self._is_awaited = False
             self._on_empty()
 
     def close(self) -> None:
-        self._is_broken = True
+        self._is_ended = self._is_broken = True
         self._waiting = b""
         if self._watcher:
             self._deadlines.cancel(self._look_again)
@@ -124,12 +199,10 @@ class Output:
             self._watcher.close()
             self._watcher = None
         self._unsent.hold(self, 0)
-        self._on_empty = self._on_stalled = self.give_up = (
-            _nothing  # they refer to what refers to this
-        )
+        self._on_empty = self._on_stalled = self.give_up = _nothing
 
     def _wait_for_room(self, *, is_moving: bool) -> None:
-        """The socket is full; the peer has taken something of late, if it `is_moving`."""
+        """The socket is full; `is_moving` if the peer has just read something."""
         if is_moving or not self._is_full:
             self._deadlines.start(STALLED_S, self._look_again)
         if not self._is_full:
@@ -150,7 +223,7 @@ class Output:
         self.all_is_sent()
 
     def _look_again(self) -> None:
-        """The peer may have read of late, and nobody has had the time to see that."""
+        """The peer may have read, and this process had no time to notice."""
         before = len(self._waiting)
         self._send_again()
         if len(self._waiting) == before:

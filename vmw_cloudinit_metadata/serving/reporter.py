@@ -1,5 +1,5 @@
-"""A worker's side of the pair with its parent: tells what it counts and what happens; stops when
-alone."""
+"""A worker's end of the socket pair with its parent: reports what it counts and what happens, and
+stops the worker when the parent is gone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import gevent
 
+from vmw_cloudinit_metadata.monitoring.counters import DROPPED
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.process import channel
 from vmw_cloudinit_metadata.serving.server import MetadataServer
@@ -19,10 +20,10 @@ from vmw_cloudinit_metadata.serving.server import MetadataServer
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5  # each is also a sign of life: workers.SILENT_S
-HAPPENINGS_S = 0.1  # what happens is told together
-LAST_WORDS_S = 2.0  # so long the parent has, at the end, to take what is left
+HAPPENINGS_S = 0.1  # happenings are collected for this long
+LAST_WORDS_S = 2.0  # at the end, for the parent to take what is left
 
-# While the parent is slow; more happenings are counted and not told.
+# While the parent is slow; further happenings are dropped and counted.
 MAX_WAITING_BYTES = 4 * 1024 * 1024
 
 _READABLE = 1  # libev's EV_READ
@@ -30,7 +31,7 @@ _FULL = (errno.EAGAIN, errno.ENOBUFS)
 
 
 class Reporter:
-    """Reports what `server` has counted. Calls `on_alone` when the parent is gone."""
+    """Reports the figures and happenings of `server`. Calls `on_alone` when the parent is gone."""
 
     def __init__(
         self, pair: socket.socket, server: MetadataServer, on_alone: Callable[[], None]
@@ -41,7 +42,7 @@ class Reporter:
         self._owes_figures = False
         self._waiting: deque[bytes] = deque()  # happenings
         self._waiting_bytes = 0
-        # The system takes no message that is larger than half of this, whatever it was set to.
+        # The system accepts no message larger than half of this, whatever it was set to.
         buffer_bytes = pair.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self._room = channel.room_in(min(channel.MESSAGE_BYTES, buffer_bytes // 2))
         self._on_alone = on_alone
@@ -51,13 +52,13 @@ class Reporter:
         self._readable = loop.io(pair.fileno(), _READABLE)
 
     def start(self) -> None:
-        """The worker accepts: from now on the parent has its figures."""
+        """Report from now on: the worker accepts connections."""
         self.report()
         self._timer.start(self.report)
-        self._readable.start(self._parent_is_gone)  # it never says anything
+        self._readable.start(self._parent_is_gone)  # it never sends anything
 
     def stop(self) -> None:
-        """Tells what is left, as long as the parent takes it within LAST_WORDS_S; figures last."""
+        """Report what is left, within LAST_WORDS_S; the figures last."""
         for watcher in (self._timer, self._soon, self._readable):
             watcher.stop()
             watcher.close()
@@ -69,24 +70,26 @@ class Reporter:
             gevent.sleep(HAPPENINGS_S)
 
     def hear(self, happening: Happening) -> None:
-        """A listener: passes on what happens."""
+        """Listener of the happenings: pass them on."""
         try:
-            told = channel.of_happening(happening)
-        except Exception:  # what a driver has put into it, JSON may have no form for
-            log.debug("a happening cannot be told to the parent", exc_info=True)
+            packed = channel.of_happening(happening)
+        except (
+            Exception
+        ):  # a driver is foreign code, and may have put in what JSON cannot represent
+            log.debug("a happening cannot be sent to the parent", exc_info=True)
             self._drop(1)
             return
-        size = len(told) + 1  # and a comma
+        size = len(packed) + 1  # and a comma
         if size > self._room or self._waiting_bytes + size > MAX_WAITING_BYTES:
             self._drop(1)
             return
-        self._waiting.append(told)
+        self._waiting.append(packed)
         self._waiting_bytes += size
         if len(self._waiting) == 1:
             self._soon.again(self._send_waiting)
 
     def report(self) -> None:
-        """Tells the figures; if there is no room now, then before anything else."""
+        """Report the figures; if there is no room now, then before anything else."""
         self._owes_figures = not self._send_figures()
         if self._owes_figures:
             self._soon.again(self._send_waiting)
@@ -101,39 +104,39 @@ class Reporter:
         return self._send(channel.of_figures(self._server.figures, self._server.problem))
 
     def _send_happenings(self) -> bool:
-        """Whether all are sent."""
+        """Send what waits; return whether all is sent."""
         while self._waiting:
             some = self._first_ones()
             if not self._send(channel.together(some)):
-                return False  # until the timer's next time
-            for told in some:
+                return False  # the timer tries again
+            for packed in some:
                 self._waiting.popleft()
-                self._waiting_bytes -= len(told) + 1
+                self._waiting_bytes -= len(packed) + 1
         return True
 
     def _first_ones(self) -> list[bytes]:
-        """As many as a message has room for."""
+        """As many as one message has room for."""
         some: list[bytes] = []
         room = self._room
-        for told in self._waiting:
-            room -= len(told) + 1
+        for packed in self._waiting:
+            room -= len(packed) + 1
             if room < 0:
                 break
-            some.append(told)
+            some.append(packed)
         return some
 
     def _drop(self, count: int) -> None:
         for _ in range(count):
-            self._server.count("events dropped")
+            self._server.count(DROPPED["events"])
 
     def _send(self, message: bytes) -> bool:
-        """Whether the parent could take it now; if it is gone, nothing waits for it."""
+        """Return whether the parent took it, or is gone."""
         try:
             self._pair.send(message)
         except OSError as error:
             if error.errno in _FULL:
                 return False
-            log.debug("nothing can be told to the parent: %s", error)
+            log.debug("nothing can be sent to the parent: %s", error)
         return True
 
     def _parent_is_gone(self) -> None:

@@ -1,4 +1,4 @@
-"""MetadataServer: listens, gives each connection a greenlet, and stops without losing an answer."""
+"""MetadataServer: listens, serves connections in greenlets, and stops without losing answers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from gevent.event import Event
 
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.instance.counts import counted
+from vmw_cloudinit_metadata.monitoring import gauges
+from vmw_cloudinit_metadata.monitoring.counters import CONNECTIONS, Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
-from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
+from vmw_cloudinit_metadata.monitoring.happenings import Happenings
 from vmw_cloudinit_metadata.process.budget import (
     CONNECTION_BYTES,
     TLS_BYTES,
@@ -43,16 +45,17 @@ from vmw_cloudinit_metadata.serving.admission import (
     MAX_PER_HOST,
     Admission,
     Network,
-    Refusal,
     connections_by_descriptors,
     descriptor_limit,
     open_descriptors,
-    plain_host,
 )
 from vmw_cloudinit_metadata.serving.connection import Connection
+from vmw_cloudinit_metadata.serving.entrance import Entrance
 from vmw_cloudinit_metadata.serving.health import Health
+from vmw_cloudinit_metadata.serving.journey import Journeys
 from vmw_cloudinit_metadata.serving.lookup import Lookup
-from vmw_cloudinit_metadata.serving.shared import Shared
+from vmw_cloudinit_metadata.serving.services import Services
+from vmw_cloudinit_metadata.serving.timeouts import FAREWELL_S
 from vmw_cloudinit_metadata.serving.tls import KeyPair
 from vmw_cloudinit_metadata.serving.unsent import Unsent
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -60,15 +63,10 @@ from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN, Address
 
 log = logging.getLogger(__name__)
 
-# What was found where one was to be; ConfigError: it cannot be used.
+# A certificate that was read; ConfigError: it cannot be used. None: there is none.
 Certificate = ssl.SSLContext | ConfigError | None
 
 _POLL_S = 0.02  # while stopping
-
-_CHECKED_TOGETHER = 64  # connections: at most 3 MiB
-
-# How long a peer has, after the last answer, to close its side.
-FAREWELL_S = 1.0
 
 
 class MetadataServer:
@@ -117,7 +115,7 @@ class MetadataServer:
         self.budget = Budget(
             default_bytes() if memory_budget is None else memory_budget, self.count
         )
-        self._shared = Shared(
+        self._services = Services(
             Policy(frozenset(uris), moves, tls),
             Lookup(driver, lookup_pool, lookup_timeout_s, self.budget),
             Admission(
@@ -128,20 +126,17 @@ class MetadataServer:
                 max_connection_rate=max_connection_rate,
                 max_handshake_rate=max_handshake_rate,
             ),
-            self.budget,
             Unsent(self.budget),
             self._key_pair.load() if self._key_pair else None,
         )
         self.budget.add_all(driver.tables())
         self.budget.add("connections", Fixed(self._connection_bytes))
+        self._journeys = Journeys(self._services)
+        self._entrance = Entrance(self._services, self.budget, lambda: len(self._connections))
         self._health = Health(driver)
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
-        self.counted_beside: list[Callable[[], Mapping[str, int]]] = []  # counters of others
-        # With more connections there may be no descriptor for a look-up's file.
-        self._room_by_descriptors = connections_by_descriptors()
-        self._had_memory = True
-        self._unchecked = 0  # connections that were accepted since the budget was looked at
+        self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of others
         self._stop_asked = Event()
         self._hurry = Event()
 
@@ -152,47 +147,50 @@ class MetadataServer:
 
     @property
     def max_connections(self) -> int:
-        return self._shared.admission.max_connections
+        return self._services.admission.max_connections
 
     @property
     def counters(self) -> Counter[str]:
         """What has happened so far, by name; a copy."""
-        beside = (Counter(count()) for count in self.counted_beside)
-        return sum(beside, Counter(self._shared.counters))
+        return Counter(dict[str, int](self._counted.items()))
 
-    def count(self, name: str) -> None:
-        """Counts one more of what happens to be told by this name."""
-        self._shared.counters[name] += 1
+    @property
+    def _counted(self) -> Counter[Key]:
+        beside = (Counter(count()) for count in self.counted_beside)
+        return sum(beside, Counter(self._services.counters))
+
+    def count(self, key: Key) -> None:
+        self._services.counters[key] += 1
 
     @property
     def happenings(self) -> Happenings:
-        return self._shared.happenings
+        return self._services.happenings
 
     @property
     def figures(self) -> Figures:
-        """What was counted and measured so far, and what there is now."""
-        lookup = self._shared.lookup
+        """What was counted and measured so far, and the present gauges."""
+        lookup = self._services.lookup
         timings = {
-            "look-up waited": lookup.queued,
-            "look-up ran": lookup.ran,
-            "boot": self._shared.boots,
+            gauges.LOOKUP_WAITED: lookup.queued,
+            gauges.LOOKUP_RAN: lookup.ran,
+            gauges.BOOT: self._services.boots,
         }
-        gauges = {
-            "connections": len(self._connections),
-            "connections at most": self.max_connections,
-            "connections unidentified": len(self._shared.admission.unidentified),
-            "look-ups waiting": lookup.waiting,
-            "look-ups running": lookup.running,
-            "vMotions under way": len(self._shared.policy.moves),
-            "descriptors": open_descriptors(),
-            "descriptors at most": descriptor_limit(),
+        now = {
+            gauges.CONNECTIONS: len(self._connections),
+            gauges.MAX_CONNECTIONS: self.max_connections,
+            gauges.UNIDENTIFIED: len(self._services.admission.unidentified),
+            gauges.LOOKUPS_WAITING: lookup.waiting,
+            gauges.LOOKUPS_RUNNING: lookup.running,
+            gauges.MOVES: len(self._services.policy.moves),
+            gauges.DESCRIPTORS: open_descriptors(),
+            gauges.MAX_DESCRIPTORS: descriptor_limit(),
             **self.budget.gauges,
         }
-        return Figures(self.counters, timings, gauges)
+        return Figures(self._counted, timings, now)
 
     @property
     def problem(self) -> str:
-        """Why the driver cannot be used now, or ""; `watch_driver` keeps it true."""
+        """Why the driver cannot be used now, or ""; kept current by `watch_driver`."""
         return self._health.problem
 
     @property
@@ -200,26 +198,27 @@ class MetadataServer:
         return self._stop_asked.is_set()
 
     def watch_driver(self) -> None:
-        """Asks the driver every second, from now on, whether it can be used."""
+        """Check every second, from now on, whether the driver can be used."""
         self._health.start()
 
     def start(self) -> None:
-        """Listens and accepts; raises ConfigError if an address cannot be had."""
+        """Listen and accept; raise ConfigError if an address is not available."""
         for listener in listen_on(self._listen, reuse_port=self._reuse_port):
             server = Acceptor(
                 listener,
                 self._begin,
                 self._serve,
-                self._is_welcome,
-                self._frees_descriptor,
-                self._no_descriptor,
+                self._entrance.admits,
+                self._entrance.frees_descriptor,
+                self._entrance.refuse_without_descriptor,
             )
             server.start()
             self._servers.append(server)
 
     def read_certificate(self, key_pair: KeyPair | None = None) -> Certificate:
-        """Reads the certificate and its key again, for `take_certificate`; those of `key_pair`, if
-        its files are others. Blocks, as files do, and may be called in any thread."""
+        """Read the certificate and its key again, or those of `key_pair`, for `take_certificate`.
+
+        Blocks while it reads files; may be called in any thread."""
         if not self._key_pair:
             return None
         try:
@@ -228,25 +227,24 @@ class MetadataServer:
             return error
 
     def take_certificate(self, found: Certificate) -> None:
-        """Has it for connections from now on. One that cannot be used changes nothing, and is told
-        in the log."""
+        """Use it for new connections. If it cannot be used, log that, and keep the present one."""
         match found:
             case None:
                 log.info("reload: there is no certificate to read again")
             case ConfigError() as error:
-                log.error("reload: %s; the certificate that was read before stays in use", error)
+                log.error("reload: %s; the previous certificate stays in use", error)
             case context:
-                self._shared.tls = context
+                self._services.tls = context
                 assert self._key_pair
                 log.info("reload: certificate read from %s", self._key_pair.certificate)
 
     def change(self, **settings: Any) -> None:
-        """Gives settings other values, by the constructor's names; no connection is closed.
+        """Change settings, by the constructor's names; no connection is closed.
 
-        Who may connect, the URIs and the certificate are looked at when a connection begins. A new
-        `key_pair` is that of later certificates; `take_certificate` has one in use.
+        Who may connect, the URIs and the certificate apply to new connections. A new `key_pair` is
+        where later certificates are read from; `take_certificate` puts one into use.
         """
-        shared, admission = self._shared, self._shared.admission
+        shared, admission = self._services, self._services.admission
         for name, value in settings.items():
             match name:
                 case "uris":
@@ -279,22 +277,22 @@ class MetadataServer:
                     raise TypeError(f"{name} cannot be changed while the server runs")
 
     def serve_until_stopped(self) -> None:
-        """Waits for `ask_to_stop`, and stops."""
+        """Wait for `ask_to_stop`, and stop."""
         self._stop_asked.wait()
         self.stop()
 
     def ask_to_stop(self) -> None:
-        """Makes `serve_until_stopped` drain; asked a second time, the drain ends at once."""
+        """Make `serve_until_stopped` drain; a second call ends the drain at once."""
         if self._stop_asked.is_set():
             self._hurry.set()
         self._stop_asked.set()
 
     def stop(self) -> None:
-        """Accepts no more, finishes the answers under way, closes connections and driver."""
+        """Accept no more, finish the answers under way, close connections and driver."""
         for server in self._servers:
             server.close()
         log.info("stopping: %s", counted(len(self._connections), "connection"))
-        self._shared.policy.moves.is_draining = True
+        self._services.policy.moves.is_draining = True
         for connection in list(self._connections):
             connection.drain()
         self._wait_while(self._is_answering, self._drain_s)
@@ -304,15 +302,17 @@ class MetadataServer:
         while self._connections:
             gevent.sleep(0.001)
         self._health.stop()
-        self._shared.deadlines.close()
-        self._shared.lookup.close()
+        self._services.deadlines.close()
+        self._services.lookup.close()
         log.debug("stopped")
 
     def _connection_bytes(self) -> int:
-        return len(self._connections) * CONNECTION_BYTES + self._shared.tls_connections * TLS_BYTES
+        return (
+            len(self._connections) * CONNECTION_BYTES + self._services.tls_connections * TLS_BYTES
+        )
 
     def _wait_while(self, condition: Callable[[], bool], limit_s: float) -> None:
-        """Waits for as long as `condition` is true, for at most `limit_s`, or until in a hurry."""
+        """Wait while `condition` is true, for at most `limit_s`, or until asked to hurry."""
         end_s = time.monotonic() + limit_s
         while condition() and time.monotonic() < end_s and not self._hurry.is_set():
             self._hurry.wait(_POLL_S)
@@ -323,53 +323,11 @@ class MetadataServer:
     def _is_connected(self) -> bool:
         return bool(self._connections)
 
-    def _is_welcome(self, host: str) -> bool:
-        """Whether there is room for one more connection."""
-        admission, host = self._shared.admission, plain_host(host)
-        if not admission.is_proxy(host):  # its connections count as those of whom it speaks for
-            refusal = admission.hurries(host, time.monotonic())
-            if refusal:
-                self._refuse(host, refusal)
-                return False
-        count, limit = len(self._connections) - self._shared.leaving, admission.max_connections
-        has_room = count < min(limit, self._room_by_descriptors) or admission.make_room()
-        if count >= limit and not has_room:
-            reason = f"there are {limit} connections already (--max-connections)"
-            self._refuse(host, Refusal("full", reason))
-            return False
-        if not self._has_memory() and not admission.make_room():
-            reason = "the memory budget is used up (--memory-budget)"
-            self._refuse(host, Refusal("full", reason))
-            return False
-        return True
-
-    def _has_memory(self) -> bool:
-        """Whether the budget has room for a connection; looked at for some together."""
-        self._unchecked += 1
-        if self._unchecked >= _CHECKED_TOGETHER or not self._had_memory:
-            self._unchecked = 0
-            self._had_memory = self.budget.has_room()
-        return self._had_memory
-
-    def _frees_descriptor(self) -> bool:
-        """Whether a connection is about to end, also if it was to make room just now."""
-        return self._shared.leaving > 0 or self._shared.admission.make_room()
-
-    def _no_descriptor(self, host: str) -> None:
-        reason = "the system has no descriptor left for it"
-        self._refuse(plain_host(host), Refusal("full", reason))
-
-    def _refuse(self, host: str, refusal: Refusal) -> None:
-        name = f"refused: {refusal.kind}"
-        self._shared.counters[name] += 1
-        untold = self._shared.throttle.passes(name, host)
-        if untold is not None:
-            text = f"connection refused: {refusal.reason}{untold}"
-            self._shared.happenings.tell("refused", text, Peer(host, host), reason=name)
-
     def _begin(self, sock: socket, address: tuple[Any, ...]) -> Connection:
-        self._shared.counters["connections"] += 1
-        connection = Connection(self._shared, sock, str(address[0]), int(address[1]))
+        self._services.counters[CONNECTIONS] += 1
+        connection = Connection(
+            self._services, self._journeys, sock, str(address[0]), int(address[1])
+        )
         self._connections.add(connection)
         connection.enter()
         return connection

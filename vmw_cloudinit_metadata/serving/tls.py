@@ -23,7 +23,7 @@ class KeyPair:
     key: Path
 
     def load(self) -> ssl.SSLContext:
-        """Reads both; raises ConfigError if they cannot be used, or not together."""
+        """Read both; raise ConfigError if they cannot be used, or not together."""
         for option, path in (("--tls-cert", self.certificate), ("--tls-key", self.key)):
             permissions.read(option, path, MAX_FILE_BYTES)
         context = _new_context()
@@ -32,7 +32,7 @@ class KeyPair:
         except ssl.SSLError as error:
             reason = _REASONS.get(error.reason or "PEM_LIB", f"cannot be used: {error}")
             raise ConfigError(f"--tls-cert, --tls-key: {self._files} {reason}") from error
-        except OSError as error:  # taken away in between
+        except OSError as error:  # removed meanwhile
             raise ConfigError(f"--tls-cert, --tls-key: {self._files}: {error.strerror}") from error
         return context
 
@@ -44,9 +44,9 @@ class KeyPair:
 
 
 _REASONS = {
-    "KEY_VALUES_MISMATCH": "do not belong together: the key is not the certificate's",
-    "PEM_LIB": "are no PEM of a certificate and its key",
-    "NO_START_LINE": "hold no certificate in PEM",
+    "KEY_VALUES_MISMATCH": "do not match: the key is not the certificate's",
+    "PEM_LIB": "are not a certificate and its key in PEM",
+    "NO_START_LINE": "contain no certificate in PEM",
 }
 
 
@@ -54,10 +54,10 @@ def _no_passphrase() -> str:
     raise ConfigError("--tls-key: the key is encrypted; the server needs one without a passphrase")
 
 
-# Nothing is resumed: a line is opened once in months. Python cannot switch off the cache in which a
-# context keeps the sessions of TLS 1.2, so no handshake meets a context that has kept one: each has
-# a context of its own, without a certificate, which it gets from the server's before it is needed.
-# TLS 1.3 without tickets keeps none, and leaves its context to the next handshake.
+# Sessions are not resumed: a line is opened once in months. Python cannot disable the cache where
+# a context keeps the sessions of TLS 1.2, so each handshake has a context without any: a new one,
+# which gets its certificate from the server's context when it is needed. TLS 1.3 without tickets
+# caches no session, so that its context is used again.
 _unused: list[ssl.SSLContext] = []
 _MAX_UNUSED = 64
 
@@ -95,10 +95,10 @@ class Tls:
         self._own_context = _own_context(context)
         self._ssl = self._own_context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self.is_up = False
-        self.is_closed = False  # the peer has said that nothing more comes
+        self.is_closed = False  # by the peer
 
     def feed(self, data: bytes) -> None:
-        """Takes in what the peer sent, and goes on with the handshake."""
+        """Receive what the peer sent, and go on with the handshake."""
         self._incoming.write(data)
         if not self.is_up:
             with suppress(ssl.SSLWantReadError):
@@ -116,7 +116,7 @@ class Tls:
         _give_back(self._own_context)
 
     def read(self, limit: int) -> bytes:
-        """The next plain bytes; fewer than `limit` only if there are no more for now."""
+        """Return the next plain bytes; fewer than `limit` only if there are no more now."""
         plain = b""
         try:
             while len(plain) < limit and (piece := self._ssl.read(limit - len(plain))):
@@ -132,12 +132,12 @@ class Tls:
         self._ssl.write(data)
 
     def say_goodbye(self) -> None:
-        """Tells the peer that nothing more comes (close_notify)."""
-        with suppress(ssl.SSLError):  # the peer has not said so too
+        """Tell the peer that no more comes (close_notify)."""
+        with suppress(ssl.SSLError):  # the peer has not sent its own
             self._ssl.unwrap()
 
     def data_to_send(self) -> bytes:
-        """Returns, once, what is to be written to the peer."""
+        """Return, once, what is to be written to the peer."""
         return self._outgoing.read()
 
     @property

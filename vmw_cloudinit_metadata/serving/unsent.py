@@ -1,4 +1,4 @@
-"""What peers have not read yet: the bytes that wait for each, the one that waits longest first."""
+"""The bytes that peers have not read yet, the longest waiting first."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from vmw_cloudinit_metadata.process.budget import Budget
 
 class Holder(Protocol):
     def give_up(self) -> None:
-        """Drop what waits: there is no memory left for it."""
+        """Drop what waits: its memory is needed."""
 
 
 class Unsent:
-    """A table of the budget. Only those count for whom something has to wait."""
+    """A table of the budget. Counts only holders for which something has to wait."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -22,7 +22,7 @@ class Unsent:
         budget.add("unsent answers", self)
 
     def hold(self, holder: Holder, size: int) -> None:
-        """`size` bytes wait for `holder`; 0 ends it."""
+        """Count `size` bytes for `holder`; 0 removes it."""
         before = self._held.get(holder, 0)
         if size == before:
             return
@@ -35,6 +35,7 @@ class Unsent:
             self._budget.keep()
 
     def shed(self) -> bool:
+        """Have the holder that waits longest give up; return False if there is none."""
         holder = next(iter(self._held), None)
         if holder is None:
             return False

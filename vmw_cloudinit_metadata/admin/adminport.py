@@ -1,4 +1,4 @@
-"""AdminPort: listens, and never stands in the way of a VM."""
+"""AdminPort: listens, and never blocks a VM."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from vmw_cloudinit_metadata import __version__
 from vmw_cloudinit_metadata.admin import remembered
 from vmw_cloudinit_metadata.admin.access import Access
 from vmw_cloudinit_metadata.admin.app import App
-from vmw_cloudinit_metadata.admin.chronicle import MISSING_S, STALE, STATES, Chronicle
-from vmw_cloudinit_metadata.admin.events import Events
+from vmw_cloudinit_metadata.admin.chronicle import MISSING_S, Chronicle
+from vmw_cloudinit_metadata.admin.eventstream import Events
 from vmw_cloudinit_metadata.admin.http import HttpServer
+from vmw_cloudinit_metadata.admin.machinerecord import STALE, STATES
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
 from vmw_cloudinit_metadata.admin.pulse import Pulse
+from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
-from vmw_cloudinit_metadata.monitoring.happenings import Happening, kept, timestamp
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.jsonobject import timestamp
+from vmw_cloudinit_metadata.monitoring.kept import kept
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.process.listener import listen_on, name_of
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -68,19 +72,19 @@ class AdminPort:
         self._settings = settings
         self._serving: Serving | None = None
         self._started_s = time.time()
-        self._chronicle = Chronicle()
+        self.chronicle = Chronicle()
         self._pulse = Pulse()
         self._events = Events()
         self._server: HttpServer | None = None
-        self._shed: Counter[str] = Counter()
+        self._shed: Counter[Key] = Counter()
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
         self._heard: list[Happening] = []  # and not learned yet
         self._soon = gevent.get_hub().loop.timer(HEARD_S, repeat=HEARD_S)
         self._budget: Budget | None = None
-        self._is_file_told = False
+        self._is_file_reported = False
         self._saver: Thread | None = None
         self._load()
-        self._saved_revision = self._chronicle.revision
+        self._saved_revision = self.chronicle.revision
 
     def hear(self, happening: Happening) -> None:
         heard = self._heard
@@ -97,13 +101,13 @@ class AdminPort:
         for happening in heard:
             try:
                 one = kept(happening)
-                self._chronicle.take(*one)
+                self.chronicle.take(*one)
                 self._pulse.hear(one[0])
-            except Exception:  # in a timer's callback: the others are learned, and later ones too
-                log.exception("a happening that the list of machines cannot take in")
+            except Exception:  # a timer's callback: the other happenings are learned
+                log.exception("the list of machines cannot take in a happening")
             else:
                 weighed.append(one)
-        self._chronicle.settle()
+        self.chronicle.settle()
         self._events.take(weighed)
         if self._budget:
             self._budget.keep()
@@ -111,13 +115,13 @@ class AdminPort:
     def keep_within(self, budget: Budget) -> None:
         """Let what is known of machines and events count against `budget`."""
         self._budget = budget
-        budget.add("machines", self._chronicle)
+        budget.add("machines", self.chronicle)
         budget.add("events", self._events)
 
     def process_is_gone(self, process: int) -> None:
         """A worker has died without a word about its connections."""
         self._learn()
-        self._chronicle.process_is_gone(process, time.time())
+        self.chronicle.process_is_gone(process, time.time())
 
     def start(self, serving: Serving) -> None:
         """Listens, now or as soon as the address can be had."""
@@ -128,7 +132,7 @@ class AdminPort:
             self._greenlets.append(gevent.spawn(self._keep_file))
 
     def stop(self) -> None:
-        """Who follows events sees their end."""
+        """End answers and events."""
         for greenlet in self._greenlets:
             greenlet.kill()
         self._learn()
@@ -165,7 +169,7 @@ class AdminPort:
     def _app(self) -> App:
         return App(
             Access(self._settings.token),
-            self._chronicle,
+            self.chronicle,
             self._events,
             readiness=self._readiness,
             status=self._status,
@@ -173,10 +177,10 @@ class AdminPort:
             catch_up=self._learn,
         )
 
-    # What is told
+    # What it shows
 
     def _readiness(self) -> str:
-        """Without the reason: everyone may ask."""
+        """Without the reason: this needs no token."""
         assert self._serving
         if self._serving.is_stopping:
             return "draining"
@@ -184,19 +188,19 @@ class AdminPort:
 
     def _scene(self) -> Scene:
         assert self._serving
-        states = self._chronicle.states
+        states = self.chronicle.states
         return Scene(
             self._serving.figures,
             not self._readiness(),
             {state: states[state] for state in STATES},
             states[STALE],
             self._started_s,
-            self._shed + self._chronicle.shed_counts + self._events.shed_counts,
+            self._shed + self.chronicle.shed_counts + self._events.shed_counts,
         )
 
     def _status(self) -> dict[str, Any]:
         assert self._serving
-        figures, states = self._serving.figures, self._chronicle.states
+        figures, states = self._serving.figures, self.chronicle.states
         now_s = time.time()
         is_draining = self._serving.is_stopping
         return {
@@ -206,9 +210,9 @@ class AdminPort:
             "started": timestamp(self._started_s),
             "version": __version__,
             "machines": {state: states[state] for state in STATES},
-            "total": len(self._chronicle),
-            "revision": self._chronicle.revision,
-            "problems": {name: count for name, count in self._chronicle.problems.items() if count},
+            "total": len(self.chronicle),
+            "revision": self.chronicle.revision,
+            "problems": {name: count for name, count in self.chronicle.problems.items() if count},
             "followers": self._events.follower_count,
             "gauges": dict(figures.gauges),
             "counters": dict(figures.counters),
@@ -222,8 +226,8 @@ class AdminPort:
         if not path:
             return
         try:
-            self._chronicle.expect(remembered.load(path))
-            remembered.save(path, self._chronicle.expected())
+            self.chronicle.expect(remembered.load(path))
+            remembered.save(path, self.chronicle.expected())
         except OSError as error:
             raise ConfigError(f"--state-file: {path}: {error.strerror or error}") from error
 
@@ -231,9 +235,9 @@ class AdminPort:
         while True:
             gevent.sleep(SAVE_S)
             if time.time() - self._started_s > MISSING_S:
-                self._chronicle.forget_missing()
+                self.chronicle.forget_missing()
             self._learn()
-            is_new = self._chronicle.revision != self._saved_revision
+            is_new = self.chronicle.revision != self._saved_revision
             if is_new and self._serving and not self._serving.is_stopping:
                 self._begin_to_save()
 
@@ -244,21 +248,21 @@ class AdminPort:
         assert path
         if self._saver and self._saver.is_alive():
             return
-        expected = list(self._chronicle.expected())
+        expected = list(self.chronicle.expected())
         saver = Thread(target=self._save, args=(path, expected), name="state file", daemon=True)
         try:
             saver.start()
         except RuntimeError:  # the system has no further thread: tried again in a second
             return
         self._saver = saver
-        self._saved_revision = self._chronicle.revision
+        self._saved_revision = self.chronicle.revision
 
     def _save(self, path: Path, vc_uuids: Iterable[str]) -> None:
         try:
             remembered.save(path, vc_uuids)
         except OSError as error:
-            if not self._is_file_told:
+            if not self._is_file_reported:
                 log.error("--state-file: %s: %s; tried again", path, error.strerror or error)
-            self._is_file_told = True
+            self._is_file_reported = True
         else:
-            self._is_file_told = False
+            self._is_file_reported = False

@@ -1,4 +1,4 @@
-"""Files that the server keeps: opened without following a link, or waiting for what is no file."""
+"""Files that the server itself writes: opened without following a link or waiting for a pipe."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would wait for its other end
 
 
-def open_regular(path: Path, flags: int) -> int:
-    """A descriptor of the file; one that is made is its owner's alone. Raises OSError, with a
-    reason for people, also if `path` is a link, a pipe, a directory or a device."""
+def open_own(path: Path, flags: int) -> int:
+    """Open the file, or create it for its owner alone, and return its descriptor. Raises OSError
+    also if `path` is a link, a pipe, a directory or a device."""
     try:
         descriptor = os.open(path, flags | _FLAGS, 0o600)
     except OSError as error:
@@ -26,4 +26,4 @@ def open_regular(path: Path, flags: int) -> int:
 
 
 def _not_regular() -> OSError:
-    return OSError(errno.EINVAL, "found no regular file, expected one, or none yet")
+    return OSError(errno.EINVAL, "not a regular file")

@@ -1,4 +1,4 @@
-"""Which connected machines are served from which source: two with one identity are a mistake."""
+"""The source that each connected VM is served from: two VMs with one file are a mistake."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from itertools import islice
 NAMED_OTHERS = 3
 
 
-class Claims:
+class SharedSources:
     """Counts, for each source (a file), the connections of each VC UUID that are served from it."""
 
     def __init__(self) -> None:
         self._served: dict[str, dict[str, int]] = {}
 
     def add(self, source: str, vc_uuid: str) -> str:
-        """Returns, for the log, the other VC UUIDs that are served from `source`, or ""."""
+        """Return, for the log, the other VC UUIDs that are served from `source`, or ""."""
         served = self._served.setdefault(source, {})
         served[vc_uuid] = served.get(vc_uuid, 0) + 1
         if len(served) == 1:

@@ -1,34 +1,31 @@
-"""The machines that are connected, and the lines that each has: one for a serial port."""
+"""The connected VMs, and the lines of each: one line for each serial port."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Generic, TypeVar
 
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
-Line = TypeVar("Line", bound=Hashable)
 
-
-class Machines(Generic[Line]):
+class ConnectedMachines:
     """The lines of each VC UUID and service URI, the oldest first.
 
-    Of two with the same the newer is the VM: the older is what a host that died has left, or
-    another VM that claims to be this one.
+    The newest line of these counts as the VM. An older one is what a host that died has left, or
+    another VM that claims the same identity.
     """
 
     def __init__(self) -> None:
-        self._ports: dict[str, dict[str, dict[Line, None]]] = {}
-        self.rivals = 0  # lines that share what they are known by, beyond the first of each
+        self._ports: dict[str, dict[str, dict[Hashable, None]]] = {}
+        self.rivals = 0  # lines that share VC UUID and service URI, beyond the first of each
 
-    def add(self, line: Line, machine: Machine) -> None:
+    def add(self, line: Hashable, machine: Machine) -> None:
         if machine.vc_uuid:
             ports = self._ports.setdefault(machine.vc_uuid, {})
             lines = ports.setdefault(machine.service_uri, {})
             self.rivals += bool(lines)
             lines[line] = None
 
-    def remove(self, line: Line, machine: Machine) -> None:
+    def remove(self, line: Hashable, machine: Machine) -> None:
         ports = self._ports.get(machine.vc_uuid or "", {})
         lines = ports.get(machine.service_uri, {})
         if line not in lines:
@@ -41,8 +38,8 @@ class Machines(Generic[Line]):
         if not ports:
             del self._ports[machine.vc_uuid or ""]
 
-    def is_older(self, line: Line, machine: Machine) -> bool:
-        """Whether a newer line counts as the machine's serial port."""
+    def is_older(self, line: Hashable, machine: Machine) -> bool:
+        """Whether a newer line counts as this serial port of the machine."""
         return self.newest(machine) not in (line, None)
 
     def port_count(self, machine: Machine) -> int:
@@ -53,9 +50,9 @@ class Machines(Generic[Line]):
         """How many lines have the machine's VC UUID and service URI."""
         return len(self._lines(machine))
 
-    def newest(self, machine: Machine) -> Line | None:
-        """The line that counts as the machine's serial port."""
+    def newest(self, machine: Machine) -> Hashable | None:
+        """The line that counts as this serial port of the machine."""
         return next(reversed(self._lines(machine)), None)
 
-    def _lines(self, machine: Machine) -> dict[Line, None]:
+    def _lines(self, machine: Machine) -> dict[Hashable, None]:
         return self._ports.get(machine.vc_uuid or "", {}).get(machine.service_uri, {})

@@ -13,9 +13,12 @@ import gevent
 import ujson
 from gevent.event import Event
 
-from vmw_cloudinit_metadata.monitoring.happenings import MAX_MACHINE_BYTES, Happening, fields, kept
+from vmw_cloudinit_metadata.monitoring.counters import ADMIN_SHED, Key
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.jsonobject import fields
+from vmw_cloudinit_metadata.monitoring.kept import MAX_MACHINE_BYTES, kept
 
-# Who is slower than this misses some, and is told how many.
+# A slower follower misses some, and is sent how many.
 KEPT = 4096
 KEPT_BYTES = 8 * 1024 * 1024
 
@@ -52,7 +55,7 @@ class Events:
         self._texts: dict[int, bytes] = {}  # by number, as far as somebody has read them
         self._followers: list[Follower] = []
         self.kept_bytes = 0  # that all of it holds
-        self.shed_counts: Counter[str] = Counter()
+        self.shed_counts: Counter[Key] = Counter()
 
     @property
     def _oldest(self) -> int:
@@ -121,7 +124,7 @@ class Events:
                 gevent.sleep(TOGETHER_S)
                 follower.woken.clear()
                 while follower.place < self._next:
-                    if piece := self._piece(follower):
+                    if piece := self.next_piece(follower):
                         yield piece
                     gevent.sleep(PAUSE_S)
         finally:
@@ -130,23 +133,23 @@ class Events:
             if not self._followers:
                 self._forget_texts()
 
-    def _piece(self, follower: Follower) -> bytes:
+    def next_piece(self, follower: Follower) -> bytes:
         """The next that a follower gets; b"" if nothing of it has its level."""
         place = max(follower.place, self._oldest)
         missed = place - follower.place
-        self.shed_counts["events"] += missed
-        told = [_left_out(missed)] if missed else []
+        self.shed_counts[ADMIN_SHED["events"]] += missed
+        texts = [_left_out(missed)] if missed else []
         size = 0
-        while self._oldest <= place < self._next and len(told) < PIECE_EVENTS:
+        while self._oldest <= place < self._next and len(texts) < PIECE_EVENTS:
             if self._ring[place - self._oldest][0].level >= follower.level:
                 text = self._text_of(place)
                 size += len(text)
-                if told and size > PIECE_BYTES:
+                if texts and size > PIECE_BYTES:
                     break
-                told.append(text)
+                texts.append(text)
             place += 1
         follower.place = place
-        return b"".join(told)
+        return b"".join(texts)
 
     def _text_of(self, number: int) -> bytes:
         text = self._texts.get(number)

@@ -1,0 +1,66 @@
+"""Kinds of happenings: each is declared once, reported somewhere, and documented."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+from typing import get_args
+
+from tests.facts import BY_KIND, fact_of
+from tests.process import CHECKOUT
+from vmw_cloudinit_metadata.monitoring import facts
+from vmw_cloudinit_metadata.monitoring.facts import KINDS, Fact
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES, fields
+
+# What calls the class of a fact, or hands it to what does.
+SERVING = (CHECKOUT / "vmw_cloudinit_metadata/serving").glob("*.py")
+USED = {
+    node.id
+    for path in SERVING
+    for call in ast.walk(ast.parse(path.read_text()))
+    if isinstance(call, ast.Call)
+    for node in (call.func, *call.args)
+    if isinstance(node, ast.Name)
+}
+ROW = re.compile(r"^\| `([a-z ]+)` \| (debug|info|warning) \| (.*) \| (.*) \|$", re.MULTILINE)
+
+
+def test_every_kind_is_of_one_class_and_of_a_known_level() -> None:
+    assert set(KINDS) == set(get_args(Fact))
+    assert len(BY_KIND) == len(KINDS)
+    assert {facts.DEBUG, facts.INFO, facts.WARNING} == {
+        logging.DEBUG,
+        logging.INFO,
+        logging.WARNING,
+    }
+
+
+def test_every_kind_is_reported() -> None:
+    assert {fact.__name__ for fact in KINDS} - USED == set()
+
+
+def test_every_kind_is_documented_with_its_level_and_fields() -> None:
+    documented = {kind: (level, keys) for kind, level, keys, _ in ROW.findall(page("admin.md"))}
+    declared = {
+        kind.name: (LEVEL_NAMES[kind.level], ", ".join(f"`{key}`" for key in keys_of(kind.name)))
+        for kind in KINDS.values()
+    }
+    assert documented == declared
+
+
+def test_every_kind_is_in_the_document_of_the_log() -> None:
+    row = next(line for line in page("operations.md").splitlines() if line.startswith("| `kind` |"))
+    assert set(BY_KIND) <= set(re.findall("`([a-z ]+)`", row))
+
+
+def page(name: str) -> str:
+    return (CHECKOUT / "docs" / name).read_text()
+
+
+def keys_of(kind: str) -> list[str]:
+    """The keys of a kind in JSON, beside those that all have."""
+    every = fields(Happening(fact_of("left"), 20, 0.0, "", "", "", None, ""))
+    own = fields(Happening(fact_of(kind), 20, 0.0, "", "", "", None, ""))
+    return [key for key in own if key not in every]

@@ -1,0 +1,200 @@
+"""The shape of the code: circles, sizes, names, and how far a request travels through the files."""
+
+from __future__ import annotations
+
+import ast
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+
+import gevent
+import greenlet
+import pytest
+
+from tests.test_floors import MODULES, PACKAGE, ROOT
+from tests.vm import ALWAYS_KNOWN, BINARY, VC_UUID, suboption
+from vmw_cloudinit_metadata import MetadataServer
+from vmw_cloudinit_metadata.drivers.file import FileDriver
+
+MAX_CLASS_LINES = 300
+MAX_METHODS = 25
+MAX_MODULE_LINES = 500
+MAX_ENTRIES = 15
+
+# A request whose answer is cached: this many files, and so often from one file to another.
+MAX_FILES = 9
+MAX_CHANGES_OF_FILE = 26
+
+SETTLED_S = 2.2  # after which a file need not be read again
+
+TREES = {path: ast.parse(path.read_text()) for path in MODULES}
+CLASSES = [
+    (path, node)
+    for path, tree in TREES.items()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.ClassDef)
+]
+
+
+def dotted(path: Path) -> str:
+    """`serving.line` of vmw_cloudinit_metadata/serving/line.py, `serving` of its __init__.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+NAMES = {dotted(path) for path in MODULES}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of the package that one imports, also for the type checker alone."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            yield from (name.name.removeprefix(f"{PACKAGE}.") for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
+            module = (node.module or "").removeprefix(PACKAGE).removeprefix(".")
+            for name in node.names:
+                inner = f"{module}.{name.name}".removeprefix(".")
+                yield inner if inner in NAMES else module
+
+
+IMPORTS = {
+    dotted(path): {name for name in imported(path) if name in NAMES} - {dotted(path)}
+    for path in MODULES
+}
+
+
+def circle_in(graph: Mapping[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    assert circle_in(IMPORTS) == []
+
+
+def test_rooms_import_each_other_in_no_circle() -> None:
+    rooms: dict[str, set[str]] = {}
+    for module, others in IMPORTS.items():
+        room = module.split(".")[0]
+        rooms.setdefault(room, set()).update(other.split(".")[0] for other in others)
+    assert circle_in({room: others - {room} for room, others in rooms.items()}) == []
+
+
+def test_no_class_is_long_or_has_many_methods() -> None:
+    def is_large(node: ast.ClassDef) -> bool:
+        methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+        lines = (node.end_lineno or 0) - node.lineno + 1
+        return lines > MAX_CLASS_LINES or len(methods) > MAX_METHODS
+
+    assert [f"{dotted(path)}.{node.name}" for path, node in CLASSES if is_large(node)] == []
+
+
+def test_no_module_is_long() -> None:
+    lines = {dotted(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert {name: count for name, count in lines.items() if count > MAX_MODULE_LINES} == {}
+
+
+def test_root_of_the_package_has_few_entries() -> None:
+    entries = [entry.name for entry in ROOT.iterdir() if entry.name != "__pycache__"]
+    assert len(entries) <= MAX_ENTRIES, entries
+
+
+def test_names_of_modules_are_unique() -> None:
+    names = Counter(path.stem for path in MODULES if not path.stem.startswith("__"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_names_of_classes_are_unique() -> None:
+    names = Counter(node.name for _, node in CLASSES)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+# The way of a request
+
+
+@contextmanager
+def files_entered() -> Iterator[list[str]]:
+    """The file of each call of a function of the package, in all greenlets."""
+    files: list[str] = []
+    root = f"{ROOT}/"
+
+    def profile(frame: FrameType, event: str, _argument: object) -> None:
+        path = frame.f_code.co_filename
+        if event == "call" and path.startswith(root):
+            files.append(path.removeprefix(root))
+
+    # Each greenlet has a profiler of its own.
+    greenlet.settrace(lambda _event, _greenlets: sys.setprofile(profile))
+    sys.setprofile(profile)
+    try:
+        yield files
+    finally:
+        greenlet.settrace(None)
+        sys.setprofile(None)
+
+
+class Peer:
+    """A VM in this process: the hub runs while it waits."""
+
+    def __init__(self, server: MetadataServer) -> None:
+        self._socket = socket.create_connection(server.addresses[0])
+        self._socket.setblocking(False)
+        codes = ALWAYS_KNOWN + bytes([80, 81, 82, 83])
+        identity = suboption(80, VC_UUID.encode()) + suboption(82, b"web1")
+        self._socket.sendall(BINARY + b"\xff\xfb\xe8" + suboption(0, codes) + identity)
+        self._socket.sendall(suboption(70, b"Cmy-metadata"))
+        self._receive_until(lambda data: suboption(71) in data)
+
+    def ask(self) -> None:
+        self._socket.sendall(b"!!REQUEST_METADATA#\n")
+        self._receive_until(lambda data: b"!!RESPONSE_METADATA" in data and data.endswith(b"\n"))
+
+    def _receive_until(self, is_complete: Callable[[bytes], bool]) -> None:
+        data = b""
+        with gevent.Timeout(10):
+            while not is_complete(data):
+                gevent.sleep(0.001)
+                try:
+                    data += self._socket.recv(65536)
+                except BlockingIOError:
+                    continue
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def served(own_instances: Path) -> Iterator[MetadataServer]:
+    time.sleep(SETTLED_S)
+    driver = FileDriver({"directory": str(own_instances)})
+    server = MetadataServer(driver, ["my-metadata"], [("127.0.0.1", 0)])
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_cached_request_passes_few_files(served: MetadataServer) -> None:
+    """The first of a boot, whose answer another connection has just had, and the next ones."""
+    before = Peer(served)
+    before.ask()
+    before.close()
+    vm = Peer(served)
+    for _ in range(3):
+        with files_entered() as files:
+            vm.ask()
+        changes = sum(one != other for one, other in pairwise(files))
+        assert files.count("serving/line.py") > 0
+        assert "process/threads.py" not in files, "the answer was not cached"
+        assert len(set(files)) <= MAX_FILES, sorted(set(files))
+        assert changes <= MAX_CHANGES_OF_FILE, files
+    vm.close()

@@ -1,0 +1,159 @@
+"""What each kind of happening changes in the record of its machine. No I/O."""
+
+from __future__ import annotations
+
+from vmw_cloudinit_metadata.admin.machinerecord import (
+    FAILED,
+    LEFT,
+    MOVING,
+    SERVED,
+    STALE,
+    TROUBLE,
+    WAITING,
+    MachineRecord,
+)
+from vmw_cloudinit_metadata.admin.shortening import MAX_STORY, forget_first, is_beside_story
+from vmw_cloudinit_metadata.monitoring.bounded import within
+from vmw_cloudinit_metadata.monitoring.facts import (
+    DocumentsServed,
+    IdentityChanged,
+    PeerRejected,
+    RequestFailed,
+    StaleServed,
+    VmIdentified,
+    VmMoved,
+    VmotionAborted,
+    VmotionBegun,
+    VmotionDeclined,
+    VmotionExpired,
+)
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.kept import bytes_of_machine
+
+MAX_MOVES = 20
+MAX_ASKED = 32  # documents
+MAX_DOCUMENT_BYTES = 160  # of a document's name; a file's have 32 letters
+MAX_PORTS = 16  # of one machine that are reported; more are counted
+NEW_BYTES = 900  # a record, its places in dictionaries, its own ones, and the names in them
+_ASKED_BYTES = 300
+
+COMES = VmIdentified | IdentityChanged | VmMoved  # facts of a connection that has this machine
+
+
+def lose(record: MachineRecord, connection: str, now_s: float) -> None:
+    """One of the machine's connections has ended."""
+    record.ports.pop(connection, None)
+    record.port_count -= 1
+    if record.port_count:
+        return
+    record.left_s = record.changed_s = now_s
+    if record.state not in TROUBLE:
+        record.state = LEFT
+
+
+def new_record(key: str, happening: Happening) -> MachineRecord:
+    machine = happening.machine
+    assert machine
+    return MachineRecord(key, machine, happening.host, bytes=NEW_BYTES + bytes_of_machine(machine))
+
+
+def add(record: MachineRecord, happening: Happening, size: int) -> None:
+    """Take in a happening of this machine, which holds `size` bytes."""
+    machine, ours = happening.machine, record.machine
+    assert machine
+    if machine is not ours:
+        if machine.connected_since == ours.connected_since and machine == ours:
+            happening = happening._replace(machine=ours)  # a worker sends a new one each time
+        else:
+            record.machine = machine
+            record.bytes += bytes_of_machine(machine)
+    record.host = happening.host
+    record.changed_s = happening.at_s
+    record.bytes += size
+    _change(record, happening)
+    if isinstance(happening.fact, COMES) and happening.connection:
+        record.ports[happening.connection] = happening
+        if len(record.ports) > MAX_PORTS:
+            del record.ports[next(iter(record.ports))]
+    _remember(record, happening, size)
+
+
+def _remember(record: MachineRecord, happening: Happening, size: int) -> None:
+    """Add to the story; what happens several times in a row is there once, with a count."""
+    times = 1
+    if record.story:
+        last, before, its_size = record.story[-1]
+        if (last.kind, last.text) == (happening.kind, happening.text):
+            record.story = record.story[:-1]
+            if not is_beside_story(record, last):
+                record.bytes -= its_size
+            times += before
+        elif len(record.story) == MAX_STORY:
+            forget_first(record, record.bytes, MAX_STORY - 1)
+    record.story = (*record.story, (happening, times, size))
+
+
+def _change(record: MachineRecord, happening: Happening) -> None:
+    match happening.fact:
+        case VmIdentified():
+            if record.state not in TROUBLE:
+                record.state = WAITING
+        case DocumentsServed() as served:
+            _served(record, happening, served)
+        case RequestFailed() as failed:
+            _failed(record, happening, failed)
+        case PeerRejected():
+            if not record.port_count:  # else it is another port of a machine that is served
+                _in_trouble(record, happening, FAILED)
+        case StaleServed():
+            _in_trouble(record, happening, STALE)
+        case VmotionBegun():
+            if record.state != MOVING:
+                record.before_move = record.state
+            record.state = MOVING
+            _move(record, happening)
+        case VmotionDeclined():
+            _move(record, happening)
+        case VmotionAborted() | VmotionExpired():
+            if record.state == MOVING:
+                record.state = record.before_move
+            _move(record, happening)
+        case VmMoved():
+            if record.state in (MOVING, LEFT):
+                record.state = record.before_move
+            _move(record, happening)
+
+
+def _served(record: MachineRecord, happening: Happening, served: DocumentsServed) -> None:
+    record.served = happening
+    record.state = SERVED
+    if served.problem:
+        record.state = STALE
+        if not record.trouble or not isinstance(record.trouble.fact, StaleServed):
+            stale = StaleServed(served.problem, served.sources)
+            record.trouble = happening._replace(fact=stale)
+    record.asked |= dict.fromkeys(served.answered, served.answered)
+    _forget_answers(record)
+
+
+def _failed(record: MachineRecord, happening: Happening, failed: RequestFailed) -> None:
+    record.asked[within(failed.document, MAX_DOCUMENT_BYTES)] = happening.at_s, failed.error
+    record.bytes += _ASKED_BYTES
+    _forget_answers(record)
+    if failed.error != "unknown-request":
+        _in_trouble(record, happening, FAILED)
+
+
+def _forget_answers(record: MachineRecord) -> None:
+    while len(record.asked) > MAX_ASKED:
+        oldest, *_ = record.answers()[0]
+        del record.asked[oldest]
+
+
+def _in_trouble(record: MachineRecord, happening: Happening, state: str) -> None:
+    record.trouble = happening
+    record.state = state
+
+
+def _move(record: MachineRecord, happening: Happening) -> None:
+    record.moves = (*record.moves, happening)[-MAX_MOVES:]

@@ -1,0 +1,34 @@
+"""What an operator does next about a machine."""
+
+from __future__ import annotations
+
+_ASKS_AGAIN = "The VM gets an answer at its next request: at its next boot, or from its agent."
+
+# By the state of a machine, and by its problem.
+NEXT = {
+    "not-found": "Add the file named above, or rename the VM to match an existing file. "
+    f"{_ASKS_AGAIN}",
+    "invalid": "Fix the file at the line shown; the command validate checks all files. "
+    f"{_ASKS_AGAIN}",
+    "failed": f"Check the directory, mount or database named above. {_ASKS_AGAIN}",
+    "timeout": "The driver is slow, or hangs: check the look-up times in /metrics, and what the "
+    f"driver waits for. {_ASKS_AGAIN}",
+    "stale": "The VM was served the last good answer: fix what is named above.",
+    "refused: another service URI": "Correct the service URI of the VM's serial port, or add "
+    "--uri to the server.",
+    "refused: without TLS": "Give the VM's serial port the URI that the command tls-info prints, "
+    "or use --tls allow.",
+    "refused: VMOTION-PEER": "All servers behind one balancer need the same --vmotion-key-file.",
+    "waiting": "Its host is connected, and its guest has requested nothing yet. If this does not "
+    "change: does the guest have an agent, and the serial port that the agent expects?",
+    "moving": "Nothing: a vMotion to another host is under way.",
+    "served": "Nothing: the VM has received its documents.",
+    "left": "Disconnected: the VM is powered off, has moved to a host that another server serves, "
+    "or its host is down. If the VM runs, the host reconnects.",
+    "missing": "It was connected before the restart, and has not reconnected. Its host reconnects "
+    "by itself, after an undocumented time; the command vm-port reconnect makes it reconnect now.",
+}
+
+
+def next_step(state: str, trouble: str) -> str:
+    return NEXT.get(trouble) or NEXT.get(state, "See the reason above.")

@@ -1,0 +1,155 @@
+"""Records that hold too much are cut: the oldest of a story is forgotten first. No I/O.
+
+What a record holds is added up as it comes. Only one that seems to hold too much is weighed, each
+object once.
+"""
+
+from __future__ import annotations
+
+from sys import getsizeof
+
+from vmw_cloudinit_metadata.admin.machinerecord import MachineRecord
+from vmw_cloudinit_metadata.monitoring.bounded import cut
+from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.kept import bytes_of_machine
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+MAX_STORY = 20  # happenings of one machine
+_LAST = 3  # of them stay as long as possible
+
+_RECORD_BYTES = 400  # a record, and its places in dictionaries
+_PLACE_BYTES = 80  # in a story
+
+# How texts are cut, and how many documents and sources stay, until a record is short enough.
+_CUTS = ((256, 4), (128, 1), (128, 0))
+
+
+def shorten(record: MachineRecord, most_bytes: int, cut_bytes: int) -> None:
+    """Forget the oldest of the story until the record holds at most `most_bytes`. Where that is not
+    enough, weigh it, and cut all until it holds `cut_bytes`: seldom, since that takes long."""
+    if record.bytes > most_bytes:
+        forget_first(record, most_bytes)
+    if record.bytes <= most_bytes:
+        return
+    _weigh(record)
+    while record.bytes > cut_bytes and _halve(record):
+        _weigh(record)
+    for text_bytes, most in _CUTS:
+        if record.bytes <= cut_bytes:
+            return
+        _cut(record, text_bytes, most)
+        _weigh(record)
+
+
+def forget_first(record: MachineRecord, most_bytes: int, most: int = MAX_STORY) -> None:
+    """Forget the first happenings of the story, until there are at most `most` and the record holds
+    at most `most_bytes`; but never the last ones."""
+    story, held, count = record.story, record.bytes, 0
+    surely, perhaps = len(story) - most, len(story) - _LAST
+    while count < surely or (held > most_bytes and count < perhaps):
+        first, _, size = story[count]
+        count += 1
+        if is_beside_story(record, first):
+            continue
+        held -= size
+        machine = first.machine
+        if story[count][0].machine is not machine and not _is_machine_beside(record, machine):
+            held -= bytes_of_machine(machine)
+    record.story, record.bytes = story[count:], held
+
+
+def is_beside_story(record: MachineRecord, happening: Happening) -> bool:
+    if happening is record.served or happening is record.trouble:
+        return True
+    if not record.moves and not record.ports:
+        return False
+    return any(one is happening for one in _beside_story(record))
+
+
+def _is_machine_beside(record: MachineRecord, machine: Machine | None) -> bool:
+    if record.served and record.served.machine is machine:
+        return True
+    if not record.trouble and not record.moves and not record.ports:
+        return False
+    return any(one.machine is machine for one in _beside_story(record))
+
+
+def _beside_story(record: MachineRecord) -> list[Happening]:
+    """What the record has without its story too."""
+    both = (one for one in (record.served, record.trouble) if one)
+    return [*both, *record.moves, *record.ports.values()]
+
+
+def _halve(record: MachineRecord) -> bool:
+    """Whether there was something to forget: of what was asked only when the rest is gone."""
+    if max(len(record.story), len(record.moves), len(record.ports)) > 1:
+        record.story = record.story[len(record.story) // 2 :]
+        record.moves = record.moves[len(record.moves) // 2 :]
+        for connection in list(record.ports)[: len(record.ports) // 2]:
+            del record.ports[connection]
+        return True
+    for name, *_ in record.answers()[: len(record.asked) // 2]:
+        del record.asked[name]
+    return len(record.asked) > 1
+
+
+def _cut(record: MachineRecord, text_bytes: int, most: int) -> None:
+    machine = record.machine
+    known: dict[int, Happening] = {}  # what was one happening stays one
+
+    def shorter(happening: Happening) -> Happening:
+        if id(happening) not in known:
+            known[id(happening)] = happening._replace(
+                machine=machine, fact=cut(happening.fact, text_bytes, most)
+            )
+        return known[id(happening)]
+
+    record.story = tuple((shorter(one), times, size) for one, times, size in record.story)
+    record.moves = tuple(map(shorter, record.moves))
+    record.trouble = record.trouble and shorter(record.trouble)
+    record.served = record.served and shorter(record.served)
+    record.ports = {name: shorter(happening) for name, happening in record.ports.items()}
+    record.asked = {name: (at_s, outcome) for name, at_s, outcome in record.answers()}
+
+
+def _weigh(record: MachineRecord) -> None:
+    """Counts what the record holds, each object once: what happenings share with the last that has
+    it, so that to forget the first frees what it is said to. Machines: with all in a row."""
+    seen: set[int] = set()
+    size = _RECORD_BYTES + _weight(record.asked, seen)
+    size += sum(map(getsizeof, (record.story, record.moves, record.ports)))
+    size += sum(_weight_of(happening, seen) for happening in _beside_story(record))
+    machines = [record.machine, *(happening.machine for happening in _beside_story(record))]
+    size += sum(map(bytes_of_machine, {id(machine): machine for machine in machines}.values()))
+    story, newer = [], record.machine
+    for happening, times, _ in reversed(record.story):
+        own = _PLACE_BYTES + _weight_of(happening, seen)
+        story.append((happening, times, own))
+        size += own
+        if happening.machine is not newer:
+            size += bytes_of_machine(happening.machine)
+            newer = happening.machine or newer
+    record.story = tuple(reversed(story))
+    record.bytes = size
+
+
+def _weight_of(happening: Happening, seen: set[int]) -> int:
+    """Without its machine."""
+    if id(happening) in seen:
+        return 0
+    seen.add(id(happening))
+    size = getsizeof(happening) + getsizeof(happening.at_s) + getsizeof(happening.fact)
+    parts = (happening.connection, happening.peer, *happening.fact)
+    return size + sum(_weight(part, seen) for part in parts)
+
+
+def _weight(value: object, seen: set[int]) -> int:
+    if id(value) in seen:
+        return 0
+    seen.add(id(value))
+    size = getsizeof(value)
+    if isinstance(value, dict):
+        return size + sum(_weight(part, seen) for pair in value.items() for part in pair)
+    if isinstance(value, tuple | list):
+        return size + sum(_weight(part, seen) for part in value)
+    return size

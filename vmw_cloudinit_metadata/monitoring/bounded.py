@@ -1,0 +1,73 @@
+"""The bytes that a fact holds, and how a long one is cut. Pure.
+
+A happening is kept in several places, and sent to another process.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from sys import getsizeof
+
+from vmw_cloudinit_metadata.monitoring.digests import first_digests
+from vmw_cloudinit_metadata.monitoring.facts import Fact
+
+# Facts that hold more than this, such as the digests of 1,000 documents, are cut.
+MAX_FACT_BYTES = 8 * 1024
+CUT_TEXT_BYTES = 1024  # then of each text
+_CUT_COUNT = 24  # and of documents and sources
+
+LONG_DIGEST = 4 * 1024  # only with a longer one is a fact weighed before it is reported
+
+_FLOAT_BYTES = 24  # when a document was answered
+_COLLECTED_BYTES = 64  # what the collector adds to a fact and two collections in it
+_STRING_BYTES = 88  # a string of its own with three dots, however wide
+
+
+def bounded(fact: Fact) -> Fact:
+    """The fact, or as much of it as a happening carries."""
+    return fact if bytes_of(fact) <= MAX_FACT_BYTES else cut(fact, CUT_TEXT_BYTES, _CUT_COUNT)
+
+
+def bytes_of(fact: Fact) -> int:
+    """The memory that it holds."""
+    # getsizeof would take three times as long, and only adds what the collector needs.
+    sizes = [value.__sizeof__() for value in fact]
+    size = _COLLECTED_BYTES + fact.__sizeof__()
+    if len(sizes) > 2:  # else there is a text, or two
+        parts = [part for value in fact if isinstance(value, (dict, tuple)) for part in value]
+        sizes += [part.__sizeof__() for part in parts]
+        size += _FLOAT_BYTES * len(parts)
+    return sum(sizes, size)
+
+
+def cut(fact: Fact, text_bytes: int, most: int) -> Fact:
+    """The fact with shorter texts, and at most so many documents and sources. How many were left
+    out stands in `more`."""
+    fields = fact._asdict()
+    more = dict(fields.pop("more", {}))
+    for name, value in list(fields.items()):
+        left_out = 0
+        if name == "digest" and value:
+            name = "documents"
+            fields["digest"], left_out = first_digests(value, most)
+        elif isinstance(value, str):
+            fields[name] = within(value, text_bytes)
+        elif isinstance(value, dict):
+            fields[name] = dict(islice(value.items(), most))
+            left_out = len(value) - most
+        elif isinstance(value, tuple):
+            fields[name] = tuple(within(str(one), text_bytes) for one in value[:most])
+            left_out = len(value) - most
+        if left_out > 0:
+            more[name] = more.get(name, 0) + left_out
+    if more:
+        fields["more"] = more
+    return fact._replace(**fields)
+
+
+def within(text: str, most_bytes: int) -> str:
+    """`text`, or the beginning of it that takes no more memory than this."""
+    if getsizeof(text) <= most_bytes:
+        return text
+    room = most_bytes - _STRING_BYTES
+    return f"{text[: room if text.isascii() else room // 4]}..."

@@ -1,0 +1,244 @@
+"""Every counter of the server, and the metric that it is part of. Pure.
+
+A declaration registers the metric and returns the key to count with, or the keys by label value:
+`counters[BOOTS] += 1`, `counters[REFUSED[kind]] += 1`. The type checker rejects any other text. At
+run time a key is a plain `str`, since a dict looks up a subclass of it more slowly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NewType, TypeVar, get_args
+
+from vmw_cloudinit_metadata.protocol.events import VIOLATION_KINDS, RefusalKind
+from vmw_cloudinit_metadata.protocol.packet import ErrorCode
+
+Key = NewType("Key", str)
+Value = TypeVar("Value", bound=str)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric, and the keys that it is made of."""
+
+    name: str  # "" for what only the log and /api/status show
+    help: str
+    labels: tuple[str, ...]
+    keys: Mapping[tuple[str, ...], str]  # by the values of the labels
+
+
+FAMILIES: list[Family] = []  # of the server
+ADMIN_FAMILIES: list[Family] = []  # of the admin port, which counts by itself
+
+
+def _plain(name: str, text: str, key: str) -> Key:
+    FAMILIES.append(Family(name, text, (), {(): key}))
+    return Key(key)
+
+
+def _labelled(
+    name: str,
+    text: str,
+    label: str,
+    values: Iterable[Value],
+    form: str = "{}",
+    families: list[Family] = FAMILIES,
+) -> Mapping[Value, Key]:
+    keys = {value: Key(form.format(value)) for value in values}
+    families.append(Family(name, text, (label,), {(value,): key for value, key in keys.items()}))
+    return keys
+
+
+# Connections
+
+CONNECTIONS = _plain("connections_accepted", "Connections accepted.", "connections")
+
+RefusalReason = Literal[
+    "network", "host", "full", "PROXY header", "rate", "handshake rate", RefusalKind
+]
+REFUSED: Mapping[RefusalReason, Key] = _labelled(
+    "connections_refused",
+    "Connections and VMs that were refused.",
+    "reason",
+    get_args(RefusalReason),
+    "refused: {}",
+)
+VMS_REFUSED = _plain("", "VMs that were refused.", "refused")
+
+Closing = Literal[
+    "strangers", "unidentified", "stalled", "TLS failed", "made room", "memory budget"
+]
+CLOSED: Mapping[Closing, Key] = _labelled(
+    "connections_closed", "Connections that the server has closed.", "reason", get_args(Closing)
+)
+
+RECEIVED_BYTES = _plain("received_bytes", "Bytes received from ESXi hosts.", "bytes received")
+SENT_BYTES = _plain("sent_bytes", "Bytes sent to ESXi hosts.", "bytes sent")
+
+_labelled("tls_handshakes", "TLS handshakes that succeeded.", "version", ("TLSv1.2", "TLSv1.3"))
+
+
+def tls_handshake(version: str) -> Key:
+    """The key of a version, as OpenSSL names it; one that is newer is part of no metric."""
+    return Key(version)
+
+
+_plain("tls_failures", "TLS handshakes that failed.", CLOSED["TLS failed"])
+
+VIOLATIONS = _labelled(
+    "protocol_faults",
+    "What peers sent that is no protocol.",
+    "kind",
+    VIOLATION_KINDS,
+    "fault: {}",
+)
+
+
+# Requests
+
+BOOTS = _plain("boots", "Boots: a guest has had its documents, METADATA among them.", "boots")
+
+REQUESTS = _plain("", "Requests that arrived.", "requests")
+ANSWERED = _plain("", "Requests answered with a document.", "answered")
+ANSWERED_OLDER = _plain(
+    "", "Of them, those on an older connection.", "answered on an older connection"
+)
+ANSWERED_WITH = _labelled(
+    "", "Requests answered with an error.", "error", get_args(ErrorCode), "answered {}"
+)
+
+Document = Literal["METADATA", "NETWORKDATA", "USERDATA", "VENDORDATA", "DIGEST", "other"]
+Outcome = Literal["answered", ErrorCode]
+OUTCOMES: Mapping[tuple[Document, Outcome], Key] = {
+    (document, outcome): Key(f"{document} {outcome}")
+    for document in get_args(Document)
+    for outcome in get_args(Outcome)
+}
+FAMILIES.append(
+    Family(
+        "requests",
+        "Requests of guests, by what was asked for and what came of it.",
+        ("document", "outcome"),
+        dict(OUTCOMES.items()),
+    )
+)
+_DOCUMENTS: Mapping[str, Document] = {document: document for document in get_args(Document)}
+
+
+def document_label(document: str) -> Document:
+    """The label value of a document: what a guest chooses is no value."""
+    return _DOCUMENTS.get(document, "other")
+
+
+CACHE_HITS = _plain("cache_hits", "Requests answered from kept answers.", "answers kept")
+CACHE_MISSES = _plain("cache_misses", "Requests that had to be looked up.", "answers looked up")
+CACHE_UNCHECKED = _plain(
+    "cache_unchecked",
+    "Requests for a kept answer of which the driver did not say whether it holds.",
+    "answers unchecked",
+)
+
+
+# Machines
+
+Move = Literal[
+    "completed",
+    "from elsewhere",
+    "aborted",
+    "declined",
+    "replaced",
+    "expired",
+    "overdue",
+    "declined by rate",
+    "made room",
+]
+MOVES: Mapping[Move, Key] = _labelled(
+    "vmotions", "vMotions, by how they ended.", "outcome", get_args(Move), "vMotions {}"
+)
+
+Conflict = Literal["rival", "shared source", "duplicate", "changed", "untold"]
+CONFLICTS: Mapping[Conflict, Key] = {
+    "rival": Key("rival connections"),
+    "shared source": Key("shared sources"),
+    "duplicate": Key("duplicates"),
+    "changed": Key("identities changed"),
+    "untold": Key("identities untold"),
+}
+FAMILIES.append(
+    Family(
+        "identity_conflicts",
+        "Machines whose identity is not theirs alone, changed, or was not told.",
+        ("kind",),
+        {(kind,): key for kind, key in CONFLICTS.items()},
+    )
+)
+
+
+# The server itself
+
+Dropped = Literal["requests", "output", "events", "log lines", "lines of busy hosts", "audit lines"]
+DROPPED: Mapping[Dropped, Key] = _labelled(
+    "dropped",
+    "What was left out: its reader is too slow, or its host says too much.",
+    "what",
+    get_args(Dropped),
+    "{} dropped",
+)
+
+# What a process keeps because of its peers: the tables of its memory budget.
+TABLES = (
+    "program",
+    "connections",
+    "unsent answers",
+    "kept answers",
+    "last good answers",
+    "look-ups waiting",
+    "look-ups running",
+    "readings",
+    "machines",
+    "events",
+    "values compared",
+)
+_MEMORY_SHED = "memory shed: {}"
+_labelled(
+    "memory_shed",
+    "Entries that were dropped since the memory budget was used up.",
+    "table",
+    TABLES,
+    _MEMORY_SHED,
+)
+
+
+def memory_shed(table: str) -> Key:
+    """The key of a table; a driver may have one that is none of TABLES, and part of no metric."""
+    return Key(_MEMORY_SHED.format(table))
+
+
+INTERNAL_ERRORS = _plain(
+    "internal_errors", "Errors of the server; each costs a connection.", "internal errors"
+)
+WORKER_RESTARTS = _plain(
+    "worker_restarts", "Workers that died and were started again.", "workers restarted"
+)
+
+
+# The admin port
+
+AdminShed = Literal[
+    "waiting",
+    "readers",
+    "followers",
+    "slow readers",
+    "without descriptor",
+    "events",
+    "stories",
+    "machines",
+]
+ADMIN_SHED: Mapping[AdminShed, Key] = _labelled(
+    "admin_shed",
+    "What the admin port has given up to stay within its bounds.",
+    "what",
+    get_args(AdminShed),
+    families=ADMIN_FAMILIES,
+)

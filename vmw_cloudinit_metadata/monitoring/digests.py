@@ -1,0 +1,45 @@
+"""Sizes and digests of documents, read from a RESPONSE_DIGEST. Pure."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import ujson
+
+from vmw_cloudinit_metadata.protocol import packet
+
+_REMEMBERED_BYTES = 2048  # of a RESPONSE_DIGEST
+
+
+def digests_in(response: str) -> dict[str, Any]:
+    """{"METADATA": {"size": …, "sha256": …}}; {} if it is no RESPONSE_DIGEST."""
+    return _remembered(response) if len(response) <= _REMEMBERED_BYTES else _digests_in(response)
+
+
+def _digests_in(response: str) -> dict[str, Any]:
+    try:
+        return {
+            name: {"size": digest["length"], "sha256": digest["sha256"]}
+            for name, digest in _parsed(response).items()
+        }
+    except (ValueError, TypeError, LookupError, AttributeError):  # from a worker out of order
+        return {}
+
+
+_remembered = lru_cache(maxsize=256)(_digests_in)  # 0.1 µs, not 16: 7 % of a JSON boot
+
+
+def _parsed(response: str) -> dict[str, Any]:
+    found = packet.parse(response.rstrip().encode("utf-8", "replace"))
+    digests: dict[str, Any] = ujson.loads(found.body) if found else {}
+    return digests
+
+
+def first_digests(response: str, most: int) -> tuple[str, int]:
+    """A RESPONSE_DIGEST with the first `most` documents only, and how many more it had."""
+    digests = _parsed(response)
+    first = ujson.dumps(dict(islice(digests.items(), most)))
+    cut = packet.serialize(packet.Packet("RESPONSE_DIGEST", first.encode()))
+    return cut.decode(), len(digests) - most

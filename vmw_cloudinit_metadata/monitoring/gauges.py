@@ -1,0 +1,67 @@
+"""Every gauge and timing of the server, and the metric that it is. Pure; see counters.py."""
+
+from __future__ import annotations
+
+from typing import NewType
+
+from vmw_cloudinit_metadata.monitoring.counters import TABLES, Family
+
+Gauge = NewType("Gauge", str)
+TimingKey = NewType("TimingKey", str)
+
+GAUGES: list[Family] = []
+TIMINGS: dict[TimingKey, Family] = {}
+
+
+def _gauge(name: str, text: str, key: str) -> Gauge:
+    GAUGES.append(Family(name, text, (), {(): key}))
+    return Gauge(key)
+
+
+def _timing(name: str, text: str, key: str) -> TimingKey:
+    TIMINGS[TimingKey(key)] = Family(name, text, (), {(): key})
+    return TimingKey(key)
+
+
+CONNECTIONS = _gauge("connections", "Connections now.", "connections")
+UNIDENTIFIED = _gauge(
+    "connections_unidentified",
+    "Connections now that have named no VM yet, or were refused.",
+    "connections unidentified",
+)
+MAX_CONNECTIONS = _gauge("connections_limit", "Connections at most.", "connections at most")
+LOOKUPS_WAITING = _gauge(
+    "lookups_waiting", "Look-ups without a place in the pool.", "look-ups waiting"
+)
+LOOKUPS_RUNNING = _gauge("lookups_running", "Look-ups that a driver works on.", "look-ups running")
+MOVES = _gauge(
+    "vmotions_under_way", "vMotions that have begun and not ended.", "vMotions under way"
+)
+DESCRIPTORS = _gauge(
+    "open_fds", "Descriptors that are open, of all processes that serve.", "descriptors"
+)
+MAX_DESCRIPTORS = _gauge("max_fds", "The limit of descriptors.", "descriptors at most")
+MEMORY_BUDGET = _gauge(
+    "memory_budget_bytes", "The memory budget of all processes.", "memory budget"
+)
+
+
+def memory(table: str) -> Gauge:
+    """The key of a table of the memory budget; see counters.memory_shed."""
+    return Gauge(f"memory: {table}")
+
+
+GAUGES.append(
+    Family(
+        "memory_bytes",
+        "What counts against the memory budget.",
+        ("table",),
+        {(table,): memory(table) for table in TABLES},
+    )
+)
+
+LOOKUP_WAITED = _timing(
+    "lookup_wait_seconds", "How long look-ups waited for a place in the pool.", "look-up waited"
+)
+LOOKUP_RAN = _timing("lookup_run_seconds", "How long the driver took for a look-up.", "look-up ran")
+BOOT = _timing("boot_seconds", "From a guest's first request to the last of its documents.", "boot")

@@ -1,0 +1,123 @@
+"""The VM that a line counts as, and what the operator learns of its identity."""
+
+from __future__ import annotations
+
+import logging
+
+from vmw_cloudinit_metadata.monitoring import counters
+from vmw_cloudinit_metadata.monitoring.facts import (
+    Fact,
+    IdentityChanged,
+    IdentityMissing,
+    PeerRejected,
+    RivalConnected,
+    VmIdentified,
+    VmLeft,
+)
+from vmw_cloudinit_metadata.protocol.events import RefusalKind
+from vmw_cloudinit_metadata.protocol.printable import quoted
+from vmw_cloudinit_metadata.protocol.session import Session
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.serving.services import Services
+from vmw_cloudinit_metadata.serving.standing import Standing
+
+
+class Registration:
+    """Registers one line among the connected machines; `str` begins each of its log lines."""
+
+    __slots__ = ("_services", "_session", "_standing", "known_as")
+
+    def __init__(self, services: Services, standing: Standing, session: Session) -> None:
+        self._services = services
+        self._standing = standing
+        self._session = session
+        self.known_as: Machine | None = None  # once the VM is identified
+
+    def __str__(self) -> str:
+        older = ", older connection" if self.is_older else ""
+        return f"{self._standing.peer.name}: {self.machine}{older}"
+
+    @property
+    def machine(self) -> Machine:
+        """Who the VM counts as; until it is identified, what its host has sent so far."""
+        return self.known_as or self._session.machine
+
+    @property
+    def is_older(self) -> bool:
+        """Whether a newer line has the same VC UUID and service URI."""
+        known, machines = self.known_as, self._services.machines
+        return machines.rivals > 0 and known is not None and machines.is_older(self, known)
+
+    def report(self, fact: Fact, *, level: int | None = None) -> None:
+        """Report a happening of this VM."""
+        remark = "older connection" if self.is_older else ""
+        peer, happenings = self._standing.peer, self._services.happenings
+        happenings.report(fact, peer, self.machine, remark, level=level)
+
+    def identified(self, machine: Machine) -> None:
+        """Count as `machine` from now on."""
+        was, self.known_as = self.known_as, machine
+        if was is None:
+            self._register(machine)
+            uri = quoted(machine.service_uri)
+            text = f"identified, service URI {uri}{self._other_ports(machine)}"
+            self.report(VmIdentified(text))
+        elif str(was) != str(machine):
+            self._changed(was)
+        if was and (was.vc_uuid, was.service_uri) != (machine.vc_uuid, machine.service_uri):
+            self._services.machines.remove(self, was)
+            self._register(machine)
+
+    def unidentified(self, missing: str) -> None:
+        """Report that it is a VM, but that its host has not sent which one."""
+        self._services.counters[counters.CONFLICTS["untold"]] += 1
+        unreported = self._services.throttle.passes("untold", self._standing.peer.host)
+        if unreported is not None:
+            text = (
+                f"{self.machine}: not identified: its host has not sent its identity ({missing}). "
+                "Until it does, its guest is answered with timeout, and gets no file that a weaker "
+                "identity names. If it does not, disconnect and connect the VM's serial port in "
+                f"vSphere, or move the VM to another host{unreported}"
+            )
+            self._standing.report(IdentityMissing(text))
+
+    def refused(self, kind: RefusalKind, reason: str) -> None:
+        """Report that the VM is not served."""
+        self._services.counters[counters.VMS_REFUSED] += 1
+        self._services.counters[counters.REFUSED[kind]] += 1
+        machine = None if self.machine.is_anonymous else self.machine
+        text = f"refused: {reason}"
+        self._standing.report(PeerRejected(text, counters.REFUSED[kind]), machine)
+
+    def forget(self) -> None:
+        """Count as no VM any more."""
+        if self.known_as:
+            self._services.machines.remove(self, self.known_as)
+            self.known_as = None
+            self.report(VmLeft("disconnected"))
+
+    def _changed(self, was: Machine) -> None:
+        self._services.counters[counters.CONFLICTS["changed"]] += 1
+        unreported = self._services.throttle.passes("changed", self._standing.peer.name)
+        level = logging.DEBUG if unreported is None else logging.WARNING
+        self.report(IdentityChanged(f"was {was} until now{unreported or ''}"), level=level)
+
+    def _other_ports(self, machine: Machine) -> str:
+        count = self._services.machines.port_count(machine)
+        return f"; {count} serial ports of this VM are connected" if count > 1 else ""
+
+    def _register(self, machine: Machine) -> None:
+        older = self._services.machines.newest(machine)
+        self._services.machines.add(self, machine)
+        if older is None:
+            return
+        self._services.counters[counters.CONFLICTS["rival"]] += 1
+        unreported = self._services.throttle.passes("rival", machine.vc_uuid)
+        if unreported is not None:
+            count = self._services.machines.line_count(machine) - 1
+            text = (
+                "has the VC UUID and service URI of an older connection "
+                f"({older}; there are {count}): "
+                f"this newer one counts as the VM, all are answered{unreported}"
+            )
+            self.report(RivalConnected(text))

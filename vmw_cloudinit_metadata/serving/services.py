@@ -1,0 +1,41 @@
+"""What all connections of a server use. It knows no connection, line or dialogue."""
+
+from __future__ import annotations
+
+import ssl
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import partial
+
+from vmw_cloudinit_metadata.monitoring.counters import Key
+from vmw_cloudinit_metadata.monitoring.figures import Timing
+from vmw_cloudinit_metadata.monitoring.happenings import Happenings
+from vmw_cloudinit_metadata.monitoring.onceaminute import LastTrouble, OnceAMinute
+from vmw_cloudinit_metadata.protocol.session import Policy
+from vmw_cloudinit_metadata.serving.admission import Admission
+from vmw_cloudinit_metadata.serving.connectedmachines import ConnectedMachines
+from vmw_cloudinit_metadata.serving.deadlines import Deadlines
+from vmw_cloudinit_metadata.serving.lookup import Lookup
+from vmw_cloudinit_metadata.serving.output import Turn
+from vmw_cloudinit_metadata.serving.sharedsources import SharedSources
+from vmw_cloudinit_metadata.serving.unsent import Unsent
+
+
+@dataclass(slots=True)
+class Services:
+    policy: Policy
+    lookup: Lookup
+    admission: Admission
+    unsent: Unsent
+    tls: ssl.SSLContext | None = None  # replaced when the certificate is
+    tls_connections: int = 0  # now
+    turn: Turn = field(default_factory=Turn)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    machines: ConnectedMachines = field(default_factory=ConnectedMachines)
+    sources: SharedSources = field(default_factory=SharedSources)
+    news: LastTrouble = field(default_factory=LastTrouble)
+    throttle: OnceAMinute = field(default_factory=OnceAMinute)
+    happenings: Happenings = field(default_factory=Happenings)
+    # A Counter takes twice as long to count.
+    counters: defaultdict[Key, int] = field(default_factory=partial(defaultdict, int))
+    boots: Timing = field(default_factory=Timing)
