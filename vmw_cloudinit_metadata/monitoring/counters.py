@@ -88,7 +88,7 @@ _plain("tls_failures", "TLS handshakes that failed.", CLOSED["TLS failed"])
 
 VIOLATIONS = _labelled(
     "protocol_faults",
-    "What peers sent that is no protocol.",
+    "Protocol violations of peers.",
     "kind",
     VIOLATION_KINDS,
     "fault: {}",
@@ -97,7 +97,7 @@ VIOLATIONS = _labelled(
 
 # Requests
 
-BOOTS = _plain("boots", "Boots: a guest has had its documents, METADATA among them.", "boots")
+BOOTS = _plain("boots", "Boots: a guest has received its documents, including METADATA.", "boots")
 
 REQUESTS = _plain("", "Requests that arrived.", "requests")
 ANSWERED = _plain("", "Requests answered with a document.", "answered")
@@ -118,7 +118,7 @@ OUTCOMES: Mapping[tuple[Document, Outcome], Key] = {
 FAMILIES.append(
     Family(
         "requests",
-        "Requests of guests, by what was asked for and what came of it.",
+        "Requests of guests, by document and outcome.",
         ("document", "outcome"),
         dict(OUTCOMES.items()),
     )
@@ -127,15 +127,15 @@ _DOCUMENTS: Mapping[str, Document] = {document: document for document in get_arg
 
 
 def document_label(document: str) -> Document:
-    """The label value of a document: what a guest chooses is no value."""
+    """The label value of a document; "other" for what a guest makes up."""
     return _DOCUMENTS.get(document, "other")
 
 
-CACHE_HITS = _plain("cache_hits", "Requests answered from kept answers.", "answers kept")
-CACHE_MISSES = _plain("cache_misses", "Requests that had to be looked up.", "answers looked up")
+CACHE_HITS = _plain("cache_hits", "Requests answered from the cache.", "answers kept")
+CACHE_MISSES = _plain("cache_misses", "Requests that needed a look-up.", "answers looked up")
 CACHE_UNCHECKED = _plain(
     "cache_unchecked",
-    "Requests for a kept answer of which the driver did not say whether it holds.",
+    "Requests for a cached answer that the driver did not confirm in time.",
     "answers unchecked",
 )
 
@@ -168,7 +168,7 @@ CONFLICTS: Mapping[Conflict, Key] = {
 FAMILIES.append(
     Family(
         "identity_conflicts",
-        "Machines whose identity is not theirs alone, changed, or was not told.",
+        "Machines whose identity is shared, has changed, or is missing.",
         ("kind",),
         {(kind,): key for kind, key in CONFLICTS.items()},
     )
@@ -180,7 +180,7 @@ FAMILIES.append(
 Dropped = Literal["requests", "output", "events", "log lines", "lines of busy hosts", "audit lines"]
 DROPPED: Mapping[Dropped, Key] = _labelled(
     "dropped",
-    "What was left out: its reader is too slow, or its host says too much.",
+    "What was dropped, for a slow reader or a busy host.",
     "what",
     get_args(Dropped),
     "{} dropped",
@@ -203,7 +203,7 @@ TABLES = (
 _MEMORY_SHED = "memory shed: {}"
 _labelled(
     "memory_shed",
-    "Entries that were dropped since the memory budget was used up.",
+    "Entries dropped because the memory budget was used up.",
     "table",
     TABLES,
     _MEMORY_SHED,
@@ -216,10 +216,10 @@ def memory_shed(table: str) -> Key:
 
 
 INTERNAL_ERRORS = _plain(
-    "internal_errors", "Errors of the server; each costs a connection.", "internal errors"
+    "internal_errors", "Internal errors; each closes a connection.", "internal errors"
 )
 WORKER_RESTARTS = _plain(
-    "worker_restarts", "Workers that died and were started again.", "workers restarted"
+    "worker_restarts", "Workers that died and were restarted.", "workers restarted"
 )
 
 
@@ -237,7 +237,7 @@ AdminShed = Literal[
 ]
 ADMIN_SHED: Mapping[AdminShed, Key] = _labelled(
     "admin_shed",
-    "What the admin port has given up to stay within its bounds.",
+    "What the admin port dropped to stay within its limits.",
     "what",
     get_args(AdminShed),
     families=ADMIN_FAMILIES,

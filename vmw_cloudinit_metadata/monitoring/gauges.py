@@ -23,23 +23,21 @@ def _timing(name: str, text: str, key: str) -> TimingKey:
     return TimingKey(key)
 
 
-CONNECTIONS = _gauge("connections", "Connections now.", "connections")
+CONNECTIONS = _gauge("connections", "Current connections.", "connections")
 UNIDENTIFIED = _gauge(
     "connections_unidentified",
-    "Connections now that have named no VM yet, or were refused.",
+    "Current connections that have not identified a VM yet, or were refused.",
     "connections unidentified",
 )
-MAX_CONNECTIONS = _gauge("connections_limit", "Connections at most.", "connections at most")
+MAX_CONNECTIONS = _gauge("connections_limit", "The limit of connections.", "connections at most")
 LOOKUPS_WAITING = _gauge(
     "lookups_waiting", "Look-ups without a place in the pool.", "look-ups waiting"
 )
-LOOKUPS_RUNNING = _gauge("lookups_running", "Look-ups that a driver works on.", "look-ups running")
+LOOKUPS_RUNNING = _gauge("lookups_running", "Look-ups that run in the driver.", "look-ups running")
 MOVES = _gauge(
     "vmotions_under_way", "vMotions that have begun and not ended.", "vMotions under way"
 )
-DESCRIPTORS = _gauge(
-    "open_fds", "Descriptors that are open, of all processes that serve.", "descriptors"
-)
+DESCRIPTORS = _gauge("open_fds", "Open descriptors of all serving processes.", "descriptors")
 MAX_DESCRIPTORS = _gauge("max_fds", "The limit of descriptors.", "descriptors at most")
 MEMORY_BUDGET = _gauge(
     "memory_budget_bytes", "The memory budget of all processes.", "memory budget"

@@ -10,28 +10,28 @@ const MAX_ID = 1100; // characters: a longer one would not fit into a request
 const STATES = {
   failed: "got nothing",
   stale: "old answer",
-  missing: "not back",
+  missing: "not reconnected",
   moving: "moving",
-  waiting: "has not asked",
+  waiting: "no request yet",
   served: "served",
-  left: "left",
+  left: "disconnected",
 };
 const TILES = [
   ["trouble", "in trouble", "bad", (m) => m.failed + m.stale],
-  ["missing", "not back", "warn", (m) => m.missing],
-  ["waiting", "have not asked", "", (m) => m.waiting],
+  ["missing", "not reconnected", "warn", (m) => m.missing],
+  ["waiting", "no request yet", "", (m) => m.waiting],
   ["moving", "moving", "", (m) => m.moving],
   ["served", "served", "good", (m) => m.served],
-  ["left", "left", "", (m) => m.left],
+  ["left", "disconnected", "", (m) => m.left],
 ];
 const REASONS = {
   "not-found": "no data for the VM",
-  invalid: "its data has a fault",
-  failed: "the driver could not tell",
+  invalid: "its data is invalid",
+  failed: "the driver failed",
   timeout: "the look-up took too long",
   stale: "served the last good answer",
   strangers: "closed: not an ESXi host",
-  unidentified: "closed: named no VM",
+  unidentified: "closed: no VM identified",
   stalled: "closed: did not read",
 };
 
@@ -269,13 +269,13 @@ function showReasons({ problems, pulse }) {
 function reasonRow({ name, now, lately }, most) {
   const fill = make("span", { class: "fill" });
   fill.style.width = `${(100 * Math.max(now, lately)) / most}%`;
-  const told = now ? plural(now, "machine now", "machines now") : `${count(lately)} lately`;
+  const text = now ? plural(now, "machine now", "machines now") : `${count(lately)} lately`;
   const button = make(
     "button",
     { class: "reason", type: "button" },
     fill,
     make("span", {}, REASONS[name] ?? name),
-    make("b", {}, told),
+    make("b", {}, text),
   );
   button.addEventListener("click", () => show({ filter: "trouble" }));
   return make("li", {}, button);
@@ -300,7 +300,7 @@ function showList({ machines, total, page, per_page, pages }) {
   });
   for (const row of rows.values()) row.remove();
   $("nobody").hidden = total > 0;
-  say($("nobody"), shown.words || shown.filter ? "No machine is like that." : "No VM has connected yet.");
+  say($("nobody"), shown.words || shown.filter ? "No machine matches." : "No VM has connected yet.");
   say($("machines-title"), total === 1 ? "1 machine" : `${count(total)} machines`);
   const first = (page - 1) * per_page + 1;
   say($("range"), `${count(first)}–${count(Math.min(page * per_page, total))} of ${count(total)}`);
@@ -377,7 +377,7 @@ function showStory(machine) {
   const parts = [
     advice(machine),
     section("Who and where", facts(machine)),
-    section("Asked and answered", entries(machine.asked.toReversed().map(askedEntry))),
+    section("Requests and answers", entries(machine.asked.toReversed().map(askedEntry))),
     section("Documents", documents(machine)),
     section("Moves", entries(machine.moves.toReversed().map(storyEntry))),
     section("What happened", entries(machine.story.toReversed().map(storyEntry))),
