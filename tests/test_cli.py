@@ -41,7 +41,7 @@ def fails_with_one_line(*arguments: str, **settings: object) -> str:
     [
         ([], "--uri"),
         (["--uri", "x", "--nonsense"], "--nonsense"),
-        (["--uri", "x"], "directory: found nothing"),
+        (["--uri", "x"], "directory: missing"),
         (["--uri", "x", "--driver-opts", "{"], "expected a JSON object"),
         (["--uri", "x", "--driver-opts", "[1]"], "expected a JSON object"),
         (["--uri", "x", "--driver-opts", '{"directory": "/nowhere"}'], "'/nowhere'"),
@@ -193,7 +193,7 @@ def test_show_by_bios_uuid_says_what_the_file_needs(own_instances: Path) -> None
         ("bad", "bad.yaml:1: metadata: found 5"),
         (UUID, "use --vc-uuid"),
         ("x/../web1", "no file named 'x%2f..%2fweb1.yaml'"),
-        ("../web1", "a name that begins with a dot is not looked up"),
+        ("../web1", "names that begin with a dot are not looked up"),
     ],
 )
 def test_show_of_a_vm_without_data_says_why(own_instances: Path, name: str, told: str) -> None:
@@ -394,7 +394,7 @@ def test_show_by_bios_uuid_knows_the_guests_byte_order(files: Callable[..., Path
     ended = run("show", "--bios-uuid", hosts, "--driver-opts", opts(directory))
     assert ended.returncode == 1
     assert f"{guests}.yaml is named by the BIOS UUID of this VM as its guest" in ended.stderr
-    assert f"name it {hosts}.yaml" in ended.stderr
+    assert f"rename it to {hosts}.yaml" in ended.stderr
 
 
 def test_show_of_json_with_surrogates_is_as_json_has_it(files: Callable[..., Path]) -> None:

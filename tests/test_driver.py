@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmw_cloudinit_metadata.drivers.driver import Driver, load
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, load
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -18,7 +17,7 @@ FILE_DRIVER = "vmw_cloudinit_metadata.drivers.file:FileDriver"
 
 MODULE = """\
 from vmw_cloudinit_metadata.drivers.driver import Driver
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.instance.model import InstanceData
 
 class Good(Driver):
@@ -165,7 +164,7 @@ def test_options_that_a_driver_refuses_are_told() -> None:
     ("options", "text"),
     [
         pytest.param(
-            {}, "directory: found nothing, expected the directory of the instance files", id="none"
+            {}, "directory: missing, expected the directory of the instance files", id="none"
         ),
         pytest.param(
             {"directory": "{}", "directroy": "x"},
@@ -174,12 +173,12 @@ def test_options_that_a_driver_refuses_are_told() -> None:
         ),
         pytest.param(
             {"directory": "{}/missing"},
-            "directory: found no directory '{}/missing', expected one that is there",
+            "directory '{}/missing' does not exist",
             id="directory-that-is-not-there",
         ),
         pytest.param(
             {"directory": "{}/file"},
-            "directory: found no directory '{}/file', expected one that is there",
+            "directory: '{}/file' is not a directory",
             id="directory-that-is-a-file",
         ),
         pytest.param(
@@ -202,7 +201,7 @@ def test_options_that_a_driver_refuses_are_told() -> None:
         ),
         pytest.param(
             {"directory": "{}", "defaults": "missing.yaml"},
-            "defaults: found no file '{}/missing.yaml', expected a YAML file",
+            "defaults: '{}/missing.yaml' does not exist",
             id="defaults-that-are-not-there",
         ),
         pytest.param(

@@ -36,7 +36,7 @@ _MOVES = (
 _TABLES = (
     *("program", "connections", "unsent answers", "kept answers", "last good answers"),
     *("look-ups waiting", "look-ups running", "readings", "machines", "events"),
-    "values compared",
+    *("values compared", "file names"),
 )
 
 

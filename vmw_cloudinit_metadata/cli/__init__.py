@@ -18,7 +18,7 @@ from vmw_cloudinit_metadata.cli.status import status, tail
 from vmw_cloudinit_metadata.cli.tlsinfo import tls_info
 from vmw_cloudinit_metadata.cli.validate import validate
 from vmw_cloudinit_metadata.cli.vmport import vm_port
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.monitoring import logs
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, is_instance_file
 from vmw_cloudinit_metadata.drivers.root import Root
 from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, cannot_read
-from vmw_cloudinit_metadata.drivers.spellings import Spellings
 
 
 class Directory:
@@ -21,9 +20,10 @@ class Directory:
         self.path = path
         self._links_outside = links_outside
         self._prefix = os.path.join(path, "")
-        self.spellings = Spellings(path)
         if not os.path.isdir(path):
-            raise DriverError(f"directory: found no directory {path!r}, expected one that is there")
+            if os.path.lexists(path):
+                raise DriverError(f"directory: {path!r} is not a directory")
+            raise DriverError(f"directory {path!r} does not exist")
         found = os.stat(path)
         self._identity = (found.st_dev, found.st_ino, os.path.realpath(path))
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
@@ -16,6 +15,10 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 ENTRY_POINTS = "vmw_cloudinit_metadata.drivers"
+
+
+class DriverError(Exception):
+    """The driver cannot use its options, or cannot answer now; the text is for the operator."""
 
 
 class Work:

@@ -21,7 +21,7 @@ _NAMED = 4  # files that have one value
 
 
 @dataclass(slots=True)
-class _File:
+class _Owner:
     looks: int  # a hash of what its files looked like
     values: tuple[int, ...]  # those of which it is the owner
     is_owner: bool  # of all that it has
@@ -32,7 +32,7 @@ class Owners:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._files: OrderedDict[str, _File] = OrderedDict()
+        self._files: OrderedDict[str, _Owner] = OrderedDict()
         self._owners: dict[int, str] = {}  # by the value's hash
 
     @property
@@ -67,7 +67,7 @@ class Owners:
             for other in gone:
                 self._forget(other)
             owned = tuple(h for h in claimed if self._owners.setdefault(h, path) == path)
-            self._files[path] = _File(mine, owned, len(owned) == len(claimed))
+            self._files[path] = _Owner(mine, owned, len(owned) == len(claimed))
             found = [(claimed[h], owner) for h in claimed if (owner := self._owners[h]) != path]
             while self.kept_bytes > KEPT_BYTES and self._forget_oldest():
                 pass

@@ -16,7 +16,7 @@ _ABOUT_BYTES = 2048  # of an answer beside its parts
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _LastAnswer:
     instance: InstanceData
     broken_since_s: float | None = None  # of time.monotonic()
 
@@ -27,7 +27,7 @@ class LastGood:
     def __init__(self, max_age_s: float) -> None:
         self._max_age_s = max_age_s
         self._lock = threading.Lock()
-        self._entries: LRUCache[str, _Entry] = LRUCache(MAX_BYTES, getsizeof=_size)
+        self._entries: LRUCache[str, _LastAnswer] = LRUCache(MAX_BYTES, getsizeof=_size)
 
     @property
     def kept_bytes(self) -> int:
@@ -44,7 +44,7 @@ class LastGood:
     def remember(self, vc_uuid: str | None, instance: InstanceData) -> None:
         if vc_uuid and self._max_age_s:
             with self._lock:
-                self._entries[vc_uuid] = _Entry(instance)
+                self._entries[vc_uuid] = _LastAnswer(instance)
 
     def forget(self, vc_uuid: str | None) -> None:
         with self._lock:
@@ -58,12 +58,12 @@ class LastGood:
                 return None
             now_s = time.monotonic()
             since_s = now_s if entry.broken_since_s is None else entry.broken_since_s
-            self._entries[vc_uuid or ""] = _Entry(entry.instance, since_s)
+            self._entries[vc_uuid or ""] = _LastAnswer(entry.instance, since_s)
         until_s = since_s + self._max_age_s
         return (entry.instance, until_s) if now_s < until_s else None
 
 
-def _size(entry: _Entry) -> int:
+def _size(entry: _LastAnswer) -> int:
     one = entry.instance
     parts = (one.metadata, one.network, one.userdata, one.vendordata, one.documents, one.match)
     return _ABOUT_BYTES + size_of(parts)

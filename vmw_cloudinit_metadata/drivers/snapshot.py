@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from math import inf
 
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.root import Anywhere, LeadsOut, Root
 
 # A change within one tick of the file system's clock shows in no time stamp. The coarsest ticks are
@@ -32,7 +32,7 @@ Look = Callable[[str], Signature]
 _ANYWHERE = Anywhere()
 
 
-def _signature(found: os.stat_result) -> Signature:
+def signature_of(found: os.stat_result) -> Signature:
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
 
@@ -72,7 +72,7 @@ def _seen(path: str) -> Signature:
         if error.errno in _ABSENT:
             return None
         raise
-    return _signature(found)
+    return signature_of(found)
 
 
 class Looks:
@@ -88,7 +88,7 @@ class Looks:
         return seen[path]
 
 
-class _Directory:
+class _Absences:
     """Whether files that a directory did not have are still not there.
 
     `found` is what the directory looked like before they were looked for.
@@ -106,14 +106,14 @@ class _Directory:
         self._trust(_look(self._path))
         return all(_look(path, os.lstat) is None for path in self.absent)
 
-    def joined(self, earlier: _Directory) -> _Directory:
+    def joined(self, earlier: _Absences) -> _Absences:
         """What was missing in both, of one directory, as it was at the earlier look."""
         both = copy(earlier)
         both.absent = self.absent | earlier.absent
         return both
 
     def _trust(self, found: os.stat_result | None) -> None:
-        self._signature = _signature(found) if found else None
+        self._signature = signature_of(found) if found else None
         self._trusted_until_s = time.monotonic() + trusted_s(found)
 
 
@@ -125,7 +125,7 @@ class Token:
     def __init__(
         self,
         files: Mapping[str, Signature],
-        absences: Iterable[_Directory] = (),
+        absences: Iterable[_Absences] = (),
         until_s: float = inf,  # of time.monotonic()
     ) -> None:
         self._files = files
@@ -156,7 +156,7 @@ class Snapshot:
     def __init__(self, root: Root | None = None) -> None:
         self.root = root
         self._seen: dict[str, Signature] = {}
-        self._directories: dict[str, _Directory] = {}
+        self._directories: dict[str, _Absences] = {}
         self._is_settled = True
 
     def __enter__(self) -> Snapshot:
@@ -185,7 +185,7 @@ class Snapshot:
         place = path[: path.rfind("/") + 1]
         directory = self._directories.get(place)
         if directory is None:
-            directory = self._directories[place] = _Directory(place, where.directory(place))
+            directory = self._directories[place] = _Absences(place, where.directory(place))
         try:
             entry = where.look_at(path)
         except OSError as error:
@@ -234,7 +234,7 @@ class Snapshot:
             os.close(descriptor)
 
     def _record(self, path: str, found: os.stat_result) -> None:
-        self._seen[path] = _signature(found)
+        self._seen[path] = signature_of(found)
         if not _is_settled(found.st_ctime_ns):  # as of now: to parse it takes some time
             self._is_settled = False
 

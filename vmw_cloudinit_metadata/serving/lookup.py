@@ -20,8 +20,7 @@ import gevent
 from cachetools import LRUCache, TTLCache
 from gevent.event import Event
 
-from vmw_cloudinit_metadata.drivers.driver import Driver, UnderWay, Work
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay, Work
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.dump import json_text
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
