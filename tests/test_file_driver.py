@@ -1054,8 +1054,8 @@ FAULTS = [
     pytest.param(
         "metadata: {}\nuserdata-file: a.sh\n",
         [
-            "2: userdata-file: found 'a.sh', which does not exist, expected the name of a file inside"
-            " the directory"
+            "2: userdata-file: found 'a.sh', which does not exist, expected the name of a file"
+            " inside the directory"
         ],
         id="userdata-file",
     ),
