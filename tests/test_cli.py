@@ -321,7 +321,7 @@ def test_validate_where_there_is_nothing_says_what_it_skips(files: Callable[...,
     assert ended.returncode == 0
     assert "found 1 file that no VM gets (web1.YAML)" in ended.stdout
     assert f"0 files: {directory} has no NAME.yaml" in ended.stderr
-    assert "the files of 1 subdirectory are not looked at: prod;" in ended.stderr
+    assert "the files of 1 subdirectory are ignored: prod;" in ended.stderr
     assert run("validate", "--strict", "--driver-opts", opts(directory / "prod")).returncode == 0
     (directory / "prod" / "web2.yaml").unlink()
     ended = run("validate", "--strict", "--driver-opts", opts(directory / "prod"))
@@ -453,7 +453,7 @@ def test_server_hints_at_a_bios_uuid_in_the_guests_byte_order(
 def test_validate_with_a_driver_that_cannot_says_so() -> None:
     driver = "tests.scripted_driver:ScriptedDriver"
     told = fails_with_one_line("validate", "--driver", driver)
-    assert "ScriptedDriver cannot check its data beforehand" in told
+    assert "ScriptedDriver cannot validate its data" in told
 
 
 def test_examples_of_conf_have_no_fault() -> None:

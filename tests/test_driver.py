@@ -111,7 +111,7 @@ def test_entry_point_that_cannot_be_imported_is_told() -> None:
 
 def test_unknown_entry_point_is_told_with_the_known_ones() -> None:
     assert refusal_of("fiel", {}) == (
-        "--driver fiel: found no such driver, expected module:Class, or one of: file"
+        "--driver fiel: no such driver, expected module:Class, or one of: file"
     )
 
 
@@ -124,8 +124,8 @@ def test_unknown_entry_point_is_told_with_the_known_ones() -> None:
         (".some_drivers:Good", "cannot import '.some_drivers'"),
         ("some_drivers:Bad", "the module some_drivers has no 'Bad'"),
         ("some_drivers:", "the module some_drivers has no ''"),
-        ("some_drivers:Stranger", "this is no subclass of vmw_cloudinit_metadata.drivers.driver:"),
-        ("some_drivers:function", "this is no subclass of vmw_cloudinit_metadata.drivers.driver:"),
+        ("some_drivers:Stranger", "not a subclass of vmw_cloudinit_metadata.drivers.driver:"),
+        ("some_drivers:function", "not a subclass of vmw_cloudinit_metadata.drivers.driver:"),
         ("some_drivers:Abstract", "TypeError: Can't instantiate abstract class Abstract"),
         ("some_drivers:Raising", "KeyError: 'url'"),
     ],
@@ -253,5 +253,5 @@ def test_plain_driver_tells_why_there_is_no_such_machine() -> None:
 
 
 def test_plain_driver_cannot_check_its_data() -> None:
-    with pytest.raises(DriverError, match="Plain cannot check its data beforehand"):
+    with pytest.raises(DriverError, match="Plain cannot validate its data"):
         Plain({}).validate()

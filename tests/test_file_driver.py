@@ -1636,7 +1636,7 @@ def test_directory_that_became_a_file_is_an_error(directory: Path) -> None:
     driver = driver_of(directory)
     directory.rmdir()
     directory.touch()
-    with pytest.raises(DriverError, match="is no directory any more"):
+    with pytest.raises(DriverError, match="is no longer a directory"):
         driver.get_instance(WEB1)
 
 
@@ -1677,7 +1677,7 @@ def test_directory_that_became_another_file_system_is_an_error(
     command = [*alone, sys.executable, "-c", MOUNT_OVER, str(directory)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     failed, served_again = run.stdout.splitlines()
-    assert failed.startswith(f"failed {directory}: lies on another file system than at the start")
+    assert failed.startswith(f"failed {directory}: is on another file system than at the start")
     assert served_again == "served {'instance-id': 'a'}"
 
 
@@ -2022,8 +2022,8 @@ def test_notes_tell_subdirectories_with_instance_files(directory: Path) -> None:
         (directory / path).write_text(instance("x"))
     write(directory, web1=instance("1") + "userdata-file: files/u.yaml\n")
     assert list(driver_of(directory).notes()) == [
-        "the files of 2 subdirectories are not looked at: prod, prod/eu; "
-        f"instance files lie in {directory} itself"
+        "the files of 2 subdirectories are ignored: prod, prod/eu; "
+        f"instance files belong into {directory} itself"
     ]
 
 
@@ -2087,7 +2087,7 @@ def test_validate_of_a_driver_without_it_is_an_error() -> None:
     class Plain(Driver):
         def get_instance(self, machine: Machine) -> None: ...
 
-    with pytest.raises(DriverError, match="Plain cannot check single files or VMs"):
+    with pytest.raises(DriverError, match="Plain cannot validate single files or VMs"):
         list(Plain({}).validate_named(["web1"]))
 
 

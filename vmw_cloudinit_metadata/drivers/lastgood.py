@@ -1,4 +1,4 @@
-"""The last good answer of each VM, for the time in which its file is broken or out of reach."""
+"""LastGood: the last good answer of each VM, while its file is invalid or out of reach."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import size_of
 
 MAX_BYTES = 256 * 1024 * 1024
-_ABOUT_BYTES = 2048  # of an answer beside its parts
+_ABOUT_BYTES = 2048  # an answer without its parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class _LastAnswer:
 
 
 class LastGood:
-    """Answers by VC UUID; a VM without one has none, since no other identity is its own."""
+    """Answers by VC UUID. A VM without one has none: other identities may change owners."""
 
     def __init__(self, max_age_s: float) -> None:
         self._max_age_s = max_age_s
@@ -34,7 +34,7 @@ class LastGood:
         return int(self._entries.currsize)
 
     def shed(self) -> bool:
-        """Drop the answer that was used longest ago; False if there is none."""
+        """Drop the least recently used answer; return False if there is none."""
         with self._lock:
             if not self._entries:
                 return False
@@ -51,7 +51,7 @@ class LastGood:
             self._entries.pop(vc_uuid or "", None)
 
     def recall(self, vc_uuid: str | None) -> tuple[InstanceData, float] | None:
-        """The last good answer and until when, by time.monotonic(), it may be given; or None."""
+        """The answer, and until when it may be given by time.monotonic(); or None."""
         with self._lock:
             entry = self._entries.get(vc_uuid or "")
             if entry is None:

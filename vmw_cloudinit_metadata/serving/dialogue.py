@@ -13,7 +13,7 @@ from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_D
 from vmw_cloudinit_metadata.monitoring.news import QUIET_S, key_of
 from vmw_cloudinit_metadata.protocol.printable import shortened
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-from vmw_cloudinit_metadata.serving.lookup import (
+from vmw_cloudinit_metadata.serving.answer import (
     Answer,
     Failure,
     Origin,
