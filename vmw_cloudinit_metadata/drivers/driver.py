@@ -81,7 +81,7 @@ class Driver(ABC):
         return False
 
     def which_hold(self, tokens: Iterable[Any]) -> Iterator[bool]:
-        """`still_holds` of several tokens, in order; override it to look once at what they share."""
+        """`still_holds` of each token; override it to look once at what they share."""
         return map(self.still_holds, tokens)
 
     def document_names(self) -> Collection[str]:

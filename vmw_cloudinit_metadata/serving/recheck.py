@@ -1,8 +1,8 @@
-"""Recheck: whether cached answers still hold. Asks the driver in separate threads, with a deadline.
+"""Recheck: whether cached answers still hold. Asks the driver in threads, with a deadline.
 
-The hub collects the looks of one turn, gives them to one thread, and waits briefly for it: switching
-threads at each look would cost more. It does not wait again for a driver that needed longer, until
-the driver is quick. Slow looks go to further threads, up to a limit, so that an answer whose file
+The hub collects the looks of one turn, gives them to one thread, and waits briefly for it, since
+switching threads at each look would cost more. It does not wait again for a driver that needed
+longer, until the driver is quick. Slow looks go to further threads, up to a limit, so that an answer whose file
 system hangs delays no others. Callbacks run in the hub and must not block.
 """
 
@@ -214,9 +214,7 @@ class Recheck:
         now_s = time.monotonic()
         late_s, self._ticked_s = now_s - self._ticked_s, now_s
         self._is_late = late_s > 3 * _TICK_S and not self._is_late
-        if (
-            self._is_late
-        ):  # this process did not run: first report what threads have found meanwhile
+        if self._is_late:  # this process was stopped: first report what was found
             return
         for batch in list(self._batches):
             if now_s - batch.began_s > _STUCK_S and not batch.is_stuck:
