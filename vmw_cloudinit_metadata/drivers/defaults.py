@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from vmw_cloudinit_metadata.drivers import layer
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.filemode import mode_faults
 from vmw_cloudinit_metadata.drivers.layer import Layer
-from vmw_cloudinit_metadata.drivers.permissions import mode_faults
 from vmw_cloudinit_metadata.drivers.snapshot import Signature, Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS

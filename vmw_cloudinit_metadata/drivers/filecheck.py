@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from vmw_cloudinit_metadata.drivers.directory import Directory
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.filemode import mode_faults
 from vmw_cloudinit_metadata.drivers.filename import stem_in, unquoted_stem, usual_stem
 from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
 from vmw_cloudinit_metadata.drivers.layer import Layer, located
 from vmw_cloudinit_metadata.drivers.listing import Listing
-from vmw_cloudinit_metadata.drivers.permissions import mode_faults
 from vmw_cloudinit_metadata.drivers.rivals import ONE_OF_THEM, joined_names, two_files
 from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance import advice, distinct, nocloud

@@ -2,8 +2,8 @@
 
 The hub collects the looks of one turn, gives them to one thread, and waits briefly for it, since
 switching threads at each look would cost more. It does not wait again for a driver that needed
-longer, until the driver is quick. Slow looks go to further threads, up to a limit, so that an answer whose file
-system hangs delays no others. Callbacks run in the hub and must not block.
+longer, until the driver is quick. Slow looks go to further threads, up to a limit, so that an
+answer whose file system hangs delays no others. Callbacks run in the hub and must not block.
 """
 
 from __future__ import annotations
