@@ -39,7 +39,7 @@ class Directory:
         except OSError as error:
             raise cannot_read(self.path, error) from error
         try:
-            self._check(os.fstat(root.descriptor))
+            self._check(root.status)
         except DriverError:
             root.close()
             raise

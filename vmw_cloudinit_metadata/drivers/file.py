@@ -150,7 +150,7 @@ class FileDriver(Driver):
         if instance is None:
             self._last_good.forget(machine.vc_uuid)
         else:
-            self._last_good.remember(machine.vc_uuid, instance)
+            self._last_good.remember(machine.vc_uuid, instance, snapshot.bytes_seen)
         return instance
 
     def _find(self, machine: Machine, snapshot: Snapshot) -> InstanceData | None:

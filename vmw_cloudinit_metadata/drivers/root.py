@@ -51,13 +51,14 @@ class Root:
         self.prefix = path if path.endswith("/") else f"{path}/"
         self._links_outside = links_outside
         self.descriptor = os.open(path, _DIRECTORY)
+        self.status = os.fstat(self.descriptor)  # before any file in it is looked for
 
     def close(self) -> None:
         os.close(self.descriptor)
 
     def directory(self, place: str) -> os.stat_result | None:
         """The directory's own status; None for one below it, since its path may lead elsewhere."""
-        return os.fstat(self.descriptor) if place == self.prefix else None
+        return self.status if place == self.prefix else None
 
     def open(self, path: str) -> int:
         """A descriptor for reading; raises OSError, and LeadsOut."""

@@ -224,6 +224,8 @@ class Snapshot:
             content = b""
             while piece := os.read(descriptor, min(size, limit + 1 - len(content))):
                 content += piece
+                if len(content) == before.st_size:
+                    break  # the end, unless somebody is writing: the next look shows that
             if _written(before) != _written(os.fstat(descriptor)):
                 raise DriverError(f"{path}: the file is being written")
             return content
