@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from vmw_cloudinit_metadata.drivers.changes import Changes
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, is_instance_file
 from vmw_cloudinit_metadata.drivers.root import Root
@@ -20,6 +21,7 @@ class Directory:
         self.path = path
         self._links_outside = links_outside
         self._prefix = os.path.join(path, "")
+        self.changes = Changes()
         if not os.path.isdir(path):
             if os.path.lexists(path):
                 raise DriverError(f"directory: {path!r} is not a directory")
@@ -32,6 +34,7 @@ class Directory:
 
         Raises DriverError if the directory is gone, or another file system is mounted over it.
         """
+        revision = self.changes.revision  # before anything is looked at
         try:
             root = Root(self.path, links_outside=self._links_outside)
         except NotADirectoryError as error:
@@ -43,7 +46,7 @@ class Directory:
         except DriverError:
             root.close()
             raise
-        return Snapshot(root)
+        return Snapshot(root, revision)
 
     def check(self) -> None:
         """Raises what `snapshot` does."""

@@ -46,8 +46,8 @@ class UnderWay(Exception):  # noqa: N818 - not an error
 class Driver(ABC):
     """Finds the instance data of machines.
 
-    One object serves all machines of a server. All methods run in threads, several at once, and may
-    block.
+    One object serves all machines of a server. All methods but `held_at` run in threads, several at
+    once, and may block.
     """
 
     # While `still_holds` does not answer, a VM gets its cached answer for this many seconds after
@@ -83,6 +83,20 @@ class Driver(ABC):
     def which_hold(self, tokens: Iterable[Any]) -> Iterator[bool]:
         """`still_holds` of each token; override it to look once at what they share."""
         return map(self.still_holds, tokens)
+
+    def watch(self, report: Callable[[str], None]) -> None:  # noqa: B027 - optional
+        """Begins to listen for notifications of changes, if the source can send them.
+
+        Called once, when the server starts. `report` takes sentences for the log, in any thread.
+        """
+
+    def held_at(self, token: Any, time_s: float) -> bool:  # noqa: ARG002
+        """Whether notifications say that `still_holds` was true at that time.
+
+        `time_s` is of time.monotonic(). Unlike all other methods this one is called in the server's
+        event loop: it must not block. If it returns False, `still_holds` is asked.
+        """
+        return False
 
     def document_names(self) -> Collection[str]:
         """The documents beyond the standard ones that any machine has, such as SECURITYDATA."""

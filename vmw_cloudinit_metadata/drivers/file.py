@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from vmw_cloudinit_metadata.drivers.namedfiles import NamedFiles
 from vmw_cloudinit_metadata.drivers.snapshot import Looks, Snapshot, Token
 from vmw_cloudinit_metadata.drivers.userdatafiles import UserDataFiles
 from vmw_cloudinit_metadata.drivers.validation import Validation
+from vmw_cloudinit_metadata.drivers.watching import Watch
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -60,6 +61,7 @@ class FileDriver(Driver):
         self._document_names = DocumentNames(directory, listing, defaults)
         self._user_data = UserDataFiles(directory, listing, defaults)
         self._last_good = LastGood(checked.last_good_max_age_s)
+        self._watch = Watch(directory.path, directory.changes)
         self.stale_if_error_s = checked.last_good_max_age_s
 
     def get_instance(self, machine: Machine) -> InstanceData | None:
@@ -74,12 +76,21 @@ class FileDriver(Driver):
             time.sleep(_PAUSE_S)  # meanwhile connections end, to make room
 
     def still_holds(self, token: Token) -> bool:
-        return token.holds()
+        return token.holds(Looks(self._directory.changes.revision))
 
     def which_hold(self, tokens: Iterable[Token]) -> Iterator[bool]:
         """The directory and the defaults are the same for all."""
-        looks = Looks()
+        looks = Looks(self._directory.changes.revision)
         return (token.holds(looks) for token in tokens)
+
+    def watch(self, report: Callable[[str], None]) -> None:
+        self._watch.start(report)
+
+    def held_at(self, token: Token, time_s: float) -> bool:
+        return token.held_at(self._directory.changes, time_s)
+
+    def close(self) -> None:
+        self._watch.close()
 
     def document_names(self) -> Collection[str]:
         return self._document_names.all()

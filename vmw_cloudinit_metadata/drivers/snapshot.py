@@ -6,10 +6,12 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
+from itertools import chain
 from math import inf
 
+from vmw_cloudinit_metadata.drivers.changes import Changes
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.root import Anywhere, LeadsOut, Root
 
@@ -20,6 +22,9 @@ UNSETTLED_NS = 2_000_000_000
 # While a directory does not change, files missing in it are still missing. Some network file
 # systems report its changes late, so there the files are looked for now and then.
 TRUSTED_S = 10.0
+
+# Some changes are not notified (watching.py): so an answer is looked at now and then all the same.
+NOTIFIED_S = 60.0
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
@@ -76,9 +81,10 @@ def _seen(path: str) -> Signature:
 
 
 class Looks:
-    """Signatures of paths; looks at each once."""
+    """Signatures of paths; looks at each once. `revision`: of Changes, from before these looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, revision: int | None = None) -> None:
+        self.revision = revision
         self._seen: dict[str, Signature] = {}
 
     def __call__(self, path: str) -> Signature:
@@ -115,22 +121,29 @@ class _Absences:
 
 
 class Token:
-    """The files that an answer depends on, as they were, and when it expires."""
+    """The files that an answer depends on, as they were, and when it expires.
 
-    __slots__ = ("_absences", "_files", "_until_s")
+    With a `revision`, all of them are entries of one directory whose changes are counted.
+    """
+
+    __slots__ = ("_absences", "_files", "_looked_s", "_revision", "_until_s")
 
     def __init__(
         self,
         files: Mapping[str, Signature],
         absences: Iterable[_Absences] = (),
         until_s: float = inf,  # of time.monotonic()
+        revision: int | None = None,
     ) -> None:
         self._files = files
         self._absences = tuple(absences)
         self._until_s = until_s
+        self._revision = revision
+        self._looked_s = time.monotonic()
 
-    def holds(self, look: Look = _seen) -> bool:
+    def holds(self, looks: Looks | None = None) -> bool:
         """Whether all files look the same; False if one cannot be looked at."""
+        look = looks or Looks()
         try:
             for path, seen in self._files.items():
                 if look(path) != seen:
@@ -140,7 +153,19 @@ class Token:
                     return False
         except OSError:
             return False
+        if self._revision is not None and look.revision is not None:
+            self._revision, self._looked_s = look.revision, time.monotonic()
         return self._until_s == inf or time.monotonic() < self._until_s
+
+    def held_at(self, changes: Changes, time_s: float) -> bool:
+        """Whether it is known, without a look, that nothing had changed at that time."""
+        if self._revision is None or time_s - self._looked_s > NOTIFIED_S:
+            return False
+        return changes.held_at(self._revision, self._names(), time_s)
+
+    def _names(self) -> Iterator[str]:
+        for path in chain(self._files, *(directory.absent for directory in self._absences)):
+            yield path[path.rfind("/") + 1 :]
 
 
 class Snapshot:
@@ -150,8 +175,10 @@ class Snapshot:
     read (LeadsOut). Other paths are the operator's, and are taken as they are.
     """
 
-    def __init__(self, root: Root | None = None) -> None:
+    def __init__(self, root: Root | None = None, revision: int | None = None) -> None:
         self.root = root
+        self._revision = revision  # of Changes, from before the first look
+        self._is_plain = True  # all are entries of the root that are no links
         self._seen: dict[str, Signature] = {}
         self._directories: dict[str, _Absences] = {}
         self._is_settled = True
@@ -182,6 +209,8 @@ class Snapshot:
         place = path[: path.rfind("/") + 1]
         directory = self._directories.get(place)
         if directory is None:
+            if self.root is None or place != self.root.prefix:
+                self._is_plain = False
             directory = self._directories[place] = _Absences(place, where.directory(place))
         try:
             entry = where.look_at(path)
@@ -192,6 +221,7 @@ class Snapshot:
             return None
         if not stat.S_ISLNK(entry.st_mode):
             return entry
+        self._is_plain = False  # what it leads to may lie elsewhere
         found = _look(path, where.look)
         if found is None:  # a dangling link: its directory will not change when its target appears
             self._seen[path] = None
@@ -234,6 +264,8 @@ class Snapshot:
 
     def _record(self, path: str, found: os.stat_result) -> None:
         self._seen[path] = signature_of(found)
+        if found.st_nlink > 1:  # it may be written by another name
+            self._is_plain = False
         if not _is_settled(found.st_ctime_ns):  # now, not after parsing
             self._is_settled = False
 
@@ -245,6 +277,7 @@ class Snapshot:
             if ours is None or directory.absent:
                 self._directories[place] = directory.joined(ours or directory)
         self._is_settled = self._is_settled and other._is_settled
+        self._is_plain = self._is_plain and other._is_plain
 
     def agrees_with(self, other: Snapshot) -> bool:
         """Look at all that `other` has seen; return whether it looks the same.
@@ -262,7 +295,8 @@ class Snapshot:
         if not self._is_settled:
             return None
         lacking = (directory for directory in self._directories.values() if directory.absent)
-        return Token(self._seen, lacking, until_s)
+        revision = self._revision if self._is_plain and until_s == inf else None
+        return Token(self._seen, lacking, until_s, revision)
 
     def is_settled(self) -> bool:
         """Whether the next change of any file will show in its time stamps."""

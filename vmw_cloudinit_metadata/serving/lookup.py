@@ -56,6 +56,7 @@ class Lookup:
         self._failures: TTLCache[Hashable, tuple[Failure, float]]
         self._failures = TTLCache(_MAX_FAILURES, _REPEATED_S)
         self.queued, self.ran = self._pool.queued, self._pool.ran
+        self._threads.run(partial(driver.watch, log.info), self._watching)
 
     @property
     def run_timeout_s(self) -> float:
@@ -83,8 +84,13 @@ class Lookup:
             return None
 
     def is_fresh(self, answer: Answer) -> bool:
-        """Whether it was found unchanged within the last moment."""
-        return time.monotonic() - answer.seen_s < FRESH_S
+        """Whether it was unchanged a moment ago."""
+        moment_s = time.monotonic() - FRESH_S
+        if answer.seen_s < moment_s:
+            if not self._driver.held_at(answer.token, moment_s):
+                return False
+            answer.seen_s = moment_s
+        return True
 
     def recheck(
         self, machine: Machine, answer: Answer, callback: Callable[[Outcome | None], None]
@@ -142,6 +148,10 @@ class Lookup:
     def ask_document_names(self, callback: Callable[[Collection[str] | Failure], None]) -> None:
         """Call `callback`, later and once, with the documents beyond the standard ones."""
         self._pool.ask("document names", partial(document_names, self._driver), callback)
+
+    def _watching(self, _nothing: None, error: BaseException | None) -> None:
+        if error:
+            log.error("%s: watch failed", type(self._driver).__name__, exc_info=error)
 
     def close(self) -> None:
         """Close the driver too."""
