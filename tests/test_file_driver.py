@@ -1242,7 +1242,7 @@ def test_fault_is_told_by_the_file_that_it_stands_in(
     assert [fault[: len(start)] for fault, start in zip(found, faults, strict=True)] == faults
 
 
-# Changes
+# Revisions
 
 
 def rewrite_alike(path: Path, text: str) -> None:
@@ -2349,7 +2349,7 @@ def counted_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     reads: Counter[str] = Counter()
     really = layer.parse
 
-    def counted(path: str, content: bytes | None) -> layer.Layer:
+    def counted(path: str, content: bytes | None) -> layer.FileLayer:
         reads[os.path.basename(path)] += 1
         return really(path, content)
 
@@ -2430,7 +2430,7 @@ def test_large_file_is_parsed_by_one_thread_at_a_time(
     begun, may_end = threading.Event(), threading.Event()
     really = layer.parse
 
-    def slow(path: str, content: bytes | None) -> layer.Layer:
+    def slow(path: str, content: bytes | None) -> layer.FileLayer:
         begun.set()
         may_end.wait(LIMIT_S)
         return really(path, content)

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from vmw_cloudinit_metadata.drivers import changes, mounts, snapshot, watching
-from vmw_cloudinit_metadata.drivers.changes import Changes
+from tests.process import ServerProcess
+from tests.vm import Vm
+from vmw_cloudinit_metadata.drivers import mounts, revisions, snapshot, watching
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.drivers.watching import Watch
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
+from vmw_cloudinit_metadata.drivers.watching import DirectoryWatch
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
@@ -61,7 +64,7 @@ def reports() -> list[str]:
 def driver(directory: Path, reports: list[str], settled: None) -> Iterator[FileDriver]:  # noqa: ARG001
     driver = FileDriver({"directory": str(directory)})
     driver.watch(reports.append)
-    wait_until(lambda: reports)
+    notified(driver)
     yield driver
     driver.close()
 
@@ -105,7 +108,7 @@ def test_unchanged_answer_needs_no_look(driver: FileDriver, reports: list[str]) 
     for _ in range(20):
         time.sleep(0.02)
         assert is_known(driver, found)
-    assert [report.split(" are ")[1] for report in reports] == ["notified by the system"]
+    assert reports == []
 
 
 @pytest.mark.usefixtures("settled")
@@ -248,8 +251,8 @@ def test_config_map_is_looked_at(tmp_path: Path, reports: list[str]) -> None:
     (tmp_path / "web1.yaml").symlink_to("..data/web1.yaml")
     driver = FileDriver({"directory": str(tmp_path)})
     driver.watch(reports.append)
-    wait_until(lambda: reports)
     found = answer_of(driver)
+    is_known(driver, found)
     time.sleep(SERVED_S)
     assert not is_known(driver, found)
     assert driver.still_holds(found.token)
@@ -357,12 +360,27 @@ def test_limit_of_the_system_is_reported_once(
 
     monkeypatch.setattr(watching, "INotify", Refused)
     monkeypatch.setattr(watching, "RETRY_S", 0.01)
-    watch = Watch(str(directory), Changes())
+    watch = DirectoryWatch(str(directory), Revisions())
     watch.start(reports.append)
     time.sleep(0.2)
     watch.close()
     assert len(reports) == 1
     assert "fs.inotify.max_user_" in reports[0]
+
+
+def test_directory_that_is_gone_and_comes_again_is_reported(
+    driver: FileDriver, directory: Path, reports: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "RETRY_S", 0.05)
+    found = notified(driver)
+    shutil.rmtree(directory)
+    wait_until(lambda: not is_known(driver, found) and reports)
+    assert reports[0].endswith("found by looking at the files: No such file or directory")
+    directory.mkdir()
+    (directory / "web1.yaml").write_text(text("b"))
+    wait_until(lambda: len(reports) == 2)
+    assert reports[1].endswith("notified by the system again")
+    assert notified(driver).metadata["instance-id"] == "b"
 
 
 def test_mount_points_below_are_known() -> None:
@@ -371,10 +389,10 @@ def test_mount_points_below_are_known() -> None:
 
 
 def test_table_of_changes_is_bounded() -> None:
-    book = Changes()
+    book = Revisions()
     book.complete_until(1.0)
     before = book.revision
-    for number in range(changes.MAX_KEYS):
+    for number in range(revisions.MAX_KEYS):
         book.changed(str(number))
     assert book.held_at(before, ["web1"], 1.0)
     book.changed("one more")
@@ -430,3 +448,37 @@ def test_law_in_a_storm_no_answer_is_older_than_a_moment(
     stop.set()
     writer.join()
     assert hits
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", "2"]], ids=["one", "workers"])
+def test_each_process_serves_changes_in_time(
+    start: Callable[..., ServerProcess], own_instances: Path, options: list[str]
+) -> None:
+    path = own_instances / "web1.yaml"
+    path.write_text(text("0"))
+    server = start(*options)
+    for number in range(1, 30):
+        before = Vm(server.port, "web1").metadata()["instance-id"]
+        assert before == str(number - 1)
+        path.write_text(text(str(number)))
+        os.utime(path, (1, 1))
+        time.sleep(SERVED_S)
+
+
+def test_answers_of_a_server_are_cached_without_looks(
+    start: Callable[..., ServerProcess], own_instances: Path, program: Callable[[str, str], str]
+) -> None:
+    (own_instances / "web1.yaml").write_text(text("a"))
+    server = start()
+    time.sleep(2.5)  # until the file's time stamps are old enough
+    Vm(server.port, "web1").metadata()
+    time.sleep(FRESH_S)
+    Vm(server.port, "web1").metadata()  # wakes the watch
+    strace = [program("strace", "strace"), "-f", "-e", "trace=%stat", "-p", str(server.pid)]
+    with subprocess.Popen([*strace, "-o", str(own_instances.parent / "looks")]) as traced:
+        time.sleep(0.5)
+        for _ in range(10):
+            time.sleep(FRESH_S)
+            Vm(server.port, "web1").metadata()
+        traced.terminate()
+    assert "web1.yaml" not in (own_instances.parent / "looks").read_text()

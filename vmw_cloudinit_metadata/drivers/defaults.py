@@ -10,7 +10,7 @@ from dataclasses import replace
 from vmw_cloudinit_metadata.drivers import layer
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.filemode import mode_faults
-from vmw_cloudinit_metadata.drivers.layer import Layer
+from vmw_cloudinit_metadata.drivers.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.snapshot import Signature, Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
@@ -29,13 +29,13 @@ class Defaults:
             raise DriverError(f"defaults: {path!r} {reason}")
         self.path = path
         self._lock = threading.Lock()
-        self._kept: tuple[Signature, Layer] | None = None
+        self._kept: tuple[Signature, FileLayer] | None = None
 
     @property
     def paths(self) -> list[str]:
         return [self.path] if self.path else []
 
-    def layers(self, snapshot: Snapshot) -> list[Layer]:
+    def layers(self, snapshot: Snapshot) -> list[FileLayer]:
         """The parsed file, if there is one.
 
         One thread parses it for all others, and only after it has changed.
@@ -60,14 +60,14 @@ class Defaults:
             yield from bounded(_faults_of(_read(self.path, snapshot)))
 
 
-def _read(path: str, snapshot: Snapshot) -> Layer:
+def _read(path: str, snapshot: Snapshot) -> FileLayer:
     read = layer.read(path, snapshot)
     if "match" not in read.mapping:
         return read
     return replace(read, faults=(*read.faults, read.seed.located(_MATCH, path)))
 
 
-def _faults_of(read: Layer) -> list[Fault]:
+def _faults_of(read: FileLayer) -> list[Fault]:
     mapping = {key: value for key, value in read.mapping.items() if key not in FILE_KEYS}
     faults = list(read.faults)
     try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from vmw_cloudinit_metadata.drivers.changes import Changes
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, is_instance_file
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.root import Root
 from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, cannot_read
 
@@ -21,7 +21,7 @@ class Directory:
         self.path = path
         self._links_outside = links_outside
         self._prefix = os.path.join(path, "")
-        self.changes = Changes()
+        self.changes = Revisions()
         if not os.path.isdir(path):
             if os.path.lexists(path):
                 raise DriverError(f"directory: {path!r} is not a directory")

@@ -24,7 +24,7 @@ from vmw_cloudinit_metadata.drivers.namedfiles import NamedFiles
 from vmw_cloudinit_metadata.drivers.snapshot import Looks, Snapshot, Token
 from vmw_cloudinit_metadata.drivers.userdatafiles import UserDataFiles
 from vmw_cloudinit_metadata.drivers.validation import Validation
-from vmw_cloudinit_metadata.drivers.watching import Watch
+from vmw_cloudinit_metadata.drivers.watching import DirectoryWatch
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -61,7 +61,7 @@ class FileDriver(Driver):
         self._document_names = DocumentNames(directory, listing, defaults)
         self._user_data = UserDataFiles(directory, listing, defaults)
         self._last_good = LastGood(checked.last_good_max_age_s)
-        self._watch = Watch(directory.path, directory.changes)
+        self._watch = DirectoryWatch(directory.path, directory.changes)
         self.stale_if_error_s = checked.last_good_max_age_s
 
     def get_instance(self, machine: Machine) -> InstanceData | None:

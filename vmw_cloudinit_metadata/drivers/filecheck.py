@@ -11,7 +11,7 @@ from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.filemode import mode_faults
 from vmw_cloudinit_metadata.drivers.filename import stem_in, unquoted_stem, usual_stem
 from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
-from vmw_cloudinit_metadata.drivers.layer import Layer, located
+from vmw_cloudinit_metadata.drivers.layer import FileLayer, located
 from vmw_cloudinit_metadata.drivers.listing import Listing
 from vmw_cloudinit_metadata.drivers.rivals import ONE_OF_THEM, joined_names, two_files
 from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
@@ -77,7 +77,7 @@ class FileCheck:
             return located(fault, self._files.layers(path, snapshot))
 
     def _check(
-        self, layers: Sequence[Layer], snapshot: Snapshot, judge: Judge | None
+        self, layers: Sequence[FileLayer], snapshot: Snapshot, judge: Judge | None
     ) -> tuple[Sequence[Fault], Sequence[distinct.Value]]:
         path = layers[0].path
         stem = stem_in(path)

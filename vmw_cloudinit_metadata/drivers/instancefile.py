@@ -11,7 +11,7 @@ from vmw_cloudinit_metadata.drivers.defaults import Defaults
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.duplicates import Owners
 from vmw_cloudinit_metadata.drivers.filename import stem_in
-from vmw_cloudinit_metadata.drivers.layer import Layer
+from vmw_cloudinit_metadata.drivers.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.reading import Reading, Readings
 from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance import distinct
@@ -38,12 +38,12 @@ class InstanceFiles:
         """
         return self.readings.of(path, snapshot, self._read, keep=keep)
 
-    def layers(self, path: str, snapshot: Snapshot) -> list[Layer]:
+    def layers(self, path: str, snapshot: Snapshot) -> list[FileLayer]:
         """The file, and the defaults if there are any; raises DriverError."""
         return [layer.read(path, snapshot), *self._defaults.layers(snapshot)]
 
     def merged(
-        self, layers: Sequence[Layer], snapshot: Snapshot
+        self, layers: Sequence[FileLayer], snapshot: Snapshot
     ) -> tuple[InstanceData | None, tuple[Fault, ...]]:
         """The instance that the layers make, or None and the faults that it has instead."""
         faults = [fault for layer in layers for fault in layer.faults]

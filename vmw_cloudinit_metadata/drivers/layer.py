@@ -1,4 +1,4 @@
-"""Layer: one parsed file of those that an answer is made of, and the place of its faults."""
+"""FileLayer: one parsed file of those that an answer is made of, and the place of its faults."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NO_SEED = seed.read("")
 
 
 @dataclass(frozen=True)
-class Layer:
+class FileLayer:
     """The keys of one file that are usable, and the faults of the others."""
 
     path: str
@@ -44,7 +44,7 @@ class Layer:
     is_like_user_data: bool = False
 
 
-def read(path: str, snapshot: Snapshot) -> Layer:
+def read(path: str, snapshot: Snapshot) -> FileLayer:
     """Read and parse a file; raises DriverError if it cannot be read."""
     try:
         return parse(path, snapshot.read(path, MAX_FILE_BYTES))
@@ -52,7 +52,7 @@ def read(path: str, snapshot: Snapshot) -> Layer:
         return _unusable(Fault((), OUTSIDE_FOUND, OUTSIDE_EXPECTED, path, 1))
 
 
-def parse(path: str, content: bytes | None) -> Layer:
+def parse(path: str, content: bytes | None) -> FileLayer:
     """Parse what was read of a file, None if it is no regular file."""
     text = _text(path, content)
     if isinstance(text, Fault):
@@ -66,7 +66,7 @@ def parse(path: str, content: bytes | None) -> Layer:
     return _parsed(path, text)
 
 
-def located(fault: Fault, layers: Sequence[Layer]) -> Fault:
+def located(fault: Fault, layers: Sequence[FileLayer]) -> Fault:
     """The fault with file and line: of the layer that has the key, else of the first one."""
     key: Key = fault.key
     if key[:1] in (("userdata",), ("vendordata",), ("network",)):  # text, or a missing key
@@ -78,12 +78,12 @@ def located(fault: Fault, layers: Sequence[Layer]) -> Fault:
     return replace(layer.seed.located(replace(fault, key=key), layer.path), key=fault.key)
 
 
-def _has_any(layers: Sequence[Layer], key: Key) -> bool:
+def _has_any(layers: Sequence[FileLayer], key: Key) -> bool:
     return any(layer.seed.has(key) for layer in layers)
 
 
-def _unusable(fault: Fault) -> Layer:
-    return Layer(fault.file, _NO_SEED, {}, (fault,))
+def _unusable(fault: Fault) -> FileLayer:
+    return FileLayer(fault.file, _NO_SEED, {}, (fault,))
 
 
 def _text(path: str, content: bytes | None) -> str | Fault:
@@ -95,7 +95,7 @@ def _text(path: str, content: bytes | None) -> str | Fault:
     return replace(text, file=path) if isinstance(text, Fault) else text
 
 
-def _parsed(path: str, text: str) -> Layer:
+def _parsed(path: str, text: str) -> FileLayer:
     found = seed.read(text)
     faults = Faults()
     faults.extend(found.faults)
@@ -114,7 +114,7 @@ def _parsed(path: str, text: str) -> Layer:
         faults.add(Fault((), kind, "a mapping with the key metadata"))
     with_place = tuple([found.located(fault, path) for fault in faults.all()])
     is_like_user_data = not mapping and _LIKE_USER_DATA.match(text) is not None
-    return Layer(path, found, mapping, with_place, is_like_user_data)
+    return FileLayer(path, found, mapping, with_place, is_like_user_data)
 
 
 def _both_faults(mapping: Mapping[str, Any]) -> Iterator[Fault]:

@@ -11,8 +11,8 @@ from copy import copy
 from itertools import chain
 from math import inf
 
-from vmw_cloudinit_metadata.drivers.changes import Changes
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.root import Anywhere, LeadsOut, Root
 
 # A change within one tick of the file system's clock does not show in a time stamp. The coarsest
@@ -81,7 +81,7 @@ def _seen(path: str) -> Signature:
 
 
 class Looks:
-    """Signatures of paths; looks at each once. `revision`: of Changes, from before these looks."""
+    """Signatures of paths; looks at each once. `revision` is from before these looks."""
 
     def __init__(self, revision: int | None = None) -> None:
         self.revision = revision
@@ -157,7 +157,7 @@ class Token:
             self._revision, self._looked_s = look.revision, time.monotonic()
         return self._until_s == inf or time.monotonic() < self._until_s
 
-    def held_at(self, changes: Changes, time_s: float) -> bool:
+    def held_at(self, changes: Revisions, time_s: float) -> bool:
         """Whether it is known, without a look, that nothing had changed at that time."""
         if self._revision is None or time_s - self._looked_s > NOTIFIED_S:
             return False
@@ -177,7 +177,7 @@ class Snapshot:
 
     def __init__(self, root: Root | None = None, revision: int | None = None) -> None:
         self.root = root
-        self._revision = revision  # of Changes, from before the first look
+        self._revision = revision  # of Revisions, from before the first look
         self._is_plain = True  # all are entries of the root that are no links
         self._seen: dict[str, Signature] = {}
         self._directories: dict[str, _Absences] = {}

@@ -1,4 +1,4 @@
-"""Watch: counts the changes of the files in a directory, by inotify(7), in a thread of its own.
+"""DirectoryWatch: counts the changes of files in a directory, by inotify(7), in its own thread.
 
 Only on file systems of this machine: what another machine changes on NFS is not notified. inotify
 does not report writes to mapped memory before the file is closed, writes through a hard link in
@@ -24,8 +24,8 @@ from threading import Event, Thread
 from inotify_simple import INotify, flags
 
 from vmw_cloudinit_metadata.drivers import mounts
-from vmw_cloudinit_metadata.drivers.changes import Changes
 from vmw_cloudinit_metadata.drivers.mounts import Mounts
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
 
 ROUND_S = 0.05  # between two rounds while VMs ask
 IDLE_S = 60.0  # until the next round when none has asked for a while
@@ -53,6 +53,9 @@ _LIMITS = {  # of all processes of one user
     errno.EMFILE: "the limit fs.inotify.max_user_instances, or that of open files,",
 }
 
+_USUAL = "notified by the system again"
+_SEEN_BY = "found by looking at the files: {}"
+
 Report = Callable[[str], None]
 
 
@@ -60,10 +63,10 @@ class CannotWatch(Exception):  # noqa: N818 - not an error: the files are looked
     """The text is the reason, for the operator."""
 
 
-class Watch:
-    """Watches the directory at `path`, once started; `report` says how changes are seen."""
+class DirectoryWatch:
+    """Watches the directory at `path`, once started; `report` takes failures, and their end."""
 
-    def __init__(self, path: str, changes: Changes) -> None:
+    def __init__(self, path: str, changes: Revisions) -> None:
         self._path = path
         self._changes = changes
         self._closed = Event()
@@ -79,10 +82,9 @@ class Watch:
         self._changes.wanted.set()
 
     def _run(self, report: Report) -> None:
-        reported = None
+        reported = ""  # nothing needs to be said of what is usual
         while not self._closed.is_set():
-            seen_by = f"changes in {self._path} are notified by the system"
-            reason: object = None
+            reason: object = ""
             try:
                 self._round()
             except OSError as error:
@@ -91,10 +93,11 @@ class Watch:
                 reason = error
             if reason:
                 self._drop()
-                seen_by = f"changes in {self._path} are found by looking at the files: {reason}"
-            if seen_by != reported:
-                reported = seen_by
-                report(seen_by)
+            if str(reason) != reported:
+                reported = str(reason)
+                report(
+                    f"changes in {self._path} are {_SEEN_BY.format(reported) if reason else _USUAL}"
+                )
             self._pause(has_failed=bool(reason))
         self._drop()
 

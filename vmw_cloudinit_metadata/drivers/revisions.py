@@ -1,4 +1,4 @@
-"""Changes: which keys of a source have changed, as its notifications say. No I/O.
+"""Revisions: which keys of a source have changed, as its notifications say. No I/O.
 
 A look-up notes the revision before it reads. What it has read holds as long as none of its keys has
 a greater revision, and as of the time up to which notifications are complete.
@@ -13,7 +13,7 @@ from threading import Event
 MAX_KEYS = 10_000  # about 200 bytes each; beyond, all keys count as changed
 
 
-class Changes:
+class Revisions:
     """Written by one thread; read by others, without a lock.
 
     Nothing holds before `complete_until` is called for the first time.
