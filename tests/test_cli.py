@@ -41,7 +41,7 @@ def fails_with_one_line(*arguments: str, **settings: object) -> str:
     [
         ([], "--uri"),
         (["--uri", "x", "--nonsense"], "--nonsense"),
-        (["--uri", "x"], "directory: found nothing"),
+        (["--uri", "x"], "directory: missing"),
         (["--uri", "x", "--driver-opts", "{"], "expected a JSON object"),
         (["--uri", "x", "--driver-opts", "[1]"], "expected a JSON object"),
         (["--uri", "x", "--driver-opts", '{"directory": "/nowhere"}'], "'/nowhere'"),
@@ -61,7 +61,7 @@ def fails_with_one_line(*arguments: str, **settings: object) -> str:
         ),
         (["--uri", "x", "--driver", "no.such.module:Driver"], "cannot import 'no.such.module'"),
         (["--uri", "x", "--driver", "json:NoSuch"], "has no 'NoSuch'"),
-        (["--uri", "x", "--driver", "json:JSONDecoder"], "no subclass of"),
+        (["--uri", "x", "--driver", "json:JSONDecoder"], "not a subclass of"),
         (["--uri", "x", "--driver", "nonsense"], "expected module:Class, or one of: file"),
         (["--uri", "x", "--listen", "1.2.3.4"], "expected ADDRESS:PORT"),
         (["--uri", "x", "--listen", "::1:13370"], "expected 0.0.0.0:13370 or [::]:13370"),
@@ -193,7 +193,7 @@ def test_show_by_bios_uuid_says_what_the_file_needs(own_instances: Path) -> None
         ("bad", "bad.yaml:1: metadata: found 5"),
         (UUID, "use --vc-uuid"),
         ("x/../web1", "no file named 'x%2f..%2fweb1.yaml'"),
-        ("../web1", "a name that begins with a dot is not looked up"),
+        ("../web1", "names that begin with a dot are not looked up"),
     ],
 )
 def test_show_of_a_vm_without_data_says_why(own_instances: Path, name: str, told: str) -> None:
@@ -321,7 +321,7 @@ def test_validate_where_there_is_nothing_says_what_it_skips(files: Callable[...,
     assert ended.returncode == 0
     assert "found 1 file that no VM gets (web1.YAML)" in ended.stdout
     assert f"0 files: {directory} has no NAME.yaml" in ended.stderr
-    assert "the files of 1 subdirectory are not looked at: prod;" in ended.stderr
+    assert "the files of 1 subdirectory are ignored: prod;" in ended.stderr
     assert run("validate", "--strict", "--driver-opts", opts(directory / "prod")).returncode == 0
     (directory / "prod" / "web2.yaml").unlink()
     ended = run("validate", "--strict", "--driver-opts", opts(directory / "prod"))
@@ -394,7 +394,7 @@ def test_show_by_bios_uuid_knows_the_guests_byte_order(files: Callable[..., Path
     ended = run("show", "--bios-uuid", hosts, "--driver-opts", opts(directory))
     assert ended.returncode == 1
     assert f"{guests}.yaml is named by the BIOS UUID of this VM as its guest" in ended.stderr
-    assert f"name it {hosts}.yaml" in ended.stderr
+    assert f"rename it to {hosts}.yaml" in ended.stderr
 
 
 def test_show_of_json_with_surrogates_is_as_json_has_it(files: Callable[..., Path]) -> None:
@@ -453,7 +453,7 @@ def test_server_hints_at_a_bios_uuid_in_the_guests_byte_order(
 def test_validate_with_a_driver_that_cannot_says_so() -> None:
     driver = "tests.scripted_driver:ScriptedDriver"
     told = fails_with_one_line("validate", "--driver", driver)
-    assert "ScriptedDriver cannot check its data beforehand" in told
+    assert "ScriptedDriver cannot validate its data" in told
 
 
 def test_examples_of_conf_have_no_fault() -> None:

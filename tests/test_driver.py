@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmw_cloudinit_metadata.drivers.driver import Driver, load
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, load
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -18,7 +17,7 @@ FILE_DRIVER = "vmw_cloudinit_metadata.drivers.file:FileDriver"
 
 MODULE = """\
 from vmw_cloudinit_metadata.drivers.driver import Driver
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.instance.model import InstanceData
 
 class Good(Driver):
@@ -112,7 +111,7 @@ def test_entry_point_that_cannot_be_imported_is_told() -> None:
 
 def test_unknown_entry_point_is_told_with_the_known_ones() -> None:
     assert refusal_of("fiel", {}) == (
-        "--driver fiel: found no such driver, expected module:Class, or one of: file"
+        "--driver fiel: no such driver, expected module:Class, or one of: file"
     )
 
 
@@ -125,8 +124,8 @@ def test_unknown_entry_point_is_told_with_the_known_ones() -> None:
         (".some_drivers:Good", "cannot import '.some_drivers'"),
         ("some_drivers:Bad", "the module some_drivers has no 'Bad'"),
         ("some_drivers:", "the module some_drivers has no ''"),
-        ("some_drivers:Stranger", "this is no subclass of vmw_cloudinit_metadata.drivers.driver:"),
-        ("some_drivers:function", "this is no subclass of vmw_cloudinit_metadata.drivers.driver:"),
+        ("some_drivers:Stranger", "not a subclass of vmw_cloudinit_metadata.drivers.driver:"),
+        ("some_drivers:function", "not a subclass of vmw_cloudinit_metadata.drivers.driver:"),
         ("some_drivers:Abstract", "TypeError: Can't instantiate abstract class Abstract"),
         ("some_drivers:Raising", "KeyError: 'url'"),
     ],
@@ -165,7 +164,7 @@ def test_options_that_a_driver_refuses_are_told() -> None:
     ("options", "text"),
     [
         pytest.param(
-            {}, "directory: found nothing, expected the directory of the instance files", id="none"
+            {}, "directory: missing, expected the directory of the instance files", id="none"
         ),
         pytest.param(
             {"directory": "{}", "directroy": "x"},
@@ -174,12 +173,12 @@ def test_options_that_a_driver_refuses_are_told() -> None:
         ),
         pytest.param(
             {"directory": "{}/missing"},
-            "directory: found no directory '{}/missing', expected one that is there",
+            "directory '{}/missing' does not exist",
             id="directory-that-is-not-there",
         ),
         pytest.param(
             {"directory": "{}/file"},
-            "directory: found no directory '{}/file', expected one that is there",
+            "directory: '{}/file' is not a directory",
             id="directory-that-is-a-file",
         ),
         pytest.param(
@@ -202,7 +201,7 @@ def test_options_that_a_driver_refuses_are_told() -> None:
         ),
         pytest.param(
             {"directory": "{}", "defaults": "missing.yaml"},
-            "defaults: found no file '{}/missing.yaml', expected a YAML file",
+            "defaults: '{}/missing.yaml' does not exist",
             id="defaults-that-are-not-there",
         ),
         pytest.param(
@@ -254,5 +253,5 @@ def test_plain_driver_tells_why_there_is_no_such_machine() -> None:
 
 
 def test_plain_driver_cannot_check_its_data() -> None:
-    with pytest.raises(DriverError, match="Plain cannot check its data beforehand"):
+    with pytest.raises(DriverError, match="Plain cannot validate its data"):
         Plain({}).validate()

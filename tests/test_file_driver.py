@@ -24,14 +24,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.drivers import duplicates, snapshot
-from vmw_cloudinit_metadata.drivers.driver import Driver, UnderWay
+from vmw_cloudinit_metadata.drivers import duplicates, layer, snapshot, spellings
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay
 from vmw_cloudinit_metadata.drivers.duplicates import Owners
-from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.filename import stem_of
-from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
-from vmw_cloudinit_metadata.drivers.spellings import Spellings
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
@@ -374,9 +371,7 @@ def test_law_a_vm_gets_a_file_only_by_an_identity_that_counts(
 def test_explain_of_a_pinned_file_names_the_file(directory: Path) -> None:
     write(directory, web1=f"metadata: {{}}\nmatch: {{vc-uuid: {OTHER}}}\n")
     reason = driver_of(directory).explain(WEB1)
-    assert (
-        reason == f"{directory}/web1.yaml says in `match` that it is for another VM: by its vc-uuid"
-    )
+    assert reason == f"{directory}/web1.yaml is for another VM: its match has a different vc-uuid"
 
 
 def test_explain_of_an_absent_file_names_what_was_looked_for(directory: Path) -> None:
@@ -459,7 +454,7 @@ def test_hidden_file_is_no_instance_file(directory: Path, name: str) -> None:
     (directory / f"{name}.yaml").write_text(instance("a"))
     driver = driver_of(directory)
     assert driver.get_instance(Machine(name=name)) is None
-    assert "a name that begins with a dot is not looked up" in driver.explain(Machine(name=name))
+    assert "names that begin with a dot are not looked up" in driver.explain(Machine(name=name))
     assert validated(directory) == []
 
 
@@ -544,13 +539,13 @@ def test_directory_is_listed_again_only_when_it_has_changed(
     monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
     monkeypatch.setattr(snapshot, "TRUSTED_S", 1e9)
     listed: Counter[str] = Counter()
-    really = Spellings._list
+    really = os.listdir
 
-    def counted(self: Spellings) -> None:
+    def counted(path: str) -> list[str]:
         listed["times"] += 1
-        really(self)
+        return really(path)
 
-    monkeypatch.setattr(Spellings, "_list", counted)
+    monkeypatch.setattr(os, "listdir", counted)
     driver = driver_of(directory)
     for _ in range(10):
         assert driver.get_instance(WEB1) is None
@@ -625,19 +620,19 @@ def test_explain_knows_a_bios_uuid_as_the_guest_prints_it(directory: Path, file:
     write(directory, **{file: instance("a")})
     reason = driver_of(directory).explain(Machine(name="web1", bios_uuid=HOSTS))
     assert f"{directory}/{file}.yaml is named by the BIOS UUID of this VM as its guest" in reason
-    assert f"name it {HOSTS}.yaml, and write `match: {{bios-uuid: {HOSTS}}}` into it" in reason
+    assert f"rename it to {HOSTS}.yaml, and write `match: {{bios-uuid: {HOSTS}}}` into it" in reason
 
 
 def test_explain_knows_a_vc_uuid_in_the_guests_order(directory: Path) -> None:
     write(directory, **{GUESTS: instance("a")})
     reason = driver_of(directory).explain(Machine(name="web1", vc_uuid=HOSTS))
-    assert reason.endswith(f"the other way round: name it {HOSTS}.yaml")
+    assert reason.endswith(f"in reverse order: rename it to {HOSTS}.yaml")
 
 
 def test_explain_knows_a_bios_uuid_in_the_guests_order_in_match(directory: Path) -> None:
     write(directory, web1=instance("a") + f"match: {{bios-uuid: {GUESTS}}}\n")
     reason = driver_of(directory).explain(Machine(name="web1", bios_uuid=HOSTS))
-    assert reason.endswith(f"the other way round: write {HOSTS}")
+    assert reason.endswith(f"in reverse order: write {HOSTS}")
 
 
 @pytest.mark.parametrize(
@@ -647,7 +642,7 @@ def test_explain_knows_a_file_whose_name_is_nearly_right(directory: Path, file: 
     machine = Machine(name="web1", vc_uuid=HOSTS)
     (directory / file).write_text(instance("a"))
     reason = driver_of(directory).explain(machine)
-    assert f"{directory}/{file} is there, and no VM is looked up by that name" in reason
+    assert f"{directory}/{file} exists, but no VM is looked up by that name" in reason
 
 
 # Links
@@ -1059,8 +1054,8 @@ FAULTS = [
     pytest.param(
         "metadata: {}\nuserdata-file: a.sh\n",
         [
-            "2: userdata-file: found 'a.sh', which is not there, expected the name of a file inside"
-            " the directory"
+            "2: userdata-file: found 'a.sh', which does not exist, expected the name of a file"
+            " inside the directory"
         ],
         id="userdata-file",
     ),
@@ -1220,7 +1215,7 @@ def test_deep_nesting_is_a_fault(directory: Path, opened: str) -> None:
         pytest.param(
             "metadata: {}\nuserdata-file: missing\n",
             instance("a"),
-            ["common.yaml:2: userdata-file: found 'missing', which is not there"],
+            ["common.yaml:2: userdata-file: found 'missing', which does not exist"],
             id="userdata-file",
         ),
         pytest.param(
@@ -1245,7 +1240,7 @@ def test_fault_is_told_by_the_file_that_it_stands_in(
     assert [fault[: len(start)] for fault, start in zip(found, faults, strict=True)] == faults
 
 
-# Changes
+# Revisions
 
 
 def rewrite_alike(path: Path, text: str) -> None:
@@ -1639,7 +1634,7 @@ def test_directory_that_became_a_file_is_an_error(directory: Path) -> None:
     driver = driver_of(directory)
     directory.rmdir()
     directory.touch()
-    with pytest.raises(DriverError, match="is no directory any more"):
+    with pytest.raises(DriverError, match="is no longer a directory"):
         driver.get_instance(WEB1)
 
 
@@ -1655,8 +1650,7 @@ MOUNT_OVER = """
 import subprocess, sys
 from vmw_cloudinit_metadata.drivers.driver import UnderWay
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 driver = FileDriver({"directory": sys.argv[1]})
@@ -1681,7 +1675,7 @@ def test_directory_that_became_another_file_system_is_an_error(
     command = [*alone, sys.executable, "-c", MOUNT_OVER, str(directory)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     failed, served_again = run.stdout.splitlines()
-    assert failed.startswith(f"failed {directory}: lies on another file system than at the start")
+    assert failed.startswith(f"failed {directory}: is on another file system than at the start")
     assert served_again == "served {'instance-id': 'a'}"
 
 
@@ -1964,7 +1958,7 @@ def test_user_data_of_another_vm_is_no_file_of_a_vm_of_its_name(directory: Path)
     driver = driver_of(directory)
     assert driver.get_instance(Machine(name="web2")) is None
     assert driver.explain(Machine(name="web2")) == (
-        f"{directory}/web2.yaml is user-data that another file names, and no instance file"
+        f"{directory}/web2.yaml is user-data that another file names, not an instance file"
     )
 
 
@@ -2026,8 +2020,8 @@ def test_notes_tell_subdirectories_with_instance_files(directory: Path) -> None:
         (directory / path).write_text(instance("x"))
     write(directory, web1=instance("1") + "userdata-file: files/u.yaml\n")
     assert list(driver_of(directory).notes()) == [
-        "the files of 2 subdirectories are not looked at: prod, prod/eu; "
-        f"instance files lie in {directory} itself"
+        "the files of 2 subdirectories are ignored: prod, prod/eu; "
+        f"instance files belong into {directory} itself"
     ]
 
 
@@ -2091,7 +2085,7 @@ def test_validate_of_a_driver_without_it_is_an_error() -> None:
     class Plain(Driver):
         def get_instance(self, machine: Machine) -> None: ...
 
-    with pytest.raises(DriverError, match="Plain cannot check single files or VMs"):
+    with pytest.raises(DriverError, match="Plain cannot validate single files or VMs"):
         list(Plain({}).validate_named(["web1"]))
 
 
@@ -2351,13 +2345,13 @@ def test_law_owners_tell_what_another_file_has_now(steps: list[tuple[str, frozen
 def counted_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file is parsed."""
     reads: Counter[str] = Counter()
-    really = InstanceFiles._layer_of
+    really = layer.parse
 
-    def counted(self: InstanceFiles, path: str, content: bytes | None) -> Any:
+    def counted(path: str, content: bytes | None) -> layer.FileLayer:
         reads[os.path.basename(path)] += 1
-        return really(self, path, content)
+        return really(path, content)
 
-    monkeypatch.setattr(InstanceFiles, "_layer_of", counted)
+    monkeypatch.setattr(layer, "parse", counted)
     return reads
 
 
@@ -2424,7 +2418,7 @@ def test_failures_that_are_kept_are_bounded_in_bytes(directory: Path) -> None:
             with pytest.raises(InvalidInstanceData) as raised:
                 driver.get_instance(Machine(name=f"web{number}"))
         assert sum(len(str(fault)) for fault in raised.value.faults) < 512 * 1024
-    assert driver._files.readings._kept.currsize < 2 * 512 * 1024
+    assert driver.tables()["readings"].kept_bytes < 2 * 512 * 1024
 
 
 def test_large_file_is_parsed_by_one_thread_at_a_time(
@@ -2432,14 +2426,14 @@ def test_large_file_is_parsed_by_one_thread_at_a_time(
 ) -> None:
     write(directory, web1=instance("a") + "#" * 100_000)
     begun, may_end = threading.Event(), threading.Event()
-    really = InstanceFiles._layer_of
+    really = layer.parse
 
-    def slow(self: InstanceFiles, path: str, content: bytes | None) -> Any:
+    def slow(path: str, content: bytes | None) -> layer.FileLayer:
         begun.set()
         may_end.wait(LIMIT_S)
-        return really(self, path, content)
+        return really(path, content)
 
-    monkeypatch.setattr(InstanceFiles, "_layer_of", slow)
+    monkeypatch.setattr(layer, "parse", slow)
     driver = driver_of(directory)
     found: list[object] = []
     first = threading.Thread(target=lambda: found.append(id_of(driver.get_instance(WEB1))))
@@ -2495,3 +2489,16 @@ def test_directory_may_be_removed_while_it_is_read(directory: Path) -> None:
     shutil.rmtree(directory)
     with pytest.raises(DriverError):
         list(faults)
+
+
+def test_table_of_unusual_names_is_bounded_and_says_what_it_lacks(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spellings, "MAX_BYTES", 10_000)
+    write(directory, **{f"%2F{number}": instance("a") for number in range(100)})
+    driver = driver_of(directory)
+    found = [number for number in range(100) if driver.get_instance(Machine(name=f"/{number}"))]
+    assert 0 < len(found) < 100
+    assert 9_000 < driver.tables()["file names"].kept_bytes <= 10_000
+    left_out = 100 - len(found)
+    assert f"{left_out} files are not considered" in driver.explain(Machine(name="other"))

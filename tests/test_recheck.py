@@ -12,7 +12,6 @@ import pytest
 from vmw_cloudinit_metadata import Driver
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-from vmw_cloudinit_metadata.serving import recheck
 from vmw_cloudinit_metadata.serving.recheck import NEVER_S, Recheck
 
 MOMENT_S = 0.2
@@ -39,9 +38,8 @@ def driver() -> SlowDriver:
 
 
 @pytest.fixture
-def looks(driver: SlowDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recheck]:
-    monkeypatch.setattr(recheck, "_MOMENT_S", MOMENT_S)
-    looks = Recheck(driver, 10.0)
+def looks(driver: SlowDriver) -> Iterator[Recheck]:
+    looks = Recheck(driver, 10.0, MOMENT_S)
     yield looks
     looks.close()
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.process import ServerProcess
 from tests.test_admin import Admin
 from tests.vm import Vm
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.instance import advice, keys
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe

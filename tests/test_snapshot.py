@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vmw_cloudinit_metadata.drivers import snapshot
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.snapshot import Looks, Snapshot, Token
 
 
@@ -150,9 +150,9 @@ def test_directory_that_changed_just_now_is_not_trusted(
 ) -> None:
     """A file that comes within the same tick of the clock leaves its time stamp as it is."""
     token = token_of(tmp_path / "absent")
-    before = snapshot._signature(tmp_path.stat())
+    before = snapshot.signature_of(tmp_path.stat())
     (tmp_path / "absent").touch()
-    monkeypatch.setattr(snapshot, "_signature", lambda _found: before)
+    monkeypatch.setattr(snapshot, "signature_of", lambda _found: before)
     assert not token.holds()
 
 

@@ -110,7 +110,7 @@ def test_worker_that_cannot_start_again_is_told_and_tried_again(
     own_instances.rename(own_instances.with_name("moved"))
     before = children(server.pid)
     os.kill(next(iter(before)), signal.SIGKILL)
-    server.wait_for("a worker cannot start: .*found no directory")
+    server.wait_for("a worker cannot start: .*directory '.*' does not exist")
     own_instances.with_name("moved").rename(own_instances)
     wait_until(lambda: len(children(server.pid) - before) == 1 and len(children(server.pid)) == 2)
     (new,) = children(server.pid) - before

@@ -9,8 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vmw_cloudinit_metadata.drivers.driver import Driver
-    from vmw_cloudinit_metadata.drivers.errors import DriverError
+    from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
     from vmw_cloudinit_metadata.instance.model import InstanceData
     from vmw_cloudinit_metadata.protocol.vmware import Machine
     from vmw_cloudinit_metadata.serving.server import MetadataServer
@@ -21,7 +20,7 @@ __all__ = ["Driver", "DriverError", "InstanceData", "Machine", "MetadataServer",
 
 _HOMES = {
     "Driver": "drivers.driver",
-    "DriverError": "drivers.errors",
+    "DriverError": "drivers.driver",
     "InstanceData": "instance.model",
     "Machine": "protocol.vmware",
     "MetadataServer": "serving.server",

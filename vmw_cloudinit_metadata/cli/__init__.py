@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import click
 
 from vmw_cloudinit_metadata import __version__
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.monitoring import logs
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 

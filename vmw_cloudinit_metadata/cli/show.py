@@ -11,8 +11,7 @@ import click
 
 from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.cli.run import run
-from vmw_cloudinit_metadata.drivers.driver import Driver, load
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, load
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData

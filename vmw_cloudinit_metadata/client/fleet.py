@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vmw_cloudinit_metadata.client.expectation import Exactly, Expectation, Named
 from vmw_cloudinit_metadata.drivers.directory import Directory
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData

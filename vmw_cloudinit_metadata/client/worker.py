@@ -18,7 +18,7 @@ from gevent.socket import wait_read
 
 from vmw_cloudinit_metadata.client.loadplan import Share
 from vmw_cloudinit_metadata.client.scenarios import Play
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.serving.admission import raise_descriptor_limit
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 

@@ -1,1 +1,1 @@
-"""Where instance data comes from: the interface that drivers have, and the file driver."""
+"""Sources of instance data: the interface of drivers, and the file driver."""

@@ -1,49 +1,52 @@
-"""The directory of instance files: which there are, and whether it is still the operator's."""
+"""Directory: the instance files in it, and whether it is still the operator's directory."""
 
 from __future__ import annotations
 
 import os
 
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, is_instance_file
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.root import Root
 from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, cannot_read
-from vmw_cloudinit_metadata.drivers.spellings import Spellings
 
 
 class Directory:
-    """A directory that was there at the start; raises DriverError if it was not.
+    """The directory at `path`; raises DriverError if there is none.
 
-    With `links_outside`, links of it may lead out of it.
+    With `links_outside`, links in it may lead out of it.
     """
 
     def __init__(self, path: str, *, links_outside: bool = False) -> None:
         self.path = path
         self._links_outside = links_outside
         self._prefix = os.path.join(path, "")
-        self.spellings = Spellings(path)
+        self.changes = Revisions()
         if not os.path.isdir(path):
-            raise DriverError(f"directory: found no directory {path!r}, expected one that is there")
+            if os.path.lexists(path):
+                raise DriverError(f"directory: {path!r} is not a directory")
+            raise DriverError(f"directory {path!r} does not exist")
         found = os.stat(path)
         self._identity = (found.st_dev, found.st_ino, os.path.realpath(path))
 
     def snapshot(self) -> Snapshot:
-        """To look at its files, and at others, until it is closed.
+        """A Snapshot to look at its files, and at others, until it is closed.
 
-        Raises DriverError if the directory vanished, or another file system lies in its place.
+        Raises DriverError if the directory is gone, or another file system is mounted over it.
         """
+        revision = self.changes.revision  # before anything is looked at
         try:
             root = Root(self.path, links_outside=self._links_outside)
         except NotADirectoryError as error:
-            raise DriverError(f"{self.path}: is no directory any more") from error
+            raise DriverError(f"{self.path}: is no longer a directory") from error
         except OSError as error:
             raise cannot_read(self.path, error) from error
         try:
-            self._check(os.fstat(root.descriptor))
+            self._check(root.status)
         except DriverError:
             root.close()
             raise
-        return Snapshot(root)
+        return Snapshot(root, revision)
 
     def check(self) -> None:
         """Raises what `snapshot` does."""
@@ -57,17 +60,17 @@ class Directory:
         now_place = os.path.realpath(self.path)
         if found.st_dev != device and now_place == place:
             raise DriverError(
-                f"{self.path}: lies on another file system than at the start: "
+                f"{self.path}: is on another file system than at the start: "
                 "mount the right one again, or restart the server to accept this one"
             )
         self._identity = (found.st_dev, found.st_ino, now_place)
 
     def paths_named(self, stem: str) -> list[str]:
-        """The paths that the instance file of that name may have."""
+        """The paths that an instance file of that name may have."""
         return [self._prefix + stem + suffix for suffix in SUFFIXES]
 
     def all_paths(self) -> list[str]:
-        """The instance files that there are; raises DriverError if that cannot be told."""
+        """Every instance file; raises DriverError if the directory cannot be listed."""
         try:
             names = sorted(os.listdir(self.path))
         except OSError as error:
@@ -75,7 +78,7 @@ class Directory:
         return [self._prefix + name for name in names if is_instance_file(name)]
 
     def path_of(self, file: str) -> str:
-        """The path of a file, by the directory's own path if it lies there."""
+        """The path of a file; one in the directory begins with `self.path`."""
         path = os.path.join(self.path, file)
         if os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.path):
             return os.path.join(self.path, os.path.basename(path))

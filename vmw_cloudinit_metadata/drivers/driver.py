@@ -1,4 +1,4 @@
-"""Driver: the interface between the server and where instance data comes from."""
+"""Driver: the interface between the server and a source of instance data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers.errors import DriverError
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
@@ -18,21 +17,25 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 ENTRY_POINTS = "vmw_cloudinit_metadata.drivers"
 
 
+class DriverError(Exception):
+    """The driver cannot use its options, or cannot answer now; the text is for the operator."""
+
+
 class Work:
-    """What one thread of a driver does, and others need."""
+    """What one thread of a driver does, and others wait for."""
 
     __slots__ = ("is_awaited", "is_kept", "is_over")
 
     def __init__(self) -> None:
         self.is_awaited = False
         self.is_over = False
-        self.is_kept = False  # once it is over, all get what came of it
+        self.is_kept = False  # once it is over, everybody gets its result without work
 
 
-class UnderWay(Exception):  # noqa: N818 - it is no error
-    """The driver is at it already, in another thread: it is to be asked again when `work` is over.
+class UnderWay(Exception):  # noqa: N818 - not an error
+    """Another thread of the driver is doing the same: ask again when `work` is over.
 
-    So those who need the same take no place in the pool while they wait for it.
+    Those who wait take no place in the pool meanwhile.
     """
 
     def __init__(self, work: Work) -> None:
@@ -41,92 +44,104 @@ class UnderWay(Exception):  # noqa: N818 - it is no error
 
 
 class Driver(ABC):
-    """Finds the instance data of machines. One object serves all machines of one server, from
-    several threads at once.
+    """Finds the instance data of machines.
 
-    All methods run in threads and may block.
+    One object serves all machines of a server. All methods but `held_at` run in threads, several at
+    once, and may block.
     """
 
-    # While `still_holds` does not answer: for how long since it last said yes a VM goes on getting
-    # that answer, in seconds.
+    # While `still_holds` does not answer, a VM gets its cached answer for this many seconds after
+    # the last yes.
     stale_if_error_s: float = 0.0
 
-    # More warnings of what is served, which `validate` asks for: cloud-init's schemas.
+    # Set by the command `validate`: returns further warnings, those of cloud-init's schemas.
     judge: Callable[[InstanceData], Iterable[Fault]] | None = None
 
-    # How many files, or whatever else holds the data of one VM, were checked by the last `validate`
-    # or `validate_named`, if the driver tells.
+    # How many files, or VMs, the last `validate` or `validate_named` has checked, if known.
     files_checked: int | None = None
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Keeps --driver-opts as `self.options`; raises DriverError for what it cannot use."""
+        """Keeps --driver-opts as `self.options`; raises DriverError if they are wrong."""
         self.options = options
 
     @abstractmethod
     def get_instance(self, machine: Machine) -> InstanceData | None:
-        """Returns what the machine is told, or None if there is no such machine.
+        """Returns the machine's data, or None if there is no such machine.
 
-        Raises DriverError if that cannot be told now, InvalidInstanceData (as
-        `InstanceData.from_mapping` does) if the machine has data that cannot be served, and
-        UnderWay if another thread is about to know.
+        Raises DriverError if the source is out of reach, InvalidInstanceData (as
+        `InstanceData.from_mapping` does) if the data is invalid, and UnderWay if another thread is
+        looking it up already.
         """
 
     def still_holds(self, token: Any) -> bool:  # noqa: ARG002
-        """Whether the answer with this `InstanceData.token` would be given again.
+        """Whether `get_instance` would return the answer with this `InstanceData.token` again.
 
-        Asked before an answer is given that was not asked for within the last 0.15 s. VMs wait for
-        it: it should be quick, and may block.
+        Asked before a cached answer is given, at most every 0.15 s. VMs wait for it.
         """
         return False
 
     def which_hold(self, tokens: Iterable[Any]) -> Iterator[bool]:
-        """The same of several, one after the other: what they share need be looked at only once."""
+        """`still_holds` of each token; override it to look once at what they share."""
         return map(self.still_holds, tokens)
 
+    def watch(self, report: Callable[[str], None]) -> None:  # noqa: B027 - optional
+        """Begins to listen for notifications of changes, if the source can send them.
+
+        Called once, when the server starts. `report` takes sentences for the log, in any thread.
+        """
+
+    def held_at(self, token: Any, time_s: float) -> bool:  # noqa: ARG002
+        """Whether notifications say that `still_holds` was true at that time.
+
+        `time_s` is of time.monotonic(). Unlike all other methods this one is called in the server's
+        event loop: it must not block. If it returns False, `still_holds` is asked.
+        """
+        return False
+
     def document_names(self) -> Collection[str]:
-        """The documents beyond the standard ones that any machine has: {"SECURITYDATA"}."""
+        """The documents beyond the standard ones that any machine has, such as SECURITYDATA."""
         return ()
 
     def explain(self, machine: Machine) -> str:  # noqa: ARG002
-        """Why `get_instance` returned None, for the operator's log."""
+        """The reason why `get_instance` returned None, for the operator's log."""
         return "the driver knows no such VM"
 
     def check(self) -> None:  # noqa: B027 - not every driver has something to check
-        """Raises DriverError if no VM could be told anything now; asked every second."""
+        """Raises DriverError if no VM could be served now; called every second."""
 
     def validate(self) -> Iterable[Fault]:
-        """Checks all that the driver could serve; yields every fault and warning."""
-        raise DriverError(f"{type(self).__name__} cannot check its data beforehand")
+        """Checks all data; yields every fault and warning."""
+        raise DriverError(f"{type(self).__name__} cannot validate its data")
 
     def validate_named(self, names: Collection[str]) -> Iterable[Fault]:  # noqa: ARG002
-        """The same of files or VMs alone, as the operator names them."""
-        raise DriverError(f"{type(self).__name__} cannot check single files or VMs")
+        """Checks only these files or VMs; raises DriverError for an unknown one."""
+        raise DriverError(f"{type(self).__name__} cannot validate single files or VMs")
 
     def tables(self) -> Mapping[str, Table]:
-        """What the driver keeps, by name, and drops if the server's memory budget is exceeded."""
+        """The driver's caches by name; they count against the server's memory budget."""
         return {}
 
     def notes(self) -> Iterable[str]:
-        """What the operator should know of all that could be served; told behind the faults."""
+        """Further sentences for the operator, which `validate` prints after the faults."""
         return ()
 
     def close(self) -> None:  # noqa: B027 - not every driver holds something
-        """The server has stopped: lets go of what the driver holds."""
+        """Frees resources; called once, after the server has stopped."""
 
 
 def load(spec: str, options: Mapping[str, Any]) -> Driver:
-    """Makes the driver that `spec` names: `module:Class`, or an entry point's name.
+    """Makes the driver that `spec` names: `module:Class`, or the name of an entry point.
 
     Raises ConfigError if it cannot be imported, is no Driver, or refuses its options.
     """
     driver_class = _import(spec)
     if not (isinstance(driver_class, type) and issubclass(driver_class, Driver)):
-        raise ConfigError(f"--driver {spec}: this is no subclass of {Driver.__module__}:Driver")
+        raise ConfigError(f"--driver {spec}: not a subclass of {Driver.__module__}:Driver")
     try:
         return driver_class(options)
     except DriverError as error:
         raise ConfigError(f"--driver-opts: {error}") from error
-    except Exception as error:
+    except Exception as error:  # a driver is foreign code
         raise ConfigError(f"--driver {spec}: {type(error).__name__}: {error}") from error
 
 
@@ -134,7 +149,7 @@ def _import(spec: str) -> Any:
     module, _, name = (spec if ":" in spec else _installed(spec).value).partition(":")
     try:
         found = importlib.import_module(module)
-    except Exception as error:
+    except Exception as error:  # importing runs foreign code
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"--driver {spec}: cannot import {module!r}: {reason}") from error
     try:
@@ -147,5 +162,5 @@ def _installed(name: str) -> EntryPoint:
     known = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name not in known:
         expected = f"module:Class, or one of: {', '.join(sorted(known))}"
-        raise ConfigError(f"--driver {name}: found no such driver, expected {expected}")
+        raise ConfigError(f"--driver {name}: no such driver, expected {expected}")
     return known[name]

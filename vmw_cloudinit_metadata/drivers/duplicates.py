@@ -1,4 +1,4 @@
-"""Values that no two VMs should have, and two instance files have."""
+"""Values that no two VMs should have, found in two instance files."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from itertools import islice
 
 from vmw_cloudinit_metadata.instance.distinct import Value
 
-# Of the server's table. With five values a file there is room for about 30,000 files.
+# Limit of the server's table: about 30,000 files with five values each.
 KEPT_BYTES = 32 * 1024 * 1024
-_FILE_BYTES = 550  # of a file: its path, its place in two tables
-_VALUE_BYTES = 120  # of each of its values: two numbers, its place in a table
-MAX_OF_FILE = 64  # values of one file
+_FILE_BYTES = 550  # a file's path, and its place in two tables
+_VALUE_BYTES = 120  # each of its values: two numbers, and its place in a table
+MAX_OF_FILE = 64  # values of one file that are compared
 
 MAX_COMPARED = 2_000_000  # values of all files; about 100 bytes each
-_NAMED = 4  # files that have one value
+_NAMED = 4  # files with one value that are named
 
 
 @dataclass(slots=True)
-class _File:
-    looks: int  # a hash of what its files looked like
-    values: tuple[int, ...]  # those of which it is the owner
-    is_owner: bool  # of all that it has
+class _Owner:
+    looks: int  # a hash of the signatures of its files
+    values: tuple[int, ...]  # those that it owns
+    is_owner: bool  # of all its values
 
 
 class Owners:
-    """Which file was the first to have a value, of the files that were read for VMs."""
+    """The first file that had a value, of all files read for VMs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._files: OrderedDict[str, _File] = OrderedDict()
+        self._files: OrderedDict[str, _Owner] = OrderedDict()
         self._owners: dict[int, str] = {}  # by the value's hash
 
     @property
@@ -47,10 +47,10 @@ class Owners:
     def claim(
         self, path: str, values: Callable[[], Iterable[Value]], looks: Callable[[str], int]
     ) -> list[tuple[Value, str]]:
-        """Returns each of its values that another file has, with that file.
+        """Return each value of the file that another file owns, with that file.
 
-        `looks` returns a hash of what a file and all that it needs look like now. A file that
-        looks otherwise than when it was read may have other values: it is no owner any more.
+        `looks` returns a hash of the signatures of a file and of all that it needs. A file whose
+        hash has changed may have other values: it loses those that it owns.
         """
         mine = looks(path)
         before = self._files.get(path)
@@ -63,11 +63,11 @@ class Owners:
             seen = {other: self._files[other].looks for other in others}
         gone = [other for other in others if looks(other) != seen[other]]
         with self._lock:
-            self._forget(path)  # another thread may have read it meanwhile, when it said otherwise
+            self._forget(path)  # another thread may have read an earlier version of it meanwhile
             for other in gone:
                 self._forget(other)
             owned = tuple(h for h in claimed if self._owners.setdefault(h, path) == path)
-            self._files[path] = _File(mine, owned, len(owned) == len(claimed))
+            self._files[path] = _Owner(mine, owned, len(owned) == len(claimed))
             found = [(claimed[h], owner) for h in claimed if (owner := self._owners[h]) != path]
             while self.kept_bytes > KEPT_BYTES and self._forget_oldest():
                 pass
@@ -87,7 +87,7 @@ class Owners:
 
 @dataclass(slots=True)
 class Duplicate:
-    """A value that several files have: how many, and the first of them."""
+    """A value of several files: how many they are, and the first of them."""
 
     value: Value
     files: list[str]
@@ -96,7 +96,7 @@ class Duplicate:
 
 @dataclass(slots=True)
 class Comparison:
-    """Compares all files of a directory, one after the other."""
+    """Compares the values of all files of a directory."""
 
     is_complete: bool = True
     _files: list[str] = field(default_factory=list)

@@ -1,6 +1,6 @@
-"""VM name -> the name of its instance file: the one place where a name becomes part of a path.
+"""File names: from a VM's name to that of its instance file, and which files are instance files.
 
-And which files of the directory are instance files: server and `validate` ask here.
+This is the only place where a VM's name becomes part of a path.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILE_NAME_BYTES = 255
 _LONGEST_SUFFIX = max(map(len, SUFFIXES))
 
-# Editors, archives, Ansible and macOS put files of theirs beside others, under such names.
+# Editors, archives, Ansible and macOS create files with such names.
 _HIDDEN = "."
-# What was most likely meant as one of SUFFIXES: .YAML, and what Notepad makes of .yaml.
+# Most likely meant as one of SUFFIXES: .YAML, and what Notepad makes of .yaml.
 _NEARLY_INSTANCE = re.compile(r"(.+)\.(?:ya?ml|json)(?:\.txt)? *", re.IGNORECASE | re.DOTALL)
 
 
 def stem_of(vm_name: str) -> str | None:
-    """The file name, without suffix, for a VM name; None for a name that no file is looked up by.
+    """The file name, without suffix, for a VM name; None for a name that has no file.
 
-    vCenter writes / \\ % in names as %2f %5c %25, and so the file is named; a raw one, which only a
-    hostile peer sends, is escaped likewise. A name in the form of a UUID is none: it could take the
-    file of another VM's UUID. Nor is one that begins with a dot: it could take a program's file.
+    vCenter writes / \\ % in names as %2f %5c %25, and files are named so; raw ones, which only a
+    hostile peer sends, are escaped likewise. A name in the form of a UUID has no file: it could get
+    that of another VM's UUID. Nor has one that begins with a dot: it could get a program's file.
     """
     if parse_uuid(vm_name) or "\0" in vm_name or vm_name.startswith(_HIDDEN):
         return None
     stem = normal(vm_name)
     try:
-        stem.encode()  # a VM tells its name in UTF-8
+        stem.encode()  # hosts send names in UTF-8
         longest = len(os.fsencode(stem)) + _LONGEST_SUFFIX
     except UnicodeEncodeError:  # no file of this system can have that name
         return None
@@ -41,12 +41,12 @@ def stem_of(vm_name: str) -> str | None:
 
 
 def is_instance_file(name: str) -> bool:
-    """Whether a file of this name, in the directory, is one that VMs are looked up in."""
+    """Whether a file of this name in the directory is an instance file."""
     return name.endswith(SUFFIXES) and not name.startswith(_HIDDEN)
 
 
 def nearly_stem(name: str) -> str | None:
-    """The stem of `web1.YAML`, which is no instance file and was most likely meant as one."""
+    """The stem of a file such as `web1.YAML`, most likely meant as an instance file; or None."""
     found = _NEARLY_INSTANCE.fullmatch(name)
     if found is None or name.endswith(SUFFIXES) or name.startswith(_HIDDEN):
         return None
@@ -59,24 +59,24 @@ def stem_in(path: str) -> str:
 
 
 def usual_stem(stem: str) -> str | None:
-    """The stem by which the VM of a file of this stem is looked up; None if there can be no VM."""
+    """The spelling in which the file of this stem is looked up; None if no VM can have it."""
     return parse_uuid(stem) or stem_of(stem)
 
 
 def unquoted_stem(stem: str) -> str | None:
-    """The stem for the VM that is meant if a file was named as in a URL (`web%201`), or None."""
+    """The stem that was meant if the file was named as in a URL (`web%201`), or None."""
     meant = unquote(stem, errors="surrogateescape")
     return stem_of(meant) if "%" in stem and normal(meant) != normal(stem) else None
 
 
 def is_named_by_uuid(path: str) -> bool:
-    """Whether an instance file is named by a UUID, as it is looked up."""
+    """Whether an instance file is named by a UUID in its usual spelling."""
     stem = stem_in(path)
     return parse_uuid(stem) == stem
 
 
 def swapped(uuid: str) -> str:
-    """A BIOS UUID the way a guest prints it: the bytes of the first three groups in reverse order.
+    """A BIOS UUID as a guest prints it: the bytes of the first three groups in reverse order.
 
     SMBIOS 2.6 has them little-endian; `dmidecode` and /sys/class/dmi/id/product_uuid follow it.
     """

@@ -1,8 +1,8 @@
-"""What instance files were found to say: kept where to parse them again would cost too much.
+"""Readings: parsed instance files, kept if parsing them again would cost too much.
 
-A large file is parsed by one thread at a time, and several large ones only as far as their parsing
-fits into memory. Another thread does not wait: its look-up is made again when that is over. Kept is
-what failed, what took long, and what others have asked for meanwhile.
+These are files that are invalid, that took long, or that other threads asked for meanwhile. Only
+one thread parses a large file at a time, and the large files being parsed are bounded by memory.
+Other threads do not wait: their look-ups are made again when that is over.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from vmw_cloudinit_metadata.instance.model import InstanceData
 
 KEPT_BYTES = 32 * 1024 * 1024  # of all readings
 _FAULTS_BYTES = 256 * 1024  # of one
-_ABOUT_BYTES = 4096  # of a reading beside what counts below
-_BYTES_PER_BYTE = 8  # what a value takes in memory, for each byte of its file
+_ABOUT_BYTES = 4096  # a reading, without what is counted below
+_BYTES_PER_BYTE = 8  # memory of a value, for each byte of its file
 _LONG_S = 0.01  # of CPU
 _LARGE_BYTES = 32 * 1024
-_UNDER_WAY_BYTES = 1024 * 1024  # of large files; one file more takes 50 times its size for a while
+_UNDER_WAY_BYTES = 1024 * 1024  # of large files; parsing takes 50 times the size of a file
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a file says, over the defaults: an instance, or the faults it has instead."""
+    """A parsed file, over the defaults: an instance, or the faults that it has instead."""
 
     instance: InstanceData | None
     faults: tuple[Fault, ...] = ()
-    duplicates: tuple[str, ...] = ()  # of values of other files
-    bios_uuid: object = None  # of its `match`, as it is written
-    is_legible: bool = True  # whether anything of it could be told
-    is_like_user_data: bool = False  # it begins so, and has no key of an instance file
+    duplicates: tuple[str, ...] = ()  # values that other files have too
+    bios_uuid: object = None  # in its `match`, as written
+    is_legible: bool = True  # whether any key could be read
+    is_like_user_data: bool = False  # begins like user-data, and has no key of an instance file
 
     def served(self) -> InstanceData:
         """The instance; raises InvalidInstanceData."""
@@ -50,18 +50,18 @@ Read = Callable[[str, Snapshot], Reading]
 
 
 class Readings:
-    """Readings by path, each for as long as its files look the same."""
+    """Readings by path, each valid while its files look the same."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: LRUCache[str, tuple[Reading, Snapshot]] = LRUCache(KEPT_BYTES, getsizeof=_size)
-        self._under_way: dict[str, tuple[Work, int]] = {}  # and the size of the file
+        self._under_way: dict[str, tuple[Work, int]] = {}  # with the size of the file
 
     def of(self, path: str, snapshot: Snapshot, read: Read, *, keep: bool = False) -> Reading:
-        """What `read` returns for the file, now or a while ago; `keep` it, whatever it is.
+        """What `read` returns for the file, or has returned and was kept; `keep` it in any case.
 
-        Raises what `read` raises, and UnderWay: the file is large, and another thread reads it now,
-        or too many other large ones. What the reading depends on counts as seen by `snapshot`.
+        Raises what `read` raises, and UnderWay if another thread is reading this large file, or
+        others are reading too many. `snapshot` counts as having seen all that the reading needs.
         """
         with self._lock:
             kept = self._kept.get(path)
@@ -89,7 +89,7 @@ class Readings:
         return int(self._kept.currsize)
 
     def shed(self) -> bool:
-        """Forget the reading that was used longest ago; return False if there is none."""
+        """Drop the least recently used reading; return False if there is none."""
         with self._lock:
             if not self._kept:
                 return False
@@ -123,7 +123,7 @@ class Readings:
 
 
 def _short(reading: Reading) -> Reading:
-    """With as many faults as there is room for."""
+    """The reading with as many faults as there is room for."""
     return replace(reading, faults=tuple(_cut(reading.faults))) if reading.faults else reading
 
 

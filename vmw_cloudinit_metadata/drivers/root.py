@@ -1,7 +1,7 @@
-"""A directory that is open, and the files below it: no link leads out, whatever changes meanwhile.
+"""Root: an open directory, and the files below it. No link leads out of it, not even in a race.
 
-What links say is walked by hand, each directory opened from the one before without following links,
-as guest/image/tree.py does. Not with openat2(2): systems and containers without it are in use.
+Links are resolved by hand: each directory is opened relative to the one before, without following
+links, as in guest/image/tree.py. openat2(2) is missing on systems and containers in use.
 Does file I/O.
 """
 
@@ -10,20 +10,20 @@ from __future__ import annotations
 import errno
 import os
 
-MAX_STEPS = 40  # links on the way, as Linux; directories that are open at once
+MAX_STEPS = 40  # links to follow, as in Linux; directories open at once
 
-# A FIFO that lies there must not hold up the thread.
+# O_NONBLOCK: a FIFO must not block the thread.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_CLOEXEC
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-class LeadsOut(Exception):  # noqa: N818 - it says what is wrong already
+class LeadsOut(Exception):  # noqa: N818 - the name says what is wrong
     """A link of the directory leads out of it."""
 
 
 class Anywhere:
-    """Paths as they are: the operator's."""
+    """Paths that the operator named: taken as they are."""
 
     def directory(self, place: str) -> os.stat_result | None:
         try:
@@ -42,25 +42,26 @@ class Anywhere:
 
 
 class Root:
-    """The directory at `path`, as it is now; raises OSError if there is none.
+    """Opens the directory at `path`; raises OSError if there is none.
 
-    Paths begin with `prefix`. With `links_outside`, links are followed wherever they lead.
+    All paths begin with `prefix`. With `links_outside`, links may lead anywhere.
     """
 
     def __init__(self, path: str, *, links_outside: bool = False) -> None:
         self.prefix = path if path.endswith("/") else f"{path}/"
         self._links_outside = links_outside
         self.descriptor = os.open(path, _DIRECTORY)
+        self.status = os.fstat(self.descriptor)  # before any file in it is looked for
 
     def close(self) -> None:
         os.close(self.descriptor)
 
     def directory(self, place: str) -> os.stat_result | None:
-        """Of the directory itself, and None of what is below it: by its path it may be another."""
-        return os.fstat(self.descriptor) if place == self.prefix else None
+        """The directory's own status; None for one below it, since its path may lead elsewhere."""
+        return self.status if place == self.prefix else None
 
     def open(self, path: str) -> int:
-        """A descriptor to read from; raises OSError, and LeadsOut."""
+        """A descriptor for reading; raises OSError, and LeadsOut."""
         name = path[len(self.prefix) :]
         if self._links_outside:
             return os.open(name, _READ, dir_fd=self.descriptor)
@@ -68,12 +69,12 @@ class Root:
             try:
                 return os.open(name, _READ | os.O_NOFOLLOW, dir_fd=self.descriptor)
             except OSError as error:
-                if error.errno != errno.ELOOP:  # else it is a link
+                if error.errno != errno.ELOOP:  # otherwise it is a link
                     raise
         return self._walk(name, _READ)
 
     def look(self, path: str) -> os.stat_result:
-        """What is there, links followed; raises OSError, and LeadsOut."""
+        """Status of the file, following links; raises OSError, and LeadsOut."""
         name = path[len(self.prefix) :]
         if self._links_outside:
             return os.stat(name, dir_fd=self.descriptor)
@@ -84,14 +85,14 @@ class Root:
             os.close(descriptor)
 
     def look_at(self, path: str) -> os.stat_result:
-        """The entry itself, be it a link; what lies in a directory below is looked at as `look`."""
+        """Status of the entry itself, also of a link; below a subdirectory the same as `look`."""
         name = path[len(self.prefix) :]
         if "/" in name:
             return self.look(path)
         return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
 
     def _walk(self, name: str, flags: int) -> int:
-        directories = [self.descriptor]  # the way to here
+        directories = [self.descriptor]  # from the root to here
         try:
             return self._opened(name, flags, directories)
         finally:
@@ -124,7 +125,7 @@ class Root:
         return os.open(".", flags, dir_fd=directories[-1])
 
     def _below(self, target: str) -> str:
-        """The rest of an absolute path that leads into the directory by its own name."""
+        """The part of an absolute path below the directory; raises LeadsOut."""
         absolute = os.path.join(os.path.abspath(self.prefix), "")
         if not target.startswith(absolute):
             raise LeadsOut
@@ -132,7 +133,7 @@ class Root:
 
 
 def _close_below(directories: list[int]) -> None:
-    """All but the first, which is the root."""
+    """Close all but the first, which is the root."""
     while len(directories) > 1:
         os.close(directories.pop())
 
@@ -142,7 +143,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _target(directory: int, name: str) -> str | None:
-    """What a link says, or None: it is none, or is not there."""
+    """The target of a link; None if it is no link, or missing."""
     try:
         return os.readlink(name, dir_fd=directory)
     except OSError as error:

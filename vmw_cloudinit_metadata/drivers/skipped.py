@@ -1,4 +1,4 @@
-"""Files of the directory that are no instance files, and that somebody may have meant as such."""
+"""Files that are not instance files but may have been meant as such."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SUFFIXES = "NAME.yaml, NAME.yml or NAME.json"
 
 
 def nearly_instance_files(directory: str) -> Iterator[Fault]:
-    """A warning that names those of a suffix that is nearly right: `web1.YAML`, `web1.yaml.txt`."""
+    """A warning that names files with a nearly right suffix: `web1.YAML`, `web1.yaml.txt`."""
     names = sorted(name for name in os.listdir(directory) if nearly_stem(name))
     if names:
         found = f"{counted(len(names), 'file')} that no VM gets ({first_of(names)}) in {directory}"
@@ -26,25 +26,25 @@ def nothing_in(directory: str) -> str:
     return f"{directory} has no {_SUFFIXES}"
 
 
-def below(directory: str, documents: Callable[[], Collection[str]]) -> str:
-    """Which subdirectories have files in them that would be instance files one level up; or "".
+def below(directory: str, user_data: Callable[[], Collection[str]]) -> str:
+    """Which subdirectories have files that would be instance files one level up; or "".
 
-    Not looked for are `documents`, what is hidden, and what is behind links.
+    Ignores `user_data`, hidden files, and what is behind links.
     """
     top = os.path.realpath(directory)
     found = {path for path in islice(_below(top), _MAX_LOOKED_AT) if path}
-    found -= set(documents()) if found else set()
+    found -= set(user_data()) if found else set()
     places = sorted({os.path.relpath(os.path.dirname(path), top) for path in found})
     if not places:
         return ""
     return (
-        f"the files of {counted(len(places), 'subdirectory', 'subdirectories')} are not looked at: "
-        f"{first_of(places)}; instance files lie in {directory} itself"
+        f"the files of {counted(len(places), 'subdirectory', 'subdirectories')} are ignored: "
+        f"{first_of(places)}; instance files belong into {directory} itself"
     )
 
 
 def _below(top: str) -> Iterator[str]:
-    """For each entry its path, if it could be an instance file one level up, else ""."""
+    """For each entry its path, if it could be an instance file one level up, otherwise ""."""
     for place, directories, names in os.walk(top):
         directories[:] = sorted(name for name in directories if not name.startswith("."))
         if place == top:

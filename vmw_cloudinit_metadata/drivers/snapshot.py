@@ -1,4 +1,4 @@
-"""What was seen of the files that an answer was made of, and whether they still look the same."""
+"""Snapshot: the files that an answer was made of, as they were; Token: whether they still are."""
 
 from __future__ import annotations
 
@@ -6,43 +6,48 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
+from itertools import chain
 from math import inf
 
-from vmw_cloudinit_metadata.drivers.errors import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.root import Anywhere, LeadsOut, Root
 
-# A change within one tick of the file system's clock shows in no time stamp. The coarsest ticks are
-# one second, so what changed less than two seconds ago is looked at again.
+# A change within one tick of the file system's clock does not show in a time stamp. The coarsest
+# ticks are one second, so a file that changed less than two seconds ago is looked at again.
 UNSETTLED_NS = 2_000_000_000
 
-# Of files that are not there their directory tells: it changes when one comes. Some network file
-# systems are late with that: so now and then each is looked for, but on a disk of this machine.
+# While a directory does not change, files missing in it are still missing. Some network file
+# systems report its changes late, so there the files are looked for now and then.
 TRUSTED_S = 10.0
+
+# Some changes are not notified (watching.py): so an answer is looked at now and then all the same.
+NOTIFIED_S = 60.0
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 _SMALL_BYTES = 16 * 1024
 
-Signature = tuple[int, ...] | None  # None: there is no such file
-OUTSIDE: Signature = ()  # of what a link leads to that leads out of the directory
+Signature = tuple[int, ...] | None  # None: no such file
+OUTSIDE: Signature = ()  # a link that leads out of the directory
 Look = Callable[[str], Signature]
 
 _ANYWHERE = Anywhere()
 
 
-def _signature(found: os.stat_result) -> Signature:
+def signature_of(found: os.stat_result) -> Signature:
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
 
 def _written(found: os.stat_result) -> tuple[int, int]:
-    """What a write changes; a file that is replaced by another one keeps it."""
+    """What changes when a file is written, but not when another one replaces it."""
     return found.st_size, found.st_mtime_ns
 
 
 def _is_settled(changed_ns: int) -> bool:
-    """Whether the next change will show in the time stamps of a file that changed then."""
+    """Whether the next change will show in the time stamps."""
     return time.time_ns() - changed_ns > UNSETTLED_NS
 
 
@@ -56,12 +61,12 @@ def _look(path: str, stat: Callable[[str], os.stat_result] = os.stat) -> os.stat
 
 
 def trusted_s(directory: os.stat_result | None) -> float:
-    """For how long no change of its time stamps means no change."""
+    """For how long unchanged time stamps of a directory mean that it has not changed."""
     if directory is None:
         return TRUSTED_S
     if not _is_settled(directory.st_ctime_ns):
         return -inf
-    # Without a block device, as those of networks are, a file system's major number is 0.
+    # File systems without a block device, such as those of networks, have the major number 0.
     return inf if os.major(directory.st_dev) else TRUSTED_S
 
 
@@ -72,13 +77,14 @@ def _seen(path: str) -> Signature:
         if error.errno in _ABSENT:
             return None
         raise
-    return _signature(found)
+    return signature_of(found)
 
 
 class Looks:
-    """What paths look like: each is looked at once, whoever asks."""
+    """Signatures of paths; looks at each once. `revision` is from before these looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, revision: int | None = None) -> None:
+        self.revision = revision
         self._seen: dict[str, Signature] = {}
 
     def __call__(self, path: str) -> Signature:
@@ -88,11 +94,8 @@ class Looks:
         return seen[path]
 
 
-class _Directory:
-    """Whether files that a directory did not have are still not there.
-
-    `found` is what the directory looked like before they were looked for.
-    """
+class _Absences:
+    """Files missing in one directory; `found` is its status from before they were looked for."""
 
     def __init__(self, path: str, found: os.stat_result | None) -> None:
         self._path = path
@@ -106,34 +109,41 @@ class _Directory:
         self._trust(_look(self._path))
         return all(_look(path, os.lstat) is None for path in self.absent)
 
-    def joined(self, earlier: _Directory) -> _Directory:
-        """What was missing in both, of one directory, as it was at the earlier look."""
+    def joined(self, earlier: _Absences) -> _Absences:
+        """What was missing at two looks at one directory, with its status at the earlier one."""
         both = copy(earlier)
         both.absent = self.absent | earlier.absent
         return both
 
     def _trust(self, found: os.stat_result | None) -> None:
-        self._signature = _signature(found) if found else None
+        self._signature = signature_of(found) if found else None
         self._trusted_until_s = time.monotonic() + trusted_s(found)
 
 
 class Token:
-    """The files that an answer depends on, as they were, and until when it holds at the longest."""
+    """The files that an answer depends on, as they were, and when it expires.
 
-    __slots__ = ("_absences", "_files", "_until_s")
+    With a `revision`, all of them are entries of one directory whose changes are counted.
+    """
+
+    __slots__ = ("_absences", "_files", "_looked_s", "_revision", "_until_s")
 
     def __init__(
         self,
         files: Mapping[str, Signature],
-        absences: Iterable[_Directory] = (),
+        absences: Iterable[_Absences] = (),
         until_s: float = inf,  # of time.monotonic()
+        revision: int | None = None,
     ) -> None:
         self._files = files
         self._absences = tuple(absences)
         self._until_s = until_s
+        self._revision = revision
+        self._looked_s = time.monotonic()
 
-    def holds(self, look: Look = _seen) -> bool:
-        """Stats only; whatever cannot be told does not hold."""
+    def holds(self, looks: Looks | None = None) -> bool:
+        """Whether all files look the same; False if one cannot be looked at."""
+        look = looks or Looks()
         try:
             for path, seen in self._files.items():
                 if look(path) != seen:
@@ -143,20 +153,34 @@ class Token:
                     return False
         except OSError:
             return False
+        if self._revision is not None and look.revision is not None:
+            self._revision, self._looked_s = look.revision, time.monotonic()
         return self._until_s == inf or time.monotonic() < self._until_s
+
+    def held_at(self, changes: Revisions, time_s: float) -> bool:
+        """Whether it is known, without a look, that nothing had changed at that time."""
+        if self._revision is None or time_s - self._looked_s > NOTIFIED_S:
+            return False
+        return changes.held_at(self._revision, self._names(), time_s)
+
+    def _names(self) -> Iterator[str]:
+        for path in chain(self._files, *(directory.absent for directory in self._absences)):
+            yield path[path.rfind("/") + 1 :]
 
 
 class Snapshot:
-    """Looks at files, and remembers what it saw.
+    """Looks at files and remembers what it saw.
 
-    Files below `root` are looked for below it; where a link leads out of it, there is a file, which
-    cannot be read: LeadsOut. Other paths are the operator's, and are taken as they are.
+    Files below `root` must stay below it: a link that leads out counts as a file that cannot be
+    read (LeadsOut). Other paths are the operator's, and are taken as they are.
     """
 
-    def __init__(self, root: Root | None = None) -> None:
+    def __init__(self, root: Root | None = None, revision: int | None = None) -> None:
         self.root = root
+        self._revision = revision  # of Revisions, from before the first look
+        self._is_plain = True  # all are entries of the root that are no links
         self._seen: dict[str, Signature] = {}
-        self._directories: dict[str, _Directory] = {}
+        self._directories: dict[str, _Absences] = {}
         self._is_settled = True
 
     def __enter__(self) -> Snapshot:
@@ -167,7 +191,7 @@ class Snapshot:
             self.root.close()
 
     def exists(self, path: str) -> bool:
-        """Raises DriverError if that cannot be told."""
+        """Raises DriverError if the path cannot be looked at."""
         try:
             found = self._found(path)
         except LeadsOut:
@@ -185,7 +209,9 @@ class Snapshot:
         place = path[: path.rfind("/") + 1]
         directory = self._directories.get(place)
         if directory is None:
-            directory = self._directories[place] = _Directory(place, where.directory(place))
+            if self.root is None or place != self.root.prefix:
+                self._is_plain = False
+            directory = self._directories[place] = _Absences(place, where.directory(place))
         try:
             entry = where.look_at(path)
         except OSError as error:
@@ -195,8 +221,9 @@ class Snapshot:
             return None
         if not stat.S_ISLNK(entry.st_mode):
             return entry
+        self._is_plain = False  # what it leads to may lie elsewhere
         found = _look(path, where.look)
-        if found is None:  # a link to nowhere: no change of this directory will tell
+        if found is None:  # a dangling link: its directory will not change when its target appears
             self._seen[path] = None
         return found
 
@@ -204,9 +231,9 @@ class Snapshot:
         return self.root if self.root and path.startswith(self.root.prefix) else _ANYWHERE
 
     def read(self, path: str, limit: int) -> bytes | None:
-        """A file's bytes, at most `limit` + 1 of them; None if it is no regular file.
+        """At most `limit` + 1 bytes of a file; None if it is no regular file.
 
-        Raises DriverError if it cannot be read, or changes while it is, and LeadsOut.
+        Raises DriverError if it cannot be read or is being written, and LeadsOut.
         """
         try:
             return self._read(path, limit)
@@ -223,34 +250,39 @@ class Snapshot:
             self._record(path, before)
             if not stat.S_ISREG(before.st_mode):
                 return None
-            size = max(before.st_size, _SMALL_BYTES) + 1  # some files say that they have none
+            size = max(before.st_size, _SMALL_BYTES) + 1  # some files report size 0
             content = b""
             while piece := os.read(descriptor, min(size, limit + 1 - len(content))):
                 content += piece
+                if len(content) == before.st_size:
+                    break  # the end, unless somebody is writing: the next look shows that
             if _written(before) != _written(os.fstat(descriptor)):
-                raise DriverError(f"{path}: the file is being written just now")
+                raise DriverError(f"{path}: the file is being written")
             return content
         finally:
             os.close(descriptor)
 
     def _record(self, path: str, found: os.stat_result) -> None:
-        self._seen[path] = _signature(found)
-        if not _is_settled(found.st_ctime_ns):  # as of now: to parse it takes some time
+        self._seen[path] = signature_of(found)
+        if found.st_nlink > 1:  # it may be written by another name
+            self._is_plain = False
+        if not _is_settled(found.st_ctime_ns):  # now, not after parsing
             self._is_settled = False
 
     def include(self, other: Snapshot) -> None:
-        """What `other` saw counts as seen by this one too."""
+        """Count what `other` has seen as seen."""
         self._seen.update(other._seen)
         for place, directory in other._directories.items():
             ours = self._directories.get(place)
             if ours is None or directory.absent:
                 self._directories[place] = directory.joined(ours or directory)
         self._is_settled = self._is_settled and other._is_settled
+        self._is_plain = self._is_plain and other._is_plain
 
     def agrees_with(self, other: Snapshot) -> bool:
-        """Looks at all that `other` saw; whether it looks the same.
+        """Look at all that `other` has seen; return whether it looks the same.
 
-        Raises DriverError if that cannot be told.
+        Raises DriverError if a path cannot be looked at.
         """
         absent = [path for directory in other._directories.values() for path in directory.absent]
         return not any(map(self.exists, absent)) and all(
@@ -259,14 +291,15 @@ class Snapshot:
         )
 
     def token(self, until_s: float = inf) -> Token | None:
-        """For Driver.still_holds; None if a file changed too short ago to tell the next change."""
+        """For Driver.still_holds; None if the next change might not show in the time stamps."""
         if not self._is_settled:
             return None
         lacking = (directory for directory in self._directories.values() if directory.absent)
-        return Token(self._seen, lacking, until_s)
+        revision = self._revision if self._is_plain and until_s == inf else None
+        return Token(self._seen, lacking, until_s, revision)
 
     def is_settled(self) -> bool:
-        """Whether the next change of any of the files will show in its time stamps."""
+        """Whether the next change of any file will show in its time stamps."""
         return self._is_settled
 
     def mode(self, path: str) -> int:
@@ -274,19 +307,19 @@ class Snapshot:
         return self._where(path).look(path).st_mode
 
     def closed(self) -> Snapshot:
-        """What it has seen, without what it looked with."""
+        """A copy without the open root."""
         seen = Snapshot()
         seen.include(self)
         return seen
 
     def size_of(self, path: str) -> int:
-        """Of a file that was seen; 0 if it was not there."""
+        """The size of a file that was looked at; 0 if it is missing."""
         seen = self._seen.get(path)
         return seen[0] if seen else 0
 
     @property
     def bytes_seen(self) -> int:
-        """The size of all files."""
+        """The size of all files together."""
         return sum(seen[0] for seen in self._seen.values() if seen)
 
     def signature(self, path: str) -> Signature:

@@ -199,6 +199,7 @@ TABLES = (
     "machines",
     "events",
     "values compared",
+    "file names",
 )
 _MEMORY_SHED = "memory shed: {}"
 _labelled(

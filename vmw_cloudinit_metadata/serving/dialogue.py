@@ -15,7 +15,7 @@ from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_D
 from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.facts import Fact
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-from vmw_cloudinit_metadata.serving.lookup import (
+from vmw_cloudinit_metadata.serving.answer import (
     Answer,
     Failure,
     Outcome,

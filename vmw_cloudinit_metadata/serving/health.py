@@ -1,4 +1,4 @@
-"""Whether the driver can be used now: asked in a thread, since it may hang."""
+"""Health: whether the driver works, checked every second in a thread, since it may hang."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HANGS_S = 3.0
 
 
 class Health:
-    """Asks `driver`, one time after the other, once started."""
+    """Calls `driver.check` once started; `problem` is what is wrong, or ""."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -35,17 +35,17 @@ class Health:
     def _turn(self) -> None:
         if self._asked_s is None:
             self._asked_s = time.monotonic()
-            self._threads.run(self._ask, self._told)
+            self._threads.run(self._check, self._checked)
         elif time.monotonic() - self._asked_s > HANGS_S:
             self.problem = f"the driver has not answered for {HANGS_S:g} s"
 
-    def _ask(self) -> str:
+    def _check(self) -> str:
         try:
             self._driver.check()
         except (Exception, SystemExit) as error:  # a driver is foreign code
             return str(error) or type(error).__name__
         return ""
 
-    def _told(self, problem: str, error: BaseException | None) -> None:
+    def _checked(self, problem: str, error: BaseException | None) -> None:
         self._asked_s = None
         self.problem = problem if error is None else str(error)

@@ -24,7 +24,7 @@ from vmw_cloudinit_metadata.monitoring.onceaminute import QUIET_S, key_of
 from vmw_cloudinit_metadata.protocol.packet import ErrorCode
 from vmw_cloudinit_metadata.protocol.printable import shortened
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-from vmw_cloudinit_metadata.serving.lookup import Failure, Origin
+from vmw_cloudinit_metadata.serving.answer import Failure, Origin
 from vmw_cloudinit_metadata.serving.services import Services
 from vmw_cloudinit_metadata.serving.timeouts import SETTLED_S, UNSETTLED_S
 

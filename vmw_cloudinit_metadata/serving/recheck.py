@@ -1,10 +1,9 @@
-"""Whether kept answers still hold: the driver is asked in threads of its own, with a deadline.
+"""Recheck: whether cached answers still hold. Asks the driver in threads, with a deadline.
 
-The hub collects what is asked for in a turn, gives it to one thread, and waits for a moment: to
-pass the interpreter to and fro at each look costs more. A driver that needs longer is not waited
-for again until it is quick. What takes long is given to further threads, a few in all; so one
-answer whose file system hangs does not hold up the others, and of threads that hang there is a
-bound. Callbacks run in the hub and must not block.
+The hub collects the looks of one turn, gives them to one thread, and waits briefly for it, since
+switching threads at each look would cost more. It does not wait again for a driver that needed
+longer, until the driver is quick. Slow looks go to further threads, up to a limit, so that an
+answer whose file system hangs delays no others. Callbacks run in the hub and must not block.
 """
 
 from __future__ import annotations
@@ -26,60 +25,61 @@ from vmw_cloudinit_metadata.process.threads import Threads
 
 log = logging.getLogger(__name__)
 
-FRESH_S = 0.15  # what was seen so long ago counts
-OVERDUE_S = 1.0  # a look that takes longer is not waited for
+FRESH_S = 0.15  # an answer found unchanged within this time needs no look
+OVERDUE_S = 1.0  # the longest wait for a look
 NEVER_S = -inf
 
-_MOMENT_S = 0.001  # so long the hub waits for a batch, if the one before took no longer
-_TOGETHER = 64  # at most, so that no one waits for too many others
-_SLICE_S = 0.05  # so long a thread looks before it tells what it has found
-_SLOW_S = 0.1  # what is under way for longer holds up no other thread
-_STUCK_S = 0.3  # a thread that has told nothing for so long hangs in one look
+MOMENT_S = 0.001  # the hub waits this long for a batch, if the last one took no longer
+_TOGETHER = 64  # looks of one batch
+_SLICE_S = 0.05  # a thread returns what it has found after this time
+_SLOW_S = 0.1  # a batch under way for longer holds up no other
+_STUCK_S = 0.3  # a thread silent for longer hangs in one look
 _THREADS = 8
 _TICK_S = 0.1
 
 
-class Seen(Protocol):
-    """What may hold: `seen_s` is when the look began at which it held last."""
+class Cached(Protocol):
+    """A cached answer. `seen_s` is when the last look began that found it unchanged."""
 
     token: object
     seen_s: float
 
 
-# Called with True: it holds; False: it does not; None: the driver does not answer.
+# Called with whether the answer holds, or with None if the driver does not answer.
 Callback = Callable[[bool | None], None]
 
 
 @dataclass(slots=True, eq=False)
 class _Look:
-    """One answer that is looked at, or shall be, and who waits for it."""
+    """A pending look at one answer, and who waits for it."""
 
-    answer: Seen
+    answer: Cached
     asked_s: float
     waiting: list[tuple[float, Callback]] = field(default_factory=list)  # and since when
 
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """What one thread looks at, one after the other."""
+    """Looks of one thread, made one after the other."""
 
     looks: list[_Look]
     began_s: float
-    found: list[bool] = field(default_factory=list)  # the thread adds to it
-    taken: int = 0  # of those: told already
+    found: list[bool] = field(default_factory=list)  # the thread appends to it
+    taken: int = 0  # of those: reported to who waits
     is_stuck: bool = False
-    took_s: float = inf  # the thread, for all of it
+    took_s: float = inf  # set by the thread
     is_over: Lock = field(default_factory=Lock)  # released by the thread
 
 
 class Recheck:
     """Belongs to the thread of its hub; only the driver runs elsewhere."""
 
-    def __init__(self, driver: Driver, overdue_s: float) -> None:
+    def __init__(self, driver: Driver, overdue_s: float, moment_s: float = MOMENT_S) -> None:
         self._driver = driver
         self.overdue_s = overdue_s
+        self._moment_s = moment_s
         self._threads = Threads()
-        self._looks: dict[Seen, _Look] = {}
+        self._looks: dict[Cached, _Look] = {}
         self._pending: deque[_Look] = deque()
         self._batches: list[_Batch] = []
         self._loop = gevent.get_hub().loop
@@ -95,10 +95,10 @@ class Recheck:
         self._ticker.close()
         self._threads.close()
 
-    def ask(self, answer: Seen, callback: Callback) -> None:
-        """Has the answer looked at, from the end of this turn on, and calls back, later and once.
+    def ask(self, answer: Cached, callback: Callback) -> None:
+        """Look at the answer after this turn, and call back, later and once.
 
-        What is overdue already is told at the end of this turn.
+        If a look at it is overdue already, call back at the end of this turn.
         """
         now_s = time.monotonic()
         look = self._looks.get(answer)
@@ -111,7 +111,7 @@ class Recheck:
             look.waiting.append((now_s, callback))
 
     def _await(self, look: _Look) -> None:
-        """It is looked at when a thread has time for it."""
+        """Queue the look for a thread."""
         self._pending.append(look)
         if len(self._pending) >= _TOGETHER:
             self._begin()
@@ -124,12 +124,12 @@ class Recheck:
         batch = self._begin()
         if not batch or not self._is_quick:
             return
-        self._is_quick = batch.is_over.acquire(timeout=_MOMENT_S)
+        self._is_quick = batch.is_over.acquire(timeout=self._moment_s)
         if self._is_quick:
             self._take(batch)
 
     def _begin(self) -> _Batch | None:
-        """Gives the next to a thread, if none is about to return or they all hang."""
+        """Give the next looks to a thread, unless one is about to return or all of them hang."""
         now_s = time.monotonic()
         if not self._pending or len(self._batches) >= _THREADS:
             return None
@@ -150,7 +150,7 @@ class Recheck:
         return batch
 
     def _look(self, batch: _Batch) -> None:
-        """In a thread."""
+        """Runs in a thread."""
         began_s = time.monotonic()
         try:
             self._look_at_all(batch)
@@ -167,15 +167,15 @@ class Recheck:
                 if time.monotonic() > end_s:
                     return
         except (Exception, SystemExit):  # a driver is foreign code
-            log.exception("%s: still_holds fails", type(self._driver).__name__)
-        if len(batch.found) < len(tokens):  # the one at which it failed, or ended
+            log.exception("%s: still_holds failed", type(self._driver).__name__)
+        if len(batch.found) < len(tokens):  # which_hold failed, or ended, at this one
             batch.found.append(False)
 
     def _returned(self, batch: _Batch, _nothing: None, error: BaseException | None) -> None:
         self._batches.remove(batch)
-        self._is_quick = batch.took_s < _MOMENT_S
+        self._is_quick = batch.took_s < self._moment_s
         self._take(batch)
-        if error:  # there is no thread
+        if error:  # the system has no thread left
             for look in batch.looks:
                 self._settle(look, None, batch.began_s)
         else:
@@ -183,7 +183,7 @@ class Recheck:
         self._begin()
 
     def _take(self, batch: _Batch) -> None:
-        """Tells what was found so far; what was not stays in the batch."""
+        """Report what the thread has found so far; the rest stays in the batch."""
         found = batch.found[batch.taken :]
         batch.taken += len(found)
         looks = batch.looks[: len(found)]
@@ -203,7 +203,7 @@ class Recheck:
             callback(holds)
 
     def _look_again(self, look: _Look, began_s: float) -> list[tuple[float, Callback]]:
-        """Who came later than that asks for what is true now; returns the others."""
+        """Queue another look for those who asked too late for this one; return the others."""
         others = [one for one in look.waiting if one[0] - began_s < FRESH_S]
         look.waiting = look.waiting[len(others) :]
         look.asked_s = look.waiting[0][0]
@@ -214,7 +214,7 @@ class Recheck:
         now_s = time.monotonic()
         late_s, self._ticked_s = now_s - self._ticked_s, now_s
         self._is_late = late_s > 3 * _TICK_S and not self._is_late
-        if self._is_late:  # this process had no time: what was found is told first
+        if self._is_late:  # this process was stopped: first report what was found
             return
         for batch in list(self._batches):
             if now_s - batch.began_s > _STUCK_S and not batch.is_stuck:
@@ -230,8 +230,7 @@ class Recheck:
             self._ticker.stop()
 
     def _divide(self, batch: _Batch) -> None:
-        """The thread hangs in the first look that it has not told. The others share what is behind,
-        in which there may be more of the kind."""
+        """Share the looks behind the one in which the thread hangs: others may hang too."""
         batch.is_stuck = True
         self._take(batch)
         behind = batch.looks[1:]

@@ -1,0 +1,123 @@
+"""FileLayer: one parsed file of those that an answer is made of, and the place of its faults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vmw_cloudinit_metadata.drivers.root import LeadsOut
+from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
+from vmw_cloudinit_metadata.instance.keys import (
+    DOCUMENTS,
+    FILE_LEVEL,
+    canonical,
+    misplaced_faults,
+)
+from vmw_cloudinit_metadata.instance.parsing import encoding, jsontext, seed
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+
+OUTSIDE_FOUND = "a link that leads out of the directory"
+OUTSIDE_EXPECTED = "a file inside it, or the driver option links_outside: true"
+
+# How user-data begins. Only such a file is checked for being another file's user-data.
+_LIKE_USER_DATA = re.compile(
+    r"\s*(?:#!|#cloud-|#include|#part-handler|## template:|content-type:|mime-version:)",
+    re.IGNORECASE,
+)
+_JSON = ".json"
+_BEGINS_LIKE_JSON = re.compile(r"\s*\{")
+_NO_SEED = seed.read("")
+
+
+@dataclass(frozen=True)
+class FileLayer:
+    """The keys of one file that are usable, and the faults of the others."""
+
+    path: str
+    seed: seed.Seed
+    mapping: dict[str, Any]
+    faults: tuple[Fault, ...]
+    is_like_user_data: bool = False
+
+
+def read(path: str, snapshot: Snapshot) -> FileLayer:
+    """Read and parse a file; raises DriverError if it cannot be read."""
+    try:
+        return parse(path, snapshot.read(path, MAX_FILE_BYTES))
+    except LeadsOut:
+        return _unusable(Fault((), OUTSIDE_FOUND, OUTSIDE_EXPECTED, path, 1))
+
+
+def parse(path: str, content: bytes | None) -> FileLayer:
+    """Parse what was read of a file, None if it is no regular file."""
+    text = _text(path, content)
+    if isinstance(text, Fault):
+        return _unusable(text)
+    if path.endswith(_JSON) or _BEGINS_LIKE_JSON.match(text):
+        fault = jsontext.fault_of(text)
+        if fault is None:
+            text = jsontext.as_yaml(text)
+        elif path.endswith(_JSON):
+            return _unusable(replace(fault, file=path))
+    return _parsed(path, text)
+
+
+def located(fault: Fault, layers: Sequence[FileLayer]) -> Fault:
+    """The fault with file and line: of the layer that has the key, else of the first one."""
+    key: Key = fault.key
+    if key[:1] in (("userdata",), ("vendordata",), ("network",)):  # text, or a missing key
+        while len(key) > 1 and not _has_any(layers, key):
+            key = key[:-1]
+    if key in (("userdata",), ("vendordata",)) and not _has_any(layers, key):
+        key = (f"{key[0]}-file",)
+    layer = next((layer for layer in layers if layer.seed.has(key)), layers[0])
+    return replace(layer.seed.located(replace(fault, key=key), layer.path), key=fault.key)
+
+
+def _has_any(layers: Sequence[FileLayer], key: Key) -> bool:
+    return any(layer.seed.has(key) for layer in layers)
+
+
+def _unusable(fault: Fault) -> FileLayer:
+    return FileLayer(fault.file, _NO_SEED, {}, (fault,))
+
+
+def _text(path: str, content: bytes | None) -> str | Fault:
+    if content is None:
+        return Fault((), "something else", "a regular file", path, 1)
+    if len(content) > MAX_FILE_BYTES:
+        return Fault((), "a larger file", f"at most {MAX_FILE_BYTES:,} bytes", path, 1)
+    text = encoding.text_of(content)
+    return replace(text, file=path) if isinstance(text, Fault) else text
+
+
+def _parsed(path: str, text: str) -> FileLayer:
+    found = seed.read(text)
+    faults = Faults()
+    faults.extend(found.faults)
+    mapping: dict[str, Any] = {}
+    if isinstance(found.value, dict):
+        mapping, twice = canonical(found.value)
+        faults.extend(twice)
+        faults.extend(misplaced_faults(mapping, FILE_LEVEL))
+        both = list(_both_faults(mapping))
+        faults.extend(both)
+        mapping = {key: value for key, value in mapping.items() if key in FILE_LEVEL}
+        for fault in both:
+            del mapping[str(fault.key[0])]
+    elif not faults.found:
+        kind = kind_of(found.value)  # the text itself may be user-data
+        faults.add(Fault((), kind, "a mapping with the key metadata"))
+    with_place = tuple([found.located(fault, path) for fault in faults.all()])
+    is_like_user_data = not mapping and _LIKE_USER_DATA.match(text) is not None
+    return FileLayer(path, found, mapping, with_place, is_like_user_data)
+
+
+def _both_faults(mapping: Mapping[str, Any]) -> Iterator[Fault]:
+    for name in DOCUMENTS:
+        if mapping.get(name) is not None and mapping.get(f"{name}-file") is not None:
+            yield Fault((f"{name}-file",), f"both {name} and {name}-file", "one of them")

@@ -1,0 +1,93 @@
+"""NameScan: names that instance files hold, found by a scan that parses only changed files."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from vmw_cloudinit_metadata.drivers.defaults import Defaults
+from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.listing import Listing
+from vmw_cloudinit_metadata.drivers.root import LeadsOut
+from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, Token
+
+# A scan counts for this long while the directory stays as it is.
+KEPT_S = 10.0
+
+# However often files come and go, scans take a twentieth of a core, except for a short burst; and
+# a new name is noticed after KEPT_S, whatever that takes.
+_SHARE = 1 / 20
+_BURST_S = 0.1
+
+MAX_NAMES = 10_000
+MAX_REMEMBERED = 50_000  # files, about 300 bytes each; the others are parsed at each scan
+
+_NEVER = Token({}, until_s=0.0)
+
+Read = Callable[[str, Snapshot], Iterable[str]]
+
+
+class NameScan:
+    """The names that `read` returns for any instance file, or for the defaults."""
+
+    def __init__(
+        self, directory: Directory, listing: Listing, defaults: Defaults, read: Read
+    ) -> None:
+        self._directory = directory
+        self._listing = listing
+        self._defaults = defaults
+        self._read = read
+        self._lock = threading.Lock()
+        self._token = _NEVER
+        self._of_file: dict[str, tuple[int, frozenset[str]]] = {}  # with the hash of its signature
+        self._names: frozenset[str] = frozenset()
+        self._left_s = _BURST_S  # for scans
+        self._since_s = time.monotonic()
+
+    def names(self) -> frozenset[str]:
+        """What the last scan found; scan again if that is too old."""
+        with self._lock:
+            if not self._token.holds() and self._has_time():
+                self._scan()
+            return self._names
+
+    def _has_time(self) -> bool:
+        now_s = time.monotonic()
+        self._left_s = min(self._left_s + _SHARE * (now_s - self._since_s), _BURST_S)
+        self._since_s = now_s
+        return self._left_s > 0
+
+    def _scan(self) -> None:
+        began_s = time.monotonic()
+        seen = Snapshot()
+        seen.exists(self._directory.path)  # it changes when a file comes or goes
+        remembered: dict[str, tuple[int, frozenset[str]]] = {}
+        self._names = frozenset(islice(self._found(remembered), MAX_NAMES))
+        self._of_file = remembered
+        ended_s = time.monotonic()
+        self._token = seen.token(ended_s + KEPT_S) or _NEVER
+        self._left_s = max(self._left_s - (ended_s - began_s), -_SHARE * KEPT_S)
+
+    def _found(self, remembered: dict[str, tuple[int, frozenset[str]]]) -> Iterator[str]:
+        with self._directory.snapshot() as snapshot:
+            for path in [*self._listing.all_paths(), *self._defaults.paths]:
+                seen = Snapshot(snapshot.root)
+                try:
+                    signature, names = self._of(path, seen)
+                except (DriverError, LeadsOut):
+                    continue  # reported when its VM asks
+                if seen.is_settled() and len(remembered) < MAX_REMEMBERED:
+                    remembered[path] = signature, names
+                yield from names
+
+    def _of(self, path: str, seen: Snapshot) -> tuple[int, frozenset[str]]:
+        seen.exists(path)
+        signature = hash(seen.signature(path))
+        before = self._of_file.get(path)
+        if before and before[0] == signature:
+            return before
+        names = frozenset(islice(self._read(path, seen), MAX_NAMES))
+        return hash(seen.signature(path)), names

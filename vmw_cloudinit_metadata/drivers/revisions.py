@@ -1,0 +1,57 @@
+"""Revisions: which keys of a source have changed, as its notifications say. No I/O.
+
+A look-up notes the revision before it reads. What it has read holds as long as none of its keys has
+a greater revision, and as of the time up to which notifications are complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+from threading import Event
+
+MAX_KEYS = 10_000  # about 200 bytes each; beyond, all keys count as changed
+
+
+class Revisions:
+    """Written by one thread; read by others, without a lock.
+
+    Nothing holds before `complete_until` is called for the first time.
+    """
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self._all_changed = 0  # the revision in which everything changed
+        self._changed: dict[str, int] = {}
+        self._until_s = -inf
+        self.asked_s = -inf  # the last time asked for
+        self.wanted = Event()  # set when somebody asks for what is not known
+
+    def changed(self, key: str) -> None:
+        if len(self._changed) >= MAX_KEYS and key not in self._changed:
+            self.all_changed()
+            return
+        self._changed[key] = self.revision + 1
+        self.revision += 1
+
+    def all_changed(self) -> None:
+        self._all_changed = self.revision + 1
+        self.revision += 1
+        self._changed = {}
+
+    def complete_until(self, time_s: float) -> None:
+        """All changes before this time, by time.monotonic(), are counted."""
+        self._until_s = time_s
+
+    def held_at(self, revision: int, keys: Iterable[str], time_s: float) -> bool:
+        """Whether it is known that no key changed between the revision and that time."""
+        self.asked_s = time_s
+        if self._until_s < time_s:
+            self.wanted.set()
+            return False
+        if revision == self.revision:
+            return True
+        changed = self._changed  # before the next line: all_changed writes in the other order
+        return revision >= self._all_changed and all(
+            changed.get(key, 0) <= revision for key in keys
+        )

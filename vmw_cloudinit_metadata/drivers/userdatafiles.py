@@ -1,0 +1,51 @@
+"""UserDataFiles: the files that instance files, or the defaults, name as user-data or vendor-data.
+
+They may lie beside the instance files and be named like them; then they are no VM's file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from vmw_cloudinit_metadata.drivers import documentfile, layer
+from vmw_cloudinit_metadata.drivers.defaults import Defaults
+from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.layer import MAX_FILE_BYTES
+from vmw_cloudinit_metadata.drivers.listing import Listing
+from vmw_cloudinit_metadata.drivers.namescan import NameScan
+from vmw_cloudinit_metadata.drivers.root import LeadsOut
+from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+
+_NAMES_A_FILE = re.compile(rb"data[-_]file|\\[uUx]")  # one of FILE_KEYS, also with escapes
+
+
+class UserDataFiles:
+    def __init__(self, directory: Directory, listing: Listing, defaults: Defaults) -> None:
+        self._directory = directory
+        self._listing = listing
+        self._defaults = defaults
+        self._scan = NameScan(directory, listing, defaults, self._named_by)
+
+    def has(self, path: str) -> bool:
+        """Whether the file is one of them, as of the last scan, up to ten seconds ago."""
+        return os.path.realpath(path) in self._scan.names()
+
+    def all(self) -> set[str]:
+        """The real path of each, as they are named now; raises DriverError."""
+        found: set[str] = set()
+        with self._directory.snapshot() as snapshot:
+            for path in [*self._listing.all_paths(), *self._defaults.paths]:
+                try:
+                    found.update(self._named_by(path, snapshot))
+                except (DriverError, LeadsOut):
+                    continue  # reported as a fault of that file
+        return found
+
+    def _named_by(self, path: str, snapshot: Snapshot) -> Iterator[str]:
+        content = snapshot.read(path, MAX_FILE_BYTES)
+        if content and _NAMES_A_FILE.search(content):
+            for file in documentfile.named_in(layer.parse(path, content).mapping):
+                yield os.path.realpath(os.path.join(self._directory.path, file))

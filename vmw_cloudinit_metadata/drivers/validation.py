@@ -1,0 +1,103 @@
+"""Validation: every fault of a directory of instance files, for the command `validate`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+
+from vmw_cloudinit_metadata.drivers.defaults import Defaults
+from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.duplicates import Comparison, Duplicate
+from vmw_cloudinit_metadata.drivers.filecheck import FileCheck, Judge
+from vmw_cloudinit_metadata.drivers.listing import Listing
+from vmw_cloudinit_metadata.instance.counts import first_of
+from vmw_cloudinit_metadata.instance.fault import Fault, describe
+
+_MAX_DUPLICATES = 100  # of one kind that are reported
+_KINDS = {
+    "instance-id": "an instance-id of its own for each VM",
+    "local-hostname": "a host name of its own for each VM",
+    "mac-address": "a MAC address of its own for each VM",
+    "address": "a different address for each VM, unless they are in separate networks",
+}
+_ANOTHER_VM = "one file for each VM"
+
+
+class Validation:
+    """Checks files, and compares their values. `judge` adds warnings of what is served."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        listing: Listing,
+        defaults: Defaults,
+        file_check: FileCheck,
+        judge: Judge | None,
+    ) -> None:
+        self._directory = directory
+        self._listing = listing
+        self._defaults = defaults
+        self._file_check = file_check
+        self._judge = judge
+        self.files_checked = 0
+
+    def run(
+        self, paths: Collection[str], user_data: Collection[str], others: Iterable[str] = ()
+    ) -> Iterator[Fault]:
+        """Yield each fault and warning of `paths` once; `others` are only compared with them."""
+        return _once(self._faults(paths, user_data, others))
+
+    def _faults(
+        self, paths: Collection[str], user_data: Collection[str], others: Iterable[str]
+    ) -> Iterator[Fault]:
+        self._listing.look()
+        comparison = Comparison()
+        with self._directory.snapshot() as snapshot:
+            yield from self._defaults.faults(snapshot)
+        for path in paths:
+            checked = self._file_check.check(path, user_data, self._judge)
+            self.files_checked += not checked.is_user_data
+            yield from checked.faults
+            comparison.add(path, checked.values)
+        chosen = set(paths)
+        for path in others:
+            if path not in chosen:
+                comparison.add(path, self._file_check.values_of(path))
+        yield from self._duplicates(comparison, chosen)
+
+    def _duplicates(self, comparison: Comparison, chosen: Collection[str]) -> Iterator[Fault]:
+        counts: Counter[str] = Counter()
+        for duplicate in comparison.found():
+            if duplicate.files[0] in chosen:
+                kind = str(duplicate.value[0][-1])
+                counts[kind] += 1
+                if counts[kind] <= _MAX_DUPLICATES:
+                    yield self._warning(duplicate)
+        for kind, count in counts.items():
+            if count > _MAX_DUPLICATES:
+                found = f"{count} values of {kind} that several files have"
+                expected = f"none: the first {_MAX_DUPLICATES} are shown"
+                yield Fault((), found, expected, is_warning=True)
+        if not comparison.is_complete:
+            found = "more values than are compared with each other"
+            yield Fault((), found, "fewer files in one directory", is_warning=True)
+
+    def _warning(self, duplicate: Duplicate) -> Fault:
+        """Where the first file has the value, and who else has it."""
+        key, text = duplicate.value
+        first, *others = duplicate.files
+        names = first_of([os.path.basename(path) for path in others], duplicate.count - 1)
+        have = "has" if duplicate.count == 2 else "have"
+        found = f"{describe(text, key)}, which {names} {have} too"
+        expected = _KINDS.get(str(key[-1]), _ANOTHER_VM)
+        return self._file_check.located(Fault(key, found, expected, is_warning=True), first)
+
+
+def _once(faults: Iterable[Fault]) -> Iterator[Fault]:
+    """Each once: those of the defaults, and of what several files name, come with each file."""
+    seen: set[int] = set()  # hashes, since a directory with many files has many
+    for fault in faults:
+        if hash(fault) not in seen:
+            seen.add(hash(fault))
+            yield fault

@@ -1,0 +1,188 @@
+"""DirectoryWatch: counts the changes of files in a directory, by inotify(7), in its own thread.
+
+Only on file systems of this machine: what another machine changes on NFS is not notified. inotify
+does not report writes to mapped memory before the file is closed, writes through a hard link in
+another directory, and changes of what links lead to. So snapshot.py looks at links and at files
+with several names as without notification, and at every file after a minute.
+
+The thread does not wait for events: it collects them several times a second, so that a storm of
+changes costs little, and looks each time whether the path still leads to the same directory. The
+library inotify_simple is a thin wrapper of the system calls; watchfiles groups events by time, and
+does not say up to when they are complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable
+from math import inf
+from threading import Event, Thread
+
+from inotify_simple import INotify, flags
+
+from vmw_cloudinit_metadata.drivers import mounts
+from vmw_cloudinit_metadata.drivers.mounts import Mounts
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
+
+ROUND_S = 0.05  # between two rounds while VMs ask
+IDLE_S = 60.0  # until the next round when none has asked for a while
+RETRY_S = 10.0  # after a failure
+_ASKED_S = 2.0
+
+LOCAL = frozenset(
+    {"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "tmpfs", "ramfs", "overlay"}
+)
+
+_OF_FILES = (
+    flags.CREATE
+    | flags.DELETE
+    | flags.MOVED_FROM
+    | flags.MOVED_TO
+    | flags.MODIFY
+    | flags.CLOSE_WRITE
+    | flags.ATTRIB
+)
+_LOST = flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+_LIMITS = {  # of all processes of one user
+    errno.ENOSPC: "the limit fs.inotify.max_user_watches",
+    errno.EMFILE: "the limit fs.inotify.max_user_instances, or that of open files,",
+}
+
+_USUAL = "notified by the system again"
+_SEEN_BY = "found by looking at the files: {}"
+
+Report = Callable[[str], None]
+
+
+class CannotWatch(Exception):  # noqa: N818 - not an error: the files are looked at instead
+    """The text is the reason, for the operator."""
+
+
+class DirectoryWatch:
+    """Watches the directory at `path`, once started; `report` takes failures, and their end."""
+
+    def __init__(self, path: str, changes: Revisions) -> None:
+        self._path = path
+        self._changes = changes
+        self._closed = Event()
+        self._mounts: Mounts | None = None
+        self._inotify: INotify | None = None
+        self._watched: tuple[int, int] | None = None  # device and inode
+
+    def start(self, report: Report) -> None:
+        Thread(target=self._run, args=[report], name="directory watch", daemon=True).start()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._changes.wanted.set()
+
+    def _run(self, report: Report) -> None:
+        reported = ""  # nothing needs to be said of what is usual
+        while not self._closed.is_set():
+            reason: object = ""
+            try:
+                self._round()
+            except OSError as error:
+                reason = error.strerror
+            except CannotWatch as error:
+                reason = error
+            if reason:
+                self._drop()
+            if str(reason) != reported:
+                reported = str(reason)
+                report(
+                    f"changes in {self._path} are {_SEEN_BY.format(reported) if reason else _USUAL}"
+                )
+            self._pause(has_failed=bool(reason))
+        self._drop()
+
+    def _pause(self, *, has_failed: bool) -> None:
+        wanted = self._changes.wanted
+        wanted.clear()
+        if has_failed:
+            self._closed.wait(RETRY_S)
+        elif time.monotonic() - self._changes.asked_s < _ASKED_S:
+            self._closed.wait(ROUND_S)
+        else:
+            wanted.wait(IDLE_S)
+
+    def _round(self) -> None:
+        began_s = time.monotonic()
+        if self._inotify is None or (self._mounts and self._mounts.have_changed()):
+            self._watch_anew()
+        assert self._inotify
+        for event in self._inotify.read(timeout=0):
+            self._count(event.mask, event.name)
+        if self._inotify is not None and self._is_same():
+            self._changes.complete_until(began_s)
+        else:
+            self._drop()
+
+    def _count(self, mask: int, name: str) -> None:
+        if mask & _LOST:
+            self._drop()
+        elif mask & flags.Q_OVERFLOW or not name or self._is_second_link(mask, name):
+            self._changes.all_changed()  # without a name: of the directory itself
+        else:
+            self._changes.changed(name)
+
+    def _is_second_link(self, mask: int, name: str) -> bool:
+        """Whether a new entry is another name of a file, which may be written by it."""
+        if not mask & (flags.CREATE | flags.MOVED_TO):
+            return False
+        try:
+            found = os.lstat(os.path.join(self._path, name))
+        except OSError:
+            return False  # gone again
+        return found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode)
+
+    def _is_same(self) -> bool:
+        """Whether the path still leads to the directory that is watched."""
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == self._watched
+
+    def _watch_anew(self) -> None:
+        self._drop()
+        self._mounts = Mounts()  # before what depends on them is looked at
+        descriptor = os.open(self._path, _DIRECTORY)
+        try:
+            self._check(descriptor)
+            found = os.fstat(descriptor)
+            self._watched = (found.st_dev, found.st_ino)
+            self._add_watch(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+        self._changes.all_changed()  # whatever changed while nothing was watched
+
+    def _add_watch(self, path: str) -> None:
+        try:
+            self._inotify = INotify(nonblocking=True)
+            self._inotify.add_watch(path, _OF_FILES | flags.ONLYDIR)
+        except OSError as error:
+            if error.errno not in _LIMITS:
+                raise
+            raise CannotWatch(f"{_LIMITS[error.errno]} of this system is reached") from error
+
+    def _check(self, descriptor: int) -> None:
+        kind = mounts.file_system_of(descriptor)
+        if kind not in LOCAL:
+            raise CannotWatch(f"it is on a file system of the type {kind or 'unknown'}")
+        if points := mounts.points_below(self._path):
+            raise CannotWatch(f"another file system is mounted at {points[0]}")
+
+    def _drop(self) -> None:
+        self._changes.complete_until(-inf)
+        if self._inotify:
+            self._inotify.close()
+            self._inotify = None
+        if self._mounts:
+            self._mounts.close()
+            self._mounts = None

@@ -1,0 +1,121 @@
+"""Answer, or Failure: what a machine gets, and how a driver is asked for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import inf
+
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay, Work
+from vmw_cloudinit_metadata.instance import nocloud
+from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.values.dump import json_text
+from vmw_cloudinit_metadata.process.budget import size_of
+from vmw_cloudinit_metadata.protocol import packet
+from vmw_cloudinit_metadata.protocol.packet import ErrorCode, Packet
+from vmw_cloudinit_metadata.protocol.printable import shortened
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+log = logging.getLogger(__name__)
+
+MAX_REASON_CHARACTERS = 4096  # of a failure or a stale answer, for the operator
+_ABOUT_BYTES = 3072  # of an answer beside its texts: token, objects, its place in the cache
+_NEVER_S = -inf
+
+# What the guest gets to know: what to do, and nothing that is secret.
+MESSAGES: Mapping[ErrorCode, str] = {
+    "not-found": "The server has no data for this VM; ask an administrator to add it",
+    "invalid": "This VM's data is invalid; ask an administrator to check the server log",
+    "failed": "The server cannot read its data now; try again later",
+    "timeout": "The server did not answer in time; try again later",
+    "unknown-request": "No VM has such a document; ask for another one",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an answer comes from, for the operator."""
+
+    matched_by: str = ""
+    sources: tuple[str, ...] = ()
+    problem: str = ""
+    digest: str = ""  # the packet RESPONSE_DIGEST
+    duplicates: tuple[str, ...] = ()  # values that another VM has too and should not
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Answer:
+    """A serialized packet for each document, and for the digest."""
+
+    packets: Mapping[str, bytes]
+    origin: Origin
+    token: object = None
+    size: int = 0  # bytes, in the cache
+    seen_s: float = _NEVER_S  # when the last look began that found it unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a machine gets no answer: a key of MESSAGES, and the reason for the operator's log."""
+
+    error: ErrorCode
+    reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", shortened(self.reason, MAX_REASON_CHARACTERS))
+
+
+Outcome = Answer | Failure
+
+
+def error_packet(document: str, error: ErrorCode) -> bytes:
+    request = packet.REQUEST + document
+    body = json_text({"request": request, "error": error, "message": MESSAGES[error]})
+    return packet.serialize(Packet("RESPONSE_ERROR", body.encode()))
+
+
+def response_packet(document: str, body: bytes) -> bytes:
+    return packet.serialize(Packet(packet.RESPONSE + document, body))
+
+
+def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
+    """Ask the driver, in this thread; return the outcome, or the work to wait for.
+
+    Never raises.
+    """
+    if machine.is_anonymous:
+        return Failure("not-found", "the VM has sent neither a name nor a UUID")
+    try:
+        instance = driver.get_instance(machine)
+        if instance is None:
+            return Failure("not-found", driver.explain(machine))
+        documents = nocloud.render(instance, machine)
+    except UnderWay as error:
+        return error.work
+    except InvalidInstanceData as error:
+        return Failure("invalid", str(error))
+    except DriverError as error:
+        return Failure("failed", str(error))
+    except (Exception, SystemExit) as error:  # a driver is foreign code
+        log.exception("%s: get_instance failed for %s", type(driver).__name__, machine)
+        return Failure("failed", f"{type(error).__name__}: {error}")
+    packets = {name: response_packet(name, body) for name, body in documents.items()}
+    digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
+    problem = shortened(instance.problem, MAX_REASON_CHARACTERS)
+    origin = Origin(
+        instance.matched_by, instance.sources, problem, digest.decode(), instance.duplicates
+    )
+    texts = (machine.name, machine.service_uri, origin.sources, origin.problem, origin.digest)
+    return Answer(
+        packets, origin, instance.token, _ABOUT_BYTES + size_of((packets, texts, origin.duplicates))
+    )
+
+
+def document_names(driver: Driver) -> Collection[str] | Failure:
+    """The documents beyond the standard ones, asked for in this thread. Never raises."""
+    try:
+        return frozenset(driver.document_names())
+    except (Exception, SystemExit) as error:  # a driver is foreign code
+        log.exception("%s: document_names failed", type(driver).__name__)
+        return Failure("failed", f"{type(error).__name__}: {error}")
