@@ -24,11 +24,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.drivers import duplicates, layer, snapshot, spellings
+from vmw_cloudinit_metadata.drivers.content import duplicates, layer
+from vmw_cloudinit_metadata.drivers.content.duplicates import Owners
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay
-from vmw_cloudinit_metadata.drivers.duplicates import Owners
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.drivers.filename import stem_of
+from vmw_cloudinit_metadata.drivers.filesystem import snapshot, spellings
+from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid

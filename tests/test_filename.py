@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.drivers.filename import (
+from vmw_cloudinit_metadata.drivers.filesystem.filename import (
     SUFFIXES,
     is_instance_file,
     nearly_stem,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from vmw_cloudinit_metadata.drivers.layer import MAX_FILE_BYTES
+from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, MAX_TEXT_BYTES, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.keys import FILE_LEVEL, canonical, unknown_faults

@@ -353,7 +353,7 @@ def test_tracebacks_of_a_driver_are_bounded_too(start: Start, tmp_path: Path) ->
         machine.error("METADATA")
         machine.error("OTHER")
     server.wait_for(r"\d+ more lines of 127\.0\.0\.1 were left out")
-    server.wait_for(r"\d+ more lines of vmw_cloudinit_metadata\.serving\.lookup were left out")
+    server.wait_for(r"\d+ more lines of vmw_cloudinit_metadata\.serving\.answer were left out")
     assert len(server.log) < 60_000
 
 

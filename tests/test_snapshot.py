@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vmw_cloudinit_metadata.drivers import snapshot
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.snapshot import Looks, Snapshot, Token
+from vmw_cloudinit_metadata.drivers.filesystem import snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, Token
 
 
 @pytest.fixture

@@ -16,10 +16,11 @@ import pytest
 
 from tests.process import ServerProcess
 from tests.vm import Vm
-from vmw_cloudinit_metadata.drivers import mounts, revisions, snapshot, watching
+from vmw_cloudinit_metadata.drivers import revisions
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.filesystem import mounts, snapshot, watching
+from vmw_cloudinit_metadata.drivers.filesystem.watching import DirectoryWatch
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
-from vmw_cloudinit_metadata.drivers.watching import DirectoryWatch
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmw_cloudinit_metadata.client.expectation import Exactly, Expectation, Named
-from vmw_cloudinit_metadata.drivers.directory import Directory
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid

@@ -39,7 +39,7 @@ class Manner:
 
 
 @dataclass(slots=True)
-class Stage:
+class PlayedStage:
     """What a VM is doing, for failure messages; shared by its hosts during a move."""
 
     name: str = "connect"
@@ -56,7 +56,7 @@ class PlayedVm:
         manner: Manner,
         machine: Machine,
         source: str | None = None,
-        stage: Stage | None = None,
+        stage: PlayedStage | None = None,
     ) -> None:
         self._manner = manner
         self._machine = machine
@@ -67,7 +67,7 @@ class PlayedVm:
         self._events: deque[esxi.Event] = deque()
         self._received = bytearray()  # for the guest; not read yet
         self._searched = 0
-        self.stage = stage or Stage()
+        self.stage = stage or PlayedStage()
 
     # The connection
 

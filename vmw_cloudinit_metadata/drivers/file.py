@@ -8,23 +8,24 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers import fileoptions, skipped
-from vmw_cloudinit_metadata.drivers.defaults import Defaults
-from vmw_cloudinit_metadata.drivers.directory import Directory
-from vmw_cloudinit_metadata.drivers.documentnames import DocumentNames
+from vmw_cloudinit_metadata.drivers import fileoptions
+from vmw_cloudinit_metadata.drivers.checking.explanation import Explanation
+from vmw_cloudinit_metadata.drivers.checking.filecheck import FileCheck
+from vmw_cloudinit_metadata.drivers.checking.namedfiles import NamedFiles
+from vmw_cloudinit_metadata.drivers.checking.validation import Validation
+from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
+from vmw_cloudinit_metadata.drivers.content.documentnames import DocumentNames
+from vmw_cloudinit_metadata.drivers.content.instancefile import InstanceFiles
+from vmw_cloudinit_metadata.drivers.content.userdatafiles import UserDataFiles
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
-from vmw_cloudinit_metadata.drivers.explanation import Explanation
-from vmw_cloudinit_metadata.drivers.filecheck import FileCheck
-from vmw_cloudinit_metadata.drivers.filename import is_named_by_uuid
 from vmw_cloudinit_metadata.drivers.filesearch import FileSearch
-from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
+from vmw_cloudinit_metadata.drivers.filesystem import skipped
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.filename import is_named_by_uuid
+from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, Token
+from vmw_cloudinit_metadata.drivers.filesystem.watching import DirectoryWatch
 from vmw_cloudinit_metadata.drivers.lastgood import LastGood
-from vmw_cloudinit_metadata.drivers.listing import Listing
-from vmw_cloudinit_metadata.drivers.namedfiles import NamedFiles
-from vmw_cloudinit_metadata.drivers.snapshot import Looks, Snapshot, Token
-from vmw_cloudinit_metadata.drivers.userdatafiles import UserDataFiles
-from vmw_cloudinit_metadata.drivers.validation import Validation
-from vmw_cloudinit_metadata.drivers.watching import DirectoryWatch
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData

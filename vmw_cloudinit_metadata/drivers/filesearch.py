@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vmw_cloudinit_metadata.drivers.directory import Directory
-from vmw_cloudinit_metadata.drivers.filename import stem_of
-from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
-from vmw_cloudinit_metadata.drivers.listing import Listing
-from vmw_cloudinit_metadata.drivers.rivals import only
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.content.instancefile import InstanceFiles
+from vmw_cloudinit_metadata.drivers.content.rivals import only
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
+from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
 _ORDER = ("vc-uuid", "bios-uuid", "name")

@@ -39,7 +39,7 @@ class VmIdentified(NamedTuple):
 
 
 @_kind("untold", WARNING)
-class IdentityMissing(NamedTuple):
+class VmUnidentified(NamedTuple):
     """The host does not say which VM it is."""
 
     text: str
@@ -170,7 +170,7 @@ class VmLeft(NamedTuple):
 
 Fact = (
     VmIdentified
-    | IdentityMissing
+    | VmUnidentified
     | IdentityChanged
     | RivalConnected
     | DocumentsServed

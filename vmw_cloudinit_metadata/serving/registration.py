@@ -8,11 +8,11 @@ from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.facts import (
     Fact,
     IdentityChanged,
-    IdentityMissing,
     PeerRejected,
     RivalConnected,
     VmIdentified,
     VmLeft,
+    VmUnidentified,
 )
 from vmw_cloudinit_metadata.protocol.events import RefusalKind
 from vmw_cloudinit_metadata.protocol.printable import quoted
@@ -79,7 +79,7 @@ class Registration:
                 "identity names. If it does not, disconnect and connect the VM's serial port in "
                 f"vSphere, or move the VM to another host{unreported}"
             )
-            self._standing.report(IdentityMissing(text))
+            self._standing.report(VmUnidentified(text))
 
     def refused(self, kind: RefusalKind, reason: str) -> None:
         """Report that the VM is not served."""

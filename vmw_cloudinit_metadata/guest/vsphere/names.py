@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 STANDARD_INPUT = "-"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from vmw_cloudinit_metadata.drivers.directory import Directory
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, cannot_read
-from vmw_cloudinit_metadata.drivers.spellings import Spellings
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, cannot_read
+from vmw_cloudinit_metadata.drivers.filesystem.spellings import Spellings
 
 
 class Listing:

@@ -9,15 +9,15 @@ import os
 import re
 from collections.abc import Iterator
 
-from vmw_cloudinit_metadata.drivers import documentfile, layer
-from vmw_cloudinit_metadata.drivers.defaults import Defaults
-from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.content import documentfile, layer
+from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
+from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES
+from vmw_cloudinit_metadata.drivers.content.namescan import NameScan
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.layer import MAX_FILE_BYTES
-from vmw_cloudinit_metadata.drivers.listing import Listing
-from vmw_cloudinit_metadata.drivers.namescan import NameScan
-from vmw_cloudinit_metadata.drivers.root import LeadsOut
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
+from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 
 _NAMES_A_FILE = re.compile(rb"data[-_]file|\\[uUx]")  # one of FILE_KEYS, also with escapes
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vmw_cloudinit_metadata.drivers.directory import Directory
-from vmw_cloudinit_metadata.drivers.filename import swapped
+from vmw_cloudinit_metadata.drivers.content.instancefile import InstanceFiles
 from vmw_cloudinit_metadata.drivers.filesearch import FileSearch
-from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
-from vmw_cloudinit_metadata.drivers.listing import Listing
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.filename import swapped
+from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.vmware import Machine

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers.layer import OUTSIDE_EXPECTED, OUTSIDE_FOUND
-from vmw_cloudinit_metadata.drivers.root import LeadsOut
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.content.layer import OUTSIDE_EXPECTED, OUTSIDE_FOUND
+from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, kind_of
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from vmw_cloudinit_metadata.drivers.defaults import Defaults
-from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.listing import Listing
-from vmw_cloudinit_metadata.drivers.root import LeadsOut
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, Token
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
+from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
 
 # A scan counts for this long while the directory stays as it is.
 KEPT_S = 10.0

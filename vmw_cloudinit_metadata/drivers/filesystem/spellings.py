@@ -14,13 +14,13 @@ import time
 from collections import defaultdict
 from math import inf
 
-from vmw_cloudinit_metadata.drivers.filename import (
+from vmw_cloudinit_metadata.drivers.filesystem.filename import (
     is_instance_file,
     nearly_stem,
     stem_in,
     usual_stem,
 )
-from vmw_cloudinit_metadata.drivers.snapshot import trusted_s
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import trusted_s
 
 # However often files come and go, listings take a twentieth of a core.
 _PAUSES = 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 
-from vmw_cloudinit_metadata.drivers.root import LeadsOut
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from vmw_cloudinit_metadata.drivers.defaults import Defaults
-from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.checking.explanation import Explanation
+from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.explanation import Explanation
-from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, is_instance_file
 from vmw_cloudinit_metadata.drivers.filesearch import FileSearch
-from vmw_cloudinit_metadata.drivers.listing import Listing
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.filename import SUFFIXES, is_instance_file
+from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
 

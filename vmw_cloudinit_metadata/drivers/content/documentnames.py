@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from vmw_cloudinit_metadata.drivers import layer
-from vmw_cloudinit_metadata.drivers.defaults import Defaults
-from vmw_cloudinit_metadata.drivers.directory import Directory
-from vmw_cloudinit_metadata.drivers.layer import MAX_FILE_BYTES
-from vmw_cloudinit_metadata.drivers.listing import Listing
-from vmw_cloudinit_metadata.drivers.namescan import NameScan
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.content import layer
+from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
+from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES
+from vmw_cloudinit_metadata.drivers.content.namescan import NameScan
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 
 _NAME = re.compile("[A-Z]{1,32}")  # a guest can ask for no other
 

@@ -6,15 +6,15 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from vmw_cloudinit_metadata.drivers.directory import Directory
+from vmw_cloudinit_metadata.drivers.content.instancefile import InstanceFiles
+from vmw_cloudinit_metadata.drivers.content.layer import FileLayer, located
+from vmw_cloudinit_metadata.drivers.content.rivals import ONE_OF_THEM, joined_names, two_files
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.filemode import mode_faults
-from vmw_cloudinit_metadata.drivers.filename import stem_in, unquoted_stem, usual_stem
-from vmw_cloudinit_metadata.drivers.instancefile import InstanceFiles
-from vmw_cloudinit_metadata.drivers.layer import FileLayer, located
-from vmw_cloudinit_metadata.drivers.listing import Listing
-from vmw_cloudinit_metadata.drivers.rivals import ONE_OF_THEM, joined_names, two_files
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.filemode import mode_faults
+from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_in, unquoted_stem, usual_stem
+from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance import advice, distinct, nocloud
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
 from vmw_cloudinit_metadata.instance.model import InstanceData

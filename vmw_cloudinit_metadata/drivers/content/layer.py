@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers.root import LeadsOut
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
 from vmw_cloudinit_metadata.instance.keys import (
     DOCUMENTS,

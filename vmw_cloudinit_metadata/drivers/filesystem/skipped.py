@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 
-from vmw_cloudinit_metadata.drivers.filename import is_instance_file, nearly_stem
+from vmw_cloudinit_metadata.drivers.filesystem.filename import is_instance_file, nearly_stem
 from vmw_cloudinit_metadata.instance.counts import counted, first_of
 from vmw_cloudinit_metadata.instance.fault import Fault
 

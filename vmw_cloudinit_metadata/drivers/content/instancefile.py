@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers import documentfile, layer
-from vmw_cloudinit_metadata.drivers.defaults import Defaults
+from vmw_cloudinit_metadata.drivers.content import documentfile, layer
+from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
+from vmw_cloudinit_metadata.drivers.content.duplicates import Owners
+from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
+from vmw_cloudinit_metadata.drivers.content.reading import Reading, Readings
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.duplicates import Owners
-from vmw_cloudinit_metadata.drivers.filename import stem_in
-from vmw_cloudinit_metadata.drivers.layer import FileLayer
-from vmw_cloudinit_metadata.drivers.reading import Reading, Readings
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_in
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance import distinct
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
 from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, merged

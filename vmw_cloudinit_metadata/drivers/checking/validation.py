@@ -6,11 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
-from vmw_cloudinit_metadata.drivers.defaults import Defaults
-from vmw_cloudinit_metadata.drivers.directory import Directory
-from vmw_cloudinit_metadata.drivers.duplicates import Comparison, Duplicate
-from vmw_cloudinit_metadata.drivers.filecheck import FileCheck, Judge
-from vmw_cloudinit_metadata.drivers.listing import Listing
+from vmw_cloudinit_metadata.drivers.checking.filecheck import FileCheck, Judge
+from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
+from vmw_cloudinit_metadata.drivers.content.duplicates import Comparison, Duplicate
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.instance.counts import first_of
 from vmw_cloudinit_metadata.instance.fault import Fault, describe
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.filename import SUFFIXES, is_instance_file
+from vmw_cloudinit_metadata.drivers.filesystem.filename import SUFFIXES, is_instance_file
+from vmw_cloudinit_metadata.drivers.filesystem.root import Root
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, cannot_read
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
-from vmw_cloudinit_metadata.drivers.root import Root
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot, cannot_read
 
 
 class Directory:

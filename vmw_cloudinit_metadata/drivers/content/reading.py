@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from cachetools import LRUCache
 
 from vmw_cloudinit_metadata.drivers.driver import UnderWay, Work
-from vmw_cloudinit_metadata.drivers.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 

@@ -7,11 +7,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
-from vmw_cloudinit_metadata.drivers import layer
+from vmw_cloudinit_metadata.drivers.content import layer
+from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.filemode import mode_faults
-from vmw_cloudinit_metadata.drivers.layer import FileLayer
-from vmw_cloudinit_metadata.drivers.snapshot import Signature, Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.filemode import mode_faults
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Signature, Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
 from vmw_cloudinit_metadata.instance.model import InstanceData

@@ -12,8 +12,8 @@ from itertools import chain
 from math import inf
 
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.filesystem.root import Anywhere, LeadsOut, Root
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
-from vmw_cloudinit_metadata.drivers.root import Anywhere, LeadsOut, Root
 
 # A change within one tick of the file system's clock does not show in a time stamp. The coarsest
 # ticks are one second, so a file that changed less than two seconds ago is looked at again.

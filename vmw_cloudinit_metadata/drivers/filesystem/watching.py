@@ -23,8 +23,8 @@ from threading import Event, Thread
 
 from inotify_simple import INotify, flags
 
-from vmw_cloudinit_metadata.drivers import mounts
-from vmw_cloudinit_metadata.drivers.mounts import Mounts
+from vmw_cloudinit_metadata.drivers.filesystem import mounts
+from vmw_cloudinit_metadata.drivers.filesystem.mounts import Mounts
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 
 ROUND_S = 0.05  # between two rounds while VMs ask
