@@ -5,9 +5,12 @@ Only hashes are kept: names and troubles are as long as peers and files make the
 
 from __future__ import annotations
 
+import time
+from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import dataclass
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
@@ -39,20 +42,33 @@ class LastTrouble:
         return is_new
 
 
+@dataclass(slots=True)
+class _Passed:
+    until_s: float  # it passes again from then on
+    held_back: int = 0
+
+
 class OnceAMinute:
-    """Lets each key pass at most once a minute."""
+    """Lets each key pass at most once a minute.
+
+    Not a TTLCache: that takes four times as long for a key that is held back, and a boot asks once
+    for each value that other files have too.
+    """
 
     def __init__(self) -> None:
-        self._passed: TTLCache[int, None] = TTLCache(MAX_KEYS, QUIET_S)
-        self._held_back: LRUCache[int, int] = LRUCache(MAX_KEYS)
+        self._passed: OrderedDict[int, _Passed] = OrderedDict()  # the last one last
 
     def passes(self, *about: Hashable) -> str | None:
         """Return None if the key has passed within a minute; else what to append to its line: how
         many were held back since then."""
-        key = hash(about)
-        if key in self._passed:
-            self._held_back[key] = self._held_back.get(key, 0) + 1
+        key, now_s = hash(about), time.monotonic()
+        last = self._passed.get(key)
+        if last and now_s < last.until_s:
+            last.held_back += 1
             return None
-        self._passed[key] = None
-        held_back = self._held_back.pop(key, 0)
+        self._passed[key] = _Passed(now_s + QUIET_S)
+        self._passed.move_to_end(key)
+        if len(self._passed) > MAX_KEYS:
+            self._passed.popitem(last=False)
+        held_back = last.held_back if last else 0
         return f" ({held_back} more since the last such line)" if held_back else ""
