@@ -81,7 +81,7 @@ def test_3968_silent_connections_of_one_host_close_nobody_out(
     start: Start, peers: ExitStack
 ) -> None:
     server = start(command=with_descriptors(4096, 4096))
-    server.wait_for("at most 3968 connections")
+    server.wait_for("limits: 3968 connections")
     silent(server, peers, 3968)
     assert [boots_soon(server, host) for host in (OTHER, "127.0.0.3", ATTACKER, ATTACKER)] == [
         True
