@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from tests.cloudinit import cloud_init  # noqa: F401 - a fixture
 from tests.fuse import hanging  # noqa: F401 - a fixture
 from tests.guest import guest, serial  # noqa: F401 - fixtures
-from tests.process import ServerProcess
+from tests.process import Constants, ServerProcess, modules_with, place_of
 from tests.vm import Vm
 
 # Each process of the tests, and each that they start, would compile all modules anew.
@@ -44,6 +44,25 @@ metadata:
   #cloud-config
   growpart: {{mode: auto}}
 """
+
+
+@pytest.fixture
+def constants(monkeypatch: pytest.MonkeyPatch) -> Constants:
+    """Sets constants in this process until the test ends; named as in `with_constants`."""
+
+    def set_constants(**values: object) -> None:
+        for constant, value in values.items():
+            _, name = place_of(constant)
+            for module in modules_with(constant):
+                monkeypatch.setattr(module, name, value)
+
+    return set_constants
+
+
+@pytest.fixture
+def settled(constants: Constants) -> None:
+    """Files that changed just now count as settled, so that answers have a token."""
+    constants(drivers__filesystem__snapshot__UNSETTLED_NS=-(10**18))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.process import ServerProcess, descriptors, run, with_constants
+from tests.process import Constants, ServerProcess, descriptors, run, with_constants
 from tests.vm import VC_UUID, Vm, suboption
 from vmw_cloudinit_metadata.admin import eventstream
 from vmw_cloudinit_metadata.monitoring.facts import VmLeft
@@ -595,9 +595,9 @@ def test_events_of_a_level_and_above_only(admin: Admin, vms: Boot) -> None:
 
 
 def test_reader_that_is_too_slow_is_told_how_much_it_missed(
-    monkeypatch: pytest.MonkeyPatch,
+    constants: Constants,
 ) -> None:
-    monkeypatch.setattr(eventstream, "KEPT", 10)
+    constants(admin__eventstream__KEPT=10)
     ours = eventstream.Events()
     follower = ours.follow(None, 0)
     stream = ours.stream(follower)

@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.process import ServerProcess, run, with_constants
+from tests.process import Constants, ServerProcess, run, with_constants
 from tests.test_admin import Admin, wait_until
 from tests.test_workers import children
 from tests.vm import Vm, suboption
-from vmw_cloudinit_metadata.monitoring import writer
 from vmw_cloudinit_metadata.monitoring.audit import Audit
 from vmw_cloudinit_metadata.monitoring.facts import RequestFailed, VmLeft
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
@@ -240,9 +239,9 @@ def test_lines_of_all_workers_are_whole(start: Start, file: Path) -> None:
 
 
 def test_lines_that_the_disk_does_not_take_are_dropped_counted_and_noted(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, constants: Constants
 ) -> None:
-    monkeypatch.setattr(writer, "MAX_BYTES", 5000)
+    constants(monitoring__writer__MAX_BYTES=5000)
     stream = Audit(file)
     happenings = Happenings()
     happenings.listeners[0] = stream.hear

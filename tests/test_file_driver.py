@@ -24,11 +24,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.drivers.content import duplicates, layer
+from tests.process import Constants
+from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.duplicates import Owners
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.drivers.filesystem import snapshot, spellings
 from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -48,12 +48,6 @@ def directory(tmp_path: Path) -> Path:
     path = tmp_path / "instances"
     path.mkdir()
     return path
-
-
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that changed just now count as settled, so that answers have a token."""
-    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
 
 
 def write(directory: Path, **files: str | bytes) -> None:
@@ -534,11 +528,11 @@ def test_file_in_an_unusual_spelling_gives_way_when_another_one_comes(directory:
     assert id_of(driver.get_instance(Machine(name="/a/"))) == "usual"
 
 
+@pytest.mark.usefixtures("settled")
 def test_directory_is_listed_again_only_when_it_has_changed(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, monkeypatch: pytest.MonkeyPatch, constants: Constants
 ) -> None:
-    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
-    monkeypatch.setattr(snapshot, "TRUSTED_S", 1e9)
+    constants(drivers__filesystem__snapshot__TRUSTED_S=1e9)
     listed: Counter[str] = Counter()
     really = os.listdir
 
@@ -2283,8 +2277,8 @@ def test_answer_with_a_duplicate_holds_until_the_other_file_changes(directory: P
     assert not driver.still_holds(found.token)
 
 
-def test_table_of_owners_is_bounded_and_can_be_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "KEPT_BYTES", 50_000)
+def test_table_of_owners_is_bounded_and_can_be_dropped(constants: Constants) -> None:
+    constants(drivers__content__duplicates__KEPT_BYTES=50_000)
     owners = Owners()
     for number in range(1_000):
         values = [(("metadata", "instance-id"), str(number)), (("network", "address"), str(number))]
@@ -2493,9 +2487,9 @@ def test_directory_may_be_removed_while_it_is_read(directory: Path) -> None:
 
 
 def test_table_of_unusual_names_is_bounded_and_says_what_it_lacks(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, constants: Constants
 ) -> None:
-    monkeypatch.setattr(spellings, "MAX_BYTES", 10_000)
+    constants(drivers__filesystem__spellings__MAX_BYTES=10_000)
     write(directory, **{f"%2F{number}": instance("a") for number in range(100)})
     driver = driver_of(directory)
     found = [number for number in range(100) if driver.get_instance(Machine(name=f"/{number}"))]

@@ -102,7 +102,7 @@ def test_lock_of_this_project_is_complete() -> None:
 
 
 def test_packages_with_compiled_parts_have_files_for_several_systems() -> None:
-    pins = lock._pins(lock.LOCK.read_text(), [])
+    pins = lock.pins_in(lock.LOCK.read_text(), [])
     assert all(pins[name].hashes > 10 for name in ("gevent", "greenlet", "pydantic-core", "ujson"))
 
 

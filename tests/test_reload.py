@@ -17,11 +17,11 @@ import pytest
 
 from tests.certificates import make_pair
 from tests.fuse import HangingFiles
-from tests.process import CHECKOUT, COMMAND, ServerProcess, with_constants
+from tests.process import CHECKOUT, COMMAND, Constants, ServerProcess, with_constants
 from tests.test_workers import children, wait_until
 from tests.vm import Vm
-from vmw_cloudinit_metadata.process import reload
 from vmw_cloudinit_metadata.process.reload import Reload
+from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 Start = Callable[..., ServerProcess]
@@ -181,19 +181,6 @@ class Storm:
         assert self.sent > 20
 
 
-class EarlyServer(ServerProcess):
-    """Whose pid is told before it listens."""
-
-    def __init__(self, storm: Storm, directory: Path, *options: str, command: list[str]) -> None:
-        self._storm = storm
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup would have it ignored
-        super().__init__(directory, *options, command=command)
-
-    def _read(self) -> None:
-        self._storm.begin(self.pid)
-        super()._read()
-
-
 @WORKERS
 @pytest.mark.parametrize(
     "command", [[*COMMAND, "run"], [sys.executable, BIN]], ids=["module", "program"]
@@ -202,7 +189,10 @@ def test_storm_of_hup_from_the_first_line_on_ends_nothing(
     own_instances: Path, command: list[str], workers: str
 ) -> None:
     storm = Storm()
-    server = EarlyServer(storm, own_instances, "--workers", workers, command=command)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup would have it ignored
+    server = ServerProcess(
+        own_instances, "--workers", workers, command=command, on_start=storm.begin
+    )
     try:
         boots(server)
         storm.end()
@@ -279,14 +269,13 @@ def files() -> Files:
 
 
 @pytest.fixture
-def again(files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reload]:
-    monkeypatch.setattr(reload, "PAUSE_S", 0.02)
-    monkeypatch.setattr(reload, "READ_S", 0.3)
+def again(files: Files, constants: Constants) -> Iterator[Reload]:
+    constants(process__reload__PAUSE_S=0.02, process__reload__READ_S=0.3)
     told = files.told.append
-    made = Reload(files.read, lambda: told("begin"), lambda: told("end"))
-    yield made
+    threads = Threads()
+    yield Reload(files.read, lambda: told("begin"), lambda: told("end"), threads)
     files.open.set()
-    made._threads.close()  # its thread waits for the next HUP
+    threads.close()  # one waits for the next HUP
 
 
 def until(condition: Callable[[], bool]) -> None:

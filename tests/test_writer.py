@@ -17,9 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.process import CHECKOUT, LIMIT_S
-from vmw_cloudinit_metadata.monitoring import writer
-from vmw_cloudinit_metadata.monitoring.writer import Writer
+from tests.process import CHECKOUT, LIMIT_S, Constants
+from vmw_cloudinit_metadata.monitoring.writer import Writer, end_of_piece, rest_all
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 PIPE_BYTES = 4096  # the smallest that there is
@@ -50,15 +49,15 @@ def retired(pipe: Pipe) -> Iterator[None]:
     with suppress(OSError):
         os.close(pipe[0])  # one that hangs ends
     threads = [thread for thread in threading.enumerate() if thread.name == "writer"]
-    writer._rest_all()
+    rest_all()
     for thread in threads:
         thread.join(LIMIT_S)
         assert not thread.is_alive()
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "MAX_BYTES", 20_000)
+def small(constants: Constants) -> None:
+    constants(monitoring__writer__MAX_BYTES=20_000)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -87,7 +86,7 @@ def test_pieces_are_whole_lines_and_no_longer_than_a_pipe_keeps_together(
     whole = b"".join(lines)
     start, pieces = 0, []
     while start < len(whole):
-        end = writer._end_of_piece(whole, start)
+        end = end_of_piece(whole, start)
         pieces.append(whole[start:end])
         start = end
     assert b"".join(pieces) == whole
@@ -272,7 +271,7 @@ def test_thread_that_hung_before_a_fork_goes_on_behind_it(pipe: Pipe) -> None:
 
 
 def test_line_that_the_garbage_collector_makes_while_another_is_put_hangs_nobody(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+    pipe: Pipe, constants: Constants
 ) -> None:
     lines = Writer(pipe[1], told)
 
@@ -283,7 +282,7 @@ def test_line_that_the_garbage_collector_makes_while_another_is_put_hangs_nobody
             lines.put(line(2))
             return 1
 
-    monkeypatch.setattr(writer, "MAX_BYTES", 10)
+    constants(monitoring__writer__MAX_BYTES=10)
     lines.put(Counted(line(1)))
     assert read_until(pipe[0], b"\n").startswith(b"dropped")
 
