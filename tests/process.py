@@ -13,18 +13,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from tests.starter import Started, starter
+from tests.vm import LIMIT_S
 from vmw_cloudinit_metadata.monitoring.counters import FAMILIES
 
 CHECKOUT = Path(__file__).parent.parent
 PACKAGE = "vmw_cloudinit_metadata"
 COMMAND = [sys.executable, "-m", "vmw_cloudinit_metadata"]
-LIMIT_S = 15.0
-LOG_LAG_S = 0.03  # the server writes a line within 20 ms
+LOG_LAG_S = 0.03  # the server writes a line within 20 ms, once it has its turn
+RESTS_S = 2.0  # until a server rests that is not kept busy
 Constants = Callable[..., None]  # what the fixture `constants` is
 
 DECLARED = {key for family in FAMILIES for key in family.keys.values()}  # all that is counted
@@ -142,8 +144,11 @@ class ServerProcess:
     @property
     def log(self) -> str:
         """All that was logged until now."""
-        if self._process.poll() is None:
+        end_s = time.monotonic() + RESTS_S
+        while self._process.poll() is None:
             time.sleep(LOG_LAG_S)
+            if not is_running(self.pid) or time.monotonic() > end_s:
+                break
         return "".join(self.lines)
 
     def wait_for(self, pattern: str, limit_s: float = LIMIT_S) -> re.Match[str]:
@@ -182,6 +187,17 @@ def counters(server: ServerProcess) -> Counter[str]:
     pairs = re.findall(r"([^,]+): (\d+)(?:, |\n)", counted)
     assert {name for name, _ in pairs} <= DECLARED
     return Counter({name: int(count) for name, count in pairs})
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a thread of the process, or of its children, runs or waits for a processor."""
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):  # it has ended
+            state = (task / "stat").read_text().rpartition(") ")[2][0]
+            children = (task / "children").read_text().split()
+            if state == "R" or any(is_running(int(child)) for child in children):
+                return True
+    return False
 
 
 def descriptors(server: ServerProcess) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.process import Constants, ServerProcess, descriptors, run, with_constants
+from tests.process import LIMIT_S, Constants, ServerProcess, descriptors, run, with_constants
 from tests.vm import VC_UUID, Vm, suboption
 from vmw_cloudinit_metadata.admin import eventstream
 from vmw_cloudinit_metadata.monitoring.facts import VmLeft
@@ -26,7 +26,6 @@ from vmw_cloudinit_metadata.monitoring.happenings import Happening
 Start = Callable[..., ServerProcess]
 
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
-LIMIT_S = 10.0
 TOKEN = "correct-horse-battery-staple"
 
 # A boot counts as one when nothing more was asked for so long.

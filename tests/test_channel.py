@@ -297,7 +297,7 @@ def test_worker_whose_parent_is_gone_waits_for_nobody(
     parents.close()
     begun_s = time.monotonic()
     reporter.stop()
-    assert time.monotonic() - begun_s < 1
+    assert time.monotonic() - begun_s < 5
 
 
 # The parent's end
@@ -321,7 +321,7 @@ def test_parent_hears_a_worker_on_whatever_that_has_said(
     worker = Worker(0, parents, [learned.append])
     worker.watch(lambda: None)
     good = channel.together([channel.of_happening(served())]), channel.of_figures(FIGURES, "")
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         for message in (*NONSENSE, *good):
             say(workers, message)
         while not worker.is_ready:

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.process import Constants
+from tests.process import LIMIT_S, Constants
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.duplicates import Owners
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay
@@ -40,7 +40,6 @@ OTHER = "33333333-3333-3333-3333-333333333333"
 WEB1 = Machine(name="web1", vc_uuid=VC, bios_uuid=BIOS)
 PINNED_BIOS = f"match: {{bios-uuid: {BIOS}}}\n"
 BROKEN = "metadata: {instance-id: i"
-LIMIT_S = 5.0
 
 
 @pytest.fixture

@@ -236,7 +236,7 @@ class Peer:
 
     def _receive_until(self, is_complete: Callable[[bytes], bool]) -> None:
         data = b""
-        with gevent.Timeout(10):
+        with gevent.Timeout(60):
             while not is_complete(data):
                 gevent.sleep(0.001)
                 try:

@@ -59,7 +59,7 @@ def test_peer_that_does_not_answer_keeps_what_it_said(hasty: ServerProcess) -> N
     started_s = time.monotonic()
     machine.send(b"!!REQUEST_METADATA#\n!!REQUEST_USERDATA#\n")
     assert b"my-instance" in machine.answer()[1]
-    assert 0.8 < time.monotonic() - started_s < 1.5
+    assert 0.8 < time.monotonic() - started_s < 3
     assert machine.answer()[0] == "RESPONSE_USERDATA"
 
 

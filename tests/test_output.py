@@ -59,7 +59,7 @@ class Pair:
 
     def read_all(self, size: int) -> bytes:
         data = b""
-        with gevent.Timeout(5):
+        with gevent.Timeout(60):
             while len(data) < size:
                 data += self.read()
                 gevent.sleep(0)

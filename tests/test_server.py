@@ -84,8 +84,8 @@ def test_refused_lines_are_bounded_in_time_and_number(start: Start) -> None:
     assert lines[0].receive_all(0.5) == b""  # the oldest made room for the newest
     started_s = time.monotonic()
     for line in lines[1:]:
-        assert line.receive_all(3) == b""
-    assert 0.5 < time.monotonic() - started_s < 2
+        assert line.receive_all() == b""
+    assert 0.5 < time.monotonic() - started_s < 10
 
 
 def test_second_uri_is_served_too(start: Start) -> None:

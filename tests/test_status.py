@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import COMMAND, ServerProcess, run
+from tests.process import COMMAND, LIMIT_S, ServerProcess, run
 from tests.test_admin import Admin, boot, uuid, wait_until
 
 Start = Callable[..., ServerProcess]
@@ -84,4 +84,4 @@ def test_tail_follows_events(start: Start, peers: ExitStack, options: list[str])
     else:
         assert "WARNING" in failed
     tail.send_signal(signal.SIGINT)
-    assert tail.wait(10) == 130
+    assert tail.wait(LIMIT_S) == 130

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.peer import OTHER_VC_UUID, SocketVm, connected, is_served
-from tests.process import CHECKOUT, ServerProcess, counters, descriptors, with_constants
+from tests.process import CHECKOUT, LIMIT_S, ServerProcess, counters, descriptors, with_constants
 from tests.vm import ALWAYS_KNOWN, BINARY, Vm, suboption
 
 Start = Callable[..., ServerProcess]
@@ -332,7 +332,7 @@ def test_guest_that_never_reads_harms_no_other_vm(suspended: Suspended) -> None:
     suspended.flood(b"!!REQUEST_USERDATA#\n" * 200, 20)
     started_s = time.monotonic()
     assert is_served(suspended.other)
-    assert time.monotonic() - started_s < 0.5
+    assert time.monotonic() - started_s < 5  # a server that waits for the guest waits for 60 s
 
 
 def test_guest_that_reads_again_gets_whole_lines_and_one_line_feed_for_the_loss(
@@ -454,7 +454,7 @@ def flood(server: ServerProcess, how: str) -> Iterator[None]:
     wait_until(lambda: descriptors(server) <= before)
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
     end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s, "not within the limit"

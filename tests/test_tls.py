@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from tests.certificates import Pair, make_pair
-from tests.process import ServerProcess, run, with_constants
+from tests.process import LIMIT_S, ServerProcess, run, with_constants
 from tests.vm import ALWAYS_KNOWN, BINARY, VC_UUID, Vm, suboption
 from vmw_cloudinit_metadata.serving.tls import KeyPair, Tls
 
@@ -223,7 +223,7 @@ def counters(server: ServerProcess) -> dict[str, int]:
     return {name: int(count) for name, _, count in (item.rpartition(": ") for item in counted)}
 
 
-def ends(machine: Vm, limit_s: float = 2.0) -> bytes:
+def ends(machine: Vm, limit_s: float = 10.0) -> bytes:
     """What is said before the server closes, which it does within `limit_s`."""
     try:
         return machine.receive_all(limit_s)
@@ -742,7 +742,7 @@ def test_handshake_that_stops_in_the_middle_is_closed_at_its_deadline_and_counte
     assert silent.hears(0.2) == half.hears(0.01) == b""
     ends(half)
     ends(silent)
-    assert time.monotonic() - started_s < 2
+    assert time.monotonic() - started_s < 5
     server.wait_for(r"closed: TLS failed: no handshake within 0\.5 s")
     assert served.metadata()["instance-id"] == "my-instance"  # its handshake was in time
     for machine in (served, half, silent):
@@ -868,7 +868,7 @@ def test_aborted_handshakes_leave_no_descriptor_behind(
             machine.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         machine.close()
     assert first.metadata()["instance-id"] == "my-instance"
-    end_s = time.monotonic() + 5
+    end_s = time.monotonic() + LIMIT_S
     while len(list(descriptors.iterdir())) != before and time.monotonic() < end_s:
         time.sleep(0.01)
     assert len(list(descriptors.iterdir())) == before

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import CHECKOUT, ServerProcess, run, with_constants
+from tests.process import CHECKOUT, LIMIT_S, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
 
 Start = Callable[..., ServerProcess]
@@ -28,7 +28,7 @@ def children(pid: int) -> set[int]:
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
     end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s

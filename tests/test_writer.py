@@ -100,7 +100,7 @@ def test_lines_that_nobody_reads_cost_nobody_time_and_are_bounded_in_bytes(pipe:
     begun_s = time.monotonic()
     for number in range(1000):
         lines.put(line(number))
-    assert time.monotonic() - begun_s < 1
+    assert time.monotonic() - begun_s < 5
     kept = 1000 - lines.dropped
     assert 195 <= kept <= 200 + 2 * PIPE_BYTES // 100
     last = b"dropped %d\n" % lines.dropped
@@ -134,7 +134,7 @@ def test_flush_waits_for_what_is_read_and_not_for_what_is_not(pipe: Pipe) -> Non
     lines.put(b"".join(map(line, range(100))))
     begun_s = time.monotonic()
     lines.flush(0.2)
-    assert 0.15 < time.monotonic() - begun_s < 2
+    assert 0.15 < time.monotonic() - begun_s < 10
 
 
 def test_reader_that_is_gone_is_no_error_and_counted(pipe: Pipe) -> None:
@@ -245,7 +245,7 @@ def test_process_forks_although_nobody_reads(pipe: Pipe, tmp_path: Path) -> None
 
     begun_s = time.monotonic()
     assert in_child(work) == 0
-    assert time.monotonic() - begun_s < 3
+    assert time.monotonic() - begun_s < 10
     assert (tmp_path / "log").read_bytes() == line(1)
 
 
