@@ -294,7 +294,7 @@ def test_address_that_others_reach_is_served_with_a_token(start: Start, token_fi
 
 
 @pytest.mark.parametrize("text", [None, "", "\n", "two words of a token", "x", "a" * 15])
-def test_token_file_that_cannot_be_used_is_told(tmp_path: Path, text: str | None) -> None:
+def test_token_file_that_cannot_be_used_is_reported(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "token"
     if text is not None:
         file.write_text(text)
@@ -397,7 +397,7 @@ def test_file_with_a_fault_is_named_with_its_line(admin: Admin, vms: Boot, insta
     assert "bad.yaml:3: network.address" in story["last_error"]["reason"]
 
 
-def test_machine_served_with_its_last_good_answer_is_stale_until_it_is_mended(
+def test_machine_served_with_its_last_good_answer_is_stale_until_the_file_is_fixed(
     admin: Admin, vms: Boot, instances: Path
 ) -> None:
     (instances / "kept.yaml").write_text("metadata: {}\n")
@@ -490,7 +490,7 @@ def test_search_state_and_pages_find_machines(admin: Admin, vms: Boot) -> None:
     "query",
     ["state=nonsense", "page=0", "page=x", "per_page=1001", "per_page=-1", "&".join(["a=1"] * 99)],
 )
-def test_question_that_makes_no_sense_is_told(admin: Admin, query: str) -> None:
+def test_invalid_query_is_an_error(admin: Admin, query: str) -> None:
     answer, body = admin.request(f"/api/machines?{query}")
     assert answer.status == 400
     assert json.loads(body)["error"]
@@ -552,7 +552,7 @@ def test_state_file_is_in_the_directory_that_systemd_gives(begin: Begin, tmp_pat
     machine.close()
 
 
-def test_state_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
+def test_state_file_that_cannot_be_written_is_reported_at_the_start(tmp_path: Path) -> None:
     ended = run(
         *("run", "--uri", "x", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"),
         *("--driver-opts", json.dumps({"directory": str(tmp_path)})),
@@ -593,7 +593,7 @@ def test_events_of_a_level_and_above_only(admin: Admin, vms: Boot) -> None:
     assert admin.status("/api/events?level=nonsense") == 400
 
 
-def test_reader_that_is_too_slow_is_told_how_much_it_missed(
+def test_reader_that_is_too_slow_learns_how_much_it_missed(
     constants: Constants,
 ) -> None:
     constants(admin__eventstream__KEPT=10)

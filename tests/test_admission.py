@@ -83,7 +83,7 @@ def test_host_outside_allow_is_logged_once_for_each_address(start: Start) -> Non
     assert re.findall(r"(\S+):\d+: connection refused", server.log) == ["127.0.0.1", "127.0.0.3"]
 
 
-def test_host_outside_allow_is_logged_again_after_a_while_with_the_untold(start: Start) -> None:
+def test_host_outside_allow_is_logged_again_after_a_while_with_the_unlogged(start: Start) -> None:
     server = start(
         "--allow", "127.0.0.2", command=with_constants(monitoring__onceaminute__QUIET_S=0.5)
     )

@@ -182,7 +182,7 @@ def test_hup_goes_on_in_a_new_file(start: Start, file: Path, workers: str) -> No
     assert len(of_kind(rotated, "served")) == 2
 
 
-def test_file_that_hup_cannot_open_is_told_and_the_old_one_goes_on(
+def test_file_that_hup_cannot_open_is_reported_and_the_old_one_goes_on(
     start: Start, file: Path
 ) -> None:
     server = start("--audit-log", str(file), command=QUICK)

@@ -156,7 +156,7 @@ def test_happening_comes_as_it_was_reported(name: str, reason: str, kind: str, c
     assert abs((since - told.machine.connected_since).total_seconds()) < 0.001
 
 
-def test_figures_come_as_they_were_told() -> None:
+def test_figures_arrive_as_they_were_sent() -> None:
     report = channel.decode(channel.of_figures(FIGURES, "no directory"))
     assert report.figures
     assert report.problem == "no directory"
@@ -236,7 +236,7 @@ def test_longest_names_and_uris_come_whole(
     ],
     ids=["too long", "bytes", "an object"],
 )
-def test_happening_that_cannot_be_told_is_counted_and_harms_no_other(
+def test_happening_that_cannot_be_sent_is_counted_and_harms_no_other(
     pair: tuple[socket.socket, socket.socket], server: MetadataServer, fact: Fact
 ) -> None:
     parents, workers = pair
@@ -267,7 +267,7 @@ def test_worker_of_a_parent_that_does_not_read_keeps_bounded_bytes_and_counts_th
     assert len(happenings_in(reports)) == count - dropped
 
 
-def test_figures_are_told_before_happenings_that_wait(
+def test_figures_are_sent_before_happenings_that_wait(
     pair: tuple[socket.socket, socket.socket], server: MetadataServer
 ) -> None:
     parents, workers = pair

@@ -287,7 +287,7 @@ def test_shedding_drops_who_left_the_longest_ago_and_then_the_stories() -> None:
     assert views.story(order[0])["documents"]
 
 
-def test_connections_of_one_machine_are_counted_and_few_are_told() -> None:
+def test_connections_of_one_machine_are_counted_and_few_are_reported() -> None:
     chronicle = Chronicle()
     machine = Machine(name="web1", vc_uuid="one")
     came = [

@@ -81,14 +81,14 @@ def test_boot_is_two_lines(start: Start) -> None:
     assert f"'web1', VC UUID {UUID}: identified" in server.lines[before]
 
 
-def test_documents_are_told_soon_although_the_vm_stays(start: Start) -> None:
+def test_documents_are_reported_soon_although_the_vm_stays(start: Start) -> None:
     server = start()
     machine = Vm(server.port)
     boot(machine)
     server.wait_for("answered METADATA, NETWORKDATA, USERDATA", 3)
 
 
-def test_guest_that_never_stops_asking_is_told(start: Start) -> None:
+def test_guest_that_never_stops_asking_is_reported(start: Start) -> None:
     server = start(command=with_constants(serving__timeouts__UNSETTLED_S=1.0))
     machine = Vm(server.port)
     for _ in range(4):

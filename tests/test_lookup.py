@@ -62,7 +62,7 @@ def test_driver_sees_the_whole_machine(scripted: Callable[..., Scripted]) -> Non
     }
 
 
-def test_failures_of_a_driver_are_told_apart(scripted: Callable[..., Scripted]) -> None:
+def test_failures_of_a_driver_are_distinguished(scripted: Callable[..., Scripted]) -> None:
     server = scripted()
     for name, error in (
         ("none", "not-found"),
@@ -158,7 +158,7 @@ def test_driver_that_takes_too_long_is_a_timeout_and_its_late_answer_is_kept(
     assert server.calls == ["sleep-1.5"]
 
 
-def test_identity_told_during_a_look_up_counts(scripted: Callable[..., Scripted]) -> None:
+def test_identity_sent_during_a_look_up_counts(scripted: Callable[..., Scripted]) -> None:
     server = scripted()
     machine = Vm(server.server.port, "sleep-1", vc_uuid=None, known=KNOWN)
     machine.send(suboption(2, b"\x51") + suboption(84) + suboption(86))

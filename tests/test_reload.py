@@ -302,7 +302,7 @@ def test_hup_soon_after_a_reading_waits_for_its_pause(files: Files, again: Reloa
     until(lambda: files.taken == [1, 2])
 
 
-def test_reading_that_hangs_is_told_and_taken_when_it_comes(
+def test_reading_that_hangs_is_reported_and_taken_when_it_comes(
     files: Files,
     again: Reload,
     caplog: pytest.LogCaptureFixture,
@@ -334,7 +334,7 @@ def test_reading_that_hung_is_old_if_another_was_asked_for(files: Files, again: 
     ],
     ids=["of the operator", "of the server"],
 )
-def test_reading_that_fails_changes_nothing_and_is_told(
+def test_reading_that_fails_changes_nothing_and_is_reported(
     files: Files, again: Reload, caplog: pytest.LogCaptureFixture, error: Exception, told: str
 ) -> None:
     files.error = error

@@ -202,7 +202,7 @@ def test_token_of_absent_files_alone_is_given(tmp_path: Path) -> None:
         pytest.param("x" * 300, False, id="longer-than-a-name-can-be"),
     ],
 )
-def test_exists_tells_whether_there_is_such_a_file(file: Path, name: str, exists: bool) -> None:
+def test_exists_returns_whether_there_is_such_a_file(file: Path, name: str, exists: bool) -> None:
     assert Snapshot().exists(str(file.parent / name)) is exists
 
 
@@ -221,7 +221,7 @@ def test_read_gives_one_byte_more_than_the_limit_at_most(
     assert Snapshot().read(str(file), limit) == content
 
 
-def test_read_of_a_file_that_tells_no_size_is_whole() -> None:
+def test_read_of_a_file_without_a_size_is_whole() -> None:
     path = Path("/proc/cpuinfo")
     assert path.stat().st_size == 0
     content = Snapshot().read(str(path), 1_000_000)

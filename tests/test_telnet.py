@@ -78,7 +78,7 @@ def test_subnegotiation_comes_back_from_its_encoding(option: int, payload: bytes
 
 
 @given(st.binary(min_size=9, max_size=100), st.lists(st.integers(0, 1000)))
-def test_overlong_subnegotiation_is_told_once_and_the_next_is_read(
+def test_overlong_subnegotiation_is_reported_once_and_the_next_is_read(
     payload: bytes, places: list[int]
 ) -> None:
     good = Subnegotiation(1, b"good")
@@ -125,7 +125,7 @@ def test_subnegotiation_byte_by_byte_is_not_read_again_and_again() -> None:
         ),
     ],
 )
-def test_bytes_that_are_odd_are_told_and_passed_over(data: bytes, events: list[Event]) -> None:
+def test_odd_bytes_are_reported_and_skipped(data: bytes, events: list[Event]) -> None:
     assert decode(data) == events
 
 

@@ -305,7 +305,7 @@ def test_late_host_never_gets_the_file_of_the_name_in_real_time(
     assert answers_of_a_late_host(start(), late_s) == (expected, "of-the-uuid")
 
 
-def test_host_that_never_tells_is_asked_on_told_of_once_and_kept(start: Start) -> None:
+def test_host_that_never_answers_is_asked_again_reported_once_and_kept(start: Start) -> None:
     server = start(
         command=with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=1.0, **QUICK)
     )

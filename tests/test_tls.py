@@ -878,7 +878,7 @@ def test_aborted_handshakes_leave_no_descriptor_behind(
 # Strangers
 
 
-def test_web_browser_is_told_what_the_port_is_for_inside_tls(
+def test_web_browser_gets_an_explanation_of_the_port_inside_tls(
     dial: Dial, allowing: ServerProcess
 ) -> None:
     machine = dial(TlsVm, allowing, None)
@@ -891,7 +891,7 @@ def test_web_browser_is_told_what_the_port_is_for_inside_tls(
     [rb"[^\xff]*[\r\n]", rb"[^\r\n]*\xff"],
     ids=["line end before 0xFF", "0xFF before line end"],
 )
-def test_client_hello_to_a_server_without_certificate_is_closed_and_told(
+def test_client_hello_to_a_server_without_certificate_is_closed_and_reported(
     dial: Dial, start: Start, pattern: bytes
 ) -> None:
     server = start()  # it tells of such a peer once a minute

@@ -91,7 +91,7 @@ def test_secret_has_one_length() -> None:
     assert {len(begin(keyed(), bytes(size)).secret) for size in range(9)} == {24}
 
 
-def test_moves_with_the_same_sequence_are_told_apart() -> None:
+def test_moves_with_the_same_sequence_are_distinguished() -> None:
     moves = local()
     first, second = begin(moves, source="first"), begin(moves, source="second")
     assert moves.arrive(b"seq1" + second.secret) is second
@@ -316,7 +316,7 @@ def test_move_that_has_ended_cannot_be_abandoned() -> None:
     assert "--max-pending-moves" in reason(moves)
 
 
-def test_moves_beyond_the_rate_of_a_host_are_declined_and_told_apart() -> None:
+def test_moves_beyond_the_rate_of_a_host_are_declined_and_distinguished() -> None:
     moves: Moves[str] = Moves(1000, RandomSecrets(Counting()), Rate(2))
     told = [moves.begin("source", HOST, b"seq1", UUID, now_s=100.0) for _ in range(100)]
     assert sum(isinstance(one, Begun) for one in told) == 2 * BURST_S

@@ -111,7 +111,7 @@ def test_lines_that_nobody_reads_cost_nobody_time_and_are_bounded_in_bytes(pipe:
 
 
 @pytest.mark.usefixtures("small")
-def test_each_drop_is_told_once_and_where_it_was(pipe: Pipe) -> None:
+def test_each_drop_is_reported_once_and_where_it_was(pipe: Pipe) -> None:
     lines = Writer(pipe[1], told)
     read = b""
     for _ in range(3):
@@ -162,7 +162,7 @@ def test_descriptor_that_somebody_has_made_nonblocking_is_waited_for(pipe: Pipe)
     assert lines.dropped == 0
 
 
-def test_file_that_is_full_loses_lines_that_are_told_when_there_is_room(tmp_path: Path) -> None:
+def test_file_that_is_full_loses_lines_that_are_reported_when_there_is_room(tmp_path: Path) -> None:
     file = tmp_path / "log"
     program = (
         "import os, resource, sys\n"
@@ -250,7 +250,7 @@ def test_process_forks_although_nobody_reads(pipe: Pipe, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("small")
-def test_lines_of_more_than_may_wait_are_told_though_nothing_follows(pipe: Pipe) -> None:
+def test_lines_of_more_than_may_wait_are_reported_though_nothing_follows(pipe: Pipe) -> None:
     lines = Writer(pipe[1], told)
     lines.put(b"".join(map(line, range(300))))
     assert read_until(pipe[0], b"\n") == b"dropped 300\n"
