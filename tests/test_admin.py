@@ -1,4 +1,4 @@
-"""The admin port of a real server: who may read it, and what it tells."""
+"""The admin port of a real server: who may read it, and what it returns."""
 
 from __future__ import annotations
 

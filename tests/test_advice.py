@@ -15,7 +15,7 @@ from vmw_cloudinit_metadata.instance.model import InstanceData
 
 
 def warnings(**parts: Any) -> list[str]:
-    """The warnings for an instance, as they are told."""
+    """The warnings for an instance, as they are reported."""
     found = list(warnings_of(InstanceData.from_mapping({"metadata": {}, **parts})))
     assert all(warning.is_warning for warning in found)
     return [str(warning).removeprefix("warning: ") for warning in found]

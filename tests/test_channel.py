@@ -1,4 +1,4 @@
-"""What a worker tells its parent: its messages, and both ends of the socket pair."""
+"""What a worker sends to its parent: its messages, and both ends of the socket pair."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def heard(parents: socket.socket) -> list[channel.Report]:
 
 
 def told_by(reporter: Reporter, parents: socket.socket) -> list[channel.Report]:
-    """All that the worker tells at its end, to a parent that reads."""
+    """Everything that the worker sends when it ends, to a parent that reads."""
     found: list[channel.Report] = []
     stopping = gevent.spawn(reporter.stop)
     while not stopping.ready():

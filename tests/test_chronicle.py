@@ -1,4 +1,4 @@
-"""The chronicle: how it learns what happened makes no difference to what it tells."""
+"""The chronicle: what it shows does not depend on how it learns what happened."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def served(directory: Path, machine: Machine = WEB1, **options: Any) -> Instance
 
 
 def faults_of(directory: Path, **options: Any) -> list[str]:
-    """The faults of web1.yaml, as they are told, without the directory."""
+    """The faults of web1.yaml, as they are reported, without the directory."""
     with pytest.raises(InvalidInstanceData) as raised:
         driver_of(directory, **options).get_instance(Machine(name="web1"))
     return [told(fault, directory) for fault in raised.value.faults]
@@ -644,7 +644,7 @@ def test_explain_knows_a_file_whose_name_is_nearly_right(directory: Path, file: 
 
 @pytest.fixture
 def outside(directory: Path) -> Path:
-    """A file beside the directory, whose content is nobody's business."""
+    """A file beside the directory, whose content must stay secret."""
     path = directory.parent / "outside"
     path.write_text("root:x:0:0:SECRET:/root:/bin/sh\nmetadata: {instance-id: SECRET}\n")
     return path

@@ -13,7 +13,7 @@ from vmw_cloudinit_metadata.process.greenlets import MAX_IDLE, Greenlets
 
 
 class Connections:
-    """What runs where; each ends when it is told to."""
+    """Which greenlet serves which connection; `end` ends them all."""
 
     def __init__(self, max_idle: int = MAX_IDLE) -> None:
         self.greenlets = Greenlets(self._serve, max_idle)

@@ -41,7 +41,7 @@ def uuid(number: int) -> str:
 
 
 def id_of(machine: Vm, limit_s: float = 10.0) -> object:
-    """The instance-id that the VM is told within the limit."""
+    """The instance-id that the VM gets within the limit."""
     began_s = time.monotonic()
     told = machine.metadata()["instance-id"]
     assert time.monotonic() - began_s < limit_s

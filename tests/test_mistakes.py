@@ -1,4 +1,4 @@
-"""Cases that people have had, as files: what they get, or what they are told."""
+"""Mistakes that people have made, as files, with the answer or the message they get."""
 
 from __future__ import annotations
 

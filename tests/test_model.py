@@ -75,7 +75,7 @@ OTHER = "metadata.<1 character>"
 
 
 def fault_of(**parts: Any) -> str:
-    """The only fault, as it is told."""
+    """The only fault, as it is reported."""
     (fault,) = faults_of({"metadata": {}, **parts})
     return str(fault)
 

@@ -1,4 +1,4 @@
-"""cloud-init's own network-config: what is told of it, with its JSON schemas as the judge."""
+"""cloud-init's own network-config: what is reported, compared with its JSON schemas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No fault tells a secret: not a value, a key, a tag or a name that stands where secrets stand."""
+"""No message reveals a secret: a value, a key, a tag or a name in the place of a secret."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ PIECES = [
 
 
 def told_of(text: str) -> list[str]:
-    """All that validate and a boot tell of a file."""
+    """Everything that `validate` and a boot print about a file."""
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "web1.yaml").write_text(text, "utf-8", "surrogatepass")
         driver = FileDriver({"directory": directory})
@@ -126,7 +126,7 @@ def told_of(text: str) -> list[str]:
 
 
 def leaks(told: str, secret: str) -> bool:
-    """Whether six characters of the secret, one behind the other, are told."""
+    """Whether six successive characters of the secret are printed."""
     ends = range(WINDOW, len(secret) + 1)
     return any(secret[end - WINDOW : end].lower() in told.lower() for end in ends)
 

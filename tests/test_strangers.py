@@ -1,4 +1,4 @@
-"""Bad peers: each gets what issue and PROTOCOL.md promise, and nobody else notices."""
+"""Bad peers: each gets what PROTOCOL.md promises, and no other peer is affected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a file that is no YAML, or not what it should be: each as a person reads it."""
+"""Messages about files that are not YAML, or not what they should be, as a person reads them."""
 
 from __future__ import annotations
 

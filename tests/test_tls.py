@@ -216,7 +216,7 @@ def line_about(server: ServerProcess, machine: Vm) -> str:
 
 
 def counters(server: ServerProcess) -> dict[str, int]:
-    """Stops the server, whose last line tells them."""
+    """Stops the server, whose last line has them."""
     server.signal(signal.SIGTERM)
     assert server.wait() == 0
     counted = server.lines[-1].partition("stopped; ")[2].strip().split(", ")

@@ -1,4 +1,4 @@
-"""The thread that writes: bounded, in order, whole lines, and in nobody's way."""
+"""The thread that writes: bounded, in order, in whole lines; it blocks no other thread."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class Vm:
         vc_uuid: str | None = VC_UUID,
         **settings: Any,
     ) -> Vm:
-        """The target host's connection: says VMOTION-PEER before it tells who the VM is."""
+        """The target host's connection: sends VMOTION-PEER before the identity of the VM."""
         target = cls(port, silent=True, **settings)
         target.send(
             BINARY + b"\xff\xfb\xe8" + suboption(0, KNOWN) + suboption(44, sequence + secret)
