@@ -301,6 +301,7 @@ def test_line_of_a_thread_stands_behind_those_before_it(file: Path, descriptor: 
     assert [line.rpartition(" ")[2] for line in lines] == ["first", "second"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_info")
 def test_two_lines_of_a_boot_cost_less_than_30_microseconds(file: Path, descriptor: int) -> None:
     machine = Machine("web1", UUID, peer_address="10.0.0.1")
@@ -322,7 +323,7 @@ def test_two_lines_of_a_boot_cost_less_than_30_microseconds(file: Path, descript
     handler.flush()
     assert len(file.read_text().splitlines()) == 10_000
     print(f"{took_s * 1e6:.1f} µs")
-    assert took_s < 30e-6  # twice the documented 15 µs: other tests run at the same time
+    assert took_s < 30e-6
 
 
 def test_log_of_an_embedded_server_goes_through_logging(caplog: pytest.LogCaptureFixture) -> None:
