@@ -323,7 +323,7 @@ def test_two_lines_of_a_boot_cost_less_than_30_microseconds(file: Path, descript
     handler.flush()
     assert len(file.read_text().splitlines()) == 10_000
     print(f"{took_s * 1e6:.1f} µs")
-    assert took_s < 30e-6
+    assert took_s < 30e-6  # twice the documented 15 µs
 
 
 def test_log_of_an_embedded_server_goes_through_logging(caplog: pytest.LogCaptureFixture) -> None:
