@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,12 +18,16 @@ from hypothesis import HealthCheck, settings
 from tests.cloudinit import cloud_init  # noqa: F401 - a fixture
 from tests.fuse import hanging  # noqa: F401 - a fixture
 from tests.guest import guest, serial  # noqa: F401 - fixtures
-from tests.process import ServerProcess
+from tests.process import Constants, ServerProcess, modules_with, place_of
 from tests.vm import Vm
 
 # Each process of the tests, and each that they start, would compile all modules anew.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# nohup, and a shell's command in the background, have them ignored, and so do their children.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A case that takes long says something of a busy machine, and nothing of a law.
 settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,6 +49,25 @@ metadata:
   #cloud-config
   growpart: {{mode: auto}}
 """
+
+
+@pytest.fixture
+def constants(monkeypatch: pytest.MonkeyPatch) -> Constants:
+    """Sets constants in this process until the test ends; named as in `with_constants`."""
+
+    def set_constants(**values: object) -> None:
+        for constant, value in values.items():
+            _, name = place_of(constant)
+            for module in modules_with(constant):
+                monkeypatch.setattr(module, name, value)
+
+    return set_constants
+
+
+@pytest.fixture
+def settled(constants: Constants) -> None:
+    """Files that changed just now count as settled, so that answers have a token."""
+    constants(drivers__filesystem__snapshot__UNSETTLED_NS=-(10**18))
 
 
 @pytest.fixture(scope="session")

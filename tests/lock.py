@@ -60,7 +60,7 @@ def installed(name: str) -> Distribution | None:
 def faults_in(text: str, wanted: Iterable[Requirement], installed: Installed) -> Iterator[str]:
     """What is wrong with a lock of `text` for what is `wanted`."""
     faults: list[str] = []
-    pins = _pins(text, faults)
+    pins = pins_in(text, faults)
     yield from faults
     for pin in pins.values():
         yield from _faults_of(pin)
@@ -75,7 +75,7 @@ def faults_in(text: str, wanted: Iterable[Requirement], installed: Installed) ->
 
 def unknown(text: str, installed: Installed) -> Iterator[str]:
     """What cannot be checked here: another release is installed, or none."""
-    for pin in _pins(text, []).values():
+    for pin in pins_in(text, []).values():
         found = installed(pin.name)
         if pin.is_for_here and not (found and found.version == pin.version):
             here = found.version if found else "not installed"
@@ -90,7 +90,8 @@ def wanted_by(project: Mapping[str, object]) -> list[Requirement]:
     return [Requirement(text) for texts in (table["dependencies"], *extras) for text in texts]
 
 
-def _pins(text: str, faults: list[str]) -> dict[str, Pin]:
+def pins_in(text: str, faults: list[str]) -> dict[str, Pin]:
+    """Return the pins of a lock by name; append what is wrong to `faults`."""
     pins: dict[str, Pin] = {}
     for line in text.replace("\\\n", " ").splitlines():
         bare = _HASH.sub("", line)
@@ -143,7 +144,7 @@ def main(lock: Path = LOCK) -> int:
     for fault in faults:
         print(f"{lock.name}: {fault}: run `make lock`")
     if not faults:
-        print(f"{lock.name}: {len(_pins(text, []))} releases, each with its hashes")
+        print(f"{lock.name}: {len(pins_in(text, []))} releases, each with its hashes")
     return 1 if faults else 0
 
 

@@ -1,4 +1,4 @@
-"""A driver for tests: its worker also tells the parent what no worker of ours tells."""
+"""A driver for tests: its worker also sends messages to the parent that no worker of ours sends."""
 
 from __future__ import annotations
 

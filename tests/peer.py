@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from tests.process import LIMIT_S
 from tests.vm import ALWAYS_KNOWN, BINARY, VC_UUID, Closed, Vm, suboption
 
 OTHER_VC_UUID = "01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 02"
@@ -45,7 +46,7 @@ def identified(port: int, number: int, host: str = "127.0.0.1") -> SocketVm | No
     return machine
 
 
-def is_closed(peer: socket.socket, limit_s: float = 1.0) -> bool:
+def is_closed(peer: socket.socket, limit_s: float = LIMIT_S) -> bool:
     """Whether the server closes it without a word; False as soon as the server greets."""
     peer.settimeout(limit_s)
     try:

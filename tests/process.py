@@ -12,16 +12,23 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from tests.starter import Started, starter
+from tests.vm import LIMIT_S
 from vmw_cloudinit_metadata.monitoring.counters import FAMILIES
 
 CHECKOUT = Path(__file__).parent.parent
+PACKAGE = "vmw_cloudinit_metadata"
 COMMAND = [sys.executable, "-m", "vmw_cloudinit_metadata"]
-LIMIT_S = 15.0
-LOG_LAG_S = 0.03  # the server writes a line within 20 ms
+LOG_LAG_S = 0.03  # the server writes a line within 20 ms, once it has its turn
+RESTS_S = 2.0  # until a server rests that is not kept busy
+Constants = Callable[..., None]  # what the fixture `constants` is
+
 DECLARED = {key for family in FAMILIES for key in family.keys.values()}  # all that is counted
 
 
@@ -29,16 +36,30 @@ class Program(list[str]):
     """A command that a starter may run, because it is this Python with the server alone."""
 
 
+def place_of(constant: str) -> tuple[str, str]:
+    """Split `serving__timeouts__STALLED_S` into the path of its module and its name."""
+    module, _, name = constant.rpartition("__")
+    return f"{PACKAGE}.{module.replace('__', '.')}", name
+
+
+def modules_with(constant: str) -> list[ModuleType]:
+    """Return the module of a constant, and those that import it by its name."""
+    path, name = place_of(constant)
+    value = getattr(import_module(path), name)  # raises AttributeError if there is none
+    ours = [module for name, module in sys.modules.items() if name.startswith(PACKAGE)]
+    return [module for module in ours if getattr(module, name, None) is value]
+
+
 def with_constants(**constants: float) -> Program:
     """Return the command `run` with other constants, such as `serving__timeouts__STALLED_S=1.0`.
 
-    Modules that import a constant by its name get the other value too.
+    Modules that import a constant by its name get the other value too. A name that does not exist
+    ends the server at its start.
     """
     lines = ["import sys", "from importlib import import_module"]
     lines += ["from vmw_cloudinit_metadata.cli import main"]
     for place, value in constants.items():
-        module, _, name = place.rpartition("__")
-        path = f"vmw_cloudinit_metadata.{module.replace('__', '.')}"
+        path, name = place_of(place)
         lines.append(f"was = import_module({path!r}).{name}")
         lines.append("for module in list(sys.modules.values()):")
         lines.append(f"    if getattr(module, {name!r}, None) is was: module.{name} = {value!r}")
@@ -93,6 +114,7 @@ class ServerProcess:
         command: list[str] | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path = CHECKOUT,
+        on_start: Callable[[int], None] = lambda _pid: None,
     ) -> None:
         opts = {"directory": str(directory)} if driver_opts is None else driver_opts
         if "--admin-listen" not in options:  # servers of other tests have the default one
@@ -110,6 +132,7 @@ class ServerProcess:
         finally:
             os.close(write)
         self.pid = self._process.pid
+        on_start(self.pid)  # before it listens
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -121,8 +144,11 @@ class ServerProcess:
     @property
     def log(self) -> str:
         """All that was logged until now."""
-        if self._process.poll() is None:
+        end_s = time.monotonic() + RESTS_S
+        while self._process.poll() is None:
             time.sleep(LOG_LAG_S)
+            if not is_running(self.pid) or time.monotonic() > end_s:
+                break
         return "".join(self.lines)
 
     def wait_for(self, pattern: str, limit_s: float = LIMIT_S) -> re.Match[str]:
@@ -161,6 +187,17 @@ def counters(server: ServerProcess) -> Counter[str]:
     pairs = re.findall(r"([^,]+): (\d+)(?:, |\n)", counted)
     assert {name for name, _ in pairs} <= DECLARED
     return Counter({name: int(count) for name, count in pairs})
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a thread of the process, or of its children, runs or waits for a processor."""
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):  # it has ended
+            state = (task / "stat").read_text().rpartition(") ")[2][0]
+            children = (task / "children").read_text().split()
+            if state == "R" or any(is_running(int(child)) for child in children):
+                return True
+    return False
 
 
 def descriptors(server: ServerProcess) -> int:

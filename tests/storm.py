@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from tests.load.vm import Instance, boot
+from tests.process import LIMIT_S
 from tests.vm import Closed
 
 REDIAL_S = 0.2  # ESXi's own is not known
@@ -56,12 +57,12 @@ class Storm:
                 self.redials += 1
                 time.sleep(REDIAL_S)
 
-    def wait_for_boots(self, count: int, limit_s: float = 20.0) -> None:
+    def wait_for_boots(self, count: int, limit_s: float = LIMIT_S) -> None:
         """Waits for so many more boots."""
         wanted = self.boots + count
         self.wait_until(lambda: self.boots >= wanted, limit_s)
 
-    def wait_until(self, condition: Callable[[], bool], limit_s: float = 20.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
         end_s = time.monotonic() + limit_s
         while not condition():
             assert not self.failures, self.failures[:3]

@@ -1,4 +1,4 @@
-"""The admin port of a real server: who may read it, and what it tells."""
+"""The admin port of a real server: who may read it, and what it returns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.process import ServerProcess, descriptors, run, with_constants
+from tests.process import LIMIT_S, Constants, ServerProcess, descriptors, run, with_constants
 from tests.vm import VC_UUID, Vm, suboption
 from vmw_cloudinit_metadata.admin import eventstream
 from vmw_cloudinit_metadata.monitoring.facts import VmLeft
@@ -26,7 +26,6 @@ from vmw_cloudinit_metadata.monitoring.happenings import Happening
 Start = Callable[..., ServerProcess]
 
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
-LIMIT_S = 10.0
 TOKEN = "correct-horse-battery-staple"
 
 # A boot counts as one when nothing more was asked for so long.
@@ -295,7 +294,7 @@ def test_address_that_others_reach_is_served_with_a_token(start: Start, token_fi
 
 
 @pytest.mark.parametrize("text", [None, "", "\n", "two words of a token", "x", "a" * 15])
-def test_token_file_that_cannot_be_used_is_told(tmp_path: Path, text: str | None) -> None:
+def test_token_file_that_cannot_be_used_is_reported(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "token"
     if text is not None:
         file.write_text(text)
@@ -398,7 +397,7 @@ def test_file_with_a_fault_is_named_with_its_line(admin: Admin, vms: Boot, insta
     assert "bad.yaml:3: network.address" in story["last_error"]["reason"]
 
 
-def test_machine_served_with_its_last_good_answer_is_stale_until_it_is_mended(
+def test_machine_served_with_its_last_good_answer_is_stale_until_the_file_is_fixed(
     admin: Admin, vms: Boot, instances: Path
 ) -> None:
     (instances / "kept.yaml").write_text("metadata: {}\n")
@@ -491,7 +490,7 @@ def test_search_state_and_pages_find_machines(admin: Admin, vms: Boot) -> None:
     "query",
     ["state=nonsense", "page=0", "page=x", "per_page=1001", "per_page=-1", "&".join(["a=1"] * 99)],
 )
-def test_question_that_makes_no_sense_is_told(admin: Admin, query: str) -> None:
+def test_invalid_query_is_an_error(admin: Admin, query: str) -> None:
     answer, body = admin.request(f"/api/machines?{query}")
     assert answer.status == 400
     assert json.loads(body)["error"]
@@ -553,7 +552,7 @@ def test_state_file_is_in_the_directory_that_systemd_gives(begin: Begin, tmp_pat
     machine.close()
 
 
-def test_state_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
+def test_state_file_that_cannot_be_written_is_reported_at_the_start(tmp_path: Path) -> None:
     ended = run(
         *("run", "--uri", "x", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"),
         *("--driver-opts", json.dumps({"directory": str(tmp_path)})),
@@ -594,10 +593,10 @@ def test_events_of_a_level_and_above_only(admin: Admin, vms: Boot) -> None:
     assert admin.status("/api/events?level=nonsense") == 400
 
 
-def test_reader_that_is_too_slow_is_told_how_much_it_missed(
-    monkeypatch: pytest.MonkeyPatch,
+def test_reader_that_is_too_slow_learns_how_much_it_missed(
+    constants: Constants,
 ) -> None:
-    monkeypatch.setattr(eventstream, "KEPT", 10)
+    constants(admin__eventstream__KEPT=10)
     ours = eventstream.Events()
     follower = ours.follow(None, 0)
     stream = ours.stream(follower)

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import ServerProcess, descriptors, with_constants
+from tests.process import LIMIT_S, ServerProcess, descriptors, with_constants
 from tests.test_admin import QUICK, TOKEN, Admin, boot, uuid, wait_until
 from tests.test_request import BAD, NEXT
 from tests.vm import Vm
 
 Start = Callable[..., ServerProcess]
 
-LIMIT_S = 10.0
 GOOD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 

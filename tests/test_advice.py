@@ -15,7 +15,7 @@ from vmw_cloudinit_metadata.instance.model import InstanceData
 
 
 def warnings(**parts: Any) -> list[str]:
-    """The warnings for an instance, as they are told."""
+    """The warnings for an instance, as they are reported."""
     found = list(warnings_of(InstanceData.from_mapping({"metadata": {}, **parts})))
     assert all(warning.is_warning for warning in found)
     return [str(warning).removeprefix("warning: ") for warning in found]
@@ -86,7 +86,7 @@ def test_cloud_config_that_is_no_mapping_is_a_warning(part: str, below: Any, war
     assert told.startswith(f"{part}: {warning}")
 
 
-def test_cloud_config_that_is_a_text_is_not_told() -> None:
+def test_cloud_config_that_is_a_text_is_not_reported() -> None:
     assert "secret" not in str(warnings(userdata="#cloud-config\nsecret\n"))
 
 
@@ -140,7 +140,7 @@ def test_key_that_steers_cloud_init_is_a_warning(name: str, expected: str) -> No
         *dict.fromkeys(("vendordata", "vendor-data"), "vendordata").items(),
     ],
 )
-def test_key_that_nocloud_ignores_is_told_where_it_belongs(name: str, expected: str) -> None:
+def test_key_that_nocloud_ignores_is_reported_with_its_place(name: str, expected: str) -> None:
     (told,) = warnings(metadata={name: {"version": 2}})
     assert told.startswith(f"metadata.{name}: found ")
     assert f"expected {expected} at the top of the file, not below metadata" in told
@@ -153,7 +153,7 @@ def test_key_that_nocloud_ignores_is_told_where_it_belongs(name: str, expected: 
         *("user-data.encoding", "vendordata.encoding", "metadata.encoding", "cleanup-guestinfo"),
     ],
 )
-def test_key_of_guestinfo_is_told_to_be_none(name: str) -> None:
+def test_key_of_guestinfo_is_reported_as_unknown(name: str) -> None:
     (told,) = warnings(metadata={name: "x"})
     assert told.startswith(f"metadata.{name}: found ".split(".encoding: ")[0])
     assert "expected no such key" in told
@@ -262,7 +262,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_case_is_told_with_its_line(name: str, tmp_path: Path) -> None:
+def test_case_is_reported_with_its_line(name: str, tmp_path: Path) -> None:
     content, expected = CASES[name]
     for file, text in (("web1.yaml", content), ("ud.txt", "\ufeff#cloud-config\na: 1\n")):
         (tmp_path / file).write_text(text)
@@ -272,7 +272,7 @@ def test_case_is_told_with_its_line(name: str, tmp_path: Path) -> None:
     assert places == expected
 
 
-def test_warning_of_the_defaults_is_told_at_their_line(tmp_path: Path) -> None:
+def test_warning_of_the_defaults_is_reported_at_their_line(tmp_path: Path) -> None:
     (tmp_path / "web1.yaml").write_text("metadata: {}\n")
     (tmp_path / "all").write_text("\nuserdata:\n  pakages: [a]\nnetwork:\n  version: 2\n")
     for file in tmp_path.iterdir():

@@ -363,7 +363,7 @@ def test_line_that_is_too_long_is_a_fault_of_the_file(tmp_path: Path, text: str)
     assert "file ignored: a line has" in faults[0]
 
 
-def test_faults_of_the_settings_are_told_up_to_a_hundred(tmp_path: Path) -> None:
+def test_faults_of_the_settings_are_reported_up_to_a_hundred(tmp_path: Path) -> None:
     place = tmp_path / "agent.conf"
     place.write_text("[agent]\n" + "".join(f"a{i} = 1\n" for i in range(1000)) + "retry = 5\n")
     settings, faults = conf.read_config(str(place))

@@ -98,7 +98,7 @@ def test_file_is_python_3_6() -> None:
     assert ended.returncode == 0, ended.stdout
 
 
-def test_help_tells_every_option_and_exit_code() -> None:
+def test_help_lists_every_option_and_exit_code() -> None:
     command = [sys.executable, str(AGENT), "--help"]
     output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert {f"--{setting.name}" for setting in conf.SETTINGS} <= set(output.split())

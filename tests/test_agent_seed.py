@@ -348,7 +348,7 @@ def test_new_data_under_the_old_instance_id_is_reported(guest: Guest, serial: Se
     assert guest.files["user-data"] == b"new"
 
 
-def test_first_boot_tells_of_no_change(guest: Guest, serial: Serial) -> None:
+def test_first_boot_reports_no_change(guest: Guest, serial: Serial) -> None:
     serial(server_of(DOCUMENTS))
     assert "changed" not in guest.fetch()
 

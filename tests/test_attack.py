@@ -14,8 +14,10 @@ SOURCE = Path(attack.__file__)
 
 
 @pytest.mark.parametrize("holds", [True, False])
-def test_row_tells_limit_and_what_was_seen(holds: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    assert attack._row(Attack("one", "the limit", lambda _: Seen(holds, "this"))) is holds
+def test_row_prints_limit_and_what_was_seen(
+    holds: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert attack.row(Attack("one", "the limit", lambda _: Seen(holds, "this"))) is holds
     assert f"the limit {'':<18} {'yes' if holds else 'NO'}" in capsys.readouterr().out
 
 
@@ -30,12 +32,12 @@ def test_attack_that_fails_does_not_hold_and_its_server_is_ended(
         started.append(server.pid)
         raise OSError("no route")
 
-    assert not attack._row(Attack("one", "the limit", run))
+    assert not attack.row(Attack("one", "the limit", run))
     assert "OSError: no route" in capsys.readouterr().out
     assert not Path(f"/proc/{started[0]}").exists()
 
 
-def test_attack_without_a_name_that_is_known_is_told() -> None:
+def test_attack_with_an_unknown_name_is_an_error() -> None:
     with pytest.raises(SystemExit) as ended:
         attack.main(["nothing"])
     assert ended.value.code == 2

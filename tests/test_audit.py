@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.process import ServerProcess, run, with_constants
+from tests.process import Constants, ServerProcess, run, with_constants
 from tests.test_admin import Admin, wait_until
 from tests.test_workers import children
 from tests.vm import Vm, suboption
-from vmw_cloudinit_metadata.monitoring import writer
 from vmw_cloudinit_metadata.monitoring.audit import Audit
 from vmw_cloudinit_metadata.monitoring.facts import RequestFailed, VmLeft
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
@@ -183,7 +182,7 @@ def test_hup_goes_on_in_a_new_file(start: Start, file: Path, workers: str) -> No
     assert len(of_kind(rotated, "served")) == 2
 
 
-def test_file_that_hup_cannot_open_is_told_and_the_old_one_goes_on(
+def test_file_that_hup_cannot_open_is_reported_and_the_old_one_goes_on(
     start: Start, file: Path
 ) -> None:
     server = start("--audit-log", str(file), command=QUICK)
@@ -240,9 +239,9 @@ def test_lines_of_all_workers_are_whole(start: Start, file: Path) -> None:
 
 
 def test_lines_that_the_disk_does_not_take_are_dropped_counted_and_noted(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, constants: Constants
 ) -> None:
-    monkeypatch.setattr(writer, "MAX_BYTES", 5000)
+    constants(monitoring__writer__MAX_BYTES=5000)
     stream = Audit(file)
     happenings = Happenings()
     happenings.listeners[0] = stream.hear

@@ -167,7 +167,7 @@ def test_peer_that_makes_the_server_speak_and_does_not_read_is_kept_little_for(
     connection = Connection(services, Journeys(services), ours, "127.0.0.1", 1)
     serving = gevent.spawn(connection.serve)
     peer.sendall(WILL_EXTENSION + suboption(0, KNOWN) * 5000)
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         while services.counters["bytes received"] < 100_000:
             gevent.sleep(0.01)
     assert services.counters["output dropped"] > 100

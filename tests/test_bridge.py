@@ -233,7 +233,7 @@ def test_server_that_comes_back_is_dialled_again(
         assert guest.ask("USERDATA").startswith(b"#cloud-config")
 
 
-def test_unknown_order_is_told(guest: Guest) -> None:
+def test_unknown_order_is_reported(guest: Guest) -> None:
     bridge = bridge_of(guest)
     bridge.write("mvoe\n")
     bridge.wait_for("found 'mvoe', expected: move")

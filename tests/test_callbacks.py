@@ -1,4 +1,4 @@
-"""Callbacks of the hub that fail: each is told in the log, and costs no other and no later one."""
+"""Callbacks of the hub that fail: each is logged, and stops no other and no later one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from vmw_cloudinit_metadata.settings.values import Address
 
 @pytest.fixture(autouse=True)
 def log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
-    """The log, which also has what nobody catches, as in the program."""
+    """The log, which also has uncaught exceptions, as in the program."""
     monkeypatch.setattr(gevent.get_hub(), "print_exception", uncaught.uncaught_in_greenlet)
     return caplog
 
 
 def until(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         while not condition():
             gevent.sleep(0.001)
 

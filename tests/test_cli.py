@@ -238,7 +238,7 @@ def test_validate_prints_every_fault_with_file_line_and_key(own_instances: Path)
     assert "found 'userdta', expected 'userdata'" in ended.stdout
 
 
-def test_validate_with_warnings_only_is_0_and_tells_them(own_instances: Path) -> None:
+def test_validate_with_warnings_only_is_0_and_prints_them(own_instances: Path) -> None:
     (own_instances / "web1.yaml").chmod(0o644)
     (own_instances / "odd.yaml").write_text("metadata: {instanceid: x}\nuserdata: hello\n")
     (own_instances / "odd.yaml").chmod(0o644)
@@ -299,7 +299,7 @@ def test_validate_of_a_userdata_file_called_yaml_finds_no_fault(
         assert told == (0, "", "0 faults, 0 warnings\n")
 
 
-def test_validate_tells_the_same_warning_of_many_files_in_one_line(
+def test_validate_reports_the_same_warning_of_many_files_in_one_line(
     files: Callable[..., Path],
 ) -> None:
     directory = files(**{f"web{number:02}": "metadata: {}\n" for number in range(57)})
@@ -424,7 +424,7 @@ def test_server_finds_the_file_of_a_name_in_each_spelling(
         assert Vm(server.port, name).metadata()["instance-id"] == "b"
 
 
-def test_server_tells_a_vm_whose_data_another_one_has_too(
+def test_server_reports_a_vm_whose_data_another_one_has_too(
     files: Callable[..., Path], start: Callable[..., ServerProcess]
 ) -> None:
     directory = files(web1="metadata: {instance-id: all}\n", web2="metadata: {instance-id: all}\n")

@@ -223,7 +223,7 @@ def test_load_of_a_good_server_has_no_failures(
 
 
 @pytest.mark.parametrize("option", ["--json", "--report"])
-def test_result_that_has_no_place_is_told_before_the_test(option: str) -> None:
+def test_result_that_has_no_place_is_reported_before_the_test(option: str) -> None:
     ended = client("storm", 1, "--pattern", "vm-{:05}", "-n", "1", option, "/nowhere/result")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "directory '/nowhere' does not exist" in ended.stderr
@@ -434,7 +434,7 @@ def packet(code: str, body: bytes) -> bytes:
     ],
     ids=lambda value: repr(value),
 )
-def test_wrong_answer_is_told_by_kind(call: Call, answer: bytes, kind: str) -> None:
+def test_wrong_answer_is_reported_by_kind(call: Call, answer: bytes, kind: str) -> None:
     server = WrongServer(answer)
     try:
         ended = call("fetch", server.port, "vm-1", "--vc-uuid", "0" * 32, "--limit", "0.3")
@@ -527,7 +527,7 @@ def test_storm_that_fails_says_nothing_of_a_bottleneck(boots: int) -> None:
         (0.95, 600.0, 0, 0, False),
     ],
 )
-def test_client_is_the_bottleneck_of_a_test_that_tells(
+def test_report_says_that_the_client_is_the_bottleneck(
     share: float, seconds: float, completed: int, failed: int, is_told: bool
 ) -> None:
     tally = Tally()

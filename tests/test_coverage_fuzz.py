@@ -88,7 +88,7 @@ def test_input_that_is_found_is_run_again_by_its_command(
     assert "holds" in capsys.readouterr().out
 
 
-def test_python_without_atheris_is_told_in_one_line() -> None:
+def test_python_without_atheris_is_reported_in_one_line() -> None:
     program = (
         "import sys; sys.modules['atheris'] = None\n"
         "from tests.coverage_fuzz.__main__ import main\n"

@@ -103,13 +103,13 @@ def test_own_driver_is_loaded_by_its_entry_point() -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_entry_point_that_cannot_be_imported_is_told() -> None:
+def test_entry_point_that_cannot_be_imported_is_reported() -> None:
     text = refusal_of("broken", {})
     assert text.startswith("--driver broken: ")
     assert "No module named 'no_such_module'" in text
 
 
-def test_unknown_entry_point_is_told_with_the_known_ones() -> None:
+def test_unknown_entry_point_is_reported_with_the_known_ones() -> None:
     assert refusal_of("fiel", {}) == (
         "--driver fiel: no such driver, expected module:Class, or one of: file"
     )
@@ -131,7 +131,7 @@ def test_unknown_entry_point_is_told_with_the_known_ones() -> None:
     ],
     ids=lambda value: value if ":" in value else "",
 )
-def test_driver_that_cannot_be_used_is_told(spec: str, reason: str) -> None:
+def test_driver_that_cannot_be_used_is_reported(spec: str, reason: str) -> None:
     assert refusal_of(spec, {}).startswith(f"--driver {spec}: {reason}")
 
 
@@ -145,7 +145,7 @@ def test_driver_that_cannot_be_used_is_told(spec: str, reason: str) -> None:
     ],
     ids=["syntax", "error", "import", "attribute"],
 )
-def test_module_that_fails_to_import_is_told_with_its_error(
+def test_module_that_fails_to_import_is_reported_with_its_error(
     write_module: WriteModule, request: pytest.FixtureRequest, body: str, reason: str
 ) -> None:
     name = f"failing_{request.node.callspec.id}"
@@ -155,7 +155,7 @@ def test_module_that_fails_to_import_is_told_with_its_error(
 
 
 @pytest.mark.usefixtures("module")
-def test_options_that_a_driver_refuses_are_told() -> None:
+def test_options_that_a_driver_refuses_are_reported() -> None:
     text = refusal_of("some_drivers:Refusing", {})
     assert text == "--driver-opts: url: found nothing, expected an address"
 
@@ -216,7 +216,7 @@ def test_options_that_a_driver_refuses_are_told() -> None:
         ),
     ],
 )
-def test_option_that_the_file_driver_refuses_is_told(
+def test_option_that_the_file_driver_refuses_is_reported(
     tmp_path: Path, options: Mapping[str, object], text: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -227,7 +227,7 @@ def test_option_that_the_file_driver_refuses_is_told(
     assert refusal_of("file", filled).startswith(f"--driver-opts: {text.format(tmp_path)}")
 
 
-def test_every_option_that_the_file_driver_refuses_is_told_at_once(tmp_path: Path) -> None:
+def test_every_option_that_the_file_driver_refuses_is_reported_at_once(tmp_path: Path) -> None:
     text = refusal_of("file", {"directory": str(tmp_path), "defualts": "x", "match": ["uuid"]})
     assert "found 'defualts', expected 'defaults'" in text
     assert "match.0: found 'uuid'" in text
@@ -248,7 +248,7 @@ def test_plain_driver_has_no_further_documents() -> None:
     assert list(Plain({}).document_names()) == []
 
 
-def test_plain_driver_tells_why_there_is_no_such_machine() -> None:
+def test_plain_driver_explains_why_there_is_no_such_machine() -> None:
     assert Plain({}).explain(Machine(name="web1")) == "the driver knows no such VM"
 
 

@@ -24,7 +24,7 @@ def serve_some(directory: Path) -> weakref.ref[MetadataServer]:
     address = ("127.0.0.1", server.addresses[0].port)
     for _ in range(2):
         peers = [socket.create_connection(address) for _ in range(CONNECTIONS)]
-        with gevent.Timeout(5):
+        with gevent.Timeout(60):
             while server.figures.gauges["connections"] < CONNECTIONS:
                 gevent.sleep(0.001)
         for peer in peers:

@@ -24,11 +24,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.drivers.content import duplicates, layer
+from tests.process import LIMIT_S, Constants
+from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.duplicates import Owners
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.drivers.filesystem import snapshot, spellings
 from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -40,7 +40,6 @@ OTHER = "33333333-3333-3333-3333-333333333333"
 WEB1 = Machine(name="web1", vc_uuid=VC, bios_uuid=BIOS)
 PINNED_BIOS = f"match: {{bios-uuid: {BIOS}}}\n"
 BROKEN = "metadata: {instance-id: i"
-LIMIT_S = 5.0
 
 
 @pytest.fixture
@@ -48,12 +47,6 @@ def directory(tmp_path: Path) -> Path:
     path = tmp_path / "instances"
     path.mkdir()
     return path
-
-
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that changed just now count as settled, so that answers have a token."""
-    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
 
 
 def write(directory: Path, **files: str | bytes) -> None:
@@ -83,7 +76,7 @@ def served(directory: Path, machine: Machine = WEB1, **options: Any) -> Instance
 
 
 def faults_of(directory: Path, **options: Any) -> list[str]:
-    """The faults of web1.yaml, as they are told, without the directory."""
+    """The faults of web1.yaml, as they are reported, without the directory."""
     with pytest.raises(InvalidInstanceData) as raised:
         driver_of(directory, **options).get_instance(Machine(name="web1"))
     return [told(fault, directory) for fault in raised.value.faults]
@@ -151,7 +144,7 @@ def test_broken_file_of_higher_rank_does_not_fall_through(directory: Path, broke
 
 
 @pytest.mark.parametrize("rank", [VC, BIOS], ids=["vc-uuid", "bios-uuid"])
-def test_file_of_higher_rank_that_cannot_be_told_does_not_fall_through(
+def test_file_of_higher_rank_that_cannot_be_read_does_not_fall_through(
     directory: Path, rank: str
 ) -> None:
     write(directory, web1=instance("web1"))
@@ -534,11 +527,11 @@ def test_file_in_an_unusual_spelling_gives_way_when_another_one_comes(directory:
     assert id_of(driver.get_instance(Machine(name="/a/"))) == "usual"
 
 
+@pytest.mark.usefixtures("settled")
 def test_directory_is_listed_again_only_when_it_has_changed(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, monkeypatch: pytest.MonkeyPatch, constants: Constants
 ) -> None:
-    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
-    monkeypatch.setattr(snapshot, "TRUSTED_S", 1e9)
+    constants(drivers__filesystem__snapshot__TRUSTED_S=1e9)
     listed: Counter[str] = Counter()
     really = os.listdir
 
@@ -563,7 +556,7 @@ def test_directory_is_listed_again_only_when_it_has_changed(
     ],
     ids=["latin-1", "decomposed", "percent", "as-in-a-url"],
 )
-def test_validate_warns_of_a_file_name_that_no_vm_tells(
+def test_validate_warns_of_a_file_name_that_no_vm_can_have(
     directory: Path, name: bytes, expected: str
 ) -> None:
     (directory / os.fsdecode(name + b".yaml")).write_text(instance("a"))
@@ -651,7 +644,7 @@ def test_explain_knows_a_file_whose_name_is_nearly_right(directory: Path, file: 
 
 @pytest.fixture
 def outside(directory: Path) -> Path:
-    """A file beside the directory, whose content is nobody's business."""
+    """A file beside the directory, whose content must stay secret."""
     path = directory.parent / "outside"
     path.write_text("root:x:0:0:SECRET:/root:/bin/sh\nmetadata: {instance-id: SECRET}\n")
     return path
@@ -673,7 +666,7 @@ LEADS_OUT = {
 
 
 @pytest.mark.parametrize("link", LEADS_OUT.values(), ids=LEADS_OUT)
-def test_link_that_leads_out_of_the_directory_is_a_fault_that_tells_nothing_of_its_target(
+def test_link_that_leads_out_of_the_directory_is_a_fault_that_reveals_nothing_of_its_target(
     directory: Path, outside: Path, link: Callable[[Path, Path], object]
 ) -> None:
     write(directory, real=instance("real"))
@@ -711,7 +704,7 @@ def test_defaults_in_the_directory_that_a_link_leads_out_to_are_a_fault(
     assert fault.startswith("common.yaml:1: found a link that leads out of the directory")
 
 
-def test_document_names_of_what_a_link_leads_out_to_are_not_told(
+def test_document_names_behind_a_link_out_of_the_directory_are_not_revealed(
     directory: Path, outside: Path
 ) -> None:
     outside.write_text("metadata: {}\ndocuments: {hidden: x}\n")
@@ -1150,7 +1143,9 @@ def test_userdata_file_of_more_than_one_mebibyte_is_a_fault(directory: Path) -> 
     assert "'a.sh', which is no regular file of at most 1,048,576 bytes" in fault
 
 
-def test_file_of_many_faults_is_told_a_hundred_and_that_there_are_more(directory: Path) -> None:
+def test_first_hundred_faults_of_a_file_are_reported_and_that_there_are_more(
+    directory: Path,
+) -> None:
     write(directory, web1="metadata: {}\nnetwork:\n" + "- {address: x, foo: 1}\n" * 10_000)
     told = faults_of(directory)
     assert len(told) == 101
@@ -1233,7 +1228,7 @@ def test_deep_nesting_is_a_fault(directory: Path, opened: str) -> None:
         ),
     ],
 )  # fmt: skip
-def test_fault_is_told_by_the_file_that_it_stands_in(
+def test_fault_is_reported_by_the_file_that_it_stands_in(
     directory: Path, common: str, web1: str, faults: list[str]
 ) -> None:
     write(directory, common=common, web1=web1)
@@ -1370,7 +1365,7 @@ def test_directory_swapped_by_a_link_takes_effect(tmp_path: Path) -> None:
     assert id_of(driver.get_instance(WEB1)) == "v2"
 
 
-def test_directory_made_anew_takes_effect(directory: Path) -> None:
+def test_directory_created_again_takes_effect(directory: Path) -> None:
     write(directory, web1=instance("old"))
     driver = driver_of(directory)
     directory.rename(directory.with_name("away"))
@@ -1452,7 +1447,7 @@ def test_last_good_answer_holds_until_a_file_changes(directory: Path, changing: 
 
 
 @pytest.mark.usefixtures("settled")
-def test_last_good_answer_has_no_token_while_files_cannot_be_told(
+def test_last_good_answer_has_no_token_while_files_cannot_be_read(
     directory: Path, changing: FileDriver
 ) -> None:
     changing.get_instance(WEB1)
@@ -1462,7 +1457,7 @@ def test_last_good_answer_has_no_token_while_files_cannot_be_told(
     assert found.token is None
 
 
-def test_last_good_answer_ends_when_the_file_is_mended(
+def test_last_good_answer_ends_when_the_file_is_fixed(
     directory: Path, changing: FileDriver
 ) -> None:
     changing.get_instance(WEB1)
@@ -1533,7 +1528,7 @@ def test_last_good_answer_ends_after_its_greatest_age(directory: Path) -> None:
     assert time.monotonic() - since_s > 0.1
 
 
-def test_last_good_answer_is_kept_for_its_greatest_age_anew_after_each_mending(
+def test_last_good_answer_is_kept_for_its_greatest_age_again_after_each_fix(
     directory: Path,
 ) -> None:
     driver = driver_of(directory, last_good_max_age_s=0.2)
@@ -1783,7 +1778,7 @@ def test_validate_of_good_files_says_nothing(directory: Path) -> None:
     assert validated(directory, defaults="common.yaml") == []
 
 
-def test_validate_tells_the_faults_of_every_file(directory: Path) -> None:
+def test_validate_reports_the_faults_of_every_file(directory: Path) -> None:
     write(directory, web1=BROKEN, web2__yml="metadata: {hostname: a_b}\n", web3=instance("a"))
     assert [fault.partition(": ")[0] for fault in validated(directory)] == [
         "web1.yaml:1:11",
@@ -1791,7 +1786,7 @@ def test_validate_tells_the_faults_of_every_file(directory: Path) -> None:
     ]
 
 
-def test_validate_tells_each_fault_once(directory: Path) -> None:
+def test_validate_reports_each_fault_once(directory: Path) -> None:
     write(
         directory,
         common="metadata: {hostname: a_b}\n",
@@ -1801,25 +1796,25 @@ def test_validate_tells_each_fault_once(directory: Path) -> None:
     assert fault.startswith("common.yaml:1: metadata.hostname: found 'a_b'")
 
 
-def test_validate_tells_faults_of_defaults_that_no_file_uses(directory: Path) -> None:
+def test_validate_reports_faults_of_defaults_that_no_file_uses(directory: Path) -> None:
     write(directory, common="metadata: {hostname: a_b}\n")
     (fault,) = validated(directory, defaults="common.yaml")
     assert fault.startswith("common.yaml:1: metadata.hostname: found 'a_b'")
 
 
-def test_validate_tells_no_absence_of_the_defaults(directory: Path) -> None:
+def test_validate_reports_no_absence_of_the_defaults(directory: Path) -> None:
     write(directory, common="network: {gateway: 10.0.0.1, nameservers: 8.8.8.8}\n")
     assert validated(directory, defaults="common.yaml") == []
 
 
-def test_validate_tells_both_suffixes_once(directory: Path) -> None:
+def test_validate_reports_both_suffixes_once(directory: Path) -> None:
     write(directory, web1=instance("a"), web1__yml=instance("b"))
     assert validated(directory) == [
         "web1.yaml:1: found both web1.yaml and web1.yml, expected one of them"
     ]
 
 
-def test_validate_tells_the_faults_of_both_suffixes(directory: Path) -> None:
+def test_validate_reports_the_faults_of_both_suffixes(directory: Path) -> None:
     write(directory, web1="metadata: {hostname: a_b}\n", web1__yml="metadata: {tags: x}\n")
     faults = "\n".join(validated(directory))
     assert "web1.yaml:1: metadata.hostname: found 'a_b'" in faults
@@ -1871,7 +1866,7 @@ WARNINGS = [
 
 
 @pytest.mark.parametrize(("content", "warning"), WARNINGS)
-def test_validate_tells_a_warning_with_its_line(
+def test_validate_reports_a_warning_with_its_line(
     directory: Path, content: str, warning: str
 ) -> None:
     write(directory, web1=content)
@@ -1886,13 +1881,13 @@ def test_file_with_a_warning_is_served(directory: Path, content: str, warning: s
     assert served(directory)
 
 
-def test_validate_tells_a_warning_by_the_file_that_it_stands_in(directory: Path) -> None:
+def test_validate_reports_a_warning_by_the_file_that_it_stands_in(directory: Path) -> None:
     write(directory, common="\nuserdata: echo\n", web1=instance("1"), web2=instance("2"))
     (warning,) = validated(directory, defaults="common.yaml")
     assert warning.startswith("common.yaml:2: warning: userdata: found 4 bytes")
 
 
-def test_validate_tells_a_warning_of_a_userdata_file(directory: Path) -> None:
+def test_validate_reports_a_warning_of_a_userdata_file(directory: Path) -> None:
     write(directory, a__sh="echo", web1="metadata: {}\nuserdata-file: a.sh\n")
     (warning,) = validated(directory)
     assert warning.startswith("web1.yaml:2: warning: userdata: found 4 bytes")
@@ -2002,7 +1997,7 @@ def test_law_what_validate_judges_is_what_a_vm_is_looked_up_in(
     assert bool(faults) is is_served is (driver.files_checked == 1)
 
 
-def test_validate_tells_what_it_skips_and_somebody_may_have_meant(directory: Path) -> None:
+def test_validate_reports_what_it_skips_and_somebody_may_have_meant(directory: Path) -> None:
     (directory / "web1.YAML").write_text(instance("1"))
     for number in range(50):
         (directory / f"db{number:02}.yaml.txt").write_text(instance("2"))
@@ -2035,7 +2030,7 @@ def test_notes_tell_of_a_directory_without_instance_files(directory: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["web1", "web1.yaml", "{}/web1.yaml", "{}/../instances/web1.yaml"])
-def test_validate_of_one_file_tells_its_faults_alone(directory: Path, name: str) -> None:
+def test_validate_of_one_file_reports_its_faults_alone(directory: Path, name: str) -> None:
     write(directory, web1="metadata: 5\n", web2="metadata: 6\n")
     driver = driver_of(directory)
     (fault,) = driver.validate_named([name.format(directory)])
@@ -2165,7 +2160,7 @@ def test_validate_warns_of_a_value_that_two_files_have(
     ("one", "other", "told_of"),
     [pytest.param(*files, id=name) for name, files in SAME.items() if "name: a" not in files[0]],
 )
-def test_vm_whose_data_another_file_has_too_is_served_and_that_is_told(
+def test_vm_whose_data_another_file_has_too_is_served_and_reported(
     directory: Path, one: str, other: str, told_of: str
 ) -> None:
     write(directory, one=one, other=other)
@@ -2241,7 +2236,7 @@ def test_default_instance_id_of_all_is_one_warning_at_its_line(directory: Path) 
     )
 
 
-def test_duplicates_of_many_files_are_told_up_to_a_bound(directory: Path) -> None:
+def test_duplicates_of_many_files_are_reported_up_to_a_bound(directory: Path) -> None:
     for number in range(150):
         write(
             directory, **{f"a{number}": instance(str(number)), f"b{number}": instance(str(number))}
@@ -2283,8 +2278,8 @@ def test_answer_with_a_duplicate_holds_until_the_other_file_changes(directory: P
     assert not driver.still_holds(found.token)
 
 
-def test_table_of_owners_is_bounded_and_can_be_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "KEPT_BYTES", 50_000)
+def test_table_of_owners_is_bounded_and_can_be_dropped(constants: Constants) -> None:
+    constants(drivers__content__duplicates__KEPT_BYTES=50_000)
     owners = Owners()
     for number in range(1_000):
         values = [(("metadata", "instance-id"), str(number)), (("network", "address"), str(number))]
@@ -2493,9 +2488,9 @@ def test_directory_may_be_removed_while_it_is_read(directory: Path) -> None:
 
 
 def test_table_of_unusual_names_is_bounded_and_says_what_it_lacks(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, constants: Constants
 ) -> None:
-    monkeypatch.setattr(spellings, "MAX_BYTES", 10_000)
+    constants(drivers__filesystem__spellings__MAX_BYTES=10_000)
     write(directory, **{f"%2F{number}": instance("a") for number in range(100)})
     driver = driver_of(directory)
     found = [number for number in range(100) if driver.get_instance(Machine(name=f"/{number}"))]

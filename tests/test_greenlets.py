@@ -8,17 +8,15 @@ import weakref
 
 import gevent
 import greenlet
-import pytest
 
-from vmw_cloudinit_metadata.process import greenlets as module
-from vmw_cloudinit_metadata.process.greenlets import Greenlets
+from vmw_cloudinit_metadata.process.greenlets import MAX_IDLE, Greenlets
 
 
 class Connections:
-    """What runs where; each ends when it is told to."""
+    """Which greenlet serves which connection; `end` ends them all."""
 
-    def __init__(self) -> None:
-        self.greenlets = Greenlets(self._serve)
+    def __init__(self, max_idle: int = MAX_IDLE) -> None:
+        self.greenlets = Greenlets(self._serve, max_idle)
         self.of: dict[int, greenlet.greenlet] = {}
         self.may_end = gevent.event.Event()
 
@@ -58,9 +56,8 @@ def test_next_ones_have_those_of_before() -> None:
     connections.end()
 
 
-def test_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_IDLE", 2)
-    connections = Connections()
+def test_few_are_kept() -> None:
+    connections = Connections(max_idle=2)
     connections.begin(1, 2, 3, 4)
     connections.end()
     assert connections.greenlets.idle == 2

@@ -16,9 +16,9 @@ from tests.vm import Vm, suboption
 
 Start = Callable[..., ServerProcess]
 
-AT_ONCE_S = 0.5
+AT_ONCE_S = 0.9  # less than OVERDUE_S
 OVERDUE_S = 1.0  # a look is not waited for any longer
-MARGIN_S = 0.7  # of a busy machine
+MARGIN_S = 1.5  # of a busy machine
 FRESH_S = 0.2  # within which a change is served
 TIMEOUT_S = 3.0  # --lookup-timeout
 LAST_GOOD = "the last good answer is served, because: the driver does not answer"
@@ -41,7 +41,7 @@ def uuid(number: int) -> str:
 
 
 def id_of(machine: Vm, limit_s: float = 10.0) -> object:
-    """The instance-id that the VM is told within the limit."""
+    """The instance-id that the VM gets within the limit."""
     began_s = time.monotonic()
     told = machine.metadata()["instance-id"]
     assert time.monotonic() - began_s < limit_s
@@ -287,7 +287,7 @@ def test_vms_that_need_the_same_work_take_no_places_in_the_pool(
     assert id_of(other, AT_ONCE_S) == "1"
     (hangs / "work").unlink()
     for machine in machines:
-        assert machine.answer(1.0)[0] == "RESPONSE_METADATA"
+        assert machine.answer()[0] == "RESPONSE_METADATA"
 
 
 def test_vms_that_wait_for_the_work_of_another_one_hear_timeout(

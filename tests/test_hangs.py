@@ -170,7 +170,7 @@ def test_worker_that_talks_nonsense_costs_nothing_but_what_it_said(start: Start)
 # Workers that hang
 
 
-def test_hung_worker_is_told_killed_and_replaced(start: Start) -> None:
+def test_hung_worker_is_reported_killed_and_replaced(start: Start) -> None:
     server = start("--workers", "2")  # with the times that operators have
     workers = children(server.pid)
     hung = min(workers)

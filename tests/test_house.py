@@ -32,6 +32,8 @@ MAX_ENTRIES = 15
 MAX_FILES = 9
 MAX_CHANGES_OF_FILE = 26
 
+TESTS = Path(__file__).parent
+
 SETTLED_S = 2.2  # after which a file need not be read again
 
 TREES = {path: ast.parse(path.read_text()) for path in MODULES}
@@ -50,6 +52,7 @@ def dotted(path: Path) -> str:
 
 
 NAMES = {dotted(path) for path in MODULES}
+ROOMS = ["", *sorted({name.rpartition(".")[0] for name in NAMES} - {""})]
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -82,12 +85,19 @@ def test_modules_import_each_other_in_no_circle() -> None:
     assert circle_in(IMPORTS) == []
 
 
-def test_rooms_import_each_other_in_no_circle() -> None:
-    rooms: dict[str, set[str]] = {}
+def below(room: str, module: str) -> str:
+    """`serving` of the root "" and serving.line, `line` of serving; "" of a module elsewhere."""
+    prefix = f"{room}." if room else ""
+    return module.removeprefix(prefix).split(".")[0] if module.startswith(prefix) else ""
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room or "root")
+def test_modules_and_rooms_of_a_room_import_each_other_in_no_circle(room: str) -> None:
+    graph: dict[str, set[str]] = {}
     for module, others in IMPORTS.items():
-        room = module.split(".")[0]
-        rooms.setdefault(room, set()).update(other.split(".")[0] for other in others)
-    assert circle_in({room: others - {room} for room, others in rooms.items()}) == []
+        if name := below(room, module):
+            graph.setdefault(name, set()).update(below(room, other) for other in others)
+    assert circle_in({name: others - {name, ""} for name, others in graph.items()}) == []
 
 
 def test_no_class_is_long_or_has_many_methods() -> None:
@@ -117,6 +127,71 @@ def test_names_of_modules_are_unique() -> None:
 def test_names_of_classes_are_unique() -> None:
     names = Counter(node.name for _, node in CLASSES)
     assert [name for name, count in names.items() if count > 1] == []
+
+
+# Tests
+
+# Attributes that begin with "_" and are not another object's secret.
+NOT_PRIVATE = {
+    "_replace": "a public method of each NamedTuple",
+    "_exit": "a public function of os",
+    "_moId": "pyVmomi: the id of an object, which has no public name",
+    "_GetPropertyList": "pyVmomi: the properties of a type, which have no public name",
+}
+
+
+def is_private(name: object) -> bool:
+    is_hidden = isinstance(name, str) and name.startswith("_") and not name.startswith("__")
+    return is_hidden and name not in NOT_PRIVATE
+
+
+def is_constant(name: object) -> bool:
+    return isinstance(name, str) and name.isupper()
+
+
+def is_own(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def attributes_used(node: ast.AST) -> Iterator[object]:
+    """Names of attributes of other objects, and those that are imported from modules."""
+    match node:
+        case ast.Attribute(value, name) if not is_own(value):
+            yield name
+        case ast.ImportFrom(names=names):
+            yield from (one.name for one in names)
+        case ast.Call(ast.Name("getattr" | "setattr"), [_, ast.Constant(name), *_]):
+            yield name
+        case ast.Call(ast.Attribute(_, "setattr" | "delattr"), [_, ast.Constant(name), *_]):
+            yield name
+
+
+def attributes_set(node: ast.AST) -> Iterator[object]:
+    match node:
+        case ast.Attribute(value, name, ast.Store()) if not is_own(value):
+            yield name
+        case ast.Call(ast.Attribute(_, "setattr"), [_, ast.Constant(name), *_]):
+            yield name
+
+
+def places_in_tests(
+    find: Callable[[ast.AST], Iterator[object]], is_wrong: Callable[[object], bool]
+) -> list[str]:
+    return [
+        f"{path.relative_to(TESTS)}:{getattr(node, 'lineno', 0)}: {name}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in find(node)
+        if is_wrong(name)
+    ]
+
+
+def test_tests_use_no_private_attribute_of_another_object() -> None:
+    assert places_in_tests(attributes_used, is_private) == []
+
+
+def test_tests_set_constants_only_by_the_two_ways_of_docs_development() -> None:
+    assert places_in_tests(attributes_set, is_constant) == []
 
 
 # The way of a request
@@ -161,7 +236,7 @@ class Peer:
 
     def _receive_until(self, is_complete: Callable[[bytes], bool]) -> None:
         data = b""
-        with gevent.Timeout(10):
+        with gevent.Timeout(60):
             while not is_complete(data):
                 gevent.sleep(0.001)
                 try:

@@ -98,7 +98,7 @@ def test_answer_arrives_as_it_was_sent(sizes: Iterator[int], document: bytes) ->
 
 
 @given(st.text(min_size=1, max_size=80).filter(lambda name: name.encode(errors="ignore")))
-def test_name_is_told_as_it_is(name: str) -> None:
+def test_name_is_sent_as_it_is(name: str) -> None:
     name = name.encode(errors="ignore").decode()
     machine = Machine(name=name, bios_uuid=UUID, service_uri="my-metadata", direction="server")
     told = Wire(machine).session.machine
@@ -106,7 +106,7 @@ def test_name_is_told_as_it_is(name: str) -> None:
     assert told.direction == "server"
 
 
-def test_question_without_an_answer_is_told_to_be_unknown() -> None:
+def test_question_without_an_answer_is_answered_as_unknown() -> None:
     vm = Hypervisor(MACHINE)
     vm.data_to_send()
     vm.receive_data(encoded(Suboption.GET_VM_BIOS_UUID))

@@ -59,7 +59,7 @@ def test_peer_that_does_not_answer_keeps_what_it_said(hasty: ServerProcess) -> N
     started_s = time.monotonic()
     machine.send(b"!!REQUEST_METADATA#\n!!REQUEST_USERDATA#\n")
     assert b"my-instance" in machine.answer()[1]
-    assert 0.8 < time.monotonic() - started_s < 1.5
+    assert 0.8 < time.monotonic() - started_s < 3
     assert machine.answer()[0] == "RESPONSE_USERDATA"
 
 
@@ -106,7 +106,7 @@ def test_ports_of_one_vm_are_lines_of_their_own(start: Start) -> None:
     assert counted(server, "rival connections", first, second) == 0
 
 
-def test_rival_is_told_and_both_are_answered(start: Start) -> None:
+def test_rival_is_reported_and_both_are_answered(start: Start) -> None:
     server = start()
     older = Vm(server.port)
     older.metadata()
@@ -129,7 +129,7 @@ def test_older_connection_is_the_vm_again_when_the_newer_is_gone(start: Start) -
     assert counted(server, "answered on an older connection", older) == 1  # the first time
 
 
-def test_older_connection_that_tells_more_stays_the_older_one(start: Start) -> None:
+def test_older_connection_that_sends_more_stays_the_older_one(start: Start) -> None:
     server = start()
     older = Vm(server.port)
     older.metadata()

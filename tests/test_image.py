@@ -355,7 +355,7 @@ def test_grub_on_the_serial_port_is_reported(tmp_path: Path) -> None:
     assert "/etc/default/grub:3: GRUB itself writes to a serial port" in output
 
 
-def test_missing_labels_are_told_with_the_remedy(tmp_path: Path) -> None:
+def test_missing_labels_are_reported_with_the_remedy(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "root", "rhel8")
     (output,) = install(root, *WITH_DEVICE)[2]
     assert f"setfiles -r {root} {root}/etc/selinux/targeted/contexts/files/file_contexts" in output

@@ -107,7 +107,7 @@ def test_make_run_serves_the_examples() -> None:
         server.end()
 
 
-def test_python_without_venv_is_told_which_package_to_install(tmp_path: Path) -> None:
+def test_message_without_venv_names_the_package_to_install(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\n')
     python.chmod(0o755)

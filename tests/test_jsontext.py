@@ -75,7 +75,7 @@ def test_line_of_a_key_stays() -> None:
         ('{"a": NaN}', "invalid JSON (NaN is not a JSON number)", 1, 0),
     ],
 )
-def test_what_is_no_json_is_told_with_its_place(
+def test_what_is_no_json_is_reported_with_its_place(
     text: str, found: str, line: int, column: int | None
 ) -> None:
     fault = jsontext.fault_of(text)

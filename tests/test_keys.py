@@ -117,7 +117,7 @@ def test_unknown_key_is_a_fault_with_the_nearest_name(name: Any, expected: str) 
         *((name, "userdata") for name in ("packages", "runcmd", "write_files", "users")),
     ],
 )
-def test_key_of_a_part_on_the_top_level_is_told_where_it_belongs(name: str, part: str) -> None:
+def test_key_of_a_part_on_the_top_level_is_reported_with_its_place(name: str, part: str) -> None:
     (fault,) = misplaced_faults({name: "x"}, FILE_LEVEL)
     expected = f"it below {part}:"
     assert str(fault) == f"{name}: found {name!r} at the top level, expected {expected}"
@@ -134,7 +134,7 @@ def test_key_of_the_top_level_that_nearly_is_for_anchors_is_a_fault(name: str) -
 
 
 @pytest.mark.parametrize("character", ["\u00a0", "\u3000", "\u200b", "\ufeff"], ids=ascii)
-def test_key_with_a_character_that_looks_like_a_space_is_told(character: str) -> None:
+def test_key_with_a_character_that_looks_like_a_space_is_reported(character: str) -> None:
     (fault,) = unknown_faults({f"{character}rack of it": 1}, TOP_LEVEL)
     assert fault.found == f"a key with the character U+{ord(character):04X}"
 

@@ -241,7 +241,7 @@ def test_no_file_takes_seconds(name: str, values: int) -> None:
 
 
 @EACH_CONSTRUCT
-def test_what_is_told_of_a_file_is_bounded(name: str) -> None:
+def test_report_of_a_file_is_bounded(name: str) -> None:
     error = InvalidInstanceData(check(CONSTRUCTS[name](1000)))
     assert len(error.faults) <= MAX_FAULTS + 1
     assert len(str(error).encode()) <= MAX_TEXT_BYTES
@@ -278,7 +278,7 @@ def test_file_of_settings_takes_no_seconds(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["unknown", "duplicates", "list", "colliding", "long-key"])
-def test_what_is_told_of_a_file_of_settings_is_bounded(name: str, tmp_path: Path) -> None:
+def test_report_of_a_file_of_settings_is_bounded(name: str, tmp_path: Path) -> None:
     file = tmp_path / "server.yaml"
     file.write_text(SETTINGS[name](3000))
     with pytest.raises(ConfigError) as caught:

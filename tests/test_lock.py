@@ -71,7 +71,7 @@ def test_lock_with_everything_has_no_fault() -> None:
         (GOOD.replace("> '3'", "< '3'"), "b: not there, and a needs it"),
     ],
 )
-def test_lock_that_lacks_something_is_told(text: str, fault: str) -> None:
+def test_lock_that_lacks_something_is_reported(text: str, fault: str) -> None:
     assert fault in faults(text)
 
 
@@ -85,11 +85,11 @@ def test_lock_that_lacks_something_is_told(text: str, fault: str) -> None:
         "    # via -r /root/requirements.in",
     ],
 )
-def test_lock_with_a_place_is_told(line: str) -> None:
+def test_lock_with_a_place_is_reported(line: str) -> None:
     assert any("a place" in fault for fault in faults(f"{line}\n{GOOD}"))
 
 
-def test_other_release_than_the_installed_one_is_told() -> None:
+def test_other_release_than_the_installed_one_is_reported() -> None:
     (told,) = lock.unknown(GOOD.replace("a==1.0", "a==1.1"), PACKAGES.get)
     assert told == "a: 1.1 is locked, here it is 1.0: its needs are unknown"
 
@@ -102,7 +102,7 @@ def test_lock_of_this_project_is_complete() -> None:
 
 
 def test_packages_with_compiled_parts_have_files_for_several_systems() -> None:
-    pins = lock._pins(lock.LOCK.read_text(), [])
+    pins = lock.pins_in(lock.LOCK.read_text(), [])
     assert all(pins[name].hashes > 10 for name in ("gevent", "greenlet", "pydantic-core", "ujson"))
 
 

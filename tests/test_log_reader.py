@@ -373,3 +373,4 @@ def test_debug_lines_of_a_host_leave_room_for_its_others(start: Start) -> None:
     Vm(server.port, "other", vc_uuid=None).error("METADATA")
     server.wait_for("'other': identified")
     assert len(server.log) < 60_000
+    assert "more lines of vmw_" not in server.log  # each counts for its host

@@ -1,4 +1,4 @@
-"""Cases that people have had, as files: what they get, or what they are told."""
+"""Mistakes that people have made, as files, with the answer or the message they get."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_anchors_may_stand_in_the_defaults_too(tmp_path: Path) -> None:
     assert documents_of(tmp_path, "web1", text, defaults="common.yaml") == expected
 
 
-def test_fault_in_an_anchor_is_told_where_it_is_used(tmp_path: Path) -> None:
+def test_fault_in_an_anchor_is_reported_where_it_is_used(tmp_path: Path) -> None:
     (told,) = told_of(tmp_path, "web1", ANCHORS.replace("10.0.0.53", "x").encode())
     assert told.startswith("3: network.nameservers.0: found 'x', expected an IP address such as")
 
@@ -91,7 +91,7 @@ def test_expansion_of_an_anchor_in_a_key_of_the_top_level_is_bounded(tmp_path: P
     assert "found too much data after expanding aliases" in told
 
 
-def test_content_of_a_key_for_anchors_is_not_told(tmp_path: Path) -> None:
+def test_content_of_a_key_for_anchors_is_not_reported(tmp_path: Path) -> None:
     text = "x-secrets: {a: QX7ZJ9KW8VQ, a: QX7ZJ9KW8VQ, b: !QX7ZJ9KW8VQ x}\nmetadata: {}\n"
     told = told_of(tmp_path, "web1", text.encode())
     assert len(told) == 2
@@ -152,7 +152,7 @@ def test_file_that_its_match_keeps_from_every_vm_is_a_warning(
     assert all("expected the VM name by which the file is named" in line for line in told)
 
 
-def test_key_whose_yaml_is_wrong_is_told_once(tmp_path: Path) -> None:
+def test_key_whose_yaml_is_wrong_is_reported_once(tmp_path: Path) -> None:
     text = "metadata: {}\nnetwork: {address: {{ ip }}, mtu: *a}\n"
     assert [line.partition(": found")[0] for line in told_of(tmp_path, "web1", text.encode())] == [
         "2:20: network.address",

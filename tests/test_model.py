@@ -75,7 +75,7 @@ OTHER = "metadata.<1 character>"
 
 
 def fault_of(**parts: Any) -> str:
-    """The only fault, as it is told."""
+    """The only fault, as it is reported."""
     (fault,) = faults_of({"metadata": {}, **parts})
     return str(fault)
 
@@ -432,7 +432,7 @@ def test_unknown_top_level_key_that_resembles_none_is_not_quoted() -> None:
     )
 
 
-def test_every_fault_of_a_mapping_is_told() -> None:
+def test_every_fault_of_a_mapping_is_reported() -> None:
     faults = faults_of(
         {
             "metadata": {"hostname": "a_b", "tags": 5},
@@ -547,7 +547,7 @@ def test_value_of_a_key_for_anchors_is_in_no_document() -> None:
     ],
     ids=str,
 )
-def test_metadata_that_was_meant_to_be_a_mapping_is_told_how(metadata: Any, expected: str) -> None:
+def test_metadata_that_was_meant_to_be_a_mapping_gets_advice(metadata: Any, expected: str) -> None:
     assert fault_of(metadata=metadata).endswith(f", expected {expected}")
 
 

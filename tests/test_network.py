@@ -741,7 +741,7 @@ def test_interface_with_a_key_that_is_no_text_is_a_fault(name: object) -> None:
     assert faults_of({"dhcp": True, name: "x"})
 
 
-def test_every_fault_of_a_network_is_told() -> None:
+def test_every_fault_of_a_network_is_reported() -> None:
     faults = faults_of(read("{address: 10.0.0.1/24, gateway: 10.1.0.1, mtu: 1, search: '!'}"))
     assert {fault.key[1] for fault in faults} == {"gateway", "mtu", "search"}
 

@@ -1,4 +1,4 @@
-"""cloud-init's own network-config: what is told of it, with its JSON schemas as the judge."""
+"""cloud-init's own network-config: what is reported, compared with its JSON schemas."""
 
 from __future__ import annotations
 
@@ -349,14 +349,14 @@ def check_that_it_is_told(mutation: tuple[int, Any]) -> None:
 @given(mutated())
 @example((2, {"version": 2, "ethernets": {"a": {"routes": [{"to": "x", "on-link": True}]}}}))
 @example((1, {"version": 1, "config": [{"type": ["physical"], "name": "a"}]}))
-def test_what_the_schema_refuses_is_told(mutation: tuple[int, Any]) -> None:
+def test_what_the_schema_refuses_is_reported(mutation: tuple[int, Any]) -> None:
     check_that_it_is_told(mutation)
 
 
 @pytest.mark.slow
 @settings(max_examples=5000, deadline=None)
 @given(mutated())
-def test_what_the_schema_refuses_is_told_of_many(mutation: tuple[int, Any]) -> None:
+def test_what_the_schema_refuses_is_reported_of_many(mutation: tuple[int, Any]) -> None:
     check_that_it_is_told(mutation)
 
 
@@ -493,7 +493,7 @@ def test_what_the_schema_refuses_is_told_of_many(mutation: tuple[int, Any]) -> N
         ),
     ],
 )  # fmt: skip
-def test_document_is_told_what_to_write(network: str, warnings: list[str]) -> None:
+def test_document_gets_advice_on_what_to_write(network: str, warnings: list[str]) -> None:
     assert told(network) == warnings
 
 
@@ -509,7 +509,7 @@ def test_network_that_is_disabled_takes_no_key_of_the_defaults() -> None:
     assert merged(disabled, short) == short
 
 
-def test_what_stands_beside_a_network_that_is_disabled_is_told_to_be_ignored() -> None:
+def test_keys_beside_a_disabled_network_are_reported_as_ignored() -> None:
     network = {"version": 2, "config": "disabled", "ethernets": {"eth0": {"dhcp4": True}}}
     (warning,) = warnings_of(InstanceData.from_mapping({"metadata": {}, "network": network}))
     assert warning.key == ("network", "config")
@@ -522,7 +522,7 @@ def test_every_key_of_the_documents_may_be_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["hunter2", "Secret", "eth0" * 4, "9876", "mgmt"])
-def test_name_that_is_no_interface_is_not_told(name: str) -> None:
+def test_name_that_is_no_interface_is_not_reported(name: str) -> None:
     warnings = found_in({"version": 2, "ethernets": {name: {"mtu": "x"}}})
     assert len(warnings) == (2 if len(name) > 15 else 1)
     assert not any(name in str(warning) for warning in warnings)
@@ -589,7 +589,7 @@ STATIC_1 = "{type: physical, name: %s, subnets: [{type: static, address: %s}]}"
          "a duplicate"),
     ],
 )  # fmt: skip
-def test_values_that_cannot_work_are_told_of_documents_too(
+def test_values_that_cannot_work_are_reported_of_documents_too(
     network: str, key: str, words: str
 ) -> None:
     (warning,) = told(network)

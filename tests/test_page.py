@@ -160,7 +160,7 @@ def test_machines_in_trouble_come_first_with_their_reason(scene: Admin, open_pag
     shown.wait_for_text("bad.yaml:3: network.address")
 
 
-def test_click_tells_a_machines_story_and_what_to_do(scene: Admin, open_page: Open) -> None:
+def test_click_shows_a_machines_story_and_what_to_do(scene: Admin, open_page: Open) -> None:
     shown = open_page(scene)
     shown.page.get_by_text("bad", exact=True).click()
     advice = shown.page.locator(".advice")

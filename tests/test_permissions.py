@@ -205,7 +205,7 @@ def test_all_of_ipv6_without_ipv4_is_a_warning(texts: list[str], is_told: bool) 
 
 
 @pytest.mark.parametrize("option", ["--allow", "--proxy-protocol"])
-def test_all_of_ipv6_alone_is_told_by_check_config_and_at_the_start(
+def test_all_of_ipv6_alone_is_reported_by_check_config_and_at_the_start(
     option: str, own_instances: Path
 ) -> None:
     told = f"{option} ::/0 matches IPv6 only"

@@ -231,7 +231,7 @@ def test_header_counts_from_every_network_of_proxy_protocol(
 
 
 @pytest.mark.parametrize("host", ["10.2.0.1", "fd00:2::1", "::ffff:1:2:3"])
-def test_host_in_a_header_that_is_outside_allow_is_closed_and_told(
+def test_host_in_a_header_that_is_outside_allow_is_closed_and_reported(
     balanced: ServerProcess, host: str
 ) -> None:
     with connected(balanced.port) as peer:
@@ -284,7 +284,7 @@ def test_connection_of_a_balancer_without_a_right_header_is_closed(
     assert balanced.log.count("Traceback") == before
 
 
-def test_wrong_headers_of_one_balancer_are_told_once_and_counted(start: Start) -> None:
+def test_wrong_headers_of_one_balancer_are_reported_once_and_counted(start: Start) -> None:
     server = start("--proxy-protocol", "127.0.0.1")
     for _ in range(3):
         with connected(server.port) as peer:
@@ -327,7 +327,9 @@ def test_balancer_that_says_nothing_is_closed_in_time_counted_and_quiet(start: S
     assert "WARNING" not in server.log
 
 
-def test_host_behind_a_header_that_says_nothing_is_closed_in_time_and_told(start: Start) -> None:
+def test_host_behind_a_header_that_says_nothing_is_closed_in_time_and_reported(
+    start: Start,
+) -> None:
     limits = with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=0.5)
     server = start("--proxy-protocol", "127.0.0.1", command=limits)
     with connected(server.port) as peer:
@@ -395,7 +397,9 @@ def test_tls_in_one_segment_with_the_header_is_served(tls_server: ServerProcess)
     assert tls.version() == "TLSv1.3"
 
 
-def test_balancer_without_tls_behind_it_is_not_told_what_a_vm_is(tls_server: ServerProcess) -> None:
+def test_balancer_without_tls_behind_it_gets_no_explanation_of_a_vm(
+    tls_server: ServerProcess,
+) -> None:
     with connected(tls_server.port) as peer:
         SocketVm(peer, header=v2(HOST4, 7)).receive_until(b"\xff\xfa\xe8\x49\xff\xf0")
     tls_server.wait_for(rf"WARNING {HOST4}:7: 'web1', VC UUID \S+: refused: the VM speaks no TLS")

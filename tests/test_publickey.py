@@ -1,4 +1,4 @@
-"""Public keys: real ones of every type are taken, and what is none is told."""
+"""Public keys: real ones of every type are accepted, anything else is reported."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.monitoring import quota
+from tests.process import Constants
 from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, RivalConnected, VmIdentified
 from vmw_cloudinit_metadata.monitoring.formatters import JsonFormatter
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
@@ -79,11 +79,10 @@ def test_connection_that_says_too_much_leaves_the_rest_to_its_host() -> None:
 
 
 def test_quota_stays_small_whatever_hosts_and_connections_there_are(
-    monkeypatch: pytest.MonkeyPatch,
+    constants: Constants,
 ) -> None:
     """Each has used up its own, which is the worst."""
-    monkeypatch.setattr(quota, "HOST_BURST_BYTES", 1)
-    monkeypatch.setattr(quota, "CONNECTION_BURST_BYTES", 1)
+    constants(monitoring__quota__HOST_BURST_BYTES=1, monitoring__quota__CONNECTION_BURST_BYTES=1)
     tracemalloc.start()
     measured = Quota()
     before, _ = tracemalloc.get_traced_memory()

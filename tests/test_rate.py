@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+import tracemalloc
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.protocol import rate as module
-from vmw_cloudinit_metadata.protocol.rate import BURST_S, Rate
+from vmw_cloudinit_metadata.protocol.rate import BURST_S, MAX_HOSTS, Rate
 
 NOW_S = 1000.0
 
@@ -61,25 +59,24 @@ def test_no_pace_gets_more_than_burst_and_rate(per_s: int, pauses_s: list[float]
 
 
 def test_table_is_bounded_in_bytes_and_keeps_the_hosts_that_hurry_most() -> None:
+    tracemalloc.start()
+    before_bytes, _ = tracemalloc.get_traced_memory()
     rate = Rate(1)
     for _ in range(int(BURST_S)):
         assert rate.passes("attacker", NOW_S)
-    for number in range(200_000):
+    for number in range(3 * MAX_HOSTS):
         assert rate.passes(
             f"2001:db8:ffff:ffff:ffff:ffff:{number >> 16:x}:{number & 0xFFFF:x}", NOW_S
         )
-        assert len(rate) <= module.MAX_HOSTS
-    table = rate._full_s
-    used = sys.getsizeof(table) + sum(
-        sys.getsizeof(host) + sys.getsizeof(full_s) for host, full_s in table.items()
-    )
-    assert used < 3_000_000
+        assert len(rate) <= MAX_HOSTS
+    after_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after_bytes - before_bytes < 3_000_000
     assert not rate.passes("attacker", NOW_S)
 
 
-def test_hosts_whose_bucket_is_full_again_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_HOSTS", 10)
-    rate = Rate(1)
+def test_hosts_whose_bucket_is_full_again_go_first() -> None:
+    rate = Rate(1, max_hosts=10)
     for number in range(10):
         rate.passes(f"early {number}", NOW_S)
     rate.passes("late", NOW_S + 100)

@@ -51,7 +51,7 @@ def turn_of_one_look_s(looks: Recheck) -> float:
     began_s = time.monotonic()
     gevent.sleep(0)
     took_s = time.monotonic() - began_s
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         while not told:
             gevent.sleep(0.001)
     gevent.sleep(0.01)  # until the thread's return is heard

@@ -17,11 +17,11 @@ import pytest
 
 from tests.certificates import make_pair
 from tests.fuse import HangingFiles
-from tests.process import CHECKOUT, COMMAND, ServerProcess, with_constants
+from tests.process import CHECKOUT, COMMAND, Constants, ServerProcess, with_constants
 from tests.test_workers import children, wait_until
 from tests.vm import Vm
-from vmw_cloudinit_metadata.process import hup
 from vmw_cloudinit_metadata.process.hup import Reload
+from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 Start = Callable[..., ServerProcess]
@@ -181,19 +181,6 @@ class Storm:
         assert self.sent > 20
 
 
-class EarlyServer(ServerProcess):
-    """Whose pid is told before it listens."""
-
-    def __init__(self, storm: Storm, directory: Path, *options: str, command: list[str]) -> None:
-        self._storm = storm
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup would have it ignored
-        super().__init__(directory, *options, command=command)
-
-    def _read(self) -> None:
-        self._storm.begin(self.pid)
-        super()._read()
-
-
 @WORKERS
 @pytest.mark.parametrize(
     "command", [[*COMMAND, "run"], [sys.executable, BIN]], ids=["module", "program"]
@@ -202,7 +189,9 @@ def test_storm_of_hup_from_the_first_line_on_ends_nothing(
     own_instances: Path, command: list[str], workers: str
 ) -> None:
     storm = Storm()
-    server = EarlyServer(storm, own_instances, "--workers", workers, command=command)
+    server = ServerProcess(
+        own_instances, "--workers", workers, command=command, on_start=storm.begin
+    )
     try:
         boots(server)
         storm.end()
@@ -279,18 +268,17 @@ def files() -> Files:
 
 
 @pytest.fixture
-def again(files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reload]:
-    monkeypatch.setattr(hup, "PAUSE_S", 0.02)
-    monkeypatch.setattr(hup, "READ_S", 0.3)
+def again(files: Files, constants: Constants) -> Iterator[Reload]:
+    constants(process__hup__PAUSE_S=0.02, process__hup__READ_S=0.3)
     told = files.told.append
-    made = Reload(files.read, lambda: told("begin"), lambda: told("end"))
-    yield made
+    threads = Threads()
+    yield Reload(files.read, lambda: told("begin"), lambda: told("end"), threads)
     files.open.set()
-    made._threads.close()  # its thread waits for the next HUP
+    threads.close()  # one waits for the next HUP
 
 
 def until(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(10):
+    with gevent.Timeout(60):
         while not condition():
             gevent.sleep(0.001)
 
@@ -314,7 +302,7 @@ def test_hup_soon_after_a_reading_waits_for_its_pause(files: Files, again: Reloa
     until(lambda: files.taken == [1, 2])
 
 
-def test_reading_that_hangs_is_told_and_taken_when_it_comes(
+def test_reading_that_hangs_is_reported_and_taken_when_it_comes(
     files: Files,
     again: Reload,
     caplog: pytest.LogCaptureFixture,
@@ -346,7 +334,7 @@ def test_reading_that_hung_is_old_if_another_was_asked_for(files: Files, again: 
     ],
     ids=["of the operator", "of the server"],
 )
-def test_reading_that_fails_changes_nothing_and_is_told(
+def test_reading_that_fails_changes_nothing_and_is_reported(
     files: Files, again: Reload, caplog: pytest.LogCaptureFixture, error: Exception, told: str
 ) -> None:
     files.error = error

@@ -117,7 +117,7 @@ def test_schema_that_is_none_is_a_usage_error(text: str, tmp_path: Path) -> None
     assert "schema-cloud-config-v1.json: found" in err[-1]
 
 
-def test_missing_jsonschema_is_told_with_what_to_install(
+def test_missing_jsonschema_is_reported_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "jsonschema", None)
@@ -157,7 +157,7 @@ def test_right_network_is_not_refused(name: str) -> None:
         ),
     ],
 )
-def test_network_that_the_schema_alone_refuses_is_told_once(network: Any, told: str) -> None:
+def test_network_that_the_schema_alone_refuses_is_reported_once(network: Any, told: str) -> None:
     found = asked(network=network)
     assert [line.startswith(told) for line in found] == ([True] if told else [])
 
@@ -200,7 +200,7 @@ KEYS = st.sampled_from(
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(KEYS, VALUES, min_size=1))
-def test_refused_cloud_config_is_told_and_not_quoted(config: Any) -> None:
+def test_refused_cloud_config_is_reported_and_not_quoted(config: Any) -> None:
     is_refused = not Draft4Validator(trees.schema("sid", "cloud-config-v1")).is_valid(config)
     told = asked(userdata=config)
     assert bool(told) is is_refused

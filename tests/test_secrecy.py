@@ -1,4 +1,4 @@
-"""No fault tells a secret: not a value, a key, a tag or a name that stands where secrets stand."""
+"""No message reveals a secret: a value, a key, a tag or a name in the place of a secret."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ PIECES = [
 
 
 def told_of(text: str) -> list[str]:
-    """All that validate and a boot tell of a file."""
+    """Everything that `validate` and a boot print about a file."""
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "web1.yaml").write_text(text, "utf-8", "surrogatepass")
         driver = FileDriver({"directory": directory})
@@ -126,13 +126,13 @@ def told_of(text: str) -> list[str]:
 
 
 def leaks(told: str, secret: str) -> bool:
-    """Whether six characters of the secret, one behind the other, are told."""
+    """Whether six successive characters of the secret are printed."""
     ends = range(WINDOW, len(secret) + 1)
     return any(secret[end - WINDOW : end].lower() in told.lower() for end in ends)
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_secret_is_told_from_no_place(place: str) -> None:
+def test_secret_is_printed_from_no_place(place: str) -> None:
     text = PLACES[place].replace("@", MARKER)
     told = told_of(text)
     for secret in (MARKER, "987654321987", "98765.4321987", "QXZJKWVQ"):
@@ -144,7 +144,7 @@ SILENT = {"text", "hash-in-a-wrong-place", "wifi", "cloud-config-merge"}
 
 
 @pytest.mark.parametrize("place", sorted(PLACES.keys() - SILENT))
-def test_fault_of_a_secret_place_is_told_with_its_line(place: str) -> None:
+def test_fault_of_a_secret_place_is_reported_with_its_line(place: str) -> None:
     told = told_of(PLACES[place].replace("@", MARKER))
     assert told
     assert all("web1.yaml:" in line or "warning" in line for line in told)
@@ -158,7 +158,7 @@ def test_fault_of_a_secret_place_is_told_with_its_line(place: str) -> None:
 )
 @example("tag", "!", "")
 @example("base64-of-a-private-key", "\n#", "")
-def test_secret_is_told_by_no_broken_yaml(place: str, before: str, behind: str) -> None:
+def test_secret_is_printed_for_no_broken_yaml(place: str, before: str, behind: str) -> None:
     text = PLACES[place].replace("@", f"{before}{MARKER}{behind}", 1).replace("@", MARKER)
     assert not [line for line in told_of(text) if leaks(line, MARKER)]
 
@@ -193,7 +193,7 @@ def markers_in(value: Any) -> Iterator[str]:
     VALUES,
     st.booleans(),
 )
-def test_secret_of_a_driver_is_not_told(part: str, value: Any, below_metadata: bool) -> None:
+def test_secret_of_a_driver_is_not_printed(part: str, value: Any, below_metadata: bool) -> None:
     mapping = {"metadata": {part: value}} if below_metadata else {"metadata": {}, part: value}
     try:
         told = list(map(str, advice.warnings_of(InstanceData.from_mapping(mapping))))
@@ -209,7 +209,7 @@ def test_secret_of_a_driver_is_not_told(part: str, value: Any, below_metadata: b
 )
 @example('{"password": "', '"')
 @example("", "")
-def test_secret_of_driver_options_is_not_told(before: str, behind: str) -> None:
+def test_secret_of_driver_options_is_not_printed(before: str, behind: str) -> None:
     told = ""
     try:
         parse_driver_options(f"{before}{MARKER}{behind}")
@@ -233,7 +233,7 @@ def test_secret_of_driver_options_is_not_told(before: str, behind: str) -> None:
         "driver-opts: '@\n",
     ],
 )
-def test_secret_of_the_settings_is_not_told(text: str, tmp_path: Path) -> None:
+def test_secret_of_the_settings_is_not_printed(text: str, tmp_path: Path) -> None:
     file = tmp_path / "server.yaml"
     file.write_text(text.replace("@", MARKER))
     with pytest.raises(ConfigError) as caught:
@@ -244,7 +244,7 @@ def test_secret_of_the_settings_is_not_told(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options", [{MARKER: 1}, {"directory": [MARKER]}, {"directory": ".", MARKER: {MARKER: 1}}]
 )
-def test_secret_of_a_wrong_option_of_the_driver_is_not_told(options: Any) -> None:
+def test_secret_of_a_wrong_option_of_the_driver_is_not_printed(options: Any) -> None:
     with pytest.raises(DriverError) as caught:
         FileDriver(options)
     assert not leaks(str(caught.value), MARKER)
@@ -309,7 +309,7 @@ def test_value_outside_of_secrets_is_quoted_if_it_looks_like_none(value: Any, to
     assert describe(value, ("metadata", "hostname")) == told
 
 
-def test_column_is_told_where_the_key_is_not() -> None:
+def test_column_is_reported_where_the_key_is_not() -> None:
     (told,) = {line for line in told_of("metadata: {}\nabcdefg: 1\n") if "unknown" in line}
     assert "web1.yaml:2:1: <7 characters>: found an unknown key (7 characters)" in told
 

@@ -95,7 +95,7 @@ def test_read_of_a_file_changed_anywhere_never_raises(start: int, cut: int, put:
         pytest.param("[a]: b", id="list-as-a-key"),
     ],
 )
-def test_read_of_bad_yaml_tells_a_fault(text: str) -> None:
+def test_read_of_bad_yaml_returns_a_fault(text: str) -> None:
     assert seed.read(text).faults
 
 
@@ -263,7 +263,7 @@ def test_fault_has_its_line_and_key(text: str, fault: str) -> None:
     assert [told[: len(fault)] for told in faults_of(text)] == [fault]
 
 
-def test_every_fault_of_a_file_is_told() -> None:
+def test_every_fault_of_a_file_is_reported() -> None:
     text = "a: 1\na: 2\nb: !x 1\nc: *d\n"
     assert [fault.line for fault in seed.read(text).faults] == [2, 3, 4]
 
@@ -291,7 +291,7 @@ def test_line_of_a_key_is_its_own_or_that_of_what_it_stands_in(key: seed.Key, li
 @pytest.mark.parametrize(
     ("key", "has"), [(("a",), True), (("a", "b-c"), True), (("a", 0), False), (("b",), False)]
 )
-def test_has_tells_whether_the_file_has_a_key(key: seed.Key, has: bool) -> None:
+def test_has_returns_whether_the_file_has_a_key(key: seed.Key, has: bool) -> None:
     assert seed.read("a: {b_c: 1}").has(key) is has
 
 

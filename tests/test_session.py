@@ -91,7 +91,7 @@ def test_transcript_step_by_step(path: Path) -> None:
 
 
 def play(path: Path, size: int, offset: int) -> tuple[bytes, list[str]]:
-    """Everything said and told, when what is heard comes in pieces of `size`, the first shorter."""
+    """All output and events, when the input comes in pieces of `size`, the first one shorter."""
     session, said, told = new_session(new_policy(tls_policy(path))), b"", []
     steps = read(path)
     heard = b""

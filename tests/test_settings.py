@@ -228,12 +228,12 @@ def test_file_may_be_empty_and_is_named_by_the_environment_too(file: Path) -> No
     ],
     ids=lambda value: value.replace("\n", " ")[:40],
 )  # fmt: skip
-def test_wrong_file_is_told_with_line_and_key(file: Path, text: str, told: str) -> None:
+def test_wrong_file_is_reported_with_line_and_key(file: Path, text: str, told: str) -> None:
     file.write_text(text)
     assert told.replace("{}", str(file), 1) in refused("--config", str(file))
 
 
-def test_every_fault_of_the_file_is_told_at_once(file: Path) -> None:
+def test_every_fault_of_the_file_is_reported_at_once(file: Path) -> None:
     file.write_text("urri: x\nworker: 1\nworkers: {}\n")
     told = refused("--config", str(file))
     assert [place in told for place in (f"{file}:1:", f"{file}:2:", f"{file}:3:")] == [True] * 3
@@ -249,7 +249,7 @@ def test_every_fault_of_the_file_is_told_at_once(file: Path) -> None:
     ],
     ids=["missing", "no UTF-8", "too large", "a directory"],
 )
-def test_file_that_cannot_be_read_is_told(
+def test_file_that_cannot_be_read_is_reported(
     file: Path, make: Callable[[Path], object], told: str
 ) -> None:
     make(file)
@@ -258,12 +258,12 @@ def test_file_that_cannot_be_read_is_told(
     assert str(file) in error
 
 
-def test_wrong_value_of_the_environment_is_told_with_its_variable() -> None:
+def test_wrong_value_of_the_environment_is_reported_with_its_variable() -> None:
     told = refused("--uri", "x", VMW_METADATA_WORKERS="many")
     assert "environment: VMW_METADATA_WORKERS: 'many' is not" in told
 
 
-def test_missing_uri_is_told_with_all_ways_to_give_it() -> None:
+def test_missing_uri_is_reported_with_all_ways_to_give_it() -> None:
     told = refused()
     for way in ("'--uri'", "'uri' in the file of --config", "VMW_METADATA_URI"):
         assert way in told
@@ -277,7 +277,7 @@ def test_unknown_variable_with_our_prefix_is_a_warning(start: Start) -> None:
     assert f"WARNING environment: {told}" in start(env=environment).log
 
 
-def test_run_tells_the_same_as_check_config(file: Path) -> None:
+def test_run_reports_the_same_as_check_config(file: Path) -> None:
     file.write_text("uri: x\nworkrs: 2\n")
     ended = run("run", "--config", str(file))
     assert (ended.returncode, ended.stderr) == (2, refused("--config", str(file)))

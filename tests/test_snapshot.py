@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process import Constants
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.filesystem import snapshot
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, Token
@@ -20,12 +21,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "file"
     path.write_text("old")
     return path
-
-
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that changed just now count as settled."""
-    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
 
 
 def token_of(*paths: Path, until_s: float = float("inf")) -> Token:
@@ -133,9 +128,14 @@ def test_token_of_an_absent_file_does_not_hold_when_its_directory_comes(tmp_path
     ],
 )
 def test_absent_files_are_looked_for_when_their_directory_is_not_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, major: int, trusted_s: float, looks: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    constants: Constants,
+    major: int,
+    trusted_s: float,
+    looks: int,
 ) -> None:
-    monkeypatch.setattr(snapshot, "TRUSTED_S", trusted_s)
+    constants(drivers__filesystem__snapshot__TRUSTED_S=trusted_s)
     monkeypatch.setattr(os, "major", lambda _device: major)
     token = token_of(tmp_path / "absent", tmp_path / "missing")
     looked: list[str] = []
@@ -178,8 +178,8 @@ def test_token_of_a_file_that_changed_just_now_is_none(file: Path) -> None:
     assert seen.token() is None
 
 
-def test_token_of_an_old_file_is_given(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    monkeypatch.setattr(snapshot, "UNSETTLED_NS", 1)
+def test_token_of_an_old_file_is_given(constants: Constants, file: Path) -> None:
+    constants(drivers__filesystem__snapshot__UNSETTLED_NS=1)
     seen = Snapshot()
     seen.exists(str(file))
     until_s = time.monotonic() + 5
@@ -202,7 +202,7 @@ def test_token_of_absent_files_alone_is_given(tmp_path: Path) -> None:
         pytest.param("x" * 300, False, id="longer-than-a-name-can-be"),
     ],
 )
-def test_exists_tells_whether_there_is_such_a_file(file: Path, name: str, exists: bool) -> None:
+def test_exists_returns_whether_there_is_such_a_file(file: Path, name: str, exists: bool) -> None:
     assert Snapshot().exists(str(file.parent / name)) is exists
 
 
@@ -221,7 +221,7 @@ def test_read_gives_one_byte_more_than_the_limit_at_most(
     assert Snapshot().read(str(file), limit) == content
 
 
-def test_read_of_a_file_that_tells_no_size_is_whole() -> None:
+def test_read_of_a_file_without_a_size_is_whole() -> None:
     path = Path("/proc/cpuinfo")
     assert path.stat().st_size == 0
     content = Snapshot().read(str(path), 1_000_000)
@@ -294,7 +294,7 @@ def test_path_that_cannot_be_looked_at_is_looked_at_again(
 ) -> None:
     looks = Looks()
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot, "_seen", _cannot)
+        patch.setattr(os, "stat", _cannot)
         with pytest.raises(OSError, match="no"):
             looks(str(tmp_path))
     assert looks(str(tmp_path)) is not None
@@ -313,11 +313,9 @@ def test_new_file_is_seen_by_the_next_looks(tmp_path: Path) -> None:
     assert not token.holds(Looks())
 
 
-def test_file_is_settled_as_of_when_it_was_looked_at(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_is_settled_as_of_when_it_was_looked_at(file: Path, constants: Constants) -> None:
     """However long it takes to parse it: a change of that time may show in no time stamp."""
     seen = Snapshot()
     seen.read(str(file), 100)
-    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
+    constants(drivers__filesystem__snapshot__UNSETTLED_NS=-(10**18))
     assert seen.token() is None

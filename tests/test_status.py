@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import COMMAND, ServerProcess, run
+from tests.process import COMMAND, LIMIT_S, ServerProcess, run
 from tests.test_admin import Admin, boot, uuid, wait_until
 
 Start = Callable[..., ServerProcess]
@@ -21,7 +21,7 @@ def url_of(server: ServerProcess) -> str:
     return f"http://127.0.0.1:{Admin(server).port}"
 
 
-def test_status_tells_who_is_in_trouble_and_why(start: Start, peers: ExitStack) -> None:
+def test_status_prints_who_is_in_trouble_and_why(start: Start, peers: ExitStack) -> None:
     server = start()
     peers.callback(boot(server, "web1\x1b[2J\nforged", vc_uuid=uuid(1)).close)
     ended = run("status", "--admin", url_of(server))
@@ -50,7 +50,7 @@ def test_status_as_json_is_what_the_api_says(start: Start) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "tail"])
-def test_server_that_is_not_there_is_told_in_one_line(command: str) -> None:
+def test_server_that_is_not_there_is_reported_in_one_line(command: str) -> None:
     ended = run(command, "--admin", "http://127.0.0.1:1")
     assert ended.returncode == 2
     assert "does not answer" in ended.stderr
@@ -84,4 +84,4 @@ def test_tail_follows_events(start: Start, peers: ExitStack, options: list[str])
     else:
         assert "WARNING" in failed
     tail.send_signal(signal.SIGINT)
-    assert tail.wait(10) == 130
+    assert tail.wait(LIMIT_S) == 130

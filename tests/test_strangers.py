@@ -1,4 +1,4 @@
-"""Bad peers: each gets what issue and PROTOCOL.md promise, and nobody else notices."""
+"""Bad peers: each gets what PROTOCOL.md promises, and no other peer is affected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.peer import OTHER_VC_UUID, SocketVm, connected, is_served
-from tests.process import CHECKOUT, ServerProcess, counters, descriptors, with_constants
+from tests.process import CHECKOUT, LIMIT_S, ServerProcess, counters, descriptors, with_constants
 from tests.vm import ALWAYS_KNOWN, BINARY, Vm, suboption
 
 Start = Callable[..., ServerProcess]
@@ -102,7 +102,7 @@ def client_hello(beginning: bytes = b"") -> bytes:
         pytest.param("127.0.1.8", b"\0" * 300, NO_TELNET, id="NULs"),
     ],
 )
-def test_stranger_gets_a_human_line_is_closed_at_once_and_told(
+def test_stranger_gets_a_human_line_is_closed_at_once_and_logged(
     server: ServerProcess, host: str, said: bytes, what: str
 ) -> None:
     with connected(server.port, host) as peer:
@@ -120,7 +120,7 @@ def test_stranger_gets_a_human_line_is_closed_at_once_and_told(
         pytest.param("127.0.2.3", client_hello()[:100].replace(b"\n", b"x"), id="a part"),
     ],
 )
-def test_tls_without_a_certificate_is_closed_at_once_and_told_what_is_missing(
+def test_tls_without_a_certificate_is_closed_at_once_and_what_is_missing_is_logged(
     server: ServerProcess, host: str, hello: bytes
 ) -> None:
     with connected(server.port, host) as peer:
@@ -129,7 +129,7 @@ def test_tls_without_a_certificate_is_closed_at_once_and_told_what_is_missing(
     server.wait_for(rf"WARNING {host}:\d+: closed: peer is a TLS client, .*--tls-cert")
 
 
-def test_strangers_of_one_host_are_all_counted_and_told_once(start: Start) -> None:
+def test_strangers_of_one_host_are_all_counted_and_reported_once(start: Start) -> None:
     server = start()
     for _ in range(5):
         with connected(server.port) as peer:
@@ -210,7 +210,7 @@ def test_peer_that_dribbles_for_ever_does_not_get_more_time(
         assert talks_for_s(peer, goes_on, limit_s) < limit_s / 2
 
 
-def test_peers_that_name_no_vm_are_counted_and_told_once_for_each_host(start: Start) -> None:
+def test_peers_that_name_no_vm_are_counted_and_reported_once_for_each_host(start: Start) -> None:
     server = start(command=with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=0.2))
     waiting = [connected(server.port) for _ in range(3)]
     for peer in waiting:
@@ -332,7 +332,7 @@ def test_guest_that_never_reads_harms_no_other_vm(suspended: Suspended) -> None:
     suspended.flood(b"!!REQUEST_USERDATA#\n" * 200, 20)
     started_s = time.monotonic()
     assert is_served(suspended.other)
-    assert time.monotonic() - started_s < 0.5
+    assert time.monotonic() - started_s < 5  # a server that waits for the guest waits for 60 s
 
 
 def test_guest_that_reads_again_gets_whole_lines_and_one_line_feed_for_the_loss(
@@ -367,7 +367,7 @@ def test_guest_that_reads_again_is_served_again(suspended: Suspended) -> None:
     suspended.vm.receive_until(b"!!RESPONSE_METADATA#")
 
 
-def test_guest_that_does_not_read_for_long_is_closed_told_and_counted(
+def test_guest_that_does_not_read_for_long_is_closed_reported_and_counted(
     start: Start, own_instances: Path, peers: ExitStack
 ) -> None:
     stalled = Suspended(start, own_instances, peers, serving__timeouts__STALLED_S=0.5)
@@ -454,7 +454,7 @@ def flood(server: ServerProcess, how: str) -> Iterator[None]:
     wait_until(lambda: descriptors(server) <= before)
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
     end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s, "not within the limit"

@@ -1,4 +1,4 @@
-"""What is told of a file that is no YAML, or not what it should be: each as a person reads it."""
+"""Messages about files that are not YAML, or not what they should be, as a person reads them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PIECES += ["{{ x }}", "${x}", ": ", "- "]
 @pytest.mark.parametrize(
     "mistake", list(mistakes.read(mistakes.PAGE.read_text())), ids=lambda m: m.title
 )
-def test_mistake_is_told_as_on_the_page(tmp_path: Path, mistake: mistakes.Mistake) -> None:
+def test_mistake_is_reported_as_on_the_page(tmp_path: Path, mistake: mistakes.Mistake) -> None:
     assert mistakes.told_of(tmp_path, "web1", mistake.file.encode()) == mistake.told
 
 
@@ -61,7 +61,7 @@ def check_told(text: str) -> None:
 
 @given(st.integers(0, len(GOOD)), st.integers(0, 3), st.lists(st.sampled_from(PIECES), max_size=2))
 @settings(max_examples=400)
-def test_fault_of_a_file_changed_anywhere_is_told_in_plain_words_within_the_file(
+def test_fault_of_a_file_changed_anywhere_is_reported_in_plain_words_within_the_file(
     start: int, cut: int, put: list[str]
 ) -> None:
     check_told(GOOD[:start] + "".join(put) + GOOD[start + cut :])
@@ -73,7 +73,7 @@ def test_fault_of_a_file_changed_anywhere_is_told_in_plain_words_within_the_file
 @example("%a")
 @example("? a\n? b\n: c\n: d\n")
 @example("a: &x &y b\n")
-def test_fault_of_any_text_of_signs_is_told_in_plain_words_within_it(text: str) -> None:
+def test_fault_of_any_text_of_signs_is_reported_in_plain_words_within_it(text: str) -> None:
     check_told(text)
 
 
@@ -126,7 +126,7 @@ ENCODED = [
 
 
 @pytest.mark.parametrize(("codec", "name"), ENCODED)
-def test_file_in_another_encoding_is_told_by_its_name(
+def test_file_in_another_encoding_is_reported_by_its_name(
     tmp_path: Path, codec: str, name: str
 ) -> None:
     told = mistakes.told_of(tmp_path, "web1", "metadata: {}\n".encode(codec))
@@ -135,7 +135,9 @@ def test_file_in_another_encoding_is_told_by_its_name(
 
 
 @pytest.mark.parametrize("mark", [b"\xfe\xff", b"\0\0\xfe\xff"], ids=["utf-16-be", "utf-32-be"])
-def test_file_with_the_mark_of_a_big_end_is_told_by_its_name(tmp_path: Path, mark: bytes) -> None:
+def test_file_with_the_mark_of_a_big_end_is_reported_by_its_name(
+    tmp_path: Path, mark: bytes
+) -> None:
     (told,) = mistakes.told_of(tmp_path, "web1", mark + b"x")
     assert told.startswith(f"1:1: found a file in UTF-{8 * len(mark)}, ")
 
@@ -145,7 +147,7 @@ def test_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "behind-a-mark"])
-def test_byte_that_is_no_utf_8_is_told_with_its_column(tmp_path: Path, mark: bytes) -> None:
+def test_byte_that_is_no_utf_8_is_reported_with_its_column(tmp_path: Path, mark: bytes) -> None:
     content = mark + "metadata:\n  owner: é".encode() + b"\xe9\n"
     (told,) = mistakes.told_of(tmp_path, "web1", content)
     assert told.startswith("2:11: found the byte 0xe9, expected UTF-8: save the file as UTF-8")
@@ -159,7 +161,7 @@ def test_byte_that_is_no_utf_8_is_told_with_its_column(tmp_path: Path, mark: byt
     ],
     ids=["nul", "control"],
 )
-def test_character_that_yaml_does_not_have_is_told_with_its_column(
+def test_character_that_yaml_does_not_have_is_reported_with_its_column(
     tmp_path: Path, content: str, told: str
 ) -> None:
     (line,) = mistakes.told_of(tmp_path, "web1", content.encode())

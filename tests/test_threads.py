@@ -32,7 +32,7 @@ class Calls:
         self.made.append((name, result, error))
 
     def wait_for(self, count: int) -> None:
-        with gevent.Timeout(5):
+        with gevent.Timeout(60):
             while len(self.made) < count:
                 gevent.sleep(0.001)
 
@@ -119,7 +119,7 @@ def test_idle_thread_keeps_nothing(threads: Threads) -> None:
     there: list[weakref.ref[Answer]] = []
     done: list[bool] = []
     threads.run(work, lambda _result, _error: done.append(True))
-    with gevent.Timeout(5):
+    with gevent.Timeout(60):
         while not done:
             gevent.sleep(0.001)
     gevent.sleep(0)

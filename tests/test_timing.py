@@ -58,7 +58,7 @@ def standing_still(server: ServerProcess, seconds: float) -> Iterator[None]:
 
 
 def vm_without_uuid(server: ServerProcess) -> Vm:
-    """It has announced a VC UUID, and told its name alone."""
+    """It has announced a VC UUID, and sent only its name."""
     machine = Vm(server.port, silent=True)
     machine.send(BINARY + WILL_EXTENSION + LIST + PROXY + NAME)
     machine.receive_until(ASK_NAME)
@@ -73,7 +73,7 @@ def instance(machine: Vm) -> str:
 
 
 def wait_until_kept(server: ServerProcess, machine: Vm) -> None:
-    """Until the answer of this machine, and of all that tell the same, comes without a look-up."""
+    """Wait until this machine, and all with the same identity, are answered without a look-up."""
     url = server.wait_for(r"admin on (http://\S+)")[1] + "/metrics"
     end_s = time.monotonic() + LIMIT_S
     while time.monotonic() < end_s:
@@ -273,7 +273,7 @@ def test_new_name_that_waits_in_the_socket_counts(start: Start, own_instances: P
 
 
 def answers_of_a_late_host(server: ServerProcess, late_s: float) -> tuple[str, str]:
-    """To a request while the host is late, and to one after the host has told."""
+    """To a request while the host is late, and to one after the host has answered."""
     machine = vm_without_uuid(server)
     machine.send(REQUEST)
     machine.raw = machine.hears(late_s)
@@ -305,7 +305,7 @@ def test_late_host_never_gets_the_file_of_the_name_in_real_time(
     assert answers_of_a_late_host(start(), late_s) == (expected, "of-the-uuid")
 
 
-def test_host_that_never_tells_is_asked_on_told_of_once_and_kept(start: Start) -> None:
+def test_host_that_never_answers_is_asked_again_reported_once_and_kept(start: Start) -> None:
     server = start(
         command=with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=1.0, **QUICK)
     )

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from tests.certificates import Pair, make_pair
-from tests.process import ServerProcess, run, with_constants
+from tests.process import LIMIT_S, ServerProcess, run, with_constants
 from tests.vm import ALWAYS_KNOWN, BINARY, VC_UUID, Vm, suboption
 from vmw_cloudinit_metadata.serving.tls import KeyPair, Tls
 
@@ -216,14 +216,14 @@ def line_about(server: ServerProcess, machine: Vm) -> str:
 
 
 def counters(server: ServerProcess) -> dict[str, int]:
-    """Stops the server, whose last line tells them."""
+    """Stops the server, whose last line has them."""
     server.signal(signal.SIGTERM)
     assert server.wait() == 0
     counted = server.lines[-1].partition("stopped; ")[2].strip().split(", ")
     return {name: int(count) for name, _, count in (item.rpartition(": ") for item in counted)}
 
 
-def ends(machine: Vm, limit_s: float = 2.0) -> bytes:
+def ends(machine: Vm, limit_s: float = 10.0) -> bytes:
     """What is said before the server closes, which it does within `limit_s`."""
     try:
         return machine.receive_all(limit_s)
@@ -742,7 +742,7 @@ def test_handshake_that_stops_in_the_middle_is_closed_at_its_deadline_and_counte
     assert silent.hears(0.2) == half.hears(0.01) == b""
     ends(half)
     ends(silent)
-    assert time.monotonic() - started_s < 2
+    assert time.monotonic() - started_s < 5
     server.wait_for(r"closed: TLS failed: no handshake within 0\.5 s")
     assert served.metadata()["instance-id"] == "my-instance"  # its handshake was in time
     for machine in (served, half, silent):
@@ -868,7 +868,7 @@ def test_aborted_handshakes_leave_no_descriptor_behind(
             machine.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         machine.close()
     assert first.metadata()["instance-id"] == "my-instance"
-    end_s = time.monotonic() + 5
+    end_s = time.monotonic() + LIMIT_S
     while len(list(descriptors.iterdir())) != before and time.monotonic() < end_s:
         time.sleep(0.01)
     assert len(list(descriptors.iterdir())) == before
@@ -878,7 +878,7 @@ def test_aborted_handshakes_leave_no_descriptor_behind(
 # Strangers
 
 
-def test_web_browser_is_told_what_the_port_is_for_inside_tls(
+def test_web_browser_gets_an_explanation_of_the_port_inside_tls(
     dial: Dial, allowing: ServerProcess
 ) -> None:
     machine = dial(TlsVm, allowing, None)
@@ -891,7 +891,7 @@ def test_web_browser_is_told_what_the_port_is_for_inside_tls(
     [rb"[^\xff]*[\r\n]", rb"[^\r\n]*\xff"],
     ids=["line end before 0xFF", "0xFF before line end"],
 )
-def test_client_hello_to_a_server_without_certificate_is_closed_and_told(
+def test_client_hello_to_a_server_without_certificate_is_closed_and_reported(
     dial: Dial, start: Start, pattern: bytes
 ) -> None:
     server = start()  # it tells of such a peer once a minute

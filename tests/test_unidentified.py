@@ -1,4 +1,4 @@
-"""Connections that name no VM close nobody out: real server processes, attacked from several hosts.
+"""Connections without a VM do not lock out VMs: real server processes, attacked from several hosts.
 
 Addresses of loopback are the hosts. What is asserted is who was served, and how soon.
 """

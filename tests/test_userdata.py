@@ -283,7 +283,7 @@ def test_right_user_data_has_no_warning(name: str) -> None:
         ),
     ],
 )
-def test_user_data_of_another_kind_is_told(document: bytes | str, warning: str) -> None:
+def test_user_data_of_another_kind_is_reported(document: bytes | str, warning: str) -> None:
     assert warnings(document)[0].startswith(warning)
 
 

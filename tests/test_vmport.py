@@ -137,7 +137,7 @@ def test_add_with_other_direction_and_no_yield_says_so_to_vcenter(play: Any, ask
     assert (added.backing.direction, added.yieldOnPoll) == ("server", False)
 
 
-def test_dry_run_tells_and_does_nothing(play: Any, ask: Any) -> None:
+def test_dry_run_prints_and_does_nothing(play: Any, ask: Any) -> None:
     vm = PlayedVm("web1", devices=[port(9000, URI, PROXY, is_connected=False)])
     vcenter = play(vm, PlayedVm("web2"))
     code, out, err = ask(vcenter, "add", "web2", "--dry-run", *ADD)

@@ -58,7 +58,7 @@ def test_child_that_lives_is_counted() -> None:
         assert both["processes"] == 2
 
 
-def test_of_one_that_has_ended_that_is_told() -> None:
+def test_process_that_has_ended_is_reported() -> None:
     with family_of_two() as other:
         with family_of_two() as parent:
             watched = Watched([other.pid, parent.pid])

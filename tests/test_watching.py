@@ -14,17 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import ServerProcess
+from tests.process import LIMIT_S, Constants, ServerProcess
 from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers import revisions
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.drivers.filesystem import mounts, snapshot, watching
+from vmw_cloudinit_metadata.drivers.filesystem import mounts, watching
 from vmw_cloudinit_metadata.drivers.filesystem.watching import DirectoryWatch
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
-LIMIT_S = 10.0
 SERVED_S = 0.2  # a change is served after this time at most
 FRESH_S = 0.15  # so old may what is known be
 
@@ -40,12 +39,6 @@ def put(path: Path, name: str) -> None:
     new = path.with_name(f".{path.name}.new")
     new.write_text(text(name))
     new.replace(path)
-
-
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time stamps count as old, so that answers get a token."""
-    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
 
 
 @pytest.fixture
@@ -285,17 +278,17 @@ def test_userdata_file_that_changes_is_known_in_time(
 
 
 def test_overflow_makes_everything_be_looked_at(
-    driver: FileDriver, directory: Path, monkeypatch: pytest.MonkeyPatch
+    driver: FileDriver, directory: Path, constants: Constants
 ) -> None:
     found = notified(driver)
-    monkeypatch.setattr(watching, "ROUND_S", 5.0)
+    constants(drivers__filesystem__watching__ROUND_S=5.0)
     time.sleep(SERVED_S)
     file = directory / "noise"
     for _ in range(int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())):
         file.touch()
         file.unlink()
-    monkeypatch.setattr(watching, "ROUND_S", 0.05)
-    time.sleep(5.0)
+    constants(drivers__filesystem__watching__ROUND_S=0.05)
+    notified(driver)  # another answer: the overflow has been read
     assert not is_known(driver, found)  # nothing has happened to its own files
     assert driver.still_holds(found.token)
     wait_until(lambda: is_known(driver, found))
@@ -313,10 +306,10 @@ def test_answer_that_was_looked_at_needs_no_further_look(
 
 
 def test_answer_is_looked_at_now_and_then_all_the_same(
-    driver: FileDriver, monkeypatch: pytest.MonkeyPatch
+    driver: FileDriver, constants: Constants
 ) -> None:
     found = notified(driver)
-    monkeypatch.setattr(snapshot, "NOTIFIED_S", 0.3)
+    constants(drivers__filesystem__snapshot__NOTIFIED_S=0.3)
     time.sleep(0.3 + FRESH_S)
     assert not is_known(driver, found)
     assert driver.still_holds(found.token)
@@ -350,14 +343,18 @@ def test_files_of_other_machines_are_looked_at(
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
 def test_limit_of_the_system_is_reported_once(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, reports: list[str], number: int
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    constants: Constants,
+    reports: list[str],
+    number: int,
 ) -> None:
     class Refused(watching.INotify):  # type: ignore[misc]
         def add_watch(self, *_arguments: object) -> int:
             raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(watching, "INotify", Refused)
-    monkeypatch.setattr(watching, "RETRY_S", 0.01)
+    constants(drivers__filesystem__watching__RETRY_S=0.01)
     watch = DirectoryWatch(str(directory), Revisions())
     watch.start(reports.append)
     time.sleep(0.2)
@@ -367,9 +364,9 @@ def test_limit_of_the_system_is_reported_once(
 
 
 def test_directory_that_is_gone_and_comes_again_is_reported(
-    driver: FileDriver, directory: Path, reports: list[str], monkeypatch: pytest.MonkeyPatch
+    driver: FileDriver, directory: Path, reports: list[str], constants: Constants
 ) -> None:
-    monkeypatch.setattr(watching, "RETRY_S", 0.05)
+    constants(drivers__filesystem__watching__RETRY_S=0.05)
     found = notified(driver)
     shutil.rmtree(directory)
     wait_until(lambda: not is_known(driver, found) and reports)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import CHECKOUT, ServerProcess, run, with_constants
+from tests.process import CHECKOUT, LIMIT_S, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
 
 Start = Callable[..., ServerProcess]
@@ -28,7 +28,7 @@ def children(pid: int) -> set[int]:
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
     end_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end_s
@@ -103,7 +103,7 @@ def test_worker_that_dies_is_started_again_within_a_second(start: Start) -> None
     assert counted(server, "answered") == 20
 
 
-def test_worker_that_cannot_start_again_is_told_and_tried_again(
+def test_worker_that_cannot_start_again_is_reported_and_tried_again(
     start: Start, own_instances: Path
 ) -> None:
     server = start("--workers", "2", command=with_constants(process__workers__RETRY_S=0.5))
@@ -150,7 +150,7 @@ def test_hup_reaches_all_workers(start: Start) -> None:
     wait_until(lambda: server.log.count("there is no certificate to read again") == 3)
 
 
-def test_port_in_use_is_told_once(own_instances: Path) -> None:
+def test_port_in_use_is_reported_once(own_instances: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = run(
             *("run", "--uri", "x", "--workers", "2"),
@@ -170,7 +170,7 @@ def test_port_in_use_is_told_once(own_instances: Path) -> None:
     ],
     ids=["directory", "driver"],
 )
-def test_driver_that_cannot_be_loaded_is_told_once(options: list[str], told: str) -> None:
+def test_driver_that_cannot_be_loaded_is_reported_once(options: list[str], told: str) -> None:
     ended = run("run", "--uri", "x", "--workers", "2", "--listen", "127.0.0.1:0", *options)
     assert ended.returncode == 2
     assert told in ended.stderr

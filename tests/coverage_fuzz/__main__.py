@@ -1,4 +1,4 @@
-"""The command line: runs targets beside each other, and tells what they found."""
+"""The command line: runs targets beside each other, and prints what they found."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def proxy_header(data: bytes) -> None:
 
 
 def session(data: bytes) -> None:
-    """A whole session: no bytes raise, and what is said and told does not depend on cuts."""
+    """A whole session: no bytes raise, and output and events do not depend on chunking."""
     same_for_all_cuts(data, _conversation)
 
 

@@ -1,4 +1,4 @@
-"""Target: what a worker tells its parent."""
+"""Target: what a worker sends to its parent."""
 
 from __future__ import annotations
 

@@ -377,12 +377,12 @@ def main(words: Sequence[str] | None = None) -> int:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     print(f"{'attack':<24} {'limit':<28} {'holds':<6} result")
-    results = [_row(names[name]) for name in chosen]
+    results = [row(names[name]) for name in chosen]
     print(f"attack: {sum(results)} passed, {len(results) - sum(results)} failed")
     return 0 if all(results) else 1
 
 
-def _row(attack: Attack) -> bool:
+def row(attack: Attack) -> bool:
     begun_s = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         place = Place(Path(directory))

@@ -145,7 +145,7 @@ def shown(case: Case, *facts: object) -> str:
     return "\n".join(map(str, (json.dumps(case.form), case.document, *facts)))
 
 
-def test_document_that_is_not_rendered_is_told(judged: list[Judged]) -> None:
+def test_document_that_is_not_rendered_is_reported(judged: list[Judged]) -> None:
     """There are too many search domains."""
     silent = [
         shown(each.case, suite, renderer, failure)
@@ -156,7 +156,7 @@ def test_document_that_is_not_rendered_is_told(judged: list[Judged]) -> None:
     assert silent == []
 
 
-def test_what_is_lost_is_told(judged: list[Judged]) -> None:
+def test_what_is_lost_is_reported(judged: list[Judged]) -> None:
     silent = [
         shown(each.case, suite, renderer, lost)
         for each in judged
@@ -167,7 +167,7 @@ def test_what_is_lost_is_told(judged: list[Judged]) -> None:
     assert silent == []
 
 
-def test_what_is_told_is_lost(judged: list[Judged]) -> None:
+def test_what_is_reported_is_lost(judged: list[Judged]) -> None:
     """In a version of cloud-init; one that renders nothing has lost all."""
     wrong = [
         shown(each.case, told)

@@ -28,7 +28,7 @@ _LISTS = {
 
 
 class Trace:
-    """Logs both directions; each line begins with `str(peer)`."""
+    """Logs both directions; each line begins with `str(peer)`, and counts for the peer's host."""
 
     def __init__(self, peer: object) -> None:
         self._peer = peer

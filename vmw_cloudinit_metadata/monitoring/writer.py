@@ -157,7 +157,7 @@ class Writer:
                 os.write(self._descriptor, b"\n")
                 self._is_torn = False
             while written < len(lines):
-                written += self._write_some(lines[written : _end_of_piece(lines, written)])
+                written += self._write_some(lines[written : end_of_piece(lines, written)])
         except OSError:
             self._is_torn |= written > 0 and lines[written - 1 : written] != b"\n"
         return lines.count(b"\n", written)
@@ -182,7 +182,7 @@ class Writer:
             os.close(before)
 
 
-def _end_of_piece(lines: bytes, start: int) -> int:
+def end_of_piece(lines: bytes, start: int) -> int:
     """The end of the last line that ends within a piece, or of the first if that is longer."""
     return (lines.rfind(b"\n", start, start + _PIECE_BYTES) + 1) or (lines.index(b"\n", start) + 1)
 
@@ -190,7 +190,7 @@ def _end_of_piece(lines: bytes, start: int) -> int:
 _WRITERS: WeakSet[Writer] = WeakSet()
 
 
-def _rest_all() -> None:
+def rest_all() -> None:
     for writer in list(_WRITERS):
         writer.rest()
 
@@ -201,4 +201,4 @@ def _begin_all() -> None:
 
 
 # A process forks without these threads. One that hangs is in write(2), and holds no lock.
-os.register_at_fork(before=_rest_all, after_in_child=_begin_all)
+os.register_at_fork(before=rest_all, after_in_child=_begin_all)

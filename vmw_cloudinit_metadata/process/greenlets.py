@@ -19,10 +19,10 @@ MAX_IDLE = 256  # after a burst of connections thousands need not stay
 class Greenlets:
     """Never joined or killed. One whose `serve` raises ends; the hub logs the error."""
 
-    def __init__(self, serve: Callable[[socket, Any], None]) -> None:
+    def __init__(self, serve: Callable[[socket, Any], None], max_idle: int = MAX_IDLE) -> None:
         self._serve = serve
         self._idle: list[greenlet] = []
-        self._max_idle = MAX_IDLE
+        self._max_idle = max_idle
 
     @property
     def idle(self) -> int:

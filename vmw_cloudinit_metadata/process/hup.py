@@ -35,11 +35,12 @@ class Reload:
         read: Callable[[], Take],
         on_begin: Callable[[], None] = _nothing,
         on_end: Callable[[], None] = _nothing,
+        threads: Threads | None = None,
     ) -> None:
         self._read = read
         self._on_begin = on_begin
         self._on_end = on_end
-        self._threads = Threads()
+        self._threads = threads or Threads()
         loop = gevent.get_hub().loop
         self._limit = loop.timer(READ_S)
         self._pause = loop.timer(PAUSE_S)

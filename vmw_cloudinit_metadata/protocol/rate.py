@@ -12,8 +12,9 @@ MAX_HOSTS = 10_000
 class Rate:
     """Limits each host to `per_s` a second, with bursts of BURST_S seconds' worth; 0: no limit."""
 
-    def __init__(self, per_s: float = 0) -> None:
+    def __init__(self, per_s: float = 0, max_hosts: int = MAX_HOSTS) -> None:
         self.per_s = per_s
+        self._max_hosts = max_hosts
         self._full_s: dict[str, float] = {}  # when the bucket of each host is full again
 
     def __len__(self) -> int:
@@ -30,12 +31,12 @@ class Rate:
         if full_s - now_s > BURST_S:
             return False
         self._full_s[host] = full_s
-        if len(self._full_s) > MAX_HOSTS:
+        if len(self._full_s) > self._max_hosts:
             self._forget(now_s)
         return True
 
     def _forget(self, now_s: float) -> None:
-        """Keeps the emptiest buckets: half of MAX_HOSTS."""
+        """Keeps the emptiest buckets: half of `max_hosts`."""
         waiting = [(full_s, host) for host, full_s in self._full_s.items() if full_s > now_s]
         waiting.sort(reverse=True)
-        self._full_s = {host: full_s for full_s, host in waiting[: MAX_HOSTS // 2]}
+        self._full_s = {host: full_s for full_s, host in waiting[: self._max_hosts // 2]}

@@ -153,8 +153,15 @@ class Moves(Generic[Source]):
     is full, the oldest abandoned move ends; no other move ends for another host's sake.
     """
 
-    def __init__(self, limit: int, secrets: Secrets, rate: Rate | None = None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        secrets: Secrets,
+        rate: Rate | None = None,
+        max_spent: int = MAX_SPENT,
+    ) -> None:
         self.limit = limit
+        self._max_spent = max_spent
         self.rate = Rate() if rate is None else rate  # of VMOTION-BEGIN, for each host
         self._secrets = secrets
         # By sequence and secret. Python's keyed hash covers both, so the time of a look-up does not
@@ -263,7 +270,7 @@ class Moves(Generic[Source]):
         self._forget_stale()
         of_host = self._spent_of_host[host] + self._of_host[host]
         in_all = len(self._spent) + len(self._pending)
-        return of_host < _share(MAX_SPENT) and in_all < MAX_SPENT
+        return of_host < _share(self._max_spent) and in_all < self._max_spent
 
     def _spend(self, secret: bytes, host: str) -> None:
         self._spent[secret] = host
