@@ -1,4 +1,4 @@
-"""AdminPort: listens, and never blocks a VM."""
+"""AdminPort: listens, saves the state file, and never blocks a VM."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ class AdminSettings:
 
 
 class AdminPort:
-    """`hear` is a listener for happenings. Raises ConfigError if the state file cannot be used."""
+    """The admin port; `hear` listens for happenings. Raises ConfigError if the state file is
+    unusable."""
 
     def __init__(self, settings: AdminSettings) -> None:
         self._settings = settings
@@ -113,18 +114,18 @@ class AdminPort:
             self._budget.keep()
 
     def keep_within(self, budget: Budget) -> None:
-        """Let what is known of machines and events count against `budget`."""
+        """Count machines and events against `budget`."""
         self._budget = budget
         budget.add("machines", self.chronicle)
         budget.add("events", self._events)
 
     def process_is_gone(self, process: int) -> None:
-        """A worker has died without a word about its connections."""
+        """Handle the end of a worker, whose connections have ended unreported."""
         self._learn()
         self.chronicle.process_is_gone(process, time.time())
 
     def start(self, serving: Serving) -> None:
-        """Listens, now or as soon as the address can be had."""
+        """Listen, now or as soon as the address is available."""
         self._serving = serving
         if not self._listen(is_first=True):
             self._greenlets.append(gevent.spawn(self._keep_trying))
@@ -142,7 +143,7 @@ class AdminPort:
             self._server.stop(STOP_S)
 
     def let_go(self) -> None:
-        """In a forked child: closes what is the parent's, and runs none of its greenlets."""
+        """Close, in a forked child, what belongs to the parent; none of its greenlets runs here."""
         if self._server:
             self._server.let_go()
 
@@ -180,7 +181,7 @@ class AdminPort:
     # What it shows
 
     def _readiness(self) -> str:
-        """Without the reason: this needs no token."""
+        """Return the readiness without its reason: this needs no token."""
         assert self._serving
         if self._serving.is_stopping:
             return "draining"
@@ -242,8 +243,9 @@ class AdminPort:
                 self._begin_to_save()
 
     def _begin_to_save(self) -> None:
-        """In a thread, which ends with it: the parent of workers is to have none when it forks. One
-        that hangs, with its file system, holds up neither the next nor the end of the process."""
+        """Save in a thread that ends afterwards, since the parent of workers may have none when it
+        forks. A thread that hangs with its file system delays neither the next one nor the end of
+        the process."""
         path = self._settings.state_file
         assert path
         if self._saver and self._saver.is_alive():

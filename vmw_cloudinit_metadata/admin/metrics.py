@@ -29,7 +29,7 @@ PREFIX = "vmw_metadata_"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that is measured at one moment."""
+    """Everything measured at one moment."""
 
     figures: Figures
     is_ready: bool
@@ -40,7 +40,7 @@ class Scene:
 
 
 class Metrics(Collector):
-    """Asks for a Scene whenever it is read."""
+    """Requests a Scene whenever the metrics are read."""
 
     def __init__(self, look: Callable[[], Scene]) -> None:
         self._look = look

@@ -1,4 +1,4 @@
-"""What an operator does next about a machine."""
+"""What an operator should do next about a machine."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Reads the head of an HTTP/1.1 request (RFC 9112), stricter than that asks for. Pure.
+"""Parses the head of an HTTP/1.1 request (RFC 9112), stricter than the RFC. Pure.
 
-A proxy in front and this port must never differ about where a request ends. So what two readers
-could take in two ways is no request: a name with a space behind it, a tab, a folded line, a lone CR
-or LF, a second length. No request has a body here, and after a bad one nothing more is read.
+A proxy in front and this port must agree where a request ends. So whatever two parsers could read
+in two ways is rejected: a name with a space behind it, a tab, a folded line, a lone CR or LF, a
+second length. No request has a body here, and nothing is read after an invalid one.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class BadRequest:
-    """No request: nothing that follows on the connection can be read either."""
+    """An invalid request: nothing that follows on the connection can be parsed."""
 
     reason: str
     is_head: bool = False
 
 
 def read(data: bytes, known: int = 0) -> tuple[Request | BadRequest, bytes] | None:
-    """The first request in what a peer has sent, and what follows it; None if it is not whole.
+    """Return the first request in the received bytes, and the rest; None if it is incomplete.
 
-    Nothing follows a bad one. The first `known` bytes were seen before: a call for each byte is
-    linear all the same.
+    Nothing follows an invalid request. The first `known` bytes were seen before, so that calls for
+    single bytes take linear time.
     """
     end = data.find(_END, max(known - len(_END), 0))
     size = len(data) if end < 0 else end
@@ -86,8 +86,8 @@ def _request(data: bytes, line: bytes, lines: list[bytes]) -> Request | BadReque
 
 
 def _headers(lines: list[bytes]) -> dict[str, str] | str:
-    """All headers, or what is wrong with them. Of one that comes twice the last counts, if that
-    decides nothing."""
+    """Return all headers, or what is wrong with them. The last of two equal names counts, unless a
+    name decides how the request is read."""
     headers: dict[str, str] = {}
     for line in lines:
         found = _HEADER.fullmatch(line)
