@@ -32,7 +32,7 @@ _TRUSTS = ("ca_file", "thumbprint", "insecure")
 
 
 def _parse_vcenter(text: str) -> Address:
-    """`vcenter.example.com`, `vcenter.example.com:8443`, `[fd00::1]:443`."""
+    """Parse `vcenter.example.com`, `vcenter.example.com:8443` or `[fd00::1]:443`."""
     try:
         found = urlsplit(f"//{text}")
         if found.hostname and found.netloc == text and "@" not in text:
