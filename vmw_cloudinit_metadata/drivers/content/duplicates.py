@@ -50,7 +50,7 @@ class Owners:
         """Return each value of the file that another file owns, with that file.
 
         `looks` returns a hash of the signatures of a file and of all that it needs. A file whose
-        hash has changed may have other values: it loses those that it owns.
+        hash has changed may have other values, so it loses those that it owns.
         """
         mine = looks(path)
         before = self._files.get(path)
@@ -87,7 +87,7 @@ class Owners:
 
 @dataclass(slots=True)
 class Duplicate:
-    """A value of several files: how many they are, and the first of them."""
+    """A value of several files: their number, and the first of them."""
 
     value: Value
     files: list[str]

@@ -1,4 +1,4 @@
-"""NameScan: names that instance files hold, found by a scan that parses only changed files."""
+"""NameScan: names found in all instance files by a scan that parses only changed files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class NameScan:
         self._since_s = time.monotonic()
 
     def names(self) -> frozenset[str]:
-        """What the last scan found; scan again if that is too old."""
+        """Return the result of the last scan; scan again if it is too old."""
         with self._lock:
             if not self._token.holds() and self._has_time():
                 self._scan()
