@@ -42,7 +42,7 @@ def interfaces_of_1(rows: Any, above: Tuple[Any, ...]) -> Iterator[ConfiguredInt
 
 
 def interfaces_of_2(rows: Any, above: Tuple[Any, ...]) -> Iterator[ConfiguredInterface]:
-    """Without a match, the name is that of a card."""
+    """Yield interfaces of version 2; without a match, the name is that of a card."""
     for name, row in rows.items() if isinstance(rows, dict) else []:
         if isinstance(name, str) and isinstance(row, dict) and row:
             match = row.get("match")
@@ -84,7 +84,7 @@ def name_the_card(document: bytes, system: System) -> Tuple[bytes, List[str]]:
 
 
 def is_taken(card: EthernetCard, interfaces: Iterable[ConfiguredInterface]) -> bool:
-    """Whether the card is, or may be, that of another interface."""
+    """Return whether the card is, or may be, that of another interface."""
     return any(one.mac in (card.mac, UNCERTAIN) or one.name == card.name for one in interfaces)
 
 

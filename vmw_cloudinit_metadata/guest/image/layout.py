@@ -46,6 +46,6 @@ def selinux_type(tree: Tree) -> str | None:
 
 
 def _version(path: str) -> tuple[int, ...]:
-    """(3, 11) of /usr/bin/python3.11; () of /usr/bin/python3.11-config."""
+    """Return (3, 11) for /usr/bin/python3.11, () for /usr/bin/python3.11-config."""
     found = re.search(r"/python(3)\.(\d+)$", path)
     return tuple(map(int, found.groups())) if found else ()
