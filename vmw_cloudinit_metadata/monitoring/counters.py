@@ -80,7 +80,8 @@ _labelled("tls_handshakes", "TLS handshakes that succeeded.", "version", ("TLSv1
 
 
 def tls_handshake(version: str) -> Key:
-    """The key of a version, as OpenSSL names it; one that is newer is part of no metric."""
+    """Return the key of a TLS version, as OpenSSL names it; a newer version is part of no
+    metric."""
     return Key(version)
 
 
@@ -127,7 +128,7 @@ _DOCUMENTS: Mapping[str, Document] = {document: document for document in get_arg
 
 
 def document_label(document: str) -> Document:
-    """The label value of a document; "other" for what a guest makes up."""
+    """Return the label value of a document; "other" for names that a guest invents."""
     return _DOCUMENTS.get(document, "other")
 
 
@@ -212,7 +213,8 @@ _labelled(
 
 
 def memory_shed(table: str) -> Key:
-    """The key of a table; a driver may have one that is none of TABLES, and part of no metric."""
+    """Return the key of a table; one that is not in TABLES, such as a driver's, is part of no
+    metric."""
     return Key(_MEMORY_SHED.format(table))
 
 

@@ -20,12 +20,12 @@ _NOTHING: tuple[Any, ...] = (None, "", ())
 
 
 def timestamp(at_s: float) -> str:
-    """`2026-03-04T10:11:12.345Z`"""
+    """Return `2026-03-04T10:11:12.345Z`."""
     return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def fields(happening: Happening) -> dict[str, Any]:
-    """Return its keys and values; what is unknown is left out."""
+    """Return the happening's keys and values; unknown ones are omitted."""
     machine = happening.machine
     fact = happening.fact._asdict()
     known = {

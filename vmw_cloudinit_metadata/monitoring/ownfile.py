@@ -11,8 +11,8 @@ _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would wait for its other end
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open the file, or create it for its owner alone, and return its descriptor. Raises OSError
-    also if `path` is a link, a pipe, a directory or a device."""
+    """Open the file, or create it for its owner alone; return its descriptor. Raise OSError, also
+    if `path` is a link, a pipe, a directory or a device."""
     try:
         descriptor = os.open(path, flags | _FLAGS, 0o600)
     except OSError as error:

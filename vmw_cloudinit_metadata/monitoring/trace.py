@@ -1,7 +1,7 @@
 """The traffic of a line, for the log at level debug: `<` from the VM, `>` to it.
 
-It shows no content: the name and length of a suboption, the codes of a list, and the requests on
-the serial line. Everything else can be the secret of a vMotion, under any code, or user-data, or
+It shows no content: only the name and length of a suboption, the codes of a list, and the requests
+on the serial line. Everything else may be the secret of a vMotion, under any code, or user-data, or
 its echo.
 """
 

@@ -1,4 +1,4 @@
-"""Errors that nothing catches, and what libraries print on standard error: lines of the log."""
+"""Logs uncaught errors, and what libraries print on standard error."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _MAX_PRINTED = 64 * 1024  # of a line that was begun
 
 
 class Printed(TextIOBase):
-    """Standard error for everybody else: what is printed becomes lines of the log, which does not
-    block, and as JSON if the log is JSON."""
+    """Standard error for all other code: printed text becomes lines of the log, which does not
+    block, and JSON if the log is JSON."""
 
     def __init__(self) -> None:
         self._begun = ""
@@ -40,7 +40,7 @@ class Printed(TextIOBase):
 
 
 def catch_all() -> None:
-    """Log uncaught exceptions; call it where a hub begins."""
+    """Log uncaught exceptions from now on; call it where a hub begins."""
     sys.excepthook = _uncaught
     threading.excepthook = lambda error: log.critical(
         "an error that nobody catches, in a thread", exc_info=error.exc_value
