@@ -34,7 +34,7 @@ NO, YES, WANTNO, WANTNO_OPPOSITE, WANTYES, WANTYES_OPPOSITE = Q
 
 
 class Hears(StrEnum):
-    """What can happen to one option of one side."""
+    """The events of one option of one side."""
 
     AGREEABLE = "WILL or DO of an option that is allowed here"
     DISAGREEABLE = "WILL or DO of one that is not"
@@ -117,12 +117,12 @@ class Options:
         self.states: States = frozenset()
 
     def receive(self, negotiation: Negotiation) -> Negotiation | None:
-        """Returns the answer to a negotiation that arrived, or None for silence."""
+        """Return the answer to a negotiation that arrived, or None for silence."""
         self.states, answer = received(self.states, negotiation, self.agreeable)
         return answer
 
     def wish(self, side: Side, option: int, on: bool) -> Negotiation | None:
-        """Returns what to send to have `option` of `side` on or off, or None for nothing."""
+        """Return what to send to have `option` of `side` on or off, or None for nothing."""
         self.states, request = _after(self.states, side, option, ENABLE if on else DISABLE)
         return request
 
@@ -144,7 +144,7 @@ def received(
 def _after(
     states: States, side: Side, option: int, hears: Hears
 ) -> tuple[States, Negotiation | None]:
-    """Returns the next states of all options, and what to send."""
+    """Return the next states of all options, and what to send."""
     before = NO
     for whose, number, state in states:
         if whose is side and number == option:
