@@ -1,4 +1,4 @@
-"""Answer, or Failure: what a machine gets, and how a driver is asked for it."""
+"""Answer, or Failure: what a machine gets, and how a driver is called for it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MESSAGES: Mapping[ErrorCode, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an answer comes from, for the operator."""
+    """The source of an answer, for the operator."""
 
     matched_by: str = ""
     sources: tuple[str, ...] = ()
@@ -80,9 +80,9 @@ def response_packet(document: str, body: bytes) -> bytes:
 
 
 def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
-    """Ask the driver, in this thread; return the outcome, or the work to wait for.
+    """Call the driver, in this thread; return the outcome, or the work to wait for.
 
-    Never raises.
+    Never raise.
     """
     if machine.is_anonymous:
         return Failure("not-found", "the VM has sent neither a name nor a UUID")
@@ -113,7 +113,7 @@ def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
 
 
 def document_names(driver: Driver) -> Collection[str] | Failure:
-    """The documents beyond the standard ones, asked for in this thread. Never raises."""
+    """Call the driver, in this thread, for the documents beyond the standard ones. Never raise."""
     try:
         return frozenset(driver.document_names())
     except (Exception, SystemExit) as error:  # a driver is foreign code

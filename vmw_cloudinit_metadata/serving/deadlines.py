@@ -1,6 +1,6 @@
 """Deadlines, on one timer for all connections: a timer for each would cost too much.
 
-Data that has arrived comes before a deadline: one that judges a peer first receives what the peer's
+Received data comes before a deadline: a deadline that judges a peer first receives what the peer's
 socket has. Time in which the process is stopped or far behind does not count.
 """
 
@@ -40,15 +40,15 @@ class Deadlines:
         self._turn_timer = gevent.get_hub().loop.timer(0.0)
 
     def soon(self, callback: Callback) -> None:
-        """Call `callback` when all others have had their turn."""
+        """Call `callback` after all others have had their turn."""
         self._soon.append(callback)
         if len(self._soon) == 1:
             self._turn_timer.start(self._turn)
 
     def start(self, seconds: float, callback: Callback, hears: Hearing | None = None) -> None:
-        """Call `callback` once `seconds` are over; this replaces an earlier deadline of it.
+        """Call `callback` after `seconds`; this replaces an earlier deadline of it.
 
-        With `hears`, that is run to its end first, and may cancel or restart the deadline.
+        `hears` is run to its end first, and may cancel or restart the deadline.
         """
         if callback in self._seconds:
             self.cancel(callback)
@@ -60,7 +60,7 @@ class Deadlines:
             self._timer.start(self._tick)
 
     def cancel(self, *callbacks: Callback) -> None:
-        """Cancel their deadlines; some may have none."""
+        """Cancel the deadlines of these callbacks, if they have any."""
         for callback in callbacks:
             seconds = self._seconds.pop(callback, None)
             if seconds is not None:
@@ -79,7 +79,7 @@ class Deadlines:
         callback()
 
     def _now_s(self) -> float:
-        """The time that counts."""
+        """Return the time that counts."""
         now_s = time.monotonic()
         if now_s - self._seen_s > _STOPPED_S:
             self._lost_s += now_s - self._seen_s - TICK_S
@@ -111,7 +111,7 @@ class Deadlines:
         self._hear(callback, hears())
 
     def _hear(self, callback: Callback, turns: Iterator[None]) -> None:
-        """Run one turn; call back after the last, unless what was received has cancelled that."""
+        """Receive one turn; after the last, call back unless received data has cancelled that."""
         if self._seconds.get(callback) != _HEARING:
             return
         for _ in turns:

@@ -1,7 +1,7 @@
 """One VM's serial line over a connection: the shell around a protocol Session.
 
-What happens on it ends in callbacks and never waits, so a VM is heard while its answer is on the
-way.
+Everything that happens on it ends in callbacks and never waits, so the VM's bytes are handled while
+its answer is on the way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UNIDENTIFIED_BYTES = 2 * 1024
 
 
 class Carrier(Protocol):
-    """What a line uses of its connection."""
+    """The part of its connection that a line uses."""
 
     standing: Standing
 
@@ -151,7 +151,7 @@ class Line:
         return b""
 
     def close(self) -> None:
-        """The connection is gone, or goes on with TLS."""
+        """Clean up: the connection has ended, or goes on with TLS."""
         self.is_open = False
         self._services.deadlines.cancel(self._identity_overdue)
         if self.journey:
@@ -165,7 +165,7 @@ class Line:
 
     @property
     def machine(self) -> Machine:
-        """Who the VM counts as; until it is identified, what its host has sent so far."""
+        """The VM that the line counts as; until it is identified, what its host has sent so far."""
         return self._registration.machine
 
     @property
@@ -182,7 +182,7 @@ class Line:
         self._carrier.guarded(step)
 
     def proceed(self) -> None:
-        """Have the dialogue go on, and send what it has."""
+        """Let the dialogue go on, and send its answers."""
         if self.is_open:
             self._answer()
         if self._is_draining:
@@ -213,7 +213,7 @@ class Line:
     # What is sent
 
     def _answer(self) -> None:
-        """Have the dialogue answer what it can, and send what the guest may have now."""
+        """Let the dialogue answer what it can, and send what the guest may get now."""
         session, wire, dialogue = self.session, self._wire, self.dialogue
         machine = None if session.phase is OVERDUE else self._registration.known_as
         piece = dialogue.proceed(machine)
@@ -227,7 +227,7 @@ class Line:
             piece = dialogue.sent()
 
     def flush(self) -> None:
-        """Send what the protocol has to say."""
+        """Send the protocol's own messages."""
         if data := self.session.data_to_send():
             self._write(data)
 

@@ -1,7 +1,7 @@
-"""What a guest has had, and what the operator learns of it.
+"""The documents that a guest has received, and the reports about them.
 
-Answers are collected while the guest asks, and reported together when it has stopped: a boot is one
-line of the log. Errors are reported at once.
+Answers are collected while the guest requests more, and reported together when it stops: a boot is
+one line of the log. Errors are reported at once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OTHER_ANSWERED = counters.OUTCOMES["other", "answered"]
 
 
 class GuestLine(Protocol):
-    """What a receipt uses of the line that its guest is on."""
+    """The part of its line that a receipt uses."""
 
     @property
     def machine(self) -> Machine: ...
@@ -57,7 +57,7 @@ class GuestLine(Protocol):
 
 
 class Receipt:
-    """Collects what one guest is answered, and reports it for `line`, the one that it is on."""
+    """Collects one guest's answers, and reports them for `line`, on which the guest is now."""
 
     __slots__ = (
         "_asked_s",
@@ -85,7 +85,7 @@ class Receipt:
     def answered(
         self, machine: Machine, document: str, origin: Origin, size: int, asked_s: float
     ) -> None:
-        """Add `document`, which was requested at `asked_s`, and whose response has `size` bytes."""
+        """Add `document`, requested at `asked_s`, with a response of `size` bytes."""
         services = self._services
         services.counters[counters.ANSWERED] += 1
         services.counters[_ANSWERED.get(document, _OTHER_ANSWERED)] += 1
@@ -129,7 +129,7 @@ class Receipt:
         counted[counters.OUTCOMES[counters.document_label(document), error]] += 1
 
     def report(self) -> None:
-        """Report what was answered since the last report."""
+        """Report everything answered since the last report."""
         if not self._had or self._machine is None:
             return
         self._services.deadlines.cancel(self._settled)
@@ -155,7 +155,7 @@ class Receipt:
         )
 
     def close(self) -> None:
-        """Report what is left: the guest is gone."""
+        """Report the rest: the guest has disconnected."""
         self.report()
         self._release_source()
 
@@ -167,7 +167,7 @@ class Receipt:
             self.line.guarded(self.report)
 
     def _level_of(self, text: str, had: Collection[str]) -> int:
-        """The same line is reported at most once a minute, whatever the guest does."""
+        """Return the level of a line: an equal one is reported at most once a minute."""
         reported, when_s = self._reported
         now_s = time.monotonic()
         if "METADATA" not in had or (reported == text and now_s - when_s < QUIET_S):
@@ -178,12 +178,12 @@ class Receipt:
     # Problems
 
     def _is_new(self, trouble: str) -> bool:
-        """Whether `trouble` is not what was reported of this machine last."""
+        """Return whether `trouble` differs from the machine's last reported one."""
         self._tell_news()
         return self._services.news.is_new(self.line.machine, trouble)
 
     def _tell_news(self) -> None:
-        """Let `news` know that the machine was answered without a problem."""
+        """Record in `news` that the machine was answered without a problem."""
         if self._is_well:
             self._is_well = False
             self._services.news.is_new(self._machine or self.line.machine, "")
@@ -197,7 +197,7 @@ class Receipt:
         )
 
     def _report_duplicates(self, origin: Origin) -> None:
-        """Report each once a minute: all VMs with one default value have the same text."""
+        """Report each value once a minute: all VMs with one default value get the same text."""
         self._services.counters[counters.CONFLICTS["duplicate"]] += 1
         for duplicate in origin.duplicates:
             unreported = self._services.throttle.passes("duplicate", duplicate)
