@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 STOP_S = 1.0  # for answers under way, once the server stops
 RETRY_S = 5.0  # between two attempts to listen
-SAVE_S = 1.0  # the state file is at most so old
+SAVE_S = 1.0  # the longest age of the state file
 
-# To learn of many happenings in a row costs less than of each by itself.
-HEARD_S = 0.1  # so long one waits at most
+# Recording many happenings together costs less than one by one.
+HEARD_S = 0.1  # the longest wait of a happening
 TOGETHER = 500
 
 
@@ -60,7 +60,7 @@ class Serving(Protocol):
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
     listen: Address
-    is_chosen: bool = True  # not the default: somebody relies on it
+    is_chosen: bool = True  # not the default: the operator expects it
     token: bytes | None = None
     state_file: Path | None = None
 
@@ -79,7 +79,7 @@ class AdminPort:
         self._server: HttpServer | None = None
         self._shed: Counter[Key] = Counter()
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
-        self._heard: list[Happening] = []  # and not learned yet
+        self._heard: list[Happening] = []  # and not recorded yet
         self._soon = gevent.get_hub().loop.timer(HEARD_S, repeat=HEARD_S)
         self._budget: Budget | None = None
         self._is_file_reported = False
@@ -104,8 +104,8 @@ class AdminPort:
                 one = kept(happening)
                 self.chronicle.take(*one)
                 self._pulse.hear(one[0])
-            except Exception:  # a timer's callback: the other happenings are learned
-                log.exception("the list of machines cannot take in a happening")
+            except Exception:  # a timer's callback: the others are still recorded
+                log.exception("the list of machines cannot record a happening")
             else:
                 weighed.append(one)
         self.chronicle.settle()
@@ -159,7 +159,7 @@ class AdminPort:
         except ConfigError as error:
             if is_first:
                 level = logging.ERROR if self._settings.is_chosen else logging.WARNING
-                again = f"tried again every {RETRY_S:g} s; VMs are served"
+                again = f"retrying every {RETRY_S:g} s; VMs are served"
                 log.log(level, "--admin-listen: %s: no admin port; %s", error, again)
             return False
         self._server = HttpServer(listener, self._app(), self._shed)
@@ -254,7 +254,7 @@ class AdminPort:
         saver = Thread(target=self._save, args=(path, expected), name="state file", daemon=True)
         try:
             saver.start()
-        except RuntimeError:  # the system has no further thread: tried again in a second
+        except RuntimeError:  # the system has no thread left: retried in a second
             return
         self._saver = saver
         self._saved_revision = self.chronicle.revision
@@ -264,7 +264,7 @@ class AdminPort:
             remembered.save(path, vc_uuids)
         except OSError as error:
             if not self._is_file_reported:
-                log.error("--state-file: %s: %s; tried again", path, error.strerror or error)
+                log.error("--state-file: %s: %s; retrying", path, error.strerror or error)
             self._is_file_reported = True
         else:
             self._is_file_reported = False

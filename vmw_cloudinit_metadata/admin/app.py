@@ -38,7 +38,7 @@ MAX_PER_PAGE = 1000
 _MAX_FIELDS = 16
 _MAX_WORDS = 8
 
-# To filter all machines, or to write many of them, takes longer than VMs may wait: it is done in
+# Filtering all machines, or writing many, takes longer than VMs may wait: it is done in
 # slices, one answer at a time.
 SLICE_S = 0.001
 PAUSE_S = 0.001  # between them; a timer, since what is ready at once comes before the sockets

@@ -24,7 +24,7 @@ MAX_GONE = 10_000  # machines that are not connected; the longest unchanged make
 MAX_CONNECTED_BYTES, CUT_CONNECTED_BYTES = 16 * 1024, 12 * 1024
 MAX_LEFT_BYTES, CUT_LEFT_BYTES = 6 * 1024, 4 * 1024
 
-MISSING_S = 24 * 3600.0  # so long a machine of before the restart is waited for
+MISSING_S = 24 * 3600.0  # how long to wait for a machine of before the restart
 
 
 class Chronicle:
@@ -36,7 +36,7 @@ class Chronicle:
         self._calm: dict[str, MachineRecord] = {}
         self._open: dict[
             str, MachineRecord
-        ] = {}  # of happenings that are learned together; in neither
+        ] = {}  # of happenings that are recorded together; in neither
         self._gone: dict[str, None] = {}
         self._keys: dict[str, str] = {}  # of connections
         self._long: dict[str, None] = {}  # connected, with something to shorten
@@ -44,7 +44,7 @@ class Chronicle:
         self.states: Counter[str] = Counter()  # how many machines are in each
         self.problems: Counter[str] = Counter()  # how many machines have each of them now
         self.kept_bytes = 0  # that all entries hold at most
-        self.shed_counts: Counter[Key] = Counter()  # what was given up to stay within bounds
+        self.shed_counts: Counter[Key] = Counter()  # what was dropped to stay within bounds
 
     def expect(self, vc_uuids: Iterable[str]) -> None:
         """Wait for these machines, which were connected before a restart."""
@@ -75,7 +75,7 @@ class Chronicle:
         for record in [record for record in self._calm.values() if record.state == MISSING]:
             self._remove(record)
 
-    # What people ask
+    # Queries
 
     def __len__(self) -> int:
         return len(self._troubled) + len(self._calm)

@@ -18,11 +18,11 @@ from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import fields
 from vmw_cloudinit_metadata.monitoring.kept import MAX_MACHINE_BYTES, kept
 
-# A slower follower misses some, and is sent how many.
+# A slower follower misses some, and receives their number.
 KEPT = 4096
 KEPT_BYTES = 8 * 1024 * 1024
 
-MAX_FOLLOWERS = 32  # one more, and the oldest has to go
+MAX_FOLLOWERS = 32  # one more closes the oldest
 TOGETHER_S = 0.2
 HEARTBEAT_S = 10.0
 

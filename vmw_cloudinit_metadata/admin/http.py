@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 64  # connections that have sent no request for data
 MAX_WAITING_EACH = 32  # of them, of one address
-MAX_READING = 32  # connections that take in an answer
+MAX_READING = 32  # connections that read an answer
 MAX_UNREAD_BYTES = 16 * 1024 * 1024  # of answers that are not read yet, in all
 
 HEAD_S = 10.0  # for a request to arrive
 IDLE_S = 60.0  # between two of one connection
 ANSWER_S = 30.0  # for an answer, or a piece of the events, to be read
-GOODBYE_S = 1.0  # for who sent no request to read why it is closed
+GOODBYE_S = 1.0  # for the sender of an invalid request to read the answer
 
 _RECEIVED_BYTES = 16 * 1024
 _KERNEL_BYTES = 64 * 1024  # what the system holds of an answer, and as much again for itself
@@ -151,7 +151,7 @@ class Visit:
         self.host = str(address[0])
         self.greenlet = gevent.Greenlet(self._run)
         self.greenlet.rawlink(self._end)  # also of one that is closed before it has begun
-        self.unread_bytes = 0  # of what it is answered
+        self.unread_bytes = 0  # of its answer
         self._received = b""
         self._pool: Pool | None = None
 
@@ -203,7 +203,7 @@ class Visit:
         if isinstance(asked, Request):
             return self._answer(asked) and not asked.is_last
         if isinstance(asked, BadRequest):
-            log.debug("admin: %s: no request: %s", self.host, asked.reason)
+            log.debug("admin: %s: invalid request: %s", self.host, asked.reason)
             self._send_all(refusal(400, asked.reason), asked.is_head, is_last=True)
             self._part()
         return False

@@ -59,8 +59,8 @@ class AdminReader:
 
     def _no_answer(self, error: object) -> ConfigError:
         return ConfigError(
-            f"{self._url} does not answer ({error}): is the server running, with this "
-            "--admin-listen? Another one is named with --admin"
+            f"{self._url} does not answer ({error}): is the server running with this "
+            "--admin-listen? Use --admin for another address"
         )
 
 

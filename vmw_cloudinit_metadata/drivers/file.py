@@ -34,7 +34,7 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 _NAMED_BY_UUID = (
     "{0} {1} named by a UUID: {2} found by VC UUID. One that is named by a BIOS UUID "
-    "needs `match: {{bios-uuid: UUID}}` in it, or the driver the option `match`"
+    "needs `match: {{bios-uuid: UUID}}` in it, or the driver option `match`"
 )
 
 # How long a look-up waits for a free file descriptor, and how often it tries again.

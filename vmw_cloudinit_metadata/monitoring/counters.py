@@ -103,7 +103,7 @@ BOOTS = _plain("boots", "Boots: a guest has received its documents, including ME
 REQUESTS = _plain("", "Requests that arrived.", "requests")
 ANSWERED = _plain("", "Requests answered with a document.", "answered")
 ANSWERED_OLDER = _plain(
-    "", "Of them, those on an older connection.", "answered on an older connection"
+    "", "Requests answered on an older connection.", "answered on an older connection"
 )
 ANSWERED_WITH = _labelled(
     "", "Requests answered with an error.", "error", get_args(ErrorCode), "answered {}"
@@ -181,7 +181,7 @@ FAMILIES.append(
 Dropped = Literal["requests", "output", "events", "log lines", "lines of busy hosts", "audit lines"]
 DROPPED: Mapping[Dropped, Key] = _labelled(
     "dropped",
-    "What was dropped, for a slow reader or a busy host.",
+    "Items dropped because of a slow reader or a busy host.",
     "what",
     get_args(Dropped),
     "{} dropped",

@@ -44,5 +44,5 @@ def fields(happening: Happening) -> dict[str, Any]:
         fact["documents"] = digests_in(digest)
     if more := fact.pop("more", None):
         fact |= {f"more_{name}": count for name, count in more.items()}
-    # To ask for the truth of each value first takes a third of the time.
+    # Testing the truth of each value first takes a third of the time.
     return {name: value for name, value in (known | fact).items() if value or value not in _NOTHING}

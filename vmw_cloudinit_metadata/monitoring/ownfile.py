@@ -16,7 +16,7 @@ def open_own(path: Path, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | _FLAGS, 0o600)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe that nobody reads
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe without a reader
             raise _not_regular() from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -43,7 +43,7 @@ def catch_all() -> None:
     """Log uncaught exceptions from now on; call it where a hub begins."""
     sys.excepthook = _uncaught
     threading.excepthook = lambda error: log.critical(
-        "an error that nobody catches, in a thread", exc_info=error.exc_value
+        "uncaught exception in a thread", exc_info=error.exc_value
     )
     sys.unraisablehook = _unraisable
     hub = gevent.get_hub()
@@ -54,11 +54,11 @@ def _uncaught(
     kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
 ) -> None:
     raised = kind, error or kind(), trace
-    log.critical("an error that nobody catches", exc_info=raised)
+    log.critical("uncaught exception", exc_info=raised)
 
 
 def _unraisable(error: Any) -> None:
-    text = error.err_msg or "an error that nobody can catch"
+    text = error.err_msg or "exception ignored"
     log.error("%s: %r", text, error.object, exc_info=error.exc_value)
 
 

@@ -57,11 +57,11 @@ class Writer:
         self._queue: SimpleQueue[bytes | Task] = SimpleQueue()
         self._thread: Thread | None = None
         self._has_thread = False
-        # Of who puts
+        # Used by the callers
         self._put_bytes = 0
         self._shed_lines = 0
         self._is_full = False
-        # Of the thread
+        # Used by the thread
         self._done_bytes = 0
         self._lost_lines = 0
         self._reported_lines = 0
@@ -175,7 +175,7 @@ class Writer:
         try:
             descriptor, before = opener(), self._descriptor
         except ConfigError as error:
-            log.error("%s; the file that is open stays in use", error)
+            log.error("%s; the open file stays in use", error)
         else:
             self._descriptor = descriptor
             self._is_torn = False

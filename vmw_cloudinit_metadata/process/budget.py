@@ -36,7 +36,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _MAX_DEPTH = 64  # of cgroups, and of values
 _LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
 _LISTS = (list, tuple, set, frozenset)
-_MAPPINGS = (dict, Mapping)  # a dict first: to ask for Mapping takes longer
+_MAPPINGS = (dict, Mapping)  # a dict first: checking for Mapping takes longer
 
 
 class Table(Protocol):

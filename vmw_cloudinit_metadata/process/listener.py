@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import Address
 
-# Thousands of VMs dial in the same instant after a power cut. The kernel caps it at somaxconn.
+# Thousands of VMs connect at the same instant after a power cut. The kernel caps it at somaxconn.
 BACKLOG = 4096
 
 # A host that dies without a FIN is found after 300 + 5 * 12 = 360 s, about when ESXi finds a dead

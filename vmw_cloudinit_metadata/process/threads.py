@@ -47,7 +47,9 @@ class Threads:
             Thread(target=self._run, name=f"driver {self._count + 1}", daemon=True).start()
         except RuntimeError as error:  # the system allows no further thread: the others continue
             if not self._is_short:
-                log.warning("the driver has %d threads and gets no more: %s", self._count, error)
+                log.warning(
+                    "the driver has %d threads and cannot start another one: %s", self._count, error
+                )
             self._is_short = True
             if not self._count:
                 self._refuse(error)

@@ -41,7 +41,7 @@ READY_S = 60.0  # for a worker to load its driver and to listen
 UNHEARD_S = 3.0  # of silence: then not all VMs may be served
 SILENT_S = 10.0  # of silence: then a worker is killed
 _TURN_S = 0.1
-_MOST_TURN_S = 1.0  # what counts of a turn: one that took longer was a pause of the parent itself
+_MOST_TURN_S = 1.0  # the part of a turn that counts: the rest was a pause of the parent
 _TURN_MESSAGES = 4  # of one worker, before the others and the admin port have their turn
 _LAST_MESSAGES = 1024  # of one that is gone; the kernel keeps fewer
 
@@ -74,7 +74,7 @@ class Worker:
         self.problem = ""  # why its driver cannot be used
         self.silent_s = 0.0  # while the parent listened
         self._figures = Figures()
-        self._dropped = 0  # of what it has said
+        self._dropped = 0  # of its messages
         self._listeners = listeners
         self._watcher = gevent.get_hub().loop.io(pair.fileno(), _READABLE)
 
@@ -216,7 +216,7 @@ class Parent:
             return "no worker accepts"
         for worker in ready:
             if worker.silent_s > UNHEARD_S:
-                return f"worker {worker.pid} has said nothing for {worker.silent_s:.0f} s"
+                return f"worker {worker.pid} has been silent for {worker.silent_s:.0f} s"
         return next((worker.problem for worker in ready if worker.problem), "")
 
     def start(self, rereading: Rereading) -> None:
@@ -283,7 +283,9 @@ class Parent:
             is_over = worker.silent_s > (SILENT_S if worker.is_ready else READY_S)
             may_drain = self.is_stopping and now_s < self._drained_s
             if is_over and not may_drain and not worker.is_killed:
-                log.error("worker %d is silent for %.0f s: killed", worker.pid, worker.silent_s)
+                log.error(
+                    "worker %d has been silent for %.0f s: killed", worker.pid, worker.silent_s
+                )
                 worker.kill()
 
     def _reap(self) -> None:
@@ -297,7 +299,7 @@ class Parent:
             worker.bury()
             self._on_end(worker.pid)
         except Exception:  # the main loop of the parent: the other workers serve on
-            log.exception("worker %d: cannot process its end", worker.pid)
+            log.exception("worker %d: internal error when it ended", worker.pid)
         self._ended += worker.figures.past()
         if self._is_started and not self.is_stopping:
             self._replace(worker, code)
@@ -306,11 +308,11 @@ class Parent:
         wait_s = RESTART_S if worker.is_ready else RETRY_S
         self._due_s.append(time.monotonic() + wait_s)
         if worker.is_ready:
-            log.error("worker %d has ended with %d: another one is started", worker.pid, code)
+            log.error("worker %d has ended with %d: starting another one", worker.pid, code)
             self._ended.counters[WORKER_RESTARTS] += 1
         else:
             reason = worker.failure or f"it has ended with {code}"
-            log.error("a worker cannot start: %s; tried again in %g s", reason, wait_s)
+            log.error("a worker cannot start: %s; retrying in %g s", reason, wait_s)
 
     def _start_due(self) -> None:
         if self._rereading and self._rereading.is_in_time:
@@ -348,7 +350,7 @@ class Parent:
                 theirs.send(channel.of_failure(str(error)))
             code = 2
         except Exception:  # the last frame of a forked process
-            log.exception("a worker fails")
+            log.exception("internal error in a worker")
         finally:
             try:
                 logging.shutdown()

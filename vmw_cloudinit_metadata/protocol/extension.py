@@ -133,7 +133,7 @@ class Extension:
         uri = argument[1:].decode("utf-8", "replace")
         if self._lacks_tls:
             self._peer.say(Suboption.WONT_PROXY)
-            self._peer.refuse("without TLS", "the VM speaks no TLS, and this server requires it")
+            self._peer.refuse("without TLS", "the VM does not use TLS, and this server requires it")
         elif not (direction and is_short and vmware.serves(uri, self._policy.uris)):
             self._peer.say(Suboption.WONT_PROXY)
             ours = " or ".join(sorted(map(repr, self._policy.uris)))
@@ -168,7 +168,7 @@ class Extension:
 
     def _begin_move(self, sequence: bytes) -> Begun[Extension] | Declined:
         if self._peer.phase not in PROXIED:
-            return Declined("the line has no WILL-PROXY")
+            return Declined("this line is not served (it got no WILL-PROXY)")
         machine = self.identification.machine
         host, now_s = machine.peer_address, self._peer.now_s
         return self._policy.moves.begin(self, host, sequence, machine.vc_uuid, now_s)

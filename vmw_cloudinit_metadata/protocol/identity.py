@@ -17,7 +17,7 @@ from vmw_cloudinit_metadata.protocol import vmware
 from vmw_cloudinit_metadata.protocol.phases import AWAITED, KNOWN, LATE, Cue
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
-# These can change while a line is open. The location and BIOS UUIDs do not matter to who it is.
+# These can change while a line is open. Location and BIOS UUID do not change which VM it is.
 ASKED_AGAIN = (Suboption.GET_VM_VC_UUID, Suboption.GET_VM_NAME)
 
 # These decide which file a VM gets, the strongest first. The location only informs.
@@ -27,7 +27,7 @@ DECISIVE = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID, Suboption.VM_NAME)
 # weaker than a name finds a file, so an unusable name counts as none.)
 _STRICT = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID)
 
-# After so many timeouts the guest gets the error `timeout`.
+# After this many timeouts the guest gets the error `timeout`.
 PATIENCE = 2
 
 Codes = Sequence[Suboption]
@@ -166,7 +166,7 @@ class Identity:
         unusable = " and ".join(vmware.named(code) for code in owed if code in self._unusable)
         how = "sent neither KNOWN-SUBOPTIONS-1 nor" if self._is_presumed else "announced, not sent:"
         texts = [f"{how} {unsent}"] if unsent else []
-        texts += [f"sent, but no UUID: {unusable}"] if unusable else []
+        texts += [f"sent, but not a UUID: {unusable}"] if unusable else []
         return "; ".join(texts)
 
     def has(self, code: Suboption) -> bool:

@@ -189,7 +189,7 @@ class Moves(Generic[Source]):
             reason = f"its host begins more than {self.rate.per_s} a second (--max-move-rate)"
             return Declined(reason, is_of_rate=True)
         if not self._can_spend(host):
-            return Declined("its host, or all, have had too many moves in the last minute")
+            return Declined("too many moves of its host, or of all hosts, in the last minute")
         instead_of = None
         if self._of_host[host] >= self.share:
             instead_of = self._abandoned.oldest(host)

@@ -23,7 +23,7 @@ MAX_REASON_CHARACTERS = 4096  # of a failure or a stale answer, for the operator
 _ABOUT_BYTES = 3072  # of an answer beside its texts: token, objects, its place in the cache
 _NEVER_S = -inf
 
-# What the guest gets to know: what to do, and nothing that is secret.
+# The messages for guests: they say what to do, and reveal nothing secret.
 MESSAGES: Mapping[ErrorCode, str] = {
     "not-found": "The server has no data for this VM; ask an administrator to add it",
     "invalid": "This VM's data is invalid; ask an administrator to check the server log",

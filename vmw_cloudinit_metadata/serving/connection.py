@@ -77,7 +77,7 @@ class Connection:
     def __str__(self) -> str:
         return self.standing.peer.name
 
-    # Its life
+    # Life cycle
 
     def enter(self) -> None:
         """Take a place among the connections, or be refused; call it once, before `serve`."""
@@ -156,7 +156,7 @@ class Connection:
             log.exception("%s: internal error; the connection is closed", self)
             self.close()
 
-    # What is received
+    # Receiving
 
     def receive(self, data: bytes) -> None:
         """Let the present layer receive `data`."""
@@ -216,7 +216,7 @@ class Connection:
         before, self.layer = self.layer, layer
         before.close()
 
-    # What is sent
+    # Sending
 
     def _all_is_sent(self) -> None:
         self.guarded(self._send_end if self.is_over else self.layer.proceed)

@@ -169,7 +169,7 @@ class Dialogue:
     # Finding the answer
 
     def _answer_next(self, machine: Machine | None) -> None:
-        if machine is None:  # the log has said so, once, and why
+        if machine is None:  # the log has reported this once, with the reason
             document, _ = self._take_request()
             self._receipt.count_failure(document, "timeout")
             self._put(error_packet(document, "timeout"))
@@ -229,7 +229,7 @@ class Dialogue:
         elif isinstance(outcome, Failure) and document in _ALWAYS_KNOWN:
             self._fail(outcome)
         elif not document.isalpha() or document in RESERVED_DOCUMENTS:
-            self._fail(Failure("unknown-request", "the request is none of the protocol"))
+            self._fail(Failure("unknown-request", "the protocol has no such request"))
         else:
             self._is_looking_up = True
             listed = self._guarded(self._names_listed, machine, outcome)
@@ -265,7 +265,7 @@ class Dialogue:
         self._receipt.failed(document, failure)
         self._put(error_packet(document, failure.error))
 
-    # What is to be sent
+    # Sending
 
     def _put(self, packets: bytes) -> None:
         if self._owes_line_feed:

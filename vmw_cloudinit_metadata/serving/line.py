@@ -112,7 +112,7 @@ class Line:
     def __str__(self) -> str:
         return str(self._registration)
 
-    # What the connection asks for: a Layer
+    # Called by the connection: a Layer
 
     def receive(self, data: bytes) -> None:
         if self._trace and self.session.phase is not MUTE:
@@ -161,7 +161,7 @@ class Line:
             self.dialogue.close()
         self._registration.forget()
 
-    # What the dialogue and a journey ask for
+    # Called by the dialogue and a journey
 
     @property
     def machine(self) -> Machine:
@@ -210,7 +210,7 @@ class Line:
         if self.is_open:
             self._carrier.give_up()
 
-    # What is sent
+    # Sending
 
     def _answer(self) -> None:
         """Let the dialogue answer what it can, and send what the guest may get now."""
@@ -248,7 +248,7 @@ class Line:
         else:
             self._carrier.finish()
 
-    # What the session says
+    # Events of the session
 
     def _handle(self, happened: list[events.Event]) -> None:
         self.flush()  # what the protocol says does not wait for a look-up

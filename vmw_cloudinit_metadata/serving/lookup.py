@@ -38,7 +38,7 @@ _REPEATED_S = 0.005  # within this time a failure is repeated without asking the
 _MAX_FAILURES = 64  # names and reasons are cut: 2 MiB at most
 _CLOSE_S = 2.0  # for the driver's `close`
 
-_SILENT = "the driver does not answer: its files, or what else it asks, may be out of reach"
+_SILENT = "the driver does not answer: its files or other data source may be out of reach"
 
 
 class Lookup:

@@ -78,7 +78,7 @@ class Receipt:
         self._origin = Origin()  # where that came from
         self._had: dict[str, float] = {}  # document: when; what is not reported yet
         self._asked_s = 0.0  # when the first of them was requested
-        self._is_well = False  # answered without a problem, which `news` has not heard yet
+        self._is_well = False  # answered without a problem, not yet recorded in `news`
         self._shared: tuple[str, str] | None = None  # the source and VC UUID that are counted
         self._reported: tuple[str, float] = ("", 0.0)  # the last line of the log, and when
 

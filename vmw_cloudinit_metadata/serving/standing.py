@@ -148,7 +148,7 @@ class Standing:
 
     def refuse_header(self) -> None:
         self._is_quiet = False
-        text = "closed: it begins with no PROXY protocol header"
+        text = "closed: it did not begin with a PROXY protocol header"
         self.warn(PeerRejected, counters.REFUSED["PROXY header"], text)
         self._occupant.close()
 

@@ -14,7 +14,7 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 _UNUSED = (
     "{0} is named by the BIOS UUID of this VM, which counts only if the file says so: write "
-    "`match: {{bios-uuid: {1}}}` into it, or give the driver the option `match` with bios-uuid"
+    "`match: {{bios-uuid: {1}}}` into it, or include bios-uuid in the driver option `match`"
 )
 _SWAPPED = (
     "{0} is named by the {1} UUID of this VM as its guest prints it, with the bytes of the first "

@@ -17,7 +17,7 @@ from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES
 from vmw_cloudinit_metadata.instance.secrecy import is_secret_text
 
 _EXPECTED = "the name of a file inside the directory"
-_TOO_LARGE = f"which is no regular file of at most {MAX_DOCUMENT_BYTES:,} bytes"
+_TOO_LARGE = f"which is not a regular file of at most {MAX_DOCUMENT_BYTES:,} bytes"
 _FILE_NAME = re.compile(r"[\w./@+-]{1,100}", re.ASCII)
 
 

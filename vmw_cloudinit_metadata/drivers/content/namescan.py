@@ -18,7 +18,7 @@ from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
 KEPT_S = 10.0
 
 # However often files come and go, scans take a twentieth of a core, except for a short burst; and
-# a new name is noticed after KEPT_S, whatever that takes.
+# a new name is noticed after KEPT_S in any case.
 _SHARE = 1 / 20
 _BURST_S = 0.1
 
