@@ -116,7 +116,7 @@ class Line:
 
     def receive(self, data: bytes) -> None:
         if self._trace and self.session.phase is not MUTE:
-            self._trace.heard(data)
+            self._trace.received(data)
         happened = self.session.receive_data(data, time.monotonic())
         if happened:
             self._handle(happened)
@@ -234,7 +234,7 @@ class Line:
     def _write(self, data: bytes) -> None:
         """Send `data`, or drop it if the peer does not read."""
         if self._trace:
-            self._trace.said(data)
+            self._trace.sent(data)
         is_unidentified = self._registration.known_as is None
         is_flood = is_unidentified and self._wire.waiting_bytes > UNIDENTIFIED_BYTES
         if is_flood or not self._wire.write(data):

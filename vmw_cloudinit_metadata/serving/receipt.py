@@ -61,7 +61,7 @@ class Receipt:
 
     __slots__ = (
         "_asked_s",
-        "_had",
+        "_collected",
         "_is_well",
         "_machine",
         "_origin",
@@ -74,9 +74,9 @@ class Receipt:
     def __init__(self, services: Services, line: GuestLine) -> None:
         self.line = line
         self._services = services
-        self._machine: Machine | None = None  # what was answered last was for
-        self._origin = Origin()  # where that came from
-        self._had: dict[str, float] = {}  # document: when; what is not reported yet
+        self._machine: Machine | None = None  # of the last answer
+        self._origin = Origin()  # of the last answer
+        self._collected: dict[str, float] = {}  # document: when it was answered
         self._asked_s = 0.0  # when the first of them was requested
         self._is_well = False  # answered without a problem, not yet recorded in `news`
         self._shared: tuple[str, str] | None = None  # the source and VC UUID that are counted
@@ -91,11 +91,11 @@ class Receipt:
         services.counters[_ANSWERED.get(document, _OTHER_ANSWERED)] += 1
         if services.machines.rivals and self.line.is_older:
             services.counters[counters.ANSWERED_OLDER] += 1
-        if not self._had:
+        if not self._collected:
             self._asked_s = asked_s
             services.deadlines.start(SETTLED_S, self._settled)
-        if document in self._had or len(self._had) < MAX_DOCUMENTS_REPORTED:
-            self._had[document] = time.time()
+        if document in self._collected or len(self._collected) < MAX_DOCUMENTS_REPORTED:
+            self._collected[document] = time.time()
         self._machine, self._origin = machine, origin
         if not origin.problem:
             self._is_well = True
@@ -130,28 +130,28 @@ class Receipt:
 
     def report(self) -> None:
         """Report everything answered since the last report."""
-        if not self._had or self._machine is None:
+        if not self._collected or self._machine is None:
             return
         self._services.deadlines.cancel(self._settled)
-        had, origin, self._had = self._had, self._origin, {}
-        seconds = max(had.values()) - self._asked_s
+        documents, origin, self._collected = self._collected, self._origin, {}
+        seconds = max(documents.values()) - self._asked_s
         self._tell_news()
-        if "METADATA" in had:
+        if "METADATA" in documents:
             self._services.counters[counters.BOOTS] += 1
             self._services.boots.observe(seconds)
             self._use_source(origin, self._machine)
-        text = f"answered {', '.join(had)} from {', '.join(origin.sources) or 'the driver'}"
+        text = f"answered {', '.join(documents)} from {', '.join(origin.sources) or 'the driver'}"
         self.line.report(
             DocumentsServed(
                 text,
-                answered=had,
+                answered=documents,
                 seconds=seconds,
                 digest=origin.digest,
                 sources=origin.sources,
                 matched_by=origin.matched_by,
                 problem=shortened(origin.problem),
             ),
-            level=self._level_of(text, had),
+            level=self._level_of(text, documents),
         )
 
     def close(self) -> None:
@@ -161,16 +161,19 @@ class Receipt:
 
     def _settled(self) -> None:
         now_s = time.time()
-        if now_s - max(self._had.values()) < SETTLED_S and now_s - self._asked_s < UNSETTLED_S:
+        if (
+            now_s - max(self._collected.values()) < SETTLED_S
+            and now_s - self._asked_s < UNSETTLED_S
+        ):
             self._services.deadlines.start(SETTLED_S, self._settled)
         else:
             self.line.guarded(self.report)
 
-    def _level_of(self, text: str, had: Collection[str]) -> int:
+    def _level_of(self, text: str, documents: Collection[str]) -> int:
         """Return the level of a line: an equal one is reported at most once a minute."""
         reported, when_s = self._reported
         now_s = time.monotonic()
-        if "METADATA" not in had or (reported == text and now_s - when_s < QUIET_S):
+        if "METADATA" not in documents or (reported == text and now_s - when_s < QUIET_S):
             return logging.DEBUG
         self._reported = text, now_s
         return logging.INFO

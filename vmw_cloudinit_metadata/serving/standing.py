@@ -213,6 +213,6 @@ class Standing:
         self._services.counters[reason] += 1
         if self._is_quiet:
             return
-        untold = self._services.throttle.passes(reason, self.peer.host)
-        if untold is not None:
-            self.report(kind(f"{text}{untold}", reason))
+        unreported = self._services.throttle.passes(reason, self.peer.host)
+        if unreported is not None:
+            self.report(kind(f"{text}{unreported}", reason))
