@@ -1,4 +1,4 @@
-"""`vm-port`: adds, shows, removes and reconnects the serial port of VMs, on a vCenter."""
+"""`vm-port`: add, show, remove or reconnect the serial ports of VMs in vCenter."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def shared(command: _Command) -> _Command:
 
 @click.group("vm-port")
 def vm_port() -> None:
-    """Add, show, remove and reconnect the serial port of VMs, on a vCenter.
+    """Add, show, remove or reconnect VMs' serial ports in vCenter.
 
     A VM is given by name, VC UUID, BIOS UUID, or inventory path (DC/vm/folder/web1). Exit 1 if
     anything failed for any VM.
