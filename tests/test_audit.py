@@ -1,4 +1,4 @@
-"""The audit stream of a real server."""
+"""The audit log of a real server."""
 
 from __future__ import annotations
 

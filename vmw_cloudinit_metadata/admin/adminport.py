@@ -45,7 +45,7 @@ TOGETHER = 500
 
 
 class Serving(Protocol):
-    """Who serves the VMs: a server in this process, or the parent of several."""
+    """The serving side: a server in this process, or the parent of several workers."""
 
     @property
     def figures(self) -> Figures: ...

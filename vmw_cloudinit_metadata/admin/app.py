@@ -1,4 +1,4 @@
-"""What the admin port answers.
+"""The answers of the admin port.
 
 Five routes in a dictionary: werkzeug's routing, Request and Response would take 4.6 MB and 90 ms of
 the serving process, and replace 30 lines; the parser stays ours for its bounds either way.

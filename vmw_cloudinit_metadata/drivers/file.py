@@ -113,7 +113,7 @@ class FileDriver(Driver):
         """Check files, by their paths, and the files of VMs, by their names or VC UUIDs.
 
         The other files are only compared with them. Raise DriverError for a file that does not
-        exist or is no instance file, and for a VM that has none.
+        exist or is not an instance file, and for a VM without one.
         """
         self._directory.check()
         named = NamedFiles(

@@ -1,6 +1,6 @@
 """Every kind of happening: its name, level and fields. Pure.
 
-The log, the audit stream, the list of machines, the messages of workers and docs/admin.md follow
+The log, the audit log, the list of machines, the messages of workers and docs/admin.md follow
 these declarations. A fact has a `text` for people; its other fields are keys of the JSON log.
 Named tuples: one takes half the time of a frozen dataclass to make (522 and 1,014 ns).
 """

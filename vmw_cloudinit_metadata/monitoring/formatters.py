@@ -57,8 +57,8 @@ class TextFormatter(Formatter):
 class JsonFormatter(Formatter):
     """Formats each record as one object; `event` is the text log's line without peer and machine.
 
-    python-json-logger is not used: most lines are happenings, which are no log records. With its
-    hooks for time, level and escapes these 20 lines would stay as many, and need 0.7 MB more.
+    python-json-logger is not used: most lines are happenings and not log records. With its hooks
+    for time, level and escapes these 20 lines would stay as many, and need 0.7 MB more.
     """
 
     def format(self, record: logging.LogRecord) -> str:

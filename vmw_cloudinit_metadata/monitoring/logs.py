@@ -55,7 +55,7 @@ class LineHandler(logging.Handler):
         return self._quota.left_out + self._debug_quota.left_out
 
     def gather(self) -> None:
-        """Write lines, and those of `happenings`, once in a turn of the hub from now on."""
+        """Give lines to the Writer once in a turn of this thread's hub from now on."""
         self._loop = gevent.get_hub().loop
         self._thread = threading.get_ident()
         self._begin_quota()  # a worker's is not its parent's
@@ -69,8 +69,7 @@ class LineHandler(logging.Handler):
             self._hand_over_soon()
 
     def put(self, line: str) -> None:
-        """Write a line unchanged, after everything logged before; return False if there is no log
-        yet."""
+        """Write a line unchanged."""
         self._lines.append(line)
         self._hand_over()
 
@@ -167,14 +166,14 @@ def _handler() -> LineHandler | None:
 
 
 def gather(happenings: Happenings) -> None:
-    """Hand over lines, and those of `happenings`, once in a turn of the hub from now on."""
+    """Write lines, and those of `happenings`, once in a turn of the hub from now on."""
     if handler := _handler():
         handler.gather()
         happenings.listeners[0] = handler.hear
 
 
 def put(line: str) -> bool:
-    """Write a line as it is, after all that was logged; return False if there is no log yet."""
+    """Write a line unchanged, after everything logged before; return False if there is no log."""
     handler = _handler()
     if handler:
         handler.put(line)

@@ -59,7 +59,7 @@ def mac_of(mac: Any) -> str:
 def without_card(
     interfaces: Iterable[ConfiguredInterface], names: Iterable[str]
 ) -> List[ConfiguredInterface]:
-    """Return those without a MAC address whose name is none of the cards' names."""
+    """Return the interfaces without a MAC address whose name no card has."""
     known = set(names)
     return [one for one in interfaces if not one.mac and one.name not in known]
 
@@ -84,7 +84,7 @@ def name_the_card(document: bytes, system: System) -> Tuple[bytes, List[str]]:
 
 
 def is_taken(card: EthernetCard, interfaces: Iterable[ConfiguredInterface]) -> bool:
-    """Return whether the card is, or may be, that of another interface."""
+    """Return whether the card belongs, or may belong, to another interface."""
     return any(one.mac in (card.mac, UNCERTAIN) or one.name == card.name for one in interfaces)
 
 

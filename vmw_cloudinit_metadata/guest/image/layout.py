@@ -18,7 +18,7 @@ _SELINUX_TYPE = re.compile(r"^[ \t]*SELINUXTYPE[ \t]*=[ \t]*([\w-]+)[ \t\r]*$", 
 
 
 def python_of(tree: Tree) -> str | None:
-    """Return the interpreter, preferably that of cloud-init, which has PyYAML."""
+    """Return the interpreter, preferably cloud-init's, which has PyYAML."""
     candidates = [*_PYTHONS, *sorted(tree.glob(_VERSIONED), key=_version, reverse=True)]
     shebang = _SHEBANG.match(tree.text(cloud_init_of(tree) or "")[:_SHEBANG_CHARACTERS])
     if shebang:
