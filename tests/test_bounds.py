@@ -14,7 +14,7 @@ import pytest
 from tests.vm import BINARY, KNOWN, suboption
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.process.budget import Budget
-from vmw_cloudinit_metadata.protocol import options, packet, telnet
+from vmw_cloudinit_metadata.protocol import packet, telnet, telnetoptions
 from vmw_cloudinit_metadata.protocol.events import Refused
 from vmw_cloudinit_metadata.protocol.phases import IDENTIFIED, MUTE
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
@@ -78,7 +78,7 @@ NEVER_NAMED = {"proxied": BINARY + WILL_EXTENSION + suboption(0, KNOWN) + PROXY 
 }
 
 
-CACHES = (packet.requests_of, telnet.events_of, options.received)
+CACHES = (packet.requests_of, telnet.events_of, telnetoptions.received)
 OURS = tracemalloc.Filter(True, "*/vmw_cloudinit_metadata/*")
 
 
@@ -149,7 +149,7 @@ def test_kept_parses_have_short_keys() -> None:
         lines.requests(b"%d" % number + b"x" * 4000 + b"\n")
     for cache in (packet.requests_of, telnet.events_of):
         assert cache.cache_info().currsize == 0
-    assert options.received.cache_parameters()["maxsize"] <= 512
+    assert telnetoptions.received.cache_parameters()["maxsize"] <= 512
 
 
 def test_peer_that_makes_the_server_speak_and_does_not_read_is_kept_little_for(

@@ -15,7 +15,7 @@ from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, VmIdentifie
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-from vmw_cloudinit_metadata.serving.deadlines import Deadlines
+from vmw_cloudinit_metadata.serving.timer import Deadlines
 from vmw_cloudinit_metadata.settings.values import Address
 
 

@@ -125,3 +125,19 @@ def test_every_promise_names_a_test() -> None:
     promised = text.partition("## What is promised")[2].partition("\n## What is not")[0]
     promises = re.split(r"^- \*\*", promised, flags=re.MULTILINE)[1:]
     assert [one[:60] for one in promises if "*Tests:*" not in one] == []
+
+
+def test_every_module_that_the_architecture_names_exists() -> None:
+    text = (CHECKOUT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)+\w+\.py|(?:\w+/)+)`", text))
+    assert len(named) > 25
+    places = (
+        CHECKOUT,
+        CHECKOUT / "vmw_cloudinit_metadata",
+        CHECKOUT / "vmw_cloudinit_metadata/drivers",
+    )
+    homes = [
+        *places,
+        *(CHECKOUT / "vmw_cloudinit_metadata" / room for room in ("guest", "instance")),
+    ]
+    assert {name for name in named if not any((home / name).exists() for home in homes)} == set()

@@ -19,7 +19,7 @@ FLOORS = {
     **dict.fromkeys(("monitoring", "process", "guest"), 2),
     **dict.fromkeys(("serving", "client", "admin"), 3),
     **dict.fromkeys(("cli", "__main__", "__init__"), 4),
-    **dict.fromkeys(("settings.parameters", "settings.layers", "settings.running"), 3),
+    **dict.fromkeys(("settings.parameters", "settings.layers", "settings.reload"), 3),
     **dict.fromkeys(("serving.tls", "serving.admission", "process.budget"), 1),
     **dict.fromkeys(("monitoring.ownfile", "guest.image"), 1),
     **dict.fromkeys(

@@ -7,8 +7,8 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.protocol.options import TRANSITIONS, Cause, Options, Q, Side
 from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Verb
+from vmw_cloudinit_metadata.protocol.telnetoptions import TRANSITIONS, Cause, Options, Q, Side
 
 OPTIONS = st.sampled_from([0, 1, 3])
 AGREEABLE = st.frozensets(OPTIONS)

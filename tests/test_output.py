@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.process.budget import Budget
-from vmw_cloudinit_metadata.serving.deadlines import Deadlines
 from vmw_cloudinit_metadata.serving.output import (
     CLEAR_BYTES,
     MAX_TOGETHER,
@@ -20,6 +19,7 @@ from vmw_cloudinit_metadata.serving.output import (
     Output,
     Turn,
 )
+from vmw_cloudinit_metadata.serving.timer import Deadlines
 from vmw_cloudinit_metadata.serving.unsent import Unsent
 
 

@@ -20,8 +20,8 @@ from tests.fuse import HangingFiles
 from tests.process import CHECKOUT, COMMAND, ServerProcess, with_constants
 from tests.test_workers import children, wait_until
 from tests.vm import Vm
-from vmw_cloudinit_metadata.process import reload
-from vmw_cloudinit_metadata.process.reload import Reload
+from vmw_cloudinit_metadata.process import hup
+from vmw_cloudinit_metadata.process.hup import Reload
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 Start = Callable[..., ServerProcess]
@@ -63,7 +63,7 @@ def test_settings_that_hang_at_hup_stop_neither_vms_nor_term(
 ) -> None:
     server = start(
         *("--config", str(settings), "--workers", workers),
-        command=with_constants(process__reload__READ_S=0.5),
+        command=with_constants(process__hup__READ_S=0.5),
     )
     hanging.hang()
     server.signal(signal.SIGHUP)
@@ -78,7 +78,7 @@ def test_settings_that_hung_are_taken_when_they_come_and_each_hup_counts(
 ) -> None:
     server = start(
         *("--config", str(settings), "--workers", workers),
-        command=with_constants(process__reload__READ_S=0.5),
+        command=with_constants(process__hup__READ_S=0.5),
     )
     hanging.hang()
     server.signal(signal.SIGHUP)
@@ -105,7 +105,7 @@ def test_certificate_that_hangs_at_hup_stops_neither_vms_nor_term(
     hanging.write("server.pem", Path(certificate).read_text() + Path(key).read_text())
     server = start(
         *("--workers", workers, "--tls-cert", str(hanging.path / "server.pem")),
-        command=with_constants(process__reload__READ_S=0.5),
+        command=with_constants(process__hup__READ_S=0.5),
     )
     hanging.hang()
     server.signal(signal.SIGHUP)
@@ -120,7 +120,7 @@ def test_worker_is_replaced_while_the_parents_settings_hang(
 ) -> None:
     server = start(
         *("--config", str(settings), "--workers", "2"),
-        command=with_constants(process__reload__READ_S=1.0),
+        command=with_constants(process__hup__READ_S=1.0),
     )
     hanging.hang()
     server.signal(signal.SIGHUP)
@@ -280,8 +280,8 @@ def files() -> Files:
 
 @pytest.fixture
 def again(files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reload]:
-    monkeypatch.setattr(reload, "PAUSE_S", 0.02)
-    monkeypatch.setattr(reload, "READ_S", 0.3)
+    monkeypatch.setattr(hup, "PAUSE_S", 0.02)
+    monkeypatch.setattr(hup, "READ_S", 0.3)
     told = files.told.append
     made = Reload(files.read, lambda: told("begin"), lambda: told("end"))
     yield made

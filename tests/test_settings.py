@@ -29,7 +29,7 @@ from vmw_cloudinit_metadata.cli.checkconfig import as_yaml
 from vmw_cloudinit_metadata.cli.run import run as run_command
 from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.settings.layers import name_of, settings_of, variable_of
-from vmw_cloudinit_metadata.settings.running import CHANGEABLE
+from vmw_cloudinit_metadata.settings.reload import CHANGEABLE
 from vmw_cloudinit_metadata.settings.values import Address
 
 EXAMPLE = CHECKOUT / "conf/vmw-metadata-server.yaml"

@@ -43,7 +43,7 @@ from vmw_cloudinit_metadata.settings.parameters import (
     driver_options,
     key_pair_options,
 )
-from vmw_cloudinit_metadata.settings.running import Configuration
+from vmw_cloudinit_metadata.settings.reload import Configuration
 from vmw_cloudinit_metadata.settings.values import (
     DEFAULT_ADMIN_LISTEN,
     DEFAULT_LISTEN,

@@ -22,11 +22,11 @@ from vmw_cloudinit_metadata.monitoring.audit import Audit
 from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
 from vmw_cloudinit_metadata.process import notify
-from vmw_cloudinit_metadata.process.reload import Reload, Take
+from vmw_cloudinit_metadata.process.hup import Reload, Take
 from vmw_cloudinit_metadata.process.workers import Parent
 from vmw_cloudinit_metadata.serving.reporter import Reporter
 from vmw_cloudinit_metadata.serving.server import MetadataServer
-from vmw_cloudinit_metadata.settings.running import Configuration, SettingsChange
+from vmw_cloudinit_metadata.settings.reload import Configuration, SettingsChange
 from vmw_cloudinit_metadata.settings.values import Address
 
 # Limits that the workers share.

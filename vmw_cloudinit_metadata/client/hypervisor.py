@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from vmw_cloudinit_metadata.protocol import authentication, telnet, vmware
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
-from vmw_cloudinit_metadata.protocol.options import Side
 from vmw_cloudinit_metadata.protocol.telnet import Option, Subnegotiation, Verb
+from vmw_cloudinit_metadata.protocol.telnetoptions import Side
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 _SE = bytes([telnet.SE])

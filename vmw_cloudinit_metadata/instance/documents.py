@@ -1,7 +1,8 @@
 """The standard documents, and what the protocol, NoCloud and instance files call them. Pure.
 
-A new one in cloud-init's user-data format is a row here: instance files, messages, NoCloud's names
-and the requests that a VM may send follow. What is served from it is `InstanceData.content_of`.
+A new one in cloud-init's user-data format is a row here: instance files, messages, NoCloud's names,
+the requests that a VM may send, and metrics follow. What is served from it is
+`InstanceData.content_of`. The agent, which ships alone, has its own list: conversation.py.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NewType, TypeVar, get_args
 
+from vmw_cloudinit_metadata.instance.documents import STANDARD
 from vmw_cloudinit_metadata.protocol.events import VIOLATION_KINDS, RefusalKind
 from vmw_cloudinit_metadata.protocol.packet import ErrorCode
 
@@ -109,11 +110,13 @@ ANSWERED_WITH = _labelled(
     "", "Requests answered with an error.", "error", get_args(ErrorCode), "answered {}"
 )
 
-Document = Literal["METADATA", "NETWORKDATA", "USERDATA", "VENDORDATA", "DIGEST", "other"]
+Document = NewType("Document", str)  # a label value
+OTHER_DOCUMENT = Document("other")
+_DOCUMENTS = {code: Document(code) for code in (*(row.code for row in STANDARD), "DIGEST")}
 Outcome = Literal["answered", ErrorCode]
 OUTCOMES: Mapping[tuple[Document, Outcome], Key] = {
     (document, outcome): Key(f"{document} {outcome}")
-    for document in get_args(Document)
+    for document in (*_DOCUMENTS.values(), OTHER_DOCUMENT)
     for outcome in get_args(Outcome)
 }
 FAMILIES.append(
@@ -124,12 +127,11 @@ FAMILIES.append(
         dict(OUTCOMES.items()),
     )
 )
-_DOCUMENTS: Mapping[str, Document] = {document: document for document in get_args(Document)}
 
 
 def document_label(document: str) -> Document:
     """Return the label value of a document; "other" for names that a guest invents."""
-    return _DOCUMENTS.get(document, "other")
+    return _DOCUMENTS.get(document, OTHER_DOCUMENT)
 
 
 CACHE_HITS = _plain("cache_hits", "Requests answered from the cache.", "answers kept")

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vmw_cloudinit_metadata.protocol import telnet
-from vmw_cloudinit_metadata.protocol.options import Options, Q, Side
 from vmw_cloudinit_metadata.protocol.telnet import Option
+from vmw_cloudinit_metadata.protocol.telnetoptions import Options, Q, Side
 
 _OUR_BINARY, _HIS_BINARY = (Side.US, Option.BINARY, Q.YES), (Side.HIM, Option.BINARY, Q.YES)
 

@@ -17,7 +17,6 @@ from vmw_cloudinit_metadata.protocol.events import (
     TakenOver,
 )
 from vmw_cloudinit_metadata.protocol.identification import Identification
-from vmw_cloudinit_metadata.protocol.options import Side
 from vmw_cloudinit_metadata.protocol.packet import LineSplitter
 from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
 from vmw_cloudinit_metadata.protocol.phases import (
@@ -32,6 +31,7 @@ from vmw_cloudinit_metadata.protocol.phases import (
 )
 from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Verb
+from vmw_cloudinit_metadata.protocol.telnetoptions import Side
 from vmw_cloudinit_metadata.protocol.vmotion import Begun, Declined, Move, Moves
 from vmw_cloudinit_metadata.protocol.vmware import Suboption
 

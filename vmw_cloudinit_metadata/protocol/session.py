@@ -17,7 +17,6 @@ from vmw_cloudinit_metadata.protocol.events import Event, IdentityAsked, Request
 from vmw_cloudinit_metadata.protocol.extension import Extension, Policy, TlsPolicy
 from vmw_cloudinit_metadata.protocol.identification import Identification
 from vmw_cloudinit_metadata.protocol.identity import Identity
-from vmw_cloudinit_metadata.protocol.options import Side
 from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
 from vmw_cloudinit_metadata.protocol.phases import (
     ANSWERED,
@@ -33,6 +32,7 @@ from vmw_cloudinit_metadata.protocol.phases import (
 )
 from vmw_cloudinit_metadata.protocol.starttls import OFFERED, UNDECIDED, StartTls
 from vmw_cloudinit_metadata.protocol.telnet import Option
+from vmw_cloudinit_metadata.protocol.telnetoptions import Side
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 __all__ = ["Policy", "Session", "TlsPolicy"]

@@ -18,10 +18,10 @@ from enum import Enum
 
 from vmw_cloudinit_metadata.protocol import authentication, telnet
 from vmw_cloudinit_metadata.protocol.events import TlsAccepted
-from vmw_cloudinit_metadata.protocol.options import Side
 from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
 from vmw_cloudinit_metadata.protocol.phases import SILENCE
 from vmw_cloudinit_metadata.protocol.telnet import Option
+from vmw_cloudinit_metadata.protocol.telnetoptions import Side
 
 # What the VM may send of VMWARE-TELNET-EXT before AUTHENTICATION is settled: its identity, with the
 # longest name and service URI. The memory of an event counts, as well as its payload.

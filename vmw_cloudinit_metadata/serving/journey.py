@@ -1,4 +1,4 @@
-"""vMotion: a VM on its way from one line to another, and its waiting requests."""
+"""vMotion: a VM on its way from one line to another. The source's line holds its answers back."""
 
 from __future__ import annotations
 

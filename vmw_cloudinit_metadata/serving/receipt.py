@@ -36,7 +36,7 @@ MAX_DOCUMENTS_REPORTED = 64  # of one boot
 _ANSWERED: Mapping[str, counters.Key] = {
     document: key for (document, outcome), key in counters.OUTCOMES.items() if outcome == "answered"
 }
-_OTHER_ANSWERED = counters.OUTCOMES["other", "answered"]
+_OTHER_ANSWERED = counters.OUTCOMES[counters.OTHER_DOCUMENT, "answered"]
 
 
 class GuestLine(Protocol):

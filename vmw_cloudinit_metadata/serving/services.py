@@ -15,10 +15,10 @@ from vmw_cloudinit_metadata.monitoring.onceaminute import LastTrouble, OnceAMinu
 from vmw_cloudinit_metadata.protocol.session import Policy
 from vmw_cloudinit_metadata.serving.admission import Admission
 from vmw_cloudinit_metadata.serving.connectedmachines import ConnectedMachines
-from vmw_cloudinit_metadata.serving.deadlines import Deadlines
 from vmw_cloudinit_metadata.serving.lookup import Lookup
 from vmw_cloudinit_metadata.serving.output import Turn
 from vmw_cloudinit_metadata.serving.sharedsources import SharedSources
+from vmw_cloudinit_metadata.serving.timer import Deadlines
 from vmw_cloudinit_metadata.serving.unsent import Unsent
 
 

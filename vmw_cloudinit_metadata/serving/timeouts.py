@@ -1,7 +1,7 @@
 """Every time limit of a connection, its VM and its guest, in seconds.
 
 Two more are elsewhere: protocol/session.py has the silence after which a VM is asked again for its
-identity, lookup.py and recheck.py have those of the driver.
+identity, lookuppool.py and recheck.py have those of the driver.
 """
 
 from __future__ import annotations
