@@ -29,6 +29,9 @@ class Peer(NamedTuple):
     host: str  # the address of the ESXi host
     connection: str = ""  # its id; "" for none
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class Happening(NamedTuple):
     """A fact with its time, peer and machine; `str` gives its line in the log."""

@@ -85,7 +85,7 @@ class Connection:
 
     def serve(self) -> None:
         """Read until the end of the stream."""
-        log.debug("%s: connected", self)
+        log.debug("%s: connected", self.standing.peer)
         self.standing.start_deadline()
         try:
             if not self.is_over:
@@ -105,7 +105,7 @@ class Connection:
         self._replace_layer(CLOSED)
         self.output.close()
         self.standing.leave()
-        log.debug("%s: disconnected", self)
+        log.debug("%s: disconnected", self.standing.peer)
 
     def drain(self) -> None:
         """Finish the answers under way, then end the stream."""
@@ -149,11 +149,11 @@ class Connection:
         try:
             step()
         except OSError as error:
-            log.debug("%s: connection lost: %s", self, error)
+            log.debug("%s: connection lost: %s", self.standing.peer, error)
             self.close()
         except Exception:  # a callback of the hub: a bug must not cost the other connections
             self._services.counters[counters.INTERNAL_ERRORS] += 1
-            log.exception("%s: internal error; the connection is closed", self)
+            log.exception("%s: internal error; the connection is closed", self.standing.peer)
             self.close()
 
     # Receiving

@@ -227,7 +227,7 @@ class Journeys:
             target.journey.arrive(target)
         else:
             target.standing.accept(within_s=MOVE_FROM_ELSEWHERE_S)
-        log.debug("%s: target of a vMotion", target.standing.peer.name)
+        log.debug("%s: target of a vMotion", target.standing.peer)
 
     def _take_over(self, target: End) -> None:
         """Let `target` take over the VM; one from another server has no waiting requests."""

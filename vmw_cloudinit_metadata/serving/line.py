@@ -76,6 +76,7 @@ class Line:
         "_trace",
         "_wire",
         "dialogue",
+        "host",
         "is_open",
         "journey",
         "session",
@@ -99,15 +100,14 @@ class Line:
         self._carrier = carrier
         self._wire = wire
         self.standing = carrier.standing
-        host = self.standing.peer.host
-        self.session = Session(services.policy, host, connected_since, is_secure=is_secure)
+        self.host = self.standing.peer.host  # whose quota of the log the line uses
+        self.session = Session(services.policy, self.host, connected_since, is_secure=is_secure)
         self._registration = Registration(services, self.standing, self.session)
         self.dialogue = Dialogue(services, self)
         self.journey: Journey | None = None
         self.is_open = True
         self._is_draining = False
-        name = self.standing.peer.name
-        self._trace = Trace(name) if log.isEnabledFor(logging.DEBUG) else None
+        self._trace = Trace(self.standing.peer) if log.isEnabledFor(logging.DEBUG) else None
 
     def __str__(self) -> str:
         return str(self._registration)
