@@ -1,4 +1,4 @@
-"""The audit stream of a real server."""
+"""The audit log of a real server."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_file_that_hup_cannot_open_is_reported_and_the_old_one_goes_on(
     file.symlink_to("nothing")
     server.signal(signal.SIGHUP)
     server.wait_for(
-        "ERROR --audit-log: .*/audit.log: not a regular file; the file that is open stays in use"
+        "ERROR --audit-log: .*/audit.log: not a regular file; the open file stays in use"
     )
     boot(server, "METADATA")
     wait_until(lambda: of_kind(rotated, "served"))

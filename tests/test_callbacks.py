@@ -82,4 +82,4 @@ def test_event_that_the_list_of_machines_cannot_take_in_costs_no_other(log: Any)
     until(lambda: port.chronicle.named("good"))
     port.hear(Happening(facts[1], 20, 1.0, "1-3", "", "", Machine("later"), ""))
     until(lambda: port.chronicle.get("later"))
-    assert "cannot take in" in log.text
+    assert "cannot record" in log.text

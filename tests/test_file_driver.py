@@ -266,8 +266,8 @@ def test_explain_says_what_a_file_for_a_bios_uuid_needs(directory: Path) -> None
     assert reason == (
         f"no file named '{VC}.yaml' or '{BIOS}.yaml' or 'web1.yaml' in {directory}; "
         f"{directory}/{BIOS}.yaml is named by the BIOS UUID of this VM, which counts only if the "
-        f"file says so: write `match: {{bios-uuid: {BIOS}}}` into it, or give the driver the "
-        "option `match` with bios-uuid"
+        f"file says so: write `match: {{bios-uuid: {BIOS}}}` into it, or include bios-uuid "
+        "in the driver option `match`"
     )
 
 
@@ -1140,7 +1140,7 @@ def test_document_of_more_than_one_mebibyte_is_a_fault(directory: Path, form: st
 def test_userdata_file_of_more_than_one_mebibyte_is_a_fault(directory: Path) -> None:
     write(directory, a__sh="x" * (1024 * 1024 + 1), web1="metadata: {}\nuserdata-file: a.sh\n")
     (fault,) = faults_of(directory)
-    assert "'a.sh', which is no regular file of at most 1,048,576 bytes" in fault
+    assert "'a.sh', which is not a regular file of at most 1,048,576 bytes" in fault
 
 
 def test_first_hundred_faults_of_a_file_are_reported_and_that_there_are_more(
@@ -2017,7 +2017,7 @@ def test_notes_tell_subdirectories_with_instance_files(directory: Path) -> None:
     write(directory, web1=instance("1") + "userdata-file: files/u.yaml\n")
     assert list(driver_of(directory).notes()) == [
         "the files of 2 subdirectories are ignored: prod, prod/eu; "
-        f"instance files belong into {directory} itself"
+        f"instance files belong in {directory} itself"
     ]
 
 

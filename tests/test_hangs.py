@@ -179,7 +179,7 @@ def test_hung_worker_is_reported_killed_and_replaced(start: Start) -> None:
         wait_until(lambda: get(server, "/readyz")[0] == 503)
         told = status(server)
         assert told["state"] == "failing"
-        assert re.fullmatch(rf"worker {hung} has said nothing for \d+ s", str(told["problem"]))
+        assert re.fullmatch(rf"worker {hung} has been silent for \d+ s", str(told["problem"]))
         server.wait_for(rf"worker {hung} is silent for \d+ s: killed", 20)
         wait_until(lambda: len(children(server.pid) - workers) == 1)
         (new,) = children(server.pid) - workers

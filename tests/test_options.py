@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Verb
-from vmw_cloudinit_metadata.protocol.telnetoptions import TRANSITIONS, Hears, Options, Q, Side
+from vmw_cloudinit_metadata.protocol.telnetoptions import TRANSITIONS, Cause, Options, Q, Side
 
 OPTIONS = st.sampled_from([0, 1, 3])
 AGREEABLE = st.frozensets(OPTIONS)
@@ -49,7 +49,7 @@ def test_two_machines_fall_silent_and_agree(
 
 
 def test_table_has_a_row_for_every_case() -> None:
-    assert set(TRANSITIONS) == {(state, hears) for state in Q for hears in Hears}
+    assert set(TRANSITIONS) == {(state, cause) for state in Q for cause in Cause}
 
 
 def test_what_is_off_and_refused_is_answered_with_silence() -> None:

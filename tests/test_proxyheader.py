@@ -280,7 +280,9 @@ def test_connection_of_a_balancer_without_a_right_header_is_closed(
     with connected(balanced.port) as peer:
         peer.sendall(data)
         assert is_closed(peer)
-    balanced.wait_for(r"WARNING 127\.0\.0\.1:\d+: closed: it begins with no PROXY protocol header")
+    balanced.wait_for(
+        r"WARNING 127\.0\.0\.1:\d+: closed: it did not begin with a PROXY protocol header"
+    )
     assert balanced.log.count("Traceback") == before
 
 
@@ -291,7 +293,7 @@ def test_wrong_headers_of_one_balancer_are_reported_once_and_counted(start: Star
             peer.sendall(BINARY)
             assert is_closed(peer)
     assert counters(server)["refused: PROXY header"] == 3
-    assert server.log.count("no PROXY protocol header") == 1
+    assert server.log.count("did not begin with a PROXY protocol header") == 1
 
 
 @pytest.mark.parametrize(
@@ -402,7 +404,9 @@ def test_balancer_without_tls_behind_it_gets_no_explanation_of_a_vm(
 ) -> None:
     with connected(tls_server.port) as peer:
         SocketVm(peer, header=v2(HOST4, 7)).receive_until(b"\xff\xfa\xe8\x49\xff\xf0")
-    tls_server.wait_for(rf"WARNING {HOST4}:7: 'web1', VC UUID \S+: refused: the VM speaks no TLS")
+    tls_server.wait_for(
+        rf"WARNING {HOST4}:7: 'web1', VC UUID \S+: refused: the VM does not use TLS"
+    )
 
 
 # A real HAProxy

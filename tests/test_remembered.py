@@ -169,7 +169,7 @@ def test_disk_that_hangs_stops_neither_vms_nor_term(start: Start, file: Path, wo
     assert file.read_text() == ""
     if workers > 1:  # its parent forks although a thread hangs
         os.kill(next(iter(children(server.pid))), signal.SIGKILL)
-        server.wait_for("another one is started")
+        server.wait_for("starting another one")
         wait_until(lambda: len(children(server.pid)) == workers)
         assert Vm(server.port).metadata()
     begun_s = time.monotonic()

@@ -337,7 +337,7 @@ def test_empty_uuid_is_none_and_a_wrong_one_is_not(start: Start) -> None:
     wrong.send(suboption(80, b"01 23") + REQUEST)
     assert instance(empty) == "my-instance"
     assert instance(wrong) == "timeout"
-    server.wait_for(r"has not sent its identity \(sent, but no UUID: VM-VC-UUID\)")
+    server.wait_for(r"has not sent its identity \(sent, but not a UUID: VM-VC-UUID\)")
 
 
 def test_target_of_a_move_waits_for_what_its_source_did_not_tell(start: Start) -> None:

@@ -481,7 +481,7 @@ def is_refused_once(server: ServerProcess, machine: Vm) -> bool:
     """Whether the log has the refusal, and no second one once everything said is handled."""
     machine.send(PROXY + b"!!REQUEST_METADATA#\n")
     assert machine.hears(0.1) == b""
-    reason = "refused: the VM speaks no TLS, and this server requires it"
+    reason = "refused: the VM does not use TLS, and this server requires it"
     return reason in line_about(server, machine)
 
 

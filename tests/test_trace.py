@@ -77,8 +77,8 @@ def test_no_secret_is_shown_in_whatever_shape_it_comes_and_goes(
     at_debug.clear()
     trace = Trace("10.0.0.1:4")
     for piece in pieces:
-        trace.heard(piece)
-        trace.said(piece)
+        trace.received(piece)
+        trace.sent(piece)
     shown = "\n".join(at_debug.messages).lower()
     digits = "".join(c for c in shown if c in "0123456789abcdef")
     for part in (secret[:8], secret[-8:]):
@@ -110,5 +110,5 @@ def test_no_secret_is_shown_in_whatever_shape_it_comes_and_goes(
 def test_what_is_said_is_shown_by_name_and_length(
     at_debug: pytest.LogCaptureFixture, said: bytes, shown: str
 ) -> None:
-    Trace("10.0.0.1:4").heard(said)
+    Trace("10.0.0.1:4").received(said)
     assert at_debug.messages[0] == f"10.0.0.1:4: < {shown}"

@@ -95,7 +95,7 @@ def test_worker_that_dies_is_started_again_within_a_second(start: Start) -> None
     killed_s = time.monotonic()
     wait_until(lambda: len(children(server.pid)) == 2 and children(server.pid) != before)
     assert time.monotonic() - killed_s < 1
-    server.wait_for("has ended with -9: another one is started")
+    server.wait_for("has ended with -9: starting another one")
     (new,) = children(server.pid) - before
     wait_until(lambda: listens(new, server.port))
     for _ in range(10):

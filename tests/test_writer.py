@@ -316,7 +316,7 @@ def test_file_that_cannot_be_opened_again_leaves_the_old_one(
     lines.put(line(1))
     lines.flush()
     assert (tmp_path / "file").read_bytes() == line(1)
-    assert caplog.messages == ["--audit-log: it is away; the file that is open stays in use"]
+    assert caplog.messages == ["--audit-log: it is away; the open file stays in use"]
 
 
 def test_lines_wait_for_a_thread_that_the_system_does_not_give() -> None:

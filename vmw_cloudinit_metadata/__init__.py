@@ -1,6 +1,6 @@
 """Serves cloud-init metadata to VMware virtual machines over their virtual serial ports.
 
-The public names are loaded when they are first used, so that the parts without gevent stay so.
+The public names are imported when first used, so that parts that do without gevent never load it.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ import sys
 
 
 def main() -> None:
-    """Holds back HUP of `run`, which would end it until it is obeyed (cli/serve.py). Before all
-    imports: they take most of a second."""
+    """Hold back HUP, which would end `run` before cli/serve.py handles it. This comes before all
+    imports, which take most of a second."""
     if sys.argv[1:2] == ["run"]:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     from vmw_cloudinit_metadata.cli import main as command_line

@@ -38,7 +38,8 @@ def check_address(address: Address, token: bytes | None) -> None:
 
 
 class Access:
-    """With a `token`: clients that send it. Without: requests that name this machine as `Host`."""
+    """Decides who may read: with a `token`, clients that send it; without one, requests whose
+    `Host` names this machine."""
 
     def __init__(self, token: bytes | None) -> None:
         self._token = token

@@ -1,4 +1,4 @@
-"""AdminPort: listens, and never blocks a VM."""
+"""AdminPort: listens, saves the state file, and never blocks a VM."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ log = logging.getLogger(__name__)
 
 STOP_S = 1.0  # for answers under way, once the server stops
 RETRY_S = 5.0  # between two attempts to listen
-SAVE_S = 1.0  # the state file is at most so old
+SAVE_S = 1.0  # the longest age of the state file
 
-# To learn of many happenings in a row costs less than of each by itself.
-HEARD_S = 0.1  # so long one waits at most
+# Recording many happenings together costs less than one by one.
+HEARD_S = 0.1  # the longest wait of a happening
 TOGETHER = 500
 
 
 class Serving(Protocol):
-    """Who serves the VMs: a server in this process, or the parent of several."""
+    """The serving side: a server in this process, or the parent of several workers."""
 
     @property
     def figures(self) -> Figures: ...
@@ -60,13 +60,14 @@ class Serving(Protocol):
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
     listen: Address
-    is_chosen: bool = True  # not the default: somebody relies on it
+    is_chosen: bool = True  # not the default: the operator expects it
     token: bytes | None = None
     state_file: Path | None = None
 
 
 class AdminPort:
-    """`hear` is a listener for happenings. Raises ConfigError if the state file cannot be used."""
+    """The admin port; `hear` listens for happenings. Raises ConfigError if the state file is
+    unusable."""
 
     def __init__(self, settings: AdminSettings) -> None:
         self._settings = settings
@@ -78,7 +79,7 @@ class AdminPort:
         self._server: HttpServer | None = None
         self._shed: Counter[Key] = Counter()
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
-        self._heard: list[Happening] = []  # and not learned yet
+        self._heard: list[Happening] = []  # and not recorded yet
         self._soon = gevent.get_hub().loop.timer(HEARD_S, repeat=HEARD_S)
         self._budget: Budget | None = None
         self._is_file_reported = False
@@ -103,8 +104,8 @@ class AdminPort:
                 one = kept(happening)
                 self.chronicle.take(*one)
                 self._pulse.hear(one[0])
-            except Exception:  # a timer's callback: the other happenings are learned
-                log.exception("the list of machines cannot take in a happening")
+            except Exception:  # a timer's callback: the others are still recorded
+                log.exception("the list of machines cannot record a happening")
             else:
                 weighed.append(one)
         self.chronicle.settle()
@@ -113,18 +114,18 @@ class AdminPort:
             self._budget.keep()
 
     def keep_within(self, budget: Budget) -> None:
-        """Let what is known of machines and events count against `budget`."""
+        """Count machines and events against `budget`."""
         self._budget = budget
         budget.add("machines", self.chronicle)
         budget.add("events", self._events)
 
     def process_is_gone(self, process: int) -> None:
-        """A worker has died without a word about its connections."""
+        """Handle the end of a worker, whose connections have ended unreported."""
         self._learn()
         self.chronicle.process_is_gone(process, time.time())
 
     def start(self, serving: Serving) -> None:
-        """Listens, now or as soon as the address can be had."""
+        """Listen, now or as soon as the address is available."""
         self._serving = serving
         if not self._listen(is_first=True):
             self._greenlets.append(gevent.spawn(self._keep_trying))
@@ -142,7 +143,7 @@ class AdminPort:
             self._server.stop(STOP_S)
 
     def let_go(self) -> None:
-        """In a forked child: closes what is the parent's, and runs none of its greenlets."""
+        """Close, in a forked child, what belongs to the parent; none of its greenlets runs here."""
         if self._server:
             self._server.let_go()
 
@@ -158,7 +159,7 @@ class AdminPort:
         except ConfigError as error:
             if is_first:
                 level = logging.ERROR if self._settings.is_chosen else logging.WARNING
-                again = f"tried again every {RETRY_S:g} s; VMs are served"
+                again = f"retrying every {RETRY_S:g} s; VMs are served"
                 log.log(level, "--admin-listen: %s: no admin port; %s", error, again)
             return False
         self._server = HttpServer(listener, self._app(), self._shed)
@@ -180,7 +181,7 @@ class AdminPort:
     # What it shows
 
     def _readiness(self) -> str:
-        """Without the reason: this needs no token."""
+        """Return the readiness without its reason: this needs no token."""
         assert self._serving
         if self._serving.is_stopping:
             return "draining"
@@ -242,8 +243,9 @@ class AdminPort:
                 self._begin_to_save()
 
     def _begin_to_save(self) -> None:
-        """In a thread, which ends with it: the parent of workers is to have none when it forks. One
-        that hangs, with its file system, holds up neither the next nor the end of the process."""
+        """Save in a thread that ends afterwards, since the parent of workers may have none when it
+        forks. A thread that hangs with its file system delays neither the next one nor the end of
+        the process."""
         path = self._settings.state_file
         assert path
         if self._saver and self._saver.is_alive():
@@ -252,7 +254,7 @@ class AdminPort:
         saver = Thread(target=self._save, args=(path, expected), name="state file", daemon=True)
         try:
             saver.start()
-        except RuntimeError:  # the system has no further thread: tried again in a second
+        except RuntimeError:  # the system has no thread left: retried in a second
             return
         self._saver = saver
         self._saved_revision = self.chronicle.revision
@@ -262,7 +264,7 @@ class AdminPort:
             remembered.save(path, vc_uuids)
         except OSError as error:
             if not self._is_file_reported:
-                log.error("--state-file: %s: %s; tried again", path, error.strerror or error)
+                log.error("--state-file: %s: %s; retrying", path, error.strerror or error)
             self._is_file_reported = True
         else:
             self._is_file_reported = False

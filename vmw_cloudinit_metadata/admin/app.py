@@ -1,4 +1,4 @@
-"""What the admin port answers.
+"""The answers of the admin port.
 
 Five routes in a dictionary: werkzeug's routing, Request and Response would take 4.6 MB and 90 ms of
 the serving process, and replace 30 lines; the parser stays ours for its bounds either way.
@@ -38,7 +38,7 @@ MAX_PER_PAGE = 1000
 _MAX_FIELDS = 16
 _MAX_WORDS = 8
 
-# To filter all machines, or to write many of them, takes longer than VMs may wait: it is done in
+# Filtering all machines, or writing many, takes longer than VMs may wait: it is done in
 # slices, one answer at a time.
 SLICE_S = 0.001
 PAUSE_S = 0.001  # between them; a timer, since what is ready at once comes before the sockets
@@ -128,7 +128,8 @@ class App:
         }
 
     def at_the_door(self, request: Request) -> Response | None:
-        """Return the answer if the request needs no token or is rejected; None: ask `answer`."""
+        """Return the answer if the request needs no token or is rejected; None if `answer`
+        decides."""
         if not self._access.is_right_host(request.headers.get("host", "")):
             text = "without a token only a Host of localhost or a loopback address is served"
             return refusal(403, text)
@@ -229,17 +230,17 @@ class App:
         return Response(200, self._stream(after, levels[level]), "text/event-stream", headers)
 
     def _stream(self, after: int | None, level: int) -> Generator[bytes, None, None]:
-        """Follow only once somebody reads: a HEAD request does not."""
+        """Follow the events only when the body is read: a HEAD request reads none."""
         yield from self._events.stream(self._events.follow(after, level))
 
 
 def refusal(status: int, text: str, *headers: tuple[str, str]) -> Response:
-    """An error response of the API."""
+    """Return an error response of the API."""
     return Response(status, _dumped({"error": text}), headers=headers)
 
 
 def _in_slices(entries: Iterable[MachineRecord]) -> Iterator[MachineRecord]:
-    """Yield the same entries, with pauses for the VMs."""
+    """Yield the same items, with pauses for the VMs."""
     end_s = time.monotonic() + SLICE_S
     for number, entry in enumerate(entries, 1):
         yield entry

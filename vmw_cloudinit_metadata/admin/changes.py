@@ -42,7 +42,7 @@ COMES = (VmIdentified, IdentityChanged, VmMoved)  # facts of a connection that h
 
 
 def lose(record: MachineRecord, connection: str, now_s: float) -> None:
-    """One of the machine's connections has ended."""
+    """Record that one of the machine's connections has ended."""
     record.ports.pop(connection, None)
     record.port_count -= 1
     if record.port_count:
@@ -59,7 +59,7 @@ def new_record(key: str, happening: Happening) -> MachineRecord:
 
 
 def add(record: MachineRecord, happening: Happening, size: int) -> None:
-    """Take in a happening of this machine, which holds `size` bytes."""
+    """Record a happening of this machine, which holds `size` bytes."""
     machine, ours = happening.machine, record.machine
     assert machine
     if machine is not ours:
@@ -80,7 +80,7 @@ def add(record: MachineRecord, happening: Happening, size: int) -> None:
 
 
 def _remember(record: MachineRecord, happening: Happening, size: int) -> None:
-    """Add to the story; what happens several times in a row is there once, with a count."""
+    """Add to the story; repetitions in a row are one entry with a count."""
     times = 1
     if record.story:
         last, before, its_size = record.story[-1]

@@ -1,6 +1,6 @@
-"""The machines that are or were connected, and what happened to each: made of happenings, bounded.
+"""The machines that are or were connected, and the story of each: made of happenings, bounded.
 
-A happening costs a few dictionary steps; what people read is made when they ask for it.
+A happening costs a few dictionary steps; views are made when someone asks for them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ MAX_GONE = 10_000  # machines that are not connected; the longest unchanged make
 MAX_CONNECTED_BYTES, CUT_CONNECTED_BYTES = 16 * 1024, 12 * 1024
 MAX_LEFT_BYTES, CUT_LEFT_BYTES = 6 * 1024, 4 * 1024
 
-MISSING_S = 24 * 3600.0  # so long a machine of before the restart is waited for
+MISSING_S = 24 * 3600.0  # how long to wait for a machine of before the restart
 
 
 class Chronicle:
-    """Hears happenings; answers who is there, and what happened to whom."""
+    """Records happenings; answers which machines are connected, and what happened to each."""
 
     def __init__(self) -> None:
         # Each in the order of their last changes.
@@ -36,7 +36,7 @@ class Chronicle:
         self._calm: dict[str, MachineRecord] = {}
         self._open: dict[
             str, MachineRecord
-        ] = {}  # of happenings that are learned together; in neither
+        ] = {}  # of happenings that are recorded together; in neither
         self._gone: dict[str, None] = {}
         self._keys: dict[str, str] = {}  # of connections
         self._long: dict[str, None] = {}  # connected, with something to shorten
@@ -44,10 +44,10 @@ class Chronicle:
         self.states: Counter[str] = Counter()  # how many machines are in each
         self.problems: Counter[str] = Counter()  # how many machines have each of them now
         self.kept_bytes = 0  # that all entries hold at most
-        self.shed_counts: Counter[Key] = Counter()  # what was given up to stay within bounds
+        self.shed_counts: Counter[Key] = Counter()  # what was dropped to stay within bounds
 
     def expect(self, vc_uuids: Iterable[str]) -> None:
-        """These were connected before a restart."""
+        """Wait for these machines, which were connected before a restart."""
         for vc_uuid in vc_uuids:
             machine = Machine(vc_uuid=vc_uuid)
             if not self.get(vc_uuid):
@@ -55,7 +55,7 @@ class Chronicle:
                 self._put(MachineRecord(vc_uuid, machine, "", MISSING, bytes=size))
 
     def expected(self) -> list[str]:
-        """The VC UUIDs that would be missed after a restart."""
+        """Return the VC UUIDs to wait for after a restart."""
         entries = chain(self._troubled.values(), self._calm.values())
         return [
             record.machine.vc_uuid
@@ -64,18 +64,18 @@ class Chronicle:
         ]
 
     def process_is_gone(self, process: int, now_s: float) -> None:
-        """A worker has died, and its connections with it."""
+        """Record that a worker has died, and its connections with it."""
         for connection, key in list(self._keys.items()):
             if connection.startswith(f"{process}-"):
                 self._leave(key, connection, now_s)
         self.settle()
 
     def forget_missing(self) -> None:
-        """Nobody waits any more for machines that are not back."""
+        """Stop waiting for machines that have not reconnected."""
         for record in [record for record in self._calm.values() if record.state == MISSING]:
             self._remove(record)
 
-    # What people ask
+    # Queries
 
     def __len__(self) -> int:
         return len(self._troubled) + len(self._calm)
@@ -87,7 +87,8 @@ class Chronicle:
         return [record for record in self.entries() if record.machine.name == name]
 
     def entries(self) -> Iterator[MachineRecord]:
-        """All, those with trouble first, and then the last changed first."""
+        """Return all machines: those in trouble first, then by their last change, the newest
+        first."""
         return chain(reversed(self._troubled.values()), reversed(self._calm.values()))
 
     # What happened
@@ -97,9 +98,9 @@ class Chronicle:
         self.settle()
 
     def take(self, happening: Happening, size: int) -> None:
-        """The same for a happening that was cut, and holds `size` bytes; `settle` has to follow.
+        """Record a happening that was cut and holds `size` bytes; call `settle` afterwards.
 
-        A boot is three happenings that come together: their record changes its places once.
+        A boot is three happenings that come together: its record is sorted in once.
         """
         key = happening.key
         if not key:
@@ -124,14 +125,15 @@ class Chronicle:
             lose(record, connection, happening.at_s)
 
     def settle(self) -> None:
-        """Puts the machines of what was taken into their places, the last changed last."""
+        """Sort in the machines whose happenings were recorded, the last changed last."""
         entries, self._open = self._open, {}
         for record in entries.values():
             self._put(record)
 
     def shed(self) -> int:
-        """Forgets the machine that left the longest ago; if there is none, the older half of the
-        longest unchanged stories. Returns how many bytes that frees: 0 if there is nothing more."""
+        """Forget the machine that disconnected the longest ago; if there is none, the older half of
+        the story that is unchanged the longest. Return how many bytes that frees: 0 if nothing is
+        left to forget."""
         if self._gone:
             record = self._must_get(next(iter(self._gone)))
             self._forget(record)

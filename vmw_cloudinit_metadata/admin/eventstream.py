@@ -1,6 +1,6 @@
-"""What happens, as server-sent events: one ring for all who follow, each with a place in it.
+"""Happenings as server-sent events: one ring for all followers, each with a place in it.
 
-An event becomes text when the first who follows comes to it, and all others get the same bytes.
+An event is formatted when the first follower reaches it; all others get the same bytes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import fields
 from vmw_cloudinit_metadata.monitoring.kept import MAX_MACHINE_BYTES, kept
 
-# A slower follower misses some, and is sent how many.
+# A slower follower misses some, and receives their number.
 KEPT = 4096
 KEPT_BYTES = 8 * 1024 * 1024
 
-MAX_FOLLOWERS = 32  # one more, and the oldest has to go
+MAX_FOLLOWERS = 32  # one more closes the oldest
 TOGETHER_S = 0.2
 HEARTBEAT_S = 10.0
 
@@ -33,7 +33,7 @@ PAUSE_S = 0.002
 
 
 class Follower:
-    """One who reads events; ended from outside by `end`."""
+    """One reader of events; `end` ends it from outside."""
 
     def __init__(self, place: int, level: int) -> None:
         self.place = place  # the number of the next event
@@ -47,7 +47,7 @@ class Follower:
 
 
 class Events:
-    """The last happenings, numbered, and those who follow them."""
+    """The last happenings, numbered, and their followers."""
 
     def __init__(self) -> None:
         self._ring: deque[tuple[Happening, int]] = deque()  # each with the bytes that it holds
@@ -69,7 +69,7 @@ class Events:
         self.take([kept(happening) for happening in happenings])
 
     def take(self, weighed: Sequence[tuple[Happening, int]]) -> None:
-        """The same for happenings that were cut and weighed."""
+        """Add happenings that were cut and weighed."""
         first = self._next
         self._next += len(weighed)
         self._ring.extend(weighed)
@@ -82,7 +82,7 @@ class Events:
                 follower.place = self._next  # it has missed nothing
 
     def shed(self) -> int:
-        """Forgets the older half; returns how many bytes that frees."""
+        """Forget the older half; return how many bytes that frees."""
         before = self.kept_bytes
         self._keep_within(before // 2)
         return before - self.kept_bytes
@@ -96,7 +96,7 @@ class Events:
         self.kept_bytes = held
 
     def follow(self, after: int | None, level: int) -> Follower:
-        """From behind the event numbered `after` on, or from now on."""
+        """Return a follower that starts behind the event numbered `after`, or now."""
         is_new = after is None or after >= self._next
         place = self._next if after is None or is_new else max(after + 1, self._oldest)
         follower = Follower(place, level)
@@ -109,12 +109,12 @@ class Events:
         return follower
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """End all followers."""
         for follower in self._followers:
             follower.end()
 
     def stream(self, follower: Follower) -> Generator[bytes, None, None]:
-        """What is sent to a follower, as long as it reads."""
+        """Yield the bytes for a follower, as long as it reads."""
         try:
             yield b": events follow\n\n"
             while not follower.is_ended:
@@ -134,7 +134,7 @@ class Events:
                 self._forget_texts()
 
     def next_piece(self, follower: Follower) -> bytes:
-        """The next that a follower gets; b"" if nothing of it has its level."""
+        """Return the next bytes for a follower; b"" if no event in them has its level."""
         place = max(follower.place, self._oldest)
         missed = place - follower.place
         self.shed_counts[ADMIN_SHED["events"]] += missed

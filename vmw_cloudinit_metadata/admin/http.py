@@ -1,10 +1,10 @@
 """The HTTP/1.1 side of the admin port: its connections, and what each may hold and for how long.
 
-A connection is in one of three pools, and where one is full its oldest connection is closed: so a
-newcomer always gets in. In the first are those that have not sent a whole request that is allowed
-to read data, and those who ask for what everyone may have: health, the page's own files, refusals.
-Nothing of that takes long, so to ask is to be answered. The two others are for those who read data
-and those who follow events: however slowly they read, they take no place of health.
+A connection is in one of three pools. When a pool is full, its oldest connection is closed, so a
+newcomer always gets in. The first pool is for connections that have not sent a whole request for
+data, and for requests that everyone may make: health, the page's own files, refusals. Their answers
+take no time. The other two are for readers of data and for followers of events: however slowly they
+read, they take no place from health checks.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 64  # connections that have sent no request for data
 MAX_WAITING_EACH = 32  # of them, of one address
-MAX_READING = 32  # connections that take in an answer
+MAX_READING = 32  # connections that read an answer
 MAX_UNREAD_BYTES = 16 * 1024 * 1024  # of answers that are not read yet, in all
 
 HEAD_S = 10.0  # for a request to arrive
 IDLE_S = 60.0  # between two of one connection
 ANSWER_S = 30.0  # for an answer, or a piece of the events, to be read
-GOODBYE_S = 1.0  # for who sent no request to read why it is closed
+GOODBYE_S = 1.0  # for the sender of an invalid request to read the answer
 
 _RECEIVED_BYTES = 16 * 1024
 _KERNEL_BYTES = 64 * 1024  # what the system holds of an answer, and as much again for itself
@@ -46,8 +46,8 @@ Address = tuple[Any, ...]
 
 
 class Pool:
-    """At most `limit` connections in the order in which they came, `each` of one address: one more,
-    and the oldest is closed, which `shed` counts under `key`."""
+    """At most `limit` connections in the order of their arrival, `each` per address. One more
+    closes the oldest, which `shed` counts under `key`."""
 
     def __init__(self, key: Key, shed: Counter[Key], limit: int, each: int = 1 << 30) -> None:
         self._key = key
@@ -84,8 +84,8 @@ class Pool:
 
 
 class HttpServer:
-    """Answers with `app` on the connections of `listener`. `shed` counts the connections that were
-    closed to make room, by pool, and those that read too slowly."""
+    """Serves `app` on the connections of `listener`. `shed` counts the connections that were closed
+    to make room, by pool, and those that read too slowly."""
 
     def __init__(self, listener: Any, app: App, shed: Counter[Key]) -> None:
         self.app = app
@@ -108,7 +108,7 @@ class HttpServer:
         self._acceptor.start()
 
     def stop(self, timeout: float) -> None:
-        """Ends what is under way, after `timeout` at the latest."""
+        """End the answers under way, after `timeout` at the latest."""
         self._acceptor.close()
         for visit in [visit for visit in self._visits if visit.is_idle]:
             visit.close()
@@ -117,7 +117,7 @@ class HttpServer:
         gevent.killall(greenlets, timeout=timeout)
 
     def let_go(self) -> None:
-        """In a forked child: closes what is the parent's."""
+        """Close, in a forked child, what belongs to the parent."""
         for sock in (self._acceptor.socket, *(visit.sock for visit in self._visits)):
             if sock.fileno() >= 0:
                 os.close(sock.fileno())
@@ -139,7 +139,7 @@ class HttpServer:
 
 
 def _in_its_own_greenlet(_sock: Any, _visit: Visit) -> None:
-    """A visit can be killed, which those of the acceptor cannot."""
+    """Start a visit in a greenlet that can be killed; the acceptor's cannot."""
 
 
 class Visit:
@@ -151,7 +151,7 @@ class Visit:
         self.host = str(address[0])
         self.greenlet = gevent.Greenlet(self._run)
         self.greenlet.rawlink(self._end)  # also of one that is closed before it has begun
-        self.unread_bytes = 0  # of what it is answered
+        self.unread_bytes = 0  # of its answer
         self._received = b""
         self._pool: Pool | None = None
 
@@ -191,19 +191,19 @@ class Visit:
             log.debug("admin: %s: %s", self.host, error)
 
     def _is_heard(self, limit_s: float) -> bool:
-        """Whether it has said something, or has done so before."""
+        """Wait for the first bytes of a request; return whether there are any."""
         if not self._received:
             with gevent.Timeout(limit_s):
                 self._received = self.sock.recv(_RECEIVED_BYTES)
         return bool(self._received)
 
     def _is_answered(self) -> bool:
-        """Whether its next request was answered, and one more may come."""
+        """Answer the next request; return whether another one may follow."""
         asked = self._next_request()
         if isinstance(asked, Request):
             return self._answer(asked) and not asked.is_last
         if isinstance(asked, BadRequest):
-            log.debug("admin: %s: no request: %s", self.host, asked.reason)
+            log.debug("admin: %s: invalid request: %s", self.host, asked.reason)
             self._send_all(refusal(400, asked.reason), asked.is_head, is_last=True)
             self._part()
         return False
@@ -221,7 +221,7 @@ class Visit:
         return asked
 
     def _part(self) -> None:
-        """Reads on for a moment: with something unread the system would take back what was sent."""
+        """Read on for a moment: closing with unread bytes would discard what was sent."""
         self.sock.shutdown(socket.SHUT_WR)
         with suppress(gevent.Timeout), gevent.Timeout(GOODBYE_S):
             while self.sock.recv(_RECEIVED_BYTES):
@@ -230,7 +230,7 @@ class Visit:
     # Answering
 
     def _answer(self, asked: Request) -> bool:
-        """Whether the answer was sent, and has an end that the peer can see."""
+        """Send the answer; return whether the client can tell where it ends."""
         app = self._server.app
         response = app.at_the_door(asked)
         if response is None:
@@ -249,7 +249,8 @@ class Visit:
         return True
 
     def _stream(self, response: Response, body: Iterable[bytes], asked: Request) -> bool:
-        """HTTP/1.0 knows no chunks: the end of the connection is that of the stream."""
+        """Send a body of unknown length: in chunks, or, with HTTP/1.0, until the connection
+        ends."""
         length = () if asked.is_1_0 else ("Transfer-Encoding", "chunked")
         self._send(_head_of(response, length, is_last=asked.is_last))
         if asked.is_head:
@@ -272,7 +273,8 @@ class Visit:
         return True
 
     def _await_end(self) -> None:
-        """Who follows events and goes would else be noticed at the second event after that."""
+        """Wait until the follower disconnects; otherwise only the second event after that would
+        show it."""
         with suppress(OSError):
             if self.sock.recv(1, socket.MSG_PEEK):
                 return  # it asks for something more, and has to wait

@@ -1,4 +1,4 @@
-"""What is known of one machine: its state, its last answers, and its story. No I/O."""
+"""The record of one machine: its state, its last answers, and its story. No I/O."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class MachineRecord:
 
     @property
     def problem(self) -> str:
-        """What its trouble is, by a name that others share; "" if it has none now."""
+        """The name of its problem, which others share; "" if it has none now."""
         if self.state not in TROUBLE or not self.trouble:
             return ""
         return problem_of(self.trouble)
 
     def answers(self) -> list[tuple[str, float, str]]:
-        """Document, when, and outcome of what was asked for last, in the order of time."""
+        """Return document, time and outcome of each last answer, in the order of time."""
         answers = [(name, *_answer_in(answer, name)) for name, answer in self.asked.items()]
         return sorted(answers, key=itemgetter(1))
 
@@ -68,7 +68,8 @@ def _answer_in(answered: _Answered, document: str) -> tuple[float, str]:
 
 
 def problem_of(happening: Happening) -> str:
-    """A name for it that others share: "not-found", "refused: another service URI"."""
+    """Return a name for a problem, which others share: "not-found", "refused: another service
+    URI"."""
     match happening.fact:
         case StaleServed():
             return STALE

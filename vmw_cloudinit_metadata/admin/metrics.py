@@ -29,7 +29,7 @@ PREFIX = "vmw_metadata_"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that is measured at one moment."""
+    """Everything measured at one moment."""
 
     figures: Figures
     is_ready: bool
@@ -40,7 +40,7 @@ class Scene:
 
 
 class Metrics(Collector):
-    """Asks for a Scene whenever it is read."""
+    """Requests a Scene whenever the metrics are read."""
 
     def __init__(self, look: Callable[[], Scene]) -> None:
         self._look = look
@@ -89,7 +89,7 @@ def _histogram(declared: Family, timing: Timing) -> Metric:
 
 def _of_the_server(scene: Scene) -> Iterator[Metric]:
     machines = GaugeMetricFamily(
-        f"{PREFIX}machines", "Machines, also those that left, by state.", labels=["state"]
+        f"{PREFIX}machines", "Machines by state, including disconnected ones.", labels=["state"]
     )
     for state, count in scene.machines.items():
         machines.add_metric((state,), count)
@@ -101,7 +101,9 @@ def _of_the_server(scene: Scene) -> Iterator[Metric]:
     ):
         yield GaugeMetricFamily(PREFIX + name, text, value=float(value))
     build = GaugeMetricFamily(
-        f"{PREFIX}build_info", "What runs.", labels=["version", "python", "gevent"]
+        f"{PREFIX}build_info",
+        "Versions of the program and its parts.",
+        labels=["version", "python", "gevent"],
     )
     build.add_metric((__version__, platform.python_version(), gevent.__version__), 1)
     yield build

@@ -1,4 +1,4 @@
-"""What an operator does next about a machine."""
+"""What an operator should do next about a machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEXT = {
     "or use --tls allow.",
     "refused: VMOTION-PEER": "All servers behind one balancer need the same --vmotion-key-file.",
     "waiting": "Its host is connected, and its guest has requested nothing yet. If this does not "
-    "change: does the guest have an agent, and the serial port that the agent expects?",
+    "change, check that the guest has an agent and the serial port that the agent expects.",
     "moving": "Nothing: a vMotion to another host is under way.",
     "served": "Nothing: the VM has received its documents.",
     "left": "Disconnected: the VM is powered off, has moved to a host that another server serves, "

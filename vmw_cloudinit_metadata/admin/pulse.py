@@ -22,7 +22,7 @@ _Failure = RequestFailed | PeerRejected | ConnectionClosed | VmotionExpired
 
 
 class Pulse:
-    """Counts them in buckets of BUCKET_S."""
+    """Counts boots and failures in buckets of BUCKET_S."""
 
     def __init__(self) -> None:
         self._buckets: deque[tuple[int, Counter[str]]] = deque(maxlen=BUCKETS)
@@ -43,7 +43,7 @@ class Pulse:
         return self._buckets[-1][1]
 
     def picture(self, now_s: float) -> dict[str, Any]:
-        """The last BUCKETS, the newest last, and the failures in them by reason."""
+        """Return the last BUCKETS, the newest last, and their failures by reason."""
         last = int(now_s) // BUCKET_S
         by_number = dict(self._buckets)
         counts = [by_number.get(last - ago, Counter()) for ago in reversed(range(BUCKETS))]

@@ -35,7 +35,7 @@ class AdminReader:
                 raise self._no_answer(error) from error
 
     def events(self, path: str) -> Iterator[str]:
-        """The data of each event, until the server ends."""
+        """Yield the data of each event, until the server closes the stream."""
         with self._open(path) as answer:
             try:
                 for line in answer:
@@ -59,13 +59,13 @@ class AdminReader:
 
     def _no_answer(self, error: object) -> ConfigError:
         return ConfigError(
-            f"{self._url} does not answer ({error}): is the server running, with this "
-            "--admin-listen? Another one is named with --admin"
+            f"{self._url} does not answer ({error}): is the server running with this "
+            "--admin-listen? Use --admin for another address"
         )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The token is for this server alone."""
+    """Follows no redirect: the token is for this server alone."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
@@ -76,7 +76,7 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedire
 
 
 def line_of(event: Mapping[str, Any]) -> str:
-    """An event as a line, not safe for a terminal yet."""
+    """Return an event as a line, not yet safe for a terminal."""
     if "event" not in event:
         return f"... {event.get('count', 'some')} events were left out: they came too fast"
     about = [event.get("machine_name"), event.get("vc_uuid")]

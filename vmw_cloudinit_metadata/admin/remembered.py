@@ -17,13 +17,13 @@ MAX_BYTES = 8 * 1024 * 1024  # some 200,000 machines
 
 
 def default_state_file() -> Path | None:
-    """In the directory that systemd has made for the service (StateDirectory=), if it has."""
+    """Return the file in the service's StateDirectory=, if systemd has made one."""
     directories = os.environ.get("STATE_DIRECTORY", "").split(":")
     return Path(directories[0]) / "machines" if directories[0] else None
 
 
 def load(path: Path) -> list[str]:
-    """The VC UUIDs in the file; none if there is no file yet. Raises OSError."""
+    """Return the VC UUIDs in the file; none if there is no file yet. Raise OSError."""
     try:
         descriptor = open_own(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -34,9 +34,9 @@ def load(path: Path) -> list[str]:
 
 
 def save(path: Path, vc_uuids: Iterable[str]) -> None:
-    """Write the file atomically and sync it to the disk. Raises OSError.
+    """Write the file atomically and sync it to the disk. Raise OSError.
 
-    What has its name, or that of the draft, is replaced: no link is followed, no pipe opened.
+    Anything under its name, or the draft's, is replaced: no link is followed, no pipe opened.
     """
     draft = f".{path.name}.new"
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,8 +1,8 @@
-"""Reads the head of an HTTP/1.1 request (RFC 9112), stricter than that asks for. Pure.
+"""Parses the head of an HTTP/1.1 request (RFC 9112), stricter than the RFC. Pure.
 
-A proxy in front and this port must never differ about where a request ends. So what two readers
-could take in two ways is no request: a name with a space behind it, a tab, a folded line, a lone CR
-or LF, a second length. No request has a body here, and after a bad one nothing more is read.
+A proxy in front and this port must agree where a request ends. So whatever two parsers could read
+in two ways is rejected: a name with a space behind it, a tab, a folded line, a lone CR or LF, a
+second length. No request has a body here, and nothing is read after an invalid one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NEVER = re.compile(rb"(?<!\r)\n|\r[^\n]|[\x00-\x08\x09\x0b\x0c\x0e-\x1f\x7f]")
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,32}) (/[\x21\x22\x24-\x7e]*) HTTP/1\.([01])")  # no "#"
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\x20-\x7e\x80-\xff]*)")
 
-# Those that say where a request ends, or whom it is for: also as others may spell them.
+# Headers that decide where a request ends, or for which host it is, in all spellings.
 _DECISIVE = ("host", "content-length", "transfer-encoding", "connection", "authorization")
 
 
@@ -32,7 +32,7 @@ class Request:
     path: str  # as it was sent, with its escapes
     query: str
     headers: Mapping[str, str]  # by names in lower case
-    is_last: bool  # the connection is to be closed behind its answer
+    is_last: bool  # close the connection after the answer
     is_1_0: bool = False  # knows no chunks
 
     @property
@@ -42,17 +42,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class BadRequest:
-    """No request: nothing that follows on the connection can be read either."""
+    """An invalid request: nothing that follows on the connection can be parsed."""
 
     reason: str
     is_head: bool = False
 
 
 def read(data: bytes, known: int = 0) -> tuple[Request | BadRequest, bytes] | None:
-    """The first request in what a peer has sent, and what follows it; None if it is not whole.
+    """Return the first request in the received bytes, and the rest; None if it is incomplete.
 
-    Nothing follows a bad one. The first `known` bytes were seen before: a call for each byte is
-    linear all the same.
+    Nothing follows an invalid request. The first `known` bytes were seen before, so that calls for
+    single bytes take linear time.
     """
     end = data.find(_END, max(known - len(_END), 0))
     size = len(data) if end < 0 else end
@@ -70,7 +70,7 @@ def read(data: bytes, known: int = 0) -> tuple[Request | BadRequest, bytes] | No
 def _request(data: bytes, line: bytes, lines: list[bytes]) -> Request | BadRequest:
     found = _REQUEST_LINE.fullmatch(line)
     if not found:
-        return _bad(data, "the first line is no METHOD /path HTTP/1.1")
+        return _bad(data, "the first line is not METHOD /path HTTP/1.1")
     if len(lines) > MAX_HEADERS:
         return _bad(data, f"more than {MAX_HEADERS} headers")
     headers = _headers(lines)
@@ -86,20 +86,20 @@ def _request(data: bytes, line: bytes, lines: list[bytes]) -> Request | BadReque
 
 
 def _headers(lines: list[bytes]) -> dict[str, str] | str:
-    """All headers, or what is wrong with them. Of one that comes twice the last counts, if that
-    decides nothing."""
+    """Return all headers, or what is wrong with them. The last of two equal names counts, unless a
+    name decides how the request is read."""
     headers: dict[str, str] = {}
     for line in lines:
         found = _HEADER.fullmatch(line)
         if not found:
-            return "a header that is no Name: value"
+            return "a header that is not Name: value"
         name = found[1].decode("ascii").lower()
         meant = name.replace("_", "-")
         if meant in _DECISIVE and (name != meant or name in headers):
             return f"{meant} twice, or with an underscore"
         headers[name] = found[2].decode("latin-1").strip(" ")
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
-        return "no request has a body here"
+        return "a request with a body"
     return headers
 
 

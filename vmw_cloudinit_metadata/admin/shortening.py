@@ -1,7 +1,7 @@
-"""Records that hold too much are cut: the oldest of a story is forgotten first. No I/O.
+"""Cuts records that hold too much: the oldest of a story is forgotten first. No I/O.
 
-What a record holds is added up as it comes. Only one that seems to hold too much is weighed, each
-object once.
+The size of a record is added up as happenings arrive. Only a record that seems too large is
+weighed, each object once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _CUTS = ((256, 4), (128, 1), (128, 0))
 
 
 def shorten(record: MachineRecord, most_bytes: int, cut_bytes: int) -> None:
-    """Forget the oldest of the story until the record holds at most `most_bytes`. Where that is not
-    enough, weigh it, and cut all until it holds `cut_bytes`: seldom, since that takes long."""
+    """Forget the oldest of the story until the record holds at most `most_bytes`. If that is not
+    enough, weigh the record and cut it to `cut_bytes`: rarely, since that takes long."""
     if record.bytes > most_bytes:
         forget_first(record, most_bytes)
     if record.bytes <= most_bytes:
@@ -75,13 +75,14 @@ def _is_machine_beside(record: MachineRecord, machine: Machine | None) -> bool:
 
 
 def _beside_story(record: MachineRecord) -> list[Happening]:
-    """What the record has without its story too."""
+    """Return the happenings that the record holds besides its story."""
     both = (one for one in (record.served, record.trouble) if one)
     return [*both, *record.moves, *record.ports.values()]
 
 
 def _halve(record: MachineRecord) -> bool:
-    """Whether there was something to forget: of what was asked only when the rest is gone."""
+    """Forget the older half of the story, or of the answers if nothing else is left; return whether
+    more can be forgotten."""
     if max(len(record.story), len(record.moves), len(record.ports)) > 1:
         record.story = record.story[len(record.story) // 2 :]
         record.moves = record.moves[len(record.moves) // 2 :]
@@ -113,8 +114,8 @@ def _cut(record: MachineRecord, text_bytes: int, most: int) -> None:
 
 
 def _weigh(record: MachineRecord) -> None:
-    """Counts what the record holds, each object once: what happenings share with the last that has
-    it, so that to forget the first frees what it is said to. Machines: with all in a row."""
+    """Count the bytes of the record again, each object once. What several happenings share counts
+    for the newest of them, so forgetting an older one frees exactly the bytes noted for it."""
     seen: set[int] = set()
     size = _RECORD_BYTES + _weight(record.asked, seen)
     size += sum(map(getsizeof, (record.story, record.moves, record.ports)))
@@ -134,7 +135,7 @@ def _weigh(record: MachineRecord) -> None:
 
 
 def _weight_of(happening: Happening, seen: set[int]) -> int:
-    """Without its machine."""
+    """Return the bytes of a happening without its machine; 0 if it was weighed before."""
     if id(happening) in seen:
         return 0
     seen.add(id(happening))

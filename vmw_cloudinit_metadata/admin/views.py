@@ -33,7 +33,7 @@ FILTERS = (*STATES, *(name for name in GROUPS if name not in STATES))
 
 
 def row(entry: MachineRecord) -> dict[str, Any]:
-    """One line of the list."""
+    """Return one line of the list."""
     machine = entry.machine
     return {
         "id": entry.key,
@@ -50,7 +50,7 @@ def row(entry: MachineRecord) -> dict[str, Any]:
 
 
 def story(entry: MachineRecord) -> dict[str, Any]:
-    """All that is known of one machine."""
+    """Return everything known of one machine."""
     machine = entry.machine
     return row(entry) | {
         "last_error": _error(entry.trouble),
@@ -119,7 +119,7 @@ def _time(at_s: float) -> str | None:
 
 
 def matches(entry: MachineRecord, state: str, words: Collection[str]) -> bool:
-    """Whether it is in that state or group, and has all `words`, in lower case, about it."""
+    """Return whether it is in that state or group, and all `words`, in lower case, occur in it."""
     if state and state != entry.state and not (state in GROUPS and GROUPS[state](entry)):
         return False
     return not words or all(word in _about(entry) for word in words)

@@ -29,7 +29,7 @@ _PLAIN = re.compile(r"(?!null$)[A-Za-z0-9_./]([A-Za-z0-9_.:/@+-]*[A-Za-z0-9_./])
 
 @click.pass_context
 def _check_config(ctx: click.Context, /, **options: Any) -> None:
-    """Show the settings that `run` would use, and where each comes from.
+    """Show the settings of `run`, and where each comes from.
 
     Takes the options of `run`. The output is YAML, in the form of the --config file; secrets in
     --driver-opts are hidden. Starts neither driver nor server. Exit 2 for an invalid setting.

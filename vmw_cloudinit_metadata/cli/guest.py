@@ -56,7 +56,7 @@ WITH_GUESTINFO = click.option(
 
 @click.group()
 def guest() -> None:
-    """Install the agent, the part of this program that runs inside the VM, into an image."""
+    """Install the agent, which runs inside VMs, into an image."""
 
 
 @guest.command()

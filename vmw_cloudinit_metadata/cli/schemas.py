@@ -42,7 +42,7 @@ Judge = Callable[[InstanceData], Iterator[Fault]]
 def judge(directory: Path | None, installed: Path = INSTALLED) -> tuple[Judge | None, str]:
     """Return a check by the schemas of `directory`, else by `installed` ones, and a note.
 
-    Raises ConfigError if `directory` has no usable schemas.
+    Raise ConfigError if `directory` has no usable schemas.
     """
     place = directory or installed
     paths = {name: place / file for name, file in FILES.items() if (place / file).is_file()}

@@ -38,7 +38,7 @@ _DIVIDED = (
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What is to be run, whether by one process or by several."""
+    """What to run, in one process or in several."""
 
     make: Callable[..., MetadataServer]  # makes a server from addresses and settings
     listen: Sequence[Address]
@@ -170,7 +170,7 @@ def _open(admin: AdminPort | None, serving: Serving) -> Iterator[None]:
 
 
 def _audit(path: Path | None, server: MetadataServer) -> Audit | None:
-    """Record what `server` does in the audit log, if there is one."""
+    """Write an audit log for `server`, if the settings name one."""
     if path is None:
         return None
     audit = Audit(path)
@@ -200,7 +200,7 @@ def _freeze_heap() -> None:
 
 
 def _share(settings: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """Divide shared limits by the number of workers, rounding up; return the rest unchanged."""
+    """Divide shared limits by the number of workers, rounding up; return all settings."""
     return {
         name: -(-value // count) if name in _DIVIDED else value for name, value in settings.items()
     }

@@ -33,7 +33,7 @@ MAX_KEY_BYTES = 64 * 1024  # of --vmotion-key-file
 def server_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return MetadataServer's arguments, except driver and addresses, from the options of `run`.
 
-    Raises ConfigError for options that are invalid, or invalid together.
+    Raise ConfigError for options that are invalid, or invalid together.
     """
     admin_settings(options)
     key_pair = _key_pair(options["tls_cert"], options["tls_key"])
@@ -53,7 +53,7 @@ def server_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 def admin_settings(
     options: Mapping[str, Any], source: ParameterSource | None = None
 ) -> AdminSettings | None:
-    """Return the settings of the admin port; None if it is off. Raises ConfigError."""
+    """Return the settings of the admin port; None if it is off. Raise ConfigError."""
     listen, token_file = options["admin_listen"], options["admin_token_file"]
     if not isinstance(listen, Address):
         return None

@@ -1,4 +1,4 @@
-"""Print to a terminal in colour, wrapped and in tables, and to pipes and files plain lines."""
+"""Prints colours, wrapped lines and tables on a terminal, and plain lines to pipes and files."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     help="Use this port in the URI.",
 )
 def tls_info(tls_cert: Path, tls_key: Path | None, host: str | None, port: int) -> None:
-    """Show the proxy URI for the VMs' serial ports, with the certificate's thumbprint.
+    """Show the proxy URI with the certificate's thumbprint.
 
     The thumbprint that ESXi verifies is the certificate's SHA-1, in hexadecimal pairs. With
     --tls-key, check that key and certificate match.

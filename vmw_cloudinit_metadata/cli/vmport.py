@@ -1,4 +1,4 @@
-"""`vm-port`: adds, shows, removes and reconnects the serial port of VMs, on a vCenter."""
+"""`vm-port`: add, show, remove or reconnect the serial ports of VMs in vCenter."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TRUSTS = ("ca_file", "thumbprint", "insecure")
 
 
 def _parse_vcenter(text: str) -> Address:
-    """`vcenter.example.com`, `vcenter.example.com:8443`, `[fd00::1]:443`."""
+    """Parse `vcenter.example.com`, `vcenter.example.com:8443` or `[fd00::1]:443`."""
     try:
         found = urlsplit(f"//{text}")
         if found.hostname and found.netloc == text and "@" not in text:
@@ -120,7 +120,7 @@ def shared(command: _Command) -> _Command:
 
 @click.group("vm-port")
 def vm_port() -> None:
-    """Add, show, remove and reconnect the serial port of VMs, on a vCenter.
+    """Add, show, remove or reconnect VMs' serial ports in vCenter.
 
     A VM is given by name, VC UUID, BIOS UUID, or inventory path (DC/vm/folder/web1). Exit 1 if
     anything failed for any VM.

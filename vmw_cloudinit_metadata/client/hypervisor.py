@@ -166,7 +166,7 @@ class Hypervisor:
         self._say(Suboption.VMOTION_ABORT)
 
     def complete_move(self) -> None:
-        """Complete the move to this host, after PeerAccepted."""
+        """Complete the move to this host; call it after PeerAccepted."""
         assert self._arrival
         self.is_ready = True
         self._say(Suboption.VMOTION_COMPLETE, self._arrival.sequence)

@@ -1,4 +1,4 @@
-"""The result of a load test as lines of text. Pure."""
+"""Formats the result of a load test as lines of text. Pure."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class DriverError(Exception):
 
 
 class Work:
-    """What one thread of a driver does, and others wait for."""
+    """The work of one thread of a driver, which others wait for."""
 
     __slots__ = ("is_awaited", "is_kept", "is_over")
 
@@ -33,9 +33,9 @@ class Work:
 
 
 class UnderWay(Exception):  # noqa: N818 - not an error
-    """Another thread of the driver is doing the same: ask again when `work` is over.
+    """Another thread of the driver does the same: call again when `work` is done.
 
-    Those who wait take no place in the pool meanwhile.
+    Callers that wait take no place in the pool meanwhile.
     """
 
     def __init__(self, work: Work) -> None:
@@ -61,37 +61,38 @@ class Driver(ABC):
     files_checked: int | None = None
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Keeps --driver-opts as `self.options`; raises DriverError if they are wrong."""
+        """Keep --driver-opts as `self.options`; raise DriverError if they are wrong."""
         self.options = options
 
     @abstractmethod
     def get_instance(self, machine: Machine) -> InstanceData | None:
-        """Returns the machine's data, or None if there is no such machine.
+        """Return the machine's data, or None if there is no such machine.
 
-        Raises DriverError if the source is out of reach, InvalidInstanceData (as
+        Raise DriverError if the source is out of reach, InvalidInstanceData (as
         `InstanceData.from_mapping` does) if the data is invalid, and UnderWay if another thread is
         looking it up already.
         """
 
     def still_holds(self, token: Any) -> bool:  # noqa: ARG002
-        """Whether `get_instance` would return the answer with this `InstanceData.token` again.
+        """Return whether `get_instance` would return the answer with this token again.
 
-        Asked before a cached answer is given, at most every 0.15 s. VMs wait for it.
+        `token` is its `InstanceData.token`. Called before a cached answer is given, at most every
+        0.15 s. VMs wait for it.
         """
         return False
 
     def which_hold(self, tokens: Iterable[Any]) -> Iterator[bool]:
-        """`still_holds` of each token; override it to look once at what they share."""
+        """Yield `still_holds` of each token; override it to look only once at what they share."""
         return map(self.still_holds, tokens)
 
     def watch(self, report: Callable[[str], None]) -> None:  # noqa: B027 - optional
-        """Begins to listen for notifications of changes, if the source can send them.
+        """Start listening for notifications of changes, if the source can send them.
 
         Called once, when the server starts. `report` takes sentences for the log, in any thread.
         """
 
     def held_at(self, token: Any, time_s: float) -> bool:  # noqa: ARG002
-        """Whether notifications say that `still_holds` was true at that time.
+        """Return whether notifications say that `still_holds` was true at that time.
 
         `time_s` is of time.monotonic(). Unlike all other methods this one is called in the server's
         event loop: it must not block. If it returns False, `still_holds` is asked.
@@ -99,40 +100,40 @@ class Driver(ABC):
         return False
 
     def document_names(self) -> Collection[str]:
-        """The documents beyond the standard ones that any machine has, such as SECURITYDATA."""
+        """Return the documents beyond the standard ones of any machine, such as SECURITYDATA."""
         return ()
 
     def explain(self, machine: Machine) -> str:  # noqa: ARG002
-        """The reason why `get_instance` returned None, for the operator's log."""
+        """Return why `get_instance` returned None, for the operator's log."""
         return "the driver knows no such VM"
 
     def check(self) -> None:  # noqa: B027 - not every driver has something to check
-        """Raises DriverError if no VM could be served now; called every second."""
+        """Raise DriverError if no VM could be served now; called every second."""
 
     def validate(self) -> Iterable[Fault]:
-        """Checks all data; yields every fault and warning."""
+        """Check all data; yield every fault and warning."""
         raise DriverError(f"{type(self).__name__} cannot validate its data")
 
     def validate_named(self, names: Collection[str]) -> Iterable[Fault]:  # noqa: ARG002
-        """Checks only these files or VMs; raises DriverError for an unknown one."""
+        """Check only these files or VMs; raise DriverError for an unknown one."""
         raise DriverError(f"{type(self).__name__} cannot validate single files or VMs")
 
     def tables(self) -> Mapping[str, Table]:
-        """The driver's caches by name; they count against the server's memory budget."""
+        """Return the driver's caches by name; they count against the server's memory budget."""
         return {}
 
     def notes(self) -> Iterable[str]:
-        """Further sentences for the operator, which `validate` prints after the faults."""
+        """Return further sentences for the operator, which `validate` prints after the faults."""
         return ()
 
     def close(self) -> None:  # noqa: B027 - not every driver holds something
-        """Frees resources; called once, after the server has stopped."""
+        """Free resources; called once, after the server has stopped."""
 
 
 def load(spec: str, options: Mapping[str, Any]) -> Driver:
-    """Makes the driver that `spec` names: `module:Class`, or the name of an entry point.
+    """Return the driver named by `spec`: `module:Class`, or the name of an entry point.
 
-    Raises ConfigError if it cannot be imported, is no Driver, or refuses its options.
+    Raise ConfigError if it cannot be imported, is not a Driver, or refuses its options.
     """
     driver_class = _import(spec)
     if not (isinstance(driver_class, type) and issubclass(driver_class, Driver)):

@@ -34,7 +34,7 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 _NAMED_BY_UUID = (
     "{0} {1} named by a UUID: {2} found by VC UUID. One that is named by a BIOS UUID "
-    "needs `match: {{bios-uuid: UUID}}` in it, or the driver the option `match`"
+    "needs `match: {{bios-uuid: UUID}}` in it, or the driver option `match`"
 )
 
 # How long a look-up waits for a free file descriptor, and how often it tries again.
@@ -45,8 +45,8 @@ _PAUSE_S = 0.02
 class FileDriver(Driver):
     """Reads `<VC UUID>.yaml`, else `<BIOS UUID>.yaml`, else `<VM name>.yaml` (or .yml, .json).
 
-    Whoever may edit a VM can give it any BIOS UUID, also one by which another VM's file is named.
-    So a BIOS UUID counts only where the file says so in its `match`, or the option `match` does.
+    Anyone who may edit a VM can give it any BIOS UUID, even one that names another VM's file. So a
+    BIOS UUID applies only where the file's `match` has it, or the option `match` allows it.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -80,7 +80,7 @@ class FileDriver(Driver):
         return token.holds(Looks(self._directory.changes.revision))
 
     def which_hold(self, tokens: Iterable[Token]) -> Iterator[bool]:
-        """The directory and the defaults are the same for all."""
+        """Check tokens together: they share the directory and the defaults."""
         looks = Looks(self._directory.changes.revision)
         return (token.holds(looks) for token in tokens)
 
@@ -103,17 +103,17 @@ class FileDriver(Driver):
         self._directory.check()
 
     def validate(self) -> Iterator[Fault]:
-        """Yields every fault and warning of every file, each once."""
+        """Yield every fault and warning of every file, each once."""
         self._directory.check()
         user_data = self._user_data.all()
         yield from self._validated(self._listing.all_paths(), user_data)
         yield from skipped.nearly_instance_files(self._directory.path)
 
     def validate_named(self, names: Collection[str]) -> Iterator[Fault]:
-        """Checks files, by their paths, and the files of VMs, by their names or VC UUIDs.
+        """Check files, by their paths, and the files of VMs, by their names or VC UUIDs.
 
-        The other files are only compared with them. Raises DriverError for a file that does not
-        exist or is no instance file, and for a VM that has none.
+        The other files are only compared with them. Raise DriverError for a file that does not
+        exist or is not an instance file, and for a VM without one.
         """
         self._directory.check()
         named = NamedFiles(
@@ -142,7 +142,7 @@ class FileDriver(Driver):
         }
 
     def notes(self) -> Iterator[str]:
-        """Which files VMs are found by, and which are ignored."""
+        """Yield which identities find VMs' files, and which files are ignored."""
         paths = self._listing.all_paths()
         if not paths:
             yield f"0 files: {skipped.nothing_in(self._directory.path)}"
@@ -188,7 +188,7 @@ class FileDriver(Driver):
         error: DriverError | InvalidInstanceData,
         snapshot: Snapshot | None = None,
     ) -> InstanceData:
-        """Without a snapshot the files are out of reach."""
+        """Return the last good answer; without a snapshot, the files are out of reach."""
         recalled = self._last_good.recall(machine.vc_uuid)
         if recalled is None:
             raise error

@@ -24,7 +24,7 @@ class FileOptions(BaseModel):
 
 
 def checked(options: Mapping[str, Any]) -> FileOptions:
-    """The options by name; raises DriverError."""
+    """Return the options by name; raise DriverError."""
     try:
         return FileOptions.model_validate(dict(options))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""FileSearch: which instance file is a machine's, by its identities in their order."""
+"""FileSearch: finds a machine's instance file, by its identities in their order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ORDER = ("vc-uuid", "bios-uuid", "name")
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """An instance file, and the identity that it was found by."""
+    """An instance file, and the identity that found it."""
 
     matched_by: str
     path: str
@@ -41,7 +41,8 @@ class FileSearch:
         self.is_match_given = bool(match)
 
     def find(self, machine: Machine, snapshot: Snapshot) -> FoundFile | None:
-        """Raises DriverError, and InvalidInstanceData if there are several."""
+        """Return the machine's file, or None; raise DriverError, and InvalidInstanceData for
+        several."""
         for matched_by, stem in self.stems(machine):
             paths = self.paths_named(matched_by, stem, snapshot)
             if matched_by == "bios-uuid" and not self.is_match_given:
@@ -52,7 +53,7 @@ class FileSearch:
         return None
 
     def stems(self, machine: Machine) -> Iterator[tuple[str, str]]:
-        """The identities that are looked up, each with the name of its file."""
+        """Yield the identities to look up, each with the name of its file."""
         stems = {
             "vc-uuid": machine.vc_uuid,
             "bios-uuid": machine.bios_uuid,
@@ -63,14 +64,15 @@ class FileSearch:
                 yield matched_by, stem
 
     def paths_named(self, matched_by: str, stem: str, snapshot: Snapshot) -> list[str]:
-        """Files in the usual spelling, otherwise those in others; a UUID has only one."""
+        """Return the files in the usual spelling, otherwise those in others; a UUID has only
+        one."""
         paths = self._listing.usual(stem, snapshot)
         if paths or matched_by != "name":
             return paths
         return self._listing.unusual(stem, snapshot)
 
     def has(self, machine: Machine, path: str) -> bool:
-        """Whether the machine could be found by the name of that file."""
+        """Return whether the machine could be found by the name of that file."""
         stems = [stem for _, stem in self.stems(machine)]
         return any(
             path in self._directory.paths_named(stem) or path in self._listing.known_unusual(stem)
@@ -78,9 +80,9 @@ class FileSearch:
         )
 
     def _counts(self, path: str, machine: Machine, snapshot: Snapshot) -> bool:
-        """Whether the file named by the machine's BIOS UUID is meant for it.
+        """Return whether the file named by the machine's BIOS UUID is meant for it.
 
-        A file that cannot be parsed could be: its fault is reported, and no other file served.
+        A file that cannot be parsed may be meant: its fault is reported, and no other file served.
         """
         reading = self._files.read(path, snapshot, keep=True)
         if not reading.is_legible:

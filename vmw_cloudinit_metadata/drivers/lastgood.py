@@ -25,7 +25,7 @@ class _LastAnswer:
 
 
 class LastGood:
-    """Answers by VC UUID. A VM without one has none: other identities may change owners."""
+    """Answers by VC UUID. A VM without one gets none: its other identities may change owners."""
 
     def __init__(self, max_age_s: float) -> None:
         self._max_age_s = max_age_s
@@ -47,7 +47,7 @@ class LastGood:
             return True
 
     def remember(self, vc_uuid: str | None, instance: InstanceData, file_bytes: int) -> None:
-        """Keep an answer that was made of files of this size, all together."""
+        """Keep an answer made of files of this total size."""
         if vc_uuid and self._max_age_s:
             answer = _LastAnswer(instance, _size(instance, file_bytes))
             with self._lock:
@@ -58,7 +58,7 @@ class LastGood:
             self._entries.pop(vc_uuid or "", None)
 
     def recall(self, vc_uuid: str | None) -> tuple[InstanceData, float] | None:
-        """The answer, and until when it may be given by time.monotonic(); or None."""
+        """Return the answer, and until when (time.monotonic()) it may be given; or None."""
         with self._lock:
             entry = self._entries.get(vc_uuid or "")
             if entry is None:
@@ -71,6 +71,6 @@ class LastGood:
 
 
 def _size(instance: InstanceData, file_bytes: int) -> int:
-    """An estimate: measuring the mappings took 4 % of a first read."""
+    """Estimate the bytes of an answer: measuring the mappings took 4 % of a first read."""
     texts = len(instance.userdata) + len(instance.vendordata)
     return _ABOUT_BYTES + texts + _BYTES_PER_BYTE * max(file_bytes - texts, 0)

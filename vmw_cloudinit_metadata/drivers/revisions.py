@@ -1,7 +1,7 @@
-"""Revisions: which keys of a source have changed, as its notifications say. No I/O.
+"""Revisions: which keys of a source have changed, according to its notifications. No I/O.
 
-A look-up notes the revision before it reads. What it has read holds as long as none of its keys has
-a greater revision, and as of the time up to which notifications are complete.
+A look-up notes the revision before it reads. Its result holds as long as none of its keys has a
+greater revision, as of the time up to which notifications are complete.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Revisions:
         self._changed = {}
 
     def complete_until(self, time_s: float) -> None:
-        """All changes before this time, by time.monotonic(), are counted."""
+        """State that all changes before this time (time.monotonic()) are counted."""
         self._until_s = time_s
 
     def held_at(self, revision: int, keys: Iterable[str], time_s: float) -> bool:
-        """Whether it is known that no key changed between the revision and that time."""
+        """Return whether it is known that no key changed between the revision and that time."""
         self.asked_s = time_s
         if self._until_s < time_s:
             self.wanted.set()

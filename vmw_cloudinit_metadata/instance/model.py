@@ -68,7 +68,7 @@ class InstanceData:
     def from_mapping(
         cls, mapping: Mapping[str, Any], sources: tuple[str, ...] = ()
     ) -> InstanceData:
-        """Check the mapping of an instance file; raises InvalidInstanceData with every fault."""
+        """Check the mapping of an instance file; raise InvalidInstanceData with every fault."""
         check = _Check(mapping)
         if check.faults.found:
             raise InvalidInstanceData(check.faults.all())
@@ -232,7 +232,7 @@ class _UnfitError(Exception):
 
 
 def _text(value: Any) -> bytes:
-    """Return the bytes of a document; raises _UnfitError."""
+    """Return the bytes of a document; raise _UnfitError."""
     match value:
         case None:
             return b""

@@ -23,7 +23,7 @@ _KNOWN = frozenset(METADATA_KEYS)
 def render(instance: InstanceData, machine: Machine) -> dict[str, bytes]:
     """Return the documents by the protocol's names ("METADATA"); an absent one is empty.
 
-    Raises InvalidInstanceData if a document is too long or there is no instance-id.
+    Raise InvalidInstanceData if a document is too long or there is no instance-id.
     """
     documents = {
         "METADATA": json_text(metadata(instance, machine)).encode(),

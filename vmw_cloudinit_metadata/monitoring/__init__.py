@@ -1,1 +1,1 @@
-"""What operators learn: the log, the audit stream, counters, timings, happenings."""
+"""What the server reports: log, audit log, counters, timings, happenings."""

@@ -1,6 +1,6 @@
-"""The audit stream: who was served what, and who was refused; a file of one JSON object a line.
+"""The audit log: which VM was served what, and which was refused; one JSON object per line.
 
-It holds only sizes and digests of documents, and service URIs without their query: the rest can be
+It holds only sizes and digests of documents, and service URIs without their query: the rest may be
 secret.
 """
 
@@ -44,7 +44,7 @@ class Audit:
         self._timer.start(self._note_left_out)
 
     def hear(self, happening: Happening) -> None:
-        """A listener, in the hub's thread."""
+        """Write a happening if its kind is audited; a listener, in the hub's thread."""
         if not isinstance(happening.fact, Audited):
             return
         allowances = self._quota.allowances(happening.host, happening.connection, happening.at_s)
@@ -56,16 +56,16 @@ class Audit:
         self._writer.put(line)
 
     def reopen(self) -> None:
-        """Continue in the file that has the name now. If it cannot be opened, log an error."""
+        """Continue in the file that now has the name; log an error if it cannot be opened."""
         self._writer.reopen(lambda: open_to_append(self._path))
 
     def shed(self) -> dict[Key, int]:
-        """Return how many lines are missing in the file, by counter."""
+        """Return how many lines the file lacks, by counter."""
         count = self._writer.dropped + self._quota.left_out
         return {DROPPED["audit lines"]: count} if count else {}
 
     def flush(self) -> None:
-        """Write what waits; blocks for a short time. Called at the end."""
+        """Write the waiting lines; block for a short time. Called at the end."""
         self._note_left_out()
         self._writer.flush()
 

@@ -1,4 +1,4 @@
-"""The bytes that a fact holds, and how a long one is cut. Pure.
+"""The bytes that a fact holds, and how a long fact is cut. Pure.
 
 A happening is kept in several places, and sent to another process.
 """
@@ -24,12 +24,12 @@ _STRING_BYTES = 88  # a string of its own with three dots, however wide
 
 
 def bounded(fact: Fact) -> Fact:
-    """The fact, or as much of it as a happening carries."""
+    """Return the fact, or as much of it as a happening may carry."""
     return fact if bytes_of(fact) <= MAX_FACT_BYTES else cut(fact, CUT_TEXT_BYTES, _CUT_COUNT)
 
 
 def bytes_of(fact: Fact) -> int:
-    """The memory that it holds."""
+    """Return the bytes of memory that a fact holds."""
     # getsizeof would take three times as long, and only adds what the collector needs.
     size = _COLLECTED_BYTES + fact.__sizeof__()
     for value in fact:
@@ -41,8 +41,8 @@ def bytes_of(fact: Fact) -> int:
 
 
 def cut(fact: Fact, text_bytes: int, most: int) -> Fact:
-    """The fact with shorter texts, and at most so many documents and sources. How many were left
-    out stands in `more`."""
+    """Return the fact with shorter texts, and at most `most` documents and sources; `more` holds
+    how many were left out."""
     fields = fact._asdict()
     more = dict(fields.pop("more", {}))
     for name, value in list(fields.items()):
@@ -66,7 +66,7 @@ def cut(fact: Fact, text_bytes: int, most: int) -> Fact:
 
 
 def within(text: str, most_bytes: int) -> str:
-    """`text`, or the beginning of it that takes no more memory than this."""
+    """Return `text`, or as much of its beginning as this memory holds."""
     if getsizeof(text) <= most_bytes:
         return text
     room = most_bytes - _STRING_BYTES

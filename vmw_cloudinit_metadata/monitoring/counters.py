@@ -81,7 +81,8 @@ _labelled("tls_handshakes", "TLS handshakes that succeeded.", "version", ("TLSv1
 
 
 def tls_handshake(version: str) -> Key:
-    """The key of a version, as OpenSSL names it; one that is newer is part of no metric."""
+    """Return the key of a TLS version, as OpenSSL names it; a newer version is part of no
+    metric."""
     return Key(version)
 
 
@@ -103,7 +104,7 @@ BOOTS = _plain("boots", "Boots: a guest has received its documents, including ME
 REQUESTS = _plain("", "Requests that arrived.", "requests")
 ANSWERED = _plain("", "Requests answered with a document.", "answered")
 ANSWERED_OLDER = _plain(
-    "", "Of them, those on an older connection.", "answered on an older connection"
+    "", "Requests answered on an older connection.", "answered on an older connection"
 )
 ANSWERED_WITH = _labelled(
     "", "Requests answered with an error.", "error", get_args(ErrorCode), "answered {}"
@@ -129,7 +130,7 @@ FAMILIES.append(
 
 
 def document_label(document: str) -> Document:
-    """The label value of a document; "other" for what a guest makes up."""
+    """Return the label value of a document; "other" for names that a guest invents."""
     return _DOCUMENTS.get(document, OTHER_DOCUMENT)
 
 
@@ -182,7 +183,7 @@ FAMILIES.append(
 Dropped = Literal["requests", "output", "events", "log lines", "lines of busy hosts", "audit lines"]
 DROPPED: Mapping[Dropped, Key] = _labelled(
     "dropped",
-    "What was dropped, for a slow reader or a busy host.",
+    "Items dropped because of a slow reader or a busy host.",
     "what",
     get_args(Dropped),
     "{} dropped",
@@ -214,7 +215,8 @@ _labelled(
 
 
 def memory_shed(table: str) -> Key:
-    """The key of a table; a driver may have one that is none of TABLES, and part of no metric."""
+    """Return the key of a table; one that is not in TABLES, such as a driver's, is part of no
+    metric."""
     return Key(_MEMORY_SHED.format(table))
 
 

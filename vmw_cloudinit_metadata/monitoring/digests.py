@@ -1,4 +1,4 @@
-"""Sizes and digests of documents, read from a RESPONSE_DIGEST. Pure."""
+"""Reads sizes and digests of documents from a RESPONSE_DIGEST. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REMEMBERED_BYTES = 2048  # of a RESPONSE_DIGEST
 
 
 def digests_in(response: str) -> dict[str, Any]:
-    """{"METADATA": {"size": …, "sha256": …}}; {} if it is no RESPONSE_DIGEST."""
+    """Return {"METADATA": {"size": …, "sha256": …}}; {} for anything but a RESPONSE_DIGEST."""
     return _remembered(response) if len(response) <= _REMEMBERED_BYTES else _digests_in(response)
 
 
@@ -38,7 +38,7 @@ def _parsed(response: str) -> dict[str, Any]:
 
 
 def first_digests(response: str, most: int) -> tuple[str, int]:
-    """A RESPONSE_DIGEST with the first `most` documents only, and how many more it had."""
+    """Return a RESPONSE_DIGEST with only its first `most` documents, and how many it lost."""
     digests = _parsed(response)
     first = ujson.dumps(dict(islice(digests.items(), most)))
     cut = packet.serialize(packet.Packet("RESPONSE_DIGEST", first.encode()))

@@ -1,6 +1,6 @@
 """Every kind of happening: its name, level and fields. Pure.
 
-The log, the audit stream, the list of machines, the messages of workers and docs/admin.md follow
+The log, the audit log, the list of machines, the messages of workers and docs/admin.md follow
 these declarations. A fact has a `text` for people; its other fields are keys of the JSON log.
 Named tuples: one takes half the time of a frozen dataclass to make (522 and 1,014 ns).
 """
@@ -33,14 +33,14 @@ def _kind(name: str, level: int) -> Callable[[type[F]], type[F]]:
 
 @_kind("identified", INFO)
 class VmIdentified(NamedTuple):
-    """The VM has said who it is."""
+    """A VM is identified."""
 
     text: str
 
 
 @_kind("untold", WARNING)
 class VmUnidentified(NamedTuple):
-    """The host does not say which VM it is."""
+    """A host does not send which VM it is."""
 
     text: str
 
@@ -61,7 +61,7 @@ class RivalConnected(NamedTuple):
 
 @_kind("served", INFO)
 class DocumentsServed(NamedTuple):
-    """A guest was answered with documents."""
+    """A guest has received documents."""
 
     text: str
     answered: Mapping[str, float]  # document: when, in seconds since 1970
@@ -85,7 +85,7 @@ class RequestFailed(NamedTuple):
 
 @_kind("stale", WARNING)
 class StaleServed(NamedTuple):
-    """A guest was answered with the last good answer."""
+    """A guest has received the last good answer."""
 
     text: str
     sources: tuple[str, ...]
@@ -103,7 +103,7 @@ class SourceShared(NamedTuple):
 
 @_kind("duplicate", WARNING)
 class ValueDuplicated(NamedTuple):
-    """The data of a VM has a value that the data of another VM has too."""
+    """The data of two VMs have the same value."""
 
     text: str
     sources: tuple[str, ...]

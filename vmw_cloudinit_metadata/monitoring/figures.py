@@ -1,4 +1,4 @@
-"""What a process has counted and measured: added up over all workers, and exported as metrics."""
+"""The counters, timings and gauges of a process: summed over all workers, exported as metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_COUNT = 2**63
 
 
 class Timing:
-    """A histogram of seconds, in buckets up to each of BOUNDS_S and one beyond."""
+    """A histogram of seconds, in buckets up to each of BOUNDS_S, and one for longer times."""
 
     __slots__ = ("counts", "sum_s")
 
@@ -55,17 +55,18 @@ class Figures:
         )
 
     def past(self) -> Figures:
-        """What remains of a process that has ended."""
+        """Return the figures that remain of a process that has ended."""
         return Figures(self.counters, self.timings)
 
     def pack(self) -> dict[str, Any]:
-        """As JSON can carry it."""
+        """Return the figures as JSON can carry them."""
         timings = {name: [timing.counts, timing.sum_s] for name, timing in self.timings.items()}
         return {"counters": self.counters, "timings": timings, "gauges": self.gauges}
 
     @classmethod
     def unpack(cls, packed: Any) -> Figures:
-        """Return what `pack` has made, after JSON; raise ValueError for anything else."""
+        """Return the figures that `pack` has packed, after JSON; raise ValueError for anything
+        else."""
         match packed:
             case {"counters": dict(counters), "timings": dict(timings), "gauges": dict(gauges)}:
                 _check(map(_is_count, counters.values()), "a counter is not a count")
@@ -100,5 +101,5 @@ def _is_amount(value: object) -> bool:
 
 
 def _is_name(name: str) -> bool:
-    """Half of a surrogate pair cannot be written into the metrics."""
+    """Return whether metrics can have the name: half of a surrogate pair cannot be written."""
     return not any("\ud800" <= c <= "\udfff" for c in name)

@@ -28,7 +28,8 @@ class Formatter(logging.Formatter, ABC):
 
 
 class TextFormatter(Formatter):
-    """`2026-03-04 10:11:12,345 INFO [1234] message`, the process only if there are several."""
+    """Formats `2026-03-04 10:11:12,345 INFO [1234] message`, with the process only if there are
+    several."""
 
     def __init__(self, *, with_process: bool) -> None:
         super().__init__()
@@ -54,9 +55,9 @@ class TextFormatter(Formatter):
 
 
 class JsonFormatter(Formatter):
-    """Each record one object; `event` is what the text log has behind machine and peer.
+    """Formats each record as one object; `event` is the text log's line without peer and machine.
 
-    Not python-json-logger's: most lines are happenings, which are no records, and with its hooks
+    python-json-logger is not used: most lines are happenings and not log records. With its hooks
     for time, level and escapes these 20 lines would stay as many, and need 0.7 MB more.
     """
 

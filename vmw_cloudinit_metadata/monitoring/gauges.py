@@ -1,4 +1,4 @@
-"""Every gauge and timing of the server, and the metric that it is. Pure; see counters.py."""
+"""Every gauge and timing of the server, and its metric. Pure; see counters.py."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MEMORY_BUDGET = _gauge(
 
 
 def memory(table: str) -> Gauge:
-    """The key of a table of the memory budget; see counters.memory_shed."""
+    """Return the key of a table of the memory budget; see counters.memory_shed."""
     return Gauge(f"memory: {table}")
 
 

@@ -1,7 +1,7 @@
-"""What happens to VMs and connections, reported once: to the log, and to whoever else listens.
+"""What happens to VMs and connections, reported once: to the log and to other listeners.
 
-A happening costs each listener little, so one for each boot is cheap: nothing is formatted before
-somebody reads it.
+A happening costs each listener little, so one for each boot is cheap: it is formatted only when it
+is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Peer(NamedTuple):
-    """Where a happening comes from."""
+    """The origin of a happening."""
 
     name: str  # `10.0.0.1:4567`
     host: str  # the address of the ESXi host
@@ -34,7 +34,7 @@ class Peer(NamedTuple):
 
 
 class Happening(NamedTuple):
-    """A fact, with its time, peer and machine; `str` is its line in the log."""
+    """A fact with its time, peer and machine; `str` gives its line in the log."""
 
     fact: Fact
     level: int
@@ -61,7 +61,7 @@ class Happening(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What identifies its machine; "" without one."""
+        """The identity of its machine; "" without one."""
         return key_of(self.machine) if self.machine else ""
 
 
@@ -69,7 +69,8 @@ Listener = Callable[[Happening], None]
 
 
 def to_log(happening: Happening) -> None:
-    """The first listener; the command line program replaces it with a faster one."""
+    """Log a happening; the first listener, which the command line program replaces by a faster
+    one."""
     log.log(happening.level, "%s", happening)
 
 
@@ -82,7 +83,7 @@ class Happenings:
         self._numbers = count(1)
 
     def connection_id(self) -> str:
-        """An id that no other connection has, in this worker or another one."""
+        """Return an id that no other connection has, in this worker or another one."""
         return f"{self._process}-{next(self._numbers)}"
 
     def report(

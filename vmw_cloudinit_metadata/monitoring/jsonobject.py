@@ -20,12 +20,12 @@ _NOTHING: tuple[Any, ...] = (None, "", ())
 
 
 def timestamp(at_s: float) -> str:
-    """`2026-03-04T10:11:12.345Z`"""
+    """Return `2026-03-04T10:11:12.345Z`."""
     return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def fields(happening: Happening) -> dict[str, Any]:
-    """Return its keys and values; what is unknown is left out."""
+    """Return the happening's keys and values; unknown ones are omitted."""
     machine = happening.machine
     fact = happening.fact._asdict()
     known = {
@@ -44,5 +44,5 @@ def fields(happening: Happening) -> dict[str, Any]:
         fact["documents"] = digests_in(digest)
     if more := fact.pop("more", None):
         fact |= {f"more_{name}": count for name, count in more.items()}
-    # To ask for the truth of each value first takes a third of the time.
+    # Testing the truth of each value first takes a third of the time.
     return {name: value for name, value in (known | fact).items() if value or value not in _NOTHING}

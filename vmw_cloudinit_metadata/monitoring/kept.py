@@ -1,4 +1,4 @@
-"""Happenings as they are kept: long names and texts are cut, and their bytes counted. No I/O."""
+"""Happenings as they are kept: long names and texts cut, and their bytes counted. No I/O."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _HASH = 12  # digits
 
 
 def kept(happening: Happening) -> tuple[Happening, int]:
-    """Return the happening as it is kept, and the bytes that it holds: without its machine, which
-    others may have too."""
+    """Return the happening in the form that is kept, and its bytes without its machine, which
+    others may share."""
     fact, machine = happening.fact, happening.machine
     size = _OWN_BYTES + bytes_of(fact)
     is_short = len(fact.text) <= _SURELY_SHORT and size <= MAX_FACT_BYTES
@@ -44,7 +44,7 @@ def short_machine(machine: Machine) -> Machine:
 
 
 def short_name(name: str) -> str:
-    """The name; or, of a long one, its beginning and a hash, so that no other name has the same."""
+    """Return the name; if it is long, its beginning and a hash, which no other name has."""
     if getsizeof(name) <= _NAME_BYTES:
         return name
     digits = sha256(name.encode("utf-8", "replace")).hexdigest()[:_HASH]

@@ -1,7 +1,7 @@
-"""The log on standard error, as text or as one JSON object a line.
+"""The log on standard error, as text or as one JSON object per line.
 
-No text of a peer, a file or a library starts a line of its own. A slow reader, or none, does not
-block the server: the thread of a Writer writes the log.
+No text of a peer, a file or a library can begin a new line. A slow reader, or none, does not block
+the server: the thread of a Writer writes the log.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LEFT_OUT_S = 60.0  # interval of the lines that count what was left out
 
 
 class LineHandler(logging.Handler):
-    """Hands lines to a Writer: each at once, or, where a hub runs, those of one turn together. To
-    hand over two lines one by one costs more than to format them."""
+    """Gives lines to a Writer: each at once, or, in a hub, those of one turn together. Two single
+    lines cost more to hand over than to format."""
 
     def __init__(self, descriptor: int, formatter: Formatter) -> None:
         super().__init__()
@@ -51,11 +51,11 @@ class LineHandler(logging.Handler):
 
     @property
     def left_out(self) -> int:
-        """Lines of hosts and connections that had used up their quota."""
+        """The number of lines left out, of hosts and connections without quota."""
         return self._quota.left_out + self._debug_quota.left_out
 
     def gather(self) -> None:
-        """Hand lines over in the turns of this thread's hub from now on."""
+        """Give lines to the Writer once in a turn of this thread's hub from now on."""
         self._loop = gevent.get_hub().loop
         self._thread = threading.get_ident()
         self._begin_quota()  # a worker's is not its parent's
@@ -63,13 +63,13 @@ class LineHandler(logging.Handler):
         self._timer.start(self._report_left_out)
 
     def hear(self, happening: Happening) -> None:
-        """A listener, in the hub's thread: the way through `logging` costs more than the line."""
+        """Log a happening, in the hub's thread: `logging` would cost more than the line itself."""
         if logging.root.isEnabledFor(happening.level):
             self._lines.append(happening)
             self._hand_over_soon()
 
     def put(self, line: str) -> None:
-        """Write a line as it is."""
+        """Write a line unchanged."""
         self._lines.append(line)
         self._hand_over()
 
@@ -113,7 +113,7 @@ class LineHandler(logging.Handler):
                 self.writer.put(lines.encode("utf-8", "backslashreplace"))
 
     def _text_of(self, line: str | Happening) -> str | None:
-        """Return None if the host or the connection of a happening has used up its quota."""
+        """Return the line of a happening; None if its host or connection has used up its quota."""
         if isinstance(line, str):
             return line
         is_debug = line.level <= logging.DEBUG
@@ -144,7 +144,7 @@ class LineHandler(logging.Handler):
         return f"{self.format(record)}\n".encode()
 
     def flush(self) -> None:
-        """Write what waits; blocks for a short time. Called at the end."""
+        """Write the waiting lines; block for a short time. Called at the end."""
         self._report_left_out()
         self._hand_over()
         self.writer.flush()
@@ -166,14 +166,14 @@ def _handler() -> LineHandler | None:
 
 
 def gather(happenings: Happenings) -> None:
-    """Hand over lines, and those of `happenings`, once in a turn of the hub from now on."""
+    """Write lines, and those of `happenings`, once in a turn of the hub from now on."""
     if handler := _handler():
         handler.gather()
         happenings.listeners[0] = handler.hear
 
 
 def put(line: str) -> bool:
-    """Write a line as it is, after all that was logged; return False if there is no log yet."""
+    """Write a line unchanged, after everything logged before; return False if there is no log."""
     handler = _handler()
     if handler:
         handler.put(line)
@@ -199,7 +199,7 @@ def is_for_machines() -> bool:
 
 
 def set_up(level: str, form: str, *, with_process: bool) -> None:
-    """Log to standard error from now on, also what is printed there. `form` is one of FORMATS."""
+    """Log to standard error from now on, including text printed there. `form` is one of FORMATS."""
     # No line has these, and each costs time in every record.
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     logging.logAsyncioTasks = False  # type: ignore[attr-defined,unused-ignore]  # 3.12

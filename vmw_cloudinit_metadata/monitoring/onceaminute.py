@@ -1,6 +1,6 @@
-"""What is reported at most once a minute: the log has each trouble once, not at every retry.
+"""Limits reports to once a minute: the log has each problem once, not at every retry.
 
-Only hashes are kept: names and troubles are as long as peers and files make them.
+Only hashes are kept: names and problems may be long, as peers and files choose them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ QUIET_S = 60.0
 
 
 def key_of(machine: Machine) -> str:
-    """What identifies a machine, as far as its host has sent it."""
+    """Return the identity of a machine, as far as its host has sent it."""
     return machine.vc_uuid or machine.bios_uuid or machine.name or machine.peer_address
 
 
 class LastTrouble:
-    """The trouble that was last reported of each machine."""
+    """The last reported problem of each machine."""
 
     def __init__(self) -> None:
         self._last: LRUCache[int, int] = LRUCache(MAX_MACHINES)
 
     def is_new(self, machine: Machine, trouble: str) -> bool:
-        """Return whether `trouble` differs from the machine's last one; "" ends a trouble."""
+        """Return whether `trouble` differs from the machine's last one; "" ends a problem."""
         if not trouble:
             if self._last:
                 self._last.pop(hash(key_of(machine)), None)
@@ -59,8 +59,8 @@ class OnceAMinute:
         self._passed: OrderedDict[int, _Passed] = OrderedDict()  # the last one last
 
     def passes(self, *about: Hashable) -> str | None:
-        """Return None if the key has passed within a minute; else what to append to its line: how
-        many were held back since then."""
+        """Return None if the key has passed within a minute; else the text to append to its line:
+        how many were held back since."""
         key, now_s = hash(about), time.monotonic()
         last = self._passed.get(key)
         if last and now_s < last.until_s:

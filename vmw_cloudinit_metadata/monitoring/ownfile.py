@@ -11,12 +11,12 @@ _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would wait for its other end
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open the file, or create it for its owner alone, and return its descriptor. Raises OSError
-    also if `path` is a link, a pipe, a directory or a device."""
+    """Open the file, or create it for its owner alone; return its descriptor. Raise OSError, also
+    if `path` is a link, a pipe, a directory or a device."""
     try:
         descriptor = os.open(path, flags | _FLAGS, 0o600)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe that nobody reads
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a pipe without a reader
             raise _not_regular() from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -1,6 +1,6 @@
-"""Happenings as JSON carries them from a worker to its parent. No I/O.
+"""Happenings in the form in which JSON carries them from a worker to its parent. No I/O.
 
-What comes is checked against the declared fields: a worker that is out of order harms nobody.
+Received ones are checked against the declared fields, so a defective worker harms no other process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 def pack(happening: Happening) -> list[Any]:
-    """As JSON can carry it to another process, if a driver has put nothing else into it."""
+    """Return a form for JSON, unless a driver has put in values that JSON cannot represent."""
     packed: list[Any] = list(happening)
     packed[0] = [happening.kind, *happening.fact]
     if machine := happening.machine:
@@ -35,7 +35,8 @@ def pack(happening: Happening) -> list[Any]:
 
 
 def unpack(packed: Any) -> Happening:
-    """What `pack` has made, after JSON; raises ValueError for anything else."""
+    """Return the happening that `pack` has packed, after JSON; raise ValueError for anything
+    else."""
     if not isinstance(packed, list) or tuple(map(type, packed)) not in _FIELDS:
         raise ValueError("a happening has other fields")
     fact, level, at_s, connection, peer, host, machine, remark = packed

@@ -1,7 +1,7 @@
 """Quota: how much of a log a host, and each of its connections, may fill. No clock, no I/O.
 
-Both have an allowance of bytes that refills slowly. That of a connection prevents one VM, or a peer
-that poses as one, from using up the allowance of its host.
+Both have an allowance of bytes that refills slowly. A connection's own allowance prevents one VM,
+or a peer that poses as one, from using up the allowance of its host.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OTHERS = "other hosts"
 
 
 class Allowance:
-    """Bytes that are left, since it was refilled at `at_s`."""
+    """The bytes left when it was last refilled, at `at_s`."""
 
     __slots__ = ("at_s", "left")
 
@@ -33,7 +33,8 @@ class Allowance:
 
 
 class Allowances:
-    """An allowance of `burst_bytes` for each key; of more than `most` the oldest is dropped."""
+    """An allowance of `burst_bytes` for each key; with more than `most` keys, the oldest is
+    dropped."""
 
     def __init__(self, burst_bytes: int, bytes_per_s: int, most: int) -> None:
         self._burst_bytes = burst_bytes
@@ -60,7 +61,7 @@ class Allowances:
 
 
 class Quota:
-    """Decides whether a line may be written; counts those that may not, by host."""
+    """Decides whether a line may be written; counts the others by host."""
 
     def __init__(self) -> None:
         self._hosts = Allowances(HOST_BURST_BYTES, HOST_BYTES_PER_S, MAX_HOSTS)
@@ -73,8 +74,8 @@ class Quota:
     def allowances(
         self, host: str, connection: str, at_s: float
     ) -> tuple[Allowance, Allowance] | None:
-        """Return what the line's bytes are subtracted from, or None if the line is left out.
-        `connection` is an id; "" for a line that counts for the host alone."""
+        """Return the allowances that pay for the line, or None to leave it out. `connection` is an
+        id; "" for a line that only the host pays for."""
         of_host = self._hosts.known.get(host)
         if of_host is None or of_host.left <= 0:
             of_host = self._hosts.get(host, at_s)

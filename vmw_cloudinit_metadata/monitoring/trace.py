@@ -1,7 +1,7 @@
 """The traffic of a line, for the log at level debug: `<` from the VM, `>` to it.
 
-It shows no content: the name and length of a suboption, the codes of a list, and the requests on
-the serial line. Everything else can be the secret of a vMotion, under any code, or user-data, or
+It shows no content: only the name and length of a suboption, the codes of a list, and the requests
+on the serial line. Everything else may be the secret of a vMotion, under any code, or user-data, or
 its echo.
 """
 
@@ -32,15 +32,15 @@ class Trace:
 
     def __init__(self, peer: object) -> None:
         self._peer = peer
-        self._heard = telnet.Decoder()
-        self._said = telnet.Decoder()
+        self._received = telnet.Decoder()
+        self._sent = telnet.Decoder()
         self._lines = packet.LineSplitter()
 
-    def heard(self, data: bytes) -> None:
-        self._log("<", self._heard.receive_data(data), self._guest_says)
+    def received(self, data: bytes) -> None:
+        self._log("<", self._received.receive_data(data), self._requests_in)
 
-    def said(self, data: bytes) -> None:
-        self._log(">", self._said.receive_data(data), _length)
+    def sent(self, data: bytes) -> None:
+        self._log(">", self._sent.receive_data(data), _length)
 
     def _log(
         self, mark: str, events: Sequence[telnet.Event], plain: Callable[[bytes], str]
@@ -59,7 +59,7 @@ class Trace:
                     text = fault
             log.debug("%s: %s %s", self._peer, mark, text)
 
-    def _guest_says(self, payload: bytes) -> str:
+    def _requests_in(self, payload: bytes) -> str:
         packets = map(packet.parse, self._lines.receive_data(payload))
         requests = [found.code for found in packets if found and found.requests]
         return f"{_length(payload)}{''.join(f', {quoted(code)}' for code in requests)}"

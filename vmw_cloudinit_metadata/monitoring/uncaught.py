@@ -1,4 +1,4 @@
-"""Errors that nothing catches, and what libraries print on standard error: lines of the log."""
+"""Logs uncaught errors, and what libraries print on standard error."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _MAX_PRINTED = 64 * 1024  # of a line that was begun
 
 
 class Printed(TextIOBase):
-    """Standard error for everybody else: what is printed becomes lines of the log, which does not
-    block, and as JSON if the log is JSON."""
+    """Standard error for all other code: printed text becomes lines of the log, which does not
+    block, and JSON if the log is JSON."""
 
     def __init__(self) -> None:
         self._begun = ""
@@ -40,10 +40,10 @@ class Printed(TextIOBase):
 
 
 def catch_all() -> None:
-    """Log uncaught exceptions; call it where a hub begins."""
+    """Log uncaught exceptions from now on; call it where a hub begins."""
     sys.excepthook = _uncaught
     threading.excepthook = lambda error: log.critical(
-        "an error that nobody catches, in a thread", exc_info=error.exc_value
+        "uncaught exception in a thread", exc_info=error.exc_value
     )
     sys.unraisablehook = _unraisable
     hub = gevent.get_hub()
@@ -54,11 +54,11 @@ def _uncaught(
     kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
 ) -> None:
     raised = kind, error or kind(), trace
-    log.critical("an error that nobody catches", exc_info=raised)
+    log.critical("uncaught exception", exc_info=raised)
 
 
 def _unraisable(error: Any) -> None:
-    text = error.err_msg or "an error that nobody can catch"
+    text = error.err_msg or "exception ignored"
     log.error("%s: %r", text, error.object, exc_info=error.exc_value)
 
 

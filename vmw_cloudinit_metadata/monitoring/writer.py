@@ -1,8 +1,8 @@
 """Writer: writes lines in a thread, so that a slow reader does not block the server.
 
-Only a thread is certain not to block: poll(2) says of a file on a network share, or
-of a terminal, that it can be written to, and write(2) hangs. And O_NONBLOCK would belong to all
-processes that share the descriptor.
+Only a thread is certain not to block: poll(2) reports a file on a network share, or a terminal, as
+writable, and then write(2) hangs. O_NONBLOCK would apply to all processes that share the
+descriptor.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ Task = Callable[[], None]
 class Writer:
     """Writes whole lines to `descriptor`, in their order.
 
-    At most MAX_BYTES wait. Once they do, further lines are dropped until all that wait are written;
-    then follows `dropped_line(count)`, the line that says how many were dropped.
+    At most MAX_BYTES wait. Beyond that, further lines are dropped until all waiting lines are
+    written; then `dropped_line(count)`, the line that reports the number, follows.
 
-    Who puts and the thread share no lock, only a queue whose `put` may interrupt another one: the
-    garbage collector can run anywhere, and end something that logs. The caller sees to it that no
-    two threads put at the same time.
+    The caller and the thread share no lock, only a queue whose `put` may interrupt another one: the
+    garbage collector can run anywhere, and finalize something that logs. The caller ensures that no
+    two threads call `put` at the same time.
     """
 
     def __init__(self, descriptor: int, dropped_line: Callable[[int], bytes]) -> None:
@@ -57,11 +57,11 @@ class Writer:
         self._queue: SimpleQueue[bytes | Task] = SimpleQueue()
         self._thread: Thread | None = None
         self._has_thread = False
-        # Of who puts
+        # Used by the callers
         self._put_bytes = 0
         self._shed_lines = 0
         self._is_full = False
-        # Of the thread
+        # Used by the thread
         self._done_bytes = 0
         self._lost_lines = 0
         self._reported_lines = 0
@@ -70,7 +70,7 @@ class Writer:
 
     @property
     def dropped(self) -> int:
-        """Lines dropped in all."""
+        """The number of lines dropped so far."""
         return self._shed_lines + self._lost_lines
 
     def put(self, lines: bytes) -> None:
@@ -86,7 +86,7 @@ class Writer:
             self._do(lines)
 
     def reopen(self, opener: Callable[[], int]) -> None:
-        """Write to what `opener` opens, in the thread, from here on."""
+        """Write to the file that `opener` opens, in the thread, from here on."""
         self._do(lambda: self._open(opener))
 
     def flush(self, limit_s: float = FLUSH_S) -> None:
@@ -129,7 +129,7 @@ class Writer:
         self._has_thread = False
 
     def _next(self) -> tuple[bytes, Task | None]:
-        """Lines that wait, and what is to be done behind them."""
+        """Return the waiting lines, and what to do after them."""
         batch = b""
         while True:
             item = self._queue.get()
@@ -140,7 +140,7 @@ class Writer:
                 return batch, None
 
     def _end(self) -> None:
-        """End the thread, unless more lines have come: it had hung, and `rest` has returned."""
+        """End the thread, unless more lines have come: it hung, and `rest` has returned."""
         self._is_over = self._queue.empty()
 
     def _report_dropped(self) -> None:
@@ -175,7 +175,7 @@ class Writer:
         try:
             descriptor, before = opener(), self._descriptor
         except ConfigError as error:
-            log.error("%s; the file that is open stays in use", error)
+            log.error("%s; the open file stays in use", error)
         else:
             self._descriptor = descriptor
             self._is_torn = False
@@ -183,7 +183,7 @@ class Writer:
 
 
 def end_of_piece(lines: bytes, start: int) -> int:
-    """The end of the last line that ends within a piece, or of the first if that is longer."""
+    """Return the end of the last line within a piece, or of the first line if that is longer."""
     return (lines.rfind(b"\n", start, start + _PIECE_BYTES) + 1) or (lines.index(b"\n", start) + 1)
 
 

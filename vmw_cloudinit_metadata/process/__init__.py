@@ -1,1 +1,1 @@
-"""Processes, threads and memory: the parent and its workers, what they share with systemd."""
+"""Processes, threads and memory: the parent and its workers, and their reports to systemd."""

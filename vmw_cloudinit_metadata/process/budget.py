@@ -36,7 +36,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _MAX_DEPTH = 64  # of cgroups, and of values
 _LEAVES = frozenset({str, bytes, int, float, bool, type(None)})
 _LISTS = (list, tuple, set, frozenset)
-_MAPPINGS = (dict, Mapping)  # a dict first: to ask for Mapping takes longer
+_MAPPINGS = (dict, Mapping)  # a dict first: checking for Mapping takes longer
 
 
 class Table(Protocol):
@@ -90,11 +90,11 @@ class Budget:
 
     @property
     def room_bytes(self) -> int:
-        """Bytes that the tables may hold."""
+        """The bytes that the tables may hold."""
         return max(self.limit_bytes - self._program_bytes, 0)
 
     def has_room(self) -> bool:
-        """Drop what does not fit; return whether what cannot be dropped fits."""
+        """Drop what does not fit; return whether the rest, which cannot be dropped, fits."""
         self.keep()
         return self.kept_bytes <= self.limit_bytes
 
@@ -118,7 +118,7 @@ class Budget:
 
 
 def default_bytes() -> int:
-    """Three quarters of what the cgroup of this process may use, else half of the machine's."""
+    """Return three quarters of this cgroup's memory limit, else half of the machine's memory."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [limit for limit in cgroup_limits() if limit < machine]
     return int(CGROUP_SHARE * min(limits)) if limits else int(MACHINE_SHARE * machine)
@@ -127,7 +127,7 @@ def default_bytes() -> int:
 def cgroup_limits(
     cgroups: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")
 ) -> Iterable[int]:
-    """The memory limits, in bytes, of this process's cgroup and those above it, version 1 or 2."""
+    """Yield the memory limits, in bytes, of this cgroup and those above it, version 1 or 2."""
     for line in _read(membership).splitlines():
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         if not controllers:
@@ -138,7 +138,7 @@ def cgroup_limits(
 
 
 def _limits_above(root: Path, path: str, name: str) -> Iterable[int]:
-    """A container sees its own cgroup at the root, whatever path /proc shows."""
+    """Yield the limits from `path` to the root, where a container sees its own cgroup."""
     parts = [part for part in path.split("/") if part not in ("", "..")][:_MAX_DEPTH]
     for depth in range(len(parts) + 1):
         text = _read(root.joinpath(*parts[:depth], name)).strip()
@@ -164,14 +164,14 @@ def return_large_blocks() -> None:
 
 
 def resident_bytes() -> int:
-    """The resident memory of this process."""
+    """Return the resident memory of this process."""
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def size_of(value: Any) -> int:
-    """The bytes of a value made of plain ones: text, bytes, numbers, mappings, lists. What is
-    nested deeper than anything that was checked counts as nothing."""
+    """Return the bytes of a plain value: text, bytes, numbers, mappings, lists. Values nested
+    deeper than any checked one count as nothing."""
     everything = [value]
     level = everything.copy()
     for _ in range(_MAX_DEPTH):

@@ -1,8 +1,8 @@
-"""The channel from a worker to its parent: its messages, made by the worker and checked by the
-parent. No I/O.
+"""The channel from a worker to its parent: the worker encodes messages, the parent checks them. No
+I/O.
 
-A message is a datagram. The kernel keeps its bounds: half a message never arrives, and one that
-cannot be read affects no other. A stream would need framing, and resynchronization after an error.
+A message is a datagram. The kernel keeps its bounds: half a message never arrives, and an invalid
+one affects no other. A stream would need framing, and resynchronization after an error.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def of_failure(reason: str) -> bytes:
 
 
 def of_happening(happening: Happening) -> bytes:
-    """One of those that `together` puts into a message. Raises what JSON raises for a value that a
-    driver has put into it."""
+    """Encode a happening for `together`; raise JSON's error for a value that a driver has put into
+    it."""
     return ujson.dumps(pack(happening)).encode()
 
 
@@ -61,14 +61,14 @@ def room_in(message_bytes: int) -> int:
 
 
 def together(happenings: Iterable[bytes]) -> bytes:
-    """A message of them."""
+    """Return one message with all of these happenings."""
     return b"%b%b%b" % (_HEAD, b",".join(happenings), _TAIL)
 
 
 def decode(message: bytes) -> Report:
-    """Parse what a worker sends; raise InvalidMessage, and nothing else, whatever the bytes are.
+    """Parse a worker's message; raise InvalidMessage, and nothing else, whatever the bytes are.
 
-    A happening that cannot be read affects no other: it is counted in `invalid`.
+    An invalid happening affects no other: it is counted in `invalid`.
     """
     try:
         found = ujson.loads(message)

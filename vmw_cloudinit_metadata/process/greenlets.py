@@ -1,6 +1,6 @@
 """Greenlets that serve one connection after the other.
 
-Each connection has a greenlet of its own. To start a new one costs a sixth of a whole boot of the C
+Each connection has its own greenlet. Starting a new one costs a sixth of a whole boot of the C
 yardstick (docs/performance.md), as the memory of its frames is allocated and freed.
 """
 
@@ -17,7 +17,8 @@ MAX_IDLE = 256  # after a burst of connections thousands need not stay
 
 
 class Greenlets:
-    """Never joined or killed. One whose `serve` raises ends; the hub logs the error."""
+    """Greenlets that are never joined or killed. One whose `serve` raises ends; the hub logs the
+    error."""
 
     def __init__(self, serve: Callable[[socket, Any], None], max_idle: int = MAX_IDLE) -> None:
         self._serve = serve
@@ -36,8 +37,8 @@ class Greenlets:
             gevent.spawn_raw(self._work, [(sock, connection)])
 
     def close(self) -> None:
-        """End the idle ones, and the others once they are idle: one that waits is never freed, nor
-        what it refers to."""
+        """End the idle ones now, and the others once they are idle: a waiting greenlet is never
+        freed, nor the objects that it refers to."""
         self._max_idle = 0
         while self._idle:
             gevent.get_hub().loop.run_callback(self._idle.pop().switch, None, None)

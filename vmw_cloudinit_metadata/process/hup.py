@@ -1,5 +1,5 @@
-"""Reload on HUP: files are read in a thread, since their file system may hang; the hub applies what
-they contain."""
+"""Reload on HUP: a thread reads files, since their file system may hang; the hub applies the
+content."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def _nothing() -> None:
 
 
 class Reload:
-    """Calls `read` in a thread, one call at a time, and then in the hub what `read` has returned.
-    If `read` raises ConfigError, nothing changes.
+    """Calls `read` in a thread, one call at a time, and then, in the hub, the function that it
+    returned. If `read` raises ConfigError, nothing changes.
 
     `on_begin` and `on_end` are called around it; `on_end` also when it takes longer than READ_S.
     """
@@ -50,7 +50,7 @@ class Reload:
         self._is_wanted = False  # once more
 
     def ask(self) -> None:
-        """Read now; or once more after the reading that is under way."""
+        """Read now, or once more after the present reading."""
         self._is_wanted = True
         if not self._is_reading and not self._is_pausing:
             self._begin()

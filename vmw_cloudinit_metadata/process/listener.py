@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import Address
 
-# Thousands of VMs dial in the same instant after a power cut. The kernel caps it at somaxconn.
+# Thousands of VMs connect at the same instant after a power cut. The kernel caps it at somaxconn.
 BACKLOG = 4096
 
 # A host that dies without a FIN is found after 300 + 5 * 12 = 360 s, about when ESXi finds a dead
@@ -26,21 +26,21 @@ _NOTSENT_BYTES = 16 * 1024
 
 
 def listen_on(addresses: Sequence[Address], *, reuse_port: bool = False) -> list[socket.socket]:
-    """Listening sockets for all `addresses`; raises ConfigError if one cannot be had.
+    """Return listening sockets for all `addresses`; raise ConfigError if one is not available.
 
-    With `reuse_port` other processes that say so too may have the same ones.
+    With `reuse_port`, other processes that use it too may listen on the same addresses.
     """
     has_ipv4 = any(":" not in address.host for address in addresses)
     return [_listen(address, has_ipv4, reuse_port) for address in addresses]
 
 
 def name_of(listener: socket.socket) -> Address:
-    """Where it listens, with the real port."""
+    """Return the address of a listening socket, with the real port."""
     return Address(*listener.getsockname()[:2])
 
 
 def _listen(address: Address, ipv6_only: bool, reuse_port: bool) -> socket.socket:
-    """A listening socket, whose options the accepted ones inherit; raises ConfigError."""
+    """Return a listening socket, whose options accepted sockets inherit; raise ConfigError."""
     try:
         family, kind, protocol, _, resolved = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM

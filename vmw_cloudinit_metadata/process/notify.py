@@ -18,12 +18,12 @@ _waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
 
 
 def ready(status: str) -> None:
-    """The server accepts VMs; `systemctl status` shows `status`."""
+    """Report that the server accepts VMs; `systemctl status` shows `status`."""
     _notify("READY=1", f"STATUS={status}")
 
 
 def reloading() -> None:
-    """Settings are being read again, until `reloaded`."""
+    """Report that settings are being read again, until `reloaded`."""
     _notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
@@ -36,7 +36,7 @@ def stopping() -> None:
 
 
 def watchdog_s() -> float | None:
-    """How long the server may be silent (WatchdogSec= of the unit); None: without limit."""
+    """Return how long the server may be silent (the unit's WatchdogSec=); None: without limit."""
     usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     is_for_us = pid in ("", str(os.getpid()))
     return int(usec) / 1e6 if is_for_us and usec.isascii() and usec.isdigit() else None

@@ -1,6 +1,5 @@
-"""Threads for blocking work: drivers. Like gevent's ThreadPool, at a third of its cost for a
-look-up: one watcher brings back all results.
-"""
+"""Threads for blocking work: drivers. Like gevent's ThreadPool, at a third of its cost per look-up:
+one watcher returns all results to the hub."""
 
 from __future__ import annotations
 
@@ -48,7 +47,9 @@ class Threads:
             Thread(target=self._run, name=f"driver {self._count + 1}", daemon=True).start()
         except RuntimeError as error:  # the system allows no further thread: the others continue
             if not self._is_short:
-                log.warning("the driver has %d threads and gets no more: %s", self._count, error)
+                log.warning(
+                    "the driver has %d threads and cannot start another one: %s", self._count, error
+                )
             self._is_short = True
             if not self._count:
                 self._refuse(error)
@@ -57,14 +58,14 @@ class Threads:
             self._is_short = False
 
     def _refuse(self, error: RuntimeError) -> None:
-        """Fail the task: there is no thread at all."""
+        """Fail the task: no thread can be started."""
         task = self._work.get()
         assert task
         self._done.append(partial(task[1], None, error))
         self._waker.send()
 
     def close(self) -> None:
-        """End each thread after the work that is queued; call nothing back any more."""
+        """End each thread after the queued work; call nothing back from now on."""
         self._waker.stop()
         for _ in range(self._count):
             self._work.put(None)
@@ -74,7 +75,8 @@ class Threads:
             pass
 
     def _run_one(self) -> bool:
-        """In a frame of its own: a thread that waits keeps nothing of what it has done."""
+        """Run one task in a frame of its own, so that a waiting thread keeps none of its
+        objects."""
         task = self._work.get()
         if task is None:
             return False

@@ -1,9 +1,9 @@
 """Several processes on one port: a small parent starts and watches them, and serves no VM itself.
 
 The workers accept with SO_REUSEPORT. Each reports to the parent over a socket pair (channel.py) why
-it cannot start, or its figures and happenings; when the parent ends, the pair is closed and the
+it cannot start, or its figures and happenings. When the parent ends, the pair is closed and the
 workers stop. A worker that is silent for too long is killed and replaced, because its hub hangs.
-Nothing that a worker sends ends the parent: what cannot be read is dropped and counted.
+Nothing that a worker sends ends the parent: invalid messages are dropped and counted.
 
 The parent forks in its main greenlet only, and not while one of its threads reads settings: a child
 destroys the hub that it inherits, and creates its own.
@@ -41,7 +41,7 @@ READY_S = 60.0  # for a worker to load its driver and to listen
 UNHEARD_S = 3.0  # of silence: then not all VMs may be served
 SILENT_S = 10.0  # of silence: then a worker is killed
 _TURN_S = 0.1
-_MOST_TURN_S = 1.0  # what counts of a turn: one that took longer was a pause of the parent itself
+_MOST_TURN_S = 1.0  # the part of a turn that counts: the rest was a pause of the parent
 _TURN_MESSAGES = 4  # of one worker, before the others and the admin port have their turn
 _LAST_MESSAGES = 1024  # of one that is gone; the kernel keeps fewer
 
@@ -53,17 +53,17 @@ Work = Callable[[socket.socket, Sequence[Address]], int]
 
 
 class Rereading(Protocol):
-    """What HUP does."""
+    """The handling of HUP."""
 
     @property
     def is_in_time(self) -> bool:
-        """Whether a thread reads settings, and does not hang in that."""
+        """Whether a thread is reading settings and has not exceeded its time."""
 
     def ask(self) -> None: ...
 
 
 class Worker:
-    """A process, as its parent sees it."""
+    """A worker process, as its parent sees it."""
 
     def __init__(self, pid: int, pair: socket.socket, listeners: Sequence[Listener]) -> None:
         self.pid = pid
@@ -74,13 +74,13 @@ class Worker:
         self.problem = ""  # why its driver cannot be used
         self.silent_s = 0.0  # while the parent listened
         self._figures = Figures()
-        self._dropped = 0  # of what it has said
+        self._dropped = 0  # of its messages
         self._listeners = listeners
         self._watcher = gevent.get_hub().loop.io(pair.fileno(), _READABLE)
 
     @property
     def figures(self) -> Figures:
-        """Its figures, and how many of its messages could not be read."""
+        """The worker's figures, with the number of its invalid messages."""
         return self._figures + Figures(Counter({DROPPED["events"]: self._dropped}))
 
     def watch(self, on_message: Callable[[], None]) -> None:
@@ -158,8 +158,8 @@ class Worker:
 
 
 class Parent:
-    """Runs `work` in `count` processes until TERM or INT; `drain_s` returns how long they then may
-    take. `work` starts with HUP blocked, and has to unblock it."""
+    """Runs `work` in `count` processes until TERM or INT; `drain_s` returns how long they may then
+    take. `work` starts with HUP blocked, and must unblock it."""
 
     def __init__(
         self,
@@ -192,15 +192,15 @@ class Parent:
     def is_heard_by(
         self, listener: Listener, *, on_end: Callable[[int], None], let_go: Callable[[], None]
     ) -> None:
-        """From now on `listener` hears what happens in the workers, and `on_end` the process id of
-        one that has ended. A child calls `let_go` first: to close what else the parent has open."""
+        """Report the workers' happenings to `listener`, and the process id of an ended one to
+        `on_end`. A child calls `let_go` first, to close what else the parent has open."""
         self._listeners.append(listener)
         self._on_end = on_end
         self._let_go = let_go
 
     @property
     def figures(self) -> Figures:
-        """Of all workers, also those that are gone, and of the parent."""
+        """The figures of the parent and of all workers, including ended ones."""
         beside = [Figures(Counter(count())) for count in self.counted_beside]
         beside.append(Figures(gauges=self.budget.gauges))
         return sum([*(worker.figures for worker in self._workers.values()), *beside], self._ended)
@@ -216,12 +216,12 @@ class Parent:
             return "no worker accepts"
         for worker in ready:
             if worker.silent_s > UNHEARD_S:
-                return f"worker {worker.pid} has said nothing for {worker.silent_s:.0f} s"
+                return f"worker {worker.pid} has been silent for {worker.silent_s:.0f} s"
         return next((worker.problem for worker in ready if worker.problem), "")
 
     def start(self, rereading: Rereading) -> None:
-        """Returns when all workers accept, or no more are to, after TERM or INT; raises ConfigError
-        with the reason if one cannot. HUP is obeyed after that, with `rereading`."""
+        """Start all workers; return when they accept, or after TERM or INT. Raise ConfigError with
+        the reason if one cannot start. From then on `rereading` handles HUP."""
         self._handlers = [gevent.signal_handler(number, self._stop) for number in _STOPPING]
         for _ in range(self._count):  # one first, so that a wrong setting is reported once
             if not self.is_stopping:
@@ -232,12 +232,12 @@ class Parent:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
     def watch(self) -> None:
-        """Returns when all workers have ended, after TERM or INT."""
+        """Replace workers that end; return when all have ended, after TERM or INT."""
         while self._workers or not self.is_stopping:
             self._turn()
 
     def reload(self) -> None:
-        """HUP to all workers. Those that start have it blocked until they obey it."""
+        """Send HUP to all workers. Starting ones have it blocked until they can handle it."""
         for worker in self._workers.values():
             worker.signal(signal.SIGHUP)
 
@@ -272,8 +272,9 @@ class Parent:
         self._start_due()
 
     def _kill_silent(self) -> None:
-        """Only time in which the parent has listened counts: while it was stopped itself, or its
-        machine slept, no worker counts as silent. A draining worker may be silent until it ends."""
+        """Kill silent workers. Only the time in which the parent listened counts: no worker is
+        silent while the parent is stopped or the machine sleeps, nor one that drains, until its
+        time is over."""
         now_s = time.monotonic()
         listened_s = min(now_s - self._turned_s, _MOST_TURN_S)
         self._turned_s = now_s
@@ -282,7 +283,9 @@ class Parent:
             is_over = worker.silent_s > (SILENT_S if worker.is_ready else READY_S)
             may_drain = self.is_stopping and now_s < self._drained_s
             if is_over and not may_drain and not worker.is_killed:
-                log.error("worker %d is silent for %.0f s: killed", worker.pid, worker.silent_s)
+                log.error(
+                    "worker %d has been silent for %.0f s: killed", worker.pid, worker.silent_s
+                )
                 worker.kill()
 
     def _reap(self) -> None:
@@ -296,7 +299,7 @@ class Parent:
             worker.bury()
             self._on_end(worker.pid)
         except Exception:  # the main loop of the parent: the other workers serve on
-            log.exception("worker %d: cannot process its end", worker.pid)
+            log.exception("worker %d: internal error when it ended", worker.pid)
         self._ended += worker.figures.past()
         if self._is_started and not self.is_stopping:
             self._replace(worker, code)
@@ -305,11 +308,11 @@ class Parent:
         wait_s = RESTART_S if worker.is_ready else RETRY_S
         self._due_s.append(time.monotonic() + wait_s)
         if worker.is_ready:
-            log.error("worker %d has ended with %d: another one is started", worker.pid, code)
+            log.error("worker %d has ended with %d: starting another one", worker.pid, code)
             self._ended.counters[WORKER_RESTARTS] += 1
         else:
             reason = worker.failure or f"it has ended with {code}"
-            log.error("a worker cannot start: %s; tried again in %g s", reason, wait_s)
+            log.error("a worker cannot start: %s; retrying in %g s", reason, wait_s)
 
     def _start_due(self) -> None:
         if self._rereading and self._rereading.is_in_time:
@@ -347,7 +350,7 @@ class Parent:
                 theirs.send(channel.of_failure(str(error)))
             code = 2
         except Exception:  # the last frame of a forked process
-            log.exception("a worker fails")
+            log.exception("internal error in a worker")
         finally:
             try:
                 logging.shutdown()
@@ -355,8 +358,8 @@ class Parent:
                 os._exit(code)
 
     def _leave_parent(self, ours: socket.socket) -> None:
-        """Let go of all that is the parent's, above all its ends of the pairs: otherwise no
-        worker would notice the end of the parent."""
+        """Close everything of the parent's, above all its ends of the pairs: otherwise no worker
+        would notice the end of the parent."""
         gevent.reinit()
         for handler in self._handlers:
             handler.cancel()
@@ -372,9 +375,10 @@ class Parent:
 
 
 def free_addresses(listen: Sequence[Address]) -> list[Address]:
-    """The addresses, with real ports for port 0; raises ConfigError if another program has one.
+    """Return the addresses, with real ports for port 0; raise ConfigError if one is in use.
 
-    Bound once without SO_REUSEPORT, with which a second server would share the port unnoticed.
+    Each is bound once without SO_REUSEPORT, with which a second server would share the port
+    unnoticed.
     """
     listeners = listen_on(listen)
     addresses = [

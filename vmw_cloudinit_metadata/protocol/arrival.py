@@ -16,7 +16,7 @@ MAX_EARLY_BYTES = 2 * 1024
 
 
 class Arrival(Generic[Source]):
-    """The move by which a VM comes to a session, and what arrives before it is there."""
+    """A move by which a VM comes to a session, and the data that arrives early."""
 
     __slots__ = ("behind", "early", "is_accepted", "is_complete", "proof")
 
@@ -39,23 +39,23 @@ class Arrival(Generic[Source]):
 
     @property
     def claim(self) -> Claim | None:
-        """The claim, as long as it is not checked."""
+        """The claim, until it is checked."""
         return self.proof if isinstance(self.proof, Claim) and not self.is_accepted else None
 
     @property
     def is_over(self) -> bool:
-        """Whether the VM is here, and its move is proved."""
+        """Whether the VM runs here, and its move is proved."""
         return self.is_accepted and self.is_complete
 
     def complete(self, sequence: bytes) -> bool:
-        """Handles VMOTION-COMPLETE; returns whether it is of this move, and the first."""
+        """Handle VMOTION-COMPLETE; return whether it is the first for this move."""
         if self.is_complete or sequence != self.proof.sequence:
             return False
         self.is_complete = True
         return True
 
     def keep_early(self, payload: bytes) -> bool:
-        """Keeps what the guest writes; returns whether there is room for it."""
+        """Keep early data of the guest; return whether there is room for it."""
         has_room = len(self.early) + len(payload) <= MAX_EARLY_BYTES
         if has_room:
             self.early += payload

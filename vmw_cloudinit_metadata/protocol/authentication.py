@@ -16,12 +16,12 @@ SEND = Subnegotiation(Option.AUTHENTICATION, bytes([_SEND, _SSL, 0]))
 
 
 def is_answer(payload: bytes) -> bool:
-    """Returns whether this is an IS. One that does not start SSL refuses TLS."""
+    """Return whether this is an IS. One that does not start SSL refuses TLS."""
     return payload[:1] == bytes([_IS])
 
 
 def start_modifier(payload: bytes) -> int | None:
-    """Returns the modifier of `IS SSL <modifier> START`, or None for any other payload."""
+    """Return the modifier of `IS SSL <modifier> START`, or None for any other payload."""
     is_start = payload[:2] == bytes([_IS, _SSL]) and payload[3:] == bytes([_START])
     return payload[2] if is_start else None
 

@@ -26,18 +26,18 @@ class Crowd(Generic[Member]):
         return self._count + len(self._newest)
 
     def add(self, host: str, member: Member) -> None:
-        """Adds the newest member of `host`, which must not be a member yet."""
+        """Add the newest member of `host`, which must not be a member yet."""
         self._newest[member] = host
 
     def discard(self, host: str, member: Member) -> None:
-        """Removes a member of `host`, if it is one."""
+        """Remove a member of `host`, if it is one."""
         if self._newest.get(member) == host:
             del self._newest[member]
         else:
             self._remove(host, member)
 
     def oldest(self, host: str | None = None) -> Member | None:
-        """Returns the member that must go first: of `host`, or of all."""
+        """Return the member that must go first: of `host`, or of all."""
         for newest, its_host in self._newest.items():
             self._place(its_host, newest)
         self._newest.clear()

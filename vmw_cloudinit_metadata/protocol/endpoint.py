@@ -15,7 +15,7 @@ _OUR_BINARY, _HIS_BINARY = (Side.US, Option.BINARY, Q.YES), (Side.HIM, Option.BI
 
 
 class Endpoint:
-    """`us` and `him` are the options that each side may switch on."""
+    """A telnet endpoint; `us` and `him` are the options that each side may switch on."""
 
     __slots__ = ("_decoder", "_nvt", "_options", "_out", "_receives_binary", "_sends_binary")
 
@@ -27,39 +27,39 @@ class Endpoint:
         self._receives_binary = self._sends_binary = False
 
     def copy(self) -> Endpoint:
-        """Returns an endpoint that has said the same; for one that has received nothing yet."""
+        """Return an endpoint in the same state; call it only before anything was received."""
         copy = Endpoint(*self._options.agreeable)
         copy._options.states = self._options.states
         copy._out = self._out
         return copy
 
     def receive_data(self, data: bytes) -> Sequence[telnet.Event]:
-        """Returns what these bytes mean. Give negotiations to `negotiate`, data to `plain`."""
+        """Return the events in these bytes. Give negotiations to `negotiate`, data to `plain`."""
         return self._decoder.receive_data(data)
 
     def only_data(self, data: bytes) -> bytes | None:
-        """Returns received bytes as `plain` does, if they are data and nothing else, or None."""
+        """Return the bytes as `plain` would if they are nothing but data, or None."""
         if self._decoder.begun or telnet.IAC in data:
             return None
         return data if self._receives_binary else self._nvt.receive_data(data)
 
     def plain(self, payload: bytes) -> bytes:
-        """Returns received data as the other side's program wrote it."""
+        """Return received data as the other side's program wrote it."""
         return payload if self._receives_binary else self._nvt.receive_data(payload)
 
     @property
     def is_idle(self) -> bool:
-        """Whether the peer has begun nothing that is not complete."""
+        """Whether the peer has begun nothing that is incomplete."""
         return not self._decoder.begun
 
     def negotiate(self, negotiation: telnet.Negotiation) -> None:
-        """Answers a negotiation that has arrived, where RFC 1143 has an answer to it."""
+        """Answer a negotiation that has arrived, where RFC 1143 has an answer to it."""
         self._send_negotiation(self._options.receive(negotiation))
         if negotiation.option == Option.BINARY:
             self._note_binary()
 
     def wish(self, side: Side, option: int, *, on: bool) -> None:
-        """Asks for an option to be switched on or off."""
+        """Ask for an option to be switched on or off."""
         self._send_negotiation(self._options.wish(side, option, on))
         if option == Option.BINARY:
             self._note_binary()
@@ -68,26 +68,26 @@ class Endpoint:
         return self._options.is_on(side, option)
 
     def send(self, data: bytes) -> None:
-        """Queues data for the other side's program."""
+        """Queue data for the other side's program."""
         self._out = self.sent_with(data)
 
     def sent_with(self, data: bytes) -> bytes:
-        """Returns, once, what is to be written to the peer, and behind it `data`, encoded."""
+        """Return, once, the bytes to write to the peer, followed by `data`, encoded."""
         out, self._out = self._out, b""
         if self._sends_binary:
             return out + data.replace(telnet.IAC_BYTE, telnet.DOUBLED)
         return out + telnet.encode_data(data, binary=False)
 
     def subnegotiate(self, subnegotiation: telnet.Subnegotiation) -> None:
-        """Queues a subnegotiation."""
+        """Queue a subnegotiation."""
         self._out += telnet.encode_subnegotiation(subnegotiation)
 
     def send_command(self, encoded: bytes) -> None:
-        """Queues a command that is encoded already."""
+        """Queue an encoded command."""
         self._out += encoded
 
     def data_to_send(self) -> bytes:
-        """Returns, once, what is to be written to the peer."""
+        """Return, once, the bytes to write to the peer."""
         data, self._out = self._out, b""
         return data
 

@@ -1,6 +1,6 @@
-"""What a session reports to its owner: values, and nothing else.
+"""The events that a session reports to its owner: values only.
 
-A move is reported by its number, which is the same at its source and its target.
+A move is identified by its number, the same at its source and its target.
 """
 
 from __future__ import annotations
@@ -53,14 +53,15 @@ VIOLATION_KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class IdentityAsked:
-    """The VM was asked who it is, or should say so by itself; `identity_overdue` ends that."""
+    """The VM was asked for its identity, or should send it by itself; `identity_overdue` ends
+    that."""
 
     again: bool = False  # it was identified before
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityMissing:
-    """The VM's host has not sent what decides which VM it is.
+    """The VM's host has not sent what determines the VM.
 
     Until it does, each request is answered with the error `timeout`. The VM is asked again at each
     `identity_overdue`.
@@ -95,7 +96,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class NotHypervisor:
-    """The peer is no ESXi host. The session is mute, and has sent a line that says so."""
+    """The peer is not an ESXi host. The session is mute, and has sent a line that says so."""
 
     what: str  # "an HTTP client"
     advice: str = ""  # for the operator
@@ -112,7 +113,7 @@ class TlsAccepted:
 
 @dataclass(frozen=True, slots=True)
 class MoveBegun:
-    """The VM was given VMOTION-GOAHEAD: nothing may be sent to its guest from now on."""
+    """The server sent VMOTION-GOAHEAD: nothing may be sent to the guest from now on."""
 
     number: int
     instead_of: int | None = None  # an abandoned move, which has made room
@@ -120,7 +121,7 @@ class MoveBegun:
 
 @dataclass(frozen=True, slots=True)
 class MoveDeclined:
-    """The VM wanted to move to another host and got VMOTION-NOTNOW."""
+    """The host announced a move and got VMOTION-NOTNOW."""
 
     reason: str
     is_of_rate: bool = False
@@ -142,7 +143,7 @@ class MoveArrived:
 class MoveCompleted:
     """The VM runs at this host now.
 
-    The owner gives the source's session what has arrived there, and calls `take_over` here.
+    The owner passes on to the source's session what has arrived there, and calls `take_over` here.
     """
 
     number: int | None
@@ -150,7 +151,7 @@ class MoveCompleted:
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """The session is that of the VM that has moved here. What the source held goes on here."""
+    """The session has become that of the moved VM, and continues where the source stopped."""
 
     number: int | None
 

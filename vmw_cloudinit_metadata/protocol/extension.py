@@ -48,7 +48,7 @@ class TlsPolicy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What all sessions of a server have in common."""
+    """The settings that all sessions of a server share."""
 
     uris: frozenset[str]  # the service URIs that it serves
     moves: Moves[Extension]
@@ -56,7 +56,7 @@ class Policy:
 
 
 class Extension:
-    """Handles the suboptions of one VM, and its moves: it is what a Move calls its source."""
+    """Handles the suboptions of one VM, and its moves: a Move refers to it as its source."""
 
     __slots__ = (
         *("_is_secure", "_lines", "_peer", "_policy"),
@@ -81,7 +81,7 @@ class Extension:
         self.arrival: Arrival[Extension] | None = None
 
     def negotiate(self, negotiation: Negotiation) -> None:
-        """Answers WILL, WONT, DO or DONT of the option itself."""
+        """Answer WILL, WONT, DO or DONT of the option itself."""
         endpoint, option = self._peer.telnet, negotiation.option
         was_on = endpoint.is_on(Side.HIM, option)
         endpoint.negotiate(negotiation)
@@ -92,7 +92,7 @@ class Extension:
             self._peer.reject(stranger.TELNET)
 
     def receive(self, payload: bytes) -> None:
-        """Handles the content of a subnegotiation of VMWARE-TELNET-EXT."""
+        """Handle the content of a subnegotiation of VMWARE-TELNET-EXT."""
         if not payload:
             self._peer.violation("suboption without a code")
             return
@@ -121,7 +121,7 @@ class Extension:
         self.identification.learn(code, argument)
 
     def identity_overdue(self) -> None:
-        """Handles the end of the time to send the identity."""
+        """Handle the end of the time for sending the identity."""
         self.identification.ask_for_missing()
         if self.arrival:
             self._settle_claim(self.arrival)
@@ -133,7 +133,7 @@ class Extension:
         uri = argument[1:].decode("utf-8", "replace")
         if self._lacks_tls:
             self._peer.say(Suboption.WONT_PROXY)
-            self._peer.refuse("without TLS", "the VM speaks no TLS, and this server requires it")
+            self._peer.refuse("without TLS", "the VM does not use TLS, and this server requires it")
         elif not (direction and is_short and vmware.serves(uri, self._policy.uris)):
             self._peer.say(Suboption.WONT_PROXY)
             ours = " or ".join(sorted(map(repr, self._policy.uris)))
@@ -168,7 +168,7 @@ class Extension:
 
     def _begin_move(self, sequence: bytes) -> Begun[Extension] | Declined:
         if self._peer.phase not in PROXIED:
-            return Declined("the line has no WILL-PROXY")
+            return Declined("this line is not served (it got no WILL-PROXY)")
         machine = self.identification.machine
         host, now_s = machine.peer_address, self._peer.now_s
         return self._policy.moves.begin(self, host, sequence, machine.vc_uuid, now_s)
@@ -181,13 +181,13 @@ class Extension:
         self._peer.report(MoveAborted())
 
     def end_move(self) -> None:
-        """Ends the move from here: completed, aborted, replaced or expired."""
+        """End the move from here: completed, aborted, replaced or expired."""
         if self.departure:
             self._policy.moves.end(self.departure)
             self.departure = None
 
     def abandon_move(self) -> None:
-        """Marks the move from here as abandoned: its source and its target have disconnected."""
+        """Mark the move from here as abandoned: its source and its target have disconnected."""
         if self.departure:
             self._policy.moves.abandon(self.departure)
 
@@ -213,7 +213,7 @@ class Extension:
             self.identification.expect()
 
     def _settle_claim(self, arrival: Arrival[Extension]) -> None:
-        """Checks a claim, once the VC UUID of the VM is known."""
+        """Check a claim, once the VC UUID of the VM is known."""
         claim = arrival.claim
         if not claim:
             return
@@ -250,7 +250,7 @@ class Extension:
             self._peer.report(MoveCompleted(arrival.number))
 
     def _refuse_if_over(self, move: Move[Extension] | None) -> bool:
-        """Refuses a peer whose move cannot be completed; returns whether it did."""
+        """Refuse a peer whose move cannot be completed; return whether it did."""
         if not move:
             return False
         here = self.identification.machine.vc_uuid
@@ -262,7 +262,7 @@ class Extension:
         return self.arrival is None
 
     def take_over(self) -> Arrival[Extension] | None:
-        """Takes the VM over, unless its move has ended; returns the arrival, with what is kept."""
+        """Take over the VM, unless its move has ended; return the arrival, with its early data."""
         arrival = self.arrival
         if not arrival or self._peer.phase is not ARRIVED:
             return None

@@ -38,7 +38,7 @@ class Identification:
 
     @property
     def machine(self) -> Machine:
-        """Who the VM is, as far as its host has sent it."""
+        """The VM's identity, as far as its host has sent it."""
         return self._identity.machine
 
     @property
@@ -46,19 +46,19 @@ class Identification:
         return bool(self._waiting)
 
     def announce(self, known: bytes) -> None:
-        """Handles KNOWN-SUBOPTIONS-1: asks the VM what it can answer."""
+        """Handle KNOWN-SUBOPTIONS-1: ask the VM what it can answer."""
         for question in self._identity.ask(known):
             self._peer.say(question)
         self._peer.report(IdentityAsked())
         self._judge()
 
     def withdraw(self, questions: bytes) -> None:
-        """Handles UNKNOWN-SUBOPTION-RCVD-1: the VM cannot answer these."""
+        """Handle UNKNOWN-SUBOPTION-RCVD-1: the VM cannot answer these."""
         self._identity.withdraw(questions)
         self._judge()
 
     def learn(self, code: Suboption, argument: bytes) -> None:
-        """Handles an answer, or an identity that comes unasked."""
+        """Handle an answer, or an identity that comes unrequested."""
         was = self.machine if self._peer.phase is IDENTIFIED else None
         if not self._identity.receive(code, argument):
             self._peer.violation(f"unusable {vmware.named(code)}")
@@ -67,7 +67,7 @@ class Identification:
         self._judge()
 
     def proxied(self, service_uri: str, direction: str) -> None:
-        """Handles a DO-PROXY that is accepted."""
+        """Handle an accepted DO-PROXY."""
         was = self.machine if self._peer.phase is IDENTIFIED else None
         self.expect()
         self._identity.proxied(service_uri, direction)
@@ -76,7 +76,7 @@ class Identification:
         self._judge()
 
     def expect(self) -> None:
-        """Starts the time to send the identity, unless it runs: it matters from now on."""
+        """Start the time for sending the identity, unless it runs: it is needed from now on."""
         if not self._identity.is_asked or self._identity.is_late:
             self._wait_anew()
 
@@ -88,13 +88,13 @@ class Identification:
         return self._identity.is_overdue
 
     def ask_for_missing(self) -> None:
-        """Asks, after a timeout, once more for what decides which VM this is."""
+        """Ask once more, after a timeout, for what determines the VM."""
         for question in self._identity.overdue():
             self._peer.say(question)
         self._judge()
 
     def wait_on(self) -> None:
-        """Reports, after `ask_for_missing`, what is to be waited for."""
+        """Report, after `ask_for_missing`, what the session waits for."""
         if self._identity.is_complete or self._peer.phase is MUTE:
             return
         if self._peer.phase is OVERDUE:
@@ -105,7 +105,7 @@ class Identification:
             self._peer.report(IdentityAsked())
 
     def ask_again(self) -> None:
-        """Asks an identified VM again. Its requests wait until it answers, or is late."""
+        """Ask an identified VM again. Its requests wait for the answer, or until it is overdue."""
         questions = self._identity.ask_again()
         if not questions:
             return
@@ -115,19 +115,19 @@ class Identification:
         self._peer.report(IdentityAsked(again=True))
 
     def wait(self, document: str) -> None:
-        """Keeps a request until the VM is identified."""
+        """Keep a request until the VM is identified."""
         if len(self._waiting) < MAX_WAITING_REQUESTS:
             self._waiting.append(document)
         else:
             self._peer.violation("too many requests before the identity")
 
     def inherit(self, source: Identification) -> None:
-        """Takes over what the source of a move knows of the VM, and the requests that wait."""
+        """Take over from the source of a move the VM's identity and the waiting requests."""
         self._identity.inherit(source._identity)
         self._waiting, source._waiting = source._waiting, []
 
     def begin_at_target(self, service_uri: str | None) -> None:
-        """Judges a VM that has moved here; `service_uri` is that of another server's move."""
+        """Judge a VM that has moved here; `service_uri` is given for another server's move."""
         if service_uri is not None:
             self._identity.proxied(service_uri, "client")
         if not self._identity.is_complete:
@@ -135,7 +135,7 @@ class Identification:
         self._judge()
 
     def _judge(self) -> None:
-        """Advances a VM that is served to the phase that its identity allows."""
+        """Advance a VM that is served to the phase that its identity allows."""
         peer = self._peer
         before = peer.phase
         if before not in PROXIED:

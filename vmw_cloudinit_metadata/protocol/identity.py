@@ -1,8 +1,8 @@
-"""Who a VM is: what its host announces, what the server asks, what the host sends, and the Machine
-that comes of it.
+"""The identity of a VM: what its host announces, what the server asks, what the host sends, and the
+Machine that results.
 
 An identity that the host has announced and not sent is never taken for absent: the file of a weaker
-identity would be served, and that can be another VM's. Pure.
+identity would be served, which can be another VM's. Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vmw_cloudinit_metadata.protocol import vmware
 from vmw_cloudinit_metadata.protocol.phases import AWAITED, KNOWN, LATE, Cue
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
-# These can change while a line is open. The location and BIOS UUIDs do not matter to who it is.
+# These can change while a line is open. Location and BIOS UUID do not change which VM it is.
 ASKED_AGAIN = (Suboption.GET_VM_VC_UUID, Suboption.GET_VM_NAME)
 
 # These decide which file a VM gets, the strongest first. The location only informs.
@@ -27,7 +27,7 @@ DECISIVE = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID, Suboption.VM_NAME)
 # weaker than a name finds a file, so an unusable name counts as none.)
 _STRICT = (Suboption.VM_VC_UUID, Suboption.VM_BIOS_UUID)
 
-# After so many timeouts the guest gets the error `timeout`.
+# After this many timeouts the guest gets the error `timeout`.
 PATIENCE = 2
 
 Codes = Sequence[Suboption]
@@ -63,7 +63,7 @@ class Identity:
 
     @property
     def machine(self) -> Machine:
-        """Who the VM is, made on demand: a host sends four things, and a Machine is not cheap."""
+        """The Machine, made on demand: a host sends four things, and a Machine is not cheap."""
         if self._machine is None or self._news:
             before = self._machine
             self._machine = replace(before, **self._news) if before else Machine(**self._news)
@@ -71,13 +71,13 @@ class Identity:
         return self._machine
 
     def proxied(self, service_uri: str, direction: str) -> None:
-        """Notes what an accepted DO-PROXY asks for."""
+        """Note what an accepted DO-PROXY asks for."""
         self._news.update(service_uri=service_uri, direction=direction)
 
     def ask(self, known: bytes) -> Codes:
-        """Returns what to ask a VM that announces these suboptions.
+        """Return the questions for a VM that announces these suboptions.
 
-        An answer counts as well as its question: a VM that does not know the question says so.
+        An announced answer counts like its question: a VM that does not know the question says so.
         """
         if self._is_presumed:
             self._is_presumed, self._announced, self._unanswered = False, (), []
@@ -95,21 +95,21 @@ class Identity:
         return questions
 
     def ask_again(self) -> Codes:
-        """Returns what to ask a VM that was identified before; the old answers hold meanwhile."""
+        """Return the questions for a VM that was identified; the old answers hold meanwhile."""
         questions = [question for question in ASKED_AGAIN if question in self._announced]
         self.restart_time()
         self._await([vmware.IDENTITY[question] for question in questions])
         return questions
 
     def restart_time(self) -> None:
-        """Lets the time to answer begin now."""
+        """Restart the time for answering."""
         self._times_overdue = 0
 
     def _await(self, answers: Codes) -> None:
         self._unanswered = _joined(self._unanswered, answers)
 
     def receive(self, code: Suboption, argument: bytes) -> bool:
-        """Takes an answer; returns whether it is usable. An unusable one replaces nothing."""
+        """Store an answer; return whether it is usable. An unusable one replaces nothing."""
         value = vmware.parse_identity(code, argument)
         if value is not None:
             self._news[_FIELDS[code]] = value
@@ -122,13 +122,13 @@ class Identity:
         return value is not None
 
     def withdraw(self, questions: bytes) -> None:
-        """Gives up questions that the VM does not know, though it has announced them."""
+        """Drop questions that the VM does not know, although it has announced them."""
         answers = [vmware.IDENTITY[q] for q in vmware.IDENTITY if q in questions]
         self._announced = [question for question in self._announced if question not in questions]
         self._unanswered = [answer for answer in self._unanswered if answer not in answers]
 
     def overdue(self) -> Codes:
-        """Returns, when the time to answer is over, what to ask once more and to wait for.
+        """Return, after a timeout, the questions to repeat and wait for.
 
         The rest counts as absent, or as it was before.
         """
@@ -141,7 +141,7 @@ class Identity:
         return [q for q, answer in vmware.IDENTITY.items() if answer in self._unanswered]
 
     def _owed(self, answers: Iterable[Suboption]) -> list[Suboption]:
-        """Returns those that decide which VM this is, and of which nothing is known."""
+        """Return the deciding questions of whose answer nothing is known."""
         return [answer for answer in answers if answer in DECISIVE and not self.has(answer)]
 
     @property
@@ -155,46 +155,46 @@ class Identity:
 
     @property
     def is_overdue_now(self) -> bool:
-        """Whether it has become overdue with the last timeout."""
+        """Whether the last timeout has made it overdue."""
         return self._times_overdue == PATIENCE
 
     @property
     def missing(self) -> str:
-        """What the host owes, for the operator."""
+        """What the host has not sent, for the operator."""
         owed = self._owed(self._unanswered)
         unsent = " and ".join(vmware.named(code) for code in owed if code not in self._unusable)
         unusable = " and ".join(vmware.named(code) for code in owed if code in self._unusable)
         how = "sent neither KNOWN-SUBOPTIONS-1 nor" if self._is_presumed else "announced, not sent:"
         texts = [f"{how} {unsent}"] if unsent else []
-        texts += [f"sent, but no UUID: {unusable}"] if unusable else []
+        texts += [f"sent, but not a UUID: {unusable}"] if unusable else []
         return "; ".join(texts)
 
     def has(self, code: Suboption) -> bool:
-        """Whether a usable answer has come."""
+        """Return whether a usable answer has arrived."""
         field = _FIELDS[code]
         return field in self._news or getattr(self._machine, field, None) is not None
 
     def is_settled(self, code: Suboption) -> bool:
-        """Whether this is known, or known to be absent."""
+        """Return whether this is known, or known to be absent."""
         return self.has(code) or (self.is_asked and code not in self._unanswered)
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing more is awaited."""
+        """Whether no more answers are expected."""
         return self.is_asked and not self._unanswered
 
     @property
     def cue(self) -> Cue:
-        """The cue that the identity gives to the phase of a VM that is served."""
+        """The cue that the identity gives a served VM's phase."""
         if self.is_asked and not self._unanswered:
             return KNOWN
         return LATE if self._times_overdue >= PATIENCE else AWAITED
 
     def inherit(self, source: Identity) -> None:
-        """Takes over, at the target of a move, what is known at the source, except of the host.
+        """Take over, at the target of a move, what the source knows, except about its host.
 
-        What was announced there and sent to neither side is still owed. Of what this host
-        announces, only what is stronger counts: the VM gets the same file as at the source.
+        What was announced there and sent to neither side is still owed. Of this host's
+        announcements, only stronger identities count: the VM gets the same file as at the source.
         """
         here, there = self.machine, source.machine
         self.proxied(there.service_uri, there.direction)

@@ -1,7 +1,7 @@
-"""The packets of the serial line: one a line, `!!` CODE `#` BASE64.
+"""The packets of the serial line: one per line, `!!` CODE `#` BASE64.
 
-A serial line is dirty: it carries kernel messages, login prompts, half a request from before a
-reboot, and echoes of the server's answers. Whatever is not a packet is ignored. Pure.
+A serial line is noisy: it carries kernel messages, login prompts, half a request from before a
+reboot, and echoes of the server's answers. Everything but packets is ignored. Pure.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Packet:
 
     @property
     def requests(self) -> str | None:
-        """The document that this packet requests ("METADATA"), or None if it is no request."""
+        """The document that this packet requests ("METADATA"), or None."""
         return self.code.removeprefix(REQUEST) if self.code.startswith(REQUEST) else None
 
 
 def parse(line: bytes) -> Packet | None:
-    """Returns the packet on a line, or None. In a noisy line it begins at the last `!!`."""
+    """Return the packet on a line, or None. In a noisy line it begins at the last `!!`."""
     match = _PACKET.fullmatch(line[max(line.rfind(b"!!"), 0) :].rstrip(b" \t\0"))
     if match is None:
         return None
@@ -52,7 +52,7 @@ def parse(line: bytes) -> Packet | None:
 
 
 def requested(line: bytes) -> str | None:
-    """Returns the document that the packet on a line requests, or None."""
+    """Return the document that the packet on a line requests, or None."""
     received = parse(line)
     return received.requests if received else None
 
@@ -77,7 +77,7 @@ class LineSplitter:
         self.overlong = 0
 
     def receive_data(self, data: bytes) -> Sequence[bytes]:
-        """Returns the lines that `data` completes, without their ends."""
+        """Return the lines that `data` completes, without their ends."""
         if not _LINE_END.search(data):
             self._keep(data)
             return []
@@ -87,20 +87,20 @@ class LineSplitter:
         return [line for line in lines if line]
 
     def requests(self, data: bytes) -> Sequence[str | None]:
-        """Returns, for each line that `data` completes, the document that it requests, or None."""
+        """Return, for each line that `data` completes, the document that it requests, or None."""
         is_short = len(data) <= _REPEATED_BYTES <= self._limit
         if is_short and data.endswith(b"\n") and not self._tail and not self._dropping:
             return requests_of(data)
         return [requested(line) for line in self.receive_data(data)]
 
     def take_over(self, source: LineSplitter) -> None:
-        """Continues where `source` is, in the middle of a line or not."""
+        """Continue where `source` stands, within a line or not."""
         self._tail, self._dropping = source._tail, source._dropping
         source._tail, source._dropping = b"", False
 
     @property
     def has_begun(self) -> bool:
-        """Whether a line has begun that has not ended."""
+        """Whether there is an incomplete line."""
         return bool(self._tail) or self._dropping
 
     def _keep(self, data: bytes) -> None:
@@ -124,5 +124,5 @@ class LineSplitter:
 
 @lru_cache(maxsize=256)  # 4.8 % of a cached boot
 def requests_of(data: bytes) -> Sequence[str | None]:
-    """Returns what the lines of `data` request; `data` ends with the end of a line."""
+    """Return what the lines of `data` request; `data` ends with the end of a line."""
     return tuple(requested(line) for line in _LINE_END.split(data) if line)

@@ -19,7 +19,7 @@ _BARE = {code: telnet.encode_subnegotiation(vmware.suboption(code)) for code in 
 
 
 class TelnetPeer:
-    """What is sent to the peer, which events report it to the owner, and the phase it is in."""
+    """What is sent to the peer, the events that report it to the owner, and its phase."""
 
     __slots__ = ("events", "now_s", "phase", "telnet")
 
@@ -30,7 +30,7 @@ class TelnetPeer:
         self.now_s = 0.0  # when the peer last sent something
 
     def say(self, code: Suboption, argument: bytes = b"") -> None:
-        """Sends a suboption of VMWARE-TELNET-EXT."""
+        """Send a suboption of VMWARE-TELNET-EXT."""
         if argument:
             self.telnet.subnegotiate(vmware.suboption(code, argument))
         else:
@@ -40,19 +40,19 @@ class TelnetPeer:
         self.events.append(event)
 
     def advance(self, cue: Cue) -> None:
-        """Goes to the next phase."""
+        """Go to the next phase."""
         self.phase = TRANSITIONS[self.phase, cue]
 
     def violation(self, kind: str) -> None:
         self.report(Violation(kind))
 
     def refuse(self, kind: RefusalKind, reason: str, *, is_attack: bool = False) -> None:
-        """Stops serving a peer that is a VM."""
+        """Stop serving a peer that is a VM."""
         self.advance(SILENCE)
         self.report(Refused(kind, reason, is_attack))
 
     def reject(self, what: NotHypervisor) -> None:
-        """Stops serving a peer that is no ESXi host, and sends it a line that says so."""
+        """Stop serving a peer that is not an ESXi host, and send it a line that says so."""
         self.advance(SILENCE)
         self.telnet.send(stranger.GREETING)
         self.report(what)

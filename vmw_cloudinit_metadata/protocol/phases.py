@@ -20,7 +20,7 @@ from __future__ import annotations
 
 
 class _Named:
-    """One object for each name: compare with `is`."""
+    """A value with a name, one object for each: compare with `is`."""
 
     __slots__ = ("name",)
 
@@ -32,13 +32,13 @@ class _Named:
 
 
 class SessionPhase(_Named):
-    """What a session is doing with its peer."""
+    """The state of a session with its peer."""
 
     __slots__ = ()
 
 
 class Cue(_Named):
-    """What takes a session to another phase."""
+    """A cause for the next phase."""
 
     __slots__ = ()
 

@@ -23,8 +23,8 @@ _ADDRESS_BYTES = {_TCP4: 4, _TCP6: 16}
 class Header:
     """The client of the proxy, and the length of the header.
 
-    `address` is None where the proxy connects for itself (a health check: LOCAL), or if it does not
-    know the client.
+    `address` is None where the proxy connects for itself (a health check: LOCAL), or does not know
+    the client.
     """
 
     length: int
@@ -40,7 +40,7 @@ class NoHeader:
 
 
 def parse(data: bytes) -> Header | type[Incomplete] | type[NoHeader]:
-    """Returns the header that `data` begins with."""
+    """Return the header that `data` begins with."""
     if data.startswith(_V2):
         return _parse_v2(data)
     if data.startswith(_V1):

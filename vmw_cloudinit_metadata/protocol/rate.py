@@ -21,7 +21,7 @@ class Rate:
         return len(self._full_s)
 
     def passes(self, host: str, now_s: float) -> bool:
-        """Returns whether `host` may do it once more; if so, counts it."""
+        """Return whether `host` may do it once more; if so, count it."""
         if not self.per_s:
             return True
         full_s = self._full_s.get(host, now_s)
@@ -36,7 +36,7 @@ class Rate:
         return True
 
     def _forget(self, now_s: float) -> None:
-        """Keeps the emptiest buckets: half of `max_hosts`."""
+        """Drop the fullest buckets: keep half of `max_hosts`."""
         waiting = [(full_s, host) for host, full_s in self._full_s.items() if full_s > now_s]
         waiting.sort(reverse=True)
         self._full_s = {host: full_s for full_s, host in waiting[: self._max_hosts // 2]}

@@ -1,9 +1,8 @@
 """One VM's serial session: bytes in, events and bytes out.
 
-The session negotiates telnet, answers VMWARE-TELNET-EXT, learns which VM this is, and finds the
-guest's requests in the serial data. A request that comes before the VM is identified waits for
-that. The owner of the session looks the documents up and calls `answer`. The phases of a session
-are drawn in phases.py. Pure.
+The session negotiates telnet, answers VMWARE-TELNET-EXT, identifies the VM, and finds the guest's
+requests in the serial data. A request that comes before the VM is identified waits. The owner of
+the session looks up documents and calls `answer`. phases.py draws the phases of a session. Pure.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class Session:
     # What the owner calls
 
     def receive_data(self, data: bytes, now_s: float = 0.0) -> list[Event]:
-        """Handles what the peer has sent; returns the events, in order.
+        """Handle what the peer has sent; return the events, in order.
 
         Call it with every piece that arrives, of any size; `now_s` is a monotonic time. Then write
         `data_to_send`. A mute session ignores the data.
@@ -105,7 +104,7 @@ class Session:
         return self._take_events()
 
     def peer_is_silent(self) -> None:
-        """Goes on without TLS, as the peer has started neither TLS nor AUTHENTICATION.
+        """Go on without TLS, as the peer has started neither TLS nor AUTHENTICATION.
 
         Call it when nothing has arrived for a while after the greeting. Then write `data_to_send`.
         """
@@ -113,7 +112,7 @@ class Session:
             self._receive(self._start_tls.go_on_in_plain())
 
     def identity_overdue(self) -> list[Event]:
-        """Asks the VM again for what decides which VM it is; returns the events, in order.
+        """Ask the VM again for what determines its identity; return the events, in order.
 
         Call it when the time that the last IdentityAsked or IdentityMissing started is over, unless
         Identified came. Then write `data_to_send`. While the VM is not identified, the events start
@@ -126,10 +125,10 @@ class Session:
         return self._take_events()
 
     def answer(self, packets: bytes) -> bytes | None:
-        """Encodes serialized packets, or a part of one; returns the bytes to write to the peer.
+        """Encode serialized packets, or a part of one; return the bytes to write to the peer.
 
         Call it after Requested, in the order of the requests, when the documents are looked up. The
-        bytes begin with what `data_to_send` would return. Returns None, and encodes nothing, unless
+        bytes begin with what `data_to_send` would return. Return None, and encode nothing, unless
         the session `can_speak`.
         """
         if not self.can_speak:
@@ -137,15 +136,15 @@ class Session:
         return self._telnet.sent_with(packets)
 
     def data_to_send(self) -> bytes:
-        """Returns, once, the bytes to write to the peer. Call it after every other method."""
+        """Return, once, the bytes to write to the peer. Call it after every other method."""
         return self._telnet.data_to_send()
 
     def take_over(self) -> list[Event]:
-        """Becomes the session of the VM that has moved here.
+        """Become the session of the VM that has moved here.
 
-        Call it after MoveCompleted, once the source's session has received all that had arrived
-        there. Returns the events, in order: TakenOver first, and then the source is mute; without
-        it, the move had ended. Then write `data_to_send`.
+        Call it after MoveCompleted, once the source's session has received everything that arrived
+        there. Return the events, in order: TakenOver first, and the source is mute then; without
+        TakenOver, the move had ended. Then write `data_to_send`.
         """
         arrival = self._extension.take_over()
         if arrival:
@@ -154,22 +153,22 @@ class Session:
         return self._take_events()
 
     def end_move(self) -> None:
-        """Ends the move of this VM to another host. Call it when the move has expired."""
+        """End the move of this VM to another host. Call it when the move has expired."""
         self._extension.end_move()
 
     def abandon_move(self) -> None:
-        """Lets a newer move replace this one. Call it when source and target have disconnected."""
+        """Let a newer move replace this one. Call it when source and target have disconnected."""
         self._extension.abandon_move()
 
     def silence(self) -> None:
-        """Sends and handles nothing more. Call it to keep a connection open without serving it."""
+        """Send and handle nothing more. Call it to keep a connection open without serving it."""
         self._peer.advance(SILENCE)
 
     # What the owner may ask
 
     @property
     def phase(self) -> SessionPhase:
-        """One of the phases of phases.py, to be compared with `is`."""
+        """A phase from phases.py; compare it with `is`."""
         return self._peer.phase
 
     @property
@@ -184,12 +183,12 @@ class Session:
 
     @property
     def machine(self) -> Machine:
-        """Who the VM is, as far as its host has sent it."""
+        """The VM's identity, as far as its host has sent it."""
         return self._identification.machine
 
     @property
     def is_mid_line(self) -> bool:
-        """Whether the guest has begun a line, and has not ended it."""
+        """Whether the guest's line is incomplete."""
         return self._lines.has_begun
 
     @property
@@ -295,7 +294,7 @@ _RECEIVERS: dict[type[telnet.Event], Callable[[Session, Any], None]] = {
 
 
 def _greeting(endpoint: Endpoint, *his: int) -> Endpoint:
-    """Queues the greeting; `his` are options that the peer is asked for besides the usual ones."""
+    """Queue the greeting; `his` are further options to ask the peer for."""
     for option in (Option.BINARY, Option.SGA, Option.ECHO):  # ECHO: ESXi must not echo locally
         endpoint.wish(Side.US, option, on=True)
     for option in (Option.BINARY, Option.SGA, *his):

@@ -63,12 +63,12 @@ class StartTls:
         self._postponed_bytes = 0
 
     def note_last(self, events: Sequence[telnet.Event], data: bytes) -> None:
-        """Notes the last event of what was received; call it before any of them is handled."""
+        """Note the last of the received events; call it before any of them is handled."""
         is_last = self._peer.telnet.is_idle and data.endswith(_SE)
         self._last = events[-1] if events and is_last else None
 
     def postpone(self, event: telnet.Event) -> None:
-        """Keeps an event of VMWARE-TELNET-EXT until AUTHENTICATION is settled."""
+        """Keep an event of VMWARE-TELNET-EXT until AUTHENTICATION is settled."""
         self._asks = True
         self._postponed_bytes += len(getattr(event, "payload", b"")) + _EVENT_BYTES
         if self._postponed_bytes <= MAX_POSTPONED_BYTES:
@@ -77,7 +77,8 @@ class StartTls:
             self._peer.violation("too much before the end of AUTHENTICATION")
 
     def negotiate(self, negotiation: telnet.Negotiation) -> Sequence[telnet.Event]:
-        """Answers a negotiation of AUTHENTICATION; returns what was postponed, if it settles."""
+        """Answer a negotiation of AUTHENTICATION; return the postponed events if that settles
+        it."""
         was_offered = self.stage is OFFERED
         self._peer.telnet.negotiate(negotiation)
         if self._peer.telnet.is_on(Side.HIM, Option.AUTHENTICATION):
@@ -89,7 +90,8 @@ class StartTls:
         return ()
 
     def receive(self, subnegotiation: telnet.Subnegotiation) -> Sequence[telnet.Event]:
-        """Handles a subnegotiation of AUTHENTICATION; returns what was postponed, if it settles."""
+        """Handle a subnegotiation of AUTHENTICATION; return the postponed events if that settles
+        it."""
         payload = subnegotiation.payload
         modifier = authentication.start_modifier(payload)
         if self.stage is not OFFERED or not authentication.is_answer(payload):
@@ -108,7 +110,7 @@ class StartTls:
         return ()
 
     def go_on_in_plain(self) -> Sequence[telnet.Event]:
-        """Asks for VMWARE-TELNET-EXT, unless that is done; returns what was postponed."""
+        """Ask for VMWARE-TELNET-EXT, unless that is done; return the postponed events."""
         self.stage = PLAIN
         if self._asks:
             self._asks = False

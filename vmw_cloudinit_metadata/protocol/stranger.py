@@ -1,4 +1,4 @@
-"""Peers that are no ESXi host: how each kind begins, and what can be done about it. Pure."""
+"""Peers that are not ESXi hosts: how each kind begins, and what to do about it. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Watch:
         self._beginning = b""
 
     def receive_data(self, payload: bytes) -> NotHypervisor | None:
-        """Returns what the peer is, as soon as it is clear that it is no ESXi host."""
+        """Return what the peer is, as soon as it is clearly not an ESXi host."""
         self._beginning += payload[: MAX_STRAY_BYTES + 1]
         for known, peer in _BEGINNINGS.items():
             if self._beginning.startswith(known):

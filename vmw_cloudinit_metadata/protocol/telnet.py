@@ -83,7 +83,7 @@ class Decoder:
         self._overlong = False  # it is too long
 
     def receive_data(self, data: bytes) -> Sequence[Event]:
-        """Returns the events that `data` completes, in order."""
+        """Return the events that `data` completes, in order."""
         known: Sequence[Event] | None = None
         if not self.begun and IAC_BYTE not in data:
             known = [Data(data)] if data else []
@@ -117,7 +117,7 @@ class Decoder:
             events.append(Malformed("subnegotiation without an option"))
 
     def _unterminated(self, content: bytes, events: list[Event]) -> None:
-        """Drops a subnegotiation without an end; the command inside it counts."""
+        """Drop a subnegotiation without an end; the command inside it counts."""
         self._keep(content, events)
         self._take()
         events.append(Malformed("unterminated subnegotiation"))
@@ -138,7 +138,7 @@ class Decoder:
         self.begun = command
 
     def _keep(self, content: bytes, events: list[Event]) -> None:
-        """Adds to the payload; drops one that is too long, and reports that once."""
+        """Add to the payload; drop one that is too long, and report that once."""
         if self._overlong:
             return
         self._payload += content.replace(DOUBLED, IAC_BYTE)
@@ -147,7 +147,7 @@ class Decoder:
             events.append(Malformed("subnegotiation too long"))
 
     def _take(self) -> tuple[bytes, bool]:
-        """Returns the payload, and whether it was too long; starts the next one."""
+        """Return the payload, and whether it was too long; start the next one."""
         taken = self._payload, self._overlong
         self._payload, self._overlong = b"", False
         return taken
@@ -155,7 +155,7 @@ class Decoder:
 
 @lru_cache(maxsize=256)  # 4.2 % of a cached boot: hosts begin with the same few segments
 def events_of(data: bytes, limit: int) -> Sequence[Event] | None:
-    """Returns the events of `data` alone, or None if it ends in the middle of something."""
+    """Return the events of `data` alone, or None if it ends within an event."""
     decoder = Decoder(limit)
     events = decoder.decode(data)
     return None if decoder.begun else events
@@ -204,7 +204,7 @@ _NVT_NEWLINES = {b"\r\n": b"\r\n", b"\n": b"\r\n", b"\r": b"\r\0"}
 
 
 def encode_data(data: bytes, *, binary: bool) -> bytes:
-    """Returns `data` encoded: IAC doubled and, where BINARY is off, newlines by the NVT's rules."""
+    """Return `data` encoded: IAC doubled and, where BINARY is off, newlines by the NVT's rules."""
     if not binary:
         data = re.sub(rb"\r\n|\n|\r", lambda newline: _NVT_NEWLINES[newline[0]], data)
     return data.replace(IAC_BYTE, DOUBLED)

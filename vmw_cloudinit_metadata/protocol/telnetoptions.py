@@ -33,8 +33,8 @@ class Q(StrEnum):
 NO, YES, WANTNO, WANTNO_OPPOSITE, WANTYES, WANTYES_OPPOSITE = Q
 
 
-class Hears(StrEnum):
-    """What can happen to one option of one side."""
+class Cause(StrEnum):
+    """The events of one option of one side."""
 
     AGREEABLE = "WILL or DO of an option that is allowed here"
     DISAGREEABLE = "WILL or DO of one that is not"
@@ -43,7 +43,7 @@ class Hears(StrEnum):
     DISABLE = "we want it off"
 
 
-AGREEABLE, DISAGREEABLE, NEGATIVE, ENABLE, DISABLE = Hears
+AGREEABLE, DISAGREEABLE, NEGATIVE, ENABLE, DISABLE = Cause
 
 
 class Step(NamedTuple):
@@ -117,12 +117,12 @@ class Options:
         self.states: States = frozenset()
 
     def receive(self, negotiation: Negotiation) -> Negotiation | None:
-        """Returns the answer to a negotiation that arrived, or None for silence."""
+        """Return the answer to a negotiation that arrived, or None for silence."""
         self.states, answer = received(self.states, negotiation, self.agreeable)
         return answer
 
     def wish(self, side: Side, option: int, on: bool) -> Negotiation | None:
-        """Returns what to send to have `option` of `side` on or off, or None for nothing."""
+        """Return what to send to have `option` of `side` on or off, or None for nothing."""
         self.states, request = _after(self.states, side, option, ENABLE if on else DISABLE)
         return request
 
@@ -135,21 +135,21 @@ def received(
     states: States, negotiation: Negotiation, agreeable: tuple[frozenset[int], frozenset[int]]
 ) -> tuple[States, Negotiation | None]:
     side, is_positive = _ARRIVES[negotiation.verb]
-    hears = NEGATIVE
+    cause = NEGATIVE
     if is_positive:
-        hears = AGREEABLE if negotiation.option in agreeable[side] else DISAGREEABLE
-    return _after(states, side, negotiation.option, hears)
+        cause = AGREEABLE if negotiation.option in agreeable[side] else DISAGREEABLE
+    return _after(states, side, negotiation.option, cause)
 
 
 def _after(
-    states: States, side: Side, option: int, hears: Hears
+    states: States, side: Side, option: int, cause: Cause
 ) -> tuple[States, Negotiation | None]:
-    """Returns the next states of all options, and what to send."""
+    """Return the next states of all options, and what to send."""
     before = NO
     for whose, number, state in states:
         if whose is side and number == option:
             before = state
-    state, say = TRANSITIONS[before, hears]
+    state, say = TRANSITIONS[before, cause]
     after = states - {(side, option, before)} if before is not NO else states
     if state is not NO:
         after |= {(side, option, state)}

@@ -97,7 +97,7 @@ class KeyedSecrets:
         return head + self._hash(head, sequence, vc_uuid)
 
     def is_fresh(self, secret: bytes) -> bool:
-        """Returns whether the issue time that the secret claims is near."""
+        """Return whether the issue time that the secret claims is near."""
         issued_s = int.from_bytes(secret[:_TIME_BYTES], "big")
         return abs(self._now_s() - issued_s) <= EXPIRES_S
 
@@ -124,7 +124,7 @@ class Move(Generic[Source]):
 
 @dataclass(frozen=True, slots=True)
 class Begun(Generic[Source]):
-    """A move that may go on, and the abandoned one that was ended to make room for it."""
+    """A move that may proceed, and the abandoned one that was ended to make room for it."""
 
     move: Move[Source]
     instead_of: Move[Source] | None
@@ -132,7 +132,7 @@ class Begun(Generic[Source]):
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """Why there is no move."""
+    """The reason why there is no move."""
 
     reason: str
     is_of_rate: bool = False
@@ -140,7 +140,7 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What may be a move from another process; `settle` it when the VC UUID is known."""
+    """A possible move from another process; `settle` it when the VC UUID is known."""
 
     sequence: bytes
     secret: bytes
@@ -187,7 +187,7 @@ class Moves(Generic[Source]):
     def begin(
         self, source: Source, host: str, sequence: bytes, vc_uuid: str | None, now_s: float = 0.0
     ) -> Begun[Source] | Declined:
-        """Starts a move of `source`, which is connected from `host`, or declines it."""
+        """Start a move of `source`, which is connected from `host`, or decline it."""
         if len(sequence) > MAX_SEQUENCE_BYTES:
             return Declined(f"its sequence has more than {MAX_SEQUENCE_BYTES} bytes")
         if self.is_draining and not self._secrets.are_shared:
@@ -196,7 +196,7 @@ class Moves(Generic[Source]):
             reason = f"its host begins more than {self.rate.per_s} a second (--max-move-rate)"
             return Declined(reason, is_of_rate=True)
         if not self._can_spend(host):
-            return Declined("its host, or all, have had too many moves in the last minute")
+            return Declined("too many moves of its host, or of all hosts, in the last minute")
         instead_of = None
         if self._of_host[host] >= self.share:
             instead_of = self._abandoned.oldest(host)
@@ -217,13 +217,13 @@ class Moves(Generic[Source]):
         return Begun(move, instead_of)
 
     def abandon(self, move: Move[Source]) -> None:
-        """Marks a move whose source has disconnected, and that has no target, or none any more."""
+        """Mark a move whose source has disconnected, and that has no target, or none any more."""
         if self._pending.get(move.sequence + move.secret) is move:
             self._abandoned.discard(move.host, move)
             self._abandoned.add(move.host, move)
 
     def arrive(self, argument: bytes) -> Move[Source] | Claim | None:
-        """Returns the move that a VMOTION-PEER proves, now taken; or a Claim; or None."""
+        """Return the move that a VMOTION-PEER proves, now taken; or a Claim; or None."""
         cut = len(argument) - self._secrets.length
         if not 0 <= cut <= MAX_SEQUENCE_BYTES:
             return None
@@ -240,9 +240,9 @@ class Moves(Generic[Source]):
         return None
 
     def settle(self, claim: Claim, vc_uuid: str | None, host: str) -> bool:
-        """Returns whether a claim is right for the VM with this VC UUID, connected from `host`.
+        """Return whether a claim is right for the VM with this VC UUID, connected from `host`.
 
-        A claim is right once.
+        A claim is right only once.
         """
         is_right = (
             claim.secret not in self._spent
@@ -255,7 +255,7 @@ class Moves(Generic[Source]):
         return is_right
 
     def end(self, move: Move[Source]) -> None:
-        """Forgets a move: completed, aborted, replaced or expired."""
+        """Forget a move: completed, aborted, replaced or expired."""
         if self._pending.pop(move.sequence + move.secret, None) is None:
             return
         self._abandoned.discard(move.host, move)
@@ -264,7 +264,7 @@ class Moves(Generic[Source]):
             self._spend(move.secret, move.host)
 
     def _can_spend(self, host: str) -> bool:
-        """Returns whether one more secret of `host` can be remembered until it is stale."""
+        """Return whether one more secret of `host` can be remembered until it is stale."""
         if not self._secrets.are_shared:
             return True
         self._forget_stale()

@@ -1,4 +1,4 @@
-"""VMWARE-TELNET-EXT, telnet option 232: its suboptions, and who a VM is.
+"""VMWARE-TELNET-EXT, telnet option 232: its suboptions, and the identity of a VM.
 
 Follows VMware's "Using a Proxy with vSphere Virtual Serial Ports" (EN-001415). "VM" is the ESXi
 side, "us" the proxy. Pure.
@@ -65,12 +65,12 @@ def suboption(code: int, argument: bytes = b"") -> Subnegotiation:
 
 
 def named(code: Suboption) -> str:
-    """Returns the name as the document writes it: VM-VC-UUID."""
+    """Return the name as the document writes it: VM-VC-UUID."""
     return code.name.replace("_", "-")
 
 
 def parse_uuid(text: str) -> str | None:
-    """Returns the canonical form (lower case, 8-4-4-4-12) of a UUID in any usual form, or None.
+    """Return the canonical form (lower case, 8-4-4-4-12) of a UUID in any usual form, or None.
 
     VMware writes 16 hex pairs: `01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00`.
     """
@@ -81,7 +81,7 @@ def parse_uuid(text: str) -> str | None:
 
 
 def parse_name(argument: bytes) -> str | None:
-    """Returns a VM's name, or None if it is empty, longer than MAX_NAME_BYTES, or not UTF-8."""
+    """Return a VM's name, or None if it is empty, longer than MAX_NAME_BYTES, or not UTF-8."""
     if not 0 < len(argument) <= MAX_NAME_BYTES:
         return None
     try:
@@ -91,7 +91,7 @@ def parse_name(argument: bytes) -> str | None:
 
 
 def parse_identity(code: Suboption, argument: bytes) -> str | None:
-    """Returns the identity that an answer holds, or None if it is unusable."""
+    """Return the identity that an answer holds, or None if it is unusable."""
     return _PARSERS[code](argument)
 
 
@@ -103,16 +103,16 @@ _PARSERS = {**dict.fromkeys(IDENTITY.values(), _parse_uuid), Suboption.VM_NAME: 
 
 
 def serves(service_uri: str, uris: frozenset[str]) -> bool:
-    """Returns whether a service URI, with or without its query, is one of `uris`."""
+    """Return whether a service URI, with or without its query, is one of `uris`."""
     return service_uri in uris or service_uri.partition("?")[0] in uris
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Who a VM is, as the ESXi host sent it.
+    """The identity of a VM, as the ESXi host sent it.
 
-    UUIDs are canonical (lower case, 8-4-4-4-12); None stands for what was not sent or is unusable.
-    Two machines are equal if they agree in all but `connected_since`.
+    UUIDs are canonical (lower case, 8-4-4-4-12); None stands for one that was not sent or is
+    unusable. Two machines are equal if they agree in all but `connected_since`.
     """
 
     name: str | None = None
@@ -131,11 +131,11 @@ class Machine:
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether nothing is known that the VM could be found by."""
+        """Whether nothing is known by which the VM could be found."""
         return not (self.name or self.vc_uuid or self.bios_uuid or self.location_uuid)
 
     def __str__(self) -> str:
-        """For logs: safe, whatever the VM is called."""
+        """Return a text for logs, safe whatever the VM's name is."""
         parts = [quoted(self.name)] if self.name else []
         parts += [f"VC UUID {self.vc_uuid}"] if self.vc_uuid else []
         if not parts:

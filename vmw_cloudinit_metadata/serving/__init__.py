@@ -1,1 +1,1 @@
-"""Serving VMs: connections, their lines and dialogues, look-ups. All of it runs in gevent's hub."""
+"""Serving VMs: connections, lines, dialogues, look-ups. All of it runs in gevent's hub."""

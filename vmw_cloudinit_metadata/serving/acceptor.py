@@ -1,4 +1,4 @@
-"""Accepts connections while there is room for them; refuses the others at once."""
+"""Accepts connections while there is room, and refuses the others at once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 class Acceptor(StreamServer):
     """Accepts the connections of one listener.
 
-    `is_welcome` gets the peer's address, and decides. Then `begin` is called, and `serve` in a
-    greenlet with what that returned; it closes the socket. A connection for which there is no
-    descriptor is tried again in the hub's next turn if `frees_descriptor`; else it is closed, and
-    `on_exhausted` called.
+    `is_welcome` decides by the peer's address. Then `begin` is called, and `serve` in a greenlet
+    with its result; `serve` closes the socket. When no descriptor is left, a connection waits for
+    the hub's next turn if `frees_descriptor`; else it is closed, and `on_exhausted` called.
     """
 
     def __init__(
@@ -45,7 +44,8 @@ class Acceptor(StreamServer):
         super().__init__(listener, serve)
 
     def do_read(self) -> Any:
-        """Return the next connection to serve: its socket, and what `begin` made. None: no more."""
+        """Return the next connection to serve, its socket and the result of `begin`; None if none
+        waits."""
         try:
             descriptor, address = self._accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -87,8 +87,8 @@ class Acceptor(StreamServer):
         self._give_spare()
 
     def _refuse_without_descriptor(self) -> None:
-        """Accept with the spare descriptor, and close: or else the connection would hang, accepted
-        by the system alone."""
+        """Accept with the spare descriptor, and close: otherwise the system alone would accept the
+        connection, and it would hang."""
         self._give_spare()
         with suppress(OSError):  # a look-up's thread took it: the next turn tries again
             self._refuse(*self._accept())

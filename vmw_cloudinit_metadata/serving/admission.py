@@ -1,5 +1,5 @@
-"""Who may connect: from which networks, how many connections in all and of one host, how fast; and
-which connection is closed to make room for another one."""
+"""Admission: from which networks, how many connections in all and per host, how fast; and which
+connection is closed to make room for another one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DESCRIPTORS = "/proc/self/fd"
 
 
 def raise_descriptor_limit() -> tuple[int, int]:
-    """Raise the soft limit of this process to the hard one; return it before and now."""
+    """Raise this process's soft limit to the hard one; return the old limit and the new one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -38,7 +38,7 @@ def raise_descriptor_limit() -> tuple[int, int]:
 
 
 def open_descriptors() -> int:
-    """How many descriptors this process has open."""
+    """Return the number of descriptors that this process has open."""
     # Since Linux 6.2 this is the directory's size; listing many takes milliseconds.
     return os.stat(_DESCRIPTORS).st_size or len(os.listdir(_DESCRIPTORS))
 
@@ -48,7 +48,7 @@ def descriptor_limit() -> int:
 
 
 def connections_by_descriptors() -> int:
-    """How many connections the limit of descriptors leaves room for."""
+    """Return how many connections the limit of descriptors allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return 1_000_000
@@ -57,7 +57,7 @@ def connections_by_descriptors() -> int:
 
 @lru_cache(maxsize=4096)  # hosts come back
 def plain_host(host: str) -> str:
-    """The address of a peer, without IPv6 mapping or zone: `::ffff:10.0.0.1`, `fe80::1%eth0`."""
+    """Return an address without IPv6 mapping or zone: `::ffff:10.0.0.1`, `fe80::1%eth0`."""
     address = ip_address(host.partition("%")[0])
     return str(getattr(address, "ipv4_mapped", None) or address)
 
@@ -71,7 +71,7 @@ class Unidentified(Protocol):
     """A connection whose VM is not identified, or was refused."""
 
     def make_room(self) -> None:
-        """Close it; its place is free at once."""
+        """Close the connection; its place is free at once."""
 
 
 class Mute(Hashable, Protocol):
@@ -110,11 +110,11 @@ class Admission:
         self._of_host: dict[str, int] = {}
 
     def is_proxy(self, host: str) -> bool:
-        """Whether connections from there begin with a PROXY protocol header."""
+        """Return whether connections from there begin with a PROXY protocol header."""
         return _is_in(host, self.proxies)
 
     def hurries(self, host: str, now_s: float) -> Refusal | None:
-        """Count one more connect of `host`; return why it is refused if that is too often."""
+        """Count a new connection of `host`; return why it is refused if they come too fast."""
         if self.connection_rate.passes(host, now_s):
             return None
         per_s = self.connection_rate.per_s
@@ -122,7 +122,7 @@ class Admission:
         return Refusal("rate", reason)
 
     def enter(self, host: str) -> Refusal | None:
-        """Count a connection of `host`; return why it is refused if it is."""
+        """Count a connection of `host`; return the reason if it is refused."""
         if self.allow and not _is_in(host, self.allow):
             return Refusal("network", "it is in no --allow network")
         count = self._of_host.get(host, 0)
@@ -149,13 +149,13 @@ class Admission:
 
 
 class MuteConnections:
-    """Connections that are kept open, unserved, so that their hosts do not redial at once."""
+    """Connections kept open without service, so that their hosts do not reconnect at once."""
 
     def __init__(self) -> None:
         self._oldest_first: dict[Mute, None] = {}
 
     def add(self, connection: Mute) -> Mute | None:
-        """Return the connection that has to be ended for it, if there are too many."""
+        """Add a connection; return the one to end in its place if there are too many."""
         self._oldest_first[connection] = None
         if len(self._oldest_first) <= MAX_MUTE_LINES:
             return None

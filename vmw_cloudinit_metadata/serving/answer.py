@@ -1,4 +1,4 @@
-"""Answer, or Failure: what a machine gets, and how a driver is asked for it."""
+"""Answer, or Failure: what a machine gets, and how a driver is called for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_REASON_CHARACTERS = 4096  # of a failure or a stale answer, for the operator
 _ABOUT_BYTES = 3072  # of an answer beside its texts: token, objects, its place in the cache
 _NEVER_S = -inf
 
-# What the guest gets to know: what to do, and nothing that is secret.
+# The messages for guests: they say what to do, and reveal nothing secret.
 MESSAGES: Mapping[ErrorCode, str] = {
     "not-found": "The server has no data for this VM; ask an administrator to add it",
     "invalid": "This VM's data is invalid; ask an administrator to check the server log",
@@ -35,7 +35,7 @@ MESSAGES: Mapping[ErrorCode, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an answer comes from, for the operator."""
+    """The source of an answer, for the operator."""
 
     matched_by: str = ""
     sources: tuple[str, ...] = ()
@@ -80,9 +80,9 @@ def response_packet(document: str, body: bytes) -> bytes:
 
 
 def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
-    """Ask the driver, in this thread; return the outcome, or the work to wait for.
+    """Call the driver, in this thread; return the outcome, or the work to wait for.
 
-    Never raises.
+    Never raise.
     """
     if machine.is_anonymous:
         return Failure("not-found", "the VM has sent neither a name nor a UUID")
@@ -113,7 +113,7 @@ def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
 
 
 def document_names(driver: Driver) -> Collection[str] | Failure:
-    """The documents beyond the standard ones, asked for in this thread. Never raises."""
+    """Call the driver, in this thread, for the documents beyond the standard ones. Never raise."""
     try:
         return frozenset(driver.document_names())
     except (Exception, SystemExit) as error:  # a driver is foreign code

@@ -1,4 +1,4 @@
-"""The connected VMs, and the lines of each: one line for each serial port."""
+"""The connected VMs, and the lines of each: one line per serial port."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 class ConnectedMachines:
     """The lines of each VC UUID and service URI, the oldest first.
 
-    The newest line of these counts as the VM. An older one is what a host that died has left, or
+    The newest of these lines counts as the VM. An older one belongs to a host that died, or to
     another VM that claims the same identity.
     """
 
@@ -39,19 +39,19 @@ class ConnectedMachines:
             del self._ports[machine.vc_uuid or ""]
 
     def is_older(self, line: Hashable, machine: Machine) -> bool:
-        """Whether a newer line counts as this serial port of the machine."""
+        """Return whether a newer line counts as this serial port of the machine."""
         return self.newest(machine) not in (line, None)
 
     def port_count(self, machine: Machine) -> int:
-        """How many serial ports of the machine are connected."""
+        """Return how many serial ports of the machine are connected."""
         return len(self._ports.get(machine.vc_uuid or "", ()))
 
     def line_count(self, machine: Machine) -> int:
-        """How many lines have the machine's VC UUID and service URI."""
+        """Return how many lines have the machine's VC UUID and service URI."""
         return len(self._lines(machine))
 
     def newest(self, machine: Machine) -> Hashable | None:
-        """The line that counts as this serial port of the machine."""
+        """Return the line that counts as this serial port of the machine."""
         return next(reversed(self._lines(machine)), None)
 
     def _lines(self, machine: Machine) -> dict[Hashable, None]:

@@ -1,6 +1,6 @@
 """One TCP connection of an ESXi host: its socket, and the layers above it, up to a VM's line.
 
-A greenlet reads; nothing it does with the bytes waits. Whatever happens on a connection happens
+A greenlet reads; handling the bytes never waits. Everything that happens on a connection runs
 inside `guarded`.
 """
 
@@ -39,8 +39,8 @@ _REST_TURNS = 256
 
 
 class Connection:
-    """Serves one non-blocking socket, which the caller closes when `serve` returns; `str` is the
-    peer. Call `enter` first."""
+    """Serves one non-blocking socket, which the caller closes when `serve` returns. Call `enter`
+    first."""
 
     __slots__ = (
         "_journeys",
@@ -74,10 +74,10 @@ class Connection:
         self.is_over = False
         self._since = datetime.now(UTC)
 
-    # Its life
+    # Life cycle
 
     def enter(self) -> None:
-        """Take a place among the others, or be refused; to be called once, before `serve`."""
+        """Take a place among the connections, or be refused; call it once, before `serve`."""
         self.guarded(self.standing.enter)
 
     def serve(self) -> None:
@@ -105,7 +105,7 @@ class Connection:
         log.debug("%s: disconnected", self.standing.peer)
 
     def drain(self) -> None:
-        """Finish the answers under way, then tell the peer that no more will come."""
+        """Finish the answers under way, then end the stream."""
         self.guarded(self.layer.drain)
 
     @property
@@ -115,7 +115,7 @@ class Connection:
 
     @property
     def is_deaf(self) -> bool:
-        """Whether what still arrives need not be received."""
+        """Whether arriving bytes need not be received."""
         return self.standing.has_made_room
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class Connection:
             self._sock.shutdown(SHUT_RDWR)
 
     def finish(self) -> None:
-        """Tell the peer, when all is sent, that no more comes; ignore what it still sends."""
+        """End the stream when all is sent; ignore further bytes of the peer."""
         if self.is_over:
             return
         self.is_over = True
@@ -153,10 +153,10 @@ class Connection:
             log.exception("%s: internal error; the connection is closed", self.standing.peer)
             self.close()
 
-    # What is received
+    # Receiving
 
     def receive(self, data: bytes) -> None:
-        """Have the present layer receive `data`."""
+        """Let the present layer receive `data`."""
         if not self.is_over:
             self.layer.receive(data)
 
@@ -172,7 +172,7 @@ class Connection:
     # The layers
 
     def begin(self) -> None:
-        """Go on behind the PROXY protocol header, if there is one."""
+        """Go on after the PROXY protocol header, if there is one."""
         if self._services.tls:
             layer = FirstByteLayer(self._services, self)
             self._replace_layer(layer)
@@ -194,7 +194,7 @@ class Connection:
         return line
 
     def start_tls(self) -> None:
-        """Go on with TLS; what was said before is forgotten."""
+        """Go on with TLS; forget everything received before."""
         assert self._services.tls
         rate = self._services.admission.handshake_rate
         if not rate.passes(self.standing.peer.host, time.monotonic()):
@@ -213,7 +213,7 @@ class Connection:
         before, self.layer = self.layer, layer
         before.close()
 
-    # What is sent
+    # Sending
 
     def _all_is_sent(self) -> None:
         self.guarded(self._send_end if self.is_over else self.layer.proceed)
@@ -226,7 +226,7 @@ class Connection:
         self.close()
 
     def give_up(self) -> None:
-        """Close: the peer does not read, and the memory of what waits for it is needed."""
+        """Close the connection: the peer does not read, and the memory of its data is needed."""
         text = "closed: it does not read, and the memory budget is used up (--memory-budget)"
         self.standing.warn(ConnectionClosed, counters.CLOSED["memory budget"], text)
         self.close()

@@ -1,6 +1,6 @@
-"""What a guest has asked and is not answered yet. When its VM moves, this goes to the new line.
+"""The unanswered requests of a guest. When its VM moves, they move to the new line.
 
-The line that owns a dialogue has it `proceed`, and sends what that returns, piece by piece.
+The line that owns a dialogue calls `proceed`, and sends the result piece by piece.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _ALWAYS_KNOWN = frozenset({*STANDARD_DOCUMENTS, "DIGEST"})
 
 
 class Owner(GuestLine, Protocol):
-    """What a dialogue uses of the line that its guest is on."""
+    """The part of its line that a dialogue uses."""
 
     def proceed(self) -> None:
-        """Have the dialogue go on, and send what it has."""
+        """Let the dialogue go on, and send its answers."""
 
     def give_up(self) -> None:
         """End the connection: its guest does not read, and the memory is needed."""
@@ -68,7 +68,7 @@ _NOBODY = _Nobody()
 
 
 class Dialogue:
-    """The requests of one guest, in order, and the parts of their answers that are not sent yet."""
+    """The requests of one guest, in order, and the unsent parts of their answers."""
 
     __slots__ = (
         "_has_lost",
@@ -115,14 +115,14 @@ class Dialogue:
         self._owner = self._receipt.line = owner
 
     def close(self) -> None:
-        """Drop everything: the guest is gone."""
+        """Drop everything: the guest has disconnected."""
         if self.is_busy:
             self._drop_all()
         self._receipt.close()
         self.move_to(_NOBODY)
 
     def give_up(self) -> None:
-        """Drop what the guest has not read, and its line: the memory is needed."""
+        """Drop what the guest has not read, and end its line: the memory is needed."""
         self._drop_all()
         self._owner.give_up()
 
@@ -140,8 +140,8 @@ class Dialogue:
             self._has_lost = self._owes_line_feed = True
 
     def proceed(self, machine: Machine | None) -> bytes:
-        """Answer requests in their order while nothing has to be waited for; return the next piece
-        to send, or b"". `machine` is None while the VM is not identified."""
+        """Answer requests in order until something must be waited for; return the next piece to
+        send, or b"". `machine` is None while the VM is not identified."""
         for _ in range(TURN_REQUESTS):
             if not self._requests or self._is_hindered:
                 return self._next_piece()
@@ -169,7 +169,7 @@ class Dialogue:
     # Finding the answer
 
     def _answer_next(self, machine: Machine | None) -> None:
-        if machine is None:  # the log has said so, once, and why
+        if machine is None:  # the log has reported this once, with the reason
             document, _ = self._take_request()
             self._receipt.count_failure(document, "timeout")
             self._put(error_packet(document, "timeout"))
@@ -190,7 +190,7 @@ class Dialogue:
             self._look_up(machine)
 
     def _cached(self, machine: Machine) -> Answer | None:
-        """The answer to the last request, or the one that the look-up has cached."""
+        """Return the answer to the last request, or the one in the cache of look-ups."""
         last = self._last_answer() if machine is self._last_machine else None
         if last and last.token is not None:
             return last
@@ -218,7 +218,7 @@ class Dialogue:
         self._owner.proceed()
 
     def _guarded(self, step: Callable[..., None], *arguments: Any) -> Callable[..., None]:
-        """`step`, whose errors will end the line that owns this by then."""
+        """Return `step` as a callback whose errors end the line that then owns this dialogue."""
         return lambda *further: self._owner.guarded(partial(step, *arguments, *further))
 
     def _answer(self, machine: Machine, outcome: Outcome) -> None:
@@ -229,7 +229,7 @@ class Dialogue:
         elif isinstance(outcome, Failure) and document in _ALWAYS_KNOWN:
             self._fail(outcome)
         elif not document.isalpha() or document in RESERVED_DOCUMENTS:
-            self._fail(Failure("unknown-request", "the request is none of the protocol"))
+            self._fail(Failure("unknown-request", "the protocol has no such request"))
         else:
             self._is_looking_up = True
             listed = self._guarded(self._names_listed, machine, outcome)
@@ -265,7 +265,7 @@ class Dialogue:
         self._receipt.failed(document, failure)
         self._put(error_packet(document, failure.error))
 
-    # What is to be sent
+    # Sending
 
     def _put(self, packets: bytes) -> None:
         if self._owes_line_feed:
@@ -281,7 +281,7 @@ class Dialogue:
         return self._unsent[0][self._sent_bytes : self._sent_bytes + PIECE_BYTES]
 
     def sent(self) -> bytes:
-        """The piece that was returned is sent; return the next one, or b""."""
+        """Note that the last piece is sent; return the next one, or b""."""
         answer, begin = self._unsent[0], self._sent_bytes
         end = min(begin + PIECE_BYTES, len(answer))
         self._unsent_bytes -= end - begin
@@ -294,7 +294,7 @@ class Dialogue:
         return self._next_piece()
 
     def hold(self) -> None:
-        """Count what waits against the memory budget."""
+        """Count everything that waits against the memory budget."""
         waiting = len(self._requests)
         of_requests = 0 if waiting <= _FEW_REQUESTS else waiting * _REQUEST_BYTES
         size = self._unsent_bytes + self._sent_bytes + of_requests

@@ -32,7 +32,7 @@ class Entrance:
         self._unchecked = 0  # connections that were accepted since the budget was checked
 
     def admits(self, host: str) -> bool:
-        """Whether there is room for one more connection, of `host`."""
+        """Return whether there is room for one more connection, of `host`."""
         admission, host = self._services.admission, plain_host(host)
         if not admission.is_proxy(host):  # else the connection counts as its client's
             refusal = admission.hurries(host, time.monotonic())
@@ -52,7 +52,7 @@ class Entrance:
         return True
 
     def frees_descriptor(self) -> bool:
-        """Whether a connection is about to end, which may have been asked to just now."""
+        """Return whether a connection is about to end; ask one to, if none is."""
         return self._services.admission.leaving > 0 or self._services.admission.make_room()
 
     def refuse_without_descriptor(self, host: str) -> None:
@@ -60,7 +60,7 @@ class Entrance:
         self._refuse(plain_host(host), Refusal("full", reason))
 
     def _has_memory(self) -> bool:
-        """Whether the budget has room for a connection; checked for some together."""
+        """Return whether the budget has room for a connection; check it once for several."""
         self._unchecked += 1
         if self._unchecked >= _CHECKED_TOGETHER or not self._had_memory:
             self._unchecked = 0

@@ -14,7 +14,7 @@ HANGS_S = 3.0
 
 
 class Health:
-    """Calls `driver.check` once started; `problem` is what is wrong, or ""."""
+    """Calls `driver.check` once started; `problem` is the error, or ""."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver

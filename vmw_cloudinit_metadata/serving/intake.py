@@ -1,7 +1,7 @@
-"""The reading side of a socket: bytes are received in turns, so that other connections have theirs.
+"""The reading side of a socket: it receives in turns, so that other connections get theirs.
 
-A UART delivers a guest's bytes one by one, at 9,600 baud one each millisecond. To be woken by each
-costs ten times what is done with it: while a line is incomplete, some bytes are gathered.
+A UART delivers a guest's bytes one by one, at 9,600 baud one per millisecond. Waking for each costs
+ten times its handling, so while a line is incomplete, several bytes are gathered.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _READABLE = 1  # libev's EV_READ
 
 
 class _Receiver(Protocol):
-    """The layer that a connection has now."""
+    """The present layer of a connection."""
 
     @property
     def has_more(self) -> bool: ...
@@ -40,18 +40,18 @@ class _Receiver(Protocol):
 
 
 class Consumer(Protocol):
-    """What this uses of a connection."""
+    """The part of a connection that the intake uses."""
 
     @property
     def layer(self) -> _Receiver: ...
 
     @property
     def is_over(self) -> bool:
-        """Whether what is received need not be handled any more."""
+        """Whether received bytes need not be handled any more."""
 
     @property
     def is_deaf(self) -> bool:
-        """Whether it need not even be received."""
+        """Whether bytes need not even be received."""
 
     def guarded(self, step: Callable[[], None]) -> None:
         """Run `step`; an error in it ends this connection and no other."""
@@ -92,7 +92,7 @@ def run(sock: socket, counters: Counters, consumer: Consumer) -> None:
 
 
 def _pause(consumer: Consumer, seconds: float) -> None:
-    """Give others their turn while TLS has more, and a UART the time for some bytes."""
+    """Let others have their turn while TLS has more; give a UART the time for several bytes."""
     while consumer.layer.has_more and not consumer.is_over:
         gevent.sleep(_PAUSE_S)
         consumer.layer.receive(b"")

@@ -34,7 +34,7 @@ Event = (
 
 
 class End(Owner, Protocol):
-    """What a journey uses of a line: its source or its target."""
+    """The part of a line that a journey uses: its source or its target."""
 
     session: Session
     dialogue: Dialogue
@@ -58,8 +58,8 @@ class End(Owner, Protocol):
 
 
 class Journey:
-    """From VMOTION-BEGIN to COMPLETE or ABORT, or until it expires: MOVE_EXPIRES_S after it began,
-    or after source or target disconnected. While both are connected, it has no limit."""
+    """A vMotion from VMOTION-BEGIN to COMPLETE or ABORT, or until it expires: MOVE_EXPIRES_S after
+    it began, or after source or target disconnected. While both are connected, it has no limit."""
 
     def __init__(
         self, services: Services, journeys: dict[int, Journey], source: End, number: int
@@ -77,7 +77,7 @@ class Journey:
         self._services.deadlines.start(MOVE_EXPIRES_S, self._expire, self._hear)
 
     def _hear(self) -> Iterator[None]:
-        """How it ended may have arrived already."""
+        """Receive what has arrived at both ends: the end of the move may be in it."""
         yield from self.source.hear()
         if self._target:
             yield from self._target.hear()
@@ -91,13 +91,13 @@ class Journey:
         return self._target is not None
 
     def arrive(self, target: End) -> None:
-        """The target host has proved that it is expecting this VM."""
+        """Note the target: its host has proved that it expects this VM."""
         self._target = target
         if self.source.is_open:
             self._services.deadlines.cancel(self._expire)
 
     def end_is_gone(self) -> None:
-        """Source or target is disconnected."""
+        """Start to expire, as source or target has disconnected."""
         if self._is_over:
             return
         self._begin_to_expire()
@@ -105,7 +105,7 @@ class Journey:
             self.source.session.abandon_move()
 
     def complete(self, target: End) -> None:
-        """Have `target` go on where the source stopped."""
+        """Let `target` continue where the source stopped."""
         source = self.source
         target.dialogue, source.dialogue = source.dialogue, target.dialogue
         target.dialogue.move_to(target)
@@ -120,12 +120,12 @@ class Journey:
         self._go_on()
 
     def replace(self) -> None:
-        """Another VMOTION-BEGIN has come."""
+        """End this move for another VMOTION-BEGIN of the same VM."""
         self._finish("replaced")
         self._dismiss_target()
 
     def make_room(self) -> None:
-        """It was abandoned, and another move has its place in the table of moves."""
+        """End this abandoned move, whose place in the table of moves another one has."""
         unreported = self._services.throttle.passes(
             "vMotions made room", self.source.standing.peer.host
         )
@@ -158,7 +158,7 @@ class Journey:
         self._journeys.pop(self._number, None)
 
     def _go_on(self) -> None:
-        """The VM stays, if it is still there."""
+        """Let the VM continue at its source, if that is connected."""
         self._dismiss_target()
         if self.source.is_open:
             self.source.guarded(self.source.proceed)
@@ -171,14 +171,14 @@ class Journey:
 
 
 class Journeys:
-    """All journeys of a server, and what the sessions of both ends say of them."""
+    """All journeys of a server; handles the move events of the sessions at both ends."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._under_way: dict[int, Journey] = {}  # by the number of the move
 
     def handle(self, end: End, event: Event) -> list[events.Event]:
-        """Handle what the session of `end` says of its move; return what follows for that line."""
+        """Handle an event of `end`'s session about its move; return what follows for that line."""
         match event:
             case events.MoveBegun(number, instead_of):
                 if instead_of is not None:
@@ -215,7 +215,7 @@ class Journeys:
         source.report(VmotionDeclined(text), level=level)
 
     def _replace(self, source: End) -> None:
-        """Another VMOTION-BEGIN has come."""
+        """Replace the journey of a VM whose host has sent another VMOTION-BEGIN."""
         journey = source.journey
         if journey and journey.source is source and journey.is_under_way:
             journey.replace()
@@ -230,7 +230,7 @@ class Journeys:
         log.debug("%s: target of a vMotion", target.standing.peer)
 
     def _take_over(self, target: End) -> None:
-        """Have `target` go on with the VM; one from elsewhere has asked nothing yet."""
+        """Let `target` take over the VM; one from another server has no waiting requests."""
         if target.journey:
             target.journey.complete(target)
         else:

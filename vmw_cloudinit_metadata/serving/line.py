@@ -1,7 +1,7 @@
 """One VM's serial line over a connection: the shell around a protocol Session.
 
-What happens on it ends in callbacks and never waits, so a VM is heard while its answer is on the
-way.
+Everything that happens on it ends in callbacks and never waits, so the VM's bytes are handled while
+its answer is on the way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UNIDENTIFIED_BYTES = 2 * 1024
 
 
 class Carrier(Protocol):
-    """What a line uses of its connection."""
+    """The part of its connection that a line uses."""
 
     standing: Standing
 
@@ -100,7 +100,7 @@ class Line:
         self._carrier = carrier
         self._wire = wire
         self.standing = carrier.standing
-        self.host = self.standing.peer.host  # whose part of the log this line's lines use
+        self.host = self.standing.peer.host  # whose quota of the log the line uses
         self.session = Session(services.policy, self.host, connected_since, is_secure=is_secure)
         self._registration = Registration(services, self.standing, self.session)
         self.dialogue = Dialogue(services, self)
@@ -113,11 +113,11 @@ class Line:
     def __str__(self) -> str:
         return str(self._registration)
 
-    # What the connection asks for: a Layer
+    # Called by the connection: a Layer
 
     def receive(self, data: bytes) -> None:
         if self._trace and self.session.phase is not MUTE:
-            self._trace.heard(data)
+            self._trace.received(data)
         happened = self.session.receive_data(data, time.monotonic())
         if happened:
             self._handle(happened)
@@ -152,7 +152,7 @@ class Line:
         return b""
 
     def close(self) -> None:
-        """The connection is gone, or goes on with TLS."""
+        """Clean up: the connection has ended, or goes on with TLS."""
         self.is_open = False
         self._services.deadlines.cancel(self._identity_overdue)
         if self.journey:
@@ -162,11 +162,11 @@ class Line:
             self.dialogue.close()
         self._registration.forget()
 
-    # What the dialogue and a journey ask for
+    # Called by the dialogue and a journey
 
     @property
     def machine(self) -> Machine:
-        """Who the VM counts as; until it is identified, what its host has sent so far."""
+        """The VM that the line counts as; until it is identified, what its host has sent so far."""
         return self._registration.machine
 
     @property
@@ -183,7 +183,7 @@ class Line:
         self._carrier.guarded(step)
 
     def proceed(self) -> None:
-        """Have the dialogue go on, and send what it has."""
+        """Let the dialogue go on, and send its answers."""
         if self.is_open:
             self._answer()
         if self._is_draining:
@@ -211,10 +211,10 @@ class Line:
         if self.is_open:
             self._carrier.give_up()
 
-    # What is sent
+    # Sending
 
     def _answer(self) -> None:
-        """Have the dialogue answer what it can, and send what the guest may have now."""
+        """Let the dialogue answer what it can, and send what the guest may get now."""
         session, wire, dialogue = self.session, self._wire, self.dialogue
         machine = None if session.phase is OVERDUE else self._registration.known_as
         piece = dialogue.proceed(machine)
@@ -228,14 +228,14 @@ class Line:
             piece = dialogue.sent()
 
     def flush(self) -> None:
-        """Send what the protocol has to say."""
+        """Send the protocol's own messages."""
         if data := self.session.data_to_send():
             self._write(data)
 
     def _write(self, data: bytes) -> None:
         """Send `data`, or drop it if the peer does not read."""
         if self._trace:
-            self._trace.said(data)
+            self._trace.sent(data)
         is_unidentified = self._registration.known_as is None
         is_flood = is_unidentified and self._wire.waiting_bytes > UNIDENTIFIED_BYTES
         if is_flood or not self._wire.write(data):
@@ -249,7 +249,7 @@ class Line:
         else:
             self._carrier.finish()
 
-    # What the session says
+    # Events of the session
 
     def _handle(self, happened: list[events.Event]) -> None:
         self.flush()  # what the protocol says does not wait for a look-up

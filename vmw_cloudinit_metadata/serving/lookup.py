@@ -1,7 +1,7 @@
-"""Lookup: which answer a machine gets, from the cache or from the driver.
+"""Lookup: finds a machine's answer, in the cache or by the driver.
 
-Answers are cached as ready packets for as long as the driver says that they hold (recheck.py).
-Callbacks run in the hub and must not block.
+Answers are cached as ready packets for as long as the driver confirms them (recheck.py). Callbacks
+run in the hub and must not block.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ _REPEATED_S = 0.005  # within this time a failure is repeated without asking the
 _MAX_FAILURES = 64  # names and reasons are cut: 2 MiB at most
 _CLOSE_S = 2.0  # for the driver's `close`
 
-_SILENT = "the driver does not answer: its files, or what else it asks, may be out of reach"
+_SILENT = "the driver does not answer: its files or other data source may be out of reach"
 
 
 class Lookup:
-    """Answers for machines. Belongs to the thread of its hub; only the driver runs elsewhere."""
+    """Looks up answers for machines. Belongs to the thread of its hub; only the driver runs
+    elsewhere."""
 
     def __init__(
         self, driver: Driver, pool_size: int, run_timeout_s: float, budget: Budget
@@ -77,14 +78,14 @@ class Lookup:
         return self._pool.waiting
 
     def kept(self, machine: Machine) -> Answer | None:
-        """The machine's cached answer: to be given if it `is_fresh`, otherwise to `recheck`."""
+        """Return the machine's cached answer: give it if it `is_fresh`, otherwise `recheck` it."""
         try:
             return self._cached[machine]
         except KeyError:
             return None
 
     def is_fresh(self, answer: Answer) -> bool:
-        """Whether it was unchanged a moment ago."""
+        """Return whether the answer was found unchanged a moment ago."""
         moment_s = time.monotonic() - FRESH_S
         if answer.seen_s < moment_s:
             if not self._driver.held_at(answer.token, moment_s):
@@ -95,10 +96,10 @@ class Lookup:
     def recheck(
         self, machine: Machine, answer: Answer, callback: Callable[[Outcome | None], None]
     ) -> None:
-        """Ask the driver whether the answer still holds, and call back, later and once.
+        """Ask the driver whether the answer still holds; call back, later and once.
 
-        With the answer if it holds, with None if not. If the driver does not answer, with a
-        failure, or with the answer as the last good one.
+        The callback gets the answer if it holds, and None if not. If the driver does not respond,
+        it gets a failure, or the answer as the last good one.
         """
         self._recheck.ask(answer, partial(self._rechecked, machine, answer, callback))
 
@@ -119,7 +120,8 @@ class Lookup:
             callback(None)
 
     def _unchecked(self, machine: Machine, answer: Answer) -> Outcome:
-        """The answer as the last good one, for a VM with a VC UUID: a name may change owners."""
+        """Return the answer as the last good one if the VM has a VC UUID: names may change
+        owners."""
         age_s = time.monotonic() - answer.seen_s
         if not machine.vc_uuid or age_s > self._driver.stale_if_error_s:
             return Failure("failed", _SILENT)
@@ -128,7 +130,7 @@ class Lookup:
         return replace(answer, token=None, origin=origin, seen_s=NEVER_S)
 
     def ask(self, machine: Machine, callback: Callable[[Outcome], None]) -> None:
-        """Call `callback`, later and once, with the machine's answer or why there is none."""
+        """Call `callback`, later and once, with the machine's answer or the failure."""
         call = partial(look_up, self._driver, machine)
         self._pool.ask(machine, call, callback, partial(self._keep, machine))
 
@@ -141,7 +143,7 @@ class Lookup:
             self._failures[machine] = outcome, began_s
 
     def fresh_failure(self, machine: Machine) -> Failure | None:
-        """Why the machine has no answer, if the driver has said so within the last moment."""
+        """Return the machine's failure, if the driver reported it a moment ago."""
         failure, began_s = self._failures.get(machine, (None, NEVER_S))
         return failure if time.monotonic() - began_s < _REPEATED_S else None
 
@@ -154,7 +156,7 @@ class Lookup:
             log.error("%s: watch failed", type(self._driver).__name__, exc_info=error)
 
     def close(self) -> None:
-        """Close the driver too."""
+        """Close the look-ups and the driver."""
         self._pool.close()
         self._recheck.close()
         closed = Event()

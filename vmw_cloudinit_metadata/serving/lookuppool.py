@@ -1,6 +1,6 @@
-"""LookupPool: calls of the driver, in as many threads as the pool has places.
+"""LookupPool: calls the driver, in as many threads as the pool has places.
 
-A slow or broken driver costs the VMs that asked and nobody else. Equal calls are made once. Large
+A slow or broken driver delays only the VMs whose requests need it. Equal calls are made once. Large
 answers, or little memory, leave fewer places.
 """
 
@@ -41,7 +41,7 @@ class _Waiter:
 
 @dataclass(slots=True)
 class _Job:
-    """One call of the driver, and who waits for it."""
+    """One call of the driver, and the callbacks that wait for it."""
 
     key: Hashable
     call: Callable[[], Any]
@@ -54,7 +54,7 @@ class _Job:
     def take_overdue(
         self, now_s: float, queue_timeout_s: float, run_timeout_s: float
     ) -> list[_Waiter]:
-        """Remove and return those who have waited too long, for a place or for the driver."""
+        """Remove and return the callbacks that have waited too long, for a place or the driver."""
         limit_s = queue_timeout_s if self.started_s is None else run_timeout_s
         begun_s = self.started_s or 0.0
         if now_s - max(self.asked_s, begun_s) <= limit_s:  # the first to wait asked then
@@ -69,7 +69,7 @@ class _Job:
 
 
 class LookupPool:
-    """Belongs to the thread of its hub; only the calls run elsewhere."""
+    """Calls of the driver. Belongs to the thread of its hub; only the calls run elsewhere."""
 
     def __init__(self, threads: Threads, places: int, run_timeout_s: float, budget: Budget) -> None:
         self._threads = threads
@@ -101,9 +101,9 @@ class LookupPool:
         callback: Callable[[Any], None],
         ended: Callable[[Any, float], None] | None = None,
     ) -> None:
-        """Run `call` in a thread, and `callback` with what it returned, later and once.
+        """Run `call` in a thread, and `callback` with its result, later and once.
 
-        Calls of one key are made once, and `ended` is called first, with the time of the start too.
+        Calls of one key are made once, and `ended` is called first, with the start time too.
         """
         job = self._jobs.get(key)
         if job is None:
@@ -115,11 +115,11 @@ class LookupPool:
 
     @property
     def kept_bytes(self) -> int:
-        """Of the look-ups that wait."""
+        """The bytes of the waiting look-ups."""
         return (len(self._jobs) - self.running) * _JOB_BYTES
 
     def shed(self) -> bool:
-        """Give up the look-up that waits longest; return False if there is none."""
+        """Give up the look-up that has waited longest; return False if there is none."""
         waiting = next((jobs for jobs in (self._queue, *self._deferred.values()) if jobs), None)
         if waiting is None:
             return False
@@ -172,7 +172,8 @@ class LookupPool:
             waiter.callback(outcome)
 
     def _resume(self) -> None:
-        """Queue those whose work is over: all of them, or, if it was not kept, the next one."""
+        """Queue the look-ups whose work is over: all of them, or only the next if it was not
+        kept."""
         for work in [work for work in self._deferred if work.is_over]:
             jobs = self._deferred[work]
             self._queue.extend(jobs if work.is_kept else [jobs.popleft()])
@@ -195,7 +196,7 @@ class LookupPool:
             self._ticker.stop()
 
     def _drop_unwanted(self) -> None:
-        """Do not begin a job that nobody waits for any more."""
+        """Skip jobs for which no callback waits any more."""
         for jobs in (self._queue, *self._deferred.values()):
             unwanted = [job for job in jobs if not job.waiters]
             for job in unwanted:

@@ -1,7 +1,8 @@
-"""Bytes on their way to the peers: written without ever blocking, and bounded while they wait.
+"""Bytes on their way to the peers: written without blocking, and bounded while they wait.
 
-What connections write in one turn of the hub is sent at its end. The peers are often one ESXi host,
-or one load generator: sent alone, each segment would wake it, which costs more than the segment.
+The hub sends, at the end of a turn, everything that connections wrote in it. The peers are often
+one ESXi host, or one load generator: single segments would wake it each time, which costs more than
+the segment.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ _WRITABLE = 2  # libev's EV_WRITE
 
 class Sender(Protocol):
     def send(self) -> bool:
-        """Send what waits; return whether to call `all_is_sent`."""
+        """Send waiting bytes; return whether to call `all_is_sent`."""
 
     def all_is_sent(self) -> None:
-        """Called at the end of the turn; may write more."""
+        """Handle the end of the turn; may write more."""
 
 
 class Turn:
-    """Has senders send together: at the end of the hub's turn, or MAX_TOGETHER at a time."""
+    """Lets senders send together: at the end of the hub's turn, or MAX_TOGETHER at a time."""
 
     def __init__(self) -> None:
         self._loop = gevent.get_hub().loop
@@ -49,7 +50,7 @@ class Turn:
         self._has_end = False
 
     def add(self, sender: Sender) -> None:
-        """Have `sender` send with this turn."""
+        """Let `sender` send with this turn."""
         self._waiting.append(sender)
         if not self._has_end:
             self._has_end = True
@@ -70,7 +71,7 @@ class Turn:
 
 
 def _nothing() -> None:
-    """Callback of a closed output; avoids a reference cycle."""
+    """Do nothing: the callback of a closed output avoids a reference cycle."""
 
 
 class Output:
@@ -126,7 +127,7 @@ class Output:
 
     @property
     def waiting_bytes(self) -> int:
-        """What the socket has not taken yet."""
+        """The bytes that the socket has not taken yet."""
         return len(self._waiting)
 
     @property
@@ -136,11 +137,11 @@ class Output:
 
     @property
     def has_room(self) -> bool:
-        """Whether the next `write` is accepted, of whatever size."""
+        """Whether the next `write` is accepted, whatever its size."""
         return len(self._waiting) < MAX_WAITING_BYTES
 
     def write(self, data: bytes) -> bool:
-        """Queue all or nothing; return False if the buffer is full. Ignores all after `end`."""
+        """Queues all or nothing; False if the buffer is full. Ignores everything after `end`."""
         if self._is_ended:
             return True
         if len(self._waiting) >= MAX_WAITING_BYTES:
@@ -159,11 +160,11 @@ class Output:
             self._turn.add(self)
 
     def await_empty(self) -> None:
-        """Have `on_empty` called, once, when nothing waits any more."""
+        """Call `on_empty`, once, when no bytes wait any more."""
         self._is_awaited = True
 
     def end(self) -> None:
-        """Ignore what is written from now on; what waits is still sent."""
+        """Ignore everything written from now on; still send what waits."""
         self._is_ended = True
 
     def send(self) -> bool:
@@ -185,7 +186,7 @@ class Output:
         return False
 
     def all_is_sent(self) -> None:
-        """Called at the end of the turn: more may have been written since."""
+        """Handle the end of the turn, unless more was written meanwhile."""
         if self._is_awaited and not self._waiting:
             self._is_awaited = False
             self._on_empty()
@@ -202,7 +203,7 @@ class Output:
         self._on_empty = self._on_stalled = self.give_up = _nothing
 
     def _wait_for_room(self, *, is_moving: bool) -> None:
-        """The socket is full; `is_moving` if the peer has just read something."""
+        """Wait until the full socket has room; `is_moving` if the peer has just read something."""
         if is_moving or not self._is_full:
             self._deadlines.start(STALLED_S, self._look_again)
         if not self._is_full:
@@ -223,7 +224,7 @@ class Output:
         self.all_is_sent()
 
     def _look_again(self) -> None:
-        """The peer may have read, and this process had no time to notice."""
+        """Give up unless the peer has read while this process was too busy to notice."""
         before = len(self._waiting)
         self._send_again()
         if len(self._waiting) == before:

@@ -1,7 +1,7 @@
-"""What a guest has had, and what the operator learns of it.
+"""The documents that a guest has received, and the reports about them.
 
-Answers are collected while the guest asks, and reported together when it has stopped: a boot is one
-line of the log. Errors are reported at once.
+Answers are collected while the guest requests more, and reported together when it stops: a boot is
+one line of the log. Errors are reported at once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OTHER_ANSWERED = counters.OUTCOMES[counters.OTHER_DOCUMENT, "answered"]
 
 
 class GuestLine(Protocol):
-    """What a receipt uses of the line that its guest is on."""
+    """The part of its line that a receipt uses."""
 
     @property
     def machine(self) -> Machine: ...
@@ -57,11 +57,11 @@ class GuestLine(Protocol):
 
 
 class Receipt:
-    """Collects what one guest is answered, and reports it for `line`, the one that it is on."""
+    """Collects one guest's answers, and reports them for `line`, on which the guest is now."""
 
     __slots__ = (
         "_asked_s",
-        "_had",
+        "_collected",
         "_is_well",
         "_machine",
         "_origin",
@@ -74,28 +74,28 @@ class Receipt:
     def __init__(self, services: Services, line: GuestLine) -> None:
         self.line = line
         self._services = services
-        self._machine: Machine | None = None  # what was answered last was for
-        self._origin = Origin()  # where that came from
-        self._had: dict[str, float] = {}  # document: when; what is not reported yet
+        self._machine: Machine | None = None  # of the last answer
+        self._origin = Origin()  # of the last answer
+        self._collected: dict[str, float] = {}  # document: when it was answered
         self._asked_s = 0.0  # when the first of them was requested
-        self._is_well = False  # answered without a problem, which `news` has not heard yet
+        self._is_well = False  # answered without a problem, not yet recorded in `news`
         self._shared: tuple[str, str] | None = None  # the source and VC UUID that are counted
         self._reported: tuple[str, float] = ("", 0.0)  # the last line of the log, and when
 
     def answered(
         self, machine: Machine, document: str, origin: Origin, size: int, asked_s: float
     ) -> None:
-        """Add `document`, which was requested at `asked_s`, and whose response has `size` bytes."""
+        """Add `document`, requested at `asked_s`, with a response of `size` bytes."""
         services = self._services
         services.counters[counters.ANSWERED] += 1
         services.counters[_ANSWERED.get(document, _OTHER_ANSWERED)] += 1
         if services.machines.rivals and self.line.is_older:
             services.counters[counters.ANSWERED_OLDER] += 1
-        if not self._had:
+        if not self._collected:
             self._asked_s = asked_s
             services.deadlines.start(SETTLED_S, self._settled)
-        if document in self._had or len(self._had) < MAX_DOCUMENTS_REPORTED:
-            self._had[document] = time.time()
+        if document in self._collected or len(self._collected) < MAX_DOCUMENTS_REPORTED:
+            self._collected[document] = time.time()
         self._machine, self._origin = machine, origin
         if not origin.problem:
             self._is_well = True
@@ -129,48 +129,51 @@ class Receipt:
         counted[counters.OUTCOMES[counters.document_label(document), error]] += 1
 
     def report(self) -> None:
-        """Report what was answered since the last report."""
-        if not self._had or self._machine is None:
+        """Report everything answered since the last report."""
+        if not self._collected or self._machine is None:
             return
         self._services.deadlines.cancel(self._settled)
-        had, origin, self._had = self._had, self._origin, {}
-        seconds = max(had.values()) - self._asked_s
+        documents, origin, self._collected = self._collected, self._origin, {}
+        seconds = max(documents.values()) - self._asked_s
         self._tell_news()
-        if "METADATA" in had:
+        if "METADATA" in documents:
             self._services.counters[counters.BOOTS] += 1
             self._services.boots.observe(seconds)
             self._use_source(origin, self._machine)
-        text = f"answered {', '.join(had)} from {', '.join(origin.sources) or 'the driver'}"
+        text = f"answered {', '.join(documents)} from {', '.join(origin.sources) or 'the driver'}"
         self.line.report(
             DocumentsServed(
                 text,
-                answered=had,
+                answered=documents,
                 seconds=seconds,
                 digest=origin.digest,
                 sources=origin.sources,
                 matched_by=origin.matched_by,
                 problem=shortened(origin.problem),
             ),
-            level=self._level_of(text, had),
+            level=self._level_of(text, documents),
         )
 
     def close(self) -> None:
-        """Report what is left: the guest is gone."""
+        """Report the rest: the guest has disconnected."""
         self.report()
         self._release_source()
 
     def _settled(self) -> None:
         now_s = time.time()
-        if now_s - max(self._had.values()) < SETTLED_S and now_s - self._asked_s < UNSETTLED_S:
+        if (
+            now_s - max(self._collected.values()) < SETTLED_S
+            and now_s - self._asked_s < UNSETTLED_S
+        ):
             self._services.deadlines.start(SETTLED_S, self._settled)
         else:
             self.line.guarded(self.report)
 
-    def _level_of(self, text: str, had: Collection[str]) -> int:
-        """The same line is reported at most once a minute, whatever the guest does."""
+    def _level_of(self, text: str, documents: Collection[str]) -> int:
+        """Return the level of a line: an equal one is reported at most once a minute."""
         reported, when_s = self._reported
         now_s = time.monotonic()
-        if "METADATA" not in had or (reported == text and now_s - when_s < QUIET_S):
+        if "METADATA" not in documents or (reported == text and now_s - when_s < QUIET_S):
             return logging.DEBUG
         self._reported = text, now_s
         return logging.INFO
@@ -178,12 +181,12 @@ class Receipt:
     # Problems
 
     def _is_new(self, trouble: str) -> bool:
-        """Whether `trouble` is not what was reported of this machine last."""
+        """Return whether `trouble` differs from the machine's last reported one."""
         self._tell_news()
         return self._services.news.is_new(self.line.machine, trouble)
 
     def _tell_news(self) -> None:
-        """Let `news` know that the machine was answered without a problem."""
+        """Record in `news` that the machine was answered without a problem."""
         if self._is_well:
             self._is_well = False
             self._services.news.is_new(self._machine or self.line.machine, "")
@@ -197,7 +200,7 @@ class Receipt:
         )
 
     def _report_duplicates(self, origin: Origin) -> None:
-        """Report each once a minute: all VMs with one default value have the same text."""
+        """Report each value once a minute: all VMs with one default value get the same text."""
         self._services.counters[counters.CONFLICTS["duplicate"]] += 1
         for duplicate in origin.duplicates:
             unreported = self._services.throttle.passes("duplicate", duplicate)

@@ -1,9 +1,10 @@
-"""Recheck: whether cached answers still hold. Asks the driver in threads, with a deadline.
+"""Recheck: finds out whether cached answers still hold; calls the driver in threads, with a
+deadline.
 
 The hub collects the looks of one turn, gives them to one thread, and waits briefly for it, since
-switching threads at each look would cost more. It does not wait again for a driver that needed
-longer, until the driver is quick. Slow looks go to further threads, up to a limit, so that an
-answer whose file system hangs delays no others. Callbacks run in the hub and must not block.
+switching threads for each look would cost more. After a slow batch, the hub does not wait until the
+driver is quick again. Slow looks go to further threads, up to a limit, so that an answer whose file
+system hangs delays no others. Callbacks run in the hub and must not block.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _TICK_S = 0.1
 
 
 class Cached(Protocol):
-    """A cached answer. `seen_s` is when the last look began that found it unchanged."""
+    """A cached answer; `seen_s` is the start of the last look that found it unchanged."""
 
     token: object
     seen_s: float
@@ -51,7 +52,7 @@ Callback = Callable[[bool | None], None]
 
 @dataclass(slots=True, eq=False)
 class _Look:
-    """A pending look at one answer, and who waits for it."""
+    """A pending look at one answer, and the callbacks that wait for it."""
 
     answer: Cached
     asked_s: float
@@ -60,7 +61,7 @@ class _Look:
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """Looks of one thread, made one after the other."""
+    """The looks of one thread, made one after the other."""
 
     looks: list[_Look]
     began_s: float
@@ -72,7 +73,7 @@ class _Batch:
 
 
 class Recheck:
-    """Belongs to the thread of its hub; only the driver runs elsewhere."""
+    """Looks at cached answers. Belongs to the thread of its hub; only the driver runs elsewhere."""
 
     def __init__(self, driver: Driver, overdue_s: float, moment_s: float = MOMENT_S) -> None:
         self._driver = driver
@@ -150,7 +151,7 @@ class Recheck:
         return batch
 
     def _look(self, batch: _Batch) -> None:
-        """Runs in a thread."""
+        """Look at the answers of a batch; runs in a thread."""
         began_s = time.monotonic()
         try:
             self._look_at_all(batch)
@@ -203,7 +204,7 @@ class Recheck:
             callback(holds)
 
     def _look_again(self, look: _Look, began_s: float) -> list[tuple[float, Callback]]:
-        """Queue another look for those who asked too late for this one; return the others."""
+        """Queue another look for callbacks that came too late for this one; return the others."""
         others = [one for one in look.waiting if one[0] - began_s < FRESH_S]
         look.waiting = look.waiting[len(others) :]
         look.asked_s = look.waiting[0][0]
@@ -230,7 +231,8 @@ class Recheck:
             self._ticker.stop()
 
     def _divide(self, batch: _Batch) -> None:
-        """Share the looks behind the one in which the thread hangs: others may hang too."""
+        """Pass on the looks behind the one in which the thread hangs to several batches: others may
+        hang too."""
         batch.is_stuck = True
         self._take(batch)
         behind = batch.looks[1:]

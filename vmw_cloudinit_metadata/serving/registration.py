@@ -1,4 +1,4 @@
-"""The VM that a line counts as, and what the operator learns of its identity."""
+"""The VM that a line counts as, and the reports about its identity."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Registration:
 
     @property
     def machine(self) -> Machine:
-        """Who the VM counts as; until it is identified, what its host has sent so far."""
+        """The VM that the line counts as; until it is identified, what its host has sent so far."""
         return self.known_as or self._session.machine
 
     @property
@@ -69,7 +69,7 @@ class Registration:
             self._register(machine)
 
     def unidentified(self, missing: str) -> None:
-        """Report that it is a VM, but that its host has not sent which one."""
+        """Report a VM whose host has not sent its identity."""
         self._services.counters[counters.CONFLICTS["untold"]] += 1
         unreported = self._services.throttle.passes("untold", self._standing.peer.host)
         if unreported is not None:
@@ -90,7 +90,7 @@ class Registration:
         self._standing.report(PeerRejected(text, counters.REFUSED[kind]), machine)
 
     def forget(self) -> None:
-        """Count as no VM any more."""
+        """Stop counting as a VM."""
         if self.known_as:
             self._services.machines.remove(self, self.known_as)
             self.known_as = None

@@ -1,5 +1,5 @@
-"""A worker's end of the socket pair with its parent: reports what it counts and what happens, and
-stops the worker when the parent is gone."""
+"""A worker's end of the socket pair with its parent: reports counters and happenings, and stops the
+worker when the parent has ended."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ _FULL = (errno.EAGAIN, errno.ENOBUFS)
 
 
 class Reporter:
-    """Reports the figures and happenings of `server`. Calls `on_alone` when the parent is gone."""
+    """Reports the figures and happenings of `server`. Calls `on_alone` when the parent has
+    ended."""
 
     def __init__(
         self, pair: socket.socket, server: MetadataServer, on_alone: Callable[[], None]
@@ -58,7 +59,7 @@ class Reporter:
         self._readable.start(self._parent_is_gone)  # it never sends anything
 
     def stop(self) -> None:
-        """Report what is left, within LAST_WORDS_S; the figures last."""
+        """Report the rest, within LAST_WORDS_S; the figures last."""
         for watcher in (self._timer, self._soon, self._readable):
             watcher.stop()
             watcher.close()
@@ -70,7 +71,7 @@ class Reporter:
             gevent.sleep(HAPPENINGS_S)
 
     def hear(self, happening: Happening) -> None:
-        """Listener of the happenings: pass them on."""
+        """Pass on a happening; a listener."""
         try:
             packed = channel.of_happening(happening)
         except (
@@ -89,7 +90,7 @@ class Reporter:
             self._soon.again(self._send_waiting)
 
     def report(self) -> None:
-        """Report the figures; if there is no room now, then before anything else."""
+        """Report the figures; if there is no room now, before anything else later."""
         self._owes_figures = not self._send_figures()
         if self._owes_figures:
             self._soon.again(self._send_waiting)
@@ -104,7 +105,7 @@ class Reporter:
         return self._send(channel.of_figures(self._server.figures, self._server.problem))
 
     def _send_happenings(self) -> bool:
-        """Send what waits; return whether all is sent."""
+        """Send the waiting happenings; return whether all are sent."""
         while self._waiting:
             some = self._first_ones()
             if not self._send(channel.together(some)):
@@ -115,7 +116,7 @@ class Reporter:
         return True
 
     def _first_ones(self) -> list[bytes]:
-        """As many as one message has room for."""
+        """Return as many waiting happenings as one message has room for."""
         some: list[bytes] = []
         room = self._room
         for packed in self._waiting:
@@ -130,7 +131,7 @@ class Reporter:
             self._server.count(DROPPED["events"])
 
     def _send(self, message: bytes) -> bool:
-        """Return whether the parent took it, or is gone."""
+        """Send a message; return whether the parent took it, or has ended."""
         try:
             self._pair.send(message)
         except OSError as error:

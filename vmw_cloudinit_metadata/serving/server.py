@@ -142,7 +142,7 @@ class MetadataServer:
 
     @property
     def addresses(self) -> list[Address]:
-        """Where the server listens, with the real ports."""
+        """The addresses of the listening sockets, with the real ports."""
         return [name_of(server.socket) for server in self._servers]
 
     @property
@@ -151,7 +151,7 @@ class MetadataServer:
 
     @property
     def counters(self) -> Counter[str]:
-        """What has happened so far, by name; a copy."""
+        """The counters so far, by name; a copy."""
         return Counter(dict[str, int](self._counted.items()))
 
     @property
@@ -168,7 +168,7 @@ class MetadataServer:
 
     @property
     def figures(self) -> Figures:
-        """What was counted and measured so far, and the present gauges."""
+        """The counters and timings so far, and the present gauges."""
         lookup = self._services.lookup
         timings = {
             gauges.LOOKUP_WAITED: lookup.queued,
@@ -227,7 +227,8 @@ class MetadataServer:
             return error
 
     def take_certificate(self, found: Certificate) -> None:
-        """Use it for new connections. If it cannot be used, log that, and keep the present one."""
+        """Use the certificate for new connections. If it is unusable, log that, and keep the
+        present one."""
         match found:
             case None:
                 log.info("reload: there is no certificate to read again")
@@ -312,7 +313,7 @@ class MetadataServer:
         )
 
     def _wait_while(self, condition: Callable[[], bool], limit_s: float) -> None:
-        """Wait while `condition` is true, for at most `limit_s`, or until asked to hurry."""
+        """Wait while `condition` is true, for at most `limit_s`, or until a second stop."""
         end_s = time.monotonic() + limit_s
         while condition() and time.monotonic() < end_s and not self._hurry.is_set():
             self._hurry.wait(_POLL_S)

@@ -1,4 +1,5 @@
-"""What all connections of a server use. It knows no connection, line or dialogue."""
+"""The services that all connections of a server share. They know no connection, line or
+dialogue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source that each connected VM is served from: two VMs with one file are a mistake."""
+"""The source that each connected VM is served from: one file for two VMs is a mistake."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ NAMED_OTHERS = 3
 
 
 class SharedSources:
-    """Counts, for each source (a file), the connections of each VC UUID that are served from it."""
+    """Counts, for each source (a file), the connections of each VC UUID served from it."""
 
     def __init__(self) -> None:
         self._served: dict[str, dict[str, int]] = {}
 
     def add(self, source: str, vc_uuid: str) -> str:
-        """Return, for the log, the other VC UUIDs that are served from `source`, or ""."""
+        """Count a connection; return, for the log, the other VC UUIDs served from `source`, or
+        ""."""
         served = self._served.setdefault(source, {})
         served[vc_uuid] = served.get(vc_uuid, 0) + 1
         if len(served) == 1:

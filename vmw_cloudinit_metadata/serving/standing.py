@@ -1,4 +1,4 @@
-"""The place of one connection among the others: who its peer is, whether it may stay, how long."""
+"""The place of one connection among the others: its peer, whether it may stay, and how long."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from vmw_cloudinit_metadata.serving.timeouts import (
 
 
 class Occupant(Protocol):
-    """What a standing uses of its connection."""
+    """The part of its connection that a standing uses."""
 
     @property
     def is_over(self) -> bool:
         """Whether the connection is closed or about to be."""
 
     def close(self) -> None:
-        """End it now."""
+        """End the connection now."""
 
     def finish(self) -> None:
-        """End it when all is sent."""
+        """End the connection when all is sent."""
 
     def hear(self) -> Iterator[None]:
         """Receive what has arrived, a turn at each step."""
 
 
 class _Gone:
-    """Occupant of a place that was left; avoids a reference cycle."""
+    """Occupant of a vacated place; avoids a reference cycle."""
 
     is_over = True
 
@@ -80,7 +80,7 @@ class Standing:
         self.peer = Peer(name, host, self._connection_id)
 
     def enter(self) -> None:
-        """Take a place, or be refused; to be called once, before anything is received."""
+        """Take a place, or be refused; call it once, before anything is received."""
         if self._services.admission.is_proxy(self.peer.host):
             self._is_quiet = True  # until it speaks for a client: health checks come and go
             self._services.admission.unidentified.add(self.peer.host, self)
@@ -93,7 +93,7 @@ class Standing:
         return self._is_quiet
 
     def start_deadline(self) -> None:
-        """Close the connection unless its VM is identified, or it is refused, in time."""
+        """Close the connection unless, in time, its VM is identified or it is refused."""
         self._services.deadlines.start(
             IDENTIFICATION_DEADLINE_S, self._unidentified, self._occupant.hear
         )
@@ -113,7 +113,7 @@ class Standing:
         return self._count()
 
     def _count(self) -> bool:
-        """Count the connection as one of its host, if that may have one more."""
+        """Count the connection for its host, unless that has too many."""
         refusal = self._services.admission.enter(self.peer.host)
         if refusal is None:
             self._is_counted = True
@@ -123,14 +123,15 @@ class Standing:
         return False
 
     def accept(self, within_s: float | None = None) -> None:
-        """Treat the peer as an ESXi host whose VM is served, or will be `within_s` seconds."""
+        """Treat the peer as an ESXi host whose VM is served, or will be within `within_s`
+        seconds."""
         self._services.deadlines.cancel(self._unidentified, self._move_overdue)
         self._services.admission.unidentified.discard(self.peer.host, self)
         if within_s is not None:
             self._services.deadlines.start(within_s, self._move_overdue, self._occupant.hear)
 
     def keep_mute(self) -> None:
-        """Keep the connection, unserved, for the peer to close; but not for ever."""
+        """Keep the connection open without service, until the peer closes it or time is over."""
         self.accept()
         if not self._occupant.is_over:
             self._services.admission.unidentified.add(self.peer.host, self)
@@ -147,12 +148,12 @@ class Standing:
 
     def refuse_header(self) -> None:
         self._is_quiet = False
-        text = "closed: it begins with no PROXY protocol header"
+        text = "closed: it did not begin with a PROXY protocol header"
         self.warn(PeerRejected, counters.REFUSED["PROXY header"], text)
         self._occupant.close()
 
     def dismiss(self, reason: str) -> None:
-        """Close the connection of a peer that is no ESXi host, once it has read our reply."""
+        """Close the connection of a peer that is not an ESXi host, once it has read our reply."""
         self.warn(ConnectionClosed, counters.CLOSED["strangers"], f"closed: {reason}")
         self._occupant.finish()
         self._services.deadlines.start(FAREWELL_S, self.end)
@@ -181,7 +182,7 @@ class Standing:
         self._occupant.close()
 
     def leave(self) -> None:
-        """Give the place back: the connection is gone."""
+        """Give the place back: the connection has ended."""
         self._services.deadlines.cancel(self._unidentified, self._move_overdue, self.end)
         self._leave_host()
         self._services.admission.mute.discard(self)
@@ -212,6 +213,6 @@ class Standing:
         self._services.counters[reason] += 1
         if self._is_quiet:
             return
-        untold = self._services.throttle.passes(reason, self.peer.host)
-        if untold is not None:
-            self.report(kind(f"{text}{untold}", reason))
+        unreported = self._services.throttle.passes(reason, self.peer.host)
+        if unreported is not None:
+            self.report(kind(f"{text}{unreported}", reason))

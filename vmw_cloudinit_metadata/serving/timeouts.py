@@ -1,14 +1,14 @@
 """Every time limit of a connection, its VM and its guest, in seconds.
 
-Two more belong to others: protocol/session.py has the silence after which a VM is asked again who
-it is, lookuppool.py and recheck.py have those of the driver.
+Two more are elsewhere: protocol/session.py has the silence after which a VM is asked again for its
+identity, lookuppool.py and recheck.py have those of the driver.
 """
 
 from __future__ import annotations
 
 from vmw_cloudinit_metadata.protocol import vmotion
 
-# From the first packet to an identified VM: who takes longer is closed.
+# From the first packet to an identified VM: slower connections are closed.
 IDENTIFICATION_DEADLINE_S = 30.0
 
 # TLS
@@ -22,14 +22,14 @@ IDENTITY_UPDATE_S = 1.0  # likewise, of a VM that was identified: then its ident
 
 # vMotion
 MOVE_EXPIRES_S = float(vmotion.EXPIRES_S)  # since it began, or since source or target disconnected
-# A target whose source is on another server: nobody here would learn that the move has failed.
+# A target whose source is on another server: nothing here would show that the move has failed.
 MOVE_FROM_ELSEWHERE_S = 3600.0
 
-# What a guest has had is reported when it has asked for nothing more for this long.
+# Answers are reported when a guest has requested nothing more for this long.
 SETTLED_S = 1.0
 UNSETTLED_S = 10.0  # a guest that never stops is reported at this interval
 
 # Peers that are not served, or do not read
-MUTE_LINE_S = 60.0  # ESXi redials a closed line at once: a rejected one stays, mute, for this long
+MUTE_LINE_S = 60.0  # ESXi reconnects a closed line at once: a refused one stays, mute, this long
 FAREWELL_S = 1.0  # a peer has this long to read what was sent last, and to close its side
 STALLED_S = 15 * 60.0  # a suspended guest does not read; after this long it counts as dead

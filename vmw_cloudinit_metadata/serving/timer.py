@@ -1,6 +1,6 @@
 """Deadlines, on one timer for all connections: a timer for each would cost too much.
 
-Data that has arrived comes before a deadline: one that judges a peer first receives what the peer's
+Received data comes before a deadline: a deadline that judges a peer first receives what the peer's
 socket has. Time in which the process is stopped or far behind does not count.
 """
 
@@ -20,9 +20,9 @@ LATE_S = 0.5
 _STOPPED_S = TICK_S + LATE_S
 
 Callback = Callable[[], None]
-Hearing = Callable[[], Iterator[None]]  # receives what a socket has, a turn at each step
+Receiving = Callable[[], Iterator[None]]  # receives what a socket has, a turn at each step
 
-_HEARING = -1.0  # the seconds of a deadline that is over and receives first
+_RECEIVING = -1.0  # the seconds of a deadline that is over and receives first
 
 
 class Deadlines:
@@ -30,7 +30,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         # Deadlines of one length end in the order in which they began, so the first is the next.
-        self._due: dict[float, dict[Callback, tuple[float, Hearing | None]]] = {}
+        self._due: dict[float, dict[Callback, tuple[float, Receiving | None]]] = {}
         self._seconds: dict[Callback, float] = {}  # of each that runs
         self._timer = gevent.get_hub().loop.timer(TICK_S, repeat=TICK_S)
         self._is_ticking = False
@@ -40,27 +40,27 @@ class Deadlines:
         self._turn_timer = gevent.get_hub().loop.timer(0.0)
 
     def soon(self, callback: Callback) -> None:
-        """Call `callback` when all others have had their turn."""
+        """Call `callback` after all others have had their turn."""
         self._soon.append(callback)
         if len(self._soon) == 1:
             self._turn_timer.start(self._turn)
 
-    def start(self, seconds: float, callback: Callback, hears: Hearing | None = None) -> None:
-        """Call `callback` once `seconds` are over; this replaces an earlier deadline of it.
+    def start(self, seconds: float, callback: Callback, receive: Receiving | None = None) -> None:
+        """Call `callback` after `seconds`; this replaces an earlier deadline of it.
 
-        With `hears`, that is run to its end first, and may cancel or restart the deadline.
+        `receive` is run to its end first, and may cancel or restart the deadline.
         """
         if callback in self._seconds:
             self.cancel(callback)
         self._seconds[callback] = seconds
         due_s = self._now_s() + seconds
-        self._due.setdefault(seconds, {})[callback] = (due_s, hears)
+        self._due.setdefault(seconds, {})[callback] = (due_s, receive)
         if not self._is_ticking:
             self._is_ticking = True
             self._timer.start(self._tick)
 
     def cancel(self, *callbacks: Callback) -> None:
-        """Cancel their deadlines; some may have none."""
+        """Cancel the deadlines of these callbacks, if they have any."""
         for callback in callbacks:
             seconds = self._seconds.pop(callback, None)
             if seconds is not None:
@@ -79,7 +79,7 @@ class Deadlines:
         callback()
 
     def _now_s(self) -> float:
-        """The time that counts."""
+        """Return the time that counts."""
         now_s = time.monotonic()
         if now_s - self._seen_s > _STOPPED_S:
             self._lost_s += now_s - self._seen_s - TICK_S
@@ -101,22 +101,22 @@ class Deadlines:
             self._is_ticking = False
             self._timer.stop()
 
-    def _is_over(self, callback: Callback, hears: Hearing | None) -> None:
+    def _is_over(self, callback: Callback, receive: Receiving | None) -> None:
         self.cancel(callback)
-        if hears is None:
+        if receive is None:
             callback()
             return
-        self._seconds[callback] = _HEARING
-        self._due.setdefault(_HEARING, {})[callback] = (float("inf"), None)
-        self._hear(callback, hears())
+        self._seconds[callback] = _RECEIVING
+        self._due.setdefault(_RECEIVING, {})[callback] = (float("inf"), None)
+        self._hear(callback, receive())
 
     def _hear(self, callback: Callback, turns: Iterator[None]) -> None:
-        """Run one turn; call back after the last, unless what was received has cancelled that."""
-        if self._seconds.get(callback) != _HEARING:
+        """Receive one turn; after the last, call back unless received data has cancelled that."""
+        if self._seconds.get(callback) != _RECEIVING:
             return
         for _ in turns:
             self.soon(partial(self._hear, callback, turns))
             return
-        if self._seconds.get(callback) == _HEARING:
+        if self._seconds.get(callback) == _RECEIVING:
             self.cancel(callback)
             callback()

@@ -1,4 +1,4 @@
-"""TLS between a connection's bytes and its session: no socket in here."""
+"""TLS between a connection's bytes and its session, without a socket."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _new_context() -> ssl.SSLContext:
 
 
 def _own_context(certified: ssl.SSLContext) -> ssl.SSLContext:
-    """For one handshake, with the certificate of `certified`."""
+    """Return a context for one handshake, with the certificate of `certified`."""
 
     def certify(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         connection.context = certified
@@ -98,7 +98,7 @@ class Tls:
         self.is_closed = False  # by the peer
 
     def feed(self, data: bytes) -> None:
-        """Receive what the peer sent, and go on with the handshake."""
+        """Receive bytes of the peer, and continue the handshake."""
         self._incoming.write(data)
         if not self.is_up:
             with suppress(ssl.SSLWantReadError):
@@ -132,12 +132,12 @@ class Tls:
         self._ssl.write(data)
 
     def say_goodbye(self) -> None:
-        """Tell the peer that no more comes (close_notify)."""
+        """Send close_notify: no more data follows."""
         with suppress(ssl.SSLError):  # the peer has not sent its own
             self._ssl.unwrap()
 
     def data_to_send(self) -> bytes:
-        """Return, once, what is to be written to the peer."""
+        """Return, once, the bytes to write to the peer."""
         return self._outgoing.read()
 
     @property

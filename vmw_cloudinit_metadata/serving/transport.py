@@ -22,15 +22,15 @@ from vmw_cloudinit_metadata.serving.tls import HANDSHAKE, Tls
 
 
 class Layer(Protocol):
-    """What receives the bytes of a connection."""
+    """A receiver of a connection's bytes."""
 
     @property
     def has_more(self) -> bool:
-        """Whether more can be received without the socket: by `receive(b"")`."""
+        """Whether `receive(b"")` has more, without the socket."""
 
     @property
     def is_mid_line(self) -> bool:
-        """Whether a guest has begun a line, and has not ended it."""
+        """Whether the guest's line is incomplete."""
 
     @property
     def is_busy(self) -> bool:
@@ -42,20 +42,20 @@ class Layer(Protocol):
         """Report a happening of the VM, or of the connection if there is no VM yet."""
 
     def proceed(self) -> None:
-        """Go on: all is sent that was written."""
+        """Go on: everything written is sent."""
 
     def drain(self) -> None:
-        """Finish the answers under way, and then the connection."""
+        """Finish the answers under way, and then end the connection."""
 
     def goodbye(self) -> bytes:
-        """Return what has to be sent before the end of the stream."""
+        """Return the last bytes to send before the end of the stream."""
 
     def close(self) -> None:
-        """Called once, when the connection is gone or another layer follows."""
+        """Clean up, once, when the connection has ended or another layer follows."""
 
 
 class Outgoing(Protocol):
-    """Where the serial line writes to: the output, or the TLS in between."""
+    """The serial line's way to the peer: the output, or the TLS in between."""
 
     @property
     def waiting_bytes(self) -> int: ...
@@ -68,25 +68,25 @@ class Outgoing(Protocol):
         """Queue all or nothing; return False if the buffer is full."""
 
     def await_empty(self) -> None:
-        """Have `proceed` called, once, when nothing waits any more."""
+        """Call `proceed`, once, when no bytes wait any more."""
 
 
 class SerialLayer(Layer, Protocol):
     def peer_is_silent(self) -> None:
-        """The peer waits for us: it begins with nothing."""
+        """Go on: the peer waits for us to begin."""
 
 
 class Stack(Protocol):
-    """What a layer uses of its connection."""
+    """The part of its connection that a layer uses."""
 
     standing: Standing
     output: Output
 
     def receive(self, data: bytes) -> None:
-        """Have the present layer receive `data`."""
+        """Let the present layer receive `data`."""
 
     def begin(self) -> None:
-        """Go on behind the PROXY protocol header, if there is one."""
+        """Go on after the PROXY protocol header, if there is one."""
 
     def start_tls(self) -> None: ...
 
@@ -190,7 +190,7 @@ class FirstByteLayer(EarlyLayer):
 
 
 class TlsLayer:
-    """TLS; once the handshake is complete, a serial line is inside. An `Outgoing` too."""
+    """TLS; after the handshake, with a serial line inside. Also an `Outgoing`."""
 
     def __init__(self, services: Services, stack: Stack, context: ssl.SSLContext) -> None:
         self._services = services
@@ -223,7 +223,7 @@ class TlsLayer:
         self._inner = self._stack.open_line(self)
 
     def _receive_plain(self) -> None:
-        """Hand one turn of what TLS has to the line; a record can hold many."""
+        """Give the line one turn of the decrypted bytes; a record can hold many."""
         plain = self._tls.read(TURN_BYTES)
         self.has_more = len(plain) == TURN_BYTES
         if plain:
@@ -233,7 +233,7 @@ class TlsLayer:
             self._stack.close()
 
     def _send(self) -> None:
-        """Send what TLS itself has to say; close a peer that makes it talk and does not read."""
+        """Send TLS's own messages; close a peer that causes them and does not read."""
         data = self._tls.data_to_send()
         if data and not self._stack.output.write(data):
             self._stack.close()

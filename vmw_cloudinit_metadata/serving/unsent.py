@@ -1,4 +1,4 @@
-"""The bytes that peers have not read yet, the longest waiting first."""
+"""The bytes that peers have not read yet, by how long they have waited."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from vmw_cloudinit_metadata.process.budget import Budget
 
 class Holder(Protocol):
     def give_up(self) -> None:
-        """Drop what waits: its memory is needed."""
+        """Drop the waiting bytes: their memory is needed."""
 
 
 class Unsent:
-    """A table of the budget. Counts only holders for which something has to wait."""
+    """A table of the budget. Counts only holders with waiting bytes."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
@@ -35,7 +35,7 @@ class Unsent:
             self._budget.keep()
 
     def shed(self) -> bool:
-        """Have the holder that waits longest give up; return False if there is none."""
+        """Make the holder that has waited longest give up; return False if there is none."""
         holder = next(iter(self._held), None)
         if holder is None:
             return False

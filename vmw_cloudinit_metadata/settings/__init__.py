@@ -1,1 +1,1 @@
-"""Settings: where they come from, what their values mean, and who may write the files."""
+"""Settings: their sources, the meaning of their values, and who may write their files."""

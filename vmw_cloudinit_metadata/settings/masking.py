@@ -43,5 +43,5 @@ def masked(value: Any) -> Any:
 
 
 def _is_secret(key: str) -> bool:
-    """`password`, but not `password-file`."""
+    """Return whether a name is a secret's: `password`, but not `password-file`."""
     return is_secret_name(key) and not _LOCATION.search(key)

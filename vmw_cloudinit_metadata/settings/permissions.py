@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 def read(option: str, path: Path, limit: int) -> bytes:
     """Return the content of a regular file that only its owner and group may write.
 
-    Raises ConfigError for anything else, also for a pipe or a device, without blocking on it.
+    Raise ConfigError for anything else, also for a pipe or a device, without blocking on it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-// The status page. It asks the API and shows what that says; every name is put in as text.
+// The status page. It shows the data of the API; every name is inserted as text.
 
 const POLL_MS = 2000;
 const SOON_MS = 250;
@@ -83,7 +83,7 @@ function size(bytes) {
   return bytes < 1024 ? plural(bytes, "byte", "bytes") : `${(bytes / 1024).toFixed(1)} KiB`;
 }
 
-// Asking the server
+// Requests
 
 class NeedsToken extends Error {}
 
@@ -203,7 +203,7 @@ function showStatus(status) {
 function showAway() {
   $("verdict").dataset.state = "away";
   say($("headline"), "The server does not answer");
-  say($("subline"), "What is below is what it said last. Asking again …");
+  say($("subline"), "The data below is from its last answer. Retrying …");
   document.title = "No answer · vmw-cloudinit-metadata";
 }
 
@@ -243,10 +243,10 @@ function showPulse({ seconds_each, served, failed }) {
   picture.replaceChildren(...bars);
   const boots = served.reduce((sum, number) => sum + number, 0);
   const failures = failed.reduce((sum, number) => sum + number, 0);
-  const told = `${plural(boots, "boot", "boots")} served, ${plural(failures, "failure", "failures")}`;
-  picture.setAttribute("aria-label", told);
+  const summary = `${plural(boots, "boot", "boots")} served, ${plural(failures, "failure", "failures")}`;
+  picture.setAttribute("aria-label", summary);
   const peak = Math.max(...served);
-  say($("pulse-peak"), peak ? `${told}; at most ${count(peak)} in ${seconds_each} s` : told);
+  say($("pulse-peak"), peak ? `${summary}; at most ${count(peak)} in ${seconds_each} s` : summary);
 }
 
 function bar(kind, x, y, width, height) {
@@ -269,7 +269,7 @@ function showReasons({ problems, pulse }) {
 function reasonRow({ name, now, lately }, most) {
   const fill = make("span", { class: "fill" });
   fill.style.width = `${(100 * Math.max(now, lately)) / most}%`;
-  const text = now ? plural(now, "machine now", "machines now") : `${count(lately)} lately`;
+  const text = now ? plural(now, "machine now", "machines now") : `${count(lately)} recently`;
   const button = make(
     "button",
     { class: "reason", type: "button" },
@@ -376,11 +376,11 @@ function showStory(machine) {
   say($("story-name"), nameOf(machine));
   const parts = [
     advice(machine),
-    section("Who and where", facts(machine)),
+    section("Identity", facts(machine)),
     section("Requests and answers", entries(machine.asked.toReversed().map(askedEntry))),
     section("Documents", documents(machine)),
     section("Moves", entries(machine.moves.toReversed().map(storyEntry))),
-    section("What happened", entries(machine.story.toReversed().map(storyEntry))),
+    section("Events", entries(machine.story.toReversed().map(storyEntry))),
   ];
   $("story-body").replaceChildren(...parts.filter(Boolean));
   $("story").hidden = false;
@@ -466,7 +466,7 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden) refresh();
 });
 
-// A fragment that is no escaped text is nobody's id as it stands: the page says so, and goes on.
+// A fragment that cannot be unescaped is used as it is: it is no machine's id, and the page says so.
 function idIn(fragment) {
   try {
     return decodeURIComponent(fragment);

@@ -11,7 +11,7 @@ from vmw_cloudinit_metadata.cli.client.load import herd, soak, steady, storm
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def client() -> None:
-    """Play ESXi hosts and their VMs: show what a VM gets, or test a server under load."""
+    """Play ESXi hosts and their VMs, to test a server."""
 
 
 for _command in (fetch, bridge, storm, herd, steady, soak):

@@ -32,7 +32,7 @@ _ADDRESS = Parsed("PLACE", GuestAddress.parse)
 def bridge(
     connect: GuestAddress | None, listen: GuestAddress | None, pty: bool, **options: Any
 ) -> int:
-    """Connect a real guest's serial port to the server, as its ESXi host does.
+    """Connect a real guest to the server, as its ESXi host does.
 
     A line `move` on standard input, or the signal USR1, starts a vMotion.
     """

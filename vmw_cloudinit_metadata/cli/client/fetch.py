@@ -34,7 +34,7 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
     help="Write the documents to this directory, in the NoCloud layout.",
 )
 def fetch(documents: tuple[str, ...], output: Path | None, **options: Any) -> int:
-    """Play one VM, and print the documents it gets or write them to --output.
+    """Play one VM; print the documents that it gets, or save them.
 
     Exit 1, with the reason, if the server refuses the VM or does not answer.
     """

@@ -46,7 +46,10 @@ def storm(**options: Any) -> int:
 @VMS
 @AT_ONCE
 def herd(**options: Any) -> int:
-    """Connect all VMs, -c at a time, then let all request at once; measure the requests."""
+    """Connect all VMs, then let all request at once.
+
+    At most -c connect at a time. Only the requests are measured.
+    """
     return _test("herd", options, options["vms"])
 
 
@@ -56,7 +59,10 @@ def herd(**options: Any) -> int:
 @AT_ONCE
 @SECONDS
 def steady(**options: Any) -> int:
-    """Keep VMs connected, requesting without pause; three documents count as a boot."""
+    """Keep VMs connected and requesting without pause.
+
+    Three documents count as a boot.
+    """
     return _test("steady", options, options["vms"])
 
 

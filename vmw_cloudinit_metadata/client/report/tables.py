@@ -21,7 +21,7 @@ def failures(result: Mapping[str, Any]) -> Element:
         (_failure(kind, count / most, examples.get(kind)), words.whole(count))
         for kind, count in sorted(found.items(), key=lambda item: -item[1])
     ]
-    titles = ("kind, and the first of it", "count")
+    titles = ("kind, with the first example", "count")
     return section("Failures", table("Failures by kind", titles, rows, "numbers failures"))
 
 

@@ -1,1 +1,1 @@
-"""What is wrong with instance files, and why a VM has none: for `validate` and for the log."""
+"""Finds what is wrong with instance files, and why a VM has none: for `validate` and the log."""

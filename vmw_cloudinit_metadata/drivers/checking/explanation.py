@@ -1,4 +1,4 @@
-"""Explanation: why a machine has no instance data, and what was most likely meant."""
+"""Explanation: why a machine has no instance data, and which file was probably meant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 _UNUSED = (
     "{0} is named by the BIOS UUID of this VM, which counts only if the file says so: write "
-    "`match: {{bios-uuid: {1}}}` into it, or give the driver the option `match` with bios-uuid"
+    "`match: {{bios-uuid: {1}}}` into it, or include bios-uuid in the driver option `match`"
 )
 _SWAPPED = (
     "{0} is named by the {1} UUID of this VM as its guest prints it, with the bytes of the first "
@@ -42,7 +42,7 @@ class Explanation:
         self._search = search
 
     def of(self, machine: Machine) -> str:
-        """The reason, in one sentence; raises DriverError, InvalidInstanceData and UnderWay."""
+        """Return the reason in one sentence; raise DriverError, InvalidInstanceData, UnderWay."""
         with self._directory.snapshot() as snapshot:
             found = self._search.find(machine, snapshot)
             if found is None:
@@ -86,6 +86,6 @@ class Explanation:
         return _LEFT_OUT.format(counted(left_out, "file")) if left_out else ""
 
     def _named_by(self, uuid: str, snapshot: Snapshot) -> str | None:
-        """The file that is named by a UUID, in whatever spelling."""
+        """Return the file named by a UUID, in any spelling."""
         paths = self._listing.usual(uuid, snapshot) or self._listing.unusual(uuid, snapshot)
         return next(iter(paths), None)

@@ -28,7 +28,7 @@ _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found in a file: faults and warnings, and the values that no other may have."""
+    """The faults and warnings of a file, and its values that no other file may have."""
 
     faults: tuple[Fault, ...]
     values: Sequence[distinct.Value] = ()
@@ -63,7 +63,7 @@ class FileCheck:
         return Checked((*about_file, *faults), values)
 
     def values_of(self, path: str) -> Sequence[distinct.Value]:
-        """The values that no other file may have; none of a file that has a fault."""
+        """Return the values that no other file may have; none for a file with a fault."""
         with self._directory.snapshot() as snapshot:
             try:
                 instance, _ = self._files.merged(self._files.layers(path, snapshot), snapshot)
@@ -72,7 +72,7 @@ class FileCheck:
         return distinct.values_of(instance, stem_in(path)) if instance else ()
 
     def located(self, fault: Fault, path: str) -> Fault:
-        """The fault with its place: in that file, or in the defaults."""
+        """Return the fault with its place, in the file or in the defaults."""
         with self._directory.snapshot() as snapshot:
             return located(fault, self._files.layers(path, snapshot))
 
@@ -98,7 +98,7 @@ class FileCheck:
         return warnings, distinct.values_of(instance, stem)
 
     def _name_faults(self, path: str) -> Iterator[Fault]:
-        """Other files of the same VM, and a name that differs from the one looked up."""
+        """Yield other files of the same VM, and a name that differs from the one looked up."""
         stem = stem_in(path)
         paths = self._listing.present(stem)
         if len(paths) > 1:
@@ -120,7 +120,7 @@ class FileCheck:
 
 
 def _match_faults(instance: InstanceData, stem: str) -> Iterator[Fault]:
-    """A file that no VM gets: it is looked up by one VM name, and its `match` names another."""
+    """Yield the fault of a file that no VM gets: its own name and its `match` disagree."""
     wanted = instance.match.get("name")
     if wanted is not None and not parse_uuid(stem) and normal(wanted) != normal(stem):
         expected = "the VM name by which the file is named, or the file named by this one"

@@ -30,7 +30,7 @@ class NamedFiles:
         self._explanation = explanation
 
     def paths(self, name: str) -> list[str]:
-        """The file, or the files of the VM; raises DriverError if there is none."""
+        """Return the file, or the files of the VM; raise DriverError if there is none."""
         path = self._directory.path_of(os.path.abspath(name) if "/" in name else name)
         if path in self._listing.all_paths():
             return [path]

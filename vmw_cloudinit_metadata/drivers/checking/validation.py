@@ -25,7 +25,7 @@ _ANOTHER_VM = "one file for each VM"
 
 
 class Validation:
-    """Checks files, and compares their values. `judge` adds warnings of what is served."""
+    """Checks files, and compares their values. `judge` adds warnings about what is served."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Validation:
             yield Fault((), found, "fewer files in one directory", is_warning=True)
 
     def _warning(self, duplicate: Duplicate) -> Fault:
-        """Where the first file has the value, and who else has it."""
+        """Return the warning about a value: where the first file has it, and which others do."""
         key, text = duplicate.value
         first, *others = duplicate.files
         names = first_of([os.path.basename(path) for path in others], duplicate.count - 1)
@@ -95,7 +95,8 @@ class Validation:
 
 
 def _once(faults: Iterable[Fault]) -> Iterator[Fault]:
-    """Each once: those of the defaults, and of what several files name, come with each file."""
+    """Yield each fault once: faults of defaults and of shared files come with each instance
+    file."""
     seen: set[int] = set()  # hashes, since a directory with many files has many
     for fault in faults:
         if hash(fault) not in seen:

@@ -1,1 +1,1 @@
-"""What instance files say, with the defaults and the files that they name."""
+"""The content of instance files, with the defaults and the files that they name."""

@@ -1,4 +1,4 @@
-"""Defaults: the file whose keys count for each VM that does not set them itself."""
+"""Defaults: the file whose keys apply to each VM that does not set them itself."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Defaults:
         return [self.path] if self.path else []
 
     def layers(self, snapshot: Snapshot) -> list[FileLayer]:
-        """The parsed file, if there is one.
+        """Return the parsed file, if there is one.
 
-        One thread parses it for all others, and only after it has changed.
+        One thread parses it for all others, and only after a change.
         """
         if not self.path:
             return []
@@ -54,7 +54,7 @@ class Defaults:
             return [read]
 
     def faults(self, snapshot: Snapshot) -> Iterator[Fault]:
-        """Every fault and warning that the file has by itself."""
+        """Return every fault and warning of the file itself."""
         if self.path:
             yield from mode_faults(self.path, snapshot)
             yield from bounded(_faults_of(_read(self.path, snapshot)))

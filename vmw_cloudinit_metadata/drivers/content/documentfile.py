@@ -17,12 +17,12 @@ from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES
 from vmw_cloudinit_metadata.instance.secrecy import is_secret_text
 
 _EXPECTED = "the name of a file inside the directory"
-_TOO_LARGE = f"which is no regular file of at most {MAX_DOCUMENT_BYTES:,} bytes"
+_TOO_LARGE = f"which is not a regular file of at most {MAX_DOCUMENT_BYTES:,} bytes"
 _FILE_NAME = re.compile(r"[\w./@+-]{1,100}", re.ASCII)
 
 
 def read(key: Key, file: Any, directory: str, snapshot: Snapshot) -> tuple[str, bytes] | Fault:
-    """Path and content of the file that stands at `key`; raises DriverError if it is unreadable."""
+    """Return path and content of the file named at `key`; raise DriverError if it is unreadable."""
     if not isinstance(file, str) or not is_inside(file):
         found = _quoted(file) if isinstance(file, str) else kind_of(file)
         return Fault(key, found, _EXPECTED)
@@ -39,7 +39,7 @@ def read(key: Key, file: Any, directory: str, snapshot: Snapshot) -> tuple[str, 
 
 
 def named_in(mapping: Mapping[str, Any]) -> Iterator[str]:
-    """The files inside the directory that an instance file names."""
+    """Return the files inside the directory that an instance file names."""
     files = (mapping.get(key) for key in FILE_KEYS)
     return (file for file in files if isinstance(file, str) and is_inside(file))
 
@@ -52,6 +52,6 @@ def is_inside(file: str) -> bool:
 
 
 def _quoted(file: str) -> str:
-    """The name as it is, if it is a file name: somebody may have put user-data there."""
+    """Return the name for a message only if it looks like one: the value may be user-data."""
     is_name = _FILE_NAME.fullmatch(file) and not is_secret_text(file)
     return repr(file) if is_name else f"a text of {len(file):,} characters"

@@ -21,7 +21,7 @@ class DocumentNames:
         self._scan = NameScan(directory, listing, defaults, _names_in)
 
     def all(self) -> frozenset[str]:
-        """The names, as a guest asks for them: as of the last scan, up to ten seconds ago."""
+        """Return the names, as guests request them; up to ten seconds old."""
         return self._scan.names()
 
 

@@ -50,11 +50,11 @@ class Owners:
         """Return each value of the file that another file owns, with that file.
 
         `looks` returns a hash of the signatures of a file and of all that it needs. A file whose
-        hash has changed may have other values: it loses those that it owns.
+        hash has changed may have other values, so it loses those that it owns.
         """
-        mine = looks(path)
+        signature = looks(path)
         before = self._files.get(path)
-        if before and before.is_owner and before.looks == mine:
+        if before and before.is_owner and before.looks == signature:
             return []
         claimed = {hash(value): value for value in islice(values(), MAX_OF_FILE)}
         with self._lock:
@@ -67,7 +67,7 @@ class Owners:
             for other in gone:
                 self._forget(other)
             owned = tuple(h for h in claimed if self._owners.setdefault(h, path) == path)
-            self._files[path] = _Owner(mine, owned, len(owned) == len(claimed))
+            self._files[path] = _Owner(signature, owned, len(owned) == len(claimed))
             found = [(claimed[h], owner) for h in claimed if (owner := self._owners[h]) != path]
             while self.kept_bytes > KEPT_BYTES and self._forget_oldest():
                 pass
@@ -87,7 +87,7 @@ class Owners:
 
 @dataclass(slots=True)
 class Duplicate:
-    """A value of several files: how many they are, and the first of them."""
+    """A value of several files: their number, and the first of them."""
 
     value: Value
     files: list[str]

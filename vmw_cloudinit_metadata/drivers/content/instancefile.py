@@ -1,4 +1,4 @@
-"""InstanceFiles: what an instance file says, over the defaults and with the files that it names."""
+"""InstanceFiles: the content of instance files, merged with defaults and the files they name."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class InstanceFiles:
         self.owners = Owners()
 
     def read(self, path: str, snapshot: Snapshot, *, keep: bool = False) -> Reading:
-        """What a file says, now or as kept in `readings`.
+        """Return the content of a file, newly read or as kept in `readings`.
 
-        Raises DriverError if a file cannot be read, and UnderWay.
+        Raise DriverError if a file cannot be read, and UnderWay.
         """
         return self.readings.of(path, snapshot, self._read, keep=keep)
 
     def layers(self, path: str, snapshot: Snapshot) -> list[FileLayer]:
-        """The file, and the defaults if there are any; raises DriverError."""
+        """Return the file, and the defaults if there are any; raise DriverError."""
         return [layer.read(path, snapshot), *self._defaults.layers(snapshot)]
 
     def merged(
         self, layers: Sequence[FileLayer], snapshot: Snapshot
     ) -> tuple[InstanceData | None, tuple[Fault, ...]]:
-        """The instance that the layers make, or None and the faults that it has instead."""
+        """Return the instance made of the layers, or None, and the faults."""
         faults = [fault for layer in layers for fault in layer.faults]
         own = layers[0].mapping
         mapping = merged(layers[1].mapping, own) if layers[1:] else dict(own)
@@ -96,7 +96,7 @@ class InstanceFiles:
         )
 
     def _duplicates(self, path: str, instance: InstanceData, snapshot: Snapshot) -> tuple[str, ...]:
-        """What the file has in common with another one of those that were read for VMs."""
+        """Return the values that another file, also read for a VM, has too."""
 
         def looks(file: str) -> int:
             seen = snapshot.signature(file)

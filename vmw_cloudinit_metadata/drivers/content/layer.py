@@ -1,4 +1,4 @@
-"""FileLayer: one parsed file of those that an answer is made of, and the place of its faults."""
+"""FileLayer: one parsed file of those that make an answer, and the place of its faults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NO_SEED = seed.read("")
 
 @dataclass(frozen=True)
 class FileLayer:
-    """The keys of one file that are usable, and the faults of the others."""
+    """The usable keys of one file, and the faults of the others."""
 
     path: str
     seed: seed.Seed
@@ -45,7 +45,7 @@ class FileLayer:
 
 
 def read(path: str, snapshot: Snapshot) -> FileLayer:
-    """Read and parse a file; raises DriverError if it cannot be read."""
+    """Read and parse a file; raise DriverError if it cannot be read."""
     try:
         return parse(path, snapshot.read(path, MAX_FILE_BYTES))
     except LeadsOut:
@@ -53,7 +53,7 @@ def read(path: str, snapshot: Snapshot) -> FileLayer:
 
 
 def parse(path: str, content: bytes | None) -> FileLayer:
-    """Parse what was read of a file, None if it is no regular file."""
+    """Parse the bytes of a file; None stands for anything but a regular file."""
     text = _text(path, content)
     if isinstance(text, Fault):
         return _unusable(text)
@@ -67,7 +67,7 @@ def parse(path: str, content: bytes | None) -> FileLayer:
 
 
 def located(fault: Fault, layers: Sequence[FileLayer]) -> Fault:
-    """The fault with file and line: of the layer that has the key, else of the first one."""
+    """Return the fault with file and line: in the layer that has the key, else in the first."""
     key: Key = fault.key
     if key[:1] in (("userdata",), ("vendordata",), ("network",)):  # text, or a missing key
         while len(key) > 1 and not _has_any(layers, key):

@@ -1,4 +1,4 @@
-"""NameScan: names that instance files hold, found by a scan that parses only changed files."""
+"""NameScan: names found in all instance files by a scan that parses only changed files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
 KEPT_S = 10.0
 
 # However often files come and go, scans take a twentieth of a core, except for a short burst; and
-# a new name is noticed after KEPT_S, whatever that takes.
+# a new name is noticed after KEPT_S in any case.
 _SHARE = 1 / 20
 _BURST_S = 0.1
 
@@ -48,7 +48,7 @@ class NameScan:
         self._since_s = time.monotonic()
 
     def names(self) -> frozenset[str]:
-        """What the last scan found; scan again if that is too old."""
+        """Return the result of the last scan; scan again if it is too old."""
         with self._lock:
             if not self._token.holds() and self._has_time():
                 self._scan()

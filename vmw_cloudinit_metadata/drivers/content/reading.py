@@ -1,8 +1,8 @@
 """Readings: parsed instance files, kept if parsing them again would cost too much.
 
-These are files that are invalid, that took long, or that other threads asked for meanwhile. Only
-one thread parses a large file at a time, and the large files being parsed are bounded by memory.
-Other threads do not wait: their look-ups are made again when that is over.
+Kept are files that are invalid, took long to parse, or were requested by other threads meanwhile.
+Only one thread parses a large file at a time, and memory bounds how many are parsed at once. Other
+threads do not wait: their look-ups are repeated afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _UNDER_WAY_BYTES = 1024 * 1024  # of large files; parsing takes 50 times the siz
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A parsed file, over the defaults: an instance, or the faults that it has instead."""
+    """A parsed file, merged over the defaults: an instance, or its faults."""
 
     instance: InstanceData | None
     faults: tuple[Fault, ...] = ()
@@ -40,7 +40,7 @@ class Reading:
     is_like_user_data: bool = False  # begins like user-data, and has no key of an instance file
 
     def served(self) -> InstanceData:
-        """The instance; raises InvalidInstanceData."""
+        """Return the instance; raise InvalidInstanceData."""
         if self.instance is None:
             raise InvalidInstanceData(self.faults)
         return self.instance
@@ -58,10 +58,10 @@ class Readings:
         self._under_way: dict[str, tuple[Work, int]] = {}  # with the size of the file
 
     def of(self, path: str, snapshot: Snapshot, read: Read, *, keep: bool = False) -> Reading:
-        """What `read` returns for the file, or has returned and was kept; `keep` it in any case.
+        """Return the kept reading of the file, or a new one by `read`; always keep it with `keep`.
 
-        Raises what `read` raises, and UnderWay if another thread is reading this large file, or
-        others are reading too many. `snapshot` counts as having seen all that the reading needs.
+        Raise what `read` raises, and UnderWay if another thread is parsing this large file, or
+        others are parsing too many. `snapshot` counts as having seen all that the reading needs.
         """
         with self._lock:
             kept = self._kept.get(path)
@@ -123,7 +123,7 @@ class Readings:
 
 
 def _short(reading: Reading) -> Reading:
-    """The reading with as many faults as there is room for."""
+    """Return the reading with as many faults as there is room for."""
     return replace(reading, faults=tuple(_cut(reading.faults))) if reading.faults else reading
 
 

@@ -1,4 +1,4 @@
-"""Several files of one VM: a fault, since nothing says which of them counts."""
+"""Several files of one VM: a fault, since nothing says which of them applies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ONE_OF_THEM = "one of them"
 
 
 def only(paths: Sequence[str]) -> str | None:
-    """The path, or None if there is none; raises InvalidInstanceData if there are several."""
+    """Return the only path, or None; raise InvalidInstanceData if there are several."""
     if len(paths) > 1:
         raise InvalidInstanceData([two_files(paths)])
     return paths[0] if paths else None
@@ -22,6 +22,6 @@ def two_files(paths: Sequence[str]) -> Fault:
 
 
 def joined_names(paths: Iterable[str]) -> str:
-    """`both web1.yaml and web1.yml`"""
+    """Return `both web1.yaml and web1.yml`."""
     *names, last = (os.path.basename(path) for path in paths)
     return f"{'both ' if len(names) == 1 else ''}{', '.join(names)} and {last}"

@@ -1,6 +1,6 @@
-"""UserDataFiles: the files that instance files, or the defaults, name as user-data or vendor-data.
+"""UserDataFiles: the files named as user-data or vendor-data by instance files or the defaults.
 
-They may lie beside the instance files and be named like them; then they are no VM's file.
+They may lie beside the instance files and have similar names, but then belong to no VM.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class UserDataFiles:
         self._scan = NameScan(directory, listing, defaults, self._named_by)
 
     def has(self, path: str) -> bool:
-        """Whether the file is one of them, as of the last scan, up to ten seconds ago."""
+        """Return whether the file is one of them, as of the last scan, up to ten seconds ago."""
         return os.path.realpath(path) in self._scan.names()
 
     def all(self) -> set[str]:
-        """The real path of each, as they are named now; raises DriverError."""
+        """Return the real path of each, as now named; raise DriverError."""
         found: set[str] = set()
         with self._directory.snapshot() as snapshot:
             for path in [*self._listing.all_paths(), *self._defaults.paths]:

@@ -1,1 +1,1 @@
-"""The directory of instance files: which files it has, how they look, and when they change."""
+"""The directory of instance files: which files it has, their status, and their changes."""

@@ -30,9 +30,9 @@ class Directory:
         self._identity = (found.st_dev, found.st_ino, os.path.realpath(path))
 
     def snapshot(self) -> Snapshot:
-        """A Snapshot to look at its files, and at others, until it is closed.
+        """Return a Snapshot to look at its files, and at others, until it is closed.
 
-        Raises DriverError if the directory is gone, or another file system is mounted over it.
+        Raise DriverError if the directory is gone, or another file system is mounted over it.
         """
         revision = self.changes.revision  # before anything is looked at
         try:
@@ -49,7 +49,7 @@ class Directory:
         return Snapshot(root, revision)
 
     def check(self) -> None:
-        """Raises what `snapshot` does."""
+        """Raise what `snapshot` does."""
         with self.snapshot():
             pass
 
@@ -66,11 +66,11 @@ class Directory:
         self._identity = (found.st_dev, found.st_ino, now_place)
 
     def paths_named(self, stem: str) -> list[str]:
-        """The paths that an instance file of that name may have."""
+        """Return the paths that an instance file of that name may have."""
         return [self._prefix + stem + suffix for suffix in SUFFIXES]
 
     def all_paths(self) -> list[str]:
-        """Every instance file; raises DriverError if the directory cannot be listed."""
+        """Return every instance file; raise DriverError if the directory cannot be listed."""
         try:
             names = sorted(os.listdir(self.path))
         except OSError as error:
@@ -78,7 +78,7 @@ class Directory:
         return [self._prefix + name for name in names if is_instance_file(name)]
 
     def path_of(self, file: str) -> str:
-        """The path of a file; one in the directory begins with `self.path`."""
+        """Return the path of a file; one in the directory begins with `self.path`."""
         path = os.path.join(self.path, file)
         if os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.path):
             return os.path.join(self.path, os.path.basename(path))

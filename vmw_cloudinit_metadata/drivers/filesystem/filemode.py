@@ -11,7 +11,7 @@ from vmw_cloudinit_metadata.instance.fault import Fault
 
 
 def mode_faults(path: str, snapshot: Snapshot) -> Iterator[Fault]:
-    """A warning if every user of the system can read the file."""
+    """Yield a warning if every user of the system can read the file."""
     try:
         mode = snapshot.mode(path)
     except (OSError, LeadsOut):

@@ -1,4 +1,4 @@
-"""File names: from a VM's name to that of its instance file, and which files are instance files.
+"""File names: from a VM's name to its instance file, and which files are instance files.
 
 This is the only place where a VM's name becomes part of a path.
 """
@@ -23,11 +23,12 @@ _NEARLY_INSTANCE = re.compile(r"(.+)\.(?:ya?ml|json)(?:\.txt)? *", re.IGNORECASE
 
 
 def stem_of(vm_name: str) -> str | None:
-    """The file name, without suffix, for a VM name; None for a name that has no file.
+    """Return the file name, without suffix, for a VM name; None for a name that has no file.
 
-    vCenter writes / \\ % in names as %2f %5c %25, and files are named so; raw ones, which only a
-    hostile peer sends, are escaped likewise. A name in the form of a UUID has no file: it could get
-    that of another VM's UUID. Nor has one that begins with a dot: it could get a program's file.
+    vCenter writes / \\ % in names as %2f %5c %25, and files too; raw ones, which only
+    a hostile peer sends, are escaped likewise. A name in the form of a UUID has no file: it could
+    get the file of another VM's UUID. Nor has one that begins with a dot: it could get a program's
+    file.
     """
     if parse_uuid(vm_name) or "\0" in vm_name or vm_name.startswith(_HIDDEN):
         return None
@@ -41,12 +42,12 @@ def stem_of(vm_name: str) -> str | None:
 
 
 def is_instance_file(name: str) -> bool:
-    """Whether a file of this name in the directory is an instance file."""
+    """Return whether a file of this name in the directory is an instance file."""
     return name.endswith(SUFFIXES) and not name.startswith(_HIDDEN)
 
 
 def nearly_stem(name: str) -> str | None:
-    """The stem of a file such as `web1.YAML`, most likely meant as an instance file; or None."""
+    """Return the stem of a file probably meant as an instance file, such as `web1.YAML`."""
     found = _NEARLY_INSTANCE.fullmatch(name)
     if found is None or name.endswith(SUFFIXES) or name.startswith(_HIDDEN):
         return None
@@ -54,31 +55,31 @@ def nearly_stem(name: str) -> str | None:
 
 
 def stem_in(path: str) -> str:
-    """The name of an instance file without its suffix."""
+    """Return the name of an instance file without its suffix."""
     return os.path.splitext(os.path.basename(path))[0]
 
 
 def usual_stem(stem: str) -> str | None:
-    """The spelling in which the file of this stem is looked up; None if no VM can have it."""
+    """Return the usual spelling of a stem, in which it is looked up; None if no VM can have it."""
     return parse_uuid(stem) or stem_of(stem)
 
 
 def unquoted_stem(stem: str) -> str | None:
-    """The stem that was meant if the file was named as in a URL (`web%201`), or None."""
+    """Return the stem probably meant by a URL-encoded name (`web%201`), or None."""
     meant = unquote(stem, errors="surrogateescape")
     return stem_of(meant) if "%" in stem and normal(meant) != normal(stem) else None
 
 
 def is_named_by_uuid(path: str) -> bool:
-    """Whether an instance file is named by a UUID in its usual spelling."""
+    """Return whether an instance file is named by a UUID in its usual spelling."""
     stem = stem_in(path)
     return parse_uuid(stem) == stem
 
 
 def swapped(uuid: str) -> str:
-    """A BIOS UUID as a guest prints it: the bytes of the first three groups in reverse order.
+    """Return a BIOS UUID as a guest prints it: the first three groups with their bytes reversed.
 
-    SMBIOS 2.6 has them little-endian; `dmidecode` and /sys/class/dmi/id/product_uuid follow it.
+    SMBIOS 2.6 stores them little-endian; `dmidecode` and /sys/class/dmi/id/product_uuid follow it.
     """
     groups = uuid.split("-")
     return "-".join([bytes.fromhex(group)[::-1].hex() for group in groups[:3]] + groups[3:])

@@ -1,4 +1,4 @@
-"""Listing: which instance files there are of a name, in the usual spelling or in others."""
+"""Listing: the instance files of a name, in the usual spelling or in others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vmw_cloudinit_metadata.drivers.filesystem.spellings import Spellings
 
 
 class Listing:
-    """The instance files of a directory. The file at `defaults` is none of them."""
+    """The instance files of a directory, without the file at `defaults`."""
 
     def __init__(self, directory: Directory, defaults: str | None) -> None:
         self._directory = directory
@@ -18,20 +18,20 @@ class Listing:
         self.spellings = Spellings(directory.path)
 
     def all_paths(self) -> list[str]:
-        """Every instance file; raises DriverError if the directory cannot be listed."""
+        """Return every instance file; raise DriverError if the directory cannot be listed."""
         return [path for path in self._directory.all_paths() if path != self._defaults]
 
     def present(self, stem: str) -> list[str]:
-        """The files named exactly so, the defaults too: nothing remembers this look."""
+        """Return the files of exactly this name, even the defaults; this look is not remembered."""
         return [path for path in self._directory.paths_named(stem) if os.path.exists(path)]
 
     def usual(self, stem: str, snapshot: Snapshot) -> list[str]:
-        """The files in the spelling by which VMs are looked up."""
+        """Return the files in the spelling by which VMs are looked up."""
         paths = self._directory.paths_named(stem)
         return [path for path in paths if path != self._defaults and snapshot.exists(path)]
 
     def unusual(self, stem: str, snapshot: Snapshot) -> list[str]:
-        """The files of that name in other spellings; raises DriverError."""
+        """Return the files of that name in other spellings; raise DriverError."""
         self.look()
         paths = self.known_unusual(stem)
         if paths:
@@ -39,18 +39,18 @@ class Listing:
         return [path for path in paths if path != self._defaults and snapshot.exists(path)]
 
     def look(self) -> None:
-        """List the directory if it has changed; raises DriverError."""
+        """List the directory if it has changed; raise DriverError."""
         try:
             self.spellings.look()
         except OSError as error:
             raise cannot_read(self._directory.path, error) from error
 
     def known_unusual(self, stem: str) -> list[str]:
-        """What `unusual` returned last, without another look."""
+        """Return the last result of `unusual`, without another look."""
         return self._paths(self.spellings.others(stem))
 
     def nearly(self, stem: str) -> str | None:
-        """What was most likely meant as the file of that name, as of the last `look`."""
+        """Return the files probably meant for that name, as of the last `look`."""
         names = [*self.spellings.nearly(stem), *self.spellings.others(stem)]
         return next(iter(self._paths(names)), None)
 

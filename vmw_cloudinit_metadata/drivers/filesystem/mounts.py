@@ -1,4 +1,4 @@
-"""Mounts: what is mounted where, by /proc/self/mountinfo of proc(5), and when that changes."""
+"""Mounts: the mounted file systems in /proc/self/mountinfo (proc(5)), and their changes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Mounts:
         os.close(self._descriptor)
 
     def have_changed(self) -> bool:
-        """Whether anything was mounted or unmounted since the last call."""
+        """Return whether anything was mounted or unmounted since the last call."""
         return bool(self._poll.poll(0))
 
 
 def file_system_of(descriptor: int) -> str:
-    """The type of the file system on which an open file lies: `ext4`; "" if it is not known."""
+    """Return the type of the file system of an open file, `ext4`; "" if unknown."""
     with Path(f"/proc/self/fdinfo/{descriptor}").open("rb") as info:
         fields = dict(line.split(b":", 1) for line in info if b":" in line)
     mount = fields.get(b"mnt_id", b"").strip()
@@ -39,7 +39,7 @@ def file_system_of(descriptor: int) -> str:
 
 
 def points_below(directory: str) -> list[str]:
-    """The mount points below a directory."""
+    """Return the mount points below a directory."""
     prefix = os.path.join(os.fsencode(os.path.realpath(directory)), b"")
     points = (_ESCAPE.sub(_unescaped, fields[4]) for fields in _rows())
     return [os.fsdecode(point) for point in points if point.startswith(prefix)]

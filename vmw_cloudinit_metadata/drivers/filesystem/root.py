@@ -1,8 +1,8 @@
 """Root: an open directory, and the files below it. No link leads out of it, not even in a race.
 
 Links are resolved by hand: each directory is opened relative to the one before, without following
-links, as in guest/image/tree.py. openat2(2) is missing on systems and containers in use.
-Does file I/O.
+links, as in guest/image/tree.py. openat2(2) is missing on systems and containers in use. Does file
+I/O.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ class Root:
         os.close(self.descriptor)
 
     def directory(self, place: str) -> os.stat_result | None:
-        """The directory's own status; None for one below it, since its path may lead elsewhere."""
+        """Return the directory's own status; None for a subdirectory, whose path may lead
+        elsewhere."""
         return self.status if place == self.prefix else None
 
     def open(self, path: str) -> int:
-        """A descriptor for reading; raises OSError, and LeadsOut."""
+        """Return a descriptor for reading; raise OSError, and LeadsOut."""
         name = path[len(self.prefix) :]
         if self._links_outside:
             return os.open(name, _READ, dir_fd=self.descriptor)
@@ -74,7 +75,7 @@ class Root:
         return self._walk(name, _READ)
 
     def look(self, path: str) -> os.stat_result:
-        """Status of the file, following links; raises OSError, and LeadsOut."""
+        """Return the status of the file, following links; raise OSError, and LeadsOut."""
         name = path[len(self.prefix) :]
         if self._links_outside:
             return os.stat(name, dir_fd=self.descriptor)
@@ -85,7 +86,7 @@ class Root:
             os.close(descriptor)
 
     def look_at(self, path: str) -> os.stat_result:
-        """Status of the entry itself, also of a link; below a subdirectory the same as `look`."""
+        """Return the status of the entry, even of a link; like `look` below a subdirectory."""
         name = path[len(self.prefix) :]
         if "/" in name:
             return self.look(path)
@@ -125,7 +126,7 @@ class Root:
         return os.open(".", flags, dir_fd=directories[-1])
 
     def _below(self, target: str) -> str:
-        """The part of an absolute path below the directory; raises LeadsOut."""
+        """Return the part of an absolute path below the directory; raise LeadsOut."""
         absolute = os.path.join(os.path.abspath(self.prefix), "")
         if not target.startswith(absolute):
             raise LeadsOut
@@ -143,7 +144,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _target(directory: int, name: str) -> str | None:
-    """The target of a link; None if it is no link, or missing."""
+    """Return the target of a link; None for anything else."""
     try:
         return os.readlink(name, dir_fd=directory)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Files that are not instance files but may have been meant as such."""
+"""Files that are not instance files but were probably meant as such."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SUFFIXES = "NAME.yaml, NAME.yml or NAME.json"
 
 
 def nearly_instance_files(directory: str) -> Iterator[Fault]:
-    """A warning that names files with a nearly right suffix: `web1.YAML`, `web1.yaml.txt`."""
+    """Yield a warning that names files with a nearly right suffix: `web1.YAML`, `web1.yaml.txt`."""
     names = sorted(name for name in os.listdir(directory) if nearly_stem(name))
     if names:
         found = f"{counted(len(names), 'file')} that no VM gets ({first_of(names)}) in {directory}"
@@ -27,7 +27,7 @@ def nothing_in(directory: str) -> str:
 
 
 def below(directory: str, user_data: Callable[[], Collection[str]]) -> str:
-    """Which subdirectories have files that would be instance files one level up; or "".
+    """Return which subdirectories have files that would be instance files one level up; or "".
 
     Ignores `user_data`, hidden files, and what is behind links.
     """
@@ -39,12 +39,12 @@ def below(directory: str, user_data: Callable[[], Collection[str]]) -> str:
         return ""
     return (
         f"the files of {counted(len(places), 'subdirectory', 'subdirectories')} are ignored: "
-        f"{first_of(places)}; instance files belong into {directory} itself"
+        f"{first_of(places)}; instance files belong in {directory} itself"
     )
 
 
 def _below(top: str) -> Iterator[str]:
-    """For each entry its path, if it could be an instance file one level up, otherwise ""."""
+    """Yield for each entry its path, or "" if it would not be an instance file one level up."""
     for place, directories, names in os.walk(top):
         directories[:] = sorted(name for name in directories if not name.startswith("."))
         if place == top:

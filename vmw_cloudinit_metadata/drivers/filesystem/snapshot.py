@@ -1,4 +1,4 @@
-"""Snapshot: the files that an answer was made of, as they were; Token: whether they still are."""
+"""Snapshot: the files that made an answer, as they were; Token: whether they have changed."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def signature_of(found: os.stat_result) -> Signature:
 
 
 def _written(found: os.stat_result) -> tuple[int, int]:
-    """What changes when a file is written, but not when another one replaces it."""
+    """Return what changes when a file is written, but not when another one replaces it."""
     return found.st_size, found.st_mtime_ns
 
 
 def _is_settled(changed_ns: int) -> bool:
-    """Whether the next change will show in the time stamps."""
+    """Return whether the next change will show in the time stamps."""
     return time.time_ns() - changed_ns > UNSETTLED_NS
 
 
@@ -61,7 +61,7 @@ def _look(path: str, stat: Callable[[str], os.stat_result] = os.stat) -> os.stat
 
 
 def trusted_s(directory: os.stat_result | None) -> float:
-    """For how long unchanged time stamps of a directory mean that it has not changed."""
+    """Return how long an unchanged time stamp proves that a directory has not changed."""
     if directory is None:
         return TRUSTED_S
     if not _is_settled(directory.st_ctime_ns):
@@ -110,7 +110,8 @@ class _Absences:
         return all(_look(path, os.lstat) is None for path in self.absent)
 
     def joined(self, earlier: _Absences) -> _Absences:
-        """What was missing at two looks at one directory, with its status at the earlier one."""
+        """Return the files missing at both looks, with the directory's status at the earlier
+        one."""
         both = copy(earlier)
         both.absent = self.absent | earlier.absent
         return both
@@ -142,7 +143,7 @@ class Token:
         self._looked_s = time.monotonic()
 
     def holds(self, looks: Looks | None = None) -> bool:
-        """Whether all files look the same; False if one cannot be looked at."""
+        """Return whether all files look the same; False if one cannot be looked at."""
         look = looks or Looks()
         try:
             for path, seen in self._files.items():
@@ -158,7 +159,7 @@ class Token:
         return self._until_s == inf or time.monotonic() < self._until_s
 
     def held_at(self, changes: Revisions, time_s: float) -> bool:
-        """Whether it is known, without a look, that nothing had changed at that time."""
+        """Return whether notifications alone show that nothing had changed at that time."""
         if self._revision is None or time_s - self._looked_s > NOTIFIED_S:
             return False
         return changes.held_at(self._revision, self._names(), time_s)
@@ -169,10 +170,10 @@ class Token:
 
 
 class Snapshot:
-    """Looks at files and remembers what it saw.
+    """Looks at files and remembers their status.
 
     Files below `root` must stay below it: a link that leads out counts as a file that cannot be
-    read (LeadsOut). Other paths are the operator's, and are taken as they are.
+    read (LeadsOut). Other paths are the operator's, and are used as they are.
     """
 
     def __init__(self, root: Root | None = None, revision: int | None = None) -> None:
@@ -191,7 +192,8 @@ class Snapshot:
             self.root.close()
 
     def exists(self, path: str) -> bool:
-        """Raises DriverError if the path cannot be looked at."""
+        """Return whether there is such a file; raise DriverError if the path cannot be looked
+        at."""
         try:
             found = self._found(path)
         except LeadsOut:
@@ -231,9 +233,9 @@ class Snapshot:
         return self.root if self.root and path.startswith(self.root.prefix) else _ANYWHERE
 
     def read(self, path: str, limit: int) -> bytes | None:
-        """At most `limit` + 1 bytes of a file; None if it is no regular file.
+        """Return at most `limit` + 1 bytes of a file; None for anything but a regular file.
 
-        Raises DriverError if it cannot be read or is being written, and LeadsOut.
+        Raise DriverError if it cannot be read or is being written, and LeadsOut.
         """
         try:
             return self._read(path, limit)
@@ -270,7 +272,7 @@ class Snapshot:
             self._is_settled = False
 
     def include(self, other: Snapshot) -> None:
-        """Count what `other` has seen as seen."""
+        """Add everything that `other` has seen."""
         self._seen.update(other._seen)
         for place, directory in other._directories.items():
             ours = self._directories.get(place)
@@ -280,9 +282,9 @@ class Snapshot:
         self._is_plain = self._is_plain and other._is_plain
 
     def agrees_with(self, other: Snapshot) -> bool:
-        """Look at all that `other` has seen; return whether it looks the same.
+        """Look at everything that `other` has seen; return whether it looks the same.
 
-        Raises DriverError if a path cannot be looked at.
+        Raise DriverError if a path cannot be looked at.
         """
         absent = [path for directory in other._directories.values() for path in directory.absent]
         return not any(map(self.exists, absent)) and all(
@@ -291,7 +293,8 @@ class Snapshot:
         )
 
     def token(self, until_s: float = inf) -> Token | None:
-        """For Driver.still_holds; None if the next change might not show in the time stamps."""
+        """Return a token for Driver.still_holds; None if time stamps might not show the next
+        change."""
         if not self._is_settled:
             return None
         lacking = (directory for directory in self._directories.values() if directory.absent)
@@ -299,21 +302,21 @@ class Snapshot:
         return Token(self._seen, lacking, until_s, revision)
 
     def is_settled(self) -> bool:
-        """Whether the next change of any file will show in its time stamps."""
+        """Return whether the next change of any file will show in its time stamps."""
         return self._is_settled
 
     def mode(self, path: str) -> int:
-        """Raises OSError, and LeadsOut."""
+        """Return the file's mode; raise OSError, and LeadsOut."""
         return self._where(path).look(path).st_mode
 
     def closed(self) -> Snapshot:
-        """A copy without the open root."""
+        """Return a copy without the open root."""
         seen = Snapshot()
         seen.include(self)
         return seen
 
     def size_of(self, path: str) -> int:
-        """The size of a file that was looked at; 0 if it is missing."""
+        """Return the size of a file that was looked at; 0 if it is missing."""
         seen = self._seen.get(path)
         return seen[0] if seen else 0
 

@@ -1,4 +1,4 @@
-"""Files whose names are spelled otherwise than those by which VMs are looked up.
+"""Files with unusual names: spelled otherwise than the name by which VMs are looked up.
 
 For a VM name such as `ci%2Fbuild-1`, or one with accents, a file may have many spellings. They
 cannot all be tried, so the directory is listed; but only for a VM that has no file in the usual
@@ -44,7 +44,7 @@ class Spellings:
         self.left_out = 0  # names for which there was no room
 
     def look(self) -> None:
-        """List the directory if it has changed; raises OSError."""
+        """List the directory if it has changed; raise OSError."""
         with self._lock:
             found = os.stat(self._directory)
             now_s = time.monotonic()
@@ -85,9 +85,9 @@ class Spellings:
         return False
 
     def others(self, stem: str) -> list[str]:
-        """The instance files of that name in other spellings, as of the last `look`."""
+        """Return the instance files of that name in other spellings, as of the last `look`."""
         return self._others.get(stem, [])
 
     def nearly(self, stem: str) -> list[str]:
-        """Files that were most likely meant as its instance file: `web1.YAML`."""
+        """Return files probably meant as its instance file: `web1.YAML`."""
         return self._nearly.get(stem, [])

@@ -60,11 +60,12 @@ Report = Callable[[str], None]
 
 
 class CannotWatch(Exception):  # noqa: N818 - not an error: the files are looked at instead
-    """The text is the reason, for the operator."""
+    """The directory cannot be watched; the text is the reason, for the operator."""
 
 
 class DirectoryWatch:
-    """Watches the directory at `path`, once started; `report` takes failures, and their end."""
+    """Watches the directory at `path` once started; reports the start and end of failures to
+    `report`."""
 
     def __init__(self, path: str, changes: Revisions) -> None:
         self._path = path
@@ -132,7 +133,8 @@ class DirectoryWatch:
             self._changes.changed(name)
 
     def _is_second_link(self, mask: int, name: str) -> bool:
-        """Whether a new entry is another name of a file, which may be written by it."""
+        """Return whether a new entry is a hard link, through which the file may be written
+        unseen."""
         if not mask & (flags.CREATE | flags.MOVED_TO):
             return False
         try:
@@ -142,7 +144,7 @@ class DirectoryWatch:
         return found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode)
 
     def _is_same(self) -> bool:
-        """Whether the path still leads to the directory that is watched."""
+        """Return whether the path still leads to the directory that is watched."""
         try:
             found = os.stat(self._path)
         except FileNotFoundError:

@@ -62,7 +62,7 @@ class Agent:
         try:
             self._look_back(dry)
             if not self._may_ask():
-                self._journal.log("not a VMware machine: the agent does not ask (gate = off does)")
+                self._journal.log("not a VMware machine: the agent asks only with gate = off")
                 return 1 if dry else 0
             documents, device = self._fetch()
             if not self._settings["device"]:

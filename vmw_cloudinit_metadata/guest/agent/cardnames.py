@@ -42,7 +42,7 @@ def interfaces_of_1(rows: Any, above: Tuple[Any, ...]) -> Iterator[ConfiguredInt
 
 
 def interfaces_of_2(rows: Any, above: Tuple[Any, ...]) -> Iterator[ConfiguredInterface]:
-    """Without a match, the name is that of a card."""
+    """Yield interfaces of version 2; without a match, the name is that of a card."""
     for name, row in rows.items() if isinstance(rows, dict) else []:
         if isinstance(name, str) and isinstance(row, dict) and row:
             match = row.get("match")
@@ -59,7 +59,7 @@ def mac_of(mac: Any) -> str:
 def without_card(
     interfaces: Iterable[ConfiguredInterface], names: Iterable[str]
 ) -> List[ConfiguredInterface]:
-    """Return those without a MAC address whose name is none of the cards' names."""
+    """Return the interfaces without a MAC address whose name no card has."""
     known = set(names)
     return [one for one in interfaces if not one.mac and one.name not in known]
 
@@ -84,7 +84,7 @@ def name_the_card(document: bytes, system: System) -> Tuple[bytes, List[str]]:
 
 
 def is_taken(card: EthernetCard, interfaces: Iterable[ConfiguredInterface]) -> bool:
-    """Whether the card is, or may be, that of another interface."""
+    """Return whether the card belongs, or may belong, to another interface."""
     return any(one.mac in (card.mac, UNCERTAIN) or one.name == card.name for one in interfaces)
 
 

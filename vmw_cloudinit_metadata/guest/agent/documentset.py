@@ -9,7 +9,7 @@ from vmw_cloudinit_metadata.guest.agent.responses import Documents, load_json
 
 
 class DocumentReader:
-    """Reads a set of documents; remembers the last one that could not be verified."""
+    """Reads a set of documents; remembers the last set that could not be verified."""
 
     def __init__(self) -> None:
         self._unverified: Optional[Documents] = None
@@ -34,7 +34,7 @@ class DocumentReader:
         return verified(documents, digest)
 
     def _accept(self, documents: Documents, noisy: bool) -> Documents:
-        """Without a digest (an old server), a noisy line must deliver the same set twice."""
+        """Accept a set without a digest (an old server): a noisy line must deliver it twice."""
         if noisy and documents != self._unverified:
             self._unverified = documents
             raise Unusable("the line is noisy and the server has no digest")
@@ -74,7 +74,7 @@ def verified(documents: Documents, digest: Dict[str, Any]) -> Documents:
 
 
 def matches(body: bytes, row: Any) -> bool:
-    """Whether a row of the digest is that of the document."""
+    """Return whether a row of the digest fits the document."""
     expected = (len(body), sha256(body))
     return isinstance(row, dict) and (row.get("length"), row.get("sha256")) == expected
 

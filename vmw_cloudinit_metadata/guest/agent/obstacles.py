@@ -1,4 +1,4 @@
-"""What in an image, or on this machine, would keep the agent from working."""
+"""What in an image, or on this machine, keeps the agent from working."""
 
 import os
 import re

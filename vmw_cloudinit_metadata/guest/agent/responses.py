@@ -68,7 +68,7 @@ def parse_error(body: bytes, name: str) -> Optional[ErrorAnswer]:
 
 
 class LineReader:
-    """Cuts a stream into lines of bounded length; `noise` counts lines that are no response."""
+    """Cuts a stream into lines of bounded length; `noise` counts lines that are not responses."""
 
     def __init__(self) -> None:
         self._line = bytearray()

@@ -90,7 +90,7 @@ class System:
         return self.read("/sys/class/dmi/id/product_uuid").lower()
 
     def has_uuid(self, uuid: str) -> bool:
-        """Whether `uuid` is this machine's; newer hardware versions swap some of its bytes.
+        """Return whether `uuid` is this machine's; newer hardware versions swap some of its bytes.
 
         A UUID that could not be read, now or earlier, does not indicate another machine.
         """

@@ -1,4 +1,4 @@
-"""What would keep the agent in an image from working, each finding with its remedy."""
+"""Finds what would keep the agent in an image from working, with a remedy for each finding."""
 
 from __future__ import annotations
 

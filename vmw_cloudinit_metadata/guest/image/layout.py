@@ -18,7 +18,7 @@ _SELINUX_TYPE = re.compile(r"^[ \t]*SELINUXTYPE[ \t]*=[ \t]*([\w-]+)[ \t\r]*$", 
 
 
 def python_of(tree: Tree) -> str | None:
-    """Return the interpreter, preferably that of cloud-init, which has PyYAML."""
+    """Return the interpreter, preferably cloud-init's, which has PyYAML."""
     candidates = [*_PYTHONS, *sorted(tree.glob(_VERSIONED), key=_version, reverse=True)]
     shebang = _SHEBANG.match(tree.text(cloud_init_of(tree) or "")[:_SHEBANG_CHARACTERS])
     if shebang:
@@ -46,6 +46,6 @@ def selinux_type(tree: Tree) -> str | None:
 
 
 def _version(path: str) -> tuple[int, ...]:
-    """(3, 11) of /usr/bin/python3.11; () of /usr/bin/python3.11-config."""
+    """Return (3, 11) for /usr/bin/python3.11, () for /usr/bin/python3.11-config."""
     found = re.search(r"/python(3)\.(\d+)$", path)
     return tuple(map(int, found.groups())) if found else ()

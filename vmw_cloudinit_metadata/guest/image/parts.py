@@ -102,7 +102,7 @@ def with_device(text: str, device: str) -> str:
 
 
 def has_device(text: str) -> bool:
-    """Whether the agent's settings set its port."""
+    """Return whether the agent's settings set its port."""
     return any(not found["comment"] for found in _DEVICE.finditer(text))
 
 

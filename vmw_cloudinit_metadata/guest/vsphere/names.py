@@ -36,13 +36,13 @@ def _of_source(source: str, defaults: str | None) -> list[str]:
 
 
 def _of_text(text: str) -> list[str]:
-    """One name per line; blank lines and lines that begin with # are skipped."""
+    """Return one name per line; skip blank lines and lines that begin with #."""
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def _of_folder(path: Path, defaults: str | None) -> list[str]:
-    """The names of instance files without suffix: VM names as vCenter writes them, or UUIDs."""
+    """Return instance file names without suffix: VM names as vCenter writes them, or UUIDs."""
     folder = Directory(str(path))
     shared = folder.path_of(defaults) if defaults else None
     return [Path(file).stem for file in folder.all_paths() if file != shared]

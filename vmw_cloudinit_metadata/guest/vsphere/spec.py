@@ -80,7 +80,8 @@ def _backing(backing: Backing) -> vim.vm.device.VirtualSerialPort.URIBackingInfo
 
 
 def _connectable(is_connected: bool) -> vim.vm.device.VirtualDevice.ConnectInfo:
-    """The guest may not disconnect the port: it would boot without data, unnoticed."""
+    """Return connection settings that the guest cannot change: disconnected, it would boot without
+    data, unnoticed."""
     return vim.vm.device.VirtualDevice.ConnectInfo(
         startConnected=True, allowGuestControl=False, connected=is_connected
     )

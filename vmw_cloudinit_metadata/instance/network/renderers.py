@@ -92,7 +92,8 @@ def _too_many_domains(case: _Case) -> set[str]:
 
 
 def _mtu(case: _Case) -> set[str]:
-    """ifupdown sets it only with a static address; version 2 puts DHCP before these."""
+    """Return who loses the MTU: ifupdown sets it only with a static address; version 2 puts DHCP
+    before these."""
     is_lost = case.interface.mtu and case.interface.dhcp
     return {"eni"} if is_lost and (case.is_dhcp_alone or case.version == 2) else set()
 
@@ -117,7 +118,8 @@ def _metric(case: _Case) -> set[str]:
 
 
 def _routes_too_early(case: _Case) -> set[str]:
-    """ifupdown adds routes with the address they belong to, in the order of addresses."""
+    """Return who loses routes: ifupdown adds routes with the address they belong to, in the order
+    of addresses."""
     interface = case.interface
     late = []
     if case.version == 1 and interface.dhcp and 4 in case.families:  # DHCP comes last
@@ -135,7 +137,8 @@ def _routes_too_early(case: _Case) -> set[str]:
 
 
 def _metric_of_gateway(case: _Case) -> set[str]:
-    """cloud-init 22.4 has one metric for the default routes of both families."""
+    """Return who loses the metric: cloud-init 22.4 has one for the default routes of both
+    families."""
     has_gateway = any(ip_address(gateway).version == 4 for gateway in case.interface.gateway)
     defaults = [route for route in case.interface.routes if route.is_default and route.version == 6]
     return {"sysconfig"} if has_gateway and any(route.metric for route in defaults) else set()

@@ -140,7 +140,7 @@ def _directive(at: _FailedAt) -> Mistake:
 
 
 def _colon(at: _FailedAt) -> Mistake:
-    """A colon where no key can be."""
+    """Explain a colon where no key can be."""
     if _COLON.search(at.before):
         expected = f"{_QUOTES} if ': ' is part of it, or each key on its own line"
         return Mistake(at.index, "a second ': ' on one line", expected)
@@ -203,7 +203,7 @@ def _zero(at: _FailedAt) -> Mistake:
 
 
 def _key(at: _FailedAt) -> Mistake:
-    """Text after a complete value, or a line whose indentation matches nothing."""
+    """Explain text after a complete value, or a line whose indentation matches nothing."""
     before = at.before.rstrip()
     if at.character and at.character in "]}":
         expected = f"a {_OPENING[at.character]} for each {at.character}, or {_QUOTES}"
@@ -255,7 +255,7 @@ def _item(at: _FailedAt) -> Mistake:
 
 
 def _outside(at: _FailedAt) -> Mistake:
-    """Text after the end of the document."""
+    """Explain text after the end of the document."""
     if at.before.strip():
         return _key(at)
     above = _line_above(at.text, at.line_start)
@@ -265,7 +265,7 @@ def _outside(at: _FailedAt) -> Mistake:
 
 
 def _comma(at: _FailedAt) -> Mistake:
-    """No comma where one is required inside [ ] or { }."""
+    """Explain a missing comma inside [ ] or { }."""
     sign = at.text[at.start : at.start + 1]
     closing = _CLOSING.get(sign, "]")
     if not at.text[at.index :].strip() or "\n" in at.text[at.start : at.index]:
@@ -278,7 +278,7 @@ def _comma(at: _FailedAt) -> Mistake:
 
 
 def _value(at: _FailedAt) -> Mistake:
-    """No value where one is required."""
+    """Explain a missing value."""
     if not at.text[at.index :].strip() and at.bracket is not None:
         sign = at.text[at.bracket]
         expected = f"a closing {_CLOSING.get(sign, ']')}"

@@ -75,7 +75,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def edits(one: str, other: str, most: int) -> int:
     """Return how many letters must be added, removed, changed or swapped to get the other.
 
-    Returns `most` + 1 if there are more than `most`.
+    Return `most` + 1 if there are more than `most`.
     """
     if abs(len(one) - len(other)) > most:
         return most + 1

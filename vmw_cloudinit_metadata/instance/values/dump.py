@@ -60,6 +60,6 @@ def _is_json(value: Any) -> bool:
 
 
 def yaml_text(value: Any) -> str:
-    """Return block YAML in ASCII; raises yaml.YAMLError for what YAML cannot represent."""
+    """Return block YAML in ASCII; raise yaml.YAMLError for what YAML cannot represent."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
     return text
