@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
-from vmw_cloudinit_metadata.monitoring import onceaminute
+from tests.process import Constants
 from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
 
 
 def test_key_passes_once_and_then_again_with_the_count_held_back(
-    monkeypatch: pytest.MonkeyPatch,
+    constants: Constants,
 ) -> None:
-    monkeypatch.setattr(onceaminute, "QUIET_S", 0.05)
+    constants(monitoring__onceaminute__QUIET_S=0.05)
     throttle = OnceAMinute()
     passed = [throttle.passes("failed", "vm-1"), throttle.passes("failed", "vm-2")]
     held_back = [throttle.passes("failed", "vm-1") for _ in range(3)]
@@ -26,9 +24,9 @@ def test_key_passes_once_and_then_again_with_the_count_held_back(
 
 
 def test_table_is_full_forgets_the_key_that_passed_longest_ago(
-    monkeypatch: pytest.MonkeyPatch,
+    constants: Constants,
 ) -> None:
-    monkeypatch.setattr(onceaminute, "MAX_KEYS", 2)
+    constants(monitoring__onceaminute__MAX_KEYS=2)
     throttle = OnceAMinute()
     for name in ("vm-1", "vm-2", "vm-3"):
         throttle.passes(name)
