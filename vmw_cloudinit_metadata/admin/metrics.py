@@ -97,7 +97,7 @@ def _of_the_server(scene: Scene) -> Iterator[Metric]:
     for name, text, value in (
         ("last_good_answers", "Machines that were served the last good answer.", scene.last_good),
         ("ready", "Whether VMs are accepted and the driver can be used.", scene.is_ready),
-        ("start_time_seconds", "When the server started, since 1970.", scene.started_s),
+        ("start_time_seconds", "Start time of the server, in seconds since 1970.", scene.started_s),
     ):
         yield GaugeMetricFamily(PREFIX + name, text, value=float(value))
     build = GaugeMetricFamily(

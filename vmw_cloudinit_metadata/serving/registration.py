@@ -117,7 +117,7 @@ class Registration:
             count = self._services.machines.line_count(machine) - 1
             text = (
                 "has the VC UUID and service URI of an older connection "
-                f"({older}; there are {count}): "
+                f"({older}; {count} in all): "
                 f"this newer one counts as the VM, all are answered{unreported}"
             )
             self.report(RivalConnected(text))
