@@ -21,6 +21,7 @@ from vmw_cloudinit_metadata.monitoring.facts import (
     RequestFailed,
     StaleServed,
     VmIdentified,
+    VmLeft,
     VmMoved,
     VmotionAborted,
     VmotionBegun,
@@ -37,7 +38,7 @@ MAX_PORTS = 16  # of one machine that are reported; more are counted
 NEW_BYTES = 900  # a record, its places in dictionaries, its own ones, and the names in them
 _ASKED_BYTES = 300
 
-COMES = VmIdentified | IdentityChanged | VmMoved  # facts of a connection that has this machine
+COMES = (VmIdentified, IdentityChanged, VmMoved)  # facts of a connection that has this machine
 
 
 def lose(record: MachineRecord, connection: str, now_s: float) -> None:
@@ -83,7 +84,8 @@ def _remember(record: MachineRecord, happening: Happening, size: int) -> None:
     times = 1
     if record.story:
         last, before, its_size = record.story[-1]
-        if (last.kind, last.text) == (happening.kind, happening.text):
+        fact = happening.fact
+        if type(last.fact) is type(fact) and last.fact.text == fact.text:
             record.story = record.story[:-1]
             if not is_beside_story(record, last):
                 record.bytes -= its_size
@@ -100,6 +102,8 @@ def _change(record: MachineRecord, happening: Happening) -> None:
                 record.state = WAITING
         case DocumentsServed() as served:
             _served(record, happening, served)
+        case VmLeft():
+            pass  # `lose` changes the state, with the last connection
         case RequestFailed() as failed:
             _failed(record, happening, failed)
         case PeerRejected():

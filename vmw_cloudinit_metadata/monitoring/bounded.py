@@ -31,13 +31,13 @@ def bounded(fact: Fact) -> Fact:
 def bytes_of(fact: Fact) -> int:
     """The memory that it holds."""
     # getsizeof would take three times as long, and only adds what the collector needs.
-    sizes = [value.__sizeof__() for value in fact]
     size = _COLLECTED_BYTES + fact.__sizeof__()
-    if len(sizes) > 2:  # else there is a text, or two
-        parts = [part for value in fact if isinstance(value, (dict, tuple)) for part in value]
-        sizes += [part.__sizeof__() for part in parts]
-        size += _FLOAT_BYTES * len(parts)
-    return sum(sizes, size)
+    for value in fact:
+        size += value.__sizeof__()
+        if isinstance(value, (dict, tuple)):
+            for part in value:
+                size += _FLOAT_BYTES + part.__sizeof__()
+    return size
 
 
 def cut(fact: Fact, text_bytes: int, most: int) -> Fact:
