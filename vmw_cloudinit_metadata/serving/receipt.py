@@ -101,8 +101,10 @@ class Receipt:
             self._is_well = True
         elif self._is_new(origin.problem):
             self._report_stale(origin)
-        if origin.duplicates and document == "METADATA":
-            self._report_duplicates(origin)
+        if document == "METADATA":
+            self._use_source(origin, machine)  # now: the other VM may not be there later
+            if origin.duplicates:
+                self._report_duplicates(origin)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
 
@@ -130,7 +132,7 @@ class Receipt:
 
     def report(self) -> None:
         """Report what was answered since the last report."""
-        if not self._had or self._machine is None:
+        if not self._had:
             return
         self._services.deadlines.cancel(self._settled)
         had, origin, self._had = self._had, self._origin, {}
@@ -139,7 +141,6 @@ class Receipt:
         if "METADATA" in had:
             self._services.counters[counters.BOOTS] += 1
             self._services.boots.observe(seconds)
-            self._use_source(origin, self._machine)
         text = f"answered {', '.join(had)} from {', '.join(origin.sources) or 'the driver'}"
         self.line.report(
             DocumentsServed(
