@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
+from itertools import islice
 from typing import Protocol
 
 from vmw_cloudinit_metadata.monitoring import counters
@@ -31,6 +32,7 @@ from vmw_cloudinit_metadata.serving.timeouts import SETTLED_S, UNSETTLED_S
 log = logging.getLogger(__name__)
 
 MAX_DOCUMENTS_REPORTED = 64  # of one boot
+NAMED_OTHERS = 3  # VMs that get the same file
 
 # A document's name, as a label of metrics -> its counter.
 _ANSWERED: Mapping[str, counters.Key] = {
@@ -67,7 +69,7 @@ class Receipt:
         "_origin",
         "_reported",
         "_services",
-        "_shared",
+        "_used",
         "line",
     )
 
@@ -79,7 +81,7 @@ class Receipt:
         self._had: dict[str, float] = {}  # document: when; what is not reported yet
         self._asked_s = 0.0  # when the first of them was requested
         self._is_well = False  # answered without a problem, which `news` has not heard yet
-        self._shared: tuple[str, str] | None = None  # the source and VC UUID that are counted
+        self._used: tuple[str, str] | None = None  # the source and VC UUID that are counted
         self._reported: tuple[str, float] = ("", 0.0)  # the last line of the log, and when
 
     def answered(
@@ -206,25 +208,41 @@ class Receipt:
                 self.line.report(ValueDuplicated(f"{duplicate}{unreported}", origin.sources))
 
     def _use_source(self, origin: Origin, machine: Machine) -> None:
-        """Report when VMs with different VC UUIDs get the same file."""
+        """Count the VM for the file that it gets, and report if others get it too."""
         vc_uuid = machine.vc_uuid
-        shared = (origin.sources[0], vc_uuid) if vc_uuid and origin.sources else None
-        if shared == self._shared:
+        used = (origin.sources[0], vc_uuid) if vc_uuid and origin.sources else None
+        if used == self._used:
             return
         self._release_source()
-        self._shared = shared
-        others = self._services.sources.add(*shared) if shared else ""
-        if not shared or not others:
-            return
+        self._used = used
+        if used and vc_uuid:
+            users = self._services.sources.setdefault(used[0], {})
+            users[vc_uuid] = users.get(vc_uuid, 0) + 1
+            if len(users) > 1:
+                self._report_shared(origin, vc_uuid, users)
+
+    def _report_shared(self, origin: Origin, vc_uuid: str, users: Collection[str]) -> None:
         self._services.counters[counters.CONFLICTS["shared source"]] += 1
-        unreported = self._services.throttle.passes("shared source", shared[0])
+        source = origin.sources[0]
+        unreported = self._services.throttle.passes("shared source", source)
         if unreported is not None:
-            text = (
-                f"gets {shared[0]}, which other connected VMs get too: VC UUID {others}{unreported}"
-            )
+            others = _named_others(users, vc_uuid)
+            text = f"gets {source}, which other connected VMs get too: VC UUID {others}{unreported}"
             self.line.report(SourceShared(text, origin.sources))
 
     def _release_source(self) -> None:
-        if self._shared:
-            self._services.sources.remove(*self._shared)
-            self._shared = None
+        if not self._used:
+            return
+        (source, vc_uuid), self._used = self._used, None
+        users = self._services.sources[source]
+        users[vc_uuid] -= 1
+        if not users[vc_uuid]:
+            del users[vc_uuid]
+        if not users:
+            del self._services.sources[source]
+
+
+def _named_others(users: Collection[str], vc_uuid: str) -> str:
+    others = [user for user in islice(users, NAMED_OTHERS + 1) if user != vc_uuid][:NAMED_OTHERS]
+    further = len(users) - 1 - len(others)
+    return ", ".join(others) + (f" and {further} more" if further else "")
