@@ -326,6 +326,17 @@ def test_machines_that_share_a_file_are_reported(
     server.wait_for(r"gets \S+twin\.yaml, which other connected VMs get too: VC UUID 01234567")
 
 
+def test_machines_that_share_a_file_for_a_moment_are_told(
+    vm: Connect, server: ServerProcess, instances: Path
+) -> None:
+    (instances / "brief.yaml").write_text("metadata: {}\n")
+    first, second = vm("brief"), vm("brief", vc_uuid="42" * 16)
+    first.metadata()
+    second.metadata()
+    first.close()
+    server.wait_for(r"gets \S+brief\.yaml, which other connected VMs get too: VC UUID 01234567")
+
+
 def test_name_in_the_log_cannot_forge_a_line(vm: Connect, server: ServerProcess) -> None:
     vm("web1\n2026-01-01 INFO forged").error("METADATA")
     server.wait_for("forged.*answered with not-found")

@@ -23,7 +23,7 @@ from vmw_cloudinit_metadata.drivers.filesystem import skipped
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.filename import is_named_by_uuid
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, Token
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
 from vmw_cloudinit_metadata.drivers.filesystem.watching import DirectoryWatch
 from vmw_cloudinit_metadata.drivers.lastgood import LastGood
 from vmw_cloudinit_metadata.instance.counts import counted
@@ -77,11 +77,11 @@ class FileDriver(Driver):
             time.sleep(_PAUSE_S)  # meanwhile connections end, to make room
 
     def still_holds(self, token: Token) -> bool:
-        return token.holds(Looks(self._directory.changes.revision))
+        return token.holds(self._directory.looks())
 
     def which_hold(self, tokens: Iterable[Token]) -> Iterator[bool]:
         """Check tokens together: they share the directory and the defaults."""
-        looks = Looks(self._directory.changes.revision)
+        looks = self._directory.looks()
         return (token.holds(looks) for token in tokens)
 
     def watch(self, report: Callable[[str], None]) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from math import inf
 from threading import Event
 
+NEVER = -1  # a revision that does not hold
+
 MAX_KEYS = 10_000  # about 200 bytes each; beyond, all keys count as changed
 
 
@@ -21,11 +23,19 @@ class Revisions:
 
     def __init__(self) -> None:
         self.revision = 0
+        self.source: object = None  # that is watched; None if none is
         self._all_changed = 0  # the revision in which everything changed
         self._changed: dict[str, int] = {}
         self._until_s = -inf
         self.asked_s = -inf  # the last time asked for
         self.wanted = Event()  # set when somebody asks for what is not known
+
+    def of(self, source: object, revision: int) -> int:
+        """The revision of what is read from `source`, noted before; NEVER if another is watched.
+
+        If none is watched, all will count as changed when one is.
+        """
+        return revision if self.source in (None, source) else NEVER
 
     def changed(self, key: str) -> None:
         if len(self._changed) >= MAX_KEYS and key not in self._changed:

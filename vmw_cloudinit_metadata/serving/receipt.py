@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
+from itertools import islice
 from typing import Protocol
 
 from vmw_cloudinit_metadata.monitoring import counters
@@ -31,6 +32,7 @@ from vmw_cloudinit_metadata.serving.timeouts import SETTLED_S, UNSETTLED_S
 log = logging.getLogger(__name__)
 
 MAX_DOCUMENTS_REPORTED = 64  # of one boot
+NAMED_OTHERS = 3  # VMs that get the same file
 
 # A document's name, as a label of metrics -> its counter.
 _ANSWERED: Mapping[str, counters.Key] = {
@@ -67,7 +69,7 @@ class Receipt:
         "_origin",
         "_reported",
         "_services",
-        "_shared",
+        "_used",
         "line",
     )
 
@@ -79,7 +81,7 @@ class Receipt:
         self._collected: dict[str, float] = {}  # document: when it was answered
         self._asked_s = 0.0  # when the first of them was requested
         self._is_well = False  # answered without a problem, not yet recorded in `news`
-        self._shared: tuple[str, str] | None = None  # the source and VC UUID that are counted
+        self._used: tuple[str, str] | None = None  # the source and VC UUID that are counted
         self._reported: tuple[str, float] = ("", 0.0)  # the last line of the log, and when
 
     def answered(
@@ -101,8 +103,10 @@ class Receipt:
             self._is_well = True
         elif self._is_new(origin.problem):
             self._report_stale(origin)
-        if origin.duplicates and document == "METADATA":
-            self._report_duplicates(origin)
+        if document == "METADATA":
+            self._use_source(origin, machine)  # now: the other VM may not be there later
+            if origin.duplicates:
+                self._report_duplicates(origin)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
 
@@ -130,7 +134,7 @@ class Receipt:
 
     def report(self) -> None:
         """Report everything answered since the last report."""
-        if not self._collected or self._machine is None:
+        if not self._collected:
             return
         self._services.deadlines.cancel(self._settled)
         documents, origin, self._collected = self._collected, self._origin, {}
@@ -139,7 +143,6 @@ class Receipt:
         if "METADATA" in documents:
             self._services.counters[counters.BOOTS] += 1
             self._services.boots.observe(seconds)
-            self._use_source(origin, self._machine)
         text = f"answered {', '.join(documents)} from {', '.join(origin.sources) or 'the driver'}"
         self.line.report(
             DocumentsServed(
@@ -208,25 +211,41 @@ class Receipt:
                 self.line.report(ValueDuplicated(f"{duplicate}{unreported}", origin.sources))
 
     def _use_source(self, origin: Origin, machine: Machine) -> None:
-        """Report when VMs with different VC UUIDs get the same file."""
+        """Count the VM for the file that it gets, and report if others get it too."""
         vc_uuid = machine.vc_uuid
-        shared = (origin.sources[0], vc_uuid) if vc_uuid and origin.sources else None
-        if shared == self._shared:
+        used = (origin.sources[0], vc_uuid) if vc_uuid and origin.sources else None
+        if used == self._used:
             return
         self._release_source()
-        self._shared = shared
-        others = self._services.sources.add(*shared) if shared else ""
-        if not shared or not others:
-            return
+        self._used = used
+        if used and vc_uuid:
+            users = self._services.sources.setdefault(used[0], {})
+            users[vc_uuid] = users.get(vc_uuid, 0) + 1
+            if len(users) > 1:
+                self._report_shared(origin, vc_uuid, users)
+
+    def _report_shared(self, origin: Origin, vc_uuid: str, users: Collection[str]) -> None:
         self._services.counters[counters.CONFLICTS["shared source"]] += 1
-        unreported = self._services.throttle.passes("shared source", shared[0])
+        source = origin.sources[0]
+        unreported = self._services.throttle.passes("shared source", source)
         if unreported is not None:
-            text = (
-                f"gets {shared[0]}, which other connected VMs get too: VC UUID {others}{unreported}"
-            )
+            others = _named_others(users, vc_uuid)
+            text = f"gets {source}, which other connected VMs get too: VC UUID {others}{unreported}"
             self.line.report(SourceShared(text, origin.sources))
 
     def _release_source(self) -> None:
-        if self._shared:
-            self._services.sources.remove(*self._shared)
-            self._shared = None
+        if not self._used:
+            return
+        (source, vc_uuid), self._used = self._used, None
+        users = self._services.sources[source]
+        users[vc_uuid] -= 1
+        if not users[vc_uuid]:
+            del users[vc_uuid]
+        if not users:
+            del self._services.sources[source]
+
+
+def _named_others(users: Collection[str], vc_uuid: str) -> str:
+    others = [user for user in islice(users, NAMED_OTHERS + 1) if user != vc_uuid][:NAMED_OTHERS]
+    further = len(users) - 1 - len(others)
+    return ", ".join(others) + (f" and {further} more" if further else "")

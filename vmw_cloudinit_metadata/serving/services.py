@@ -17,7 +17,6 @@ from vmw_cloudinit_metadata.serving.admission import Admission
 from vmw_cloudinit_metadata.serving.connectedmachines import ConnectedMachines
 from vmw_cloudinit_metadata.serving.lookup import Lookup
 from vmw_cloudinit_metadata.serving.output import Turn
-from vmw_cloudinit_metadata.serving.sharedsources import SharedSources
 from vmw_cloudinit_metadata.serving.timer import Deadlines
 from vmw_cloudinit_metadata.serving.unsent import Unsent
 
@@ -33,7 +32,9 @@ class Services:
     turn: Turn = field(default_factory=Turn)
     deadlines: Deadlines = field(default_factory=Deadlines)
     machines: ConnectedMachines = field(default_factory=ConnectedMachines)
-    sources: SharedSources = field(default_factory=SharedSources)
+    # For each source (a file), the lines of each VC UUID that are served from it: two VMs with one
+    # file are a mistake.
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)
     news: LastTrouble = field(default_factory=LastTrouble)
     throttle: OnceAMinute = field(default_factory=OnceAMinute)
     happenings: Happenings = field(default_factory=Happenings)

@@ -7,7 +7,7 @@ import os
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.filesystem.filename import SUFFIXES, is_instance_file
 from vmw_cloudinit_metadata.drivers.filesystem.root import Root
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, cannot_read
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, cannot_read
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 
 
@@ -46,7 +46,17 @@ class Directory:
         except DriverError:
             root.close()
             raise
-        return Snapshot(root, revision)
+        place = (root.status.st_dev, root.status.st_ino)
+        return Snapshot(root, self.changes.of(place, revision))
+
+    def looks(self) -> Looks:
+        """Looks at files by their paths, which may lead to another directory than before."""
+        revision = self.changes.revision  # before anything is looked at
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return Looks()
+        return Looks(self.changes.of((found.st_dev, found.st_ino), revision))
 
     def check(self) -> None:
         """Raise what `snapshot` does."""

@@ -73,7 +73,6 @@ class DirectoryWatch:
         self._closed = Event()
         self._mounts: Mounts | None = None
         self._inotify: INotify | None = None
-        self._watched: tuple[int, int] | None = None  # device and inode
 
     def start(self, report: Report) -> None:
         Thread(target=self._run, args=[report], name="directory watch", daemon=True).start()
@@ -149,7 +148,7 @@ class DirectoryWatch:
             found = os.stat(self._path)
         except FileNotFoundError:
             return False
-        return (found.st_dev, found.st_ino) == self._watched
+        return self._changes.source == (found.st_dev, found.st_ino)
 
     def _watch_anew(self) -> None:
         self._drop()
@@ -158,7 +157,7 @@ class DirectoryWatch:
         try:
             self._check(descriptor)
             found = os.fstat(descriptor)
-            self._watched = (found.st_dev, found.st_ino)
+            self._changes.source = (found.st_dev, found.st_ino)
             self._add_watch(f"/proc/self/fd/{descriptor}")
         finally:
             os.close(descriptor)
@@ -182,6 +181,7 @@ class DirectoryWatch:
 
     def _drop(self) -> None:
         self._changes.complete_until(-inf)
+        self._changes.source = None
         if self._inotify:
             self._inotify.close()
             self._inotify = None
