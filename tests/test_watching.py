@@ -236,7 +236,7 @@ def test_directory_that_is_swapped_and_swapped_back_is_known(
     directory: Path,
     reports: list[str],
     settled: None,  # noqa: ARG001
-    monkeypatch: pytest.MonkeyPatch,
+    constants: Constants,
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(directory, other)
@@ -246,7 +246,7 @@ def test_directory_that_is_swapped_and_swapped_back_is_known(
     driver = FileDriver({"directory": str(link)})
     driver.watch(reports.append)
     notified(driver)
-    monkeypatch.setattr(watching, "ROUND_S", 1.0)
+    constants(drivers__filesystem__watching__ROUND_S=1.0)
     time.sleep(SERVED_S)
     swap(link, other)
     found = answer_of(driver)
