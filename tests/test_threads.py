@@ -52,6 +52,7 @@ def end(threads: Threads) -> None:
     threads.close()
     for one in alive():
         one.join(5)
+        assert not one.is_alive(), "a pool of another test was not closed"
 
 
 @given(st.integers(0, 30))

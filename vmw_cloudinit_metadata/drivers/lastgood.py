@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from cachetools import LRUCache
 
+from vmw_cloudinit_metadata.instance.documents import USER_DATA
 from vmw_cloudinit_metadata.instance.model import InstanceData
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -72,5 +73,5 @@ class LastGood:
 
 def _size(instance: InstanceData, file_bytes: int) -> int:
     """Estimate the bytes of an answer: measuring the mappings took 4 % of a first read."""
-    texts = len(instance.userdata) + len(instance.vendordata)
+    texts = sum(len(instance.content_of(document)) for document in USER_DATA)
     return _ABOUT_BYTES + texts + _BYTES_PER_BYTE * max(file_bytes - texts, 0)

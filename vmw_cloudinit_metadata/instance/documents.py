@@ -2,7 +2,8 @@
 
 A new one in cloud-init's user-data format is a row here: instance files, messages, NoCloud's names,
 the requests that a VM may send, and metrics follow. What is served from it is
-`InstanceData.content_of`. The agent, which ships alone, has its own list: conversation.py.
+`InstanceData.content_of`. The agent, which ships alone, has its own list: conversation.py
+and documentset.py.
 """
 
 from __future__ import annotations

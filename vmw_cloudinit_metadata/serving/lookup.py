@@ -57,7 +57,10 @@ class Lookup:
         self._failures: TTLCache[Hashable, tuple[Failure, float]]
         self._failures = TTLCache(_MAX_FAILURES, _REPEATED_S)
         self.queued, self.ran = self._pool.queued, self._pool.ran
-        self._threads.run(partial(driver.watch, log.info), self._watching)
+
+    def watch(self) -> None:
+        """Have the driver notified of changes from now on, if it can be."""
+        self._threads.run(partial(self._driver.watch, log.info), self._watching)
 
     @property
     def run_timeout_s(self) -> float:

@@ -214,6 +214,7 @@ class MetadataServer:
             )
             server.start()
             self._servers.append(server)
+        self._services.lookup.watch()
 
     def read_certificate(self, key_pair: KeyPair | None = None) -> Certificate:
         """Read the certificate and its key again, or those of `key_pair`, for `take_certificate`.

@@ -9,6 +9,7 @@ from typing import Any
 
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
+from vmw_cloudinit_metadata.instance.documents import USER_DATA_KEYS
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
 from vmw_cloudinit_metadata.instance.keys import (
     DOCUMENTS,
@@ -31,6 +32,7 @@ _LIKE_USER_DATA = re.compile(
 _JSON = ".json"
 _BEGINS_LIKE_JSON = re.compile(r"\s*\{")
 _NO_SEED = seed.read("")
+_USER_DATA = {(key,) for key in USER_DATA_KEYS}
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,11 @@ def parse(path: str, content: bytes | None) -> FileLayer:
 def located(fault: Fault, layers: Sequence[FileLayer]) -> Fault:
     """Return the fault with file and line: in the layer that has the key, else in the first."""
     key: Key = fault.key
-    if key[:1] in (("userdata",), ("vendordata",), ("network",)):  # text, or a missing key
+    is_user_data = key[:1] in _USER_DATA
+    if is_user_data or key[:1] == ("network",):  # text, or a missing key
         while len(key) > 1 and not _has_any(layers, key):
             key = key[:-1]
-    if key in (("userdata",), ("vendordata",)) and not _has_any(layers, key):
+    if is_user_data and len(key) == 1 and not _has_any(layers, key):
         key = (f"{key[0]}-file",)
     layer = next((layer for layer in layers if layer.seed.has(key)), layers[0])
     return replace(layer.seed.located(replace(fault, key=key), layer.path), key=fault.key)

@@ -1,4 +1,4 @@
-"""The serial port: which one to ask on, and how to use it alone, in raw mode."""
+"""The serial port: which ones to ask on, and how to use one alone, in raw mode."""
 
 import errno
 import fcntl
