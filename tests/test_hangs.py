@@ -180,7 +180,7 @@ def test_hung_worker_is_reported_killed_and_replaced(start: Start) -> None:
         told = status(server)
         assert told["state"] == "failing"
         assert re.fullmatch(rf"worker {hung} has been silent for \d+ s", str(told["problem"]))
-        server.wait_for(rf"worker {hung} is silent for \d+ s: killed", 20)
+        server.wait_for(rf"worker {hung} has been silent for \d+ s: killed", 20)
         wait_until(lambda: len(children(server.pid) - workers) == 1)
         (new,) = children(server.pid) - workers
         wait_until(lambda: listens(new, server.port))
@@ -226,7 +226,7 @@ def test_term_spares_a_silent_worker_for_as_long_as_answers_may_take(start: Star
         begun_s = time.monotonic()
         assert server.wait() == 0
         assert 3.5 < time.monotonic() - begun_s < 10
-    server.wait_for(f"worker {hung} is silent")
+    server.wait_for(f"worker {hung} has been silent")
 
 
 def test_second_term_ends_a_silent_worker_at_once(start: Start) -> None:
