@@ -31,7 +31,7 @@ _REQUEST_BYTES = 192  # a document's name, of at most 64 characters, and when it
 BUSY_BYTES = 64 * 1024  # with more than this unsent, the next request waits
 
 # This many are answered in one go, also if hundreds waited for the same look-up.
-TURN_REQUESTS = 6
+TURN_REQUESTS = 3
 
 # An answer goes out in pieces, so that most of a long one can still be held back for a vMotion.
 PIECE_BYTES = 16 * 1024
