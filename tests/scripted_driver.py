@@ -43,6 +43,11 @@ class ScriptedDriver(Driver):
     def still_holds(self, token: str) -> bool:
         return token != "kept-no"
 
+    def held_at(self, token: str, time_s: float) -> bool:  # noqa: ARG002
+        if token == "kept-raises":
+            raise KeyError("oops")
+        return False
+
     def close(self) -> None:
         with Path(self.options["calls"]).open("a") as calls:
             calls.write("closed\n")

@@ -88,6 +88,18 @@ def test_answer_is_kept_while_the_driver_says_that_it_holds(
     assert sorted(server.calls) == ["kept-no"] * 3 + ["kept-yes"] + ["other"] * 3
 
 
+def test_driver_whose_notifications_fail_is_asked_whether_the_answer_holds(
+    scripted: Callable[..., Scripted],
+) -> None:
+    server = scripted()
+    machine = server.vm("kept-raises")
+    for document in ("METADATA", "USERDATA"):
+        time.sleep(FRESH_S)
+        assert machine.document(document)
+    assert server.calls == ["kept-raises"]
+    server.server.wait_for("ScriptedDriver: held_at failed")
+
+
 def test_driver_is_not_asked_again_for_the_next_document_of_a_boot(
     scripted: Callable[..., Scripted],
 ) -> None:

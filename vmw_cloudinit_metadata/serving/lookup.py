@@ -90,11 +90,16 @@ class Lookup:
     def is_fresh(self, answer: Answer) -> bool:
         """Return whether the answer was found unchanged a moment ago."""
         moment_s = time.monotonic() - FRESH_S
-        if answer.seen_s < moment_s:
-            if not self._driver.held_at(answer.token, moment_s):
-                return False
+        if answer.seen_s >= moment_s:
+            return True
+        try:
+            held = self._driver.held_at(answer.token, moment_s)
+        except Exception:  # a driver is foreign code, and this call of it runs in the hub
+            log.exception("%s: held_at failed", type(self._driver).__name__)
+            return False
+        if held:
             answer.seen_s = moment_s
-        return True
+        return held
 
     def recheck(
         self, machine: Machine, answer: Answer, callback: Callable[[Outcome | None], None]
