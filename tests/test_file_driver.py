@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -1726,6 +1727,36 @@ def test_document_names_know_a_new_file(directory: Path) -> None:
     assert list(driver.document_names()) == []
     write(directory, web1="metadata: {}\ndocuments: {keys: x}\n")
     assert list(driver.document_names()) == ["KEYS"]
+
+
+def test_document_names_hold_bounded_bytes(
+    directory: Path,
+    settled: None,  # noqa: ARG001
+    constants: Constants,
+) -> None:
+    letters = str.maketrans("0123456789", "ABCDEFGHIJ")
+    for file in range(20):
+        names = (f"{file:02}{number:04}".translate(letters) * 5 for number in range(1_000))
+        (directory / f"vm{file}.yaml").write_text(
+            "documents:\n" + "".join(f"  {name}: x\n" for name in names)
+        )
+    assert len(driver_of(directory).document_names()) == 20_000
+    constants(drivers__content__namescan__MAX_BYTES=200_000)
+    driver = driver_of(directory)
+    tracemalloc.start()
+    try:
+        driver.document_names()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000  # without the limit 3.4 MB
+
+
+def test_document_name_behind_many_files_with_the_same_one_is_known(directory: Path) -> None:
+    for number in range(10_001):
+        (directory / f"vm{number:05}.yaml").write_text("documents: {KEYS: x}\n")
+    (directory / "zz.yaml").write_text("documents: {LAST: x}\n")
+    assert set(driver_of(directory).document_names()) == {"KEYS", "LAST"}
 
 
 def test_document_names_of_a_directory_that_changes_all_the_time_cost_little(

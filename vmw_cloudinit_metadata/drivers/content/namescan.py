@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from sys import getsizeof
 
 from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
 from vmw_cloudinit_metadata.drivers.driver import DriverError
@@ -22,8 +23,10 @@ KEPT_S = 10.0
 _SHARE = 1 / 20
 _BURST_S = 0.1
 
-MAX_NAMES = 10_000
-MAX_REMEMBERED = 50_000  # files, about 300 bytes each; the others are parsed at each scan
+# Of all names, and of the files that are remembered: the others are parsed at each scan.
+MAX_BYTES = 16 * 1024 * 1024
+_ABOUT_BYTES = 100  # a file without its names
+MAX_OF_FILE = 10_000  # names in one file
 
 _NEVER = Token({}, until_s=0.0)
 
@@ -65,13 +68,20 @@ class NameScan:
         seen = Snapshot()
         seen.exists(self._directory.path)  # it changes when a file comes or goes
         remembered: dict[str, tuple[int, frozenset[str]]] = {}
-        self._names = frozenset(islice(self._found(remembered), MAX_NAMES))
+        names: set[str] = set()
+        size = 0
+        for name in self._found(remembered):
+            if name not in names and size < MAX_BYTES:
+                names.add(name)
+                size += getsizeof(name)
+        self._names = frozenset(names)
         self._of_file = remembered
         ended_s = time.monotonic()
         self._token = seen.token(ended_s + KEPT_S) or _NEVER
         self._left_s = max(self._left_s - (ended_s - began_s), -_SHARE * KEPT_S)
 
     def _found(self, remembered: dict[str, tuple[int, frozenset[str]]]) -> Iterator[str]:
+        size = 0
         with self._directory.snapshot() as snapshot:
             for path in [*self._listing.all_paths(), *self._defaults.paths]:
                 seen = Snapshot(snapshot.root)
@@ -79,7 +89,8 @@ class NameScan:
                     signature, names = self._of(path, seen)
                 except (DriverError, LeadsOut):
                     continue  # reported when its VM asks
-                if seen.is_settled() and len(remembered) < MAX_REMEMBERED:
+                size += _ABOUT_BYTES + getsizeof(names) + sum(map(getsizeof, names))
+                if seen.is_settled() and size <= MAX_BYTES:
                     remembered[path] = signature, names
                 yield from names
 
@@ -89,5 +100,5 @@ class NameScan:
         before = self._of_file.get(path)
         if before and before[0] == signature:
             return before
-        names = frozenset(islice(self._read(path, seen), MAX_NAMES))
+        names = frozenset(islice(self._read(path, seen), MAX_OF_FILE))
         return hash(seen.signature(path)), names
