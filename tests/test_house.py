@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import socket
 import sys
 import time
@@ -18,7 +19,7 @@ import gevent
 import greenlet
 import pytest
 
-from tests.test_floors import MODULES, PACKAGE, ROOT
+from tests.test_floors import MODULES, PACKAGE, ROOT, nodes_of
 from tests.vm import ALWAYS_KNOWN, BINARY, VC_UUID, suboption
 from vmw_cloudinit_metadata import MetadataServer
 from vmw_cloudinit_metadata.drivers.file import FileDriver
@@ -36,13 +37,10 @@ TESTS = Path(__file__).parent
 
 SETTLED_S = 2.2  # after which a file need not be read again
 
-TREES = {path: ast.parse(path.read_text()) for path in MODULES}
-CLASSES = [
-    (path, node)
-    for path, tree in TREES.items()
-    for node in ast.walk(tree)
-    if isinstance(node, ast.ClassDef)
-]
+
+def classes() -> Iterator[tuple[Path, ast.ClassDef]]:
+    for path in MODULES:
+        yield from ((path, node) for node in nodes_of(path) if isinstance(node, ast.ClassDef))
 
 
 def dotted(path: Path) -> str:
@@ -57,7 +55,7 @@ ROOMS = ["", *sorted({name.rpartition(".")[0] for name in NAMES} - {""})]
 
 def imported(path: Path) -> Iterator[str]:
     """The modules of the package that one imports, also for the type checker alone."""
-    for node in ast.walk(TREES[path]):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (name.name.removeprefix(f"{PACKAGE}.") for name in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE):
@@ -67,10 +65,12 @@ def imported(path: Path) -> Iterator[str]:
                 yield inner if inner in NAMES else module
 
 
-IMPORTS = {
-    dotted(path): {name for name in imported(path) if name in NAMES} - {dotted(path)}
-    for path in MODULES
-}
+@functools.cache
+def imports_by_module() -> dict[str, set[str]]:
+    return {
+        dotted(path): {name for name in imported(path) if name in NAMES} - {dotted(path)}
+        for path in MODULES
+    }
 
 
 def circle_in(graph: Mapping[str, set[str]]) -> list[str]:
@@ -82,7 +82,7 @@ def circle_in(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def test_modules_import_each_other_in_no_circle() -> None:
-    assert circle_in(IMPORTS) == []
+    assert circle_in(imports_by_module()) == []
 
 
 def below(room: str, module: str) -> str:
@@ -94,7 +94,7 @@ def below(room: str, module: str) -> str:
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room or "root")
 def test_modules_and_rooms_of_a_room_import_each_other_in_no_circle(room: str) -> None:
     graph: dict[str, set[str]] = {}
-    for module, others in IMPORTS.items():
+    for module, others in imports_by_module().items():
         if name := below(room, module):
             graph.setdefault(name, set()).update(below(room, other) for other in others)
     assert circle_in({name: others - {name, ""} for name, others in graph.items()}) == []
@@ -106,7 +106,7 @@ def test_no_class_is_long_or_has_many_methods() -> None:
         lines = (node.end_lineno or 0) - node.lineno + 1
         return lines > MAX_CLASS_LINES or len(methods) > MAX_METHODS
 
-    assert [f"{dotted(path)}.{node.name}" for path, node in CLASSES if is_large(node)] == []
+    assert [f"{dotted(path)}.{node.name}" for path, node in classes() if is_large(node)] == []
 
 
 def test_no_module_is_long() -> None:
@@ -125,7 +125,7 @@ def test_names_of_modules_are_unique() -> None:
 
 
 def test_names_of_classes_are_unique() -> None:
-    names = Counter(node.name for _, node in CLASSES)
+    names = Counter(node.name for _, node in classes())
     assert [name for name, count in names.items() if count > 1] == []
 
 
