@@ -100,6 +100,24 @@ def test_driver_whose_notifications_fail_is_asked_whether_the_answer_holds(
     server.server.wait_for("ScriptedDriver: held_at failed")
 
 
+def test_driver_is_asked_seldom_for_a_vm_that_fails_and_asks_without_a_pause(
+    scripted: Callable[..., Scripted],
+) -> None:
+    server = scripted()
+    machine = server.vm("none")
+    end_s = time.monotonic() + 1
+    asked = 0
+    while time.monotonic() < end_s:
+        machine.error("METADATA")
+        asked += 1
+    assert asked > 100
+    assert len(server.calls) < 30
+    time.sleep(FRESH_S + 0.1)
+    before = len(server.calls)
+    machine.error("METADATA")  # after a pause it is asked at once
+    assert len(server.calls) == before + 1
+
+
 def test_driver_is_not_asked_again_for_the_next_document_of_a_boot(
     scripted: Callable[..., Scripted],
 ) -> None:

@@ -34,7 +34,10 @@ from vmw_cloudinit_metadata.serving.recheck import FRESH_S, NEVER_S, OVERDUE_S, 
 log = logging.getLogger(__name__)
 
 KEPT_BYTES = 256 * 1024 * 1024
-_REPEATED_S = 0.005  # within this time a failure is repeated without asking the driver
+# Within this time a failure is repeated without asking the driver. For a VM that asks without a
+# pause the time doubles up to the longest: look-ups in threads would slow the answers of others.
+_REPEATED_S = 0.005
+_LONGEST_S = 0.1
 _MAX_FAILURES = 64  # names and reasons are cut: 2 MiB at most
 _CLOSE_S = 2.0  # for the driver's `close`
 
@@ -54,8 +57,9 @@ class Lookup:
         self._pool = LookupPool(self._threads, pool_size, run_timeout_s, budget)
         self._cached = CachedAnswers()
         budget.add("kept answers", self._cached)
-        self._failures: TTLCache[Hashable, tuple[Failure, float]]
-        self._failures = TTLCache(_MAX_FAILURES, _REPEATED_S)
+        # With the time of the look-up, and for how long it is repeated.
+        self._failures: TTLCache[Hashable, tuple[Failure, float, float]]
+        self._failures = TTLCache(_MAX_FAILURES, 2 * _LONGEST_S)
         self.queued, self.ran = self._pool.queued, self._pool.ran
 
     def watch(self) -> None:
@@ -148,12 +152,14 @@ class Lookup:
                 outcome.seen_s = began_s
                 self._cached[machine] = outcome
         elif outcome.error in ("not-found", "invalid"):
-            self._failures[machine] = outcome, began_s
+            *_, before_s = self._failures.get(machine, (0.0,))
+            repeated_s = min(max(_REPEATED_S, 2 * before_s), _LONGEST_S)
+            self._failures[machine] = outcome, began_s, repeated_s
 
     def fresh_failure(self, machine: Machine) -> Failure | None:
         """Return the machine's failure, if the driver reported it a moment ago."""
-        failure, began_s = self._failures.get(machine, (None, NEVER_S))
-        return failure if time.monotonic() - began_s < _REPEATED_S else None
+        failure, began_s, repeated_s = self._failures.get(machine, (None, NEVER_S, 0.0))
+        return failure if time.monotonic() - began_s < repeated_s else None
 
     def ask_document_names(self, callback: Callable[[Collection[str] | Failure], None]) -> None:
         """Call `callback`, later and once, with the documents beyond the standard ones."""
