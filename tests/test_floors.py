@@ -29,6 +29,7 @@ FLOORS = {
     **dict.fromkeys(("monitoring.bounded", "monitoring.digests"), 0),
     **dict.fromkeys(("client.summary", "client.report", "admin.request"), 0),
     **dict.fromkeys(("guest.image.kernel", "guest.image.datasource", "guest.vsphere.portplan"), 0),
+    **dict.fromkeys(("guest.check.dsidentify", "guest.check.finding"), 0),
 }
 NOT_ON_FLOOR = {
     0: {"gevent", "socket", "threading", "time", "logging", "click", "os", "pathlib", "io"},
