@@ -22,7 +22,7 @@ RIGHT_LIST = "datasource_list: [NoCloud, None]"
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _NO_SEED = "on a first boot there is no seed yet, so ds-identify disables cloud-init"
 # Exit codes.
-RUNS, NOT_FOUND, DISABLED = 0, 1, 2
+RUNS, NOT_FOUND = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,11 @@ class Verdict:
 
 
 def identify(given: Input, reader: Reader) -> Verdict:
-    """Return what ds-identify does on the first boot of a VM, without any seed or disc."""
-    command_line = next(_lines(given.command_line + "\n"), "")
-    if "cloud-init=disabled" in command_line:
-        word = "cloud-init=disabled"
-        return Verdict(DISABLED, problem=f"{word} disables cloud-init", remedy=f"remove {word}")
+    """Return what ds-identify does on the first boot of a VM, without any seed or disc.
+
+    The word `cloud-init=disabled` is not for it: in older versions its generator reads that.
+    """
+    command_line = _resolved(given.command_line + "\n").partition("\n")[0].strip(" \t")
     policy, name = _settings(given.settings, command_line, reader)
     mode, not_found = _mode(policy.value)
     if mode == "disabled":
@@ -79,7 +79,7 @@ def identify(given: Input, reader: Reader) -> Verdict:
             problem=f"{policy.word} disables cloud-init",
             remedy=f"remove {policy.word}",
         )
-    if mode == "enabled":
+    if mode in ("enabled", "report"):  # a report has no effect
         return Verdict(RUNS)
     if name.value:
         return Verdict(
@@ -89,7 +89,7 @@ def identify(given: Input, reader: Reader) -> Verdict:
             f"{name.word} limits cloud-init to that data source",
             f"remove {name.word}",
         )
-    return _search(given, command_line, reader, runs_anyway="enabled" in (not_found, mode))
+    return _search(given, command_line, reader, runs_anyway=not_found == "enabled")
 
 
 def _search(given: Input, command_line: str, reader: Reader, *, runs_anyway: bool) -> Verdict:
@@ -106,7 +106,8 @@ def _search(given: Input, command_line: str, reader: Reader, *, runs_anyway: boo
             f"the datasource_list lacks NoCloud: found {sources[0]}",
             f"remove it, or write `{RIGHT_LIST}`",
         )
-    if "NoCloud" in sources and _finds_nocloud(given, command_line, reader):
+    is_searched = not sources or "NoCloud" in sources  # its own list has all
+    if is_searched and _finds_nocloud(given, command_line, reader):
         return Verdict(RUNS, ("NoCloud",))
     if runs_anyway:
         return Verdict(RUNS)
@@ -153,11 +154,12 @@ def _by_read(key: str, text: str) -> Iterator[str]:
 
 def _lines(text: str) -> Iterator[str]:
     """Yield what the shell's `read` reads: whole lines, backslashes resolved, trimmed."""
-    resolved = _ESCAPED.sub(
-        lambda found: "" if found[1] == "\n" else found[1], text.replace("\0", "")
-    )
-    for line in resolved.split("\n")[:-1]:
+    for line in _resolved(text).split("\n")[:-1]:
         yield line.strip(" \t")
+
+
+def _resolved(text: str) -> str:
+    return _ESCAPED.sub(lambda found: "" if found[1] == "\n" else found[1], text.replace("\0", ""))
 
 
 def _list_of(value: str, reader: Reader) -> list[str]:
@@ -220,7 +222,7 @@ def _mode(policy: str) -> tuple[str, str]:
             mode = word
         elif key == "notfound" and value in ("enabled", "disabled"):
             not_found = value
-    return mode, "enabled" if mode == "report" else not_found
+    return mode, not_found
 
 
 def _finds_nocloud(given: Input, command_line: str, reader: Reader) -> bool:

@@ -30,6 +30,7 @@ _IMPORTERS = (
     "/usr/lib/python3*/site-packages/cloudinit/importer.py",
     "/usr/local/lib/python3*/*-packages/cloudinit/importer.py",
 )
+_OFF = "cloud-init=disabled"
 _DISABLED = "/etc/cloud/cloud-init.disabled"
 _UPGRADED_NETWORK = "/var/lib/cloud/data/upgraded-network"
 _INSTANCE = "/var/lib/cloud/instance/obj.pkl"
@@ -90,6 +91,9 @@ def _of_data_source(
     cloud_init: CloudInit, config: CloudConfig, line: CommandLine
 ) -> Iterator[Finding]:
     """Yield why cloud-init does not run, or does not try NoCloud."""
+    if _OFF in line.text:
+        yield Finding(line.place, f"{_OFF} disables cloud-init", f"remove {_OFF}")
+        return
     given = Input(cloud_init.given.configs, cloud_init.given.settings, line.text)
     verdict = dsidentify.identify(given, cloud_init.reader)
     if verdict.exit_code != dsidentify.RUNS:
@@ -97,10 +101,11 @@ def _of_data_source(
         return
     configured = config.get("datasource_list")
     is_on_command_line = bool(configured and line.place and configured[0].place == line.place)
-    if verdict.sources is not None and not is_on_command_line:
-        if not any(map(cloud_init.takes, verdict.sources)):
-            yield _finding(verdict, line)
-    elif configured and not _has_nocloud(cloud_init, configured[0].value):
+    if verdict.sources is not None and not any(map(cloud_init.takes, verdict.sources)):
+        yield _finding(verdict, line)
+        return
+    decides = verdict.sources is None or is_on_command_line
+    if decides and configured and not _has_nocloud(cloud_init, configured[0].value):
         yield Finding(
             configured[0].place,
             "the last datasource_list lacks NoCloud",
