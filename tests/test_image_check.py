@@ -15,7 +15,7 @@ from tests.imagecases import CAUSES, CLOUD, GRUB, NM, config, sample
 from tests.tree import make_tree, put
 from vmw_cloudinit_metadata.guest.check.finding import Finding
 from vmw_cloudinit_metadata.guest.check.imagecheck import findings
-from vmw_cloudinit_metadata.guest.check.imageprograms import Answer
+from vmw_cloudinit_metadata.guest.check.imageprograms import ImageAnswer
 from vmw_cloudinit_metadata.guest.image.kernel import without_console
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
@@ -390,7 +390,7 @@ def test_own_programs_need_real_directories(image: Path) -> None:
     ],
 )
 def test_any_output_of_image_programs_is_read(output: str, problems: int) -> None:
-    assert len(list(Answer.parse(output).problems)) == problems
+    assert len(list(ImageAnswer.parse(output).problems)) == problems
 
 
 def test_file_on_a_merged_usr_is_reported_once(image: Path) -> None:

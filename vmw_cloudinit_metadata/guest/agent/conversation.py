@@ -3,7 +3,7 @@
 import itertools
 import time
 from contextlib import contextmanager
-from typing import Iterator, List
+from typing import Iterator, List, Sequence
 
 from vmw_cloudinit_metadata.guest.agent.failures import GaveUp, PortLost
 from vmw_cloudinit_metadata.guest.agent.journal import Journal
@@ -29,9 +29,16 @@ class Conversation:
     """Asks on all ports at once until one of them answers; then only on that one."""
 
     def __init__(
-        self, ports: List[SerialPort], patience: Patience, retry_s: float, journal: Journal
+        self,
+        ports: List[SerialPort],
+        patience: Patience,
+        retry_s: float,
+        journal: Journal,
+        consoles: Sequence[str] = (),
     ) -> None:
+        """`consoles` are serial ports of the kernel's console, such as ttyS0: for a message."""
         self.ports = ports
+        self._consoles = consoles
         self._patience = patience
         self._retry_s = retry_s
         self._journal = journal
@@ -46,6 +53,12 @@ class Conversation:
     @property
     def where(self) -> str:
         return ", ".join(port.device for port in self.ports)
+
+    @property
+    def _about_consoles(self) -> str:
+        """Name the ports of the console: a server may be behind one of them."""
+        named = ", ".join(f"/dev/{tty} is the console" for tty in self._consoles)
+        return f" ({named})" if named else ""
 
     def ask(self, name: str, also: str = "") -> bytes:
         """Return a document by its name; raise ErrorAnswer, PortLost or GaveUp.
@@ -66,7 +79,7 @@ class Conversation:
 
     def _announce_retry(self) -> None:
         if self._patience.is_over:
-            raise GaveUp(f"no answer on {self.where}")
+            raise GaveUp(f"no answer on {self.where}{self._about_consoles}")
         extend_start()
         self._journal.announce(
             f"no valid answer to REQUEST_{self._wanted} on {self.where}: retrying"

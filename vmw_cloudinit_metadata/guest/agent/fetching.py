@@ -30,6 +30,7 @@ class Fetch:
     ) -> None:
         self._system = system
         self._device = settings["device"]
+        self._consoles = [tty for tty in system.serial_ports if tty in system.consoles]
         self._retry_s: float = settings["retry"]
         self._not_found_s = 0.0 if has_seed else settings["not-found-timeout"]
         self._not_found_until_s: Optional[float] = None
@@ -48,7 +49,9 @@ class Fetch:
         while True:
             try:
                 with self._opened(devices) as ports:
-                    conversation = Conversation(ports, self._patience, self._retry_s, self._journal)
+                    conversation = Conversation(
+                        ports, self._patience, self._retry_s, self._journal, self._consoles
+                    )
                     conversation.drain()
                     return self._ask(conversation), ports[0].device
             except PortLost as lost:

@@ -30,7 +30,7 @@ LIMIT_S = 60
 MAX_OUTPUT_BYTES = 64 * 1024
 MAX_COMMAND_LINES = 20
 _NEEDED = ("unshare", "mount", "prlimit", "setpriv", "chroot")
-_DIRECTORIES = ("/run", "/tmp", "/proc", "/dev", "/var/lib")  # nosec B108 # the image's
+_DIRECTORIES = ("/run", "/tmp", "/proc", "/dev", "/var/lib")  # nosec B108 # in the image
 _STATE = "/var/lib/cloud"  # its parent is hidden where it does not exist yet
 
 SEED = {
@@ -99,14 +99,14 @@ exec prlimit --as=2147483648 --cpu=60 --core=0 --fsize=16777216 \\
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ImageAnswer:
     """What the image's programs said."""
 
     exit_code: int | None  # of ds-identify; None: it did not run
     cloud_init: Mapping[str, Any]
 
     @classmethod
-    def parse(cls, output: str) -> Answer:
+    def parse(cls, output: str) -> ImageAnswer:
         """Read the output of the steps, which may be anything."""
         first, _, rest = output.partition("\n")
         word, _, number = first.partition(" ")
@@ -145,7 +145,7 @@ def of_own_programs(tree: Tree) -> Iterator[Finding]:
             )
 
 
-def ask(tree: Tree, line: CommandLine) -> Answer:
+def ask(tree: Tree, line: CommandLine) -> ImageAnswer:
     """Run the image's programs with a kernel command line; raise ConfigError."""
     program = next(filter(tree.is_file, DS_IDENTIFY), "/bin/false")
     steps = _STEPS.format(
@@ -155,7 +155,7 @@ def ask(tree: Tree, line: CommandLine) -> Answer:
         room = Path(directory)
         _furnish(room, steps, line.text)
         state = _STATE if _is_real(tree, _STATE) else _STATE.rpartition("/")[0]
-        return Answer.parse(_run(os.path.abspath(tree.root), directory, state))
+        return ImageAnswer.parse(_run(os.path.abspath(tree.root), directory, state))
 
 
 def _refuse(tree: Tree) -> None:
