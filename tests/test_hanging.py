@@ -13,6 +13,7 @@ import pytest
 from tests.fuse import HangingFiles
 from tests.process import ServerProcess, counters
 from tests.vm import Vm, suboption
+from tests.waiting import wait_until
 
 Start = Callable[..., ServerProcess]
 
@@ -57,13 +58,6 @@ def error_of(machine: Vm, limit_s: float) -> str:
 
 def instance(instance_id: str) -> str:
     return f"metadata: {{instance-id: {instance_id}}}\n"
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 def readyz(server: ServerProcess, limit_s: float) -> int:

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import Page, sync_playwright
 
 from vmw_cloudinit_metadata.client.report import scale, words
 from vmw_cloudinit_metadata.client.report.page import render
 from vmw_cloudinit_metadata.client.report.phase import in_order
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 QUIET = (
     "--no-sandbox",
@@ -326,6 +328,8 @@ class Shown:
 def window(program: Callable[[str, str], str]) -> Iterator[Shown]:
     """One window for all pages: to open one takes longer than most tests."""
     path = program("chromium", "chromium")
+    from playwright.sync_api import sync_playwright  # slow: only where it is used
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=QUIET, timeout=60_000)
         page = browser.new_page()

@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 
 from tests.certificates import Pair, make_pair
-from tests.process import LIMIT_S, ServerProcess, run, with_constants
+from tests.process import ServerProcess, run, with_constants
 from tests.vm import ALWAYS_KNOWN, BINARY, VC_UUID, Vm, suboption
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.serving.tls import KeyPair, Tls
 
 Start = Callable[..., ServerProcess]
@@ -868,10 +869,7 @@ def test_aborted_handshakes_leave_no_descriptor_behind(
             machine.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         machine.close()
     assert first.metadata()["instance-id"] == "my-instance"
-    end_s = time.monotonic() + LIMIT_S
-    while len(list(descriptors.iterdir())) != before and time.monotonic() < end_s:
-        time.sleep(0.01)
-    assert len(list(descriptors.iterdir())) == before
+    wait_until(lambda: len(list(descriptors.iterdir())) == before)
     assert "Traceback" not in server.log
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from tests.process import LIMIT_S, Constants, ServerProcess
 from tests.vm import Vm
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.drivers import revisions
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.filesystem import mounts, watching
@@ -61,13 +62,6 @@ def driver(directory: Path, reports: list[str], settled: None) -> Iterator[FileD
     notified(driver)
     yield driver
     driver.close()
-
-
-def wait_until(is_true: Callable[[], object]) -> None:
-    end_s = time.monotonic() + LIMIT_S
-    while not is_true():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
 
 
 def answer_of(driver: FileDriver) -> InstanceData:
