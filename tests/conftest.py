@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -32,6 +33,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A case that takes long says something of a busy machine, and nothing of a law.
 settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("laws")
+
+# Thousands of tests and their modules are there until the end: the collector need not look at them,
+# neither while they are made nor at each of its rounds in the tests.
+gc.disable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 EXAMPLE_NETWORK = """\
 network:
