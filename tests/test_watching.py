@@ -59,7 +59,6 @@ def reports() -> list[str]:
 def driver(directory: Path, reports: list[str], settled: None) -> Iterator[FileDriver]:  # noqa: ARG001
     driver = FileDriver({"directory": str(directory)})
     driver.watch(reports.append)
-    notified(driver)
     yield driver
     driver.close()
 
@@ -286,6 +285,7 @@ def test_config_map_is_looked_at(tmp_path: Path, reports: list[str]) -> None:
 def test_userdata_file_that_changes_is_known_in_time(
     driver: FileDriver, directory: Path, place: str
 ) -> None:
+    notified(driver)
     file = directory / place
     file.parent.mkdir(exist_ok=True)
     file.write_text("one")
@@ -443,6 +443,7 @@ def test_law_in_a_storm_no_answer_is_older_than_a_moment(
             written.append(time.monotonic())
             time.sleep(0.03 * (number % 4))
 
+    notified(driver)
     writer = threading.Thread(target=write)
     writer.start()
     wait_until(lambda: written)
@@ -474,14 +475,15 @@ def test_law_in_a_storm_no_answer_is_older_than_a_moment(
     assert hits
 
 
+@pytest.mark.parametrize("changes", [10, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("options", [[], ["--workers", "2"]], ids=["one", "workers"])
 def test_each_process_serves_changes_in_time(
-    start: Callable[..., ServerProcess], own_instances: Path, options: list[str]
+    start: Callable[..., ServerProcess], own_instances: Path, options: list[str], changes: int
 ) -> None:
     path = own_instances / "web1.yaml"
     path.write_text(text("0"))
     server = start(*options)
-    for number in range(1, 30):
+    for number in range(1, changes):
         before = Vm(server.port, "web1").metadata()["instance-id"]
         assert before == str(number - 1)
         path.write_text(text(str(number)))
