@@ -32,7 +32,8 @@ run: $(VENV)/.installed
 	    --driver-opts '{"directory": "conf/instances"}'
 
 test: $(VENV)/.installed-for-tests
-	$(BIN)/python -m pytest -m 'not slow' --ignore tests/e2e --numprocesses 4 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -m 'not slow' --ignore tests/e2e --numprocesses 4 \
+	    --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-slow: $(VENV)/.installed-for-tests
 	$(BIN)/python -m pytest -m slow --ignore tests/e2e $(TESTS)

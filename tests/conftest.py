@@ -39,6 +39,24 @@ settings.load_profile("laws")
 gc.disable()
 
 
+# Files whose tests wait longest: begun first, they wait while the others compute.
+WAITING = (
+    "watching",
+    "timing",
+    "moves",
+    "admin_attacks",
+    "strangers",
+    "server",
+    "hanging",
+    "agent",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(WAITING)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     gc.freeze()
