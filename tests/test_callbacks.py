@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gevent
@@ -53,6 +54,41 @@ def test_turn_that_fails_costs_no_other(deadlines: Deadlines, log: Any) -> None:
     deadlines.soon(lambda: over.append("next"))
     wait_in_hub_until(lambda: over == ["next"])
     assert "KeyError: 'of a callback'" in log.text
+
+
+def test_deadline_that_fails_while_it_receives_costs_no_other(
+    deadlines: Deadlines, log: Any
+) -> None:
+    over: list[str] = []
+
+    def receive(step: Callable[[], None]) -> Iterator[None]:
+        yield
+        step()
+        yield
+
+    deadlines.start(0.01, lambda: over.append("fails"), lambda: receive(fails))
+    deadlines.start(0.01, lambda: over.append("with it"), lambda: receive(lambda: None))
+    until(lambda: over == ["with it"])
+    assert "KeyError: 'of a callback'" in log.text
+
+
+def test_deadlines_of_many_peers_receive_in_the_same_turns(deadlines: Deadlines) -> None:
+    """Else a flood of peers that never pause would put off each other's deadline."""
+    peers, turns = 50, 20
+    over: set[int] = set()
+
+    def receive() -> Iterator[None]:
+        for _ in range(turns):
+            hub_turns_while_receiving.add(hub_turns)
+            yield
+
+    hub_turns, hub_turns_while_receiving = 0, set[int]()
+    for number in range(peers):
+        deadlines.start(0.01, partial(over.add, number), receive)
+    while len(over) < peers:
+        hub_turns += 1
+        gevent.sleep(0)
+    assert len(hub_turns_while_receiving) <= 2 * turns
 
 
 def test_result_whose_callback_fails_costs_no_other(log: Any) -> None:

@@ -559,6 +559,36 @@ def test_vm_that_was_served_in_plain_is_forgotten_in_tls(
     assert DOCUMENT.search(machine.hears(0.2)) is None
 
 
+def starts_tls_after_it_was_served(machine: Vm) -> None:
+    machine.metadata()
+    machine.send(WILL_AUTHENTICATION)
+    machine.receive_until(OFFER)
+    machine.send(start_of_tls())
+    machine.receive_until(accepted())
+    start_tls(machine)
+
+
+def test_vm_that_was_served_in_plain_and_identifies_nothing_in_tls_makes_room(
+    dial: Dial, start: Start, pair: Pair
+) -> None:
+    server = start(*pair.options, "--max-connections", "1")
+    starts_tls_after_it_was_served(dial(Vm, server))
+    assert dial(Vm, server).metadata()["instance-id"] == "my-instance"
+
+
+@pytest.mark.slow
+def test_vm_that_was_served_in_plain_and_identifies_nothing_in_tls_is_closed_in_time(
+    dial: Dial, start: Start, pair: Pair
+) -> None:
+    impatient = with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=1.0)
+    server = start(*pair.options, command=impatient)
+    machine = dial(Vm, server)
+    starts_tls_after_it_was_served(machine)
+    with pytest.raises(ssl.SSLEOFError):  # closed without close_notify
+        machine.receive_all()
+    server.wait_for(r"closed: it identified no VM within 1 s")
+
+
 def test_half_a_request_in_plain_is_no_beginning_of_one_in_tls(
     dial: Dial, allowing: ServerProcess
 ) -> None:
