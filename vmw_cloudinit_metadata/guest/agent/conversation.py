@@ -7,7 +7,7 @@ from typing import Callable, Iterator, List
 
 from vmw_cloudinit_metadata.guest.agent.failures import GaveUp, PortLost
 from vmw_cloudinit_metadata.guest.agent.patience import Patience, retry_delay_s
-from vmw_cloudinit_metadata.guest.agent.port import Port, WaitFor
+from vmw_cloudinit_metadata.guest.agent.port import GuestPort, WaitFor
 from vmw_cloudinit_metadata.guest.agent.responses import (
     Documents,
     GuestResponse,
@@ -32,7 +32,7 @@ class Conversation:
 
     def __init__(
         self,
-        ports: List[Port],
+        ports: List[GuestPort],
         wait_for: WaitFor,
         patience: Patience,
         retry_s: float,
@@ -84,7 +84,7 @@ class Conversation:
                 port.write(text)
 
     @contextmanager
-    def _losing(self, port: Port) -> Iterator[None]:
+    def _losing(self, port: GuestPort) -> Iterator[None]:
         """Drop a port that disappears while there are others; otherwise raise PortLost."""
         try:
             yield
@@ -112,7 +112,7 @@ class Conversation:
             self.wait(retry_delay_s(attempt, self._retry_s))
         return not self._damaged
 
-    def _receive(self, port: Port) -> bool:
+    def _receive(self, port: GuestPort) -> bool:
         """Take in what has arrived; return whether it belongs to a response."""
         if port not in self.ports:  # another one has just answered
             return False
@@ -124,7 +124,7 @@ class Conversation:
             self._take(port, response)
         return bool(responses) or port.lines.in_response
 
-    def _take(self, port: Port, response: GuestResponse) -> None:
+    def _take(self, port: GuestPort, response: GuestResponse) -> None:
         if response.body is None:
             self._damaged = self._damaged or response.name == self._wanted
             return
@@ -136,7 +136,7 @@ class Conversation:
         elif response.name in KINDS:
             self.received[response.name] = response.body
 
-    def _keep_only(self, port: Port) -> None:
+    def _keep_only(self, port: GuestPort) -> None:
         for other in self.ports:
             if other is not port:
                 other.close()

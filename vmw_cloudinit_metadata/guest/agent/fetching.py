@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.guest.agent.failures import (
 )
 from vmw_cloudinit_metadata.guest.agent.journal import Journal
 from vmw_cloudinit_metadata.guest.agent.patience import Patience, retry_delay_s
-from vmw_cloudinit_metadata.guest.agent.port import Port
+from vmw_cloudinit_metadata.guest.agent.port import GuestPort
 from vmw_cloudinit_metadata.guest.agent.responses import Documents
 from vmw_cloudinit_metadata.guest.agent.serialport import find_ports, open_ports, wait_for
 from vmw_cloudinit_metadata.guest.agent.starttime import extend_start
@@ -63,8 +63,8 @@ class Fetch:
                 time.sleep(min(self._retry_s, self._patience.left_s))
 
     @contextmanager
-    def _opened(self, devices: Sequence[str]) -> Iterator[List[Port]]:
-        ports: List[Port] = []
+    def _opened(self, devices: Sequence[str]) -> Iterator[List[GuestPort]]:
+        ports: List[GuestPort] = []
         try:
             ports += open_ports(self._system, devices)
             yield ports

@@ -5,7 +5,7 @@ from typing import Callable, List, Sequence
 from vmw_cloudinit_metadata.guest.agent.responses import LineReader
 
 
-class Port:
+class GuestPort:
     """`device` is its name; `lines` finds the responses in what arrives."""
 
     def __init__(self, device: str) -> None:
@@ -25,4 +25,4 @@ class Port:
 
 
 # Returns the ports that can be read, after at most so many seconds.
-WaitFor = Callable[[Sequence[Port], float], List[Port]]
+WaitFor = Callable[[Sequence[GuestPort], float], List[GuestPort]]

@@ -11,7 +11,7 @@ from typing import Any, List, Optional, Sequence
 
 from vmw_cloudinit_metadata.guest.agent.conf import CONFIG
 from vmw_cloudinit_metadata.guest.agent.failures import AgentError, NoPort, PortLost
-from vmw_cloudinit_metadata.guest.agent.port import Port
+from vmw_cloudinit_metadata.guest.agent.port import GuestPort
 from vmw_cloudinit_metadata.guest.agent.system import System
 
 WRITE_S = 1.0
@@ -45,7 +45,7 @@ def find_ports(system: System, device: Optional[str]) -> List[str]:
     raise NoPort(NO_PORT)
 
 
-class SerialPort(Port):
+class SerialPort(GuestPort):
     """A serial port in raw mode, locked against other programs."""
 
     def __init__(self, device: str, place: str, is_console: bool) -> None:
