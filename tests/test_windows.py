@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cloudbaseinit.plugins.common import userdatautils
 
 from tests.bridge import BridgeProcess
 from tests.process import CHECKOUT, LIMIT_S, ServerProcess, run
@@ -18,6 +19,7 @@ from vmw_cloudinit_metadata.guest.image import joined
 from vmw_cloudinit_metadata.instance.advice import warnings_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.parsing import seed
+from vmw_cloudinit_metadata.instance.userdata import misread
 
 DOCUMENT = (CHECKOUT / "docs/windows.md").read_text()
 CONFIGURATIONS = re.findall(r"```ini\n(\[DEFAULT\]\n.*?)```", DOCUMENT, re.DOTALL)
@@ -176,6 +178,25 @@ def test_configuration_of_the_document_is_what_cloudbase_init_reads(
         not is_unattended,
         ["vmwmetadata.VmwMetadataService"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        ("#ps1\nls\n", True),
+        ("#ps1_sysnative\r\nls\r\n", True),
+        ("#ps1_x86\nls\n", True),
+        ("rem cmd\ndir\n", True),
+        ("<powershell>ls</powershell>", True),
+        ("<script>dir</script>", True),
+        ("#PS1\nls\n", False),
+        ("#ps2\nls\n", False),
+        ("remark\n", False),
+    ],
+)
+def test_user_data_that_cloudbase_init_runs_has_no_warning(text: str, runs: bool) -> None:
+    found = list(misread.faults_in(text.encode(), "userdata"))
+    assert [bool(userdatautils.get_command(text.encode())), found == []] == [runs, runs]
 
 
 def test_instance_file_of_the_document_is_valid() -> None:
