@@ -213,6 +213,12 @@ def test_without_usable_data_the_service_gives_up_in_time(
 
 
 @pytest.mark.slow
+def test_large_user_data_arrive(serial: Serial) -> None:
+    documents = {**DOCUMENTS, "USERDATA": b"#ps1\n" + b"# a line of many\n" * 60_000}
+    loaded(serial(server_of(documents), piece_bytes=256), documents)
+
+
+@pytest.mark.slow
 def test_line_without_end_is_dropped(serial: Serial) -> None:
     known = server_of(DOCUMENTS)
     flood = b"!!RESPONSE_METADATA#" + b"A" * 9_000_000 + b"\n"

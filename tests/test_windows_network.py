@@ -124,7 +124,7 @@ CASES: dict[str, tuple[str, list[list[Any]]]] = {
     "team": (
         "{version: 1, config: [{type: physical, name: eth0, mac_address: '00:50:56:00:00:01'},"
         " {type: physical, name: eth1, mac_address: '00:50:56:00:00:0a'},"
-        " {type: bond, name: lan, bond_interfaces: [eth0, eth1], params: {bond-mode: 802.3ad},"
+        " {type: bond, name: lan, bond_interfaces: [eth0, eth1], params: {bond-miimon: 100},"
         " subnets: [{type: static, address: 10.0.0.5/24}]},"
         " {type: vlan, name: lan.7, vlan_link: lan, vlan_id: 7}]}",
         [
@@ -132,6 +132,11 @@ CASES: dict[str, tuple[str, list[list[Any]]]] = {
             ["vlan", "bond_lan", "lan.7", 7],
             static("lan", "10.0.0.5/24"),
         ],
+    ),
+    "team-in-version-2": (
+        "{version: 2, ethernets: {a: {match: {macaddress: '00:50:56:00:00:01'}}},"
+        " bonds: {lan: {interfaces: [a], addresses: [10.0.0.5/24]}}}",
+        [["team", "bond_lan", ["Ethernet0"], "lan"], static("lan", "10.0.0.5/24")],
     ),
     "vlan-of-an-adapter": (
         "{version: 1, config: [{type: physical, name: eth0, mac_address: '00:50:56:00:00:01',"

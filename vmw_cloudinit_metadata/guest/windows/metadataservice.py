@@ -73,8 +73,9 @@ class VmwMetadataService(nocloudservice.NoCloudConfigDriveService):
         for key in unknown_keys(CONF.config_file or []):
             LOG.warning("unknown key %s in [%s]: it has no effect", printable(key), SECTION)
         settings = CONF[SECTION]
-        if not settings.port and VMWARE not in self._read_manufacturer():
-            LOG.info(NOT_VMWARE, printable(self._read_manufacturer()))
+        made_by = self._read_manufacturer()
+        if not settings.port and VMWARE not in made_by:
+            LOG.info(NOT_VMWARE, printable(made_by) or "manufacturer unknown")
             return False
         inquiry = Inquiry(self._find_ports, settings.timeout, settings.retry, LOG.warning)
         found = inquiry.run()
@@ -155,7 +156,7 @@ def unknown_keys(files: List[str]) -> List[str]:
     """Return the keys of our section that are no settings: oslo.config ignores them."""
     parser = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
     try:
-        parser.read(files, encoding="utf-8")
+        parser.read(files, encoding="utf-8-sig")
         keys = list(parser[SECTION]) if SECTION in parser else []
     except (configparser.Error, UnicodeDecodeError):
         return []  # oslo.config has read them: it takes more than this parser

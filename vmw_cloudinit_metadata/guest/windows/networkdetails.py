@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from vmw_cloudinit_metadata.guest.agent.printing import printable
 
+BOND_MODE = "balance-rr"  # Linux' default
 DEFAULT_NAME = re.compile(r"eth\d+", re.ASCII)  # cloud-init's name for a card without a name
 
 
@@ -55,7 +56,11 @@ def device_1(value: Any) -> Dict[Any, Any]:
     """Return an entry of version 1."""
     device = without_nulls(value)
     subnets = items_of(device.get("subnets"))
-    return {**device, "subnets": [subnet_1(subnet) for subnet in subnets]}
+    return {
+        **device,
+        "subnets": [subnet_1(subnet) for subnet in subnets],
+        "params": {"bond-mode": BOND_MODE, **without_nulls(device.get("params"))},
+    }
 
 
 def subnet_1(value: Any) -> Dict[Any, Any]:
@@ -87,6 +92,7 @@ def device_2(value: Any) -> Dict[Any, Any]:
         "nameservers": without_nulls(device.get("nameservers")),
         "addresses": [next(iter(a), None) if isinstance(a, dict) else a for a in addresses],
         "routes": routes,
+        "parameters": {"mode": BOND_MODE, **without_nulls(device.get("parameters"))},
     }
 
 
