@@ -19,8 +19,8 @@ changes: list[list[Any]] = []
 class PosixUtils(base.BaseOSUtils):  # type: ignore[misc]
     """What factory.get_os_utils() returns, if this module is `cloudbaseinit.osutils.posix`."""
 
-    def get_network_adapters(self) -> list[tuple[str, str]]:
-        return list(adapters.items())
+    def get_network_adapters(self) -> list[tuple[str | None, str]]:
+        return [(name or None, mac) for name, mac in adapters.items()]
 
     def get_network_adapter_name_by_mac_address(self, mac_address: str) -> str:
         for name, mac in adapters.items():

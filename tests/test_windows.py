@@ -90,7 +90,7 @@ class CloudbaseInit:
             env={
                 **os.environ,
                 "PYTHONPATH": str(self.directory),
-                "ADAPTERS": json.dumps({"Ethernet0": MAC}),
+                "ADAPTERS": json.dumps({"": "00:50:56:09:09:09", "Ethernet0": MAC}),
                 "HOME": str(self.directory),
             },
             capture_output=True,

@@ -122,11 +122,12 @@ CASES: dict[str, tuple[str, list[list[Any]]]] = {
         [static("Ethernet0", "10.0.0.5/24", "10.0.0.1", "10.0.0.53")],
     ),
     "team": (
-        "{version: 1, config: [{type: physical, name: eth0, mac_address: '00:50:56:00:00:01'},"
-        " {type: physical, name: eth1, mac_address: '00:50:56:00:00:0a'},"
+        "{version: 1, config: ["
         " {type: bond, name: lan, bond_interfaces: [eth0, eth1], params: {bond-miimon: 100},"
         " subnets: [{type: static, address: 10.0.0.5/24}]},"
-        " {type: vlan, name: lan.7, vlan_link: lan, vlan_id: 7}]}",
+        " {type: vlan, name: lan.7, vlan_link: lan, vlan_id: 7},"
+        " {type: physical, name: eth0, mac_address: '00:50:56:00:00:01'},"
+        " {type: physical, name: eth1, mac_address: '00:50:56:00:00:0a'}]}",
         [
             ["team", "bond_lan", ["Ethernet0", "Other"], "lan"],
             ["vlan", "bond_lan", "lan.7", 7],
@@ -188,6 +189,14 @@ def test_what_gets_lost_is_in_the_log(name: str, caplog: pytest.LogCaptureFixtur
     changes_of(network)
     notes = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert [note for note in notes if expected in note and note.startswith("network-config: ")]
+
+
+def test_log_has_a_limit_of_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    addresses = [f"10.0.{number}.5/24" for number in range(200)]
+    changes_of(json.dumps({"version": 2, "ethernets": {"eth0": {"addresses": addresses}}}))
+    notes = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(notes) == 101
+    assert notes[-1] == "network-config: 99 more warnings"
 
 
 # Laws
@@ -265,9 +274,24 @@ def test_document_with_a_mistake_is_read_or_refused_with_a_reason(document: Any)
         network_details(json.dumps(document).encode(), [Adapter(*pair) for pair in MACS.items()])
 
 
-@pytest.mark.parametrize(
-    "text", [b"\xff", b"- a", b"{", b"version: 3", b"!!python/object/apply:os.getpid []"]
+BOMB = b"a: &a [%s]\nb: &b [%s]\nversion: 1\nconfig: [%s]" % (
+    b"x, " * 2000,
+    b"{subnets: *a}, " * 2000,
+    b"*b, " * 2000,
 )
+TEXTS = {
+    "bytes": b"\xff",
+    "list": b"- a",
+    "cut": b"{",
+    "version": b"version: 3",
+    "object": b"!!python/object/apply:os.getpid []",
+    "itself": b"version: 1\nconfig: &a [*a]",
+    "bomb": BOMB,
+    "long": b"version: 1\n" + b"# a line\n" * 50_000,
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_text_that_is_no_network_is_refused_without_its_content(text: bytes) -> None:
     with pytest.raises(exception.CloudbaseInitException) as caught:
         network_details(b"# s3cret\n" + text, [])

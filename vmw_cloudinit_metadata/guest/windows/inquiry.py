@@ -24,6 +24,9 @@ from vmw_cloudinit_metadata.guest.windows.comport import open_ports, wait_for
 SILENCE_S = 15.0  # how long an answer may pause once it has begun
 LONGEST_S = 600.0  # upper limit of every wait
 
+MAX_YAML_BYTES = 256 * 1024  # PyYAML takes 1 s for 100 kB
+MAX_VALUES = 20_000  # of a document, each alias of YAML counted with all that is below it
+
 # PyYAML's constructors let these through.
 ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
@@ -123,11 +126,27 @@ def load_mapping(name: str, document: bytes) -> Dict[Any, Any]:
         value = load_yaml(name, text)
     if not isinstance(value, dict):
         raise Unusable(f"{name} is not a mapping")
+    if not has_at_most(MAX_VALUES, value):
+        raise Unusable(f"{name} has more than {MAX_VALUES:,} values")
     return value
+
+
+def has_at_most(limit: int, value: Any) -> bool:
+    """Return whether there are so many values; aliases may make them far more than the text."""
+    values = [value]
+    while values and len(values) <= limit:
+        limit -= 1
+        item = values.pop()
+        values += (
+            item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        )
+    return not values
 
 
 def load_yaml(name: str, text: str) -> Any:
     """Parse YAML, but none of its tags for objects of Python; raise Unusable."""
+    if len(text) > MAX_YAML_BYTES:
+        raise Unusable(f"{name} is no JSON, and longer than {MAX_YAML_BYTES:,} bytes")
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -35,6 +35,8 @@ OPTIONS = [
 ]
 CONF.register_opts(OPTIONS, group=SECTION)
 
+MAX_NOTES = 100  # of a network-config, in the log
+
 VMWARE = "VMware"
 NOT_VMWARE = "this is no VMware machine (%s): to ask all the same, set port in [vmwmetadata]"
 
@@ -125,8 +127,8 @@ class VmwMetadataService(nocloudservice.NoCloudConfigDriveService):
         if not text:
             LOG.info("the server has no network-config for this machine")
             return None
-        adapters = [Adapter(*pair) for pair in factory.get_os_utils().get_network_adapters()]
-        return network_details(text, adapters)
+        found = factory.get_os_utils().get_network_adapters()  # some have no name in Windows
+        return network_details(text, [Adapter(name, mac) for name, mac in found if name and mac])
 
 
 def network_details(text: bytes, adapters: List[Adapter]) -> Optional[Any]:
@@ -147,8 +149,10 @@ def network_details(text: bytes, adapters: List[Adapter]) -> Optional[Any]:
     except Exception as error:  # of a document that can be anything, and of its parser
         reason = f"network-config cannot be applied: {printable(error)}"
         raise exception.CloudbaseInitException(reason) from None
-    for note in notes:
+    for note in notes[:MAX_NOTES]:
         LOG.warning("network-config: %s", note)
+    if len(notes) > MAX_NOTES:
+        LOG.warning("network-config: %d more warnings", len(notes) - MAX_NOTES)
     return details
 
 

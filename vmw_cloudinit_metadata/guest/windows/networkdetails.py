@@ -118,7 +118,8 @@ def applicable(
     `asked_for` has the names that adapters get; the other ones keep their own.
     """
     naming = Naming(adapters, asked_for, details.links)
-    links = [link for link in map(naming.named, details.links) if link]
+    in_order = sorted(details.links, key=lambda link: link.type != "physical")  # members of bonds
+    links = [link for link in map(naming.named, in_order) if link]
     notes = list(naming.notes)
     bonds = {link.id for link in links if link.bond}
     for link in [link for link in links if link.vlan_link and link.vlan_link not in bonds]:
