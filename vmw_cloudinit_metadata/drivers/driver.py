@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers import driveroptions
+from vmw_cloudinit_metadata.drivers import contract, driveroptions
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError as DriverError
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 from vmw_cloudinit_metadata.instance.fault import Fault
@@ -112,7 +112,7 @@ class Driver(ABC):
 
     def which_hold(self, tokens: Iterable[Any]) -> Iterator[bool]:
         """Yield `still_holds` of each token; override it to look only once at what they share."""
-        return map(self.still_holds, tokens)
+        return (contract.truth(self, "still_holds", self.still_holds(token)) for token in tokens)
 
     def watch(self, report: Callable[[str], None]) -> None:  # noqa: B027 - optional
         """Start listening for notifications of changes, if the source can send them.
