@@ -199,7 +199,7 @@ class LeavesThread(Right):
 
     def get_instance(self, machine: Machine) -> Any:
         if not any(thread.name == "left" for thread in threading.enumerate()):
-            threading.Thread(target=self.ended.wait, args=(20,), name="left").start()
+            threading.Thread(target=self.ended.wait, args=(20,), name="left", daemon=False).start()
         return super().get_instance(machine)
 
 

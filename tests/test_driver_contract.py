@@ -84,6 +84,7 @@ SLOW = {  # they wait for a limit to pass
 @pytest.fixture(autouse=True)
 def unpatched() -> Iterator[None]:
     original = socket.socket
+    faulty_drivers.LeavesThread.ended.clear()
     yield
     faulty_drivers.LeavesThread.ended.set()
     setattr(socket, "socket", original)  # noqa: B010

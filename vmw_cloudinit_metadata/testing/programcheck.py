@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import socket
-import sys
 import threading
 import time
 import types
@@ -156,9 +155,8 @@ class ProgramCheck:
             for name, place in _REPLACED_BY_PATCHES.items()
             if getattr(*place) is not self._originals[name] or _is_patched(self._originals[name])
         ]
-        monkey = sys.modules.get("gevent.monkey")
-        if replaced or getattr(monkey, "saved", None):
-            names = ", ".join(replaced) or "parts of the standard library"
+        if replaced:
+            names = ", ".join(replaced)
             self._findings.faults.append(
                 f"{self._class.__name__} replaces {names}, for the whole program: use no "
                 "monkey-patching; drivers run in real threads"
