@@ -198,6 +198,16 @@ def test_wrong_document_names_are_a_failure(name: str) -> None:
     assert outcome.reason.startswith(f"{name}.{FAULTS[name]}")
 
 
+def test_names_that_were_checked_are_not_checked_again() -> None:
+    names = frozenset({"SECURITYDATA"})
+    assert contract.names(object(), names) is names
+    wrong = frozenset({"wrong"})
+    assert contract.names(object(), wrong, wrong) is wrong
+    with pytest.raises(ContractError, match="document_names has 'wrong'"):
+        contract.names(object(), wrong, names)
+    assert contract.names(object(), (name for name in ("A", "B"))) == {"A", "B"}
+
+
 @pytest.mark.parametrize("name", ["Async", "AsyncHolds", "Generator"])
 def test_class_with_async_methods_is_refused_when_it_is_loaded(name: str) -> None:
     with pytest.raises(ConfigError) as raised:

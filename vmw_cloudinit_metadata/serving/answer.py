@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -126,10 +126,15 @@ def _reason(driver: Driver, machine: Machine) -> str:
         return str(error)
 
 
-def document_names(driver: Driver) -> Collection[str] | Failure:
-    """Call the driver, in this thread, for the documents beyond the standard ones. Never raise."""
+def document_names(
+    driver: Driver, checked: frozenset[str] = frozenset()
+) -> frozenset[str] | Failure:
+    """Call the driver, in this thread, for the documents beyond the standard ones. Never raise.
+
+    `checked` is the last result: checking the same set again would take long if it is large.
+    """
     try:
-        return contract.names(driver, driver.document_names())
+        return contract.names(driver, driver.document_names(), checked)
     except ContractError as error:
         return Failure("failed", str(error))
     except (Exception, SystemExit) as error:  # a driver is foreign code

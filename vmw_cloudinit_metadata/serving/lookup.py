@@ -65,6 +65,7 @@ class Lookup:
         self._threads = Threads()
         self._pool = LookupPool(self._threads, pool_size, run_timeout_s, budget)
         self._throttle = OnceAMinute()
+        self._names: frozenset[str] = frozenset()  # of documents, as the driver returned them
         self._cached = CachedAnswers()
         budget.add("kept answers", self._cached)
         self._cache_ttl_s = seconds("cache_ttl", driver.cache_ttl)
@@ -219,7 +220,12 @@ class Lookup:
 
     def ask_document_names(self, callback: Callable[[Collection[str] | Failure], None]) -> None:
         """Call `callback`, later and once, with the documents beyond the standard ones."""
-        self._pool.ask("document names", partial(document_names, self._driver), callback)
+        call = partial(document_names, self._driver, self._names)
+        self._pool.ask("document names", call, callback, self._names_listed)
+
+    def _names_listed(self, names: frozenset[str] | Failure, _began_s: float) -> None:
+        if isinstance(names, frozenset):
+            self._names = names
 
     def _watching(self, _nothing: None, error: BaseException | None) -> None:
         self._log("watch", error)
