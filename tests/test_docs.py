@@ -6,12 +6,15 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.process import CHECKOUT, ServerProcess, run
 from tests.vm import Vm
+from vmw_cloudinit_metadata.testing import machine
 
 
 def python_of(document: str) -> str:
@@ -42,13 +45,41 @@ def test_driver_of_the_document_serves(start: Callable[..., ServerProcess], tmp_
     inventory.write_text('{"web1": {"metadata": {"instance-id": "from-inventory"}}}')
     server = start(
         *("--driver", "inventory:InventoryDriver"),
-        driver_opts={"file": str(inventory)},
+        driver_opts={"file": str(inventory), "cache_ttl": 0},
         env={"PYTHONPATH": str(tmp_path)},
     )
     assert Vm(server.port).metadata()["instance-id"] == "from-inventory"
     assert Vm(server.port, "unknown").error("METADATA") == "not-found"
     inventory.write_text("{")
-    assert Vm(server.port).error("METADATA") == "failed"
+    assert Vm(server.port).metadata()["instance-id"] == "from-inventory"  # the last good answer
+    other = Vm(server.port, "web2", vc_uuid="00000000-0000-0000-0000-000000000002")
+    assert other.error("METADATA") == "failed"
+
+
+@pytest.fixture
+def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The names in all examples of docs/drivers.md."""
+    first, *others = re.findall(
+        r"```python\n(.*?)```", (CHECKOUT / "docs/drivers.md").read_text(), re.DOTALL
+    )
+    (tmp_path / "inventory.py").write_text(first)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, Any] = {}
+    for example in others:
+        exec(example, names)
+    assert len(others) == 2
+    yield names
+    del sys.modules["inventory"]
+
+
+def test_drivers_of_the_document_keep_the_contract(
+    inventory: dict[str, Any], tmp_path: Path
+) -> None:
+    inventory["test_inventory_driver_keeps_the_contract"](tmp_path)
+    options = {"file": str(tmp_path / "inventory.json")}
+    inventory["check_driver"](
+        inventory["WatchedInventory"], options, [machine("web1")], machine("none")
+    )
 
 
 def test_embedded_server_of_the_document_serves(own_instances: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, load
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.fileoptions import FileOptions
+from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -88,7 +90,7 @@ def refusal_of(spec: str, options: Mapping[str, object]) -> str:
 def test_file_driver_is_loaded_with_its_options(spec: str, tmp_path: Path) -> None:
     driver = load(spec, {"directory": str(tmp_path)})
     assert isinstance(driver, FileDriver)
-    assert driver.options == {"directory": str(tmp_path)}
+    assert driver.options == FileOptions(directory=str(tmp_path))
 
 
 @pytest.mark.usefixtures("module")

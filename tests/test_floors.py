@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 FLOORS = {
     **dict.fromkeys(("protocol", "instance"), 0),
     **dict.fromkeys(("settings", "drivers"), 1),
-    **dict.fromkeys(("monitoring", "process", "guest"), 2),
+    **dict.fromkeys(("monitoring", "process", "guest", "testing"), 2),
     **dict.fromkeys(("serving", "client", "admin"), 3),
     **dict.fromkeys(("cli", "__main__", "__init__"), 4),
     **dict.fromkeys(("settings.parameters", "settings.layers", "settings.reload"), 3),

@@ -9,18 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+    from vmw_cloudinit_metadata.drivers.driver import Driver
+    from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+    from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
     from vmw_cloudinit_metadata.instance.model import InstanceData
     from vmw_cloudinit_metadata.protocol.vmware import Machine
     from vmw_cloudinit_metadata.serving.server import MetadataServer
 
 __version__ = "0.1.0"
 
-__all__ = ["Driver", "DriverError", "InstanceData", "Machine", "MetadataServer", "__version__"]
+__all__ = [
+    "Driver",
+    "DriverError",
+    "DriverOptions",
+    "InstanceData",
+    "Machine",
+    "MetadataServer",
+    "__version__",
+]
 
 _HOMES = {
     "Driver": "drivers.driver",
-    "DriverError": "drivers.driver",
+    "DriverError": "drivers.drivererror",
+    "DriverOptions": "drivers.driveroptions",
     "InstanceData": "instance.model",
     "Machine": "protocol.vmware",
     "MetadataServer": "serving.server",

@@ -48,7 +48,7 @@ EXPIRES_S = 1.0  # lifetime of a move, instead of 60
 CONSTANTS = {
     "serving__timeouts__MOVE_EXPIRES_S": EXPIRES_S,
     "protocol__vmotion__EXPIRES_S": 2 * EXPIRES_S,  # of its secret, which has whole seconds
-    "serving__lookup__KEPT_BYTES": 500_000,
+    "serving__cachedanswers__KEPT_BYTES": 500_000,
     "monitoring__onceaminute__MAX_MACHINES": 100,
     "monitoring__onceaminute__MAX_KEYS": 100,
     "admin__chronicle__MAX_GONE": 100,

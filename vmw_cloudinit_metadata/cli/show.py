@@ -11,7 +11,9 @@ import click
 
 from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.cli.run import run
-from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, load
+from vmw_cloudinit_metadata.drivers import contract
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -45,7 +47,7 @@ def show(
         raise click.UsageError("give the name of a VM, --vc-uuid or --bios-uuid")
     driver = load(driver_spec, driver_opts)
     try:
-        instance = driver.get_instance(machine)
+        instance = contract.instance(driver, driver.get_instance(machine))
         if instance is None:
             return _fail(machine, "not-found", _reason(driver, machine))
         documents = nocloud.render(instance, _with_vc_uuid(machine, instance))
@@ -66,7 +68,7 @@ def _with_vc_uuid(machine: Machine, instance: InstanceData) -> Machine:
 
 
 def _reason(driver: Driver, machine: Machine) -> str:
-    reason = driver.explain(machine)
+    reason = contract.text(driver, "explain", driver.explain(machine))
     if machine.name and parse_uuid(machine.name):
         reason += " (a UUID is not looked up as a name: use --vc-uuid or --bios-uuid)"
     return reason

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers import fileoptions
 from vmw_cloudinit_metadata.drivers.checking.explanation import Explanation
 from vmw_cloudinit_metadata.drivers.checking.filecheck import FileCheck
 from vmw_cloudinit_metadata.drivers.checking.namedfiles import NamedFiles
@@ -18,6 +17,7 @@ from vmw_cloudinit_metadata.drivers.content.documentnames import DocumentNames
 from vmw_cloudinit_metadata.drivers.content.instancefile import InstanceFiles
 from vmw_cloudinit_metadata.drivers.content.userdatafiles import UserDataFiles
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+from vmw_cloudinit_metadata.drivers.fileoptions import FileOptions
 from vmw_cloudinit_metadata.drivers.filesearch import FileSearch
 from vmw_cloudinit_metadata.drivers.filesystem import skipped
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
@@ -49,9 +49,12 @@ class FileDriver(Driver):
     BIOS UUID applies only where the file's `match` has it, or the option `match` allows it.
     """
 
+    Options = FileOptions
+    stale_if_error = None  # last_good_max_age_s
+
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
-        checked = fileoptions.checked(options)
+        checked: FileOptions = self.options
         directory = Directory(checked.directory, links_outside=checked.links_outside)
         defaults = Defaults(directory.path_of(checked.defaults) if checked.defaults else None)
         listing = Listing(directory, defaults.path)
@@ -63,7 +66,7 @@ class FileDriver(Driver):
         self._user_data = UserDataFiles(directory, listing, defaults)
         self._last_good = LastGood(checked.last_good_max_age_s)
         self._watch = DirectoryWatch(directory.path, directory.changes)
-        self.stale_if_error_s = checked.last_good_max_age_s
+        self.stale_if_error = checked.last_good_max_age_s
 
     def get_instance(self, machine: Machine) -> InstanceData | None:
         end_s = time.monotonic() + _PATIENCE_S
