@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER
 from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.facts import (
     DocumentsServed,
@@ -205,9 +206,10 @@ class Receipt:
                 self.line.report(ValueDuplicated(f"{duplicate}{unreported}", origin.sources))
 
     def _use_source(self, origin: Origin, machine: Machine) -> None:
-        """Report when VMs with different VC UUIDs get the same file."""
+        """Report when VMs with different VC UUIDs get the same file, unless it is for several."""
         vc_uuid = machine.vc_uuid
-        shared = (origin.sources[0], vc_uuid) if vc_uuid and origin.sources else None
+        is_own = bool(origin.sources) and origin.matched_by != BY_LAYER
+        shared = (origin.sources[0], vc_uuid) if vc_uuid and is_own else None
         if shared == self._shared:
             return
         self._release_source()

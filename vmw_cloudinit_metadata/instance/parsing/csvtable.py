@@ -10,11 +10,13 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.instance.parsing.entries import Entry
+from vmw_cloudinit_metadata.instance.parsing.seed import Seed
 from vmw_cloudinit_metadata.instance.values.plain import MAX_DEPTH
 
 NAME = "name"
@@ -37,10 +39,13 @@ def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
             return [], tuple(faults)
         columns = [tuple(cell.strip().split(".")) for cell in header]
         schemas = [_schema_at(column) for column in columns]
+        place = columns.index((NAME,))
         begins = rows.line_num + 1
         for row in rows:
             if any(row):
-                entries.append(_entry(row, begins, columns, schemas))
+                read = partial(_seed, row, begins, columns, schemas)
+                name = row[place].strip() if place < len(row) else ""
+                entries.append(Entry(name, begins, read))
             begins = rows.line_num + 1
     except csv.Error as error:
         return [], (Fault((), f"invalid CSV ({error})", "CSV", line=rows.line_num),)
@@ -65,26 +70,25 @@ def _header_faults(header: Sequence[str]) -> Iterator[Fault]:
         yield Fault((), "a column that is below another one", "only the lower ones", line=1)
 
 
-def _entry(
+def _seed(
     row: Sequence[str], line: int, columns: Sequence[_Column], schemas: Sequence[Any]
-) -> Entry:
-    name = ""
+) -> Seed:
+    """Made for each look-up: kept, it would take five times the memory of its row."""
     value: dict[str, Any] = {}
     for cell, column, schema in zip(row, columns, schemas, strict=False):
         text = cell.strip()
-        if column == (NAME,):
-            name = text
-        elif text:
-            below = value
-            for part in column[:-1]:
-                below = below.setdefault(part, {})
-            found = _value(text, schema)
-            below[column[-1]] = [found] if column[-1].endswith("+") else found
+        if not text or column == (NAME,):
+            continue
+        below = value
+        for part in column[:-1]:
+            below = below.setdefault(part, {})
+        found = _value(text, schema)
+        below[column[-1]] = [found] if column[-1].endswith("+") else found
     faults: tuple[Fault, ...] = ()
     if len(row) > len(columns):
-        found = f"{len(row)} cells"
-        faults = (Fault((), found, f"at most {len(columns)}, as many as columns", line=line),)
-    return Entry(name, line, seed.on_line(value, line, faults))
+        expected = f"at most {len(columns)}, as many as columns"
+        faults = (Fault((), f"{len(row)} cells", expected, line=line),)
+    return seed.on_line(value, line, faults)
 
 
 def _value(text: str, schema: Any) -> Any:

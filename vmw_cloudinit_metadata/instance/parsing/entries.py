@@ -6,7 +6,9 @@ those of all entries together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from yaml.events import MappingEndEvent, MappingStartEvent
@@ -22,7 +24,7 @@ class Entry:
 
     name: str
     line: int
-    seed: Seed
+    read: Callable[[], Seed]
 
 
 def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
@@ -44,7 +46,7 @@ class _EntryReader(Reader):
         while not isinstance(key := next(self._events), MappingEndEvent):
             name = self._key(key, (), seed.TEXT)
             line = seed.place_of(key.start_mark, self._lines)[0]
-            self.found.append(Entry(str(name), line, self._entry()))
+            self.found.append(Entry(str(name), line, partial(_itself, self._entry())))
 
     def _entry(self) -> Seed:
         """Read what stands below a key; without its end, its faults are those of the whole."""
@@ -58,3 +60,7 @@ class _EntryReader(Reader):
             if not is_read:
                 self._faults.extend(of_entry.all())
         return Seed({} if value is None else value, of_entry.all(), self._marks, self._lines)
+
+
+def _itself(seed: Seed) -> Seed:
+    return seed
