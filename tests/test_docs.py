@@ -111,6 +111,30 @@ def test_instance_file_of_the_document_is_valid(tmp_path: Path) -> None:
     assert len(examples + readme) == 2
 
 
+def test_example_of_the_layers_document_is_explained_as_it_says(tmp_path: Path) -> None:
+    text = (CHECKOUT / "docs/layers.md").read_text()
+    readme = (CHECKOUT / "README.md").read_text()
+    key = re.search(r"ssh-ed25519 (AAAAC\S+)", readme)
+    assert key
+    text = text.replace("AAAA…", key[1])
+    (tmp_path / "layers").mkdir()
+    examples = re.findall(r"```yaml\n(# (\S+\.yaml).*?)```", text, re.DOTALL)
+    examples += [(table, "vms.csv") for table in re.findall(r"```csv\n(.*?)```", text, re.DOTALL)]
+    for example, name in examples:
+        (tmp_path / name).write_text(example)
+        (tmp_path / name).chmod(0o600)
+    assert len(examples) == 5
+    options = ("--driver-opts", json.dumps({"directory": str(tmp_path)}))
+    shown = re.search(r"\$ vmw-cloudinit-metadata ([^\n]*)\n(metadata.*?)```", text, re.DOTALL)
+    assert shown
+    ended = run(*shown[1].split(), *options)
+    assert (ended.stdout, ended.returncode) == (shown[2], 0)
+    for vm in ("db1", "db2", "db3", "web-ber-1"):
+        assert run("show", vm, *options).returncode == 0
+    ended = run("validate", *options)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("", "0 faults, 0 warnings\n", 0)
+
+
 def test_every_option_of_run_is_in_the_operations_document() -> None:
     options = set(re.findall(r"^ +(--[a-z-]+)", run("run", "--help").stdout, re.MULTILINE))
     assert len(options) > 5

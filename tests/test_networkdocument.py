@@ -18,7 +18,7 @@ from tests import schemas
 from vmw_cloudinit_metadata.instance import secrecy
 from vmw_cloudinit_metadata.instance.advice import warnings_of
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
-from vmw_cloudinit_metadata.instance.keys import merged
+from vmw_cloudinit_metadata.instance.layering.patch import merged
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.network import version1, version2
 

@@ -383,7 +383,7 @@ def test_limit_of_the_system_is_reported_once(
 
     monkeypatch.setattr(watching, "INotify", Refused)
     constants(drivers__filesystem__watching__RETRY_S=0.01)
-    watch = DirectoryWatch(str(directory), Revisions())
+    watch = DirectoryWatch(str(directory), "layers", Revisions())
     watch.start(reports.append)
     time.sleep(0.2)
     watch.close()

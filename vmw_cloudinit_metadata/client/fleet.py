@@ -10,7 +10,7 @@ from pathlib import Path
 from vmw_cloudinit_metadata.client.expectation import Exactly, Expectation, Named
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.layers.vmnames import vm_names
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
@@ -51,11 +51,8 @@ def _by_name(name: str, uri: str) -> FleetVm:
 
 
 def stems(directory: Path, defaults: str | None) -> list[str]:
-    """Return the names of the instance files, without suffix; raise DriverError."""
-    place = Directory(str(directory))
-    paths = [Path(path) for path in place.all_paths()]
-    shared = Path(place.path_of(defaults)) if defaults else None
-    return [path.stem for path in paths if path != shared]
+    """Return the names of the VMs' files and entries; raise DriverError."""
+    return vm_names(str(directory), defaults)
 
 
 def by_directory(

@@ -136,6 +136,10 @@ class Driver(ABC):
         """Return why `get_instance` returned None, for the operator's log."""
         return "the driver knows no such VM"
 
+    def trace(self, machine: Machine) -> Iterable[str]:  # noqa: ARG002
+        """A line for each value of a machine's data, which says where that stands: for `show`."""
+        raise DriverError(f"{type(self).__name__} cannot explain where values come from")
+
     def check(self) -> None:  # noqa: B027 - not every driver has something to check
         """Raise DriverError if no VM could be served now; called every second."""
 

@@ -1,8 +1,9 @@
-"""FileDriver: one YAML file per VM in a directory."""
+"""FileDriver: a directory with one YAML file per VM, inventories of many VMs, and layers."""
 
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -10,22 +11,28 @@ from typing import Any
 
 from vmw_cloudinit_metadata.drivers.checking.explanation import Explanation
 from vmw_cloudinit_metadata.drivers.checking.filecheck import FileCheck
+from vmw_cloudinit_metadata.drivers.checking.layercheck import LayerCheck
 from vmw_cloudinit_metadata.drivers.checking.namedfiles import NamedFiles
 from vmw_cloudinit_metadata.drivers.checking.validation import Validation
 from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
 from vmw_cloudinit_metadata.drivers.content.documentnames import DocumentNames
+from vmw_cloudinit_metadata.drivers.content.everyfile import EveryFile
 from vmw_cloudinit_metadata.drivers.content.instancefile import InstanceFiles
+from vmw_cloudinit_metadata.drivers.content.owndata import OwnData, of_file
 from vmw_cloudinit_metadata.drivers.content.userdatafiles import UserDataFiles
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
 from vmw_cloudinit_metadata.drivers.fileoptions import FileOptions
 from vmw_cloudinit_metadata.drivers.filesearch import FileSearch
 from vmw_cloudinit_metadata.drivers.filesystem import skipped
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
-from vmw_cloudinit_metadata.drivers.filesystem.filename import is_named_by_uuid
+from vmw_cloudinit_metadata.drivers.filesystem.filename import LAYERS, is_named_by_uuid
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
 from vmw_cloudinit_metadata.drivers.filesystem.watching import DirectoryWatch
 from vmw_cloudinit_metadata.drivers.lastgood import LastGood
+from vmw_cloudinit_metadata.drivers.layers.explained import explained
+from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories
+from vmw_cloudinit_metadata.drivers.layers.layerfiles import LayerFiles
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -45,8 +52,10 @@ _PAUSE_S = 0.02
 class FileDriver(Driver):
     """Reads `<VC UUID>.yaml`, else `<BIOS UUID>.yaml`, else `<VM name>.yaml` (or .yml, .json).
 
-    Anyone who may edit a VM can give it any BIOS UUID, even one that names another VM's file. So a
-    BIOS UUID applies only where the file's `match` has it, or the option `match` allows it.
+    Or the VM's entry in an inventory. This own data lies over the layers that count for the VM.
+
+    Whoever may edit a VM can give it any BIOS UUID, also one by which another VM's file is named.
+    So a BIOS UUID counts only where the file says so in its `match`, or the option `match` does.
     """
 
     Options = FileOptions
@@ -59,13 +68,16 @@ class FileDriver(Driver):
         defaults = Defaults(directory.path_of(checked.defaults) if checked.defaults else None)
         listing = Listing(directory, defaults.path)
         self._directory, self._defaults, self._listing = directory, defaults, listing
-        self._files = InstanceFiles(directory.path, defaults)
-        self._search = FileSearch(directory, listing, self._files, checked.match)
-        self._explanation = Explanation(directory, listing, self._files, self._search)
-        self._document_names = DocumentNames(directory, listing, defaults)
-        self._user_data = UserDataFiles(directory, listing, defaults)
+        self._layers = layers = LayerFiles(directory)
+        self._inventories = inventories = Inventories(directory)
+        self._files = InstanceFiles(directory.path, defaults, layers, inventories)
+        self._search = FileSearch(listing, self._files, inventories, checked.match)
+        self._explanation = Explanation(directory, listing, self._files, layers, self._search)
+        every = EveryFile(listing, defaults, layers, inventories)
+        self._document_names = DocumentNames(directory, every)
+        self._user_data = UserDataFiles(directory, every)
         self._last_good = LastGood(checked.last_good_max_age_s)
-        self._watch = DirectoryWatch(directory.path, directory.changes)
+        self._watch = DirectoryWatch(directory.path, LAYERS, directory.changes)
         self.stale_if_error = checked.last_good_max_age_s
 
     def get_instance(self, machine: Machine) -> InstanceData | None:
@@ -102,6 +114,13 @@ class FileDriver(Driver):
     def explain(self, machine: Machine) -> str:
         return self._explanation.of(machine)
 
+    def trace(self, machine: Machine) -> Iterator[str]:
+        with self._directory.snapshot() as snapshot:
+            own = self._search.find(machine, snapshot) or self._files.of_layers(machine, snapshot)
+            if own:
+                stack = self._files.stack(own, machine, snapshot)
+                yield from explained(stack, machine, self._directory.path)
+
     def check(self) -> None:
         self._directory.check()
 
@@ -109,8 +128,10 @@ class FileDriver(Driver):
         """Yield every fault and warning of every file, each once."""
         self._directory.check()
         user_data = self._user_data.all()
-        yield from self._validated(self._listing.all_paths(), user_data)
+        yield from self._validated(self._every_place(), user_data)
         yield from skipped.nearly_instance_files(self._directory.path)
+        if os.path.isdir(self._layers.path):
+            yield from skipped.nearly_instance_files(self._layers.path)
 
     def validate_named(self, names: Collection[str]) -> Iterator[Fault]:
         """Check files, by their paths, and the files of VMs, by their names or VC UUIDs.
@@ -120,26 +141,44 @@ class FileDriver(Driver):
         """
         self._directory.check()
         named = NamedFiles(
-            self._directory, self._listing, self._defaults, self._search, self._explanation
+            self._directory,
+            self._listing,
+            self._defaults,
+            self._layers,
+            self._search,
+            self._inventories,
+            self._explanation,
         )
-        paths = list(dict.fromkeys(path for name in names for path in named.paths(name)))
+        chosen = list(dict.fromkeys(own for name in names for own in named.places(name)))
         user_data = self._user_data.all()
-        yield from self._validated(paths, user_data, self._listing.all_paths())
+        yield from self._validated(chosen, user_data, self._every_place())
+
+    def _every_place(self) -> list[OwnData]:
+        places = [of_file(path) for path in self._listing.all_paths()]
+        with self._directory.snapshot() as snapshot:
+            for inventory in self._inventories.all(snapshot):
+                places += inventory.all()
+        return places
 
     def _validated(
-        self, paths: Collection[str], user_data: Collection[str], others: Iterable[str] = ()
+        self,
+        places: Collection[OwnData],
+        user_data: Collection[str],
+        others: Iterable[OwnData] = (),
     ) -> Iterator[Fault]:
-        file_check = FileCheck(self._directory, self._listing, self._files)
+        file_check = FileCheck(self._directory, self._listing, self._files, self._inventories)
+        layer_check = LayerCheck(self._directory, self._layers, self._inventories)
         validation = Validation(
-            self._directory, self._listing, self._defaults, file_check, self.judge
+            self._directory, self._listing, self._defaults, layer_check, file_check, self.judge
         )
-        yield from validation.run(paths, user_data, others)
+        yield from validation.run(places, user_data, others)
         self.files_checked = validation.files_checked
 
     def tables(self) -> Mapping[str, Table]:
         return {
             "last good answers": self._last_good,
             "readings": self._files.readings,
+            "inventories": self._inventories,
             "values compared": self._files.owners,
             "file names": self._listing.spellings,
         }
@@ -147,7 +186,7 @@ class FileDriver(Driver):
     def notes(self) -> Iterator[str]:
         """Yield which identities find VMs' files, and which files are ignored."""
         paths = self._listing.all_paths()
-        if not paths:
+        if not self._every_place():
             yield f"0 files: {skipped.nothing_in(self._directory.path)}"
         count = sum(map(is_named_by_uuid, paths))
         if count and not self._search.is_match_given:
@@ -159,28 +198,29 @@ class FileDriver(Driver):
 
     def _get(self, machine: Machine, snapshot: Snapshot) -> InstanceData | None:
         try:
-            instance = self._find(machine, snapshot)
+            found = self._find(machine, snapshot)
         except InvalidInstanceData as error:
             return self._last_good_for(machine, error, snapshot)
-        if instance is None:
+        if found is None:
             self._last_good.forget(machine.vc_uuid)
-        else:
-            self._last_good.remember(machine.vc_uuid, instance, snapshot.bytes_seen)
+            return None
+        own, instance = found
+        self._last_good.remember(machine.vc_uuid, own, instance, snapshot.bytes_seen)
         return instance
 
-    def _find(self, machine: Machine, snapshot: Snapshot) -> InstanceData | None:
-        found = self._search.find(machine, snapshot)
-        if found is None:
+    def _find(self, machine: Machine, snapshot: Snapshot) -> tuple[OwnData, InstanceData] | None:
+        own = self._search.find(machine, snapshot) or self._files.of_layers(machine, snapshot)
+        if own is None:
             return None
-        reading = self._files.read(found.path, snapshot)
-        if reading.is_like_user_data and self._user_data.has(found.path):
+        reading = self._files.read(own, machine, snapshot)
+        if reading.is_like_user_data and self._user_data.has(own.path):
             return None
         instance = reading.served()
         if not instance.is_for(machine):
             return None
-        return replace(
+        return own, replace(
             instance,
-            matched_by=found.matched_by,
+            matched_by=own.matched_by,
             duplicates=reading.duplicates,
             token=snapshot.token(),
         )
@@ -195,12 +235,12 @@ class FileDriver(Driver):
         recalled = self._last_good.recall(machine.vc_uuid)
         if recalled is None:
             raise error
-        instance, until_s = recalled
+        own, instance, until_s = recalled
         token = None
-        if not self._search.has(machine, instance.sources[0]):  # the VM was renamed
+        if not self._search.has(machine, own):  # the VM was renamed
             raise error
         if snapshot:
-            if not snapshot.exists(instance.sources[0]):
+            if not snapshot.exists(own.path):
                 self._last_good.forget(machine.vc_uuid)
                 raise error
             token = snapshot.token(until_s)

@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from cachetools import LRUCache
 
+from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.instance.documents import USER_DATA
 from vmw_cloudinit_metadata.instance.model import InstanceData
 
@@ -20,6 +21,7 @@ _SIZE = attrgetter("size")
 
 @dataclass(frozen=True, slots=True)
 class _LastAnswer:
+    own: OwnData
     instance: InstanceData
     size: int
     broken_since_s: float | None = None  # of time.monotonic()
@@ -47,10 +49,12 @@ class LastGood:
             self._entries.popitem()
             return True
 
-    def remember(self, vc_uuid: str | None, instance: InstanceData, file_bytes: int) -> None:
-        """Keep an answer made of files of this total size."""
+    def remember(
+        self, vc_uuid: str | None, own: OwnData, instance: InstanceData, file_bytes: int
+    ) -> None:
+        """Keep an answer that was made of files of this size, all together."""
         if vc_uuid and self._max_age_s:
-            answer = _LastAnswer(instance, _size(instance, file_bytes))
+            answer = _LastAnswer(own, instance, _size(instance, file_bytes))
             with self._lock:
                 self._entries[vc_uuid] = answer
 
@@ -58,8 +62,8 @@ class LastGood:
         with self._lock:
             self._entries.pop(vc_uuid or "", None)
 
-    def recall(self, vc_uuid: str | None) -> tuple[InstanceData, float] | None:
-        """Return the answer, and until when (time.monotonic()) it may be given; or None."""
+    def recall(self, vc_uuid: str | None) -> tuple[OwnData, InstanceData, float] | None:
+        """Where it was found, the answer, and until when it may be given; or None."""
         with self._lock:
             entry = self._entries.get(vc_uuid or "")
             if entry is None:
@@ -68,7 +72,7 @@ class LastGood:
             since_s = now_s if entry.broken_since_s is None else entry.broken_since_s
             self._entries[vc_uuid or ""] = replace(entry, broken_since_s=since_s)
         until_s = since_s + self._max_age_s
-        return (entry.instance, until_s) if now_s < until_s else None
+        return (entry.own, entry.instance, until_s) if now_s < until_s else None
 
 
 def _size(instance: InstanceData, file_bytes: int) -> int:

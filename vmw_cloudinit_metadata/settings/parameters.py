@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -60,7 +61,15 @@ def _parse_uuid(text: str) -> str:
     return canonical
 
 
+def _parse_ip(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ConfigError(f"found {text!r}, expected an IP address") from None
+
+
 URI = Parsed("URI", str)
+IP = Parsed("ADDRESS", _parse_ip)
 ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
 OPTIONAL_ADDRESS = Parsed("ADDRESS:PORT", parse_optional_address)
 NETWORK = Parsed("CIDR", parse_network)

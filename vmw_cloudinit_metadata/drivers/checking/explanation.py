@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from vmw_cloudinit_metadata.drivers.content.instancefile import InstanceFiles
+from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.filesearch import FileSearch
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.filename import swapped
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.layers.layerfiles import LayerFiles
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -34,29 +36,38 @@ _LEFT_OUT = (
 
 class Explanation:
     def __init__(
-        self, directory: Directory, listing: Listing, files: InstanceFiles, search: FileSearch
+        self,
+        directory: Directory,
+        listing: Listing,
+        files: InstanceFiles,
+        layers: LayerFiles,
+        search: FileSearch,
     ) -> None:
         self._directory = directory
         self._listing = listing
         self._files = files
+        self._layers = layers
         self._search = search
 
     def of(self, machine: Machine) -> str:
         """Return the reason in one sentence; raise DriverError, InvalidInstanceData, UnderWay."""
         with self._directory.snapshot() as snapshot:
-            found = self._search.find(machine, snapshot)
-            if found is None:
+            own = self._search.find(machine, snapshot)
+            if own is None:
                 reason, hint = self._no_file(machine), self._hint(machine, snapshot)
+                if any(layer.serves for layer in self._layers.all(snapshot).layers):
+                    reason += ", and no layer with serve: true matches it"
             else:
-                reason, hint = self._not_served(machine, found.path, snapshot)
+                reason, hint = self._not_served(machine, own, snapshot)
         return f"{reason}; {hint}" if hint else reason
 
     def _no_file(self, machine: Machine) -> str:
         names = " or ".join(quoted(f"{stem}.yaml") for _, stem in self._search.stems(machine))
         return f"no file named {names or 'after it'} in {self._directory.path}"
 
-    def _not_served(self, machine: Machine, path: str, snapshot: Snapshot) -> tuple[str, str]:
-        reading = self._files.read(path, snapshot)
+    def _not_served(self, machine: Machine, own: OwnData, snapshot: Snapshot) -> tuple[str, str]:
+        path = own.label
+        reading = self._files.read(own, machine, snapshot)
         if reading.is_like_user_data:
             return f"{path} is user-data that another file names, not an instance file", ""
         instance = reading.served()

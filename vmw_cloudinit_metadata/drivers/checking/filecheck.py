@@ -1,22 +1,27 @@
-"""FileCheck: every fault and warning of one instance file, for the command `validate`."""
+"""FileCheck: every fault and warning of the own data of one VM, for the command `validate`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vmw_cloudinit_metadata.drivers.content.instancefile import InstanceFiles
-from vmw_cloudinit_metadata.drivers.content.layer import FileLayer, located
+from vmw_cloudinit_metadata.drivers.content.layer import located
+from vmw_cloudinit_metadata.drivers.content.owndata import OwnData, of_file
 from vmw_cloudinit_metadata.drivers.content.rivals import ONE_OF_THEM, joined_names, two_files
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.filemode import mode_faults
-from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_in, unquoted_stem, usual_stem
+from vmw_cloudinit_metadata.drivers.filesystem.filename import unquoted_stem, usual_stem
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories
+from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
 from vmw_cloudinit_metadata.instance import advice, distinct, nocloud
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
+from vmw_cloudinit_metadata.instance.layering.substitution import Sources, stand_in
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
@@ -36,25 +41,34 @@ class Checked:
 
 
 class FileCheck:
-    """Checks files of a directory one by one."""
+    """Checks the VMs of a directory one by one, with the layers that surely count for them."""
 
-    def __init__(self, directory: Directory, listing: Listing, files: InstanceFiles) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        listing: Listing,
+        files: InstanceFiles,
+        inventories: Inventories,
+    ) -> None:
         self._directory = directory
         self._listing = listing
         self._files = files
+        self._inventories = inventories
 
-    def check(self, path: str, user_data: Collection[str], judge: Judge | None) -> Checked:
+    def check(self, own: OwnData, user_data: Collection[str], judge: Judge | None) -> Checked:
         """Check a file, unless it is one of `user_data`; `judge` adds warnings of what is served.
 
         A file that is named as user-data and has a key of an instance file is checked too.
         """
+        path = own.path
         with self._directory.snapshot() as snapshot:
-            about_file = [*self._name_faults(path), *mode_faults(path, snapshot)]
+            about_file = [*self._name_faults(own), *mode_faults(path, snapshot)]
             try:
-                layers = self._files.layers(path, snapshot)
-                if user_data and not layers[0].mapping and os.path.realpath(path) in user_data:
+                about_file += self._rivals_in_inventories(own, snapshot)
+                stack, sources = self._stack(own, snapshot)
+                if user_data and self._is_user_data(own, stack, user_data):
                     return Checked((), is_user_data=True)
-                faults, values = self._check(layers, snapshot, judge)
+                faults, values = self._check(own, stack, sources, snapshot, judge)
             except DriverError as error:
                 found = f"an error ({error})"
                 faults, values = [Fault((), found, "a file that can be read", path, 1)], ()
@@ -62,26 +76,42 @@ class FileCheck:
             values = ()  # another file of the same VM has them too
         return Checked((*about_file, *faults), values)
 
-    def values_of(self, path: str) -> Sequence[distinct.Value]:
-        """Return the values that no other file may have; none for a file with a fault."""
+    def values_of(self, own: OwnData) -> Sequence[distinct.Value]:
+        """The values that no other VM may have; none of data that has a fault."""
         with self._directory.snapshot() as snapshot:
             try:
-                instance, _ = self._files.merged(self._files.layers(path, snapshot), snapshot)
+                stack, sources = self._stack(own, snapshot)
+                instance, _ = self._files.merged(stack, sources, snapshot)
             except DriverError:
                 return ()
-        return distinct.values_of(instance, stem_in(path)) if instance else ()
+        return distinct.values_of(instance, own.stem) if instance else ()
 
-    def located(self, fault: Fault, path: str) -> Fault:
-        """Return the fault with its place, in the file or in the defaults."""
+    def located(self, fault: Fault, own: OwnData) -> Fault:
+        """The fault with its place: in the VM's own data, or in a layer."""
         with self._directory.snapshot() as snapshot:
-            return located(fault, self._files.layers(path, snapshot))
+            return located(fault, self._stack(own, snapshot)[0].files)
+
+    def _stack(self, own: OwnData, snapshot: Snapshot) -> tuple[LayerStack, Callable[[], Sources]]:
+        """What surely counts for the VM, as far as its name or UUID says."""
+        uuid = parse_uuid(own.stem)
+        machine = Machine(vc_uuid=uuid) if uuid else Machine(name=own.stem)
+        stack = self._files.stack(own, machine, snapshot)
+        return stack, partial(stand_in, machine, stack.captures)
+
+    def _is_user_data(self, own: OwnData, stack: LayerStack, user_data: Collection[str]) -> bool:
+        is_empty = stack.own is not None and not stack.own.mapping
+        return is_empty and not own.line and os.path.realpath(own.path) in user_data
 
     def _check(
-        self, layers: Sequence[FileLayer], snapshot: Snapshot, judge: Judge | None
+        self,
+        own: OwnData,
+        stack: LayerStack,
+        sources: Callable[[], Sources],
+        snapshot: Snapshot,
+        judge: Judge | None,
     ) -> tuple[Sequence[Fault], Sequence[distinct.Value]]:
-        path = layers[0].path
-        stem = stem_in(path)
-        instance, faults = self._files.merged(layers, snapshot)
+        path, stem, layers = own.path, own.stem, stack.files
+        instance, faults = self._files.merged(stack, sources, snapshot)
         if instance is None:
             return faults, ()
         try:
@@ -97,9 +127,23 @@ class FileCheck:
         warnings += (located(warning, layers) for warning in about_data)
         return warnings, distinct.values_of(instance, stem)
 
-    def _name_faults(self, path: str) -> Iterator[Fault]:
-        """Yield other files of the same VM, and a name that differs from the one looked up."""
-        stem = stem_in(path)
+    def _rivals_in_inventories(self, own: OwnData, snapshot: Snapshot) -> Iterator[Fault]:
+        """Other entries of the same VM; reported for the first place alone."""
+        stem = usual_stem(own.stem)
+        inventories = self._inventories.all(snapshot)
+        if not stem or not inventories:
+            return
+        files = [of_file(path) for path in self._listing.present(stem)]
+        entries = [place for one in inventories for place in one.places(stem, "")]
+        places = [*files, *entries]
+        if entries and len(places) > 1 and places[0].label == own.label:
+            yield two_files([place.label for place in places])
+
+    def _name_faults(self, own: OwnData) -> Iterator[Fault]:
+        """Other files of the same VM, and a name that differs from the one looked up."""
+        if own.line:
+            return
+        path, stem = own.path, own.stem
         paths = self._listing.present(stem)
         if len(paths) > 1:
             yield two_files(paths)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from vmw_cloudinit_metadata.drivers.checking.filecheck import FileCheck, Judge
+from vmw_cloudinit_metadata.drivers.checking.layercheck import LayerCheck
 from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
 from vmw_cloudinit_metadata.drivers.content.duplicates import Comparison, Duplicate
+from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.instance.counts import first_of
@@ -32,48 +34,55 @@ class Validation:
         directory: Directory,
         listing: Listing,
         defaults: Defaults,
+        layer_check: LayerCheck,
         file_check: FileCheck,
         judge: Judge | None,
     ) -> None:
         self._directory = directory
         self._listing = listing
         self._defaults = defaults
+        self._layer_check = layer_check
         self._file_check = file_check
         self._judge = judge
         self.files_checked = 0
 
     def run(
-        self, paths: Collection[str], user_data: Collection[str], others: Iterable[str] = ()
+        self,
+        places: Collection[OwnData],
+        user_data: Collection[str],
+        others: Iterable[OwnData] = (),
     ) -> Iterator[Fault]:
-        """Yield each fault and warning of `paths` once; `others` are only compared with them."""
-        return _once(self._faults(paths, user_data, others))
+        """Yield each fault and warning of `places` once; `others` are only compared with them."""
+        return _once(self._faults(places, user_data, others))
 
     def _faults(
-        self, paths: Collection[str], user_data: Collection[str], others: Iterable[str]
+        self, places: Collection[OwnData], user_data: Collection[str], others: Iterable[OwnData]
     ) -> Iterator[Fault]:
         self._listing.look()
         comparison = Comparison()
         with self._directory.snapshot() as snapshot:
             yield from self._defaults.faults(snapshot)
-        for path in paths:
-            checked = self._file_check.check(path, user_data, self._judge)
+        others = list(others)
+        yield from self._layer_check.faults([*places, *others])
+        for own in places:
+            checked = self._file_check.check(own, user_data, self._judge)
             self.files_checked += not checked.is_user_data
             yield from checked.faults
-            comparison.add(path, checked.values)
-        chosen = set(paths)
-        for path in others:
-            if path not in chosen:
-                comparison.add(path, self._file_check.values_of(path))
+            comparison.add(own.label, checked.values)
+        chosen = {own.label: own for own in places}
+        for own in others:
+            if own.label not in chosen:
+                comparison.add(own.label, self._file_check.values_of(own))
         yield from self._duplicates(comparison, chosen)
 
-    def _duplicates(self, comparison: Comparison, chosen: Collection[str]) -> Iterator[Fault]:
+    def _duplicates(self, comparison: Comparison, chosen: Mapping[str, OwnData]) -> Iterator[Fault]:
         counts: Counter[str] = Counter()
         for duplicate in comparison.found():
             if duplicate.files[0] in chosen:
                 kind = str(duplicate.value[0][-1])
                 counts[kind] += 1
                 if counts[kind] <= _MAX_DUPLICATES:
-                    yield self._warning(duplicate)
+                    yield self._warning(duplicate, chosen[duplicate.files[0]])
         for kind, count in counts.items():
             if count > _MAX_DUPLICATES:
                 found = f"{count} values of {kind} that several files have"
@@ -83,10 +92,10 @@ class Validation:
             found = "more values than are compared with each other"
             yield Fault((), found, "fewer files in one directory", is_warning=True)
 
-    def _warning(self, duplicate: Duplicate) -> Fault:
-        """Return the warning about a value: where the first file has it, and which others do."""
+    def _warning(self, duplicate: Duplicate, first: OwnData) -> Fault:
+        """Where the first file has the value, and who else has it."""
         key, text = duplicate.value
-        first, *others = duplicate.files
+        others = duplicate.files[1:]
         names = first_of([os.path.basename(path) for path in others], duplicate.count - 1)
         have = "has" if duplicate.count == 2 else "have"
         found = f"{describe(text, key)}, which {names} {have} too"

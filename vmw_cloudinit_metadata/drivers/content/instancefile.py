@@ -1,66 +1,117 @@
-"""InstanceFiles: the content of instance files, merged with defaults and the files they name."""
+"""InstanceFiles: what a VM's own data says, over the layers and with the files that these name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import Any
 
 from vmw_cloudinit_metadata.drivers.content import documentfile, layer
 from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
 from vmw_cloudinit_metadata.drivers.content.duplicates import Owners
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData, path_of_label
 from vmw_cloudinit_metadata.drivers.content.reading import Reading, Readings
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_in
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories
+from vmw_cloudinit_metadata.drivers.layers.layerfiles import LayerFiles, LayerSet
+from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack, Selection, selection_of
 from vmw_cloudinit_metadata.instance import distinct
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
-from vmw_cloudinit_metadata.instance.keys import DOCUMENTS, merged
+from vmw_cloudinit_metadata.instance.keys import DOCUMENTS
+from vmw_cloudinit_metadata.instance.layering.substitution import Sources, sources_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.secrecy import NAMES, shown
 from vmw_cloudinit_metadata.protocol.printable import one_line
+from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 
 class InstanceFiles:
-    """Reads instance files of the directory at `directory`."""
+    """Reads what the directory at `directory` has for a VM."""
 
-    def __init__(self, directory: str, defaults: Defaults) -> None:
+    def __init__(
+        self, directory: str, defaults: Defaults, layers: LayerFiles, inventories: Inventories
+    ) -> None:
         self._directory = directory
         self._defaults = defaults
+        self._layers = layers
+        self._inventories = inventories
         self.readings = Readings()
         self.owners = Owners()
 
-    def read(self, path: str, snapshot: Snapshot, *, keep: bool = False) -> Reading:
-        """Return the content of a file, newly read or as kept in `readings`.
+    def of_layers(self, machine: Machine, snapshot: Snapshot) -> OwnData | None:
+        """In place of data of its own: the layer that serves the machine without any, or None."""
+        selection = self._selection(machine, snapshot)
+        if not selection.serves:
+            return None
+        return OwnData(BY_LAYER, selection.serving_path, machine.name or "")
+
+    def read(
+        self, own: OwnData, machine: Machine, snapshot: Snapshot, *, keep: bool = False
+    ) -> Reading:
+        """What a VM's own data says, now or as kept in `readings`.
 
         Raise DriverError if a file cannot be read, and UnderWay.
         """
-        return self.readings.of(path, snapshot, self._read, keep=keep)
+        selection = self._selection(machine, snapshot)
+        file = "" if own.line or own.matched_by == BY_LAYER else own.path
+        key = (own.label, selection.key if selection.layers else ())
+        who = (machine.name, machine.vc_uuid, machine.service_uri)
 
-    def layers(self, path: str, snapshot: Snapshot) -> list[FileLayer]:
-        """Return the file, and the defaults if there are any; raise DriverError."""
-        return [layer.read(path, snapshot), *self._defaults.layers(snapshot)]
+        def read(snapshot: Snapshot) -> Reading:
+            return self._read(own, selection, machine, snapshot)
+
+        return self.readings.of(key, who, file, snapshot, read, keep=keep)
+
+    def own(self, own: OwnData, snapshot: Snapshot) -> FileLayer | None:
+        """A VM's own data alone; None if it has only layers."""
+        if own.matched_by == BY_LAYER:
+            return None
+        if own.line:
+            return self._inventories.of(own.path, snapshot).read(own)
+        return layer.read(own.path, snapshot)
+
+    def stack(self, own: OwnData, machine: Machine, snapshot: Snapshot) -> LayerStack:
+        """All that counts for a VM; raises DriverError."""
+        return self._stack(own, self._selection(machine, snapshot), snapshot)
+
+    def _stack(self, own: OwnData, selection: Selection, snapshot: Snapshot) -> LayerStack:
+        mine = self.own(own, snapshot)
+        files = [mine] if mine else []
+        files += (layer.file for layer in reversed(selection.layers))
+        return LayerStack([*files, *self._defaults.layers(snapshot)], mine, selection.captures)
+
+    def _selection(self, machine: Machine, snapshot: Snapshot) -> Selection:
+        found = self._layers.all(snapshot)
+        return selection_of(found, machine) if found.layers else _NO_LAYERS
 
     def merged(
-        self, layers: Sequence[FileLayer], snapshot: Snapshot
+        self, stack: LayerStack, sources: Callable[[], Sources], snapshot: Snapshot
     ) -> tuple[InstanceData | None, tuple[Fault, ...]]:
-        """Return the instance made of the layers, or None, and the faults."""
-        faults = [fault for layer in layers for fault in layer.faults]
-        own = layers[0].mapping
-        mapping = merged(layers[1].mapping, own) if layers[1:] else dict(own)
-        sources = [layer.path for layer in layers]
-        found = self._replace_file_names(mapping, sources, snapshot)
+        """The instance that the layers make, or None and the faults that it has instead."""
+        files = stack.files
+        faults = [fault for layer in files for fault in layer.faults]
+        mapping, of_stack, warnings = stack.mapping(sources)
+        faults += of_stack
+        if stack.own is None:
+            mapping.setdefault("metadata", {})
+        paths = [layer.path for layer in files]
+        found = self._replace_file_names(mapping, paths, snapshot)
         instance = None
         try:
-            instance = InstanceData.from_mapping(mapping, tuple(sources))
+            instance = InstanceData.from_mapping(mapping, tuple(paths))
         except InvalidInstanceData as error:
             found += error.faults
-        if not layers[0].faults or own:  # otherwise these faults only follow from those
+        # Faults of what a file lacks only follow from those of a file that says nothing.
+        if not any(file.faults and not file.mapping for file in files):
             known = {fault.key for fault in faults}
-            faults += (layer.located(fault, layers) for fault in found if fault.key not in known)
+            faults += (layer.located(fault, files) for fault in found if fault.key not in known)
         if faults or instance is None:
             return None, tuple(sorted(dict.fromkeys(faults), key=_place))
+        if warnings:
+            instance = replace(instance, warnings=tuple(warnings))
         return instance, ()
 
     def _replace_file_names(
@@ -81,37 +132,55 @@ class InstanceFiles:
                 mapping[name] = found[1]
         return faults
 
-    def _read(self, path: str, snapshot: Snapshot) -> Reading:
-        layers = self.layers(path, snapshot)
-        own = layers[0]
-        match = own.mapping.get("match")
-        instance, faults = self.merged(layers, snapshot)
+    def _read(
+        self, own: OwnData, selection: Selection, machine: Machine, snapshot: Snapshot
+    ) -> Reading:
+        stack = self._stack(own, selection, snapshot)
+        mine = stack.own
+        match = mine.mapping.get("match") if mine else None
+        sources = partial(sources_of, machine, stack.captures)
+        instance, faults = self.merged(stack, sources, snapshot)
+        if instance and own.line:
+            instance = replace(instance, sources=(own.label, *instance.sources[1:]))
+        if selection.faults:
+            instance, faults = None, (*selection.faults, *faults)
         return Reading(
             instance,
             faults,
-            duplicates=self._duplicates(path, instance, snapshot) if instance else (),
+            duplicates=self._duplicates(own, selection.of, instance, snapshot) if instance else (),
             bios_uuid=match.get("bios-uuid") if isinstance(match, dict) else None,
-            is_legible=bool(own.mapping) or not own.faults,
-            is_like_user_data=own.is_like_user_data,
+            is_legible=mine is None or bool(mine.mapping) or not mine.faults,
+            is_like_user_data=mine is not None and mine.is_like_user_data and not own.line,
+            is_of_machine=stack.has_references,
         )
 
-    def _duplicates(self, path: str, instance: InstanceData, snapshot: Snapshot) -> tuple[str, ...]:
-        """Return the values that another file, also read for a VM, has too."""
+    def _duplicates(
+        self, own: OwnData, layers: LayerSet, instance: InstanceData, snapshot: Snapshot
+    ) -> tuple[str, ...]:
+        """What the VM has in common with another one of those that were read."""
+        if own.matched_by == BY_LAYER:
+            return ()  # the layer itself says what all of its VMs have
 
-        def looks(file: str) -> int:
-            seen = snapshot.signature(file)
+        defaults = snapshot.signature(self._defaults.path or "")
+
+        def looks(label: str) -> int:
+            path = path_of_label(label)
+            seen = snapshot.signature(path)
             try:
-                if seen is None and snapshot.exists(file):
-                    seen = snapshot.signature(file)
+                if seen is None and snapshot.exists(path):
+                    seen = snapshot.signature(path)
             except DriverError:
                 return 0
-            return hash((seen, snapshot.signature(self._defaults.path or "")))
+            return hash((seen, defaults, layers.version))
 
         def values() -> Iterable[distinct.Value]:
-            return distinct.values_of(instance, stem_in(path))
+            return distinct.values_of(instance, own.stem)
 
-        claimed = self.owners.claim(path, values, looks)
+        claimed = self.owners.claim(own.label, values, looks)
         return tuple([_described(value, other) for value, other in claimed])
+
+
+_NO_LAYERS = Selection()
 
 
 @lru_cache(maxsize=1024)  # many files may have one value: each boot describes it again

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from sys import getsizeof
 
-from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
-from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.content.everyfile import EveryFile
+from vmw_cloudinit_metadata.drivers.driver import DriverError, UnderWay
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
-from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
 
@@ -34,14 +33,11 @@ Read = Callable[[str, Snapshot], Iterable[str]]
 
 
 class NameScan:
-    """The names that `read` returns for any instance file, or for the defaults."""
+    """The names that `read` returns for any file of which answers are made."""
 
-    def __init__(
-        self, directory: Directory, listing: Listing, defaults: Defaults, read: Read
-    ) -> None:
+    def __init__(self, directory: Directory, every: EveryFile, read: Read) -> None:
         self._directory = directory
-        self._listing = listing
-        self._defaults = defaults
+        self._every = every
         self._read = read
         self._lock = threading.Lock()
         self._token = _NEVER
@@ -67,6 +63,7 @@ class NameScan:
         began_s = time.monotonic()
         seen = Snapshot()
         seen.exists(self._directory.path)  # it changes when a file comes or goes
+        seen.exists(self._directory.layers_path)
         remembered: dict[str, tuple[int, frozenset[str]]] = {}
         names: set[str] = set()
         size = 0
@@ -83,11 +80,11 @@ class NameScan:
     def _found(self, remembered: dict[str, tuple[int, frozenset[str]]]) -> Iterator[str]:
         size = 0
         with self._directory.snapshot() as snapshot:
-            for path in [*self._listing.all_paths(), *self._defaults.paths]:
+            for path in self._every.paths(snapshot):
                 seen = Snapshot(snapshot.root)
                 try:
                     signature, names = self._of(path, seen)
-                except (DriverError, LeadsOut):
+                except (DriverError, LeadsOut, UnderWay):
                     continue  # reported when its VM asks
                 size += _ABOUT_BYTES + getsizeof(names) + sum(map(getsizeof, names))
                 if seen.is_settled() and size <= MAX_BYTES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
@@ -37,6 +37,7 @@ class Reading:
     duplicates: tuple[str, ...] = ()  # values that other files have too
     bios_uuid: object = None  # in its `match`, as written
     is_legible: bool = True  # whether any key could be read
+    is_of_machine: bool = False  # it has values of the machine that it was read for
     is_like_user_data: bool = False  # begins like user-data, and has no key of an instance file
 
     def served(self) -> InstanceData:
@@ -46,40 +47,45 @@ class Reading:
         return self.instance
 
 
-Read = Callable[[str, Snapshot], Reading]
+Read = Callable[[Snapshot], Reading]
+Key = tuple[Hashable, ...]
 
 
 class Readings:
-    """Readings by path, each valid while its files look the same."""
+    """Readings by what they are of, each valid while its files look the same."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: LRUCache[str, tuple[Reading, Snapshot]] = LRUCache(KEPT_BYTES, getsizeof=_size)
-        self._under_way: dict[str, tuple[Work, int]] = {}  # with the size of the file
+        self._kept: LRUCache[Key, tuple[Reading, Snapshot]] = LRUCache(KEPT_BYTES, getsizeof=_size)
+        self._under_way: dict[Key, tuple[Work, int]] = {}  # with the size of the file
 
-    def of(self, path: str, snapshot: Snapshot, read: Read, *, keep: bool = False) -> Reading:
-        """Return the kept reading of the file, or a new one by `read`; always keep it with `keep`.
+    def of(
+        self, key: Key, who: Key, path: str, snapshot: Snapshot, read: Read, *, keep: bool = False
+    ) -> Reading:
+        """What `read` returns, or has returned and was kept; `keep` it in any case.
 
-        Raise what `read` raises, and UnderWay if another thread is parsing this large file, or
-        others are parsing too many. `snapshot` counts as having seen all that the reading needs.
+        `key` is what is read, `who` the machine for which, and `path` the file of its own, if any.
+        Raises what `read` raises, and UnderWay if another thread is reading this large file, or
+        others are reading too many. `snapshot` counts as having seen all that the reading needs.
         """
         with self._lock:
-            kept = self._kept.get(path)
+            kept = self._kept.get(key) or self._kept.get((*key, *who))
         if kept and snapshot.agrees_with(kept[1]):
             return kept[0]
-        work = self._begin(path, snapshot.size_of(path))
+        work = self._begin(key, snapshot.size_of(path))
         seen = Snapshot(snapshot.root)
         reading = None
         began_s = time.thread_time()
         try:
-            reading = _short(read(path, seen))
+            reading = _short(read(seen))
         finally:
             took_long = time.thread_time() - began_s > _LONG_S
             with self._lock:
-                if self._under_way.get(path, (None, 0))[0] is work:
-                    del self._under_way[path]
+                if self._under_way.get(key, (None, 0))[0] is work:
+                    del self._under_way[key]
                 if reading and (reading.instance is None or keep or took_long or work.is_awaited):
-                    work.is_kept = self._keep(path, reading, seen)
+                    of = (*key, *who) if reading.is_of_machine else key
+                    work.is_kept = self._keep(of, reading, seen)
                 work.is_over = True
         snapshot.include(seen)
         return reading
@@ -96,29 +102,29 @@ class Readings:
             self._kept.popitem()
             return True
 
-    def _begin(self, path: str, size: int) -> Work:
+    def _begin(self, key: Key, size: int) -> Work:
         work = Work()
         if size <= _LARGE_BYTES:
             return work
         with self._lock:
-            same, _ = self._under_way.get(path, (None, 0))
+            same, _ = self._under_way.get(key, (None, 0))
             if same:
                 same.is_awaited = True
                 raise UnderWay(same)
             if self._under_way and size + self._bytes_under_way() > _UNDER_WAY_BYTES:
                 other, _ = next(iter(self._under_way.values()))
                 raise UnderWay(other)
-            self._under_way[path] = work, size
+            self._under_way[key] = work, size
         return work
 
     def _bytes_under_way(self) -> int:
         return sum(size for _, size in self._under_way.values())
 
-    def _keep(self, path: str, reading: Reading, seen: Snapshot) -> bool:
+    def _keep(self, key: Key, reading: Reading, seen: Snapshot) -> bool:
         seen = seen.closed()
         if not seen.is_settled() or _size((reading, seen)) > KEPT_BYTES:
             return False
-        self._kept[path] = reading, seen
+        self._kept[key] = reading, seen
         return True
 
 

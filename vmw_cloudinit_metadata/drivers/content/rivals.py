@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
+from vmw_cloudinit_metadata.drivers.content.owndata import path_of_label
+from vmw_cloudinit_metadata.instance.fault import Fault
 
 ONE_OF_THEM = "one of them"
 
 
-def only(paths: Sequence[str]) -> str | None:
-    """Return the only path, or None; raise InvalidInstanceData if there are several."""
-    if len(paths) > 1:
-        raise InvalidInstanceData([two_files(paths)])
-    return paths[0] if paths else None
-
-
-def two_files(paths: Sequence[str]) -> Fault:
-    return Fault((), joined_names(paths), ONE_OF_THEM, paths[0], 1)
+def two_files(labels: Sequence[str]) -> Fault:
+    """The fault of files, or of entries of inventories, that are one VM's."""
+    path = path_of_label(labels[0])
+    line = 1 if path == labels[0] else int(labels[0][len(path) + 1 :])
+    return Fault((), joined_names(labels), ONE_OF_THEM, path, line)
 
 
 def joined_names(paths: Iterable[str]) -> str:

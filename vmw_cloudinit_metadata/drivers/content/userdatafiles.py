@@ -9,13 +9,11 @@ import os
 import re
 from collections.abc import Iterator
 
-from vmw_cloudinit_metadata.drivers.content import documentfile, layer
-from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
-from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES
+from vmw_cloudinit_metadata.drivers.content import documentfile
+from vmw_cloudinit_metadata.drivers.content.everyfile import EveryFile
 from vmw_cloudinit_metadata.drivers.content.namescan import NameScan
-from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.driver import DriverError, UnderWay
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
-from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 
@@ -23,11 +21,10 @@ _NAMES_A_FILE = re.compile(rb"data[-_]file|\\[uUx]")  # one of FILE_KEYS, also w
 
 
 class UserDataFiles:
-    def __init__(self, directory: Directory, listing: Listing, defaults: Defaults) -> None:
+    def __init__(self, directory: Directory, every: EveryFile) -> None:
         self._directory = directory
-        self._listing = listing
-        self._defaults = defaults
-        self._scan = NameScan(directory, listing, defaults, self._named_by)
+        self._every = every
+        self._scan = NameScan(directory, every, self._named_by)
 
     def has(self, path: str) -> bool:
         """Return whether the file is one of them, as of the last scan, up to ten seconds ago."""
@@ -37,15 +34,14 @@ class UserDataFiles:
         """Return the real path of each, as now named; raise DriverError."""
         found: set[str] = set()
         with self._directory.snapshot() as snapshot:
-            for path in [*self._listing.all_paths(), *self._defaults.paths]:
+            for path in self._every.paths(snapshot):
                 try:
                     found.update(self._named_by(path, snapshot))
-                except (DriverError, LeadsOut):
+                except (DriverError, LeadsOut, UnderWay):
                     continue  # reported as a fault of that file
         return found
 
     def _named_by(self, path: str, snapshot: Snapshot) -> Iterator[str]:
-        content = snapshot.read(path, MAX_FILE_BYTES)
-        if content and _NAMES_A_FILE.search(content):
-            for file in documentfile.named_in(layer.parse(path, content).mapping):
-                yield os.path.realpath(os.path.join(self._directory.path, file))
+        for file in self._every.layers_in(path, _NAMES_A_FILE, snapshot):
+            for name in documentfile.named_in(file.mapping):
+                yield os.path.realpath(os.path.join(self._directory.path, name))

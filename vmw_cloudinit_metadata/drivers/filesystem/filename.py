@@ -14,6 +14,9 @@ from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILE_NAME_BYTES = 255
+LAYERS = "layers"  # the subdirectory of what several VMs share
+INVENTORY = "vms"  # the stem of files that each hold many VMs
+INVENTORIES = tuple(f"{INVENTORY}{suffix}" for suffix in (*SUFFIXES, ".csv"))
 _LONGEST_SUFFIX = max(map(len, SUFFIXES))
 
 # Editors, archives, Ansible and macOS create files with such names.
@@ -42,7 +45,12 @@ def stem_of(vm_name: str) -> str | None:
 
 
 def is_instance_file(name: str) -> bool:
-    """Return whether a file of this name in the directory is an instance file."""
+    """Whether a file of this name in the directory is an instance file."""
+    return is_data_file(name) and name not in INVENTORIES
+
+
+def is_data_file(name: str) -> bool:
+    """Whether a file of this name is read where files are: in the directory, or in layers/."""
     return name.endswith(SUFFIXES) and not name.startswith(_HIDDEN)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 
-from vmw_cloudinit_metadata.drivers.filesystem.filename import is_instance_file, nearly_stem
+from vmw_cloudinit_metadata.drivers.filesystem.filename import LAYERS, is_instance_file, nearly_stem
 from vmw_cloudinit_metadata.instance.counts import counted, first_of
 from vmw_cloudinit_metadata.instance.fault import Fault
 
@@ -48,6 +48,7 @@ def _below(top: str) -> Iterator[str]:
     for place, directories, names in os.walk(top):
         directories[:] = sorted(name for name in directories if not name.startswith("."))
         if place == top:
+            directories[:] = [name for name in directories if name != LAYERS]
             continue
         yield ""
         for name in names:

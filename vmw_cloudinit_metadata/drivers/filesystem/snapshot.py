@@ -124,10 +124,17 @@ class _Absences:
 class Token:
     """The files that an answer depends on, as they were, and when it expires.
 
-    With a `revision`, all of them are entries of one directory whose changes are counted.
+    With a `revision`, all of them are in one directory whose changes are counted.
     """
 
-    __slots__ = ("_absences", "_files", "_looked_s", "_revision", "_until_s")
+    __slots__ = (
+        "_absences",
+        "_files",
+        "_looked_s",
+        "_prefix_length",
+        "_revision",
+        "_until_s",
+    )
 
     def __init__(
         self,
@@ -135,7 +142,9 @@ class Token:
         absences: Iterable[_Absences] = (),
         until_s: float = inf,  # of time.monotonic()
         revision: int | None = None,
+        prefix: str = "",  # of the paths; what follows is the key of a change
     ) -> None:
+        self._prefix_length = len(prefix)
         self._files = files
         self._absences = tuple(absences)
         self._until_s = until_s
@@ -166,7 +175,7 @@ class Token:
 
     def _names(self) -> Iterator[str]:
         for path in chain(self._files, *(directory.absent for directory in self._absences)):
-            yield path[path.rfind("/") + 1 :]
+            yield path[self._prefix_length :]
 
 
 class Snapshot:
@@ -179,7 +188,7 @@ class Snapshot:
     def __init__(self, root: Root | None = None, revision: int | None = None) -> None:
         self.root = root
         self._revision = revision  # of Revisions, from before the first look
-        self._is_plain = True  # all are entries of the root that are no links
+        self._is_plain = True  # all are watched, and no links
         self._seen: dict[str, Signature] = {}
         self._directories: dict[str, _Absences] = {}
         self._is_settled = True
@@ -229,6 +238,45 @@ class Snapshot:
             self._seen[path] = None
         return found
 
+    def lacks(self, paths: Iterable[str]) -> None:
+        """Count entries of the root as looked for and missing, as of the root's status."""
+        assert self.root
+        place = self.root.prefix
+        if place not in self._directories:
+            self._directories[place] = _Absences(place, self.root.status)
+        self._directories[place].absent.update(paths)
+
+    def names(self, path: str) -> list[str]:
+        """The entries of a directory in the root that is watched too, in their order.
+
+        Raises DriverError if it cannot be listed, and LeadsOut.
+        """
+        assert self.root
+        try:
+            found, names, has_links = self.root.names(path)
+        except LeadsOut:
+            self._seen[path] = OUTSIDE
+            raise
+        except OSError as error:
+            raise cannot_read(path, error) from error
+        self._seen[path] = signature_of(found)
+        self._is_settled = self._is_settled and _is_settled(found.st_ctime_ns)
+        self._is_plain = self._is_plain and not has_links
+        return names
+
+    def include_unchanged(self, other: Snapshot) -> bool:
+        """Include what `other` has seen, if one look at each path shows the same; return whether.
+
+        Raises DriverError if a path cannot be looked at.
+        """
+        try:
+            if any(_seen(path) != seen for path, seen in other._seen.items()):
+                return False
+        except OSError as error:
+            raise cannot_read(str(error.filename), error) from error
+        self.include(other)
+        return True
+
     def _where(self, path: str) -> Root | Anywhere:
         return self.root if self.root and path.startswith(self.root.prefix) else _ANYWHERE
 
@@ -266,7 +314,8 @@ class Snapshot:
 
     def _record(self, path: str, found: os.stat_result) -> None:
         self._seen[path] = signature_of(found)
-        if found.st_nlink > 1:  # it may be written by another name
+        if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            # it may be written by another name
             self._is_plain = False
         if not _is_settled(found.st_ctime_ns):  # now, not after parsing
             self._is_settled = False
@@ -299,7 +348,8 @@ class Snapshot:
             return None
         lacking = (directory for directory in self._directories.values() if directory.absent)
         revision = self._revision if self._is_plain and until_s == inf else None
-        return Token(self._seen, lacking, until_s, revision)
+        prefix = self.root.prefix if self.root else ""
+        return Token(self._seen, lacking, until_s, revision, prefix)
 
     def is_settled(self) -> bool:
         """Return whether the next change of any file will show in its time stamps."""

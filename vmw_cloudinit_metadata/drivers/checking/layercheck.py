@@ -1,0 +1,76 @@
+"""LayerCheck: what is wrong with the layers and inventories themselves, for `validate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vmw_cloudinit_metadata.drivers.content import layer
+from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.filemode import mode_faults
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories, Inventory
+from vmw_cloudinit_metadata.drivers.layers.layerfiles import LayerFiles, SharedLayer
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
+from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
+from vmw_cloudinit_metadata.instance.layering import condition, patch
+from vmw_cloudinit_metadata.instance.layering.substitution import stand_in, substituted
+from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+
+_NO_VM = "a match that a VM with a file or an entry meets, or serve: true"
+
+
+class LayerCheck:
+    def __init__(self, directory: Directory, layers: LayerFiles, inventories: Inventories) -> None:
+        self._directory = directory
+        self._layers = layers
+        self._inventories = inventories
+
+    def faults(self, known: Sequence[OwnData]) -> Iterator[Fault]:
+        """Every fault and warning that they have by themselves; `known` are all VMs' own data."""
+        with self._directory.snapshot() as snapshot:
+            for one in self._layers.all(snapshot).layers:
+                yield from mode_faults(one.file.path, snapshot)
+                yield from bounded([*one.file.faults, *_data_faults(one)])
+                if not one.file.faults:
+                    yield from _match_warnings(one, known)
+            for inventory in self._inventories.all(snapshot):
+                yield from _inventory_faults(inventory, snapshot)
+
+
+def _data_faults(one: SharedLayer) -> Iterator[Fault]:
+    """What is wrong with a layer whatever lies below and above it."""
+    known = {fault.key for fault in one.file.faults}
+    mapping, _ = patch.settled(one.file.patch)
+    mapping = {key: value for key, value in mapping.items() if key not in FILE_KEYS}
+    mapping, _ = substituted(mapping, stand_in(Machine(), {}))
+    try:
+        InstanceData.from_mapping(mapping)
+    except InvalidInstanceData as error:
+        for fault in error.faults:
+            if not fault.is_absence and fault.key not in known:
+                yield layer.located(fault, [one.file])
+
+
+def _match_warnings(one: SharedLayer, known: Sequence[OwnData]) -> Iterator[Fault]:
+    for warning in condition.warnings_in(one.match):
+        yield one.file.seed.located(warning, one.file.path)
+    if one.serves or any(one.condition.may_hold(_machine(own)) for own in known):
+        return
+    fault = Fault(("match",), "a layer that counts for no VM", _NO_VM, is_warning=True)
+    yield one.file.seed.located(fault, one.file.path)
+
+
+def _machine(own: OwnData) -> Machine:
+    uuid = parse_uuid(own.stem)
+    return Machine(vc_uuid=uuid) if uuid else Machine(name=own.stem)
+
+
+def _inventory_faults(inventory: Inventory, snapshot: Snapshot) -> Iterator[Fault]:
+    """The entries are checked one by one elsewhere."""
+    yield from inventory.faults
+    yield from mode_faults(inventory.path, snapshot)
+    for entry in inventory.unusable:
+        found, expected = "a name that no VM is looked up by", "the name of a VM, or its VC UUID"
+        yield Fault((), found, expected, inventory.path, entry.line, is_warning=True)

@@ -1,0 +1,66 @@
+"""Where each value of an answer stands, and what it overrides: the lines of `show --explain`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
+from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
+from vmw_cloudinit_metadata.instance.fault import kind_of
+from vmw_cloudinit_metadata.instance.layering import patch
+from vmw_cloudinit_metadata.instance.layering.substitution import sources_of
+from vmw_cloudinit_metadata.instance.values.dump import json_text
+from vmw_cloudinit_metadata.protocol.printable import one_line
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+_PLAIN = re.compile(r"[\w./:@+-]+(?: [\w./:@+-]+)*")
+
+_Key = tuple[Any, ...]
+
+
+def explained(stack: LayerStack, machine: Machine, directory: str) -> Iterator[str]:
+    """Yield a line for each leaf of the document: `metadata.region: eu1  # layers/10-all.yaml:1`.
+
+    Paths below `directory` are written without it.
+    """
+    mapping, _, _ = stack.mapping(partial(sources_of, machine, stack.captures))
+    for key in patch.leaves(mapping):
+        makers, overridden = patch.history(stack.patches, key)
+        places = " and ".join(_place(stack.at(index), key, directory) for index in makers)
+        line = f"{_dotted(key)}: {_shown(_value(mapping, key))}  # {places}"
+        for index in reversed(overridden):
+            value = patch.value_at(stack.patches[index], key)
+            text = kind_of(value) if isinstance(value, dict) else _shown(value)
+            line += f", over {text} ({_place(stack.at(index), key, directory)})"
+        yield one_line(line)
+
+
+def _dotted(key: _Key) -> str:
+    return ".".join(str(part) for part in key)
+
+
+def _value(mapping: Any, key: _Key) -> Any:
+    for part in key:
+        mapping = mapping[part]
+    return mapping
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bytes):
+        return kind_of(value)
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return value
+    return json_text(value)
+
+
+def _place(file: FileLayer, key: _Key, directory: str) -> str:
+    appended = (*key[:-1], f"{key[-1]}{patch.APPENDS}")
+    place = next((one for one in (key, appended) if file.seed.has(one)), key)
+    path = file.path.removeprefix(os.path.join(directory, ""))
+    return f"{path}:{file.seed.line(place)}"

@@ -1,0 +1,137 @@
+"""LayerStack: the layers that count for one VM, the VM's own data on top, and what they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from vmw_cloudinit_metadata.drivers.content.layer import FileLayer, located
+from vmw_cloudinit_metadata.drivers.layers.layerfiles import NO_LAYERS, LayerSet, SharedLayer
+from vmw_cloudinit_metadata.instance.fault import Fault, Key, kind_of
+from vmw_cloudinit_metadata.instance.layering import patch
+from vmw_cloudinit_metadata.instance.layering.substitution import Sources, substituted
+from vmw_cloudinit_metadata.instance.network import native
+from vmw_cloudinit_metadata.protocol.vmware import Machine
+
+_NO_NETWORK = Fault(
+    ("network",),
+    "no address and no dhcp: true in any layer, so that there is no network",
+    "one of them, or no network at all",
+    is_warning=True,
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The layers whose conditions a machine meets, the lowest first."""
+
+    layers: tuple[SharedLayer, ...] = ()
+    captures: Mapping[str, str] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+    of: LayerSet = NO_LAYERS
+
+    @property
+    def serves(self) -> bool:
+        """Whether a VM without data of its own gets some."""
+        return any(layer.serves for layer in self.layers)
+
+    @property
+    def serving_path(self) -> str:
+        """The highest layer that serves such VMs."""
+        return next(layer.file.path for layer in reversed(self.layers) if layer.serves)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for machines for which the layers say the same."""
+        paths = tuple([layer.file.path for layer in self.layers])
+        return self.of.version, paths, tuple(self.captures.items())
+
+
+def selection_of(layers: LayerSet, machine: Machine) -> Selection:
+    query = machine.query
+    chosen: list[SharedLayer] = []
+    taken: dict[str, tuple[str, SharedLayer]] = {}
+    faults: list[Fault] = []
+    for one in layers.layers:
+        captures = one.condition.captures(machine, query)
+        if captures is None:
+            continue
+        chosen.append(one)
+        for word, text in captures.items():
+            first, by = taken.setdefault(word, (text, one))
+            if first != text:
+                found = f"a {{word}} that takes something else than in {by.file.path}"
+                fault = Fault(("match", "name"), found, "another word")
+                faults.append(one.file.seed.located(fault, one.file.path))
+    words = {word: text for word, (text, _) in taken.items()}
+    return Selection(tuple(chosen), words, tuple(faults), layers)
+
+
+@dataclass(frozen=True)
+class LayerStack:
+    """Files of which an answer is made: `files` has the highest first."""
+
+    files: Sequence[FileLayer]
+    own: FileLayer | None
+    captures: Mapping[str, str]
+
+    @cached_property
+    def patches(self) -> list[patch.Patch]:
+        """What each says, the lowest first."""
+        return [file.patch for file in reversed(self.files)]
+
+    def at(self, index: int) -> FileLayer:
+        """The file of one of `patches`."""
+        return self.files[len(self.files) - 1 - index]
+
+    @property
+    def has_references(self) -> bool:
+        return any(file.has_references for file in self.files)
+
+    def mapping(
+        self, sources: Callable[[], Sources]
+    ) -> tuple[dict[str, Any], list[Fault], list[Fault]]:
+        """The mapping that all make, with the faults that it has, and its warnings."""
+        merged, conflicts = self._merged()
+        faults = [self._conflict(key) for key in conflicts]
+        if self.has_references:
+            merged, without_value = substituted(merged, sources())
+            faults += (located(fault, self.files) for fault in without_value)
+        if not self._lacks_address(merged):
+            return merged, faults, []
+        del merged["network"]
+        return merged, faults, [_NO_NETWORK]
+
+    def _merged(self) -> tuple[dict[str, Any], list[Key]]:
+        if len(self.files) == 1 and not self.files[0].has_appended:
+            return dict(self.files[0].mapping), []
+        return patch.settled(patch.stacked(self.patches))
+
+    def _conflict(self, key: tuple[str | int, ...]) -> Fault:
+        upper, under = patch.conflict_between(self.patches, key)
+        place = self._place(under, key)
+        what = kind_of(patch.value_at(self.patches[under], key))
+        value = patch.value_at(self.patches[upper], key)
+        file = self.at(upper)
+        if isinstance(value, patch.Appended):
+            key = (*key[:-1], f"{key[-1]}{patch.APPENDS}")
+            found, expected = f"a list to append to {what} in {place}", "a list there"
+        else:
+            found, expected = f"{kind_of(value)} over {what} in {place}", "two of one kind"
+        return file.seed.located(Fault(key, found, expected), file.path)
+
+    def _place(self, index: int, key: tuple[str | int, ...]) -> str:
+        file = self.at(index)
+        appended = (*key[:-1], f"{key[-1]}{patch.APPENDS}")
+        return f"{file.path}:{file.seed.line(appended if file.seed.has(appended) else key)}"
+
+    def _lacks_address(self, merged: Mapping[str, Any]) -> bool:
+        """Whether layers alone say something of a network, but not where in it the VM is."""
+        network = merged.get("network")
+        if not isinstance(network, dict) or native.is_native(network):
+            return False
+        if self.own and self.own.mapping.get("network") is not None:
+            return False  # who writes one for a VM means one: it lacks an address
+        return not network.get("address") and not network.get("dhcp")
