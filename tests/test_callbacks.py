@@ -68,7 +68,7 @@ def test_deadline_that_fails_while_it_receives_costs_no_other(
 
     deadlines.start(0.01, lambda: over.append("fails"), lambda: receive(fails))
     deadlines.start(0.01, lambda: over.append("with it"), lambda: receive(lambda: None))
-    until(lambda: over == ["with it"])
+    wait_in_hub_until(lambda: over == ["with it"])
     assert "KeyError: 'of a callback'" in log.text
 
 
