@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer, located
-from vmw_cloudinit_metadata.drivers.layers.layerfiles import NO_LAYERS, LayerSet, SharedLayer
+from vmw_cloudinit_metadata.drivers.layers.sharedlayer import NO_LAYERS, LayerSet, SharedLayer
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, kind_of
 from vmw_cloudinit_metadata.instance.layering import patch
 from vmw_cloudinit_metadata.instance.layering.substitution import Sources, substituted

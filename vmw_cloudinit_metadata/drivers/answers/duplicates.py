@@ -1,4 +1,4 @@
-"""Values that no two VMs should have, found in two instance files."""
+"""Values that no two VMs should have, found in the data of two."""
 
 from __future__ import annotations
 
