@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, load
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.settings.errors import ConfigError

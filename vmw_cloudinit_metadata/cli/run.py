@@ -14,7 +14,7 @@ from vmw_cloudinit_metadata.admin.adminport import AdminPort
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.cli.serve import Service, serve
 from vmw_cloudinit_metadata.cli.serversettings import admin_settings, server_settings, warnings_of
-from vmw_cloudinit_metadata.drivers.driver import load
+from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.monitoring import formatters, logs, uncaught
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.budget import return_large_blocks

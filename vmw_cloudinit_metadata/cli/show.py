@@ -12,7 +12,8 @@ import click
 
 from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.cli.run import run
-from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, load
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData

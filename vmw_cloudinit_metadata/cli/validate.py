@@ -12,7 +12,7 @@ import click
 
 from vmw_cloudinit_metadata.cli import schemas, terminal
 from vmw_cloudinit_metadata.cli.run import run
-from vmw_cloudinit_metadata.drivers.driver import load
+from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance import secrecy
 from vmw_cloudinit_metadata.instance.counts import counted, first_of
 from vmw_cloudinit_metadata.instance.fault import Fault

@@ -134,23 +134,8 @@ class Driver(ABC):
         """Free resources; called once, after the server has stopped."""
 
 
-def load(spec: str, options: Mapping[str, Any]) -> Driver:
-    """Return the driver named by `spec`: `module:Class`, or the name of an entry point.
-
-    Raise ConfigError if it cannot be imported, is not a Driver, or refuses its options.
-    """
-    driver_class = _import(spec)
-    if not (isinstance(driver_class, type) and issubclass(driver_class, Driver)):
-        raise ConfigError(f"--driver {spec}: not a subclass of {Driver.__module__}:Driver")
-    try:
-        return driver_class(options)
-    except DriverError as error:
-        raise ConfigError(f"--driver-opts: {error}") from error
-    except Exception as error:  # a driver is foreign code
-        raise ConfigError(f"--driver {spec}: {type(error).__name__}: {error}") from error
-
-
-def _import(spec: str) -> Any:
+def found(spec: str) -> Any:
+    """Return what `spec` names: `module:Name`, or the name of an entry point; raise ConfigError."""
     module, _, name = (spec if ":" in spec else _installed(spec).value).partition(":")
     try:
         found = importlib.import_module(module)

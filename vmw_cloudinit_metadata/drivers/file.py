@@ -8,10 +8,10 @@ from typing import Any
 from vmw_cloudinit_metadata.drivers import fileoptions
 from vmw_cloudinit_metadata.drivers.files.filesource import FileSource
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
-from vmw_cloudinit_metadata.drivers.storedriver import StoreDriver
+from vmw_cloudinit_metadata.drivers.sourcedriver import SourceDriver
 
 
-class FileDriver(StoreDriver[Snapshot]):
+class FileDriver(SourceDriver[Snapshot]):
     """Answers from the files of a directory."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Source: what StoreDriver needs of the place that data comes from.
+"""Source: what SourceDriver needs of the place that data comes from.
 
 The files of a directory are one, and the records of a Store are another.
 """
@@ -169,8 +169,15 @@ class SourceChecks(ABC, Generic[V]):
     """What `validate` asks of a source; made for one run. Labels are those of layers and data."""
 
     @abstractmethod
+    def view(self) -> V: ...
+
+    @abstractmethod
     def every(self) -> Sequence[OwnData]:
         """Return the own data of all VMs; raise DriverError."""
+
+    def compared(self) -> Sequence[OwnData]:
+        """Return the own data of all VMs that a few are compared with; raise DriverError."""
+        return self.every()
 
     @abstractmethod
     def chosen(self, name: str) -> Sequence[OwnData] | None:

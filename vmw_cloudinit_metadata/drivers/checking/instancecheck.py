@@ -49,7 +49,7 @@ class InstanceCheck(Generic[V]):
         A file that is named as user-data and has a key of an instance file is checked too.
         """
         about_own: list[Fault] = []
-        with self._source.view() as view:
+        with self._checks.view() as view:
             try:
                 about_own.extend(self._checks.of_own(own, view))
                 stack, sources = self._stack(own, view)
@@ -65,7 +65,7 @@ class InstanceCheck(Generic[V]):
 
     def values_of(self, own: OwnData) -> Sequence[distinct.Value]:
         """The values that no other VM may have; none of data that has a fault."""
-        with self._source.view() as view:
+        with self._checks.view() as view:
             try:
                 stack, sources = self._stack(own, view)
                 instance, _ = self._instances.merged(stack, sources, view)
@@ -75,7 +75,7 @@ class InstanceCheck(Generic[V]):
 
     def located(self, fault: Fault, own: OwnData) -> Fault:
         """The fault with its place: in the VM's own data, or in a layer."""
-        with self._source.view() as view:
+        with self._checks.view() as view:
             return located(fault, self._stack(own, view)[0].files)
 
     def _stack(self, own: OwnData, view: V) -> tuple[LayerStack, Callable[[], Sources]]:

@@ -26,7 +26,7 @@ class LayerCheck(Generic[V]):
 
     def faults(self, known: Sequence[OwnData]) -> Iterator[Fault]:
         """Every fault and warning that they have by themselves; `known` are all VMs' own data."""
-        with self._source.view() as view:
+        with self._checks.view() as view:
             for one in self._source.layers(view).layers:
                 yield from self._checks.of_label(one.file.path, view)
                 yield from bounded([*one.file.faults, *_data_faults(one)])

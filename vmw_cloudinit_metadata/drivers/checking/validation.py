@@ -48,7 +48,7 @@ class Validation(Generic[V]):
 
     def _faults(self, places: Sequence[OwnData], others: Sequence[OwnData]) -> Iterator[Fault]:
         comparison = Comparison()
-        with self._source.view() as view:
+        with self._checks.view() as view:
             yield from self._checks.of_lowest(view)
         yield from self._layer_check.faults([*places, *others])
         for own in places:

@@ -52,6 +52,9 @@ class FileCheck(SourceChecks[Snapshot]):
             self._found = self._find_user_data()
         return self._found
 
+    def view(self) -> Snapshot:
+        return self._directory.snapshot()
+
     def every(self) -> Sequence[OwnData]:
         self._listing.look()
         places = [of_file(path) for path in self._listing.all_paths()]

@@ -62,4 +62,5 @@ def _place(file: FileLayer, key: _Key, prefix: str) -> str:
     appended = (*key[:-1], f"{key[-1]}{patch.APPENDS}")
     place = next((one for one in (key, appended) if file.seed.has(one)), key)
     path = file.path.removeprefix(prefix)
-    return f"{path}:{file.seed.line(place)}"
+    line = file.seed.line(place)
+    return f"{path}:{line}" if line else path

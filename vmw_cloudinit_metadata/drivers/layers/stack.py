@@ -125,7 +125,8 @@ class LayerStack:
     def _place(self, index: int, key: tuple[str | int, ...]) -> str:
         file = self.at(index)
         appended = (*key[:-1], f"{key[-1]}{patch.APPENDS}")
-        return f"{file.path}:{file.seed.line(appended if file.seed.has(appended) else key)}"
+        line = file.seed.line(appended if file.seed.has(appended) else key)
+        return f"{file.path}:{line}" if line else file.path
 
     def _lacks_address(self, merged: Mapping[str, Any]) -> bool:
         """Whether layers alone say something of a network, but not where in it the VM is."""
