@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -100,7 +100,8 @@ def in_words_of_files(text: str) -> str:
     st.lists(LAYER, max_size=4),
     st.lists(st.sampled_from(MACHINES), min_size=4, max_size=4, unique=True),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("settled")
 def test_records_give_what_files_with_the_same_data_give(
     own: dict[str, str], layers: list[str], machines: list[Machine]
 ) -> None:
@@ -305,6 +306,9 @@ class Freshness(RuleBasedStateMachine):
         self.given[vm] = moments[0] if is_kept else max(moments[0], min(began, moments[-1]))
         if not is_kept:
             assert moments[-1] >= began, "a new answer is older than its look-up"
+        elif self.is_told and not self.store.untold:
+            assert moments[-1] == began, "a kept answer is older than what was told"
+            assert layer == self.history[began]["layer"]
 
     @invariant()
     def nothing_holds_while_changes_are_not_told(self) -> None:
@@ -326,7 +330,7 @@ def own_version(state: dict[Any, int], vm: int) -> int | None:
 
 
 TestFreshness = Freshness.TestCase
-TestFreshness.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestFreshness.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 @pytest.mark.slow

@@ -70,10 +70,6 @@ class Revisions:
         if self._until_s < time_s:
             self.wanted.set()
             return False
-        return self.is_current(revision, keys)
-
-    def is_current(self, revision: int, keys: Iterable[Hashable]) -> bool:
-        """Return whether no key has been counted since the revision."""
         if revision == self.revision:
             return True
         changed = self._changed  # before the next line: _count_all writes in the other order

@@ -46,7 +46,7 @@ class Instances(Generic[V]):
         Raise DriverError if it cannot be read, and UnderWay.
         """
         selection = self._selection(machine, view)
-        key = (self._source.place(own), selection.key if selection.layers else ())
+        key = (own.matched_by == BY_LAYER, own.label, selection.key if selection.layers else ())
         who = (machine.name, machine.vc_uuid, machine.service_uri)
 
         def read(view: V) -> Reading:
@@ -151,7 +151,7 @@ class Instances(Generic[V]):
         def values() -> Iterable[distinct.Value]:
             return distinct.values_of(instance, own.stem)
 
-        claimed = self.owners.claim(self._source.place(own), values, looks)
+        claimed = self.owners.claim(own, values, looks)
         return tuple([_described(value, other) for value, other in claimed])
 
 

@@ -103,13 +103,9 @@ class Source(ABC, Generic[V]):
         """Return a label as it is written beside others."""
         return label
 
-    def place(self, own: OwnData) -> str:
-        """Return what names the data among all others, for `looks`."""
-        return own.label
-
     @abstractmethod
-    def looks(self, layers: LayerSet, view: V) -> Callable[[str], int]:
-        """Return a function that returns for a place a number; another one after a change."""
+    def looks(self, layers: LayerSet, view: V) -> Callable[[OwnData], int]:
+        """Return a function that returns for a VM's data a number; another one after a change."""
 
     # Freshness
 

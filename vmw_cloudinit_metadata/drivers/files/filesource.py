@@ -8,7 +8,7 @@ from typing import Any
 
 from vmw_cloudinit_metadata.drivers.answers.source import Source
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
-from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData, path_of_label
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.files import contents, documentfile
 from vmw_cloudinit_metadata.drivers.files.defaults import Defaults
@@ -105,12 +105,12 @@ class FileSource(Source[Snapshot]):
     def short(self, label: str) -> str:
         return os.path.basename(label)
 
-    def looks(self, layers: LayerSet, view: Snapshot) -> Callable[[str], int]:
+    def looks(self, layers: LayerSet, view: Snapshot) -> Callable[[OwnData], int]:
         """The number is a hash of the signatures of a file and of what lies below."""
         defaults = view.signature(self._defaults.path or "")
 
-        def of(label: str) -> int:
-            path = path_of_label(label)
+        def of(own: OwnData) -> int:
+            path = own.path
             seen = view.signature(path)
             try:
                 if seen is None and view.exists(path):

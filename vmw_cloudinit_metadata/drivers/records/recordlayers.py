@@ -60,9 +60,6 @@ class RecordLayers:
                 noted = max(noted, before.revision)
                 self._kept = replace(before, revision=noted)
                 return before.layers
-            if self._changes.is_current(before.revision, [LAYERS]):
-                # They have changed before that was told: no answer with older ones may follow.
-                self._changes.changed(LAYERS)
             layers = LayerSet(tuple(self._read(records)), before.layers.version + 1)
             self._kept = _KeptLayers(noted, records, layers)
             return layers

@@ -86,15 +86,11 @@ class RecordSource(Source[RecordView]):
             return any(layer.file.path == own.path for layer in self.layers(view).layers)
         return bool(view.of(_key_of(own)))
 
-    def place(self, own: OwnData) -> str:
-        return str(_key_of(own))
-
-    def looks(self, layers: LayerSet, view: RecordView) -> Callable[[str], int]:
+    def looks(self, layers: LayerSet, view: RecordView) -> Callable[[OwnData], int]:
         """The number is a hash of the data of a key and of all layers."""
 
-        def of(place: str) -> int:
-            kind, _, value = place.partition(" ")
-            key = Key(kind, value)
+        def of(own: OwnData) -> int:
+            key = _key_of(own)
             try:
                 view.fetch([key])  # the answer does not depend on another VM's record
             except DriverError:
