@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from vmw_cloudinit_metadata import Changes, Key, Machine, Record, StoreDriver
+from vmw_cloudinit_metadata import LAYERS, Changes, Key, Machine, Record, StoreDriver
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.memorystore import MemoryStore
@@ -162,13 +162,10 @@ class ToldStore(MemoryStore):
         return found
 
 
-VMS = [
-    Machine(name="web1", vc_uuid=VC),
-    Machine(name="web2", vc_uuid=BIOS),
-    Machine(name="web1"),
-]
-KEYS = [("vc-uuid", VC), ("vc-uuid", BIOS), ("name", "web1"), ("name", "web2")]
+VMS = [Machine(name="web1", vc_uuid=VC), Machine(name="web1")]
+KEYS = [("vc-uuid", VC), ("name", "web1")]
 EACH_KEY = st.sampled_from(KEYS)
+EACH_CHANGE = st.sampled_from([*KEYS, LAYERS])
 EACH_VM = st.sampled_from(range(len(VMS)))
 
 
@@ -182,7 +179,7 @@ class Freshness(RuleBasedStateMachine):
         self.kept: dict[int, tuple[Any, Any]] = {}
         self.is_told = False
         self.count = 0
-        self.history: list[dict[Any, int]] = [{"layer": 0}]
+        self.history: list[dict[Any, int]] = [{LAYERS: 0}]
         self.given = [0] * len(VMS)  # the moment of each VM's last answer, at least
         self.layer_given = 0  # the newest layer that any VM has had
 
@@ -209,9 +206,12 @@ class Freshness(RuleBasedStateMachine):
     def change(self, key: tuple[str, str]) -> None:
         self.count += 1
         self.history.append({**self.history[-1], key: self.count})
-        self.store.put(*key, {"metadata": {"version": self.count}})
+        if key == LAYERS:
+            self.store.layer("10", {"serve": True, "metadata": {"layer": self.count}})
+        else:
+            self.store.put(*key, {"metadata": {"version": self.count}})
 
-    @rule(key=EACH_KEY)
+    @rule(key=EACH_CHANGE)
     def put(self, key: tuple[str, str]) -> None:
         self.change(key)
 
@@ -222,20 +222,10 @@ class Freshness(RuleBasedStateMachine):
         self.history.append(after)
         self.store.drop(*key)
 
-    @rule()
-    def put_layer(self) -> None:
-        self.count += 1
-        self.history.append({**self.history[-1], "layer": self.count})
-        self.store.layer("10", {"serve": True, "metadata": {"layer": self.count}})
-
-    @rule()
-    def tell_slowly(self) -> None:
-        self.store.is_slow = True
-
-    @rule()
-    def tell_at_once(self) -> None:
-        self.store.is_slow = False
-        if self.is_told:
+    @rule(is_slow=st.booleans())
+    def tell(self, is_slow: bool) -> None:
+        self.store.is_slow = is_slow
+        if self.is_told and not is_slow:
             self.store.tell()
 
     @precondition(lambda self: self.is_told)
@@ -253,22 +243,28 @@ class Freshness(RuleBasedStateMachine):
         self.store.changes.connected()
         self.is_told = True
 
+    @precondition(lambda self: self.is_told)
+    @rule(key=EACH_CHANGE)
+    def change_unseen(self, key: tuple[str, str]) -> None:
+        self.disconnect()
+        self.change(key)
+        self.reconnect()
+
     @rule(vm=EACH_VM)
     def ask(self, vm: int) -> None:
         self.served(vm)
 
-    @rule(vm=EACH_VM, key=EACH_KEY, is_after=st.booleans())
-    def ask_while_it_changes(self, vm: int, key: tuple[str, str], is_after: bool) -> None:
-        def change() -> None:
+    @rule(change=EACH_CHANGE, is_after=st.booleans())
+    def change_before_the_next_read_and_in_it(self, change: Any, is_after: bool) -> None:
+        def again() -> None:
             self.store.before_read = self.store.after_read = lambda: None
-            self.change(key)
+            self.change(change)
 
+        self.change(change)
         if is_after:
-            self.store.after_read = change
+            self.store.after_read = again
         else:
-            self.store.before_read = change
-        self.served(vm)
-        self.store.before_read = self.store.after_read = lambda: None
+            self.store.before_read = again
 
     @rule(vm=EACH_VM)
     def ask_while_another_asks(self, vm: int) -> None:
@@ -308,7 +304,12 @@ class Freshness(RuleBasedStateMachine):
             assert moments[-1] >= began, "a new answer is older than its look-up"
         elif self.is_told and not self.store.untold:
             assert moments[-1] == began, "a kept answer is older than what was told"
-            assert layer == self.history[began]["layer"]
+            assert layer == self.history[began][LAYERS]
+
+    @invariant()
+    def first_vm_asks_all_the_time(self) -> None:
+        if self.store.changes:
+            self.served(0)
 
     @invariant()
     def nothing_holds_while_changes_are_not_told(self) -> None:
