@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.process import CHECKOUT, ServerProcess, run
 from tests.vm import Vm
+
+ROWS = """
+CREATE TABLE vms (name TEXT, data TEXT);
+CREATE TABLE layers (number INTEGER, data TEXT);
+INSERT INTO vms VALUES ('web1', 'metadata: {role: web}');
+INSERT INTO layers VALUES (1, 'metadata: {region: eu1}');
+"""
 
 
 def python_of(document: str) -> str:
@@ -49,6 +58,27 @@ def test_driver_of_the_document_serves(start: Callable[..., ServerProcess], tmp_
     assert Vm(server.port, "unknown").error("METADATA") == "not-found"
     inventory.write_text("{")
     assert Vm(server.port).error("METADATA") == "failed"
+
+
+def test_store_of_the_document_serves(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    (tmp_path / "rows.py").write_text(python_of("docs/stores.md"))
+    db = sqlite3.connect(tmp_path / "vms.sqlite")
+    db.executescript(ROWS)
+    server = start(
+        *("--driver", "rows:RowStore"),
+        driver_opts={"file": str(tmp_path / "vms.sqlite")},
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    machine = Vm(server.port)
+    assert machine.metadata()["region"] == "eu1"
+    assert machine.metadata()["role"] == "web"
+    assert Vm(server.port, "unknown").error("METADATA") == "not-found"
+    db.execute("UPDATE layers SET data = 'metadata: {region: us1}'")
+    db.commit()
+    deadline_s = time.monotonic() + 60
+    while machine.metadata()["region"] != "us1":
+        assert time.monotonic() < deadline_s
+    db.close()
 
 
 def test_embedded_server_of_the_document_serves(own_instances: Path) -> None:
