@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,14 @@ import pytest
 
 from tests.process import CHECKOUT, ServerProcess, run
 from tests.vm import Vm
-from vmw_cloudinit_metadata.testing import machine
+from vmw_cloudinit_metadata.testing import check_driver, machine
+
+ROWS = """
+CREATE TABLE vms (name TEXT, data TEXT);
+CREATE TABLE layers (number INTEGER, data TEXT);
+INSERT INTO vms VALUES ('web1', 'metadata: {role: web}');
+INSERT INTO layers VALUES (1, 'metadata: {region: eu1}');
+"""
 
 
 def python_of(document: str) -> str:
@@ -80,6 +90,37 @@ def test_drivers_of_the_document_keep_the_contract(
     inventory["check_driver"](
         inventory["WatchedInventory"], options, [machine("web1")], machine("none")
     )
+
+
+def test_store_of_the_document_serves(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    (tmp_path / "rows.py").write_text(python_of("docs/stores.md"))
+    db = sqlite3.connect(tmp_path / "vms.sqlite")
+    db.executescript(ROWS)
+    server = start(
+        *("--driver", "rows:RowStore"),
+        driver_opts={"file": str(tmp_path / "vms.sqlite")},
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    vm = Vm(server.port)
+    assert vm.metadata()["region"] == "eu1"
+    assert vm.metadata()["role"] == "web"
+    assert Vm(server.port, "unknown").error("METADATA") == "not-found"
+    db.execute("UPDATE layers SET data = 'metadata: {region: us1}'")
+    db.commit()
+    deadline_s = time.monotonic() + 60
+    while vm.metadata()["region"] != "us1":
+        assert time.monotonic() < deadline_s
+    db.close()
+
+
+def test_store_of_the_document_keeps_the_contract(tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(python_of("docs/stores.md"), names)
+    with closing(sqlite3.connect(tmp_path / "vms.sqlite")) as db:
+        db.executescript(ROWS)
+    options = {"file": str(tmp_path / "vms.sqlite")}
+    web1 = machine("web1", vc_uuid="00000000-0000-0000-0000-000000000001")
+    check_driver(names["RowStore"], options, [web1], machine("none"))
 
 
 def test_embedded_server_of_the_document_serves(own_instances: Path) -> None:

@@ -35,6 +35,12 @@ WEB = [machine("web1"), machine("web2")]
 UNKNOWN = machine("unknown")
 
 
+def test_data_without_an_instance_id_is_reported(own_instances: Path) -> None:
+    (own_instances / "bare.yaml").write_text("metadata: {role: db}")
+    with pytest.raises(AssertionError, match="get_instance returned data that .* cannot get: "):
+        check_driver(FileDriver, {"directory": str(own_instances)}, [machine("bare")], UNKNOWN)
+
+
 def faults_of(name: str, options: dict[str, Any]) -> list[str]:
     return driver_faults(getattr(faulty_drivers, name), options, WEB, UNKNOWN)
 

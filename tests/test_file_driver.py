@@ -26,8 +26,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.process import LIMIT_S, Constants
+from vmw_cloudinit_metadata.drivers.answers.duplicates import Owners
 from vmw_cloudinit_metadata.drivers.content import layer
-from vmw_cloudinit_metadata.drivers.content.duplicates import Owners
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
@@ -1741,7 +1741,7 @@ def test_document_names_hold_bounded_bytes(
             "documents:\n" + "".join(f"  {name}: x\n" for name in names)
         )
     assert len(driver_of(directory).document_names()) == 20_000
-    constants(drivers__content__namescan__MAX_BYTES=200_000)
+    constants(drivers__files__namescan__MAX_BYTES=200_000)
     driver = driver_of(directory)
     tracemalloc.start()
     try:
@@ -2310,7 +2310,7 @@ def test_answer_with_a_duplicate_holds_until_the_other_file_changes(directory: P
 
 
 def test_table_of_owners_is_bounded_and_can_be_dropped(constants: Constants) -> None:
-    constants(drivers__content__duplicates__KEPT_BYTES=50_000)
+    constants(drivers__answers__duplicates__KEPT_BYTES=50_000)
     owners = Owners()
     for number in range(1_000):
         values = [(("metadata", "instance-id"), str(number)), (("network", "address"), str(number))]

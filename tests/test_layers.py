@@ -16,7 +16,6 @@ from tests.test_file_driver import BROKEN, VC, driver_of, id_of, told, validated
 from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.drivers.filesystem import snapshot
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -48,11 +47,6 @@ def directory(tmp_path: Path) -> Path:
     layers(path, **{"10-all": ALL, "50-web": WEB})
     write(path, **{"web-ber-1": OWN})
     return path
-
-
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
 
 
 def layers(directory: Path, **files: str) -> None:

@@ -89,10 +89,17 @@ def show(
         return _fail(machine, "failed", str(error))
     _print_origin(machine, instance)
     if explain:
-        for line in driver.trace(machine):
-            click.echo(line)
-        return 0
+        return _explain(driver, machine)
     return _print(documents, document)
+
+
+def _explain(driver: Driver, machine: Machine) -> int:
+    try:
+        for line in contract.sentences(driver, "trace", driver.trace(machine)):
+            click.echo(line)
+    except DriverError as error:
+        return _fail(machine, "failed", str(error))
+    return 0
 
 
 def _service_uri(queries: Sequence[str]) -> str:

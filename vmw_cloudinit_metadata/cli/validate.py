@@ -110,7 +110,7 @@ def validate(
     notes = (
         []
         if quiet or names
-        else [*contract.sentences(driver, driver.notes()), *filter(None, [note])]
+        else [*contract.sentences(driver, "notes", driver.notes()), *filter(None, [note])]
     )
     is_empty = driver.files_checked == 0 and not names
     if form == "json":

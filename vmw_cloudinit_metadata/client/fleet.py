@@ -10,7 +10,7 @@ from pathlib import Path
 from vmw_cloudinit_metadata.client.expectation import Exactly, Expectation, Named
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.drivers.layers.vmnames import vm_names
+from vmw_cloudinit_metadata.drivers.files.vmnames import vm_names
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid

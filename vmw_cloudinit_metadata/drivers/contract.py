@@ -18,8 +18,14 @@ MAX_DOCUMENT_NAMES = 1_000_000  # far more than VMs ask for; the file driver has
 _DOCUMENT_NAME = re.compile("[A-Z]{1,32}")  # a guest can ask for no other
 
 # Methods that return a value at once, and those that may yield it.
-_CALLED = ("get_instance", "still_holds", "held_at", "watch", "explain", "check", "tables", "close")
-_ITERATED = ("which_hold", "document_names", "validate", "validate_named", "notes")
+_CALLED = (
+    *("get_instance", "still_holds", "held_at", "watch", "explain", "check", "tables", "close"),
+    *("listen", "version"),  # of a store
+)
+_ITERATED = (
+    *("which_hold", "document_names", "validate", "validate_named", "notes", "trace"),
+    *("fetch", "all"),  # of a store
+)
 
 
 class ContractError(DriverError):
@@ -123,11 +129,11 @@ def faults(driver: object, method: str, returned: Any) -> Iterator[Fault]:
         yield fault
 
 
-def sentences(driver: object, returned: Any) -> Iterator[str]:
-    """Check what `notes` yields."""
-    for note in _iterable(driver, "notes", returned, "yield sentences"):
+def sentences(driver: object, method: str, returned: Any) -> Iterator[str]:
+    """Check what `notes` and `trace` yield."""
+    for note in _iterable(driver, method, returned, "yield sentences"):
         if not isinstance(note, str):
-            raise ContractError(_text(driver, "notes", f"yielded {_kind(note)}: yield sentences"))
+            raise ContractError(_text(driver, method, f"yielded {_kind(note)}: yield sentences"))
         yield note
 
 

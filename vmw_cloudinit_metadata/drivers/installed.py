@@ -12,6 +12,8 @@ from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.driveroptions import TIMES, seconds
 from vmw_cloudinit_metadata.drivers.loading import driver_class_of, installed
+from vmw_cloudinit_metadata.drivers.store import Store
+from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.masking import masked
@@ -73,15 +75,17 @@ def _described(entry: EntryPoint) -> InstalledDriver:
     return InstalledDriver(*place, _text(summary), options, has_model)
 
 
-def _options(driver_class: type[Driver]) -> Iterator[OptionRow]:
-    fields = driver_class.Options.model_fields if driver_class.Options else {}
-    for name, field in fields.items():
+def _options(driver_class: type[Driver | Store]) -> Iterator[OptionRow]:
+    fields = dict(driver_class.Options.model_fields) if driver_class.Options else {}
+    if issubclass(driver_class, Store):
+        fields |= StoreOptions.model_fields
+    for name, field in sorted(fields.items(), key=lambda item: not item[1].is_required()):
         value = field.get_default(call_default_factory=True, validated_data={})
         default = None if field.is_required() else _text(repr(masked({name: value})[name]))
         kind = _text(inspect.formatannotation(field.annotation).replace("typing.", ""))
         yield OptionRow(_text(name), kind, default, _text(field.description or ""))
     for name in TIMES:
-        if driver_class.takes_time(name):
+        if issubclass(driver_class, Driver) and driver_class.takes_time(name):
             yield OptionRow(name, "float", _seconds(driver_class, name), _TIMES_DESCRIPTIONS[name])
 
 

@@ -11,21 +11,26 @@ from vmw_cloudinit_metadata.drivers import contract, optionvalues
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.driveroptions import TIMES, DriverOptions
+from vmw_cloudinit_metadata.drivers.store import Store
+from vmw_cloudinit_metadata.drivers.storedriver import StoreDriver
+from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 ENTRY_POINTS = "vmw_cloudinit_metadata.drivers"
+
+_EXPECTED = "vmw_cloudinit_metadata.Driver or vmw_cloudinit_metadata.Store"
 
 
 def load(spec: str, options: Mapping[str, Any]) -> Driver:
     """Return the driver named by `spec`: `module:Class`, or the name of an entry point.
 
-    Take `${NAME}` in the options from the environment. Raise ConfigError if the driver cannot be
-    imported, is not a Driver, or refuses its options.
+    Take `${NAME}` in the options from the environment. Raise ConfigError if the class cannot be
+    imported, is not a Driver or Store, or refuses its options.
     """
     driver_class = driver_class_of(spec)
     values = optionvalues.resolved(options)
     try:
-        driver = driver_class(values)
+        driver = driver_of(driver_class, values)
     except DriverError as error:
         raise ConfigError(f"--driver-opts: {error}") from error
     except Exception as error:  # a driver is foreign code
@@ -36,17 +41,24 @@ def load(spec: str, options: Mapping[str, Any]) -> Driver:
     return driver
 
 
-def driver_class_of(spec: str) -> type[Driver]:
+def driver_of(driver_class: type[Driver | Store], options: Mapping[str, Any]) -> Driver:
+    """Return a driver made of the class, which may be a store's; raise what the class raises."""
+    if issubclass(driver_class, Store):
+        return StoreDriver.of(driver_class, options)
+    return driver_class(options)
+
+
+def driver_class_of(spec: str) -> type[Driver | Store]:
     """Return the class named by `spec`; raise ConfigError if the server cannot use it."""
     driver_class = _import(spec)
-    if not (isinstance(driver_class, type) and issubclass(driver_class, Driver)):
-        raise ConfigError(f"--driver {spec}: not a subclass of {Driver.__module__}:Driver")
+    if not (isinstance(driver_class, type) and issubclass(driver_class, Driver | Store)):
+        raise ConfigError(f"--driver {spec}: not a subclass of {_EXPECTED}")
     if fault := class_fault(driver_class):
         raise ConfigError(f"--driver {spec}: {fault}")
     return driver_class
 
 
-def class_fault(driver_class: type[Driver]) -> str:
+def class_fault(driver_class: type[Driver | Store]) -> str:
     """Return why the server cannot use a class, or ""."""
     return contract.method_fault(driver_class) or _options_fault(driver_class)
 
@@ -56,7 +68,7 @@ def installed() -> list[EntryPoint]:
     return sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: (entry.name, entry.value))
 
 
-def _options_fault(driver_class: type[Driver]) -> str:
+def _options_fault(driver_class: type[Driver | Store]) -> str:
     """Return why the options that a class declares cannot be used, or ""."""
     name, model = driver_class.__name__, driver_class.Options
     if model is None:
@@ -67,6 +79,10 @@ def _options_fault(driver_class: type[Driver]) -> str:
         return f"{name}.Options accepts unknown options: remove `extra` from its model_config"
     if taken := [time for time in TIMES if time in model.model_fields]:
         return f"{name}.Options has {taken[0]}: make it an attribute of {name}"
+    if issubclass(driver_class, Store):
+        taken = [option for option in StoreOptions.model_fields if option in model.model_fields]
+        if taken:
+            return f"{name}.Options has {taken[0]}, which each store has: remove it"
     return ""
 
 

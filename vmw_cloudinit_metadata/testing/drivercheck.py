@@ -8,6 +8,7 @@ from typing import Any
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.loading import class_fault
+from vmw_cloudinit_metadata.drivers.store import Store
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 from vmw_cloudinit_metadata.testing.findings import CALL_S, Findings
 from vmw_cloudinit_metadata.testing.lookupcheck import LookupCheck
@@ -37,12 +38,12 @@ def machine(
 
 
 def check_driver(
-    driver_class: type[Driver],
+    driver_class: type[Driver | Store],
     options: Mapping[str, Any],
     known: Iterable[Machine],
     unknown: Machine | None = None,
 ) -> None:
-    """Raise AssertionError that lists everything in which a driver differs from its contract.
+    """Raise AssertionError that lists all in which a driver or store differs from its contract.
 
     `known` are VMs that have data with these options; `unknown` is one that has none (None: the
     driver has data for every VM). The driver is made several times.
@@ -54,7 +55,7 @@ def check_driver(
 
 
 def driver_faults(
-    driver_class: type[Driver],
+    driver_class: type[Driver | Store],
     options: Mapping[str, Any],
     known: Iterable[Machine],
     unknown: Machine | None = None,

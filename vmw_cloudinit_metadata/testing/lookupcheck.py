@@ -79,6 +79,11 @@ class LookupCheck:
             instance = self._look_up(one, "a known VM")
             if instance is None:
                 continue
+            try:
+                _documents(one, instance)
+            except InvalidInstanceData as error:
+                self._findings.add("get_instance", f"returned data that {one} cannot get: {error}")
+                continue
             answers[one] = instance
             further = set(instance.documents) - (names or set()) - RESERVED_DOCUMENTS
             if names is not None and further:

@@ -15,6 +15,8 @@ from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.loading import driver_of
+from vmw_cloudinit_metadata.drivers.store import Store
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.secrecy import is_secret_name
 from vmw_cloudinit_metadata.testing.findings import (
@@ -38,10 +40,10 @@ _REPLACED_BY_PATCHES: Mapping[str, tuple[object, str]] = {
 
 
 class ProgramCheck:
-    """Checks a class of drivers; adds to `findings`."""
+    """Checks a class of drivers or stores; adds to `findings`."""
 
     def __init__(
-        self, findings: Findings, driver_class: type[Driver], options: Mapping[str, Any]
+        self, findings: Findings, driver_class: type[Driver | Store], options: Mapping[str, Any]
     ) -> None:
         self._findings = findings
         self._class = driver_class
@@ -66,7 +68,7 @@ class ProgramCheck:
 
     def _make(self, options: Mapping[str, Any]) -> Driver | None:
         try:
-            driver = in_thread(lambda: self._class(dict(options)), CALL_S)
+            driver = in_thread(lambda: driver_of(self._class, dict(options)), CALL_S)
         except Late:
             self._findings.add("__init__", f"did not return within {CALL_S:g} s")
         except DriverError as error:
@@ -97,7 +99,7 @@ class ProgramCheck:
         self, options: Mapping[str, Any], when: str, *, must_refuse: bool = False
     ) -> None:
         try:
-            driver = in_thread(lambda: self._class(dict(options)), CALL_S)
+            driver = in_thread(lambda: driver_of(self._class, dict(options)), CALL_S)
         except DriverError as error:
             self._check_quotes("__init__", str(error), f"{when} raises a DriverError that quotes")
         except Late:
@@ -168,7 +170,7 @@ class ProgramCheck:
         self._findings.call("check", lambda: contract.run(driver, "check"), CALL_S)
         self._findings.call("tables", lambda: contract.tables(driver, driver.tables()), CALL_S)
         self._findings.call(
-            "notes", lambda: list(contract.sentences(driver, driver.notes())), CALL_S
+            "notes", lambda: list(contract.sentences(driver, "notes", driver.notes())), CALL_S
         )
         try:
             in_thread(lambda: list(_faults(driver)), _VALIDATE_S)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Generic
 
+from vmw_cloudinit_metadata.drivers.answers.source import Source, SourceChecks, V
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
-from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
-from vmw_cloudinit_metadata.drivers.filesystem.filemode import mode_faults
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
-from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories, Inventory
-from vmw_cloudinit_metadata.drivers.layers.layerfiles import LayerFiles, SharedLayer
+from vmw_cloudinit_metadata.drivers.layers.sharedlayer import SharedLayer
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
 from vmw_cloudinit_metadata.instance.layering import condition, patch
@@ -18,25 +16,23 @@ from vmw_cloudinit_metadata.instance.layering.substitution import stand_in, subs
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
-_NO_VM = "a match that a VM with a file or an entry meets, or serve: true"
+_NO_VM = "a match that a VM with a {0} or an entry meets, or serve: true"
 
 
-class LayerCheck:
-    def __init__(self, directory: Directory, layers: LayerFiles, inventories: Inventories) -> None:
-        self._directory = directory
-        self._layers = layers
-        self._inventories = inventories
+class LayerCheck(Generic[V]):
+    def __init__(self, source: Source[V], checks: SourceChecks[V]) -> None:
+        self._source = source
+        self._checks = checks
 
     def faults(self, known: Sequence[OwnData]) -> Iterator[Fault]:
         """Every fault and warning that they have by themselves; `known` are all VMs' own data."""
-        with self._directory.snapshot() as snapshot:
-            for one in self._layers.all(snapshot).layers:
-                yield from mode_faults(one.file.path, snapshot)
+        with self._checks.view() as view:
+            for one in self._source.layers(view).layers:
+                yield from self._checks.of_label(one.file.path, view)
                 yield from bounded([*one.file.faults, *_data_faults(one)])
                 if not one.file.faults:
-                    yield from _match_warnings(one, known)
-            for inventory in self._inventories.all(snapshot):
-                yield from _inventory_faults(inventory, snapshot)
+                    yield from _match_warnings(one, known, self._source.noun)
+            yield from self._checks.of_shared(view)
 
 
 def _data_faults(one: SharedLayer) -> Iterator[Fault]:
@@ -53,24 +49,15 @@ def _data_faults(one: SharedLayer) -> Iterator[Fault]:
                 yield layer.located(fault, [one.file])
 
 
-def _match_warnings(one: SharedLayer, known: Sequence[OwnData]) -> Iterator[Fault]:
+def _match_warnings(one: SharedLayer, known: Sequence[OwnData], noun: str) -> Iterator[Fault]:
     for warning in condition.warnings_in(one.match):
         yield one.file.seed.located(warning, one.file.path)
     if one.serves or any(one.condition.may_hold(_machine(own)) for own in known):
         return
-    fault = Fault(("match",), "a layer that counts for no VM", _NO_VM, is_warning=True)
+    fault = Fault(("match",), "a layer that counts for no VM", _NO_VM.format(noun), is_warning=True)
     yield one.file.seed.located(fault, one.file.path)
 
 
 def _machine(own: OwnData) -> Machine:
     uuid = parse_uuid(own.stem)
     return Machine(vc_uuid=uuid) if uuid else Machine(name=own.stem)
-
-
-def _inventory_faults(inventory: Inventory, snapshot: Snapshot) -> Iterator[Fault]:
-    """The entries are checked one by one elsewhere."""
-    yield from inventory.faults
-    yield from mode_faults(inventory.path, snapshot)
-    for entry in inventory.unusable:
-        found, expected = "a name that no VM is looked up by", "the name of a VM, or its VC UUID"
-        yield Fault((), found, expected, inventory.path, entry.line, is_warning=True)

@@ -1,18 +1,17 @@
-"""Validation: every fault of a directory of instance files, for the command `validate`."""
+"""Validation: every fault of all data of a source, for the command `validate`."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Generic
 
-from vmw_cloudinit_metadata.drivers.checking.filecheck import FileCheck, Judge
+from vmw_cloudinit_metadata.drivers.answers.duplicates import Comparison, Duplicate
+from vmw_cloudinit_metadata.drivers.answers.instances import Instances
+from vmw_cloudinit_metadata.drivers.answers.source import Source, SourceChecks, V
+from vmw_cloudinit_metadata.drivers.checking.instancecheck import InstanceCheck, Judge
 from vmw_cloudinit_metadata.drivers.checking.layercheck import LayerCheck
-from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
-from vmw_cloudinit_metadata.drivers.content.duplicates import Comparison, Duplicate
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
-from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
-from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.instance.counts import first_of
 from vmw_cloudinit_metadata.instance.fault import Fault, describe
 
@@ -26,53 +25,41 @@ _KINDS = {
 _ANOTHER_VM = "one file for each VM"
 
 
-class Validation:
-    """Checks files, and compares their values. `judge` adds warnings about what is served."""
+class Validation(Generic[V]):
+    """Checks data, and compares its values. `judge` adds warnings about what is served."""
 
     def __init__(
         self,
-        directory: Directory,
-        listing: Listing,
-        defaults: Defaults,
-        layer_check: LayerCheck,
-        file_check: FileCheck,
+        source: Source[V],
+        instances: Instances[V],
+        checks: SourceChecks[V],
         judge: Judge | None,
     ) -> None:
-        self._directory = directory
-        self._listing = listing
-        self._defaults = defaults
-        self._layer_check = layer_check
-        self._file_check = file_check
+        self._source = source
+        self._checks = checks
+        self._layer_check = LayerCheck(source, checks)
+        self._instance_check = InstanceCheck(source, instances, checks)
         self._judge = judge
         self.files_checked = 0
 
-    def run(
-        self,
-        places: Collection[OwnData],
-        user_data: Collection[str],
-        others: Iterable[OwnData] = (),
-    ) -> Iterator[Fault]:
+    def run(self, places: Sequence[OwnData], others: Sequence[OwnData] = ()) -> Iterator[Fault]:
         """Yield each fault and warning of `places` once; `others` are only compared with them."""
-        return _once(self._faults(places, user_data, others))
+        return _once(self._faults(places, others))
 
-    def _faults(
-        self, places: Collection[OwnData], user_data: Collection[str], others: Iterable[OwnData]
-    ) -> Iterator[Fault]:
-        self._listing.look()
+    def _faults(self, places: Sequence[OwnData], others: Sequence[OwnData]) -> Iterator[Fault]:
         comparison = Comparison()
-        with self._directory.snapshot() as snapshot:
-            yield from self._defaults.faults(snapshot)
-        others = list(others)
+        with self._checks.view() as view:
+            yield from self._checks.of_lowest(view)
         yield from self._layer_check.faults([*places, *others])
         for own in places:
-            checked = self._file_check.check(own, user_data, self._judge)
-            self.files_checked += not checked.is_user_data
+            checked = self._instance_check.check(own, self._judge)
+            self.files_checked += not checked.is_no_vm
             yield from checked.faults
             comparison.add(own.label, checked.values)
         chosen = {own.label: own for own in places}
         for own in others:
             if own.label not in chosen:
-                comparison.add(own.label, self._file_check.values_of(own))
+                comparison.add(own.label, self._instance_check.values_of(own))
         yield from self._duplicates(comparison, chosen)
 
     def _duplicates(self, comparison: Comparison, chosen: Mapping[str, OwnData]) -> Iterator[Fault]:
@@ -96,11 +83,11 @@ class Validation:
         """Where the first file has the value, and who else has it."""
         key, text = duplicate.value
         others = duplicate.files[1:]
-        names = first_of([os.path.basename(path) for path in others], duplicate.count - 1)
+        names = first_of([self._source.short(label) for label in others], duplicate.count - 1)
         have = "has" if duplicate.count == 2 else "have"
         found = f"{describe(text, key)}, which {names} {have} too"
         expected = _KINDS.get(str(key[-1]), _ANOTHER_VM)
-        return self._file_check.located(Fault(key, found, expected, is_warning=True), first)
+        return self._instance_check.located(Fault(key, found, expected, is_warning=True), first)
 
 
 def _once(faults: Iterable[Fault]) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""FileLayer: one parsed file of those that make an answer, and the place of its faults."""
+"""FileLayer: one parsed document of those that make an answer, and the place of its faults."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.documents import USER_DATA_KEYS
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
 from vmw_cloudinit_metadata.instance.keys import (
@@ -23,9 +21,6 @@ from vmw_cloudinit_metadata.instance.layering.substitution import BEGINS
 from vmw_cloudinit_metadata.instance.parsing import encoding, jsontext, seed
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-
-OUTSIDE_FOUND = "a link that leads out of the directory"
-OUTSIDE_EXPECTED = "a file inside it, or the driver option links_outside: true"
 
 # How user-data begins. Only such a file is checked for being another file's user-data.
 _LIKE_USER_DATA = re.compile(
@@ -54,14 +49,6 @@ class FileLayer:
     def patch(self) -> Patch:
         """The same keys, to be merged."""
         return patch_of(self.mapping)[0]
-
-
-def read(path: str, snapshot: Snapshot) -> FileLayer:
-    """Read and parse a file; raise DriverError if it cannot be read."""
-    try:
-        return parse(path, snapshot.read(path, MAX_FILE_BYTES))
-    except LeadsOut:
-        return unusable(Fault((), OUTSIDE_FOUND, OUTSIDE_EXPECTED, path, 1))
 
 
 def parse(path: str, content: bytes | None, known: Collection[str] = FILE_LEVEL) -> FileLayer:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_in
-
 _ENTRY = re.compile(r"(.*):\d+", re.DOTALL)
 
 BY_LAYER = "layer"  # in place of an identity: the VM has no data of its own
@@ -14,7 +12,7 @@ BY_LAYER = "layer"  # in place of an identity: the VM has no data of its own
 
 @dataclass(frozen=True, slots=True)
 class OwnData:
-    """A file, the entry of an inventory that begins on `line`, or nothing but layers."""
+    """A file or record, the entry of an inventory that begins on `line`, or nothing but layers."""
 
     matched_by: str
     path: str
@@ -25,11 +23,6 @@ class OwnData:
     def label(self) -> str:
         """What names it for an operator, and among all others: `vms.yaml:12`."""
         return f"{self.path}:{self.line}" if self.line else self.path
-
-
-def of_file(path: str) -> OwnData:
-    """A file, found by no machine."""
-    return OwnData("", path, stem_in(path))
 
 
 def path_of_label(label: str) -> str:

@@ -238,6 +238,10 @@ class Snapshot:
             self._seen[path] = None
         return found
 
+    def apart(self) -> Snapshot:
+        """Return a snapshot of the same root that has seen nothing yet."""
+        return Snapshot(self.root)
+
     def lacks(self, paths: Iterable[str]) -> None:
         """Count entries of the root as looked for and missing, as of the root's status."""
         assert self.root

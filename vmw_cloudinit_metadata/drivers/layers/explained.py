@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -22,20 +21,20 @@ _PLAIN = re.compile(r"[\w./:@+-]+(?: [\w./:@+-]+)*")
 _Key = tuple[Any, ...]
 
 
-def explained(stack: LayerStack, machine: Machine, directory: str) -> Iterator[str]:
+def explained(stack: LayerStack, machine: Machine, prefix: str) -> Iterator[str]:
     """Yield a line for each leaf of the document: `metadata.region: eu1  # layers/10-all.yaml:1`.
 
-    Paths below `directory` are written without it.
+    Labels that begin with `prefix` are written without it.
     """
     mapping, _, _ = stack.mapping(partial(sources_of, machine, stack.captures))
     for key in patch.leaves(mapping):
         makers, overridden = patch.history(stack.patches, key)
-        places = " and ".join(_place(stack.at(index), key, directory) for index in makers)
+        places = " and ".join(_place(stack.at(index), key, prefix) for index in makers)
         line = f"{_dotted(key)}: {_shown(_value(mapping, key))}  # {places}"
         for index in reversed(overridden):
             value = patch.value_at(stack.patches[index], key)
             text = kind_of(value) if isinstance(value, dict) else _shown(value)
-            line += f", over {text} ({_place(stack.at(index), key, directory)})"
+            line += f", over {text} ({_place(stack.at(index), key, prefix)})"
         yield one_line(line)
 
 
@@ -59,8 +58,9 @@ def _shown(value: Any) -> str:
     return json_text(value)
 
 
-def _place(file: FileLayer, key: _Key, directory: str) -> str:
+def _place(file: FileLayer, key: _Key, prefix: str) -> str:
     appended = (*key[:-1], f"{key[-1]}{patch.APPENDS}")
     place = next((one for one in (key, appended) if file.seed.has(one)), key)
-    path = file.path.removeprefix(os.path.join(directory, ""))
-    return f"{path}:{file.seed.line(place)}"
+    path = file.path.removeprefix(prefix)
+    line = file.seed.line(place)
+    return f"{path}:{line}" if line else path

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer, located
-from vmw_cloudinit_metadata.drivers.layers.layerfiles import NO_LAYERS, LayerSet, SharedLayer
+from vmw_cloudinit_metadata.drivers.layers.sharedlayer import NO_LAYERS, LayerSet, SharedLayer
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, kind_of
 from vmw_cloudinit_metadata.instance.layering import patch
 from vmw_cloudinit_metadata.instance.layering.substitution import Sources, substituted
@@ -125,7 +125,8 @@ class LayerStack:
     def _place(self, index: int, key: tuple[str | int, ...]) -> str:
         file = self.at(index)
         appended = (*key[:-1], f"{key[-1]}{patch.APPENDS}")
-        return f"{file.path}:{file.seed.line(appended if file.seed.has(appended) else key)}"
+        line = file.seed.line(appended if file.seed.has(appended) else key)
+        return f"{file.path}:{line}" if line else file.path
 
     def _lacks_address(self, merged: Mapping[str, Any]) -> bool:
         """Whether layers alone say something of a network, but not where in it the VM is."""

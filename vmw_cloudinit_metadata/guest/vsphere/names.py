@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.layers.vmnames import vm_names
+from vmw_cloudinit_metadata.drivers.files.vmnames import vm_names
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 STANDARD_INPUT = "-"

@@ -1,22 +1,19 @@
-"""InstanceFiles: what a VM's own data says, over the layers and with the files that these name."""
+"""Instances: what a VM's own data says, over the layers and with the texts that these name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Generic
 
-from vmw_cloudinit_metadata.drivers.content import documentfile, layer
-from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
-from vmw_cloudinit_metadata.drivers.content.duplicates import Owners
+from vmw_cloudinit_metadata.drivers.answers.duplicates import Owners
+from vmw_cloudinit_metadata.drivers.answers.reading import Reading, Readings
+from vmw_cloudinit_metadata.drivers.answers.source import Source, V
+from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
-from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData, path_of_label
-from vmw_cloudinit_metadata.drivers.content.reading import Reading, Readings
-from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
-from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories
-from vmw_cloudinit_metadata.drivers.layers.layerfiles import LayerFiles, LayerSet
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
+from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack, Selection, selection_of
 from vmw_cloudinit_metadata.instance import distinct
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
@@ -28,67 +25,57 @@ from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 
-class InstanceFiles:
-    """Reads what the directory at `directory` has for a VM."""
+class Instances(Generic[V]):
+    """Reads what a source has for a VM."""
 
-    def __init__(
-        self, directory: str, defaults: Defaults, layers: LayerFiles, inventories: Inventories
-    ) -> None:
-        self._directory = directory
-        self._defaults = defaults
-        self._layers = layers
-        self._inventories = inventories
-        self.readings = Readings()
+    def __init__(self, source: Source[V]) -> None:
+        self._source = source
+        self.readings: Readings[V] = Readings()
         self.owners = Owners()
 
-    def of_layers(self, machine: Machine, snapshot: Snapshot) -> OwnData | None:
+    def of_layers(self, machine: Machine, view: V) -> OwnData | None:
         """In place of data of its own: the layer that serves the machine without any, or None."""
-        selection = self._selection(machine, snapshot)
+        selection = self._selection(machine, view)
         if not selection.serves:
             return None
         return OwnData(BY_LAYER, selection.serving_path, machine.name or "")
 
-    def read(
-        self, own: OwnData, machine: Machine, snapshot: Snapshot, *, keep: bool = False
-    ) -> Reading:
+    def read(self, own: OwnData, machine: Machine, view: V, *, keep: bool = False) -> Reading:
         """What a VM's own data says, now or as kept in `readings`.
 
-        Raise DriverError if a file cannot be read, and UnderWay.
+        Raise DriverError if it cannot be read, and UnderWay.
         """
-        selection = self._selection(machine, snapshot)
-        file = "" if own.line or own.matched_by == BY_LAYER else own.path
-        key = (own.label, selection.key if selection.layers else ())
+        selection = self._selection(machine, view)
+        key = (own.matched_by == BY_LAYER, own.label, selection.key if selection.layers else ())
         who = (machine.name, machine.vc_uuid, machine.service_uri)
 
-        def read(snapshot: Snapshot) -> Reading:
-            return self._read(own, selection, machine, snapshot)
+        def read(view: V) -> Reading:
+            return self._read(own, selection, machine, view)
 
-        return self.readings.of(key, who, file, snapshot, read, keep=keep)
+        return self.readings.of(key, who, self._source.size_of(own, view), view, read, keep=keep)
 
-    def own(self, own: OwnData, snapshot: Snapshot) -> FileLayer | None:
+    def own(self, own: OwnData, view: V) -> FileLayer | None:
         """A VM's own data alone; None if it has only layers."""
         if own.matched_by == BY_LAYER:
             return None
-        if own.line:
-            return self._inventories.of(own.path, snapshot).read(own)
-        return layer.read(own.path, snapshot)
+        return self._source.own(own, view)
 
-    def stack(self, own: OwnData, machine: Machine, snapshot: Snapshot) -> LayerStack:
+    def stack(self, own: OwnData, machine: Machine, view: V) -> LayerStack:
         """All that counts for a VM; raises DriverError."""
-        return self._stack(own, self._selection(machine, snapshot), snapshot)
+        return self._stack(own, self._selection(machine, view), view)
 
-    def _stack(self, own: OwnData, selection: Selection, snapshot: Snapshot) -> LayerStack:
-        mine = self.own(own, snapshot)
+    def _stack(self, own: OwnData, selection: Selection, view: V) -> LayerStack:
+        mine = self.own(own, view)
         files = [mine] if mine else []
         files += (layer.file for layer in reversed(selection.layers))
-        return LayerStack([*files, *self._defaults.layers(snapshot)], mine, selection.captures)
+        return LayerStack([*files, *self._source.lowest(view)], mine, selection.captures)
 
-    def _selection(self, machine: Machine, snapshot: Snapshot) -> Selection:
-        found = self._layers.all(snapshot)
+    def _selection(self, machine: Machine, view: V) -> Selection:
+        found = self._source.layers(view)
         return selection_of(found, machine) if found.layers else _NO_LAYERS
 
     def merged(
-        self, stack: LayerStack, sources: Callable[[], Sources], snapshot: Snapshot
+        self, stack: LayerStack, sources: Callable[[], Sources], view: V
     ) -> tuple[InstanceData | None, tuple[Fault, ...]]:
         """The instance that the layers make, or None and the faults that it has instead."""
         files = stack.files
@@ -98,7 +85,7 @@ class InstanceFiles:
         if stack.own is None:
             mapping.setdefault("metadata", {})
         paths = [layer.path for layer in files]
-        found = self._replace_file_names(mapping, paths, snapshot)
+        found = self._replace_file_names(mapping, paths, view)
         instance = None
         try:
             instance = InstanceData.from_mapping(mapping, tuple(paths))
@@ -115,7 +102,7 @@ class InstanceFiles:
         return instance, ()
 
     def _replace_file_names(
-        self, mapping: dict[str, Any], sources: list[str], snapshot: Snapshot
+        self, mapping: dict[str, Any], sources: list[str], view: V
     ) -> list[Fault]:
         """Put the content of `userdata-file` in place of the name, and its path into `sources`."""
         faults: list[Fault] = []
@@ -123,7 +110,7 @@ class InstanceFiles:
             file = mapping.pop(f"{name}-file", None)
             if file is None:
                 continue
-            found = documentfile.read((f"{name}-file",), file, self._directory, snapshot)
+            found = self._source.document((f"{name}-file",), file, view)
             if isinstance(found, Fault):
                 faults.append(found)
                 mapping[name] = b""
@@ -132,14 +119,12 @@ class InstanceFiles:
                 mapping[name] = found[1]
         return faults
 
-    def _read(
-        self, own: OwnData, selection: Selection, machine: Machine, snapshot: Snapshot
-    ) -> Reading:
-        stack = self._stack(own, selection, snapshot)
+    def _read(self, own: OwnData, selection: Selection, machine: Machine, view: V) -> Reading:
+        stack = self._stack(own, selection, view)
         mine = stack.own
         match = mine.mapping.get("match") if mine else None
         sources = partial(sources_of, machine, stack.captures)
-        instance, faults = self.merged(stack, sources, snapshot)
+        instance, faults = self.merged(stack, sources, view)
         if instance and own.line:
             instance = replace(instance, sources=(own.label, *instance.sources[1:]))
         if selection.faults:
@@ -147,7 +132,7 @@ class InstanceFiles:
         return Reading(
             instance,
             faults,
-            duplicates=self._duplicates(own, selection.of, instance, snapshot) if instance else (),
+            duplicates=self._duplicates(own, selection.of, instance, view) if instance else (),
             bios_uuid=match.get("bios-uuid") if isinstance(match, dict) else None,
             is_legible=mine is None or bool(mine.mapping) or not mine.faults,
             is_like_user_data=mine is not None and mine.is_like_user_data and not own.line,
@@ -155,28 +140,18 @@ class InstanceFiles:
         )
 
     def _duplicates(
-        self, own: OwnData, layers: LayerSet, instance: InstanceData, snapshot: Snapshot
+        self, own: OwnData, layers: LayerSet, instance: InstanceData, view: V
     ) -> tuple[str, ...]:
         """What the VM has in common with another one of those that were read."""
         if own.matched_by == BY_LAYER:
             return ()  # the layer itself says what all of its VMs have
 
-        defaults = snapshot.signature(self._defaults.path or "")
-
-        def looks(label: str) -> int:
-            path = path_of_label(label)
-            seen = snapshot.signature(path)
-            try:
-                if seen is None and snapshot.exists(path):
-                    seen = snapshot.signature(path)
-            except DriverError:
-                return 0
-            return hash((seen, defaults, layers.version))
+        looks = self._source.looks(layers, view)
 
         def values() -> Iterable[distinct.Value]:
             return distinct.values_of(instance, own.stem)
 
-        claimed = self.owners.claim(own.label, values, looks)
+        claimed = self.owners.claim(own, values, looks)
         return tuple([_described(value, other) for value, other in claimed])
 
 

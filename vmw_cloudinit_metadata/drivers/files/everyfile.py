@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmw_cloudinit_metadata.drivers.content import layer
-from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
 from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES, FileLayer
+from vmw_cloudinit_metadata.drivers.files.defaults import Defaults
+from vmw_cloudinit_metadata.drivers.files.inventories import Inventories
+from vmw_cloudinit_metadata.drivers.files.layerfiles import LayerFiles
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
-from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories
-from vmw_cloudinit_metadata.drivers.layers.layerfiles import LayerFiles
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.files.inventories import Inventories
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_in
-from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories
 from vmw_cloudinit_metadata.instance.fault import joined
 
 

@@ -6,49 +6,25 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from vmw_cloudinit_metadata.drivers.content import layer
-from vmw_cloudinit_metadata.drivers.content.layer import (
-    MAX_FILE_BYTES,
-    OUTSIDE_EXPECTED,
-    OUTSIDE_FOUND,
-    FileLayer,
-)
 from vmw_cloudinit_metadata.drivers.content.rivals import two_files
+from vmw_cloudinit_metadata.drivers.files.contents import OUTSIDE_EXPECTED, OUTSIDE_FOUND
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.filename import is_data_file, stem_in
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
-from vmw_cloudinit_metadata.instance.fault import Fault, describe
+from vmw_cloudinit_metadata.drivers.layers.sharedlayer import (
+    MAX_BYTES,
+    MAX_LAYERS,
+    NO_LAYERS,
+    LayerSet,
+    SharedLayer,
+    faulty,
+    layer_of,
+)
+from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.keys import LAYER_LEVEL
-from vmw_cloudinit_metadata.instance.layering.condition import Condition, condition_of
-
-MAX_LAYERS = 100
-MAX_BYTES = MAX_FILE_BYTES  # of all layers together
-
-_OWN_KEYS = ("match", "serve")  # of a layer, not of the VMs that it is for
-
-
-@dataclass(frozen=True)
-class SharedLayer:
-    """A file of `layers/`: what it says, for which VMs, and whether these need no own file."""
-
-    file: FileLayer
-    condition: Condition
-    serves: bool = False
-    match: object = None  # as written
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSet:
-    """All layers, the lowest first; `version` is another one after each change."""
-
-    layers: tuple[SharedLayer, ...] = ()
-    version: int = 0
-
-
-NO_LAYERS = LayerSet()
 
 
 class LayerFiles:
@@ -93,31 +69,33 @@ class LayerFiles:
         try:
             names = list(filter(is_data_file, seen.names(self.path)))
         except LeadsOut:
-            yield _faulty(Fault((), OUTSIDE_FOUND, OUTSIDE_EXPECTED, self.path, 1))
+            yield faulty(Fault((), OUTSIDE_FOUND, OUTSIDE_EXPECTED, self.path, 1))
             return
         if len(names) > MAX_LAYERS:
-            yield _faulty(Fault((), f"{len(names)} files", f"at most {MAX_LAYERS}", self.path, 1))
+            yield faulty(Fault((), f"{len(names)} files", f"at most {MAX_LAYERS}", self.path, 1))
             return
         parsed, self._parsed = self._parsed, {}
         left_bytes = MAX_BYTES
         for paths in self._by_stem(names):
             path = paths[0]
             if len(paths) > 1:
-                yield _faulty(two_files(paths))
+                yield faulty(two_files(paths))
                 continue
             try:
                 content = seen.read(path, left_bytes)
             except LeadsOut:
-                yield _faulty(Fault((), OUTSIDE_FOUND, OUTSIDE_EXPECTED, path, 1))
+                yield faulty(Fault((), OUTSIDE_FOUND, OUTSIDE_EXPECTED, path, 1))
                 continue
             left_bytes -= len(content or b"")
             if left_bytes < 0:
                 expected = f"at most {MAX_BYTES:,} bytes in all layers"
-                yield _faulty(Fault((), "more data", expected, path, 1))
+                yield faulty(Fault((), "more data", expected, path, 1))
                 return
             before = parsed.get(path)
-            is_same = before is not None and before[0] == content
-            found = before[1] if before and is_same else layer_of(path, content)
+            if before and before[0] == content:
+                found = before[1]
+            else:
+                found = layer_of(layer.parse(path, content, LAYER_LEVEL))
             if content is not None:
                 self._parsed[path] = content, found
             yield found
@@ -128,24 +106,3 @@ class LayerFiles:
         for name in names:
             paths[stem_in(name)].append(os.path.join(self.path, name))
         return paths.values()
-
-
-def layer_of(path: str, content: bytes | None) -> SharedLayer:
-    """Parse what was read of a layer, None if it is no regular file."""
-    file = layer.parse(path, content, LAYER_LEVEL)
-    match = file.mapping.get("match")
-    condition, faults = condition_of(match)
-    serve = file.mapping.get("serve", False)
-    if not isinstance(serve, bool):
-        faults.append(Fault(("serve",), describe(serve), "true or false"))
-    shared = replace(
-        file,
-        mapping={key: value for key, value in file.mapping.items() if key not in _OWN_KEYS},
-        faults=(*file.faults, *(file.seed.located(fault, path) for fault in faults)),
-    )
-    return SharedLayer(shared, condition, serve is True, match)
-
-
-def _faulty(fault: Fault) -> SharedLayer:
-    """A layer of which nothing is known but its fault: it could be for any VM."""
-    return SharedLayer(layer.unusable(fault), Condition({}))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from vmw_cloudinit_metadata.drivers.content.everyfile import EveryFile
-from vmw_cloudinit_metadata.drivers.content.namescan import NameScan
+from vmw_cloudinit_metadata.drivers.files.everyfile import EveryFile
+from vmw_cloudinit_metadata.drivers.files.namescan import NameScan
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.files import contents
 from vmw_cloudinit_metadata.drivers.filesystem.filemode import mode_faults
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Signature, Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
@@ -61,7 +62,7 @@ class Defaults:
 
 
 def _read(path: str, snapshot: Snapshot) -> FileLayer:
-    read = layer.read(path, snapshot)
+    read = contents.read(path, snapshot)
     if "match" not in read.mapping:
         return read
     return replace(read, faults=(*read.faults, read.seed.located(_MATCH, path)))

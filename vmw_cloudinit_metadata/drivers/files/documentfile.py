@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers.content.layer import OUTSIDE_EXPECTED, OUTSIDE_FOUND
+from vmw_cloudinit_metadata.drivers.files.contents import OUTSIDE_EXPECTED, OUTSIDE_FOUND
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, kind_of

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from sys import getsizeof
 
-from vmw_cloudinit_metadata.drivers.content.everyfile import EveryFile
 from vmw_cloudinit_metadata.drivers.driver import DriverError, UnderWay
+from vmw_cloudinit_metadata.drivers.files.everyfile import EveryFile
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token

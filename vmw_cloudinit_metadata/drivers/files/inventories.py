@@ -8,14 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vmw_cloudinit_metadata.drivers.content import layer
-from vmw_cloudinit_metadata.drivers.content.layer import (
-    MAX_FILE_BYTES,
-    OUTSIDE_EXPECTED,
-    OUTSIDE_FOUND,
-    FileLayer,
-)
+from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES, FileLayer
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.driver import UnderWay, Work
+from vmw_cloudinit_metadata.drivers.files.contents import OUTSIDE_EXPECTED, OUTSIDE_FOUND
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.filename import usual_stem
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut

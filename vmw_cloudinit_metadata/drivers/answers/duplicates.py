@@ -1,4 +1,4 @@
-"""Values that no two VMs should have, found in two instance files."""
+"""Values that no two VMs should have, found in the data of two."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
+from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.instance.distinct import Value
 
 # Limit of the server's table: about 30,000 files with five values each.
 KEPT_BYTES = 32 * 1024 * 1024
-_FILE_BYTES = 550  # a file's path, and its place in two tables
+_FILE_BYTES = 700  # a file's path and name, and its place in two tables
 _VALUE_BYTES = 120  # each of its values: two numbers, and its place in a table
 MAX_OF_FILE = 64  # values of one file that are compared
 
@@ -22,6 +23,7 @@ _NAMED = 4  # files with one value that are named
 
 @dataclass(slots=True)
 class _Owner:
+    own: OwnData
     looks: int  # a hash of the signatures of its files
     values: tuple[int, ...]  # those that it owns
     is_owner: bool  # of all its values
@@ -45,14 +47,14 @@ class Owners:
             return self._forget_oldest()
 
     def claim(
-        self, path: str, values: Callable[[], Iterable[Value]], looks: Callable[[str], int]
+        self, own: OwnData, values: Callable[[], Iterable[Value]], looks: Callable[[OwnData], int]
     ) -> list[tuple[Value, str]]:
-        """Return each value of the file that another file owns, with that file.
+        """Return each value of a VM's data that other data owns, with the label of that.
 
-        `looks` returns a hash of the signatures of a file and of all that it needs. A file whose
-        hash has changed may have other values, so it loses those that it owns.
+        `looks` returns a hash of the data and of all that it needs. Data whose hash has changed may
+        have other values, so it loses those that it owns.
         """
-        signature = looks(path)
+        path, signature = own.label, looks(own)
         before = self._files.get(path)
         if before and before.is_owner and before.looks == signature:
             return []
@@ -60,14 +62,14 @@ class Owners:
         with self._lock:
             self._forget(path)
             others = {self._owners[h] for h in claimed if h in self._owners}
-            seen = {other: self._files[other].looks for other in others}
-        gone = [other for other in others if looks(other) != seen[other]]
+            seen = [self._files[other] for other in others]
+        gone = [other.own.label for other in seen if looks(other.own) != other.looks]
         with self._lock:
             self._forget(path)  # another thread may have read an earlier version of it meanwhile
             for other in gone:
                 self._forget(other)
             owned = tuple(h for h in claimed if self._owners.setdefault(h, path) == path)
-            self._files[path] = _Owner(signature, owned, len(owned) == len(claimed))
+            self._files[path] = _Owner(own, signature, owned, len(owned) == len(claimed))
             found = [(claimed[h], owner) for h in claimed if (owner := self._owners[h]) != path]
             while self.kept_bytes > KEPT_BYTES and self._forget_oldest():
                 pass

@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Generic
 
 from cachetools import LRUCache
 
+from vmw_cloudinit_metadata.drivers.answers.source import V, View
 from vmw_cloudinit_metadata.drivers.driver import UnderWay, Work
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 
@@ -47,33 +48,39 @@ class Reading:
         return self.instance
 
 
-Read = Callable[[Snapshot], Reading]
 Key = tuple[Hashable, ...]
 
 
-class Readings:
+class Readings(Generic[V]):
     """Readings by what they are of, each valid while its files look the same."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: LRUCache[Key, tuple[Reading, Snapshot]] = LRUCache(KEPT_BYTES, getsizeof=_size)
+        self._kept: LRUCache[Key, tuple[Reading, V]] = LRUCache(KEPT_BYTES, getsizeof=_size)
         self._under_way: dict[Key, tuple[Work, int]] = {}  # with the size of the file
 
     def of(
-        self, key: Key, who: Key, path: str, snapshot: Snapshot, read: Read, *, keep: bool = False
+        self,
+        key: Key,
+        who: Key,
+        size: int,
+        view: V,
+        read: Callable[[V], Reading],
+        *,
+        keep: bool = False,
     ) -> Reading:
         """What `read` returns, or has returned and was kept; `keep` it in any case.
 
-        `key` is what is read, `who` the machine for which, and `path` the file of its own, if any.
+        `key` is what is read, `who` the machine for which, and `size` that of its own file.
         Raises what `read` raises, and UnderWay if another thread is reading this large file, or
-        others are reading too many. `snapshot` counts as having seen all that the reading needs.
+        others are reading too many. `view` counts as having seen all that the reading needs.
         """
         with self._lock:
             kept = self._kept.get(key) or self._kept.get((*key, *who))
-        if kept and snapshot.agrees_with(kept[1]):
+        if kept and view.agrees_with(kept[1]):
             return kept[0]
-        work = self._begin(key, snapshot.size_of(path))
-        seen = Snapshot(snapshot.root)
+        work = self._begin(key, size)
+        seen = view.apart()
         reading = None
         began_s = time.thread_time()
         try:
@@ -87,7 +94,7 @@ class Readings:
                     of = (*key, *who) if reading.is_of_machine else key
                     work.is_kept = self._keep(of, reading, seen)
                 work.is_over = True
-        snapshot.include(seen)
+        view.include(seen)
         return reading
 
     @property
@@ -120,7 +127,7 @@ class Readings:
     def _bytes_under_way(self) -> int:
         return sum(size for _, size in self._under_way.values())
 
-    def _keep(self, key: Key, reading: Reading, seen: Snapshot) -> bool:
+    def _keep(self, key: Key, reading: Reading, seen: V) -> bool:
         seen = seen.closed()
         if not seen.is_settled() or _size((reading, seen)) > KEPT_BYTES:
             return False
@@ -146,7 +153,7 @@ def _fault_size(fault: Fault) -> int:
     return 512 + len(fault.found) + len(fault.expected) + sum(len(str(part)) for part in fault.key)
 
 
-def _size(kept: tuple[Reading, Snapshot]) -> int:
+def _size(kept: tuple[Reading, View]) -> int:
     reading, seen = kept
     of_files = _BYTES_PER_BYTE * seen.bytes_seen if reading.instance else 0
     return _ABOUT_BYTES + of_files + sum(map(_fault_size, reading.faults))

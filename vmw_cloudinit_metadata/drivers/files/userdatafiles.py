@@ -9,10 +9,10 @@ import os
 import re
 from collections.abc import Iterator
 
-from vmw_cloudinit_metadata.drivers.content import documentfile
-from vmw_cloudinit_metadata.drivers.content.everyfile import EveryFile
-from vmw_cloudinit_metadata.drivers.content.namescan import NameScan
 from vmw_cloudinit_metadata.drivers.driver import DriverError, UnderWay
+from vmw_cloudinit_metadata.drivers.files import documentfile
+from vmw_cloudinit_metadata.drivers.files.everyfile import EveryFile
+from vmw_cloudinit_metadata.drivers.files.namescan import NameScan
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
