@@ -15,6 +15,7 @@ from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData, pa
 from vmw_cloudinit_metadata.drivers.content.reading import Reading, Readings
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.layers.bases import Bases
 from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories
 from vmw_cloudinit_metadata.drivers.layers.layerfiles import LayerFiles, LayerSet
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack, Selection, selection_of
@@ -38,6 +39,7 @@ class InstanceFiles:
         self._defaults = defaults
         self._layers = layers
         self._inventories = inventories
+        self._bases = Bases()
         self.readings = Readings()
         self.owners = Owners()
 
@@ -79,9 +81,9 @@ class InstanceFiles:
 
     def _stack(self, own: OwnData, selection: Selection, snapshot: Snapshot) -> LayerStack:
         mine = self.own(own, snapshot)
-        files = [mine] if mine else []
-        files += (layer.file for layer in reversed(selection.layers))
-        return LayerStack([*files, *self._defaults.layers(snapshot)], mine, selection.captures)
+        defaults = self._defaults.layer(snapshot)
+        base = self._bases.of(selection.of, selection.indices, defaults)
+        return LayerStack(mine, base, selection.captures)
 
     def _selection(self, machine: Machine, snapshot: Snapshot) -> Selection:
         found = self._layers.all(snapshot)
@@ -91,13 +93,11 @@ class InstanceFiles:
         self, stack: LayerStack, sources: Callable[[], Sources], snapshot: Snapshot
     ) -> tuple[InstanceData | None, tuple[Fault, ...]]:
         """The instance that the layers make, or None and the faults that it has instead."""
-        files = stack.files
-        faults = [fault for layer in files for fault in layer.faults]
-        mapping, of_stack, warnings = stack.mapping(sources)
-        faults += of_stack
+        mapping, faults, warnings = stack.mapping(sources)
+        faults = [*stack.faults, *faults]
         if stack.own is None:
             mapping.setdefault("metadata", {})
-        paths = [layer.path for layer in files]
+        paths = stack.paths
         found = self._replace_file_names(mapping, paths, snapshot)
         instance = None
         try:
@@ -105,8 +105,9 @@ class InstanceFiles:
         except InvalidInstanceData as error:
             found += error.faults
         # Faults of what a file lacks only follow from those of a file that says nothing.
-        if not any(file.faults and not file.mapping for file in files):
+        if found and not stack.has_silent:
             known = {fault.key for fault in faults}
+            files = stack.files
             faults += (layer.located(fault, files) for fault in found if fault.key not in known)
         if faults or instance is None:
             return None, tuple(sorted(dict.fromkeys(faults), key=_place))

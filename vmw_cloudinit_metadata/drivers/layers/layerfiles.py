@@ -46,6 +46,7 @@ class LayerSet:
 
     layers: tuple[SharedLayer, ...] = ()
     version: int = 0
+    size_bytes: int = 0
 
 
 NO_LAYERS = LayerSet()
@@ -74,7 +75,8 @@ class LayerFiles:
                 return self._kept[0]  # another thread has read them meanwhile
             seen = Snapshot(snapshot.root)
             self._version += 1
-            layers = LayerSet(tuple(self._read(seen)), self._version)
+            found = tuple(self._read(seen))
+            layers = LayerSet(found, self._version, seen.bytes_seen)
             self._kept = (layers, seen.closed()) if seen.is_settled() else None
         snapshot.include(seen)
         return layers
