@@ -57,8 +57,8 @@ class FileSearch:
     ) -> list[OwnData]:
         """All that there is of a stem; an inventory's UUIDs are VC UUIDs."""
         paths = self.paths_named(matched_by, stem, snapshot)
-        places = [OwnData(matched_by, path, stem) for path in paths]
-        if inventories and matched_by != "bios-uuid":
+        places = [OwnData(matched_by, path, stem) for path in paths] if paths else []
+        if matched_by != "bios-uuid":
             for inventory in inventories:
                 places += inventory.places(stem, matched_by)
         return places

@@ -84,10 +84,12 @@ class Inventories:
 
     def all(self, snapshot: Snapshot) -> list[Inventory]:
         """Every inventory; raises DriverError, and UnderWay."""
-        return [self.of(path, snapshot) for path in self.paths(snapshot)]
+        paths = self.paths(snapshot)
+        return [self.of(path, snapshot) for path in paths] if paths else []
 
     def paths(self, snapshot: Snapshot) -> list[str]:
-        return [path for path in self._shared.paths(snapshot) if path != self._layers_path]
+        present = self._shared.paths(snapshot)
+        return [path for path in present if path != self._layers_path] if present else []
 
     @property
     def kept_bytes(self) -> int:
