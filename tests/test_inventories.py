@@ -105,6 +105,33 @@ def test_entries_of_a_table(directory: Path) -> None:
     assert served(directory, "web3").network is None
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("vms.yaml", 'web1: {userdata: {packages+: [a]}, metadata: {x: "\\x24{vm.name}"}}\n'),
+        ("vms.json", '{"web1": {"userdata": {"packages\\u002b": ["a"]}, "metadata": '
+            '{"x": "\\u0024{vm.name}"}}}'),
+        ("vms.csv", "name,userdata.packages+,metadata.x\nweb1,a,${vm.name}\n"),
+        ("vms.csv", "\ufeffname;userdata.packages+;metadata.x\r\nweb1;a;${vm.name}\r\n"),
+    ],
+    ids=["yaml", "json", "csv", "excel"],
+)  # fmt: skip
+def test_entry_appends_and_substitutes_without_layers(
+    directory: Path, name: str, text: str
+) -> None:
+    put(directory, name, text)
+    found = served(directory, "web1")
+    assert found.userdata == b"#cloud-config\npackages:\n- a\n"
+    assert found.metadata == {"x": "web1"}
+
+
+def test_appended_text_of_an_entry_is_a_fault(directory: Path) -> None:
+    put(directory, "vms.yaml", "web1: {metadata: {r+: x}}\n")
+    (fault,) = faults_of(directory, "web1")
+    assert fault.startswith("vms.yaml:1:19: metadata.")
+    assert "expected a list, which is appended to the list below" in fault
+
+
 def test_entry_lies_over_layers(directory: Path) -> None:
     (directory / "layers").mkdir()
     write(directory / "layers", all="network: {nameservers: [10.0.0.53], mtu: 9000}\n")
@@ -129,7 +156,7 @@ def test_entry_lies_over_layers(directory: Path) -> None:
         ("vms.yaml", "a: {metadata: {a: 1, a: 2}}\n", "a", "vms.yaml:1:22: metadata.<1 character"),
         ("vms.csv", "name,network.address\na,\nb,x\n", "b", "vms.csv:3: network.address: found"),
         ("vms.csv", "name\na,b\n", "a", "vms.csv:2: found 2 cells, expected at most 1"),
-        ("vms.csv", "vm\na\n", "a", "vms.csv:1: found a table without this column, expected a fir"),
+        ("vms.csv", "vm\na\n", "a", "vms.csv:1: found a first line without the column name, expe"),
         ("vms.csv", "name,a,a\nb\n", "b", "vms.csv:1: found a duplicate column"),
         ("vms.csv", "name,a,a.b\nb\n", "b", "vms.csv:1: found a column that is below another"),
         ("vms.csv", "name,a..b\nb\n", "b", "vms.csv:1: found column 2 without a key"),

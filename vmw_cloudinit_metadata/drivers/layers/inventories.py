@@ -21,6 +21,7 @@ from vmw_cloudinit_metadata.drivers.filesystem.filename import usual_stem
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Signature, Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
+from vmw_cloudinit_metadata.instance.layering.patch import APPENDS
 from vmw_cloudinit_metadata.instance.layering.substitution import BEGINS
 from vmw_cloudinit_metadata.instance.parsing import csvtable, entries
 from vmw_cloudinit_metadata.instance.parsing.entries import Entry
@@ -37,7 +38,7 @@ class Inventory:
     entries: Mapping[str, Sequence[Entry]]
     faults: tuple[Fault, ...] = ()  # of the file as a whole, which then has no entries
     unusable: tuple[Entry, ...] = ()  # with names that no VM can have
-    has_references: bool = False
+    marks: str = ""  # in place of its text, for what all entries together may have
 
     def places(self, stem: str, matched_by: str) -> list[OwnData]:
         found = self.entries.get(stem, ())
@@ -57,8 +58,7 @@ class Inventory:
         value = seed.value
         if isinstance(value, dict) and not value.keys() & {"metadata"}:
             value = {"metadata": {}, **value}  # which a file must have, to be known as one
-        text = BEGINS if self.has_references else ""
-        return layer.of_seed(self.path, replace(seed, value=value), text)
+        return layer.of_seed(self.path, replace(seed, value=value), self.marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,8 @@ def inventory_of(path: str, content: bytes | None) -> Inventory:
             by_stem[stem].append(entry)
         else:
             unusable.append(entry)
-    return Inventory(path, dict(by_stem), (), tuple(unusable), BEGINS in text)
+    marks = "".join(mark for mark in (BEGINS, APPENDS) if layer.may_have(mark, text))
+    return Inventory(path, dict(by_stem), (), tuple(unusable), marks)
 
 
 def _faulty(fault: Fault) -> Inventory:

@@ -153,9 +153,9 @@ class LayerStack:
 
     def _lacks_address(self, merged: Mapping[str, Any]) -> bool:
         """Whether layers alone say something of a network, but not where in it the VM is."""
+        if self.own and self.own.mapping.get("network") is not None:
+            return False  # who writes one for a VM means one: it lacks an address
         network = merged.get("network")
         if not isinstance(network, dict) or native.is_native(network):
             return False
-        if self.own and self.own.mapping.get("network") is not None:
-            return False  # who writes one for a VM means one: it lacks an address
         return not network.get("address") and not network.get("dhcp")
