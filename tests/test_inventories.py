@@ -125,6 +125,24 @@ def test_entry_appends_and_substitutes_without_layers(
     assert found.metadata == {"x": "web1"}
 
 
+def test_uuid_of_an_entry_may_have_braces(directory: Path) -> None:
+    put(directory, "vms.csv", f"name,metadata.role\n{{{VC.upper()}}},web\n")
+    assert served(directory, "web1", VC).metadata == {"role": "web"}
+
+
+def test_list_is_no_inventory(directory: Path) -> None:
+    put(directory, "vms.yaml", "- {name: a}\n- {name: b}\n")
+    (fault,) = faults_of(directory, "a")
+    assert fault.startswith("vms.yaml:1:1: found something else, expected a mapping of VM names")
+
+
+def test_validate_names_a_table_that_is_nearly_one(directory: Path) -> None:
+    put(directory, "vms.CSV", "name\nweb1\n")
+    (warning,) = validated(directory)
+    assert "(vms.CSV)" in warning
+    assert "expected vms.csv, or names such as" in warning
+
+
 def test_appended_text_of_an_entry_is_a_fault(directory: Path) -> None:
     put(directory, "vms.yaml", "web1: {metadata: {r+: x}}\n")
     (fault,) = faults_of(directory, "web1")
@@ -160,7 +178,7 @@ def test_entry_lies_over_layers(directory: Path) -> None:
         ("vms.csv", "name,a,a\nb\n", "b", "vms.csv:1: found a duplicate column"),
         ("vms.csv", "name,a,a.b\nb\n", "b", "vms.csv:1: found a column that is below another"),
         ("vms.csv", "name,a..b\nb\n", "b", "vms.csv:1: found column 2 without a key"),
-        ("vms.csv", 'name\n"a\n', "a", "vms.csv:3: found invalid CSV (unexpected end of data)"),
+        ("vms.csv", 'name\n"a\n', "a", "vms.csv:2: found invalid CSV (unexpected end of data)"),
         ("vms.csv", "name,metadata.x\na,1\nb\"c\n", "a", None),
     ],
 )  # fmt: skip

@@ -335,6 +335,12 @@ def test_marks_are_no_values() -> None:
         pytest.param(
             {"peer": "10.0.0.0/8"}, Machine(peer_address="::ffff:10.1.2.3"), {}, id="mapped-peer"
         ),
+        pytest.param(
+            {"peer": "::ffff:10.0.0.0/104"},
+            Machine(peer_address="10.1.2.3"),
+            {},
+            id="mapped-network",
+        ),
         pytest.param({"peer": "fd00::/8"}, Machine(peer_address="10.1.2.3"), None, id="family"),
         pytest.param({"peer": "fe80::/10"}, Machine(peer_address="fe80::1%eth0"), {}, id="scope"),
         pytest.param({"peer": "10.0.0.0/8"}, Machine(), None, id="without-peer"),
@@ -447,6 +453,11 @@ def test_reference_without_a_value_is_a_fault(text: str) -> None:
 def test_metadata_refers_to_no_metadata() -> None:
     _, (fault,) = substituted({"metadata": {"a": "${metadata.b}", "b": "c"}}, sources_of(BER, {}))
     assert "cannot refer to itself" in fault.expected
+
+
+def test_reference_to_metadata_that_is_not_given_says_so() -> None:
+    _, (fault,) = substituted({"documents": {"a": "${metadata.b}"}}, sources_of(BER, {}))
+    assert fault.expected == "the key of a string or number below metadata, not nothing"
 
 
 def test_text_of_user_data_is_not_rewritten() -> None:

@@ -6,19 +6,29 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.process import ServerProcess, run
 from tests.test_file_driver import BROKEN, VC, driver_of, id_of, told, validated, write
 from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers.content import layer
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.filesystem import snapshot
+from vmw_cloudinit_metadata.drivers.layers.bases import Base
+from vmw_cloudinit_metadata.drivers.layers.explained import explained
+from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.layering import patch
+from vmw_cloudinit_metadata.instance.layering.substitution import sources_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
@@ -200,6 +210,21 @@ def test_layer_that_a_link_leads_out_to_is_a_fault(directory: Path) -> None:
     (fault,) = faults_of(directory)
     assert fault.startswith("layers/60-x.yaml:1: found a link that leads out of the directory")
     assert served(directory, links_outside=True).metadata["secret"] == "s"
+
+
+@pytest.mark.parametrize("name", ["layers", "vms.csv"])
+def test_link_to_nothing_is_no_absence(directory: Path, name: str) -> None:
+    if name == "layers":
+        (directory / name).rename(directory / "others")
+    (directory / name).symlink_to("nowhere")
+    with pytest.raises(DriverError, match=f"{name}: cannot be read: No such file"):
+        driver_of(directory).get_instance(BER1)
+
+
+def test_empty_layer_is_a_fault(directory: Path) -> None:
+    layers(directory, **{"60-x": "# metadata: {}\n"})
+    (fault,) = faults_of(directory)
+    assert fault == "layers/60-x.yaml:1: found nothing, expected a mapping"
 
 
 def test_name_of_a_vm_that_is_substituted_has_few_characters(directory: Path) -> None:
@@ -385,6 +410,32 @@ def test_explanation_has_the_leaves_of_the_document(directory: Path) -> None:
         *("network.nameservers", "network.address", "documents.role", "userdata-file"),
     ]
     assert "userdata-file: u  # layers/60-x.yaml:1, over a mapping" in lines[-1]
+
+
+METADATA = st.recursive(
+    st.sampled_from([None, "a", 1, True, "${vm.name}", [], ["a"]]),
+    lambda below: st.dictionaries(st.sampled_from("abc"), below, max_size=3),
+    max_leaves=6,
+).filter(lambda value: isinstance(value, dict))
+
+
+@given(st.lists(st.fixed_dictionaries({"metadata": METADATA, "userdata": METADATA}), min_size=1))
+def test_leaves_of_the_explanation_are_those_of_the_document(files: list[Any]) -> None:
+    parsed = [layer.parse(f"/d/{n}", json.dumps(file).encode()) for n, file in enumerate(files)]
+    stack = LayerStack(parsed[0], Base(parsed[1:]), {})
+    mapping, faults, _ = stack.mapping(lambda: sources_of(BER1, {}))
+    if faults:
+        return
+    found = InstanceData.from_mapping(mapping)
+    document = {"metadata": found.metadata, "userdata": yaml.safe_load(found.userdata) or {}}
+    lines = [line.partition("  # ")[0] for line in explained(stack, BER1, "/d")]
+    expected = {
+        f"{'.'.join(key)}: {value if isinstance(value, str) else json.dumps(value)}"
+        for key in patch.leaves(document)
+        for value in [reduce(lambda below, part: below[part], key, document)]
+    }
+    nothing = {"metadata: {}", "userdata: {}"}
+    assert {line.replace(": nothing", ": null") for line in lines} - nothing == expected - nothing
 
 
 # With a real server

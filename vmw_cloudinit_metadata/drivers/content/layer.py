@@ -137,8 +137,10 @@ def of_seed(
         if has_appended:
             faults.extend(patch_of(mapping)[1])
     elif not faults.found:
+        needs_metadata = "serve" not in known
+        expected = "a mapping with the key metadata" if needs_metadata else "a mapping"
         kind = kind_of(found.value)  # the text itself may be user-data
-        faults.add(Fault((), kind, "a mapping with the key metadata"))
+        faults.add(Fault((), kind, expected))
     with_place = tuple([found.located(fault, path) for fault in faults.all()])
     is_like_user_data = not mapping and _LIKE_USER_DATA.match(text) is not None
     has_references = may_have(BEGINS, text)

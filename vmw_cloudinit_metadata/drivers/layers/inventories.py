@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +30,7 @@ from vmw_cloudinit_metadata.instance.parsing.entries import Entry
 
 _BYTES_PER_BYTE = 40  # memory of a parsed inventory, for each byte of its file
 _CSV = ".csv"
+_BRACES = re.compile(r"\{([0-9A-Fa-f-]{32,36})\}")  # around a UUID, as in .NET
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Inventories:
 
     def of(self, path: str, snapshot: Snapshot) -> Inventory:
         """The inventory at `path`; raises DriverError, and UnderWay."""
-        if not snapshot.exists(path):
+        if not snapshot.exists(path) and not os.path.islink(path):
             return Inventory(path, {})
         with self._lock:
             kept = self._kept.get(path)
@@ -156,7 +159,7 @@ def inventory_of(path: str, content: bytes | None) -> Inventory:
     by_stem: dict[str, list[Entry]] = defaultdict(list)
     unusable = []
     for entry in found:
-        stem = usual_stem(entry.name)
+        stem = usual_stem(_BRACES.sub(r"\1", entry.name))
         if stem:
             by_stem[stem].append(entry)
         else:

@@ -1,9 +1,9 @@
 """An inventory in CSV (RFC 4180): a VM a row, and a dotted key a column. Pure.
 
-Its cells end at commas, or at semicolons if the first line has these: Excel writes them where the
-comma is for decimals. The column `name` has the VM's name or VC UUID, `network.address` its address, and so on. An empty
-cell is no key. A cell is text; where a key takes other values too, `true`, `false` and whole
-numbers are such; in a column `key+` it is a list of one.
+Cells end at commas, or at semicolons if the first line has more of these: Excel writes them where
+a comma begins decimals. The column `name` has the VM's name or VC UUID, `network.address` its
+address, and so on. An empty cell is no key. A cell is text; where a key takes other values too,
+`true`, `false` and whole numbers are such; in a column `key+` it is a list of one.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
     lines = (f"{line}\n" for line in text.split("\n"))
     rows = csv.reader(lines, strict=True, delimiter=delimiter)
     entries: list[Entry] = []
+    begins = 1
     try:
         header = next(rows, [])
         faults = list(_header_faults(header))
@@ -54,7 +55,7 @@ def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
                 entries.append(Entry(name, begins, read))
             begins = rows.line_num + 1
     except csv.Error as error:
-        return [], (Fault((), f"invalid CSV ({error})", "CSV", line=rows.line_num),)
+        return [], (Fault((), f"invalid CSV ({error})", "CSV", line=begins),)
     return entries, ()
 
 
