@@ -14,11 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.process import ServerProcess, run
+from tests.process import Constants, ServerProcess, run
 from tests.test_file_driver import OTHER, VC, driver_of, instance, told, validated, write
 from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers.driver import DriverError, UnderWay
-from vmw_cloudinit_metadata.drivers.filesystem import snapshot
 from vmw_cloudinit_metadata.drivers.layers import inventories
 from vmw_cloudinit_metadata.drivers.layers.vmnames import vm_names
 from vmw_cloudinit_metadata.guest.vsphere.names import names
@@ -49,11 +48,6 @@ def directory(tmp_path: Path) -> Path:
     path = tmp_path / "inventory"
     path.mkdir()
     return path
-
-
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
 
 
 def put(directory: Path, name: str, text: str) -> None:
@@ -300,10 +294,10 @@ def test_last_good_answer_is_served_while_the_inventory_has_a_fault(directory: P
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("is_settled", [True, False], ids=["settled", "changed-just-now"])
 def test_inventory_is_parsed_once(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, is_settled: bool
+    directory: Path, monkeypatch: pytest.MonkeyPatch, constants: Constants, is_settled: bool
 ) -> None:
     if not is_settled:
-        monkeypatch.setattr(snapshot, "UNSETTLED_NS", 10**18)
+        constants(drivers__filesystem__snapshot__UNSETTLED_NS=10**18)
     count = 0
     parse = inventories.inventory_of
 

@@ -21,7 +21,6 @@ from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.drivers.filesystem import snapshot
 from vmw_cloudinit_metadata.drivers.layers.bases import Base
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
@@ -58,11 +57,6 @@ def directory(tmp_path: Path) -> Path:
     layers(path, **{"10-all": ALL, "50-web": WEB})
     write(path, **{"web-ber-1": OWN})
     return path
-
-
-@pytest.fixture
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "UNSETTLED_NS", -(10**18))
 
 
 def layers(directory: Path, **files: str) -> None:

@@ -35,23 +35,23 @@ class Defaults:
     def paths(self) -> list[str]:
         return [self.path] if self.path else []
 
-    def layer(self, snapshot: Snapshot) -> FileLayer | None:
+    def layers(self, snapshot: Snapshot) -> list[FileLayer]:
         """Return the parsed file, if there is one.
 
         One thread parses it for all others, and only after a change.
         """
         if not self.path:
-            return None
+            return []
         with self._lock:
             snapshot.exists(self.path)
             if self._kept and self._kept[0] == snapshot.signature(self.path):
-                return self._kept[1]
+                return [self._kept[1]]
             seen = Snapshot(snapshot.root)
             read = _read(self.path, seen)
             signature = seen.signature(self.path)
             self._kept = (signature, read) if seen.is_settled() else None
             snapshot.include(seen)
-            return read
+            return [read]
 
     def faults(self, snapshot: Snapshot) -> Iterator[Fault]:
         """Return every fault and warning of the file itself."""

@@ -81,8 +81,8 @@ class InstanceFiles:
 
     def _stack(self, own: OwnData, selection: Selection, snapshot: Snapshot) -> LayerStack:
         mine = self.own(own, snapshot)
-        defaults = self._defaults.layer(snapshot)
-        base = self._bases.of(selection.of, selection.indices, defaults)
+        lowest = self._defaults.layers(snapshot)
+        base = self._bases.of(selection.of, selection.indices, lowest)
         return LayerStack(mine, base, selection.captures)
 
     def _selection(self, machine: Machine, snapshot: Snapshot) -> Selection:

@@ -49,18 +49,17 @@ class Bases:
     def __init__(self) -> None:
         self._kept: tuple[LayerSet, dict[tuple[int, ...], Base]] = NO_LAYERS, {}
 
-    def of(self, layers: LayerSet, indices: tuple[int, ...], defaults: FileLayer | None) -> Base:
-        """The base of some of the layers, and of the defaults."""
-        if not indices and not defaults:
+    def of(self, layers: LayerSet, indices: tuple[int, ...], lowest: Sequence[FileLayer]) -> Base:
+        """The base of some of the layers, and of the defaults, which are `lowest`."""
+        if not indices and not lowest:
             return _NO_BASE
         kept_of, kept = self._kept
         if kept_of is not layers:
             kept = {}
             self._kept = layers, kept
         base = kept.get(indices)
-        if base is None or (defaults and base.files[-1] is not defaults):
-            below = [defaults] if defaults else []
-            base = Base([*(layers.layers[index].file for index in reversed(indices)), *below])
+        if base is None or (lowest and base.files[-1] is not lowest[-1]):
+            base = Base([*(layers.layers[index].file for index in reversed(indices)), *lowest])
             if len(kept) * _size(layers) < KEPT_BYTES:
                 kept[indices] = base
         return base
