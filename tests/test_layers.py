@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from functools import reduce
@@ -15,7 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.process import ServerProcess, run
+from tests.process import Constants, ServerProcess, run
 from tests.test_file_driver import BROKEN, VC, driver_of, id_of, told, validated, write
 from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers.content import layer
@@ -359,6 +360,40 @@ def test_layers_that_changed_just_now_are_not_parsed_again(
     with pytest.raises(NameError):
         driver.get_instance(BER1)  # the own file is
     assert driver.get_instance(BER2)
+
+
+@pytest.mark.parametrize("is_settled", [True, False], ids=["kept", "read-each-time"])
+def test_no_answer_has_an_older_layer_after_a_newer_one(
+    directory: Path, constants: Constants, is_settled: bool
+) -> None:
+    if is_settled:
+        constants(drivers__filesystem__snapshot__UNSETTLED_NS=-(10**18))
+    driver = driver_of(directory)
+    written, failures = 0, list[str]()
+    ended = threading.Event()
+
+    def ask(machine: Machine) -> None:
+        while not ended.is_set():
+            least = written
+            found = driver.get_instance(machine)
+            if found is None or found.metadata["n"] < least:
+                failures.append(f"{found and found.metadata} after {least}")
+
+    layers(directory, **{"60-n": "metadata: {n: 0}\n"})
+    threads = [threading.Thread(target=ask, args=[machine]) for machine in (BER1, BER2)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 100):
+        new = directory / "new"
+        new.write_text(f"metadata: {{n: {number}}}\n")
+        new.chmod(0o600)
+        new.rename(directory / "layers/60-n.yaml")
+        written = number
+        time.sleep(0.003)
+    ended.set()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
 
 
 # Explanation
