@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import product
 from typing import Any
 
 import pytest
@@ -73,6 +74,21 @@ def test_merging_is_associative(a: Any, b: Any, c: Any) -> None:
     left, right = over(over(one, two), three), over(one, over(two, three))
     assert settled(left) == settled(right)
     assert left == right
+
+
+KINDS: list[dict[str, Any]] = [
+    *({}, {"k": None}, {"k": "t"}, {"k": ["a"]}, {"k+": ["b"]}, {"k+": ["c"]}, {"k": {}}),
+    *({"k": {"x": "t"}}, {"k": {"x": None}}, {"k": {"x": ["a"]}}, {"k": {"x+": ["b"]}}),
+]
+
+
+@pytest.mark.parametrize("part", ["metadata", "userdata"])
+def test_merging_of_every_kind_over_every_other_is_associative(part: str) -> None:
+    patches = patches_of(*({part: kind} for kind in KINDS), {part: None}, {part: "text"}, {})
+    for one, two, three in product(patches, repeat=3):
+        left, right = over(over(one, two), three), over(one, over(two, three))
+        assert left == right
+        assert repr(settled(left)) == repr(settled(right))
 
 
 @given(st.lists(LAYERS, max_size=4), st.randoms())

@@ -95,6 +95,17 @@ def test_defaults_lie_below_all_layers(directory: Path) -> None:
     assert found.sources[-1] == str(directory / "common.yaml")
 
 
+@pytest.mark.usefixtures("settled")
+def test_change_of_the_defaults_below_layers_is_served(directory: Path) -> None:
+    write(directory, common="metadata: {rack: 1}\n")
+    driver = driver_of(directory, defaults="common.yaml")
+    for rack in (1, 12, 123):
+        write(directory, common=f"metadata: {{rack: {rack}}}\n")
+        found = driver.get_instance(BER1)
+        assert found
+        assert found.metadata["rack"] == rack
+
+
 def test_vm_without_a_file_is_served_by_a_layer_that_serves(directory: Path) -> None:
     found = served(directory, BER2)
     assert found.matched_by == "layer"
