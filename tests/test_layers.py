@@ -282,6 +282,28 @@ def test_validate_warns_of_a_layer_that_counts_for_no_vm(
     assert found.startswith(warning)
 
 
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("match: {query.a: b}\nserve: true\nnetwork: {address: 10.0.0.9/24}\n",
+            ["network.address"]),
+        ("serve: true\nmetadata: {instance-id: i, local-hostname: web}\n",
+            ["metadata.instance-id", "metadata.local-hostname"]),
+        ("match: {name: 'web-{n}'}\nserve: true\nmetadata: {instance-id: 'i${match.n}'}\n"
+            "network: {address: '10.0.0.${match.n}/24'}\n", []),
+        ("match: {name: web-ber-1}\nnetwork: {address: 10.0.0.9/24}\n", []),
+        (f"match: {{vc-uuid: {VC}}}\nserve: true\nmetadata: {{instance-id: i}}\n", []),
+    ],
+    ids=["address", "names", "of-each-vm", "one-name", "one-uuid"],
+)  # fmt: skip
+def test_validate_warns_of_values_that_a_layer_gives_to_all_its_vms(
+    directory: Path, text: str, keys: list[str]
+) -> None:
+    layers(directory, **{"60-x": text})
+    found = [one for one in validated(directory) if "which each VM gets" in one]
+    assert [one.split(": ")[2] for one in found] == keys
+
+
 def test_validate_reports_the_faults_of_a_layer_that_no_file_uses(directory: Path) -> None:
     layers(directory, **{"60-x": "match: {query.a: b}\nnetwork: {address: x}\n"})
     (fault,) = validated(directory)
