@@ -214,6 +214,17 @@ def test_inventory_that_cannot_be_read_is_no_fault_of_a_vm_with_a_file(directory
     assert faults_of(directory, "web2")
 
 
+def test_link_to_no_inventory_is_a_fault_of_vms_without_a_file(directory: Path) -> None:
+    (directory / "vms.csv").symlink_to("nowhere")
+    write(directory, web1=instance("a"))
+    driver = driver_of(directory)
+    assert driver.get_instance(Machine(name="web1", vc_uuid=VC))
+    (fault,) = faults_of(directory, "web2")
+    assert fault.startswith("vms.csv:1: found a link that leads nowhere")
+    put(directory, "nowhere", "name\nweb2\n")
+    assert driver.get_instance(Machine(name="web2", vc_uuid=OTHER))
+
+
 def test_entry_that_no_vm_can_have_is_a_warning(directory: Path) -> None:
     put(directory, "vms.yaml", ".hidden: {}\n")
     (warning,) = validated(directory)

@@ -218,13 +218,14 @@ def test_layer_that_a_link_leads_out_to_is_a_fault(directory: Path) -> None:
     assert served(directory, links_outside=True).metadata["secret"] == "s"
 
 
-@pytest.mark.parametrize("name", ["layers", "vms.csv"])
-def test_link_to_nothing_is_no_absence(directory: Path, name: str) -> None:
-    if name == "layers":
-        (directory / name).rename(directory / "others")
-    (directory / name).symlink_to("nowhere")
-    with pytest.raises(DriverError, match=f"{name}: cannot be read: No such file"):
-        driver_of(directory).get_instance(BER1)
+def test_link_to_no_layers_is_no_absence(directory: Path) -> None:
+    (directory / "layers").rename(directory / "others")
+    (directory / "layers").symlink_to("nowhere")
+    driver = driver_of(directory)
+    with pytest.raises(DriverError, match="layers: cannot be read: No such file"):
+        driver.get_instance(BER1)
+    (directory / "nowhere").symlink_to("others")
+    assert driver.get_instance(BER1)
 
 
 def test_empty_layer_is_a_fault(directory: Path) -> None:

@@ -108,8 +108,8 @@ class Inventories:
 
     def of(self, path: str, snapshot: Snapshot) -> Inventory:
         """The inventory at `path`; raises DriverError, and UnderWay."""
-        if not snapshot.exists(path) and not os.path.islink(path):
-            return Inventory(path, {})
+        if not snapshot.exists(path):
+            return _faulty(_dangling(path)) if os.path.islink(path) else Inventory(path, {})
         with self._lock:
             kept = self._kept.get(path)
             if kept and kept.signature and kept.signature == snapshot.signature(path):
@@ -166,6 +166,10 @@ def inventory_of(path: str, content: bytes | None) -> Inventory:
             unusable.append(entry)
     marks = "".join(mark for mark in (BEGINS, APPENDS) if layer.may_have(mark, text))
     return Inventory(path, dict(by_stem), (), tuple(unusable), marks)
+
+
+def _dangling(path: str) -> Fault:
+    return Fault((), "a link that leads nowhere", "a file there, or no such link", path, 1)
 
 
 def _faulty(fault: Fault) -> Inventory:
