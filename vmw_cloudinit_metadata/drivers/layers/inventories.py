@@ -87,12 +87,12 @@ class Inventories:
 
     def all(self, snapshot: Snapshot) -> list[Inventory]:
         """Every inventory; raises DriverError, and UnderWay."""
-        paths = self.paths(snapshot)
-        return [self.of(path, snapshot) for path in paths] if paths else []
+        if not self._shared.paths(snapshot):
+            return []  # as in most directories
+        return [self.of(path, snapshot) for path in self.paths(snapshot)]
 
     def paths(self, snapshot: Snapshot) -> list[str]:
-        present = self._shared.paths(snapshot)
-        return [path for path in present if path != self._layers_path] if present else []
+        return [path for path in self._shared.paths(snapshot) if path != self._layers_path]
 
     @property
     def kept_bytes(self) -> int:

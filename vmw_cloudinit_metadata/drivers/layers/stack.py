@@ -120,7 +120,7 @@ class LayerStack:
         if self.has_references:
             merged, without_value = substituted(merged, sources())
             faults += (located(fault, self.files) for fault in without_value)
-        if not self._lacks_address(merged):
+        if not self.base.files or not self._lacks_address(merged):
             return merged, faults, []
         del merged["network"]
         return merged, faults, [_NO_NETWORK]
