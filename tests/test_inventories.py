@@ -407,7 +407,8 @@ def test_client_plays_the_vms_of_an_inventory(
 ) -> None:
     put(directory, "vms.csv", "name,metadata.role\nweb1,web\nweb2,db\n")
     (directory / "layers").mkdir()
-    write(directory / "layers", web='match: {query.profile: web}\nuserdata: "x ${vm.name}"\n')
+    match = "match: {query.profile: web, direction: client, peer: 127.0.0.0/8}"
+    write(directory / "layers", web=f'{match}\nuserdata: "x ${{vm.name}}"\n')
     server = start(driver_opts={"directory": str(directory)})
     played = run(
         *("client", "storm", "--directory", str(directory), "--uri", "my-metadata?profile=web"),
