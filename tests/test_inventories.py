@@ -99,6 +99,51 @@ def test_entries_of_a_table(directory: Path) -> None:
     assert served(directory, "web3").network is None
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("vms.yaml", 'web1: {userdata: {packages+: [a]}, metadata: {x: "\\x24{vm.name}"}}\n'),
+        ("vms.json", '{"web1": {"userdata": {"packages\\u002b": ["a"]}, "metadata": '
+            '{"x": "\\u0024{vm.name}"}}}'),
+        ("vms.csv", "name,userdata.packages+,metadata.x\nweb1,a,${vm.name}\n"),
+        ("vms.csv", "\ufeffname;userdata.packages+;metadata.x\r\nweb1;a;${vm.name}\r\n"),
+    ],
+    ids=["yaml", "json", "csv", "excel"],
+)  # fmt: skip
+def test_entry_appends_and_substitutes_without_layers(
+    directory: Path, name: str, text: str
+) -> None:
+    put(directory, name, text)
+    found = served(directory, "web1")
+    assert found.userdata == b"#cloud-config\npackages:\n- a\n"
+    assert found.metadata == {"x": "web1"}
+
+
+def test_uuid_of_an_entry_may_have_braces(directory: Path) -> None:
+    put(directory, "vms.csv", f"name,metadata.role\n{{{VC.upper()}}},web\n")
+    assert served(directory, "web1", VC).metadata == {"role": "web"}
+
+
+def test_list_is_no_inventory(directory: Path) -> None:
+    put(directory, "vms.yaml", "- {name: a}\n- {name: b}\n")
+    (fault,) = faults_of(directory, "a")
+    assert fault.startswith("vms.yaml:1:1: found something else, expected a mapping of VM names")
+
+
+def test_validate_names_a_table_that_is_nearly_one(directory: Path) -> None:
+    put(directory, "vms.CSV", "name\nweb1\n")
+    (warning,) = validated(directory)
+    assert "(vms.CSV)" in warning
+    assert "expected vms.csv, or names such as" in warning
+
+
+def test_appended_text_of_an_entry_is_a_fault(directory: Path) -> None:
+    put(directory, "vms.yaml", "web1: {metadata: {r+: x}}\n")
+    (fault,) = faults_of(directory, "web1")
+    assert fault.startswith("vms.yaml:1:19: metadata.")
+    assert "expected a list, which is appended to the list below" in fault
+
+
 def test_entry_lies_over_layers(directory: Path) -> None:
     (directory / "layers").mkdir()
     write(directory / "layers", all="network: {nameservers: [10.0.0.53], mtu: 9000}\n")
@@ -123,11 +168,11 @@ def test_entry_lies_over_layers(directory: Path) -> None:
         ("vms.yaml", "a: {metadata: {a: 1, a: 2}}\n", "a", "vms.yaml:1:22: metadata.<1 character"),
         ("vms.csv", "name,network.address\na,\nb,x\n", "b", "vms.csv:3: network.address: found"),
         ("vms.csv", "name\na,b\n", "a", "vms.csv:2: found 2 cells, expected at most 1"),
-        ("vms.csv", "vm\na\n", "a", "vms.csv:1: found a table without this column, expected a fir"),
+        ("vms.csv", "vm\na\n", "a", "vms.csv:1: found a first line without the column name, expe"),
         ("vms.csv", "name,a,a\nb\n", "b", "vms.csv:1: found a duplicate column"),
         ("vms.csv", "name,a,a.b\nb\n", "b", "vms.csv:1: found a column that is below another"),
         ("vms.csv", "name,a..b\nb\n", "b", "vms.csv:1: found column 2 without a key"),
-        ("vms.csv", 'name\n"a\n', "a", "vms.csv:3: found invalid CSV (unexpected end of data)"),
+        ("vms.csv", 'name\n"a\n', "a", "vms.csv:2: found invalid CSV (unexpected end of data)"),
         ("vms.csv", "name,metadata.x\na,1\nb\"c\n", "a", None),
     ],
 )  # fmt: skip
@@ -167,6 +212,17 @@ def test_inventory_that_cannot_be_read_is_no_fault_of_a_vm_with_a_file(directory
     write(directory, web1=instance("a"))
     assert served(directory, "web1")
     assert faults_of(directory, "web2")
+
+
+def test_link_to_no_inventory_is_a_fault_of_vms_without_a_file(directory: Path) -> None:
+    (directory / "vms.csv").symlink_to("nowhere")
+    write(directory, web1=instance("a"))
+    driver = driver_of(directory)
+    assert driver.get_instance(Machine(name="web1", vc_uuid=VC))
+    (fault,) = faults_of(directory, "web2")
+    assert fault.startswith("vms.csv:1: found a link that leads nowhere")
+    put(directory, "nowhere", "name\nweb2\n")
+    assert driver.get_instance(Machine(name="web2", vc_uuid=OTHER))
 
 
 def test_entry_that_no_vm_can_have_is_a_warning(directory: Path) -> None:
@@ -351,7 +407,8 @@ def test_client_plays_the_vms_of_an_inventory(
 ) -> None:
     put(directory, "vms.csv", "name,metadata.role\nweb1,web\nweb2,db\n")
     (directory / "layers").mkdir()
-    write(directory / "layers", web='match: {query.profile: web}\nuserdata: "x ${vm.name}"\n')
+    match = "match: {query.profile: web, direction: client, peer: 127.0.0.0/8}"
+    write(directory / "layers", web=f'{match}\nuserdata: "x ${{vm.name}}"\n')
     server = start(driver_opts={"directory": str(directory)})
     played = run(
         *("client", "storm", "--directory", str(directory), "--uri", "my-metadata?profile=web"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from itertools import product
 from typing import Any
 
 import pytest
@@ -73,6 +74,21 @@ def test_merging_is_associative(a: Any, b: Any, c: Any) -> None:
     left, right = over(over(one, two), three), over(one, over(two, three))
     assert settled(left) == settled(right)
     assert left == right
+
+
+KINDS: list[dict[str, Any]] = [
+    *({}, {"k": None}, {"k": "t"}, {"k": ["a"]}, {"k+": ["b"]}, {"k+": ["c"]}, {"k": {}}),
+    *({"k": {"x": "t"}}, {"k": {"x": None}}, {"k": {"x": ["a"]}}, {"k": {"x+": ["b"]}}),
+]
+
+
+@pytest.mark.parametrize("part", ["metadata", "userdata"])
+def test_merging_of_every_kind_over_every_other_is_associative(part: str) -> None:
+    patches = patches_of(*({part: kind} for kind in KINDS), {part: None}, {part: "text"}, {})
+    for one, two, three in product(patches, repeat=3):
+        left, right = over(over(one, two), three), over(one, over(two, three))
+        assert left == right
+        assert repr(settled(left)) == repr(settled(right))
 
 
 @given(st.lists(LAYERS, max_size=4), st.randoms())
@@ -335,6 +351,12 @@ def test_marks_are_no_values() -> None:
         pytest.param(
             {"peer": "10.0.0.0/8"}, Machine(peer_address="::ffff:10.1.2.3"), {}, id="mapped-peer"
         ),
+        pytest.param(
+            {"peer": "::ffff:10.0.0.0/104"},
+            Machine(peer_address="10.1.2.3"),
+            {},
+            id="mapped-network",
+        ),
         pytest.param({"peer": "fd00::/8"}, Machine(peer_address="10.1.2.3"), None, id="family"),
         pytest.param({"peer": "fe80::/10"}, Machine(peer_address="fe80::1%eth0"), {}, id="scope"),
         pytest.param({"peer": "10.0.0.0/8"}, Machine(), None, id="without-peer"),
@@ -447,6 +469,11 @@ def test_reference_without_a_value_is_a_fault(text: str) -> None:
 def test_metadata_refers_to_no_metadata() -> None:
     _, (fault,) = substituted({"metadata": {"a": "${metadata.b}", "b": "c"}}, sources_of(BER, {}))
     assert "cannot refer to itself" in fault.expected
+
+
+def test_reference_to_metadata_that_is_not_given_says_so() -> None:
+    _, (fault,) = substituted({"documents": {"a": "${metadata.b}"}}, sources_of(BER, {}))
+    assert fault.expected == "the key of a string or number below metadata, not nothing"
 
 
 def test_text_of_user_data_is_not_rewritten() -> None:

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.process import ServerProcess, run
+from tests.process import Constants, ServerProcess, run
 from tests.test_file_driver import BROKEN, VC, driver_of, id_of, told, validated, write
 from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers.content import layer
+from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.layers.bases import Base
+from vmw_cloudinit_metadata.drivers.layers.explained import explained
+from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.layering import patch
+from vmw_cloudinit_metadata.instance.layering.substitution import sources_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
@@ -82,6 +93,17 @@ def test_defaults_lie_below_all_layers(directory: Path) -> None:
     found = served(directory, defaults="common.yaml")
     assert found.metadata == {"region": "eu1", "rack": 1, "site": "ber"}
     assert found.sources[-1] == str(directory / "common.yaml")
+
+
+@pytest.mark.usefixtures("settled")
+def test_change_of_the_defaults_below_layers_is_served(directory: Path) -> None:
+    write(directory, common="metadata: {rack: 1}\n")
+    driver = driver_of(directory, defaults="common.yaml")
+    for rack in (1, 12, 123):
+        write(directory, common=f"metadata: {{rack: {rack}}}\n")
+        found = driver.get_instance(BER1)
+        assert found
+        assert found.metadata["rack"] == rack
 
 
 def test_vm_without_a_file_is_served_by_a_layer_that_serves(directory: Path) -> None:
@@ -196,6 +218,22 @@ def test_layer_that_a_link_leads_out_to_is_a_fault(directory: Path) -> None:
     assert served(directory, links_outside=True).metadata["secret"] == "s"
 
 
+def test_link_to_no_layers_is_no_absence(directory: Path) -> None:
+    (directory / "layers").rename(directory / "others")
+    (directory / "layers").symlink_to("nowhere")
+    driver = driver_of(directory)
+    with pytest.raises(DriverError, match="layers: cannot be read: No such file"):
+        driver.get_instance(BER1)
+    (directory / "nowhere").symlink_to("others")
+    assert driver.get_instance(BER1)
+
+
+def test_empty_layer_is_a_fault(directory: Path) -> None:
+    layers(directory, **{"60-x": "# metadata: {}\n"})
+    (fault,) = faults_of(directory)
+    assert fault == "layers/60-x.yaml:1: found nothing, expected a mapping"
+
+
 def test_name_of_a_vm_that_is_substituted_has_few_characters(directory: Path) -> None:
     machine = Machine(name="web-ber-a b", vc_uuid=VC, service_uri="my-metadata?profile=web")
     (fault,) = faults_of(directory, machine)
@@ -243,6 +281,28 @@ def test_validate_warns_of_a_layer_that_counts_for_no_vm(
     layers(directory, **{"60-x": text})
     (found,) = validated(directory)
     assert found.startswith(warning)
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("match: {query.a: b}\nserve: true\nnetwork: {address: 10.0.0.9/24}\n",
+            ["network.address"]),
+        ("serve: true\nmetadata: {instance-id: i, local-hostname: web}\n",
+            ["metadata.instance-id", "metadata.local-hostname"]),
+        ("match: {name: 'web-{n}'}\nserve: true\nmetadata: {instance-id: 'i${match.n}'}\n"
+            "network: {address: '10.0.0.${match.n}/24'}\n", []),
+        ("match: {name: web-ber-1}\nnetwork: {address: 10.0.0.9/24}\n", []),
+        (f"match: {{vc-uuid: {VC}}}\nserve: true\nmetadata: {{instance-id: i}}\n", []),
+    ],
+    ids=["address", "names", "of-each-vm", "one-name", "one-uuid"],
+)  # fmt: skip
+def test_validate_warns_of_values_that_a_layer_gives_to_all_its_vms(
+    directory: Path, text: str, keys: list[str]
+) -> None:
+    layers(directory, **{"60-x": text})
+    found = [one for one in validated(directory) if "which each VM gets" in one]
+    assert [one.split(": ")[2] for one in found] == keys
 
 
 def test_validate_reports_the_faults_of_a_layer_that_no_file_uses(directory: Path) -> None:
@@ -336,6 +396,40 @@ def test_layers_that_changed_just_now_are_not_parsed_again(
     assert driver.get_instance(BER2)
 
 
+@pytest.mark.parametrize("is_settled", [True, False], ids=["kept", "read-each-time"])
+def test_no_answer_has_an_older_layer_after_a_newer_one(
+    directory: Path, constants: Constants, is_settled: bool
+) -> None:
+    if is_settled:
+        constants(drivers__filesystem__snapshot__UNSETTLED_NS=-(10**18))
+    driver = driver_of(directory)
+    written, failures = 0, list[str]()
+    ended = threading.Event()
+
+    def ask(machine: Machine) -> None:
+        while not ended.is_set():
+            least = written
+            found = driver.get_instance(machine)
+            if found is None or found.metadata["n"] < least:
+                failures.append(f"{found and found.metadata} after {least}")
+
+    layers(directory, **{"60-n": "metadata: {n: 0}\n"})
+    threads = [threading.Thread(target=ask, args=[machine]) for machine in (BER1, BER2)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 100):
+        new = directory / "new"
+        new.write_text(f"metadata: {{n: {number}}}\n")
+        new.chmod(0o600)
+        new.rename(directory / "layers/60-n.yaml")
+        written = number
+        time.sleep(0.003)
+    ended.set()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+
+
 # Explanation
 
 
@@ -379,6 +473,32 @@ def test_explanation_has_the_leaves_of_the_document(directory: Path) -> None:
         *("network.nameservers", "network.address", "documents.role", "userdata-file"),
     ]
     assert "userdata-file: u  # layers/60-x.yaml:1, over a mapping" in lines[-1]
+
+
+METADATA = st.recursive(
+    st.sampled_from([None, "a", 1, True, "${vm.name}", [], ["a"]]),
+    lambda below: st.dictionaries(st.sampled_from("abc"), below, max_size=3),
+    max_leaves=6,
+).filter(lambda value: isinstance(value, dict))
+
+
+@given(st.lists(st.fixed_dictionaries({"metadata": METADATA, "userdata": METADATA}), min_size=1))
+def test_leaves_of_the_explanation_are_those_of_the_document(files: list[Any]) -> None:
+    parsed = [layer.parse(f"/d/{n}", json.dumps(file).encode()) for n, file in enumerate(files)]
+    stack = LayerStack(parsed[0], Base(parsed[1:]), {})
+    mapping, faults, _ = stack.mapping(lambda: sources_of(BER1, {}))
+    if faults:
+        return
+    found = InstanceData.from_mapping(mapping)
+    document = {"metadata": found.metadata, "userdata": yaml.safe_load(found.userdata) or {}}
+    lines = [line.partition("  # ")[0] for line in explained(stack, BER1, "/d")]
+    expected = {
+        f"{'.'.join(key)}: {value if isinstance(value, str) else json.dumps(value)}"
+        for key in patch.leaves(document)
+        for value in [reduce(lambda below, part: below[part], key, document)]
+    }
+    nothing = {"metadata: {}", "userdata: {}"}
+    assert {line.replace(": nothing", ": null") for line in lines} - nothing == expected - nothing
 
 
 # With a real server

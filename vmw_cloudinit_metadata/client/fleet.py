@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmw_cloudinit_metadata.client.expectation import Exactly, Expectation, Named
@@ -56,20 +56,23 @@ def stems(directory: Path, defaults: str | None) -> list[str]:
 
 
 def by_directory(
-    directory: Path, defaults: str | None, chosen: Sequence[str], uri: str
+    directory: Path, defaults: str | None, chosen: Sequence[str], uri: str, peer_address: str
 ) -> tuple[list[FleetVm], list[str]]:
-    """Return a VM for each chosen file, and the reasons why others were skipped."""
+    """Return a VM for each chosen file or entry, and the reasons why others were skipped.
+
+    `peer_address` is what the server takes for that of their host.
+    """
     options = {"directory": str(directory)} | ({"defaults": defaults} if defaults else {})
     driver = FileDriver(options)
-    found = [_of_file(driver, stem, uri) for stem in chosen]
+    found = [_of_file(driver, stem, uri, peer_address) for stem in chosen]
     return [vm for vm in found if isinstance(vm, FleetVm)], [
         vm for vm in found if isinstance(vm, str)
     ]
 
 
-def _of_file(driver: FileDriver, stem: str, uri: str) -> FleetVm | str:
+def _of_file(driver: FileDriver, stem: str, uri: str, peer_address: str) -> FleetVm | str:
     """Return the VM, or why the file is skipped."""
-    machine = _machine(stem, uri)
+    machine = replace(_machine(stem, uri), peer_address=peer_address)
     try:
         instance = driver.get_instance(machine)
         if instance is None:

@@ -13,6 +13,7 @@ from vmw_cloudinit_metadata.drivers.answers.source import Source, V
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
+from vmw_cloudinit_metadata.drivers.layers.bases import Bases
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack, Selection, selection_of
 from vmw_cloudinit_metadata.instance import distinct
@@ -30,6 +31,7 @@ class Instances(Generic[V]):
 
     def __init__(self, source: Source[V]) -> None:
         self._source = source
+        self._bases = Bases()
         self.readings: Readings[V] = Readings()
         self.owners = Owners()
 
@@ -66,9 +68,9 @@ class Instances(Generic[V]):
 
     def _stack(self, own: OwnData, selection: Selection, view: V) -> LayerStack:
         mine = self.own(own, view)
-        files = [mine] if mine else []
-        files += (layer.file for layer in reversed(selection.layers))
-        return LayerStack([*files, *self._source.lowest(view)], mine, selection.captures)
+        lowest = self._source.lowest(view)
+        base = self._bases.of(selection.of, selection.indices, lowest)
+        return LayerStack(mine, base, selection.captures)
 
     def _selection(self, machine: Machine, view: V) -> Selection:
         found = self._source.layers(view)
@@ -78,13 +80,11 @@ class Instances(Generic[V]):
         self, stack: LayerStack, sources: Callable[[], Sources], view: V
     ) -> tuple[InstanceData | None, tuple[Fault, ...]]:
         """The instance that the layers make, or None and the faults that it has instead."""
-        files = stack.files
-        faults = [fault for layer in files for fault in layer.faults]
-        mapping, of_stack, warnings = stack.mapping(sources)
-        faults += of_stack
+        mapping, faults, warnings = stack.mapping(sources)
+        faults = [*stack.faults, *faults]
         if stack.own is None:
             mapping.setdefault("metadata", {})
-        paths = [layer.path for layer in files]
+        paths = stack.paths
         found = self._replace_file_names(mapping, paths, view)
         instance = None
         try:
@@ -92,8 +92,9 @@ class Instances(Generic[V]):
         except InvalidInstanceData as error:
             found += error.faults
         # Faults of what a file lacks only follow from those of a file that says nothing.
-        if not any(file.faults and not file.mapping for file in files):
+        if found and not stack.has_silent:
             known = {fault.key for fault in faults}
+            files = stack.files
             faults += (layer.located(fault, files) for fault in found if fault.key not in known)
         if faults or instance is None:
             return None, tuple(sorted(dict.fromkeys(faults), key=_place))

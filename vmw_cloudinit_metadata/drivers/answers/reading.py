@@ -75,8 +75,10 @@ class Readings(Generic[V]):
         Raises what `read` raises, and UnderWay if another thread is reading this large file, or
         others are reading too many. `view` counts as having seen all that the reading needs.
         """
-        with self._lock:
-            kept = self._kept.get(key) or self._kept.get((*key, *who))
+        kept = None
+        if self._kept.currsize:
+            with self._lock:
+                kept = self._kept.get(key) or self._kept.get((*key, *who))
         if kept and view.agrees_with(kept[1]):
             return kept[0]
         work = self._begin(key, size)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Generic
+from uuid import UUID
 
 from vmw_cloudinit_metadata.drivers.answers.source import Source, SourceChecks, V
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import SharedLayer
-from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
+from vmw_cloudinit_metadata.instance import distinct
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded, describe
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
 from vmw_cloudinit_metadata.instance.layering import condition, patch
 from vmw_cloudinit_metadata.instance.layering.substitution import stand_in, substituted
@@ -32,6 +34,7 @@ class LayerCheck(Generic[V]):
                 yield from bounded([*one.file.faults, *_data_faults(one)])
                 if not one.file.faults:
                     yield from _match_warnings(one, known, self._source.noun)
+                    yield from _common_values(one)
             yield from self._checks.of_shared(view)
 
 
@@ -56,6 +59,31 @@ def _match_warnings(one: SharedLayer, known: Sequence[OwnData], noun: str) -> It
         return
     fault = Fault(("match",), "a layer that counts for no VM", _NO_VM.format(noun), is_warning=True)
     yield one.file.seed.located(fault, one.file.path)
+
+
+def _common_values(one: SharedLayer) -> Iterator[Fault]:
+    """A warning of each value that no two VMs should have, and all VMs of the layer get."""
+    match = one.match if isinstance(one.match, dict) else {}
+    name = str(match.get("name", "*"))
+    if match.keys() & {"vc-uuid", "bios-uuid"} or not set("*?{") & set(name):
+        return  # it is for one VM
+    some, others = (set(_values(one, text)) for text in "12")
+    for key, text in sorted(some & others):
+        found = f"{describe(text, key)}, which each VM gets for which this layer counts"
+        fault = Fault(key, found, "a value of its own for each VM", is_warning=True)
+        yield layer.located(fault, [one.file])
+
+
+def _values(one: SharedLayer, text: str) -> Sequence[distinct.Value]:
+    """Those that a VM would get if all that is known of it were `text`."""
+    mapping, _ = patch.settled(one.file.patch)
+    mapping = {key: value for key, value in mapping.items() if key not in FILE_KEYS}
+    mapping, _ = substituted(mapping, dict.fromkeys(("vm", "query", "match"), lambda _: text))
+    try:
+        instance = InstanceData.from_mapping({"metadata": {}, **mapping})
+    except InvalidInstanceData:
+        return ()
+    return distinct.values_of(instance, str(UUID(int=int(text))))
 
 
 def _machine(own: OwnData) -> Machine:

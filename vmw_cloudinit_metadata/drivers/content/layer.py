@@ -42,7 +42,7 @@ class FileLayer:
     mapping: dict[str, Any]
     faults: tuple[Fault, ...]
     is_like_user_data: bool = False
-    has_references: bool = False  # to values that are put in later
+    has_references: bool = False  # to values that are put in later, perhaps
     has_appended: bool = False  # a `key+`, perhaps
 
     @cached_property
@@ -108,6 +108,7 @@ def of_seed(
     path: str, found: seed.Seed, text: str, known: Collection[str] = FILE_LEVEL
 ) -> FileLayer:
     """The layer that a parsed text makes."""
+    has_appended = may_have(APPENDS, text)
     faults = Faults()
     faults.extend(found.faults)
     mapping: dict[str, Any] = {}
@@ -120,16 +121,24 @@ def of_seed(
         mapping = {key: value for key, value in mapping.items() if key in known}
         for fault in both:
             del mapping[str(fault.key[0])]
-        if APPENDS in text:
+        if has_appended:
             faults.extend(patch_of(mapping)[1])
     elif not faults.found:
+        needs_metadata = "serve" not in known
+        expected = "a mapping with the key metadata" if needs_metadata else "a mapping"
         kind = kind_of(found.value)  # the text itself may be user-data
-        faults.add(Fault((), kind, "a mapping with the key metadata"))
+        faults.add(Fault((), kind, expected))
     with_place = tuple([found.located(fault, path) for fault in faults.all()])
     is_like_user_data = not mapping and _LIKE_USER_DATA.match(text) is not None
+    has_references = may_have(BEGINS, text)
     return FileLayer(
-        path, found, mapping, with_place, is_like_user_data, BEGINS in text, APPENDS in text
+        path, found, mapping, with_place, is_like_user_data, has_references, has_appended
     )
+
+
+def may_have(mark: str, text: str) -> bool:
+    """Whether a key or value of a file with this text can have the mark: `\\x24` is a `$`."""
+    return mark in text or "\\" in text
 
 
 def _both_faults(mapping: Mapping[str, Any]) -> Iterator[Fault]:

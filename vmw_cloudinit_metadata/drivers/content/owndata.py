@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-
-_ENTRY = re.compile(r"(.*):\d+", re.DOTALL)
 
 BY_LAYER = "layer"  # in place of an identity: the VM has no data of its own
 
@@ -27,5 +24,5 @@ class OwnData:
 
 def path_of_label(label: str) -> str:
     """The file. An instance file's own name ends otherwise than in a number."""
-    found = _ENTRY.fullmatch(label)
-    return found[1] if found else label
+    path, _, line = label.rpartition(":")
+    return path if line.isdecimal() else label

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +19,14 @@ from vmw_cloudinit_metadata.drivers.filesystem.filename import usual_stem
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Signature, Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
+from vmw_cloudinit_metadata.instance.layering.patch import APPENDS
 from vmw_cloudinit_metadata.instance.layering.substitution import BEGINS
 from vmw_cloudinit_metadata.instance.parsing import csvtable, entries
 from vmw_cloudinit_metadata.instance.parsing.entries import Entry
 
 _BYTES_PER_BYTE = 40  # memory of a parsed inventory, for each byte of its file
 _CSV = ".csv"
+_BRACES = re.compile(r"\{([0-9A-Fa-f-]{32,36})\}")  # around a UUID, as in .NET
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Inventory:
     entries: Mapping[str, Sequence[Entry]]
     faults: tuple[Fault, ...] = ()  # of the file as a whole, which then has no entries
     unusable: tuple[Entry, ...] = ()  # with names that no VM can have
-    has_references: bool = False
+    marks: str = ""  # in place of its text, for what all entries together may have
 
     def places(self, stem: str, matched_by: str) -> list[OwnData]:
         found = self.entries.get(stem, ())
@@ -53,8 +57,7 @@ class Inventory:
         value = seed.value
         if isinstance(value, dict) and not value.keys() & {"metadata"}:
             value = {"metadata": {}, **value}  # which a file must have, to be known as one
-        text = BEGINS if self.has_references else ""
-        return layer.of_seed(self.path, replace(seed, value=value), text)
+        return layer.of_seed(self.path, replace(seed, value=value), self.marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class Inventories:
 
     def all(self, snapshot: Snapshot) -> list[Inventory]:
         """Every inventory; raises DriverError, and UnderWay."""
+        if not self._shared.paths(snapshot):
+            return []  # as in most directories
         return [self.of(path, snapshot) for path in self.paths(snapshot)]
 
     def paths(self, snapshot: Snapshot) -> list[str]:
@@ -100,7 +105,7 @@ class Inventories:
     def of(self, path: str, snapshot: Snapshot) -> Inventory:
         """The inventory at `path`; raises DriverError, and UnderWay."""
         if not snapshot.exists(path):
-            return Inventory(path, {})
+            return _faulty(_dangling(path)) if os.path.islink(path) else Inventory(path, {})
         with self._lock:
             kept = self._kept.get(path)
             if kept and kept.signature and kept.signature == snapshot.signature(path):
@@ -150,12 +155,17 @@ def inventory_of(path: str, content: bytes | None) -> Inventory:
     by_stem: dict[str, list[Entry]] = defaultdict(list)
     unusable = []
     for entry in found:
-        stem = usual_stem(entry.name)
+        stem = usual_stem(_BRACES.sub(r"\1", entry.name))
         if stem:
             by_stem[stem].append(entry)
         else:
             unusable.append(entry)
-    return Inventory(path, dict(by_stem), (), tuple(unusable), BEGINS in text)
+    marks = "".join(mark for mark in (BEGINS, APPENDS) if layer.may_have(mark, text))
+    return Inventory(path, dict(by_stem), (), tuple(unusable), marks)
+
+
+def _dangling(path: str) -> Fault:
+    return Fault((), "a link that leads nowhere", "a file there, or no such link", path, 1)
 
 
 def _faulty(fault: Fault) -> Inventory:

@@ -50,7 +50,8 @@ class LayerFiles:
                 return self._kept[0]  # another thread has read them meanwhile
             seen = Snapshot(snapshot.root)
             self._version += 1
-            layers = LayerSet(tuple(self._read(seen)), self._version)
+            found = tuple(self._read(seen))
+            layers = LayerSet(found, self._version, seen.bytes_seen)
             self._kept = (layers, seen.closed()) if seen.is_settled() else None
         snapshot.include(seen)
         return layers

@@ -22,6 +22,7 @@ _LONGEST_SUFFIX = max(map(len, SUFFIXES))
 # Editors, archives, Ansible and macOS create files with such names.
 _HIDDEN = "."
 # Most likely meant as one of SUFFIXES: .YAML, and what Notepad makes of .yaml.
+_NEARLY_TABLE = re.compile(rf"{INVENTORY}\.csv(?:\.txt)? *", re.IGNORECASE)
 _NEARLY_INSTANCE = re.compile(r"(.+)\.(?:ya?ml|json)(?:\.txt)? *", re.IGNORECASE | re.DOTALL)
 
 
@@ -60,6 +61,11 @@ def nearly_stem(name: str) -> str | None:
     if found is None or name.endswith(SUFFIXES) or name.startswith(_HIDDEN):
         return None
     return found[1]
+
+
+def is_nearly_table(name: str) -> bool:
+    """Whether a file is probably meant as an inventory in CSV, such as `vms.CSV`."""
+    return name not in INVENTORIES and _NEARLY_TABLE.fullmatch(name) is not None
 
 
 def stem_in(path: str) -> str:

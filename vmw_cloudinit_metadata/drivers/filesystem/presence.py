@@ -47,7 +47,10 @@ class Presence:
         if last and last.directory == directory and now_s < last.until_s:
             snapshot.lacks(last.absent)
             return last.present
-        present = tuple(path for path in self._paths if snapshot.exists(path))
+        # A link that leads nowhere is no absence: what it should lead to is missing.
+        present = tuple(
+            path for path in self._paths if snapshot.exists(path) or os.path.islink(path)
+        )
         absent = tuple(path for path in self._paths if path not in present)
         self._last = _LookedFor(directory, now_s + trusted_s(status), present, absent)
         return present

@@ -6,7 +6,13 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 
-from vmw_cloudinit_metadata.drivers.filesystem.filename import LAYERS, is_instance_file, nearly_stem
+from vmw_cloudinit_metadata.drivers.filesystem.filename import (
+    INVENTORY,
+    LAYERS,
+    is_instance_file,
+    is_nearly_table,
+    nearly_stem,
+)
 from vmw_cloudinit_metadata.instance.counts import counted, first_of
 from vmw_cloudinit_metadata.instance.fault import Fault
 
@@ -16,10 +22,14 @@ _SUFFIXES = "NAME.yaml, NAME.yml or NAME.json"
 
 def nearly_instance_files(directory: str) -> Iterator[Fault]:
     """Yield a warning that names files with a nearly right suffix: `web1.YAML`, `web1.yaml.txt`."""
-    names = sorted(name for name in os.listdir(directory) if nearly_stem(name))
+    every = os.listdir(directory)
+    names = sorted(name for name in every if nearly_stem(name) or is_nearly_table(name))
     if names:
         found = f"{counted(len(names), 'file')} that no VM gets ({first_of(names)}) in {directory}"
-        yield Fault((), found, f"names such as {_SUFFIXES}, in lower case", is_warning=True)
+        expected = f"names such as {_SUFFIXES}, in lower case"
+        if any(map(is_nearly_table, names)):
+            expected = f"{INVENTORY}.csv, or {expected}"
+        yield Fault((), found, expected, is_warning=True)
 
 
 def nothing_in(directory: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
+from vmw_cloudinit_metadata.instance.documents import USER_DATA_KEYS
 from vmw_cloudinit_metadata.instance.fault import kind_of
 from vmw_cloudinit_metadata.instance.layering import patch
 from vmw_cloudinit_metadata.instance.layering.substitution import sources_of
@@ -28,6 +29,8 @@ def explained(stack: LayerStack, machine: Machine, prefix: str) -> Iterator[str]
     """
     mapping, _, _ = stack.mapping(partial(sources_of, machine, stack.captures))
     for key in patch.leaves(mapping):
+        if _value(mapping, key) is None and _is_left_out(key):
+            continue
         makers, overridden = patch.history(stack.patches, key)
         places = " and ".join(_place(stack.at(index), key, prefix) for index in makers)
         line = f"{_dotted(key)}: {_shown(_value(mapping, key))}  # {places}"
@@ -36,6 +39,11 @@ def explained(stack: LayerStack, machine: Machine, prefix: str) -> Iterator[str]
             text = kind_of(value) if isinstance(value, dict) else _shown(value)
             line += f", over {text} ({_place(stack.at(index), key, prefix)})"
         yield one_line(line)
+
+
+def _is_left_out(key: _Key) -> bool:
+    """Whether the document does not have this key, if it is empty and over nothing."""
+    return len(key) < 2 or (len(key) == 2 and key[0] not in USER_DATA_KEYS)
 
 
 def _dotted(key: _Key) -> str:

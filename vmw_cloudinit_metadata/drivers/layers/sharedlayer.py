@@ -31,6 +31,7 @@ class LayerSet:
 
     layers: tuple[SharedLayer, ...] = ()
     version: int = 0
+    size_bytes: int = 0
 
 
 NO_LAYERS = LayerSet()

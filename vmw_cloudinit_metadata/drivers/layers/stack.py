@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer, located
+from vmw_cloudinit_metadata.drivers.layers.bases import Base
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import NO_LAYERS, LayerSet, SharedLayer
 from vmw_cloudinit_metadata.instance.fault import Fault, Key, kind_of
 from vmw_cloudinit_metadata.instance.layering import patch
@@ -27,7 +28,8 @@ _NO_NETWORK = Fault(
 class Selection:
     """The layers whose conditions a machine meets, the lowest first."""
 
-    layers: tuple[SharedLayer, ...] = ()
+    layers: Sequence[SharedLayer] = ()
+    indices: tuple[int, ...] = ()  # theirs, among all layers
     captures: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     of: LayerSet = NO_LAYERS
@@ -45,20 +47,19 @@ class Selection:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for machines for which the layers say the same."""
-        paths = tuple([layer.file.path for layer in self.layers])
-        return self.of.version, paths, tuple(self.captures.items())
+        return self.of.version, self.indices, tuple(self.captures.items())
 
 
 def selection_of(layers: LayerSet, machine: Machine) -> Selection:
     query = machine.query
-    chosen: list[SharedLayer] = []
+    indices: list[int] = []
     taken: dict[str, tuple[str, SharedLayer]] = {}
     faults: list[Fault] = []
-    for one in layers.layers:
+    for index, one in enumerate(layers.layers):
         captures = one.condition.captures(machine, query)
         if captures is None:
             continue
-        chosen.append(one)
+        indices.append(index)
         for word, text in captures.items():
             first, by = taken.setdefault(word, (text, one))
             if first != text:
@@ -66,16 +67,36 @@ def selection_of(layers: LayerSet, machine: Machine) -> Selection:
                 fault = Fault(("match", "name"), found, "another word")
                 faults.append(one.file.seed.located(fault, one.file.path))
     words = {word: text for word, (text, _) in taken.items()}
-    return Selection(tuple(chosen), words, tuple(faults), layers)
+    chosen = [layers.layers[index] for index in indices]
+    return Selection(chosen, tuple(indices), words, tuple(faults), layers)
 
 
 @dataclass(frozen=True)
 class LayerStack:
-    """Files of which an answer is made: `files` has the highest first."""
+    """A VM's own data, if it has any, and what lies below it."""
 
-    files: Sequence[FileLayer]
     own: FileLayer | None
+    base: Base
     captures: Mapping[str, str]
+
+    @property
+    def files(self) -> list[FileLayer]:
+        """All of which the answer is made, the highest first."""
+        return [self.own, *self.base.files] if self.own else list(self.base.files)
+
+    @property
+    def paths(self) -> list[str]:
+        return [self.own.path, *self.base.paths] if self.own else list(self.base.paths)
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Those that the files have by themselves."""
+        return [*self.own.faults, *self.base.faults] if self.own else list(self.base.faults)
+
+    @property
+    def has_silent(self) -> bool:
+        """Whether one of them says nothing, because of its faults."""
+        return any(file.faults and not file.mapping for file in self.files)
 
     @cached_property
     def patches(self) -> list[patch.Patch]:
@@ -84,11 +105,11 @@ class LayerStack:
 
     def at(self, index: int) -> FileLayer:
         """The file of one of `patches`."""
-        return self.files[len(self.files) - 1 - index]
+        return self.files[-1 - index]
 
     @property
     def has_references(self) -> bool:
-        return any(file.has_references for file in self.files)
+        return self.base.has_references or (self.own is not None and self.own.has_references)
 
     def mapping(
         self, sources: Callable[[], Sources]
@@ -99,15 +120,18 @@ class LayerStack:
         if self.has_references:
             merged, without_value = substituted(merged, sources())
             faults += (located(fault, self.files) for fault in without_value)
-        if not self._lacks_address(merged):
+        if not self.base.files or not self._lacks_address(merged):
             return merged, faults, []
         del merged["network"]
         return merged, faults, [_NO_NETWORK]
 
     def _merged(self) -> tuple[dict[str, Any], list[Key]]:
-        if len(self.files) == 1 and not self.files[0].has_appended:
-            return dict(self.files[0].mapping), []
-        return patch.settled(patch.stacked(self.patches))
+        own = self.own
+        if own is None:
+            return patch.settled(self.base.patch)
+        if not self.base.files and not own.has_appended:
+            return dict(own.mapping), []
+        return patch.settled(patch.over(self.base.patch, own.patch))
 
     def _conflict(self, key: tuple[str | int, ...]) -> Fault:
         upper, under = patch.conflict_between(self.patches, key)
@@ -130,9 +154,9 @@ class LayerStack:
 
     def _lacks_address(self, merged: Mapping[str, Any]) -> bool:
         """Whether layers alone say something of a network, but not where in it the VM is."""
+        if self.own and self.own.mapping.get("network") is not None:
+            return False  # who writes one for a VM means one: it lacks an address
         network = merged.get("network")
         if not isinstance(network, dict) or native.is_native(network):
             return False
-        if self.own and self.own.mapping.get("network") is not None:
-            return False  # who writes one for a VM means one: it lacks an address
         return not network.get("address") and not network.get("dhcp")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, describe, unknown
@@ -135,7 +135,7 @@ def _query(name: str, value: str) -> _Holds:
 
 def _peer(value: str) -> _Holds:
     try:
-        network = ip_network(value)
+        network = _unmapped(ip_network(value))
     except ValueError:
         raise ValueError("a network in CIDR form, such as 10.0.0.0/24") from None
 
@@ -148,6 +148,12 @@ def _peer(value: str) -> _Holds:
         return (mapped or address) in network
 
     return _only_if(is_in)
+
+
+def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """Hosts of IPv4 have such addresses, also if the server listens on IPv6."""
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return ip_network((mapped, network.prefixlen - 96)) if mapped else network
 
 
 def _name(pattern: str) -> _Holds:

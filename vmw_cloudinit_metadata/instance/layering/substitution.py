@@ -51,7 +51,7 @@ def substituted(
     result = dict(mapping)
     if isinstance(mapping.get("metadata"), Mapping):
         result["metadata"] = work.value(mapping["metadata"], ("metadata",))
-        work.metadata = result["metadata"]
+    work.metadata = result.get("metadata") or {}
     for name in ("network", "documents", *USER_DATA_KEYS):
         value = mapping.get(name)
         if isinstance(value, Mapping) or (name == "network" and isinstance(value, list)):
@@ -66,7 +66,7 @@ class _Unavailable(Exception):  # noqa: N818 - the text of a fault: what was exp
 @dataclass
 class _Substitution:
     sources: Sources
-    metadata: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None  # not yet, while its own values are put in
     faults: Faults = field(default_factory=Faults)
     left_characters: int = MAX_CHARACTERS
 

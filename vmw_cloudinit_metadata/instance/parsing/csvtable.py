@@ -1,8 +1,9 @@
 """An inventory in CSV (RFC 4180): a VM a row, and a dotted key a column. Pure.
 
-The column `name` has the VM's name or VC UUID, `network.address` its address, and so on. An empty
-cell is no key. A cell is text; where a key takes other values too, `true`, `false` and whole
-numbers are such; in a column `key+` it is a list of one.
+Cells end at commas, or at semicolons if the first line has more of these: Excel writes them where
+a comma begins decimals. The column `name` has the VM's name or VC UUID, `network.address` its
+address, and so on. An empty cell is no key. A cell is text; where a key takes other values too,
+`true`, `false` and whole numbers are such; in a column `key+` it is a list of one.
 """
 
 from __future__ import annotations
@@ -25,13 +26,19 @@ MAX_COLUMNS = 1000
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _BOOLEANS = {"true": True, "false": False}
 
+_EXPECTED = f"the names of the columns there: {NAME}, and dotted keys"
+
 _Column = tuple[str, ...]
 
 
 def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
     """Return the entries, and the faults of the table as a whole; never raises."""
-    rows = csv.reader((f"{line}\n" for line in text.split("\n")), strict=True)
+    first, _, _ = text.partition("\n")
+    delimiter = max(",;", key=first.count)
+    lines = (f"{line}\n" for line in text.split("\n"))
+    rows = csv.reader(lines, strict=True, delimiter=delimiter)
     entries: list[Entry] = []
+    begins = 1
     try:
         header = next(rows, [])
         faults = list(_header_faults(header))
@@ -48,14 +55,14 @@ def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
                 entries.append(Entry(name, begins, read))
             begins = rows.line_num + 1
     except csv.Error as error:
-        return [], (Fault((), f"invalid CSV ({error})", "CSV", line=rows.line_num),)
+        return [], (Fault((), f"invalid CSV ({error})", "CSV", line=begins),)
     return entries, ()
 
 
 def _header_faults(header: Sequence[str]) -> Iterator[Fault]:
     cells = [cell.strip() for cell in header]
     if NAME not in cells:
-        yield Fault((), "a table without this column", f"a first line with {NAME}", line=1)
+        yield Fault((), f"a first line without the column {NAME}", _EXPECTED, line=1)
     if len(cells) > MAX_COLUMNS:
         yield Fault((), f"{len(cells)} columns", f"at most {MAX_COLUMNS}", line=1)
         return

@@ -42,6 +42,7 @@ class _EntryReader(Reader):
     def _content(self, event: Any) -> None:
         if not isinstance(event, MappingStartEvent):
             self._fault(event, (), "something else", "a mapping of VM names to instance data")
+            super()._content(event)  # up to its end
             return
         while not isinstance(key := next(self._events), MappingEndEvent):
             name = self._key(key, (), seed.TEXT)
