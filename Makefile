@@ -1,5 +1,5 @@
 # make run        serve the example VMs on port 13370, in the foreground
-# make test       run the quick tests, in six processes: most tests wait
+# make test       run the quick tests, in four processes: many tests wait
 # make test-slow  run the slow tests: load, HAProxy, network namespaces (needs root)
 # make e2e        boot Debian machines under QEMU, 5 minutes; E2E='-k clone' for one case (docs/e2e.md)
 # make e2e-quick  boot the two machines that CI boots
@@ -32,7 +32,8 @@ run: $(VENV)/.installed
 	    --driver-opts '{"directory": "conf/instances"}'
 
 test: $(VENV)/.installed-for-tests
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 6 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -m 'not slow' --ignore tests/e2e --numprocesses 4 \
+	    --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-slow: $(VENV)/.installed-for-tests
 	$(BIN)/python -m pytest -m slow --ignore tests/e2e $(TESTS)

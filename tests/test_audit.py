@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from tests.process import Constants, ServerProcess, run, with_constants
-from tests.test_admin import Admin, wait_until
+from tests.test_admin import Admin
 from tests.test_workers import children
 from tests.vm import Vm, suboption
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.monitoring.audit import Audit
 from vmw_cloudinit_metadata.monitoring.facts import RequestFailed, VmLeft
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer

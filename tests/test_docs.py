@@ -8,12 +8,16 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.process import CHECKOUT, ServerProcess, run
 from tests.vm import Vm
+from vmw_cloudinit_metadata.testing import check_driver, machine
 
 ROWS = """
 CREATE TABLE vms (name TEXT, data TEXT);
@@ -51,13 +55,41 @@ def test_driver_of_the_document_serves(start: Callable[..., ServerProcess], tmp_
     inventory.write_text('{"web1": {"metadata": {"instance-id": "from-inventory"}}}')
     server = start(
         *("--driver", "inventory:InventoryDriver"),
-        driver_opts={"file": str(inventory)},
+        driver_opts={"file": str(inventory), "cache_ttl": 0},
         env={"PYTHONPATH": str(tmp_path)},
     )
     assert Vm(server.port).metadata()["instance-id"] == "from-inventory"
     assert Vm(server.port, "unknown").error("METADATA") == "not-found"
     inventory.write_text("{")
-    assert Vm(server.port).error("METADATA") == "failed"
+    assert Vm(server.port).metadata()["instance-id"] == "from-inventory"  # the last good answer
+    other = Vm(server.port, "web2", vc_uuid="00000000-0000-0000-0000-000000000002")
+    assert other.error("METADATA") == "failed"
+
+
+@pytest.fixture
+def inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The names in all examples of docs/drivers.md."""
+    first, *others = re.findall(
+        r"```python\n(.*?)```", (CHECKOUT / "docs/drivers.md").read_text(), re.DOTALL
+    )
+    (tmp_path / "inventory.py").write_text(first)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, Any] = {}
+    for example in others:
+        exec(example, names)
+    assert len(others) == 2
+    yield names
+    del sys.modules["inventory"]
+
+
+def test_drivers_of_the_document_keep_the_contract(
+    inventory: dict[str, Any], tmp_path: Path
+) -> None:
+    inventory["test_inventory_driver_keeps_the_contract"](tmp_path)
+    options = {"file": str(tmp_path / "inventory.json")}
+    inventory["check_driver"](
+        inventory["WatchedInventory"], options, [machine("web1")], machine("none")
+    )
 
 
 def test_store_of_the_document_serves(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
@@ -69,16 +101,26 @@ def test_store_of_the_document_serves(start: Callable[..., ServerProcess], tmp_p
         driver_opts={"file": str(tmp_path / "vms.sqlite")},
         env={"PYTHONPATH": str(tmp_path)},
     )
-    machine = Vm(server.port)
-    assert machine.metadata()["region"] == "eu1"
-    assert machine.metadata()["role"] == "web"
+    vm = Vm(server.port)
+    assert vm.metadata()["region"] == "eu1"
+    assert vm.metadata()["role"] == "web"
     assert Vm(server.port, "unknown").error("METADATA") == "not-found"
     db.execute("UPDATE layers SET data = 'metadata: {region: us1}'")
     db.commit()
     deadline_s = time.monotonic() + 60
-    while machine.metadata()["region"] != "us1":
+    while vm.metadata()["region"] != "us1":
         assert time.monotonic() < deadline_s
     db.close()
+
+
+def test_store_of_the_document_keeps_the_contract(tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(python_of("docs/stores.md"), names)
+    with closing(sqlite3.connect(tmp_path / "vms.sqlite")) as db:
+        db.executescript(ROWS)
+    options = {"file": str(tmp_path / "vms.sqlite")}
+    web1 = machine("web1", vc_uuid="00000000-0000-0000-0000-000000000001")
+    check_driver(names["RowStore"], options, [web1], machine("none"))
 
 
 def test_embedded_server_of_the_document_serves(own_instances: Path) -> None:

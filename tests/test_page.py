@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
 
 from tests.conftest import make_instances
 from tests.process import ServerProcess
-from tests.test_admin import QUICK, Admin, boot, canonical, uuid, wait_until
+from tests.test_admin import QUICK, Admin, boot, canonical, uuid
 from tests.test_report import OVERFLOW, QUIET
 from tests.vm import Vm
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +90,8 @@ class Shown:
 @pytest.fixture(scope="module")
 def browser(program: Callable[[str, str], str]) -> Iterator[Any]:
     path = program("chromium", "chromium")
+    from playwright.sync_api import sync_playwright  # slow: only where it is used
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=QUIET, timeout=60_000)
         yield browser

@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from tests.certificates import make_pair
 from tests.peer import connected, is_closed
 from tests.process import CHECKOUT, ServerProcess, run
-from tests.test_workers import children, listens, wait_until
+from tests.test_workers import children, listens
 from tests.vm import Vm, suboption
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.cli import main
 from vmw_cloudinit_metadata.cli.checkconfig import as_yaml
 from vmw_cloudinit_metadata.cli.run import run as run_command

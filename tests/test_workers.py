@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import CHECKOUT, LIMIT_S, ServerProcess, run, with_constants
+from tests.process import CHECKOUT, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
+from tests.waiting import wait_until
 
 Start = Callable[..., ServerProcess]
 
@@ -26,13 +27,6 @@ _LISTEN = "0A"  # of /proc/net/tcp
 
 def children(pid: int) -> set[int]:
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:

@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+    from vmw_cloudinit_metadata.drivers.driver import Driver
+    from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+    from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
     from vmw_cloudinit_metadata.drivers.store import LAYERS, Changes, Key, Record, Store
     from vmw_cloudinit_metadata.drivers.storedriver import StoreDriver
     from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -23,6 +25,7 @@ __all__ = [
     "Changes",
     "Driver",
     "DriverError",
+    "DriverOptions",
     "InstanceData",
     "Key",
     "Machine",
@@ -37,7 +40,8 @@ _HOMES = {
     "LAYERS": "drivers.store",
     "Changes": "drivers.store",
     "Driver": "drivers.driver",
-    "DriverError": "drivers.driver",
+    "DriverError": "drivers.drivererror",
+    "DriverOptions": "drivers.driveroptions",
     "InstanceData": "instance.model",
     "Key": "drivers.store",
     "Machine": "protocol.vmware",

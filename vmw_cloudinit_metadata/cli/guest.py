@@ -114,15 +114,18 @@ def check(root: Path) -> int:
 
 @guest.command("print")
 @click.argument(
-    "what", type=click.Choice(["agent", "unit", "config", "settings", "clean"]), metavar="WHAT"
+    "what",
+    type=click.Choice(["agent", "unit", "config", "settings", "clean", "cloudbase-init"]),
+    metavar="WHAT",
 )
 @NETWORK_EVERY_BOOT
 @WITH_GUESTINFO
 def print_(what: str, network_every_boot: bool, with_guestinfo: bool) -> None:
-    """Print a file as it is installed: agent, unit, config, settings or clean.
+    """Print a file as it is installed: agent, unit, config, settings, clean or cloudbase-init.
 
     config: cloud-init's, /etc/cloud/cloud.cfg.d/99-nocloud.cfg. settings: the agent's,
     /etc/vmw-metadata-agent.conf. clean: the script for `cloud-init clean`.
+    cloudbase-init: the metadata service for Windows, vmwmetadata.py.
     """
     choices = Choices(network_every_boot=network_every_boot, with_guestinfo=with_guestinfo)
     text = parts.cloud_config(choices) if what == "config" else _TEXTS[what]()
@@ -134,6 +137,7 @@ _TEXTS = {
     "unit": parts.unit,
     "settings": parts.settings,
     "clean": parts.clean,
+    "cloudbase-init": parts.cloudbase_init,
 }
 
 

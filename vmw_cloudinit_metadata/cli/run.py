@@ -14,6 +14,7 @@ from vmw_cloudinit_metadata.admin.adminport import AdminPort
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.cli.serve import Service, serve
 from vmw_cloudinit_metadata.cli.serversettings import admin_settings, server_settings, warnings_of
+from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.monitoring import formatters, logs, uncaught
 from vmw_cloudinit_metadata.process import notify
@@ -28,6 +29,7 @@ from vmw_cloudinit_metadata.serving.admission import (
     raise_descriptor_limit,
 )
 from vmw_cloudinit_metadata.serving.server import MetadataServer
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import (
     SettingsCommand,
     config_option,
@@ -262,7 +264,10 @@ def run(
 
     def make(addresses: Sequence[Address], **further: Any) -> MetadataServer:
         driver = load(driver_spec, options["driver_opts"])
-        return MetadataServer(driver, listen=addresses, **further)
+        try:
+            return MetadataServer(driver, listen=addresses, **further)
+        except DriverError as error:
+            raise ConfigError(f"--driver {driver_spec}: {error}") from error
 
     def announce(addresses: Sequence[Address]) -> None:
         for address in addresses:

@@ -12,6 +12,7 @@ import click
 
 from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance import advice, nocloud
@@ -78,7 +79,7 @@ def show(
         raise click.UsageError("give the name of a VM, --vc-uuid or --bios-uuid")
     driver = load(driver_spec, driver_opts)
     try:
-        instance = driver.get_instance(machine)
+        instance = contract.instance(driver, driver.get_instance(machine))
         if instance is None:
             return _fail(machine, "not-found", _reason(driver, machine))
         documents = nocloud.render(instance, _with_vc_uuid(machine, instance))
@@ -88,10 +89,17 @@ def show(
         return _fail(machine, "failed", str(error))
     _print_origin(machine, instance)
     if explain:
-        for line in driver.trace(machine):
-            click.echo(line)
-        return 0
+        return _explain(driver, machine)
     return _print(documents, document)
+
+
+def _explain(driver: Driver, machine: Machine) -> int:
+    try:
+        for line in contract.sentences(driver, "trace", driver.trace(machine)):
+            click.echo(line)
+    except DriverError as error:
+        return _fail(machine, "failed", str(error))
+    return 0
 
 
 def _service_uri(queries: Sequence[str]) -> str:
@@ -114,7 +122,7 @@ def _with_vc_uuid(machine: Machine, instance: InstanceData) -> Machine:
 
 
 def _reason(driver: Driver, machine: Machine) -> str:
-    reason = driver.explain(machine)
+    reason = contract.text(driver, "explain", driver.explain(machine))
     if machine.name and parse_uuid(machine.name):
         reason += " (a UUID is not looked up as a name: use --vc-uuid or --bios-uuid)"
     return reason

@@ -17,6 +17,7 @@ from vmw_cloudinit_metadata.drivers.checking.validation import Validation
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
+from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
@@ -36,20 +37,22 @@ class SourceDriver(Driver, Generic[V]):
     So a BIOS UUID counts only where the data says so in its `match`, or the option `match` does.
     """
 
+    stale_if_error = None  # last_good_max_age_s
+
     def __init__(
         self,
         options: Mapping[str, Any],
-        source: Source[V],
-        match: Collection[str] | None,
-        last_good_max_age_s: float,
+        source_of: Callable[[Any], Source[V]],
     ) -> None:
+        """`source_of` gets the checked options."""
         super().__init__(options)
-        self._source = source
+        checked: StoreOptions = self.options
+        self._source = source = source_of(checked)
         self._instances = Instances(source)
-        self._search = Search(source, self._instances, match)
+        self._search = Search(source, self._instances, checked.match)
         self._explanation = Explanation(source, self._instances, self._search)
-        self._last_good = LastGood(last_good_max_age_s)
-        self.stale_if_error_s = last_good_max_age_s
+        self._last_good = LastGood(checked.last_good_max_age_s)
+        self.stale_if_error = checked.last_good_max_age_s
 
     def get_instance(self, machine: Machine) -> InstanceData | None:
         end_s = time.monotonic() + _PATIENCE_S

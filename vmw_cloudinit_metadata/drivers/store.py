@@ -13,6 +13,9 @@ from math import inf
 from threading import Event
 from typing import Any, NamedTuple
 
+from vmw_cloudinit_metadata.drivers import driveroptions
+from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
+
 VC_UUID, BIOS_UUID, NAME = "vc-uuid", "bios-uuid", "name"
 IDENTITIES = (VC_UUID, BIOS_UUID, NAME)  # in the order in which they find a VM's data
 
@@ -78,14 +81,17 @@ class Changes(ABC):
 class Store(ABC):
     """A source of records. All methods run in threads, several at once, and may block."""
 
+    # The model of the options; None: any options, unchecked.
+    Options: type[DriverOptions] | None = None
+
     poll_s = 1.0  # between two calls of `version`
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Keep --driver-opts as `self.options`; raise DriverError if they are wrong.
+        """Check --driver-opts, and keep them as `self.options`; raise DriverError.
 
         Without those that are StoreDriver's: `match` and `last_good_max_age_s`.
         """
-        self.options = options
+        self.options: Any = driveroptions.checked(self.Options, options)
 
     @property
     def name(self) -> str:

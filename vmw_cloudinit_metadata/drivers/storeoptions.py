@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.instance.fault import describe, joined, unknown
-from vmw_cloudinit_metadata.instance.secrecy import shown
+from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 
 
-class StoreOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class StoreOptions(DriverOptions):
+    model_config = ConfigDict(strict=True)
 
-    # None: all three, but data counts for a BIOS UUID only if its own `match` has that.
-    match: list[Literal["vc-uuid", "bios-uuid", "name"]] | None = Field(default=None, min_length=1)
-    last_good_max_age_s: float = Field(default=86_400, ge=0)  # 0: no last good answers
-
-
-Options = TypeVar("Options", bound=StoreOptions)
-
-
-def split(options: Mapping[str, Any]) -> tuple[StoreOptions, dict[str, Any]]:
-    """Return these options, and the others, which are the store's own; raise DriverError."""
-    ours = {name: value for name, value in options.items() if name in StoreOptions.model_fields}
-    others = {name: value for name, value in options.items() if name not in ours}
-    return checked(ours, StoreOptions), others
-
-
-def checked(options: Mapping[str, Any], model: type[Options], missing: str = "") -> Options:
-    """Return the options by name; raise DriverError, which says that `missing` was expected."""
-
-    def text(error: Any) -> str:
-        key = tuple(error["loc"])
-        if error["type"] == "extra_forbidden":
-            fault = unknown(key, key[-1], model.model_fields)
-            return f"found {fault.found}, expected {fault.expected}"
-        name = shown(key, model.model_fields)
-        if error["type"] == "missing":
-            return f"{name}: missing, expected {missing}"
-        return f"{name}: found {describe(error['input'], key)}, expected: {error['msg']}"
-
-    try:
-        return model.model_validate(dict(options))
-    except ValidationError as error:
-        raise DriverError(joined(map(text, error.errors()))) from None
+    match: list[Literal["vc-uuid", "bios-uuid", "name"]] | None = Field(
+        default=None,
+        min_length=1,
+        description="the identities that count; by default all three, but data counts for a BIOS "
+        "UUID only if its own `match` has that",
+    )
+    last_good_max_age_s: float = Field(
+        default=86_400,
+        ge=0,
+        allow_inf_nan=False,
+        description="for how long a last good answer replaces a faulty one; 0: never",
+    )

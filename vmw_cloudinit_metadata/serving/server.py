@@ -15,6 +15,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
+from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.monitoring import gauges
@@ -129,7 +130,7 @@ class MetadataServer:
             Unsent(self.budget),
             self._key_pair.load() if self._key_pair else None,
         )
-        self.budget.add_all(driver.tables())
+        self.budget.add_all(contract.tables(driver, driver.tables()))
         self.budget.add("connections", Fixed(self._connection_bytes))
         self._journeys = Journeys(self._services)
         self._entrance = Entrance(self._services, self.budget, lambda: len(self._connections))
