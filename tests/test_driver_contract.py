@@ -37,7 +37,7 @@ UNKNOWN = machine("unknown")
 
 def test_data_without_an_instance_id_is_reported(own_instances: Path) -> None:
     (own_instances / "bare.yaml").write_text("metadata: {role: db}")
-    with pytest.raises(AssertionError, match="get_instance returned data that .* cannot get: "):
+    with pytest.raises(AssertionError, match=r"get_instance returned data that .* cannot get: "):
         check_driver(FileDriver, {"directory": str(own_instances)}, [machine("bare")], UNKNOWN)
 
 
