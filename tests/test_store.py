@@ -403,17 +403,30 @@ class Silent(MemoryStore):
 
 
 def test_listener_that_falls_silent_holds_no_answer() -> None:
+    reports: list[str] = []
     store = Silent()
     driver = StoreDriver(store)
     store.put("name", "web1", {})
-    driver.watch(lambda _: None)
+    driver.watch(reports.append)
     until(lambda: store.changes is not None)
     found = driver.get_instance(WEB1)
     assert found
     until(lambda: not driver.still_holds(found.token))
+    driver.check()
+    driver.check()
     assert store.changes
-    store.changes.alive()
-    assert driver.still_holds(found.token)
+    changes = store.changes
+
+    def holds_again() -> bool:
+        changes.alive()
+        return driver.still_holds(found.token)
+
+    until(holds_again)
+    assert reports == [
+        "memory does not tell changes, so each request asks it: "
+        "its listener has said nothing for 0.05 s",
+        "memory tells changes again",
+    ]
     driver.close()
 
 

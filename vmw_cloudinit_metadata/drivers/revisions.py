@@ -60,6 +60,10 @@ class Revisions:
         """Whether changes are told at present."""
         return self._until_s > -inf
 
+    def is_told_at(self, time_s: float) -> bool:
+        """Whether all changes before this time are counted."""
+        return self._until_s >= time_s
+
     def complete_until(self, time_s: float) -> None:
         """State that all changes before this time (time.monotonic()) are counted."""
         self._until_s = time_s

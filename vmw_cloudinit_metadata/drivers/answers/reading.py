@@ -158,4 +158,4 @@ def _fault_size(fault: Fault) -> int:
 def _size(kept: tuple[Reading, View]) -> int:
     reading, seen = kept
     of_files = _BYTES_PER_BYTE * seen.bytes_seen if reading.instance else 0
-    return _ABOUT_BYTES + of_files + sum(map(_fault_size, reading.faults))
+    return _ABOUT_BYTES + seen.kept_bytes + of_files + sum(map(_fault_size, reading.faults))

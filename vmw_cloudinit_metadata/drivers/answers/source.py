@@ -46,6 +46,10 @@ class View(Protocol):
     @property
     def bytes_seen(self) -> int: ...
 
+    @property
+    def kept_bytes(self) -> int:
+        """Of data that the view itself keeps."""
+
     def token(self, until_s: float = inf) -> Any:
         """Return the token of an answer; None if it must not be cached."""
 

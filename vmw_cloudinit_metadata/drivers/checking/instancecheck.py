@@ -106,14 +106,14 @@ class InstanceCheck(Generic[V]):
         about_data = [*advice.warnings_of(instance), *(judge(instance) if judge else ())]
         name = instance.match.get("name") if parse_uuid(stem) else stem
         about_data += nocloud.hostname_warnings(instance, name or "")
-        about_data += _match_faults(instance, stem)
+        about_data += _match_faults(instance, stem, self._source.noun)
         warnings += (located(warning, layers) for warning in about_data)
         return warnings, distinct.values_of(instance, stem)
 
 
-def _match_faults(instance: InstanceData, stem: str) -> Iterator[Fault]:
-    """Yield the fault of a file that no VM gets: its own name and its `match` disagree."""
+def _match_faults(instance: InstanceData, stem: str, noun: str) -> Iterator[Fault]:
+    """Yield the fault of data that no VM gets: its own name and its `match` disagree."""
     wanted = instance.match.get("name")
     if wanted is not None and not parse_uuid(stem) and normal(wanted) != normal(stem):
-        expected = "the VM name by which the file is named, or the file named by this one"
+        expected = f"the VM name by which the {noun} is named, or the {noun} named by this one"
         yield Fault(("match", "name"), describe(wanted), expected, is_warning=True)

@@ -22,7 +22,7 @@ _KINDS = {
     "mac-address": "a MAC address of its own for each VM",
     "address": "a different address for each VM, unless they are in separate networks",
 }
-_ANOTHER_VM = "one file for each VM"
+_ANOTHER_VM = "one {0} for each VM"
 
 
 class Validation(Generic[V]):
@@ -63,6 +63,7 @@ class Validation(Generic[V]):
         yield from self._duplicates(comparison, chosen)
 
     def _duplicates(self, comparison: Comparison, chosen: Mapping[str, OwnData]) -> Iterator[Fault]:
+        noun = self._source.noun
         counts: Counter[str] = Counter()
         for duplicate in comparison.found():
             if duplicate.files[0] in chosen:
@@ -72,7 +73,7 @@ class Validation(Generic[V]):
                     yield self._warning(duplicate, chosen[duplicate.files[0]])
         for kind, count in counts.items():
             if count > _MAX_DUPLICATES:
-                found = f"{count} values of {kind} that several files have"
+                found = f"{count} values of {kind} that several {noun}s have"
                 expected = f"none: the first {_MAX_DUPLICATES} are shown"
                 yield Fault((), found, expected, is_warning=True)
         if not comparison.is_complete:
@@ -86,7 +87,7 @@ class Validation(Generic[V]):
         names = first_of([self._source.short(label) for label in others], duplicate.count - 1)
         have = "has" if duplicate.count == 2 else "have"
         found = f"{describe(text, key)}, which {names} {have} too"
-        expected = _KINDS.get(str(key[-1]), _ANOTHER_VM)
+        expected = _KINDS.get(str(key[-1]), _ANOTHER_VM.format(self._source.noun))
         return self._instance_check.located(Fault(key, found, expected, is_warning=True), first)
 
 

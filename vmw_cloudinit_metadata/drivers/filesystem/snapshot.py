@@ -185,6 +185,8 @@ class Snapshot:
     read (LeadsOut). Other paths are the operator's, and are used as they are.
     """
 
+    kept_bytes = 0  # of content
+
     def __init__(self, root: Root | None = None, revision: int | None = None) -> None:
         self.root = root
         self._revision = revision  # of Revisions, from before the first look

@@ -52,15 +52,16 @@ class ToldChanges(Changes):
             self._changes.all_changed()
             self._silence_s = silence_s
             self.is_connected = self.was_connected = True
-            self._changes.complete_until(time.monotonic() + silence_s)
-            was_lost, self._was_lost = self._was_lost, False
-        if was_lost:
-            self._report(f"{self._name} tells changes again")
+        self.alive()
 
     def alive(self) -> None:
         with self._lock:
-            if self.is_connected:
-                self._changes.complete_until(time.monotonic() + self._silence_s)
+            if not self.is_connected:
+                return
+            self._changes.complete_until(time.monotonic() + self._silence_s)
+            was_lost, self._was_lost = self._was_lost, False
+        if was_lost:
+            self._report(f"{self._name} tells changes again")
 
     def changed(self, keys: Iterable[tuple[str, str]]) -> None:
         for key in filter(None, map(usual, keys)):
@@ -75,6 +76,15 @@ class ToldChanges(Changes):
         with self._lock:
             self._changes.complete_until(-inf)
             self.is_connected = False
+        self._is_lost(reason)
+
+    def look(self) -> None:
+        """Report a listener that has fallen silent."""
+        if self.is_connected and not self._changes.is_told_at(time.monotonic()):
+            self._is_lost(f"its listener has said nothing for {self._silence_s:g} s")
+
+    def _is_lost(self, reason: object) -> None:
+        with self._lock:
             was_lost, self._was_lost = self._was_lost, True
         if not was_lost:
             text = one_line(shortened(str(reason)))
@@ -100,6 +110,11 @@ class Listening:
         told = self._told = ToldChanges(self._name, self._changes, report)
         run = threading.Thread(target=self._run, args=[told], name="store listener", daemon=True)
         run.start()
+
+    def look(self) -> None:
+        """Report a listener that has fallen silent; called every second."""
+        if self._told:
+            self._told.look()
 
     def close(self) -> None:
         if self._told:

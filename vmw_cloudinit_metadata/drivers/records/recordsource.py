@@ -122,6 +122,7 @@ class RecordSource(Source[RecordView]):
         return RecordCheck(self._name, listed, unusable, self.view)
 
     def check(self) -> None:
+        self._listening.look()
         self._asked(self._store.check)
 
     def _fetch(self, keys: Collection[Key]) -> Mapping[Key, Records]:

@@ -89,6 +89,10 @@ class RecordView:
     def bytes_seen(self) -> int:
         return sum(one.size for records in self._seen.values() for one in records)
 
+    @property
+    def kept_bytes(self) -> int:
+        return self.bytes_seen
+
     def token(self, until_s: float = inf) -> RecordToken | None:
         """Return None while changes are not told."""
         revision = self.moment.revision
