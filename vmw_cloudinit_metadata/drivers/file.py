@@ -12,9 +12,10 @@ from typing import Any
 from vmw_cloudinit_metadata.drivers import fileoptions
 from vmw_cloudinit_metadata.drivers.checking.explanation import Explanation
 from vmw_cloudinit_metadata.drivers.checking.filecheck import FileCheck
+from vmw_cloudinit_metadata.drivers.checking.keptchecks import KeptChecks
 from vmw_cloudinit_metadata.drivers.checking.layercheck import LayerCheck
 from vmw_cloudinit_metadata.drivers.checking.namedfiles import NamedFiles
-from vmw_cloudinit_metadata.drivers.checking.validation import Validation
+from vmw_cloudinit_metadata.drivers.checking.validation import Validation, once
 from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
 from vmw_cloudinit_metadata.drivers.content.documentnames import DocumentNames
 from vmw_cloudinit_metadata.drivers.content.everyfile import EveryFile
@@ -33,6 +34,7 @@ from vmw_cloudinit_metadata.drivers.lastgood import LastGood
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
 from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories
 from vmw_cloudinit_metadata.drivers.layers.layerfiles import LayerFiles
+from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -74,6 +76,8 @@ class FileDriver(Driver):
         self._document_names = DocumentNames(directory, every)
         self._user_data = UserDataFiles(directory, every)
         self._last_good = LastGood(checked.last_good_max_age_s)
+        self._kept_checks = KeptChecks()
+        self._census = Census()
         self._watch = DirectoryWatch(directory.path, LAYERS, directory.changes)
         self.stale_if_error_s = checked.last_good_max_age_s
 
@@ -123,12 +127,33 @@ class FileDriver(Driver):
 
     def validate(self) -> Iterator[Fault]:
         """Yield every fault and warning of every file, each once."""
+        return once(one.fault for one in self.survey() if one)
+
+    def survey(self) -> Iterator[Observation | None]:
         self._directory.check()
         user_data = self._user_data.all()
-        yield from self._validated(self._every_place(), user_data)
-        yield from skipped.nearly_instance_files(self._directory.path)
+        self._kept_checks.begin(user_data)
+        places, validation = self._every_place(), self._validation()
+        yield from validation.observations(places, user_data)
+        self._kept_checks.end()
+        yield from map(Observation, skipped.nearly_instance_files(self._directory.path))
         if os.path.isdir(self._layers.path):
-            yield from skipped.nearly_instance_files(self._layers.path)
+            yield from map(Observation, skipped.nearly_instance_files(self._layers.path))
+        self.files_checked = validation.files_checked
+        self._census = self._count(validation.vms)
+
+    def _count(self, vms: int) -> Census:
+        with self._directory.snapshot() as snapshot:
+            layers = self._layers.paths(snapshot)
+            inventories = self._inventories.paths(snapshot)
+        shared = [*self._defaults.paths, *layers, *inventories]
+        return Census(len(self._listing.all_paths()) + len(shared), vms, len(layers))
+
+    def census(self) -> Census:
+        return self._census
+
+    def revision(self) -> int | None:
+        return self._directory.changes.latest()
 
     def validate_named(self, names: Collection[str]) -> Iterator[Fault]:
         """Check files, by their paths, and the files of VMs, by their names or VC UUIDs.
@@ -147,29 +172,27 @@ class FileDriver(Driver):
             self._explanation,
         )
         chosen = list(dict.fromkeys(own for name in names for own in named.places(name)))
-        user_data = self._user_data.all()
-        yield from self._validated(chosen, user_data, self._every_place())
+        user_data, validation = self._user_data.all(), self._validation()
+        self._kept_checks.begin(user_data)
+        yield from validation.run(chosen, user_data, self._every_place())
+        self.files_checked = validation.files_checked
 
     def _every_place(self) -> list[OwnData]:
         places = [of_file(path) for path in self._listing.all_paths()]
         with self._directory.snapshot() as snapshot:
             for inventory in self._inventories.all(snapshot):
                 places += inventory.all()
+            places += self._layers.vms_served(snapshot, {place.stem for place in places})
         return places
 
-    def _validated(
-        self,
-        places: Collection[OwnData],
-        user_data: Collection[str],
-        others: Iterable[OwnData] = (),
-    ) -> Iterator[Fault]:
-        file_check = FileCheck(self._directory, self._listing, self._files, self._inventories)
+    def _validation(self) -> Validation:
+        file_check = FileCheck(
+            self._directory, self._listing, self._files, self._inventories, self._kept_checks
+        )
         layer_check = LayerCheck(self._directory, self._layers, self._inventories)
-        validation = Validation(
+        return Validation(
             self._directory, self._listing, self._defaults, layer_check, file_check, self.judge
         )
-        yield from validation.run(places, user_data, others)
-        self.files_checked = validation.files_checked
 
     def tables(self) -> Mapping[str, Table]:
         return {

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
+from vmw_cloudinit_metadata.drivers.checking.keptchecks import Checked, KeptChecks
 from vmw_cloudinit_metadata.drivers.content.instancefile import InstanceFiles
 from vmw_cloudinit_metadata.drivers.content.layer import located
-from vmw_cloudinit_metadata.drivers.content.owndata import OwnData, of_file
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData, of_file
 from vmw_cloudinit_metadata.drivers.content.rivals import ONE_OF_THEM, joined_names, two_files
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
@@ -31,15 +32,6 @@ Judge = Callable[[InstanceData], Iterable[Fault]]
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 
-@dataclass(frozen=True)
-class Checked:
-    """The faults and warnings of a file, and its values that no other file may have."""
-
-    faults: tuple[Fault, ...]
-    values: Sequence[distinct.Value] = ()
-    is_user_data: bool = False  # another file names it as its user-data: no instance file
-
-
 class FileCheck:
     """Checks the VMs of a directory one by one, with the layers that surely count for them."""
 
@@ -49,32 +41,47 @@ class FileCheck:
         listing: Listing,
         files: InstanceFiles,
         inventories: Inventories,
+        kept: KeptChecks,
     ) -> None:
         self._directory = directory
         self._listing = listing
         self._files = files
         self._inventories = inventories
+        self._kept = kept
 
     def check(self, own: OwnData, user_data: Collection[str], judge: Judge | None) -> Checked:
         """Check a file, unless it is one of `user_data`; `judge` adds warnings of what is served.
 
         A file that is named as user-data and has a key of an instance file is checked too.
         """
-        path = own.path
-        with self._directory.snapshot() as snapshot:
-            about_file = [*self._name_faults(own), *mode_faults(path, snapshot)]
-            try:
-                about_file += self._rivals_in_inventories(own, snapshot)
-                stack, sources = self._stack(own, snapshot)
-                if user_data and self._is_user_data(own, stack, user_data):
-                    return Checked((), is_user_data=True)
-                faults, values = self._check(own, stack, sources, snapshot, judge)
-            except DriverError as error:
-                found = f"an error ({error})"
-                faults, values = [Fault((), found, "a file that can be read", path, 1)], ()
-        if any(fault.expected == ONE_OF_THEM for fault in about_file):
+        try:
+            content = self._content(own, user_data, judge)
+            if content.is_user_data:
+                return content
+            about_names = [*self._name_faults(own), *self._rivals_in_inventories(own)]
+        except DriverError as error:
+            found = f"an error ({error})"
+            return Checked((Fault((), found, "a file that can be read", own.path, 1),))
+        values = content.values
+        if any(fault.expected == ONE_OF_THEM for fault in about_names):
             values = ()  # another file of the same VM has them too
-        return Checked((*about_file, *faults), values)
+        return Checked((*about_names, *content.faults), values)
+
+    def _content(self, own: OwnData, user_data: Collection[str], judge: Judge | None) -> Checked:
+        """What is wrong with what it says, as kept or checked now."""
+        kept = self._kept.get(own.label, partial(os.path.realpath, own.path))
+        if kept:
+            return kept
+        with self._directory.snapshot() as snapshot:
+            about_mode = mode_faults(own.path, snapshot)
+            stack, sources = self._stack(own, snapshot)
+            if user_data and self._is_user_data(own, stack, user_data):
+                checked = Checked((), is_user_data=True)
+            else:
+                faults, values = self._check(own, stack, sources, snapshot, judge)
+                checked = Checked((*about_mode, *faults), values)
+            self._kept.put(own.label, snapshot.token(), checked)
+        return checked
 
     def values_of(self, own: OwnData) -> Sequence[distinct.Value]:
         """The values that no other VM may have; none of data that has a fault."""
@@ -127,10 +134,11 @@ class FileCheck:
         warnings += (located(warning, layers) for warning in about_data)
         return warnings, distinct.values_of(instance, stem)
 
-    def _rivals_in_inventories(self, own: OwnData, snapshot: Snapshot) -> Iterator[Fault]:
+    def _rivals_in_inventories(self, own: OwnData) -> Iterator[Fault]:
         """Other entries of the same VM; reported for the first place alone."""
         stem = usual_stem(own.stem)
-        inventories = self._inventories.all(snapshot)
+        with self._directory.snapshot() as snapshot:
+            inventories = self._inventories.all(snapshot)
         if not stem or not inventories:
             return
         files = [of_file(path) for path in self._listing.present(stem)]
@@ -141,7 +149,7 @@ class FileCheck:
 
     def _name_faults(self, own: OwnData) -> Iterator[Fault]:
         """Other files of the same VM, and a name that differs from the one looked up."""
-        if own.line:
+        if own.line or own.matched_by == BY_LAYER:
             return
         path, stem = own.path, own.stem
         paths = self._listing.present(stem)

@@ -11,6 +11,7 @@ from vmw_cloudinit_metadata.drivers.filesystem.filemode import mode_faults
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories, Inventory
 from vmw_cloudinit_metadata.drivers.layers.layerfiles import LayerFiles, SharedLayer
+from vmw_cloudinit_metadata.drivers.observation import NAMED_VMS, Observation
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
 from vmw_cloudinit_metadata.instance.layering import condition, patch
@@ -27,16 +28,25 @@ class LayerCheck:
         self._layers = layers
         self._inventories = inventories
 
-    def faults(self, known: Sequence[OwnData]) -> Iterator[Fault]:
+    def observations(self, known: Sequence[OwnData]) -> Iterator[Observation]:
         """Every fault and warning that they have by themselves; `known` are all VMs' own data."""
         with self._directory.snapshot() as snapshot:
             for one in self._layers.all(snapshot).layers:
-                yield from mode_faults(one.file.path, snapshot)
-                yield from bounded([*one.file.faults, *_data_faults(one)])
-                if not one.file.faults:
-                    yield from _match_warnings(one, known)
+                if faults := list(_faults_of(one, known, snapshot)):
+                    names = [own.stem for own in known if one.condition.may_hold(_machine(own))]
+                    for fault in faults:
+                        yield Observation(fault, names[:NAMED_VMS], len(names))
             for inventory in self._inventories.all(snapshot):
-                yield from _inventory_faults(inventory, snapshot)
+                names = list(inventory.entries)
+                for fault in _inventory_faults(inventory, snapshot):
+                    yield Observation(fault, names[:NAMED_VMS], len(names))
+
+
+def _faults_of(one: SharedLayer, known: Sequence[OwnData], snapshot: Snapshot) -> Iterator[Fault]:
+    yield from mode_faults(one.file.path, snapshot)
+    yield from bounded([*one.file.faults, *_data_faults(one)])
+    if not one.file.faults:
+        yield from _match_warnings(one, known)
 
 
 def _data_faults(one: SharedLayer) -> Iterator[Fault]:

@@ -10,9 +10,10 @@ from vmw_cloudinit_metadata.drivers.checking.filecheck import FileCheck, Judge
 from vmw_cloudinit_metadata.drivers.checking.layercheck import LayerCheck
 from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
 from vmw_cloudinit_metadata.drivers.content.duplicates import Comparison, Duplicate
-from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
+from vmw_cloudinit_metadata.drivers.observation import NAMED_VMS, Observation
 from vmw_cloudinit_metadata.instance.counts import first_of
 from vmw_cloudinit_metadata.instance.fault import Fault, describe
 
@@ -45,6 +46,7 @@ class Validation:
         self._file_check = file_check
         self._judge = judge
         self.files_checked = 0
+        self.vms = 0  # with data that was checked
 
     def run(
         self,
@@ -53,44 +55,64 @@ class Validation:
         others: Iterable[OwnData] = (),
     ) -> Iterator[Fault]:
         """Yield each fault and warning of `places` once; `others` are only compared with them."""
-        return _once(self._faults(places, user_data, others))
+        observations = self.observations(places, user_data, others)
+        return once(one.fault for one in observations if one)
 
-    def _faults(
-        self, places: Collection[OwnData], user_data: Collection[str], others: Iterable[OwnData]
-    ) -> Iterator[Fault]:
+    def observations(
+        self,
+        places: Collection[OwnData],
+        user_data: Collection[str],
+        others: Iterable[OwnData] = (),
+    ) -> Iterator[Observation | None]:
+        """Yield the same for each VM that it affects, and None after each place."""
         self._listing.look()
         comparison = Comparison()
+        chosen = {own.label: own for own in places}
+        rest = {own.label: own for own in others if own.label not in chosen}
+        everything = [*places, *rest.values()]
         with self._directory.snapshot() as snapshot:
-            yield from self._defaults.faults(snapshot)
-        others = list(others)
-        yield from self._layer_check.faults([*places, *others])
+            for fault in self._defaults.faults(snapshot):
+                names = [own.stem for own in everything[:NAMED_VMS]]
+                yield Observation(fault, names, len(everything))
+        of_shared = set()  # faults whose VMs are counted already
+        for one in self._layer_check.observations(everything):
+            of_shared.add(hash(one.fault))
+            yield one
         for own in places:
             checked = self._file_check.check(own, user_data, self._judge)
-            self.files_checked += not checked.is_user_data
-            yield from checked.faults
+            is_of_layer = own.matched_by == BY_LAYER
+            self.files_checked += not (checked.is_user_data or is_of_layer)
+            self.vms += not checked.is_user_data
+            for fault in checked.faults:
+                if hash(fault) not in of_shared:
+                    yield Observation(fault, (own.stem,), 1)
             comparison.add(own.label, checked.values)
-        chosen = {own.label: own for own in places}
-        for own in others:
-            if own.label not in chosen:
-                comparison.add(own.label, self._file_check.values_of(own))
-        yield from self._duplicates(comparison, chosen)
+            yield None
+        for own in rest.values():
+            comparison.add(own.label, self._file_check.values_of(own))
+        for duplicate, fault in self._duplicates(comparison, chosen):
+            labels = duplicate.files if duplicate else ()
+            vms = [(chosen.get(label) or rest[label]).stem for label in labels]
+            yield Observation(fault, vms, duplicate.count if duplicate else 0)
 
-    def _duplicates(self, comparison: Comparison, chosen: Mapping[str, OwnData]) -> Iterator[Fault]:
+    def _duplicates(
+        self, comparison: Comparison, chosen: Mapping[str, OwnData]
+    ) -> Iterator[tuple[Duplicate | None, Fault]]:
         counts: Counter[str] = Counter()
         for duplicate in comparison.found():
             if duplicate.files[0] in chosen:
                 kind = str(duplicate.value[0][-1])
                 counts[kind] += 1
                 if counts[kind] <= _MAX_DUPLICATES:
-                    yield self._warning(duplicate, chosen[duplicate.files[0]])
+                    yield duplicate, self._warning(duplicate, chosen[duplicate.files[0]])
         for kind, count in counts.items():
             if count > _MAX_DUPLICATES:
                 found = f"{count} values of {kind} that several files have"
                 expected = f"none: the first {_MAX_DUPLICATES} are shown"
-                yield Fault((), found, expected, is_warning=True)
+                yield None, Fault((), found, expected, is_warning=True)
         if not comparison.is_complete:
             found = "more values than are compared with each other"
-            yield Fault((), found, "fewer files in one directory", is_warning=True)
+            yield None, Fault((), found, "fewer files in one directory", is_warning=True)
 
     def _warning(self, duplicate: Duplicate, first: OwnData) -> Fault:
         """Where the first file has the value, and who else has it."""
@@ -103,7 +125,7 @@ class Validation:
         return self._file_check.located(Fault(key, found, expected, is_warning=True), first)
 
 
-def _once(faults: Iterable[Fault]) -> Iterator[Fault]:
+def once(faults: Iterable[Fault]) -> Iterator[Fault]:
     """Yield each fault once: faults of defaults and of shared files come with each instance
     file."""
     seen: set[int] = set()  # hashes, since a directory with many files has many

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vmw_cloudinit_metadata.drivers.content import layer
@@ -15,14 +15,19 @@ from vmw_cloudinit_metadata.drivers.content.layer import (
     OUTSIDE_FOUND,
     FileLayer,
 )
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.content.rivals import two_files
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
-from vmw_cloudinit_metadata.drivers.filesystem.filename import is_data_file, stem_in
+from vmw_cloudinit_metadata.drivers.filesystem.filename import is_data_file, stem_in, stem_of
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, describe
 from vmw_cloudinit_metadata.instance.keys import LAYER_LEVEL
-from vmw_cloudinit_metadata.instance.layering.condition import Condition, condition_of
+from vmw_cloudinit_metadata.instance.layering.condition import (
+    Condition,
+    condition_of,
+    machine_named,
+)
 
 MAX_LAYERS = 100
 MAX_BYTES = MAX_FILE_BYTES  # of all layers together
@@ -78,6 +83,16 @@ class LayerFiles:
             self._kept = (layers, seen.closed()) if seen.is_settled() else None
         snapshot.include(seen)
         return layers
+
+    def vms_served(self, snapshot: Snapshot, known: Collection[str]) -> Iterator[OwnData]:
+        """The VMs that layers serve and name, but for those `known` by their stems."""
+        for one in self.all(snapshot).layers:
+            machine = machine_named(one.match) if one.serves else None
+            if machine is None:
+                continue
+            stem = machine.vc_uuid or stem_of(machine.name or "")
+            if stem and stem not in known:
+                yield OwnData(BY_LAYER, one.file.path, stem)
 
     def paths(self, snapshot: Snapshot) -> list[str]:
         """The files, as they are named now; raises DriverError."""
