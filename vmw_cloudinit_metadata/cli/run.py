@@ -18,6 +18,8 @@ from vmw_cloudinit_metadata.drivers.driver import load
 from vmw_cloudinit_metadata.monitoring import formatters, logs, uncaught
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.budget import return_large_blocks
+from vmw_cloudinit_metadata.process.catalogue import Catalogue
+from vmw_cloudinit_metadata.process.surveyprocess import SurveyProcess
 from vmw_cloudinit_metadata.protocol.rate import BURST_S
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import MAX_MOVE_RATE, MIN_KEY_BYTES
@@ -186,6 +188,13 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "none.",
 )
 @click.option(
+    "--catalogue/--no-catalogue",
+    default=True,
+    show_default=True,
+    help="Read all data in the background, in a process of its own, and report its faults before "
+    "VMs boot.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="info",
@@ -240,6 +249,7 @@ def run(
     workers: int,
     driver_spec: str,
     audit_log: Path | None,
+    catalogue: bool,
     **options: Any,
 ) -> None:
     """Serve VMs in the foreground until TERM or INT.
@@ -279,8 +289,18 @@ def run(
         _warn_if_open_to_everyone(addresses, limits)
         notify.ready(f"listening on {', '.join(map(str, addresses))}")
 
+    def survey(memory_bytes: int, known: Catalogue) -> SurveyProcess:
+        driver_opts = options["driver_opts"]
+        return SurveyProcess(driver_spec, driver_opts, memory_bytes, known.take, known.fail)
+
     service = Service(
-        make, listen, announce, AdminPort(admin) if admin else None, configuration, audit_log
+        make,
+        listen,
+        announce,
+        AdminPort(admin) if admin else None,
+        configuration,
+        audit_log,
+        survey if catalogue else None,
     )
     counters = serve(service, workers)
     counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))
