@@ -42,7 +42,7 @@ const FILE_STATES = {
 };
 
 const $ = (id) => document.getElementById(id);
-const shown = { filter: "", words: "", page: 1, story: "", revision: "", files: 0 };
+const shown = { filter: "", words: "", page: 1, story: "", revision: "", files: "" };
 let lastStatus = null;
 let refreshTimer = 0;
 let asked = 0;
@@ -257,10 +257,12 @@ function addFilesTile() {
   return tile;
 }
 
-async function refreshFaults({ state, revision }) {
-  if (state === "off" || revision === shown.files) return;
+const filesVersion = ({ revision, read }) => `${revision} ${read}`;
+
+async function refreshFaults(status) {
+  if (status.state === "off" || filesVersion(status) === shown.files) return;
   const found = await json(`api/faults?per_page=${PER_PAGE}`);
-  shown.files = found.revision;
+  shown.files = filesVersion(found);
   $("faults").replaceChildren(...found.faults.map(faultEntry));
   const { faults, warnings } = found.totals;
   const title = `Instance files: ${plural(faults, "fault", "faults")}, ${plural(warnings, "warning", "warnings")}`;
