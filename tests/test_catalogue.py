@@ -27,8 +27,8 @@ from vmw_cloudinit_metadata.drivers.catalogue.findings import MAX_FINDINGS, Find
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.instance.fault import Fault
-from vmw_cloudinit_metadata.process.catalogue import Catalogue
-from vmw_cloudinit_metadata.process.surveyprocess import SurveyProcess
+from vmw_cloudinit_metadata.serving.catalogue import Catalogue
+from vmw_cloudinit_metadata.serving.surveyprocess import SurveyProcess
 
 LIMIT_S = 60.0
 PLAIN = "metadata: {role: web}\nnetwork: {address: 10.1.%d.%d/16}\n"
@@ -262,7 +262,7 @@ def test_record_with_another_value_is_checked(kind: str, key: str, value: object
 
 
 def test_catalogue_keeps_bounded_bytes_and_counts_the_rest(constants: Constants) -> None:
-    constants(process__catalogue__KEPT_BYTES=2000)
+    constants(serving__catalogue__KEPT_BYTES=2000)
     catalogue = Catalogue()
     catalogue.take(records.Began())
     for _ in range(50):
@@ -282,8 +282,8 @@ def babbled(constants: Constants) -> Iterator[Callable[..., tuple[SurveyProcess,
     processes = []
 
     def start(**options: object) -> tuple[SurveyProcess, list[str]]:
-        constants(process__surveyprocess__PROGRAM="tests.babbler")
-        constants(process__surveyprocess__TURN_S=0.05)
+        constants(serving__surveyprocess__PROGRAM="tests.babbler")
+        constants(serving__surveyprocess__TURN_S=0.05)
         failures: list[str] = []
         catalogue = Catalogue()
         process = SurveyProcess("x:Y", options, 2**30, catalogue.take, failures.append)
@@ -312,7 +312,7 @@ GARBAGE = {
 def test_process_that_writes_garbage_is_ended_and_started_again(
     case: str, babbled: Callable[..., tuple[SurveyProcess, list[str]]], constants: Constants
 ) -> None:
-    constants(process__surveyprocess__MAX_RECORDS=5000)
+    constants(serving__surveyprocess__MAX_RECORDS=5000)
     options, expected = GARBAGE[case]
     process, failures = babbled(**options)
     assert failures[0] == f"{failures[0].partition(';')[0]}; starting another one in 1 s"
@@ -378,7 +378,7 @@ def test_80_faulty_files_of_2000_are_seen_at_the_start_and_changes_soon(
 def test_process_that_dies_or_stops_is_replaced_and_ends_with_the_server(
     start: Callable[..., ServerProcess], workers: int
 ) -> None:
-    command = with_constants(process__surveyprocess__SILENT_S=5.0)
+    command = with_constants(serving__surveyprocess__SILENT_S=5.0)
     server = start("--catalogue", "--workers", str(workers), command=command)
     admin = Admin(server)
 

@@ -29,8 +29,8 @@ from vmw_cloudinit_metadata.admin.machinerecord import MachineRecord
 from vmw_cloudinit_metadata.admin.request import Request
 from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
 from vmw_cloudinit_metadata.monitoring.kept import short_name
-from vmw_cloudinit_metadata.process.catalogue import Catalogue
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
 

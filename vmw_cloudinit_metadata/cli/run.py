@@ -18,8 +18,6 @@ from vmw_cloudinit_metadata.drivers.driver import load
 from vmw_cloudinit_metadata.monitoring import formatters, logs, uncaught
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.budget import return_large_blocks
-from vmw_cloudinit_metadata.process.catalogue import Catalogue
-from vmw_cloudinit_metadata.process.surveyprocess import SurveyProcess
 from vmw_cloudinit_metadata.protocol.rate import BURST_S
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import MAX_MOVE_RATE, MIN_KEY_BYTES
@@ -29,7 +27,9 @@ from vmw_cloudinit_metadata.serving.admission import (
     MAX_PER_HOST,
     raise_descriptor_limit,
 )
+from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 from vmw_cloudinit_metadata.serving.server import MetadataServer
+from vmw_cloudinit_metadata.serving.surveyprocess import SurveyProcess
 from vmw_cloudinit_metadata.settings.layers import (
     SettingsCommand,
     config_option,

@@ -23,12 +23,12 @@ from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.budget import Budget, Fixed
-from vmw_cloudinit_metadata.process.catalogue import Catalogue
 from vmw_cloudinit_metadata.process.hup import Reload, Take
-from vmw_cloudinit_metadata.process.surveyprocess import SurveyProcess
 from vmw_cloudinit_metadata.process.workers import Parent
+from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 from vmw_cloudinit_metadata.serving.reporter import Reporter
 from vmw_cloudinit_metadata.serving.server import MetadataServer
+from vmw_cloudinit_metadata.serving.surveyprocess import SurveyProcess
 from vmw_cloudinit_metadata.settings.reload import Configuration, SettingsChange
 from vmw_cloudinit_metadata.settings.values import Address
 

@@ -72,7 +72,7 @@ class Input:
         return is_asked
 
 
-class Output:
+class RecordWriter:
     """Writes records. The server reads them; if it does not, this process waits."""
 
     def __init__(self, descriptor: int) -> None:
@@ -96,7 +96,9 @@ class Output:
 class Surveyor:
     """Surveys the data of one driver again and again, until the input ends."""
 
-    def __init__(self, spec: str, options: dict[str, object], ask: Input, tell: Output) -> None:
+    def __init__(
+        self, spec: str, options: dict[str, object], ask: Input, tell: RecordWriter
+    ) -> None:
         self._spec = spec
         self._options = options
         self._ask = ask
@@ -159,7 +161,7 @@ class Surveyor:
         census = driver.census()
         self._tell.write(
             records.of_done(
-                records.Done(
+                records.Surveyed(
                     findings.states(census),
                     census.vms or 0,
                     census.layers,
@@ -176,7 +178,7 @@ class Surveyor:
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # they are the server's: it ends the input
         signal.signal(number, signal.SIG_IGN)
-    tell = Output(os.dup(1))
+    tell = RecordWriter(os.dup(1))
     nowhere = os.open(os.devnull, os.O_WRONLY)  # for what a driver prints
     os.dup2(nowhere, 1)
     ask = Input(0)

@@ -56,7 +56,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Surveyed:
     """A survey has ended; all of its findings have been sent."""
 
     files: Mapping[str, int]  # by state
@@ -75,7 +75,7 @@ class Failed:
     reason: str
 
 
-Record = Unable | Began | Alive | Found | Done | Failed
+Record = Unable | Began | Alive | Found | Surveyed | Failed
 
 
 def of_unable() -> bytes:
@@ -94,7 +94,7 @@ def of_finding(finding: Finding) -> bytes:
     return _line({"kind": "found", "finding": finding.bounded_json()})
 
 
-def of_done(done: Done) -> bytes:
+def of_done(done: Surveyed) -> bytes:
     names = ("files", *_TOTALS, "seconds")
     return _line({"kind": "done", **{name: getattr(done, name) for name in names}})
 
@@ -131,7 +131,7 @@ def decode(line: bytes) -> Record:
     raise InvalidRecord("an unknown record")
 
 
-def _done(found: Mapping[str, Any]) -> Done:
+def _done(found: Mapping[str, Any]) -> Surveyed:
     numbers: dict[str, Any] = {name: found.get(name) for name in _TOTALS}
     files, seconds = found.get("files"), found.get("seconds")
     if not isinstance(files, dict) or sorted(files) != sorted(_STATES):
@@ -140,7 +140,9 @@ def _done(found: Mapping[str, Any]) -> Done:
         raise InvalidRecord("a number that is no count")
     if not isinstance(seconds, int | float) or not 0 <= seconds < _MAX_NUMBER:
         raise InvalidRecord("a time that is none")
-    return Done(files={state: files[state] for state in _STATES}, seconds=float(seconds), **numbers)
+    return Surveyed(
+        files={state: files[state] for state in _STATES}, seconds=float(seconds), **numbers
+    )
 
 
 def _finding(found: Mapping[str, Any]) -> dict[str, Any]:

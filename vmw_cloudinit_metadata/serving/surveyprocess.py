@@ -211,7 +211,7 @@ class SurveyProcess:
 
     def _hear(self, record: records.Record) -> None:
         self._silent_s = 0.0
-        if isinstance(record, records.Done):
+        if isinstance(record, records.Surveyed):
             self._restart_s = RESTART_S
         self._is_over = isinstance(record, records.Unable)
         self._take(record)

@@ -46,7 +46,7 @@ class Catalogue:
     def __init__(self) -> None:
         self._picture = _Picture()
         self._coming = _Picture()
-        self._done: records.Done | None = None
+        self._done: records.Surveyed | None = None
         self._read_s = 0.0  # when the last survey ended
         self._checked = 0  # of the survey that is under way
         self._is_reading = True
@@ -69,7 +69,7 @@ class Catalogue:
                 self._coming.add(finding)
             case records.Failed(reason):
                 self.fail(reason)
-            case records.Done():
+            case records.Surveyed():
                 self._complete(record)
 
     def fail(self, reason: str) -> None:
@@ -78,7 +78,7 @@ class Catalogue:
         self._problem = reason
         self.revision += 1
 
-    def _complete(self, done: records.Done) -> None:
+    def _complete(self, done: records.Surveyed) -> None:
         self._picture, self._coming = self._coming, _Picture()
         self._done, self._read_s = done, time.time()
         self._is_reading, self._problem = False, ""
@@ -88,7 +88,7 @@ class Catalogue:
             self._said = totals
             self._log(done)
 
-    def _log(self, done: records.Done) -> None:
+    def _log(self, done: records.Surveyed) -> None:
         text = "instance files: %s, %s, %s; %s in %s, %s; read in %.1f s"
         log.log(
             logging.WARNING if done.faults else logging.INFO,
