@@ -234,7 +234,7 @@ function addTile([filter, name]) {
 
 // The instance files
 
-function showFiles({ state, problem, files, vms, layers, warnings, checked }) {
+function showFiles({ state, problem, files = {}, vms = 0, layers = 0, warnings, checked }) {
   const [faulty, all] = [files.fault ?? 0, (files.ok ?? 0) + (files.warning ?? 0) + (files.fault ?? 0)];
   const tile = $("faulty") ?? addFilesTile();
   tile.parentElement.hidden = state === "off" || state === "unable";
