@@ -29,7 +29,11 @@ log = logging.getLogger(__name__)
 PROGRAM = "vmw_cloudinit_metadata.drivers.catalogue.child"
 AGAIN = b"again\n"
 
-SILENT_S = 60.0  # without a record: then the process is killed
+# Without a record and nearly without CPU: then the process hangs, and is killed. Where cores are
+# busy, it may be silent for longer, since it has the lowest priority.
+SILENT_S = 60.0
+LEAST_CPU_S = 0.05
+LONGEST_SILENT_S = 900.0  # without a record
 TURN_S = 1.0
 RESTART_S = 1.0  # after the end of a process; doubled each time, until a survey ends
 MAX_RESTART_S = 300.0
@@ -63,7 +67,9 @@ class SurveyProcess:
         self._reason = ""  # why the present process is no longer heard
         self._is_over = False  # there is nothing to survey
         self._heard = 0  # records since the last turn
-        self._silent_s = 0.0  # while the hub turned
+        self._silent_s = 0.0  # without a record, while the hub turned
+        self._still_s = 0.0  # likewise, and without CPU
+        self._cpu_s = 0.0  # what the process had used then
         self._turned_s = time.monotonic()
         self._due_s = 0.0
         self._restart_s = RESTART_S
@@ -125,7 +131,8 @@ class SurveyProcess:
         assert process.stdout
         os.set_blocking(process.stdin.fileno(), False)
         os.set_blocking(process.stdout.fileno(), False)
-        self._rest, self._reason, self._silent_s = b"", "", 0.0
+        self._rest, self._reason = b"", ""
+        self._silent_s = self._still_s = self._cpu_s = 0.0
         with suppress(BrokenPipeError):  # it has ended already
             if os.write(process.stdin.fileno(), self._work) != len(self._work):
                 self._give_up("its options are too long for a pipe")
@@ -135,7 +142,9 @@ class SurveyProcess:
 
     def _turn(self) -> None:
         now_s = time.monotonic()
-        self._silent_s += min(now_s - self._turned_s, 2 * TURN_S)  # the rest was a pause of ours
+        listened_s = min(now_s - self._turned_s, 2 * TURN_S)  # the rest was a pause of ours
+        self._silent_s += listened_s
+        self._still_s += listened_s
         self._turned_s, self._heard = now_s, 0
         if self._process is None:
             if now_s >= self._due_s and not self._is_over:
@@ -147,8 +156,16 @@ class SurveyProcess:
             self._process = None
             if not self._is_over:
                 self._ended(reason)
-        elif self._silent_s > SILENT_S and not self._reason:
-            self._give_up(f"it has been silent for {SILENT_S:g} s: a file system may hang")
+        elif self._hangs() and not self._reason:
+            self._give_up(f"it has been silent for {self._silent_s:.0f} s: a file system may hang")
+
+    def _hangs(self) -> bool:
+        assert self._process
+        # See clock_getcpuclockid(3).
+        cpu_s = time.clock_gettime((~self._process.pid << 3) | 2)
+        if cpu_s - self._cpu_s > LEAST_CPU_S:
+            self._cpu_s, self._still_s = cpu_s, 0.0
+        return self._still_s > SILENT_S or self._silent_s > LONGEST_SILENT_S
 
     def _ended(self, reason: str) -> None:
         self._restarts += 1
@@ -210,7 +227,7 @@ class SurveyProcess:
             self._give_up("its record could not be taken")
 
     def _hear(self, record: records.Record) -> None:
-        self._silent_s = 0.0
+        self._silent_s = self._still_s = 0.0
         if isinstance(record, records.Surveyed):
             self._restart_s = RESTART_S
         self._is_over = isinstance(record, records.Unable)

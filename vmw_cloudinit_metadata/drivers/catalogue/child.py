@@ -25,7 +25,12 @@ from vmw_cloudinit_metadata.drivers.catalogue.findings import Findings
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, load
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
-NICE = 10  # at 19, a machine with busy cores would never read the data
+# A short survey is over soon, also where cores are busy. A long one gives way to all others, above
+# all to VMs: it may take minutes.
+NICE = 10
+LONG_CPU_S = 3.0  # from then on:
+NICEST = 19
+
 TICK_S = 1.0  # between two looks at the revision
 ALIVE_S = 2.0  # between two records that say that the process works
 
@@ -93,6 +98,24 @@ class RecordWriter:
         return is_due
 
 
+class Priority:
+    """The priority of this process, as low as the system allows."""
+
+    def __init__(self) -> None:
+        self._is_lowest = False
+        _be_nice(NICE)
+
+    def lower_if_long(self) -> None:
+        if not self._is_lowest and time.process_time() > LONG_CPU_S:
+            self._is_lowest = True
+            _be_nice(NICEST)
+
+
+def _be_nice(nice: int) -> None:
+    with suppress(OSError):  # forbidden here
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+
+
 class Surveyor:
     """Surveys the data of one driver again and again, until the input ends."""
 
@@ -103,6 +126,7 @@ class Surveyor:
         self._options = options
         self._ask = ask
         self._tell = tell
+        self._priority = Priority()
 
     def run(self) -> None:
         while True:
@@ -149,6 +173,7 @@ class Surveyor:
         try:
             for observation in driver.survey():
                 checked += observation is None
+                self._priority.lower_if_long()
                 if observation:
                     findings.add(observation)
                 if self._tell.stay_alive(checked):
@@ -202,9 +227,7 @@ def main() -> None:
 
 
 def _give_way(memory_bytes: int) -> None:
-    """Let VMs have CPU, disk and memory first; where the system forbids that, go on without."""
-    with suppress(OSError):
-        os.nice(NICE)
+    """Let VMs have memory first; where the system forbids that, go on without."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_WORST)
     with suppress(OSError, ValueError):
