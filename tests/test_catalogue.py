@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import Constants
-from tests.process import ServerProcess, with_constants
+from tests.process import ServerProcess, run, with_constants
 from tests.test_admin import Admin, wait_until
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.catalogue.findings import MAX_FINDINGS, Finding, Findings
@@ -422,6 +422,13 @@ def test_options_of_the_driver_are_no_arguments(
     assert str(own_instances).encode() not in arguments
     assert SECRET.encode() not in admin.request("/api/faults")[1]
     assert admin.status("/api/faults?severity=x") == 400
+
+
+def test_setting_is_shown_as_the_file_may_have_it(own_instances: Path) -> None:
+    opts = ujson.dumps({"directory": str(own_instances)})
+    arguments = ("check-config", "--uri", "x", "--driver-opts", opts)
+    shown = run(*arguments, env={"VMW_METADATA_CATALOGUE": "no"}).stdout
+    assert re.search(r"^catalogue: false +# environment", shown, re.MULTILINE)
 
 
 def test_without_catalogue_there_is_none(start: Callable[..., ServerProcess]) -> None:

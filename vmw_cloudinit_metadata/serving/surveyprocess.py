@@ -37,7 +37,12 @@ LONGEST_SILENT_S = 900.0  # without a record
 TURN_S = 1.0
 RESTART_S = 1.0  # after the end of a process; doubled each time, until a survey ends
 MAX_RESTART_S = 300.0
-MAX_MEMORY_BYTES = 1024**3  # of the process; at most what a serving process may have
+
+# Memory of the process: as much as a serving process may have, within these bounds. 50,000 files
+# take 240 MB.
+MIN_MEMORY_BYTES = 512 * 1024**2
+MAX_MEMORY_BYTES = 1024**3
+
 _PIECE_BYTES = 16 * 1024  # read in one turn of the hub
 MAX_RECORDS = 10_000  # in a second or so: a survey has 2,000
 _STOP_S = 1.0
@@ -56,7 +61,7 @@ class SurveyProcess:
         take: Callable[[records.Record], None],
         fail: Callable[[str], None],
     ) -> None:
-        memory_bytes = min(memory_bytes, MAX_MEMORY_BYTES)
+        memory_bytes = min(max(memory_bytes, MIN_MEMORY_BYTES), MAX_MEMORY_BYTES)
         work = {"driver": driver, "options": options, "memory_bytes": memory_bytes}
         self._work = ujson.dumps(work, escape_forward_slashes=False).encode() + b"\n"
         self._take = take

@@ -12,8 +12,10 @@ from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Token
 from vmw_cloudinit_metadata.instance.distinct import Value
 from vmw_cloudinit_metadata.instance.fault import Fault
 
-MAX_BYTES = 256 * 1024 * 1024  # beyond it, further ones are checked each time: 200,000 files
-_ABOUT_BYTES = 900  # a check without faults and values: paths and their signatures
+MAX_BYTES = 256 * 1024 * 1024  # about 80,000 files; beyond it, they are checked each time
+
+# Measured: 3.4 kB a file with one fault and four values.
+_ABOUT_BYTES = 2200  # paths and their signatures
 _FAULT_BYTES = 600
 _VALUE_BYTES = 150
 
