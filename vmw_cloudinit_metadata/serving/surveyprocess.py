@@ -70,6 +70,7 @@ class SurveyProcess:
         self._watcher: Any = None
         self._rest = b""
         self._reason = ""  # why the present process is no longer heard
+        self._failure = ""  # what it has said itself
         self._is_over = False  # there is nothing to survey
         self._heard = 0  # records since the last turn
         self._silent_s = 0.0  # without a record, while the hub turned
@@ -95,7 +96,7 @@ class SurveyProcess:
 
     def ask(self) -> None:
         """Have everything read again, now."""
-        if self._process and self._process.stdin:
+        if self._watcher and self._process and self._process.stdin:
             with suppress(OSError):  # full: it has been asked, and does not listen
                 os.write(self._process.stdin.fileno(), AGAIN)
 
@@ -117,8 +118,8 @@ class SurveyProcess:
         self._process = None
 
     def _begin(self) -> None:
-        path = os.pathsep.join(one or os.getcwd() for one in sys.path)
         try:
+            path = os.pathsep.join(one or os.getcwd() for one in sys.path)
             # This Python with a module of ours. The options may be secret, and are no arguments.
             process = subprocess.Popen(  # nosec B603
                 [sys.executable, "-P", "-m", PROGRAM],
@@ -136,7 +137,7 @@ class SurveyProcess:
         assert process.stdout
         os.set_blocking(process.stdin.fileno(), False)
         os.set_blocking(process.stdout.fileno(), False)
-        self._rest, self._reason = b"", ""
+        self._rest, self._reason, self._failure = b"", "", ""
         self._silent_s = self._still_s = self._cpu_s = 0.0
         with suppress(BrokenPipeError):  # it has ended already
             if os.write(process.stdin.fileno(), self._work) != len(self._work):
@@ -156,7 +157,7 @@ class SurveyProcess:
                 self._begin()
         elif (code := self._process.poll()) is not None:
             self._receive()
-            reason = self._reason or f"it has ended with {code}"
+            reason = self._reason or f"it has ended with {code}{self._failure}"
             self._close()
             self._process = None
             if not self._is_over:
@@ -166,8 +167,10 @@ class SurveyProcess:
 
     def _hangs(self) -> bool:
         assert self._process
-        # See clock_getcpuclockid(3).
-        cpu_s = time.clock_gettime((~self._process.pid << 3) | 2)
+        try:
+            cpu_s = time.clock_gettime((~self._process.pid << 3) | 2)  # see clock_getcpuclockid(3)
+        except OSError:
+            return False  # it has just ended
         if cpu_s - self._cpu_s > LEAST_CPU_S:
             self._cpu_s, self._still_s = cpu_s, 0.0
         return self._still_s > SILENT_S or self._silent_s > LONGEST_SILENT_S
@@ -235,5 +238,8 @@ class SurveyProcess:
         self._silent_s = self._still_s = 0.0
         if isinstance(record, records.Surveyed):
             self._restart_s = RESTART_S
+        if isinstance(record, records.Failed):
+            self._failure = f": {record.reason}"
+            self._report(f"it cannot read the data: {record.reason}")
         self._is_over = isinstance(record, records.Unable)
         self._take(record)
