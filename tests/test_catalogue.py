@@ -444,3 +444,23 @@ def test_without_catalogue_there_is_none(start: Callable[..., ServerProcess]) ->
         "faults": [], "total": 0, "page": 1, "per_page": 100, "pages": 1, "state": "off"
     }  # fmt: skip
     assert child_of(server.pid) == 0
+
+
+SHARED = {
+    "written out": ("address: 10.0.0.5/24", 1),
+    "by a reference": ("address: '10.0.0.${match.number}/24'", 0),
+    "no value of one VM": ("dhcp: true", 0),
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_value_that_a_layer_gives_to_several_vms_is_found(tmp_path: Path, case: str) -> None:
+    network, count = SHARED[case]
+    match = "match: {name: 'web-{number}'}\nserve: true\n"
+    write(tmp_path, layers__web=f"{match}network: {{{network}}}\n")
+    found = list(FileDriver({"directory": str(tmp_path)}).validate())
+    assert len(found) == count
+    if found:
+        assert "layers/web.yaml:3: warning: network.address: found '10.0.0.5' for all" in str(
+            found[0]
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
@@ -12,13 +13,15 @@ from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.layers.inventories import Inventories, Inventory
 from vmw_cloudinit_metadata.drivers.layers.layerfiles import LayerFiles, SharedLayer
 from vmw_cloudinit_metadata.drivers.observation import NAMED_VMS, Observation
-from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
+from vmw_cloudinit_metadata.instance import distinct
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded, describe
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
 from vmw_cloudinit_metadata.instance.layering import condition, patch
 from vmw_cloudinit_metadata.instance.layering.substitution import stand_in, substituted
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
+_OWN_VALUE = "a value of its own for each VM, in its file or by a reference such as ${vm.name}"
 _NO_VM = "a match that a VM with a file or an entry meets, or serve: true"
 
 
@@ -47,6 +50,29 @@ def _faults_of(one: SharedLayer, known: Sequence[OwnData], snapshot: Snapshot) -
     yield from bounded([*one.file.faults, *_data_faults(one)])
     if not one.file.faults:
         yield from _match_warnings(one, known)
+        yield from _shared_values(one)
+
+
+def _shared_values(one: SharedLayer) -> Iterator[Fault]:
+    """Yield a warning for each value that several VMs get which no two should have."""
+    if not one.serves or condition.machine_named(one.match):
+        return
+    values = _values_for(one, "1") & _values_for(one, "2")
+    for key, text in sorted(values, key=str):
+        fault = Fault(key, f"{describe(text, key)} for all VMs of this layer", _OWN_VALUE)
+        yield layer.located(replace(fault, is_warning=True), [one.file])
+
+
+def _values_for(one: SharedLayer, name: str) -> set[distinct.Value]:
+    """What a VM of this name would have from the layer alone, with `name` for all it has."""
+    mapping, _ = patch.settled(one.file.patch)
+    mapping.setdefault("metadata", {})
+    mapping, _ = substituted(mapping, dict.fromkeys(("vm", "query", "match"), lambda _: name))
+    try:
+        instance = InstanceData.from_mapping(mapping)
+    except InvalidInstanceData:
+        return set()  # only together with other data it is valid
+    return set(distinct.values_of(instance, name))
 
 
 def _data_faults(one: SharedLayer) -> Iterator[Fault]:
