@@ -31,6 +31,7 @@ NICE = 10
 LONG_CPU_S = 3.0  # from then on:
 NICEST = 19
 
+WATCHES_S = 0.25  # until a driver watches its data, if it can
 TICK_S = 1.0  # between two looks at the revision
 ALIVE_S = 2.0  # between two records that say that the process works
 
@@ -134,7 +135,7 @@ class Surveyor:
             if not driver.can_validate:
                 self._tell.write(records.of_unable())
                 return
-            driver.watch(lambda _: None)  # the server's own driver reports what it watches
+            _watch(driver)
             try:
                 self._follow(driver)
             finally:
@@ -198,6 +199,15 @@ class Surveyor:
             )
         )
         return True
+
+
+def _watch(driver: Driver) -> None:
+    """Have the driver watch its data, and wait a moment until it does: what changes earlier would
+    be a reason for a second survey."""
+    driver.watch(lambda _: None)  # the server's own driver reports what it watches
+    end_s = time.monotonic() + WATCHES_S
+    while driver.revision() is None and time.monotonic() < end_s:
+        time.sleep(0.01)
 
 
 def main() -> None:
