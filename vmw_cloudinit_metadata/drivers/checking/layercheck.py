@@ -9,13 +9,16 @@ from vmw_cloudinit_metadata.drivers.answers.source import Source, SourceChecks, 
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import SharedLayer
-from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
+from vmw_cloudinit_metadata.drivers.observation import NAMED_VMS, Observation
+from vmw_cloudinit_metadata.instance import distinct
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded, describe
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
 from vmw_cloudinit_metadata.instance.layering import condition, patch
 from vmw_cloudinit_metadata.instance.layering.substitution import stand_in, substituted
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
+_OWN_VALUE = "a value of its own for each VM, in its {0} or by a reference such as ${{vm.name}}"
 _NO_VM = "a match that a VM with a {0} or an entry meets, or serve: true"
 
 
@@ -24,15 +27,45 @@ class LayerCheck(Generic[V]):
         self._source = source
         self._checks = checks
 
-    def faults(self, known: Sequence[OwnData]) -> Iterator[Fault]:
+    def observations(self, known: Sequence[OwnData]) -> Iterator[Observation]:
         """Every fault and warning that they have by themselves; `known` are all VMs' own data."""
         with self._checks.view() as view:
             for one in self._source.layers(view).layers:
-                yield from self._checks.of_label(one.file.path, view)
-                yield from bounded([*one.file.faults, *_data_faults(one)])
-                if not one.file.faults:
-                    yield from _match_warnings(one, known, self._source.noun)
+                if faults := list(self._faults_of(one, known, view)):
+                    names = [own.stem for own in known if one.condition.may_hold(_machine(own))]
+                    for fault in faults:
+                        yield Observation(fault, names[:NAMED_VMS], len(names))
             yield from self._checks.of_shared(view)
+
+    def _faults_of(self, one: SharedLayer, known: Sequence[OwnData], view: V) -> Iterator[Fault]:
+        yield from self._checks.of_label(one.file.path, view)
+        yield from bounded([*one.file.faults, *_data_faults(one)])
+        if not one.file.faults:
+            yield from _match_warnings(one, known, self._source.noun)
+            yield from _shared_values(one, self._source.noun)
+
+
+def _shared_values(one: SharedLayer, noun: str) -> Iterator[Fault]:
+    """Yield a warning for each value that several VMs get which no two should have."""
+    if not one.serves or condition.machine_named(one.match):
+        return
+    values = _values_for(one, "1") & _values_for(one, "2")
+    for key, text in sorted(values, key=str):
+        found = f"{describe(text, key)} for all VMs of this layer"
+        fault = Fault(key, found, _OWN_VALUE.format(noun), is_warning=True)
+        yield layer.located(fault, [one.file])
+
+
+def _values_for(one: SharedLayer, name: str) -> set[distinct.Value]:
+    """What a VM of this name would have from the layer alone, with `name` for all it has."""
+    mapping, _ = patch.settled(one.file.patch)
+    mapping.setdefault("metadata", {})
+    mapping, _ = substituted(mapping, dict.fromkeys(("vm", "query", "match"), lambda _: name))
+    try:
+        instance = InstanceData.from_mapping(mapping)
+    except InvalidInstanceData:
+        return set()  # only together with other data it is valid
+    return set(distinct.values_of(instance, name))
 
 
 def _data_faults(one: SharedLayer) -> Iterator[Fault]:
