@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess  # nosec B404 - see the call
+import subprocess
 import sys
 import time
 from collections import Counter
