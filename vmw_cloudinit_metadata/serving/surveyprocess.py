@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess  # nosec B404 - see the call
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -32,7 +32,7 @@ AGAIN = b"again\n"
 # Without a record and nearly without CPU: then the process hangs, and is killed. Where cores are
 # busy, it may be silent for longer, since it has the lowest priority.
 SILENT_S = 60.0
-LEAST_CPU_S = 0.05
+LEAST_CPU_S = 0.01
 LONGEST_SILENT_S = 900.0  # without a record
 TURN_S = 1.0
 RESTART_S = 1.0  # after the end of a process; doubled each time, until a survey ends

@@ -111,6 +111,8 @@ class Priority:
         if not self._is_lowest and time.process_time() > LONG_CPU_S:
             self._is_lowest = True
             _be_nice(NICEST)
+            with suppress(OSError):  # a VM need not even wait for the end of a time slice
+                os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _be_nice(nice: int) -> None:
