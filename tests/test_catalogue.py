@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import Constants
-from tests.process import ServerProcess, run, with_constants
+from tests.process import CHECKOUT, ServerProcess, run, with_constants
 from tests.test_admin import Admin, wait_until
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.catalogue.findings import MAX_FINDINGS, Finding, Findings
@@ -404,6 +404,53 @@ def test_process_that_dies_or_stops_is_replaced_and_ends_with_the_server(
     pid = child_of(server.pid)
     os.kill(server.pid, signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+STORE = """
+import json, os
+from vmw_cloudinit_metadata import Key, Record, Store
+
+class Shelf(Store):
+    poll_s = 0.1
+
+    def all(self):
+        with open(self.options["path"]) as file:
+            return [Record(Key("name", name), data, name) for name, data in json.load(file).items()]
+
+    def fetch(self, keys):
+        return [record for record in self.all() if record.key in keys]
+
+    def version(self):
+        found = os.stat(self.options["path"])
+        return found.st_mtime_ns, found.st_ino
+"""
+
+
+def test_faults_of_a_store_are_seen_at_the_start_and_after_a_change(
+    tmp_path: Path, start: Callable[..., ServerProcess]
+) -> None:
+    def put(**data: object) -> None:
+        (tmp_path / "new").write_text(ujson.dumps(data))
+        (tmp_path / "new").rename(tmp_path / "shelf.json")
+
+    (tmp_path / "shelfstore.py").write_text(STORE)
+    put(web1={"metadata": {}}, bad={"network": {"address": "nonsense"}})
+    path = os.pathsep.join((str(tmp_path), str(CHECKOUT)))
+    server = start(
+        *("--catalogue", "--driver", "shelfstore:Shelf"),
+        driver_opts={"path": str(tmp_path / "shelf.json")},
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    admin = Admin(server)
+
+    def faulty() -> set[str]:
+        found = admin.json("/api/faults?severity=fault")
+        return {vm for one in found["faults"] for vm in one["vms"]}
+
+    wait_until(lambda: faulty() == {"bad"})
+    assert admin.json("/api/faults")["files"] == {"ok": 1, "warning": 0, "fault": 1}
+    put(web1={"metadata": "nothing"}, bad={"metadata": {}})
+    wait_until(lambda: faulty() == {"web1"})
 
 
 def test_driver_that_cannot_validate_has_no_catalogue(start: Callable[..., ServerProcess]) -> None:

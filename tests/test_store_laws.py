@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.test_store import until
 from vmw_cloudinit_metadata import LAYERS, Changes, Key, Machine, Record, StoreDriver
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.memorystore import MemoryStore
+from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 
@@ -378,3 +381,46 @@ def test_no_vm_gets_an_older_answer_in_a_storm() -> None:
     driver.close()
     assert wrong == []
     assert min(answers) > 100
+
+
+# The catalogue: a survey after changes finds what a first one does
+
+
+EDIT = st.tuples(
+    *(st.sampled_from(["put", "put", "layer"]), st.sampled_from(["web1", "db"])),
+    *(OWN | st.none(), LAYER | st.none()),
+)
+
+
+def surveyed(driver: StoreDriver) -> tuple[set[Observation], Census]:
+    return {replace(one, vms=tuple(one.vms)) for one in driver.survey() if one}, driver.census()
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.lists(EDIT, min_size=1, max_size=3), min_size=3, max_size=6),
+    st.sets(st.integers(0, 5), max_size=1),
+)
+def test_survey_after_changes_finds_what_a_first_one_does(
+    rounds: list[list[tuple[str, str, str | None, str | None]]], cuts: set[int]
+) -> None:
+    store = MemoryStore()
+    driver = StoreDriver(store)
+    driver.watch(lambda _: None)
+    until(lambda: store.is_listening)
+    try:
+        for number, edits in enumerate(rounds):
+            if number in cuts:
+                store.disconnect()
+                until(lambda: driver.revision() is None)
+            for kind, stem, own, layer in edits:
+                if kind == "layer":
+                    store.layer(stem, layer)
+                elif own is None:
+                    store.drop("name", stem)
+                else:
+                    store.put("name", stem, own)
+            store.connect()
+            assert surveyed(driver) == surveyed(StoreDriver(store))
+    finally:
+        driver.close()
