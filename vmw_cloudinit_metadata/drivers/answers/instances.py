@@ -97,8 +97,9 @@ class Instances(Generic[V]):
             faults += (layer.located(fault, files) for fault in found if fault.key not in known)
         if faults or instance is None:
             return None, tuple(sorted(dict.fromkeys(faults), key=_place))
-        if warnings:
-            instance = replace(instance, warnings=tuple(warnings))
+        is_secret = any(file.is_secret for file in files)
+        if warnings or is_secret:
+            instance = replace(instance, warnings=tuple(warnings), is_secret=is_secret)
         return instance, ()
 
     def _replace_file_names(
