@@ -78,7 +78,7 @@ class Lookup:
         self._stale_s = seconds("stale_if_error", driver.stale_if_error or 0)
         self._on_disk = on_disk
         if on_disk:
-            budget.add("answers to be written", on_disk)
+            budget.add("answers to be written", on_disk.waiting)
         self._unreachable: TTLCache[Machine, Failure] = TTLCache(_MAX_FAILURES, _UNREACHABLE_S)
         # With the time of the look-up, and for how long it is repeated.
         self._failures: TTLCache[Hashable, tuple[Failure, float, float]]
@@ -292,9 +292,9 @@ class Lookup:
 
     def _write_the_rest(self) -> None:
         if self._on_disk:
-            self._on_disk.close()
+            self._on_disk.waiting.close()
             end_s = time.monotonic() + _CLOSE_S
-            while self._on_disk.is_busy and time.monotonic() < end_s:
+            while self._on_disk.waiting.is_busy and time.monotonic() < end_s:
                 gevent.sleep(0.02)
 
     def _closed(self, closed: Event, _nothing: None, error: BaseException | None) -> None:

@@ -92,44 +92,47 @@ class AnswerDirectory:
         with _opened(self.path) as directory:
             return _read(directory, name, MAX_BYTES)
 
-    def has(self, name: str, content: bytes) -> bool:
-        """Return whether the file has this content; other processes may have written another."""
+    def has(self, name: str, content: bytes, at_s: float) -> bool:
+        """Return whether the file has this content, then of that time (in seconds since 1970).
+
+        Or that of another process, which has looked it up later.
+        """
         try:
             found = self.read(name)
         except NotOurs:
             return False
-        return found is not None and found[0] == content
+        if found is None or (found[0] != content and not at_s < found[1] <= time.time()):
+            return False
+        if found[0] == content:
+            with _opened(self.path) as directory, suppress(FileNotFoundError):
+                os.utime(name, (at_s, at_s), dir_fd=directory, follow_symlinks=False)
+        return True
 
-    def touch(self, name: str) -> None:
-        """Set the time of a file to now."""
-        with _opened(self.path) as directory, suppress(FileNotFoundError):
-            os.utime(name, dir_fd=directory, follow_symlinks=False)
-
-    def write(self, contents: Mapping[str, bytes]) -> list[str]:
-        """Write files, and sync their file system once; return the names of those written.
+    def write(self, contents: Mapping[str, tuple[bytes, float]]) -> int:
+        """Write files of these times, and sync their file system once; return how many.
 
         One is left out whose name a directory has.
         """
-        written: list[str] = []
+        written = 0
         with _opened(self.path) as directory:
             drafts: dict[str, str] = {}
             try:
-                for name, content in contents.items():
-                    drafts[name] = self._write_draft(directory, content)
+                for name, (content, at_s) in contents.items():
+                    drafts[name] = self._write_draft(directory, content, at_s)
                 _sync(directory)
                 for name in contents:
                     with suppress(IsADirectoryError):
                         os.replace(drafts[name], name, src_dir_fd=directory, dst_dir_fd=directory)
                         del drafts[name]
-                        written.append(name)
+                        written += 1
             finally:
                 for draft in drafts.values():
                     _remove(directory, draft)
         self._files_since += len(contents)
-        self._bytes_since += sum(map(len, contents.values()))
+        self._bytes_since += sum(len(content) for content, _ in contents.values())
         return written
 
-    def _write_draft(self, directory: int, content: bytes) -> str:
+    def _write_draft(self, directory: int, content: bytes, at_s: float) -> str:
         self._drafts += 1
         draft = f"{_DRAFT}{os.getpid()}-{self._drafts}"
         _remove(directory, draft)  # of a process that had this number before
@@ -139,6 +142,7 @@ class AnswerDirectory:
                 left = memoryview(content)
                 while left:
                     left = left[file.write(left) :]
+                os.utime(descriptor, (at_s, at_s))
         except OSError:
             _remove(directory, draft)
             raise

@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
+MAX_DOCUMENT_SUM = 3 * 1024 * 1024  # bytes
 MAX_BYTES = 4 * 1024 * 1024  # of a file
 MAX_DOCUMENTS = 200
-MAX_SOURCES = 200
+MAX_SOURCES = 50
 _MAX_HEAD_BYTES = 256 * 1024
 
 _FORM = b"vmw-cloudinit-metadata last good answer 1 "
@@ -72,8 +73,8 @@ def content_of(machine: Machine, answer: StoredAnswer) -> bytes:
     """Return the content of the file."""
     head = _Head(
         who=_who(machine),
-        matched_by=answer.matched_by,
-        sources=list(answer.sources[:MAX_SOURCES]),
+        matched_by=_plain(answer.matched_by),
+        sources=[_plain(source) for source in answer.sources[:MAX_SOURCES]],
         lengths={name: len(document) for name, document in answer.documents.items()},
     )
     rest = b"\n".join((head.model_dump_json().encode(), b"".join(answer.documents.values())))
@@ -113,3 +114,8 @@ def _who(machine: Machine) -> _Who:
         service_uri=machine.service_uri,
         direction=machine.direction,
     )
+
+
+def _plain(text: str) -> str:
+    """Return the text; names of files may have what is no character in UTF-8."""
+    return text.encode(errors="replace").decode()

@@ -9,17 +9,13 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Lock, Thread
 from typing import get_args
-
-from cachetools import LRUCache
 
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
-from vmw_cloudinit_metadata.instance.secretsearch import secret_in
 from vmw_cloudinit_metadata.monitoring.counters import LAST_GOOD_ON_DISK, Key, OnDisk
 from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
 from vmw_cloudinit_metadata.protocol import packet
@@ -28,19 +24,15 @@ from vmw_cloudinit_metadata.serving.answer import Answer, answer_of
 from vmw_cloudinit_metadata.serving.ondisk import answerfile
 from vmw_cloudinit_metadata.serving.ondisk.answerdirectory import AnswerDirectory, NotOurs
 from vmw_cloudinit_metadata.serving.ondisk.answerfile import NotAnAnswer, StoredAnswer
+from vmw_cloudinit_metadata.serving.ondisk.waitinganswers import WaitingAnswer, WaitingAnswers
+from vmw_cloudinit_metadata.serving.ondisk.withholding import Withholding
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 20_000  # answers that wait to be written
-MAX_WAITING_BYTES = 64 * 1024 * 1024
-_BATCH = 256  # files that are synced together
-_BATCH_BYTES = 8 * 1024 * 1024
 PAUSE_S = 0.2  # between two batches: what changes meanwhile is written once
 SOURCE_S = 30.0  # how often the source is asked, and its answer noted
 _SKEW_S = 300.0  # by which the clock may be corrected backwards
-_MAX_NAMED = 20  # VMs that a minute's log names because their answers are not written
-_MAX_KNOWN = 100_000
 _OWN_TIME = "last_good_max_age_s"
 
 
@@ -61,16 +53,12 @@ class AnswersOnDisk:
         # A driver that sets its time itself counts it from the failure, as in memory.
         self._counts_from_failure = type(driver).stale_if_error is None
         self._began_s = time.monotonic()
-        self._has_work = Condition()
-        self._waiting: OrderedDict[Machine, Answer | None] = OrderedDict()  # None: to be removed
-        self._waiting_bytes = 0
-        self._is_writing = False
-        self._is_closed = False
+        self.waiting = WaitingAnswers()
+        self._withholding = Withholding()
+        self._lock = Lock()
         self._source_fails = True  # until it has answered
         self._counts: dict[OnDisk, int] = dict.fromkeys(get_args(OnDisk), 0)
         self._throttle = OnceAMinute()
-        self._withheld: LRUCache[str, str] = LRUCache(_MAX_KNOWN)
-        self._thread: Thread | None = None
 
     # In the hub
 
@@ -81,7 +69,7 @@ class AnswersOnDisk:
             return
         self._source_fails = False
         if machine.vc_uuid:
-            self._put(machine, answer)
+            self.waiting.put(machine, answer)
 
     def forget(self, machine: Machine, *, is_invalid: bool) -> None:
         """Have the answer removed: the source has answered, and has another one or none.
@@ -90,67 +78,23 @@ class AnswersOnDisk:
         """
         self._source_fails = False
         if machine.vc_uuid and not (is_invalid and self._counts_from_failure):
-            self._put(machine, None)
+            self.waiting.put(machine, None)
 
     def source_failed(self) -> None:
         self._source_fails = True
 
     def counts(self) -> dict[Key, int]:
         """Return what was written, read and dropped, by counter."""
-        return {LAST_GOOD_ON_DISK[what]: count for what, count in self._counts.items()}
-
-    @property
-    def kept_bytes(self) -> int:
-        return self._waiting_bytes
-
-    def shed(self) -> bool:
-        """Drop the answer that has waited longest; return False if there is none."""
-        with self._has_work:
-            if not self._waiting:
-                return False
-            self._take()
-        self._count("dropped")
-        return True
-
-    @property
-    def is_busy(self) -> bool:
-        return bool(self._waiting) or self._is_writing
+        counts = {**self._counts, "dropped": self.waiting.dropped}
+        return {LAST_GOOD_ON_DISK[what]: count for what, count in counts.items()}
 
     def start(self) -> None:
-        self._thread = Thread(target=self._run, name="last good answers", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        with self._has_work:
-            self._is_closed = True
-            self._has_work.notify()
-
-    def _put(self, machine: Machine, answer: Answer | None) -> None:
-        size = answer.size if answer else 0
-        with self._has_work:
-            if machine in self._waiting:
-                before = self._waiting[machine]
-                self._waiting_bytes -= before.size if before else 0
-            elif len(self._waiting) >= MAX_WAITING:
-                self._count("dropped")
-                return
-            if self._waiting_bytes + size > MAX_WAITING_BYTES:
-                self._waiting.pop(machine, None)
-                self._count("dropped")
-                return
-            self._waiting[machine] = answer
-            self._waiting_bytes += size
-            self._has_work.notify()
-
-    def _take(self) -> tuple[Machine, Answer | None]:
-        machine, answer = self._waiting.popitem(last=False)
-        self._waiting_bytes -= answer.size if answer else 0
-        return machine, answer
+        Thread(target=self._run, name="last good answers", daemon=True).start()
 
     # In any thread
 
     def _count(self, what: OnDisk, count: int = 1) -> None:
-        with self._has_work:
+        with self._lock:
             self._counts[what] += count
 
     def recall(self, machine: Machine) -> Answer | None:
@@ -175,8 +119,7 @@ class AnswersOnDisk:
             return None
         if self._counts_from_failure:
             written_at_s = max(written_at_s, answered_at_s)
-        packets_size = len(content)
-        answer = answer_of(stored.documents, stored.matched_by, stored.sources, packets_size)
+        answer = answer_of(stored.documents, stored.matched_by, stored.sources, len(content))
         answer.seen_s = time.monotonic() - self._age_s(written_at_s)
         self._count("read")
         return answer
@@ -199,86 +142,49 @@ class AnswersOnDisk:
             log.warning("%s; until this is fixed, VMs get their last good answers", problem)
         noted_s = 0.0
         while True:
-            with self._has_work:
-                if not self._waiting and not self._is_closed:
-                    self._has_work.wait(SOURCE_S)
-                batch = self._batch()
-                self._is_writing = bool(batch)
-            if self._is_closed and not batch:
+            batch = self.waiting.take(SOURCE_S)
+            if self.waiting.is_closed and not batch:
                 return
             try:
                 self._write(batch)
-                if time.monotonic() - noted_s >= SOURCE_S and not self._is_closed:
+                if time.monotonic() - noted_s >= SOURCE_S and not self.waiting.is_closed:
                     self._note_source()
                     noted_s = time.monotonic()
                 self._count("shed", self._directory.tidy())
             except OSError as error:
                 self._count("failed", len(batch))
                 self._failed("write", error)
-            self._is_writing = False
-            if not self._is_closed:
+            if not self.waiting.is_closed:
                 time.sleep(PAUSE_S)
 
-    def _batch(self) -> list[tuple[Machine, Answer | None]]:
-        batch: list[tuple[Machine, Answer | None]] = []
-        size = 0
-        while self._waiting and len(batch) < _BATCH and size < _BATCH_BYTES:
-            machine, answer = self._take()
-            size += answer.size if answer else 0
-            batch.append((machine, answer))
-        return batch
-
-    def _write(self, batch: list[tuple[Machine, Answer | None]]) -> None:
-        contents = dict(self._contents(batch))
-        if contents:
-            written = len(self._directory.write(contents))
-            self._count("written", written)
-            self._count("failed", len(contents) - written)
-
-    def _contents(self, batch: list[tuple[Machine, Answer | None]]) -> Iterator[tuple[str, bytes]]:
-        """Yield what is to be written; remove what is no longer good."""
-        for machine, answer in batch:
-            name = answerfile.name_of(machine)
-            content = self._content(name, machine, answer) if answer else b""
+    def _write(self, batch: Mapping[str, WaitingAnswer]) -> None:
+        drafts: dict[str, tuple[bytes, float]] = {}
+        for name, one in batch.items():
+            content = self._content(one)
             if not content:
                 self._count("removed", self._directory.remove(name))
-            elif self._directory.has(name, content):
-                self._directory.touch(name)
-            else:
-                yield name, content
+            elif not self._directory.has(name, content, one.since_s):
+                drafts[name] = content, one.since_s
+        if drafts:
+            written = self._directory.write(drafts)
+            self._count("written", written)
+            self._count("failed", len(drafts) - written)
 
-    def _content(self, name: str, machine: Machine, answer: Answer) -> bytes:
+    def _content(self, one: WaitingAnswer) -> bytes:
         """Return the content of the file; b"" if there must be none."""
+        if one.answer is None:
+            return b""
         documents = {
             document: packet.body_of(response)
-            for document, response in answer.packets.items()
+            for document, response in one.answer.packets.items()
             if document != "DIGEST"
         }
-        reason = self._reason(documents, answer)
-        stored = StoredAnswer(documents, answer.origin.matched_by, answer.origin.sources)
-        content = b"" if reason else answerfile.content_of(machine, stored)
-        if len(content) > answerfile.MAX_BYTES or len(documents) > answerfile.MAX_DOCUMENTS:
-            reason = "it is too large"
-        if not reason:
-            self._withheld.pop(name, None)
-            return content
-        self._count("withheld")
-        if self._withheld.get(name) != reason:
-            self._withheld[name] = reason
-            self._name(machine, reason)
-        return b""
-
-    def _reason(self, documents: dict[str, bytes], answer: Answer) -> str:
-        if answer.origin.is_secret:
-            return "the driver says that it is secret"
-        place = secret_in(documents)
-        return f"it may hold a secret: {place}" if place else ""
-
-    def _name(self, machine: Machine, reason: str) -> None:
-        """Log which VM will have no answer on disk, and why; at most so many a minute."""
-        slot = hash(machine.vc_uuid) % _MAX_NAMED
-        if (held_back := self._throttle.passes("withheld", slot)) is not None:
-            log.info("%s: no last good answer on disk: %s%s", machine, reason, held_back)
+        if self._withholding.concerns(one.machine, one.answer, documents):
+            self._count("withheld")
+            return b""
+        origin = one.answer.origin
+        stored = StoredAnswer(documents, origin.matched_by, origin.sources)
+        return answerfile.content_of(one.machine, stored)
 
     def _note_source(self) -> None:
         """Note that the source answers, if it does."""
