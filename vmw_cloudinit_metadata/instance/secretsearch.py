@@ -7,7 +7,7 @@ text, such as a word in a script, cannot be recognized.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from vmw_cloudinit_metadata.instance.secrecy import is_secret_name, is_secret_text
 
@@ -54,12 +54,38 @@ def _place(name: str, content: bytes) -> str:
         text = content.decode()
     except UnicodeDecodeError:
         return f"{name}, which is not text"
-    if text.isprintable() and text.startswith("{"):  # JSON, on one line
+    is_line = "\n" not in text
+    if is_line and text.startswith("{"):  # JSON
         text = text.replace(",", "\n")
-    for number, line in enumerate(text.splitlines(), 1):
-        if _is_secret_line(line):
-            return f"{name}, line {number}" if "\n" in content.decode() else name
+    number = 1
+    for lines in _chunks(text.splitlines()):
+        if _has_sign("\n".join(lines)):
+            for place, line in enumerate(lines, number):
+                if _is_secret_line(line):
+                    return name if is_line else f"{name}, line {place}"
+        number += len(lines)
     return ""
+
+
+def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yield lines in groups, which are searched faster than line by line."""
+    chunk: list[str] = []
+    left = MAX_LINE_CHARACTERS
+    for line in lines:
+        left -= len(line) + 1
+        if left < 0 and chunk:
+            yield chunk
+            chunk, left = [], MAX_LINE_CHARACTERS - len(line) - 1
+        chunk.append(line)
+    if chunk:
+        yield chunk
+
+
+def _has_sign(text: str) -> bool:
+    """Return whether a line of the text may be one with a secret; False is certain."""
+    if len(text) > MAX_LINE_CHARACTERS or _WORD.search(text) or is_secret_text(text):
+        return True
+    return _has_secret_name(text)
 
 
 def _is_secret_line(line: str) -> bool:
@@ -68,5 +94,9 @@ def _is_secret_line(line: str) -> bool:
     rest = _SWITCH.sub("", _PUBLIC_VALUE.sub("", line))
     if _WORD.search(rest) or is_secret_text(rest):
         return True
-    names = (found[1] for found in _NAMED.finditer(rest))
+    return _has_secret_name(rest)
+
+
+def _has_secret_name(text: str) -> bool:
+    names = set(_NAMED.findall(text))
     return any(is_secret_name(name) and name.lower() not in _PUBLIC_NAMES for name in names)

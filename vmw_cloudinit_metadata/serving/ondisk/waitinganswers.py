@@ -12,7 +12,7 @@ from vmw_cloudinit_metadata.serving.answer import Answer
 from vmw_cloudinit_metadata.serving.ondisk.answerfile import name_of
 
 MAX_WAITING = 20_000
-MAX_WAITING_BYTES = 64 * 1024 * 1024
+MAX_WAITING_BYTES = 256 * 1024 * 1024  # most of it is kept as cached answers, too
 _BATCH = 256  # files that are synced together
 _BATCH_BYTES = 8 * 1024 * 1024
 
