@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -80,7 +81,6 @@ class AnswerDirectory:
         check(path)
         with suppress(FileExistsError):
             path.mkdir(0o700)
-        self._drafts = 0
         self._bytes_since = MAX_DIRECTORY_BYTES  # so that the first `tidy` looks
         self._files_since = 0
 
@@ -133,9 +133,7 @@ class AnswerDirectory:
         return written
 
     def _write_draft(self, directory: int, content: bytes, at_s: float) -> str:
-        self._drafts += 1
-        draft = f"{_DRAFT}{os.getpid()}-{self._drafts}"
-        _remove(directory, draft)  # of a process that had this number before
+        draft = f"{_DRAFT}{secrets.token_hex(8)}"  # process ids repeat, in containers
         descriptor = os.open(draft, _NEW, 0o600, dir_fd=directory)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
