@@ -131,7 +131,8 @@ def samples(tmp_path: Path) -> dict[str, str]:
     """A value that is right for each setting, as text: without TLS, which needs a certificate."""
     secret = tmp_path / "secret"
     secret.write_text("0123456789abcdef" * 2)
-    return {key: sample(option, secret) for key, option in OPTIONS.items()} | {"tls": "off"}
+    found = {key: sample(option, secret) for key, option in OPTIONS.items()}
+    return found | {"tls": "off", "last-good-dir": str(tmp_path)}
 
 
 def sample(option: click.Option, path: Path) -> str:

@@ -39,6 +39,7 @@ from vmw_cloudinit_metadata.settings.layers import (
 )
 from vmw_cloudinit_metadata.settings.parameters import (
     ADDRESS,
+    DIRECTORY,
     FILE,
     NETWORK,
     OPTIONAL_ADDRESS,
@@ -197,6 +198,13 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "VMs boot.",
 )
 @click.option(
+    "--last-good-dir",
+    type=DIRECTORY,
+    metavar="DIRECTORY",
+    help="Keep the last good answer of each VM in this directory, so that VMs boot while the data "
+    "source is down, also after a restart. Answers with probable secrets are not written.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="info",
@@ -273,7 +281,9 @@ def run(
         log.warning("--state-file is not used: --admin-listen is off")
 
     def make(addresses: Sequence[Address], **further: Any) -> MetadataServer:
-        driver = load(driver_spec, options["driver_opts"])
+        driver = load(
+            driver_spec, options["driver_opts"], may_be_absent=bool(options["last_good_dir"])
+        )
         try:
             return MetadataServer(driver, listen=addresses, **further)
         except DriverError as error:

@@ -16,6 +16,7 @@ from vmw_cloudinit_metadata.process.budget import MIN_PROCESS_BYTES, default_byt
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import MIN_KEY_BYTES
 from vmw_cloudinit_metadata.serving.admission import connections_by_descriptors
+from vmw_cloudinit_metadata.serving.ondisk import answerdirectory
 from vmw_cloudinit_metadata.serving.tls import KeyPair
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -25,6 +26,7 @@ from vmw_cloudinit_metadata.settings.values import Address, network_warnings
 # Options that MetadataServer takes by the same name.
 _SAME_NAME = (
     *("uris", "allow", "proxy_protocol", "max_per_host", "drain_s", "lookup_pool"),
+    "last_good_dir",
     *("lookup_timeout_s", "max_connection_rate", "max_handshake_rate", "max_move_rate"),
 )
 
@@ -37,6 +39,8 @@ def server_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     Raise ConfigError for options that are invalid, or invalid together.
     """
     admin_settings(options)
+    if options["last_good_dir"]:
+        answerdirectory.check(options["last_good_dir"])
     optionvalues.resolved(options["driver_opts"])  # at HUP too: the next start needs them
     key_pair = _key_pair(options["tls_cert"], options["tls_key"])
     connections = options["max_connections"] or options["workers"] * connections_by_descriptors()

@@ -21,4 +21,9 @@ class FileDriver(SourceDriver[Snapshot]):
 
 
 def _source_of(options: FileOptions) -> FileSource:
-    return FileSource(options.directory, options.defaults, links_outside=options.links_outside)
+    return FileSource(
+        options.directory,
+        options.defaults,
+        links_outside=options.links_outside,
+        may_be_absent=options.may_be_absent,
+    )

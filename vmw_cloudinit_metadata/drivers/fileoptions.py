@@ -12,6 +12,11 @@ class FileOptions(StoreOptions):
     defaults: str | None = Field(
         default=None, description="a file, in the directory or elsewhere, with keys for every VM"
     )
+    may_be_absent: bool = Field(
+        default=False,
+        description="whether the server starts although the directory does not exist; always with "
+        "--last-good-dir",
+    )
     links_outside: bool = Field(
         default=False, description="whether links in the directory may lead out of it"
     )

@@ -21,14 +21,18 @@ ENTRY_POINTS = "vmw_cloudinit_metadata.drivers"
 _EXPECTED = "vmw_cloudinit_metadata.Driver or vmw_cloudinit_metadata.Store"
 
 
-def load(spec: str, options: Mapping[str, Any]) -> Driver:
+def load(spec: str, options: Mapping[str, Any], *, may_be_absent: bool = False) -> Driver:
     """Return the driver named by `spec`: `module:Class`, or the name of an entry point.
 
     Take `${NAME}` in the options from the environment. Raise ConfigError if the class cannot be
     imported, is not a Driver or Store, or refuses its options.
+
+    With `may_be_absent`, a driver that has an option of this name starts without its source.
     """
     driver_class = driver_class_of(spec)
     values = optionvalues.resolved(options)
+    if may_be_absent and "may_be_absent" in getattr(driver_class.Options, "model_fields", ()):
+        values = {"may_be_absent": True, **values}
     try:
         driver = driver_of(driver_class, values)
     except DriverError as error:

@@ -41,12 +41,14 @@ class Record:
     """The data of a VM under one of its keys, or a layer under LAYERS.
 
     `data` is what an instance file has, or a layer's file: a mapping, or its text in YAML or JSON.
-    `label` says where it stands, for operators: `row 17 of vms`.
+    `label` says where it stands, for operators: `row 17 of vms`. An answer in which a record
+    `is_secret` is never written to disk.
     """
 
     key: Key
     data: Mapping[str, Any] | str | bytes
     label: str = ""
+    is_secret: bool = False
 
 
 class Changes(ABC):

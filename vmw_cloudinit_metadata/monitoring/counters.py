@@ -189,6 +189,15 @@ DROPPED: Mapping[Dropped, Key] = _labelled(
     "{} dropped",
 )
 
+OnDisk = Literal["written", "read", "removed", "withheld", "dropped", "shed", "failed", "unusable"]
+LAST_GOOD_ON_DISK: Mapping[OnDisk, Key] = _labelled(
+    "last_good_on_disk",
+    "Last good answers in the directory of --last-good-dir, by what was done with them.",
+    "what",
+    get_args(OnDisk),
+    "last good answers {}",
+)
+
 # What a process keeps because of its peers: the tables of its memory budget.
 TABLES = (
     "program",
@@ -196,6 +205,7 @@ TABLES = (
     "unsent answers",
     "kept answers",
     "last good answers",
+    "answers to be written",
     "look-ups waiting",
     "look-ups running",
     "readings",

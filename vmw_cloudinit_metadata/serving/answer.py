@@ -48,6 +48,7 @@ class Origin:
     problem: str = ""
     digest: str = ""  # the packet RESPONSE_DIGEST
     duplicates: tuple[str, ...] = ()  # values that another VM has too and should not
+    is_secret: bool = False  # never written to disk
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -111,12 +112,23 @@ def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
     digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
     problem = shortened(instance.problem, MAX_REASON_CHARACTERS)
     origin = Origin(
-        instance.matched_by, instance.sources, problem, digest.decode(), instance.duplicates
+        *(instance.matched_by, instance.sources, problem, digest.decode(), instance.duplicates),
+        is_secret=instance.is_secret,
     )
     texts = (machine.name, machine.service_uri, origin.sources, origin.problem, origin.digest)
     return Answer(
         packets, origin, instance.token, _ABOUT_BYTES + size_of((packets, texts, origin.duplicates))
     )
+
+
+def answer_of(
+    documents: Mapping[str, bytes], matched_by: str, sources: tuple[str, ...], size: int
+) -> Answer:
+    """Return the answer of these documents, as `look_up` had made it."""
+    packets = {name: response_packet(name, body) for name, body in documents.items()}
+    digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
+    origin = Origin(matched_by, sources, digest=digest.decode())
+    return Answer(packets, origin, size=_ABOUT_BYTES + 2 * size)
 
 
 def _reason(driver: Driver, machine: Machine) -> str:

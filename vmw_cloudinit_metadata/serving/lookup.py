@@ -36,6 +36,7 @@ from vmw_cloudinit_metadata.serving.answer import (
 )
 from vmw_cloudinit_metadata.serving.cachedanswers import KEPT_BYTES, CachedAnswers
 from vmw_cloudinit_metadata.serving.lookuppool import LookupPool
+from vmw_cloudinit_metadata.serving.ondisk.answersondisk import AnswersOnDisk
 from vmw_cloudinit_metadata.serving.recheck import FRESH_S, NEVER_S, OVERDUE_S, Recheck
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,12 @@ class Lookup:
     elsewhere."""
 
     def __init__(
-        self, driver: Driver, pool_size: int, run_timeout_s: float, budget: Budget
+        self,
+        driver: Driver,
+        pool_size: int,
+        run_timeout_s: float,
+        budget: Budget,
+        on_disk: AnswersOnDisk | None = None,
     ) -> None:
         self._driver = driver
         self._recheck = Recheck(driver, min(OVERDUE_S, run_timeout_s))
@@ -70,6 +76,9 @@ class Lookup:
         budget.add("kept answers", self._cached)
         self._cache_ttl_s = seconds("cache_ttl", driver.cache_ttl)
         self._stale_s = seconds("stale_if_error", driver.stale_if_error or 0)
+        self._on_disk = on_disk
+        if on_disk:
+            budget.add("answers to be written", on_disk.waiting)
         self._unreachable: TTLCache[Machine, Failure] = TTLCache(_MAX_FAILURES, _UNREACHABLE_S)
         # With the time of the look-up, and for how long it is repeated.
         self._failures: TTLCache[Hashable, tuple[Failure, float, float]]
@@ -80,6 +89,8 @@ class Lookup:
         """Have the driver notified of changes from now on, if it can be."""
         watch = partial(contract.run, self._driver, "watch", log.info)
         self._threads.run(watch, self._watching)
+        if self._on_disk:
+            self._on_disk.start()
 
     @property
     def run_timeout_s(self) -> float:
@@ -187,10 +198,37 @@ class Lookup:
             outcome = self._or_last_good(machine, self._cached.last_good(machine), failure)
             if outcome is not failure:
                 self._unreachable[machine] = failure
+            elif self._on_disk and machine.vc_uuid:
+                self._recall(self._on_disk, machine, failure, callback)
+                return
         callback(outcome)
+
+    def _recall(
+        self,
+        on_disk: AnswersOnDisk,
+        machine: Machine,
+        failure: Failure,
+        callback: Callable[[Outcome], None],
+    ) -> None:
+        """Read the VM's last answer from the disk, and keep it as its last good one."""
+        on_disk.source_failed()
+
+        def recalled(answer: Answer | None, error: BaseException | None) -> None:
+            if error:
+                log.error("a last good answer cannot be read", exc_info=error)
+            if answer and not self._cached.last_good(machine):
+                self._cached[machine] = answer
+            outcome = self._or_last_good(machine, self._cached.last_good(machine), failure)
+            if outcome is not failure:
+                self._unreachable[machine] = failure
+            callback(outcome)
+
+        self._threads.run(partial(on_disk.recall, machine), recalled)
 
     def _keep(self, machine: Machine, outcome: Any, began_s: float) -> None:
         if isinstance(outcome, Answer):
+            if self._on_disk:
+                self._on_disk.keep(machine, outcome)
             outcome.seen_s = began_s
             if outcome.token is None and self._cache_ttl_s:
                 outcome.token = BY_TIME
@@ -200,6 +238,8 @@ class Lookup:
                 self._cached[machine] = outcome
         elif outcome.error in ("not-found", "invalid"):
             self._cached.forget(machine)
+            if self._on_disk:
+                self._on_disk.forget(machine, is_invalid=outcome.error == "invalid")
             *_, before_s = self._failures.get(machine, (0.0,))
             repeated_s = min(max(_REPEATED_S, 2 * before_s), _LONGEST_S)
             self._failures[machine] = outcome, began_s, repeated_s
@@ -241,6 +281,7 @@ class Lookup:
         """Close the look-ups and the driver."""
         self._pool.close()
         self._recheck.close()
+        self._write_the_rest()
         closed = Event()
         self._threads.run(
             partial(contract.run, self._driver, "close"), partial(self._closed, closed)
@@ -248,6 +289,13 @@ class Lookup:
         if not closed.wait(_CLOSE_S):
             log.warning("%s: close does not return", type(self._driver).__name__)
         self._threads.close()
+
+    def _write_the_rest(self) -> None:
+        if self._on_disk:
+            self._on_disk.waiting.close()
+            end_s = time.monotonic() + _CLOSE_S
+            while self._on_disk.waiting.is_busy and time.monotonic() < end_s:
+                gevent.sleep(0.02)
 
     def _closed(self, closed: Event, _nothing: None, error: BaseException | None) -> None:
         self._log("close", error)

@@ -24,6 +24,7 @@ from vmw_cloudinit_metadata.settings.values import (
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Value = TypeVar("_Value")
 
+DIRECTORY = click.Path(path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 

@@ -98,8 +98,9 @@ class Instances(Generic[V]):
             faults += (layer.located(fault, files) for fault in found if fault.key not in known)
         if faults or instance is None:
             return None, tuple(sorted(dict.fromkeys(faults), key=_place))
-        if warnings:
-            instance = replace(instance, warnings=tuple(warnings))
+        is_secret = stack.is_secret
+        if warnings or is_secret:
+            instance = replace(instance, warnings=tuple(warnings), is_secret=is_secret)
         return instance, ()
 
     def _replace_file_names(

@@ -44,6 +44,7 @@ class FileLayer:
     is_like_user_data: bool = False
     has_references: bool = False  # to values that are put in later, perhaps
     has_appended: bool = False  # a `key+`, perhaps
+    is_secret: bool = False  # so that no answer with it is written to disk
 
     @cached_property
     def patch(self) -> Patch:

@@ -21,11 +21,12 @@ _MATCH = Fault(("match",), "'match'", "no such key among the defaults")
 
 
 class Defaults:
-    """The file at `path`, or none; raises DriverError if it does not exist."""
+    """The file at `path`, or none; raises DriverError if it does not exist, unless it
+    `may_be_absent`."""
 
-    def __init__(self, path: str | None) -> None:
-        if path and not os.path.isfile(path):
-            is_there = os.path.lexists(path)
+    def __init__(self, path: str | None, *, may_be_absent: bool = False) -> None:
+        is_there = bool(path) and os.path.lexists(path or "")
+        if path and not os.path.isfile(path) and (is_there or not may_be_absent):
             reason = "is not a regular file" if is_there else "does not exist"
             raise DriverError(f"defaults: {path!r} {reason}")
         self.path = path

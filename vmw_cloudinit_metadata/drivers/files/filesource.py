@@ -35,15 +35,25 @@ class FileSource(Source[Snapshot]):
     """Reads `<VC UUID>.yaml`, `<BIOS UUID>.yaml` and `<VM name>.yaml` (or .yml, .json).
 
     And the VM's entry in an inventory. `defaults` is a file below all layers, or none. Raises
-    DriverError if the directory, or that file, does not exist.
+    DriverError if the directory, or that file, does not exist, unless it `may_be_absent`.
     """
 
     noun = "file"
 
-    def __init__(self, path: str, defaults: str | None, *, links_outside: bool = False) -> None:
-        directory = Directory(path, links_outside=links_outside)
+    def __init__(
+        self,
+        path: str,
+        defaults: str | None,
+        *,
+        links_outside: bool = False,
+        may_be_absent: bool = False,
+    ) -> None:
+        directory = Directory(path, links_outside=links_outside, may_be_absent=may_be_absent)
+        is_absent = may_be_absent and not os.path.isdir(path)
         self._directory = directory
-        self._defaults = Defaults(directory.path_of(defaults) if defaults else None)
+        self._defaults = Defaults(
+            directory.path_of(defaults) if defaults else None, may_be_absent=is_absent
+        )
         self._listing = Listing(directory, self._defaults.path)
         self._layers = LayerFiles(directory)
         self._inventories = Inventories(directory)

@@ -19,18 +19,23 @@ from vmw_cloudinit_metadata.drivers.revisions import Revisions
 
 
 class Directory:
-    """The directory at `path`; raises DriverError if there is none.
+    """The directory at `path`; raises DriverError if there is none, unless it `may_be_absent`.
 
     With `links_outside`, links in it may lead out of it.
     """
 
-    def __init__(self, path: str, *, links_outside: bool = False) -> None:
+    def __init__(
+        self, path: str, *, links_outside: bool = False, may_be_absent: bool = False
+    ) -> None:
         self.path = path
         self._links_outside = links_outside
         self.layers_path = os.path.join(path, LAYERS)
         self._prefix = os.path.join(path, "")
         self.changes = Revisions()
         self.shared = Presence(path, [LAYERS, *INVENTORIES])  # what has the data of several VMs
+        if may_be_absent and not os.path.lexists(path):
+            self._identity = (0, 0, "")  # the first one that appears is taken
+            return
         if not os.path.isdir(path):
             if os.path.lexists(path):
                 raise DriverError(f"directory: {path!r} is not a directory")

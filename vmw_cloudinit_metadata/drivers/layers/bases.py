@@ -35,6 +35,10 @@ class Base:
         return any(file.has_references for file in self.files)
 
     @cached_property
+    def is_secret(self) -> bool:
+        return any(file.is_secret for file in self.files)
+
+    @cached_property
     def patch(self) -> patch.Patch:
         """What all of them say."""
         return patch.stacked(file.patch for file in reversed(self.files))

@@ -108,6 +108,10 @@ class LayerStack:
         return self.files[-1 - index]
 
     @property
+    def is_secret(self) -> bool:
+        return self.base.is_secret or (self.own is not None and self.own.is_secret)
+
+    @property
     def has_references(self) -> bool:
         return self.base.has_references or (self.own is not None and self.own.has_references)
 

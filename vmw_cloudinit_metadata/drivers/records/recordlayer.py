@@ -35,15 +35,20 @@ class KeptRecord:
     size: int
     fault: Fault | None = None
     signs: str = ""  # of references and appended lists in a mapping
+    is_secret: bool = False
 
     @cached_property
     def digest(self) -> int:
         """Another number for other data."""
         data = self.data if isinstance(self.data, bytes) else repr(self.data)
-        return hash((data, self.fault))
+        return hash((data, self.fault, self.is_secret))
 
     def layer(self, known: Collection[str] = FILE_LEVEL) -> FileLayer:
         """Return what it says; `known` keys may be in it."""
+        found = self._layer(known)
+        return replace(found, is_secret=True) if self.is_secret else found
+
+    def _layer(self, known: Collection[str]) -> FileLayer:
         if self.fault:
             return layer.unusable(self.fault)
         if isinstance(self.data, bytes):
@@ -60,6 +65,11 @@ class KeptRecord:
 
 def kept(record: Record, key: Key) -> KeptRecord:
     """Return a copy of the record, of a bounded size; `key` is its own in the usual spelling."""
+    found = _kept(record, key)
+    return replace(found, is_secret=True) if record.is_secret else found
+
+
+def _kept(record: Record, key: Key) -> KeptRecord:
     label = one_line(record.label or str(key))[:MAX_LABEL_CHARACTERS]
     data = record.data
     if isinstance(data, str):
