@@ -2056,7 +2056,9 @@ def test_notes_tell_subdirectories_with_instance_files(directory: Path) -> None:
 
 def test_notes_tell_of_a_directory_without_instance_files(directory: Path) -> None:
     (note,) = driver_of(directory).notes()
-    assert note == f"0 files: {directory} has no NAME.yaml, NAME.yml or NAME.json"
+    assert note == f"0 files: {directory} has no NAME.yaml, NAME.yml or NAME.json, " + (
+        "and no entry in an inventory (vms.yaml, vms.csv)"
+    )
 
 
 # Single files and VMs
