@@ -2050,7 +2050,7 @@ def test_notes_tell_subdirectories_with_instance_files(directory: Path) -> None:
     write(directory, web1=instance("1") + "userdata-file: files/u.yaml\n")
     assert list(driver_of(directory).notes()) == [
         "the files of 2 subdirectories are ignored: prod, prod/eu; "
-        f"instance files belong in {directory} itself"
+        f"instance files belong in {directory} itself, layers in its subdirectory layers"
     ]
 
 

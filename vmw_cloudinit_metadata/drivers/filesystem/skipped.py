@@ -49,7 +49,8 @@ def below(directory: str, user_data: Callable[[], Collection[str]]) -> str:
         return ""
     return (
         f"the files of {counted(len(places), 'subdirectory', 'subdirectories')} are ignored: "
-        f"{first_of(places)}; instance files belong in {directory} itself"
+        f"{first_of(places)}; instance files belong in {directory} itself, layers in its "
+        f"subdirectory {LAYERS}"
     )
 
 
