@@ -123,6 +123,37 @@ def test_store_of_the_document_keeps_the_contract(tmp_path: Path) -> None:
     check_driver(names["RowStore"], options, [web1], machine("none"))
 
 
+def test_store_of_the_document_sees_that_its_file_was_replaced(tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(python_of("docs/stores.md"), names)
+    for file in "vms.sqlite", "new.sqlite":
+        with closing(sqlite3.connect(tmp_path / file)) as db:
+            db.executescript(ROWS)
+    store = names["RowStore"]({"file": str(tmp_path / "vms.sqlite")})
+    before = store.version()
+    assert store.version() == before
+    (tmp_path / "new.sqlite").replace(tmp_path / "vms.sqlite")
+    replaced = store.version()
+    assert replaced != before
+    with closing(sqlite3.connect(tmp_path / "vms.sqlite")) as db:
+        db.execute("DELETE FROM layers")
+        db.commit()
+    assert store.version() != replaced
+
+
+def test_test_of_the_store_of_the_document_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (CHECKOUT / "docs/stores.md").read_text()
+    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "rows.py").write_text(programs[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, Any] = {}
+    exec(programs[-1], names)
+    names["test_row_store_keeps_the_contract"](tmp_path)
+    del sys.modules["rows"]
+
+
 def test_embedded_server_of_the_document_serves(own_instances: Path) -> None:
     text = python_of("docs/embedding.md").replace("/srv/instances", str(own_instances))
     program = subprocess.Popen(

@@ -257,3 +257,10 @@ def test_plain_driver_explains_why_there_is_no_such_machine() -> None:
 def test_plain_driver_cannot_check_its_data() -> None:
     with pytest.raises(DriverError, match="Plain cannot validate its data"):
         Plain({}).validate()
+
+
+def test_plain_driver_says_what_to_use_in_place_of_what_it_cannot_do() -> None:
+    with pytest.raises(DriverError, match="no method validate: use `show` for a VM"):
+        Plain({}).validate()
+    with pytest.raises(DriverError, match="no method trace: use `show` without --explain"):
+        Plain({}).trace(Machine(name="web1"))

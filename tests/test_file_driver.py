@@ -2050,13 +2050,15 @@ def test_notes_tell_subdirectories_with_instance_files(directory: Path) -> None:
     write(directory, web1=instance("1") + "userdata-file: files/u.yaml\n")
     assert list(driver_of(directory).notes()) == [
         "the files of 2 subdirectories are ignored: prod, prod/eu; "
-        f"instance files belong in {directory} itself"
+        f"instance files belong in {directory} itself, layers in its subdirectory layers"
     ]
 
 
 def test_notes_tell_of_a_directory_without_instance_files(directory: Path) -> None:
     (note,) = driver_of(directory).notes()
-    assert note == f"0 files: {directory} has no NAME.yaml, NAME.yml or NAME.json"
+    assert note == f"0 files: {directory} has no NAME.yaml, NAME.yml or NAME.json, " + (
+        "and no entry in an inventory (vms.yaml, vms.csv)"
+    )
 
 
 # Single files and VMs

@@ -248,6 +248,14 @@ def test_validate_counts_entries_and_compares_them(directory: Path) -> None:
         list(driver.validate_named(["c"]))
 
 
+def test_reason_of_an_absent_vm_names_the_inventories(directory: Path) -> None:
+    driver = driver_of(directory)
+    assert driver.explain(Machine(name="c")) == f"no file named 'c.yaml' in {directory}"
+    put(directory, "vms.csv", "name,network.address\na,10.0.0.5/24\n")
+    reason = driver_of(directory).explain(Machine(name="c"))
+    assert reason == f"no file named 'c.yaml' in {directory}, and no entry in vms.csv"
+
+
 def test_second_vm_with_a_value_is_told_of_the_first(directory: Path) -> None:
     put(directory, "vms.csv", "name,network.address\na,10.0.0.5/24\nb,10.0.0.5/24\n")
     driver = driver_of(directory)

@@ -167,7 +167,7 @@ def test_network_of_the_own_file_without_an_address_is_a_fault(directory: Path) 
         pytest.param({"60-x": "match: {nam: a}\n"},
             "layers/60-x.yaml:1: match.nam: found 'nam', expected 'name'", id="unknown-in-match"),
         pytest.param({"60-x": "serve: yes please\n"},
-            "layers/60-x.yaml:1:1: <5 characters>: found 'yes please', expected true or false",
+            "layers/60-x.yaml:1: serve: found 'yes please', expected true or false",
             id="serve"),
         pytest.param({"60-x": "userdata: {a: '${metadata.none}'}\n"},
             "layers/60-x.yaml:1:12: userdata: found ${{metadata.…}}, expected the key of a string",
@@ -557,3 +557,16 @@ def held_soon(driver: FileDriver, token: Any, limit_s: float = 2.0) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("match: {peer: 10.0.0.0/33}\nmetadata: {a: b}\n", ": match.peer: found"),
+        ("match: {direction: up}\nmetadata: {a: b}\n", ": match.direction: found"),
+        ("serve: perhaps\nmetadata: {a: b}\n", ": serve: found"),
+    ],
+)
+def test_fault_of_a_layer_names_its_keys(directory: Path, text: str, key: str) -> None:
+    layers(directory, a=text)
+    assert any(key in line for line in validated(directory))

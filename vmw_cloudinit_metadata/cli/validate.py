@@ -87,10 +87,10 @@ def validate(
     strict: bool,
     quiet: bool,
 ) -> int:
-    """Check every file; print each fault with file, line and key. Exit 1 if there are any.
+    """Check all data; print each fault with file, line and key. Exit 1 if there are any.
 
     Warnings are printed too, but fail only with --strict. With names of files or VMs (or their VC
-    UUIDs), check only these; exit 2 if one has no file.
+    UUIDs), check only these; exit 2 if one has no data of its own.
     """
     driver = load(driver_spec, driver_opts)
     driver.judge, note = schemas.judge(schema_dir)

@@ -139,18 +139,29 @@ class Driver(ABC):
 
     def trace(self, machine: Machine) -> Iterable[str]:  # noqa: ARG002
         """A line for each value of a machine's data, which says where that stands: for `show`."""
-        raise DriverError(f"{type(self).__name__} cannot explain where values come from")
+        name = type(self).__name__
+        raise DriverError(
+            f"{name} cannot explain where values come from, since it has no method trace: use "
+            "`show` without --explain"
+        )
 
     def check(self) -> None:  # noqa: B027 - not every driver has something to check
         """Raise DriverError if no VM could be served now; called every second."""
 
     def validate(self) -> Iterable[Fault]:
         """Check all data; yield every fault and warning."""
-        raise DriverError(f"{type(self).__name__} cannot validate its data")
+        name = type(self).__name__
+        raise DriverError(
+            f"{name} cannot validate its data, since it has no method validate: use `show` for a VM"
+        )
 
     def validate_named(self, names: Collection[str]) -> Iterable[Fault]:  # noqa: ARG002
         """Check only these files or VMs; raise DriverError for an unknown one."""
-        raise DriverError(f"{type(self).__name__} cannot validate single files or VMs")
+        name = type(self).__name__
+        raise DriverError(
+            f"{name} cannot validate single files or VMs, since it has no method validate_named: "
+            "use `show` for a VM"
+        )
 
     @property
     def can_validate(self) -> bool:

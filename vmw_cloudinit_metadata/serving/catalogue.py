@@ -60,7 +60,10 @@ class Catalogue:
         match record:
             case records.Unable():
                 self._is_unable, self._is_reading = True, False
-                log.info("the driver cannot check its data: there is no catalogue of it")
+                log.info(
+                    "the driver cannot check its data: there is no catalogue, since it has no "
+                    "method `validate`, or its store no method `all`"
+                )
             case records.Began():
                 self._coming, self._checked, self._is_reading = _Picture(), 0, True
             case records.Alive(checked):

@@ -94,7 +94,7 @@ def driver_options(command: _Command) -> _Command:
         metavar="MODULE:CLASS",
         default=DEFAULT_DRIVER,
         show_default=True,
-        help="Get instance data from this driver: a class, or the name of an installed driver.",
+        help="Get instance data from this driver or store: a class, or an installed name.",
     )
     return spec(opts(command))
 

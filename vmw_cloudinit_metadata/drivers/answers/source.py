@@ -151,7 +151,7 @@ class Hints(ABC, Generic[V]):
     """Why a VM has no data, in the words of the source."""
 
     @abstractmethod
-    def absence(self, keys: Sequence[Key]) -> str:
+    def absence(self, keys: Sequence[Key], view: V) -> str:
         """Return that there is no data under these keys."""
 
     @abstractmethod

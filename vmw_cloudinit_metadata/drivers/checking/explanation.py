@@ -37,7 +37,7 @@ class Explanation(Generic[V]):
         with self._source.view() as view:
             own = self._search.find(machine, view)
             if own is None:
-                reason = self._source.hints.absence(self._search.keys(machine))
+                reason = self._source.hints.absence(self._search.keys(machine), view)
                 hint = self._hint(machine, view)
                 if any(layer.serves for layer in self._source.layers(view).layers):
                     reason += ", and no layer with serve: true matches it"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from vmw_cloudinit_metadata.drivers.answers.source import Hints
+from vmw_cloudinit_metadata.drivers.files.inventories import Inventories
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.store import Key
@@ -21,13 +23,16 @@ _LEFT_OUT = (
 
 
 class FileHints(Hints[Snapshot]):
-    def __init__(self, directory: str, listing: Listing) -> None:
+    def __init__(self, directory: str, listing: Listing, inventories: Inventories) -> None:
         self._directory = directory
         self._listing = listing
+        self._inventories = inventories
 
-    def absence(self, keys: Sequence[Key]) -> str:
+    def absence(self, keys: Sequence[Key], view: Snapshot) -> str:
         names = " or ".join(quoted(self.called(key.value)) for key in keys)
-        return f"no file named {names or 'after it'} in {self._directory}"
+        reason = f"no file named {names or 'after it'} in {self._directory}"
+        inventories = " or ".join(map(os.path.basename, self._inventories.paths(view)))
+        return f"{reason}, and no entry in {inventories}" if inventories else reason
 
     def called(self, value: str) -> str:
         return f"{value}.yaml"

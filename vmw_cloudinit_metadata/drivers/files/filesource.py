@@ -61,7 +61,7 @@ class FileSource(Source[Snapshot]):
         self._document_names = DocumentNames(directory, self._every)
         self._user_data = UserDataFiles(directory, self._every)
         self._watch = DirectoryWatch(directory.path, LAYERS, directory.changes)
-        self.hints = FileHints(directory.path, self._listing)
+        self.hints = FileHints(directory.path, self._listing, self._inventories)
         self.prefix = os.path.join(directory.path, "")
 
     def view(self) -> Snapshot:

@@ -33,7 +33,7 @@ def nearly_instance_files(directory: str) -> Iterator[Fault]:
 
 
 def nothing_in(directory: str) -> str:
-    return f"{directory} has no {_SUFFIXES}"
+    return f"{directory} has no {_SUFFIXES}, and no entry in an inventory (vms.yaml, vms.csv)"
 
 
 def below(directory: str, user_data: Callable[[], Collection[str]]) -> str:
@@ -49,7 +49,8 @@ def below(directory: str, user_data: Callable[[], Collection[str]]) -> str:
         return ""
     return (
         f"the files of {counted(len(places), 'subdirectory', 'subdirectories')} are ignored: "
-        f"{first_of(places)}; instance files belong in {directory} itself"
+        f"{first_of(places)}; instance files belong in {directory} itself, layers in its "
+        f"subdirectory {LAYERS}"
     )
 
 

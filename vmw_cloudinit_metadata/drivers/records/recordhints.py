@@ -17,7 +17,7 @@ class RecordHints(Hints[RecordView]):
     def __init__(self, store: str) -> None:
         self._store = store
 
-    def absence(self, keys: Sequence[Key]) -> str:
+    def absence(self, keys: Sequence[Key], view: RecordView) -> str:  # noqa: ARG002
         names = " or ".join(quoted(key.value) for key in keys)
         return f"no record named {names or 'after it'} in {self._store}"
 

@@ -55,7 +55,7 @@ def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
                 entries.append(Entry(name, begins, read))
             begins = rows.line_num + 1
     except csv.Error as error:
-        return [], (Fault((), f"invalid CSV ({error})", "CSV", line=begins),)
+        return [], (Fault((), f"invalid CSV ({error})", "each quote to be closed", line=begins),)
     return entries, ()
 
 
