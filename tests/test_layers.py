@@ -20,10 +20,15 @@ from tests.process import Constants, ServerProcess, run
 from tests.test_file_driver import BROKEN, VC, driver_of, id_of, told, validated, write
 from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers.content import layer
+from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.files import layerfiles
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.layers.bases import Base
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
+from vmw_cloudinit_metadata.drivers.layers.sharedlayer import SharedLayer
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
@@ -226,6 +231,31 @@ def test_link_to_no_layers_is_no_absence(directory: Path) -> None:
         driver.get_instance(BER1)
     (directory / "nowhere").symlink_to("others")
     assert driver.get_instance(BER1)
+
+
+def test_layer_that_is_removed_while_others_are_read_is_absent(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers(directory, **{"60-x": "metadata: {gone: true}\n"})
+    read = layerfiles.layer_of
+
+    def read_and_remove(found: FileLayer) -> SharedLayer:
+        (directory / "layers/60-x.yaml").unlink(missing_ok=True)
+        return read(found)
+
+    monkeypatch.setattr(layerfiles, "layer_of", read_and_remove)
+    assert "gone" not in served(directory).metadata
+
+
+def test_layer_that_always_vanishes_before_it_is_read_is_an_error(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(_snapshot: Snapshot, path: str, _limit: int) -> bytes:
+        raise ChangedMeanwhile(f"{path}: cannot be read")
+
+    monkeypatch.setattr(Snapshot, "read", vanish)
+    with pytest.raises(DriverError, match=r"10-all\.yaml: cannot be read"):
+        served(directory)
 
 
 def test_empty_layer_is_a_fault(directory: Path) -> None:

@@ -16,6 +16,7 @@ from vmw_cloudinit_metadata.drivers.checking.explanation import Explanation
 from vmw_cloudinit_metadata.drivers.checking.validation import Validation
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
 from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
@@ -26,6 +27,9 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 # How long a look-up waits for a free file descriptor, and how often it tries again.
 _PATIENCE_S = 1.0
 _PAUSE_S = 0.02
+
+# Data may change between two looks at it. If it does so each time, it may be missing for good.
+_ATTEMPTS = 5
 
 
 class SourceDriver(Driver, Generic[V]):
@@ -56,10 +60,16 @@ class SourceDriver(Driver, Generic[V]):
 
     def get_instance(self, machine: Machine) -> InstanceData | None:
         end_s = time.monotonic() + _PATIENCE_S
+        attempts = 0
         while True:
+            attempts += 1
             try:
                 with self._source.view() as view:
                     return self._get(machine, view)
+            except ChangedMeanwhile as error:
+                if attempts == _ATTEMPTS:
+                    return self._last_good_for(machine, error)
+                continue
             except DriverError as error:  # the source is out of reach
                 if not _lacks_descriptor(error) or time.monotonic() > end_s:
                     return self._last_good_for(machine, error)

@@ -12,6 +12,7 @@ from itertools import chain
 from math import inf
 
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.filesystem.root import Anywhere, LeadsOut, Root
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 
@@ -296,6 +297,8 @@ class Snapshot:
         except LeadsOut:
             self._seen[path] = OUTSIDE
             raise
+        except FileNotFoundError as error:  # callers have seen it
+            raise ChangedMeanwhile(str(cannot_read(path, error))) from error
         except OSError as error:
             raise cannot_read(path, error) from error
 
@@ -313,7 +316,7 @@ class Snapshot:
                 if len(content) == before.st_size:
                     break  # the end, unless somebody is writing: the next look shows that
             if _written(before) != _written(os.fstat(descriptor)):
-                raise DriverError(f"{path}: the file is being written")
+                raise ChangedMeanwhile(f"{path}: the file is being written")
             return content
         finally:
             os.close(descriptor)
