@@ -42,6 +42,7 @@ VMS = 24  # that ask at a time
 HOT = 40  # VMs that boot again and again, so that their answers are kept
 RECENT = 12  # whose data was changed last: those boot most
 PAUSE_S = 0.002  # between two changes, at least
+STORM_S, CALM_S = 3.0, 4.0  # answers from files that changed less than 2 s ago are not kept
 TEXT = "parts/common.txt"
 WRITTEN_S = 0.01  # at most, between the two halves of a file written in place
 MIN_ANSWERS = 20  # a second, or the run shows nothing
@@ -217,8 +218,7 @@ class Writer:
     def begin(self) -> None:
         directory = self._directory
         (directory / "parts").mkdir()
-        (directory / ".layers-0").mkdir()
-        (directory / "layers").symlink_to(".layers-0")
+        (directory / "layers").mkdir()
         versions: dict[tuple[str, str], Any] = {}
         for name, layer in LAYERS.items():
             versions["layer", name] = data = numbered(layer, self._next())
@@ -341,8 +341,10 @@ class Writer:
         )
 
     def swaps_the_layers(self) -> None:
-        """All layers change at once: their directory is a link."""
+        """All layers change at once, where their directory is a link."""
         link = self._directory / "layers"
+        if not link.is_symlink():
+            return
         before, place = link.readlink(), f".layers-{self._next()}"
         (self._directory / place).mkdir()
         versions: dict[tuple[str, str], Any] = {}
@@ -366,8 +368,9 @@ class Writer:
             (place / name).mkdir()
             for path in (before / name).iterdir():
                 (place / name / path.name).write_bytes(path.read_bytes())
-        (place / "layers").rename(place / f".layers-{self._number}")
-        (place / "layers").symlink_to(f".layers-{self._number}")
+        if not (before / "layers").is_symlink():  # one directory in two has a link there
+            (place / "layers").rename(place / f".layers-{self._number}")
+            (place / "layers").symlink_to(f".layers-{self._number}")
         versions = self._config_map_in(place)
         self._link(versions, self._directory, place.name)
         gevent.spawn(self._remove_tree, before)
@@ -443,12 +446,19 @@ class Writer:
         self._replace(versions, self._directory / "vms.yaml", text)
 
     def keep_changing(self, run: Run, until_s: float, swap_every_s: float) -> None:
+        """Alternate storm and calm: in a calm answers are kept, and single files change."""
         changes = [change for change, weight in CHANGES.items() for _ in range(weight)]
-        swap_s = run.elapsed_s + swap_every_s
+        begun_s = run.elapsed_s
+        swap_s = begun_s + swap_every_s
         first = list(CHANGES)  # so that a short run makes each one
         while not run.is_stopped and run.elapsed_s < until_s:
-            change = first.pop() if first else self._rng.choice(changes)
-            if run.elapsed_s > swap_s:
+            is_calm = (run.elapsed_s - begun_s) % (STORM_S + CALM_S) > STORM_S
+            change = self._rng.choice(IN_A_CALM if is_calm else changes)
+            if is_calm:
+                gevent.sleep(self._rng.uniform(0, 0.2))
+            elif first:
+                change = first.pop()
+            elif run.elapsed_s > swap_s:
                 change, swap_s = Writer.swaps_the_directory, run.elapsed_s + swap_every_s
             change(self)
             self.counts[change.__name__] += 1
@@ -472,6 +482,8 @@ CHANGES: dict[Callable[[Writer], None], int] = {  # how often each is made, rela
     Writer.edits_a_table: 6,
     Writer.breaks_an_inventory: 1,
 }
+
+IN_A_CALM = (Writer.replaces, Writer.writes_in_place, Writer.removes, Writer.renames)
 
 
 class Readers:

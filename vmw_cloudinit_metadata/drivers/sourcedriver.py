@@ -6,7 +6,8 @@ import errno
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Generic
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from vmw_cloudinit_metadata.drivers.answers.instances import Instances
 from vmw_cloudinit_metadata.drivers.answers.lastgood import LastGood
@@ -24,12 +25,15 @@ from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
+T = TypeVar("T")
+
 # How long a look-up waits for a free file descriptor, and how often it tries again.
 _PATIENCE_S = 1.0
 _PAUSE_S = 0.02
 
 # Data may change between two looks at it. If it does so each time, it may be missing for good.
 _ATTEMPTS = 5
+_CHANGING_S = 0.005  # after the first one, and longer after others
 
 
 class SourceDriver(Driver, Generic[V]):
@@ -60,20 +64,17 @@ class SourceDriver(Driver, Generic[V]):
 
     def get_instance(self, machine: Machine) -> InstanceData | None:
         end_s = time.monotonic() + _PATIENCE_S
-        attempts = 0
         while True:
-            attempts += 1
             try:
-                with self._source.view() as view:
-                    return self._get(machine, view)
-            except ChangedMeanwhile as error:
-                if attempts == _ATTEMPTS:
-                    return self._last_good_for(machine, error)
-                continue
+                return _repeated(partial(self._seen, machine))
             except DriverError as error:  # the source is out of reach
                 if not _lacks_descriptor(error) or time.monotonic() > end_s:
                     return self._last_good_for(machine, error)
             time.sleep(_PAUSE_S)  # meanwhile connections end, to make room
+
+    def _seen(self, machine: Machine) -> InstanceData | None:
+        with self._source.view() as view:
+            return self._get(machine, view)
 
     def still_holds(self, token: Any) -> bool:
         return next(self.which_hold([token]))
@@ -94,7 +95,7 @@ class SourceDriver(Driver, Generic[V]):
         return self._source.document_names()
 
     def explain(self, machine: Machine) -> str:
-        return self._explanation.of(machine)
+        return _repeated(partial(self._explanation.of, machine))
 
     def trace(self, machine: Machine) -> Iterator[str]:
         with self._source.view() as view:
@@ -202,6 +203,16 @@ class SourceDriver(Driver, Generic[V]):
             token = view.token(until_s)
         problem = f"the last good answer is served, because: {error}"
         return replace(instance, problem=problem, token=token)
+
+
+def _repeated(call: Callable[[], T]) -> T:
+    """Return what `call` returns; call it again if the data changed while it was read."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return call()
+        except ChangedMeanwhile:
+            time.sleep(attempt * _CHANGING_S)
+    return call()
 
 
 def _lacks_descriptor(error: DriverError) -> bool:

@@ -237,6 +237,8 @@ class Snapshot:
             return entry
         self._is_plain = False  # what it leads to may lie elsewhere
         found = _look(path, where.look)
+        if found is None:  # the link may have been replaced, and then what it had led to removed
+            found = _look(path, where.look)
         if found is None:  # a dangling link: its directory will not change when its target appears
             self._seen[path] = None
         return found
@@ -270,6 +272,13 @@ class Snapshot:
         self._is_settled = self._is_settled and _is_settled(found.st_ctime_ns)
         self._is_plain = self._is_plain and not has_links
         return names
+
+    def is_still(self, path: str) -> bool:
+        """Return whether another look at the path shows the same as before."""
+        try:
+            return self._seen.get(path) == OUTSIDE or self._seen.get(path) == _seen(path)
+        except OSError as error:
+            raise cannot_read(path, error) from error
 
     def include_unchanged(self, other: Snapshot) -> bool:
         """Include what `other` has seen, if one look at each path shows the same; return whether.
