@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.files import layerfiles
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.layers.bases import Base
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
@@ -245,6 +247,28 @@ def test_layer_that_is_removed_while_others_are_read_is_absent(
 
     monkeypatch.setattr(layerfiles, "layer_of", read_and_remove)
     assert "gone" not in served(directory).metadata
+
+
+def test_directory_that_is_replaced_while_it_is_read_is_read_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(directory / "layers")
+    write(directory, **{"web-ber-1": "metadata: {}\n"})
+    old = directory.rename(directory.with_name("old"))
+    new = Path(shutil.copytree(old, directory.with_name("new")))
+    directory.symlink_to(old.name)
+    driver, snapshot = driver_of(directory), Directory.snapshot
+
+    def snapshot_and_replace(place: Directory) -> Snapshot:
+        opened = snapshot(place)
+        if directory.readlink() == Path(old.name):
+            directory.unlink()
+            directory.symlink_to(new.name)
+            (old / "web-ber-1.yaml").unlink()
+        return opened
+
+    monkeypatch.setattr(Directory, "snapshot", snapshot_and_replace)
+    assert driver.get_instance(BER1)
 
 
 def test_layer_that_always_vanishes_before_it_is_read_is_an_error(

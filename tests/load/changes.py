@@ -45,6 +45,7 @@ PAUSE_S = 0.002  # between two changes, at least
 STORM_S, CALM_S = 3.0, 4.0  # answers from files that changed less than 2 s ago are not kept
 TEXT = "parts/common.txt"
 WRITTEN_S = 0.01  # at most, between the two halves of a file written in place
+MAX_FOR_SWAPS = 10_000  # with more files, copying them for a swap takes seconds: once is enough
 MIN_ANSWERS = 20  # a second, or the run shows nothing
 
 # Every match there is. `N` becomes the number of the version.
@@ -492,7 +493,7 @@ class Readers:
     def __init__(self, run: Run, port: int, fleet: Fleet, history: History, rng: Random) -> None:
         self._run = run
         self._port = port
-        self._fleet = fleet
+        self.fleet = fleet
         self._history = history
         self._rng = rng
         self._busy: set[str] = set()  # a VM asks for one thing at a time
@@ -508,7 +509,7 @@ class Readers:
             self._busy.add(name)
             try:
                 with self._run.checking("boot"):
-                    self._boot(self._fleet.askings[name])
+                    self._boot(self.fleet.askings[name])
             finally:
                 self._busy.discard(name)
 
@@ -517,9 +518,9 @@ class Readers:
         if chance < 0.5 and recent:
             return self._rng.choice(recent)
         if chance < 0.9:
-            kind = self._rng.choice(list(self._fleet.by_kind.values()))
+            kind = self._rng.choice(list(self.fleet.by_kind.values()))
             return self._rng.choice(kind[:HOT])
-        return self._rng.choice(self._fleet.names)
+        return self._rng.choice(self.fleet.names)
 
     def _boot(self, asking: Asking) -> None:
         query = "".join(f"?{key}={value}" for key, value in asking.query.items())
@@ -611,9 +612,10 @@ def _storm(
     gevent.sleep(2.5)  # answers from files that have just changed are not kept
     begun_s, client_s, server_s = run.elapsed_s, time.process_time(), tree_cpu_s(server.pid)
     until_s = begun_s + seconds
+    swaps = 3 if len(readers.fleet.names) <= MAX_FOR_SWAPS else 1.5
     watcher = gevent.spawn(run.watch, server, lambda: f"{sum(readers.answers.values())} answers")
     asking = [gevent.spawn(readers.keep_asking, until_s, writer.recent) for _ in range(VMS)]
-    changing = gevent.spawn(writer.keep_changing, run, until_s, seconds / 3)
+    changing = gevent.spawn(writer.keep_changing, run, until_s, seconds / swaps)
     gevent.joinall([changing, *asking], timeout=seconds + 60)
     took_s = run.elapsed_s - begun_s
     watcher.kill()

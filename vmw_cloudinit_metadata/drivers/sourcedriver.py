@@ -74,7 +74,10 @@ class SourceDriver(Driver, Generic[V]):
 
     def _seen(self, machine: Machine) -> InstanceData | None:
         with self._source.view() as view:
-            return self._get(machine, view)
+            try:
+                return self._get(machine, view)
+            finally:
+                view.confirm()
 
     def still_holds(self, token: Any) -> bool:
         return next(self.which_hold([token]))

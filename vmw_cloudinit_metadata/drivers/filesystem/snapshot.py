@@ -243,6 +243,20 @@ class Snapshot:
             self._seen[path] = None
         return found
 
+    def confirm(self) -> None:
+        """Raise ChangedMeanwhile if the path of the root leads to another directory now.
+
+        The one that is open may be removed already, and then lacks files.
+        """
+        if self.root is None:
+            return
+        try:
+            found = os.stat(self.root.prefix)
+        except OSError:
+            return  # the next look-up reports it
+        if not os.path.samestat(found, self.root.status):
+            raise ChangedMeanwhile(f"{self.root.prefix}: the directory was replaced")
+
     def apart(self) -> Snapshot:
         """Return a snapshot of the same root that has seen nothing yet."""
         return Snapshot(self.root)
