@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
@@ -370,6 +372,8 @@ class Bench:
         program = Path(sys.executable).parent / "vmw-cloudinit-metadata"
         command = [str(program), "run", "--uri", "my-metadata", "--listen", "127.0.0.1:0"]
         command += ["--admin-listen", "127.0.0.1:0", *driver, *options]
+        if "--catalogue" not in options:  # it has a row of its own
+            command.append("--no-catalogue")
         output = self._output()
         with started(OURS, command, output, cores) as server:
             yield replace(server, admin_port=_admin_port(output))
@@ -576,6 +580,32 @@ class Bench:
                 unit=f" times the least ({shown} ms)",
             )
 
+    def catalogue(self) -> Iterator[Finding]:
+        """Boots while all files are read and while none is, on one core, in turns."""
+        files = self.size.most_files
+        p99: dict[bool, list[float]] = {True: [], False: []}  # by whether files are read
+        with self.ours("--catalogue", files=files) as server:
+            _wait_for_survey(server, is_reading=False)
+            self._warm_up(server, files)
+            for _ in range(self.size.repeats):
+                for is_reading in (False, True):
+                    if is_reading:
+                        os.kill(server.pid, signal.SIGHUP)
+                    _wait_for_survey(server, is_reading=is_reading)
+                    result = load(server, "moves", 100, 1, 100, self.size.moves_s, names=files)
+                    complete(result, OURS, boots=int(100 * self.size.moves_s))
+                    p99[is_reading].append(result["boot_ms"]["p99"])
+                    if is_reading and not _is_reading(server):
+                        raise LostError("the files were read before the boots were over")
+        ratio = statistics.median(r / q for r, q in zip(p99[True], p99[False], strict=True))
+        quiet, reading = (statistics.median(p99[is_reading]) for is_reading in (False, True))
+        yield at_most(
+            f"100 boots/s while {files:,} files are read: p99",
+            ratio,
+            *(1.5, None),
+            unit=f" times that without ({reading:.1f} and {quiet:.1f} ms)",
+        )
+
     def moves(self) -> Iterator[Finding]:
         count, seconds = self.size.idle, self.size.moves_s
         with self.ours(files=self.size.most_files) as server:
@@ -693,11 +723,26 @@ ROWS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
     "inventory": Bench.inventory,
     "store": Bench.store,
     "files": Bench.files,
+    "catalogue": Bench.catalogue,
     "moves": Bench.moves,
     "slow": Bench.slow,
     "workers": Bench.workers,
     "watched": Bench.watched,
 }
+
+
+def _is_reading(server: Server) -> bool:
+    url = f"http://127.0.0.1:{server.admin_port}/api/status"
+    with urlopen(url, timeout=START_LIMIT_S) as answer:
+        return json.load(answer)["instance_files"]["checked"] is not None
+
+
+def _wait_for_survey(server: Server, *, is_reading: bool) -> None:
+    end_s = time.monotonic() + RUN_LIMIT_S
+    while _is_reading(server) != is_reading:
+        if time.monotonic() > end_s:
+            raise SystemExit("the survey does not begin or end")
+        time.sleep(0.1)
 
 
 def at_most(what: str, value: float, limit: float, goal: float | None, unit: str) -> Finding:

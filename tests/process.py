@@ -120,6 +120,8 @@ class ServerProcess:
         opts = {"directory": str(directory)} if driver_opts is None else driver_opts
         if "--admin-listen" not in options:  # servers of other tests have the default one
             options = (*options, "--admin-listen", "127.0.0.1:0")
+        if "--catalogue" not in options:  # a process more for each server of the tests
+            options = (*options, "--no-catalogue")
         words = (
             *(("--uri", uri) if uri else ()),
             *("--listen", listen),

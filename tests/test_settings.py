@@ -117,6 +117,7 @@ def test_each_layer_goes_before_the_one_below(file: Path) -> None:
 
 
 SAMPLES = {
+    "boolean": "false",
     "URI": "my-metadata",
     "ADDRESS:PORT": "127.0.0.1:5",
     "CIDR": "10.0.0.0/8",

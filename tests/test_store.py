@@ -22,9 +22,12 @@ from vmw_cloudinit_metadata import (
     Store,
     StoreDriver,
 )
+from vmw_cloudinit_metadata.drivers.catalogue.findings import Findings
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.drivers.memorystore import MemoryStore
-from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.drivers.observation import Census
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
+from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 VC = "11111111-2222-3333-4444-555555555555"
@@ -456,3 +459,65 @@ def test_store_is_loaded_as_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load("mystores:Mine", {"urk": "x"})
     with pytest.raises(ConfigError, match=r"--driver-opts: match\.0: found 'uuid', expected: "):
         load("mystores:Mine", {"match": ["uuid"]})
+
+
+# The catalogue
+
+
+def surveyed(driver: StoreDriver) -> dict[str, tuple[list[str], int]]:
+    """The VMs that each fault affects."""
+    findings = Findings()
+    for observation in driver.survey():
+        if observation:
+            findings.add(observation)
+    return {f"{one.fault.key[-1]}: {one.fault.found}": (one.vms, one.vm_count) for one in findings}
+
+
+def test_survey_says_which_vms_a_fault_affects(store: MemoryStore, driver: StoreDriver) -> None:
+    store.layer("web", {"match": {"name": "web*"}, "network": {"nameservers": ["nonsense"]}})
+    store.layer("one", {"match": {"name": "solo"}, "serve": True, "metadata": {"role": "x"}})
+    store.put("name", "web1", {"metadata": {"role": "a"}, "network": {"dhcp": True}})
+    store.put("name", "db1", {"metadata": {"local-hostname": "same"}})
+    store.put("name", "db2", {"metadata": {"local-hostname": "same"}})
+    found = surveyed(driver)
+    assert sorted(found.values()) == [(["db1", "db2"], 2), (["web1"], 1)]
+    assert driver.census() == Census(files=5, vms=4, layers=2)
+    assert {one.fault for one in driver.survey() if one} == set(driver.validate())
+
+
+def test_second_survey_checks_only_what_has_changed(
+    store: MemoryStore, driver: StoreDriver
+) -> None:
+    checked: list[str] = []
+
+    def judge(instance: InstanceData) -> Iterator[Fault]:
+        checked.extend(instance.sources)
+        return iter(())
+
+    driver.judge = judge
+    for name in ("a", "b", "c"):
+        store.put("name", name, {"metadata": {"role": name}})
+    surveyed(driver)
+    assert sorted(checked) == ["a", "b", "c"]
+    revision = driver.revision()
+    checked.clear()
+    surveyed(driver)
+    assert checked == []
+    store.put("name", "b", {"metadata": {"role": "other"}})
+    assert driver.revision() != revision
+    surveyed(driver)
+    assert checked == ["b"]
+    checked.clear()
+    store.disconnect()
+    until(lambda: driver.revision() is None)
+    surveyed(driver)
+    assert sorted(checked) == ["a", "b", "c"]
+
+
+def test_store_that_lists_no_records_has_no_catalogue() -> None:
+    class Unlisted(Store):
+        def fetch(self, keys: Collection[Key]) -> Iterable[Record]:  # noqa: ARG002
+            return ()
+
+    assert not StoreDriver(Unlisted({})).can_validate
+    assert StoreDriver(MemoryStore()).can_validate

@@ -178,6 +178,7 @@ def test_term_while_a_worker_starts_ends_all(tmp_path: Path, place: int) -> None
         "from vmw_cloudinit_metadata import Driver\n"
         "class Stopping(Driver):\n"
         "    def __init__(self, options):\n"
+        "        super().__init__(options)\n"
         "        with open('loaded', 'a') as file:\n"
         "            file.write('x')\n"
         f"        if os.path.getsize('loaded') == {place}:\n"

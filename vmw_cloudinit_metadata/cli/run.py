@@ -28,7 +28,9 @@ from vmw_cloudinit_metadata.serving.admission import (
     MAX_PER_HOST,
     raise_descriptor_limit,
 )
+from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 from vmw_cloudinit_metadata.serving.server import MetadataServer
+from vmw_cloudinit_metadata.serving.surveyprocess import SurveyProcess
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import (
     SettingsCommand,
@@ -188,6 +190,13 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "none.",
 )
 @click.option(
+    "--catalogue/--no-catalogue",
+    default=True,
+    show_default=True,
+    help="Read all data in the background, in a process of its own, and report its faults before "
+    "VMs boot.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="info",
@@ -242,6 +251,7 @@ def run(
     workers: int,
     driver_spec: str,
     audit_log: Path | None,
+    catalogue: bool,
     **options: Any,
 ) -> None:
     """Serve VMs in the foreground until TERM or INT.
@@ -284,8 +294,18 @@ def run(
         _warn_if_open_to_everyone(addresses, limits)
         notify.ready(f"listening on {', '.join(map(str, addresses))}")
 
+    def survey(memory_bytes: int, known: Catalogue) -> SurveyProcess:
+        driver_opts = options["driver_opts"]
+        return SurveyProcess(driver_spec, driver_opts, memory_bytes, known.take, known.fail)
+
     service = Service(
-        make, listen, announce, AdminPort(admin) if admin else None, configuration, audit_log
+        make,
+        listen,
+        announce,
+        AdminPort(admin) if admin else None,
+        configuration,
+        audit_log,
+        survey if catalogue else None,
     )
     counters = serve(service, workers)
     counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))

@@ -9,6 +9,7 @@ from typing import Any
 from vmw_cloudinit_metadata.drivers import contract, driveroptions
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError as DriverError
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
+from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
@@ -150,6 +151,27 @@ class Driver(ABC):
     def validate_named(self, names: Collection[str]) -> Iterable[Fault]:  # noqa: ARG002
         """Check only these files or VMs; raise DriverError for an unknown one."""
         raise DriverError(f"{type(self).__name__} cannot validate single files or VMs")
+
+    @property
+    def can_validate(self) -> bool:
+        return type(self).validate is not Driver.validate
+
+    def survey(self) -> Iterable[Observation | None]:
+        """Do what `validate` does, and say which VMs each fault affects.
+
+        It may yield None, to show that the work goes on, and an equal fault several times. A second
+        call should read only what has changed. The server calls it in a process of its own.
+        """
+        return map(Observation, self.validate())
+
+    def census(self) -> Census:
+        """Return how much the last `survey` has read."""
+        return Census(self.files_checked)
+
+    def revision(self) -> int | None:
+        """Return a number that is another one after each change; None if `watch` has not been
+        called, or the source does not notify."""
+        return None
 
     def tables(self) -> Mapping[str, Table]:
         """Return the driver's caches by name; they count against the server's memory budget."""

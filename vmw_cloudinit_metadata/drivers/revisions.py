@@ -68,6 +68,12 @@ class Revisions:
         """State that all changes before this time (time.monotonic()) are counted."""
         self._until_s = time_s
 
+    def latest(self) -> int | None:
+        """Return the revision, and have the changes until now counted soon; None if no source is
+        watched."""
+        self.wanted.set()
+        return self.revision if self.source is not None else None
+
     def held_at(self, revision: int, keys: Iterable[Hashable], time_s: float) -> bool:
         """Return whether it is known that no key changed between the revision and that time."""
         self.asked_s = time_s

@@ -14,11 +14,13 @@ from vmw_cloudinit_metadata.drivers.answers.lastgood import LastGood
 from vmw_cloudinit_metadata.drivers.answers.search import Search
 from vmw_cloudinit_metadata.drivers.answers.source import Source, SourceChecks, V
 from vmw_cloudinit_metadata.drivers.checking.explanation import Explanation
-from vmw_cloudinit_metadata.drivers.checking.validation import Validation
+from vmw_cloudinit_metadata.drivers.checking.keptchecks import KeptChecks
+from vmw_cloudinit_metadata.drivers.checking.validation import Validation, once
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
 from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
+from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -60,6 +62,8 @@ class SourceDriver(Driver, Generic[V]):
         self._search = Search(source, self._instances, checked.match)
         self._explanation = Explanation(source, self._instances, self._search)
         self._last_good = LastGood(checked.last_good_max_age_s)
+        self._kept_checks = KeptChecks()
+        self._census = Census()
         self.stale_if_error = checked.last_good_max_age_s
 
     def get_instance(self, machine: Machine) -> InstanceData | None:
@@ -112,9 +116,27 @@ class SourceDriver(Driver, Generic[V]):
 
     def validate(self) -> Iterator[Fault]:
         """Yield every fault and warning of all data, each once."""
+        return once(one.fault for one in self.survey() if one)
+
+    @property
+    def can_validate(self) -> bool:
+        return self._source.can_list
+
+    def survey(self) -> Iterator[Observation | None]:
         checks = self._source.checks()
-        yield from self._validated(checks, checks.every())
-        yield from checks.others()
+        self._kept_checks.begin(checks)
+        validation = self._validation(checks)
+        yield from validation.observations(checks.every())
+        self._kept_checks.end()
+        yield from map(Observation, checks.others())
+        self.files_checked = validation.files_checked
+        self._census = checks.census(validation.vms)
+
+    def census(self) -> Census:
+        return self._census
+
+    def revision(self) -> int | None:
+        return self._source.revision()
 
     def validate_named(self, names: Collection[str]) -> Iterator[Fault]:
         """Check the data of VMs, by their names or VC UUIDs, and files, by their paths.
@@ -124,7 +146,10 @@ class SourceDriver(Driver, Generic[V]):
         """
         checks = self._source.checks()
         chosen = {own.label: own for name in names for own in self._chosen(name, checks)}
-        yield from self._validated(checks, list(chosen.values()), checks.compared())
+        self._kept_checks.begin(checks)
+        validation = self._validation(checks)
+        yield from validation.run(list(chosen.values()), checks.compared())
+        self.files_checked = validation.files_checked
 
     def tables(self) -> Mapping[str, Table]:
         return {
@@ -137,12 +162,8 @@ class SourceDriver(Driver, Generic[V]):
     def notes(self) -> Iterator[str]:
         return self._source.checks().notes(is_match_given=self._search.is_match_given)
 
-    def _validated(
-        self, checks: SourceChecks[V], places: Sequence[OwnData], others: Sequence[OwnData] = ()
-    ) -> Iterator[Fault]:
-        validation = Validation(self._source, self._instances, checks, self.judge)
-        yield from validation.run(places, others)
-        self.files_checked = validation.files_checked
+    def _validation(self, checks: SourceChecks[V]) -> Validation[V]:
+        return Validation(self._source, self._instances, checks, self._kept_checks, self.judge)
 
     def _chosen(self, name: str, checks: SourceChecks[V]) -> Sequence[OwnData]:
         chosen = checks.chosen(name)

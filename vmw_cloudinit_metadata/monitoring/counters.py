@@ -203,6 +203,7 @@ TABLES = (
     "events",
     "values compared",
     "file names",
+    "catalogue",
 )
 _MEMORY_SHED = "memory shed: {}"
 _labelled(
@@ -222,6 +223,9 @@ def memory_shed(table: str) -> Key:
 
 INTERNAL_ERRORS = _plain(
     "internal_errors", "Internal errors; each closes a connection.", "internal errors"
+)
+CATALOGUE_RESTARTS = _plain(
+    "catalogue_restarts", "Processes of the catalogue that died.", "catalogue restarted"
 )
 WORKER_RESTARTS = _plain(
     "worker_restarts", "Workers that died and were restarted.", "workers restarted"

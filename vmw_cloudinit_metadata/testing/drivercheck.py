@@ -10,7 +10,7 @@ from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.loading import class_fault
 from vmw_cloudinit_metadata.drivers.store import Store
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
-from vmw_cloudinit_metadata.testing.findings import CALL_S, Findings
+from vmw_cloudinit_metadata.testing.driverfaults import CALL_S, DriverFaults
 from vmw_cloudinit_metadata.testing.lookupcheck import LookupCheck
 from vmw_cloudinit_metadata.testing.programcheck import ProgramCheck
 
@@ -67,7 +67,7 @@ def driver_faults(
     fault = class_fault(driver_class)
     if fault:
         return [fault]
-    findings = Findings(driver_class.__name__)
+    findings = DriverFaults(driver_class.__name__)
     program = ProgramCheck(findings, driver_class, dict(options))
     driver = program.started()
     if driver is not None:
@@ -80,7 +80,7 @@ def driver_faults(
     return list(dict.fromkeys(findings.faults))
 
 
-def _check_watch(findings: Findings, driver: Driver) -> None:
+def _check_watch(findings: DriverFaults, driver: Driver) -> None:
     reports: list[object] = []
     findings.call("watch", lambda: contract.run(driver, "watch", reports.append), CALL_S)
     if [report for report in reports if not isinstance(report, str)]:

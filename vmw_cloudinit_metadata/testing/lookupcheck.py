@@ -16,10 +16,10 @@ from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import MAX_NAME_BYTES, Machine
-from vmw_cloudinit_metadata.testing.findings import (
+from vmw_cloudinit_metadata.testing.driverfaults import (
     CALL_S,
     THREAD_NAME,
-    Findings,
+    DriverFaults,
     Late,
     cut,
     described,
@@ -46,7 +46,11 @@ class LookupCheck:
     """Checks one driver; adds to `findings`."""
 
     def __init__(
-        self, findings: Findings, driver: Driver, known: Sequence[Machine], unknown: Machine | None
+        self,
+        findings: DriverFaults,
+        driver: Driver,
+        known: Sequence[Machine],
+        unknown: Machine | None,
     ) -> None:
         self._findings = findings
         self._driver = driver

@@ -19,10 +19,10 @@ from vmw_cloudinit_metadata.drivers.loading import driver_of
 from vmw_cloudinit_metadata.drivers.store import Store
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.secrecy import is_secret_name
-from vmw_cloudinit_metadata.testing.findings import (
+from vmw_cloudinit_metadata.testing.driverfaults import (
     CALL_S,
     THREAD_NAME,
-    Findings,
+    DriverFaults,
     Late,
     described,
     in_thread,
@@ -43,7 +43,7 @@ class ProgramCheck:
     """Checks a class of drivers or stores; adds to `findings`."""
 
     def __init__(
-        self, findings: Findings, driver_class: type[Driver | Store], options: Mapping[str, Any]
+        self, findings: DriverFaults, driver_class: type[Driver | Store], options: Mapping[str, Any]
     ) -> None:
         self._findings = findings
         self._class = driver_class

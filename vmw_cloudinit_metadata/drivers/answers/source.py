@@ -14,6 +14,7 @@ from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
+from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.drivers.store import Key
 from vmw_cloudinit_metadata.instance import fault
 from vmw_cloudinit_metadata.instance.fault import Fault
@@ -64,6 +65,7 @@ class Source(ABC, Generic[V]):
     """Methods with a view raise DriverError if the source is out of reach, and UnderWay."""
 
     noun: str  # for what has a VM's data: "file"
+    can_list = True  # all data
     hints: Hints[V]
     prefix = ""  # of labels, which `show --explain` leaves out
 
@@ -124,6 +126,10 @@ class Source(ABC, Generic[V]):
 
     @abstractmethod
     def held_at(self, token: Any, time_s: float) -> bool: ...
+
+    @abstractmethod
+    def revision(self) -> int | None:
+        """Return a number that is another one after each change; None if changes are not told."""
 
     # Operators
 
@@ -194,7 +200,7 @@ class SourceChecks(ABC, Generic[V]):
         """Yield the faults of what lies below all layers."""
         yield from ()
 
-    def of_shared(self, view: V) -> Iterator[Fault]:  # noqa: ARG002
+    def of_shared(self, view: V) -> Iterator[Observation]:  # noqa: ARG002
         """Yield the faults of what has the data of several VMs, but for layers."""
         yield from ()
 
@@ -203,12 +209,24 @@ class SourceChecks(ABC, Generic[V]):
         yield from ()
 
     def of_own(self, own: OwnData, view: V) -> Iterator[Fault]:  # noqa: ARG002
-        """Yield what is wrong with a VM's own data, whatever it says."""
+        """Yield what is wrong with where a VM's own data stands, as other data may make it."""
         yield from ()
 
     def is_no_vm(self, own: OwnData, stack: LayerStack) -> bool:  # noqa: ARG002
         """Return whether the data is no VM's: another one names it as its user-data."""
         return False
+
+    def named_files(self) -> Collection[str]:
+        """Return the real paths of the files that data names; raise DriverError."""
+        return ()
+
+    def holds(self, token: Any) -> bool:  # noqa: ARG002
+        """Return whether all is the same that a view of an earlier run had seen at this token."""
+        return False
+
+    @abstractmethod
+    def census(self, vms: int) -> Census:
+        """Return how much there is, of which `vms` were checked; raise DriverError."""
 
     def others(self) -> Iterator[Fault]:
         """Yield faults of what is not read."""

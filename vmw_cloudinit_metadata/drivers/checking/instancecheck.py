@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Generic
 
 from vmw_cloudinit_metadata.drivers.answers.instances import Instances
 from vmw_cloudinit_metadata.drivers.answers.source import Source, SourceChecks, V
+from vmw_cloudinit_metadata.drivers.checking.keptchecks import Checked, KeptChecks
 from vmw_cloudinit_metadata.drivers.content.layer import located
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.content.rivals import ONE_OF_THEM
@@ -26,22 +27,20 @@ Judge = Callable[[InstanceData], Iterable[Fault]]
 _NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 
-@dataclass(frozen=True)
-class Checked:
-    """The faults and warnings of a VM's data, and its values that no other VM may have."""
-
-    faults: tuple[Fault, ...]
-    values: Sequence[distinct.Value] = ()
-    is_no_vm: bool = False  # another one names it as its user-data: no instance data
-
-
 class InstanceCheck(Generic[V]):
     """Checks the VMs of a source one by one, with the layers that surely count for them."""
 
-    def __init__(self, source: Source[V], instances: Instances[V], checks: SourceChecks[V]) -> None:
+    def __init__(
+        self,
+        source: Source[V],
+        instances: Instances[V],
+        checks: SourceChecks[V],
+        kept: KeptChecks,
+    ) -> None:
         self._source = source
         self._instances = instances
         self._checks = checks
+        self._kept = kept
 
     def check(self, own: OwnData, judge: Judge | None) -> Checked:
         """Check a VM's own data; `judge` adds warnings of what is served.
@@ -52,16 +51,29 @@ class InstanceCheck(Generic[V]):
         with self._checks.view() as view:
             try:
                 about_own.extend(self._checks.of_own(own, view))
-                stack, sources = self._stack(own, view)
-                if self._checks.is_no_vm(own, stack):
-                    return Checked((), is_no_vm=True)
-                faults, values = self._check(own, stack, sources, view, judge)
+                content = self._kept.get(own) or self._content(own, judge)
             except DriverError as error:
                 expected = f"a {self._source.noun} that can be read"
-                faults, values = [Fault((), f"an error ({error})", expected, own.path, 1)], ()
+                content = Checked((Fault((), f"an error ({error})", expected, own.path, 1),))
+        if content.is_no_vm:
+            return content
+        values = content.values
         if any(fault.expected == ONE_OF_THEM for fault in about_own):
             values = ()  # other data of the same VM has them too
-        return Checked((*about_own, *faults), values)
+        return Checked((*about_own, *content.faults), values)
+
+    def _content(self, own: OwnData, judge: Judge | None) -> Checked:
+        """What is wrong with what it says."""
+        with self._checks.view() as view:
+            about_file = self._checks.of_label(own.path, view)
+            stack, sources = self._stack(own, view)
+            if self._checks.is_no_vm(own, stack):
+                checked = Checked((), is_no_vm=True)
+            else:
+                faults, values = self._check(own, stack, sources, view, judge)
+                checked = Checked((*about_file, *faults), values)
+            self._kept.put(own, view.token(), checked)
+        return checked
 
     def values_of(self, own: OwnData) -> Sequence[distinct.Value]:
         """The values that no other VM may have; none of data that has a fault."""

@@ -10,6 +10,7 @@ from vmw_cloudinit_metadata.drivers.answers.source import Source, SourceChecks, 
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import SharedLayer
+from vmw_cloudinit_metadata.drivers.observation import NAMED_VMS, Observation
 from vmw_cloudinit_metadata.instance import distinct
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded, describe
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
@@ -18,6 +19,7 @@ from vmw_cloudinit_metadata.instance.layering.substitution import stand_in, subs
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
+_OWN_VALUE = "a value of its own for each VM, in its {0} or by a reference such as ${{vm.name}}"
 _NO_VM = "a match that a VM with a {0} or an entry meets, or serve: true"
 
 
@@ -26,16 +28,22 @@ class LayerCheck(Generic[V]):
         self._source = source
         self._checks = checks
 
-    def faults(self, known: Sequence[OwnData]) -> Iterator[Fault]:
+    def observations(self, known: Sequence[OwnData]) -> Iterator[Observation]:
         """Every fault and warning that they have by themselves; `known` are all VMs' own data."""
         with self._checks.view() as view:
             for one in self._source.layers(view).layers:
-                yield from self._checks.of_label(one.file.path, view)
-                yield from bounded([*one.file.faults, *_data_faults(one)])
-                if not one.file.faults:
-                    yield from _match_warnings(one, known, self._source.noun)
-                    yield from _common_values(one)
+                if faults := list(self._faults_of(one, known, view)):
+                    names = [own.stem for own in known if one.condition.may_hold(_machine(own))]
+                    for fault in faults:
+                        yield Observation(fault, names[:NAMED_VMS], len(names))
             yield from self._checks.of_shared(view)
+
+    def _faults_of(self, one: SharedLayer, known: Sequence[OwnData], view: V) -> Iterator[Fault]:
+        yield from self._checks.of_label(one.file.path, view)
+        yield from bounded([*one.file.faults, *_data_faults(one)])
+        if not one.file.faults:
+            yield from _match_warnings(one, known, self._source.noun)
+            yield from _common_values(one, self._source.noun)
 
 
 def _data_faults(one: SharedLayer) -> Iterator[Fault]:
@@ -61,7 +69,7 @@ def _match_warnings(one: SharedLayer, known: Sequence[OwnData], noun: str) -> It
     yield one.file.seed.located(fault, one.file.path)
 
 
-def _common_values(one: SharedLayer) -> Iterator[Fault]:
+def _common_values(one: SharedLayer, noun: str) -> Iterator[Fault]:
     """A warning of each value that no two VMs should have, and all VMs of the layer get."""
     match = one.match if isinstance(one.match, dict) else {}
     name = str(match.get("name", "*"))
@@ -70,7 +78,7 @@ def _common_values(one: SharedLayer) -> Iterator[Fault]:
     some, others = (set(_values(one, text)) for text in "12")
     for key, text in sorted(some & others):
         found = f"{describe(text, key)}, which each VM gets for which this layer counts"
-        fault = Fault(key, found, "a value of its own for each VM", is_warning=True)
+        fault = Fault(key, found, _OWN_VALUE.format(noun), is_warning=True)
         yield layer.located(fault, [one.file])
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 
 from vmw_cloudinit_metadata.drivers.answers.source import SourceChecks
-from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.content.rivals import ONE_OF_THEM, joined_names, two_files
 from vmw_cloudinit_metadata.drivers.files.everyfile import EveryFile
 from vmw_cloudinit_metadata.drivers.files.inventories import Inventory
@@ -22,8 +22,10 @@ from vmw_cloudinit_metadata.drivers.filesystem.filename import (
     unquoted_stem,
     usual_stem,
 )
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, Token
+from vmw_cloudinit_metadata.drivers.layers.sharedlayer import vms_served
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
+from vmw_cloudinit_metadata.drivers.observation import NAMED_VMS, Census, Observation
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
@@ -45,6 +47,7 @@ class FileCheck(SourceChecks[Snapshot]):
         self._inventories = every.inventories
         self._find_user_data = user_data.all
         self._found: Collection[str] | None = None
+        self._looks = Looks()
 
     @property
     def _user_data(self) -> Collection[str]:
@@ -61,6 +64,7 @@ class FileCheck(SourceChecks[Snapshot]):
         with self._directory.snapshot() as snapshot:
             for inventory in self._inventories.all(snapshot):
                 places += inventory.all()
+            places += vms_served(self._layers.all(snapshot), {place.stem for place in places})
         return places
 
     def chosen(self, name: str) -> Sequence[OwnData] | None:
@@ -96,21 +100,35 @@ class FileCheck(SourceChecks[Snapshot]):
     def of_lowest(self, view: Snapshot) -> Iterator[Fault]:
         return self._defaults.faults(view)
 
-    def of_shared(self, view: Snapshot) -> Iterator[Fault]:
+    def of_shared(self, view: Snapshot) -> Iterator[Observation]:
         for inventory in self._inventories.all(view):
-            yield from _inventory_faults(inventory, view)
+            names = list(inventory.entries)
+            for fault in _inventory_faults(inventory, view):
+                yield Observation(fault, names[:NAMED_VMS], len(names))
 
     def of_label(self, label: str, view: Snapshot) -> Iterator[Fault]:
         return mode_faults(label, view)
 
     def of_own(self, own: OwnData, view: Snapshot) -> Iterator[Fault]:
         yield from self._name_faults(own)
-        yield from mode_faults(own.path, view)
         yield from self._rivals_in_inventories(own, view)
 
     def is_no_vm(self, own: OwnData, stack: LayerStack) -> bool:
         is_empty = stack.own is not None and not stack.own.mapping
         return is_empty and not own.line and os.path.realpath(own.path) in self._user_data
+
+    def named_files(self) -> Collection[str]:
+        return self._user_data
+
+    def holds(self, token: Token) -> bool:
+        return token.holds(self._looks)
+
+    def census(self, vms: int) -> Census:
+        with self._directory.snapshot() as snapshot:
+            layers = self._layers.paths(snapshot)
+            inventories = self._inventories.paths(snapshot)
+        shared = [*self._defaults.paths, *layers, *inventories]
+        return Census(len(self._listing.all_paths()) + len(shared), vms, len(layers))
 
     def others(self) -> Iterator[Fault]:
         yield from skipped.nearly_instance_files(self._directory.path)
@@ -144,7 +162,7 @@ class FileCheck(SourceChecks[Snapshot]):
 
     def _name_faults(self, own: OwnData) -> Iterator[Fault]:
         """Other files of the same VM, and a name that differs from the one looked up."""
-        if own.line:
+        if own.line or own.matched_by == BY_LAYER:
             return
         path, stem = own.path, own.stem
         paths = self._listing.present(stem)

@@ -132,6 +132,9 @@ class FileSource(Source[Snapshot]):
     def held_at(self, token: Token, time_s: float) -> bool:
         return token.held_at(self._directory.changes, time_s)
 
+    def revision(self) -> int | None:
+        return self._directory.changes.latest()
+
     def close(self) -> None:
         self._watch.close()
 

@@ -53,6 +53,12 @@ class NameScan:
                 self._scan()
             return self._names
 
+    def now(self) -> frozenset[str]:
+        """Scan, however long ago the last scan was; raise DriverError."""
+        with self._lock:
+            self._scan()
+            return self._names
+
     def _has_time(self) -> bool:
         now_s = time.monotonic()
         self._left_s = min(self._left_s + _SHARE * (now_s - self._since_s), _BURST_S)

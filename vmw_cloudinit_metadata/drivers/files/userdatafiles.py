@@ -9,12 +9,10 @@ import os
 import re
 from collections.abc import Iterator
 
-from vmw_cloudinit_metadata.drivers.driver import DriverError, UnderWay
 from vmw_cloudinit_metadata.drivers.files import documentfile
 from vmw_cloudinit_metadata.drivers.files.everyfile import EveryFile
 from vmw_cloudinit_metadata.drivers.files.namescan import NameScan
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
-from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 
 _NAMES_A_FILE = re.compile(rb"data[-_]file|\\[uUx]")  # one of FILE_KEYS, also with escapes
@@ -32,14 +30,7 @@ class UserDataFiles:
 
     def all(self) -> set[str]:
         """Return the real path of each, as now named; raise DriverError."""
-        found: set[str] = set()
-        with self._directory.snapshot() as snapshot:
-            for path in self._every.paths(snapshot):
-                try:
-                    found.update(self._named_by(path, snapshot))
-                except (DriverError, LeadsOut, UnderWay):
-                    continue  # reported as a fault of that file
-        return found
+        return set(self._scan.now())
 
     def _named_by(self, path: str, snapshot: Snapshot) -> Iterator[str]:
         for file in self._every.layers_in(path, _NAMES_A_FILE, snapshot):

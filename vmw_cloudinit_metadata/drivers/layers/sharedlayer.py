@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES, FileLayer
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
+from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
 from vmw_cloudinit_metadata.instance.fault import Fault, describe
-from vmw_cloudinit_metadata.instance.layering.condition import Condition, condition_of
+from vmw_cloudinit_metadata.instance.layering.condition import (
+    Condition,
+    condition_of,
+    machine_named,
+)
 
 MAX_LAYERS = 100
 MAX_BYTES = MAX_FILE_BYTES  # of all layers together
@@ -55,3 +62,14 @@ def layer_of(file: FileLayer) -> SharedLayer:
 def faulty(fault: Fault) -> SharedLayer:
     """A layer of which nothing is known but its fault: it could be for any VM."""
     return SharedLayer(layer.unusable(fault), Condition({}))
+
+
+def vms_served(layers: LayerSet, known: Collection[str]) -> Iterator[OwnData]:
+    """The VMs that layers serve and name, but for those `known` by their stems."""
+    for one in layers.layers:
+        machine = machine_named(one.match) if one.serves else None
+        if machine is None:
+            continue
+        stem = machine.vc_uuid or stem_of(machine.name or "")
+        if stem and stem not in known:
+            yield OwnData(BY_LAYER, one.file.path, stem)

@@ -14,7 +14,7 @@ from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
 from vmw_cloudinit_metadata.drivers.records.listening import Listening, usual
-from vmw_cloudinit_metadata.drivers.records.recordcheck import RecordCheck
+from vmw_cloudinit_metadata.drivers.records.recordcheck import Listed, RecordCheck
 from vmw_cloudinit_metadata.drivers.records.recordhints import RecordHints
 from vmw_cloudinit_metadata.drivers.records.recordlayer import KeptRecord, kept
 from vmw_cloudinit_metadata.drivers.records.recordlayers import RecordLayers
@@ -45,6 +45,7 @@ class RecordSource(Source[RecordView]):
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.can_list = type(store).all is not Store.all
         self._name = name = one_line(shortened(store.name))
         self._changes = Revisions()
         self._layers = RecordLayers(self._changes)
@@ -53,8 +54,7 @@ class RecordSource(Source[RecordView]):
         self.hints = RecordHints(name)
 
     def view(self) -> RecordView:
-        revision = self._changes.revision if self._changes.is_told else None
-        return RecordView(Moment(self._fetch, revision))
+        return RecordView(Moment(self._fetch, self.revision()))
 
     def layers(self, view: RecordView) -> LayerSet:
         return self._layers.all(view)
@@ -110,6 +110,9 @@ class RecordSource(Source[RecordView]):
     def held_at(self, token: RecordToken, time_s: float) -> bool:
         return token.held_at(self._changes, time_s)
 
+    def revision(self) -> int | None:
+        return self._changes.revision if self._changes.is_told else None
+
     def close(self) -> None:
         self._listening.close()
         self._store.close()
@@ -118,8 +121,16 @@ class RecordSource(Source[RecordView]):
         return self._names.all()
 
     def checks(self) -> RecordCheck:
+        revision = self.revision()  # from before the records are listed
         listed, unusable = self._listed()
-        return RecordCheck(self._name, listed, unusable, self.view)
+
+        def view() -> RecordView:
+            return RecordView(Moment(self._fetch, revision))
+
+        def holds(token: RecordToken) -> bool:
+            return token.held_at(self._changes, time.monotonic())
+
+        return RecordCheck(self._name, Listed(listed, unusable), view, self.layers, holds)
 
     def check(self) -> None:
         self._listening.look()

@@ -29,6 +29,7 @@ MAX_PATTERN_CHARACTERS = 256
 MAX_WORD_CHARACTERS = 64
 
 _PART = re.compile(r"(\*+)|(\?)|\{([A-Za-z_][A-Za-z0-9_]{0,31})\}|([{}])|([^*?{}]+)")
+_PLAIN = re.compile(r"[^*?{}]+")
 _WORD = f"[A-Za-z0-9]{{1,{MAX_WORD_CHARACTERS}}}+"
 
 Captures = Mapping[str, str]
@@ -82,6 +83,18 @@ def condition_of(match: Any) -> tuple[Condition, list[Fault]]:
         except ValueError as error:
             faults.append(Fault(("match", key), describe(value, ("match", key)), str(error)))
     return Condition(tests), faults
+
+
+def machine_named(match: Any) -> Machine | None:
+    """Return the one machine that a `match` names; None if it may hold for others too."""
+    if not isinstance(match, Mapping) or not match.keys() <= {"name", "vc-uuid"}:
+        return None
+    name, vc_uuid = match.get("name"), match.get("vc-uuid")
+    if isinstance(vc_uuid, str):
+        return Machine(vc_uuid=parse_uuid(vc_uuid))
+    if isinstance(name, str) and _PLAIN.fullmatch(name):
+        return Machine(name=name)
+    return None
 
 
 def warnings_in(match: Any) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""Findings: calls a driver's methods in threads, with limits, and collects what is wrong."""
+"""DriverFaults: calls a driver's methods in threads, with limits, and collects what is wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Exits(Exception):  # noqa: N818 - SystemExit, in a thread
     """A call tried to end the program."""
 
 
-class Findings:
+class DriverFaults:
     """What is wrong with a class of drivers: `faults`, a sentence each."""
 
     def __init__(self, class_name: str) -> None:
