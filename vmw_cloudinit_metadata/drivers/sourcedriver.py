@@ -70,18 +70,11 @@ class SourceDriver(Driver, Generic[V]):
         end_s = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                return _repeated(partial(self._seen, machine))
+                return _repeated(partial(self._get, machine))
             except DriverError as error:  # the source is out of reach
                 if not _lacks_descriptor(error) or time.monotonic() > end_s:
                     return self._last_good_for(machine, error)
             time.sleep(_PAUSE_S)  # meanwhile connections end, to make room
-
-    def _seen(self, machine: Machine) -> InstanceData | None:
-        with self._source.view() as view:
-            try:
-                return self._get(machine, view)
-            finally:
-                view.confirm()
 
     def still_holds(self, token: Any) -> bool:
         return next(self.which_hold([token]))
@@ -177,17 +170,20 @@ class SourceDriver(Driver, Generic[V]):
                     return places
         raise DriverError(f"{name}: {checks.unknown(name) or self._explanation.of(machine)}")
 
-    def _get(self, machine: Machine, view: V) -> InstanceData | None:
-        try:
-            found = self._find(machine, view)
-        except InvalidInstanceData as error:
-            return self._last_good_for(machine, error, view)
-        if found is None:
-            self._last_good.forget(machine.vc_uuid)
-            return None
-        own, instance = found
-        self._last_good.remember(machine.vc_uuid, own, instance, view.bytes_seen)
-        return instance
+    def _get(self, machine: Machine) -> InstanceData | None:
+        with self._source.view() as view:
+            try:
+                found = self._find(machine, view)
+            except InvalidInstanceData as error:
+                return self._last_good_for(machine, error, view)
+            finally:
+                view.confirm()
+            if found is None:
+                self._last_good.forget(machine.vc_uuid)
+                return None
+            own, instance = found
+            self._last_good.remember(machine.vc_uuid, own, instance, view.bytes_seen)
+            return instance
 
     def _own(self, machine: Machine, view: V) -> OwnData | None:
         return self._search.find(machine, view) or self._instances.of_layers(machine, view)
