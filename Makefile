@@ -7,6 +7,8 @@
 # make audit      look for known vulnerabilities in requirements.lock (pip-audit, needs the Internet)
 # make lock       write requirements.lock; LOCK=--upgrade for newer releases
 # make moves      run 50 vMotions and 200 boots a second, for 10 s
+# make changes    change 50,000 files and ten layers in every way, while VMs boot; SECONDS=N, FILES=N.
+#                 Each answer is checked; then the same with two workers
 # make fuzz       send 1,000,000 hostile messages to a real server, and a tenth of them to one with
 #                 two workers; MESSAGES=N for another number
 # make fuzz-coverage  run atheris on each parser, 60 s each; SECONDS=N for longer, FUZZ=… for options
@@ -22,10 +24,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 MESSAGES ?= 1000000
 MINUTES ?= 5
+FILES ?= 50000
 SECONDS ?= 60
 
-.PHONY: run test test-slow e2e e2e-quick check audit lock moves fuzz fuzz-workers soak attack \
-    fuzz-coverage bench clean
+.PHONY: run test test-slow e2e e2e-quick check audit lock moves changes changes-workers fuzz \
+    fuzz-workers soak attack fuzz-coverage bench clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/vmw-cloudinit-metadata run --uri my-metadata \
@@ -44,13 +47,18 @@ e2e: $(VENV)/.installed-for-tests
 e2e-quick:
 	@$(MAKE) e2e E2E='-m e2e_quick'
 
-moves fuzz soak attack: $(VENV)/.installed-for-tests
+moves changes fuzz soak attack: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.load.$@ $(LOAD_$@)
 
 fuzz: fuzz-workers
 
 fuzz-workers: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.load.fuzz --workers 2 --messages $$(($(MESSAGES) / 10))
+
+changes: changes-workers
+
+changes-workers: $(VENV)/.installed-for-tests
+	$(BIN)/python -m tests.load.changes $(LOAD_changes) --workers 2
 
 bench: $(VENV)/.installed-for-tests
 	$(PIP) --editable '.[bench]'
@@ -61,6 +69,7 @@ fuzz-coverage: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.coverage_fuzz --seconds $(SECONDS) $(FUZZ)
 
 LOAD_moves := --seconds 10 --boots 200 --moves 50
+LOAD_changes = --files $(FILES) --seconds $(SECONDS)
 LOAD_fuzz = --messages $(MESSAGES)
 LOAD_soak = --minutes $(MINUTES)
 

@@ -297,6 +297,20 @@ def test_change_of_an_inventory_is_noticed(directory: Path) -> None:
 
 
 @pytest.mark.usefixtures("settled")
+def test_entry_that_moves_while_it_is_read_is_found(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(directory, "vms.yaml", YAML)
+    parse = inventories.inventory_of
+
+    def parse_and_insert(path: str, content: bytes | None) -> inventories.Inventory:
+        put(directory, "vms.yaml", f"new: {{}}\n{YAML}")
+        return parse(path, content)
+
+    monkeypatch.setattr(inventories, "inventory_of", parse_and_insert)
+    assert served(directory, "web1").metadata["role"] == "web"
+
+
 def test_last_good_answer_is_served_while_the_inventory_has_a_fault(directory: Path) -> None:
     put(directory, "vms.yaml", YAML)
     driver, machine = driver_of(directory), Machine(name="web1", vc_uuid=OTHER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -20,10 +21,16 @@ from tests.process import Constants, ServerProcess, run
 from tests.test_file_driver import BROKEN, VC, driver_of, id_of, told, validated, write
 from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers.content import layer
+from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.files import layerfiles
+from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.layers.bases import Base
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
+from vmw_cloudinit_metadata.drivers.layers.sharedlayer import SharedLayer
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
@@ -226,6 +233,53 @@ def test_link_to_no_layers_is_no_absence(directory: Path) -> None:
         driver.get_instance(BER1)
     (directory / "nowhere").symlink_to("others")
     assert driver.get_instance(BER1)
+
+
+def test_layer_that_is_removed_while_others_are_read_is_absent(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers(directory, **{"60-x": "metadata: {gone: true}\n"})
+    read = layerfiles.layer_of
+
+    def read_and_remove(found: FileLayer) -> SharedLayer:
+        (directory / "layers/60-x.yaml").unlink(missing_ok=True)
+        return read(found)
+
+    monkeypatch.setattr(layerfiles, "layer_of", read_and_remove)
+    assert "gone" not in served(directory).metadata
+
+
+def test_directory_that_is_replaced_while_it_is_read_is_read_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(directory / "layers")
+    write(directory, **{"web-ber-1": "metadata: {}\n"})
+    old = directory.rename(directory.with_name("old"))
+    new = Path(shutil.copytree(old, directory.with_name("new")))
+    directory.symlink_to(old.name)
+    driver, snapshot = driver_of(directory), Directory.snapshot
+
+    def snapshot_and_replace(place: Directory) -> Snapshot:
+        opened = snapshot(place)
+        if directory.readlink() == Path(old.name):
+            directory.unlink()
+            directory.symlink_to(new.name)
+            (old / "web-ber-1.yaml").unlink()
+        return opened
+
+    monkeypatch.setattr(Directory, "snapshot", snapshot_and_replace)
+    assert driver.get_instance(BER1)
+
+
+def test_layer_that_always_vanishes_before_it_is_read_is_an_error(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vanish(_snapshot: Snapshot, path: str, _limit: int) -> bytes:
+        raise ChangedMeanwhile(f"{path}: cannot be read")
+
+    monkeypatch.setattr(Snapshot, "read", vanish)
+    with pytest.raises(DriverError, match=r"10-all\.yaml: cannot be read"):
+        served(directory)
 
 
 def test_empty_layer_is_a_fault(directory: Path) -> None:

@@ -6,7 +6,8 @@ import errno
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Generic
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from vmw_cloudinit_metadata.drivers.answers.instances import Instances
 from vmw_cloudinit_metadata.drivers.answers.lastgood import LastGood
@@ -17,6 +18,7 @@ from vmw_cloudinit_metadata.drivers.checking.keptchecks import KeptChecks
 from vmw_cloudinit_metadata.drivers.checking.validation import Validation, once
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
@@ -25,9 +27,15 @@ from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 
+T = TypeVar("T")
+
 # How long a look-up waits for a free file descriptor, and how often it tries again.
 _PATIENCE_S = 1.0
 _PAUSE_S = 0.02
+
+# Data may change between two looks at it. If it does so each time, it may be missing for good.
+_ATTEMPTS = 5
+_CHANGING_S = 0.005  # after the first one, and longer after others
 
 
 class SourceDriver(Driver, Generic[V]):
@@ -62,8 +70,7 @@ class SourceDriver(Driver, Generic[V]):
         end_s = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                with self._source.view() as view:
-                    return self._get(machine, view)
+                return _repeated(partial(self._get, machine))
             except DriverError as error:  # the source is out of reach
                 if not _lacks_descriptor(error) or time.monotonic() > end_s:
                     return self._last_good_for(machine, error)
@@ -88,7 +95,7 @@ class SourceDriver(Driver, Generic[V]):
         return self._source.document_names()
 
     def explain(self, machine: Machine) -> str:
-        return self._explanation.of(machine)
+        return _repeated(partial(self._explanation.of, machine))
 
     def trace(self, machine: Machine) -> Iterator[str]:
         with self._source.view() as view:
@@ -163,17 +170,20 @@ class SourceDriver(Driver, Generic[V]):
                     return places
         raise DriverError(f"{name}: {checks.unknown(name) or self._explanation.of(machine)}")
 
-    def _get(self, machine: Machine, view: V) -> InstanceData | None:
-        try:
-            found = self._find(machine, view)
-        except InvalidInstanceData as error:
-            return self._last_good_for(machine, error, view)
-        if found is None:
-            self._last_good.forget(machine.vc_uuid)
-            return None
-        own, instance = found
-        self._last_good.remember(machine.vc_uuid, own, instance, view.bytes_seen)
-        return instance
+    def _get(self, machine: Machine) -> InstanceData | None:
+        with self._source.view() as view:
+            try:
+                found = self._find(machine, view)
+            except InvalidInstanceData as error:
+                return self._last_good_for(machine, error, view)
+            finally:
+                view.confirm()
+            if found is None:
+                self._last_good.forget(machine.vc_uuid)
+                return None
+            own, instance = found
+            self._last_good.remember(machine.vc_uuid, own, instance, view.bytes_seen)
+            return instance
 
     def _own(self, machine: Machine, view: V) -> OwnData | None:
         return self._search.find(machine, view) or self._instances.of_layers(machine, view)
@@ -213,6 +223,16 @@ class SourceDriver(Driver, Generic[V]):
             token = view.token(until_s)
         problem = f"the last good answer is served, because: {error}"
         return replace(instance, problem=problem, token=token)
+
+
+def _repeated(call: Callable[[], T]) -> T:
+    """Return what `call` returns; call it again if the data changed while it was read."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return call()
+        except ChangedMeanwhile:
+            time.sleep(attempt * _CHANGING_S)
+    return call()
 
 
 def _lacks_descriptor(error: DriverError) -> bool:

@@ -29,6 +29,9 @@ class View(Protocol):
 
     def __exit__(self, *_error: object) -> None: ...
 
+    def confirm(self) -> None:
+        """Raise ChangedMeanwhile if the place of the data was replaced since the view was made."""
+
     def apart(self) -> Self:
         """Return a view of the same time that has seen nothing yet."""
 

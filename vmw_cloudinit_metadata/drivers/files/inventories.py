@@ -13,6 +13,7 @@ from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES, FileLayer
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.driver import UnderWay, Work
+from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.files.contents import OUTSIDE_EXPECTED, OUTSIDE_FOUND
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.filename import usual_stem
@@ -48,11 +49,16 @@ class Inventory:
             yield from self.places(stem, "")
 
     def read(self, own: OwnData) -> FileLayer:
-        """What the entry says; raises InvalidInstanceData if the inventory has no such entry."""
+        """Return what the entry says.
+
+        Raise InvalidInstanceData if the inventory has none because of faults, and ChangedMeanwhile.
+        """
         found = (entry for entry in self.entries.get(own.stem, ()) if entry.line == own.line)
         entry = next(found, None)
-        if entry is None:
+        if self.faults:
             raise InvalidInstanceData(self.faults)
+        if entry is None:
+            raise ChangedMeanwhile(f"{self.path}: line {own.line} has another entry now")
         seed = entry.read()
         value = seed.value
         if isinstance(value, dict) and not value.keys() & {"metadata"}:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.rivals import two_files
+from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.files.contents import OUTSIDE_EXPECTED, OUTSIDE_FOUND
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.filename import is_data_file, stem_in
@@ -51,6 +52,8 @@ class LayerFiles:
             seen = Snapshot(snapshot.root)
             self._version += 1
             found = tuple(self._read(seen))
+            if not seen.is_still(self.path):  # swapped: the old one may have been emptied meanwhile
+                raise ChangedMeanwhile(f"{self.path}: the directory was replaced")
             layers = LayerSet(found, self._version, seen.bytes_seen)
             self._kept = (layers, seen.closed()) if seen.is_settled() else None
         snapshot.include(seen)

@@ -12,6 +12,7 @@ from itertools import chain
 from math import inf
 
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.filesystem.root import Anywhere, LeadsOut, Root
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 
@@ -236,9 +237,25 @@ class Snapshot:
             return entry
         self._is_plain = False  # what it leads to may lie elsewhere
         found = _look(path, where.look)
+        if found is None:  # the link may have been replaced, and then what it had led to removed
+            found = _look(path, where.look)
         if found is None:  # a dangling link: its directory will not change when its target appears
             self._seen[path] = None
         return found
+
+    def confirm(self) -> None:
+        """Raise ChangedMeanwhile if the path of the root leads to another directory now.
+
+        The one that is open may be removed already, and then lacks files.
+        """
+        if self.root is None:
+            return
+        try:
+            found = os.stat(self.root.prefix)
+        except OSError:
+            return  # the next look-up reports it
+        if not os.path.samestat(found, self.root.status):
+            raise ChangedMeanwhile(f"{self.root.prefix}: the directory was replaced")
 
     def apart(self) -> Snapshot:
         """Return a snapshot of the same root that has seen nothing yet."""
@@ -270,6 +287,13 @@ class Snapshot:
         self._is_plain = self._is_plain and not has_links
         return names
 
+    def is_still(self, path: str) -> bool:
+        """Return whether another look at the path shows the same as before."""
+        try:
+            return self._seen.get(path) == OUTSIDE or self._seen.get(path) == _seen(path)
+        except OSError as error:
+            raise cannot_read(path, error) from error
+
     def include_unchanged(self, other: Snapshot) -> bool:
         """Include what `other` has seen, if one look at each path shows the same; return whether.
 
@@ -296,6 +320,8 @@ class Snapshot:
         except LeadsOut:
             self._seen[path] = OUTSIDE
             raise
+        except FileNotFoundError as error:  # callers have seen it
+            raise ChangedMeanwhile(str(cannot_read(path, error))) from error
         except OSError as error:
             raise cannot_read(path, error) from error
 
@@ -313,7 +339,7 @@ class Snapshot:
                 if len(content) == before.st_size:
                     break  # the end, unless somebody is writing: the next look shows that
             if _written(before) != _written(os.fstat(descriptor)):
-                raise DriverError(f"{path}: the file is being written")
+                raise ChangedMeanwhile(f"{path}: the file is being written")
             return content
         finally:
             os.close(descriptor)

@@ -65,6 +65,9 @@ class RecordView:
         """Count the records of a key as seen, which are known otherwise."""
         self._seen.setdefault(key, ())
 
+    def confirm(self) -> None:
+        pass  # a new epoch shows in the token
+
     def apart(self) -> RecordView:
         return RecordView(self.moment)
 
