@@ -43,7 +43,10 @@ def listens(pid: int, port: int) -> bool:
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
         if (fields := line.split())[3] == _LISTEN and fields[1].endswith(f":{port:04X}")
     }
-    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    try:
+        links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    except FileNotFoundError:  # it has just closed one
+        return False
     return not listening.isdisjoint(links)
 
 
