@@ -136,5 +136,6 @@ class Listening:
             told.lost(reason)
             if time.monotonic() - began_s > LONGEST_PAUSE_S:
                 pause_s = FIRST_PAUSE_S
-            told.closed.wait(pause_s * random.uniform(0.5, 1.0))
+            share = random.uniform(0.5, 1.0)  # nosec B311 # servers shall not come back together
+            told.closed.wait(pause_s * share)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
