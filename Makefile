@@ -1,5 +1,5 @@
 # make run        serve the example VMs on port 13370, in the foreground
-# make test       run the quick tests, in six processes: most tests wait
+# make test       run the quick tests, in four processes: many tests wait
 # make test-slow  run the slow tests: load, HAProxy, network namespaces (needs root)
 # make e2e        boot Debian machines under QEMU, 5 minutes; E2E='-k clone' for one case (docs/e2e.md)
 # make e2e-quick  boot the two machines that CI boots
@@ -7,6 +7,8 @@
 # make audit      look for known vulnerabilities in requirements.lock (pip-audit, needs the Internet)
 # make lock       write requirements.lock; LOCK=--upgrade for newer releases
 # make moves      run 50 vMotions and 200 boots a second, for 10 s
+# make changes    change 50,000 files and ten layers in every way, while VMs boot; SECONDS=N, FILES=N.
+#                 Each answer is checked; then the same with two workers
 # make fuzz       send 1,000,000 hostile messages to a real server, and a tenth of them to one with
 #                 two workers; MESSAGES=N for another number
 # make fuzz-coverage  run atheris on each parser, 60 s each; SECONDS=N for longer, FUZZ=… for options
@@ -22,17 +24,19 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 MESSAGES ?= 1000000
 MINUTES ?= 5
+FILES ?= 50000
 SECONDS ?= 60
 
-.PHONY: run test test-slow e2e e2e-quick check audit lock moves fuzz fuzz-workers soak attack \
-    fuzz-coverage bench clean
+.PHONY: run test test-slow e2e e2e-quick check audit lock moves changes changes-workers fuzz \
+    fuzz-workers soak attack fuzz-coverage bench clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/vmw-cloudinit-metadata run --uri my-metadata \
 	    --driver-opts '{"directory": "conf/instances"}'
 
 test: $(VENV)/.installed-for-tests
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 6 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -m 'not slow' --ignore tests/e2e --numprocesses 4 \
+	    --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-slow: $(VENV)/.installed-for-tests
 	$(BIN)/python -m pytest -m slow --ignore tests/e2e $(TESTS)
@@ -43,13 +47,18 @@ e2e: $(VENV)/.installed-for-tests
 e2e-quick:
 	@$(MAKE) e2e E2E='-m e2e_quick'
 
-moves fuzz soak attack: $(VENV)/.installed-for-tests
+moves changes fuzz soak attack: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.load.$@ $(LOAD_$@)
 
 fuzz: fuzz-workers
 
 fuzz-workers: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.load.fuzz --workers 2 --messages $$(($(MESSAGES) / 10))
+
+changes: changes-workers
+
+changes-workers: $(VENV)/.installed-for-tests
+	$(BIN)/python -m tests.load.changes $(LOAD_changes) --workers 2
 
 bench: $(VENV)/.installed-for-tests
 	$(PIP) --editable '.[bench]'
@@ -60,6 +69,7 @@ fuzz-coverage: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.coverage_fuzz --seconds $(SECONDS) $(FUZZ)
 
 LOAD_moves := --seconds 10 --boots 200 --moves 50
+LOAD_changes = --files $(FILES) --seconds $(SECONDS)
 LOAD_fuzz = --messages $(MESSAGES)
 LOAD_soak = --minutes $(MINUTES)
 

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
@@ -80,6 +82,33 @@ userdata: |
     - [systemctl, enable, --now, chrony.service]
     - [systemctl, restart, nginx.service]
 """  # noqa: E501 - a public key is one line
+
+# Five layers that count for each VM, with all that layers do.
+LAYERS = {
+    "10-all": """\
+metadata: {region: eu1, tags: [all], owner: platform}
+network: {nameservers: [10.0.0.53]}
+vendordata: {timezone: UTC, ntp: {enabled: true, servers: [ntp.example.com]}}
+""",
+    "30-name": """\
+match: {name: "vm-{number}"}
+metadata: {number: "${match.number}", tags+: [numbered]}
+""",
+    "50-client": """\
+match: {direction: client}
+metadata: {placement: {rack: 12, room: b}}
+""",
+    "60-host": """\
+match: {peer: 127.0.0.0/8}
+metadata: {placement: {host: local}}
+vendordata: {packages+: [chrony]}
+""",
+    "90-role": """\
+documents: {role: "machine ${vm.name} in ${metadata.region}"}
+metadata: {owner: }
+""",
+}
+INVENTORY_VMS = 10_000
 
 
 # Processes
@@ -214,6 +243,10 @@ def build() -> None:
 
 def write_instances(directory: Path, count: int) -> Path:
     directory.mkdir()
+    return add_instances(directory, count)
+
+
+def add_instances(directory: Path, count: int) -> Path:
     for index in range(count + WARM_UP_NAMES):
         name = f"vm-{index:05}"
         (directory / f"{name}.yaml").write_text(INSTANCE_FILE.format(name=name))
@@ -284,6 +317,8 @@ class Bench:
         self._place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         self._outputs = 0
         self._directories: dict[int, Path] = {}
+        self._layered: Path | None = None
+        self._inventory: Path | None = None
         self._standing: dict[str, Server] = {}
         self._cached: list[dict[str, tuple[float, float]]] = []
         build()
@@ -295,6 +330,34 @@ class Bench:
             path = write_instances(self._place / f"{count}-files", count)
             self._directories[count] = path
         return self._directories[count]
+
+    def layered_directory(self) -> Path:
+        """Return the directory of 5,000 files, with five layers."""
+        if self._layered is None:
+            self._layered = self._place / "layered"
+            self._layered.mkdir()
+            (self._layered / "layers").mkdir()
+            for name, text in LAYERS.items():
+                (self._layered / "layers" / f"{name}.yaml").write_text(text)
+            add_instances(self._layered, 5000)
+        return self._layered
+
+    def inventory_directory(self) -> Path:
+        """Return a directory that has one inventory with all VMs, and user-data in a layer."""
+        if self._inventory is None:
+            self._inventory = self._place / "inventory"
+            (self._inventory / "layers").mkdir(parents=True)
+            (self._inventory / "layers/10-all.yaml").write_text(
+                "userdata: |\n  #cloud-config\n  package_update: true\n"
+            )
+            rows = (
+                f"vm-{index:05},10.1.{index >> 8}.{index & 255}/8,web,{index % 40}\n"
+                for index in range(INVENTORY_VMS)
+            )
+            head = "name,network.address,metadata.role,metadata.rack\n"
+            (self._inventory / "vms.csv").write_text(head + "".join(rows))
+            time.sleep(SETTLED_S)
+        return self._inventory
 
     def _output(self) -> Path:
         self._outputs += 1
@@ -309,6 +372,8 @@ class Bench:
         program = Path(sys.executable).parent / "vmw-cloudinit-metadata"
         command = [str(program), "run", "--uri", "my-metadata", "--listen", "127.0.0.1:0"]
         command += ["--admin-listen", "127.0.0.1:0", *driver, *options]
+        if "--catalogue" not in options:  # it has a row of its own
+            command.append("--no-catalogue")
         output = self._output()
         with started(OURS, command, output, cores) as server:
             yield replace(server, admin_port=_admin_port(output))
@@ -423,6 +488,74 @@ class Bench:
             unit=f" times uvloop ({shown})",
         )
 
+    def layers(self) -> Iterator[Finding]:
+        """Boot VMs for the first time, with and without layers, in turns."""
+        layered = ("--driver-opts", json.dumps({"directory": str(self.layered_directory())}))
+        pairs = []
+        for _ in range(max(self.size.few, 3)):
+            pair = []
+            for options in ((), layered):
+                with self.ours(*options) as server:
+                    self._warm_up(server, 5000)
+                    pair.append(self._boots(server, self.size.boots, names=5000)[0])
+            pairs.append(pair)
+        ratio = statistics.median(with_ / without for without, with_ in pairs)
+        shown = ", ".join(f"{without:.3f} and {with_:.3f}" for without, with_ in pairs)
+        yield at_most(
+            "CPU per boot, first read of each VM's file, with five layers",
+            ratio,
+            *(1.3, None),
+            unit=f" times that without (without, with: {shown} ms)",
+        )
+
+    def inventory(self) -> Iterator[Finding]:
+        """Boot the first VM of an inventory, which parses it, and then many others."""
+        options = ("--driver-opts", json.dumps({"directory": str(self.inventory_directory())}))
+        parse_ms, first_ms, file_ms = [], [], []
+        for _ in range(max(self.size.few, 3)):
+            with self.ours(*options) as server:
+                parse_ms.append(self._boots(server, 1, names=1)[1])
+                warm = {"names": WARM_UP_NAMES, "first": self.size.boots}
+                complete(load(server, "storm", 500, 10, **warm), OURS, boots=500)
+                first_ms.append(self._boots(server, self.size.boots, names=INVENTORY_VMS)[0])
+            with self.ours() as server:
+                self._warm_up(server, 5000)
+                file_ms.append(self._boots(server, self.size.boots, names=5000)[0])
+        ratio = statistics.median(one / of for one, of in zip(first_ms, file_ms, strict=True))
+        first, of_file = statistics.median(first_ms), statistics.median(file_ms)
+        yield at_most(
+            f"vms.csv with {INVENTORY_VMS:,} VMs: first boot after a change",
+            statistics.median(parse_ms) / 1000,
+            *(10, 5),
+            unit=" s",
+        )
+        yield at_most(
+            f"vms.csv with {INVENTORY_VMS:,} VMs: CPU per boot, first look-up of each VM",
+            ratio,
+            *(1.3, 1),
+            unit=f" times first read of a file ({first:.3f} and {of_file:.3f} ms)",
+        )
+
+    def store(self) -> Iterator[Finding]:
+        """Boot VMs with kept answers, from a store in memory and from files, in turns."""
+        records = {"count": 5000 + WARM_UP_NAMES, "template": INSTANCE_FILE}
+        options = ("--driver", "memory_store:BenchStore", "--driver-opts", json.dumps(records))
+        pairs = []
+        with self.ours(*options) as server:
+            self._warm_up(server, 5000)
+            complete(load(server, "storm", 5000, 100, names=5000), OURS, boots=5000)
+            for _ in range(self.size.repeats):
+                of_files, _ = self._boots(self.standing()[OURS], self.size.boots, names=5000)
+                of_store, _ = self._boots(server, self.size.boots, names=5000)
+                pairs.append((of_files, of_store))
+        shown = ", ".join(f"{files:.3f} and {store:.3f}" for files, store in pairs)
+        yield at_most(
+            "CPU per boot, answers cached, from a store in memory",
+            statistics.median(store / files for files, store in pairs),
+            *(1.1, 1),
+            unit=f" times that from files (files, store: {shown} ms)",
+        )
+
     def files(self) -> Iterator[Finding]:
         """Boot every VM of the directory twice: first read, then cached."""
         counts = (500, 5000, self.size.most_files)
@@ -446,6 +579,32 @@ class Bench:
                 *(1.25, None),
                 unit=f" times the least ({shown} ms)",
             )
+
+    def catalogue(self) -> Iterator[Finding]:
+        """Boots while all files are read and while none is, on one core, in turns."""
+        files = self.size.most_files
+        p99: dict[bool, list[float]] = {True: [], False: []}  # by whether files are read
+        with self.ours("--catalogue", files=files) as server:
+            _wait_for_survey(server, is_reading=False)
+            self._warm_up(server, files)
+            for _ in range(self.size.repeats):
+                for is_reading in (False, True):
+                    if is_reading:
+                        os.kill(server.pid, signal.SIGHUP)
+                    _wait_for_survey(server, is_reading=is_reading)
+                    result = load(server, "moves", 100, 1, 100, self.size.moves_s, names=files)
+                    complete(result, OURS, boots=int(100 * self.size.moves_s))
+                    p99[is_reading].append(result["boot_ms"]["p99"])
+                    if is_reading and not _is_reading(server):
+                        raise LostError("the files were read before the boots were over")
+        ratio = statistics.median(r / q for r, q in zip(p99[True], p99[False], strict=True))
+        quiet, reading = (statistics.median(p99[is_reading]) for is_reading in (False, True))
+        yield at_most(
+            f"100 boots/s while {files:,} files are read: p99",
+            ratio,
+            *(1.5, None),
+            unit=f" times that without ({reading:.1f} and {quiet:.1f} ms)",
+        )
 
     def moves(self) -> Iterator[Finding]:
         count, seconds = self.size.idle, self.size.moves_s
@@ -560,12 +719,30 @@ ROWS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
     "herd": Bench.herd,
     "idle": Bench.idle,
     "paced": Bench.paced,
+    "layers": Bench.layers,
+    "inventory": Bench.inventory,
+    "store": Bench.store,
     "files": Bench.files,
+    "catalogue": Bench.catalogue,
     "moves": Bench.moves,
     "slow": Bench.slow,
     "workers": Bench.workers,
     "watched": Bench.watched,
 }
+
+
+def _is_reading(server: Server) -> bool:
+    url = f"http://127.0.0.1:{server.admin_port}/api/status"
+    with urlopen(url, timeout=START_LIMIT_S) as answer:
+        return json.load(answer)["instance_files"]["checked"] is not None
+
+
+def _wait_for_survey(server: Server, *, is_reading: bool) -> None:
+    end_s = time.monotonic() + RUN_LIMIT_S
+    while _is_reading(server) != is_reading:
+        if time.monotonic() > end_s:
+            raise SystemExit("the survey does not begin or end")
+        time.sleep(0.1)
 
 
 def at_most(what: str, value: float, limit: float, goal: float | None, unit: str) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -33,6 +34,35 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A case that takes long says something of a busy machine, and nothing of a law.
 settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("laws")
+
+# Thousands of tests and their modules are there until the end: the collector need not look at them,
+# neither while they are made nor at each of its rounds in the tests.
+gc.disable()
+
+
+# Files whose tests wait longest: begun first, they wait while the others compute.
+WAITING = (
+    "watching",
+    "timing",
+    "moves",
+    "admin_attacks",
+    "strangers",
+    "server",
+    "hanging",
+    "agent",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(WAITING)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 EXAMPLE_NETWORK = """\
 network:

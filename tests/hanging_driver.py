@@ -10,18 +10,18 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vmw_cloudinit_metadata import Driver, InstanceData, Machine
 from vmw_cloudinit_metadata.drivers.driver import UnderWay, Work
 
 
 class HangingDriver(Driver):
-    def __init__(self, options: dict[str, str]) -> None:
+    def __init__(self, options: dict[str, Any]) -> None:
         super().__init__(options)
         self._directory = Path(options["directory"])
         self._work: Work | None = None
         self._lock = threading.Lock()
-        self.stale_if_error_s = float(options["stale_if_error_s"])
 
     def _hang(self, name: str) -> None:
         while (self._directory / name).exists() or (self._directory / "all").exists():

@@ -150,7 +150,10 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    import vmw_cloudinit_metadata.cli  # noqa: F401 - so that forks have it
+    # So that forks have them: a command, and a driver, is imported where it is used first.
+    from vmw_cloudinit_metadata.cli import COMMANDS
+    from vmw_cloudinit_metadata.drivers import file  # noqa: F401
 
+    assert all(COMMANDS.values())
     gc.freeze()  # else the collector of each fork would copy the memory of all modules
     _run(_next_command(socket.socket(fileno=int(sys.argv[1]))))

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPResponse
@@ -19,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.process import LIMIT_S, Constants, ServerProcess, descriptors, run, with_constants
 from tests.vm import VC_UUID, Vm, suboption
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.admin import eventstream
 from vmw_cloudinit_metadata.monitoring.facts import VmLeft
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
@@ -110,13 +110,6 @@ class Follower:
 
     def next(self, kind: str) -> dict[str, Any]:
         return next(event for event in self.events() if event["kind"] == kind)
-
-
-def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
 
 
 def boot(server: ServerProcess, name: str = "web1", **settings: Any) -> Vm:

@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.process import LIMIT_S, ServerProcess, descriptors, with_constants
-from tests.test_admin import QUICK, TOKEN, Admin, boot, uuid, wait_until
+from tests.test_admin import QUICK, TOKEN, Admin, boot, uuid
 from tests.test_request import BAD, NEXT
 from tests.vm import Vm
+from tests.waiting import wait_until
 
 Start = Callable[..., ServerProcess]
 

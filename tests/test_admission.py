@@ -22,8 +22,8 @@ from tests.process import (
     with_constants,
     with_descriptors,
 )
-from tests.test_admin import wait_until
 from tests.vm import VC_UUID
+from tests.waiting import wait_until
 
 Start = Callable[..., ServerProcess]
 

@@ -33,11 +33,10 @@ from tests.uart import (
     server_of,
     silent,
 )
-from vmw_cloudinit_metadata.guest.agent import conf, failures, texts
+from vmw_cloudinit_metadata.guest.agent import failures, texts
 from vmw_cloudinit_metadata.guest.agent.conversation import Conversation
-from vmw_cloudinit_metadata.guest.agent.journal import Journal
 from vmw_cloudinit_metadata.guest.agent.patience import Patience
-from vmw_cloudinit_metadata.guest.agent.serialport import SerialPort
+from vmw_cloudinit_metadata.guest.agent.serialport import SerialPort, wait_for
 
 SECRET = "correct-horse-battery"
 TRUNCATED = b"!!RESPONSE_USERDATA#I2Ns\r\n[    1.234567] usb 1-1: new device\r\n"
@@ -247,8 +246,8 @@ def test_answers_of_kinds_that_nobody_asks_for_are_not_kept(serial: Serial) -> N
     uart = serial(lambda _: b"".join(response(kind, b"x") for kind in kinds))
     port = SerialPort("/dev/ttyS1", uart.path, is_console=False)
     try:
-        patience = Patience(LIMIT_S, conf.defaults(), hold=False)
-        conversation = Conversation([port], patience, LIMIT_S, Journal("/dev/null"))
+        patience = Patience(LIMIT_S, LIMIT_S, LIMIT_S)
+        conversation = Conversation([port], wait_for, patience, LIMIT_S, print)
         assert conversation.ask("METADATA") == b"x"
         assert set(conversation.received) == {"METADATA"}
     finally:

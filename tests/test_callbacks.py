@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gevent
 import pytest
 
+from tests.waiting import wait_in_hub_until
 from vmw_cloudinit_metadata.admin.adminport import AdminPort, AdminSettings
 from vmw_cloudinit_metadata.monitoring import uncaught
 from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, VmIdentified
@@ -24,12 +26,6 @@ def log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> An
     """The log, which also has uncaught exceptions, as in the program."""
     monkeypatch.setattr(gevent.get_hub(), "print_exception", uncaught.uncaught_in_greenlet)
     return caplog
-
-
-def until(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(60):
-        while not condition():
-            gevent.sleep(0.001)
 
 
 def fails() -> None:
@@ -48,7 +44,7 @@ def test_deadline_that_fails_costs_no_other(deadlines: Deadlines, log: Any) -> N
     deadlines.start(0.01, fails)
     deadlines.start(0.01, lambda: over.append("with it"))
     deadlines.start(0.3, lambda: over.append("later"))
-    until(lambda: over == ["with it", "later"])
+    wait_in_hub_until(lambda: over == ["with it", "later"])
     assert "KeyError: 'of a callback'" in log.text
 
 
@@ -56,8 +52,43 @@ def test_turn_that_fails_costs_no_other(deadlines: Deadlines, log: Any) -> None:
     over: list[str] = []
     deadlines.soon(fails)
     deadlines.soon(lambda: over.append("next"))
-    until(lambda: over == ["next"])
+    wait_in_hub_until(lambda: over == ["next"])
     assert "KeyError: 'of a callback'" in log.text
+
+
+def test_deadline_that_fails_while_it_receives_costs_no_other(
+    deadlines: Deadlines, log: Any
+) -> None:
+    over: list[str] = []
+
+    def receive(step: Callable[[], None]) -> Iterator[None]:
+        yield
+        step()
+        yield
+
+    deadlines.start(0.01, lambda: over.append("fails"), lambda: receive(fails))
+    deadlines.start(0.01, lambda: over.append("with it"), lambda: receive(lambda: None))
+    wait_in_hub_until(lambda: over == ["with it"])
+    assert "KeyError: 'of a callback'" in log.text
+
+
+def test_deadlines_of_many_peers_receive_in_the_same_turns(deadlines: Deadlines) -> None:
+    """Else a flood of peers that never pause would put off each other's deadline."""
+    peers, turns = 50, 20
+    over: set[int] = set()
+
+    def receive() -> Iterator[None]:
+        for _ in range(turns):
+            hub_turns_while_receiving.add(hub_turns)
+            yield
+
+    hub_turns, hub_turns_while_receiving = 0, set[int]()
+    for number in range(peers):
+        deadlines.start(0.01, partial(over.add, number), receive)
+    while len(over) < peers:
+        hub_turns += 1
+        gevent.sleep(0)
+    assert len(hub_turns_while_receiving) <= 2 * turns
 
 
 def test_result_whose_callback_fails_costs_no_other(log: Any) -> None:
@@ -65,9 +96,9 @@ def test_result_whose_callback_fails_costs_no_other(log: Any) -> None:
     over: list[Any] = []
     threads.run(lambda: 1, lambda *_: fails())
     threads.run(lambda: 2, lambda result, _: over.append(result))
-    until(lambda: over == [2])
+    wait_in_hub_until(lambda: over == [2])
     threads.run(lambda: 3, lambda result, _: over.append(result))
-    until(lambda: over == [2, 3])
+    wait_in_hub_until(lambda: over == [2, 3])
     threads.close()
     assert "KeyError: 'of a callback'" in log.text
 
@@ -79,7 +110,7 @@ def test_event_that_the_list_of_machines_cannot_take_in_costs_no_other(log: Any)
     facts = DocumentsServed("text", bad, 0.0, "", (), "", ""), VmIdentified("text")
     for fact, name in zip(facts, ("bad", "good"), strict=True):
         port.hear(Happening(fact, 20, time.time(), f"1-{name}", "", "", Machine(name), ""))
-    until(lambda: port.chronicle.named("good"))
+    wait_in_hub_until(lambda: port.chronicle.named("good"))
     port.hear(Happening(facts[1], 20, 1.0, "1-3", "", "", Machine("later"), ""))
-    until(lambda: port.chronicle.get("later"))
+    wait_in_hub_until(lambda: port.chronicle.get("later"))
     assert "cannot record" in log.text

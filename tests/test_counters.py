@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -22,8 +23,6 @@ from vmw_cloudinit_metadata.protocol.vmware import Suboption
 PACKAGE = CHECKOUT / "vmw_cloudinit_metadata"
 DECLARATIONS = {PACKAGE / "monitoring/counters.py", PACKAGE / "monitoring/gauges.py"}
 SOURCES = [path for path in PACKAGE.rglob("*.py") if path not in DECLARATIONS]
-TREES = {path: ast.parse(path.read_text()) for path in SOURCES}
-NODES = {path: list(ast.walk(tree)) for path, tree in TREES.items()}
 
 ALL = [*counters.FAMILIES, *counters.ADMIN_FAMILIES, *gauges.GAUGES, *gauges.TIMINGS.values()]
 EXPORTED = [family for family in ALL if family.name]
@@ -31,6 +30,11 @@ LISTS = {"FAMILIES", "ADMIN_FAMILIES", "GAUGES", "TIMINGS", "TABLES"}
 # Values of labels that others hand in: violations by the protocol, documents by guests, versions
 # by OpenSSL.
 FROM_OUTSIDE = ("protocol_faults", "tls_handshakes")
+
+
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
 
 
 def names_declared(path: Path) -> Iterator[tuple[str, str]]:
@@ -43,16 +47,17 @@ def names_declared(path: Path) -> Iterator[tuple[str, str]]:
 
 def names_used(path: Path) -> Iterator[tuple[str, str]]:
     """The constants of both modules that a file names: by import, or as an attribute."""
-    for node in NODES[path]:
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom):
             yield from ((node.module or "", name.name) for name in node.names)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             yield f"vmw_cloudinit_metadata.monitoring.{node.value.id}", node.attr
 
 
+@cache
 def texts_in_code() -> set[str]:
     """Each text that is more than a docstring or a metric's help."""
-    nodes = chain.from_iterable(NODES.values())
+    nodes = chain.from_iterable(map(nodes_of, SOURCES))
     return {
         node.value for node in nodes if isinstance(node, ast.Constant) and type(node.value) is str
     }
@@ -108,7 +113,7 @@ def test_metrics_are_documented() -> None:
 
 def kinds_in_code() -> set[str]:
     """The kinds of violations that the protocol names where it finds one."""
-    nodes = chain.from_iterable(NODES[path] for path in (PACKAGE / "protocol").glob("*.py"))
+    nodes = chain.from_iterable(map(nodes_of, (PACKAGE / "protocol").glob("*.py")))
     calls = [node for node in nodes if isinstance(node, ast.Call) and node.args]
     finders = {"violation", "Malformed"}
     return {

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, load
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.fileoptions import FileOptions
+from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -88,7 +90,7 @@ def refusal_of(spec: str, options: Mapping[str, object]) -> str:
 def test_file_driver_is_loaded_with_its_options(spec: str, tmp_path: Path) -> None:
     driver = load(spec, {"directory": str(tmp_path)})
     assert isinstance(driver, FileDriver)
-    assert driver.options == {"directory": str(tmp_path)}
+    assert driver.options == FileOptions(directory=str(tmp_path))
 
 
 @pytest.mark.usefixtures("module")
@@ -124,8 +126,8 @@ def test_unknown_entry_point_is_reported_with_the_known_ones() -> None:
         (".some_drivers:Good", "cannot import '.some_drivers'"),
         ("some_drivers:Bad", "the module some_drivers has no 'Bad'"),
         ("some_drivers:", "the module some_drivers has no ''"),
-        ("some_drivers:Stranger", "not a subclass of vmw_cloudinit_metadata.drivers.driver:"),
-        ("some_drivers:function", "not a subclass of vmw_cloudinit_metadata.drivers.driver:"),
+        ("some_drivers:Stranger", "not a subclass of vmw_cloudinit_metadata.Driver or"),
+        ("some_drivers:function", "not a subclass of vmw_cloudinit_metadata.Driver or"),
         ("some_drivers:Abstract", "TypeError: Can't instantiate abstract class Abstract"),
         ("some_drivers:Raising", "KeyError: 'url'"),
     ],
@@ -255,3 +257,10 @@ def test_plain_driver_explains_why_there_is_no_such_machine() -> None:
 def test_plain_driver_cannot_check_its_data() -> None:
     with pytest.raises(DriverError, match="Plain cannot validate its data"):
         Plain({}).validate()
+
+
+def test_plain_driver_says_what_to_use_in_place_of_what_it_cannot_do() -> None:
+    with pytest.raises(DriverError, match="no method validate: use `show` for a VM"):
+        Plain({}).validate()
+    with pytest.raises(DriverError, match="no method trace: use `show` without --explain"):
+        Plain({}).trace(Machine(name="web1"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests import realdsidentify
 from tests.cloudinit import CloudInit
 from tests.imagecases import CAUSES, CLOUD, DS_IDENTIFY, Cause, variants
-from vmw_cloudinit_metadata.guest.check.dsidentify import Input, Reader, identify
+from vmw_cloudinit_metadata.guest.check.dsidentify import ScriptInput, ScriptReader, identify
 
 OURS = f"{CLOUD}/99-nocloud.cfg"
 MAIN = "etc/cloud/cloud.cfg"
@@ -39,8 +39,8 @@ def both(program: Path, files: dict[str, str], words: str) -> tuple[object, obje
     configs = [
         (f"/{n}", files[n]) for n in sorted(files) if n.endswith(".cfg") and n != DS_IDENTIFY
     ]
-    given = Input(configs, files.get(DS_IDENTIFY, ""), words)
-    ours = identify(given, Reader.of(program.read_text()))
+    given = ScriptInput(configs, files.get(DS_IDENTIFY, ""), words)
+    ours = identify(given, ScriptReader.of(program.read_text()))
     return real, realdsidentify.Decided(ours.exit_code, ours.sources)
 
 

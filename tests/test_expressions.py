@@ -45,7 +45,7 @@ def expressions() -> Iterator[Expression]:
             found = vars(import_module(module.name)).items()
             named = {name: value for name, value in found if isinstance(value, re.Pattern)}
             yield from (Expression(value, methods_of(name)) for name, value in named.items())
-    for source in filter(re.compile(r"^import re$", re.MULTILINE).search, SOURCES):
+    for source in filter(re.compile(r"\bre\.(?!compile\b)[a-z]+\(").search, SOURCES):
         for node in ast.walk(ast.parse(source)):
             match node:
                 case ast.Call(

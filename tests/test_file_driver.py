@@ -26,10 +26,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.process import LIMIT_S, Constants
+from vmw_cloudinit_metadata.drivers.answers.duplicates import Owners
 from vmw_cloudinit_metadata.drivers.content import layer
-from vmw_cloudinit_metadata.drivers.content.duplicates import Owners
+from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay
 from vmw_cloudinit_metadata.drivers.file import FileDriver
+from vmw_cloudinit_metadata.drivers.files.filecheck import of_file
 from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -1741,7 +1743,7 @@ def test_document_names_hold_bounded_bytes(
             "documents:\n" + "".join(f"  {name}: x\n" for name in names)
         )
     assert len(driver_of(directory).document_names()) == 20_000
-    constants(drivers__content__namescan__MAX_BYTES=200_000)
+    constants(drivers__files__namescan__MAX_BYTES=200_000)
     driver = driver_of(directory)
     tracemalloc.start()
     try:
@@ -2048,13 +2050,15 @@ def test_notes_tell_subdirectories_with_instance_files(directory: Path) -> None:
     write(directory, web1=instance("1") + "userdata-file: files/u.yaml\n")
     assert list(driver_of(directory).notes()) == [
         "the files of 2 subdirectories are ignored: prod, prod/eu; "
-        f"instance files belong in {directory} itself"
+        f"instance files belong in {directory} itself, layers in its subdirectory layers"
     ]
 
 
 def test_notes_tell_of_a_directory_without_instance_files(directory: Path) -> None:
     (note,) = driver_of(directory).notes()
-    assert note == f"0 files: {directory} has no NAME.yaml, NAME.yml or NAME.json"
+    assert note == f"0 files: {directory} has no NAME.yaml, NAME.yml or NAME.json, " + (
+        "and no entry in an inventory (vms.yaml, vms.csv)"
+    )
 
 
 # Single files and VMs
@@ -2310,11 +2314,11 @@ def test_answer_with_a_duplicate_holds_until_the_other_file_changes(directory: P
 
 
 def test_table_of_owners_is_bounded_and_can_be_dropped(constants: Constants) -> None:
-    constants(drivers__content__duplicates__KEPT_BYTES=50_000)
+    constants(drivers__answers__duplicates__KEPT_BYTES=50_000)
     owners = Owners()
     for number in range(1_000):
         values = [(("metadata", "instance-id"), str(number)), (("network", "address"), str(number))]
-        assert owners.claim(f"web{number}", lambda values=values: values, hash) == []
+        assert owners.claim(of_file(f"web{number}"), lambda values=values: values, hash) == []
         assert owners.kept_bytes <= 50_000
     assert owners.kept_bytes > 40_000
     while owners.shed():
@@ -2325,11 +2329,11 @@ def test_table_of_owners_is_bounded_and_can_be_dropped(constants: Constants) -> 
 def test_file_that_two_threads_read_while_it_changes_leaves_no_value_behind() -> None:
     owners = Owners()
 
-    def claim(path: str, text: str, looks: Callable[[str], int] = lambda _: 1) -> list[Any]:
-        return owners.claim(path, lambda: [(("k",), text)], looks)
+    def claim(path: str, text: str, looks: Callable[[OwnData], int] = lambda _: 1) -> list[Any]:
+        return owners.claim(of_file(path), lambda: [(("k",), text)], looks)
 
-    def looks_while_another_thread_reads(file: str) -> int:
-        if file == "other":
+    def looks_while_another_thread_reads(file: OwnData) -> int:
+        if file.path == "other":
             claim("web1", "new")
         return 2
 
@@ -2357,9 +2361,9 @@ def test_law_owners_tell_what_another_file_has_now(steps: list[tuple[str, frozen
         now[path] = values
         read[path] = values
         found = owners.claim(
-            path,
+            of_file(path),
             lambda values=values: [(("k",), value) for value in values],
-            lambda file: hash(now.get(file)),
+            lambda file: hash(now.get(file.path)),
         )
         assert all(text in read[other] and other != path for (_, text), other in found)
         shared = {v for v in values if any(v in read[o] for o in read if o != path)}

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 FLOORS = {
     **dict.fromkeys(("protocol", "instance"), 0),
     **dict.fromkeys(("settings", "drivers"), 1),
-    **dict.fromkeys(("monitoring", "process", "guest"), 2),
+    **dict.fromkeys(("monitoring", "process", "guest", "testing"), 2),
     **dict.fromkeys(("serving", "client", "admin"), 3),
     **dict.fromkeys(("cli", "__main__", "__init__"), 4),
     **dict.fromkeys(("settings.parameters", "settings.layers", "settings.reload"), 3),
@@ -28,6 +28,8 @@ FLOORS = {
     **dict.fromkeys(("monitoring.counters", "monitoring.gauges", "monitoring.facts"), 0),
     **dict.fromkeys(("monitoring.bounded", "monitoring.digests"), 0),
     **dict.fromkeys(("client.summary", "client.report", "admin.request"), 0),
+    **dict.fromkeys(("guest.agent.printing", "guest.windows.publickeys"), 0),
+    "guest.windows.networkdetails": 0,
     **dict.fromkeys(("guest.image.kernel", "guest.image.datasource", "guest.vsphere.portplan"), 0),
     **dict.fromkeys(("guest.check.dsidentify", "guest.check.finding"), 0),
 }
@@ -36,9 +38,11 @@ NOT_ON_FLOOR = {
     1: {"gevent", "socket", "logging", "click"},
 }
 AGENT = sorted((ROOT / "guest/agent").glob("*.py"))  # PyYAML is there where cloud-init is
+WINDOWS = sorted((ROOT / "guest/windows").glob("*.py"))
+CLOUDBASE_INIT = {"cloudbaseinit", "oslo_config", "oslo_log", "serial", "yaml"}
 INSTANCE_YAML = {"instance/parsing/seed.py", "instance/values/dump.py", "instance/model.py"}
 ONE_HOME = {
-    "yaml": INSTANCE_YAML | {"guest/agent/texts.py"},
+    "yaml": INSTANCE_YAML | {"guest/agent/texts.py", "guest/windows/inquiry.py"},
     "pyVmomi": {"guest/vsphere/spec.py", "guest/vsphere/vcenter.py"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -100,6 +104,14 @@ def test_library_has_its_home(library: str) -> None:
 def test_agent_needs_itself_and_the_standard_library_alone(path: Path) -> None:
     others = {name for name in imports(path) if not name.startswith(f"{PACKAGE}.guest.agent.")}
     assert {name.split(".")[0] for name in others} <= sys.stdlib_module_names | {"yaml"}
+
+
+@pytest.mark.parametrize("path", WINDOWS, ids=lambda p: p.stem)
+def test_file_for_windows_needs_what_cloudbase_init_brings_alone(path: Path) -> None:
+    rooms = (f"{PACKAGE}.guest.windows.", f"{PACKAGE}.guest.agent.")
+    others = {name for name in imports(path) if not name.startswith(rooms)}
+    needed = {name.split(".")[0] for name in others} - {"winreg"}
+    assert needed <= sys.stdlib_module_names | CLOUDBASE_INIT
 
 
 def test_nothing_is_monkey_patched() -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.fuse import HangingFiles
 from tests.process import ServerProcess, counters
 from tests.vm import Vm, suboption
+from tests.waiting import wait_until
 
 Start = Callable[..., ServerProcess]
 
@@ -57,13 +58,6 @@ def error_of(machine: Vm, limit_s: float) -> str:
 
 def instance(instance_id: str) -> str:
     return f"metadata: {{instance-id: {instance_id}}}\n"
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 def readyz(server: ServerProcess, limit_s: float) -> int:
@@ -200,7 +194,7 @@ def hangs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(start: Start, hangs: Path) -> ServerProcess:
-    opts = {"directory": str(hangs), "stale_if_error_s": "60"}
+    opts = {"directory": str(hangs), "stale_if_error": 60}
     return start("--driver", "tests.hanging_driver:HangingDriver", driver_opts=opts)
 
 
@@ -257,7 +251,7 @@ def test_answer_that_was_given_is_never_followed_by_an_older_one(
 def test_driver_that_does_not_answer_for_longer_than_it_allows_is_a_failure(
     start: Start, hangs: Path
 ) -> None:
-    opts = {"directory": str(hangs), "stale_if_error_s": "2"}
+    opts = {"directory": str(hangs), "stale_if_error": 2}
     server = start("--driver", "tests.hanging_driver:HangingDriver", driver_opts=opts)
     machine = Vm(server.port)
     assert id_of(machine) == "1"
@@ -273,7 +267,7 @@ def test_driver_that_does_not_answer_for_longer_than_it_allows_is_a_failure(
 def test_vms_that_need_the_same_work_take_no_places_in_the_pool(
     start: Start, hangs: Path, is_kept: bool
 ) -> None:
-    opts = {"directory": str(hangs), "stale_if_error_s": "60"}
+    opts = {"directory": str(hangs), "stale_if_error": 60}
     driver = ("--driver", "tests.hanging_driver:HangingDriver")
     server = start(*driver, "--lookup-pool", "2", driver_opts=opts)
     if is_kept:

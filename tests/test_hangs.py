@@ -16,8 +16,9 @@ from urllib.request import urlopen
 import pytest
 
 from tests.process import ServerProcess, counters, with_constants
-from tests.test_workers import children, is_alive, listens, wait_until
+from tests.test_workers import children, is_alive, listens
 from tests.vm import Vm
+from tests.waiting import wait_until
 
 Start = Callable[..., ServerProcess]
 

@@ -13,7 +13,7 @@ import pytest
 from tests.commandline import in_process
 from tests.imagecases import CAUSES, CLOUD, GRUB, NM, config, sample
 from tests.tree import make_tree, put
-from vmw_cloudinit_metadata.guest.check.finding import Finding
+from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.check.imagecheck import findings
 from vmw_cloudinit_metadata.guest.check.imageprograms import ImageAnswer
 from vmw_cloudinit_metadata.guest.image.kernel import without_console
@@ -45,7 +45,7 @@ def image(installed: Path, tmp_path: Path) -> Path:
     return shutil.copytree(installed, tmp_path / "root", symlinks=True)
 
 
-def found(root: Path) -> list[Finding]:
+def found(root: Path) -> list[ImageFinding]:
     return findings(Tree(root))
 
 

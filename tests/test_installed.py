@@ -63,7 +63,7 @@ def test_wheel_holds_every_module(wheel: Path) -> None:
     assert (wheel / "vmw_cloudinit_metadata/py.typed").exists()
 
 
-@pytest.mark.parametrize("what", ["agent", "unit", "config", "settings", "clean"])
+@pytest.mark.parametrize("what", ["agent", "unit", "config", "settings", "clean", "cloudbase-init"])
 def test_wheel_holds_what_goes_into_guests(wheel: Path, what: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "vmw_cloudinit_metadata", "guest", "print", what],

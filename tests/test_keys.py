@@ -1,29 +1,20 @@
-"""The keys of an instance file: `-` or `_`, unknown ones, and defaults under a VM's own."""
+"""The keys of an instance file: `-` or `_`, and unknown ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.instance.keys import (
     FILE_LEVEL,
     TOP_LEVEL,
     canonical,
-    merged,
     misplaced_faults,
     unknown_faults,
 )
 from vmw_cloudinit_metadata.instance.metadata.fields import MATCH_KEYS, METADATA_KEYS
 from vmw_cloudinit_metadata.instance.network import shortform
-
-SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
-PARTS = st.recursive(
-    SCALARS, lambda below: st.dictionaries(st.sampled_from("abc"), below), max_leaves=8
-)
-MAPPINGS = st.dictionaries(st.sampled_from(["metadata", "match", "x", "y"]), PARTS)
 
 
 @pytest.mark.parametrize(
@@ -137,139 +128,3 @@ def test_key_of_the_top_level_that_nearly_is_for_anchors_is_a_fault(name: str) -
 def test_key_with_a_character_that_looks_like_a_space_is_reported(character: str) -> None:
     (fault,) = unknown_faults({f"{character}rack of it": 1}, TOP_LEVEL)
     assert fault.found == f"a key with the character U+{ord(character):04X}"
-
-
-@given(MAPPINGS)
-def test_merged_with_nothing_is_the_same(mapping: Any) -> None:
-    assert merged({}, mapping) == mapping
-    assert merged(mapping, {}) == mapping
-    assert merged(mapping, mapping) == mapping
-
-
-def leaves(value: Any, place: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Every value that is no mapping (or an empty one), by where it stands."""
-    if not isinstance(value, dict) or not value:
-        return {place: value}
-    return {
-        where: leaf
-        for name, below in value.items()
-        for where, leaf in leaves(below, (*place, name)).items()
-    }
-
-
-@given(MAPPINGS, MAPPINGS)
-def test_merged_has_every_own_value_and_no_other_over_it(defaults: Any, own: Any) -> None:
-    result = leaves(merged(defaults, own))
-    for where, leaf in leaves(own).items():
-        if leaf != {}:
-            assert result[where] == leaf
-    for where, leaf in result.items():
-        assert leaf in (leaves(own).get(where, leaf), leaves(defaults).get(where), {})
-
-
-@pytest.mark.parametrize(
-    ("defaults", "own", "result"),
-    [
-        pytest.param(
-            {"metadata": {"region": "r", "x": {"a": 1, "b": 1}}},
-            {"metadata": {"x": {"b": 2}, "ami-id": "a"}},
-            {"metadata": {"region": "r", "x": {"a": 1, "b": 2}, "ami-id": "a"}},
-            id="key-by-key",
-        ),
-        pytest.param(
-            {"metadata": {"tags": ["a", "b"]}},
-            {"metadata": {"tags": ["c"]}},
-            {"metadata": {"tags": ["c"]}},
-            id="a-list-as-a-whole",
-        ),
-        pytest.param(
-            {"metadata": {"region": "r"}},
-            {"metadata": {"region": None}},
-            {"metadata": {"region": None}},
-            id="null-takes-a-default-away",
-        ),
-        pytest.param(
-            {"network": {"netmask": "255.0.0.0", "nameservers": ["8.8.8.8"]}},
-            {"network": {"address": "10.0.0.1"}},
-            {
-                "network": {
-                    "netmask": "255.0.0.0",
-                    "nameservers": ["8.8.8.8"],
-                    "address": "10.0.0.1",
-                }
-            },
-            id="short-form-under-short-form",
-        ),
-        pytest.param(
-            {"network": {"nameservers": ["8.8.8.8"]}},
-            {"network": {"version": 2, "ethernets": {}}},
-            {"network": {"version": 2, "ethernets": {}}},
-            id="short-form-not-under-a-native-document",
-        ),
-        pytest.param(
-            {"network": {"version": 2, "a": 1}},
-            {"network": {"version": 2, "b": 1}},
-            {"network": {"version": 2, "a": 1, "b": 1}},
-            id="native-under-native",
-        ),
-        pytest.param(
-            {"network": {"address": "10.0.0.1/24"}},
-            {"network": {"config": "disabled"}},
-            {"network": {"config": "disabled"}},
-            id="disabled-over-the-short-form",
-        ),
-        pytest.param(
-            {"network": {"version": 1, "config": "disabled"}},
-            {"network": {"version": 1, "config": []}},
-            {"network": {"version": 1, "config": []}},
-            id="version-over-disabled",
-        ),
-        pytest.param(
-            {"network": {"config": "disabled"}},
-            {"network": {"dhcp": True}},
-            {"network": {"dhcp": True}},
-            id="short-form-over-disabled",
-        ),
-        pytest.param(
-            {"network": {"version": 1, "config": []}},
-            {"network": {"version": 2}},
-            {"network": {"version": 2}},
-            id="another-version",
-        ),
-        pytest.param(
-            {"network": {"nameservers": ["8.8.8.8"]}},
-            {"network": [{"dhcp": True}]},
-            {"network": [{"dhcp": True}]},
-            id="list-as-a-whole-network",
-        ),
-        pytest.param(
-            {"network": {"dhcp": True}}, {"network": None}, {"network": None}, id="no-network"
-        ),
-        pytest.param(
-            {"userdata": "a"}, {"userdata-file": "b"}, {"userdata-file": "b"}, id="file-over-text"
-        ),
-        pytest.param(
-            {"userdata-file": "a"}, {"userdata": "b"}, {"userdata": "b"}, id="text-over-file"
-        ),
-        pytest.param(
-            {"userdata": {"a": 1}}, {"userdata": "b"}, {"userdata": "b"}, id="text-over-map"
-        ),
-        pytest.param(
-            {"userdata": {"a": 1, "b": 1}},
-            {"userdata": {"b": 2}},
-            {"userdata": {"a": 1, "b": 2}},
-            id="map-over-map",
-        ),
-        pytest.param(
-            {"vendordata": "a"}, {"userdata": "b"}, {"vendordata": "a", "userdata": "b"}, id="both"
-        ),
-        pytest.param(
-            {"documents": {"a": "1", "b": "1"}},
-            {"documents": {"b": "2"}},
-            {"documents": {"a": "1", "b": "2"}},
-            id="documents",
-        ),
-    ],
-)
-def test_own_keys_lie_over_the_defaults(defaults: Any, own: Any, result: Any) -> None:
-    assert merged(defaults, own) == result

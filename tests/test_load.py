@@ -18,6 +18,7 @@ SHORT_RUNS = (
     ("fuzz", "--messages", "20000"),
     ("fuzz", "--messages", "20000", "--workers", "2"),
     ("soak", "--minutes", "0.05"),
+    ("changes", "--files", "500", "--seconds", "5"),
     ("moves", "--seconds", "2", "--boots", "200", "--moves", "50"),
 )
 

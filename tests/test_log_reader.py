@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from tests.process import CHECKOUT, COMMAND, LIMIT_S, ServerProcess, with_constants
-from tests.test_admin import Admin, wait_until
+from tests.test_admin import Admin
 from tests.vm import SEQUENCE, Vm, suboption
+from tests.waiting import wait_until
 
 Start = Callable[..., ServerProcess]
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.process import CHECKOUT, ServerProcess
-from tests.test_admin import Admin
+from tests.test_admin import Admin, wait_until
 
 RULES = CHECKOUT / "conf/prometheus-alerts.yaml"
 DASHBOARD = CHECKOUT / "conf/grafana-dashboard.json"
@@ -39,8 +39,12 @@ def expressions() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def exposed(server: ServerProcess) -> str:
-    return Admin(server).request("/metrics")[1].decode()
+def exposed(instances: Path) -> Iterator[str]:
+    server = ServerProcess(instances, "--catalogue")
+    admin = Admin(server)
+    wait_until(lambda: admin.json("/api/faults")["state"] == "complete")
+    yield admin.request("/metrics")[1].decode()
+    server.end()
 
 
 def test_every_metric_that_is_asked_for_exists(exposed: str) -> None:

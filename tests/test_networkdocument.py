@@ -7,21 +7,23 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from jsonschema import Draft7Validator
 
 from tests import schemas
 from vmw_cloudinit_metadata.instance import secrecy
 from vmw_cloudinit_metadata.instance.advice import warnings_of
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
-from vmw_cloudinit_metadata.instance.keys import merged
+from vmw_cloudinit_metadata.instance.layering.patch import merged
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.network import version1, version2
+
+if TYPE_CHECKING:
+    from jsonschema import Draft7Validator
 
 # Right documents, reduced from the examples of cloud-init's and netplan's documentation.
 RIGHT = {
@@ -114,6 +116,8 @@ UNKNOWN_TO_SCHEMAS = {"loopback", "disabled", "disabled-1", "disabled-2"}
 
 @cache
 def validator(suite: str, version: int) -> Draft7Validator:
+    from jsonschema import Draft7Validator  # slow: only where it is used
+
     return Draft7Validator(schemas.schema(suite, f"network-config-v{version}"))
 
 

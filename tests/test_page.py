@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
 
 from tests.conftest import make_instances
 from tests.process import ServerProcess
-from tests.test_admin import QUICK, Admin, boot, canonical, uuid, wait_until
+from tests.test_admin import QUICK, Admin, boot, canonical, uuid
 from tests.test_report import OVERFLOW, QUIET
 from tests.vm import Vm
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +32,7 @@ HOSTILE = (
     '<img src=x onerror="window.ran=1"><script>window.ran=1</script>'
     "'\"><svg onload=window.ran=1>\u202e{{x}}"
 )
+HOSTILE_FILE = "<img src=x onerror=window.ran=1>'\"\u202e"
 TOKEN = "correct-horse-battery-staple"
 MANY = 5000
 
@@ -87,6 +91,8 @@ class Shown:
 @pytest.fixture(scope="module")
 def browser(program: Callable[[str, str], str]) -> Iterator[Any]:
     path = program("chromium", "chromium")
+    from playwright.sync_api import sync_playwright  # slow: only where it is used
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=QUIET, timeout=60_000)
         yield browser
@@ -123,7 +129,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
     """A server with some VMs, three of them in trouble."""
     instances = make_instances(tmp_path_factory.mktemp("page") / "instances")
     (instances / "bad.yaml").write_text("metadata: {}\nnetwork:\n  address: nonsense\n")
-    server = ServerProcess(instances, "--admin-listen", "127.0.0.1:0", command=QUICK)
+    (instances / f"{HOSTILE_FILE}.yaml").write_text("metadata: {}\nx: 1\n")
+    server = ServerProcess(instances, "--admin-listen", "127.0.0.1:0", "--catalogue", command=QUICK)
     admin = Admin(server)
     machines = [boot(server, "web1", vc_uuid=uuid(number)) for number in range(30)]
     machines += [boot(server, "bad", vc_uuid=uuid(100)), boot(server, HOSTILE, vc_uuid=uuid(101))]
@@ -200,6 +207,27 @@ def test_hostile_name_is_text(scene: Admin, open_page: Open) -> None:
     assert shown.page.locator("#story-name").inner_text() == HOSTILE
     assert shown.page.locator("img, script:not([src]), svg[onload]").count() == 0
     assert shown.page.evaluate("window.ran") is None
+    assert shown.complaints == []
+
+
+def test_faults_of_files_are_listed_with_their_remedy_and_vms(
+    scene: Admin, open_page: Open
+) -> None:
+    wait_until(lambda: scene.json("/api/faults")["state"] == "complete")
+    shown = open_page(scene)
+    fault = shown.page.locator("#faults li", has_text="bad.yaml:3")
+    fault.wait_for()
+    assert "network.address: found 'nonsense'" in fault.inner_text()
+    assert "expected an IP address such as" in fault.inner_text()
+    assert "VMs: bad" in fault.inner_text()
+    hostile = shown.page.locator("#faults li", has_text="onerror").first
+    assert "<img src=x onerror=window.ran=1>'\"\\u202e" in hostile.inner_text()
+    assert shown.page.locator("img, script:not([src])").count() == 0
+    assert shown.page.evaluate("window.ran") is None
+    tile = shown.page.get_by_role("button", name="faulty files")
+    assert tile.inner_text().split() == ["2", "faulty", "files"]
+    tile.click()
+    assert shown.page.evaluate("document.activeElement.id") == "files-title"
     assert shown.complaints == []
 
 

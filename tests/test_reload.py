@@ -18,8 +18,9 @@ import pytest
 from tests.certificates import make_pair
 from tests.fuse import HangingFiles
 from tests.process import CHECKOUT, COMMAND, Constants, ServerProcess, with_constants
-from tests.test_workers import children, wait_until
+from tests.test_workers import children
 from tests.vm import Vm
+from tests.waiting import wait_in_hub_until, wait_until
 from vmw_cloudinit_metadata.process.hup import Reload
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -277,18 +278,12 @@ def again(files: Files, constants: Constants) -> Iterator[Reload]:
     threads.close()  # one waits for the next HUP
 
 
-def until(condition: Callable[[], bool]) -> None:
-    with gevent.Timeout(60):
-        while not condition():
-            gevent.sleep(0.001)
-
-
 def test_hup_while_files_are_read_is_remembered_once(files: Files, again: Reload) -> None:
     for _ in range(100):
         again.ask()
-    until(lambda: files.readings == 1)
+    wait_in_hub_until(lambda: files.readings == 1)
     files.open.set()
-    until(lambda: files.taken == [1, 2])
+    wait_in_hub_until(lambda: files.taken == [1, 2])
     gevent.sleep(0.1)
     assert (files.readings, files.told) == (2, ["begin", "end"] * 2)
 
@@ -296,10 +291,10 @@ def test_hup_while_files_are_read_is_remembered_once(files: Files, again: Reload
 def test_hup_soon_after_a_reading_waits_for_its_pause(files: Files, again: Reload) -> None:
     files.open.set()
     again.ask()
-    until(lambda: files.taken == [1])
+    wait_in_hub_until(lambda: files.taken == [1])
     again.ask()
     assert not again.is_in_time
-    until(lambda: files.taken == [1, 2])
+    wait_in_hub_until(lambda: files.taken == [1, 2])
 
 
 def test_reading_that_hangs_is_reported_and_taken_when_it_comes(
@@ -309,21 +304,21 @@ def test_reading_that_hangs_is_reported_and_taken_when_it_comes(
 ) -> None:
     again.ask()
     assert again.is_in_time
-    until(lambda: files.told == ["begin", "end"])
+    wait_in_hub_until(lambda: files.told == ["begin", "end"])
     assert not again.is_in_time
     assert "cannot be read within 0.3 s" in caplog.text
     files.open.set()
-    until(lambda: files.taken == [1])
+    wait_in_hub_until(lambda: files.taken == [1])
     assert files.told == ["begin", "end"]
 
 
 def test_reading_that_hung_is_old_if_another_was_asked_for(files: Files, again: Reload) -> None:
     again.ask()
-    until(lambda: files.told == ["begin", "end"])
+    wait_in_hub_until(lambda: files.told == ["begin", "end"])
     again.ask()
     assert files.readings == 1
     files.open.set()
-    until(lambda: files.taken == [2])
+    wait_in_hub_until(lambda: files.taken == [2])
 
 
 @pytest.mark.parametrize(
@@ -340,8 +335,8 @@ def test_reading_that_fails_changes_nothing_and_is_reported(
     files.error = error
     files.open.set()
     again.ask()
-    until(lambda: files.told == ["begin", "end"])
+    wait_in_hub_until(lambda: files.told == ["begin", "end"])
     assert told in caplog.text
     files.error = None
     again.ask()
-    until(lambda: files.taken == [2])
+    wait_in_hub_until(lambda: files.taken == [2])

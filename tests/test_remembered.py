@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.process import ServerProcess, run
-from tests.test_admin import Admin, wait_until
+from tests.test_admin import Admin
 from tests.test_workers import children
 from tests.vm import Vm
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.admin import remembered
 
 Start = Callable[..., ServerProcess]

@@ -6,18 +6,21 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import Page, sync_playwright
 
 from vmw_cloudinit_metadata.client.report import scale, words
 from vmw_cloudinit_metadata.client.report.page import render
 from vmw_cloudinit_metadata.client.report.phase import in_order
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 QUIET = (
     "--no-sandbox",
@@ -155,7 +158,9 @@ class Reader(HTMLParser):
         self.text += data
 
 
-TAGS = {tag for case in CASES.values() for tag in Reader(render(case)).tags}
+@cache
+def known_tags() -> set[str]:
+    return {tag for case in CASES.values() for tag in Reader(render(case)).tags}
 
 
 # For any result
@@ -192,7 +197,7 @@ results = st.fixed_dictionaries(
 def test_render_any_result_is_well_formed_and_holds_nothing_foreign(found: dict[str, Any]) -> None:
     page = render(found)
     reader = Reader(page)
-    assert set(reader.tags) <= TAGS
+    assert set(reader.tags) <= known_tags()
     assert all("nan" not in (value or "") for name, value in reader.attributes if name in "xy")
     page.encode("utf-8")
 
@@ -326,6 +331,8 @@ class Shown:
 def window(program: Callable[[str, str], str]) -> Iterator[Shown]:
     """One window for all pages: to open one takes longer than most tests."""
     path = program("chromium", "chromium")
+    from playwright.sync_api import sync_playwright  # slow: only where it is used
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=QUIET, timeout=60_000)
         page = browser.new_page()

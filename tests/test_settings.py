@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from tests.certificates import make_pair
 from tests.peer import connected, is_closed
 from tests.process import CHECKOUT, ServerProcess, run
-from tests.test_workers import children, listens, wait_until
+from tests.test_workers import children, listens
 from tests.vm import Vm, suboption
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.cli import main
 from vmw_cloudinit_metadata.cli.checkconfig import as_yaml
 from vmw_cloudinit_metadata.cli.run import run as run_command
@@ -116,6 +117,7 @@ def test_each_layer_goes_before_the_one_below(file: Path) -> None:
 
 
 SAMPLES = {
+    "boolean": "false",
     "URI": "my-metadata",
     "ADDRESS:PORT": "127.0.0.1:5",
     "CIDR": "10.0.0.0/8",
@@ -129,7 +131,8 @@ def samples(tmp_path: Path) -> dict[str, str]:
     """A value that is right for each setting, as text: without TLS, which needs a certificate."""
     secret = tmp_path / "secret"
     secret.write_text("0123456789abcdef" * 2)
-    return {key: sample(option, secret) for key, option in OPTIONS.items()} | {"tls": "off"}
+    found = {key: sample(option, secret) for key, option in OPTIONS.items()}
+    return found | {"tls": "off", "last-good-dir": str(tmp_path)}
 
 
 def sample(option: click.Option, path: Path) -> str:

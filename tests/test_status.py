@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.process import COMMAND, LIMIT_S, ServerProcess, run
-from tests.test_admin import Admin, boot, uuid, wait_until
+from tests.test_admin import Admin, boot, uuid
+from tests.waiting import wait_until
 
 Start = Callable[..., ServerProcess]
 

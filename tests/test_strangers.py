@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.peer import OTHER_VC_UUID, SocketVm, connected, is_served
-from tests.process import CHECKOUT, LIMIT_S, ServerProcess, counters, descriptors, with_constants
+from tests.process import CHECKOUT, ServerProcess, counters, descriptors, with_constants
 from tests.vm import ALWAYS_KNOWN, BINARY, Vm, suboption
+from tests.waiting import wait_until
 
 Start = Callable[..., ServerProcess]
 
@@ -452,13 +453,6 @@ def flood(server: ServerProcess, how: str) -> Iterator[None]:
         yield
         process.kill()
     wait_until(lambda: descriptors(server) <= before)
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s, "not within the limit"
-        time.sleep(0.01)
 
 
 def p99_s(machines: list[SocketVm], seconds: float) -> float:

@@ -103,12 +103,13 @@ def system_calls_allowed(analyze: str) -> set[str]:
 
 
 def members(analyze: str, group: str) -> set[str]:
+    if not group.startswith("@"):
+        return {group}
     listed = subprocess.run(
         [analyze, "syscall-filter", group], capture_output=True, text=True, check=True
     ).stdout
     names = re.findall(r"^ +(@?[a-z0-9_-]+)$", listed, re.MULTILINE)
-    inner = [members(analyze, name) for name in names if name.startswith("@")]
-    return {name for name in names if not name.startswith("@")}.union(*inner)
+    return set[str]().union(*(members(analyze, name) for name in names))
 
 
 @pytest.mark.slow

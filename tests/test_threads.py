@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.waiting import wait_in_hub_until
 from vmw_cloudinit_metadata.process.threads import Threads
 
 
@@ -32,9 +33,7 @@ class Calls:
         self.made.append((name, result, error))
 
     def wait_for(self, count: int) -> None:
-        with gevent.Timeout(60):
-            while len(self.made) < count:
-                gevent.sleep(0.001)
+        wait_in_hub_until(lambda: len(self.made) >= count)
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.certificates import make_pair
-from tests.process import LIMIT_S, ServerProcess, with_constants
+from tests.process import ServerProcess, with_constants
 from tests.vm import BINARY, KNOWN, SEQUENCE, VC_UUID, Vm, suboption
+from tests.waiting import wait_until
 
 Start = Callable[..., ServerProcess]
 
@@ -75,14 +76,13 @@ def instance(machine: Vm) -> str:
 def wait_until_kept(server: ServerProcess, machine: Vm) -> None:
     """Wait until this machine, and all with the same identity, are answered without a look-up."""
     url = server.wait_for(r"admin on (http://\S+)")[1] + "/metrics"
-    end_s = time.monotonic() + LIMIT_S
-    while time.monotonic() < end_s:
+
+    def is_kept() -> bool:
         assert machine.metadata()["instance-id"] == "my-instance"
         with urllib.request.urlopen(url) as metrics:
-            if b"vmw_metadata_cache_hits_total 0.0" not in metrics.read():
-                return
-        time.sleep(0.1)
-    raise AssertionError("its answer is never kept")
+            return b"vmw_metadata_cache_hits_total 0.0" not in metrics.read()
+
+    wait_until(is_kept)
 
 
 def answers_after_a_pause(server: ServerProcess, pause_s: float) -> list[str]:

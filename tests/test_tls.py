@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 
 from tests.certificates import Pair, make_pair
-from tests.process import LIMIT_S, ServerProcess, run, with_constants
+from tests.process import ServerProcess, run, with_constants
 from tests.vm import ALWAYS_KNOWN, BINARY, VC_UUID, Vm, suboption
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.serving.tls import KeyPair, Tls
 
 Start = Callable[..., ServerProcess]
@@ -558,6 +559,36 @@ def test_vm_that_was_served_in_plain_is_forgotten_in_tls(
     assert DOCUMENT.search(machine.hears(0.2)) is None
 
 
+def starts_tls_after_it_was_served(machine: Vm) -> None:
+    machine.metadata()
+    machine.send(WILL_AUTHENTICATION)
+    machine.receive_until(OFFER)
+    machine.send(start_of_tls())
+    machine.receive_until(accepted())
+    start_tls(machine)
+
+
+def test_vm_that_was_served_in_plain_and_identifies_nothing_in_tls_makes_room(
+    dial: Dial, start: Start, pair: Pair
+) -> None:
+    server = start(*pair.options, "--max-connections", "1")
+    starts_tls_after_it_was_served(dial(Vm, server))
+    assert dial(Vm, server).metadata()["instance-id"] == "my-instance"
+
+
+@pytest.mark.slow
+def test_vm_that_was_served_in_plain_and_identifies_nothing_in_tls_is_closed_in_time(
+    dial: Dial, start: Start, pair: Pair
+) -> None:
+    impatient = with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=1.0)
+    server = start(*pair.options, command=impatient)
+    machine = dial(Vm, server)
+    starts_tls_after_it_was_served(machine)
+    with pytest.raises(ssl.SSLEOFError):  # closed without close_notify
+        machine.receive_all()
+    server.wait_for(r"closed: it identified no VM within 1 s")
+
+
 def test_half_a_request_in_plain_is_no_beginning_of_one_in_tls(
     dial: Dial, allowing: ServerProcess
 ) -> None:
@@ -868,10 +899,7 @@ def test_aborted_handshakes_leave_no_descriptor_behind(
             machine.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         machine.close()
     assert first.metadata()["instance-id"] == "my-instance"
-    end_s = time.monotonic() + LIMIT_S
-    while len(list(descriptors.iterdir())) != before and time.monotonic() < end_s:
-        time.sleep(0.01)
-    assert len(list(descriptors.iterdir())) == before
+    wait_until(lambda: len(list(descriptors.iterdir())) == before)
     assert "Traceback" not in server.log
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import CHECKOUT, LIMIT_S, ServerProcess, run, with_constants
+from tests.process import CHECKOUT, ServerProcess, run, with_constants
 from tests.vm import SEQUENCE, Vm, suboption
+from tests.waiting import wait_until
 
 Start = Callable[..., ServerProcess]
 
@@ -26,13 +27,6 @@ _LISTEN = "0A"  # of /proc/net/tcp
 
 def children(pid: int) -> set[int]:
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
-    end_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:
@@ -49,7 +43,10 @@ def listens(pid: int, port: int) -> bool:
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
         if (fields := line.split())[3] == _LISTEN and fields[1].endswith(f":{port:04X}")
     }
-    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    try:
+        links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    except FileNotFoundError:  # it has just closed one
+        return False
     return not listening.isdisjoint(links)
 
 
@@ -184,6 +181,7 @@ def test_term_while_a_worker_starts_ends_all(tmp_path: Path, place: int) -> None
         "from vmw_cloudinit_metadata import Driver\n"
         "class Stopping(Driver):\n"
         "    def __init__(self, options):\n"
+        "        super().__init__(options)\n"
         "        with open('loaded', 'a') as file:\n"
         "            file.write('x')\n"
         f"        if os.path.getsize('loaded') == {place}:\n"

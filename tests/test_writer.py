@@ -60,13 +60,6 @@ def small(constants: Constants) -> None:
     constants(monitoring__writer__MAX_BYTES=20_000)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
-
-
 def read_until(descriptor: int, end: bytes) -> bytes:
     read = b""
     while not read.endswith(end):

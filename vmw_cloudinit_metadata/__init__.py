@@ -9,21 +9,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+    from vmw_cloudinit_metadata.drivers.driver import Driver
+    from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+    from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
+    from vmw_cloudinit_metadata.drivers.store import LAYERS, Changes, Key, Record, Store
+    from vmw_cloudinit_metadata.drivers.storedriver import StoreDriver
     from vmw_cloudinit_metadata.instance.model import InstanceData
     from vmw_cloudinit_metadata.protocol.vmware import Machine
     from vmw_cloudinit_metadata.serving.server import MetadataServer
 
 __version__ = "0.1.0"
 
-__all__ = ["Driver", "DriverError", "InstanceData", "Machine", "MetadataServer", "__version__"]
+__all__ = [
+    "LAYERS",
+    "Changes",
+    "Driver",
+    "DriverError",
+    "DriverOptions",
+    "InstanceData",
+    "Key",
+    "Machine",
+    "MetadataServer",
+    "Record",
+    "Store",
+    "StoreDriver",
+    "__version__",
+]
 
 _HOMES = {
+    "LAYERS": "drivers.store",
+    "Changes": "drivers.store",
     "Driver": "drivers.driver",
-    "DriverError": "drivers.driver",
+    "DriverError": "drivers.drivererror",
+    "DriverOptions": "drivers.driveroptions",
     "InstanceData": "instance.model",
+    "Key": "drivers.store",
     "Machine": "protocol.vmware",
     "MetadataServer": "serving.server",
+    "Record": "drivers.store",
+    "Store": "drivers.store",
+    "StoreDriver": "drivers.storedriver",
 }
 
 

@@ -72,6 +72,10 @@ class Level:
     alive: Mapping[str, int]  # objects by class, and greenlets
     garbage: int  # objects that only the garbage collector could free, since the start
 
+    def holds_as_much_as(self, before: Level) -> bool:
+        """Return whether as many descriptors and objects are in use; memory does not count."""
+        return (self.descriptors, self.alive) == (before.descriptors, before.alive)
+
     def __str__(self) -> str:
         alive = ", ".join(f"{name} {count}" for name, count in self.alive.items() if count)
         return f"{self.rss_bytes / 2**20:.1f} MiB, {self.descriptors} descriptors, {alive}"
@@ -131,8 +135,7 @@ class WatchedServer(ServerProcess):
         end_s = time.monotonic() + limit_s
         while True:
             now = self.level()
-            is_back = (now.descriptors, now.alive) == (before.descriptors, before.alive)
-            if is_back or time.monotonic() > end_s:
+            if now.holds_as_much_as(before) or time.monotonic() > end_s:
                 return now
             gevent.sleep(0.5)
 
@@ -238,10 +241,7 @@ class Run:
             growth <= GROWTH,
             f"the server's memory has grown to {growth:.3f} times its size when warm",
         )
-        self.expect(
-            (after.descriptors, after.alive) == (before.descriptors, before.alive),
-            f"leak: {after}; before: {before}",
-        )
+        self.expect(after.holds_as_much_as(before), f"leak: {after}; before: {before}")
         # The server's garbage collector runs rarely, because no cycles are expected.
         garbage = after.garbage - before.garbage
         self.expect(not garbage, f"{garbage} objects were left in reference cycles")

@@ -48,7 +48,7 @@ EXPIRES_S = 1.0  # lifetime of a move, instead of 60
 CONSTANTS = {
     "serving__timeouts__MOVE_EXPIRES_S": EXPIRES_S,
     "protocol__vmotion__EXPIRES_S": 2 * EXPIRES_S,  # of its secret, which has whole seconds
-    "serving__lookup__KEPT_BYTES": 500_000,
+    "serving__cachedanswers__KEPT_BYTES": 500_000,
     "monitoring__onceaminute__MAX_MACHINES": 100,
     "monitoring__onceaminute__MAX_KEYS": 100,
     "admin__chronicle__MAX_GONE": 100,
@@ -66,7 +66,10 @@ FULL_POOL = 64  # look-ups at a time, enough to use each thread of the pool
 KEY = b"a key that servers share"
 LOAD_BALANCER = "127.0.0.2"
 GREEDY_HOST = "127.0.0.3"
+FLOOD = 4000  # requests, of which the server reads 12 and answers 3 in a turn
 PATIENCE_S = 10.0
+STALLED_S = 15.0  # peers that play end one after the other; longer than the patience of each
+FREED_S = 15.0  # until the server has freed everything of the peers that have disconnected
 
 # Counters that must not be 0 in the server: otherwise the messages did not get far enough.
 REACHED = (
@@ -301,6 +304,8 @@ class Peer:
         self.socket = socket.socket()
         if not reads:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        # Without this, bind takes up to 20 ms once half of the address's ports are in TIME-WAIT.
+        self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_BIND_ADDRESS_NO_PORT, 1)
         self.socket.bind((source, 0))
         self.socket.settimeout(PATIENCE_S)
         self.socket.connect(("127.0.0.1", port))
@@ -385,6 +390,7 @@ class Fuzz:
         self._number = 0
         self._ports: dict[int, int] = {}  # local port: number of the connection
         self.read = 0  # messages read by the server
+        self.ended = 0  # connections
 
     def connections(self, messages: int) -> None:
         """Play one connection after the other until `messages` are read. Runs in a greenlet."""
@@ -399,6 +405,7 @@ class Fuzz:
             except ConnectionError as error:
                 self._run.fault(f"connection {number}: {error}")
                 self._run.look_at(self._server)
+            self.ended += 1
 
     def connection(self, number: int) -> None:
         rng = Random(f"{self._seed}:{number}")
@@ -467,9 +474,19 @@ class Fuzz:
     def identified(self, peer: Peer, rng: Random) -> None:
         self._identify(peer, rng)
         peer.hostile(100, 300)
-        if rng.random() < 0.1:
-            peer.send(request("USERDATA") * 2000)
-            peer.hostile(100, 300)
+
+    def flooding(self, peer: Peer, rng: Random) -> None:
+        """Request more than may wait."""
+        self._identify(peer, rng)
+        peer.send(request("USERDATA") * FLOOD)
+        peer.hostile(100, 300)
+
+    def without_header(self, _peer: Peer, rng: Random) -> None:
+        """A load balancer that does not begin with a PROXY header."""
+        peer = Peer(self._server.port, rng, source=LOAD_BALANCER, reads=True)
+        with peer.socket:
+            peer.send(rng.choice(NO_HEADERS), rng.choice(VALID))
+            self._has_read(peer.end())
 
     def deaf(self, peer: Peer, rng: Random) -> None:
         """Send many messages that are answered, and do not read."""
@@ -500,6 +517,13 @@ class Fuzz:
 
     def arriving(self, peer: Peer, rng: Random) -> None:
         """Play both ends of a real move."""
+        self._move(peer, rng, early=b"")
+
+    def arriving_early(self, peer: Peer, rng: Random) -> None:
+        """The same, and the guest writes more than it may before VMOTION-COMPLETE."""
+        self._move(peer, rng, early=b"early" * 5000)
+
+    def _move(self, peer: Peer, rng: Random, *, early: bytes) -> None:
         self._identify(peer, rng)
         number = sequence(rng)
         peer.reads = False  # GOAHEAD must not be discarded
@@ -510,7 +534,7 @@ class Fuzz:
             return
         target = Peer(self._server.port, rng, source="127.0.0.1", reads=True)
         try:
-            self._arrive(peer, target, rng, number, proof)
+            self._arrive(peer, target, rng, number, proof, early)
             self._has_read(target.end())
         except TimeoutError:
             raise
@@ -520,16 +544,18 @@ class Fuzz:
             target.socket.close()
             self._run.counts["messages sent"] += target.messages
 
-    def _arrive(self, peer: Peer, target: Peer, rng: Random, number: bytes, proof: bytes) -> None:
+    def _arrive(
+        self, peer: Peer, target: Peer, rng: Random, number: bytes, proof: bytes, early: bytes
+    ) -> None:
         target.send(BINARY, b"\xff\xfb\xe8", suboption(0, KNOWN))
         if rng.random() < 0.3:
             target.hostile(0, 20)
         target.send(suboption(44, proof))
+        if early:
+            target.send(early)
         many = rng.choice((0, 0, 10, 60))
         target.hostile(0, many)
         peer.hostile(0, many)
-        if rng.random() < 0.35:
-            target.send(b"early" * 5000)
         if rng.random() < 0.7:
             target.send(suboption(46, number))
         target.hostile(20, 100)
@@ -627,11 +653,14 @@ Play = Callable[[Fuzz, Peer, Random], None]
 PLAYS: tuple[tuple[Play, float], ...] = (
     (Fuzz.stranger, 7),
     (Fuzz.negotiating, 12),
-    (Fuzz.identified, 35),
+    (Fuzz.identified, 32),
+    (Fuzz.flooding, 3),
     (Fuzz.deaf, 1),
     (Fuzz.refused, 4),
+    (Fuzz.without_header, 1),
     (Fuzz.moving, 13),
-    (Fuzz.arriving, 12),
+    (Fuzz.arriving, 8),
+    (Fuzz.arriving_early, 4),
     (Fuzz.greedy, 0.3),
     (Fuzz.wrong_target, 4),
     (Fuzz.from_elsewhere, 4),
@@ -647,22 +676,27 @@ def _play_of(number: int, rng: Random) -> Play:
     return rng.choices(plays, weights)[0]
 
 
+PROXY_2 = b"\r\n\r\n\0\r\nQUIT\n"
+NO_HEADERS = (
+    *(PROXY_2 + b"\x21\x11\0\x05" + bytes(5), PROXY_2 + b"\x22\x11\0\x0c"),
+    *(b"PROXY TCP4 300.0.0.1 1 1 99999\r\n", b"PROXY TCP4 " + b"1" * 200, BINARY),
+)
+
+
 def _proxy_header(rng: Random) -> bytes:
     host = f"10.0.0.{rng.randrange(16)}"
-    version_2 = b"\r\n\r\n\0\r\nQUIT\n"
     return rng.choice(
         (
             f"PROXY TCP4 {host} 10.0.0.99 1234 13370\r\n".encode(),
             b"PROXY TCP6 ::1 ::1 1 2\r\n",
             b"PROXY UNKNOWN\r\n",
-            version_2 + b"\x21\x11\0\x0c" + socket.inet_aton(host) * 2 + b"\1\2\3\4",
-            version_2 + b"\x21\x21\0\x24" + rng.randbytes(36),
-            version_2 + b"\x20\x00\0\0",
-            version_2 + rng.randbytes(4),
-            version_2 + b"\x21\x11\0\x05" + bytes(5),
+            PROXY_2 + b"\x21\x11\0\x0c" + socket.inet_aton(host) * 2 + b"\1\2\3\4",
+            PROXY_2 + b"\x21\x21\0\x24" + rng.randbytes(36),
+            PROXY_2 + b"\x20\x00\0\0",
+            PROXY_2 + rng.randbytes(4),
             b"PROXY TCP4 " + _some(rng, 200) + b"\r\n",
-            b"PROXY TCP4 300.0.0.1 1 1 99999\r\n",
             negotiation(rng),
+            rng.choice(NO_HEADERS),
         )
     )
 
@@ -710,7 +744,10 @@ def _fuzz(run: Run, server: WatchedServer, fuzz: Fuzz, messages: int, workers: i
         *(run, fuzz, min(MAX_WARM_WORKERS, messages // MESSAGES_A_WORKER)),
         int(WARM_SHARE * messages),
     )
-    warm = server.returns_to(before, limit_s=EXPIRES_S + 15)
+    if run.is_stopped:
+        return
+    warm: Level = server.returns_to(before, limit_s=EXPIRES_S + FREED_S)
+    run.expect(warm.holds_as_much_as(before), f"leak when warm: {warm}; before: {before}")
     warm_messages = fuzz.read
     prober = gevent.spawn(_probe, run, server.port, normal)
     begun_s, client_s, server_s = time.monotonic(), time.process_time(), server.cpu_s
@@ -720,7 +757,7 @@ def _fuzz(run: Run, server: WatchedServer, fuzz: Fuzz, messages: int, workers: i
     if run.is_stopped:
         return
     _boot(run, server.port, normal)
-    after: Level = server.returns_to(before, limit_s=EXPIRES_S + 15)
+    after: Level = server.returns_to(before, limit_s=EXPIRES_S + FREED_S)
     watcher.kill()
     read, sent = fuzz.read, run.counts.pop("messages sent")
     share = f"client {(time.process_time() - client_s) / elapsed_s:.0%} of a processor"
@@ -747,9 +784,19 @@ def _fuzz(run: Run, server: WatchedServer, fuzz: Fuzz, messages: int, workers: i
 
 
 def _play(run: Run, fuzz: Fuzz, workers: int, messages: int) -> None:
+    """Let `workers` play until `messages` are read; a fault if no connection ends for STALLED_S."""
     working = [gevent.spawn(fuzz.connections, messages) for _ in range(workers)]
-    gevent.joinall(working, timeout=MAX_RUN_S + PATIENCE_S)
-    run.expect(all(worker.successful() for worker in working), "a worker failed")
+    ended = -1
+    while ended < fuzz.ended and not all(worker.ready() for worker in working):
+        ended = fuzz.ended
+        gevent.joinall(working, timeout=STALLED_S)
+    playing = sum(not worker.ready() for worker in working)
+    if playing:
+        run.fault(f"none of {playing} connections has ended for {STALLED_S:g} s")
+        run.is_stopped = True
+    run.expect(
+        all(worker.successful() or not worker.ready() for worker in working), "a worker failed"
+    )
 
 
 def _look_up(port: int, number: int) -> None:

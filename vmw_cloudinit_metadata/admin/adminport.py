@@ -30,6 +30,7 @@ from vmw_cloudinit_metadata.monitoring.jsonobject import timestamp
 from vmw_cloudinit_metadata.monitoring.kept import kept
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.process.listener import listen_on, name_of
+from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import Address
 
@@ -82,6 +83,7 @@ class AdminPort:
         self._heard: list[Happening] = []  # and not recorded yet
         self._soon = gevent.get_hub().loop.timer(HEARD_S, repeat=HEARD_S)
         self._budget: Budget | None = None
+        self._catalogue: Catalogue | None = None
         self._is_file_reported = False
         self._saver: Thread | None = None
         self._load()
@@ -118,6 +120,10 @@ class AdminPort:
         self._budget = budget
         budget.add("machines", self.chronicle)
         budget.add("events", self._events)
+
+    def show(self, catalogue: Catalogue) -> None:
+        """Show what is known of the data, from the start."""
+        self._catalogue = catalogue
 
     def process_is_gone(self, process: int) -> None:
         """Handle the end of a worker, whose connections have ended unreported."""
@@ -176,6 +182,7 @@ class AdminPort:
             status=self._status,
             metrics_text=Metrics(self._scene).text,
             catch_up=self._learn,
+            catalogue=self._catalogue,
         )
 
     # What it shows
@@ -197,6 +204,7 @@ class AdminPort:
             states[STALE],
             self._started_s,
             self._shed + self.chronicle.shed_counts + self._events.shed_counts,
+            self._catalogue.files if self._catalogue else None,
         )
 
     def _status(self) -> dict[str, Any]:
@@ -217,6 +225,7 @@ class AdminPort:
             "followers": self._events.follower_count,
             "gauges": dict(figures.gauges),
             "counters": dict(figures.counters),
+            "instance_files": self._catalogue.summary() if self._catalogue else {"state": "off"},
             "pulse": self._pulse.picture(now_s),
         }
 

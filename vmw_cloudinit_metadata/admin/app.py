@@ -30,6 +30,7 @@ from vmw_cloudinit_metadata.admin.request import Request
 from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
 from vmw_cloudinit_metadata.monitoring.kept import short_name
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class App:
         status: Callable[[], dict[str, Any]],
         metrics_text: Callable[[], bytes],
         catch_up: Callable[[], None],  # on what has happened
+        catalogue: Catalogue | None,
     ) -> None:
         self._access = access
         self._chronicle = chronicle
@@ -110,6 +112,7 @@ class App:
         self._status = status
         self._metrics_text = metrics_text
         self._catch_up = catch_up
+        self._catalogue = catalogue
         self._turn = Semaphore(1)
         static = files(__package__) / "static"
         self._static = {
@@ -124,6 +127,7 @@ class App:
             "/metrics": lambda _: Response(200, self._metrics_text(), metrics.CONTENT_TYPE),
             "/api/status": lambda _: _json(200, self._status()),
             "/api/machines": self._machines,
+            "/api/faults": self._faults,
             "/api/events": self._follow,
         }
 
@@ -192,18 +196,11 @@ class App:
         state = query.get("state", "")
         if state and state not in views.FILTERS:
             raise HttpError(400, f"state: expected one of {', '.join(views.FILTERS)}")
-        page = _number(query, "page", 1, 10**6)
-        per_page = _number(query, "per_page", PER_PAGE, MAX_PER_PAGE)
+        page, per_page = _page_of(query)
         words = query.get("q", "").lower().split()[:_MAX_WORDS]
         total, entries = self._found(state, words, (page - 1) * per_page, per_page)
         rows = [_dumped(views.row(entry)) for entry in _in_slices(entries)]
-        about = {
-            "total": total,
-            "page": page,
-            "per_page": per_page,
-            "pages": max(math.ceil(total / per_page), 1),
-        }
-        return Response(200, b'{"machines":[%b],%b' % (b",".join(rows), _dumped(about)[1:]))
+        return _listed("machines", rows, _about(total, page, per_page))
 
     def _found(
         self, state: str, words: list[str], start: int, count: int
@@ -215,6 +212,21 @@ class App:
         all_of_them = list(self._chronicle.entries())
         found = [one for one in _in_slices(all_of_them) if views.matches(one, state, words)]
         return len(found), found[start : start + count]
+
+    # Instance files
+
+    def _faults(self, request: Request) -> Response:
+        query = _query(request)
+        severity = query.get("severity", "")
+        if severity not in ("", "fault", "warning"):
+            raise HttpError(400, "severity: expected one of fault, warning")
+        page, per_page = _page_of(query)
+        if not self._catalogue:
+            return _listed("faults", [], _about(0, page, per_page) | {"state": "off"})
+        rows, start = self._catalogue.rows(severity), (page - 1) * per_page
+        about = _about(len(rows), page, per_page) | self._catalogue.summary()
+        about["totals"] = {name: about.pop(name) for name in ("faults", "warnings")}
+        return _listed("faults", rows[start : start + per_page], about)
 
     # Events
 
@@ -249,6 +261,16 @@ def _in_slices(entries: Iterable[MachineRecord]) -> Iterator[MachineRecord]:
             end_s = time.monotonic() + SLICE_S
 
 
+def _about(total: int, page: int, per_page: int) -> dict[str, Any]:
+    pages = max(math.ceil(total / per_page), 1)
+    return {"total": total, "page": page, "per_page": per_page, "pages": pages}
+
+
+def _listed(name: str, rows: Iterable[bytes], about: Mapping[str, Any]) -> Response:
+    """Return a page of rows, which are JSON already."""
+    return Response(200, b'{"%b":[%b],%b' % (name.encode(), b",".join(rows), _dumped(about)[1:]))
+
+
 def _path(request: Request) -> str:
     return unquote(request.path, errors="replace")
 
@@ -271,6 +293,12 @@ def _query(request: Request) -> dict[str, str]:
     except ValueError as error:
         raise HttpError(400, str(error)) from None
     return {name: values[-1] for name, values in found.items()}
+
+
+def _page_of(query: Mapping[str, str]) -> tuple[int, int]:
+    """Return which page is asked for, and how long one is."""
+    page = _number(query, "page", 1, 10**6)
+    return page, _number(query, "per_page", PER_PAGE, MAX_PER_PAGE)
 
 
 def _number(query: Mapping[str, str], name: str, default: int, most: int) -> int:

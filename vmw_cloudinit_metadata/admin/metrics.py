@@ -37,6 +37,7 @@ class Scene:
     last_good: int
     started_s: float
     shed: Mapping[Key, int]  # by the admin port
+    instance_files: Mapping[str, int] | None = None  # by state; None: there is no catalogue
 
 
 class Metrics(Collector):
@@ -94,6 +95,13 @@ def _of_the_server(scene: Scene) -> Iterator[Metric]:
     for state, count in scene.machines.items():
         machines.add_metric((state,), count)
     yield machines
+    if scene.instance_files is not None:
+        files = GaugeMetricFamily(
+            f"{PREFIX}instance_files", "Instance files by state, as last read.", labels=["state"]
+        )
+        for state, count in scene.instance_files.items():
+            files.add_metric((state,), count)
+        yield files
     for name, text, value in (
         ("last_good_answers", "Machines that were served the last good answer.", scene.last_good),
         ("ready", "Whether VMs are accepted and the driver can be used.", scene.is_ready),

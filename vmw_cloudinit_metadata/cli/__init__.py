@@ -23,6 +23,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 MODULES = {
     "check-config": "checkconfig:check_config",
     "client": "client:client",
+    "drivers": "driverlist:drivers",
     "guest": "guest:guest",
     "run": "run:run",
     "show": "show:show",

@@ -69,6 +69,8 @@ def as_yaml(value: Any) -> str:
 def _scalar(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     is_whole = isinstance(value, float) and value.is_integer()
     text = str(int(value)) if is_whole else str(value)
     return text if _PLAIN.fullmatch(text) else _json(text)

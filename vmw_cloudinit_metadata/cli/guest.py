@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from vmw_cloudinit_metadata.guest.check import imagecheck
-from vmw_cloudinit_metadata.guest.check.finding import Finding
+from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.check.imageprograms import of_own_programs
 from vmw_cloudinit_metadata.guest.image import inspection, parts
 from vmw_cloudinit_metadata.guest.image.install import install as install_agent
@@ -138,22 +138,25 @@ def check(root: Path, form: str, run_image_programs: bool) -> int:
     return 1 if faults else 0
 
 
-def _as_json(found: list[Finding], faults: int) -> str:
+def _as_json(found: list[ImageFinding], faults: int) -> str:
     whole = {"problems": faults, "warnings": len(found) - faults}
     return json.dumps({**whole, "findings": [finding.plain for finding in found]}, indent=1)
 
 
 @guest.command("print")
 @click.argument(
-    "what", type=click.Choice(["agent", "unit", "config", "settings", "clean"]), metavar="WHAT"
+    "what",
+    type=click.Choice(["agent", "unit", "config", "settings", "clean", "cloudbase-init"]),
+    metavar="WHAT",
 )
 @NETWORK_EVERY_BOOT
 @WITH_GUESTINFO
 def print_(what: str, network_every_boot: bool, with_guestinfo: bool) -> None:
-    """Print a file as it is installed: agent, unit, config, settings or clean.
+    """Print a file as it is installed: agent, unit, config, settings, clean or cloudbase-init.
 
     config: cloud-init's, /etc/cloud/cloud.cfg.d/99-nocloud.cfg. settings: the agent's,
     /etc/vmw-metadata-agent.conf. clean: the script for `cloud-init clean`.
+    cloudbase-init: the metadata service for Windows, vmwmetadata.py.
     """
     choices = Choices(network_every_boot=network_every_boot, with_guestinfo=with_guestinfo)
     text = parts.cloud_config(choices) if what == "config" else _TEXTS[what]()
@@ -165,6 +168,7 @@ _TEXTS = {
     "unit": parts.unit,
     "settings": parts.settings,
     "clean": parts.clean,
+    "cloudbase-init": parts.cloudbase_init,
 }
 
 

@@ -14,7 +14,8 @@ from vmw_cloudinit_metadata.admin.adminport import AdminPort
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.cli.serve import Service, serve
 from vmw_cloudinit_metadata.cli.serversettings import admin_settings, server_settings, warnings_of
-from vmw_cloudinit_metadata.drivers.driver import load
+from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.monitoring import formatters, logs, uncaught
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.budget import return_large_blocks
@@ -27,7 +28,10 @@ from vmw_cloudinit_metadata.serving.admission import (
     MAX_PER_HOST,
     raise_descriptor_limit,
 )
+from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 from vmw_cloudinit_metadata.serving.server import MetadataServer
+from vmw_cloudinit_metadata.serving.surveyprocess import SurveyProcess
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import (
     SettingsCommand,
     config_option,
@@ -35,6 +39,7 @@ from vmw_cloudinit_metadata.settings.layers import (
 )
 from vmw_cloudinit_metadata.settings.parameters import (
     ADDRESS,
+    DIRECTORY,
     FILE,
     NETWORK,
     OPTIONAL_ADDRESS,
@@ -186,6 +191,20 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "none.",
 )
 @click.option(
+    "--catalogue/--no-catalogue",
+    default=True,
+    show_default=True,
+    help="Read all data in the background, in a process of its own, and report its faults before "
+    "VMs boot.",
+)
+@click.option(
+    "--last-good-dir",
+    type=DIRECTORY,
+    metavar="DIRECTORY",
+    help="Keep the last good answer of each VM in this directory, so that VMs boot while the data "
+    "source is down, also after a restart. Answers with probable secrets are not written.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="info",
@@ -240,6 +259,7 @@ def run(
     workers: int,
     driver_spec: str,
     audit_log: Path | None,
+    catalogue: bool,
     **options: Any,
 ) -> None:
     """Serve VMs in the foreground until TERM or INT.
@@ -261,8 +281,13 @@ def run(
         log.warning("--state-file is not used: --admin-listen is off")
 
     def make(addresses: Sequence[Address], **further: Any) -> MetadataServer:
-        driver = load(driver_spec, options["driver_opts"])
-        return MetadataServer(driver, listen=addresses, **further)
+        driver = load(
+            driver_spec, options["driver_opts"], may_be_absent=bool(options["last_good_dir"])
+        )
+        try:
+            return MetadataServer(driver, listen=addresses, **further)
+        except DriverError as error:
+            raise ConfigError(f"--driver {driver_spec}: {error}") from error
 
     def announce(addresses: Sequence[Address]) -> None:
         for address in addresses:
@@ -279,8 +304,18 @@ def run(
         _warn_if_open_to_everyone(addresses, limits)
         notify.ready(f"listening on {', '.join(map(str, addresses))}")
 
+    def survey(memory_bytes: int, known: Catalogue) -> SurveyProcess:
+        driver_opts = options["driver_opts"]
+        return SurveyProcess(driver_spec, driver_opts, memory_bytes, known.take, known.fail)
+
     service = Service(
-        make, listen, announce, AdminPort(admin) if admin else None, configuration, audit_log
+        make,
+        listen,
+        announce,
+        AdminPort(admin) if admin else None,
+        configuration,
+        audit_log,
+        survey if catalogue else None,
     )
     counters = serve(service, workers)
     counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))

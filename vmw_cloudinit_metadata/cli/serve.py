@@ -22,10 +22,13 @@ from vmw_cloudinit_metadata.monitoring.audit import Audit
 from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
 from vmw_cloudinit_metadata.process import notify
+from vmw_cloudinit_metadata.process.budget import Budget, Fixed
 from vmw_cloudinit_metadata.process.hup import Reload, Take
 from vmw_cloudinit_metadata.process.workers import Parent
+from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 from vmw_cloudinit_metadata.serving.reporter import Reporter
 from vmw_cloudinit_metadata.serving.server import MetadataServer
+from vmw_cloudinit_metadata.serving.surveyprocess import SurveyProcess
 from vmw_cloudinit_metadata.settings.reload import Configuration, SettingsChange
 from vmw_cloudinit_metadata.settings.values import Address
 
@@ -46,6 +49,7 @@ class Service:
     admin: AdminPort | None
     configuration: Configuration
     audit_log: Path | None
+    survey: Callable[[int, Catalogue], SurveyProcess] | None  # with so much memory; None: no one
 
 
 def serve(service: Service, workers: int) -> Counter[Key]:
@@ -71,7 +75,14 @@ def _serve_alone(service: Service) -> Counter[Key]:
         if audit:
             audit.reopen()
 
-    _handle_signals(stop, Reload(read, begin, notify.reloaded))
+    survey = _survey(service, server.budget, server.counted_beside)
+
+    def end_reload() -> None:
+        notify.reloaded()
+        if survey:
+            survey.ask()
+
+    _handle_signals(stop, Reload(read, begin, end_reload))
     notify.keep_alive()
     if admin:
         admin.keep_within(server.budget)
@@ -80,7 +91,7 @@ def _serve_alone(service: Service) -> Counter[Key]:
     _gather_log(server)
     server.start()
     service.announce(server.addresses)
-    with _open(admin, server):
+    with _open(admin, server), _surveyed(survey):
         server.serve_until_stopped()
     if audit:
         audit.flush()
@@ -109,13 +120,23 @@ def _serve_by_workers(service: Service, count: int) -> Counter[Key]:
 
         return take
 
+    survey = _survey(service, parent.budget, parent.counted_beside)
+
+    def end_reload() -> None:
+        notify.reloaded()
+        if survey:
+            survey.ask()
+
+    if survey:
+        parent.lets_go(survey.let_go)
     if admin:
         admin.keep_within(parent.budget)
-        parent.is_heard_by(admin.hear, on_end=admin.process_is_gone, let_go=admin.let_go)
-    parent.start(Reload(read, notify.reloading, notify.reloaded))
+        parent.lets_go(admin.let_go)
+        parent.is_heard_by(admin.hear, on_end=admin.process_is_gone)
+    parent.start(Reload(read, notify.reloading, end_reload))
     notify.keep_alive()
     service.announce(parent.addresses)
-    with _open(admin, parent):
+    with _open(admin, parent), _surveyed(survey):
         parent.watch()
     return parent.figures.counters
 
@@ -167,6 +188,34 @@ def _open(admin: AdminPort | None, serving: Serving) -> Iterator[None]:
         yield
     finally:
         admin.stop()
+
+
+def _survey(
+    service: Service, budget: Budget, counted_beside: list[Callable[[], Mapping[Key, int]]]
+) -> SurveyProcess | None:
+    """Make the process that surveys the data, and what shows its findings."""
+    if service.survey is None:
+        return None
+    catalogue = Catalogue()
+    survey = service.survey(budget.limit_bytes, catalogue)
+    budget.add("catalogue", Fixed(lambda: catalogue.kept_bytes))
+    counted_beside.append(survey.counted)
+    if service.admin:
+        service.admin.show(catalogue)
+    return survey
+
+
+@contextmanager
+def _surveyed(survey: SurveyProcess | None) -> Iterator[None]:
+    """Survey the data while VMs are served."""
+    if survey is None:
+        yield
+        return
+    survey.start()
+    try:
+        yield
+    finally:
+        survey.stop()
 
 
 def _audit(path: Path | None, server: MetadataServer) -> Audit | None:

@@ -11,10 +11,12 @@ from click.core import ParameterSource
 
 from vmw_cloudinit_metadata.admin.access import check_address, read_token
 from vmw_cloudinit_metadata.admin.adminport import AdminSettings
+from vmw_cloudinit_metadata.drivers import optionvalues
 from vmw_cloudinit_metadata.process.budget import MIN_PROCESS_BYTES, default_bytes
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import MIN_KEY_BYTES
 from vmw_cloudinit_metadata.serving.admission import connections_by_descriptors
+from vmw_cloudinit_metadata.serving.ondisk import answerdirectory
 from vmw_cloudinit_metadata.serving.tls import KeyPair
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -24,6 +26,7 @@ from vmw_cloudinit_metadata.settings.values import Address, network_warnings
 # Options that MetadataServer takes by the same name.
 _SAME_NAME = (
     *("uris", "allow", "proxy_protocol", "max_per_host", "drain_s", "lookup_pool"),
+    "last_good_dir",
     *("lookup_timeout_s", "max_connection_rate", "max_handshake_rate", "max_move_rate"),
 )
 
@@ -36,6 +39,9 @@ def server_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     Raise ConfigError for options that are invalid, or invalid together.
     """
     admin_settings(options)
+    if options["last_good_dir"]:
+        answerdirectory.check(options["last_good_dir"])
+    optionvalues.resolved(options["driver_opts"])  # at HUP too: the next start needs them
     key_pair = _key_pair(options["tls_cert"], options["tls_key"])
     connections = options["max_connections"] or options["workers"] * connections_by_descriptors()
     moves = options["max_pending_moves"]
@@ -89,7 +95,8 @@ def _file_warnings(ctx: click.Context, options: Mapping[str, Any]) -> Iterator[s
         file, has_secret = found
         warnings = permissions.secret_warnings if has_secret else permissions.trust_warnings
         yield from warnings("--config", file)
-    driver_opts = options["driver_opts"]
+    driver_opts = optionvalues.resolved(options["driver_opts"])
+    yield from optionvalues.file_warnings(driver_opts)
     if isinstance(directory := driver_opts.get("directory"), str):
         yield from permissions.trust_warnings("directory", Path(directory))
         if isinstance(defaults := driver_opts.get("defaults"), str):

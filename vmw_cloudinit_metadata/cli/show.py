@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlencode
 
 import click
 
 from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.cli.run import run
-from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, load
+from vmw_cloudinit_metadata.drivers import contract
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS, Machine, parse_uuid
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.parameters import UUID, driver_options
+from vmw_cloudinit_metadata.settings.parameters import IP, UUID, driver_options
 
 
 @click.command(cls=SettingsCommand, whole=run)
@@ -30,6 +33,26 @@ from vmw_cloudinit_metadata.settings.parameters import UUID, driver_options
     type=UUID,
     help="Look up by the VM's BIOS UUID, if the file or the driver allows it.",
 )
+@click.option(
+    "--query",
+    "queries",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Look up with this in the query of the service URI, for layers that ask for it.",
+)
+@click.option("--peer", type=IP, help="Look up as from the ESXi host at this address.")
+@click.option(
+    "--direction",
+    type=click.Choice(sorted(DIRECTIONS.values())),
+    default="client",
+    show_default=True,
+    help="Look up as by a port of this direction.",
+)
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Print one line for each value instead: where it stands, and what it overrides.",
+)
 @click.option("--document", metavar="NAME", help="Print only this document, such as meta-data.")
 def show(
     name: str | None,
@@ -37,15 +60,26 @@ def show(
     driver_opts: Mapping[str, Any],
     vc_uuid: str | None,
     bios_uuid: str | None,
+    queries: tuple[str, ...],
+    peer: str | None,
+    direction: str,
+    explain: bool,
     document: str | None,
 ) -> int:
     """Show the documents that a VM would get, by its name or UUID."""
-    machine = Machine(name=name, vc_uuid=vc_uuid, bios_uuid=bios_uuid)
+    machine = Machine(
+        name=name,
+        vc_uuid=vc_uuid,
+        bios_uuid=bios_uuid,
+        service_uri=_service_uri(queries),
+        direction=direction,
+        peer_address=peer or "",
+    )
     if machine.is_anonymous:
         raise click.UsageError("give the name of a VM, --vc-uuid or --bios-uuid")
     driver = load(driver_spec, driver_opts)
     try:
-        instance = driver.get_instance(machine)
+        instance = contract.instance(driver, driver.get_instance(machine))
         if instance is None:
             return _fail(machine, "not-found", _reason(driver, machine))
         documents = nocloud.render(instance, _with_vc_uuid(machine, instance))
@@ -54,7 +88,29 @@ def show(
     except DriverError as error:
         return _fail(machine, "failed", str(error))
     _print_origin(machine, instance)
+    if explain:
+        return _explain(driver, machine)
     return _print(documents, document)
+
+
+def _explain(driver: Driver, machine: Machine) -> int:
+    try:
+        for line in contract.sentences(driver, "trace", driver.trace(machine)):
+            click.echo(line)
+    except DriverError as error:
+        return _fail(machine, "failed", str(error))
+    return 0
+
+
+def _service_uri(queries: Sequence[str]) -> str:
+    """A service URI with that query: its name makes no difference to what a VM gets."""
+    pairs = []
+    for query in queries:
+        key, sign, value = query.partition("=")
+        if not key or not sign:
+            raise click.UsageError(f"--query: found {query!r}, expected KEY=VALUE")
+        pairs.append((key, value))
+    return f"?{urlencode(pairs)}" if pairs else ""
 
 
 def _with_vc_uuid(machine: Machine, instance: InstanceData) -> Machine:
@@ -66,7 +122,7 @@ def _with_vc_uuid(machine: Machine, instance: InstanceData) -> Machine:
 
 
 def _reason(driver: Driver, machine: Machine) -> str:
-    reason = driver.explain(machine)
+    reason = contract.text(driver, "explain", driver.explain(machine))
     if machine.name and parse_uuid(machine.name):
         reason += " (a UUID is not looked up as a name: use --vc-uuid or --bios-uuid)"
     return reason

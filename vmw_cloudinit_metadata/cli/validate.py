@@ -12,7 +12,8 @@ import click
 
 from vmw_cloudinit_metadata.cli import schemas, terminal
 from vmw_cloudinit_metadata.cli.run import run
-from vmw_cloudinit_metadata.drivers.driver import load
+from vmw_cloudinit_metadata.drivers import contract
+from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance import secrecy
 from vmw_cloudinit_metadata.instance.counts import counted, first_of
 from vmw_cloudinit_metadata.instance.fault import Fault
@@ -86,15 +87,19 @@ def validate(
     strict: bool,
     quiet: bool,
 ) -> int:
-    """Check every file; print each fault with file, line and key. Exit 1 if there are any.
+    """Check all data; print each fault with file, line and key. Exit 1 if there are any.
 
     Warnings are printed too, but fail only with --strict. With names of files or VMs (or their VC
-    UUIDs), check only these; exit 2 if one has no file.
+    UUIDs), check only these; exit 2 if one has no data of its own.
     """
     driver = load(driver_spec, driver_opts)
     driver.judge, note = schemas.judge(schema_dir)
     totals = {"faults": 0, "warnings": 0}
-    found = _counted(driver.validate_named(names) if names else driver.validate(), totals)
+    if names:
+        checked = contract.faults(driver, "validate_named", driver.validate_named(names))
+    else:
+        checked = contract.faults(driver, "validate", driver.validate())
+    found = _counted(checked, totals)
     if quiet and not strict:
         found = (fault for fault in found if not fault.is_warning)
     if form == "json":
@@ -102,7 +107,11 @@ def validate(
     else:
         for finding in _gathered(found):
             terminal.echo(str(finding), _STYLES)
-    notes = [] if quiet or names else [*driver.notes(), *filter(None, [note])]
+    notes = (
+        []
+        if quiet or names
+        else [*contract.sentences(driver, "notes", driver.notes()), *filter(None, [note])]
+    )
     is_empty = driver.files_checked == 0 and not names
     if form == "json":
         document = {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmw_cloudinit_metadata.client.expectation import Exactly, Expectation, Named
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
-from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.files.vmnames import vm_names
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
@@ -51,28 +51,28 @@ def _by_name(name: str, uri: str) -> FleetVm:
 
 
 def stems(directory: Path, defaults: str | None) -> list[str]:
-    """Return the names of the instance files, without suffix; raise DriverError."""
-    place = Directory(str(directory))
-    paths = [Path(path) for path in place.all_paths()]
-    shared = Path(place.path_of(defaults)) if defaults else None
-    return [path.stem for path in paths if path != shared]
+    """Return the names of the VMs' files and entries; raise DriverError."""
+    return vm_names(str(directory), defaults)
 
 
 def by_directory(
-    directory: Path, defaults: str | None, chosen: Sequence[str], uri: str
+    directory: Path, defaults: str | None, chosen: Sequence[str], uri: str, peer_address: str
 ) -> tuple[list[FleetVm], list[str]]:
-    """Return a VM for each chosen file, and the reasons why others were skipped."""
+    """Return a VM for each chosen file or entry, and the reasons why others were skipped.
+
+    `peer_address` is what the server takes for that of their host.
+    """
     options = {"directory": str(directory)} | ({"defaults": defaults} if defaults else {})
     driver = FileDriver(options)
-    found = [_of_file(driver, stem, uri) for stem in chosen]
+    found = [_of_file(driver, stem, uri, peer_address) for stem in chosen]
     return [vm for vm in found if isinstance(vm, FleetVm)], [
         vm for vm in found if isinstance(vm, str)
     ]
 
 
-def _of_file(driver: FileDriver, stem: str, uri: str) -> FleetVm | str:
+def _of_file(driver: FileDriver, stem: str, uri: str, peer_address: str) -> FleetVm | str:
     """Return the VM, or why the file is skipped."""
-    machine = _machine(stem, uri)
+    machine = replace(_machine(stem, uri), peer_address=peer_address)
     try:
         instance = driver.get_instance(machine)
         if instance is None:

@@ -42,16 +42,17 @@ class Play:
         self.tally = Tally()
         self.started_s = time.monotonic()
         self.started_cpu_s = time.process_time()
-        self.fleet, self.left_out = _fleet(share)
         self._gather = gather
         self._sources = cycle(plan.sources or (None,))
+        destination = Destination(
+            Address.parse(plan.server),
+            TlsMode(plan.tls),
+            Path(plan.ca) if plan.ca else None,
+            plan.thumbprint,
+        )
+        self.fleet, self.left_out = _fleet(share, destination)
         self._manner = Manner(
-            Destination(
-                Address.parse(plan.server),
-                TlsMode(plan.tls),
-                Path(plan.ca) if plan.ca else None,
-                plan.thumbprint,
-            ),
+            destination,
             None if plan.pace_ms is None else plan.pace_ms / 1000,
             plan.limit_s,
         )
@@ -131,7 +132,7 @@ class Play:
         _all([one_after_the_other] * self.at_once)
 
 
-def _fleet(share: Share) -> tuple[list[FleetVm], list[str]]:
+def _fleet(share: Share, destination: Destination) -> tuple[list[FleetVm], list[str]]:
     plan = share.plan
     if plan.directory is None:
         assert plan.pattern is not None
@@ -139,7 +140,8 @@ def _fleet(share: Share) -> tuple[list[FleetVm], list[str]]:
     directory = Path(plan.directory)
     names = stems(directory, plan.defaults)
     chosen = [names[number] for number in share.of(min(plan.vms, len(names)))]
-    return by_directory(directory, plan.defaults, chosen, plan.uri)
+    peer = plan.sources[0] if plan.sources else destination.local_address()
+    return by_directory(directory, plan.defaults, chosen, plan.uri, peer)
 
 
 def _all(functions: Iterable[Callable[[], None]]) -> None:

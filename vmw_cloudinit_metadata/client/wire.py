@@ -58,6 +58,15 @@ class Destination:
             self, "context", self._context() if self.tls is not TlsMode.NONE else None
         )
 
+    def local_address(self) -> str:
+        """The address that this host would connect from; sends nothing."""
+        with stdlib_socket.socket(self.family, stdlib_socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(self.address)
+            except OSError as error:
+                raise ConfigError(f"--server {self.server}: {error.strerror or error}") from error
+            return str(probe.getsockname()[0])
+
     def _context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(stdlib_ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = self.ca is not None

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from vmw_cloudinit_metadata.drivers import contract, driveroptions
+from vmw_cloudinit_metadata.drivers.drivererror import DriverError as DriverError
+from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
+from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-from vmw_cloudinit_metadata.settings.errors import ConfigError
-
-ENTRY_POINTS = "vmw_cloudinit_metadata.drivers"
-
-
-class DriverError(Exception):
-    """The driver cannot use its options, or cannot answer now; the text is for the operator."""
 
 
 class Work:
@@ -50,9 +45,16 @@ class Driver(ABC):
     once, and may block.
     """
 
-    # While `still_holds` does not answer, a VM gets its cached answer for this many seconds after
-    # the last yes.
-    stale_if_error_s: float = 0.0
+    # The model of --driver-opts; None: any options, unchecked.
+    Options: type[DriverOptions] | None = None
+
+    # An answer without a token is given again for this many seconds. A driver that overrides
+    # `still_holds`, `which_hold` or `held_at` has a rule of its own instead.
+    cache_ttl: float = 0.0
+
+    # While the driver fails or does not answer, a VM with a VC UUID gets its last answer for this
+    # many seconds after the answer was last known to hold. None: the class sets its own time.
+    stale_if_error: float | None = 0.0
 
     # Set by the command `validate`: returns further warnings, those of cloud-init's schemas.
     judge: Callable[[InstanceData], Iterable[Fault]] | None = None
@@ -61,8 +63,36 @@ class Driver(ABC):
     files_checked: int | None = None
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """Keep --driver-opts as `self.options`; raise DriverError if they are wrong."""
-        self.options = options
+        """Check --driver-opts, and keep them as `self.options`; raise DriverError.
+
+        `cache_ttl` and `stale_if_error` become attributes, and are not among `self.options`.
+        """
+        own = dict(options)
+        self.cache_ttl = self._time("cache_ttl", own)
+        if self.stale_if_error is not None or "stale_if_error" in own:
+            self.stale_if_error = self._time("stale_if_error", own)
+        self.options: Any = driveroptions.checked(self.Options, own)
+
+    def _time(self, name: str, options: dict[str, Any]) -> float:
+        """Take a time from the options, else from the class."""
+        owner = type(self).__name__
+        if name not in options:
+            if self.cache_ttl and not self.takes_time("cache_ttl"):
+                raise DriverError(f"{owner} has a cache_ttl and a still_holds: remove one of them")
+            return driveroptions.seconds(f"{owner}.{name}", getattr(self, name))
+        if not self.takes_time(name):
+            raise DriverError(
+                f"{name}: {owner} decides by itself how long its answers hold: remove this option"
+            )
+        return driveroptions.seconds(name, options.pop(name))
+
+    @classmethod
+    def takes_time(cls, name: str) -> bool:
+        """Return whether the option `cache_ttl` or `stale_if_error` has an effect on the class."""
+        if name == "stale_if_error":
+            return cls.stale_if_error is not None
+        rules = ("still_holds", "which_hold", "held_at")
+        return all(getattr(cls, rule) is getattr(Driver, rule) for rule in rules)
 
     @abstractmethod
     def get_instance(self, machine: Machine) -> InstanceData | None:
@@ -83,7 +113,7 @@ class Driver(ABC):
 
     def which_hold(self, tokens: Iterable[Any]) -> Iterator[bool]:
         """Yield `still_holds` of each token; override it to look only once at what they share."""
-        return map(self.still_holds, tokens)
+        return (contract.truth(self, "still_holds", self.still_holds(token)) for token in tokens)
 
     def watch(self, report: Callable[[str], None]) -> None:  # noqa: B027 - optional
         """Start listening for notifications of changes, if the source can send them.
@@ -107,16 +137,52 @@ class Driver(ABC):
         """Return why `get_instance` returned None, for the operator's log."""
         return "the driver knows no such VM"
 
+    def trace(self, machine: Machine) -> Iterable[str]:  # noqa: ARG002
+        """A line for each value of a machine's data, which says where that stands: for `show`."""
+        name = type(self).__name__
+        raise DriverError(
+            f"{name} cannot explain where values come from, since it has no method trace: use "
+            "`show` without --explain"
+        )
+
     def check(self) -> None:  # noqa: B027 - not every driver has something to check
         """Raise DriverError if no VM could be served now; called every second."""
 
     def validate(self) -> Iterable[Fault]:
         """Check all data; yield every fault and warning."""
-        raise DriverError(f"{type(self).__name__} cannot validate its data")
+        name = type(self).__name__
+        raise DriverError(
+            f"{name} cannot validate its data, since it has no method validate: use `show` for a VM"
+        )
 
     def validate_named(self, names: Collection[str]) -> Iterable[Fault]:  # noqa: ARG002
         """Check only these files or VMs; raise DriverError for an unknown one."""
-        raise DriverError(f"{type(self).__name__} cannot validate single files or VMs")
+        name = type(self).__name__
+        raise DriverError(
+            f"{name} cannot validate single files or VMs, since it has no method validate_named: "
+            "use `show` for a VM"
+        )
+
+    @property
+    def can_validate(self) -> bool:
+        return type(self).validate is not Driver.validate
+
+    def survey(self) -> Iterable[Observation | None]:
+        """Do what `validate` does, and say which VMs each fault affects.
+
+        It may yield None, to show that the work goes on, and an equal fault several times. A second
+        call should read only what has changed. The server calls it in a process of its own.
+        """
+        return map(Observation, self.validate())
+
+    def census(self) -> Census:
+        """Return how much the last `survey` has read."""
+        return Census(self.files_checked)
+
+    def revision(self) -> int | None:
+        """Return a number that is another one after each change; None if `watch` has not been
+        called, or the source does not notify."""
+        return None
 
     def tables(self) -> Mapping[str, Table]:
         """Return the driver's caches by name; they count against the server's memory budget."""
@@ -128,40 +194,3 @@ class Driver(ABC):
 
     def close(self) -> None:  # noqa: B027 - not every driver holds something
         """Free resources; called once, after the server has stopped."""
-
-
-def load(spec: str, options: Mapping[str, Any]) -> Driver:
-    """Return the driver named by `spec`: `module:Class`, or the name of an entry point.
-
-    Raise ConfigError if it cannot be imported, is not a Driver, or refuses its options.
-    """
-    driver_class = _import(spec)
-    if not (isinstance(driver_class, type) and issubclass(driver_class, Driver)):
-        raise ConfigError(f"--driver {spec}: not a subclass of {Driver.__module__}:Driver")
-    try:
-        return driver_class(options)
-    except DriverError as error:
-        raise ConfigError(f"--driver-opts: {error}") from error
-    except Exception as error:  # a driver is foreign code
-        raise ConfigError(f"--driver {spec}: {type(error).__name__}: {error}") from error
-
-
-def _import(spec: str) -> Any:
-    module, _, name = (spec if ":" in spec else _installed(spec).value).partition(":")
-    try:
-        found = importlib.import_module(module)
-    except Exception as error:  # importing runs foreign code
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"--driver {spec}: cannot import {module!r}: {reason}") from error
-    try:
-        return getattr(found, name)
-    except AttributeError:
-        raise ConfigError(f"--driver {spec}: the module {module} has no {name!r}") from None
-
-
-def _installed(name: str) -> EntryPoint:
-    known = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-    if name not in known:
-        expected = f"module:Class, or one of: {', '.join(sorted(known))}"
-        raise ConfigError(f"--driver {name}: no such driver, expected {expected}")
-    return known[name]

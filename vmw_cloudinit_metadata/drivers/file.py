@@ -1,210 +1,29 @@
-"""FileDriver: one YAML file per VM in a directory."""
+"""FileDriver: a directory with one YAML file per VM, inventories of many VMs, and layers."""
 
 from __future__ import annotations
 
-import errno
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers import fileoptions
-from vmw_cloudinit_metadata.drivers.checking.explanation import Explanation
-from vmw_cloudinit_metadata.drivers.checking.filecheck import FileCheck
-from vmw_cloudinit_metadata.drivers.checking.namedfiles import NamedFiles
-from vmw_cloudinit_metadata.drivers.checking.validation import Validation
-from vmw_cloudinit_metadata.drivers.content.defaults import Defaults
-from vmw_cloudinit_metadata.drivers.content.documentnames import DocumentNames
-from vmw_cloudinit_metadata.drivers.content.instancefile import InstanceFiles
-from vmw_cloudinit_metadata.drivers.content.userdatafiles import UserDataFiles
-from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
-from vmw_cloudinit_metadata.drivers.filesearch import FileSearch
-from vmw_cloudinit_metadata.drivers.filesystem import skipped
-from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
-from vmw_cloudinit_metadata.drivers.filesystem.filename import is_named_by_uuid
-from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
-from vmw_cloudinit_metadata.drivers.filesystem.watching import DirectoryWatch
-from vmw_cloudinit_metadata.drivers.lastgood import LastGood
-from vmw_cloudinit_metadata.instance.counts import counted
-from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
-from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.process.budget import Table
-from vmw_cloudinit_metadata.protocol.vmware import Machine
-
-_NAMED_BY_UUID = (
-    "{0} {1} named by a UUID: {2} found by VC UUID. One that is named by a BIOS UUID "
-    "needs `match: {{bios-uuid: UUID}}` in it, or the driver option `match`"
-)
-
-# How long a look-up waits for a free file descriptor, and how often it tries again.
-_PATIENCE_S = 1.0
-_PAUSE_S = 0.02
+from vmw_cloudinit_metadata.drivers.fileoptions import FileOptions
+from vmw_cloudinit_metadata.drivers.files.filesource import FileSource
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.sourcedriver import SourceDriver
 
 
-class FileDriver(Driver):
-    """Reads `<VC UUID>.yaml`, else `<BIOS UUID>.yaml`, else `<VM name>.yaml` (or .yml, .json).
+class FileDriver(SourceDriver[Snapshot]):
+    """Answers from the files of a directory."""
 
-    Anyone who may edit a VM can give it any BIOS UUID, even one that names another VM's file. So a
-    BIOS UUID applies only where the file's `match` has it, or the option `match` allows it.
-    """
+    Options = FileOptions
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        super().__init__(options)
-        checked = fileoptions.checked(options)
-        directory = Directory(checked.directory, links_outside=checked.links_outside)
-        defaults = Defaults(directory.path_of(checked.defaults) if checked.defaults else None)
-        listing = Listing(directory, defaults.path)
-        self._directory, self._defaults, self._listing = directory, defaults, listing
-        self._files = InstanceFiles(directory.path, defaults)
-        self._search = FileSearch(directory, listing, self._files, checked.match)
-        self._explanation = Explanation(directory, listing, self._files, self._search)
-        self._document_names = DocumentNames(directory, listing, defaults)
-        self._user_data = UserDataFiles(directory, listing, defaults)
-        self._last_good = LastGood(checked.last_good_max_age_s)
-        self._watch = DirectoryWatch(directory.path, directory.changes)
-        self.stale_if_error_s = checked.last_good_max_age_s
-
-    def get_instance(self, machine: Machine) -> InstanceData | None:
-        end_s = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                with self._directory.snapshot() as snapshot:
-                    return self._get(machine, snapshot)
-            except DriverError as error:  # the files are out of reach
-                if not _lacks_descriptor(error) or time.monotonic() > end_s:
-                    return self._last_good_for(machine, error)
-            time.sleep(_PAUSE_S)  # meanwhile connections end, to make room
-
-    def still_holds(self, token: Token) -> bool:
-        return token.holds(self._directory.looks())
-
-    def which_hold(self, tokens: Iterable[Token]) -> Iterator[bool]:
-        """Check tokens together: they share the directory and the defaults."""
-        looks = self._directory.looks()
-        return (token.holds(looks) for token in tokens)
-
-    def watch(self, report: Callable[[str], None]) -> None:
-        self._watch.start(report)
-
-    def held_at(self, token: Token, time_s: float) -> bool:
-        return token.held_at(self._directory.changes, time_s)
-
-    def close(self) -> None:
-        self._watch.close()
-
-    def document_names(self) -> Collection[str]:
-        return self._document_names.all()
-
-    def explain(self, machine: Machine) -> str:
-        return self._explanation.of(machine)
-
-    def check(self) -> None:
-        self._directory.check()
-
-    def validate(self) -> Iterator[Fault]:
-        """Yield every fault and warning of every file, each once."""
-        self._directory.check()
-        user_data = self._user_data.all()
-        yield from self._validated(self._listing.all_paths(), user_data)
-        yield from skipped.nearly_instance_files(self._directory.path)
-
-    def validate_named(self, names: Collection[str]) -> Iterator[Fault]:
-        """Check files, by their paths, and the files of VMs, by their names or VC UUIDs.
-
-        The other files are only compared with them. Raise DriverError for a file that does not
-        exist or is not an instance file, and for a VM without one.
-        """
-        self._directory.check()
-        named = NamedFiles(
-            self._directory, self._listing, self._defaults, self._search, self._explanation
-        )
-        paths = list(dict.fromkeys(path for name in names for path in named.paths(name)))
-        user_data = self._user_data.all()
-        yield from self._validated(paths, user_data, self._listing.all_paths())
-
-    def _validated(
-        self, paths: Collection[str], user_data: Collection[str], others: Iterable[str] = ()
-    ) -> Iterator[Fault]:
-        file_check = FileCheck(self._directory, self._listing, self._files)
-        validation = Validation(
-            self._directory, self._listing, self._defaults, file_check, self.judge
-        )
-        yield from validation.run(paths, user_data, others)
-        self.files_checked = validation.files_checked
-
-    def tables(self) -> Mapping[str, Table]:
-        return {
-            "last good answers": self._last_good,
-            "readings": self._files.readings,
-            "values compared": self._files.owners,
-            "file names": self._listing.spellings,
-        }
-
-    def notes(self) -> Iterator[str]:
-        """Yield which identities find VMs' files, and which files are ignored."""
-        paths = self._listing.all_paths()
-        if not paths:
-            yield f"0 files: {skipped.nothing_in(self._directory.path)}"
-        count = sum(map(is_named_by_uuid, paths))
-        if count and not self._search.is_match_given:
-            verbs = ("is", "it is") if count == 1 else ("are", "they are")
-            yield _NAMED_BY_UUID.format(counted(count, "file"), *verbs)
-        below = skipped.below(self._directory.path, self._user_data.all)
-        if below:
-            yield below
-
-    def _get(self, machine: Machine, snapshot: Snapshot) -> InstanceData | None:
-        try:
-            instance = self._find(machine, snapshot)
-        except InvalidInstanceData as error:
-            return self._last_good_for(machine, error, snapshot)
-        if instance is None:
-            self._last_good.forget(machine.vc_uuid)
-        else:
-            self._last_good.remember(machine.vc_uuid, instance, snapshot.bytes_seen)
-        return instance
-
-    def _find(self, machine: Machine, snapshot: Snapshot) -> InstanceData | None:
-        found = self._search.find(machine, snapshot)
-        if found is None:
-            return None
-        reading = self._files.read(found.path, snapshot)
-        if reading.is_like_user_data and self._user_data.has(found.path):
-            return None
-        instance = reading.served()
-        if not instance.is_for(machine):
-            return None
-        return replace(
-            instance,
-            matched_by=found.matched_by,
-            duplicates=reading.duplicates,
-            token=snapshot.token(),
-        )
-
-    def _last_good_for(
-        self,
-        machine: Machine,
-        error: DriverError | InvalidInstanceData,
-        snapshot: Snapshot | None = None,
-    ) -> InstanceData:
-        """Return the last good answer; without a snapshot, the files are out of reach."""
-        recalled = self._last_good.recall(machine.vc_uuid)
-        if recalled is None:
-            raise error
-        instance, until_s = recalled
-        token = None
-        if not self._search.has(machine, instance.sources[0]):  # the VM was renamed
-            raise error
-        if snapshot:
-            if not snapshot.exists(instance.sources[0]):
-                self._last_good.forget(machine.vc_uuid)
-                raise error
-            token = snapshot.token(until_s)
-        problem = f"the last good answer is served, because: {error}"
-        return replace(instance, problem=problem, token=token)
+        super().__init__(options, _source_of)
 
 
-def _lacks_descriptor(error: DriverError) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
+def _source_of(options: FileOptions) -> FileSource:
+    return FileSource(
+        options.directory,
+        options.defaults,
+        links_outside=options.links_outside,
+        may_be_absent=options.may_be_absent,
+    )

@@ -56,6 +56,7 @@ def warnings_of(instance: InstanceData) -> Iterator[Fault]:
 
 
 def _advice(instance: InstanceData) -> Iterator[Fault]:
+    yield from instance.warnings
     yield from _metadata(instance)
     yield from fields.warnings_in(instance.metadata)
     yield from placeholder.warnings_in(instance.match, ("match",))

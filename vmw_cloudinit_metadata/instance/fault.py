@@ -51,11 +51,10 @@ class Fault:
 
     def text(self, names: Collection[str]) -> str:
         """Return the message, which shows only the keys `names`."""
-        column = f":{self.column}" if self.column else ""
-        place = f"{self.file}:{self.line}{column}: " if self.file else ""
+        place = ":".join([self.file, *(str(n) for n in (self.line, self.column) if n)])
         key = secrecy.shown(self.key, names, with_last=self.is_named)
         parts = (
-            place,
+            f"{place}: " if place else "",
             "warning: " if self.is_warning else "",
             f"{key}: " if key else "",
             f"found {shortened(self.found, _FOUND_CHARACTERS)}, ",

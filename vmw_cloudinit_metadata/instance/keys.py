@@ -1,4 +1,4 @@
-"""The keys of an instance file: `-` and `_` are equal, and defaults are merged. Pure."""
+"""The keys of an instance file: `-` and `_` are equal, and which are known. Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 DOCUMENTS = USER_DATA_KEYS
 TOP_LEVEL = frozenset({*(document.key for document in STANDARD), "documents", "match"})
 FILE_LEVEL = TOP_LEVEL | FILE_KEYS
+LAYER_LEVEL = FILE_LEVEL | {"serve"}
+
+_APPENDS = "+"  # `key+`: layering/patch.py
 
 _PARTS = {"metadata": frozenset(METADATA_KEYS), "match": frozenset(MATCH_KEYS)}
 
@@ -69,7 +72,8 @@ def with_dashes(
     result: dict[Any, Any] = {}
     for name, value in mapping.items():
         dashed = name.replace("_", "-") if isinstance(name, str) else name
-        name = dashed if dashed in known else name
+        is_known = isinstance(dashed, str) and dashed.removesuffix(_APPENDS) in known
+        name = dashed if is_known else name
         if name in result:
             faults.add(Fault((*key, name), "a duplicate key, with - and _", "each key once"))
         result[name] = value
@@ -95,32 +99,3 @@ def misplaced_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterato
 def is_extension(name: Any) -> bool:
     """Return whether a top-level key is the operator's own (`x-…`), as a place for anchors."""
     return isinstance(name, str) and name.startswith("x-")
-
-
-def merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge a VM's own keys over the defaults, level by level; both are canonical."""
-    defaults = dict(defaults)
-    for name in DOCUMENTS:
-        if name in own or f"{name}-file" in own:
-            keep = isinstance(own.get(name), MAPPING) and isinstance(defaults.get(name), MAPPING)
-            defaults = {
-                k: v for k, v in defaults.items() if k != f"{name}-file" and (keep or k != name)
-            }
-    if not _same_form(defaults.get("network"), own.get("network")):
-        defaults.pop("network", None)
-    return _over(defaults, own)
-
-
-def _same_form(defaults: Any, own: Any) -> bool:
-    """Return whether two networks can be merged: both short, or both of the same version."""
-    if own is None or not isinstance(defaults, MAPPING) or not isinstance(own, MAPPING):
-        return own is None
-    return native.form_of(defaults) == native.form_of(own)
-
-
-def _over(under: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:
-    result = {**under, **over}
-    for name in under.keys() & over.keys():
-        if isinstance(under[name], MAPPING) and isinstance(over[name], MAPPING):
-            result[name] = _over(under[name], over[name])
-    return result

@@ -42,7 +42,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class InstanceData:
-    """The data of one VM. `from_mapping` makes it; a driver may set the last five with `replace`.
+    """The data of one VM. `from_mapping` makes it; a driver may set the last seven with `replace`.
 
     `metadata` has the known keys first; `network` is cloud-init's network-config, version 1 or 2;
     documents are bytes, empty if there is none. `documents` has the other ones by the name with
@@ -62,6 +62,8 @@ class InstanceData:
     sources: tuple[str, ...] = ()  # the files, the VM's own first
     problem: str = ""  # why this is the last good answer instead of the current one
     duplicates: tuple[str, ...] = ()  # values shared with another VM, for the log
+    warnings: tuple[Fault, ...] = ()  # of how it was put together
+    is_secret: bool = False  # never written to disk, not even as a last good answer
     token: object = None  # for Driver.still_holds; None: ask again at the next request
 
     @classmethod

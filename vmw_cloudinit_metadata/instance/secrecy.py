@@ -22,7 +22,7 @@ NAMES = frozenset(
     {
         *(*_PARTS, "metadata", "network", "match", *FILE_KEYS),
         *("ami-id", "instance-id", "region", "availability-zone", "tags", "public-keys"),
-        *("hostname", "local-hostname", "vc-uuid", "bios-uuid"),
+        *("hostname", "local-hostname", "vc-uuid", "bios-uuid", "peer", "direction", "serve"),
         *("name", "mac-address", "mtu", "dhcp", "address", "netmask", "gateway", "on-link"),
         *("routes", "search", "nameservers", "to", "via", "metric"),
         # cloud-init's own network-config, and its document

@@ -189,6 +189,15 @@ DROPPED: Mapping[Dropped, Key] = _labelled(
     "{} dropped",
 )
 
+OnDisk = Literal["written", "read", "removed", "withheld", "dropped", "shed", "failed", "unusable"]
+LAST_GOOD_ON_DISK: Mapping[OnDisk, Key] = _labelled(
+    "last_good_on_disk",
+    "Last good answers in the directory of --last-good-dir, by what was done with them.",
+    "what",
+    get_args(OnDisk),
+    "last good answers {}",
+)
+
 # What a process keeps because of its peers: the tables of its memory budget.
 TABLES = (
     "program",
@@ -196,6 +205,7 @@ TABLES = (
     "unsent answers",
     "kept answers",
     "last good answers",
+    "answers to be written",
     "look-ups waiting",
     "look-ups running",
     "readings",
@@ -203,6 +213,7 @@ TABLES = (
     "events",
     "values compared",
     "file names",
+    "catalogue",
 )
 _MEMORY_SHED = "memory shed: {}"
 _labelled(
@@ -222,6 +233,9 @@ def memory_shed(table: str) -> Key:
 
 INTERNAL_ERRORS = _plain(
     "internal_errors", "Internal errors; each closes a connection.", "internal errors"
+)
+CATALOGUE_RESTARTS = _plain(
+    "catalogue_restarts", "Processes of the catalogue that died.", "catalogue restarted"
 )
 WORKER_RESTARTS = _plain(
     "worker_restarts", "Workers that died and were restarted.", "workers restarted"

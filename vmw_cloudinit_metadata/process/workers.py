@@ -174,7 +174,7 @@ class Parent:
         self._drain_s = drain_s
         self._listeners: list[Listener] = []
         self._on_end: Callable[[int], None] = lambda _: None
-        self._let_go: Callable[[], None] = lambda: None
+        self._let_go: list[Callable[[], None]] = []
         self.addresses = free_addresses(listen)
         self._workers: dict[int, Worker] = {}  # by process id
         self._due_s: list[float] = []  # when workers are to be started
@@ -189,14 +189,15 @@ class Parent:
         self._woken = Event()
         self._handlers: list[Any] = []
 
-    def is_heard_by(
-        self, listener: Listener, *, on_end: Callable[[int], None], let_go: Callable[[], None]
-    ) -> None:
+    def is_heard_by(self, listener: Listener, *, on_end: Callable[[int], None]) -> None:
         """Report the workers' happenings to `listener`, and the process id of an ended one to
-        `on_end`. A child calls `let_go` first, to close what else the parent has open."""
+        `on_end`."""
         self._listeners.append(listener)
         self._on_end = on_end
-        self._let_go = let_go
+
+    def lets_go(self, let_go: Callable[[], None]) -> None:
+        """Call it first in each child, to close what else the parent has open."""
+        self._let_go.append(let_go)
 
     @property
     def figures(self) -> Figures:
@@ -366,7 +367,8 @@ class Parent:
         ours.close()
         for worker in self._workers.values():
             worker.forget()
-        self._let_go()
+        for let_go in self._let_go:
+            let_go()
         gevent.get_hub().destroy(destroy_loop=True)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)

@@ -70,6 +70,11 @@ def serialize(packet: Packet) -> bytes:
     return b"!!%s#%s\n" % (packet.code.encode(), body)
 
 
+def body_of(serialized: bytes) -> bytes:
+    """Return the body of a packet that `serialize` has made."""
+    return binascii.a2b_base64(serialized.partition(b"#")[2])
+
+
 class LineSplitter:
     """Cuts a stream into lines that end with LF, CR, CR LF or LF CR; ignores blank lines.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
+from vmw_cloudinit_metadata.drivers import contract
+from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay, Work
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
@@ -22,6 +24,10 @@ log = logging.getLogger(__name__)
 MAX_REASON_CHARACTERS = 4096  # of a failure or a stale answer, for the operator
 _ABOUT_BYTES = 3072  # of an answer beside its texts: token, objects, its place in the cache
 _NEVER_S = -inf
+
+BY_TIME = (
+    object()
+)  # the token of an answer that holds until its `seen_s`, by the driver's cache_ttl
 
 # The messages for guests: they say what to do, and reveal nothing secret.
 MESSAGES: Mapping[ErrorCode, str] = {
@@ -42,6 +48,7 @@ class Origin:
     problem: str = ""
     digest: str = ""  # the packet RESPONSE_DIGEST
     duplicates: tuple[str, ...] = ()  # values that another VM has too and should not
+    is_secret: bool = False  # never written to disk
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -52,7 +59,8 @@ class Answer:
     origin: Origin
     token: object = None
     size: int = 0  # bytes, in the cache
-    seen_s: float = _NEVER_S  # when the last look began that found it unchanged
+    # When the last look began that found it unchanged; with BY_TIME, until when it holds.
+    seen_s: float = _NEVER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +95,9 @@ def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
     if machine.is_anonymous:
         return Failure("not-found", "the VM has sent neither a name nor a UUID")
     try:
-        instance = driver.get_instance(machine)
+        instance = contract.instance(driver, driver.get_instance(machine))
         if instance is None:
-            return Failure("not-found", driver.explain(machine))
+            return Failure("not-found", _reason(driver, machine))
         documents = nocloud.render(instance, machine)
     except UnderWay as error:
         return error.work
@@ -104,7 +112,8 @@ def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
     digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
     problem = shortened(instance.problem, MAX_REASON_CHARACTERS)
     origin = Origin(
-        instance.matched_by, instance.sources, problem, digest.decode(), instance.duplicates
+        *(instance.matched_by, instance.sources, problem, digest.decode(), instance.duplicates),
+        is_secret=instance.is_secret,
     )
     texts = (machine.name, machine.service_uri, origin.sources, origin.problem, origin.digest)
     return Answer(
@@ -112,10 +121,34 @@ def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
     )
 
 
-def document_names(driver: Driver) -> Collection[str] | Failure:
-    """Call the driver, in this thread, for the documents beyond the standard ones. Never raise."""
+def answer_of(
+    documents: Mapping[str, bytes], matched_by: str, sources: tuple[str, ...], size: int
+) -> Answer:
+    """Return the answer of these documents, as `look_up` had made it."""
+    packets = {name: response_packet(name, body) for name, body in documents.items()}
+    digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
+    origin = Origin(matched_by, sources, digest=digest.decode())
+    return Answer(packets, origin, size=_ABOUT_BYTES + 2 * size)
+
+
+def _reason(driver: Driver, machine: Machine) -> str:
     try:
-        return frozenset(driver.document_names())
+        return contract.text(driver, "explain", driver.explain(machine))
+    except ContractError as error:  # there is no such VM all the same
+        return str(error)
+
+
+def document_names(
+    driver: Driver, checked: frozenset[str] = frozenset()
+) -> frozenset[str] | Failure:
+    """Call the driver, in this thread, for the documents beyond the standard ones. Never raise.
+
+    `checked` is the last result: checking the same set again would take long if it is large.
+    """
+    try:
+        return contract.names(driver, driver.document_names(), checked)
+    except ContractError as error:
+        return Failure("failed", str(error))
     except (Exception, SystemExit) as error:  # a driver is foreign code
         log.exception("%s: document_names failed", type(driver).__name__)
         return Failure("failed", f"{type(error).__name__}: {error}")

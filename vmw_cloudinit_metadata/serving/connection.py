@@ -201,6 +201,7 @@ class Connection:
             text = f"it begins TLS more than {rate.per_s} times a second (--max-handshake-rate)"
             self.standing.refuse(Refusal("handshake rate", text))
             return
+        self.standing.start_over()
         layer = TlsLayer(self._services, self, self._services.tls)
         self._replace_layer(layer)
         layer.start_deadline()

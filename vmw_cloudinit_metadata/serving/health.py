@@ -6,6 +6,7 @@ import time
 
 import gevent
 
+from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.process.threads import Threads
 
@@ -41,7 +42,7 @@ class Health:
 
     def _check(self) -> str:
         try:
-            self._driver.check()
+            contract.run(self._driver, "check")
         except (Exception, SystemExit) as error:  # a driver is foreign code
             return str(error) or type(error).__name__
         return ""

@@ -1,7 +1,8 @@
 """Lookup: finds a machine's answer, in the cache or by the driver.
 
-Answers are cached as ready packets for as long as the driver confirms them (recheck.py). Callbacks
-run in the hub and must not block.
+Answers are cached as ready packets for as long as the driver confirms them (recheck.py), or for its
+`cache_ttl`. If it fails, `stale_if_error` lets a VM have its last answer. Callbacks run in the hub
+and must not block.
 """
 
 from __future__ import annotations
@@ -11,34 +12,43 @@ import time
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
-from cachetools import LRUCache, TTLCache
+import gevent
+from cachetools import TTLCache
 from gevent.event import Event
 
+from vmw_cloudinit_metadata.drivers import contract
+from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver
+from vmw_cloudinit_metadata.drivers.driveroptions import seconds
+from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.answer import (
+    BY_TIME,
     Answer,
     Failure,
     Outcome,
     document_names,
     look_up,
 )
+from vmw_cloudinit_metadata.serving.cachedanswers import KEPT_BYTES, CachedAnswers
 from vmw_cloudinit_metadata.serving.lookuppool import LookupPool
+from vmw_cloudinit_metadata.serving.ondisk.answersondisk import AnswersOnDisk
 from vmw_cloudinit_metadata.serving.recheck import FRESH_S, NEVER_S, OVERDUE_S, Recheck
 
 log = logging.getLogger(__name__)
 
-KEPT_BYTES = 256 * 1024 * 1024
 # Within this time a failure is repeated without asking the driver. For a VM that asks without a
 # pause the time doubles up to the longest: look-ups in threads would slow the answers of others.
 _REPEATED_S = 0.005
 _LONGEST_S = 0.1
 _MAX_FAILURES = 64  # names and reasons are cut: 2 MiB at most
+# Within this time the last good answer is given again without asking the driver, which failed: a
+# guest's further documents wait for nothing.
+_UNREACHABLE_S = 1.0
 _CLOSE_S = 2.0  # for the driver's `close`
 
 _SILENT = "the driver does not answer: its files or other data source may be out of reach"
@@ -49,14 +59,27 @@ class Lookup:
     elsewhere."""
 
     def __init__(
-        self, driver: Driver, pool_size: int, run_timeout_s: float, budget: Budget
+        self,
+        driver: Driver,
+        pool_size: int,
+        run_timeout_s: float,
+        budget: Budget,
+        on_disk: AnswersOnDisk | None = None,
     ) -> None:
         self._driver = driver
         self._recheck = Recheck(driver, min(OVERDUE_S, run_timeout_s))
         self._threads = Threads()
         self._pool = LookupPool(self._threads, pool_size, run_timeout_s, budget)
+        self._throttle = OnceAMinute()
+        self._names: frozenset[str] = frozenset()  # of documents, as the driver returned them
         self._cached = CachedAnswers()
         budget.add("kept answers", self._cached)
+        self._cache_ttl_s = seconds("cache_ttl", driver.cache_ttl)
+        self._stale_s = seconds("stale_if_error", driver.stale_if_error or 0)
+        self._on_disk = on_disk
+        if on_disk:
+            budget.add("answers to be written", on_disk.waiting)
+        self._unreachable: TTLCache[Machine, Failure] = TTLCache(_MAX_FAILURES, _UNREACHABLE_S)
         # With the time of the look-up, and for how long it is repeated.
         self._failures: TTLCache[Hashable, tuple[Failure, float, float]]
         self._failures = TTLCache(_MAX_FAILURES, 2 * _LONGEST_S)
@@ -64,7 +87,10 @@ class Lookup:
 
     def watch(self) -> None:
         """Have the driver notified of changes from now on, if it can be."""
-        self._threads.run(partial(self._driver.watch, log.info), self._watching)
+        watch = partial(contract.run, self._driver, "watch", log.info)
+        self._threads.run(watch, self._watching)
+        if self._on_disk:
+            self._on_disk.start()
 
     @property
     def run_timeout_s(self) -> float:
@@ -87,23 +113,29 @@ class Lookup:
     def kept(self, machine: Machine) -> Answer | None:
         """Return the machine's cached answer: give it if it `is_fresh`, otherwise `recheck` it."""
         try:
-            return self._cached[machine]
+            answer = self._cached[machine]
         except KeyError:
             return None
+        return None if answer.token is None else answer
 
     def is_fresh(self, answer: Answer) -> bool:
         """Return whether the answer was found unchanged a moment ago."""
         moment_s = time.monotonic() - FRESH_S
         if answer.seen_s >= moment_s:
             return True
+        if answer.token is BY_TIME:
+            return False
         try:
             held = self._driver.held_at(answer.token, moment_s)
+            if held is True:
+                answer.seen_s = moment_s
+                return True
+            return contract.truth(self._driver, "held_at", held)
+        except ContractError as error:
+            self._log("held_at", error)
         except Exception:  # a driver is foreign code, and this call of it runs in the hub
             log.exception("%s: held_at failed", type(self._driver).__name__)
-            return False
-        if held:
-            answer.seen_s = moment_s
-        return held
+        return False
 
     def recheck(
         self, machine: Machine, answer: Answer, callback: Callable[[Outcome | None], None]
@@ -113,7 +145,11 @@ class Lookup:
         The callback gets the answer if it holds, and None if not. If the driver does not respond,
         it gets a failure, or the answer as the last good one.
         """
-        self._recheck.ask(answer, partial(self._rechecked, machine, answer, callback))
+        rechecked = partial(self._rechecked, machine, answer, callback)
+        if answer.token is BY_TIME:  # its time is over
+            gevent.get_hub().loop.run_callback(rechecked, False)
+        else:
+            self._recheck.ask(answer, rechecked)
 
     def _rechecked(
         self,
@@ -125,79 +161,142 @@ class Lookup:
         if holds:
             callback(answer)
         elif holds is None:
-            callback(self._unchecked(machine, answer))
+            callback(self._or_last_good(machine, answer, Failure("failed", _SILENT)))
         else:
             if self._cached.get(machine) is answer:
-                del self._cached[machine]
+                answer.token = None
+                if not self._is_last_good(machine, answer):
+                    self._cached.forget(machine)
             callback(None)
 
-    def _unchecked(self, machine: Machine, answer: Answer) -> Outcome:
-        """Return the answer as the last good one if the VM has a VC UUID: names may change
-        owners."""
-        age_s = time.monotonic() - answer.seen_s
-        if not machine.vc_uuid or age_s > self._driver.stale_if_error_s:
-            return Failure("failed", _SILENT)
-        problem = f"the last good answer is served, because: {_SILENT}"
+    def _is_last_good(self, machine: Machine, answer: Answer) -> bool:
+        """Return whether the answer may be given while the driver fails.
+
+        Only to a VM with a VC UUID: names may change owners.
+        """
+        return bool(machine.vc_uuid) and time.monotonic() - answer.seen_s < self._stale_s
+
+    def _or_last_good(self, machine: Machine, answer: Answer | None, failure: Failure) -> Outcome:
+        """Return the VM's last answer instead of the failure, if the driver allows it."""
+        if answer is None or not self._is_last_good(machine, answer):
+            return failure
+        problem = f"the last good answer is served, because: {failure.reason}"
         origin = replace(answer.origin, problem=problem)
         return replace(answer, token=None, origin=origin, seen_s=NEVER_S)
 
     def ask(self, machine: Machine, callback: Callable[[Outcome], None]) -> None:
         """Call `callback`, later and once, with the machine's answer or the failure."""
         call = partial(look_up, self._driver, machine)
-        self._pool.ask(machine, call, callback, partial(self._keep, machine))
+        answered = partial(self._answered, machine, callback) if self._stale_s else callback
+        self._pool.ask(machine, call, answered, partial(self._keep, machine))
+
+    def _answered(
+        self, machine: Machine, callback: Callable[[Outcome], None], outcome: Outcome
+    ) -> None:
+        if isinstance(outcome, Failure) and outcome.error in ("failed", "timeout"):
+            failure = outcome
+            outcome = self._or_last_good(machine, self._cached.last_good(machine), failure)
+            if outcome is not failure:
+                self._unreachable[machine] = failure
+            elif self._on_disk and machine.vc_uuid:
+                self._recall(self._on_disk, machine, failure, callback)
+                return
+        callback(outcome)
+
+    def _recall(
+        self,
+        on_disk: AnswersOnDisk,
+        machine: Machine,
+        failure: Failure,
+        callback: Callable[[Outcome], None],
+    ) -> None:
+        """Read the VM's last answer from the disk, and keep it as its last good one."""
+        on_disk.source_failed()
+
+        def recalled(answer: Answer | None, error: BaseException | None) -> None:
+            if error:
+                log.error("a last good answer cannot be read", exc_info=error)
+            if answer and not self._cached.last_good(machine):
+                self._cached[machine] = answer
+            outcome = self._or_last_good(machine, self._cached.last_good(machine), failure)
+            if outcome is not failure:
+                self._unreachable[machine] = failure
+            callback(outcome)
+
+        self._threads.run(partial(on_disk.recall, machine), recalled)
 
     def _keep(self, machine: Machine, outcome: Any, began_s: float) -> None:
         if isinstance(outcome, Answer):
-            if outcome.token is not None and outcome.size <= KEPT_BYTES:
-                outcome.seen_s = began_s
+            if self._on_disk:
+                self._on_disk.keep(machine, outcome)
+            outcome.seen_s = began_s
+            if outcome.token is None and self._cache_ttl_s:
+                outcome.token = BY_TIME
+                outcome.seen_s += self._cache_ttl_s - FRESH_S  # `is_fresh` adds FRESH_S
+            is_kept = outcome.token is not None or self._is_last_good(machine, outcome)
+            if is_kept and outcome.size <= KEPT_BYTES:
                 self._cached[machine] = outcome
         elif outcome.error in ("not-found", "invalid"):
+            self._cached.forget(machine)
+            if self._on_disk:
+                self._on_disk.forget(machine, is_invalid=outcome.error == "invalid")
             *_, before_s = self._failures.get(machine, (0.0,))
             repeated_s = min(max(_REPEATED_S, 2 * before_s), _LONGEST_S)
             self._failures[machine] = outcome, began_s, repeated_s
 
-    def fresh_failure(self, machine: Machine) -> Failure | None:
-        """Return the machine's failure, if the driver reported it a moment ago."""
+    def fresh_failure(self, machine: Machine) -> Outcome | None:
+        """Return the machine's failure, if the driver reported it a moment ago.
+
+        Where the last good answer replaces it, return that.
+        """
+        unreachable = self._unreachable.get(machine)
+        if not unreachable and self._stale_s and self._pool.is_overdue(machine):
+            unreachable = Failure("timeout", _SILENT)
+        if unreachable:
+            outcome = self._or_last_good(machine, self._cached.last_good(machine), unreachable)
+            return None if outcome is unreachable else outcome
         failure, began_s, repeated_s = self._failures.get(machine, (None, NEVER_S, 0.0))
         return failure if time.monotonic() - began_s < repeated_s else None
 
     def ask_document_names(self, callback: Callable[[Collection[str] | Failure], None]) -> None:
         """Call `callback`, later and once, with the documents beyond the standard ones."""
-        self._pool.ask("document names", partial(document_names, self._driver), callback)
+        call = partial(document_names, self._driver, self._names)
+        self._pool.ask("document names", call, callback, self._names_listed)
+
+    def _names_listed(self, names: frozenset[str] | Failure, _began_s: float) -> None:
+        if isinstance(names, frozenset):
+            self._names = names
 
     def _watching(self, _nothing: None, error: BaseException | None) -> None:
-        if error:
-            log.error("%s: watch failed", type(self._driver).__name__, exc_info=error)
+        self._log("watch", error)
+
+    def _log(self, method: str, error: BaseException | None) -> None:
+        if isinstance(error, ContractError):
+            if (held_back := self._throttle.passes(str(error))) is not None:
+                log.error("%s%s", error, held_back)
+        elif error:
+            log.error("%s: %s failed", type(self._driver).__name__, method, exc_info=error)
 
     def close(self) -> None:
         """Close the look-ups and the driver."""
         self._pool.close()
         self._recheck.close()
+        self._write_the_rest()
         closed = Event()
-        self._threads.run(self._driver.close, partial(self._closed, closed))
+        self._threads.run(
+            partial(contract.run, self._driver, "close"), partial(self._closed, closed)
+        )
         if not closed.wait(_CLOSE_S):
             log.warning("%s: close does not return", type(self._driver).__name__)
         self._threads.close()
 
+    def _write_the_rest(self) -> None:
+        if self._on_disk:
+            self._on_disk.waiting.close()
+            end_s = time.monotonic() + _CLOSE_S
+            while self._on_disk.waiting.is_busy and time.monotonic() < end_s:
+                gevent.sleep(0.02)
+
     def _closed(self, closed: Event, _nothing: None, error: BaseException | None) -> None:
-        if error:
-            log.error("%s: close failed", type(self._driver).__name__, exc_info=error)
+        self._log("close", error)
         closed.set()
-
-
-class CachedAnswers(LRUCache[Machine, Answer]):
-    """Answers that can be given again, within KEPT_BYTES."""
-
-    def __init__(self) -> None:
-        super().__init__(KEPT_BYTES, getsizeof=attrgetter("size"))
-
-    @property
-    def kept_bytes(self) -> int:
-        return int(self.currsize)
-
-    def shed(self) -> bool:
-        """Drop the answer that was used longest ago; return False if there is none."""
-        if not self:
-            return False
-        self.popitem()
-        return True

@@ -113,6 +113,12 @@ class LookupPool:
         job.waiters.append(_Waiter(callback, time.monotonic()))
         self._start_jobs()
 
+    def is_overdue(self, key: Hashable) -> bool:
+        """Return whether the call of this key has run for longer than anybody waits."""
+        job = self._jobs.get(key)
+        began_s = job.started_s if job else None
+        return began_s is not None and time.monotonic() - began_s > self.run_timeout_s
+
     @property
     def kept_bytes(self) -> int:
         """The bytes of the waiting look-ups."""

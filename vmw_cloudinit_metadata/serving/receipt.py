@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import Protocol
 
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER
 from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.facts import (
     DocumentsServed,
@@ -211,9 +212,10 @@ class Receipt:
                 self.line.report(ValueDuplicated(f"{duplicate}{unreported}", origin.sources))
 
     def _use_source(self, origin: Origin, machine: Machine) -> None:
-        """Count the VM for the file that it gets, and report if others get it too."""
+        """Count the VM for its own file, and report if others get that file too."""
         vc_uuid = machine.vc_uuid
-        used = (origin.sources[0], vc_uuid) if vc_uuid and origin.sources else None
+        is_own = bool(origin.sources) and origin.matched_by != BY_LAYER
+        used = (origin.sources[0], vc_uuid) if vc_uuid and is_own else None
         if used == self._used:
             return
         self._release_source()

@@ -21,7 +21,10 @@ from typing import Protocol
 
 import gevent
 
+from vmw_cloudinit_metadata.drivers import contract
+from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver
+from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
 from vmw_cloudinit_metadata.process.threads import Threads
 
 log = logging.getLogger(__name__)
@@ -80,6 +83,7 @@ class Recheck:
         self.overdue_s = overdue_s
         self._moment_s = moment_s
         self._threads = Threads()
+        self._throttle = OnceAMinute()
         self._looks: dict[Cached, _Look] = {}
         self._pending: deque[_Look] = deque()
         self._batches: list[_Batch] = []
@@ -163,10 +167,14 @@ class Recheck:
         end_s = time.monotonic() + _SLICE_S
         tokens = [look.answer.token for look in batch.looks]
         try:
-            for holds in self._driver.which_hold(tokens):
+            found = self._driver.which_hold(tokens)
+            for holds in contract.truths(self._driver, tokens, found):
                 batch.found.append(holds)
                 if time.monotonic() > end_s:
                     return
+        except ContractError as error:
+            if (held_back := self._throttle.passes(str(error))) is not None:
+                log.error("%s%s", error, held_back)
         except (Exception, SystemExit):  # a driver is foreign code
             log.exception("%s: still_holds failed", type(self._driver).__name__)
         if len(batch.found) < len(tokens):  # which_hold failed, or ended, at this one

@@ -9,12 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from socket import socket
 from typing import Any
 
 import gevent
 from gevent.event import Event
 
+from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.monitoring import gauges
@@ -54,6 +56,7 @@ from vmw_cloudinit_metadata.serving.entrance import Entrance
 from vmw_cloudinit_metadata.serving.health import Health
 from vmw_cloudinit_metadata.serving.journey import Journeys
 from vmw_cloudinit_metadata.serving.lookup import Lookup
+from vmw_cloudinit_metadata.serving.ondisk.answersondisk import AnswersOnDisk
 from vmw_cloudinit_metadata.serving.services import Services
 from vmw_cloudinit_metadata.serving.timeouts import FAREWELL_S
 from vmw_cloudinit_metadata.serving.tls import KeyPair
@@ -96,6 +99,7 @@ class MetadataServer:
         tls: TlsPolicy = TlsPolicy.OFF,
         key_pair: KeyPair | None = None,  # where tls is not OFF
         vmotion_key: bytes | None = None,  # None: only this process knows its moves
+        last_good_dir: Path | None = None,  # of last good answers on disk; None: none are written
         reuse_port: bool = False,  # other processes of ours accept on the same addresses
     ) -> None:
         self._driver = driver
@@ -115,9 +119,10 @@ class MetadataServer:
         self.budget = Budget(
             default_bytes() if memory_budget is None else memory_budget, self.count
         )
+        on_disk = AnswersOnDisk(last_good_dir, driver) if last_good_dir else None
         self._services = Services(
             Policy(frozenset(uris), moves, tls),
-            Lookup(driver, lookup_pool, lookup_timeout_s, self.budget),
+            Lookup(driver, lookup_pool, lookup_timeout_s, self.budget, on_disk),
             Admission(
                 allow,
                 proxy_protocol,
@@ -129,7 +134,7 @@ class MetadataServer:
             Unsent(self.budget),
             self._key_pair.load() if self._key_pair else None,
         )
-        self.budget.add_all(driver.tables())
+        self.budget.add_all(contract.tables(driver, driver.tables()))
         self.budget.add("connections", Fixed(self._connection_bytes))
         self._journeys = Journeys(self._services)
         self._entrance = Entrance(self._services, self.budget, lambda: len(self._connections))
@@ -137,6 +142,8 @@ class MetadataServer:
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
         self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of others
+        if on_disk:
+            self.counted_beside.append(on_disk.counts)
         self._stop_asked = Event()
         self._hurry = Event()
 

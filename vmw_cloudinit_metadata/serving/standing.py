@@ -57,6 +57,7 @@ class Standing:
 
     __slots__ = (
         "_connection_id",
+        "_is_accepted",
         "_is_counted",
         "_is_quiet",
         "_occupant",
@@ -69,6 +70,7 @@ class Standing:
         self._services = services
         self._occupant = occupant
         self._connection_id = services.happenings.connection_id()
+        self._is_accepted = False
         self._is_counted = False
         self._is_quiet = False
         self.has_made_room = False
@@ -125,10 +127,19 @@ class Standing:
     def accept(self, within_s: float | None = None) -> None:
         """Treat the peer as an ESXi host whose VM is served, or will be within `within_s`
         seconds."""
+        self._is_accepted = True
         self._services.deadlines.cancel(self._unidentified, self._move_overdue)
         self._services.admission.unidentified.discard(self.peer.host, self)
         if within_s is not None:
             self._services.deadlines.start(within_s, self._move_overdue, self._occupant.hear)
+
+    def start_over(self) -> None:
+        """Treat the peer as unidentified again: nothing counts that it has sent so far."""
+        if self._is_accepted:  # else its deadline is running already
+            self._is_accepted = False
+            self._services.deadlines.cancel(self._move_overdue)
+            self._services.admission.unidentified.add(self.peer.host, self)
+            self.start_deadline()
 
     def keep_mute(self) -> None:
         """Keep the connection open without service, until the peer closes it or time is over."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import gevent
 
@@ -38,6 +37,8 @@ class Deadlines:
         self._lost_s = 0.0  # that did not count
         self._soon: deque[Callback] = deque()
         self._turn_timer = gevent.get_hub().loop.timer(0.0)
+        self._hearing: deque[tuple[Callback, Iterator[None]]] = deque()
+        self._hear_timer = gevent.get_hub().loop.timer(0.0)
 
     def soon(self, callback: Callback) -> None:
         """Call `callback` after all others have had their turn."""
@@ -67,7 +68,7 @@ class Deadlines:
                 del self._due[seconds][callback]
 
     def close(self) -> None:
-        for timer in (self._timer, self._turn_timer):
+        for timer in (self._timer, self._turn_timer, self._hear_timer):
             timer.stop()
             timer.close()
 
@@ -109,13 +110,28 @@ class Deadlines:
         self._seconds[callback] = _RECEIVING
         self._due.setdefault(_RECEIVING, {})[callback] = (float("inf"), None)
         self._hear(callback, receive())
+        self._hear_on()
+
+    def _hear_all(self) -> None:
+        """Receive one turn of each, as their readers do in the same time: with one peer at a time,
+        a flood of 400 peers made a deadline of 3 s last 74 s."""
+        try:
+            for _ in range(len(self._hearing)):
+                self._hear(*self._hearing.popleft())
+        finally:
+            self._hear_on()
+
+    def _hear_on(self) -> None:
+        if self._hearing:
+            self._hear_timer.stop()
+            self._hear_timer.start(self._hear_all)
 
     def _hear(self, callback: Callback, turns: Iterator[None]) -> None:
         """Receive one turn; after the last, call back unless received data has cancelled that."""
         if self._seconds.get(callback) != _RECEIVING:
             return
         for _ in turns:
-            self.soon(partial(self._hear, callback, turns))
+            self._hearing.append((callback, turns))
             return
         if self._seconds.get(callback) == _RECEIVING:
             self.cancel(callback)

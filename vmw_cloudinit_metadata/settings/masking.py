@@ -11,6 +11,7 @@ from vmw_cloudinit_metadata.instance.secrecy import is_secret_name
 HIDDEN = "(hidden)"
 
 _LOCATION = re.compile(r"(file|path|dir|directory|url)s?$", re.IGNORECASE)
+_REFERENCE = re.compile(r"\$\{\w+\}")  # to the environment: the secret is there
 _PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
 
 
@@ -19,7 +20,8 @@ def holds_secret(value: Any) -> bool:
     match value:
         case Mapping():
             return any(
-                (item and _is_secret(str(key))) or holds_secret(item) for key, item in value.items()
+                (item and _is_secret(str(key)) and not _is_reference(item)) or holds_secret(item)
+                for key, item in value.items()
             )
         case list():
             return any(map(holds_secret, value))
@@ -40,6 +42,10 @@ def masked(value: Any) -> Any:
             return _PASSWORD_IN_URL.sub(f"{HIDDEN}@", value)
         case _:
             return value
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, str) and bool(_REFERENCE.fullmatch(value))
 
 
 def _is_secret(key: str) -> bool:

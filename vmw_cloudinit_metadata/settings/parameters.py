@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +24,7 @@ from vmw_cloudinit_metadata.settings.values import (
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Value = TypeVar("_Value")
 
+DIRECTORY = click.Path(path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -60,7 +62,15 @@ def _parse_uuid(text: str) -> str:
     return canonical
 
 
+def _parse_ip(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ConfigError(f"found {text!r}, expected an IP address") from None
+
+
 URI = Parsed("URI", str)
+IP = Parsed("ADDRESS", _parse_ip)
 ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
 OPTIONAL_ADDRESS = Parsed("ADDRESS:PORT", parse_optional_address)
 NETWORK = Parsed("CIDR", parse_network)
@@ -84,7 +94,7 @@ def driver_options(command: _Command) -> _Command:
         metavar="MODULE:CLASS",
         default=DEFAULT_DRIVER,
         show_default=True,
-        help="Get instance data from this driver: a class, or the name of an installed driver.",
+        help="Get instance data from this driver or store: a class, or an installed name.",
     )
     return spec(opts(command))
 

@@ -35,8 +35,14 @@ const REASONS = {
   stalled: "closed: did not read",
 };
 
+const FILE_STATES = {
+  off: "not read: --no-catalogue",
+  unable: "not read: the driver cannot check its data",
+  reading: "being read for the first time …",
+};
+
 const $ = (id) => document.getElementById(id);
-const shown = { filter: "", words: "", page: 1, story: "", revision: "" };
+const shown = { filter: "", words: "", page: 1, story: "", revision: "", files: "" };
 let lastStatus = null;
 let refreshTimer = 0;
 let asked = 0;
@@ -121,6 +127,7 @@ async function refresh({ force = false } = {}) {
     const list = has_changed ? await json(listPath()) : null;
     if (turn !== asked) return;
     if (list) showList(list);
+    await refreshFaults(status.instance_files);
     if (list && shown.story) await refreshStory();
     shown.revision = status.revision;
   } catch (error) {
@@ -196,6 +203,7 @@ function showStatus(status) {
   const connections = plural(status.gauges.connections ?? 0, "connection", "connections");
   say($("subline"), status.problem || `${connections} · up since ${clock(status.started)} · ${status.version}`);
   showTiles(status.machines);
+  showFiles(status.instance_files);
   showPulse(status.pulse);
   showReasons(status);
 }
@@ -222,6 +230,59 @@ function addTile([filter, name]) {
   const tile = make("button", { class: "tile", type: "button" }, make("b"), make("span", {}, name));
   tile.addEventListener("click", () => show({ filter: shown.filter === filter ? "" : filter }));
   $("tiles").append(make("li", {}, tile));
+}
+
+// The instance files
+
+function showFiles({ state, problem, files = {}, vms = 0, layers = 0, warnings, checked }) {
+  const [faulty, all] = [files.fault ?? 0, (files.ok ?? 0) + (files.warning ?? 0) + (files.fault ?? 0)];
+  const tile = $("faulty") ?? addFilesTile();
+  tile.parentElement.hidden = state === "off" || state === "unable";
+  $("files").hidden = tile.parentElement.hidden;
+  say(tile.firstChild, count(faulty));
+  tile.dataset.tone = faulty ? "bad" : warnings ? "" : "good";
+  const progress = state === "reading" && checked ? ` (${count(checked)} so far)` : "";
+  const totals = [plural(all, "file", "files"), plural(vms, "VM", "VMs"), plural(layers, "layer", "layers")];
+  const known = FILE_STATES[state] ? FILE_STATES[state] + progress : totals.join(", ");
+  say($("files-about"), problem ? `${known}; not read again: ${problem}` : known);
+}
+
+function addFilesTile() {
+  const tile = make("button", { class: "tile", type: "button", id: "faulty" }, make("b"), make("span", {}, "faulty files"));
+  tile.addEventListener("click", () => {
+    $("files").scrollIntoView();
+    $("files-title").focus();
+  });
+  $("tiles").append(make("li", {}, tile));
+  return tile;
+}
+
+const filesVersion = ({ revision, read }) => `${revision} ${read}`;
+
+async function refreshFaults(status) {
+  if (status.state === "off" || filesVersion(status) === shown.files) return;
+  const found = await json(`api/faults?per_page=${PER_PAGE}`);
+  shown.files = filesVersion(found);
+  $("faults").replaceChildren(...found.faults.map(faultEntry));
+  const { faults, warnings } = found.totals;
+  const title = `Instance files: ${plural(faults, "fault", "faults")}, ${plural(warnings, "warning", "warnings")}`;
+  say($("files-title"), title);
+  const more = found.total - found.faults.length + found.left_out;
+  $("more-faults").hidden = more <= 0;
+  say($("more-faults"), `and ${count(more)} more: see api/faults, or run validate`);
+}
+
+function faultEntry({ severity, file, line, key, found, expected, count: times, vms, vm_count }) {
+  const others = times > 1 ? ` and ${plural(times - 1, "other file", "other files")}` : "";
+  const unnamed = vm_count > vms.length ? ` and ${count(vm_count - vms.length)} more` : "";
+  return make(
+    "li",
+    { "data-level": severity === "fault" ? "error" : "warning", "data-kind": "failed" },
+    make("span", { class: "mono" }, `${file}${line ? `:${line}` : ""}${others}`),
+    make("span", {}, `${key ? `${key}: ` : ""}found ${found}`),
+    make("span", {}, `expected ${expected}`),
+    vm_count ? make("span", { class: "quiet" }, `VMs: ${vms.join(", ")}${unnamed}`) : null,
+  );
 }
 
 function showPulse({ seconds_each, served, failed }) {

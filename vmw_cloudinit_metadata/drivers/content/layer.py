@@ -1,14 +1,13 @@
-"""FileLayer: one parsed file of those that make an answer, and the place of its faults."""
+"""FileLayer: one parsed document of those that make an answer, and the place of its faults."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.documents import USER_DATA_KEYS
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
 from vmw_cloudinit_metadata.instance.keys import (
@@ -17,12 +16,11 @@ from vmw_cloudinit_metadata.instance.keys import (
     canonical,
     misplaced_faults,
 )
+from vmw_cloudinit_metadata.instance.layering.patch import APPENDS, Patch, patch_of
+from vmw_cloudinit_metadata.instance.layering.substitution import BEGINS
 from vmw_cloudinit_metadata.instance.parsing import encoding, jsontext, seed
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-
-OUTSIDE_FOUND = "a link that leads out of the directory"
-OUTSIDE_EXPECTED = "a file inside it, or the driver option links_outside: true"
 
 # How user-data begins. Only such a file is checked for being another file's user-data.
 _LIKE_USER_DATA = re.compile(
@@ -44,28 +42,37 @@ class FileLayer:
     mapping: dict[str, Any]
     faults: tuple[Fault, ...]
     is_like_user_data: bool = False
+    has_references: bool = False  # to values that are put in later, perhaps
+    has_appended: bool = False  # a `key+`, perhaps
+    is_secret: bool = False  # so that no answer with it is written to disk
+
+    @cached_property
+    def patch(self) -> Patch:
+        """The same keys, to be merged."""
+        return patch_of(self.mapping)[0]
 
 
-def read(path: str, snapshot: Snapshot) -> FileLayer:
-    """Read and parse a file; raise DriverError if it cannot be read."""
-    try:
-        return parse(path, snapshot.read(path, MAX_FILE_BYTES))
-    except LeadsOut:
-        return _unusable(Fault((), OUTSIDE_FOUND, OUTSIDE_EXPECTED, path, 1))
-
-
-def parse(path: str, content: bytes | None) -> FileLayer:
-    """Parse the bytes of a file; None stands for anything but a regular file."""
-    text = _text(path, content)
+def parse(path: str, content: bytes | None, known: Collection[str] = FILE_LEVEL) -> FileLayer:
+    """Parse what was read of a file, None if it is no regular file; `known` keys may be in it."""
+    text = text_of(path, content)
     if isinstance(text, Fault):
-        return _unusable(text)
+        return unusable(text)
+    text = as_yaml(path, text)
+    if isinstance(text, Fault):
+        return unusable(text)
+    found = seed.read(text)
+    return of_seed(path, found, text, known)
+
+
+def as_yaml(path: str, text: str) -> str | Fault:
+    """The text, or if it is JSON, YAML of the same values."""
     if path.endswith(_JSON) or _BEGINS_LIKE_JSON.match(text):
         fault = jsontext.fault_of(text)
         if fault is None:
-            text = jsontext.as_yaml(text)
-        elif path.endswith(_JSON):
-            return _unusable(replace(fault, file=path))
-    return _parsed(path, text)
+            return jsontext.as_yaml(text)
+        if path.endswith(_JSON):
+            return replace(fault, file=path)
+    return text
 
 
 def located(fault: Fault, layers: Sequence[FileLayer]) -> Fault:
@@ -85,11 +92,11 @@ def _has_any(layers: Sequence[FileLayer], key: Key) -> bool:
     return any(layer.seed.has(key) for layer in layers)
 
 
-def _unusable(fault: Fault) -> FileLayer:
+def unusable(fault: Fault) -> FileLayer:
     return FileLayer(fault.file, _NO_SEED, {}, (fault,))
 
 
-def _text(path: str, content: bytes | None) -> str | Fault:
+def text_of(path: str, content: bytes | None) -> str | Fault:
     if content is None:
         return Fault((), "something else", "a regular file", path, 1)
     if len(content) > MAX_FILE_BYTES:
@@ -98,26 +105,41 @@ def _text(path: str, content: bytes | None) -> str | Fault:
     return replace(text, file=path) if isinstance(text, Fault) else text
 
 
-def _parsed(path: str, text: str) -> FileLayer:
-    found = seed.read(text)
+def of_seed(
+    path: str, found: seed.Seed, text: str, known: Collection[str] = FILE_LEVEL
+) -> FileLayer:
+    """The layer that a parsed text makes."""
+    has_appended = may_have(APPENDS, text)
     faults = Faults()
     faults.extend(found.faults)
     mapping: dict[str, Any] = {}
     if isinstance(found.value, dict):
         mapping, twice = canonical(found.value)
         faults.extend(twice)
-        faults.extend(misplaced_faults(mapping, FILE_LEVEL))
+        faults.extend(misplaced_faults(mapping, known))
         both = list(_both_faults(mapping))
         faults.extend(both)
-        mapping = {key: value for key, value in mapping.items() if key in FILE_LEVEL}
+        mapping = {key: value for key, value in mapping.items() if key in known}
         for fault in both:
             del mapping[str(fault.key[0])]
+        if has_appended:
+            faults.extend(patch_of(mapping)[1])
     elif not faults.found:
+        needs_metadata = "serve" not in known
+        expected = "a mapping with the key metadata" if needs_metadata else "a mapping"
         kind = kind_of(found.value)  # the text itself may be user-data
-        faults.add(Fault((), kind, "a mapping with the key metadata"))
+        faults.add(Fault((), kind, expected))
     with_place = tuple([found.located(fault, path) for fault in faults.all()])
     is_like_user_data = not mapping and _LIKE_USER_DATA.match(text) is not None
-    return FileLayer(path, found, mapping, with_place, is_like_user_data)
+    has_references = may_have(BEGINS, text)
+    return FileLayer(
+        path, found, mapping, with_place, is_like_user_data, has_references, has_appended
+    )
+
+
+def may_have(mark: str, text: str) -> bool:
+    """Whether a key or value of a file with this text can have the mark: `\\x24` is a `$`."""
+    return mark in text or "\\" in text
 
 
 def _both_faults(mapping: Mapping[str, Any]) -> Iterator[Fault]:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
+from vmw_cloudinit_metadata.drivers.content.owndata import path_of_label
+from vmw_cloudinit_metadata.instance.fault import Fault
 
 ONE_OF_THEM = "one of them"
 
-
-def only(paths: Sequence[str]) -> str | None:
-    """Return the only path, or None; raise InvalidInstanceData if there are several."""
-    if len(paths) > 1:
-        raise InvalidInstanceData([two_files(paths)])
-    return paths[0] if paths else None
+Short = Callable[[str], str]  # a label without its directory
 
 
-def two_files(paths: Sequence[str]) -> Fault:
-    return Fault((), joined_names(paths), ONE_OF_THEM, paths[0], 1)
+def two_files(labels: Sequence[str], short: Short = os.path.basename) -> Fault:
+    """The fault of files, of entries of inventories, or of records that are one VM's."""
+    path = path_of_label(labels[0])
+    line = 1 if path == labels[0] else int(labels[0][len(path) + 1 :])
+    return Fault((), joined_names(labels, short), ONE_OF_THEM, path, line)
 
 
-def joined_names(paths: Iterable[str]) -> str:
+def joined_names(labels: Iterable[str], short: Short = os.path.basename) -> str:
     """Return `both web1.yaml and web1.yml`."""
-    *names, last = (os.path.basename(path) for path in paths)
+    *names, last = map(short, labels)
     return f"{'both ' if len(names) == 1 else ''}{', '.join(names)} and {last}"

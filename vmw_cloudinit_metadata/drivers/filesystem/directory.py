@@ -5,23 +5,37 @@ from __future__ import annotations
 import os
 
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.filesystem.filename import SUFFIXES, is_instance_file
+from vmw_cloudinit_metadata.drivers.filesystem.filename import (
+    INVENTORIES,
+    INVENTORY,
+    LAYERS,
+    SUFFIXES,
+    is_instance_file,
+)
+from vmw_cloudinit_metadata.drivers.filesystem.presence import Presence
 from vmw_cloudinit_metadata.drivers.filesystem.root import Root
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, cannot_read
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 
 
 class Directory:
-    """The directory at `path`; raises DriverError if there is none.
+    """The directory at `path`; raises DriverError if there is none, unless it `may_be_absent`.
 
     With `links_outside`, links in it may lead out of it.
     """
 
-    def __init__(self, path: str, *, links_outside: bool = False) -> None:
+    def __init__(
+        self, path: str, *, links_outside: bool = False, may_be_absent: bool = False
+    ) -> None:
         self.path = path
         self._links_outside = links_outside
+        self.layers_path = os.path.join(path, LAYERS)
         self._prefix = os.path.join(path, "")
         self.changes = Revisions()
+        self.shared = Presence(path, [LAYERS, *INVENTORIES])  # what has the data of several VMs
+        if may_be_absent and not os.path.lexists(path):
+            self._identity = (0, 0, "")  # the first one that appears is taken
+            return
         if not os.path.isdir(path):
             if os.path.lexists(path):
                 raise DriverError(f"directory: {path!r} is not a directory")
@@ -77,7 +91,8 @@ class Directory:
 
     def paths_named(self, stem: str) -> list[str]:
         """Return the paths that an instance file of that name may have."""
-        return [self._prefix + stem + suffix for suffix in SUFFIXES]
+        paths = [self._prefix + stem + suffix for suffix in SUFFIXES]
+        return [] if stem == INVENTORY else paths
 
     def all_paths(self) -> list[str]:
         """Return every instance file; raise DriverError if the directory cannot be listed."""

@@ -14,11 +14,15 @@ from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILE_NAME_BYTES = 255
+LAYERS = "layers"  # the subdirectory of what several VMs share
+INVENTORY = "vms"  # the stem of files that each hold many VMs
+INVENTORIES = tuple(f"{INVENTORY}{suffix}" for suffix in (*SUFFIXES, ".csv"))
 _LONGEST_SUFFIX = max(map(len, SUFFIXES))
 
 # Editors, archives, Ansible and macOS create files with such names.
 _HIDDEN = "."
 # Most likely meant as one of SUFFIXES: .YAML, and what Notepad makes of .yaml.
+_NEARLY_TABLE = re.compile(rf"{INVENTORY}\.csv(?:\.txt)? *", re.IGNORECASE)
 _NEARLY_INSTANCE = re.compile(r"(.+)\.(?:ya?ml|json)(?:\.txt)? *", re.IGNORECASE | re.DOTALL)
 
 
@@ -42,7 +46,12 @@ def stem_of(vm_name: str) -> str | None:
 
 
 def is_instance_file(name: str) -> bool:
-    """Return whether a file of this name in the directory is an instance file."""
+    """Whether a file of this name in the directory is an instance file."""
+    return is_data_file(name) and name not in INVENTORIES
+
+
+def is_data_file(name: str) -> bool:
+    """Whether a file of this name is read where files are: in the directory, or in layers/."""
     return name.endswith(SUFFIXES) and not name.startswith(_HIDDEN)
 
 
@@ -52,6 +61,11 @@ def nearly_stem(name: str) -> str | None:
     if found is None or name.endswith(SUFFIXES) or name.startswith(_HIDDEN):
         return None
     return found[1]
+
+
+def is_nearly_table(name: str) -> bool:
+    """Whether a file is probably meant as an inventory in CSV, such as `vms.CSV`."""
+    return name not in INVENTORIES and _NEARLY_TABLE.fullmatch(name) is not None
 
 
 def stem_in(path: str) -> str:

@@ -15,6 +15,7 @@ MAX_STEPS = 40  # links to follow, as in Linux; directories open at once
 # O_NONBLOCK: a FIFO must not block the thread.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_CLOEXEC
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -52,6 +53,7 @@ class Root:
         self._links_outside = links_outside
         self.descriptor = os.open(path, _DIRECTORY)
         self.status = os.fstat(self.descriptor)  # before any file in it is looked for
+        self.present: tuple[str, ...] | None = None  # of presence.py, once looked for
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -73,6 +75,25 @@ class Root:
                 if error.errno != errno.ELOOP:  # otherwise it is a link
                     raise
         return self._walk(name, _READ)
+
+    def names(self, path: str) -> tuple[os.stat_result, list[str], bool]:
+        """Status of a directory below, its entries in order, and whether a link has a part in it.
+
+        Raises OSError, and LeadsOut.
+        """
+        name = path[len(self.prefix) :]
+        if self._links_outside:
+            descriptor = os.open(name, _LIST, dir_fd=self.descriptor)
+        else:
+            descriptor = self._walk(name, _LIST)
+        try:
+            status = os.fstat(descriptor)
+            with os.scandir(descriptor) as entries:
+                links = {entry.name: entry.is_symlink() for entry in entries}
+        finally:
+            os.close(descriptor)
+        has_links = any(links.values()) or _target(self.descriptor, name) is not None
+        return status, sorted(links), has_links
 
     def look(self, path: str) -> os.stat_result:
         """Return the status of the file, following links; raise OSError, and LeadsOut."""

@@ -6,7 +6,13 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 
-from vmw_cloudinit_metadata.drivers.filesystem.filename import is_instance_file, nearly_stem
+from vmw_cloudinit_metadata.drivers.filesystem.filename import (
+    INVENTORY,
+    LAYERS,
+    is_instance_file,
+    is_nearly_table,
+    nearly_stem,
+)
 from vmw_cloudinit_metadata.instance.counts import counted, first_of
 from vmw_cloudinit_metadata.instance.fault import Fault
 
@@ -16,14 +22,18 @@ _SUFFIXES = "NAME.yaml, NAME.yml or NAME.json"
 
 def nearly_instance_files(directory: str) -> Iterator[Fault]:
     """Yield a warning that names files with a nearly right suffix: `web1.YAML`, `web1.yaml.txt`."""
-    names = sorted(name for name in os.listdir(directory) if nearly_stem(name))
+    every = os.listdir(directory)
+    names = sorted(name for name in every if nearly_stem(name) or is_nearly_table(name))
     if names:
         found = f"{counted(len(names), 'file')} that no VM gets ({first_of(names)}) in {directory}"
-        yield Fault((), found, f"names such as {_SUFFIXES}, in lower case", is_warning=True)
+        expected = f"names such as {_SUFFIXES}, in lower case"
+        if any(map(is_nearly_table, names)):
+            expected = f"{INVENTORY}.csv, or {expected}"
+        yield Fault((), found, expected, is_warning=True)
 
 
 def nothing_in(directory: str) -> str:
-    return f"{directory} has no {_SUFFIXES}"
+    return f"{directory} has no {_SUFFIXES}, and no entry in an inventory (vms.yaml, vms.csv)"
 
 
 def below(directory: str, user_data: Callable[[], Collection[str]]) -> str:
@@ -39,7 +49,8 @@ def below(directory: str, user_data: Callable[[], Collection[str]]) -> str:
         return ""
     return (
         f"the files of {counted(len(places), 'subdirectory', 'subdirectories')} are ignored: "
-        f"{first_of(places)}; instance files belong in {directory} itself"
+        f"{first_of(places)}; instance files belong in {directory} itself, layers in its "
+        f"subdirectory {LAYERS}"
     )
 
 
@@ -48,6 +59,7 @@ def _below(top: str) -> Iterator[str]:
     for place, directories, names in os.walk(top):
         directories[:] = sorted(name for name in directories if not name.startswith("."))
         if place == top:
+            directories[:] = [name for name in directories if name != LAYERS]
             continue
         yield ""
         for name in names:

@@ -12,6 +12,7 @@ from itertools import chain
 from math import inf
 
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.filesystem.root import Anywhere, LeadsOut, Root
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 
@@ -124,10 +125,17 @@ class _Absences:
 class Token:
     """The files that an answer depends on, as they were, and when it expires.
 
-    With a `revision`, all of them are entries of one directory whose changes are counted.
+    With a `revision`, all of them are in one directory whose changes are counted.
     """
 
-    __slots__ = ("_absences", "_files", "_looked_s", "_revision", "_until_s")
+    __slots__ = (
+        "_absences",
+        "_files",
+        "_looked_s",
+        "_prefix_length",
+        "_revision",
+        "_until_s",
+    )
 
     def __init__(
         self,
@@ -135,7 +143,9 @@ class Token:
         absences: Iterable[_Absences] = (),
         until_s: float = inf,  # of time.monotonic()
         revision: int | None = None,
+        prefix: str = "",  # of the paths; what follows is the key of a change
     ) -> None:
+        self._prefix_length = len(prefix)
         self._files = files
         self._absences = tuple(absences)
         self._until_s = until_s
@@ -166,7 +176,7 @@ class Token:
 
     def _names(self) -> Iterator[str]:
         for path in chain(self._files, *(directory.absent for directory in self._absences)):
-            yield path[path.rfind("/") + 1 :]
+            yield path[self._prefix_length :]
 
 
 class Snapshot:
@@ -176,10 +186,12 @@ class Snapshot:
     read (LeadsOut). Other paths are the operator's, and are used as they are.
     """
 
+    kept_bytes = 0  # of content
+
     def __init__(self, root: Root | None = None, revision: int | None = None) -> None:
         self.root = root
         self._revision = revision  # of Revisions, from before the first look
-        self._is_plain = True  # all are entries of the root that are no links
+        self._is_plain = True  # all are watched, and no links
         self._seen: dict[str, Signature] = {}
         self._directories: dict[str, _Absences] = {}
         self._is_settled = True
@@ -225,9 +237,75 @@ class Snapshot:
             return entry
         self._is_plain = False  # what it leads to may lie elsewhere
         found = _look(path, where.look)
+        if found is None:  # the link may have been replaced, and then what it had led to removed
+            found = _look(path, where.look)
         if found is None:  # a dangling link: its directory will not change when its target appears
             self._seen[path] = None
         return found
+
+    def confirm(self) -> None:
+        """Raise ChangedMeanwhile if the path of the root leads to another directory now.
+
+        The one that is open may be removed already, and then lacks files.
+        """
+        if self.root is None:
+            return
+        try:
+            found = os.stat(self.root.prefix)
+        except OSError:
+            return  # the next look-up reports it
+        if not os.path.samestat(found, self.root.status):
+            raise ChangedMeanwhile(f"{self.root.prefix}: the directory was replaced")
+
+    def apart(self) -> Snapshot:
+        """Return a snapshot of the same root that has seen nothing yet."""
+        return Snapshot(self.root)
+
+    def lacks(self, paths: Iterable[str]) -> None:
+        """Count entries of the root as looked for and missing, as of the root's status."""
+        assert self.root
+        place = self.root.prefix
+        if place not in self._directories:
+            self._directories[place] = _Absences(place, self.root.status)
+        self._directories[place].absent.update(paths)
+
+    def names(self, path: str) -> list[str]:
+        """The entries of a directory in the root that is watched too, in their order.
+
+        Raises DriverError if it cannot be listed, and LeadsOut.
+        """
+        assert self.root
+        try:
+            found, names, has_links = self.root.names(path)
+        except LeadsOut:
+            self._seen[path] = OUTSIDE
+            raise
+        except OSError as error:
+            raise cannot_read(path, error) from error
+        self._seen[path] = signature_of(found)
+        self._is_settled = self._is_settled and _is_settled(found.st_ctime_ns)
+        self._is_plain = self._is_plain and not has_links
+        return names
+
+    def is_still(self, path: str) -> bool:
+        """Return whether another look at the path shows the same as before."""
+        try:
+            return self._seen.get(path) == OUTSIDE or self._seen.get(path) == _seen(path)
+        except OSError as error:
+            raise cannot_read(path, error) from error
+
+    def include_unchanged(self, other: Snapshot) -> bool:
+        """Include what `other` has seen, if one look at each path shows the same; return whether.
+
+        Raises DriverError if a path cannot be looked at.
+        """
+        try:
+            if any(_seen(path) != seen for path, seen in other._seen.items()):
+                return False
+        except OSError as error:
+            raise cannot_read(str(error.filename), error) from error
+        self.include(other)
+        return True
 
     def _where(self, path: str) -> Root | Anywhere:
         return self.root if self.root and path.startswith(self.root.prefix) else _ANYWHERE
@@ -242,6 +320,8 @@ class Snapshot:
         except LeadsOut:
             self._seen[path] = OUTSIDE
             raise
+        except FileNotFoundError as error:  # callers have seen it
+            raise ChangedMeanwhile(str(cannot_read(path, error))) from error
         except OSError as error:
             raise cannot_read(path, error) from error
 
@@ -259,14 +339,15 @@ class Snapshot:
                 if len(content) == before.st_size:
                     break  # the end, unless somebody is writing: the next look shows that
             if _written(before) != _written(os.fstat(descriptor)):
-                raise DriverError(f"{path}: the file is being written")
+                raise ChangedMeanwhile(f"{path}: the file is being written")
             return content
         finally:
             os.close(descriptor)
 
     def _record(self, path: str, found: os.stat_result) -> None:
         self._seen[path] = signature_of(found)
-        if found.st_nlink > 1:  # it may be written by another name
+        if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            # it may be written by another name
             self._is_plain = False
         if not _is_settled(found.st_ctime_ns):  # now, not after parsing
             self._is_settled = False
@@ -299,7 +380,8 @@ class Snapshot:
             return None
         lacking = (directory for directory in self._directories.values() if directory.absent)
         revision = self._revision if self._is_plain and until_s == inf else None
-        return Token(self._seen, lacking, until_s, revision)
+        prefix = self.root.prefix if self.root else ""
+        return Token(self._seen, lacking, until_s, revision, prefix)
 
     def is_settled(self) -> bool:
         """Return whether the next change of any file will show in its time stamps."""

@@ -45,6 +45,7 @@ _OF_FILES = (
     | flags.CLOSE_WRITE
     | flags.ATTRIB
 )
+_WATCHED = _OF_FILES | flags.ONLYDIR
 _LOST = flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -64,15 +65,19 @@ class CannotWatch(Exception):  # noqa: N818 - not an error: the files are looked
 
 
 class DirectoryWatch:
-    """Watches the directory at `path` once started; reports the start and end of failures to
-    `report`."""
+    """Watches the directory at `path` once started; reports the start and end of failures.
 
-    def __init__(self, path: str, changes: Revisions) -> None:
+    Its subdirectory `below` is watched too. Keys of changes are paths relative to the directory.
+    """
+
+    def __init__(self, path: str, below: str, changes: Revisions) -> None:
         self._path = path
+        self._below = below
         self._changes = changes
         self._closed = Event()
         self._mounts: Mounts | None = None
         self._inotify: INotify | None = None
+        self._places: dict[int, str] = {}  # by the watch: what precedes a name in a key
 
     def start(self, report: Report) -> None:
         Thread(target=self._run, args=[report], name="directory watch", daemon=True).start()
@@ -117,19 +122,22 @@ class DirectoryWatch:
             self._watch_anew()
         assert self._inotify
         for event in self._inotify.read(timeout=0):
-            self._count(event.mask, event.name)
+            self._count(event.wd, event.mask, event.name)
         if self._inotify is not None and self._is_same():
             self._changes.complete_until(began_s)
         else:
             self._drop()
 
-    def _count(self, mask: int, name: str) -> None:
-        if mask & _LOST:
-            self._drop()
-        elif mask & flags.Q_OVERFLOW or not name or self._is_second_link(mask, name):
+    def _count(self, watch: int, mask: int, name: str) -> None:
+        key = self._places.get(watch, "") + name
+        if mask & _LOST or key == self._below:
+            self._drop()  # and watch what is there now
+        elif mask & flags.Q_OVERFLOW or not name or self._is_second_link(mask, key):
             self._changes.all_changed()  # without a name: of the directory itself
         else:
-            self._changes.changed(name)
+            self._changes.changed(key)
+            if key != name:
+                self._changes.changed(self._below)  # a name came or went, perhaps
 
     def _is_second_link(self, mask: int, name: str) -> bool:
         """Return whether a new entry is a hard link, through which the file may be written
@@ -158,15 +166,20 @@ class DirectoryWatch:
             self._check(descriptor)
             found = os.fstat(descriptor)
             self._changes.source = (found.st_dev, found.st_ino)
-            self._add_watch(f"/proc/self/fd/{descriptor}")
+            self._add_watches(descriptor)
         finally:
             os.close(descriptor)
         self._changes.all_changed()  # whatever changed while nothing was watched
 
-    def _add_watch(self, path: str) -> None:
+    def _add_watches(self, descriptor: int) -> None:
         try:
             self._inotify = INotify(nonblocking=True)
-            self._inotify.add_watch(path, _OF_FILES | flags.ONLYDIR)
+            place = f"/proc/self/fd/{descriptor}"
+            self._places = {self._inotify.add_watch(place, _WATCHED): ""}
+            below = self._inotify.add_watch(f"{place}/{self._below}", _WATCHED | flags.DONT_FOLLOW)
+            self._places[below] = f"{self._below}/"
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # there is no such subdirectory; a link is looked at
         except OSError as error:
             if error.errno not in _LIMITS:
                 raise

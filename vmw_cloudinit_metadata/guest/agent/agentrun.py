@@ -10,7 +10,8 @@ from vmw_cloudinit_metadata.guest.agent.conversation import FILES
 from vmw_cloudinit_metadata.guest.agent.documentset import sha256
 from vmw_cloudinit_metadata.guest.agent.failures import AgentError
 from vmw_cloudinit_metadata.guest.agent.fetching import Fetch
-from vmw_cloudinit_metadata.guest.agent.journal import Journal, printable
+from vmw_cloudinit_metadata.guest.agent.journal import Journal
+from vmw_cloudinit_metadata.guest.agent.printing import printable
 from vmw_cloudinit_metadata.guest.agent.responses import Documents
 from vmw_cloudinit_metadata.guest.agent.seeddirectory import NEEDED, Files, Memory, SeedDir
 from vmw_cloudinit_metadata.guest.agent.system import System

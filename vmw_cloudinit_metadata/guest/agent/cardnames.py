@@ -3,7 +3,7 @@
 import json
 from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
-from vmw_cloudinit_metadata.guest.agent.journal import printable
+from vmw_cloudinit_metadata.guest.agent.printing import printable
 from vmw_cloudinit_metadata.guest.agent.system import EthernetCard, System
 from vmw_cloudinit_metadata.guest.agent.texts import ODD, compose_yaml, load
 

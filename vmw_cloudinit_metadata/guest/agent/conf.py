@@ -6,8 +6,8 @@ import errno
 import re
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
-from vmw_cloudinit_metadata.guest.agent.journal import printable
 from vmw_cloudinit_metadata.guest.agent.osfiles import read_file
+from vmw_cloudinit_metadata.guest.agent.printing import printable
 
 CONFIG = "/etc/vmw-metadata-agent.conf"
 SEED_DIR = "/var/lib/cloud/seed/nocloud"

@@ -3,18 +3,17 @@
 import itertools
 import time
 from contextlib import contextmanager
-from typing import Iterator, List, Sequence
+from typing import Callable, Iterator, List
 
-from vmw_cloudinit_metadata.guest.agent.failures import GaveUp, PortLost
-from vmw_cloudinit_metadata.guest.agent.journal import Journal
-from vmw_cloudinit_metadata.guest.agent.patience import Patience, extend_start, retry_delay_s
+from vmw_cloudinit_metadata.guest.agent.failures import NoAnswer, PortLost
+from vmw_cloudinit_metadata.guest.agent.patience import Patience, retry_delay_s
+from vmw_cloudinit_metadata.guest.agent.port import GuestPort, WaitFor
 from vmw_cloudinit_metadata.guest.agent.responses import (
     Documents,
     GuestResponse,
     parse_error,
     request,
 )
-from vmw_cloudinit_metadata.guest.agent.serialport import SerialPort, wait_for
 
 FILES = {
     "METADATA": "meta-data",
@@ -24,24 +23,27 @@ FILES = {
 }
 KINDS = {*FILES, "DIGEST"}
 
+QUIET_S = 0.2  # a silence this long means that the host has no queued bytes left
+DRAIN_S = 2.0  # a line that never falls silent is used as it is
+
 
 class Conversation:
     """Asks on all ports at once until one of them answers; then only on that one."""
 
     def __init__(
         self,
-        ports: List[SerialPort],
+        ports: List[GuestPort],
+        wait_for: WaitFor,
         patience: Patience,
         retry_s: float,
-        journal: Journal,
-        consoles: Sequence[str] = (),
+        announce: Callable[[str], None],
     ) -> None:
-        """`consoles` are serial ports of the kernel's console, such as ttyS0: for a message."""
+        """`announce` is called with a line for people before each retry."""
         self.ports = ports
-        self._consoles = consoles
+        self._wait_for = wait_for
         self._patience = patience
         self._retry_s = retry_s
-        self._journal = journal
+        self._announce = announce
         self._wanted = ""
         self.received: Documents = {}
         self._damaged = False
@@ -53,12 +55,6 @@ class Conversation:
     @property
     def where(self) -> str:
         return ", ".join(port.device for port in self.ports)
-
-    @property
-    def _about_consoles(self) -> str:
-        """Name the ports of the console: a server may be behind one of them."""
-        named = ", ".join(f"/dev/{tty} is the console" for tty in self._consoles)
-        return f" ({named})" if named else ""
 
     def ask(self, name: str, also: str = "") -> bytes:
         """Return a document by its name; raise ErrorAnswer, PortLost or GaveUp.
@@ -79,11 +75,8 @@ class Conversation:
 
     def _announce_retry(self) -> None:
         if self._patience.is_over:
-            raise GaveUp(f"no answer on {self.where}{self._about_consoles}")
-        extend_start()
-        self._journal.announce(
-            f"no valid answer to REQUEST_{self._wanted} on {self.where}: retrying"
-        )
+            raise NoAnswer(f"no answer on {self.where}")
+        self._announce(f"no valid answer to REQUEST_{self._wanted} on {self.where}: retrying")
 
     def _write(self, text: bytes) -> None:
         for port in list(self.ports):
@@ -91,7 +84,7 @@ class Conversation:
                 port.write(text)
 
     @contextmanager
-    def _losing(self, port: SerialPort) -> Iterator[None]:
+    def _losing(self, port: GuestPort) -> Iterator[None]:
         """Drop a port that disappears while there are others; otherwise raise PortLost."""
         try:
             yield
@@ -111,7 +104,7 @@ class Conversation:
                 left_s = min(left_s, end_s - time.monotonic())
             if left_s <= 0:
                 return False
-            arrived = [self._receive(port) for port in wait_for(self.ports, left_s)]
+            arrived = [self._receive(port) for port in self._wait_for(self.ports, left_s)]
             if any(arrived):
                 self._patience.progress()
                 end_s = time.monotonic() + self._retry_s
@@ -119,7 +112,7 @@ class Conversation:
             self.wait(retry_delay_s(attempt, self._retry_s))
         return not self._damaged
 
-    def _receive(self, port: SerialPort) -> bool:
+    def _receive(self, port: GuestPort) -> bool:
         """Take in what has arrived; return whether it belongs to a response."""
         if port not in self.ports:  # another one has just answered
             return False
@@ -131,7 +124,7 @@ class Conversation:
             self._take(port, response)
         return bool(responses) or port.lines.in_response
 
-    def _take(self, port: SerialPort, response: GuestResponse) -> None:
+    def _take(self, port: GuestPort, response: GuestResponse) -> None:
         if response.body is None:
             self._damaged = self._damaged or response.name == self._wanted
             return
@@ -143,7 +136,7 @@ class Conversation:
         elif response.name in KINDS:
             self.received[response.name] = response.body
 
-    def _keep_only(self, port: SerialPort) -> None:
+    def _keep_only(self, port: GuestPort) -> None:
         for other in self.ports:
             if other is not port:
                 other.close()
@@ -151,16 +144,26 @@ class Conversation:
 
     def drain(self) -> None:
         """Drop what was queued on the host, until the lines are quiet."""
-        for port in list(self.ports):
-            with self._losing(port):
-                port.drain()
+        end_s = time.monotonic() + DRAIN_S
+        while time.monotonic() < end_s and self._drop(QUIET_S):
+            pass
+        self._forget()
 
     def wait(self, pause_s: float) -> None:
         """Pause, and drop what arrives meanwhile."""
         end_s = time.monotonic() + min(pause_s, self._patience.left_s)
         while time.monotonic() < end_s:
-            for port in wait_for(self.ports, end_s - time.monotonic()):
-                with self._losing(port):
-                    port.read()
+            self._drop(end_s - time.monotonic())
+        self._forget()
+
+    def _drop(self, limit_s: float) -> bool:
+        """Drop what arrives next; return False if nothing arrives in time."""
+        arrived = self._wait_for(self.ports, limit_s)
+        for port in arrived:
+            with self._losing(port):
+                port.read()
+        return bool(arrived)
+
+    def _forget(self) -> None:
         for port in self.ports:
             port.lines.forget()

@@ -11,13 +11,16 @@ from vmw_cloudinit_metadata.guest.agent.failures import (
     AgentError,
     ErrorAnswer,
     GaveUp,
+    NoAnswer,
     PortLost,
     Unusable,
 )
 from vmw_cloudinit_metadata.guest.agent.journal import Journal
-from vmw_cloudinit_metadata.guest.agent.patience import Patience, extend_start, retry_delay_s
+from vmw_cloudinit_metadata.guest.agent.patience import Patience, retry_delay_s
+from vmw_cloudinit_metadata.guest.agent.port import GuestPort
 from vmw_cloudinit_metadata.guest.agent.responses import Documents
-from vmw_cloudinit_metadata.guest.agent.serialport import SerialPort, find_ports, open_ports
+from vmw_cloudinit_metadata.guest.agent.serialport import find_ports, open_ports, wait_for
+from vmw_cloudinit_metadata.guest.agent.starttime import extend_start
 from vmw_cloudinit_metadata.guest.agent.system import System
 from vmw_cloudinit_metadata.guest.agent.texts import instance_id_of
 
@@ -30,7 +33,6 @@ class Fetch:
     ) -> None:
         self._system = system
         self._device = settings["device"]
-        self._consoles = [tty for tty in system.serial_ports if tty in system.consoles]
         self._retry_s: float = settings["retry"]
         self._not_found_s = 0.0 if has_seed else settings["not-found-timeout"]
         self._not_found_until_s: Optional[float] = None
@@ -41,7 +43,10 @@ class Fetch:
         wait_s = settings["timeout"]
         if wait_s is None:
             wait_s = settings["later-boot-timeout" if has_seed else "first-boot-timeout"]
-        self._patience = Patience(wait_s, settings, self._hold)
+        longest_s = settings["longest-wait"]
+        if self._hold:
+            wait_s = longest_s = float("inf")
+        self._patience = Patience(wait_s, settings["silence-timeout"], longest_s)
 
     def run(self) -> Tuple[Documents, str]:
         """Return the documents and the port they came from; raise NoPort or GaveUp."""
@@ -50,17 +55,26 @@ class Fetch:
             try:
                 with self._opened(devices) as ports:
                     conversation = Conversation(
-                        ports, self._patience, self._retry_s, self._journal, self._consoles
+                        ports, wait_for, self._patience, self._retry_s, self._announce
                     )
                     conversation.drain()
                     return self._ask(conversation), ports[0].device
+            except NoAnswer as silence:
+                raise GaveUp(f"{silence}{self._about_consoles}") from None
             except PortLost as lost:
                 self._consider(lost)
                 time.sleep(min(self._retry_s, self._patience.left_s))
 
+    @property
+    def _about_consoles(self) -> str:
+        """Name the ports of the console: the server may be behind one of them."""
+        consoles = [tty for tty in self._system.serial_ports if tty in self._system.consoles]
+        named = ", ".join(f"/dev/{tty} is the console" for tty in consoles)
+        return f" ({named})" if named else ""
+
     @contextmanager
-    def _opened(self, devices: Sequence[str]) -> Iterator[List[SerialPort]]:
-        ports: List[SerialPort] = []
+    def _opened(self, devices: Sequence[str]) -> Iterator[List[GuestPort]]:
+        ports: List[GuestPort] = []
         try:
             ports += open_ports(self._system, devices)
             yield ports
@@ -92,8 +106,12 @@ class Fetch:
         not_found = isinstance(failure, ErrorAnswer) and failure.error == "not-found"
         if self._patience.is_over or (not_found and self._not_found_is_over()):
             raise GaveUp(str(failure))
+        self._announce(f"{failure}: retrying")
+
+    def _announce(self, line: str) -> None:
+        """Write a line before a retry, which may take time that systemd must grant."""
         extend_start()
-        self._journal.announce(f"{failure}: retrying")
+        self._journal.announce(line)
 
     def _not_found_is_over(self) -> bool:
         if self._not_found_until_s is None:

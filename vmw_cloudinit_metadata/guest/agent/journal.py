@@ -1,18 +1,10 @@
 """Lines for people: in the journal and on the machine's console."""
 
 import os
-import re
 import sys
 from contextlib import suppress
 
 NAME = "vmw-metadata-agent"
-MAX_PRINTED_CHARS = 200
-
-
-def printable(text: object) -> str:
-    """Return the text as one short line of ASCII, safe for consoles and journals."""
-    clean = re.sub(r"[^ -~]", "?", str(text))
-    return clean if len(clean) <= MAX_PRINTED_CHARS else clean[:MAX_PRINTED_CHARS] + "..."
 
 
 class Journal:

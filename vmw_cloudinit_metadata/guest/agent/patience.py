@@ -1,11 +1,6 @@
-"""How long to wait: for answers, between retries, and with systemd's consent."""
+"""How long to wait: for answers, and between retries."""
 
-import os
-import socket
 import time
-from contextlib import suppress
-
-from vmw_cloudinit_metadata.guest.agent.conf import Settings
 
 SOON_S = 0.1  # before the first retry after a damaged answer; then twice as long each time
 
@@ -13,13 +8,11 @@ SOON_S = 0.1  # before the first retry after a damaged answer; then twice as lon
 class Patience:
     """Two deadlines: until when to ask, and until when to wait for an answer that has begun."""
 
-    def __init__(self, wait_s: float, settings: Settings, hold: bool) -> None:
-        self._silence_s: float = settings["silence-timeout"]
+    def __init__(self, wait_s: float, silence_s: float, longest_s: float) -> None:
+        self._silence_s = silence_s
         now_s = time.monotonic()
-        self._longest_s: float = now_s + settings["longest-wait"]
-        self._end_s: float = min(now_s + wait_s, self._longest_s)
-        if hold:
-            self._longest_s = self._end_s = float("inf")
+        self._longest_s = now_s + longest_s
+        self._end_s = min(now_s + wait_s, self._longest_s)
         self._answer_s = self._end_s
 
     def progress(self) -> None:
@@ -45,13 +38,3 @@ class Patience:
 def retry_delay_s(attempt: int, retry_s: float) -> float:
     """Return the pause after a damaged answer: short at first, in the end as after silence."""
     return min(SOON_S * (1 << min(attempt, 10)), retry_s)
-
-
-def extend_start() -> None:
-    """Ask systemd for more time to start, where it listens."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address[:1] not in ("/", "@"):
-        return
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        place = "\0" + address[1:] if address[0] == "@" else address
-        sock.sendto(b"EXTEND_TIMEOUT_USEC=120000000", place)

@@ -7,7 +7,7 @@ import re
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from vmw_cloudinit_metadata.guest.agent.failures import ErrorAnswer
-from vmw_cloudinit_metadata.guest.agent.journal import printable
+from vmw_cloudinit_metadata.guest.agent.printing import printable
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_NOISE_BYTES = 4096  # of a line in which no response has begun

@@ -11,11 +11,9 @@ from typing import Any, List, Optional, Sequence
 
 from vmw_cloudinit_metadata.guest.agent.conf import CONFIG
 from vmw_cloudinit_metadata.guest.agent.failures import AgentError, NoPort, PortLost
-from vmw_cloudinit_metadata.guest.agent.responses import LineReader
+from vmw_cloudinit_metadata.guest.agent.port import GuestPort
 from vmw_cloudinit_metadata.guest.agent.system import System
 
-QUIET_S = 0.2  # a silence this long means that the host has no queued bytes left
-DRAIN_S = 2.0  # a line that never falls silent is used as it is
 WRITE_S = 1.0
 
 NO_PORT = "this machine has no serial port: add one to the VM"
@@ -47,13 +45,12 @@ def find_ports(system: System, device: Optional[str]) -> List[str]:
     raise NoPort(NO_PORT)
 
 
-class SerialPort:
+class SerialPort(GuestPort):
     """A serial port in raw mode, locked against other programs."""
 
     def __init__(self, device: str, place: str, is_console: bool) -> None:
         """Raise NoPort, or PortLost if opening it may work later."""
-        self.device = device
-        self.lines = LineReader()
+        super().__init__(device)
         self._restore = is_console
         flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -84,15 +81,10 @@ class SerialPort:
         except (termios.error, OSError) as error:
             raise PortLost(f"{self.device}: {error.args[-1]}") from None
 
-    def drain(self) -> None:
-        """Drop what arrives until the line is quiet."""
-        end_s = time.monotonic() + DRAIN_S
-        while time.monotonic() < end_s and wait_for([self], QUIET_S):
-            self.read()
-        self.lines.forget()
+    def fileno(self) -> int:
+        return self.descriptor
 
     def read(self) -> bytes:
-        """Return the bytes that have arrived, maybe none; raise PortLost."""
         try:
             data = os.read(self.descriptor, 65536)
         except BlockingIOError:
@@ -104,7 +96,6 @@ class SerialPort:
         return data
 
     def write(self, data: bytes) -> None:
-        """Write all of it, or as much as the port takes within a second; raise PortLost."""
         end_s = time.monotonic() + WRITE_S
         while data and time.monotonic() < end_s:
             try:
@@ -131,11 +122,10 @@ def raw_mode(found: Sequence[Any]) -> List[Any]:
     return [termios.IGNBRK, 0, control, 0, termios.B115200, termios.B115200, characters]
 
 
-def wait_for(ports: Sequence[SerialPort], limit_s: float) -> List[SerialPort]:
+def wait_for(ports: Sequence[Any], limit_s: float) -> List[Any]:
     """Return the ports that can be read, after at most `limit_s`."""
-    by_descriptor = {port.descriptor: port for port in ports}
-    ready, _, _ = select.select(list(by_descriptor), [], [], max(limit_s, 0))
-    return [by_descriptor[descriptor] for descriptor in ready]
+    ready, _, _ = select.select(ports, [], [], max(limit_s, 0))
+    return ready
 
 
 def open_ports(system: System, devices: Sequence[str]) -> List[SerialPort]:

@@ -5,7 +5,7 @@ import re
 from typing import Any, Dict
 
 from vmw_cloudinit_metadata.guest.agent.failures import Unusable
-from vmw_cloudinit_metadata.guest.agent.journal import printable
+from vmw_cloudinit_metadata.guest.agent.printing import printable
 from vmw_cloudinit_metadata.guest.agent.responses import load_json
 
 # PyYAML's constructors let these through.

@@ -7,7 +7,7 @@ shell script that reads YAML by lines. What it does is done here too, with its o
 - Its older form (to cloud-init 23) reads with `read`: it ignores a last line without a line end.
 - Its newer form reads with `grep`: a key counts anywhere in a line, also before a comment.
 
-Each version differs in details, so those of the image's own program are taken (`Reader.of`). Pure.
+Versions differ in details: those of the image's own program are taken (`ScriptReader.of`). Pure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RUNS, NOT_FOUND = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class ScriptReader:
     """How a version of ds-identify reads."""
 
     by_grep: bool = True
@@ -34,7 +34,7 @@ class Reader:
     reads_seedfrom: bool = True
 
     @classmethod
-    def of(cls, program: str) -> Reader:
+    def of(cls, program: str) -> ScriptReader:
         """Return the reader for a program's text."""
         return cls(
             'grep "$key' in program,
@@ -44,7 +44,7 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class ScriptInput:
     """What ds-identify reads. `configs` are cloud.cfg and cloud.cfg.d/*.cfg: path and text."""
 
     configs: Sequence[tuple[str, str]]
@@ -64,7 +64,7 @@ class Verdict:
     remedy: str = ""
 
 
-def identify(given: Input, reader: Reader) -> Verdict:
+def identify(given: ScriptInput, reader: ScriptReader) -> Verdict:
     """Return what ds-identify does on the first boot of a VM, without any seed or disc.
 
     The word `cloud-init=disabled` is not for it: in older versions its generator reads that.
@@ -92,7 +92,9 @@ def identify(given: Input, reader: Reader) -> Verdict:
     return _search(given, command_line, reader, runs_anyway=not_found == "enabled")
 
 
-def _search(given: Input, command_line: str, reader: Reader, *, runs_anyway: bool) -> Verdict:
+def _search(
+    given: ScriptInput, command_line: str, reader: ScriptReader, *, runs_anyway: bool
+) -> Verdict:
     sources = _list_on_command_line(command_line)
     place, value = "", ""
     if not sources:
@@ -127,7 +129,7 @@ def _of_list(place: str, sources: Sequence[str]) -> str:
 
 
 def config_line(
-    configs: Sequence[tuple[str, str]], key: str, reader: Reader
+    configs: Sequence[tuple[str, str]], key: str, reader: ScriptReader
 ) -> tuple[str, str] | None:
     """Return the file and the value of the last line that ds-identify takes for this key."""
     find = _by_grep if reader.by_grep else _by_read
@@ -162,7 +164,7 @@ def _resolved(text: str) -> str:
     return _ESCAPED.sub(lambda found: "" if found[1] == "\n" else found[1], text.replace("\0", ""))
 
 
-def _list_of(value: str, reader: Reader) -> list[str]:
+def _list_of(value: str, reader: ScriptReader) -> list[str]:
     if not reader.by_grep:
         return _array(value)
     flow = value.rpartition(":")[2].strip()
@@ -194,7 +196,7 @@ class _Setting:
     place: str = ""
 
 
-def _settings(text: str, command_line: str, reader: Reader) -> tuple[_Setting, _Setting]:
+def _settings(text: str, command_line: str, reader: ScriptReader) -> tuple[_Setting, _Setting]:
     """Return the policy and the name of the one data source."""
     found = {"policy": _Setting(), "datasource": _Setting()}
     for line in _lines(text):
@@ -225,7 +227,7 @@ def _mode(policy: str) -> tuple[str, str]:
     return mode, not_found
 
 
-def _finds_nocloud(given: Input, command_line: str, reader: Reader) -> bool:
+def _finds_nocloud(given: ScriptInput, command_line: str, reader: ScriptReader) -> bool:
     """Return whether ds-identify finds NoCloud without a seed: by a word, or inline data."""
     if not reader.reads_ds and " ds=nocloud" in f" {command_line}":
         return True

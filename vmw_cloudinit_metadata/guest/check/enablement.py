@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from vmw_cloudinit_metadata.guest.check.commandlines import command_lines
-from vmw_cloudinit_metadata.guest.check.finding import Finding
+from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.image.tree import Link, Tree
 
 _DIRECTORIES = (
@@ -31,21 +31,21 @@ _INSTALL = re.compile(r"^\[Install\][ \t\r]*$", re.MULTILINE)
 _NULL = "/dev/null"
 
 
-def not_started(tree: Tree) -> Iterator[Finding]:
+def not_started(tree: Tree) -> Iterator[ImageFinding]:
     """Yield each unit of cloud-init that does not start."""
     for unit in _units(tree):
         masked = _masked(tree, _DIRECTORIES, unit)
         if masked:
-            yield Finding(masked, f"{unit} is masked", f"systemctl unmask {unit}")
+            yield ImageFinding(masked, f"{unit} is masked", f"systemctl unmask {unit}")
         elif _is_to_enable(tree, unit) and not _is_wanted(tree, unit):
-            yield Finding(
+            yield ImageFinding(
                 _place(tree, unit), f"{unit} is wanted by nothing", f"systemctl enable {unit}"
             )
     yield from _of_generator(tree)
     for line in command_lines(tree):
         for word in line.words:
             if re.match(r"systemd\.mask=cloud-(?:init|config|final)\b", word):
-                yield Finding(line.place, f"{word} masks a unit", f"remove {word}")
+                yield ImageFinding(line.place, f"{word} masks a unit", f"remove {word}")
 
 
 def _units(tree: Tree) -> list[str]:
@@ -84,19 +84,19 @@ def _is_wanted(tree: Tree, unit: str) -> bool:
     )
 
 
-def _of_generator(tree: Tree) -> Iterator[Finding]:
+def _of_generator(tree: Tree) -> Iterator[ImageFinding]:
     """The generator makes cloud-init's target start, unless a link does it."""
     if not any(tree.entry(f"{at}/{_TARGET}") for at in _DIRECTORIES) or _is_wanted(tree, _TARGET):
         return
     masked = _masked(tree, _GENERATORS, _GENERATOR)
     if masked:
-        yield Finding(
+        yield ImageFinding(
             masked,
             "cloud-init's generator is masked: cloud-init does not start",
             "remove this link",
         )
     elif not any(tree.is_program(f"{at}/{_GENERATOR}") for at in _GENERATORS):
-        yield Finding(
+        yield ImageFinding(
             f"{_GENERATORS[2]}/{_GENERATOR}",
             f"is missing, and nothing else starts {_TARGET}",
             f"install cloud-init anew, or run: systemctl enable {_TARGET}",

@@ -7,7 +7,7 @@ from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ImageFinding:
     """A fault keeps cloud-init from using the server's data; a warning is a risk."""
 
     file: str  # "" if it concerns no file

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vmw_cloudinit_metadata.guest.check.commandlines import CommandLine, command_lines
-from vmw_cloudinit_metadata.guest.check.finding import Finding
+from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.check.firstboot import DS_IDENTIFY
 from vmw_cloudinit_metadata.guest.image import layout
 from vmw_cloudinit_metadata.guest.image.tree import Tree
@@ -134,13 +134,13 @@ class ImageAnswer:
             yield f"cloud-init has its network from {self.cloud_init.get('network from')!r:.100}"
 
 
-def of_own_programs(tree: Tree) -> Iterator[Finding]:
+def of_own_programs(tree: Tree) -> Iterator[ImageFinding]:
     """Yield what the image's own programs do with a seed; raise ConfigError if they cannot run."""
     _refuse(tree)
     for line in command_lines(tree)[:MAX_COMMAND_LINES]:
         with_line = f", with the command line of {line.place}" if line.place else ""
         for problem in ask(tree, line).problems:
-            yield Finding(
+            yield ImageFinding(
                 "", f"by the image's own programs{with_line}: {problem}", "see the other findings"
             )
 

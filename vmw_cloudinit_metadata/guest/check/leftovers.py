@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vmw_cloudinit_metadata.guest.agent.texts import load_yaml
 from vmw_cloudinit_metadata.guest.check.configlayers import CloudConfig
-from vmw_cloudinit_metadata.guest.check.finding import Finding
+from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 _INTERFACES = "/etc/network/interfaces"
@@ -46,7 +46,7 @@ _MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _REMOVE = "remove the file"
 
 
-def left_over(tree: Tree) -> Iterator[Finding]:
+def left_over(tree: Tree) -> Iterator[ImageFinding]:
     """Yield network configuration that competes, and an identity that clones would share."""
     yield from _of_ifupdown(tree)
     yield from _of_netplan(tree)
@@ -56,8 +56,8 @@ def left_over(tree: Tree) -> Iterator[Finding]:
     yield from _of_machine_id(tree)
 
 
-def _competes(path: str, what: str, remedy: str = _REMOVE) -> Finding:
-    return Finding(path, f"{what} beside what cloud-init writes", remedy)
+def _competes(path: str, what: str, remedy: str = _REMOVE) -> ImageFinding:
+    return ImageFinding(path, f"{what} beside what cloud-init writes", remedy)
 
 
 def _has(tree: Tree, programs: Iterable[str]) -> bool:
@@ -70,12 +70,12 @@ def _files(tree: Tree, *patterns: str) -> list[str]:
     return list(dict.fromkeys(path for path in found if path and tree.is_file(path)))
 
 
-def _of_ifupdown(tree: Tree) -> Iterator[Finding]:
+def _of_ifupdown(tree: Tree) -> Iterator[ImageFinding]:
     if not _has(tree, _IFUP) or not tree.is_file(_INTERFACES):
         return
     lines = tree.text(_INTERFACES).replace("\\\n", " ").split("\n")
     if _writes_interfaces(tree) and not any(map(_includes_cloud_init, map(str.split, lines))):
-        yield Finding(
+        yield ImageFinding(
             _INTERFACES,
             f"does not include {_CLOUD_INIT_INTERFACES}, where cloud-init writes the network",
             "add the line `source /etc/network/interfaces.d/*`",
@@ -112,7 +112,7 @@ def _is_card(words: list[str]) -> bool:
     return len(words) > 1 and words[0] == "iface" and words[1] != "lo"
 
 
-def _of_netplan(tree: Tree) -> Iterator[Finding]:
+def _of_netplan(tree: Tree) -> Iterator[ImageFinding]:
     if not _has(tree, _NETPLAN):
         return
     for path in _files(tree, *_NETPLAN_FILES):
@@ -121,7 +121,7 @@ def _of_netplan(tree: Tree) -> Iterator[Finding]:
         try:
             configured = _devices(load_yaml(tree.text(path)))
         except ValueError:
-            yield Finding(
+            yield ImageFinding(
                 path, "is not YAML: netplan applies no file at all", "correct or remove it"
             )
             continue
@@ -137,7 +137,7 @@ def _devices(plan: object) -> list[str]:
     return [str(name) for devices in kinds for name in devices]
 
 
-def _of_network_manager(tree: Tree) -> Iterator[Finding]:
+def _of_network_manager(tree: Tree) -> Iterator[ImageFinding]:
     if not _has(tree, _NETWORK_MANAGER):
         return
     for path in _files(tree, *_CONNECTIONS):
@@ -161,7 +161,7 @@ def _section(text: str, name: str) -> dict[str, str]:
     return found
 
 
-def _of_ifcfg(tree: Tree) -> Iterator[Finding]:
+def _of_ifcfg(tree: Tree) -> Iterator[ImageFinding]:
     for pattern, programs in _IFCFG.items():
         for path in _files(tree, pattern) if _has(tree, programs) else ():
             name = posixpath.basename(path).removeprefix("ifcfg-")
@@ -171,7 +171,7 @@ def _of_ifcfg(tree: Tree) -> Iterator[Finding]:
                 yield _competes(path, f"configures {name}")
 
 
-def _of_networkd(tree: Tree) -> Iterator[Finding]:
+def _of_networkd(tree: Tree) -> Iterator[ImageFinding]:
     """systemd-networkd takes the first file that matches a card."""
     if not tree.find(_NETWORKD) or not tree.glob(_NETWORKD_ENABLED):
         return
@@ -179,14 +179,14 @@ def _of_networkd(tree: Tree) -> Iterator[Finding]:
         if posixpath.basename(path) < _CLOUD_INIT_NETWORKD:
             card = _section(tree.text(path), "Match").get("name", "cards")
             if card != "lo":
-                yield Finding(
+                yield ImageFinding(
                     path,
                     f"configures {card}, before cloud-init's {_CLOUD_INIT_NETWORKD}*.network",
                     "rename it to a higher number, or remove it",
                 )
 
 
-def _of_machine_id(tree: Tree) -> Iterator[Finding]:
+def _of_machine_id(tree: Tree) -> Iterator[ImageFinding]:
     if tree.root.resolve() == Path("/"):
         return
     for path in _MACHINE_IDS:
@@ -196,7 +196,7 @@ def _of_machine_id(tree: Tree) -> Iterator[Finding]:
             and tree.find(path) == path
             and tree.text(path).strip() not in ("", "uninitialized")
         ):
-            yield Finding(
+            yield ImageFinding(
                 path,
                 "holds a machine-id, which all clones of this image would share",
                 f"empty it: truncate -s 0 {path}" if path == _MACHINE_IDS[0] else _REMOVE,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vmw_cloudinit_metadata.guest.image import record
 from vmw_cloudinit_metadata.guest.image.parts import Choices, Edit, edits
-from vmw_cloudinit_metadata.guest.image.record import Record, Written
+from vmw_cloudinit_metadata.guest.image.record import ChangeRecord, Written
 from vmw_cloudinit_metadata.guest.image.tree import Entry, Tree
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -51,21 +51,21 @@ def open_tree(root: Path) -> Tree:
 
 def install(tree: Tree, choices: Choices) -> list[Done]:
     """Make the tree match the choices; changes that only earlier choices needed are undone."""
-    old = Record.read(tree)
+    old = ChangeRecord.read(tree)
     changes = [_change(tree, old, path, edit) for path, edit in edits(tree, choices).items()]
     ours = {c.path: c.written for c in changes if c.wanted != c.before}
     dropped = {path: old.written[path] for path in old.written.keys() - {c.path for c in changes}}
     made = [d for path in (record.FILE, *ours) for d in tree.missing_directories(path)]
     directories = tuple(dict.fromkeys([*old.directories, *made]))
-    Record({**dropped, **ours}, directories).save(tree)
+    ChangeRecord({**dropped, **ours}, directories).save(tree)
     done = [*_put_back(tree, dropped), *_carry_out(tree, changes)]
-    Record(ours, directories).save(tree)
+    ChangeRecord(ours, directories).save(tree)
     return done
 
 
 def remove(tree: Tree) -> list[Done]:
     """Restore everything as it was before; files changed since then are left alone."""
-    old = Record.read(tree)
+    old = ChangeRecord.read(tree)
     done = list(_put_back(tree, old.written))
     if tree.entry(record.FILE):
         tree.remove(record.FILE)
@@ -74,7 +74,7 @@ def remove(tree: Tree) -> list[Done]:
     return done
 
 
-def _change(tree: Tree, old: Record, path: str, edit: Edit) -> _Change:
+def _change(tree: Tree, old: ChangeRecord, path: str, edit: Edit) -> _Change:
     now = tree.entry(path)
     before = old.before(path, now)
     return _Change(path, before, now, edit(before))

@@ -1,8 +1,8 @@
-"""The agent as it ships: the modules of guest/agent/ joined into one readable Python file.
+"""What ships for guests: the modules of a program joined into one readable Python file.
 
 Each module becomes a section, headed by its name and docstring, after the modules that it imports.
 Imports of the standard library are merged at the top. The text depends on the modules alone, so a
-checkout, an installed wheel and `guest print agent` give the same bytes. Reads the package's files.
+checkout, an installed wheel and `guest print` give the same bytes. Reads the package's files.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-ROOM = "vmw_cloudinit_metadata.guest.agent"
-_LAST = "commandline"  # imports all other modules, directly or not
+_PACKAGE = "vmw_cloudinit_metadata.guest"
+_LAST = "commandline"  # imports all other modules of the agent, directly or not
+_LAST_FOR_WINDOWS = "metadataservice"
+_SHEBANG = "#!/usr/bin/env python3\n"
 _LINE_CHARS = 100  # a longer import has a line for each name
 
 
@@ -31,8 +33,8 @@ class Section:
 
     name: str
     docstring: str
-    uses: Sequence[str]  # modules of the agent
-    imports: Sequence[Import]  # of the standard library
+    uses: Sequence[str]  # other modules of the package
+    imports: Sequence[Import]  # of libraries
     defines: frozenset[str]
     code: str
 
@@ -63,17 +65,32 @@ class Section:
 
 def agent() -> str:
     """Return the agent's file; raise JoinError."""
-    package = resources.files(ROOM)
-    return joined(lambda name: (package / f"{name}.py").read_text("utf-8"))
+    return joined(_reader("agent"))
 
 
-def joined(read: Callable[[str], str]) -> str:
-    """Return the file that is made of the modules, given how to read one; raise JoinError."""
-    sections = list(_in_order(_LAST, read, set()))
+def cloudbase_init() -> str:
+    """Return the file for cloudbase-init, which uses modules of the agent; raise JoinError."""
+    return joined(_reader("windows", "agent"), _LAST_FOR_WINDOWS).removeprefix(_SHEBANG)
+
+
+def _reader(*rooms: str) -> Callable[[str], str]:
+    """Return a function that reads a module of the first room that has it."""
+    places = [resources.files(_PACKAGE) / room for room in rooms]
+
+    def read(name: str) -> str:
+        files = (place / f"{name}.py" for place in places)
+        return next(file for file in files if file.is_file()).read_text("utf-8")
+
+    return read
+
+
+def joined(read: Callable[[str], str], last: str = _LAST) -> str:
+    """Return the file of `last` and all that it needs, given how to read one; raise JoinError."""
+    sections = list(_in_order(last, read, set()))
     _refuse_collisions(sections)
     imports = _merged(node for section in sections for node in section.imports)
     docstring = ast.get_docstring(ast.parse(read("__init__")))
-    head = f'#!/usr/bin/env python3\n"""{docstring}\n"""\n\n' + "\n".join(imports)
+    head = f'{_SHEBANG}"""{docstring}\n"""\n\n' + "\n".join(imports)
     return "\n\n\n".join([head, *map(str, sections)]) + "\n"
 
 
@@ -92,7 +109,7 @@ def _module(node: Import) -> str:
 
 
 def _is_ours(module: str) -> bool:
-    return module.startswith(f"{ROOM}.")
+    return module.startswith(f"{_PACKAGE}.")
 
 
 def _defined(code: Iterable[ast.stmt]) -> Iterator[str]:

@@ -62,6 +62,11 @@ def clean() -> str:
     return packaged("clean-seed")
 
 
+def cloudbase_init() -> str:
+    """Return the file for cloudbase-init, which no Linux image gets."""
+    return joined.cloudbase_init()
+
+
 def settings() -> str:
     return packaged("vmw-metadata-agent.conf")
 

@@ -26,14 +26,14 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ChangeRecord:
     """Every path that was changed and every directory that was created."""
 
     written: Mapping[str, Written] = field(default_factory=dict)
     directories: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, tree: Tree) -> Record:
+    def read(cls, tree: Tree) -> ChangeRecord:
         """Return the tree's record, empty if there is none; raise ConfigError if it is damaged."""
         content = tree.read(FILE)
         if content is None:
@@ -71,12 +71,12 @@ def digest(entry: Entry | None) -> str | None:
     return hashlib.sha256(content).hexdigest()
 
 
-def _parse(plain: dict[str, Any]) -> Record:
+def _parse(plain: dict[str, Any]) -> ChangeRecord:
     written = {
         str(path): Written(_entry(value["before"]), value["written"])
         for path, value in plain["paths"].items()
     }
-    return Record(written, tuple(map(str, plain["directories"])))
+    return ChangeRecord(written, tuple(map(str, plain["directories"])))
 
 
 def _plain(entry: Entry | None) -> dict[str, object] | None:

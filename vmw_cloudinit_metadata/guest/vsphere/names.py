@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.files.vmnames import vm_names
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 STANDARD_INPUT = "-"
@@ -42,7 +43,8 @@ def _of_text(text: str) -> list[str]:
 
 
 def _of_folder(path: Path, defaults: str | None) -> list[str]:
-    """Return instance file names without suffix: VM names as vCenter writes them, or UUIDs."""
-    folder = Directory(str(path))
-    shared = folder.path_of(defaults) if defaults else None
-    return [Path(file).stem for file in folder.all_paths() if file != shared]
+    """The names of files and entries: VM names as vCenter writes them, or UUIDs."""
+    try:
+        return vm_names(str(path), defaults)
+    except DriverError as error:
+        raise ConfigError(f"--from: {error}") from error

@@ -48,18 +48,29 @@ MAX_TAG_DIRECTIVES = 100  # libyaml compares each with all earlier ones
 _TAG_DIRECTIVE = "%TAG"
 
 TEXT = "text"  # scalars below this key are strings, as they are written
-_INTERFACE = {
-    **dict.fromkeys(
-        ("name", "mac-address", "address", "netmask", "gateway", "search", "nameservers"), TEXT
-    ),
-    "routes": {"to": TEXT, "via": TEXT},
-}
-_METADATA = dict.fromkeys(
-    (
-        *("ami-id", "instance-id", "region", "availability-zone", "hostname", "local-hostname"),
-        *("tags", "public-keys"),
-    ),
-    TEXT,
+
+
+def _appendable(schema: dict[str, Any]) -> dict[str, Any]:
+    """Add `key+` of each key, which appends to a list of the same kind."""
+    return schema | {f"{name}+": below for name, below in schema.items()}
+
+
+_INTERFACE = _appendable(
+    {
+        **dict.fromkeys(
+            ("name", "mac-address", "address", "netmask", "gateway", "search", "nameservers"), TEXT
+        ),
+        "routes": {"to": TEXT, "via": TEXT},
+    }
+)
+_METADATA = _appendable(
+    dict.fromkeys(
+        (
+            *("ami-id", "instance-id", "region", "availability-zone", "hostname", "local-hostname"),
+            *("tags", "public-keys"),
+        ),
+        TEXT,
+    )
 )
 SCHEMA: Mapping[str, Any] = {
     "metadata": _METADATA,
@@ -131,10 +142,10 @@ class Seed:
         while key not in self.marks and key:
             key = key[:-1]
         mark = self.marks.get(key)
-        return _place_of(mark, self.text) if mark else (1, 1)
+        return place_of(mark, self.text) if mark else (1, 1)
 
 
-def _place_of(mark: yaml.Mark, text: str) -> tuple[int, int]:
+def place_of(mark: yaml.Mark, text: str) -> tuple[int, int]:
     return syntax.place_at(text, mark.index) if text else (mark.line + 1, mark.column + 1)
 
 
@@ -142,12 +153,24 @@ def dashed(key: Key) -> Key:
     return tuple(part.replace("_", "-") if isinstance(part, str) else part for part in key)
 
 
+def on_line(value: dict[str, Any], line: int, faults: tuple[Fault, ...] = ()) -> Seed:
+    """Return the Seed of a mapping all of which stands on one line."""
+    mark = yaml.Mark("", 0, line - 1, 0, None, 0)
+    return Seed(value, faults, dict.fromkeys(_places(value, ()), mark))
+
+
+def _places(value: Any, key: Key) -> Iterator[Key]:
+    yield key
+    for name, item in value.items() if isinstance(value, dict) else ():
+        yield from _places(item, (*key, name.replace("_", "-")))
+
+
 def read(text: str, schema: Mapping[str, Any] = SCHEMA, root: Key = ()) -> Seed:
     """Read one YAML document, whose keys are below `root`: `("userdata",)` keeps them secret.
 
     Never raises: what is wrong is in `faults`.
     """
-    return _Reader(text, schema, root).seed()
+    return Reader(text, schema, root).seed()
 
 
 _Anchored = tuple[Any, Iterator[Any]]  # the first event of a node, and those after it
@@ -157,7 +180,7 @@ class _StopError(Exception):
     """Raised when a limit is exceeded and its fault has been added."""
 
 
-class _Reader:
+class Reader:
     def __init__(self, text: str, schema: Mapping[str, Any], root: Key) -> None:
         self._text = text
         # Asking for ASCII first saves 4 µs for a small file.
@@ -207,13 +230,16 @@ class _Reader:
         next(self._events)  # the stream's start
         if isinstance(next(self._events), StreamEndEvent):
             return None
-        value = self._node(next(self._events), self._root, self._schema)
+        value = self._content(next(self._events))
         next(self._events)  # the document's end
         event = next(self._events)
         if not isinstance(event, StreamEndEvent):
             expected = "one document per file (remove the second '---')"
             self._fault(event, self._root, "a second YAML document", expected)
         return value
+
+    def _content(self, event: Any) -> Any:
+        return self._node(event, self._root, self._schema)
 
     def _node(self, event: Any, key: Key, schema: Any) -> Any:
         if type(event) is ScalarEvent:
@@ -309,7 +335,7 @@ class _Reader:
 
     def _duplicate(self, event: Any, key: Key) -> None:
         first = self._marks.get(key)
-        line = _place_of(first, self._lines)[0] if first else 0
+        line = place_of(first, self._lines)[0] if first else 0
         found = f"a duplicate key (the first is on line {line})" if line else "a duplicate key"
         self._fault(event, key, found, "each key once")
 
@@ -406,7 +432,7 @@ class _Reader:
         raise _StopError
 
     def _fault(self, event: Any, key: Key, found: str, expected: str) -> None:
-        line, column = _place_of(event.start_mark, self._lines)
+        line, column = place_of(event.start_mark, self._lines)
         self._faults.add(Fault(key, found, expected, line=line, column=column))
         if self._faults.has_more:
             raise _StopError

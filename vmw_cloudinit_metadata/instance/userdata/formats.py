@@ -44,6 +44,8 @@ TYPES = frozenset(
         *(f"{SCRIPT}-per-{when}" for when in ("boot", "instance", "once")),
     }
 )
+# What cloudbase-init runs in Windows, besides what begins with #!; cloud-init ignores it.
+_FOR_WINDOWS = re.compile(rb"#ps1(?:_sysnative|_x86)?\s|rem\s+cmd\s|<(?:script|powershell)>")
 _UNTYPED = ("text/plain", "text/x-not-multipart", SCRIPT)  # the type follows from the beginning
 _GZIP_TYPE = re.compile(r"application/(?:x-)?(?:g(?:un)?zip(?:-compressed|ped)?|compress(?:ed)?)")
 _GZIP = b"\x1f\x8b"
@@ -87,6 +89,10 @@ def type_of(content: bytes) -> str | None:
     """Return the type by the beginning, as cloud-init does."""
     start = content.decode("utf-8", "surrogateescape").lstrip()[:64].lower()
     return next((kind for begin, kind in BEGINNINGS.items() if start.startswith(begin)), None)
+
+
+def is_for_windows(content: bytes) -> bool:
+    return _FOR_WINDOWS.match(content) is not None
 
 
 def parts_of(document: bytes) -> Iterator[Part | Trouble]:

@@ -53,6 +53,8 @@ def faults_in(document: bytes, key: str) -> Iterator[Fault]:
 
 
 def _part(part: Part, key: str, *, has_handler: bool) -> Iterator[Fault]:
+    if part.type is None and formats.is_for_windows(part.content):
+        return
     if part.type is None:
         found, expected = _unknown(part.content)
         yield _fault(Trouble(f"{found}{part.place}", expected), key)

@@ -1,0 +1,523 @@
+"""Stores: what StoreDriver makes of their records, their faults, and what they tell."""
+
+from __future__ import annotations
+
+import decimal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.process import Constants
+from vmw_cloudinit_metadata import (
+    LAYERS,
+    Changes,
+    DriverError,
+    Key,
+    Machine,
+    Record,
+    Store,
+    StoreDriver,
+)
+from vmw_cloudinit_metadata.drivers.catalogue.findings import Findings
+from vmw_cloudinit_metadata.drivers.loading import load
+from vmw_cloudinit_metadata.drivers.memorystore import MemoryStore
+from vmw_cloudinit_metadata.drivers.observation import Census
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
+from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+
+VC = "11111111-2222-3333-4444-555555555555"
+BIOS = "99999999-2222-3333-4444-555555555555"
+WEB1 = Machine(name="web1", vc_uuid=VC, service_uri="my-metadata?profile=web")
+
+Report = Callable[[str], None]
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def driver(store: MemoryStore) -> Iterator[StoreDriver]:
+    """Its listener is connected."""
+    made = StoreDriver(store)
+    made.watch(lambda _: None)
+    until(lambda: store.is_listening)
+    yield made
+    made.close()
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.002)
+
+
+def metadata_of(driver: StoreDriver, machine: Machine = WEB1) -> dict[str, Any]:
+    found = driver.get_instance(machine)
+    assert found
+    return dict(found.metadata)
+
+
+def faults_of(driver: StoreDriver, machine: Machine = WEB1) -> list[str]:
+    with pytest.raises(InvalidInstanceData) as raised:
+        driver.get_instance(machine)
+    return [str(fault) for fault in raised.value.faults]
+
+
+def test_records_of_higher_ranks_win(store: MemoryStore) -> None:
+    driver = StoreDriver(store)
+    store.put("name", "web1", {"metadata": {"by": "name"}})
+    store.put("bios-uuid", BIOS, {"metadata": {"by": "bios"}})
+    machine = Machine(name="web1", vc_uuid=VC, bios_uuid=BIOS)
+    assert metadata_of(driver, machine) == {"by": "name"}
+    store.put("bios-uuid", BIOS, {"metadata": {"by": "bios"}, "match": {"bios-uuid": BIOS}})
+    assert metadata_of(driver, machine) == {"by": "bios"}
+    store.put("vc-uuid", VC, {"metadata": {"by": "vc"}})
+    assert metadata_of(driver, machine) == {"by": "vc"}
+    assert metadata_of(StoreDriver(store, match=["name"]), machine) == {"by": "name"}
+
+
+def test_layers_lie_below_and_are_explained(store: MemoryStore) -> None:
+    driver = StoreDriver(store)
+    store.layer("10-all", "metadata: {region: eu1, tags: [all]}\n")
+    store.layer("20-web", {"match": {"query.profile": "web"}, "metadata": {"tags+": ["web"]}})
+    store.put("name", "web1", {"network": {"address": "10.0.0.5/24"}}, "row 1")
+    assert metadata_of(driver) == {"region": "eu1", "tags": ["all", "web"]}
+    assert list(driver.trace(WEB1)) == [
+        "metadata.region: eu1  # 10-all:1",
+        'metadata.tags: ["all","web"]  # 10-all:1 and 20-web',
+        "network.address: 10.0.0.5/24  # row 1",
+    ]
+    found = driver.get_instance(WEB1)
+    assert found
+    assert found.sources == ("row 1", "20-web", "10-all")
+
+
+def test_layer_with_serve_gives_vms_without_records_data(store: MemoryStore) -> None:
+    driver = StoreDriver(store)
+    store.layer("all", "serve: true\nmetadata: {region: eu1}\n")
+    assert metadata_of(driver) == {"region": "eu1"}
+
+
+def test_layers_of_one_label_are_told_apart() -> None:
+    class Twins(Store):
+        def fetch(self, keys: Collection[Key]) -> Iterable[Record]:  # noqa: ARG002
+            for match in ("web*", "db*"):
+                text = f"serve: true\nmatch: {{name: '{match}'}}\nmetadata: {{of: '{match}'}}\n"
+                yield Record(LAYERS, text, "a layer")
+
+    driver = StoreDriver(Twins({}))
+    assert metadata_of(driver) == {"of": "web*"}
+    assert metadata_of(driver, Machine(name="db1")) == {"of": "db*"}
+    assert metadata_of(driver) == {"of": "web*"}
+
+
+def test_faults_name_the_record_and_quote_no_secret(store: MemoryStore) -> None:
+    driver = StoreDriver(store)
+    store.put("name", "web1", {"network": {"addres": "10.0.0.5/24"}}, "row 1")
+    (fault,) = faults_of(driver)
+    assert fault.startswith("row 1: network.addres: found ")
+    store.put("name", "web1", "metadata: {}\nuserdata: [secret\n", "row 1")
+    assert faults_of(driver)[0].startswith("row 1:")
+    assert "secret" not in str(faults_of(driver))
+
+
+UNUSABLE = {
+    "decimal": (
+        {"metadata": {"region": decimal.Decimal(1)}},
+        "metadata.region: found a Decimal, expected",
+    ),
+    "key": ({"metadata": {1: 2}}, "metadata: found a number as a key, expected a string"),
+    "list": ([], "found a list, expected a mapping, or its text in YAML or JSON"),
+    "large": ({"userdata": "x" * 5_000_000}, "found a larger record, expected at most 4,194,304"),
+    "large-text": (b"x" * 5_000_000, "found a larger file, expected at most 4,194,304 bytes"),
+    "file": ({"userdata-file": "x.txt"}, "userdata-file: found the name of a file, expected"),
+    "surrogate": ("metadata: {x: \ud800}", "web1:1:"),
+}
+
+
+@pytest.mark.parametrize(("data", "text"), UNUSABLE.values(), ids=UNUSABLE)
+def test_record_that_is_no_data_is_a_fault(store: MemoryStore, data: Any, text: str) -> None:
+    store.put("name", "web1", data)
+    (fault,) = faults_of(StoreDriver(store))
+    assert fault.startswith("web1:")
+    assert text in fault
+
+
+def test_mapping_that_contains_itself_is_a_fault(store: MemoryStore) -> None:
+    data: dict[str, Any] = {}
+    data["metadata"] = data
+    store.put("name", "web1", data)
+    assert "too many levels of nesting" in faults_of(StoreDriver(store))[0]
+
+
+def test_two_records_of_one_vm_are_a_fault_that_names_both() -> None:
+    class Twice(Store):
+        def fetch(self, keys: Collection[Key]) -> Iterable[Record]:
+            rows = [f"row {number} of /a/b" for number in (1, 2)]
+            return [Record(key, {}, row) for key in keys if key.kind == "name" for row in rows]
+
+        def all(self) -> Iterable[Record]:
+            return self.fetch([Key("name", "web1")])
+
+    driver = StoreDriver(Twice({}))
+    text = "found both row 1 of /a/b and row 2 of /a/b, expected one of them"
+    assert text in faults_of(driver)[0]
+    assert [text in str(fault) for fault in driver.validate()] == [True]
+
+
+WRONG = {
+    "no-record": ([1], "Wrong: found a int, expected a Record"),
+    "other-key": (
+        [Record(Key("name", "WEB1"), {})],
+        "Wrong: fetch returned 'name WEB1', which was not asked for",
+    ),
+    "too-many": ([Record(Key("name", "web1"), {})] * 2000, "Wrong: fetch returned more than 1000"),
+    "none": (None, "Wrong: TypeError: 'NoneType' object is not iterable"),
+}
+
+
+@pytest.mark.parametrize(("records", "text"), WRONG.values(), ids=WRONG)
+def test_fetch_that_returns_something_else_is_reported_in_one_line(records: Any, text: str) -> None:
+    class Wrong(Store):
+        def fetch(self, keys: Collection[Key]) -> Any:  # noqa: ARG002
+            return records
+
+    with pytest.raises(DriverError, match=text):
+        StoreDriver(Wrong({})).get_instance(WEB1)
+
+
+def test_last_good_answer_is_served_while_the_store_is_down(store: MemoryStore) -> None:
+    driver = StoreDriver(store)
+    store.put("name", "web1", {"metadata": {"a": "b"}})
+    metadata_of(driver)
+    store.is_down = True
+    found = driver.get_instance(WEB1)
+    assert found
+    assert found.problem == (
+        "the last good answer is served, because: memory: ConnectionError: the store is down"
+    )
+    with pytest.raises(DriverError):
+        driver.check()
+    with pytest.raises(DriverError):
+        driver.get_instance(Machine(name="web2", vc_uuid=VC))
+    store.is_down = False
+    store.drop("name", "web1")
+    assert driver.get_instance(WEB1) is None
+
+
+def test_vm_without_a_record_is_explained(store: MemoryStore) -> None:
+    driver = StoreDriver(store)
+    assert driver.explain(WEB1) == f"no record named '{VC}' or 'web1' in memory"
+    store.put("bios-uuid", BIOS, {}, "row 9")
+    reason = driver.explain(Machine(name="web1", bios_uuid=BIOS))
+    assert "; row 9 is named by the BIOS UUID of this VM, which counts only if the record" in reason
+    store.layer("all", "serve: true\nmatch: {name: x}\n")
+    assert ", and no layer with serve: true matches it" in driver.explain(WEB1)
+
+
+def test_all_records_are_validated_and_compared(store: MemoryStore) -> None:
+    driver = StoreDriver(store)
+    assert list(driver.notes()) == ["0 records: memory has none"]
+    for name in ("web1", "web2"):
+        store.put("name", name, {"network": {"address": "10.0.0.5/24"}})
+    store.put("name", VC, {}, "row 3")
+    store.layer("unused", "match: {name: nobody}\n")
+    faults = sorted(str(fault) for fault in driver.validate())
+    assert driver.files_checked == 2
+    assert [fault.partition(", expected")[0] for fault in faults] == [
+        "row 3: warning: found a name that no VM is looked up by",
+        "unused:1: warning: match: found a layer that counts for no VM",
+        "web1: warning: network.address: found '10.0.0.5', which web2 has too",
+    ]
+    (only,) = (fault for fault in driver.validate_named(["web2"]) if "too" in str(fault))
+    assert "which web1 has too" in str(only)
+    with pytest.raises(DriverError, match="web9: no record named 'web9' in memory"):
+        list(driver.validate_named(["web9"]))
+
+
+class Unlisted(MemoryStore):
+    def all(self) -> None:  # type: ignore[override]
+        return None
+
+
+def test_store_that_lists_nothing_validates_what_is_named() -> None:
+    store = Unlisted()
+    driver = StoreDriver(store)
+    store.put("name", "web1", {"metadata": []})
+    (fault,) = driver.validate_named(["web1"])
+    assert "web1: metadata: found a list" in str(fault)
+    with pytest.raises(DriverError, match="memory cannot list its records: name the VMs to check"):
+        list(driver.validate())
+
+
+def test_documents_that_any_record_has_are_known(store: MemoryStore) -> None:
+    store.put("name", "web1", {"documents": {"securitydata": "x"}})
+    store.layer("all", "documents: {role: x}\n")
+    assert set(StoreDriver(store).document_names()) == {"SECURITYDATA", "ROLE"}
+
+
+def test_vm_that_shares_a_value_with_another_is_reported(store: MemoryStore) -> None:
+    driver = StoreDriver(store)
+    for name in ("web1", "web2"):
+        store.put("name", name, {"metadata": {"instance-id": "i-1"}})
+
+    def duplicates(name: str) -> tuple[str, ...]:
+        found = driver.get_instance(Machine(name=name))
+        assert found
+        return found.duplicates
+
+    assert duplicates("web1") == ()
+    assert duplicates("web2") == ("metadata.instance-id is 'i-1', which web1 has too",)
+    store.put("name", "web1", {"metadata": {"instance-id": "i-2"}})
+    assert duplicates("web2") == ()
+
+
+# Freshness
+
+
+def test_answer_holds_until_one_of_its_keys_changes(
+    store: MemoryStore, driver: StoreDriver
+) -> None:
+    store.put("name", "web1", {"metadata": {}})
+
+    def is_dropped_by(change: Callable[[], None]) -> bool:
+        found = driver.get_instance(WEB1)
+        assert found
+        assert driver.held_at(found.token, time.monotonic())
+        assert driver.still_holds(found.token)
+        change()
+        return not driver.held_at(found.token, time.monotonic())
+
+    assert not is_dropped_by(lambda: store.put("name", "web2", {}))
+    assert is_dropped_by(lambda: store.put("name", "web1", {}))
+    assert is_dropped_by(lambda: store.layer("10", {"metadata": {}}))
+    assert is_dropped_by(lambda: store.put("vc-uuid", VC, {}))  # of a higher rank, and missing
+    assert not is_dropped_by(lambda: store.put("name", "web1", {}))  # of a lower rank now
+
+
+def test_layers_are_fetched_once_while_no_change_is_told(
+    store: MemoryStore, driver: StoreDriver
+) -> None:
+    asked: list[Collection[Key]] = []
+    fetch = store.fetch
+
+    def noted(keys: Collection[Key]) -> Iterable[Record]:
+        asked.append(keys)
+        return fetch(keys)
+
+    store.fetch = noted  # type: ignore[method-assign]
+    store.put("name", "web1", {})
+    for _ in range(3):
+        metadata_of(driver)
+    assert [LAYERS in keys for keys in asked] == [True, False, False]
+    store.layer("10", {})
+    metadata_of(driver)
+    assert LAYERS in asked[-1]
+
+
+def test_nothing_is_cached_while_the_listener_is_away(
+    store: MemoryStore, constants: Constants
+) -> None:
+    constants(drivers__records__listening__FIRST_PAUSE_S=0.01)
+    reports: list[str] = []
+    driver = StoreDriver(store)
+    store.put("name", "web1", {})
+
+    def token() -> Any:
+        found = driver.get_instance(WEB1)
+        assert found
+        return found.token
+
+    assert token() is None
+    driver.watch(reports.append)
+    until(lambda: token() is not None)
+    before = token()
+    store.disconnect()
+    until(lambda: token() is None)
+    assert not driver.held_at(before, time.monotonic())
+    until(lambda: bool(reports))
+    time.sleep(0.05)  # further failures are not reported
+    store.connect()
+    until(lambda: token() is not None)
+    assert not driver.still_holds(before)
+    until(lambda: len(reports) > 1)
+    assert reports == [
+        "memory does not tell changes, so each request asks it: ConnectionError: disconnected",
+        "memory tells changes again",
+    ]
+    driver.close()
+
+
+class Polled(MemoryStore):
+    """Tells nothing, but its version can be polled."""
+
+    poll_s = 0.01
+    stored = 0
+    can_tell = True
+
+    def listen(self, changes: Changes) -> None:
+        Store.listen(self, changes)
+
+    def version(self) -> int | None:
+        return self.stored if self.can_tell else None
+
+
+def test_version_that_is_polled_tells_changes() -> None:
+    store = Polled()
+    driver = StoreDriver(store)
+    store.put("name", "web1", {})
+    driver.watch(lambda _: None)
+    until(lambda: driver.get_instance(WEB1).token is not None)  # type: ignore[union-attr]
+    found = driver.get_instance(WEB1)
+    assert found
+    store.stored += 1
+    until(lambda: not driver.still_holds(found.token))
+    driver.close()
+
+
+def test_store_that_cannot_tell_changes_is_left_alone() -> None:
+    reports: list[str] = []
+    store = Polled()
+    store.can_tell = False
+    driver = StoreDriver(store)
+    driver.watch(reports.append)
+    until(lambda: all(thread.name != "store listener" for thread in threading.enumerate()))
+    assert reports == []
+    driver.close()
+
+
+class Silent(MemoryStore):
+    """Promises to say something every 0.05 s, and does not."""
+
+    changes: Changes | None = None
+
+    def listen(self, changes: Changes) -> None:
+        changes.connected(silence_s=0.05)
+        self.changes = changes
+        changes.closed.wait()
+
+
+def test_listener_that_falls_silent_holds_no_answer() -> None:
+    reports: list[str] = []
+    store = Silent()
+    driver = StoreDriver(store)
+    store.put("name", "web1", {})
+    driver.watch(reports.append)
+    until(lambda: store.changes is not None)
+    found = driver.get_instance(WEB1)
+    assert found
+    until(lambda: not driver.still_holds(found.token))
+    driver.check()
+    driver.check()
+    assert store.changes
+    changes = store.changes
+
+    def holds_again() -> bool:
+        changes.alive()
+        return driver.still_holds(found.token)
+
+    until(holds_again)
+    assert reports == [
+        "memory does not tell changes, so each request asks it: "
+        "its listener has said nothing for 0.05 s",
+        "memory tells changes again",
+    ]
+    driver.close()
+
+
+# Stores as drivers
+
+
+MODULE = """\
+from vmw_cloudinit_metadata import DriverError
+from vmw_cloudinit_metadata.drivers.memorystore import MemoryStore
+
+class Mine(MemoryStore):
+    def __init__(self, options):
+        super().__init__(options)
+        if options.keys() - {"url"}:
+            raise DriverError("found 'urk', expected url")
+"""
+
+
+def test_store_is_loaded_as_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mystores.py").write_text(MODULE)
+    driver = load("mystores:Mine", {"url": "x", "match": ["name"], "last_good_max_age_s": 5})
+    assert isinstance(driver, StoreDriver)
+    assert driver.options.match == ["name"]
+    assert driver.stale_if_error == 5
+    with pytest.raises(ConfigError, match="--driver-opts: found 'urk', expected url"):
+        load("mystores:Mine", {"urk": "x"})
+    with pytest.raises(ConfigError, match=r"--driver-opts: match\.0: found 'uuid', expected: "):
+        load("mystores:Mine", {"match": ["uuid"]})
+
+
+# The catalogue
+
+
+def surveyed(driver: StoreDriver) -> dict[str, tuple[list[str], int]]:
+    """The VMs that each fault affects."""
+    findings = Findings()
+    for observation in driver.survey():
+        if observation:
+            findings.add(observation)
+    return {f"{one.fault.key[-1]}: {one.fault.found}": (one.vms, one.vm_count) for one in findings}
+
+
+def test_survey_says_which_vms_a_fault_affects(store: MemoryStore, driver: StoreDriver) -> None:
+    store.layer("web", {"match": {"name": "web*"}, "network": {"nameservers": ["nonsense"]}})
+    store.layer("one", {"match": {"name": "solo"}, "serve": True, "metadata": {"role": "x"}})
+    store.put("name", "web1", {"metadata": {"role": "a"}, "network": {"dhcp": True}})
+    store.put("name", "db1", {"metadata": {"local-hostname": "same"}})
+    store.put("name", "db2", {"metadata": {"local-hostname": "same"}})
+    found = surveyed(driver)
+    assert sorted(found.values()) == [(["db1", "db2"], 2), (["web1"], 1)]
+    assert driver.census() == Census(files=5, vms=4, layers=2)
+    assert {one.fault for one in driver.survey() if one} == set(driver.validate())
+
+
+def test_second_survey_checks_only_what_has_changed(
+    store: MemoryStore, driver: StoreDriver
+) -> None:
+    checked: list[str] = []
+
+    def judge(instance: InstanceData) -> Iterator[Fault]:
+        checked.extend(instance.sources)
+        return iter(())
+
+    driver.judge = judge
+    for name in ("a", "b", "c"):
+        store.put("name", name, {"metadata": {"role": name}})
+    surveyed(driver)
+    assert sorted(checked) == ["a", "b", "c"]
+    revision = driver.revision()
+    checked.clear()
+    surveyed(driver)
+    assert checked == []
+    store.put("name", "b", {"metadata": {"role": "other"}})
+    assert driver.revision() != revision
+    surveyed(driver)
+    assert checked == ["b"]
+    checked.clear()
+    store.disconnect()
+    until(lambda: driver.revision() is None)
+    surveyed(driver)
+    assert sorted(checked) == ["a", "b", "c"]
+
+
+def test_store_that_lists_no_records_has_no_catalogue() -> None:
+    class Unlisted(Store):
+        def fetch(self, keys: Collection[Key]) -> Iterable[Record]:  # noqa: ARG002
+            return ()
+
+    assert not StoreDriver(Unlisted({})).can_validate
+    assert StoreDriver(MemoryStore()).can_validate

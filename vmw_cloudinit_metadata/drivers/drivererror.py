@@ -1,0 +1,11 @@
+"""Errors that a driver raises when it cannot work. Pure."""
+
+from __future__ import annotations
+
+
+class DriverError(Exception):
+    """The driver cannot use its options, or cannot answer now; the text is for the operator."""
+
+
+class ChangedMeanwhile(DriverError):  # noqa: N818 - it is no failure of the source
+    """The data changed while it was read; the look-up is repeated."""

@@ -1,0 +1,1 @@
+"""What several VMs share: the files of `layers/`, and inventories, which hold many VMs each."""

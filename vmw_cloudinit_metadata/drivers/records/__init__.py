@@ -1,0 +1,1 @@
+"""The records of a Store as a source: fetched, parsed, and valid until a change is told."""

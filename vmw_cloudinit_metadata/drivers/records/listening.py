@@ -1,0 +1,141 @@
+"""Listening: runs a store's listener in a thread, again and again, and counts what it tells."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from math import inf
+
+from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
+from vmw_cloudinit_metadata.drivers.store import LAYERS, NAME, Changes, Key, Store
+from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
+from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+
+# Before the listener is called again: doubled up to the longest, and a random part of that less, so
+# that a store's servers do not all return at once.
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+
+_ENDED = "its listener has ended"
+
+Report = Callable[[str], None]
+
+
+def usual(key: tuple[str, str]) -> Key | None:
+    """Return the key as VMs are looked up by it; None if none is."""
+    kind, value = key
+    if kind == LAYERS.kind:
+        return LAYERS
+    found = stem_of(value) if kind == NAME else parse_uuid(value)
+    return Key(kind, found) if found else None
+
+
+class ToldChanges(Changes):
+    """Counts changes; `report` gets a sentence when they are no longer told, and when again."""
+
+    def __init__(self, name: str, changes: Revisions, report: Report) -> None:
+        self.closed = threading.Event()
+        self._name = name
+        self._changes = changes
+        self._report = report
+        self._lock = threading.Lock()
+        self._silence_s = inf
+        self._was_lost = False
+        self.is_connected = False
+        self.was_connected = False  # ever
+
+    def connected(self, silence_s: float = inf) -> None:
+        with self._lock:
+            self._changes.all_changed()
+            self._silence_s = silence_s
+            self.is_connected = self.was_connected = True
+        self.alive()
+
+    def alive(self) -> None:
+        with self._lock:
+            if not self.is_connected:
+                return
+            self._changes.complete_until(time.monotonic() + self._silence_s)
+            was_lost, self._was_lost = self._was_lost, False
+        if was_lost:
+            self._report(f"{self._name} tells changes again")
+
+    def changed(self, keys: Iterable[tuple[str, str]]) -> None:
+        for key in filter(None, map(usual, keys)):
+            self._changes.changed(key)
+        self.alive()
+
+    def everything(self) -> None:
+        self._changes.all_changed()
+        self.alive()
+
+    def lost(self, reason: object) -> None:
+        with self._lock:
+            self._changes.complete_until(-inf)
+            self.is_connected = False
+        self._is_lost(reason)
+
+    def look(self) -> None:
+        """Report a listener that has fallen silent."""
+        if self.is_connected and not self._changes.is_told_at(time.monotonic()):
+            self._is_lost(f"its listener has said nothing for {self._silence_s:g} s")
+
+    def _is_lost(self, reason: object) -> None:
+        with self._lock:
+            was_lost, self._was_lost = self._was_lost, True
+        if not was_lost:
+            text = one_line(shortened(str(reason)))
+            self._report(f"{self._name} does not tell changes, so each request asks it: {text}")
+
+    def close(self) -> None:
+        with self._lock:
+            self._changes.complete_until(-inf)
+            self.is_connected = False
+        self.closed.set()
+
+
+class Listening:
+    """Calls `listen` of the store until it is closed, or says that it cannot tell changes."""
+
+    def __init__(self, store: Store, name: str, changes: Revisions) -> None:
+        self._store = store
+        self._name = name
+        self._changes = changes
+        self._told: ToldChanges | None = None
+
+    def start(self, report: Report) -> None:
+        told = self._told = ToldChanges(self._name, self._changes, report)
+        run = threading.Thread(target=self._run, args=[told], name="store listener", daemon=True)
+        run.start()
+
+    def look(self) -> None:
+        """Report a listener that has fallen silent; called every second."""
+        if self._told:
+            self._told.look()
+
+    def close(self) -> None:
+        if self._told:
+            self._told.close()
+
+    def _run(self, told: ToldChanges) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not told.closed.is_set():
+            began_s = time.monotonic()
+            reason = _ENDED
+            try:
+                self._store.listen(told)
+                if not told.was_connected:
+                    return  # the store cannot tell changes
+            except (Exception, SystemExit) as error:  # a store is foreign code
+                reason = f"{type(error).__name__}: {error}"
+            if told.closed.is_set():
+                return
+            told.lost(reason)
+            if time.monotonic() - began_s > LONGEST_PAUSE_S:
+                pause_s = FIRST_PAUSE_S
+            share = random.uniform(0.5, 1.0)  # nosec B311 # servers shall not come back together
+            told.closed.wait(pause_s * share)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

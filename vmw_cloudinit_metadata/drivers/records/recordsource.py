@@ -1,0 +1,198 @@
+"""RecordSource: the records of a Store, within bounds; raises DriverError if it is out of reach."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from vmw_cloudinit_metadata.drivers.answers.source import Source
+from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
+from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
+from vmw_cloudinit_metadata.drivers.records.listening import Listening, usual
+from vmw_cloudinit_metadata.drivers.records.recordcheck import Listed, RecordCheck
+from vmw_cloudinit_metadata.drivers.records.recordhints import RecordHints
+from vmw_cloudinit_metadata.drivers.records.recordlayer import KeptRecord, kept
+from vmw_cloudinit_metadata.drivers.records.recordlayers import RecordLayers
+from vmw_cloudinit_metadata.drivers.records.recordnames import RecordNames
+from vmw_cloudinit_metadata.drivers.records.recordview import (
+    Moment,
+    Records,
+    RecordToken,
+    RecordView,
+)
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
+from vmw_cloudinit_metadata.drivers.store import LAYERS, Key, Record, Store
+from vmw_cloudinit_metadata.instance import fault
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
+from vmw_cloudinit_metadata.protocol.printable import one_line, quoted, shortened
+
+MAX_FETCHED = 1000  # records of one fetch
+MAX_LISTED_BYTES = 1024 * 1024 * 1024  # of all records, when they are validated
+_ABOUT_BYTES = 500  # a record without its data
+
+_NO_FILE = "a text of its own (userdata or vendordata), since a record names no files"
+
+Result = TypeVar("Result")
+
+
+class RecordSource(Source[RecordView]):
+    noun = "record"
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.can_list = type(store).all is not Store.all
+        self._name = name = one_line(shortened(store.name))
+        self._changes = Revisions()
+        self._layers = RecordLayers(self._changes)
+        self._names = RecordNames(self._every_layer)
+        self._listening = Listening(store, name, self._changes)
+        self.hints = RecordHints(name)
+
+    def view(self) -> RecordView:
+        return RecordView(Moment(self._fetch, self.revision()))
+
+    def layers(self, view: RecordView) -> LayerSet:
+        return self._layers.all(view)
+
+    def places(self, keys: Sequence[Key], view: RecordView) -> Iterator[Sequence[OwnData]]:
+        view.fetch(keys if self._layers.are_known() else [*keys, LAYERS])
+        for key in keys:
+            yield [OwnData(key.kind, record.label, key.value) for record in view.of(key)]
+
+    def own(self, own: OwnData, view: RecordView) -> FileLayer:
+        records = view.of(_key_of(own))
+        record = next((one for one in records if one.label == own.label), None)
+        if record is None:
+            raise InvalidInstanceData([Fault((), "nothing", "a record", own.label)])
+        found = record.own()
+        self._names.note(found)
+        return found
+
+    def size_of(self, own: OwnData, view: RecordView) -> int:
+        if own.matched_by == BY_LAYER:
+            return 0
+        return sum(record.size for record in view.of(_key_of(own)))
+
+    def document(self, key: fault.Key, name: Any, view: RecordView) -> Fault:  # noqa: ARG002
+        return Fault(key, "the name of a file", _NO_FILE)
+
+    def exists(self, own: OwnData, view: RecordView) -> bool:
+        if own.matched_by == BY_LAYER:
+            return any(layer.file.path == own.path for layer in self.layers(view).layers)
+        return bool(view.of(_key_of(own)))
+
+    def looks(self, layers: LayerSet, view: RecordView) -> Callable[[OwnData], int]:
+        """The number is a hash of the data of a key and of all layers."""
+
+        def of(own: OwnData) -> int:
+            key = _key_of(own)
+            try:
+                view.fetch([key])  # the answer does not depend on another VM's record
+            except DriverError:
+                return 0
+            digests = [record.digest for record in view.moment.records[key]]
+            return hash((*digests, layers.version))
+
+        return of
+
+    def which_hold(self, tokens: Iterable[RecordToken]) -> Iterator[bool]:
+        now_s = time.monotonic()
+        return (token.held_at(self._changes, now_s) for token in tokens)
+
+    def watch(self, report: Callable[[str], None]) -> None:
+        self._listening.start(report)
+
+    def held_at(self, token: RecordToken, time_s: float) -> bool:
+        return token.held_at(self._changes, time_s)
+
+    def revision(self) -> int | None:
+        return self._changes.revision if self._changes.is_told else None
+
+    def close(self) -> None:
+        self._listening.close()
+        self._store.close()
+
+    def document_names(self) -> Collection[str]:
+        return self._names.all()
+
+    def checks(self) -> RecordCheck:
+        revision = self.revision()  # from before the records are listed
+        listed, unusable = self._listed()
+
+        def view() -> RecordView:
+            return RecordView(Moment(self._fetch, revision))
+
+        def holds(token: RecordToken) -> bool:
+            return token.held_at(self._changes, time.monotonic())
+
+        return RecordCheck(self._name, Listed(listed, unusable), view, self.layers, holds)
+
+    def check(self) -> None:
+        self._listening.look()
+        self._asked(self._store.check)
+
+    def _fetch(self, keys: Collection[Key]) -> Mapping[Key, Records]:
+        found: dict[Key, list[KeptRecord]] = {key: [] for key in keys}
+        for record in self._asked(lambda: self._copied(self._store.fetch(keys))):
+            if record.key not in found:
+                wrong = quoted(str(record.key))
+                raise DriverError(f"{self._name}: fetch returned {wrong}, which was not asked for")
+            found[record.key].append(record)
+        return {key: tuple(records) for key, records in found.items()}
+
+    def _copied(self, records: Iterable[Record]) -> list[KeptRecord]:
+        copied = [self._kept(record) for record in islice(records, MAX_FETCHED + 1)]
+        if len(copied) > MAX_FETCHED:
+            raise DriverError(f"{self._name}: fetch returned more than {MAX_FETCHED} records")
+        return copied
+
+    def _kept(self, record: Record) -> KeptRecord:
+        if not isinstance(record, Record):
+            raise DriverError(f"{self._name}: found a {type(record).__name__}, expected a Record")
+        return kept(record, usual(record.key) or Key(*record.key))
+
+    def _listed(self) -> tuple[dict[Key, Records] | None, Sequence[KeptRecord]]:
+        """Return all records by their keys, None if they cannot be listed; and those of no VM."""
+        records = self._asked(self._store.all)
+        if records is None:
+            return None, ()
+        return self._asked(lambda: self._sorted(records))
+
+    def _sorted(self, records: Iterable[Record]) -> tuple[dict[Key, Records], list[KeptRecord]]:
+        listed: dict[Key, list[KeptRecord]] = defaultdict(list)
+        unusable: list[KeptRecord] = []
+        size = 0
+        for record in map(self._kept, records):
+            size += record.size + _ABOUT_BYTES
+            if size > MAX_LISTED_BYTES:
+                raise DriverError(f"{self._name} has more than {MAX_LISTED_BYTES:,} bytes")
+            if usual(record.key):
+                listed[record.key].append(record)
+            else:
+                unusable.append(record)
+        return {key: tuple(of_key) for key, of_key in listed.items()}, unusable
+
+    def _every_layer(self) -> Iterator[FileLayer]:
+        listed, _ = self._listed()
+        for key, records in (listed or {}).items():
+            yield from (one.layer() for one in records if key != LAYERS)
+        for shared in self.layers(self.view()).layers:
+            yield shared.file
+
+    def _asked(self, call: Callable[[], Result]) -> Result:
+        try:
+            return call()
+        except DriverError:
+            raise
+        except Exception as error:  # a store is foreign code
+            text = shortened(one_line(str(error)))
+            raise DriverError(f"{self._name}: {type(error).__name__}: {text}") from error
+
+
+def _key_of(own: OwnData) -> Key:
+    return Key(own.matched_by, own.stem)

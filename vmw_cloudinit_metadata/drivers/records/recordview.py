@@ -1,0 +1,104 @@
+"""RecordView: the records fetched for one answer, and the revision from before they were."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
+from vmw_cloudinit_metadata.drivers.records.recordlayer import KeptRecord
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
+from vmw_cloudinit_metadata.drivers.store import Key
+
+Records = tuple[KeptRecord, ...]
+Fetch = Callable[[Collection[Key]], Mapping[Key, Records]]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordToken:
+    """The keys that an answer depends on, even without records, and when it expires."""
+
+    revision: int
+    keys: tuple[Key, ...]
+    until_s: float = inf  # of time.monotonic()
+
+    def held_at(self, changes: Revisions, time_s: float) -> bool:
+        return time_s < self.until_s and changes.held_at(self.revision, self.keys, time_s)
+
+
+@dataclass(slots=True)
+class Moment:
+    """What views of one time share."""
+
+    fetch: Fetch
+    revision: int | None  # None: changes are not told
+    records: dict[Key, Records] = field(default_factory=dict)
+    layers: LayerSet | None = None
+
+
+class RecordView:
+    def __init__(self, moment: Moment) -> None:
+        self.moment = moment
+        self._seen: dict[Key, Records] = {}
+
+    def __enter__(self) -> RecordView:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def of(self, key: Key) -> Records:
+        """Return the records of a key, which the answer depends on from now on."""
+        self.fetch([key])
+        found = self._seen[key] = self.moment.records[key]
+        return found
+
+    def fetch(self, keys: Collection[Key]) -> None:
+        """Fetch these records together, those that are missing; raise DriverError."""
+        missing = [key for key in keys if key not in self.moment.records]
+        if missing:
+            self.moment.records.update(self.moment.fetch(missing))
+
+    def needs(self, key: Key) -> None:
+        """Count the records of a key as seen, which are known otherwise."""
+        self._seen.setdefault(key, ())
+
+    def confirm(self) -> None:
+        pass  # a new epoch shows in the token
+
+    def apart(self) -> RecordView:
+        return RecordView(self.moment)
+
+    def include(self, other: RecordView) -> None:
+        self._seen.update(other._seen)
+
+    def agrees_with(self, other: RecordView) -> bool:
+        if any(self.moment.records.get(key) != records for key, records in other._seen.items()):
+            return False
+        self.include(other)
+        return True
+
+    def closed(self) -> RecordView:
+        seen = RecordView(Moment(self.moment.fetch, None))
+        seen.include(self)
+        return seen
+
+    def is_settled(self) -> bool:
+        return True
+
+    @property
+    def bytes_seen(self) -> int:
+        return sum(one.size for records in self._seen.values() for one in records)
+
+    @property
+    def kept_bytes(self) -> int:
+        return self.bytes_seen
+
+    def token(self, until_s: float = inf) -> RecordToken | None:
+        """Return None while changes are not told."""
+        revision = self.moment.revision
+        if revision is None or until_s <= time.monotonic():
+            return None
+        return RecordToken(revision, tuple(self._seen), until_s)

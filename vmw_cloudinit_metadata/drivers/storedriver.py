@@ -1,0 +1,34 @@
+"""StoreDriver: makes a driver of a Store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from vmw_cloudinit_metadata.drivers.driveroptions import TIMES
+from vmw_cloudinit_metadata.drivers.records.recordsource import RecordSource
+from vmw_cloudinit_metadata.drivers.records.recordview import RecordView
+from vmw_cloudinit_metadata.drivers.sourcedriver import SourceDriver
+from vmw_cloudinit_metadata.drivers.store import Store
+from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
+
+_OURS = (*StoreOptions.model_fields, *TIMES)  # times are refused
+
+
+class StoreDriver(SourceDriver[RecordView]):
+    """Answers from the records of a store, under layers that it may have.
+
+    `options` are those of StoreOptions, such as `match=["name"]`.
+    """
+
+    Options = StoreOptions
+
+    def __init__(self, store: Store, **options: Any) -> None:
+        super().__init__(options, lambda _: RecordSource(store))
+
+    @classmethod
+    def of(cls, store_class: type[Store], options: Mapping[str, Any]) -> Self:
+        """Return a driver by --driver-opts, the store's own and ours; raise DriverError."""
+        ours = {name: value for name, value in options.items() if name in _OURS}
+        others = {name: value for name, value in options.items() if name not in ours}
+        return cls(store_class(others), **ours)

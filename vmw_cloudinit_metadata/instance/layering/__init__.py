@@ -1,0 +1,1 @@
+"""How an answer is put together from layers: merging, conditions, substitution. Pure."""

@@ -1,0 +1,245 @@
+"""SurveyProcess: keeps the process of the catalogue running, and receives its records.
+
+It never blocks the hub: the pipes are not waited for, and a process that cannot be ended yet, since
+its file system hangs, is left alone until it ends; only then another one is started.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import gevent
+import ujson
+
+from vmw_cloudinit_metadata.drivers.catalogue import records
+from vmw_cloudinit_metadata.monitoring.counters import CATALOGUE_RESTARTS, Key
+from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
+from vmw_cloudinit_metadata.protocol.printable import one_line
+
+log = logging.getLogger(__name__)
+
+PROGRAM = "vmw_cloudinit_metadata.drivers.catalogue.child"
+AGAIN = b"again\n"
+
+# Without a record and nearly without CPU: then the process hangs, and is killed. Where cores are
+# busy, it may be silent for longer, since it has the lowest priority.
+SILENT_S = 60.0
+LEAST_CPU_S = 0.01
+LONGEST_SILENT_S = 900.0  # without a record
+TURN_S = 1.0
+RESTART_S = 1.0  # after the end of a process; doubled each time, until a survey ends
+MAX_RESTART_S = 300.0
+
+# Memory of the process: as much as a serving process may have, within these bounds. 50,000 files
+# take 240 MB.
+MIN_MEMORY_BYTES = 512 * 1024**2
+MAX_MEMORY_BYTES = 1024**3
+
+_PIECE_BYTES = 16 * 1024  # read in one turn of the hub
+MAX_RECORDS = 10_000  # in a second or so: a survey has 2,000
+_STOP_S = 1.0
+
+_READABLE = 1  # libev's EV_READ
+
+
+class SurveyProcess:
+    """Hands each record to `take`, and the reason to `fail` if the process cannot be used."""
+
+    def __init__(
+        self,
+        driver: str,
+        options: Mapping[str, Any],
+        memory_bytes: int,
+        take: Callable[[records.Record], None],
+        fail: Callable[[str], None],
+    ) -> None:
+        memory_bytes = min(max(memory_bytes, MIN_MEMORY_BYTES), MAX_MEMORY_BYTES)
+        work = {"driver": driver, "options": options, "memory_bytes": memory_bytes}
+        self._work = ujson.dumps(work, escape_forward_slashes=False).encode() + b"\n"
+        self._take = take
+        self._fail = fail
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: Any = None
+        self._rest = b""
+        self._reason = ""  # why the present process is no longer heard
+        self._failure = ""  # what it has said itself
+        self._is_over = False  # there is nothing to survey
+        self._heard = 0  # records since the last turn
+        self._silent_s = 0.0  # without a record, while the hub turned
+        self._still_s = 0.0  # likewise, and without CPU
+        self._cpu_s = 0.0  # what the process had used then
+        self._turned_s = time.monotonic()
+        self._due_s = 0.0
+        self._restart_s = RESTART_S
+        self._restarts = 0
+        self._once = OnceAMinute()
+        self._timer = gevent.get_hub().loop.timer(TURN_S, repeat=TURN_S)
+
+    def start(self) -> None:
+        self._timer.start(self._turn)
+        self._begin()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def counted(self) -> Counter[Key]:
+        return Counter({CATALOGUE_RESTARTS: self._restarts})
+
+    def ask(self) -> None:
+        """Have everything read again, now."""
+        if self._watcher and self._process and self._process.stdin:
+            with suppress(OSError):  # full: it has been asked, and does not listen
+                os.write(self._process.stdin.fileno(), AGAIN)
+
+    def stop(self) -> None:
+        """End the process, which has nothing to finish."""
+        self._timer.stop()
+        self._timer.close()
+        if self._process:
+            self._silence()
+            end_s = time.monotonic() + _STOP_S
+            while self._process.poll() is None and time.monotonic() < end_s:
+                gevent.sleep(0.01)
+
+    def let_go(self) -> None:
+        """Close what is the parent's, in a forked child."""
+        self._timer.stop()
+        self._timer.close()
+        self._close()
+        self._process = None
+
+    def _begin(self) -> None:
+        try:
+            path = os.pathsep.join(one or os.getcwd() for one in sys.path)
+            # This Python with a module of ours. The options may be secret, and are no arguments.
+            process = subprocess.Popen(  # nosec B603
+                [sys.executable, "-P", "-m", PROGRAM],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+                bufsize=0,
+            )
+        except OSError as error:
+            self._ended(f"cannot start: {error.strerror}")
+            return
+        self._process = process
+        assert process.stdin
+        assert process.stdout
+        os.set_blocking(process.stdin.fileno(), False)
+        os.set_blocking(process.stdout.fileno(), False)
+        self._rest, self._reason, self._failure = b"", "", ""
+        self._silent_s = self._still_s = self._cpu_s = 0.0
+        with suppress(BrokenPipeError):  # it has ended already
+            if os.write(process.stdin.fileno(), self._work) != len(self._work):
+                self._give_up("its options are too long for a pipe")
+                return
+        self._watcher = gevent.get_hub().loop.io(process.stdout.fileno(), _READABLE)
+        self._watcher.start(self._receive)
+
+    def _turn(self) -> None:
+        now_s = time.monotonic()
+        listened_s = min(now_s - self._turned_s, 2 * TURN_S)  # the rest was a pause of ours
+        self._silent_s += listened_s
+        self._still_s += listened_s
+        self._turned_s, self._heard = now_s, 0
+        if self._process is None:
+            if now_s >= self._due_s and not self._is_over:
+                self._begin()
+        elif (code := self._process.poll()) is not None:
+            self._receive()
+            reason = self._reason or f"it has ended with {code}{self._failure}"
+            self._close()
+            self._process = None
+            if not self._is_over:
+                self._ended(reason)
+        elif self._hangs() and not self._reason:
+            self._give_up(f"it has been silent for {self._silent_s:.0f} s: a file system may hang")
+
+    def _hangs(self) -> bool:
+        assert self._process
+        try:
+            cpu_s = time.clock_gettime((~self._process.pid << 3) | 2)  # see clock_getcpuclockid(3)
+        except OSError:
+            return False  # it has just ended
+        if cpu_s - self._cpu_s > LEAST_CPU_S:
+            self._cpu_s, self._still_s = cpu_s, 0.0
+        return self._still_s > SILENT_S or self._silent_s > LONGEST_SILENT_S
+
+    def _ended(self, reason: str) -> None:
+        self._restarts += 1
+        self._due_s = time.monotonic() + self._restart_s
+        self._report(f"{reason}; starting another one in {self._restart_s:g} s")
+        self._restart_s = min(2 * self._restart_s, MAX_RESTART_S)
+
+    def _report(self, reason: str) -> None:
+        self._fail(reason)
+        more = self._once.passes(reason.partition(";")[0])
+        if more is not None:
+            log.error("the catalogue's process: %s%s", one_line(reason), more)
+
+    def _give_up(self, reason: str) -> None:
+        """Kill the process; it counts as ended when it is gone."""
+        self._reason = reason
+        self._silence()
+
+    def _silence(self) -> None:
+        assert self._process
+        self._close()
+        self._process.kill()
+
+    def _close(self) -> None:
+        if self._watcher:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+        for pipe in (self._process.stdin, self._process.stdout) if self._process else ():
+            if pipe:
+                pipe.close()
+
+    def _receive(self) -> None:
+        """Receive one piece. Never raises: gevent would stop to watch the pipe."""
+        if self._watcher is None or self._process is None or self._process.stdout is None:
+            return
+        try:
+            piece = os.read(self._process.stdout.fileno(), _PIECE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            piece = b""
+        if not piece:  # it ends
+            self._watcher.stop()
+            return
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        try:
+            for line in lines:
+                self._hear(records.decode(line))
+            self._heard += len(lines)
+            if self._heard > MAX_RECORDS:
+                raise records.InvalidRecord("too many records")
+            if len(self._rest) > records.MAX_LINE_BYTES:
+                raise records.InvalidRecord("a line that is too long")
+        except records.InvalidRecord as error:
+            self._give_up(f"it sent {error}")
+        except Exception:  # a watcher's callback: nothing would catch it
+            log.exception("the catalogue cannot take a record")
+            self._give_up("its record could not be taken")
+
+    def _hear(self, record: records.Record) -> None:
+        self._silent_s = self._still_s = 0.0
+        if isinstance(record, records.Surveyed):
+            self._restart_s = RESTART_S
+        if isinstance(record, records.Failed):
+            self._failure = f": {record.reason}"
+            self._report(f"it cannot read the data: {record.reason}")
+        self._is_over = isinstance(record, records.Unable)
+        self._take(record)
