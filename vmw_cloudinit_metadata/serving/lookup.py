@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.driveroptions import seconds
+from vmw_cloudinit_metadata.monitoring.counters import CACHE_PREPARED, Key
 from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.process.threads import Threads
@@ -33,6 +35,7 @@ from vmw_cloudinit_metadata.serving.answer import (
     Outcome,
     document_names,
     look_up,
+    prepared,
 )
 from vmw_cloudinit_metadata.serving.cachedanswers import KEPT_BYTES, CachedAnswers
 from vmw_cloudinit_metadata.serving.lookuppool import LookupPool
@@ -48,6 +51,10 @@ _MAX_FAILURES = 64  # names and reasons are cut: 2 MiB at most
 # Within this time the last good answer is given again without asking the driver, which failed: a
 # guest's further documents wait for nothing.
 _UNREACHABLE_S = 1.0
+# After a look-up nothing prepared is given for a while: until its changes are counted, what the VM
+# got then may be newer.
+_NEWER_S = 2 * FRESH_S
+_MAX_NEWER = 65_536
 _CLOSE_S = 2.0  # for the driver's `close`
 
 _SILENT = "the driver does not answer: its files or other data source may be out of reach"
@@ -67,6 +74,11 @@ class Lookup:
         self._throttle = OnceAMinute()
         self._names: frozenset[str] = frozenset()  # of documents, as the driver returned them
         self._cached = CachedAnswers()
+        self._newer: TTLCache[Machine, bool] = TTLCache(_MAX_NEWER, _NEWER_S)
+        self._prepared_given = 0
+        self._budget = budget
+        if driver.prepared:
+            budget.add("prepared answers", driver.prepared)
         budget.add("kept answers", self._cached)
         self._cache_ttl_s = seconds("cache_ttl", driver.cache_ttl)
         self._stale_s = seconds("stale_if_error", driver.stale_if_error or 0)
@@ -90,6 +102,9 @@ class Lookup:
         self._pool.run_timeout_s = seconds
         self._recheck.overdue_s = min(OVERDUE_S, seconds)
 
+    def counted(self) -> Counter[Key]:
+        return Counter({CACHE_PREPARED: self._prepared_given})
+
     @property
     def running(self) -> int:
         return self._pool.running
@@ -104,8 +119,26 @@ class Lookup:
         try:
             answer = self._cached[machine]
         except KeyError:
-            return None
+            return self._prepared(machine)
         return None if answer.token is None else answer
+
+    def _prepared(self, machine: Machine) -> Answer | None:
+        """Return the machine's answer if it was prepared, and cache it."""
+        if machine in self._newer:
+            return None
+        moment_s = time.monotonic() - FRESH_S
+        try:
+            answer = prepared(self._driver, machine, moment_s)
+        except Exception:  # it runs in the hub: the driver is asked instead
+            log.exception("%s: a prepared answer cannot be used", type(self._driver).__name__)
+            return None
+        if answer is None or answer.size > KEPT_BYTES:
+            return None
+        answer.seen_s = moment_s
+        self._cached[machine] = answer
+        self._prepared_given += 1
+        self._budget.keep()
+        return answer
 
     def is_fresh(self, answer: Answer) -> bool:
         """Return whether the answer was found unchanged a moment ago."""
@@ -190,6 +223,7 @@ class Lookup:
         callback(outcome)
 
     def _keep(self, machine: Machine, outcome: Any, began_s: float) -> None:
+        self._newer[machine] = True
         if isinstance(outcome, Answer):
             outcome.seen_s = began_s
             if outcome.token is None and self._cache_ttl_s:
