@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,10 @@ import ujson
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.process import ServerProcess
+from tests.test_admin import Admin, wait_until
 from tests.test_catalogue import finite as values
+from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers import preparation, preparedrecords
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.fileoptions import FileOptions
@@ -440,3 +444,52 @@ def test_prepared_record_of_any_fields_is_usable_or_invalid(fields: list[object]
     except preparedrecords.InvalidRecord:
         return
     preparation.of_line(line).instance()
+
+
+# Real servers
+
+
+def filled(directory: Path, count: int) -> None:
+    for number in range(count):
+        address = f"10.1.{number // 250}.{number % 250 + 1}"
+        text = f"metadata: {{n: {number}}}\nnetwork: {{address: {address}/16}}\n"
+        (directory / f"vm{number}.yaml").write_text(text)
+
+
+def are_prepared(admin: Admin, count: int) -> None:
+    wait_until(lambda: admin.metric("vmw_metadata_answers_prepared") == count)
+
+
+@pytest.mark.slow
+def test_first_boot_is_prepared_and_a_change_is_served_at_once(
+    own_instances: Path, start: Callable[..., ServerProcess]
+) -> None:
+    filled(own_instances, 300)
+    server = start("--catalogue")
+    admin = Admin(server)
+    are_prepared(admin, 301)
+    misses = admin.metric("vmw_metadata_cache_misses_total")
+    vm = Vm(server.port, name="vm7")
+    assert vm.metadata()["n"] == 7
+    assert admin.metric("vmw_metadata_cache_prepared_total") == 1
+    assert admin.metric("vmw_metadata_cache_misses_total") == misses
+    assert admin.metric("vmw_metadata_memory_bytes", table="prepared answers") > 300 * 400
+
+    for number in range(20):  # an older value never follows a newer one
+        path = own_instances / "vm8.yaml"
+        path.with_suffix(".new").write_text(f"metadata: {{n: new{number}}}\n")
+        path.with_suffix(".new").rename(path)
+        time.sleep(0.2)
+        assert Vm(server.port, name="vm8").metadata()["n"] == f"new{number}"
+    (own_instances / "vm9.yaml").unlink()
+    time.sleep(0.2)
+    assert Vm(server.port, name="vm9").error("METADATA") == "not-found"
+
+    are_prepared(admin, 300)
+    server.signal(signal.SIGHUP)
+    given = admin.metric("vmw_metadata_cache_prepared_total")
+    revision = admin.json("/api/status")["instance_files"]["revision"]
+    wait_until(lambda: admin.json("/api/status")["instance_files"]["revision"] > revision)
+    are_prepared(admin, 300)
+    assert Vm(server.port, name="vm10").metadata()["n"] == 10
+    assert admin.metric("vmw_metadata_cache_prepared_total") == given + 1

@@ -37,7 +37,7 @@ class Preparation:
     match: Mapping[str, str]
     sources: Sequence[str]
 
-    def instance(self) -> InstanceData:
+    def instance(self, matched_by: str = "", token: object = None) -> InstanceData:
         documents = {name: _bytes_of(value) for name, value in self.documents.items()}
         return InstanceData(
             metadata=self.metadata,
@@ -47,6 +47,8 @@ class Preparation:
             documents=documents,
             match=self.match,
             sources=tuple(self.sources),
+            matched_by=matched_by,
+            token=token,
         )
 
     def line_for(self, stem: str) -> bytes:

@@ -55,6 +55,7 @@ _UNREACHABLE_S = 1.0
 # got then may be newer.
 _NEWER_S = 2 * FRESH_S
 _MAX_NEWER = 65_536
+_WEIGHED_BYTES = 1024 * 1024  # of prepared answers, before the budget is checked: it takes a while
 _CLOSE_S = 2.0  # for the driver's `close`
 
 _SILENT = "the driver does not answer: its files or other data source may be out of reach"
@@ -75,7 +76,8 @@ class Lookup:
         self._names: frozenset[str] = frozenset()  # of documents, as the driver returned them
         self._cached = CachedAnswers()
         self._newer: TTLCache[Machine, bool] = TTLCache(_MAX_NEWER, _NEWER_S)
-        self._prepared_given = 0
+        self._newest_s = NEVER_S  # when the last look-up ended
+        self._prepared_given = self._unweighed_bytes = 0
         self._budget = budget
         if driver.prepared:
             budget.add("prepared answers", driver.prepared)
@@ -124,9 +126,10 @@ class Lookup:
 
     def _prepared(self, machine: Machine) -> Answer | None:
         """Return the machine's answer if it was prepared, and cache it."""
-        if machine in self._newer:
+        now_s = time.monotonic()
+        if now_s - self._newest_s < _NEWER_S and machine in self._newer:
             return None
-        moment_s = time.monotonic() - FRESH_S
+        moment_s = now_s - FRESH_S
         try:
             answer = prepared(self._driver, machine, moment_s)
         except Exception:  # it runs in the hub: the driver is asked instead
@@ -137,7 +140,10 @@ class Lookup:
         answer.seen_s = moment_s
         self._cached[machine] = answer
         self._prepared_given += 1
-        self._budget.keep()
+        self._unweighed_bytes += answer.size
+        if self._unweighed_bytes > _WEIGHED_BYTES:
+            self._unweighed_bytes = 0
+            self._budget.keep()
         return answer
 
     def is_fresh(self, answer: Answer) -> bool:
@@ -224,6 +230,7 @@ class Lookup:
 
     def _keep(self, machine: Machine, outcome: Any, began_s: float) -> None:
         self._newer[machine] = True
+        self._newest_s = time.monotonic()
         if isinstance(outcome, Answer):
             outcome.seen_s = began_s
             if outcome.token is None and self._cache_ttl_s:

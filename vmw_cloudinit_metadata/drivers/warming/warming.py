@@ -95,13 +95,13 @@ class Warming(PreparedAnswers, Generic[V]):
             return None
         if prepared.has_references and key.kind == NAME and machine.name != key.value:
             return None  # spelled otherwise
-        selection = selection_of(self._layers, machine)
-        if selection.faults or list(selection.indices) != prepared.layers:
-            return None
-        instance = prepared.instance()
+        if self._layers.layers:
+            selection = selection_of(self._layers, machine)
+            if selection.faults or list(selection.indices) != prepared.layers:
+                return None
+        instance = prepared.instance(key.kind, token)
         if not instance.is_for(machine):
             return None
-        instance = replace(instance, matched_by=key.kind, token=token)
         own = OwnData(key.kind, prepared.path, key.value, prepared.line)
         self._last_good.remember(machine.vc_uuid, own, instance, len(line))
         return instance
