@@ -86,6 +86,11 @@ class World:
         self._process = ToldDriver(self._options)
         self._process.warmth.prepare(self._hear, LIMIT_BYTES)
 
+    def watch(self, is_told: bool) -> None:
+        """Whether changes are told to the process of the catalogue."""
+        found = self.directory.stat()
+        self._process.changes.source = (found.st_dev, found.st_ino) if is_told else None
+
     def _hear(self, line: bytes) -> None:
         record: Any = records.decode(line.removesuffix(b"\n"))
         self.sent.append(record)
@@ -367,6 +372,17 @@ def test_what_was_not_notified_is_not_given(one: World) -> None:
     assert one.check(WEB1)
     one.server.changes.complete_until(float("-inf"))
     assert prepared(one.server, WEB1, time.monotonic()) is None
+
+
+def test_what_is_notified_only_later_is_prepared_then(one: World) -> None:
+    one.put("web1.yaml", OWN[0])
+    one.watch(False)
+    one.survey()
+    assert not one.check(WEB1)
+    assert {type(record).__name__ for record in one.sent} == {"Warmed"}
+    one.watch(True)
+    one.survey()
+    assert one.check(WEB1)
 
 
 def test_unchanged_answers_are_not_sent_again(one: World) -> None:

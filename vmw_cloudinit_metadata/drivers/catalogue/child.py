@@ -156,7 +156,7 @@ class Surveyor:
                 self._tell.write(records.of_unable())
                 return
             _watch(driver)
-            if self._prepared_bytes and driver.prepared and driver.revision() is not None:
+            if self._prepared_bytes and driver.prepared:
                 driver.prepared.prepare(self._tell.write, self._prepared_bytes)
             try:
                 self._follow(driver)

@@ -68,6 +68,8 @@ class Preparer(Generic[V]):
 
     def _told_layers(self) -> list[tuple[str, object]] | None:
         """Return the layers; None if a change of what all answers depend on is not told."""
+        if self._notified.changes.latest() is None:
+            return None
         with self._source.view() as view:
             found = self._source.layers(view)
             self._source.lowest(view)
@@ -127,6 +129,10 @@ class Preparer(Generic[V]):
 
     def end(self, duplicates: Iterable[str]) -> None:
         """End a survey; what has a value that other data has too is not prepared."""
+        warmed = records.of_warmed(self._layers)
+        if warmed == records.of_warmed(None):
+            self._forget()
+            return
         self._unsettled |= {self._stems[label] for label in duplicates if label in self._stems}
         known = set(self._stems.values()) | self._unsettled
         for stem in self._unsettled:
@@ -134,11 +140,7 @@ class Preparer(Generic[V]):
         for stem in [stem for stem in self._sent if stem not in known]:
             self._sent_bytes -= self._sent.pop(stem)[1]
             self._tell(records.of_gone(stem))
-        warmed = None if self._layers is None else records.of_warmed(self._layers)
-        if warmed is None or warmed == records.of_warmed(None):
-            self._forget()
-        else:
-            self._tell(warmed)
+        self._tell(warmed)
 
     def _forget(self) -> None:
         """Have the server forget everything, since it would not know when that changes."""
