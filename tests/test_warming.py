@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 import ujson
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.process import ServerProcess
@@ -24,14 +25,18 @@ from tests.test_catalogue import finite as values
 from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers import preparation, preparedrecords
 from vmw_cloudinit_metadata.drivers.catalogue import records
+from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.fileoptions import FileOptions
 from vmw_cloudinit_metadata.drivers.files.filesource import FileSource
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
 from vmw_cloudinit_metadata.drivers.sourcedriver import SourceDriver
 from vmw_cloudinit_metadata.drivers.warming.preparedtable import PreparedTable
+from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.answer import Answer, look_up, prepared
+from vmw_cloudinit_metadata.serving.lookup import Lookup
 
 LIMIT_S = 60.0
 LIMIT_BYTES = 1024 * 1024
@@ -238,25 +243,17 @@ steps = st.one_of(
 )
 
 
-@example(
-    [("web1.yaml", OWN[0])],
-    [("edit", ("web1.yaml", None), -1), ("reload", None, -1), ("survey", None, -1)],
-    {},
-)
-@example(
-    [("layers/10-a.yaml", LAYERS[1]), ("web1.yaml", OWN[1])],
-    [("edit", ("layers/10-a.yaml", LAYERS[0]), -1)],
-    {},
-)
-@given(
+LAW = (
     st.lists(edits, max_size=12),
     st.lists(steps, max_size=8),
     st.sampled_from([{}, {"defaults": "defaults.yaml"}, {"match": ["bios-uuid", "name"]}]),
 )
-@pytest.mark.usefixtures("settled")
-def test_prepared_answer_is_what_a_look_up_gives_whatever_changes(
+
+
+def hold_to_law(
     first: list[tuple[str, Any]], then: list[tuple[str, Any, int]], options: dict[str, Any]
 ) -> None:
+    """Compare every prepared answer with the look-up, whatever changes."""
     with world(**options) as one:
         for edit in first:
             one.put(*edit)
@@ -276,6 +273,35 @@ def test_prepared_answer_is_what_a_look_up_gives_whatever_changes(
                 one.survey(at, lambda edit=edit: one.change(*edit))
             for machine in MACHINES:
                 one.check(machine)
+
+
+@example(
+    [("web1.yaml", OWN[0])],
+    [("edit", ("web1.yaml", None), -1), ("reload", None, -1), ("survey", None, -1)],
+    {},
+)
+@example(
+    [("layers/10-a.yaml", LAYERS[1]), ("web1.yaml", OWN[1])],
+    [("edit", ("layers/10-a.yaml", LAYERS[0]), -1)],
+    {},
+)
+@settings(max_examples=25)
+@given(*LAW)
+@pytest.mark.usefixtures("settled")
+def test_prepared_answer_is_what_a_look_up_gives(
+    first: list[tuple[str, Any]], then: list[tuple[str, Any, int]], options: dict[str, Any]
+) -> None:
+    hold_to_law(first, then, options)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000)
+@given(*LAW)
+@pytest.mark.usefixtures("settled")
+def test_prepared_answer_is_what_a_look_up_gives_whatever_changes(
+    first: list[tuple[str, Any]], then: list[tuple[str, Any, int]], options: dict[str, Any]
+) -> None:
+    hold_to_law(first, then, options)
 
 
 @pytest.fixture
@@ -420,6 +446,7 @@ def test_token_ends_after_a_minute_and_asks_for_a_look_up(one: World) -> None:
     assert not one.server.still_holds(found.token)
 
 
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 30), st.none() | st.binary(max_size=900)), max_size=90))
 def test_table_stays_within_its_limit_and_never_takes_a_known_stem_for_an_unknown(
     puts: list[tuple[int, bytes | None]],
@@ -452,6 +479,7 @@ def test_table_without_room_for_the_stems_knows_nothing_until_cleared() -> None:
     assert (table.is_complete, table.get("a")) == (True, b"x")
 
 
+@settings(max_examples=50)
 @given(st.lists(values, max_size=12))
 def test_prepared_record_of_any_fields_is_usable_or_invalid(fields: list[object]) -> None:
     line = ujson.dumps({"kind": "prepared", "stem": "a", "data": fields}).encode()
@@ -460,6 +488,33 @@ def test_prepared_record_of_any_fields_is_usable_or_invalid(fields: list[object]
     except preparedrecords.InvalidRecord:
         return
     preparation.of_line(line).instance()
+
+
+class Unhurried(Driver):
+    """Returns newer data than what it has prepared, and lets no answer be cached."""
+
+    def get_instance(self, machine: Machine) -> InstanceData:  # noqa: ARG002
+        return InstanceData({"n": "new"})
+
+
+def test_after_a_look_up_nothing_older_is_given(one: World) -> None:
+    one.put("web1.yaml", "metadata: {n: old}\n")
+    one.survey()
+    one.server.changes.complete_until(time.monotonic() + LIMIT_S)
+    driver = Unhurried({})
+    driver.prepared = one.server.prepared
+    lookup = Lookup(driver, 1, LIMIT_S, Budget(2**30))
+    other = Machine(name="web1", vc_uuid=VC_UUID)
+    try:
+        assert lookup.kept(other)
+        assert list(lookup.counted().values()) == [1]
+        outcomes: list[object] = []
+        lookup.ask(WEB1, outcomes.append)
+        wait_until(lambda: gevent.sleep(0.01) or outcomes)
+        assert isinstance(outcomes[0], Answer)
+        assert lookup.kept(WEB1) is None
+    finally:
+        lookup.close()
 
 
 # Real servers
