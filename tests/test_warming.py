@@ -117,12 +117,16 @@ class World:
     def change(self, name: str, text: str | bytes | None) -> None:
         self.server.tell(self.put(name, text))
 
-    def survey(self, at: int = -1, change: Callable[[], None] = lambda: None) -> None:
-        """Prepare everything; `change` something after so many observations."""
+    def survey(
+        self, at: int = -1, change: Callable[[], None] = lambda: None, ends_at: int = -1
+    ) -> None:
+        """Prepare everything; `change` something, or end, after so many observations."""
         self.server.warmth.begin()
         for number, _ in enumerate(self._process.survey()):
             if number == at:
                 change()
+            if number == ends_at:
+                break
 
     def prepared(self, machine: Machine) -> Answer | None:
         now_s = time.monotonic()
@@ -409,6 +413,15 @@ def test_what_is_notified_only_later_is_prepared_then(one: World) -> None:
     one.watch(True)
     one.survey()
     assert one.check(WEB1)
+
+
+def test_survey_that_ended_early_takes_no_data_for_missing(one: World) -> None:
+    one.put(f"{OTHER_UUID}.yaml", "metadata: {")
+    one.put("web1.yaml", OWN[0])
+    one.survey(ends_at=2)
+    one.survey()
+    assert one.check(Machine(name="web1", vc_uuid=VC_UUID))
+    assert one.prepared(WEB1) is None
 
 
 def test_unchanged_answers_are_not_sent_again(one: World) -> None:
