@@ -520,7 +520,7 @@ def test_after_a_look_up_nothing_older_is_given(one: World) -> None:
     other = Machine(name="web1", vc_uuid=VC_UUID)
     try:
         assert lookup.kept(other)
-        assert list(lookup.counted().values()) == [1]
+        assert list(lookup.prepared.counted().values()) == [1]
         outcomes: list[object] = []
         lookup.ask(WEB1, outcomes.append)
         wait_until(lambda: gevent.sleep(0.01) or outcomes)

@@ -143,7 +143,9 @@ class MetadataServer:
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
         # Counters of others.
-        self.counted_beside: list[Callable[[], Mapping[Key, int]]] = [self._services.lookup.counted]
+        self.counted_beside: list[Callable[[], Mapping[Key, int]]] = [
+            self._services.lookup.prepared.counted
+        ]
         if on_disk:
             self.counted_beside.append(on_disk.counts)
         self._stop_asked = Event()
