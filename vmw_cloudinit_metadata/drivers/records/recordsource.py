@@ -13,7 +13,7 @@ from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
-from vmw_cloudinit_metadata.drivers.records.listening import Listening, usual
+from vmw_cloudinit_metadata.drivers.records.listening import Listening, text_of, usual
 from vmw_cloudinit_metadata.drivers.records.recordcheck import Listed, RecordCheck
 from vmw_cloudinit_metadata.drivers.records.recordhints import RecordHints
 from vmw_cloudinit_metadata.drivers.records.recordlayer import KeptRecord, kept
@@ -28,7 +28,7 @@ from vmw_cloudinit_metadata.drivers.records.recordview import (
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Key, Record, Store
 from vmw_cloudinit_metadata.instance import fault
-from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, kind_of
 from vmw_cloudinit_metadata.protocol.printable import one_line, quoted, shortened
 
 MAX_FETCHED = 1000  # records of one fetch
@@ -154,7 +154,13 @@ class RecordSource(Source[RecordView]):
     def _kept(self, record: Record) -> KeptRecord:
         if not isinstance(record, Record):
             raise DriverError(f"{self._name}: found a {type(record).__name__}, expected a Record")
-        return kept(record, usual(record.key) or Key(*record.key))
+        if not isinstance(record.label, str):
+            found = f"a record whose label is {kind_of(record.label)}"
+            raise DriverError(f"{self._name}: found {found}, expected a text")
+        try:
+            return kept(record, usual(record.key) or Key(*record.key))
+        except DriverError as error:
+            raise DriverError(f"{self._name}: {error}") from None
 
     def _listed(self) -> tuple[dict[Key, Records] | None, Sequence[KeptRecord]]:
         """Return all records by their keys, None if they cannot be listed; and those of no VM."""
@@ -189,9 +195,8 @@ class RecordSource(Source[RecordView]):
             return call()
         except DriverError:
             raise
-        except Exception as error:  # a store is foreign code
-            text = shortened(one_line(str(error)))
-            raise DriverError(f"{self._name}: {type(error).__name__}: {text}") from error
+        except BaseException as error:  # a store is foreign code: asyncio's, too, are no Exception
+            raise DriverError(f"{self._name}: {shortened(one_line(text_of(error)))}") from error
 
 
 def _key_of(own: OwnData) -> Key:
