@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tests.conftest import Constants
 from tests.process import CHECKOUT, ServerProcess, run, with_constants
 from tests.test_admin import Admin, wait_until
+from vmw_cloudinit_metadata.drivers import preparedrecords
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.catalogue.findings import MAX_FINDINGS, Finding, Findings
 from vmw_cloudinit_metadata.drivers.file import FileDriver
@@ -214,7 +215,7 @@ def test_any_finding_passes_as_one_line(
     line = records.of_finding(Finding(fault, [file] * 100, 100, vms, len(vms)))
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
-    assert len(line) <= records.MAX_LINE_BYTES
+    assert len(line) <= preparedrecords.MAX_LINE_BYTES
     record = records.decode(line)
     assert isinstance(record, records.Found)
     assert record.finding["severity"] == ("warning" if is_warning else "fault")
@@ -234,7 +235,7 @@ finite = values.filter(lambda value: not {"inf", "nan"} & set(re.findall("[a-z]+
 
 @given(st.binary(max_size=200) | finite.map(lambda value: ujson.dumps(value).encode()))
 def test_any_bytes_are_a_record_or_invalid(line: bytes) -> None:
-    with suppress(records.InvalidRecord):
+    with suppress(preparedrecords.InvalidRecord):
         records.decode(line)
 
 
@@ -254,7 +255,7 @@ def test_record_with_another_value_is_checked(kind: str, key: str, value: object
         return
     try:
         found = records.decode(line)
-    except records.InvalidRecord:
+    except preparedrecords.InvalidRecord:
         return
     catalogue = Catalogue()
     catalogue.take(found)

@@ -10,6 +10,7 @@ from vmw_cloudinit_metadata.drivers import contract, driveroptions
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError as DriverError
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
@@ -41,8 +42,8 @@ class UnderWay(Exception):  # noqa: N818 - not an error
 class Driver(ABC):
     """Finds the instance data of machines.
 
-    One object serves all machines of a server. All methods but `held_at` run in threads, several at
-    once, and may block.
+    One object serves all machines of a server. All methods but `held_at` and those of `prepared`
+    run in threads, several at once, and may block.
     """
 
     # The model of --driver-opts; None: any options, unchecked.
@@ -55,6 +56,9 @@ class Driver(ABC):
     # While the driver fails or does not answer, a VM with a VC UUID gets its last answer for this
     # many seconds after the answer was last known to hold. None: the class sets its own time.
     stale_if_error: float | None = 0.0
+
+    # What the process of the catalogue can prepare, for `get_instance` to be saved; None: nothing.
+    prepared: PreparedAnswers | None = None
 
     # Set by the command `validate`: returns further warnings, those of cloud-init's schemas.
     judge: Callable[[InstanceData], Iterable[Fault]] | None = None

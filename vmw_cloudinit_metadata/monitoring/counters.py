@@ -141,6 +141,11 @@ CACHE_UNCHECKED = _plain(
     "Requests for a cached answer that the driver did not confirm in time.",
     "answers unchecked",
 )
+CACHE_PREPARED = _plain(
+    "cache_prepared",
+    "Answers that the catalogue had prepared, and that were given without a look-up.",
+    "answers prepared before",
+)
 
 
 # Machines
@@ -204,6 +209,7 @@ TABLES = (
     "connections",
     "unsent answers",
     "kept answers",
+    "prepared answers",
     "last good answers",
     "answers to be written",
     "look-ups waiting",

@@ -12,6 +12,7 @@ from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay, Work
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.values.dump import json_text
 from vmw_cloudinit_metadata.process.budget import size_of
 from vmw_cloudinit_metadata.protocol import packet
@@ -98,7 +99,7 @@ def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
         instance = contract.instance(driver, driver.get_instance(machine))
         if instance is None:
             return Failure("not-found", _reason(driver, machine))
-        documents = nocloud.render(instance, machine)
+        return _answer(instance, machine)
     except UnderWay as error:
         return error.work
     except InvalidInstanceData as error:
@@ -108,6 +109,24 @@ def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
     except (Exception, SystemExit) as error:  # a driver is foreign code
         log.exception("%s: get_instance failed for %s", type(driver).__name__, machine)
         return Failure("failed", f"{type(error).__name__}: {error}")
+
+
+def prepared(driver: Driver, machine: Machine, time_s: float) -> Answer | None:
+    """Return the answer that `look_up` would have returned at that time, if it was prepared."""
+    if driver.prepared is None:
+        return None
+    instance = driver.prepared.find(machine, time_s)
+    if instance is None:
+        return None
+    try:
+        return _answer(instance, machine)
+    except InvalidInstanceData:  # a look-up tells the reason
+        return None
+
+
+def _answer(instance: InstanceData, machine: Machine) -> Answer:
+    """Raises InvalidInstanceData."""
+    documents = nocloud.render(instance, machine)
     packets = {name: response_packet(name, body) for name, body in documents.items()}
     digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
     problem = shortened(instance.problem, MAX_REASON_CHARACTERS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.driveroptions import seconds
+from vmw_cloudinit_metadata.monitoring.counters import CACHE_PREPARED, Key
 from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.process.threads import Threads
@@ -33,6 +35,7 @@ from vmw_cloudinit_metadata.serving.answer import (
     Outcome,
     document_names,
     look_up,
+    prepared,
 )
 from vmw_cloudinit_metadata.serving.cachedanswers import KEPT_BYTES, CachedAnswers
 from vmw_cloudinit_metadata.serving.lookuppool import LookupPool
@@ -49,6 +52,11 @@ _MAX_FAILURES = 64  # names and reasons are cut: 2 MiB at most
 # Within this time the last good answer is given again without asking the driver, which failed: a
 # guest's further documents wait for nothing.
 _UNREACHABLE_S = 1.0
+# After a look-up nothing prepared is given for a while: until its changes are counted, what the VM
+# got then may be newer.
+_NEWER_S = 2 * FRESH_S
+_MAX_NEWER = 65_536
+_WEIGHED_BYTES = 1024 * 1024  # of prepared answers, before the budget is checked: it takes a while
 _CLOSE_S = 2.0  # for the driver's `close`
 
 _SILENT = "the driver does not answer: its files or other data source may be out of reach"
@@ -73,6 +81,12 @@ class Lookup:
         self._throttle = OnceAMinute()
         self._names: frozenset[str] = frozenset()  # of documents, as the driver returned them
         self._cached = CachedAnswers()
+        self._newer: TTLCache[Machine, bool] = TTLCache(_MAX_NEWER, _NEWER_S)
+        self._newest_s = NEVER_S  # when the last look-up ended
+        self._prepared_given = self._unweighed_bytes = 0
+        self._budget = budget
+        if driver.prepared:
+            budget.add("prepared answers", driver.prepared)
         budget.add("kept answers", self._cached)
         self._cache_ttl_s = seconds("cache_ttl", driver.cache_ttl)
         self._stale_s = seconds("stale_if_error", driver.stale_if_error or 0)
@@ -101,6 +115,9 @@ class Lookup:
         self._pool.run_timeout_s = seconds
         self._recheck.overdue_s = min(OVERDUE_S, seconds)
 
+    def counted(self) -> Counter[Key]:
+        return Counter({CACHE_PREPARED: self._prepared_given})
+
     @property
     def running(self) -> int:
         return self._pool.running
@@ -115,8 +132,30 @@ class Lookup:
         try:
             answer = self._cached[machine]
         except KeyError:
-            return None
+            return self._prepared(machine)
         return None if answer.token is None else answer
+
+    def _prepared(self, machine: Machine) -> Answer | None:
+        """Return the machine's answer if it was prepared, and cache it."""
+        now_s = time.monotonic()
+        if now_s - self._newest_s < _NEWER_S and machine in self._newer:
+            return None
+        moment_s = now_s - FRESH_S
+        try:
+            answer = prepared(self._driver, machine, moment_s)
+        except Exception:  # it runs in the hub: the driver is asked instead
+            log.exception("%s: a prepared answer cannot be used", type(self._driver).__name__)
+            return None
+        if answer is None or answer.size > KEPT_BYTES:
+            return None
+        answer.seen_s = moment_s
+        self._cached[machine] = answer
+        self._prepared_given += 1
+        self._unweighed_bytes += answer.size
+        if self._unweighed_bytes > _WEIGHED_BYTES:
+            self._unweighed_bytes = 0
+            self._budget.keep()
+        return answer
 
     def is_fresh(self, answer: Answer) -> bool:
         """Return whether the answer was found unchanged a moment ago."""
@@ -226,6 +265,8 @@ class Lookup:
         self._threads.run(partial(on_disk.recall, machine), recalled)
 
     def _keep(self, machine: Machine, outcome: Any, began_s: float) -> None:
+        self._newer[machine] = True
+        self._newest_s = time.monotonic()
         if isinstance(outcome, Answer):
             if self._on_disk:
                 self._on_disk.keep(machine, outcome)

@@ -20,6 +20,12 @@ import gevent
 import ujson
 
 from vmw_cloudinit_metadata.drivers.catalogue import records
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
+from vmw_cloudinit_metadata.drivers.preparedrecords import (
+    MAX_LINE_BYTES,
+    InvalidRecord,
+    PreparedRecord,
+)
 from vmw_cloudinit_metadata.monitoring.counters import CATALOGUE_RESTARTS, Key
 from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
 from vmw_cloudinit_metadata.protocol.printable import one_line
@@ -28,6 +34,7 @@ log = logging.getLogger(__name__)
 
 PROGRAM = "vmw_cloudinit_metadata.drivers.catalogue.child"
 AGAIN = b"again\n"
+BEGIN = b"begin\n"
 
 # Without a record and nearly without CPU: then the process hangs, and is killed. Where cores are
 # busy, it may be silent for longer, since it has the lowest priority.
@@ -42,6 +49,9 @@ MAX_RESTART_S = 300.0
 # take 240 MB.
 MIN_MEMORY_BYTES = 512 * 1024**2
 MAX_MEMORY_BYTES = 1024**3
+
+# Before a survey that prepares answers, until the changes that were its reason are counted here.
+COUNTED_S = 0.2
 
 _PIECE_BYTES = 16 * 1024  # read in one turn of the hub
 MAX_RECORDS = 10_000  # in a second or so: a survey has 2,000
@@ -60,12 +70,20 @@ class SurveyProcess:
         memory_bytes: int,
         take: Callable[[records.Record], None],
         fail: Callable[[str], None],
+        prepared: PreparedAnswers | None = None,
     ) -> None:
+        """`prepared` takes the answers that surveys prepare, as many as it has a limit for."""
         memory_bytes = min(max(memory_bytes, MIN_MEMORY_BYTES), MAX_MEMORY_BYTES)
-        work = {"driver": driver, "options": options, "memory_bytes": memory_bytes}
+        work = {
+            "driver": driver,
+            "options": options,
+            "memory_bytes": memory_bytes,
+            "prepared_bytes": prepared.limit_bytes if prepared else 0,
+        }
         self._work = ujson.dumps(work, escape_forward_slashes=False).encode() + b"\n"
         self._take = take
         self._fail = fail
+        self._prepared = prepared if prepared and prepared.limit_bytes else None
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: Any = None
         self._rest = b""
@@ -82,6 +100,7 @@ class SurveyProcess:
         self._restarts = 0
         self._once = OnceAMinute()
         self._timer = gevent.get_hub().loop.timer(TURN_S, repeat=TURN_S)
+        self._beginner = gevent.get_hub().loop.timer(COUNTED_S)
 
     def start(self) -> None:
         self._timer.start(self._turn)
@@ -104,6 +123,8 @@ class SurveyProcess:
         """End the process, which has nothing to finish."""
         self._timer.stop()
         self._timer.close()
+        self._beginner.stop()
+        self._beginner.close()
         if self._process:
             self._silence()
             end_s = time.monotonic() + _STOP_S
@@ -115,6 +136,7 @@ class SurveyProcess:
         self._timer.stop()
         self._timer.close()
         self._close()
+        self._beginner.close()
         self._process = None
 
     def _begin(self) -> None:
@@ -135,6 +157,8 @@ class SurveyProcess:
         self._process = process
         assert process.stdin
         assert process.stdout
+        if self._prepared:
+            self._prepared.forget()
         os.set_blocking(process.stdin.fileno(), False)
         os.set_blocking(process.stdout.fileno(), False)
         self._rest, self._reason, self._failure = b"", "", ""
@@ -198,6 +222,7 @@ class SurveyProcess:
         self._process.kill()
 
     def _close(self) -> None:
+        self._beginner.stop()
         if self._watcher:
             self._watcher.stop()
             self._watcher.close()
@@ -223,12 +248,11 @@ class SurveyProcess:
         try:
             for line in lines:
                 self._hear(records.decode(line))
-            self._heard += len(lines)
             if self._heard > MAX_RECORDS:
-                raise records.InvalidRecord("too many records")
-            if len(self._rest) > records.MAX_LINE_BYTES:
-                raise records.InvalidRecord("a line that is too long")
-        except records.InvalidRecord as error:
+                raise InvalidRecord("too many records")
+            if len(self._rest) > MAX_LINE_BYTES:
+                raise InvalidRecord("a line that is too long")
+        except InvalidRecord as error:
             self._give_up(f"it sent {error}")
         except Exception:  # a watcher's callback: nothing would catch it
             log.exception("the catalogue cannot take a record")
@@ -241,5 +265,32 @@ class SurveyProcess:
         if isinstance(record, records.Failed):
             self._failure = f": {record.reason}"
             self._report(f"it cannot read the data: {record.reason}")
+        if isinstance(record, PreparedRecord):
+            self._hear_prepared(record)
+            return
+        self._heard += 1
         self._is_over = isinstance(record, records.Unable)
         self._take(record)
+        if self._prepared and isinstance(record, records.Began):
+            self._prepared.wake()
+            self._beginner.stop()
+            self._beginner.start(self._let_begin)
+
+    def _hear_prepared(self, record: PreparedRecord) -> None:
+        if self._prepared is None:
+            raise InvalidRecord("what nobody asked for")
+        self._prepared.take(record)
+
+    def _let_begin(self) -> None:
+        """Let a survey begin: what changes from now on is counted as a change of what it reads."""
+        assert self._prepared
+        self._prepared.begin()
+        if self._watcher and self._process and self._process.stdin:
+            try:
+                is_written = os.write(self._process.stdin.fileno(), BEGIN) == len(BEGIN)
+            except BrokenPipeError:
+                return  # it has ended
+            except OSError:
+                is_written = False
+            if not is_written:
+                self._give_up("it does not listen")

@@ -3,8 +3,10 @@
     python -m vmw_cloudinit_metadata.drivers.catalogue.child
 
 The server starts it, writes one line with the driver to its standard input, and then `again` for
-each survey that it wants at once. The process writes records (records.py) to its standard output,
-and ends when its input does. Nothing else uses it; it never writes a file.
+each survey that it wants at once. If surveys prepare answers, they wait for the line `begin` after
+they have said that they began: the server notes first which changes it has counted. The process
+writes records (records.py) to its standard output, and ends when its input does. Nothing else uses
+it; it never writes a file.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ LOOK_SHARE = 1 / 20
 RETRY_S = 10.0  # after a failure
 
 AGAIN = b"again"
+BEGIN = b"begin"
 _MAX_INPUT_BYTES = 1024 * 1024
 _WORST = "1000"  # of all processes, the kernel ends this one first when memory is short
 
@@ -56,6 +59,7 @@ class Input:
         self._descriptor = descriptor
         self._rest = b""
         self._is_asked = False
+        self._may_begin = False
 
     def line(self, limit_s: float | None = None) -> bytes | None:
         """Return the next line; None if there is none in time. Exit at the end of the input."""
@@ -71,12 +75,19 @@ class Input:
 
     def look(self, limit_s: float = 0.0) -> None:
         """Wait at most so long for a line, and remember what it asks for."""
-        self._is_asked = self.line(limit_s) == AGAIN or self._is_asked
+        line = self.line(limit_s)
+        self._is_asked = line == AGAIN or self._is_asked
+        self._may_begin = line == BEGIN or self._may_begin
 
     def take(self) -> bool:
         """Return whether the server has asked for a survey from the beginning, once."""
         is_asked, self._is_asked = self._is_asked, False
         return is_asked
+
+    def may_begin(self) -> bool:
+        """Return whether the server has let a survey begin, once."""
+        may_begin, self._may_begin = self._may_begin, False
+        return may_begin
 
 
 class RecordWriter:
@@ -124,10 +135,16 @@ class Surveyor:
     """Surveys the data of one driver again and again, until the input ends."""
 
     def __init__(
-        self, spec: str, options: dict[str, object], ask: Input, tell: RecordWriter
+        self,
+        spec: str,
+        options: dict[str, object],
+        prepared_bytes: int,
+        ask: Input,
+        tell: RecordWriter,
     ) -> None:
         self._spec = spec
         self._options = options
+        self._prepared_bytes = prepared_bytes  # that the server keeps; 0: nothing is prepared
         self._ask = ask
         self._tell = tell
         self._priority = Priority()
@@ -139,6 +156,8 @@ class Surveyor:
                 self._tell.write(records.of_unable())
                 return
             _watch(driver)
+            if self._prepared_bytes and driver.prepared:
+                driver.prepared.prepare(self._tell.write, self._prepared_bytes)
             try:
                 self._follow(driver)
             finally:
@@ -147,6 +166,7 @@ class Surveyor:
     def _follow(self, driver: Driver) -> None:
         """Survey at once and after each change; return when the server wants all read again."""
         while True:
+            self._begin()
             revision = driver.revision()
             began_s = time.monotonic()
             has_failed = not self._survey(driver)
@@ -170,9 +190,14 @@ class Surveyor:
                 return False
         return False
 
+    def _begin(self) -> None:
+        self._tell.write(records.of_began())
+        while self._prepared_bytes and not self._ask.may_begin():
+            self._ask.look(TICK_S)
+            self._tell.stay_alive()
+
     def _survey(self, driver: Driver) -> bool:
         """Return whether all was read."""
-        self._tell.write(records.of_began())
         began_s, findings, checked = time.monotonic(), Findings(), 0
         try:
             for observation in driver.survey():
@@ -225,7 +250,7 @@ def main() -> None:
     work = ujson.loads(line)
     _give_way(work["memory_bytes"])
     try:
-        Surveyor(work["driver"], work["options"], ask, tell).run()
+        Surveyor(work["driver"], work["options"], work["prepared_bytes"], ask, tell).run()
     except MemoryError:
         tell.write(records.of_failed(f"more than {work['memory_bytes']:,} bytes of memory needed"))
         sys.exit(1)

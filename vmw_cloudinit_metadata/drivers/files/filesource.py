@@ -16,6 +16,7 @@ from vmw_cloudinit_metadata.drivers.files.documentnames import DocumentNames
 from vmw_cloudinit_metadata.drivers.files.everyfile import EveryFile
 from vmw_cloudinit_metadata.drivers.files.filecheck import FileCheck
 from vmw_cloudinit_metadata.drivers.files.filehints import FileHints
+from vmw_cloudinit_metadata.drivers.files.filenotices import FileNotices
 from vmw_cloudinit_metadata.drivers.files.inventories import Inventories
 from vmw_cloudinit_metadata.drivers.files.layerfiles import LayerFiles
 from vmw_cloudinit_metadata.drivers.files.userdatafiles import UserDataFiles
@@ -26,6 +27,7 @@ from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
 from vmw_cloudinit_metadata.drivers.filesystem.watching import DirectoryWatch
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
 from vmw_cloudinit_metadata.drivers.store import BIOS_UUID, NAME, Key
+from vmw_cloudinit_metadata.drivers.warming.preparedtoken import PreparedToken
 from vmw_cloudinit_metadata.instance import fault
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.process.budget import Table
@@ -62,6 +64,7 @@ class FileSource(Source[Snapshot]):
         self._user_data = UserDataFiles(directory, self._every)
         self._watch = DirectoryWatch(directory.path, LAYERS, directory.changes)
         self.hints = FileHints(directory.path, self._listing, self._inventories)
+        self.notified = FileNotices(directory, self._defaults.path)
         self.prefix = os.path.join(directory.path, "")
 
     def view(self) -> Snapshot:
@@ -131,7 +134,7 @@ class FileSource(Source[Snapshot]):
 
         return of
 
-    def which_hold(self, tokens: Iterable[Token]) -> Iterator[bool]:
+    def which_hold(self, tokens: Iterable[Token | PreparedToken]) -> Iterator[bool]:
         """Check tokens together: they share the directory and the defaults."""
         looks = self._directory.looks()
         return (token.holds(looks) for token in tokens)
@@ -139,7 +142,7 @@ class FileSource(Source[Snapshot]):
     def watch(self, report: Callable[[str], None]) -> None:
         self._watch.start(report)
 
-    def held_at(self, token: Token, time_s: float) -> bool:
+    def held_at(self, token: Token | PreparedToken, time_s: float) -> bool:
         return token.held_at(self._directory.changes, time_s)
 
     def revision(self) -> int | None:

@@ -102,6 +102,11 @@ class Directory:
             raise cannot_read(self.path, error) from error
         return [self._prefix + name for name in names if is_instance_file(name)]
 
+    def name_of(self, path: str) -> str | None:
+        """Return the name of a file directly in the directory; None for another one."""
+        name = path.removeprefix(self._prefix)
+        return None if "/" in name else name
+
     def path_of(self, file: str) -> str:
         """Return the path of a file; one in the directory begins with `self.path`."""
         path = os.path.join(self.path, file)

@@ -383,6 +383,15 @@ class Snapshot:
         prefix = self.root.prefix if self.root else ""
         return Token(self._seen, lacking, until_s, revision, prefix)
 
+    def names_told(self) -> list[str] | None:
+        """Return the names, in the root, of all that was looked at; None if changes of some are
+        not notified."""
+        if not self._is_plain or self.root is None:
+            return None
+        absent = (directory.absent for directory in self._directories.values())
+        prefix = self.root.prefix
+        return [path.removeprefix(prefix) for path in chain(self._seen, *absent)]
+
     def is_settled(self) -> bool:
         """Return whether the next change of any file will show in its time stamps."""
         return self._is_settled
