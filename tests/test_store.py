@@ -463,13 +463,13 @@ class Dying(MemoryStore):
         changes.closed.wait()
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     def __str__(self) -> str:
         raise ValueError
 
 
 @pytest.mark.parametrize(
-    "error", [asyncio.CancelledError(), Unprintable(), GeneratorExit(), KeyboardInterrupt()]
+    "error", [asyncio.CancelledError(), UnprintableError(), GeneratorExit(), KeyboardInterrupt()]
 )
 def test_listener_is_called_again_whatever_it_raises(
     constants: Constants, error: BaseException
