@@ -264,7 +264,7 @@ def test_server_reports_each_wrong_result_in_one_line(own_instances: Path) -> No
             "Mixed.still_holds returned an int: return True or False",
             "Mixed.held_at returned a str: return True or False",
             "Mixed.held_at returned a coroutine",
-            "Mixed.watch returned a method: return nothing",
+            "Mixed.watch returned a partial: return nothing",
         ):
             server.wait_for(re.escape(text))
         server.signal(signal.SIGTERM)

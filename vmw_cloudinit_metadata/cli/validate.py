@@ -13,6 +13,8 @@ import click
 from vmw_cloudinit_metadata.cli import schemas, terminal
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.drivers import contract
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance import secrecy
 from vmw_cloudinit_metadata.instance.counts import counted, first_of
@@ -99,7 +101,7 @@ def validate(
         checked = contract.faults(driver, "validate_named", driver.validate_named(names))
     else:
         checked = contract.faults(driver, "validate", driver.validate())
-    found = _counted(checked, totals)
+    found = _counted(driver, checked, totals)
     if quiet and not strict:
         found = (fault for fault in found if not fault.is_warning)
     if form == "json":
@@ -128,10 +130,13 @@ def validate(
     return 1 if totals["faults"] or (strict and (totals["warnings"] or is_empty)) else 0
 
 
-def _counted(faults: Iterable[Fault], totals: dict[str, int]) -> Iterator[Fault]:
-    for fault in faults:
-        totals["warnings" if fault.is_warning else "faults"] += 1
-        yield fault
+def _counted(driver: Driver, faults: Iterable[Fault], totals: dict[str, int]) -> Iterator[Fault]:
+    try:
+        for fault in faults:
+            totals["warnings" if fault.is_warning else "faults"] += 1
+            yield fault
+    except DriverError as error:
+        raise DriverError(reason_of(driver, error)) from error
 
 
 def _gathered(faults: Iterable[Fault]) -> Iterator[_Finding]:

@@ -10,11 +10,13 @@ from vmw_cloudinit_metadata.drivers import contract, driveroptions
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError as DriverError
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
+from vmw_cloudinit_metadata.drivers.optionsecrets import secrets_in
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
 
 
 class Work:
@@ -66,6 +68,9 @@ class Driver(ABC):
     # How many files, or VMs, the last `validate` or `validate_named` has checked, if known.
     files_checked: int | None = None
 
+    # The secrets among the options: they are hidden in what its exceptions say.
+    known_secrets = KnownSecrets()
+
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Check --driver-opts, and keep them as `self.options`; raise DriverError.
 
@@ -76,6 +81,7 @@ class Driver(ABC):
         if self.stale_if_error is not None or "stale_if_error" in own:
             self.stale_if_error = self._time("stale_if_error", own)
         self.options: Any = driveroptions.checked(self.Options, own)
+        self.known_secrets = KnownSecrets(secrets_in([own, self.options]))
 
     def _time(self, name: str, options: dict[str, Any]) -> float:
         """Take a time from the options, else from the class."""

@@ -25,6 +25,7 @@ class StoreDriver(SourceDriver[RecordView]):
 
     def __init__(self, store: Store, **options: Any) -> None:
         super().__init__(options, lambda _: RecordSource(store))
+        self.known_secrets = store.known_secrets
 
     @classmethod
     def of(cls, store_class: type[Store], options: Mapping[str, Any]) -> Self:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay, Work
+from vmw_cloudinit_metadata.drivers.foreignerrors import hidden, reason_of
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -19,8 +19,7 @@ from vmw_cloudinit_metadata.protocol import packet
 from vmw_cloudinit_metadata.protocol.packet import ErrorCode, Packet
 from vmw_cloudinit_metadata.protocol.printable import shortened
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-
-log = logging.getLogger(__name__)
+from vmw_cloudinit_metadata.serving.driverlog import log_error
 
 MAX_REASON_CHARACTERS = 4096  # of a failure or a stale answer, for the operator
 _ABOUT_BYTES = 3072  # of an answer beside its texts: token, objects, its place in the cache
@@ -99,16 +98,18 @@ def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
         instance = contract.instance(driver, driver.get_instance(machine))
         if instance is None:
             return Failure("not-found", _reason(driver, machine))
+        if instance.problem:
+            instance = replace(instance, problem=hidden(driver, instance.problem))
         return _answer(instance, machine)
     except UnderWay as error:
         return error.work
     except InvalidInstanceData as error:
         return Failure("invalid", str(error))
     except DriverError as error:
-        return Failure("failed", str(error))
-    except (Exception, SystemExit) as error:  # a driver is foreign code
-        log.exception("%s: get_instance failed for %s", type(driver).__name__, machine)
-        return Failure("failed", f"{type(error).__name__}: {error}")
+        return Failure("failed", reason_of(driver, error))
+    except BaseException as error:  # a driver is foreign code, and asyncio's are no Exception
+        log_error(driver, "get_instance", error, machine)
+        return Failure("failed", reason_of(driver, error))
 
 
 def prepared(driver: Driver, machine: Machine, time_s: float) -> Answer | None:
@@ -152,7 +153,7 @@ def answer_of(
 
 def _reason(driver: Driver, machine: Machine) -> str:
     try:
-        return contract.text(driver, "explain", driver.explain(machine))
+        return hidden(driver, contract.text(driver, "explain", driver.explain(machine)))
     except ContractError as error:  # there is no such VM all the same
         return str(error)
 
@@ -168,6 +169,6 @@ def document_names(
         return contract.names(driver, driver.document_names(), checked)
     except ContractError as error:
         return Failure("failed", str(error))
-    except (Exception, SystemExit) as error:  # a driver is foreign code
-        log.exception("%s: document_names failed", type(driver).__name__)
-        return Failure("failed", f"{type(error).__name__}: {error}")
+    except BaseException as error:  # a driver is foreign code, and asyncio's are no Exception
+        log_error(driver, "document_names", error)
+        return Failure("failed", reason_of(driver, error))

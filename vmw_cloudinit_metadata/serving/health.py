@@ -8,7 +8,9 @@ import gevent
 
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
+from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of
 from vmw_cloudinit_metadata.process.threads import Threads
+from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 
 INTERVAL_S = 1.0
 HANGS_S = 3.0
@@ -43,8 +45,8 @@ class Health:
     def _check(self) -> str:
         try:
             contract.run(self._driver, "check")
-        except (Exception, SystemExit) as error:  # a driver is foreign code
-            return str(error) or type(error).__name__
+        except BaseException as error:  # a driver is foreign code, and asyncio's are no Exception
+            return shortened(one_line(reason_of(self._driver, error)))
         return ""
 
     def _checked(self, problem: str, error: BaseException | None) -> None:

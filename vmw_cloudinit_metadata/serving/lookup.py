@@ -19,10 +19,8 @@ from cachetools import TTLCache
 from gevent.event import Event
 
 from vmw_cloudinit_metadata.drivers import contract
-from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.driveroptions import seconds
-from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -35,6 +33,7 @@ from vmw_cloudinit_metadata.serving.answer import (
     look_up,
 )
 from vmw_cloudinit_metadata.serving.cachedanswers import KEPT_BYTES, CachedAnswers
+from vmw_cloudinit_metadata.serving.driverlog import log_error, log_sentence
 from vmw_cloudinit_metadata.serving.lookuppool import LookupPool
 from vmw_cloudinit_metadata.serving.ondisk.answersondisk import AnswersOnDisk
 from vmw_cloudinit_metadata.serving.preparedlookup import PreparedLookup
@@ -68,10 +67,9 @@ class Lookup:
         on_disk: AnswersOnDisk | None = None,
     ) -> None:
         self._driver = driver
-        self._recheck = Recheck(driver, min(OVERDUE_S, run_timeout_s))
         self._threads = Threads()
         self._pool = LookupPool(self._threads, pool_size, run_timeout_s, budget)
-        self._throttle = OnceAMinute()
+        self._recheck = Recheck(driver, min(OVERDUE_S, run_timeout_s))
         self._names: frozenset[str] = frozenset()  # of documents, as the driver returned them
         self._cached = CachedAnswers()
         self.prepared = PreparedLookup(driver, budget)
@@ -89,7 +87,7 @@ class Lookup:
 
     def watch(self) -> None:
         """Have the driver notified of changes from now on, if it can be."""
-        watch = partial(contract.run, self._driver, "watch", log.info)
+        watch = partial(contract.run, self._driver, "watch", partial(log_sentence, self._driver))
         self._threads.run(watch, self._watching)
         if self._on_disk:
             self._on_disk.start()
@@ -143,10 +141,8 @@ class Lookup:
                 answer.seen_s = moment_s
                 return True
             return contract.truth(self._driver, "held_at", held)
-        except ContractError as error:
-            self._log("held_at", error)
-        except Exception:  # a driver is foreign code, and this call of it runs in the hub
-            log.exception("%s: held_at failed", type(self._driver).__name__)
+        except Exception as error:  # a driver is foreign code, and this call of it runs in the hub
+            log_error(self._driver, "held_at", error)
         return False
 
     def recheck(
@@ -281,14 +277,8 @@ class Lookup:
             self._names = names
 
     def _watching(self, _nothing: None, error: BaseException | None) -> None:
-        self._log("watch", error)
-
-    def _log(self, method: str, error: BaseException | None) -> None:
-        if isinstance(error, ContractError):
-            if (held_back := self._throttle.passes(str(error))) is not None:
-                log.error("%s%s", error, held_back)
-        elif error:
-            log.error("%s: %s failed", type(self._driver).__name__, method, exc_info=error)
+        if error:
+            log_error(self._driver, "watch", error)
 
     def close(self) -> None:
         """Close the look-ups and the driver."""
@@ -311,5 +301,6 @@ class Lookup:
                 gevent.sleep(0.02)
 
     def _closed(self, closed: Event, _nothing: None, error: BaseException | None) -> None:
-        self._log("close", error)
+        if error:
+            log_error(self._driver, "close", error)
         closed.set()

@@ -5,7 +5,6 @@ Runs in the hub, where nothing may block: prepared data is in memory.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 
@@ -17,9 +16,8 @@ from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.answer import Answer, prepared
 from vmw_cloudinit_metadata.serving.cachedanswers import KEPT_BYTES
+from vmw_cloudinit_metadata.serving.driverlog import log_error
 from vmw_cloudinit_metadata.serving.recheck import FRESH_S, NEVER_S
-
-log = logging.getLogger(__name__)
 
 # After a look-up nothing prepared is given for a while: until its changes are counted, what the VM
 # got then may be newer.
@@ -56,8 +54,8 @@ class PreparedLookup:
         moment_s = now_s - FRESH_S
         try:
             answer = prepared(self._driver, machine, moment_s)
-        except Exception:  # it runs in the hub: the driver is asked instead
-            log.exception("%s: a prepared answer cannot be used", type(self._driver).__name__)
+        except Exception as error:  # it runs in the hub: the driver is asked instead
+            log_error(self._driver, "prepared", error)
             return None
         if answer is None or answer.size > KEPT_BYTES:
             return None

@@ -25,6 +25,7 @@ import ujson
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.catalogue.findings import Findings
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -155,11 +156,15 @@ class Surveyor:
             if not driver.can_validate:
                 self._tell.write(records.of_unable())
                 return
-            _watch(driver)
-            if self._prepared_bytes and driver.prepared:
-                driver.prepared.prepare(self._tell.write, self._prepared_bytes)
             try:
+                _watch(driver)
+                if self._prepared_bytes and driver.prepared:
+                    driver.prepared.prepare(self._tell.write, self._prepared_bytes)
                 self._follow(driver)
+            except (BrokenPipeError, MemoryError):
+                raise
+            except Exception as error:  # a driver is foreign code
+                raise DriverError(reason_of(driver, error)) from error
             finally:
                 driver.close()
 
@@ -208,7 +213,7 @@ class Surveyor:
                 if self._tell.stay_alive(checked):
                     self._ask.look()  # and exit if the server has
         except DriverError as error:
-            self._tell.write(records.of_failed(str(error)))
+            self._tell.write(records.of_failed(reason_of(driver, error)))
             return False
         for finding in findings:
             self._tell.write(records.of_finding(finding))
@@ -254,7 +259,7 @@ def main() -> None:
     except MemoryError:
         tell.write(records.of_failed(f"more than {work['memory_bytes']:,} bytes of memory needed"))
         sys.exit(1)
-    except ConfigError as error:
+    except (ConfigError, DriverError) as error:
         tell.write(records.of_failed(str(error)))
         sys.exit(1)
     except BrokenPipeError:

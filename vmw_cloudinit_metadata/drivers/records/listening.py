@@ -10,6 +10,7 @@ from math import inf
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
+from vmw_cloudinit_metadata.drivers.foreignerrors import text_of
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.store import IDENTITIES, LAYERS, NAME, Changes, Key, Store
 from vmw_cloudinit_metadata.protocol.printable import one_line, quoted, shortened
@@ -47,15 +48,6 @@ def usual(key: object) -> Key | None:
 
 def _shown(key: object) -> str:
     return quoted(key) if isinstance(key, str) else one_line(shortened(ascii(key), 200))
-
-
-def text_of(error: BaseException) -> str:
-    """Return the type and text of an exception of foreign code, whose own `str` may fail."""
-    name = type(error).__name__
-    try:
-        return f"{name}: {error}"
-    except Exception:  # of foreign code, as the error itself is
-        return name
 
 
 class ToldChanges(Changes):
@@ -168,7 +160,7 @@ class Listening:
                 if not told.was_connected:
                     return  # the store cannot tell changes
             except BaseException as error:  # whatever it is: nothing tells changes any more
-                reason = text_of(error)
+                reason = self._store.known_secrets.hide(text_of(error))
             if told.closed.is_set():
                 return
             told.lost(reason)

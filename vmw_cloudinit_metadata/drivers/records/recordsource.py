@@ -12,8 +12,9 @@ from vmw_cloudinit_metadata.drivers.answers.source import Source
 from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES, FileLayer
 from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.foreignerrors import text_of
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
-from vmw_cloudinit_metadata.drivers.records.listening import Listening, text_of, usual
+from vmw_cloudinit_metadata.drivers.records.listening import Listening, usual
 from vmw_cloudinit_metadata.drivers.records.recordcheck import Listed, RecordCheck
 from vmw_cloudinit_metadata.drivers.records.recordhints import RecordHints
 from vmw_cloudinit_metadata.drivers.records.recordlayer import KeptRecord, kept
@@ -221,7 +222,8 @@ class RecordSource(Source[RecordView]):
         except DriverError:
             raise
         except BaseException as error:  # a store is foreign code: asyncio's, too, are no Exception
-            raise DriverError(f"{self._name}: {shortened(one_line(text_of(error)))}") from error
+            text = self._store.known_secrets.hide(text_of(error))  # before it is cut
+            raise DriverError(f"{self._name}: {shortened(one_line(text))}") from error
 
 
 def memory_of(record: KeptRecord) -> int:
