@@ -638,6 +638,39 @@ def test_fetch_is_bounded_in_bytes(data: Any) -> None:
     assert len(yielded) < 40
 
 
+def test_layers_count_against_the_memory_budget(store: MemoryStore) -> None:
+    for number in range(3):
+        name = f"*{number}*" if number else "*"
+        store.layer(
+            f"{number}", {"match": {"name": name}, "metadata": {f"k{number}": "x" * 10_000}}
+        )
+    store.put("name", "web1", {})
+    driver = StoreDriver(store)
+    table = driver.tables()["layers"]
+    assert table.kept_bytes == 0
+    before = metadata_of(driver)
+    of_layers = 3 * 35 * 10_000
+    with_bases = table.kept_bytes
+    assert of_layers < with_bases - 30_000 < 1.2 * of_layers + 600_000
+    assert (table.shed(), table.shed()) == (True, False)
+    assert of_layers < table.kept_bytes < with_bases
+    assert metadata_of(driver) == before
+
+
+def test_merged_layers_of_a_store_are_bounded_in_bytes(
+    store: MemoryStore, constants: Constants
+) -> None:
+    constants(drivers__layers__bases__KEPT_BYTES=500_000)
+    for number in range(8):
+        match = {"name": f"*{number}*"}
+        store.layer(f"{number}", {"match": match, "metadata": {f"k{number}": "x" * 1000}})
+    driver = StoreDriver(store)
+    for number in range(100):
+        store.put("name", f"web{number}", {})
+        metadata_of(driver, Machine(name=f"web{number}"))
+    assert driver.tables()["layers"].kept_bytes < 35 * 10_000 + 500_000 + 20 * 10_000
+
+
 class Endless(MemoryStore):
     def all(self) -> Iterator[Record]:
         number = 0

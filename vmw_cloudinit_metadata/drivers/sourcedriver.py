@@ -160,6 +160,7 @@ class SourceDriver(Driver, Generic[V]):
             "last good answers": self._last_good,
             "readings": self._instances.readings,
             "values compared": self._instances.owners,
+            "layers": self._instances.bases,
             **self._source.tables(),
         }
 

@@ -219,6 +219,8 @@ TABLES = (
     "events",
     "values compared",
     "file names",
+    "inventories",
+    "layers",
     "catalogue",
 )
 _MEMORY_SHED = "memory shed: {}"

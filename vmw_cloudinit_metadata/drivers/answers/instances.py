@@ -31,7 +31,7 @@ class Instances(Generic[V]):
 
     def __init__(self, source: Source[V]) -> None:
         self._source = source
-        self._bases = Bases()
+        self.bases = Bases()
         self.readings: Readings[V] = Readings()
         self.owners = Owners()
 
@@ -69,7 +69,7 @@ class Instances(Generic[V]):
     def _stack(self, own: OwnData, selection: Selection, view: V) -> LayerStack:
         mine = self.own(own, view)
         lowest = self._source.lowest(view)
-        base = self._bases.of(selection.of, selection.indices, lowest)
+        base = self.bases.of(selection.of, selection.indices, lowest)
         return LayerStack(mine, base, selection.captures)
 
     def _selection(self, machine: Machine, view: V) -> Selection:
