@@ -134,6 +134,7 @@ class FileCheck(SourceChecks[Snapshot]):
         yield from skipped.nearly_instance_files(self._directory.path)
         if os.path.isdir(self._layers.path):
             yield from skipped.nearly_instance_files(self._layers.path)
+            yield from skipped.tables_among(self._layers.path)
 
     def notes(self, *, is_match_given: bool) -> Iterator[str]:
         """Yield which identities find VMs' files, and which files are ignored."""

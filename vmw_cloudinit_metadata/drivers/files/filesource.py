@@ -21,7 +21,7 @@ from vmw_cloudinit_metadata.drivers.files.inventories import Inventories
 from vmw_cloudinit_metadata.drivers.files.layerfiles import LayerFiles
 from vmw_cloudinit_metadata.drivers.files.userdatafiles import UserDataFiles
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
-from vmw_cloudinit_metadata.drivers.filesystem.filename import LAYERS
+from vmw_cloudinit_metadata.drivers.filesystem.filename import LAYERS, is_data_file
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
 from vmw_cloudinit_metadata.drivers.filesystem.watching import DirectoryWatch
@@ -53,9 +53,12 @@ class FileSource(Source[Snapshot]):
         directory = Directory(path, links_outside=links_outside, may_be_absent=may_be_absent)
         is_absent = may_be_absent and not os.path.isdir(path)
         self._directory = directory
-        self._defaults = Defaults(
-            directory.path_of(defaults) if defaults else None, may_be_absent=is_absent
-        )
+        defaults_path = directory.path_of(defaults) if defaults else None
+        if defaults_path and _is_among(defaults_path, directory.layers_path):
+            raise DriverError(
+                f"defaults: {defaults!r} is a layer, which counts already: remove this option"
+            )
+        self._defaults = Defaults(defaults_path, may_be_absent=is_absent)
         self._listing = Listing(directory, self._defaults.path)
         self._layers = LayerFiles(directory)
         self._inventories = Inventories(directory)
@@ -162,3 +165,11 @@ class FileSource(Source[Snapshot]):
 
     def tables(self) -> Mapping[str, Table]:
         return {"inventories": self._inventories, "file names": self._listing.spellings}
+
+
+def _is_among(path: str, layers_path: str) -> bool:
+    """Return whether a file is read as a layer too, perhaps by another path."""
+    real = os.path.realpath(path)
+    return os.path.dirname(real) == os.path.realpath(layers_path) and is_data_file(
+        os.path.basename(real)
+    )
