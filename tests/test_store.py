@@ -657,6 +657,15 @@ def test_layers_count_against_the_memory_budget(store: MemoryStore) -> None:
     assert metadata_of(driver) == before
 
 
+def test_one_large_merged_layer_counts_as_a_whole(store: MemoryStore, constants: Constants) -> None:
+    constants(drivers__layers__bases__KEPT_BYTES=10_000)
+    store.layer("all", {"metadata": {"k": "x" * 10_000}})
+    store.put("name", "web1", {})
+    driver = StoreDriver(store)
+    metadata_of(driver)
+    assert driver.tables()["layers"].kept_bytes > (35 + 20) * 10_000
+
+
 def test_merged_layers_of_a_store_are_bounded_in_bytes(
     store: MemoryStore, constants: Constants
 ) -> None:

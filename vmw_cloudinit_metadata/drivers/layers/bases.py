@@ -57,8 +57,7 @@ class Bases:
     @property
     def kept_bytes(self) -> int:
         layers, kept = self._kept
-        of_bases = min(len(kept) * _size(layers), KEPT_BYTES)
-        return _LAYER_BYTES_PER_BYTE * layers.size_bytes + of_bases
+        return _LAYER_BYTES_PER_BYTE * layers.size_bytes + len(kept) * _size(layers)
 
     def shed(self) -> bool:
         """Drop the bases, to be merged again; return False if there are none.
