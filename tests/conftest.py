@@ -97,7 +97,7 @@ def constants(monkeypatch: pytest.MonkeyPatch) -> Constants:
 @pytest.fixture
 def settled(constants: Constants) -> None:
     """Files that changed just now count as settled, so that answers have a token."""
-    constants(drivers__filesystem__snapshot__UNSETTLED_NS=-(10**18))
+    constants(drivers__filesystem__filetoken__UNSETTLED_NS=-(10**18))
 
 
 @pytest.fixture(scope="session")

@@ -534,7 +534,7 @@ def test_file_in_an_unusual_spelling_gives_way_when_another_one_comes(directory:
 def test_directory_is_listed_again_only_when_it_has_changed(
     directory: Path, monkeypatch: pytest.MonkeyPatch, constants: Constants
 ) -> None:
-    constants(drivers__filesystem__snapshot__TRUSTED_S=1e9)
+    constants(drivers__filesystem__filetoken__TRUSTED_S=1e9)
     listed: Counter[str] = Counter()
     really = os.listdir
 

@@ -337,7 +337,7 @@ def test_inventory_is_parsed_once(
     directory: Path, monkeypatch: pytest.MonkeyPatch, constants: Constants, is_settled: bool
 ) -> None:
     if not is_settled:
-        constants(drivers__filesystem__snapshot__UNSETTLED_NS=10**18)
+        constants(drivers__filesystem__filetoken__UNSETTLED_NS=10**18)
     count = 0
     parse = inventories.inventory_of
 

@@ -470,7 +470,7 @@ def test_no_answer_has_an_older_layer_after_a_newer_one(
     directory: Path, constants: Constants, is_settled: bool
 ) -> None:
     if is_settled:
-        constants(drivers__filesystem__snapshot__UNSETTLED_NS=-(10**18))
+        constants(drivers__filesystem__filetoken__UNSETTLED_NS=-(10**18))
     driver = driver_of(directory)
     written, failures = 0, list[str]()
     ended = threading.Event()

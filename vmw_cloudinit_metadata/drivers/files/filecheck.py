@@ -22,7 +22,8 @@ from vmw_cloudinit_metadata.drivers.filesystem.filename import (
     unquoted_stem,
     usual_stem,
 )
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, Token
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Looks, Token
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import vms_served
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
 from vmw_cloudinit_metadata.drivers.observation import NAMED_VMS, Census, Observation

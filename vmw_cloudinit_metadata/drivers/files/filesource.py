@@ -22,8 +22,9 @@ from vmw_cloudinit_metadata.drivers.files.layerfiles import LayerFiles
 from vmw_cloudinit_metadata.drivers.files.userdatafiles import UserDataFiles
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.filename import LAYERS, is_data_file
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Token
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.filesystem.watching import DirectoryWatch
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
 from vmw_cloudinit_metadata.drivers.store import BIOS_UUID, NAME, Key

@@ -12,9 +12,10 @@ from vmw_cloudinit_metadata.drivers.filesystem.filename import (
     SUFFIXES,
     is_instance_file,
 )
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Looks
 from vmw_cloudinit_metadata.drivers.filesystem.presence import Presence
 from vmw_cloudinit_metadata.drivers.filesystem.root import Root
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, cannot_read
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, cannot_read
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 
 
