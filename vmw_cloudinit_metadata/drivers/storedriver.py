@@ -12,7 +12,8 @@ from vmw_cloudinit_metadata.drivers.sourcedriver import SourceDriver
 from vmw_cloudinit_metadata.drivers.store import Store
 from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
 
-_OURS = (*StoreOptions.model_fields, *TIMES)  # times are refused
+# TIMES, `cache_ttl` and `stale_if_error`, are no options of a store: StoreOptions refuses them.
+_OURS = (*StoreOptions.model_fields, *TIMES)
 
 
 class StoreDriver(SourceDriver[RecordView]):
