@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -325,6 +326,26 @@ def test_process_that_writes_garbage_is_ended_and_started_again(
     assert list(process.counted().values()) == [1]
     assert process.pid is None
     process.ask()  # which nobody hears
+
+
+START = """
+import subprocess, sys
+from vmw_cloudinit_metadata.process.interpreter import command_of
+sys.path.insert(0, "")  # as an embedding program may have it
+print([*sys.path, "a b"], flush=True)
+subprocess.run(command_of("shows", "a b"))
+"""
+
+
+def test_another_process_imports_what_this_one_does(tmp_path: Path) -> None:
+    for module in ("re", "types", "site"):  # this one has imported them before
+        (tmp_path / f"{module}.py").write_text("raise SystemError\n")
+    (tmp_path / "shows.py").write_text("import sys; print([*sys.path, *sys.argv[1:]])\n")
+    command = [sys.executable, "-P", "-c", START]
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    ours, theirs = done.stdout.replace("''", repr(str(tmp_path))).splitlines()
+    assert theirs == ours
 
 
 # Real servers

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from vmw_cloudinit_metadata.drivers.preparedrecords import (
 )
 from vmw_cloudinit_metadata.monitoring.counters import CATALOGUE_RESTARTS, Key
 from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
+from vmw_cloudinit_metadata.process.interpreter import command_of
 from vmw_cloudinit_metadata.protocol.printable import one_line
 
 log = logging.getLogger(__name__)
@@ -141,14 +141,12 @@ class SurveyProcess:
 
     def _begin(self) -> None:
         try:
-            path = os.pathsep.join(one or os.getcwd() for one in sys.path)
             # This Python with a module of ours. The options may be secret, and are no arguments.
             process = subprocess.Popen(  # nosec B603
-                [sys.executable, "-P", "-m", PROGRAM],
+                command_of(PROGRAM),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
                 bufsize=0,
             )
         except OSError as error:
