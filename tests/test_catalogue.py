@@ -310,7 +310,11 @@ GARBAGE = {
         {"piece": '{"kind":"failed","reason":"no memory"}\n', "ends": True},
         "it cannot read the data: no memory",
     ),
-    "nothing": ({"piece": "", "ends": True}, "it has ended with 0"),
+    "nothing": ({"piece": "", "ends": True}, "it has ended with 0; starting"),
+    "traceback": (
+        {"piece": "", "error": 9000 * "x" + "\n  line 1\nImportError: n\x1b\n", "ends": True},
+        "it has ended with 0: ImportError: n\x1b; starting",
+    ),
 }
 
 

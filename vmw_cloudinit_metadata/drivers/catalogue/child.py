@@ -247,8 +247,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # they are the server's: it ends the input
         signal.signal(number, signal.SIG_IGN)
     tell = RecordWriter(os.dup(1))
-    nowhere = os.open(os.devnull, os.O_WRONLY)  # for what a driver prints
-    os.dup2(nowhere, 1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):  # for what a driver prints: it may be secret
+        os.dup2(nowhere, output)
     ask = Input(0)
     line = ask.line()
     assert line is not None
