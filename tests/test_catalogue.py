@@ -242,7 +242,7 @@ def test_any_bytes_are_a_record_or_invalid(line: bytes) -> None:
 
 DONE = {"files": {"ok": 1, "warning": 0, "fault": 0}, "vms": 1, "layers": 0, "faults": 0}
 DONE |= {"warnings": 0, "left_out": 0, "seconds": 0.5}
-FOUND = records.decode(records.of_finding(Finding(Fault((), "a", "b", "/c", 1))))
+FOUND = records.decode(records.of_finding(Finding(Fault((), "a", "b", "/c", 1), count=1)))
 
 
 @given(st.sampled_from(KINDS), st.sampled_from([*DONE]), values)

@@ -273,7 +273,7 @@ async function refreshFaults(status) {
 }
 
 function faultEntry({ severity, file, line, key, found, expected, count: times, vms, vm_count }) {
-  const others = times > 1 ? ` and ${plural(times - 1, "other file", "other files")}` : "";
+  const others = times > 1 ? ` and ${plural(times - 1, "other", "others")}` : "";
   const unnamed = vm_count > vms.length ? ` and ${count(vm_count - vms.length)} more` : "";
   return make(
     "li",
