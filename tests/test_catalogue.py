@@ -29,6 +29,7 @@ from vmw_cloudinit_metadata.drivers.catalogue.findings import MAX_FINDINGS, Find
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.instance.fault import Fault
+from vmw_cloudinit_metadata.process.interpreter import command_of
 from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 from vmw_cloudinit_metadata.serving.surveyprocess import SurveyProcess
 
@@ -330,6 +331,40 @@ def test_process_that_writes_garbage_is_ended_and_started_again(
     assert list(process.counted().values()) == [1]
     assert process.pid is None
     process.ask()  # which nobody hears
+
+
+LEAKY = """
+from vmw_cloudinit_metadata import Driver
+
+class Leaky(Driver):
+    def get_instance(self, machine):
+        return None
+
+    def validate(self):
+        if self.options["fails"] == "validate":
+            raise BrokenPipeError(self.options["password"])
+        return []
+
+    def close(self):
+        raise ValueError(self.options["password"])
+"""
+
+
+@pytest.mark.parametrize("fails", ["validate", "close"])
+def test_error_of_a_driver_is_told_without_the_secrets_of_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    (tmp_path / "leaky.py").write_text(LEAKY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    work = {"driver": "leaky:Leaky", "options": {"password": SECRET, "fails": fails}}
+    line = ujson.dumps({**work, "memory_bytes": 2**30, "prepared_bytes": 0}).encode() + b"\n"
+    command = command_of("vmw_cloudinit_metadata.drivers.catalogue.child")
+    done = subprocess.run(command, input=line, capture_output=True, timeout=LIMIT_S)
+    failed = records.decode(done.stdout.splitlines()[-1])
+    assert isinstance(failed, records.Failed)
+    assert "Error: " in failed.reason
+    assert SECRET not in failed.reason
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 START = """
