@@ -548,9 +548,8 @@ class Bench:
                 with self.ours(*options) as server:
                     self._warm_up(server, 5000)
                     pair.append(self._boots(server, self.size.boots, names=5000)[0])
-            pairs.append(pair)
-        ratio = statistics.median(with_ / without for without, with_ in pairs)
-        shown = ", ".join(f"{without:.3f} and {with_:.3f}" for without, with_ in pairs)
+            pairs.append((pair[0], pair[1]))
+        ratio, shown = compared(pairs)
         yield at_most(
             "CPU per boot, first read of each VM's file, with five layers",
             ratio,
@@ -598,10 +597,10 @@ class Bench:
                 of_files, _ = self._boots(self.standing()[OURS], self.size.boots, names=5000)
                 of_store, _ = self._boots(server, self.size.boots, names=5000)
                 pairs.append((of_files, of_store))
-        shown = ", ".join(f"{files:.3f} and {store:.3f}" for files, store in pairs)
+        ratio, shown = compared(pairs)
         yield at_most(
             "CPU per boot, answers cached, from a store in memory",
-            statistics.median(store / files for files, store in pairs),
+            ratio,
             *(1.1, 1),
             unit=f" times that from files (files, store: {shown} ms)",
         )
@@ -718,8 +717,7 @@ class Bench:
             with watched(server):
                 watched_ms, _ = self._boots(server, self.size.watched, names=5000)
             pairs.append((alone_ms, watched_ms))
-        ratio = statistics.median(with_ / without for without, with_ in pairs)
-        shown = ", ".join(f"{without:.3f} and {with_:.3f}" for without, with_ in pairs)
+        ratio, shown = compared(pairs)
         yield at_most(
             "CPU per boot with the status page open and a scrape every 5 s",
             ratio,
@@ -807,6 +805,12 @@ def _wait_for_survey(server: Server, *, is_reading: bool) -> None:
         if time.monotonic() > end_s:
             raise SystemExit("the survey does not begin or end")
         time.sleep(0.1)
+
+
+def compared(pairs: Sequence[tuple[float, float]]) -> tuple[float, str]:
+    """Return the median ratio of second values to first ones, and all pairs as text."""
+    shown = ", ".join(f"{one:.3f} and {other:.3f}" for one, other in pairs)
+    return statistics.median(other / one for one, other in pairs), shown
 
 
 def at_most(what: str, value: float, limit: float, goal: float | None, unit: str) -> Finding:

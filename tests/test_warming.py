@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import gevent
 import pytest
 import ujson
+from click import Context
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +25,7 @@ from tests.process import ServerProcess
 from tests.test_admin import Admin, wait_until
 from tests.test_catalogue import finite as values
 from tests.vm import Vm
+from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.drivers import preparation, preparedrecords
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.driver import Driver
@@ -479,6 +482,21 @@ def test_table_stays_within_its_limit_and_never_takes_a_known_stem_for_an_unknow
         if table.is_complete:
             assert all(one in table for one in known)
             assert all(table.get(one) in (None, known[one]) for one in known)
+
+
+def test_default_memory_holds_20_000_files_of_1_kb() -> None:
+    option = next(one for one in run.params if one.name == "prepared_bytes")
+    table = PreparedTable()
+    table.limit_bytes = option.type_cast_value(Context(run), option.default)
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            table.put(f"web-server-{number}", bytes(1250))  # with paths, and keys of JSON
+        used_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(table) == 20_000
+    assert 0.7 * table.kept_bytes < used_bytes < table.kept_bytes <= table.limit_bytes
 
 
 def test_table_without_room_for_the_stems_knows_nothing_until_cleared() -> None:

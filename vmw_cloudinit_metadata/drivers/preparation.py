@@ -1,7 +1,7 @@
 """Preparation: what an answer is made of that was put together before its VM asked. Pure.
 
-It travels as one line of JSON (records.py), and is kept as this line. What depends on the VM, as
-the default of the instance-id does, is put in when the VM asks.
+It travels as one line of JSON (preparedrecords.py), and is kept as this line. What depends on the
+VM, as the default of the instance-id does, is put in when the VM asks.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import ujson
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.protocol.vmware import NIL_UUID, Machine
 
-_ANY_VC_UUID = "00000000-0000-0000-0000-000000000000"
 _USERDATA, _VENDORDATA = "USERDATA", "VENDORDATA"
 
 
@@ -98,7 +97,7 @@ def _bytes_of(value: str | Sequence[str]) -> bytes:
 
 def _parts(instance: InstanceData, machine: Machine) -> tuple[object, ...]:
     """Return everything that an answer is made of."""
-    whole = Machine(name=machine.name, vc_uuid=machine.vc_uuid or _ANY_VC_UUID)
+    whole = Machine(name=machine.name, vc_uuid=machine.vc_uuid or NIL_UUID)
     documents = nocloud.render(instance, whole)
     return list(documents.items()), instance.metadata, instance.match, instance.sources
 

@@ -27,7 +27,7 @@ from vmw_cloudinit_metadata.drivers.warming.warming import Warming
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
-from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+from vmw_cloudinit_metadata.protocol.vmware import Machine, machine_called
 
 T = TypeVar("T")
 
@@ -177,8 +177,7 @@ class SourceDriver(Driver, Generic[V]):
         chosen = checks.chosen(name)
         if chosen is not None:
             return chosen
-        uuid = parse_uuid(name)
-        machine = Machine(vc_uuid=uuid) if uuid else Machine(name=name)
+        machine = machine_called(name)
         with self._source.view() as view:
             for places in self._source.places(self._search.keys(machine), view):
                 if places:

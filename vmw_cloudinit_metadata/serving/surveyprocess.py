@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 import gevent
 import ujson
@@ -28,7 +27,8 @@ from vmw_cloudinit_metadata.drivers.preparedrecords import (
 )
 from vmw_cloudinit_metadata.monitoring.counters import CATALOGUE_RESTARTS, Key
 from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
-from vmw_cloudinit_metadata.protocol.printable import one_line
+from vmw_cloudinit_metadata.process.interpreter import command_of
+from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ MAX_MEMORY_BYTES = 1024**3
 COUNTED_S = 0.2
 
 _PIECE_BYTES = 16 * 1024  # read in one turn of the hub
+_ERROR_BYTES = 4096  # kept of its standard error
 MAX_RECORDS = 10_000  # in a second or so: a survey has 2,000
 _STOP_S = 1.0
 
@@ -86,7 +87,9 @@ class SurveyProcess:
         self._prepared = prepared if prepared and prepared.limit_bytes else None
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: Any = None
+        self._error_watcher: Any = None
         self._rest = b""
+        self._errors = b""  # the end of its standard error
         self._reason = ""  # why the present process is no longer heard
         self._failure = ""  # what it has said itself
         self._is_over = False  # there is nothing to survey
@@ -141,14 +144,12 @@ class SurveyProcess:
 
     def _begin(self) -> None:
         try:
-            path = os.pathsep.join(one or os.getcwd() for one in sys.path)
             # This Python with a module of ours. The options may be secret, and are no arguments.
             process = subprocess.Popen(  # nosec B603
-                [sys.executable, "-P", "-m", PROGRAM],
+                command_of(PROGRAM),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
+                stderr=subprocess.PIPE,
                 bufsize=0,
             )
         except OSError as error:
@@ -157,11 +158,12 @@ class SurveyProcess:
         self._process = process
         assert process.stdin
         assert process.stdout
+        assert process.stderr
         if self._prepared:
             self._prepared.forget()
-        os.set_blocking(process.stdin.fileno(), False)
-        os.set_blocking(process.stdout.fileno(), False)
-        self._rest, self._reason, self._failure = b"", "", ""
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            os.set_blocking(pipe.fileno(), False)
+        self._rest, self._errors, self._reason, self._failure = b"", b"", "", ""
         self._silent_s = self._still_s = self._cpu_s = 0.0
         with suppress(BrokenPipeError):  # it has ended already
             if os.write(process.stdin.fileno(), self._work) != len(self._work):
@@ -169,6 +171,8 @@ class SurveyProcess:
                 return
         self._watcher = gevent.get_hub().loop.io(process.stdout.fileno(), _READABLE)
         self._watcher.start(self._receive)
+        self._error_watcher = gevent.get_hub().loop.io(process.stderr.fileno(), _READABLE)
+        self._error_watcher.start(self._receive_errors)
 
     def _turn(self) -> None:
         now_s = time.monotonic()
@@ -181,7 +185,8 @@ class SurveyProcess:
                 self._begin()
         elif (code := self._process.poll()) is not None:
             self._receive()
-            reason = self._reason or f"it has ended with {code}{self._failure}"
+            self._receive_errors()
+            reason = self._reason or f"it has ended with {code}{self._failure or self._last_line()}"
             self._close()
             self._process = None
             if not self._is_over:
@@ -223,27 +228,20 @@ class SurveyProcess:
 
     def _close(self) -> None:
         self._beginner.stop()
-        if self._watcher:
-            self._watcher.stop()
-            self._watcher.close()
-            self._watcher = None
-        for pipe in (self._process.stdin, self._process.stdout) if self._process else ():
-            if pipe:
-                pipe.close()
+        for watcher in filter(None, (self._watcher, self._error_watcher)):
+            watcher.stop()
+            watcher.close()
+        self._watcher = self._error_watcher = None
+        if self._process:
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                if pipe:
+                    pipe.close()
 
     def _receive(self) -> None:
         """Receive one piece. Never raises: gevent would stop to watch the pipe."""
-        if self._watcher is None or self._process is None or self._process.stdout is None:
+        if self._watcher is None or self._process is None:
             return
-        try:
-            piece = os.read(self._process.stdout.fileno(), _PIECE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            piece = b""
-        if not piece:  # it ends
-            self._watcher.stop()
-            return
+        piece = _piece_of(self._process.stdout, self._watcher)
         *lines, self._rest = (self._rest + piece).split(b"\n")
         try:
             for line in lines:
@@ -257,6 +255,19 @@ class SurveyProcess:
         except Exception:  # a watcher's callback: nothing would catch it
             log.exception("the catalogue cannot take a record")
             self._give_up("its record could not be taken")
+
+    def _receive_errors(self) -> None:
+        """Receive a piece of what it writes while it imports its program: no secret, since it reads
+        the options only afterwards (child.py)."""
+        if self._error_watcher is None or self._process is None:
+            return
+        piece = _piece_of(self._process.stderr, self._error_watcher)
+        self._errors = (self._errors + piece)[-_ERROR_BYTES:]
+
+    def _last_line(self) -> str:
+        """Return the last line of its standard error, such as that of a traceback."""
+        lines = self._errors.decode(errors="replace").strip().splitlines()
+        return f": {shortened(lines[-1])}" if lines else ""
 
     def _hear(self, record: records.Record) -> None:
         self._silent_s = self._still_s = 0.0
@@ -294,3 +305,17 @@ class SurveyProcess:
                 is_written = False
             if not is_written:
                 self._give_up("it does not listen")
+
+
+def _piece_of(pipe: IO[bytes] | None, watcher: Any) -> bytes:
+    """Read what is there; at the end of the pipe, stop to watch it."""
+    assert pipe
+    try:
+        piece = os.read(pipe.fileno(), _PIECE_BYTES)
+    except BlockingIOError:
+        return b""
+    except OSError:
+        piece = b""
+    if not piece:
+        watcher.stop()
+    return piece

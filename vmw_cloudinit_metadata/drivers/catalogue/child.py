@@ -17,7 +17,7 @@ import select
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import ujson
@@ -25,7 +25,7 @@ import ujson
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.catalogue.findings import Findings
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
-from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of
+from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of, text_of
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -92,7 +92,8 @@ class Input:
 
 
 class RecordWriter:
-    """Writes records. The server reads them; if it does not, this process waits."""
+    """Writes records. The server reads them; if it does not, this process waits, or exits if the
+    server has."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -101,8 +102,11 @@ class RecordWriter:
     def write(self, record: bytes) -> None:
         self._said_s = time.monotonic()
         rest = memoryview(record)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except BrokenPipeError:
+            sys.exit(0)
 
     def stay_alive(self, checked: int = 0) -> bool:
         """Say from time to time that the process works; return whether it has."""
@@ -157,16 +161,18 @@ class Surveyor:
                 self._tell.write(records.of_unable())
                 return
             try:
-                _watch(driver)
-                if self._prepared_bytes and driver.prepared:
-                    driver.prepared.prepare(self._tell.write, self._prepared_bytes)
-                self._follow(driver)
-            except (BrokenPipeError, MemoryError):
+                with closing(driver):
+                    self._use(driver)
+            except MemoryError:
                 raise
             except Exception as error:  # a driver is foreign code
                 raise DriverError(reason_of(driver, error)) from error
-            finally:
-                driver.close()
+
+    def _use(self, driver: Driver) -> None:
+        _watch(driver)
+        if self._prepared_bytes and driver.prepared:
+            driver.prepared.prepare(self._tell.write, self._prepared_bytes)
+        self._follow(driver)
 
     def _follow(self, driver: Driver) -> None:
         """Survey at once and after each change; return when the server wants all read again."""
@@ -247,8 +253,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # they are the server's: it ends the input
         signal.signal(number, signal.SIG_IGN)
     tell = RecordWriter(os.dup(1))
-    nowhere = os.open(os.devnull, os.O_WRONLY)  # for what a driver prints
-    os.dup2(nowhere, 1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):  # for what a driver prints: it may be secret
+        os.dup2(nowhere, output)
     ask = Input(0)
     line = ask.line()
     assert line is not None
@@ -262,10 +269,8 @@ def main() -> None:
     except (ConfigError, DriverError) as error:
         tell.write(records.of_failed(str(error)))
         sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(0)
-    except Exception as error:  # a driver is foreign code
-        tell.write(records.of_failed(f"{type(error).__name__}: {error}"))
+    except Exception as error:  # a fault of ours
+        tell.write(records.of_failed(text_of(error)))
         sys.exit(1)
 
 

@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, de
 from vmw_cloudinit_metadata.instance.layering.substitution import Sources, stand_in
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.vmname import normal
-from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+from vmw_cloudinit_metadata.protocol.vmware import NIL_UUID, Machine, machine_called, parse_uuid
 
 Judge = Callable[[InstanceData], Iterable[Fault]]
 
@@ -37,9 +37,6 @@ class Preparing(Protocol):
     ) -> None: ...
 
     def end(self, duplicates: Iterable[str]) -> None: ...
-
-
-_NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 
 class InstanceCheck(Generic[V]):
@@ -122,8 +119,7 @@ class InstanceCheck(Generic[V]):
 
     def _stack(self, own: OwnData, view: V) -> tuple[LayerStack, Callable[[], Sources]]:
         """What surely counts for the VM, as far as its name or UUID says."""
-        uuid = parse_uuid(own.stem)
-        machine = Machine(vc_uuid=uuid) if uuid else Machine(name=own.stem)
+        machine = machine_called(own.stem)
         stack = self._instances.stack(own, machine, view)
         return stack, partial(stand_in, machine, stack.captures)
 
@@ -140,7 +136,7 @@ class InstanceCheck(Generic[V]):
         if instance is None:
             return faults, ()
         try:
-            nocloud.render(instance, Machine(name=stem, vc_uuid=_NIL_UUID))
+            nocloud.render(instance, Machine(name=stem, vc_uuid=NIL_UUID))
         except InvalidInstanceData as error:
             return [replace(fault, file=path) for fault in error.faults], ()
         of_sources = (self._checks.of_label(source, view) for source in instance.sources[1:])

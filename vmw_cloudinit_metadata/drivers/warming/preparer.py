@@ -17,9 +17,9 @@ from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack, selection_of
 from vmw_cloudinit_metadata.drivers.store import VC_UUID, Key
 from vmw_cloudinit_metadata.instance.layering.substitution import sources_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+from vmw_cloudinit_metadata.protocol.vmware import NIL_UUID, machine_called
 
-_NO_VM = Key(VC_UUID, "00000000-0000-0000-0000-000000000000")
+_NO_VM = Key(VC_UUID, NIL_UUID)
 
 
 class Preparer(Generic[V]):
@@ -101,8 +101,7 @@ class Preparer(Generic[V]):
     def _line(
         self, own: OwnData, stack: LayerStack, instance: InstanceData, view: V
     ) -> bytes | None:
-        uuid = parse_uuid(own.stem)
-        machine = Machine(vc_uuid=uuid) if uuid else Machine(name=own.stem)
+        machine = machine_called(own.stem)
         if stack.has_references:
             sources = partial(sources_of, machine, stack.captures)
             found, _ = self._instances.merged(stack, sources, view)
