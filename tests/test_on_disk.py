@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +227,19 @@ def test_answer_of_any_driver_is_given_after_a_restart(served: Served, error: Ex
     assert on_disk.counts()[LAST_GOOD_ON_DISK["read"]] == 1
     driver.error = None
     wait_in_hub_until(lambda: not served.ask().origin.problem)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("error_type", [DriverError, CancelledError])
+def test_answers_are_written_though_check_fails_and_no_secret_of_it_is_logged(
+    served: Served, error_type: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Plain):
+        def check(self) -> None:
+            raise error_type(f"{self.options['password']} is wrong")
+
+    assert served.write(Failing(password="rosebud")) == {"last good answers written": 1}
+    assert "(hidden) is wrong; until this is fixed, VMs get their last good" in caplog.text
+    assert "rosebud" not in caplog.text
 
 
 @pytest.mark.parametrize(
