@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Collection, Iterator
@@ -368,6 +369,34 @@ def test_disk_that_fails_is_logged_once_and_vms_are_served(
         wait_in_hub_until(lambda: "cannot write" in caplog.text)
     served.end()
     assert caplog.text.count("cannot write: not a directory, or a link to one") == 1
+
+
+def test_disk_that_hangs_takes_bounded_threads_and_time(
+    kept: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hangs, calls = threading.Event(), []
+
+    class Hanging(AnswersOnDisk):
+        def recall(self, machine: Machine) -> Answer | None:
+            calls.append(machine)
+            hangs.wait(60)
+            return None
+
+    driver = down(Plain())
+    lookup = Lookup(driver, 2, 0.2, Budget(1024**3), Hanging(kept, driver))
+    found: list[Outcome] = []
+    try:
+        for number in range(5):
+            for _ in range(2):
+                machine = replace(MACHINE, vc_uuid=f"{UUID[:-2]}{number:02}")
+                lookup.ask(machine, found.append)
+        wait_in_hub_until(lambda: len(found) == 10)
+    finally:
+        hangs.set()
+        lookup.close()
+    assert {one.error for one in found if isinstance(one, Failure)} == {"failed"}
+    assert len(calls) == 2
+    assert f"--last-good-dir: {kept}: cannot read: waited too long for the disk" in caplog.text
 
 
 def test_answer_that_another_process_looked_up_later_stays(kept: Path) -> None:

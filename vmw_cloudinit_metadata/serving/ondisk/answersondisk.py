@@ -83,6 +83,9 @@ class AnswersOnDisk:
     def source_failed(self) -> None:
         self._source_fails = True
 
+    def reading_failed(self, reason: str) -> None:
+        self._warn(f"--last-good-dir: {self._directory.path}: cannot read: {reason}")
+
     def counts(self) -> dict[Key, int]:
         """Return what was written, read and dropped, by counter."""
         counts = {**self._counts, "dropped": self.waiting.dropped}
@@ -198,7 +201,9 @@ class AnswersOnDisk:
         )
 
     def _warn(self, text: str) -> None:
-        if (held_back := self._throttle.passes(text)) is not None:
+        with self._lock:
+            held_back = self._throttle.passes(text)
+        if held_back is not None:
             log.warning("%s%s", text, held_back)
 
 
