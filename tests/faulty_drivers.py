@@ -247,6 +247,26 @@ class Async(Right):
         return super().get_instance(machine)
 
 
+class SurveysWithText(Right):
+    def survey(self) -> Any:
+        yield "web1: no address"
+
+
+class CountsByNumber(Right):
+    def census(self) -> Any:
+        return 2
+
+
+class TracesByText(Right):
+    def trace(self, machine: Machine) -> Any:
+        return f"metadata.hostname: {machine.name}"
+
+
+class RevisesByText(Right):
+    def revision(self) -> Any:
+        return "2026-01-01"
+
+
 class AsyncHolds(Tokens):
     async def still_holds(self, token: Any) -> Any:  # type: ignore[override]
         return bool(token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 import re
 import signal
@@ -25,8 +26,10 @@ from tests.vm import Vm
 from vmw_cloudinit_metadata import Machine
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.contract import ContractError
+from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.loading import load
+from vmw_cloudinit_metadata.drivers.store import Store
 from vmw_cloudinit_metadata.serving.answer import Failure, document_names, look_up
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.testing import check_driver, driver_faults, machine
@@ -67,6 +70,10 @@ FAULTS = {
     "ExplainsNothing": "explain returned None: return a sentence for the log",
     "ChecksByValue": "check returned a str: raise DriverError for a problem",
     "ValidatesWithText": "validate yielded a str: yield Fault(key, found, expected)",
+    "SurveysWithText": "survey yielded a str: yield Observation(fault, vms)",
+    "CountsByNumber": "census returned an int: return Census(files, vms, layers)",
+    "TracesByText": "trace returned a str: yield sentences",
+    "RevisesByText": "revision returned a str: return a number, or None",
     "TablesAsList": "tables returned a list: return a mapping",
     "TableWithoutBytes": "tables 'cache' has no kept_bytes",
     "NotesAsText": "notes returned a str: yield sentences",
@@ -220,6 +227,19 @@ def test_class_with_async_methods_is_refused_when_it_is_loaded(name: str) -> Non
         load(f"tests.faulty_drivers:{name}", {})
     expected = f"--driver tests.faulty_drivers:{name}: {name}.{FAULTS[name]}"
     assert str(raised.value).startswith(expected)
+
+
+@pytest.mark.parametrize("kind", [Driver, Store])
+def test_no_method_may_be_async(kind: type) -> None:
+    async def wrong(self: Any) -> None:
+        pass
+
+    methods = inspect.getmembers(kind, inspect.isfunction)
+    names = [name for name, _ in methods if not name.startswith("_")]
+    assert "check" in names
+    for name in names:
+        fault = contract.method_fault(type("Wrong", (kind,), {name: wrong}))
+        assert fault.startswith(f"Wrong.{name} is async"), name
 
 
 class Mixed(faulty_drivers.Tokens):
