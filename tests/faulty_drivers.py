@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from pydantic import Field
+
 from vmw_cloudinit_metadata import Driver, DriverOptions, InstanceData, Machine
 
 NAMES = ("web1", "web2")
@@ -265,6 +267,12 @@ class TracesByText(Right):
 class RevisesByText(Right):
     def revision(self) -> Any:
         return "2026-01-01"
+
+
+class ComputedDefaults(Right):
+    class Options(DriverOptions):
+        odd: int = Field(default_factory=lambda others: int(others["even"]) + 1)
+        names: list[str] = Field(default_factory=list)
 
 
 class AsyncHolds(Tokens):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -318,16 +318,15 @@ def test_command_reports_a_wrong_result_in_one_line(
 # The command `drivers`
 
 
-def test_installed_drivers_are_listed_with_their_options(tmp_path: Path) -> None:
-    directory = tmp_path / "some_drivers-1.0.dist-info"
-    directory.mkdir()
-    (directory / "METADATA").write_text("Metadata-Version: 2.1\nName: some-drivers\nVersion: 1.0\n")
-    (directory / "entry_points.txt").write_text(
-        "[vmw_cloudinit_metadata.drivers]\n"
+def test_installed_drivers_are_listed_with_their_options(
+    install_drivers: Callable[[str], None], tmp_path: Path
+) -> None:
+    install_drivers(
         "ledger = tests.ledger_driver:LedgerDriver\n"
         "async = tests.faulty_drivers:Async\n"
         "broken = no_such_module:Driver\n"
         "right = tests.faulty_drivers:Right\n"
+        "odd = tests.faulty_drivers:ComputedDefaults\n"
     )
     ended = run("drivers", env={"PYTHONPATH": str(tmp_path)})
     assert ended.returncode == 1
@@ -344,6 +343,9 @@ def test_installed_drivers_are_listed_with_their_options(tmp_path: Path) -> None
     assert (
         f"async  tests.faulty_drivers:Async  {origin}: Async.get_instance is async" in ended.stdout
     )
+
+    assert "    odd (int, default computed)" in lines
+    assert "    names (list[str], default [])" in lines
 
     ended = run("drivers", "--format", "json", env={"PYTHONPATH": str(tmp_path)})
     drivers = {driver["name"]: driver for driver in json.loads(ended.stdout)["drivers"]}
