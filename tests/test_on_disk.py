@@ -24,11 +24,13 @@ from tests.process import Constants, ServerProcess, counters, run
 from tests.vm import Vm
 from tests.waiting import wait_in_hub_until, wait_until
 from vmw_cloudinit_metadata import Driver, DriverError, InstanceData, Machine
+from vmw_cloudinit_metadata.drivers.memorystore import MemoryStore
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Key, Record, Store
 from vmw_cloudinit_metadata.drivers.storedriver import StoreDriver
 from vmw_cloudinit_metadata.instance.secretsearch import secret_in
 from vmw_cloudinit_metadata.monitoring.counters import LAST_GOOD_ON_DISK
 from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.protocol import packet
 from vmw_cloudinit_metadata.serving.answer import Answer, Failure, Origin, Outcome
 from vmw_cloudinit_metadata.serving.lookup import Lookup
 from vmw_cloudinit_metadata.serving.ondisk import answerfile
@@ -85,7 +87,7 @@ def test_vm_boots_with_the_same_bytes_after_a_restart_without_the_directory(
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
-def test_store_that_is_down_or_hangs_after_a_restart(
+def test_plain_driver_that_is_down_or_hangs_after_a_restart(
     start: Start, tmp_path: Path, kept: Path, workers: str
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -228,6 +230,32 @@ def test_answer_of_any_driver_is_given_after_a_restart(served: Served, error: Ex
     assert on_disk.counts()[LAST_GOOD_ON_DISK["read"]] == 1
     driver.error = None
     wait_in_hub_until(lambda: not served.ask().origin.problem)  # type: ignore[union-attr]
+
+
+def test_answer_of_a_store_with_layers_is_given_while_it_is_down_after_a_restart(
+    served: Served,
+) -> None:
+    def store(instance_id: str) -> MemoryStore:
+        made = MemoryStore()
+        made.layer("10-all", {"metadata": {"region": "eu1"}})
+        made.put("name", "web1", {"metadata": {"instance-id": instance_id}})
+        return made
+
+    served.write(StoreDriver(store("1")))
+    down_now = store("2")
+    down_now.is_down = True
+    served.again(StoreDriver(down_now))
+    found = served.ask()
+    assert isinstance(found, Answer)
+    assert found.origin.problem.startswith(f"{LAST_GOOD}memory")
+    assert "the store is down" in found.origin.problem
+    metadata = json.loads(packet.body_of(found.packets["METADATA"]))
+    assert (metadata["instance-id"], metadata["region"]) == ("1", "eu1")
+    assert isinstance(served.ask(replace(MACHINE, name="web2")), Failure)
+    down_now.is_down = False
+    found = served.ask()
+    assert isinstance(found, Answer)
+    assert json.loads(packet.body_of(found.packets["METADATA"]))["instance-id"] == "2"
 
 
 @pytest.mark.parametrize("error_type", [DriverError, CancelledError])
