@@ -144,6 +144,23 @@ def start(own_instances: Path) -> Iterator[Callable[..., ServerProcess]]:
         server.end()
 
 
+@pytest.fixture
+def install_drivers(tmp_path: Path) -> Callable[[str], None]:
+    """Makes a distribution in `tmp_path` with these entry points, a line each."""
+
+    def install(entry_points: str) -> None:
+        directory = tmp_path / "some_drivers-1.0.dist-info"
+        directory.mkdir()
+        (directory / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: some-drivers\nVersion: 1.0\n"
+        )
+        (directory / "entry_points.txt").write_text(
+            f"[vmw_cloudinit_metadata.drivers]\n{entry_points}"
+        )
+
+    return install
+
+
 @pytest.fixture(scope="module")
 def instances(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Instance files of the tests of a module; a test may add files of its own."""

@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.parameters import driver_options
+from vmw_cloudinit_metadata.settings.parameters import driver_options, format_option
 
 MAX_WARNINGS = 100_000  # different ones that are grouped; further ones are printed one by one
 
@@ -31,14 +31,7 @@ _STYLES = {r"^.+?:\d+(:\d+)?: ": "bold", r"(?<=: )warning:": "yellow"}
 @click.argument("names", metavar="[FILE|VM]...", nargs=-1)
 @config_option
 @driver_options
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Print text, or one JSON document.",
-)
+@format_option
 @click.option(
     "--schema-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

@@ -21,7 +21,7 @@ _SWITCH = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(
-    r"passw|passphrase|chpasswd|\bpwd\b|secret|token|credential|bearer|ssh[-_]keys\b"
+    r"passw|passphrase|\bpwd\b|secret|token|credential|bearer|ssh[-_]keys\b"
     r"|private[-_ ]?key|api[-_]?key|authorization|://[^/\s:@]*:[^/\s@]*@",
     re.IGNORECASE,
 )

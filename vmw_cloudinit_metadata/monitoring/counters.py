@@ -212,6 +212,7 @@ TABLES = (
     "prepared answers",
     "last good answers",
     "answers to be written",
+    "answers to be read",
     "look-ups waiting",
     "look-ups running",
     "readings",

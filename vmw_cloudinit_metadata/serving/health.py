@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import gevent
 
@@ -38,17 +39,19 @@ class Health:
     def _turn(self) -> None:
         if self._asked_s is None:
             self._asked_s = time.monotonic()
-            self._threads.run(self._check, self._checked)
+            self._threads.run(partial(problem_of, self._driver), self._checked)
         elif time.monotonic() - self._asked_s > HANGS_S:
             self.problem = f"the driver has not answered for {HANGS_S:g} s"
-
-    def _check(self) -> str:
-        try:
-            contract.run(self._driver, "check")
-        except BaseException as error:  # a driver is foreign code, and asyncio's are no Exception
-            return shortened(one_line(reason_of(self._driver, error)))
-        return ""
 
     def _checked(self, problem: str, error: BaseException | None) -> None:
         self._asked_s = None
         self.problem = problem if error is None else str(error)
+
+
+def problem_of(driver: Driver) -> str:
+    """Return why no VM can be served now, or "": call the driver's `check`, in this thread."""
+    try:
+        contract.run(driver, "check")
+    except BaseException as error:  # a driver is foreign code, and asyncio's are no Exception
+        return shortened(one_line(reason_of(driver, error)))
+    return ""

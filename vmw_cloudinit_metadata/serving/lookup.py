@@ -21,7 +21,7 @@ from gevent.event import Event
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.driveroptions import seconds
-from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.process.budget import Budget, Fixed
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.answer import (
@@ -69,6 +69,8 @@ class Lookup:
         self._driver = driver
         self._threads = Threads()
         self._pool = LookupPool(self._threads, pool_size, run_timeout_s, budget)
+        budget.add("look-ups waiting", self._pool)
+        budget.add("look-ups running", Fixed(lambda: self._pool.running_bytes))
         self._recheck = Recheck(driver, min(OVERDUE_S, run_timeout_s))
         self._names: frozenset[str] = frozenset()  # of documents, as the driver returned them
         self._cached = CachedAnswers()
@@ -77,8 +79,11 @@ class Lookup:
         self._cache_ttl_s = seconds("cache_ttl", driver.cache_ttl)
         self._stale_s = seconds("stale_if_error", driver.stale_if_error or 0)
         self._on_disk = on_disk
+        # A pool of its own: a driver that hangs may hold all places of the other one.
+        self._reads = LookupPool(self._threads, pool_size, run_timeout_s, budget, "the disk")
         if on_disk:
             budget.add("answers to be written", on_disk.waiting)
+            budget.add("answers to be read", self._reads)
         self._unreachable: TTLCache[Machine, Failure] = TTLCache(_MAX_FAILURES, _UNREACHABLE_S)
         # With the time of the look-up, and for how long it is repeated.
         self._failures: TTLCache[Hashable, tuple[Failure, float, float]]
@@ -98,7 +103,7 @@ class Lookup:
 
     @run_timeout_s.setter
     def run_timeout_s(self, seconds: float) -> None:
-        self._pool.run_timeout_s = seconds
+        self._pool.run_timeout_s = self._reads.run_timeout_s = seconds
         self._recheck.overdue_s = min(OVERDUE_S, seconds)
 
     @property
@@ -221,17 +226,17 @@ class Lookup:
         """Read the VM's last answer from the disk, and keep it as its last good one."""
         on_disk.source_failed()
 
-        def recalled(answer: Answer | None, error: BaseException | None) -> None:
-            if error:
-                log.error("a last good answer cannot be read", exc_info=error)
-            if answer and not self._cached.last_good(machine):
-                self._cached[machine] = answer
+        def recalled(found: Outcome | None) -> None:
+            if isinstance(found, Failure):
+                on_disk.reading_failed(found.reason)
+            elif found and not self._cached.last_good(machine):
+                self._cached[machine] = found
             outcome = self._or_last_good(machine, self._cached.last_good(machine), failure)
             if outcome is not failure:
                 self._unreachable[machine] = failure
             callback(outcome)
 
-        self._threads.run(partial(on_disk.recall, machine), recalled)
+        self._reads.ask(machine, partial(on_disk.recall, machine), recalled)
 
     def _keep(self, machine: Machine, outcome: Any, began_s: float) -> None:
         self.prepared.looked_up(machine)
@@ -283,6 +288,7 @@ class Lookup:
     def close(self) -> None:
         """Close the look-ups and the driver."""
         self._pool.close()
+        self._reads.close()
         self._recheck.close()
         self._write_the_rest()
         closed = Event()

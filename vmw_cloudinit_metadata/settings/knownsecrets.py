@@ -14,7 +14,7 @@ _SEARCHED_CHARACTERS = 100_000  # more than is ever shown
 
 # A part of an address or a connection string is quoted by itself.
 _PARTS = re.compile(
-    r"://[^/\s:@]{0,256}:([^/\s@]{1,1024})@"
+    r"://[^/\s:@]{0,256}:([^/\s]{1,1024})@"
     r"|(?:pass(?:word|wd)?|pwd|secret|token|key)[=:]\s?([^\s&;,]+)",
     re.IGNORECASE,
 )

@@ -12,7 +12,7 @@ HIDDEN = "(hidden)"
 
 _LOCATION = re.compile(r"(file|path|dir|directory|url)s?$", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\{\w+\}")  # to the environment: the secret is there
-_PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
+_PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s]*@")  # to the last @: a password may have some
 
 
 def holds_secret(value: Any) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import ujson
 
+from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.catalogue.findings import Findings
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
@@ -178,7 +179,7 @@ class Surveyor:
         """Survey at once and after each change; return when the server wants all read again."""
         while True:
             self._begin()
-            revision = driver.revision()
+            revision = contract.revision(driver, driver.revision())
             began_s = time.monotonic()
             has_failed = not self._survey(driver)
             took_s = time.monotonic() - began_s
@@ -211,7 +212,7 @@ class Surveyor:
         """Return whether all was read."""
         began_s, findings, checked = time.monotonic(), Findings(), 0
         try:
-            for observation in driver.survey():
+            for observation in contract.observations(driver, driver.survey()):
                 checked += observation is None
                 self._priority.lower_if_long()
                 if observation:
@@ -223,7 +224,7 @@ class Surveyor:
             return False
         for finding in findings:
             self._tell.write(records.of_finding(finding))
-        census = driver.census()
+        census = contract.census(driver, driver.census())
         self._tell.write(
             records.of_done(
                 records.Surveyed(
