@@ -381,6 +381,15 @@ def test_change_counts_at_once_and_is_prepared_by_the_next_survey(one: World, ca
     assert one.check(WEB1) is (case not in ("no file", "another spelling", "an inventory"))
 
 
+def test_secret_data_is_not_prepared() -> None:
+    about = {"path": "x", "line": 0, "layers": (), "has_references": False, "keys": ()}
+    made = [
+        preparation.made_of(InstanceData({}, is_secret=is_secret), WEB1, **about)
+        for is_secret in (False, True)
+    ]
+    assert [one is None for one in made] == [False, True]
+
+
 def test_name_that_is_spelled_otherwise_is_not_put_in(one: World) -> None:
     one.put("webK.yaml", OWN[6])
     one.survey()

@@ -59,10 +59,12 @@ class Preparation:
 
 
 def made_of(instance: InstanceData, machine: Machine, **about: Any) -> Preparation | None:
-    """Return the preparation for an instance; None if JSON would change it.
+    """Return the preparation for an instance; None if it is secret, or JSON would change it.
 
     `machine` is any for which it counts, `about` what does not stand in the instance.
     """
+    if instance.is_secret:  # which a preparation does not say
+        return None
     documents = {
         _USERDATA: instance.userdata,
         _VENDORDATA: instance.vendordata,
