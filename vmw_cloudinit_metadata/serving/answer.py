@@ -25,9 +25,8 @@ MAX_REASON_CHARACTERS = 4096  # of a failure or a stale answer, for the operator
 _ABOUT_BYTES = 3072  # of an answer beside its texts: token, objects, its place in the cache
 _NEVER_S = -inf
 
-BY_TIME = (
-    object()
-)  # the token of an answer that holds until its `seen_s`, by the driver's cache_ttl
+# The token of an answer that holds until its `seen_s`, by the driver's cache_ttl.
+BY_TIME = object()
 
 # The messages for guests: they say what to do, and reveal nothing secret.
 MESSAGES: Mapping[ErrorCode, str] = {
@@ -127,12 +126,11 @@ def prepared(driver: Driver, machine: Machine, time_s: float) -> Answer | None:
 
 def _answer(instance: InstanceData, machine: Machine) -> Answer:
     """Raises InvalidInstanceData."""
-    documents = nocloud.render(instance, machine)
-    packets = {name: response_packet(name, body) for name, body in documents.items()}
-    digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
+    packets = _packets(nocloud.render(instance, machine))
     problem = shortened(instance.problem, MAX_REASON_CHARACTERS)
+    digest = packets["DIGEST"].decode()
     origin = Origin(
-        *(instance.matched_by, instance.sources, problem, digest.decode(), instance.duplicates),
+        *(instance.matched_by, instance.sources, problem, digest, instance.duplicates),
         is_secret=instance.is_secret,
     )
     texts = (machine.name, machine.service_uri, origin.sources, origin.problem, origin.digest)
@@ -145,10 +143,16 @@ def answer_of(
     documents: Mapping[str, bytes], matched_by: str, sources: tuple[str, ...], size: int
 ) -> Answer:
     """Return the answer of these documents, as `look_up` had made it."""
-    packets = {name: response_packet(name, body) for name, body in documents.items()}
-    digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
-    origin = Origin(matched_by, sources, digest=digest.decode())
+    packets = _packets(documents)
+    origin = Origin(matched_by, sources, digest=packets["DIGEST"].decode())
     return Answer(packets, origin, size=_ABOUT_BYTES + 2 * size)
+
+
+def _packets(documents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the packet of each document, and of their digest."""
+    packets = {name: response_packet(name, body) for name, body in documents.items()}
+    packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
+    return packets
 
 
 def _reason(driver: Driver, machine: Machine) -> str:

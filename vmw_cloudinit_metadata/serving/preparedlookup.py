@@ -22,7 +22,7 @@ from vmw_cloudinit_metadata.serving.recheck import FRESH_S, NEVER_S
 # After a look-up nothing prepared is given for a while: until its changes are counted, what the VM
 # got then may be newer.
 _NEWER_S = 2 * FRESH_S
-_MAX_NEWER = 65_536
+_MAX_NEWER = 10_000  # more look-ups than threads can end in that time
 _WEIGHED_BYTES = 1024 * 1024  # of prepared answers, before the budget is checked: it takes a while
 
 
