@@ -98,7 +98,7 @@ def constants(monkeypatch: pytest.MonkeyPatch) -> Constants:
 @pytest.fixture
 def settled(constants: Constants) -> None:
     """Files that changed just now count as settled, so that answers have a token."""
-    constants(drivers__filesystem__snapshot__UNSETTLED_NS=-(10**18))
+    constants(drivers__filesystem__filetoken__UNSETTLED_NS=-(10**18))
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +143,23 @@ def start(own_instances: Path) -> Iterator[Callable[..., ServerProcess]]:
     yield start_server
     for server in started:
         server.end()
+
+
+@pytest.fixture
+def install_drivers(tmp_path: Path) -> Callable[[str], None]:
+    """Makes a distribution in `tmp_path` with these entry points, a line each."""
+
+    def install(entry_points: str) -> None:
+        directory = tmp_path / "some_drivers-1.0.dist-info"
+        directory.mkdir()
+        (directory / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: some-drivers\nVersion: 1.0\n"
+        )
+        (directory / "entry_points.txt").write_text(
+            f"[vmw_cloudinit_metadata.drivers]\n{entry_points}"
+        )
+
+    return install
 
 
 @pytest.fixture(scope="module")

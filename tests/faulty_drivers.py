@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from pydantic import Field
+
 from vmw_cloudinit_metadata import Driver, DriverOptions, InstanceData, Machine
 
 NAMES = ("web1", "web2")
@@ -245,6 +247,32 @@ class Unprepared(Right):
 class Async(Right):
     async def get_instance(self, machine: Machine) -> Any:  # type: ignore[override]
         return super().get_instance(machine)
+
+
+class SurveysWithText(Right):
+    def survey(self) -> Any:
+        yield "web1: no address"
+
+
+class CountsByNumber(Right):
+    def census(self) -> Any:
+        return 2
+
+
+class TracesByText(Right):
+    def trace(self, machine: Machine) -> Any:
+        return f"metadata.hostname: {machine.name}"
+
+
+class RevisesByText(Right):
+    def revision(self) -> Any:
+        return "2026-01-01"
+
+
+class ComputedDefaults(Right):
+    class Options(DriverOptions):
+        odd: int = Field(default_factory=lambda others: int(others["even"]) + 1)
+        names: list[str] = Field(default_factory=list)
 
 
 class AsyncHolds(Tokens):

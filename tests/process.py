@@ -51,7 +51,7 @@ def modules_with(constant: str) -> list[ModuleType]:
     return [module for module in ours if getattr(module, name, None) is value]
 
 
-def with_constants(**constants: float) -> Program:
+def with_constants(**constants: float | str) -> Program:
     """Return the command `run` with other constants, such as `serving__timeouts__STALLED_S=1.0`.
 
     Modules that import a constant by its name get the other value too. A name that does not exist

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +23,13 @@ from hypothesis import strategies as st
 from tests.conftest import Constants
 from tests.process import CHECKOUT, ServerProcess, run, with_constants
 from tests.test_admin import Admin, wait_until
+from vmw_cloudinit_metadata.drivers import preparedrecords
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.catalogue.findings import MAX_FINDINGS, Finding, Findings
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.instance.fault import Fault
+from vmw_cloudinit_metadata.process.interpreter import command_of
 from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 from vmw_cloudinit_metadata.serving.surveyprocess import SurveyProcess
 
@@ -214,7 +217,7 @@ def test_any_finding_passes_as_one_line(
     line = records.of_finding(Finding(fault, [file] * 100, 100, vms, len(vms)))
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
-    assert len(line) <= records.MAX_LINE_BYTES
+    assert len(line) <= preparedrecords.MAX_LINE_BYTES
     record = records.decode(line)
     assert isinstance(record, records.Found)
     assert record.finding["severity"] == ("warning" if is_warning else "fault")
@@ -234,13 +237,13 @@ finite = values.filter(lambda value: not {"inf", "nan"} & set(re.findall("[a-z]+
 
 @given(st.binary(max_size=200) | finite.map(lambda value: ujson.dumps(value).encode()))
 def test_any_bytes_are_a_record_or_invalid(line: bytes) -> None:
-    with suppress(records.InvalidRecord):
+    with suppress(preparedrecords.InvalidRecord):
         records.decode(line)
 
 
 DONE = {"files": {"ok": 1, "warning": 0, "fault": 0}, "vms": 1, "layers": 0, "faults": 0}
 DONE |= {"warnings": 0, "left_out": 0, "seconds": 0.5}
-FOUND = records.decode(records.of_finding(Finding(Fault((), "a", "b", "/c", 1))))
+FOUND = records.decode(records.of_finding(Finding(Fault((), "a", "b", "/c", 1), count=1)))
 
 
 @given(st.sampled_from(KINDS), st.sampled_from([*DONE]), values)
@@ -254,7 +257,7 @@ def test_record_with_another_value_is_checked(kind: str, key: str, value: object
         return
     try:
         found = records.decode(line)
-    except records.InvalidRecord:
+    except preparedrecords.InvalidRecord:
         return
     catalogue = Catalogue()
     catalogue.take(found)
@@ -308,7 +311,11 @@ GARBAGE = {
         {"piece": '{"kind":"failed","reason":"no memory"}\n', "ends": True},
         "it cannot read the data: no memory",
     ),
-    "nothing": ({"piece": "", "ends": True}, "it has ended with 0"),
+    "nothing": ({"piece": "", "ends": True}, "it has ended with 0; starting"),
+    "traceback": (
+        {"piece": "", "error": 9000 * "x" + "\n  line 1\nImportError: n\x1b\n", "ends": True},
+        "it has ended with 0: ImportError: n\x1b; starting",
+    ),
 }
 
 
@@ -324,6 +331,60 @@ def test_process_that_writes_garbage_is_ended_and_started_again(
     assert list(process.counted().values()) == [1]
     assert process.pid is None
     process.ask()  # which nobody hears
+
+
+LEAKY = """
+from vmw_cloudinit_metadata import Driver
+
+class Leaky(Driver):
+    def get_instance(self, machine):
+        return None
+
+    def validate(self):
+        if self.options["fails"] == "validate":
+            raise BrokenPipeError(self.options["password"])
+        return []
+
+    def close(self):
+        raise ValueError(self.options["password"])
+"""
+
+
+@pytest.mark.parametrize("fails", ["validate", "close"])
+def test_error_of_a_driver_is_told_without_the_secrets_of_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    (tmp_path / "leaky.py").write_text(LEAKY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    work = {"driver": "leaky:Leaky", "options": {"password": SECRET, "fails": fails}}
+    line = ujson.dumps({**work, "memory_bytes": 2**30, "prepared_bytes": 0}).encode() + b"\n"
+    command = command_of("vmw_cloudinit_metadata.drivers.catalogue.child")
+    done = subprocess.run(command, input=line, capture_output=True, timeout=LIMIT_S)
+    failed = records.decode(done.stdout.splitlines()[-1])
+    assert isinstance(failed, records.Failed)
+    assert "Error: " in failed.reason
+    assert SECRET not in failed.reason
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+START = """
+import subprocess, sys
+from vmw_cloudinit_metadata.process.interpreter import command_of
+sys.path.insert(0, "")  # as an embedding program may have it
+print([*sys.path, "a b"], flush=True)
+subprocess.run(command_of("shows", "a b"))
+"""
+
+
+def test_another_process_imports_what_this_one_does(tmp_path: Path) -> None:
+    for module in ("re", "types", "site"):  # this one has imported them before
+        (tmp_path / f"{module}.py").write_text("raise SystemError\n")
+    (tmp_path / "shows.py").write_text("import sys; print([*sys.path, *sys.argv[1:]])\n")
+    command = [sys.executable, "-P", "-c", START]
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    ours, theirs = done.stdout.replace("''", repr(str(tmp_path))).splitlines()
+    assert theirs == ours
 
 
 # Real servers

@@ -245,7 +245,7 @@ def test_validate_with_warnings_only_is_0_and_prints_them(own_instances: Path) -
     ended = run("validate", "--driver-opts", opts(own_instances))
     assert ended.returncode == 0
     assert re.search(
-        r"odd\.yaml:1: warning: found mode 0644.*; likewise in 1 other file: web1\.yaml\n",
+        r"odd\.yaml:1: warning: found mode 0644.*; likewise in 1 other: web1\.yaml\n",
         ended.stdout,
     )
     assert "odd.yaml:1: warning: metadata.instanceid: found 'instanceid'" in ended.stdout
@@ -308,7 +308,7 @@ def test_validate_reports_the_same_warning_of_many_files_in_one_line(
     ended = run("validate", "--driver-opts", opts(directory))
     assert ended.stdout == (
         f"{directory}/web00.yaml:1: warning: found mode 0644: every user of this system can read "
-        "the file, expected no rights for others, such as 0640; likewise in 56 other files: "
+        "the file, expected no rights for others, such as 0640; likewise in 56 others: "
         "web01.yaml, web02.yaml, web03.yaml and 53 more\n"
     )
     assert ended.stderr == "0 faults, 57 warnings\n"

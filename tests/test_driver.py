@@ -65,16 +65,9 @@ def module(write_module: WriteModule) -> None:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, module: None) -> None:  # noqa: ARG001
+def installed(install_drivers: Callable[[str], None], module: None) -> None:  # noqa: ARG001
     """A distribution with two drivers as entry points."""
-    directory = tmp_path / "some_drivers-1.0.dist-info"
-    directory.mkdir()
-    (directory / "METADATA").write_text("Metadata-Version: 2.1\nName: some-drivers\nVersion: 1.0\n")
-    (directory / "entry_points.txt").write_text(
-        "[vmw_cloudinit_metadata.drivers]\n"
-        "good = some_drivers:Good\n"
-        "broken = no_such_module:Driver\n"
-    )
+    install_drivers("good = some_drivers:Good\nbroken = no_such_module:Driver\n")
 
 
 def refusal_of(spec: str, options: Mapping[str, object]) -> str:

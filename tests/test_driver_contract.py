@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 import re
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from tests.vm import Vm
 from vmw_cloudinit_metadata import Machine
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.contract import ContractError
+from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.loading import load
+from vmw_cloudinit_metadata.drivers.store import Store
 from vmw_cloudinit_metadata.serving.answer import Failure, document_names, look_up
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.testing import check_driver, driver_faults, machine
@@ -67,6 +70,10 @@ FAULTS = {
     "ExplainsNothing": "explain returned None: return a sentence for the log",
     "ChecksByValue": "check returned a str: raise DriverError for a problem",
     "ValidatesWithText": "validate yielded a str: yield Fault(key, found, expected)",
+    "SurveysWithText": "survey yielded a str: yield Observation(fault, vms)",
+    "CountsByNumber": "census returned an int: return Census(files, vms, layers)",
+    "TracesByText": "trace returned a str: yield sentences",
+    "RevisesByText": "revision returned a str: return a number, or None",
     "TablesAsList": "tables returned a list: return a mapping",
     "TableWithoutBytes": "tables 'cache' has no kept_bytes",
     "NotesAsText": "notes returned a str: yield sentences",
@@ -222,6 +229,19 @@ def test_class_with_async_methods_is_refused_when_it_is_loaded(name: str) -> Non
     assert str(raised.value).startswith(expected)
 
 
+@pytest.mark.parametrize("kind", [Driver, Store])
+def test_no_method_may_be_async(kind: type) -> None:
+    async def wrong(self: Any) -> None:
+        pass
+
+    methods = inspect.getmembers(kind, inspect.isfunction)
+    names = [name for name, _ in methods if not name.startswith("_")]
+    assert "check" in names
+    for name in names:
+        fault = contract.method_fault(type("Wrong", (kind,), {name: wrong}))
+        assert fault.startswith(f"Wrong.{name} is async"), name
+
+
 class Mixed(faulty_drivers.Tokens):
     """Most methods return something wrong; two VMs have tokens."""
 
@@ -264,7 +284,7 @@ def test_server_reports_each_wrong_result_in_one_line(own_instances: Path) -> No
             "Mixed.still_holds returned an int: return True or False",
             "Mixed.held_at returned a str: return True or False",
             "Mixed.held_at returned a coroutine",
-            "Mixed.watch returned a method: return nothing",
+            "Mixed.watch returned a partial: return nothing",
         ):
             server.wait_for(re.escape(text))
         server.signal(signal.SIGTERM)
@@ -298,16 +318,15 @@ def test_command_reports_a_wrong_result_in_one_line(
 # The command `drivers`
 
 
-def test_installed_drivers_are_listed_with_their_options(tmp_path: Path) -> None:
-    directory = tmp_path / "some_drivers-1.0.dist-info"
-    directory.mkdir()
-    (directory / "METADATA").write_text("Metadata-Version: 2.1\nName: some-drivers\nVersion: 1.0\n")
-    (directory / "entry_points.txt").write_text(
-        "[vmw_cloudinit_metadata.drivers]\n"
+def test_installed_drivers_are_listed_with_their_options(
+    install_drivers: Callable[[str], None], tmp_path: Path
+) -> None:
+    install_drivers(
         "ledger = tests.ledger_driver:LedgerDriver\n"
         "async = tests.faulty_drivers:Async\n"
         "broken = no_such_module:Driver\n"
         "right = tests.faulty_drivers:Right\n"
+        "odd = tests.faulty_drivers:ComputedDefaults\n"
     )
     ended = run("drivers", env={"PYTHONPATH": str(tmp_path)})
     assert ended.returncode == 1
@@ -324,6 +343,9 @@ def test_installed_drivers_are_listed_with_their_options(tmp_path: Path) -> None
     assert (
         f"async  tests.faulty_drivers:Async  {origin}: Async.get_instance is async" in ended.stdout
     )
+
+    assert "    odd (int, default computed)" in lines
+    assert "    names (list[str], default [])" in lines
 
     ended = run("drivers", "--format", "json", env={"PYTHONPATH": str(tmp_path)})
     drivers = {driver["name"]: driver for driver in json.loads(ended.stdout)["drivers"]}

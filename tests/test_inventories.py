@@ -187,6 +187,13 @@ def test_fault_has_the_line_of_the_entry(
     assert any(one.startswith(fault.partition(", e")[0]) for one in validated(directory))
 
 
+def test_csv_cell_that_is_too_large_is_reported_with_the_limit(directory: Path) -> None:
+    put(directory, "vms.csv", f'name,userdata\nweb1,"{"x" * 131_073}"\n')
+    [fault] = faults_of(directory, "web1")
+    assert fault.startswith("vms.csv:2: found invalid CSV (field larger than")
+    assert fault.endswith("expected each quote to be closed, at most 131,072 characters in a cell")
+
+
 def test_vm_in_two_places_is_a_fault_that_names_both(directory: Path) -> None:
     put(directory, "vms.yaml", "x:\nWEB1:\nweb1:\n")
     put(directory, "vms.csv", "name\nweb1\n")
@@ -330,7 +337,7 @@ def test_inventory_is_parsed_once(
     directory: Path, monkeypatch: pytest.MonkeyPatch, constants: Constants, is_settled: bool
 ) -> None:
     if not is_settled:
-        constants(drivers__filesystem__snapshot__UNSETTLED_NS=10**18)
+        constants(drivers__filesystem__filetoken__UNSETTLED_NS=10**18)
     count = 0
     parse = inventories.inventory_of
 

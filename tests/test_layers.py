@@ -370,6 +370,21 @@ def test_validate_takes_a_layer_by_its_name(directory: Path) -> None:
     assert list(faults) == []
 
 
+def test_validate_names_tables_among_the_layers(directory: Path) -> None:
+    for name in ("vms.csv", "20-web.CSV"):
+        (directory / "layers" / name).write_text("name,metadata.a\nweb1,x\n")
+    (warning,) = [text for text in validated(directory) if "that no VM gets" in text]
+    assert "found 2 files that no VM gets (20-web.CSV, vms.csv)" in warning
+    assert f"vms.csv belongs in {directory}" in warning
+
+
+@pytest.mark.parametrize("defaults", ["layers/10-all.yaml", "{0}/layers/10-all.yaml", "link.yaml"])
+def test_defaults_that_are_a_layer_are_refused(directory: Path, defaults: str) -> None:
+    (directory / "link.yaml").symlink_to("layers/10-all.yaml")
+    with pytest.raises(DriverError, match="is a layer, which counts already: remove this option"):
+        driver_of(directory, defaults=defaults.format(directory))
+
+
 def test_validate_names_a_layer_that_is_nearly_one(directory: Path) -> None:
     (directory / "layers/60-x.YAML").write_text("metadata: {}\n")
     (warning,) = validated(directory)
@@ -455,7 +470,7 @@ def test_no_answer_has_an_older_layer_after_a_newer_one(
     directory: Path, constants: Constants, is_settled: bool
 ) -> None:
     if is_settled:
-        constants(drivers__filesystem__snapshot__UNSETTLED_NS=-(10**18))
+        constants(drivers__filesystem__filetoken__UNSETTLED_NS=-(10**18))
     driver = driver_of(directory)
     written, failures = 0, list[str]()
     ended = threading.Event()

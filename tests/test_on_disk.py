@@ -7,7 +7,9 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +24,13 @@ from tests.process import Constants, ServerProcess, counters, run
 from tests.vm import Vm
 from tests.waiting import wait_in_hub_until, wait_until
 from vmw_cloudinit_metadata import Driver, DriverError, InstanceData, Machine
+from vmw_cloudinit_metadata.drivers.memorystore import MemoryStore
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Key, Record, Store
 from vmw_cloudinit_metadata.drivers.storedriver import StoreDriver
 from vmw_cloudinit_metadata.instance.secretsearch import secret_in
 from vmw_cloudinit_metadata.monitoring.counters import LAST_GOOD_ON_DISK
 from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.protocol import packet
 from vmw_cloudinit_metadata.serving.answer import Answer, Failure, Origin, Outcome
 from vmw_cloudinit_metadata.serving.lookup import Lookup
 from vmw_cloudinit_metadata.serving.ondisk import answerfile
@@ -83,7 +87,7 @@ def test_vm_boots_with_the_same_bytes_after_a_restart_without_the_directory(
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
-def test_store_that_is_down_or_hangs_after_a_restart(
+def test_plain_driver_that_is_down_or_hangs_after_a_restart(
     start: Start, tmp_path: Path, kept: Path, workers: str
 ) -> None:
     ledger = tmp_path / "ledger"
@@ -228,6 +232,45 @@ def test_answer_of_any_driver_is_given_after_a_restart(served: Served, error: Ex
     wait_in_hub_until(lambda: not served.ask().origin.problem)  # type: ignore[union-attr]
 
 
+def test_answer_of_a_store_with_layers_is_given_while_it_is_down_after_a_restart(
+    served: Served,
+) -> None:
+    def store(instance_id: str) -> MemoryStore:
+        made = MemoryStore()
+        made.layer("10-all", {"metadata": {"region": "eu1"}})
+        made.put("name", "web1", {"metadata": {"instance-id": instance_id}})
+        return made
+
+    served.write(StoreDriver(store("1")))
+    down_now = store("2")
+    down_now.is_down = True
+    served.again(StoreDriver(down_now))
+    found = served.ask()
+    assert isinstance(found, Answer)
+    assert found.origin.problem.startswith(f"{LAST_GOOD}memory")
+    assert "the store is down" in found.origin.problem
+    metadata = json.loads(packet.body_of(found.packets["METADATA"]))
+    assert (metadata["instance-id"], metadata["region"]) == ("1", "eu1")
+    assert isinstance(served.ask(replace(MACHINE, name="web2")), Failure)
+    down_now.is_down = False
+    found = served.ask()
+    assert isinstance(found, Answer)
+    assert json.loads(packet.body_of(found.packets["METADATA"]))["instance-id"] == "2"
+
+
+@pytest.mark.parametrize("error_type", [DriverError, CancelledError])
+def test_answers_are_written_though_check_fails_and_no_secret_of_it_is_logged(
+    served: Served, error_type: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Plain):
+        def check(self) -> None:
+            raise error_type(f"{self.options['password']} is wrong")
+
+    assert served.write(Failing(password="rosebud")) == {"last good answers written": 1}
+    assert "(hidden) is wrong; until this is fixed, VMs get their last good" in caplog.text
+    assert "rosebud" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "other",
     [{"name": "web2"}, {"bios_uuid": UUID}, {"service_uri": "x"}, {"direction": "server"}],
@@ -356,6 +399,34 @@ def test_disk_that_fails_is_logged_once_and_vms_are_served(
     assert caplog.text.count("cannot write: not a directory, or a link to one") == 1
 
 
+def test_disk_that_hangs_takes_bounded_threads_and_time(
+    kept: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hangs, calls = threading.Event(), []
+
+    class Hanging(AnswersOnDisk):
+        def recall(self, machine: Machine) -> Answer | None:
+            calls.append(machine)
+            hangs.wait(60)
+            return None
+
+    driver = down(Plain())
+    lookup = Lookup(driver, 2, 0.2, Budget(1024**3), Hanging(kept, driver))
+    found: list[Outcome] = []
+    try:
+        for number in range(5):
+            for _ in range(2):
+                machine = replace(MACHINE, vc_uuid=f"{UUID[:-2]}{number:02}")
+                lookup.ask(machine, found.append)
+        wait_in_hub_until(lambda: len(found) == 10)
+    finally:
+        hangs.set()
+        lookup.close()
+    assert {one.error for one in found if isinstance(one, Failure)} == {"failed"}
+    assert len(calls) == 2
+    assert f"--last-good-dir: {kept}: cannot read: waited too long for the disk" in caplog.text
+
+
 def test_answer_that_another_process_looked_up_later_stays(kept: Path) -> None:
     directory = AnswerDirectory(kept)
     name, now_s = answerfile.name_of(MACHINE), time.time()
@@ -378,6 +449,7 @@ def test_answers_that_wait_are_bounded_and_the_latest_of_a_vm_counts(constants: 
     for number in range(5):
         waiting.put(replace(MACHINE, service_uri=str(number)), None)
     assert waiting.dropped == 3
+    assert waiting.kept_bytes > 2000  # removals count, too
     batch = waiting.take(0)
     assert [one.answer for one in batch.values()] == [second, None, None]
     assert waiting.is_busy

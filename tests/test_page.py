@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import make_instances
-from tests.process import ServerProcess
+from tests.process import ServerProcess, with_constants
 from tests.test_admin import QUICK, Admin, boot, canonical, uuid
 from tests.test_report import OVERFLOW, QUIET
 from tests.vm import Vm
@@ -229,6 +229,20 @@ def test_faults_of_files_are_listed_with_their_remedy_and_vms(
     tile.click()
     assert shown.page.evaluate("document.activeElement.id") == "files-title"
     assert shown.complaints == []
+
+
+def test_files_that_could_not_be_read_are_not_shown_as_without_faults(
+    open_page: Open, start: Callable[..., ServerProcess]
+) -> None:
+    command = with_constants(serving__surveyprocess__PROGRAM="nowhere")
+    admin = Admin(start("--admin-listen", "127.0.0.1:0", "--catalogue", command=command))
+    wait_until(lambda: admin.json("/api/faults")["state"] == "failed")
+    shown = open_page(admin)
+    about = shown.page.locator("#files-about", has_text="not read: it has ended with 1: ")
+    about.wait_for()
+    tile = shown.page.get_by_role("button", name="faulty files")
+    assert tile.inner_text().split() == ["\u2013", "faulty", "files"]
+    assert tile.get_attribute("data-tone") == ""
 
 
 def test_script_put_in_by_force_is_refused(scene: Admin, open_page: Open) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from tests.process import Constants
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.filesystem import snapshot
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, Token
+from vmw_cloudinit_metadata.drivers.filesystem import filetoken
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Looks, Token, signature_of
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_absent_files_are_looked_for_when_their_directory_is_not_trusted(
     trusted_s: float,
     looks: int,
 ) -> None:
-    constants(drivers__filesystem__snapshot__TRUSTED_S=trusted_s)
+    constants(drivers__filesystem__filetoken__TRUSTED_S=trusted_s)
     monkeypatch.setattr(os, "major", lambda _device: major)
     token = token_of(tmp_path / "absent", tmp_path / "missing")
     looked: list[str] = []
@@ -150,9 +151,9 @@ def test_directory_that_changed_just_now_is_not_trusted(
 ) -> None:
     """A file that comes within the same tick of the clock leaves its time stamp as it is."""
     token = token_of(tmp_path / "absent")
-    before = snapshot.signature_of(tmp_path.stat())
+    before = signature_of(tmp_path.stat())
     (tmp_path / "absent").touch()
-    monkeypatch.setattr(snapshot, "signature_of", lambda _found: before)
+    monkeypatch.setattr(filetoken, "signature_of", lambda _found: before)
     assert not token.holds()
 
 
@@ -179,7 +180,7 @@ def test_token_of_a_file_that_changed_just_now_is_none(file: Path) -> None:
 
 
 def test_token_of_an_old_file_is_given(constants: Constants, file: Path) -> None:
-    constants(drivers__filesystem__snapshot__UNSETTLED_NS=1)
+    constants(drivers__filesystem__filetoken__UNSETTLED_NS=1)
     seen = Snapshot()
     seen.exists(str(file))
     until_s = time.monotonic() + 5
@@ -317,5 +318,5 @@ def test_file_is_settled_as_of_when_it_was_looked_at(file: Path, constants: Cons
     """However long it takes to parse it: a change of that time may show in no time stamp."""
     seen = Snapshot()
     seen.read(str(file), 100)
-    constants(drivers__filesystem__snapshot__UNSETTLED_NS=-(10**18))
+    constants(drivers__filesystem__filetoken__UNSETTLED_NS=-(10**18))
     assert seen.token() is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import decimal
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,16 @@ from vmw_cloudinit_metadata.drivers.catalogue.findings import Findings
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.drivers.memorystore import MemoryStore
 from vmw_cloudinit_metadata.drivers.observation import Census
+from vmw_cloudinit_metadata.drivers.records.listening import ToldChanges
+from vmw_cloudinit_metadata.drivers.records.recordlayer import kept
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 VC = "11111111-2222-3333-4444-555555555555"
 BIOS = "99999999-2222-3333-4444-555555555555"
+WEB = Key("name", "web1")
 WEB1 = Machine(name="web1", vc_uuid=VC, service_uri="my-metadata?profile=web")
 
 Report = Callable[[str], None]
@@ -181,6 +187,16 @@ WRONG = {
     ),
     "too-many": ([Record(Key("name", "web1"), {})] * 2000, "Wrong: fetch returned more than 1000"),
     "none": (None, "Wrong: TypeError: 'NoneType' object is not iterable"),
+    "key-that-is-a-text": ([Record("web1", {})], "Wrong: found the key 'web1', expected LAYERS"),  # type: ignore[arg-type]
+    "key-of-another-kind": (
+        [Record(Key("nmae", "web1"), {})],
+        r"Wrong: found the key Key\(kind='nmae', value='web1'\), expected LAYERS",
+    ),
+    "key-with-a-number": ([Record(("name", 5), {})], r"Wrong: found the key \('name', 5\)"),  # type: ignore[arg-type]
+    "label-that-is-a-number": (
+        [Record(Key("name", "web1"), {}, 17)],  # type: ignore[arg-type]
+        "Wrong: found a record whose label is a number, expected a text",
+    ),
 }
 
 
@@ -431,6 +447,273 @@ def test_listener_that_falls_silent_holds_no_answer() -> None:
         "memory tells changes again",
     ]
     driver.close()
+
+
+class Dying(MemoryStore):
+    """Its first listener ends with what is no Exception, once it is connected."""
+
+    calls = 0
+    error: BaseException
+
+    def listen(self, changes: Changes) -> None:
+        self.calls += 1
+        changes.connected()
+        if self.calls == 1:
+            raise self.error
+        changes.closed.wait()
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    "error", [asyncio.CancelledError(), UnprintableError(), GeneratorExit(), KeyboardInterrupt()]
+)
+def test_listener_is_called_again_whatever_it_raises(
+    constants: Constants, error: BaseException
+) -> None:
+    constants(drivers__records__listening__FIRST_PAUSE_S=0.01)
+    reports: list[str] = []
+    store = Dying()
+    store.error = error
+    driver = StoreDriver(store)
+    driver.watch(reports.append)
+    until(lambda: store.calls == 2)
+    until(lambda: len(reports) == 2)
+    assert reports[0].startswith(
+        f"memory does not tell changes, so each request asks it: {type(error).__name__}"
+    )
+    driver.close()
+
+
+class Mute(MemoryStore):
+    """Tells nothing by itself."""
+
+    def listen(self, changes: Changes) -> None:
+        changes.connected()
+        self.changes = changes
+        changes.closed.wait()
+
+
+NO_KEYS: dict[str, Any] = {
+    "text": "name",
+    "list-of-texts": ["web1"],
+    "one-key": ("name", "web1"),
+    "unknown-kind": [("nmae", "web1")],
+    "number": [("name", 5)],
+    "too-short": [("name",)],
+    "nothing": [None],
+    "huge": [("x" * 10**6, "")],
+    "control": [("\x1b[2J\n", "")],
+}
+
+
+@pytest.mark.parametrize("keys", NO_KEYS.values(), ids=NO_KEYS)
+def test_change_of_what_is_no_key_is_an_error_and_counts_for_every_key(keys: Any) -> None:
+    store = Mute()
+    store.put("name", "web1", {})
+    driver = StoreDriver(store)
+    driver.watch(lambda _: None)
+    until(lambda: driver.revision() is not None)
+    found = driver.get_instance(WEB1)
+    assert found
+    assert driver.still_holds(found.token)
+    with pytest.raises(DriverError, match=r"^found the key [ -~]{1,220}, expected LAYERS or Key"):
+        store.changes.changed(keys)
+    assert not driver.still_holds(found.token)
+    driver.close()
+
+
+def test_keys_that_fail_half_way_count_for_every_key() -> None:
+    def failing() -> Iterator[tuple[str, str]]:
+        yield "name", "other"
+        raise asyncio.CancelledError
+
+    store = Mute()
+    store.put("name", "web1", {})
+    driver = StoreDriver(store)
+    driver.watch(lambda _: None)
+    until(lambda: driver.revision() is not None)
+    found = driver.get_instance(WEB1)
+    assert found
+    with pytest.raises(asyncio.CancelledError):
+        store.changes.changed(failing())
+    assert not driver.still_holds(found.token)
+    driver.close()
+
+
+def test_loss_that_comes_and_goes_is_reported_at_most_once_a_minute(constants: Constants) -> None:
+    reports: list[str] = []
+    told = ToldChanges("memory", Revisions(), reports.append)
+    for number in range(100):
+        told.connected()
+        told.lost(f"error {number}")
+    assert [text.rpartition(": ")[2] for text in reports] == [
+        "error 0",
+        "memory tells changes again",
+    ]
+    constants(drivers__records__listening__QUIET_S=0.0)
+    told = ToldChanges("memory", Revisions(), reports.append)
+    told.lost("first")
+    told.connected()
+    told.lost("second")
+    assert reports[-1].endswith("second")
+
+
+def test_loss_that_lasts_is_reported_in_the_end(constants: Constants) -> None:
+    constants(drivers__records__listening__QUIET_S=0.02)
+    reports: list[str] = []
+    told = ToldChanges("memory", Revisions(), reports.append)
+    for number in range(2):
+        told.connected()
+        told.lost(f"error {number}")
+
+    def is_reported() -> bool:
+        told.look()
+        return reports[-1].endswith("error 1")
+
+    until(is_reported)
+    told.look()
+    assert len(reports) == 3
+
+
+# Bounds
+
+
+class Masked(str):
+    """A text as a library returns it: it looks the same whatever it says."""
+
+    __slots__ = ("source",)
+
+    def __repr__(self) -> str:
+        return "(hidden)"
+
+    def encode(self, *_arguments: Any, **_named: Any) -> bytes:
+        return b"metadata: {}"
+
+
+class Level(int):
+    def __repr__(self) -> str:
+        return "LEVEL"
+
+
+@pytest.mark.parametrize(
+    "made", [Masked, lambda text: Level(len(text)), lambda text: text.encode()]
+)
+def test_values_of_subclasses_are_copied_as_what_they_are(made: Callable[[str], Any]) -> None:
+    records = [
+        kept(Record(WEB, {"metadata": {Masked("a"): 1, "b": [made("x" * length)]}}), WEB)
+        for length in (1, 2)
+    ]
+    assert records[0].digest != records[1].digest
+    assert isinstance(records[0].data, dict)
+    assert type(records[0].data["metadata"]["b"][0]) in (str, int, bytes)
+    assert {type(key) for key in records[0].data["metadata"]} == {str}
+
+
+def test_change_of_a_value_that_looks_the_same_is_served(store: MemoryStore) -> None:
+    store.put("name", "web1", {"metadata": {"a": Masked("before")}})
+    driver = StoreDriver(store)
+    assert metadata_of(driver)["a"] == "before"
+    store.put("name", "web1", {"metadata": {"a": Masked("after")}})
+    assert metadata_of(driver)["a"] == "after"
+    store.put("name", "web1", Masked("metadata: {a: text}"))
+    assert metadata_of(driver)["a"] == "text"
+
+
+@pytest.mark.parametrize("data", ["x" * 2**20, b"x" * 2**20, {"userdata": "x" * 2**20}])
+def test_fetch_is_bounded_in_bytes(data: Any) -> None:
+    yielded = []
+
+    class Large(Store):
+        def fetch(self, keys: Collection[Key]) -> Iterator[Record]:
+            for number in range(1000):
+                yielded.append(number)
+                yield Record(next(iter(keys)), data)
+
+    with pytest.raises(DriverError, match=r"^Large: fetch returned more than 33,554,432 bytes$"):
+        StoreDriver(Large({})).get_instance(WEB1)
+    assert len(yielded) < 40
+
+
+def test_layers_count_against_the_memory_budget(store: MemoryStore) -> None:
+    for number in range(3):
+        name = f"*{number}*" if number else "*"
+        store.layer(
+            f"{number}", {"match": {"name": name}, "metadata": {f"k{number}": "x" * 10_000}}
+        )
+    store.put("name", "web1", {})
+    driver = StoreDriver(store)
+    table = driver.tables()["layers"]
+    assert table.kept_bytes == 0
+    before = metadata_of(driver)
+    of_layers = 3 * 35 * 10_000
+    with_bases = table.kept_bytes
+    assert of_layers < with_bases - 30_000 < 1.2 * of_layers + 600_000
+    assert (table.shed(), table.shed()) == (True, False)
+    assert of_layers < table.kept_bytes < with_bases
+    assert metadata_of(driver) == before
+
+
+def test_one_large_merged_layer_counts_as_a_whole(store: MemoryStore, constants: Constants) -> None:
+    constants(drivers__layers__bases__KEPT_BYTES=10_000)
+    store.layer("all", {"metadata": {"k": "x" * 10_000}})
+    store.put("name", "web1", {})
+    driver = StoreDriver(store)
+    metadata_of(driver)
+    assert driver.tables()["layers"].kept_bytes > (35 + 20) * 10_000
+
+
+def test_merged_layers_of_a_store_are_bounded_in_bytes(
+    store: MemoryStore, constants: Constants
+) -> None:
+    constants(drivers__layers__bases__KEPT_BYTES=500_000)
+    for number in range(8):
+        match = {"name": f"*{number}*"}
+        store.layer(f"{number}", {"match": match, "metadata": {f"k{number}": "x" * 1000}})
+    driver = StoreDriver(store)
+    for number in range(100):
+        store.put("name", f"web{number}", {})
+        metadata_of(driver, Machine(name=f"web{number}"))
+    assert driver.tables()["layers"].kept_bytes < 35 * 10_000 + 500_000 + 20 * 10_000
+
+
+class Endless(MemoryStore):
+    def all(self) -> Iterator[Record]:
+        number = 0
+        while True:
+            number += 1
+            yield Record(Key("name", f"vm{number}"), {"documents": {"role": "x"}})
+
+
+def test_records_without_an_end_are_not_listed_for_ever(constants: Constants) -> None:
+    constants(
+        drivers__records__recordsource__MAX_LISTED_BYTES=10**6,
+        drivers__records__recordsource__MAX_LISTING_S=0.05,
+    )
+    driver = StoreDriver(Endless())
+    assert driver.document_names() == frozenset()
+    with pytest.raises(DriverError, match="need more than 1,000,000 bytes of memory"):
+        list(driver.validate())
+
+
+class Many(MemoryStore):
+    def all(self) -> Iterator[Record]:
+        for number in range(300):
+            yield Record(Key("name", f"vm{number}"), {"userdata": f"{number}" + "x" * 10**5})
+
+
+def test_names_of_documents_are_collected_without_holding_all_records() -> None:
+    driver = StoreDriver(Many())
+    driver.document_names()
+    tracemalloc.start()
+    try:
+        StoreDriver(Many()).document_names()
+        assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    finally:
+        tracemalloc.stop()
 
 
 # Stores as drivers

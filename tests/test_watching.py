@@ -337,7 +337,7 @@ def test_answer_is_looked_at_now_and_then_all_the_same(
     driver: FileDriver, constants: Constants
 ) -> None:
     found = notified(driver)
-    constants(drivers__filesystem__snapshot__NOTIFIED_S=0.3)
+    constants(drivers__filesystem__filetoken__NOTIFIED_S=0.3)
     time.sleep(0.3 + FRESH_S)
     assert not is_known(driver, found)
     assert driver.still_holds(found.token)

@@ -12,17 +12,11 @@ from vmw_cloudinit_metadata.drivers.installed import (
     OptionRow,
     installed_drivers,
 )
+from vmw_cloudinit_metadata.settings.parameters import format_option
 
 
 @click.command()
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Print text, or one JSON document.",
-)
+@format_option
 def drivers(form: str) -> int:
     """List the installed drivers, and the options of each. Exit 1 if one cannot be used.
 

@@ -16,6 +16,7 @@ from vmw_cloudinit_metadata.cli.serve import Service, serve
 from vmw_cloudinit_metadata.cli.serversettings import admin_settings, server_settings, warnings_of
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.loading import load
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
 from vmw_cloudinit_metadata.monitoring import formatters, logs, uncaught
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.budget import return_large_blocks
@@ -198,6 +199,16 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "VMs boot.",
 )
 @click.option(
+    "--prepared-memory",
+    "prepared_bytes",
+    type=SIZE,
+    default="64M",
+    show_default=True,
+    metavar="SIZE",
+    help="Let the catalogue prepare answers in this much memory, so that the first boot of a VM "
+    "needs no look-up; for files whose changes the system notifies, and one worker. 0: none.",
+)
+@click.option(
     "--last-good-dir",
     type=DIRECTORY,
     metavar="DIRECTORY",
@@ -260,6 +271,7 @@ def run(
     driver_spec: str,
     audit_log: Path | None,
     catalogue: bool,
+    prepared_bytes: int,
     **options: Any,
 ) -> None:
     """Serve VMs in the foreground until TERM or INT.
@@ -304,9 +316,13 @@ def run(
         _warn_if_open_to_everyone(addresses, limits)
         notify.ready(f"listening on {', '.join(map(str, addresses))}")
 
-    def survey(memory_bytes: int, known: Catalogue) -> SurveyProcess:
-        driver_opts = options["driver_opts"]
-        return SurveyProcess(driver_spec, driver_opts, memory_bytes, known.take, known.fail)
+    def survey(
+        memory_bytes: int, known: Catalogue, prepared: PreparedAnswers | None
+    ) -> SurveyProcess:
+        if prepared:
+            prepared.limit_bytes = prepared_bytes
+        work = driver_spec, options["driver_opts"], memory_bytes
+        return SurveyProcess(*work, known.take, known.fail, prepared)
 
     service = Service(
         make,

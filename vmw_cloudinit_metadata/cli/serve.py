@@ -17,6 +17,7 @@ from typing import Any
 import gevent
 
 from vmw_cloudinit_metadata.admin.adminport import AdminPort, Serving
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
 from vmw_cloudinit_metadata.monitoring import logs, uncaught
 from vmw_cloudinit_metadata.monitoring.audit import Audit
 from vmw_cloudinit_metadata.monitoring.counters import Key
@@ -49,7 +50,8 @@ class Service:
     admin: AdminPort | None
     configuration: Configuration
     audit_log: Path | None
-    survey: Callable[[int, Catalogue], SurveyProcess] | None  # with so much memory; None: no one
+    # Makes what surveys the data with so much memory, and prepares answers; None: nothing does.
+    survey: Callable[[int, Catalogue, PreparedAnswers | None], SurveyProcess] | None
 
 
 def serve(service: Service, workers: int) -> Counter[Key]:
@@ -75,7 +77,7 @@ def _serve_alone(service: Service) -> Counter[Key]:
         if audit:
             audit.reopen()
 
-    survey = _survey(service, server.budget, server.counted_beside)
+    survey = _survey(service, server.budget, server.counted_beside, server.prepared)
 
     def end_reload() -> None:
         notify.reloaded()
@@ -191,13 +193,16 @@ def _open(admin: AdminPort | None, serving: Serving) -> Iterator[None]:
 
 
 def _survey(
-    service: Service, budget: Budget, counted_beside: list[Callable[[], Mapping[Key, int]]]
+    service: Service,
+    budget: Budget,
+    counted_beside: list[Callable[[], Mapping[Key, int]]],
+    prepared: PreparedAnswers | None = None,  # several workers have none
 ) -> SurveyProcess | None:
     """Make the process that surveys the data, and what shows its findings."""
     if service.survey is None:
         return None
     catalogue = Catalogue()
-    survey = service.survey(budget.limit_bytes, catalogue)
+    survey = service.survey(budget.limit_bytes, catalogue, prepared)
     budget.add("catalogue", Fixed(lambda: catalogue.kept_bytes))
     counted_beside.append(survey.counted)
     if service.admin:

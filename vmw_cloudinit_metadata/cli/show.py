@@ -14,6 +14,7 @@ from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
@@ -86,7 +87,7 @@ def show(
     except InvalidInstanceData as error:
         return _fail(machine, "invalid", *map(str, error.faults))
     except DriverError as error:
-        return _fail(machine, "failed", str(error))
+        return _fail(machine, "failed", reason_of(driver, error))
     _print_origin(machine, instance)
     if explain:
         return _explain(driver, machine)
@@ -98,7 +99,7 @@ def _explain(driver: Driver, machine: Machine) -> int:
         for line in contract.sentences(driver, "trace", driver.trace(machine)):
             click.echo(line)
     except DriverError as error:
-        return _fail(machine, "failed", str(error))
+        return _fail(machine, "failed", reason_of(driver, error))
     return 0
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +12,26 @@ import click
 from vmw_cloudinit_metadata.cli import schemas, terminal
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.drivers import contract
+from vmw_cloudinit_metadata.drivers.catalogue.findings import Finding, kind_of
+from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of
 from vmw_cloudinit_metadata.drivers.loading import load
-from vmw_cloudinit_metadata.instance import secrecy
-from vmw_cloudinit_metadata.instance.counts import counted, first_of
+from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.parameters import driver_options
+from vmw_cloudinit_metadata.settings.parameters import driver_options, format_option
 
-_MAX_FILES = 100  # listed per warning in JSON; text lists fewer
 MAX_WARNINGS = 100_000  # different ones that are grouped; further ones are printed one by one
 
 _STYLES = {r"^.+?:\d+(:\d+)?: ": "bold", r"(?<=: )warning:": "yellow"}
-
-
-@dataclass(slots=True)
-class _Finding:
-    """A fault, or a warning about one or more files."""
-
-    fault: Fault
-    files: list[str] = field(default_factory=list)  # the first _MAX_FILES
-    count: int = 1
-
-    def __str__(self) -> str:
-        if self.count == 1:
-            return str(self.fault)
-        others = counted(self.count - 1, "other file")
-        names = first_of([name.rpartition("/")[2] for name in self.files[1:]], self.count - 1)
-        return one_line(f"{self.fault}; likewise in {others}: {names}")
-
-    def as_json(self) -> dict[str, Any]:
-        fault = self.fault
-        return {
-            "severity": "warning" if fault.is_warning else "fault",
-            "file": one_line(fault.file),
-            "line": fault.line,
-            "column": fault.column,
-            "key": one_line(secrecy.shown(fault.key, secrecy.NAMES, with_last=fault.is_named)),
-            "found": one_line(fault.found),
-            "expected": one_line(fault.expected),
-            "count": self.count,
-            "files": list(map(one_line, self.files)),
-        }
 
 
 @click.command(cls=SettingsCommand, whole=run)
 @click.argument("names", metavar="[FILE|VM]...", nargs=-1)
 @config_option
 @driver_options
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Print text, or one JSON document.",
-)
+@format_option
 @click.option(
     "--schema-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -99,7 +62,7 @@ def validate(
         checked = contract.faults(driver, "validate_named", driver.validate_named(names))
     else:
         checked = contract.faults(driver, "validate", driver.validate())
-    found = _counted(checked, totals)
+    found = _counted(driver, checked, totals)
     if quiet and not strict:
         found = (fault for fault in found if not fault.is_warning)
     if form == "json":
@@ -128,24 +91,23 @@ def validate(
     return 1 if totals["faults"] or (strict and (totals["warnings"] or is_empty)) else 0
 
 
-def _counted(faults: Iterable[Fault], totals: dict[str, int]) -> Iterator[Fault]:
-    for fault in faults:
-        totals["warnings" if fault.is_warning else "faults"] += 1
-        yield fault
+def _counted(driver: Driver, faults: Iterable[Fault], totals: dict[str, int]) -> Iterator[Fault]:
+    try:
+        for fault in faults:
+            totals["warnings" if fault.is_warning else "faults"] += 1
+            yield fault
+    except DriverError as error:
+        raise DriverError(reason_of(driver, error)) from error
 
 
-def _gathered(faults: Iterable[Fault]) -> Iterator[_Finding]:
+def _gathered(faults: Iterable[Fault]) -> Iterator[Finding]:
     """Yield faults at once, and warnings at the end, equal ones together."""
-    warnings: dict[object, _Finding] = {}
+    warnings: dict[Hashable, Finding] = {}
     for fault in faults:
-        files = [fault.file] if fault.file else []
-        kind = (fault.key, fault.found, fault.expected)
-        if not fault.is_warning or (kind not in warnings and len(warnings) >= MAX_WARNINGS):
-            yield _Finding(fault, files)
-        elif kind in warnings:
-            same = warnings[kind]
-            same.count += 1
-            same.files += files if len(same.files) < _MAX_FILES else []
-        else:
-            warnings[kind] = _Finding(fault, files)
+        kind = kind_of(fault)
+        is_kept = fault.is_warning and (kind in warnings or len(warnings) < MAX_WARNINGS)
+        finding = warnings.setdefault(kind, Finding(fault)) if is_kept else Finding(fault)
+        finding.add(fault)
+        if not is_kept:
+            yield finding
     yield from warnings.values()

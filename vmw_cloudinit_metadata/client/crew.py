@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,9 +17,10 @@ from vmw_cloudinit_metadata.client.expectation import VmFailure
 from vmw_cloudinit_metadata.client.loadplan import LoadPlan, Share
 from vmw_cloudinit_metadata.client.tally import Tally
 from vmw_cloudinit_metadata.client.watched import Watched
+from vmw_cloudinit_metadata.process.interpreter import command_of
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
-_WORKER = [sys.executable, "-m", "vmw_cloudinit_metadata.client.worker"]
+_WORKER = "vmw_cloudinit_metadata.client.worker"
 
 # A client process that uses more of its core than this measures itself instead of the server.
 # Short tests do not count (start-up dominates), nor those where most VMs fail (failures cost CPU).
@@ -136,10 +135,9 @@ class _Member:
         self.cpu_share: float | None = None
         self.error = ""
         self._process = subprocess.Popen(
-            [*_WORKER, json.dumps(share.as_json())],
+            command_of(_WORKER, json.dumps(share.as_json())),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         assert self._process.stdin
         assert self._process.stdout

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, InstanceData
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
@@ -20,10 +21,11 @@ _DOCUMENT_NAME = re.compile("[A-Z]{1,32}")  # a guest can ask for no other
 # Methods that return a value at once, and those that may yield it.
 _CALLED = (
     *("get_instance", "still_holds", "held_at", "watch", "explain", "check", "tables", "close"),
+    *("census", "revision"),  # in the process of the catalogue
     *("listen", "version"),  # of a store
 )
 _ITERATED = (
-    *("which_hold", "document_names", "validate", "validate_named", "notes", "trace"),
+    *("which_hold", "document_names", "validate", "validate_named", "survey", "notes", "trace"),
     *("fetch", "all"),  # of a store
 )
 
@@ -127,6 +129,29 @@ def faults(driver: object, method: str, returned: Any) -> Iterator[Fault]:
         if not isinstance(fault, Fault):
             raise ContractError(_text(driver, method, f"yielded {_kind(fault)}: {hint}"))
         yield fault
+
+
+def observations(driver: object, returned: Any) -> Iterator[Observation | None]:
+    """Check what `survey` yields."""
+    hint = "yield Observation(fault, vms), or None to show that the work goes on"
+    for one in _iterable(driver, "survey", returned, hint):
+        if one is not None and not isinstance(one, Observation):
+            raise ContractError(_text(driver, "survey", f"yielded {_kind(one)}: {hint}"))
+        yield one
+
+
+def census(driver: object, returned: Any) -> Census:
+    """Check what `census` returned."""
+    if isinstance(returned, Census):
+        return returned
+    raise _error(driver, "census", returned, "return Census(files, vms, layers)")
+
+
+def revision(driver: object, returned: Any) -> int | None:
+    """Check what `revision` returned."""
+    if returned is None or isinstance(returned, int):
+        return returned
+    raise _error(driver, "revision", returned, "return a number, or None if nothing notifies")
 
 
 def sentences(driver: object, method: str, returned: Any) -> Iterator[str]:

@@ -10,10 +10,13 @@ from vmw_cloudinit_metadata.drivers import contract, driveroptions
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError as DriverError
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
+from vmw_cloudinit_metadata.drivers.optionsecrets import secrets_in
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
 
 
 class Work:
@@ -41,8 +44,8 @@ class UnderWay(Exception):  # noqa: N818 - not an error
 class Driver(ABC):
     """Finds the instance data of machines.
 
-    One object serves all machines of a server. All methods but `held_at` run in threads, several at
-    once, and may block.
+    One object serves all machines of a server. All methods but `held_at` and those of `prepared`
+    run in threads, several at once, and may block.
     """
 
     # The model of --driver-opts; None: any options, unchecked.
@@ -56,11 +59,17 @@ class Driver(ABC):
     # many seconds after the answer was last known to hold. None: the class sets its own time.
     stale_if_error: float | None = 0.0
 
+    # What the process of the catalogue can prepare, for `get_instance` to be saved; None: nothing.
+    prepared: PreparedAnswers | None = None
+
     # Set by the command `validate`: returns further warnings, those of cloud-init's schemas.
     judge: Callable[[InstanceData], Iterable[Fault]] | None = None
 
     # How many files, or VMs, the last `validate` or `validate_named` has checked, if known.
     files_checked: int | None = None
+
+    # The secrets among the options: they are hidden in what its exceptions say.
+    known_secrets = KnownSecrets()
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Check --driver-opts, and keep them as `self.options`; raise DriverError.
@@ -72,6 +81,7 @@ class Driver(ABC):
         if self.stale_if_error is not None or "stale_if_error" in own:
             self.stale_if_error = self._time("stale_if_error", own)
         self.options: Any = driveroptions.checked(self.Options, own)
+        self.known_secrets = KnownSecrets(secrets_in([own, self.options]))
 
     def _time(self, name: str, options: dict[str, Any]) -> float:
         """Take a time from the options, else from the class."""

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.driveroptions import TIMES, seconds
@@ -80,13 +82,20 @@ def _options(driver_class: type[Driver | Store]) -> Iterator[OptionRow]:
     if issubclass(driver_class, Store):
         fields |= StoreOptions.model_fields
     for name, field in sorted(fields.items(), key=lambda item: not item[1].is_required()):
-        value = field.get_default(call_default_factory=True, validated_data={})
-        default = None if field.is_required() else _text(repr(masked({name: value})[name]))
+        default = None if field.is_required() else _default(name, field)
         kind = _text(inspect.formatannotation(field.annotation).replace("typing.", ""))
         yield OptionRow(_text(name), kind, default, _text(field.description or ""))
     for name in TIMES:
         if issubclass(driver_class, Driver) and driver_class.takes_time(name):
             yield OptionRow(name, "float", _seconds(driver_class, name), _TIMES_DESCRIPTIONS[name])
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    try:
+        value = field.get_default(call_default_factory=True, validated_data={})
+    except Exception:  # foreign code, which may need the values of other options
+        return "computed"
+    return _text(repr(masked({name: value})[name]))
 
 
 def _seconds(driver_class: type[Driver], name: str) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from vmw_cloudinit_metadata.drivers import contract, optionvalues
+from vmw_cloudinit_metadata.drivers import contract, driveroptions, optionvalues
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.driveroptions import TIMES, DriverOptions
+from vmw_cloudinit_metadata.drivers.foreignerrors import text_of
+from vmw_cloudinit_metadata.drivers.optionsecrets import secrets_in
 from vmw_cloudinit_metadata.drivers.store import Store
 from vmw_cloudinit_metadata.drivers.storedriver import StoreDriver
 from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
 
 ENTRY_POINTS = "vmw_cloudinit_metadata.drivers"
 
@@ -36,13 +40,25 @@ def load(spec: str, options: Mapping[str, Any], *, may_be_absent: bool = False) 
     try:
         driver = driver_of(driver_class, values)
     except DriverError as error:
-        raise ConfigError(f"--driver-opts: {error}") from error
+        text = _secrets_of(driver_class, values).hide(str(error))
+        raise ConfigError(f"--driver-opts: {text}") from error
     except Exception as error:  # a driver is foreign code
-        raise ConfigError(f"--driver {spec}: {type(error).__name__}: {error}") from error
+        text = _secrets_of(driver_class, values).hide(text_of(error))
+        raise ConfigError(f"--driver {spec}: {text}") from error
     if not hasattr(driver, "options"):
         name = f"{driver_class.__name__}.__init__"
         raise ConfigError(f"--driver {spec}: {name} must call super().__init__(options)")
     return driver
+
+
+def _secrets_of(driver_class: type[Driver | Store], options: Mapping[str, Any]) -> KnownSecrets:
+    """Return the secrets of options with which no driver could be made."""
+    taken = (*TIMES, *(StoreOptions.model_fields if issubclass(driver_class, Store) else ()))
+    own = {name: value for name, value in options.items() if name not in taken}
+    checked = None
+    with suppress(DriverError):  # it may be the error itself
+        checked = driveroptions.checked(driver_class.Options, own)  # files with secrets are read
+    return KnownSecrets(secrets_in([options, checked]))
 
 
 def driver_of(driver_class: type[Driver | Store], options: Mapping[str, Any]) -> Driver:

@@ -22,10 +22,12 @@ from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
+from vmw_cloudinit_metadata.drivers.warming.preparer import Preparer
+from vmw_cloudinit_metadata.drivers.warming.warming import Warming
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
-from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+from vmw_cloudinit_metadata.protocol.vmware import Machine, machine_called
 
 T = TypeVar("T")
 
@@ -64,6 +66,11 @@ class SourceDriver(Driver, Generic[V]):
         self._last_good = LastGood(checked.last_good_max_age_s)
         self._kept_checks = KeptChecks()
         self._census = Census()
+        self._warming: Warming[V] | None = None
+        if source.notified:
+            parts = source.notified, self._instances, self._search, self._last_good
+            self._warming = Warming(source, *parts)
+        self.prepared = self._warming
         self.stale_if_error = checked.last_good_max_age_s
 
     def get_instance(self, machine: Machine) -> InstanceData | None:
@@ -118,8 +125,12 @@ class SourceDriver(Driver, Generic[V]):
     def survey(self) -> Iterator[Observation | None]:
         checks = self._source.checks()
         self._kept_checks.begin(checks)
-        validation = self._validation(checks)
-        yield from validation.observations(checks.every())
+        places = checks.every()
+        preparer = self._warming.preparer if self._warming else None
+        if preparer:
+            preparer.begin(places)
+        validation = self._validation(checks, preparer)
+        yield from validation.observations(places)
         self._kept_checks.end()
         yield from map(Observation, checks.others())
         self.files_checked = validation.files_checked
@@ -149,21 +160,24 @@ class SourceDriver(Driver, Generic[V]):
             "last good answers": self._last_good,
             "readings": self._instances.readings,
             "values compared": self._instances.owners,
+            "layers": self._instances.bases,
             **self._source.tables(),
         }
 
     def notes(self) -> Iterator[str]:
         return self._source.checks().notes(is_match_given=self._search.is_match_given)
 
-    def _validation(self, checks: SourceChecks[V]) -> Validation[V]:
-        return Validation(self._source, self._instances, checks, self._kept_checks, self.judge)
+    def _validation(
+        self, checks: SourceChecks[V], preparer: Preparer[V] | None = None
+    ) -> Validation[V]:
+        kept, judge = self._kept_checks, self.judge
+        return Validation(self._source, self._instances, checks, kept, judge, preparer)
 
     def _chosen(self, name: str, checks: SourceChecks[V]) -> Sequence[OwnData]:
         chosen = checks.chosen(name)
         if chosen is not None:
             return chosen
-        uuid = parse_uuid(name)
-        machine = Machine(vc_uuid=uuid) if uuid else Machine(name=name)
+        machine = machine_called(name)
         with self._source.view() as view:
             for places in self._source.places(self._search.keys(machine), view):
                 if places:

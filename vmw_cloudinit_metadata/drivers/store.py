@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 from vmw_cloudinit_metadata.drivers import driveroptions
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
+from vmw_cloudinit_metadata.drivers.optionsecrets import secrets_in
+from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
 
 VC_UUID, BIOS_UUID, NAME = "vc-uuid", "bios-uuid", "name"
 IDENTITIES = (VC_UUID, BIOS_UUID, NAME)  # in the order in which they find a VM's data
@@ -88,12 +90,16 @@ class Store(ABC):
 
     poll_s = 1.0  # between two calls of `version`
 
+    # The secrets among the options: they are hidden in what its exceptions say.
+    known_secrets = KnownSecrets()
+
     def __init__(self, options: Mapping[str, Any]) -> None:
         """Check --driver-opts, and keep them as `self.options`; raise DriverError.
 
         Without those that are StoreDriver's: `match` and `last_good_max_age_s`.
         """
         self.options: Any = driveroptions.checked(self.Options, options)
+        self.known_secrets = KnownSecrets(secrets_in([options, self.options]))
 
     @property
     def name(self) -> str:

@@ -12,7 +12,8 @@ from vmw_cloudinit_metadata.drivers.sourcedriver import SourceDriver
 from vmw_cloudinit_metadata.drivers.store import Store
 from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
 
-_OURS = (*StoreOptions.model_fields, *TIMES)  # times are refused
+# TIMES, `cache_ttl` and `stale_if_error`, are no options of a store: StoreOptions refuses them.
+_OURS = (*StoreOptions.model_fields, *TIMES)
 
 
 class StoreDriver(SourceDriver[RecordView]):
@@ -25,6 +26,7 @@ class StoreDriver(SourceDriver[RecordView]):
 
     def __init__(self, store: Store, **options: Any) -> None:
         super().__init__(options, lambda _: RecordSource(store))
+        self.known_secrets = store.known_secrets
 
     @classmethod
     def of(cls, store_class: type[Store], options: Mapping[str, Any]) -> Self:

@@ -21,6 +21,7 @@ Value = tuple[Key, str]
 _Host = Callable[[Any], str | None]  # the address in a text, without its prefix length
 
 MAX_VALUES = 10_000  # of one instance; further ones are not compared
+MAX_CHARACTERS = 1024  # of one value: a native network-config may have any text as a MAC address
 
 _INSTANCE_ID = ("metadata", "instance-id")
 _HOSTNAME = ("metadata", "local-hostname")
@@ -32,7 +33,8 @@ _LABEL = re.compile("[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # a valid host name
 
 def values_of(instance: InstanceData, stem: str) -> list[Value]:
     """Return the values of the VM whose file is called `stem`: at most MAX_VALUES, with repeats."""
-    return list(islice(_values(instance, stem), MAX_VALUES))
+    values = islice(_values(instance, stem), MAX_VALUES)
+    return [value for value in values if len(value[1]) <= MAX_CHARACTERS]
 
 
 def _values(instance: InstanceData, stem: str) -> Iterator[Value]:

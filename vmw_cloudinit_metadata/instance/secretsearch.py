@@ -21,12 +21,12 @@ _SWITCH = re.compile(
     re.IGNORECASE,
 )
 _WORD = re.compile(
-    r"passw|passphrase|chpasswd|\bpwd\b|secret|token|credential|bearer|ssh[-_]keys\b"
-    r"|private[-_ ]?key|api[-_]?key|authorization|://[^/\s]*:[^/\s]*@",
+    r"passw|passphrase|\bpwd\b|secret|token|credential|bearer|ssh[-_]keys\b"
+    r"|private[-_ ]?key|api[-_]?key|authorization|://[^/\s:@]*:[^/\s@]*@",
     re.IGNORECASE,
 )
 # `name: value`, `"name": value`, `NAME=value`, also within a line.
-_NAMED = re.compile(r"([A-Za-z_][\w.-]*)[\"']?\s*[:=](?!//)")
+_NAMED = re.compile(r"(?<![\w.-])[.-]*(\w[\w.-]*)[\"']?\s*[:=](?!//)")
 _PUBLIC_NAMES = frozenset(
     {"keyboard", "keymap", "keyid", "keyserver", "ssh_genkeytypes", "ssh-genkeytypes"}
 )

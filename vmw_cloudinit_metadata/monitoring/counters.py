@@ -141,6 +141,11 @@ CACHE_UNCHECKED = _plain(
     "Requests for a cached answer that the driver did not confirm in time.",
     "answers unchecked",
 )
+CACHE_PREPARED = _plain(
+    "cache_prepared",
+    "Answers that the catalogue had prepared, and that were given without a look-up.",
+    "answers prepared before",
+)
 
 
 # Machines
@@ -204,8 +209,10 @@ TABLES = (
     "connections",
     "unsent answers",
     "kept answers",
+    "prepared answers",
     "last good answers",
     "answers to be written",
+    "answers to be read",
     "look-ups waiting",
     "look-ups running",
     "readings",
@@ -213,6 +220,8 @@ TABLES = (
     "events",
     "values compared",
     "file names",
+    "inventories",
+    "layers",
     "catalogue",
 )
 _MEMORY_SHED = "memory shed: {}"

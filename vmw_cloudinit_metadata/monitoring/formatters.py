@@ -86,7 +86,10 @@ def _plain(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    return formatter.formatException(record.exc_info) if record.exc_info else ""
+    """Return that of the exception, or what the caller has made of it."""
+    if record.exc_info:
+        return formatter.formatException(record.exc_info)
+    return getattr(record, "traceback", "")
 
 
 def _indented(line: str) -> str:

@@ -34,6 +34,9 @@ LOOKUPS_WAITING = _gauge(
     "lookups_waiting", "Look-ups without a place in the pool.", "look-ups waiting"
 )
 LOOKUPS_RUNNING = _gauge("lookups_running", "Look-ups that run in the driver.", "look-ups running")
+PREPARED = _gauge(
+    "answers_prepared", "Answers that the catalogue has prepared.", "answers prepared"
+)
 MOVES = _gauge(
     "vmotions_under_way", "vMotions that have begun and not ended.", "vMotions under way"
 )

@@ -56,6 +56,8 @@ DIRECTIONS = {b"C": "client", b"S": "server"}
 MAX_NAME_BYTES = 1024
 MAX_URI_BYTES = 1024
 
+NIL_UUID = "00000000-0000-0000-0000-000000000000"  # RFC 9562: of no VM
+
 # Sixteen pairs, written out: counting them takes twice as long.
 _UUID = re.compile("[ -]?+".join(["[0-9a-fA-F][0-9a-fA-F]"] * 16))
 
@@ -141,3 +143,9 @@ class Machine:
         if not parts:
             parts = [f"BIOS UUID {self.bios_uuid}"] if self.bios_uuid else ["a VM without identity"]
         return ", ".join(parts)
+
+
+def machine_called(text: str) -> Machine:
+    """Return the machine with this VC UUID, or else this name, of which nothing more is known."""
+    uuid = parse_uuid(text)
+    return Machine(vc_uuid=uuid) if uuid else Machine(name=text)

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError, UnderWay, Work
+from vmw_cloudinit_metadata.drivers.foreignerrors import hidden, reason_of
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.values.dump import json_text
 from vmw_cloudinit_metadata.process.budget import size_of
 from vmw_cloudinit_metadata.protocol import packet
 from vmw_cloudinit_metadata.protocol.packet import ErrorCode, Packet
 from vmw_cloudinit_metadata.protocol.printable import shortened
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-
-log = logging.getLogger(__name__)
+from vmw_cloudinit_metadata.serving.driverlog import log_error
 
 MAX_REASON_CHARACTERS = 4096  # of a failure or a stale answer, for the operator
 _ABOUT_BYTES = 3072  # of an answer beside its texts: token, objects, its place in the cache
 _NEVER_S = -inf
 
-BY_TIME = (
-    object()
-)  # the token of an answer that holds until its `seen_s`, by the driver's cache_ttl
+# The token of an answer that holds until its `seen_s`, by the driver's cache_ttl.
+BY_TIME = object()
 
 # The messages for guests: they say what to do, and reveal nothing secret.
 MESSAGES: Mapping[ErrorCode, str] = {
@@ -98,21 +97,40 @@ def look_up(driver: Driver, machine: Machine) -> Outcome | Work:
         instance = contract.instance(driver, driver.get_instance(machine))
         if instance is None:
             return Failure("not-found", _reason(driver, machine))
-        documents = nocloud.render(instance, machine)
+        if instance.problem:
+            instance = replace(instance, problem=hidden(driver, instance.problem))
+        return _answer(instance, machine)
     except UnderWay as error:
         return error.work
     except InvalidInstanceData as error:
         return Failure("invalid", str(error))
     except DriverError as error:
-        return Failure("failed", str(error))
-    except (Exception, SystemExit) as error:  # a driver is foreign code
-        log.exception("%s: get_instance failed for %s", type(driver).__name__, machine)
-        return Failure("failed", f"{type(error).__name__}: {error}")
-    packets = {name: response_packet(name, body) for name, body in documents.items()}
-    digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
+        return Failure("failed", reason_of(driver, error))
+    except BaseException as error:  # a driver is foreign code, and asyncio's are no Exception
+        log_error(driver, "get_instance", error, machine)
+        return Failure("failed", reason_of(driver, error))
+
+
+def prepared(driver: Driver, machine: Machine, time_s: float) -> Answer | None:
+    """Return the answer that `look_up` would have returned at that time, if it was prepared."""
+    if driver.prepared is None:
+        return None
+    instance = driver.prepared.find(machine, time_s)
+    if instance is None:
+        return None
+    try:
+        return _answer(instance, machine)
+    except InvalidInstanceData:  # a look-up tells the reason
+        return None
+
+
+def _answer(instance: InstanceData, machine: Machine) -> Answer:
+    """Raises InvalidInstanceData."""
+    packets = _packets(nocloud.render(instance, machine))
     problem = shortened(instance.problem, MAX_REASON_CHARACTERS)
+    digest = packets["DIGEST"].decode()
     origin = Origin(
-        *(instance.matched_by, instance.sources, problem, digest.decode(), instance.duplicates),
+        *(instance.matched_by, instance.sources, problem, digest, instance.duplicates),
         is_secret=instance.is_secret,
     )
     texts = (machine.name, machine.service_uri, origin.sources, origin.problem, origin.digest)
@@ -125,15 +143,21 @@ def answer_of(
     documents: Mapping[str, bytes], matched_by: str, sources: tuple[str, ...], size: int
 ) -> Answer:
     """Return the answer of these documents, as `look_up` had made it."""
-    packets = {name: response_packet(name, body) for name, body in documents.items()}
-    digest = packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
-    origin = Origin(matched_by, sources, digest=digest.decode())
+    packets = _packets(documents)
+    origin = Origin(matched_by, sources, digest=packets["DIGEST"].decode())
     return Answer(packets, origin, size=_ABOUT_BYTES + 2 * size)
+
+
+def _packets(documents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the packet of each document, and of their digest."""
+    packets = {name: response_packet(name, body) for name, body in documents.items()}
+    packets["DIGEST"] = response_packet("DIGEST", nocloud.digest(documents))
+    return packets
 
 
 def _reason(driver: Driver, machine: Machine) -> str:
     try:
-        return contract.text(driver, "explain", driver.explain(machine))
+        return hidden(driver, contract.text(driver, "explain", driver.explain(machine)))
     except ContractError as error:  # there is no such VM all the same
         return str(error)
 
@@ -149,6 +173,6 @@ def document_names(
         return contract.names(driver, driver.document_names(), checked)
     except ContractError as error:
         return Failure("failed", str(error))
-    except (Exception, SystemExit) as error:  # a driver is foreign code
-        log.exception("%s: document_names failed", type(driver).__name__)
-        return Failure("failed", f"{type(error).__name__}: {error}")
+    except BaseException as error:  # a driver is foreign code, and asyncio's are no Exception
+        log_error(driver, "document_names", error)
+        return Failure("failed", reason_of(driver, error))

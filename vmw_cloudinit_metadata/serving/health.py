@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import gevent
 
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
+from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of
 from vmw_cloudinit_metadata.process.threads import Threads
+from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 
 INTERVAL_S = 1.0
 HANGS_S = 3.0
@@ -36,17 +39,19 @@ class Health:
     def _turn(self) -> None:
         if self._asked_s is None:
             self._asked_s = time.monotonic()
-            self._threads.run(self._check, self._checked)
+            self._threads.run(partial(problem_of, self._driver), self._checked)
         elif time.monotonic() - self._asked_s > HANGS_S:
             self.problem = f"the driver has not answered for {HANGS_S:g} s"
-
-    def _check(self) -> str:
-        try:
-            contract.run(self._driver, "check")
-        except (Exception, SystemExit) as error:  # a driver is foreign code
-            return str(error) or type(error).__name__
-        return ""
 
     def _checked(self, problem: str, error: BaseException | None) -> None:
         self._asked_s = None
         self.problem = problem if error is None else str(error)
+
+
+def problem_of(driver: Driver) -> str:
+    """Return why no VM can be served now, or "": call the driver's `check`, in this thread."""
+    try:
+        contract.run(driver, "check")
+    except BaseException as error:  # a driver is foreign code, and asyncio's are no Exception
+        return shortened(one_line(reason_of(driver, error)))
+    return ""

@@ -19,11 +19,9 @@ from cachetools import TTLCache
 from gevent.event import Event
 
 from vmw_cloudinit_metadata.drivers import contract
-from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.driveroptions import seconds
-from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
-from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.process.budget import Budget, Fixed
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.answer import (
@@ -35,8 +33,10 @@ from vmw_cloudinit_metadata.serving.answer import (
     look_up,
 )
 from vmw_cloudinit_metadata.serving.cachedanswers import KEPT_BYTES, CachedAnswers
+from vmw_cloudinit_metadata.serving.driverlog import log_error, log_sentence
 from vmw_cloudinit_metadata.serving.lookuppool import LookupPool
 from vmw_cloudinit_metadata.serving.ondisk.answersondisk import AnswersOnDisk
+from vmw_cloudinit_metadata.serving.preparedlookup import PreparedLookup
 from vmw_cloudinit_metadata.serving.recheck import FRESH_S, NEVER_S, OVERDUE_S, Recheck
 
 log = logging.getLogger(__name__)
@@ -67,18 +67,23 @@ class Lookup:
         on_disk: AnswersOnDisk | None = None,
     ) -> None:
         self._driver = driver
-        self._recheck = Recheck(driver, min(OVERDUE_S, run_timeout_s))
         self._threads = Threads()
         self._pool = LookupPool(self._threads, pool_size, run_timeout_s, budget)
-        self._throttle = OnceAMinute()
+        budget.add("look-ups waiting", self._pool)
+        budget.add("look-ups running", Fixed(lambda: self._pool.running_bytes))
+        self._recheck = Recheck(driver, min(OVERDUE_S, run_timeout_s))
         self._names: frozenset[str] = frozenset()  # of documents, as the driver returned them
         self._cached = CachedAnswers()
+        self.prepared = PreparedLookup(driver, budget)
         budget.add("kept answers", self._cached)
         self._cache_ttl_s = seconds("cache_ttl", driver.cache_ttl)
         self._stale_s = seconds("stale_if_error", driver.stale_if_error or 0)
         self._on_disk = on_disk
+        # A pool of its own: a driver that hangs may hold all places of the other one.
+        self._reads = LookupPool(self._threads, pool_size, run_timeout_s, budget, "the disk")
         if on_disk:
             budget.add("answers to be written", on_disk.waiting)
+            budget.add("answers to be read", self._reads)
         self._unreachable: TTLCache[Machine, Failure] = TTLCache(_MAX_FAILURES, _UNREACHABLE_S)
         # With the time of the look-up, and for how long it is repeated.
         self._failures: TTLCache[Hashable, tuple[Failure, float, float]]
@@ -87,7 +92,7 @@ class Lookup:
 
     def watch(self) -> None:
         """Have the driver notified of changes from now on, if it can be."""
-        watch = partial(contract.run, self._driver, "watch", log.info)
+        watch = partial(contract.run, self._driver, "watch", partial(log_sentence, self._driver))
         self._threads.run(watch, self._watching)
         if self._on_disk:
             self._on_disk.start()
@@ -98,7 +103,7 @@ class Lookup:
 
     @run_timeout_s.setter
     def run_timeout_s(self, seconds: float) -> None:
-        self._pool.run_timeout_s = seconds
+        self._pool.run_timeout_s = self._reads.run_timeout_s = seconds
         self._recheck.overdue_s = min(OVERDUE_S, seconds)
 
     @property
@@ -115,8 +120,18 @@ class Lookup:
         try:
             answer = self._cached[machine]
         except KeyError:
-            return None
+            return self._prepared(machine)
         return None if answer.token is None else answer
+
+    def _prepared(self, machine: Machine) -> Answer | None:
+        """Return the machine's answer if it was prepared, and cache it."""
+        answer = self.prepared.of(machine)
+        if answer:
+            if self._on_disk:
+                self._on_disk.keep(machine, answer)
+            self._cached[machine] = answer
+            self.prepared.weigh()
+        return answer
 
     def is_fresh(self, answer: Answer) -> bool:
         """Return whether the answer was found unchanged a moment ago."""
@@ -131,10 +146,8 @@ class Lookup:
                 answer.seen_s = moment_s
                 return True
             return contract.truth(self._driver, "held_at", held)
-        except ContractError as error:
-            self._log("held_at", error)
-        except Exception:  # a driver is foreign code, and this call of it runs in the hub
-            log.exception("%s: held_at failed", type(self._driver).__name__)
+        except Exception as error:  # a driver is foreign code, and this call of it runs in the hub
+            log_error(self._driver, "held_at", error)
         return False
 
     def recheck(
@@ -213,19 +226,20 @@ class Lookup:
         """Read the VM's last answer from the disk, and keep it as its last good one."""
         on_disk.source_failed()
 
-        def recalled(answer: Answer | None, error: BaseException | None) -> None:
-            if error:
-                log.error("a last good answer cannot be read", exc_info=error)
-            if answer and not self._cached.last_good(machine):
-                self._cached[machine] = answer
+        def recalled(found: Outcome | None) -> None:
+            if isinstance(found, Failure):
+                on_disk.reading_failed(found.reason)
+            elif found and not self._cached.last_good(machine):
+                self._cached[machine] = found
             outcome = self._or_last_good(machine, self._cached.last_good(machine), failure)
             if outcome is not failure:
                 self._unreachable[machine] = failure
             callback(outcome)
 
-        self._threads.run(partial(on_disk.recall, machine), recalled)
+        self._reads.ask(machine, partial(on_disk.recall, machine), recalled)
 
     def _keep(self, machine: Machine, outcome: Any, began_s: float) -> None:
+        self.prepared.looked_up(machine)
         if isinstance(outcome, Answer):
             if self._on_disk:
                 self._on_disk.keep(machine, outcome)
@@ -268,18 +282,13 @@ class Lookup:
             self._names = names
 
     def _watching(self, _nothing: None, error: BaseException | None) -> None:
-        self._log("watch", error)
-
-    def _log(self, method: str, error: BaseException | None) -> None:
-        if isinstance(error, ContractError):
-            if (held_back := self._throttle.passes(str(error))) is not None:
-                log.error("%s%s", error, held_back)
-        elif error:
-            log.error("%s: %s failed", type(self._driver).__name__, method, exc_info=error)
+        if error:
+            log_error(self._driver, "watch", error)
 
     def close(self) -> None:
         """Close the look-ups and the driver."""
         self._pool.close()
+        self._reads.close()
         self._recheck.close()
         self._write_the_rest()
         closed = Event()
@@ -298,5 +307,6 @@ class Lookup:
                 gevent.sleep(0.02)
 
     def _closed(self, closed: Event, _nothing: None, error: BaseException | None) -> None:
-        self._log("close", error)
+        if error:
+            log_error(self._driver, "close", error)
         closed.set()

@@ -1,4 +1,4 @@
-"""LookupPool: calls the driver, in as many threads as the pool has places.
+"""LookupPool: calls the driver, or reads the disk, in as many threads as the pool has places.
 
 A slow or broken driver delays only the VMs whose requests need it. Equal calls are made once. Large
 answers, or little memory, leave fewer places.
@@ -17,7 +17,7 @@ import gevent
 
 from vmw_cloudinit_metadata.drivers.driver import Work
 from vmw_cloudinit_metadata.monitoring.figures import Timing
-from vmw_cloudinit_metadata.process.budget import Budget, Fixed
+from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.serving.answer import Answer, Failure
 
@@ -69,13 +69,21 @@ class _Job:
 
 
 class LookupPool:
-    """Calls of the driver. Belongs to the thread of its hub; only the calls run elsewhere."""
+    """Calls of `source`. Belongs to the thread of its hub; only the calls run elsewhere."""
 
-    def __init__(self, threads: Threads, places: int, run_timeout_s: float, budget: Budget) -> None:
+    def __init__(
+        self,
+        threads: Threads,
+        places: int,
+        run_timeout_s: float,
+        budget: Budget,
+        source: str = "the driver",
+    ) -> None:
         self._threads = threads
         self._places = places
         self.run_timeout_s = run_timeout_s
         self._budget = budget
+        self._source = source
         self._run_bytes: float = _MIN_RUN_BYTES
         self._jobs: dict[Hashable, _Job] = {}
         self._queue: deque[_Job] = deque()
@@ -86,8 +94,6 @@ class LookupPool:
         self.ran = Timing()  # how long the driver took
         self._ticker = gevent.get_hub().loop.timer(_TICK_S, repeat=_TICK_S)
         self._is_ticking = False
-        budget.add("look-ups waiting", self)
-        budget.add("look-ups running", Fixed(lambda: int(self.running * self._run_bytes)))
 
     @property
     def waiting(self) -> int:
@@ -123,6 +129,11 @@ class LookupPool:
     def kept_bytes(self) -> int:
         """The bytes of the waiting look-ups."""
         return (len(self._jobs) - self.running) * _JOB_BYTES
+
+    @property
+    def running_bytes(self) -> int:
+        """The bytes of the running look-ups, about."""
+        return int(self.running * self._run_bytes)
 
     def shed(self) -> bool:
         """Give up the look-up that has waited longest; return False if there is none."""
@@ -191,7 +202,7 @@ class LookupPool:
         is_stuck = now_s - self._moved_s > self.run_timeout_s  # the whole pool
         queue_timeout_s = self.run_timeout_s if is_stuck else QUEUE_TIMEOUT_S
         for job in list(self._jobs.values()):
-            waits_for = "a place in the look-up pool" if job.started_s is None else "the driver"
+            waits_for = "a place in the look-up pool" if job.started_s is None else self._source
             for waiter in job.take_overdue(now_s, queue_timeout_s, self.run_timeout_s):
                 waiter.callback(Failure("timeout", f"waited too long for {waits_for}"))
         self._drop_unwanted()

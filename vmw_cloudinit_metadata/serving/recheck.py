@@ -9,7 +9,6 @@ system hangs delays no others. Callbacks run in the hub and must not block.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,12 +21,9 @@ from typing import Protocol
 import gevent
 
 from vmw_cloudinit_metadata.drivers import contract
-from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver
-from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
 from vmw_cloudinit_metadata.process.threads import Threads
-
-log = logging.getLogger(__name__)
+from vmw_cloudinit_metadata.serving.driverlog import log_error
 
 FRESH_S = 0.15  # an answer found unchanged within this time needs no look
 OVERDUE_S = 1.0  # the longest wait for a look
@@ -83,7 +79,6 @@ class Recheck:
         self.overdue_s = overdue_s
         self._moment_s = moment_s
         self._threads = Threads()
-        self._throttle = OnceAMinute()
         self._looks: dict[Cached, _Look] = {}
         self._pending: deque[_Look] = deque()
         self._batches: list[_Batch] = []
@@ -172,11 +167,8 @@ class Recheck:
                 batch.found.append(holds)
                 if time.monotonic() > end_s:
                     return
-        except ContractError as error:
-            if (held_back := self._throttle.passes(str(error))) is not None:
-                log.error("%s%s", error, held_back)
-        except (Exception, SystemExit):  # a driver is foreign code
-            log.exception("%s: still_holds failed", type(self._driver).__name__)
+        except BaseException as error:  # a driver is foreign code, and asyncio's are no Exception
+            log_error(self._driver, "still_holds", error)
         if len(batch.found) < len(tokens):  # which_hold failed, or ended, at this one
             batch.found.append(False)
 

@@ -18,6 +18,7 @@ from gevent.event import Event
 
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.monitoring import gauges
 from vmw_cloudinit_metadata.monitoring.counters import CONNECTIONS, Key
@@ -141,11 +142,19 @@ class MetadataServer:
         self._health = Health(driver)
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
-        self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of others
+        # Counters of others.
+        self.counted_beside: list[Callable[[], Mapping[Key, int]]] = [
+            self._services.lookup.prepared.counted
+        ]
         if on_disk:
             self.counted_beside.append(on_disk.counts)
         self._stop_asked = Event()
         self._hurry = Event()
+
+    @property
+    def prepared(self) -> PreparedAnswers | None:
+        """What takes the answers that a SurveyProcess prepares, if the driver can use them."""
+        return self._driver.prepared
 
     @property
     def addresses(self) -> list[Address]:
@@ -188,6 +197,7 @@ class MetadataServer:
             gauges.UNIDENTIFIED: len(self._services.admission.unidentified),
             gauges.LOOKUPS_WAITING: lookup.waiting,
             gauges.LOOKUPS_RUNNING: lookup.running,
+            gauges.PREPARED: self.prepared.count if self.prepared else 0,
             gauges.MOVES: len(self._services.policy.moves),
             gauges.DESCRIPTORS: open_descriptors(),
             gauges.MAX_DESCRIPTORS: descriptor_limit(),

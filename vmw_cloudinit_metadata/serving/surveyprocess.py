@@ -9,25 +9,32 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 import gevent
 import ujson
 
 from vmw_cloudinit_metadata.drivers.catalogue import records
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
+from vmw_cloudinit_metadata.drivers.preparedrecords import (
+    MAX_LINE_BYTES,
+    InvalidRecord,
+    PreparedRecord,
+)
 from vmw_cloudinit_metadata.monitoring.counters import CATALOGUE_RESTARTS, Key
 from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
-from vmw_cloudinit_metadata.protocol.printable import one_line
+from vmw_cloudinit_metadata.process.interpreter import command_of
+from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 
 log = logging.getLogger(__name__)
 
 PROGRAM = "vmw_cloudinit_metadata.drivers.catalogue.child"
 AGAIN = b"again\n"
+BEGIN = b"begin\n"
 
 # Without a record and nearly without CPU: then the process hangs, and is killed. Where cores are
 # busy, it may be silent for longer, since it has the lowest priority.
@@ -43,7 +50,11 @@ MAX_RESTART_S = 300.0
 MIN_MEMORY_BYTES = 512 * 1024**2
 MAX_MEMORY_BYTES = 1024**3
 
+# Before a survey that prepares answers, until the changes that were its reason are counted here.
+COUNTED_S = 0.2
+
 _PIECE_BYTES = 16 * 1024  # read in one turn of the hub
+_ERROR_BYTES = 4096  # kept of its standard error
 MAX_RECORDS = 10_000  # in a second or so: a survey has 2,000
 _STOP_S = 1.0
 
@@ -60,15 +71,25 @@ class SurveyProcess:
         memory_bytes: int,
         take: Callable[[records.Record], None],
         fail: Callable[[str], None],
+        prepared: PreparedAnswers | None = None,
     ) -> None:
+        """`prepared` takes the answers that surveys prepare, as many as it has a limit for."""
         memory_bytes = min(max(memory_bytes, MIN_MEMORY_BYTES), MAX_MEMORY_BYTES)
-        work = {"driver": driver, "options": options, "memory_bytes": memory_bytes}
+        work = {
+            "driver": driver,
+            "options": options,
+            "memory_bytes": memory_bytes,
+            "prepared_bytes": prepared.limit_bytes if prepared else 0,
+        }
         self._work = ujson.dumps(work, escape_forward_slashes=False).encode() + b"\n"
         self._take = take
         self._fail = fail
+        self._prepared = prepared if prepared and prepared.limit_bytes else None
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: Any = None
+        self._error_watcher: Any = None
         self._rest = b""
+        self._errors = b""  # the end of its standard error
         self._reason = ""  # why the present process is no longer heard
         self._failure = ""  # what it has said itself
         self._is_over = False  # there is nothing to survey
@@ -82,6 +103,7 @@ class SurveyProcess:
         self._restarts = 0
         self._once = OnceAMinute()
         self._timer = gevent.get_hub().loop.timer(TURN_S, repeat=TURN_S)
+        self._beginner = gevent.get_hub().loop.timer(COUNTED_S)
 
     def start(self) -> None:
         self._timer.start(self._turn)
@@ -104,6 +126,8 @@ class SurveyProcess:
         """End the process, which has nothing to finish."""
         self._timer.stop()
         self._timer.close()
+        self._beginner.stop()
+        self._beginner.close()
         if self._process:
             self._silence()
             end_s = time.monotonic() + _STOP_S
@@ -115,18 +139,17 @@ class SurveyProcess:
         self._timer.stop()
         self._timer.close()
         self._close()
+        self._beginner.close()
         self._process = None
 
     def _begin(self) -> None:
         try:
-            path = os.pathsep.join(one or os.getcwd() for one in sys.path)
             # This Python with a module of ours. The options may be secret, and are no arguments.
             process = subprocess.Popen(  # nosec B603
-                [sys.executable, "-P", "-m", PROGRAM],
+                command_of(PROGRAM),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
+                stderr=subprocess.PIPE,
                 bufsize=0,
             )
         except OSError as error:
@@ -135,9 +158,12 @@ class SurveyProcess:
         self._process = process
         assert process.stdin
         assert process.stdout
-        os.set_blocking(process.stdin.fileno(), False)
-        os.set_blocking(process.stdout.fileno(), False)
-        self._rest, self._reason, self._failure = b"", "", ""
+        assert process.stderr
+        if self._prepared:
+            self._prepared.forget()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            os.set_blocking(pipe.fileno(), False)
+        self._rest, self._errors, self._reason, self._failure = b"", b"", "", ""
         self._silent_s = self._still_s = self._cpu_s = 0.0
         with suppress(BrokenPipeError):  # it has ended already
             if os.write(process.stdin.fileno(), self._work) != len(self._work):
@@ -145,6 +171,8 @@ class SurveyProcess:
                 return
         self._watcher = gevent.get_hub().loop.io(process.stdout.fileno(), _READABLE)
         self._watcher.start(self._receive)
+        self._error_watcher = gevent.get_hub().loop.io(process.stderr.fileno(), _READABLE)
+        self._error_watcher.start(self._receive_errors)
 
     def _turn(self) -> None:
         now_s = time.monotonic()
@@ -157,7 +185,8 @@ class SurveyProcess:
                 self._begin()
         elif (code := self._process.poll()) is not None:
             self._receive()
-            reason = self._reason or f"it has ended with {code}{self._failure}"
+            self._receive_errors()
+            reason = self._reason or f"it has ended with {code}{self._failure or self._last_line()}"
             self._close()
             self._process = None
             if not self._is_over:
@@ -198,41 +227,47 @@ class SurveyProcess:
         self._process.kill()
 
     def _close(self) -> None:
-        if self._watcher:
-            self._watcher.stop()
-            self._watcher.close()
-            self._watcher = None
-        for pipe in (self._process.stdin, self._process.stdout) if self._process else ():
-            if pipe:
-                pipe.close()
+        self._beginner.stop()
+        for watcher in filter(None, (self._watcher, self._error_watcher)):
+            watcher.stop()
+            watcher.close()
+        self._watcher = self._error_watcher = None
+        if self._process:
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                if pipe:
+                    pipe.close()
 
     def _receive(self) -> None:
         """Receive one piece. Never raises: gevent would stop to watch the pipe."""
-        if self._watcher is None or self._process is None or self._process.stdout is None:
+        if self._watcher is None or self._process is None:
             return
-        try:
-            piece = os.read(self._process.stdout.fileno(), _PIECE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            piece = b""
-        if not piece:  # it ends
-            self._watcher.stop()
-            return
+        piece = _piece_of(self._process.stdout, self._watcher)
         *lines, self._rest = (self._rest + piece).split(b"\n")
         try:
             for line in lines:
                 self._hear(records.decode(line))
-            self._heard += len(lines)
             if self._heard > MAX_RECORDS:
-                raise records.InvalidRecord("too many records")
-            if len(self._rest) > records.MAX_LINE_BYTES:
-                raise records.InvalidRecord("a line that is too long")
-        except records.InvalidRecord as error:
+                raise InvalidRecord("too many records")
+            if len(self._rest) > MAX_LINE_BYTES:
+                raise InvalidRecord("a line that is too long")
+        except InvalidRecord as error:
             self._give_up(f"it sent {error}")
         except Exception:  # a watcher's callback: nothing would catch it
             log.exception("the catalogue cannot take a record")
             self._give_up("its record could not be taken")
+
+    def _receive_errors(self) -> None:
+        """Receive a piece of what it writes while it imports its program: no secret, since it reads
+        the options only afterwards (child.py)."""
+        if self._error_watcher is None or self._process is None:
+            return
+        piece = _piece_of(self._process.stderr, self._error_watcher)
+        self._errors = (self._errors + piece)[-_ERROR_BYTES:]
+
+    def _last_line(self) -> str:
+        """Return the last line of its standard error, such as that of a traceback."""
+        lines = self._errors.decode(errors="replace").strip().splitlines()
+        return f": {shortened(lines[-1])}" if lines else ""
 
     def _hear(self, record: records.Record) -> None:
         self._silent_s = self._still_s = 0.0
@@ -241,5 +276,46 @@ class SurveyProcess:
         if isinstance(record, records.Failed):
             self._failure = f": {record.reason}"
             self._report(f"it cannot read the data: {record.reason}")
+        if isinstance(record, PreparedRecord):
+            self._hear_prepared(record)
+            return
+        self._heard += 1
         self._is_over = isinstance(record, records.Unable)
         self._take(record)
+        if self._prepared and isinstance(record, records.Began):
+            self._prepared.wake()
+            self._beginner.stop()
+            self._beginner.start(self._let_begin)
+
+    def _hear_prepared(self, record: PreparedRecord) -> None:
+        if self._prepared is None:
+            raise InvalidRecord("what nobody asked for")
+        self._prepared.take(record)
+
+    def _let_begin(self) -> None:
+        """Let a survey begin: what changes from now on is counted as a change of what it reads."""
+        assert self._prepared
+        self._prepared.begin()
+        if self._watcher and self._process and self._process.stdin:
+            try:
+                is_written = os.write(self._process.stdin.fileno(), BEGIN) == len(BEGIN)
+            except BrokenPipeError:
+                return  # it has ended
+            except OSError:
+                is_written = False
+            if not is_written:
+                self._give_up("it does not listen")
+
+
+def _piece_of(pipe: IO[bytes] | None, watcher: Any) -> bytes:
+    """Read what is there; at the end of the pipe, stop to watch it."""
+    assert pipe
+    try:
+        piece = os.read(pipe.fileno(), _PIECE_BYTES)
+    except BlockingIOError:
+        return b""
+    except OSError:
+        piece = b""
+    if not piece:
+        watcher.stop()
+    return piece

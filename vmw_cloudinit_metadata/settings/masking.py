@@ -12,7 +12,7 @@ HIDDEN = "(hidden)"
 
 _LOCATION = re.compile(r"(file|path|dir|directory|url)s?$", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\{\w+\}")  # to the environment: the secret is there
-_PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s@]*@")
+_PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s]*@")  # to the last @: a password may have some
 
 
 def holds_secret(value: Any) -> bool:
@@ -20,7 +20,8 @@ def holds_secret(value: Any) -> bool:
     match value:
         case Mapping():
             return any(
-                (item and _is_secret(str(key)) and not _is_reference(item)) or holds_secret(item)
+                (item and is_secret_option(str(key)) and not _is_reference(item))
+                or holds_secret(item)
                 for key, item in value.items()
             )
         case list():
@@ -34,7 +35,8 @@ def masked(value: Any) -> Any:
     match value:
         case Mapping():
             return {
-                key: HIDDEN if _is_secret(str(key)) else masked(item) for key, item in value.items()
+                key: HIDDEN if is_secret_option(str(key)) else masked(item)
+                for key, item in value.items()
             }
         case list():
             return list(map(masked, value))
@@ -48,6 +50,11 @@ def _is_reference(value: Any) -> bool:
     return isinstance(value, str) and bool(_REFERENCE.fullmatch(value))
 
 
-def _is_secret(key: str) -> bool:
+def is_secret_option(key: str) -> bool:
     """Return whether a name is a secret's: `password`, but not `password-file`."""
-    return is_secret_name(key) and not _LOCATION.search(key)
+    return is_secret_name(key) and not is_location(key)
+
+
+def is_location(key: str) -> bool:
+    """Return whether a name is that of a path or an address."""
+    return bool(_LOCATION.search(key))

@@ -80,6 +80,16 @@ UUID = Parsed("UUID", _parse_uuid)
 THUMBPRINT = Parsed("HEX", _parse_thumbprint)
 
 
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Print text, or one JSON document.",
+)
+
+
 def driver_options(command: _Command) -> _Command:
     """Add --driver and --driver-opts."""
     opts = click.option(

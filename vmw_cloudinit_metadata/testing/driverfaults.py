@@ -39,14 +39,20 @@ class DriverFaults:
         call: Callable[[], Any],
         limit_s: float,
         took: Callable[[float], None] = lambda _: None,
+        allowed: tuple[type[Exception], ...] = (),
     ) -> Any:
-        """Return the result of a call; report what is wrong with it, and return None."""
+        """Return the result of a call; report what is wrong with it, and return None.
+
+        The `allowed` errors are not wrong.
+        """
         try:
             return in_thread(call, limit_s, took)
         except Late:
             self.add(method, f"did not return within {limit_s:g} s")
         except ContractError as error:
             self.faults.append(str(error))
+        except allowed:
+            pass
         except Exception as error:  # a driver is foreign code
             self.add(method, f"raises {described(error)}")
         return None

@@ -89,10 +89,19 @@ class LookupCheck:
                 self._findings.add("get_instance", f"returned data that {one} cannot get: {error}")
                 continue
             answers[one] = instance
+            self._check_trace(one)
             further = set(instance.documents) - (names or set()) - RESERVED_DOCUMENTS
             if names is not None and further:
                 self._findings.add("document_names", f"lacks {', '.join(sorted(further))} of {one}")
         return answers
+
+    def _check_trace(self, one: Machine) -> None:
+        self._findings.call(
+            "trace",
+            lambda: list(contract.sentences(self._driver, "trace", self._driver.trace(one))),
+            CALL_S,
+            allowed=(DriverError,),  # it has no trace
+        )
 
     def _look_up(self, one: Machine, what: str) -> InstanceData | None:
         try:

@@ -7,17 +7,16 @@ import socket
 import threading
 import time
 import types
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vmw_cloudinit_metadata.drivers import contract
-from vmw_cloudinit_metadata.drivers.contract import ContractError
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.loading import driver_of
 from vmw_cloudinit_metadata.drivers.store import Store
-from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.secrecy import is_secret_name
 from vmw_cloudinit_metadata.testing.driverfaults import (
     CALL_S,
@@ -172,20 +171,20 @@ class ProgramCheck:
         self._findings.call(
             "notes", lambda: list(contract.sentences(driver, "notes", driver.notes())), CALL_S
         )
-        try:
-            in_thread(lambda: list(_faults(driver)), _VALIDATE_S)
-        except Late:
-            self._findings.add("validate", f"did not return within {_VALIDATE_S:g} s")
-        except ContractError as error:
-            self._findings.faults.append(str(error))
-        except DriverError:
-            pass  # it cannot validate its data
-        except Exception as error:  # a driver is foreign code
-            self._findings.add("validate", f"raises {described(error)}: yield faults")
-
-
-def _faults(driver: Driver) -> Iterator[Fault]:
-    return contract.faults(driver, "validate", driver.validate())
+        self._findings.call(
+            "revision", lambda: contract.revision(driver, driver.revision()), CALL_S
+        )
+        for method, call in (
+            ("validate", lambda: contract.faults(driver, "validate", driver.validate())),
+            ("survey", lambda: contract.observations(driver, driver.survey())),
+        ):
+            self._findings.call(
+                method,
+                lambda: deque(call(), maxlen=0),  # noqa: B023 - it is called at once
+                _VALIDATE_S,
+                allowed=(DriverError,),  # it cannot validate its data
+            )
+        self._findings.call("census", lambda: contract.census(driver, driver.census()), CALL_S)
 
 
 def _begun(before: set[threading.Thread]) -> Iterator[threading.Thread]:

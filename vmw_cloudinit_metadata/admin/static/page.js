@@ -234,17 +234,18 @@ function addTile([filter, name]) {
 
 // The instance files
 
-function showFiles({ state, problem, files = {}, vms = 0, layers = 0, warnings, checked }) {
+function showFiles({ state, problem, read, files = {}, vms = 0, layers = 0, warnings, checked }) {
   const [faulty, all] = [files.fault ?? 0, (files.ok ?? 0) + (files.warning ?? 0) + (files.fault ?? 0)];
   const tile = $("faulty") ?? addFilesTile();
   tile.parentElement.hidden = state === "off" || state === "unable";
   $("files").hidden = tile.parentElement.hidden;
-  say(tile.firstChild, count(faulty));
-  tile.dataset.tone = faulty ? "bad" : warnings ? "" : "good";
+  say(tile.firstChild, read ? count(faulty) : "–");
+  tile.dataset.tone = faulty ? "bad" : read && !warnings ? "good" : "";
   const progress = state === "reading" && checked ? ` (${count(checked)} so far)` : "";
   const totals = [plural(all, "file", "files"), plural(vms, "VM", "VMs"), plural(layers, "layer", "layers")];
   const known = FILE_STATES[state] ? FILE_STATES[state] + progress : totals.join(", ");
-  say($("files-about"), problem ? `${known}; not read again: ${problem}` : known);
+  const failure = read ? `${known}; not read again: ${problem}` : `not read: ${problem}`;
+  say($("files-about"), problem ? failure : known);
 }
 
 function addFilesTile() {
@@ -273,7 +274,7 @@ async function refreshFaults(status) {
 }
 
 function faultEntry({ severity, file, line, key, found, expected, count: times, vms, vm_count }) {
-  const others = times > 1 ? ` and ${plural(times - 1, "other file", "other files")}` : "";
+  const others = times > 1 ? ` and ${plural(times - 1, "other", "others")}` : "";
   const unnamed = vm_count > vms.length ? ` and ${count(vm_count - vms.length)} more` : "";
   return make(
     "li",

@@ -104,6 +104,7 @@ class Comparison:
     _files: list[str] = field(default_factory=list)
     _first: dict[int, int] = field(default_factory=dict)  # file's number, by the value's hash
     _found: dict[int, Duplicate] = field(default_factory=dict)
+    _sharing: set[int] = field(default_factory=set)  # numbers of files with such a value
 
     def add(self, path: str, values: Iterable[Value]) -> None:
         number = len(self._files)
@@ -118,8 +119,13 @@ class Comparison:
             else:
                 found = self._found.setdefault(h, Duplicate(value, [self._files[first]], 1))
                 found.count += 1
+                self._sharing |= {first, number}
                 if len(found.files) < _NAMED:
                     found.files.append(path)
+
+    def sharing(self) -> list[str]:
+        """Return all files with a value that another one has too."""
+        return [self._files[number] for number in self._sharing]
 
     def found(self) -> list[Duplicate]:
         return list(self._found.values())

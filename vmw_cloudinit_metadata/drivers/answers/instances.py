@@ -31,7 +31,7 @@ class Instances(Generic[V]):
 
     def __init__(self, source: Source[V]) -> None:
         self._source = source
-        self._bases = Bases()
+        self.bases = Bases()
         self.readings: Readings[V] = Readings()
         self.owners = Owners()
 
@@ -69,7 +69,7 @@ class Instances(Generic[V]):
     def _stack(self, own: OwnData, selection: Selection, view: V) -> LayerStack:
         mine = self.own(own, view)
         lowest = self._source.lowest(view)
-        base = self._bases.of(selection.of, selection.indices, lowest)
+        base = self.bases.of(selection.of, selection.indices, lowest)
         return LayerStack(mine, base, selection.captures)
 
     def _selection(self, machine: Machine, view: V) -> Selection:
@@ -128,7 +128,7 @@ class Instances(Generic[V]):
         sources = partial(sources_of, machine, stack.captures)
         instance, faults = self.merged(stack, sources, view)
         if instance and own.line:
-            instance = replace(instance, sources=(own.label, *instance.sources[1:]))
+            instance = labelled(instance, own)
         if selection.faults:
             instance, faults = None, (*selection.faults, *faults)
         return Reading(
@@ -155,6 +155,11 @@ class Instances(Generic[V]):
 
         claimed = self.owners.claim(own, values, looks)
         return tuple([_described(value, other) for value, other in claimed])
+
+
+def labelled(instance: InstanceData, own: OwnData) -> InstanceData:
+    """Return the instance with the place of its entry in an inventory as its first source."""
+    return replace(instance, sources=(own.label, *instance.sources[1:]))
 
 
 _NO_LAYERS = Selection()

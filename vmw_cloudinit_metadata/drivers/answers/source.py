@@ -15,6 +15,7 @@ from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
+from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.store import Key
 from vmw_cloudinit_metadata.instance import fault
 from vmw_cloudinit_metadata.instance.fault import Fault
@@ -61,6 +62,24 @@ class View(Protocol):
 V = TypeVar("V", bound=View)
 
 
+class Notified(ABC, Generic[V]):
+    """Which changes a source tells of, by their keys: for answers that are prepared.
+
+    All but `seen` is called in the server's event loop.
+    """
+
+    changes: Revisions
+    shared: Sequence[str]  # the keys of what every answer depends on
+
+    @abstractmethod
+    def under(self, stem: str) -> Sequence[str]:
+        """Return the keys whose change may add, change or remove data under a stem."""
+
+    @abstractmethod
+    def seen(self, view: V) -> Collection[str] | None:
+        """Return the keys of all that a view has seen; None if some changes are not told."""
+
+
 class Source(ABC, Generic[V]):
     """Methods with a view raise DriverError if the source is out of reach, and UnderWay."""
 
@@ -68,6 +87,7 @@ class Source(ABC, Generic[V]):
     can_list = True  # all data
     hints: Hints[V]
     prefix = ""  # of labels, which `show --explain` leaves out
+    notified: Notified[V] | None = None  # None: no answers are prepared
 
     @abstractmethod
     def view(self) -> V: ...

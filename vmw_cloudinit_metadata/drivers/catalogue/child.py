@@ -3,8 +3,10 @@
     python -m vmw_cloudinit_metadata.drivers.catalogue.child
 
 The server starts it, writes one line with the driver to its standard input, and then `again` for
-each survey that it wants at once. The process writes records (records.py) to its standard output,
-and ends when its input does. Nothing else uses it; it never writes a file.
+each survey that it wants at once. If surveys prepare answers, they wait for the line `begin` after
+they have said that they began: the server notes first which changes it has counted. The process
+writes records (records.py) to its standard output, and ends when its input does. Nothing else uses
+it; it never writes a file.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ import select
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import ujson
 
+from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.catalogue.findings import Findings
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
+from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of, text_of
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -45,6 +49,7 @@ LOOK_SHARE = 1 / 20
 RETRY_S = 10.0  # after a failure
 
 AGAIN = b"again"
+BEGIN = b"begin"
 _MAX_INPUT_BYTES = 1024 * 1024
 _WORST = "1000"  # of all processes, the kernel ends this one first when memory is short
 
@@ -56,6 +61,7 @@ class Input:
         self._descriptor = descriptor
         self._rest = b""
         self._is_asked = False
+        self._may_begin = False
 
     def line(self, limit_s: float | None = None) -> bytes | None:
         """Return the next line; None if there is none in time. Exit at the end of the input."""
@@ -71,16 +77,24 @@ class Input:
 
     def look(self, limit_s: float = 0.0) -> None:
         """Wait at most so long for a line, and remember what it asks for."""
-        self._is_asked = self.line(limit_s) == AGAIN or self._is_asked
+        line = self.line(limit_s)
+        self._is_asked = line == AGAIN or self._is_asked
+        self._may_begin = line == BEGIN or self._may_begin
 
     def take(self) -> bool:
         """Return whether the server has asked for a survey from the beginning, once."""
         is_asked, self._is_asked = self._is_asked, False
         return is_asked
 
+    def may_begin(self) -> bool:
+        """Return whether the server has let a survey begin, once."""
+        may_begin, self._may_begin = self._may_begin, False
+        return may_begin
+
 
 class RecordWriter:
-    """Writes records. The server reads them; if it does not, this process waits."""
+    """Writes records. The server reads them; if it does not, this process waits, or exits if the
+    server has."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -89,8 +103,11 @@ class RecordWriter:
     def write(self, record: bytes) -> None:
         self._said_s = time.monotonic()
         rest = memoryview(record)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except BrokenPipeError:
+            sys.exit(0)
 
     def stay_alive(self, checked: int = 0) -> bool:
         """Say from time to time that the process works; return whether it has."""
@@ -124,10 +141,16 @@ class Surveyor:
     """Surveys the data of one driver again and again, until the input ends."""
 
     def __init__(
-        self, spec: str, options: dict[str, object], ask: Input, tell: RecordWriter
+        self,
+        spec: str,
+        options: dict[str, object],
+        prepared_bytes: int,
+        ask: Input,
+        tell: RecordWriter,
     ) -> None:
         self._spec = spec
         self._options = options
+        self._prepared_bytes = prepared_bytes  # that the server keeps; 0: nothing is prepared
         self._ask = ask
         self._tell = tell
         self._priority = Priority()
@@ -138,16 +161,25 @@ class Surveyor:
             if not driver.can_validate:
                 self._tell.write(records.of_unable())
                 return
-            _watch(driver)
             try:
-                self._follow(driver)
-            finally:
-                driver.close()
+                with closing(driver):
+                    self._use(driver)
+            except MemoryError:
+                raise
+            except Exception as error:  # a driver is foreign code
+                raise DriverError(reason_of(driver, error)) from error
+
+    def _use(self, driver: Driver) -> None:
+        _watch(driver)
+        if self._prepared_bytes and driver.prepared:
+            driver.prepared.prepare(self._tell.write, self._prepared_bytes)
+        self._follow(driver)
 
     def _follow(self, driver: Driver) -> None:
         """Survey at once and after each change; return when the server wants all read again."""
         while True:
-            revision = driver.revision()
+            self._begin()
+            revision = contract.revision(driver, driver.revision())
             began_s = time.monotonic()
             has_failed = not self._survey(driver)
             took_s = time.monotonic() - began_s
@@ -170,12 +202,17 @@ class Surveyor:
                 return False
         return False
 
+    def _begin(self) -> None:
+        self._tell.write(records.of_began())
+        while self._prepared_bytes and not self._ask.may_begin():
+            self._ask.look(TICK_S)
+            self._tell.stay_alive()
+
     def _survey(self, driver: Driver) -> bool:
         """Return whether all was read."""
-        self._tell.write(records.of_began())
         began_s, findings, checked = time.monotonic(), Findings(), 0
         try:
-            for observation in driver.survey():
+            for observation in contract.observations(driver, driver.survey()):
                 checked += observation is None
                 self._priority.lower_if_long()
                 if observation:
@@ -183,11 +220,11 @@ class Surveyor:
                 if self._tell.stay_alive(checked):
                     self._ask.look()  # and exit if the server has
         except DriverError as error:
-            self._tell.write(records.of_failed(str(error)))
+            self._tell.write(records.of_failed(reason_of(driver, error)))
             return False
         for finding in findings:
             self._tell.write(records.of_finding(finding))
-        census = driver.census()
+        census = contract.census(driver, driver.census())
         self._tell.write(
             records.of_done(
                 records.Surveyed(
@@ -217,25 +254,24 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # they are the server's: it ends the input
         signal.signal(number, signal.SIG_IGN)
     tell = RecordWriter(os.dup(1))
-    nowhere = os.open(os.devnull, os.O_WRONLY)  # for what a driver prints
-    os.dup2(nowhere, 1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):  # for what a driver prints: it may be secret
+        os.dup2(nowhere, output)
     ask = Input(0)
     line = ask.line()
     assert line is not None
     work = ujson.loads(line)
     _give_way(work["memory_bytes"])
     try:
-        Surveyor(work["driver"], work["options"], ask, tell).run()
+        Surveyor(work["driver"], work["options"], work["prepared_bytes"], ask, tell).run()
     except MemoryError:
         tell.write(records.of_failed(f"more than {work['memory_bytes']:,} bytes of memory needed"))
         sys.exit(1)
-    except ConfigError as error:
+    except (ConfigError, DriverError) as error:
         tell.write(records.of_failed(str(error)))
         sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(0)
-    except Exception as error:  # a driver is foreign code
-        tell.write(records.of_failed(f"{type(error).__name__}: {error}"))
+    except Exception as error:  # a fault of ours
+        tell.write(records.of_failed(text_of(error)))
         sys.exit(1)
 
 

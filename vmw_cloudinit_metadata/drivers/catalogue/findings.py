@@ -13,7 +13,7 @@ from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 
 MAX_FINDINGS = 1000  # of faults, and of warnings, that are kept; further ones are counted
-MAX_FILES = 100  # named in one finding
+MAX_FILES = 100  # of one finding that are kept; text names fewer
 _NAME_CHARACTERS = 200  # of a VM
 _PATH_CHARACTERS = 1000
 _TEXT_CHARACTERS = 600
@@ -25,14 +25,20 @@ class Finding:
 
     fault: Fault
     files: list[str] = field(default_factory=list)  # the first MAX_FILES
-    count: int = 1
+    count: int = 0
     vms: list[str] = field(default_factory=list)  # the first NAMED_VMS that it affects
     vm_count: int = 0
+
+    def add(self, fault: Fault) -> None:
+        """Add a fault of the same kind, the first one too."""
+        self.count += 1
+        if fault.file and len(self.files) < MAX_FILES:
+            self.files.append(fault.file)
 
     def __str__(self) -> str:
         if self.count == 1:
             return str(self.fault)
-        others = counted(self.count - 1, "other file")
+        others = counted(self.count - 1, "other")
         names = first_of([name.rpartition("/")[2] for name in self.files[1:]], self.count - 1)
         return one_line(f"{self.fault}; likewise in {others}: {names}")
 
@@ -65,6 +71,11 @@ class Finding:
         }
 
 
+def kind_of(fault: Fault) -> Hashable:
+    """Return what equal warnings have in common; each fault is of its own kind."""
+    return (fault.key, fault.found, fault.expected) if fault.is_warning else fault
+
+
 class Findings:
     """Takes all observations of a survey."""
 
@@ -80,7 +91,7 @@ class Findings:
     def add(self, observation: Observation) -> None:
         fault = observation.fault
         is_new = hash(fault) not in self._seen
-        key = (fault.key, fault.found, fault.expected) if fault.is_warning else fault
+        key = kind_of(fault)
         if is_new:
             self._seen.add(hash(fault))
             self.counts[fault.is_warning] += 1
@@ -92,11 +103,9 @@ class Findings:
                 self.left_out += is_new
                 return
             self._room[fault.is_warning] -= 1
-            finding = self._kept[key] = Finding(fault, count=0)
+            finding = self._kept[key] = Finding(fault)
         if is_new:
-            finding.count += 1
-            if fault.file and len(finding.files) < MAX_FILES:
-                finding.files.append(fault.file)
+            finding.add(fault)
         self._add_vms(key, finding, observation)
 
     def _add_vms(self, key: Hashable, finding: Finding, observation: Observation) -> None:

@@ -12,10 +12,14 @@ from typing import Any
 
 import ujson
 
+from vmw_cloudinit_metadata.drivers import preparedrecords
 from vmw_cloudinit_metadata.drivers.catalogue.findings import Finding
+from vmw_cloudinit_metadata.drivers.preparedrecords import (
+    MAX_LINE_BYTES,
+    InvalidRecord,
+    PreparedRecord,
+)
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
-
-MAX_LINE_BYTES = 64 * 1024
 
 _MAX_NUMBER = 2**53
 _TEXTS = {"file": 1100, "key": 700, "found": 700, "expected": 700}  # most characters
@@ -25,10 +29,6 @@ _MAX_ITEMS = 100
 _SEVERITIES = ("fault", "warning")
 _TOTALS = ("vms", "layers", "faults", "warnings", "left_out")
 _STATES = ("ok", "warning", "fault")
-
-
-class InvalidRecord(ValueError):  # noqa: N818 - what a record is
-    """A line that the process never sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Failed:
     reason: str
 
 
-Record = Unable | Began | Alive | Found | Surveyed | Failed
+Record = Unable | Began | Alive | Found | Surveyed | Failed | PreparedRecord
 
 
 def of_unable() -> bytes:
@@ -128,6 +128,8 @@ def decode(line: bytes) -> Record:
             return Found(_finding(finding))
         case {"kind": "done"}:
             return _done(found)
+        case {"kind": str(kind)} if kind in preparedrecords.KINDS:
+            return preparedrecords.decoded(found, line)
     raise InvalidRecord("an unknown record")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Generic
+from typing import Any, Generic, Protocol
 
 from vmw_cloudinit_metadata.drivers.answers.instances import Instances
 from vmw_cloudinit_metadata.drivers.answers.source import Source, SourceChecks, V
@@ -20,11 +20,23 @@ from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, de
 from vmw_cloudinit_metadata.instance.layering.substitution import Sources, stand_in
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.vmname import normal
-from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+from vmw_cloudinit_metadata.protocol.vmware import NIL_UUID, Machine, machine_called, parse_uuid
 
 Judge = Callable[[InstanceData], Iterable[Fault]]
 
-_NIL_UUID = "00000000-0000-0000-0000-000000000000"
+
+class Preparing(Protocol):
+    """What prepares answers, while data is checked."""
+
+    def wants(self, own: OwnData) -> bool: ...
+
+    def still(self, own: OwnData) -> None: ...
+
+    def put(
+        self, own: OwnData, stack: LayerStack, instance: InstanceData | None, view: Any
+    ) -> None: ...
+
+    def end(self, duplicates: Iterable[str]) -> None: ...
 
 
 class InstanceCheck(Generic[V]):
@@ -36,11 +48,13 @@ class InstanceCheck(Generic[V]):
         instances: Instances[V],
         checks: SourceChecks[V],
         kept: KeptChecks,
+        preparing: Preparing | None,
     ) -> None:
         self._source = source
         self._instances = instances
         self._checks = checks
         self._kept = kept
+        self._preparing = preparing
 
     def check(self, own: OwnData, judge: Judge | None) -> Checked:
         """Check a VM's own data; `judge` adds warnings of what is served.
@@ -51,16 +65,26 @@ class InstanceCheck(Generic[V]):
         with self._checks.view() as view:
             try:
                 about_own.extend(self._checks.of_own(own, view))
-                content = self._kept.get(own) or self._content(own, judge)
+                content = self._kept_content(own) or self._content(own, judge)
             except DriverError as error:
                 expected = f"a {self._source.noun} that can be read"
                 content = Checked((Fault((), f"an error ({error})", expected, own.path, 1),))
+            except InvalidInstanceData as error:  # its inventory has changed meanwhile
+                content = Checked(tuple(error.faults))
         if content.is_no_vm:
             return content
         values = content.values
         if any(fault.expected == ONE_OF_THEM for fault in about_own):
             values = ()  # other data of the same VM has them too
         return Checked((*about_own, *content.faults), values)
+
+    def _kept_content(self, own: OwnData) -> Checked | None:
+        kept = self._kept.get(own)
+        if kept and self._preparing:
+            if self._preparing.wants(own):
+                return None
+            self._preparing.still(own)
+        return kept
 
     def _content(self, own: OwnData, judge: Judge | None) -> Checked:
         """What is wrong with what it says."""
@@ -81,19 +105,21 @@ class InstanceCheck(Generic[V]):
             try:
                 stack, sources = self._stack(own, view)
                 instance, _ = self._instances.merged(stack, sources, view)
-            except DriverError:
+            except (DriverError, InvalidInstanceData):
                 return ()
         return distinct.values_of(instance, own.stem) if instance else ()
 
     def located(self, fault: Fault, own: OwnData) -> Fault:
         """The fault with its place: in the VM's own data, or in a layer."""
         with self._checks.view() as view:
-            return located(fault, self._stack(own, view)[0].files)
+            try:
+                return located(fault, self._stack(own, view)[0].files)
+            except InvalidInstanceData:  # its inventory has changed meanwhile
+                return fault
 
     def _stack(self, own: OwnData, view: V) -> tuple[LayerStack, Callable[[], Sources]]:
         """What surely counts for the VM, as far as its name or UUID says."""
-        uuid = parse_uuid(own.stem)
-        machine = Machine(vc_uuid=uuid) if uuid else Machine(name=own.stem)
+        machine = machine_called(own.stem)
         stack = self._instances.stack(own, machine, view)
         return stack, partial(stand_in, machine, stack.captures)
 
@@ -110,11 +136,13 @@ class InstanceCheck(Generic[V]):
         if instance is None:
             return faults, ()
         try:
-            nocloud.render(instance, Machine(name=stem, vc_uuid=_NIL_UUID))
+            nocloud.render(instance, Machine(name=stem, vc_uuid=NIL_UUID))
         except InvalidInstanceData as error:
             return [replace(fault, file=path) for fault in error.faults], ()
         of_sources = (self._checks.of_label(source, view) for source in instance.sources[1:])
         warnings = [fault for faults in of_sources for fault in faults]
+        if self._preparing:
+            self._preparing.put(own, stack, instance, view)
         about_data = [*advice.warnings_of(instance), *(judge(instance) if judge else ())]
         name = instance.match.get("name") if parse_uuid(stem) else stem
         about_data += nocloud.hostname_warnings(instance, name or "")

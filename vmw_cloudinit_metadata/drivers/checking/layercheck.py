@@ -17,7 +17,7 @@ from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
 from vmw_cloudinit_metadata.instance.layering import condition, patch
 from vmw_cloudinit_metadata.instance.layering.substitution import stand_in, substituted
 from vmw_cloudinit_metadata.instance.model import InstanceData
-from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
+from vmw_cloudinit_metadata.protocol.vmware import Machine, machine_called
 
 _OWN_VALUE = "a value of its own for each VM, in its {0} or by a reference such as ${{vm.name}}"
 _NO_VM = "a match that a VM with a {0} or an entry meets, or serve: true"
@@ -33,7 +33,11 @@ class LayerCheck(Generic[V]):
         with self._checks.view() as view:
             for one in self._source.layers(view).layers:
                 if faults := list(self._faults_of(one, known, view)):
-                    names = [own.stem for own in known if one.condition.may_hold(_machine(own))]
+                    names = [
+                        own.stem
+                        for own in known
+                        if one.condition.may_hold(machine_called(own.stem))
+                    ]
                     for fault in faults:
                         yield Observation(fault, names[:NAMED_VMS], len(names))
             yield from self._checks.of_shared(view)
@@ -63,7 +67,7 @@ def _data_faults(one: SharedLayer) -> Iterator[Fault]:
 def _match_warnings(one: SharedLayer, known: Sequence[OwnData], noun: str) -> Iterator[Fault]:
     for warning in condition.warnings_in(one.match):
         yield one.file.seed.located(warning, one.file.path)
-    if one.serves or any(one.condition.may_hold(_machine(own)) for own in known):
+    if one.serves or any(one.condition.may_hold(machine_called(own.stem)) for own in known):
         return
     fault = Fault(("match",), "a layer that counts for no VM", _NO_VM.format(noun), is_warning=True)
     yield one.file.seed.located(fault, one.file.path)
@@ -92,8 +96,3 @@ def _values(one: SharedLayer, text: str) -> Sequence[distinct.Value]:
     except InvalidInstanceData:
         return ()
     return distinct.values_of(instance, str(UUID(int=int(text))))
-
-
-def _machine(own: OwnData) -> Machine:
-    uuid = parse_uuid(own.stem)
-    return Machine(vc_uuid=uuid) if uuid else Machine(name=own.stem)

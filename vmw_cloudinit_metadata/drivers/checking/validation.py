@@ -9,7 +9,7 @@ from typing import Generic
 from vmw_cloudinit_metadata.drivers.answers.duplicates import Comparison, Duplicate
 from vmw_cloudinit_metadata.drivers.answers.instances import Instances
 from vmw_cloudinit_metadata.drivers.answers.source import Source, SourceChecks, V
-from vmw_cloudinit_metadata.drivers.checking.instancecheck import InstanceCheck, Judge
+from vmw_cloudinit_metadata.drivers.checking.instancecheck import InstanceCheck, Judge, Preparing
 from vmw_cloudinit_metadata.drivers.checking.keptchecks import KeptChecks
 from vmw_cloudinit_metadata.drivers.checking.layercheck import LayerCheck
 from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
@@ -37,12 +37,14 @@ class Validation(Generic[V]):
         checks: SourceChecks[V],
         kept: KeptChecks,
         judge: Judge | None,
+        preparing: Preparing | None = None,
     ) -> None:
         self._source = source
         self._checks = checks
         self._layer_check = LayerCheck(source, checks)
-        self._instance_check = InstanceCheck(source, instances, checks, kept)
+        self._instance_check = InstanceCheck(source, instances, checks, kept, preparing)
         self._judge = judge
+        self._preparing = preparing
         self.files_checked = 0
         self.vms = 0  # with data that was checked
 
@@ -75,6 +77,8 @@ class Validation(Generic[V]):
                     yield Observation(fault, (own.stem,), 1)
             comparison.add(own.label, checked.values)
             yield None
+        if self._preparing:
+            self._preparing.end(comparison.sharing())
         for own in rest.values():
             comparison.add(own.label, self._instance_check.values_of(own))
         for duplicate, fault in self._duplicates(comparison, chosen):

@@ -12,7 +12,8 @@ from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.files import contents
 from vmw_cloudinit_metadata.drivers.filesystem.filemode import mode_faults
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Signature, Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Signature
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
 from vmw_cloudinit_metadata.instance.model import InstanceData

@@ -22,7 +22,8 @@ from vmw_cloudinit_metadata.drivers.filesystem.filename import (
     unquoted_stem,
     usual_stem,
 )
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, Token
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Looks, Token
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import vms_served
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
 from vmw_cloudinit_metadata.drivers.observation import NAMED_VMS, Census, Observation
@@ -134,6 +135,7 @@ class FileCheck(SourceChecks[Snapshot]):
         yield from skipped.nearly_instance_files(self._directory.path)
         if os.path.isdir(self._layers.path):
             yield from skipped.nearly_instance_files(self._layers.path)
+            yield from skipped.tables_among(self._layers.path)
 
     def notes(self, *, is_match_given: bool) -> Iterator[str]:
         """Yield which identities find VMs' files, and which files are ignored."""

@@ -16,16 +16,19 @@ from vmw_cloudinit_metadata.drivers.files.documentnames import DocumentNames
 from vmw_cloudinit_metadata.drivers.files.everyfile import EveryFile
 from vmw_cloudinit_metadata.drivers.files.filecheck import FileCheck
 from vmw_cloudinit_metadata.drivers.files.filehints import FileHints
+from vmw_cloudinit_metadata.drivers.files.filenotices import FileNotices
 from vmw_cloudinit_metadata.drivers.files.inventories import Inventories
 from vmw_cloudinit_metadata.drivers.files.layerfiles import LayerFiles
 from vmw_cloudinit_metadata.drivers.files.userdatafiles import UserDataFiles
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
-from vmw_cloudinit_metadata.drivers.filesystem.filename import LAYERS
+from vmw_cloudinit_metadata.drivers.filesystem.filename import LAYERS, is_data_file
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Token
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.filesystem.watching import DirectoryWatch
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
 from vmw_cloudinit_metadata.drivers.store import BIOS_UUID, NAME, Key
+from vmw_cloudinit_metadata.drivers.warming.preparedtoken import PreparedToken
 from vmw_cloudinit_metadata.instance import fault
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.process.budget import Table
@@ -51,9 +54,12 @@ class FileSource(Source[Snapshot]):
         directory = Directory(path, links_outside=links_outside, may_be_absent=may_be_absent)
         is_absent = may_be_absent and not os.path.isdir(path)
         self._directory = directory
-        self._defaults = Defaults(
-            directory.path_of(defaults) if defaults else None, may_be_absent=is_absent
-        )
+        defaults_path = directory.path_of(defaults) if defaults else None
+        if defaults_path and _is_among(defaults_path, directory.layers_path):
+            raise DriverError(
+                f"defaults: {defaults!r} is a layer, which counts already: remove this option"
+            )
+        self._defaults = Defaults(defaults_path, may_be_absent=is_absent)
         self._listing = Listing(directory, self._defaults.path)
         self._layers = LayerFiles(directory)
         self._inventories = Inventories(directory)
@@ -62,6 +68,7 @@ class FileSource(Source[Snapshot]):
         self._user_data = UserDataFiles(directory, self._every)
         self._watch = DirectoryWatch(directory.path, LAYERS, directory.changes)
         self.hints = FileHints(directory.path, self._listing, self._inventories)
+        self.notified = FileNotices(directory, self._defaults.path)
         self.prefix = os.path.join(directory.path, "")
 
     def view(self) -> Snapshot:
@@ -131,7 +138,7 @@ class FileSource(Source[Snapshot]):
 
         return of
 
-    def which_hold(self, tokens: Iterable[Token]) -> Iterator[bool]:
+    def which_hold(self, tokens: Iterable[Token | PreparedToken]) -> Iterator[bool]:
         """Check tokens together: they share the directory and the defaults."""
         looks = self._directory.looks()
         return (token.holds(looks) for token in tokens)
@@ -139,7 +146,7 @@ class FileSource(Source[Snapshot]):
     def watch(self, report: Callable[[str], None]) -> None:
         self._watch.start(report)
 
-    def held_at(self, token: Token, time_s: float) -> bool:
+    def held_at(self, token: Token | PreparedToken, time_s: float) -> bool:
         return token.held_at(self._directory.changes, time_s)
 
     def revision(self) -> int | None:
@@ -159,3 +166,11 @@ class FileSource(Source[Snapshot]):
 
     def tables(self) -> Mapping[str, Table]:
         return {"inventories": self._inventories, "file names": self._listing.spellings}
+
+
+def _is_among(path: str, layers_path: str) -> bool:
+    """Return whether a file is read as a layer too, perhaps by another path."""
+    real = os.path.realpath(path)
+    return os.path.dirname(real) == os.path.realpath(layers_path) and is_data_file(
+        os.path.basename(real)
+    )

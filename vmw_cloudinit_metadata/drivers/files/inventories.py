@@ -17,8 +17,9 @@ from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.files.contents import OUTSIDE_EXPECTED, OUTSIDE_FOUND
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.filename import usual_stem
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Signature
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Signature, Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.layering.patch import APPENDS
 from vmw_cloudinit_metadata.instance.layering.substitution import BEGINS

@@ -11,8 +11,9 @@ from sys import getsizeof
 from vmw_cloudinit_metadata.drivers.driver import DriverError, UnderWay
 from vmw_cloudinit_metadata.drivers.files.everyfile import EveryFile
 from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Token
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, Token
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 
 # A scan counts for this long while the directory stays as it is.
 KEPT_S = 10.0

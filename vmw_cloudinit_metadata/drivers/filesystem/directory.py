@@ -12,9 +12,10 @@ from vmw_cloudinit_metadata.drivers.filesystem.filename import (
     SUFFIXES,
     is_instance_file,
 )
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Looks
 from vmw_cloudinit_metadata.drivers.filesystem.presence import Presence
 from vmw_cloudinit_metadata.drivers.filesystem.root import Root
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Looks, Snapshot, cannot_read
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, cannot_read
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 
 
@@ -101,6 +102,11 @@ class Directory:
         except OSError as error:
             raise cannot_read(self.path, error) from error
         return [self._prefix + name for name in names if is_instance_file(name)]
+
+    def name_of(self, path: str) -> str | None:
+        """Return the name of a file directly in the directory; None for another one."""
+        name = path.removeprefix(self._prefix)
+        return None if "/" in name else name
 
     def path_of(self, file: str) -> str:
         """Return the path of a file; one in the directory begins with `self.path`."""

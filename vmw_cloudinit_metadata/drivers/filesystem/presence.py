@@ -7,12 +7,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import (
-    Signature,
-    Snapshot,
-    signature_of,
-    trusted_s,
-)
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Signature, signature_of, trusted_s
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)

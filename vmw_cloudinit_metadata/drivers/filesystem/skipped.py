@@ -32,6 +32,15 @@ def nearly_instance_files(directory: str) -> Iterator[Fault]:
         yield Fault((), found, expected, is_warning=True)
 
 
+def tables_among(layers: str) -> Iterator[Fault]:
+    """Yield a warning that names files in CSV, which no layer is."""
+    names = sorted(name for name in os.listdir(layers) if name.lower().endswith(".csv"))
+    if names:
+        found = f"{counted(len(names), 'file')} that no VM gets ({first_of(names)}) in {layers}"
+        expected = f"layers in YAML or JSON; {INVENTORY}.csv belongs in {os.path.dirname(layers)}"
+        yield Fault((), found, expected, is_warning=True)
+
+
 def nothing_in(directory: str) -> str:
     return f"{directory} has no {_SUFFIXES}, and no entry in an inventory (vms.yaml, vms.csv)"
 

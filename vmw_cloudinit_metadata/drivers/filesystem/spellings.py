@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.drivers.filesystem.filename import (
     stem_in,
     usual_stem,
 )
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import trusted_s
+from vmw_cloudinit_metadata.drivers.filesystem.filetoken import trusted_s
 
 # However often files come and go, listings take a twentieth of a core.
 _PAUSES = 20

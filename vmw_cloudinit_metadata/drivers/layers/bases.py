@@ -12,6 +12,7 @@ from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.layering import patch
 
 KEPT_BYTES = 16 * 1024 * 1024  # of all bases
+_LAYER_BYTES_PER_BYTE = 35  # memory of parsed layers, for each of their bytes
 _BYTES_PER_BYTE = 20  # memory of merged mappings, for each byte of the layers; they share values
 _ABOUT_BYTES = 1024
 
@@ -48,19 +49,33 @@ _NO_BASE = Base()
 
 
 class Bases:
-    """The bases of the layers that were read last."""
+    """The bases of the layers that were read last. Counts the memory of both."""
 
     def __init__(self) -> None:
         self._kept: tuple[LayerSet, dict[tuple[int, ...], Base]] = NO_LAYERS, {}
 
+    @property
+    def kept_bytes(self) -> int:
+        layers, kept = self._kept
+        return _LAYER_BYTES_PER_BYTE * layers.size_bytes + len(kept) * _size(layers)
+
+    def shed(self) -> bool:
+        """Drop the bases, to be merged again; return False if there are none.
+
+        The layers stay: the next look-up needs them all.
+        """
+        layers, kept = self._kept
+        self._kept = layers, {}
+        return bool(kept)
+
     def of(self, layers: LayerSet, indices: tuple[int, ...], lowest: Sequence[FileLayer]) -> Base:
         """The base of some of the layers, and of the defaults, which are `lowest`."""
-        if not indices and not lowest:
-            return _NO_BASE
         kept_of, kept = self._kept
         if kept_of is not layers:
             kept = {}
             self._kept = layers, kept
+        if not indices and not lowest:
+            return _NO_BASE
         base = kept.get(indices)
         if base is None or (lowest and base.files[-1] is not lowest[-1]):
             base = Base([*(layers.layers[index].file for index in reversed(indices)), *lowest])

@@ -8,29 +8,46 @@ import time
 from collections.abc import Callable, Iterable
 from math import inf
 
+from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
+from vmw_cloudinit_metadata.drivers.foreignerrors import text_of
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
-from vmw_cloudinit_metadata.drivers.store import LAYERS, NAME, Changes, Key, Store
-from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
+from vmw_cloudinit_metadata.drivers.store import IDENTITIES, LAYERS, NAME, Changes, Key, Store
+from vmw_cloudinit_metadata.protocol.printable import one_line, quoted, shortened
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 # Before the listener is called again: doubled up to the longest, and a random part of that less, so
 # that a store's servers do not all return at once.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
+QUIET_S = 60.0  # from one report that changes are not told to the next
 
 _ENDED = "its listener has ended"
 
 Report = Callable[[str], None]
 
 
-def usual(key: tuple[str, str]) -> Key | None:
-    """Return the key as VMs are looked up by it; None if none is."""
-    kind, value = key
-    if kind == LAYERS.kind:
-        return LAYERS
-    found = stem_of(value) if kind == NAME else parse_uuid(value)
-    return Key(kind, found) if found else None
+def usual(key: object) -> Key | None:
+    """Return the key as VMs are looked up by it; None if none is.
+
+    Raise DriverError if it is no key at all.
+    """
+    match key:
+        case (LAYERS.kind, _):
+            return LAYERS
+        case (str() as kind, str() as value) if kind in IDENTITIES:
+            found = stem_of(value) if kind == NAME else parse_uuid(value)
+            return Key(kind, found) if found else None
+        case _:
+            kinds = ", ".join(IDENTITIES)
+            raise DriverError(
+                f"found the key {_shown(key)}, expected LAYERS or Key(kind, value), two texts, "
+                f"the kind one of {kinds}"
+            )
+
+
+def _shown(key: object) -> str:
+    return quoted(key) if isinstance(key, str) else one_line(shortened(ascii(key), 200))
 
 
 class ToldChanges(Changes):
@@ -43,7 +60,9 @@ class ToldChanges(Changes):
         self._report = report
         self._lock = threading.Lock()
         self._silence_s = inf
-        self._was_lost = False
+        self._loss = ""  # why changes are not told, once the listener has said so
+        self._is_reported = False  # that they are not told
+        self._quiet_until_s = -inf
         self.is_connected = False
         self.was_connected = False  # ever
 
@@ -59,13 +78,17 @@ class ToldChanges(Changes):
             if not self.is_connected:
                 return
             self._changes.complete_until(time.monotonic() + self._silence_s)
-            was_lost, self._was_lost = self._was_lost, False
-        if was_lost:
+            was_reported, self._is_reported = self._is_reported, False
+        if was_reported:
             self._report(f"{self._name} tells changes again")
 
     def changed(self, keys: Iterable[tuple[str, str]]) -> None:
-        for key in filter(None, map(usual, keys)):
-            self._changes.changed(key)
+        try:
+            for key in filter(None, map(usual, keys)):
+                self._changes.changed(key)
+        except BaseException:  # whatever it is: which keys have changed is not known
+            self._changes.all_changed()
+            raise
         self.alive()
 
     def everything(self) -> None:
@@ -76,19 +99,26 @@ class ToldChanges(Changes):
         with self._lock:
             self._changes.complete_until(-inf)
             self.is_connected = False
-        self._is_lost(reason)
+            self._loss = one_line(shortened(str(reason)))
+        self._report_loss(self._loss)
 
     def look(self) -> None:
-        """Report a listener that has fallen silent."""
-        if self.is_connected and not self._changes.is_told_at(time.monotonic()):
-            self._is_lost(f"its listener has said nothing for {self._silence_s:g} s")
+        """Report a listener that has fallen silent, and a loss that was not reported at once."""
+        if not self.is_connected:
+            if self._loss:
+                self._report_loss(self._loss)
+        elif not self._changes.is_told_at(time.monotonic()):
+            self._report_loss(f"its listener has said nothing for {self._silence_s:g} s")
 
-    def _is_lost(self, reason: object) -> None:
+    def _report_loss(self, reason: str) -> None:
+        """Report that changes are not told, once, and not often if that comes and goes."""
+        now_s = time.monotonic()
         with self._lock:
-            was_lost, self._was_lost = self._was_lost, True
-        if not was_lost:
-            text = one_line(shortened(str(reason)))
-            self._report(f"{self._name} does not tell changes, so each request asks it: {text}")
+            if self._is_reported or now_s < self._quiet_until_s or self.closed.is_set():
+                return
+            self._is_reported = True
+            self._quiet_until_s = now_s + QUIET_S
+        self._report(f"{self._name} does not tell changes, so each request asks it: {reason}")
 
     def close(self) -> None:
         with self._lock:
@@ -129,8 +159,8 @@ class Listening:
                 self._store.listen(told)
                 if not told.was_connected:
                     return  # the store cannot tell changes
-            except (Exception, SystemExit) as error:  # a store is foreign code
-                reason = f"{type(error).__name__}: {error}"
+            except BaseException as error:  # whatever it is: nothing tells changes any more
+                reason = self._store.known_secrets.hide(text_of(error))
             if told.closed.is_set():
                 return
             told.lost(reason)

@@ -72,10 +72,12 @@ def kept(record: Record, key: Key) -> KeptRecord:
 def _kept(record: Record, key: Key) -> KeptRecord:
     label = one_line(record.label or str(key))[:MAX_LABEL_CHARACTERS]
     data = record.data
-    if isinstance(data, str):
-        data = data.encode(errors="surrogatepass")  # which is a fault of the text
+    if isinstance(data, str):  # with a surrogate, which is a fault of the text
+        text: str = _plain(data)[: MAX_FILE_BYTES + 1]
+        data = text.encode(errors="surrogatepass")
     if isinstance(data, bytes):
-        return KeptRecord(key, label, data[: MAX_FILE_BYTES + 1], len(data))
+        data = _plain(data)[: MAX_FILE_BYTES + 1]
+        return KeptRecord(key, label, data, len(data))
     copying = _Copying()
     try:
         value = copying.of(data, ())
@@ -87,6 +89,22 @@ def _kept(record: Record, key: Key) -> KeptRecord:
         return KeptRecord(key, label, {}, 0, found)
     size = MAX_FILE_BYTES - copying.left
     return KeptRecord(key, label, value, size, signs=" ".join(sorted(copying.signs)))
+
+
+def _plain(value: Any) -> Any:
+    """Return the plain value of an object of a subclass, whose own methods may say anything.
+
+    A `repr` that never changes would hide a change, and a library's text may hold a document.
+    """
+    match value:
+        case str():
+            return str.__str__(value)
+        case bytes():
+            return b"".join((value,))
+        case int():
+            return int.__int__(value)
+        case _:
+            return float.__float__(value)
 
 
 class _NotPlain(Exception):  # noqa: N818 - caught where a copy is made
@@ -104,8 +122,9 @@ class _Copying:
 
     def of(self, value: Any, key: fault.Key) -> Any:
         if isinstance(value, _LEAVES):
-            size = len(value) if isinstance(value, str | bytes) else 0
-            self._take(size)
+            if type(value) not in _LEAVES:
+                value = _plain(value)
+            self._take(len(value) if isinstance(value, str | bytes) else 0)
             if isinstance(value, str) and BEGINS in value:
                 self.signs.add(BEGINS)
             return value
@@ -122,6 +141,7 @@ class _Copying:
         for name, value in mapping.items():
             if not isinstance(name, str):
                 raise _NotPlain(Fault(key, f"{kind_of(name)} as a key", "a string"))
+            name = _plain(name)
             self._take(len(name))
             if name.endswith("+"):
                 self.signs.add(APPENDS)

@@ -60,7 +60,11 @@ class RecordLayers:
                 noted = max(noted, before.revision)
                 self._kept = replace(before, revision=noted)
                 return before.layers
-            layers = LayerSet(tuple(self._read(records)), before.layers.version + 1)
+            layers = LayerSet(
+                tuple(self._read(records)),
+                before.layers.version + 1,
+                sum(record.size for record in records),
+            )
             self._kept = _KeptLayers(noted, records, layers)
             return layers
 

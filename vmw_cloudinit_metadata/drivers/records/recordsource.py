@@ -9,9 +9,10 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from vmw_cloudinit_metadata.drivers.answers.source import Source
-from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
+from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES, FileLayer
 from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.foreignerrors import text_of
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
 from vmw_cloudinit_metadata.drivers.records.listening import Listening, usual
 from vmw_cloudinit_metadata.drivers.records.recordcheck import Listed, RecordCheck
@@ -28,12 +29,15 @@ from vmw_cloudinit_metadata.drivers.records.recordview import (
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Key, Record, Store
 from vmw_cloudinit_metadata.instance import fault
-from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, kind_of
 from vmw_cloudinit_metadata.protocol.printable import one_line, quoted, shortened
 
 MAX_FETCHED = 1000  # records of one fetch
-MAX_LISTED_BYTES = 1024 * 1024 * 1024  # of all records, when they are validated
-_ABOUT_BYTES = 500  # a record without its data
+MAX_FETCHED_BYTES = 8 * MAX_FILE_BYTES  # of their data: a VM has one record, and layers
+MAX_LISTED_BYTES = 512 * 1024 * 1024  # of all records, when they are validated: of memory
+MAX_LISTING_S = 60.0  # of a look through all records for the names of documents
+_ABOUT_BYTES = 1024  # of memory: a record without its data
+_BYTES_PER_BYTE = 5  # of memory: a mapping, for each byte that it counts
 
 _NO_FILE = "a text of its own (userdata or vendordata), since a record names no files"
 
@@ -146,7 +150,14 @@ class RecordSource(Source[RecordView]):
         return {key: tuple(records) for key, records in found.items()}
 
     def _copied(self, records: Iterable[Record]) -> list[KeptRecord]:
-        copied = [self._kept(record) for record in islice(records, MAX_FETCHED + 1)]
+        copied: list[KeptRecord] = []
+        left_bytes = MAX_FETCHED_BYTES
+        for record in map(self._kept, islice(records, MAX_FETCHED + 1)):
+            left_bytes -= record.size
+            if left_bytes < 0:
+                limit = f"{MAX_FETCHED_BYTES:,} bytes"
+                raise DriverError(f"{self._name}: fetch returned more than {limit}")
+            copied.append(record)
         if len(copied) > MAX_FETCHED:
             raise DriverError(f"{self._name}: fetch returned more than {MAX_FETCHED} records")
         return copied
@@ -154,33 +165,54 @@ class RecordSource(Source[RecordView]):
     def _kept(self, record: Record) -> KeptRecord:
         if not isinstance(record, Record):
             raise DriverError(f"{self._name}: found a {type(record).__name__}, expected a Record")
-        return kept(record, usual(record.key) or Key(*record.key))
+        if not isinstance(record.label, str):
+            found = f"a record whose label is {kind_of(record.label)}"
+            raise DriverError(f"{self._name}: found {found}, expected a text")
+        try:
+            return kept(record, usual(record.key) or Key(*record.key))
+        except DriverError as error:
+            raise DriverError(f"{self._name}: {error}") from None
 
     def _listed(self) -> tuple[dict[Key, Records] | None, Sequence[KeptRecord]]:
         """Return all records by their keys, None if they cannot be listed; and those of no VM."""
-        records = self._asked(self._store.all)
+        records = self._every()
         if records is None:
             return None, ()
-        return self._asked(lambda: self._sorted(records))
-
-    def _sorted(self, records: Iterable[Record]) -> tuple[dict[Key, Records], list[KeptRecord]]:
         listed: dict[Key, list[KeptRecord]] = defaultdict(list)
         unusable: list[KeptRecord] = []
-        size = 0
-        for record in map(self._kept, records):
-            size += record.size + _ABOUT_BYTES
-            if size > MAX_LISTED_BYTES:
-                raise DriverError(f"{self._name} has more than {MAX_LISTED_BYTES:,} bytes")
+        left_bytes = MAX_LISTED_BYTES
+        for record in records:
+            left_bytes -= memory_of(record)
+            if left_bytes < 0:
+                limit = f"{MAX_LISTED_BYTES:,} bytes of memory"
+                raise DriverError(f"{self._name}: all its records need more than {limit}")
             if usual(record.key):
                 listed[record.key].append(record)
             else:
                 unusable.append(record)
         return {key: tuple(of_key) for key, of_key in listed.items()}, unusable
 
+    def _every(self) -> Iterator[KeptRecord] | None:
+        """Return each record when it is reached, None if they cannot be listed."""
+        records = self._asked(self._store.all)
+        if records is None:
+            return None
+        following = self._asked(lambda: iter(records))
+        return iter(lambda: self._asked(lambda: self._next(following)), None)
+
+    def _next(self, records: Iterator[Record]) -> KeptRecord | None:
+        for record in records:
+            return self._kept(record)
+        return None
+
     def _every_layer(self) -> Iterator[FileLayer]:
-        listed, _ = self._listed()
-        for key, records in (listed or {}).items():
-            yield from (one.layer() for one in records if key != LAYERS)
+        """Yield what each record says, one at a time: all of them may need much memory."""
+        end_s = time.monotonic() + MAX_LISTING_S
+        for record in self._every() or ():
+            if time.monotonic() > end_s:
+                raise DriverError(f"{self._name}: `all` has not ended in {MAX_LISTING_S:g} s")
+            if record.key != LAYERS:
+                yield record.layer()
         for shared in self.layers(self.view()).layers:
             yield shared.file
 
@@ -189,9 +221,15 @@ class RecordSource(Source[RecordView]):
             return call()
         except DriverError:
             raise
-        except Exception as error:  # a store is foreign code
-            text = shortened(one_line(str(error)))
-            raise DriverError(f"{self._name}: {type(error).__name__}: {text}") from error
+        except BaseException as error:  # a store is foreign code: asyncio's, too, are no Exception
+            text = self._store.known_secrets.hide(text_of(error))  # before it is cut
+            raise DriverError(f"{self._name}: {shortened(one_line(text))}") from error
+
+
+def memory_of(record: KeptRecord) -> int:
+    """Estimate the bytes that a record takes in memory."""
+    is_text = isinstance(record.data, bytes)
+    return _ABOUT_BYTES + record.size * (1 if is_text else _BYTES_PER_BYTE)
 
 
 def _key_of(own: OwnData) -> Key:

@@ -26,6 +26,7 @@ MAX_COLUMNS = 1000
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _BOOLEANS = {"true": True, "false": False}
 
+_CELLS = f"each quote to be closed, at most {csv.field_size_limit():,} characters in a cell"
 _EXPECTED = f"the names of the columns there: {NAME}, and dotted keys"
 
 _Column = tuple[str, ...]
@@ -55,7 +56,7 @@ def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
                 entries.append(Entry(name, begins, read))
             begins = rows.line_num + 1
     except csv.Error as error:
-        return [], (Fault((), f"invalid CSV ({error})", "each quote to be closed", line=begins),)
+        return [], (Fault((), f"invalid CSV ({error})", _CELLS, line=begins),)
     return entries, ()
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import get_args
 
-from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.monitoring.counters import LAST_GOOD_ON_DISK, Key, OnDisk
 from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
 from vmw_cloudinit_metadata.protocol import packet
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.answer import Answer, answer_of
+from vmw_cloudinit_metadata.serving.health import problem_of
 from vmw_cloudinit_metadata.serving.ondisk import answerfile
 from vmw_cloudinit_metadata.serving.ondisk.answerdirectory import AnswerDirectory, NotOurs
 from vmw_cloudinit_metadata.serving.ondisk.answerfile import NotAnAnswer, StoredAnswer
@@ -83,6 +83,9 @@ class AnswersOnDisk:
     def source_failed(self) -> None:
         self._source_fails = True
 
+    def reading_failed(self, reason: str) -> None:
+        self._warn(f"--last-good-dir: {self._directory.path}: cannot read: {reason}")
+
     def counts(self) -> dict[Key, int]:
         """Return what was written, read and dropped, by counter."""
         counts = {**self._counts, "dropped": self.waiting.dropped}
@@ -138,7 +141,7 @@ class AnswersOnDisk:
     # In the thread
 
     def _run(self) -> None:
-        if problem := self._source_problem():
+        if problem := problem_of(self._driver):
             log.warning("%s; until this is fixed, VMs get their last good answers", problem)
         noted_s = 0.0
         while True:
@@ -188,15 +191,8 @@ class AnswersOnDisk:
 
     def _note_source(self) -> None:
         """Note that the source answers, if it does."""
-        if not self._source_fails and not self._source_problem():
+        if not self._source_fails and not problem_of(self._driver):
             self._directory.note_source()
-
-    def _source_problem(self) -> str:
-        try:
-            contract.run(self._driver, "check")
-        except (Exception, SystemExit) as error:  # a driver is foreign code
-            return str(error) or type(error).__name__
-        return ""
 
     def _failed(self, what: str, error: OSError) -> None:
         self._warn(
@@ -205,7 +201,9 @@ class AnswersOnDisk:
         )
 
     def _warn(self, text: str) -> None:
-        if (held_back := self._throttle.passes(text)) is not None:
+        with self._lock:
+            held_back = self._throttle.passes(text)
+        if held_back is not None:
             log.warning("%s%s", text, held_back)
 
 

@@ -13,6 +13,7 @@ from vmw_cloudinit_metadata.serving.ondisk.answerfile import name_of
 
 MAX_WAITING = 20_000
 MAX_WAITING_BYTES = 256 * 1024 * 1024  # most of it is kept as cached answers, too
+_REMOVAL_BYTES = 4096  # one that waits, with its machine
 _BATCH = 256  # files that are synced together
 _BATCH_BYTES = 8 * 1024 * 1024
 
@@ -27,7 +28,7 @@ class WaitingAnswer:
 
     @property
     def size(self) -> int:
-        return self.answer.size if self.answer else 0
+        return self.answer.size if self.answer else _REMOVAL_BYTES
 
 
 class WaitingAnswers:
