@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.cloudinit import cloud_init  # noqa: F401 - a fixture
+from tests.debiantrees import debian_tree  # noqa: F401 - a fixture
 from tests.fuse import hanging  # noqa: F401 - a fixture
 from tests.guest import guest, serial  # noqa: F401 - fixtures
 from tests.process import Constants, ServerProcess, modules_with, place_of

@@ -371,6 +371,14 @@ def test_silence_ends_at_the_deadline(guest: Guest, serial: Serial) -> None:
     assert output.splitlines()[-1] in guest.console
 
 
+def test_silence_names_the_console(guest: Guest, serial: Serial) -> None:
+    serial(silent)
+    guest.add_port("ttyS0")
+    guest.write("proc/consoles", "ttyS0 -W- (EC p a) 4:64\n")
+    output = guest.fetch(*QUICK, "--first-boot-timeout", "0.6")
+    assert "no answer on /dev/ttyS1 (/dev/ttyS0 is the console): cloud-init" in output
+
+
 @pytest.mark.parametrize("error", mostly_slow("failed", "timeout", "invalid"))
 def test_later_boot_keeps_the_seed_after_errors(guest: Guest, serial: Serial, error: str) -> None:
     assert "retrying" in (output := later_boot(guest, serial, refusing(error)))

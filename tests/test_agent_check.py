@@ -170,7 +170,7 @@ def image(guest: Guest) -> Guest:
     guest.write("usr/bin/python3", "")
     guest.write("etc/cloud/cloud.cfg", "users: [default]\nnetwork: {config: disabled}\n")
     guest.write("etc/cloud/cloud.cfg.d/90_dpkg.cfg", "datasource_list: [ Ec2, None ]\n")
-    guest.write("etc/cloud/cloud.cfg.d/98-net.cfg", "network: {}\n")
+    guest.write("etc/cloud/cloud.cfg.d/98-net.cfg", "network: null\n")
     config = (GUEST / "99-nocloud.cfg").read_text()
     guest.write("etc/cloud/cloud.cfg.d/99-nocloud.cfg", config)
     guest.write(LIBEXEC, AGENT.read_text())

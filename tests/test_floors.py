@@ -31,6 +31,7 @@ FLOORS = {
     **dict.fromkeys(("guest.agent.printing", "guest.windows.publickeys"), 0),
     "guest.windows.networkdetails": 0,
     **dict.fromkeys(("guest.image.kernel", "guest.image.datasource", "guest.vsphere.portplan"), 0),
+    **dict.fromkeys(("guest.check.dsidentify", "guest.check.finding"), 0),
 }
 NOT_ON_FLOOR = {
     0: {"gevent", "socket", "threading", "time", "logging", "click", "os", "pathlib", "io"},

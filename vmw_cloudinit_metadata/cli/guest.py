@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import click
 
+from vmw_cloudinit_metadata.guest.check import imagecheck
+from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
+from vmw_cloudinit_metadata.guest.check.imageprograms import of_own_programs
 from vmw_cloudinit_metadata.guest.image import inspection, parts
 from vmw_cloudinit_metadata.guest.image.install import install as install_agent
 from vmw_cloudinit_metadata.guest.image.install import open_tree
@@ -102,14 +106,41 @@ def install(
 
 @guest.command()
 @ROOT
-def check(root: Path) -> int:
-    """List what would keep the agent from working, with remedies. Exit 1 if there is anything."""
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="text: one line for each finding; json: one object, for image pipelines.",
+)
+@click.option(
+    "--run-image-programs",
+    is_flag=True,
+    help="Also run the image's own ds-identify and cloud-init, as nobody, in namespaces of their "
+    "own without a network. Needs root.",
+)
+def check(root: Path, form: str, run_image_programs: bool) -> int:
+    """List what would keep the agent or cloud-init from working, with remedies.
+
+    Exit 1 if there is any fault. Warnings are risks, and do not count.
+    """
     tree = open_tree(root)
-    problems = [*inspection.without_systemd(tree), *inspection.findings_of_agent(tree)]
-    for problem in problems:
-        click.echo(one_line(problem))
-    click.echo(f"problems: {len(problems)}", err=True)
-    return 1 if problems else 0
+    found = imagecheck.findings(tree)
+    if run_image_programs:
+        found += of_own_programs(tree)
+    faults = sum(not finding.is_warning for finding in found)
+    if form == "json":
+        click.echo(_as_json(found, faults))
+    else:
+        for finding in found:
+            click.echo(one_line(str(finding)))
+    click.echo(f"problems: {faults}", err=True)
+    return 1 if faults else 0
+
+
+def _as_json(found: list[ImageFinding], faults: int) -> str:
+    whole = {"problems": faults, "warnings": len(found) - faults}
+    return json.dumps({**whole, "findings": [finding.plain for finding in found]}, indent=1)
 
 
 @guest.command("print")
@@ -153,4 +184,6 @@ def _warnings(tree: Tree, freed: str | None) -> list[str]:
         *inspection.without_selinux_label(tree),
     ]
     found += inspection.unnamed_device(tree)
-    return [*found, *(inspection.serial_boot_loader(tree) if freed else [])]
+    if freed:
+        found += [*inspection.serial_boot_loader(tree), *inspection.unified_images(tree, freed)]
+    return found

@@ -5,7 +5,7 @@ import time
 from contextlib import contextmanager
 from typing import Callable, Iterator, List
 
-from vmw_cloudinit_metadata.guest.agent.failures import GaveUp, PortLost
+from vmw_cloudinit_metadata.guest.agent.failures import NoAnswer, PortLost
 from vmw_cloudinit_metadata.guest.agent.patience import Patience, retry_delay_s
 from vmw_cloudinit_metadata.guest.agent.port import GuestPort, WaitFor
 from vmw_cloudinit_metadata.guest.agent.responses import (
@@ -75,7 +75,7 @@ class Conversation:
 
     def _announce_retry(self) -> None:
         if self._patience.is_over:
-            raise GaveUp(f"no answer on {self.where}")
+            raise NoAnswer(f"no answer on {self.where}")
         self._announce(f"no valid answer to REQUEST_{self._wanted} on {self.where}: retrying")
 
     def _write(self, text: bytes) -> None:

@@ -27,3 +27,7 @@ class Unusable(AgentError):
 
 class GaveUp(AgentError):
     """The data did not arrive in time."""
+
+
+class NoAnswer(GaveUp):
+    """No port answered in time."""

@@ -11,6 +11,7 @@ from vmw_cloudinit_metadata.guest.agent.failures import (
     AgentError,
     ErrorAnswer,
     GaveUp,
+    NoAnswer,
     PortLost,
     Unusable,
 )
@@ -58,9 +59,18 @@ class Fetch:
                     )
                     conversation.drain()
                     return self._ask(conversation), ports[0].device
+            except NoAnswer as silence:
+                raise GaveUp(f"{silence}{self._about_consoles}") from None
             except PortLost as lost:
                 self._consider(lost)
                 time.sleep(min(self._retry_s, self._patience.left_s))
+
+    @property
+    def _about_consoles(self) -> str:
+        """Name the ports of the console: the server may be behind one of them."""
+        consoles = [tty for tty in self._system.serial_ports if tty in self._system.consoles]
+        named = ", ".join(f"/dev/{tty} is the console" for tty in consoles)
+        return f" ({named})" if named else ""
 
     @contextmanager
     def _opened(self, devices: Sequence[str]) -> Iterator[List[GuestPort]]:

@@ -36,8 +36,13 @@ class Image:
         return os.path.lexists(self.system.itself(place))
 
     def units(self, name: str) -> List[str]:
-        places = ("/etc/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/")
-        return [place + name for place in places if self.has(place + name)]
+        """Return the places of a unit, each file once: /lib may be /usr/lib."""
+        directories = ("/etc/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/")
+        found: Dict[str, str] = {}
+        for place in (directory + name for directory in directories):
+            if self.has(place):
+                found.setdefault(self.system.itself(place), place)
+        return list(found.values())
 
     @property
     def cloud_configs(self) -> List[Tuple[str, Any]]:
@@ -46,6 +51,19 @@ class Image:
         names = [name for name in names_in(self.system.at(base)) if name.endswith(".cfg")]
         places = ["/etc/cloud/cloud.cfg"] + [base + name for name in names]
         return [(place, self._load(place)) for place in places if self.has(place)]
+
+    @property
+    def network(self) -> Tuple[str, Any]:
+        """Return the last place that sets a network, and the network merged over all files."""
+        place = ""
+        network: Any = None
+        for file, config in self.cloud_configs:
+            if "network" in config:
+                found = config["network"]
+                place = file if found else place
+                both = isinstance(network, dict) and isinstance(found, dict)
+                network = {**network, **found} if both else found
+        return place, network
 
     def last(self, key: str) -> Tuple[str, Any]:
         """Return the last place where `key` is set, and its value."""
@@ -90,7 +108,7 @@ def scan_lines(text: str) -> Dict[str, Any]:
 
 
 def check_cloud_init(image: Image) -> Iterator[str]:
-    if not image.has("/usr/bin/cloud-init"):
+    if not any(map(image.has, ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init"))):
         yield "/usr/bin/cloud-init is missing: install cloud-init"
     if image.has("/etc/cloud/cloud-init.disabled"):
         yield "/etc/cloud/cloud-init.disabled: cloud-init is disabled: remove this file"
@@ -104,9 +122,11 @@ def check_cloud_init(image: Image) -> Iterator[str]:
 
 
 def check_network(image: Image) -> Iterator[str]:
-    place, network = image.last("network")
+    place, network = image.network
     if isinstance(network, dict) and network.get("config") == "disabled":
         yield f"{place}: network: {{config: disabled}}: no network is configured: remove it"
+    elif network:
+        yield f"{place}: network: cloud-init uses this and not the server's network: remove it"
 
 
 def check_datasources(image: Image) -> Iterator[str]:
@@ -117,7 +137,7 @@ def check_datasources(image: Image) -> Iterator[str]:
     elif "NoCloud" not in (sources if isinstance(sources, list) else []):
         yield f"{place}: the last datasource_list lacks NoCloud: remove it, or add NoCloud"
     policy = image.system.read("/etc/cloud/ds-identify.cfg")
-    if re.search(r"^[ \t]*policy:[ \t]*disabled", policy, re.MULTILINE):
+    if re.search(r"^[ \t]*policy:[ \t]*[\"']?disabled", policy, re.MULTILINE):
         yield "/etc/cloud/ds-identify.cfg: policy: disabled: cloud-init does not start: remove it"
 
 
@@ -147,8 +167,13 @@ def check_device(image: Image, tty: str) -> Iterator[str]:
         yield f"/dev/{tty} has no UART: does the VM have this serial port?"
     if image.system.has_getty(tty):
         yield f"serial-getty@{tty}.service uses the port: systemctl mask serial-getty@{tty}.service"
-    for place in sorted({place for place, word in image.kernel_words
-                         if re.match(rf"console={re.escape(tty)}(,|$)", word)}):  # fmt: skip
+
+
+def check_console(image: Image) -> Iterator[str]:
+    tty = os.path.basename(image.settings["device"] or "")
+    console = re.compile(rf"console={re.escape(tty)}(,|$)")
+    places = {place for place, word in image.kernel_words if console.match(word)}
+    for place in sorted(places) if tty else ():
         yield f"{place}: console={tty} uses the port: remove it, or add a second serial port"
 
 
@@ -207,8 +232,11 @@ def check_seed(image: Image) -> Iterator[str]:
         yield "the seed belongs to another machine: clean a template with `cloud-init clean`"
 
 
-CHECKS = (check_cloud_init, check_network, check_datasources, check_disc, check_port, check_agent,
-          check_selinux_labels, check_config, check_seed)  # fmt: skip
+OF_CLOUD_INIT = (check_cloud_init, check_network, check_datasources, check_console)
+# `guest check` runs these, and more thorough ones in place of the others.
+OF_THE_AGENT = (check_disc, check_port, check_agent, check_selinux_labels, check_config,
+                check_seed)  # fmt: skip
+CHECKS = OF_CLOUD_INIT + OF_THE_AGENT
 
 
 def run_check(image: Image) -> int:

@@ -1,16 +1,11 @@
-"""Finds what would keep the agent in an image from working, with a remedy for each finding."""
+"""Finds what an installation has to warn of, with a remedy for each finding."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
-from vmw_cloudinit_metadata.guest.image import datasource, joined, kernel, layout, parts
+from vmw_cloudinit_metadata.guest.image import datasource, kernel, layout, parts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
-from vmw_cloudinit_metadata.settings.errors import ConfigError
-
-LIMIT_S = 60
 
 _LABELLED = (
     *(parts.AGENT, parts.UNIT, parts.ENABLED, parts.CLEAN, parts.SETTINGS),
@@ -24,14 +19,9 @@ def missing(tree: Tree) -> Iterator[str]:
         yield "cloud-init is not installed: install the distribution's package"
     if not layout.python_of(tree):
         yield f"no Python found ({layout.DEFAULT_PYTHON}): install python3 3.6 or later"
-    yield from without_systemd(tree)
-
-
-def without_systemd(tree: Tree) -> Iterator[str]:
-    """Yield an init other than systemd, which the agent's own check takes for granted."""
-    init = layout.other_init(tree)
+    init = layout.without_systemd(tree)
     if init:
-        yield f"/sbin/init is {init}: the agent needs systemd: install systemd-sysv"
+        yield init
 
 
 def unnamed_device(tree: Tree) -> Iterator[str]:
@@ -67,31 +57,18 @@ def without_selinux_label(tree: Tree) -> Iterator[str]:
         )
 
 
+def unified_images(tree: Tree, port: str) -> Iterator[str]:
+    """Yield kernel images with a command line inside, which cannot be edited."""
+    for path in parts.unified_images(tree):
+        yield (
+            f"{path}: the command line inside a unified kernel image is not changed: build it anew"
+            f" without console={port}"
+        )
+
+
 def serial_boot_loader(tree: Tree) -> Iterator[str]:
     """Yield where GRUB uses a serial port: noise that the server ignores."""
     for path in parts.command_line_files(tree):
         line = kernel.grub_serial_line(tree.read(path) or b"")
         if line:
             yield f"{path}:{line}: GRUB itself writes to a serial port; the server ignores that"
-
-
-def findings_of_agent(tree: Tree) -> list[str]:
-    """Run the agent's own check and return its findings; raise ConfigError if it cannot run."""
-    # The file that ships, from standard input, and a path that is no option.
-    command = [sys.executable, "-I", "-", "--check", "--root", str(tree.root)]
-    try:
-        ended = subprocess.run(  # nosec B603
-            command,
-            input=joined.agent(),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=LIMIT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ConfigError(f"the agent's check timed out after {LIMIT_S} s") from error
-    if ended.returncode not in (0, 1):
-        raise ConfigError(f"the agent's check failed: {(ended.stderr or ended.stdout).strip()}")
-    return ended.stdout.splitlines() if ended.returncode else []

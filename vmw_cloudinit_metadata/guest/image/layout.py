@@ -11,6 +11,7 @@ _PYTHONS = (DEFAULT_PYTHON, "/usr/libexec/platform-python")  # RHEL 8 may have o
 _VERSIONED = "/usr/bin/python3.*"
 _CLOUD_INIT = ("/usr/bin/cloud-init", "/usr/local/bin/cloud-init")
 _INIT = "/sbin/init"
+_DPKG = "/usr/bin/dpkg"
 _SHEBANG_CHARACTERS = 256  # kernels read no more
 _SHEBANG = re.compile(r"#![ \t]*(/[\w./-]*python[\w.-]*)(?=\s|\Z)", re.ASCII)
 _SELINUX = re.compile(r"^[ \t]*SELINUX[ \t]*=[ \t]*(enforcing|permissive)[ \t\r]*$", re.M)
@@ -34,6 +35,15 @@ def other_init(tree: Tree) -> str | None:
     """Return the init program if it is not systemd."""
     init = tree.find(_INIT)
     return init if init and not init.endswith("/systemd") else None
+
+
+def without_systemd(tree: Tree) -> str | None:
+    """Return what to do if the init program is not systemd."""
+    init = other_init(tree)
+    if init is None:
+        return None
+    remedy = "install systemd-sysv" if tree.find(_DPKG) else "such systems are not supported"
+    return f"{_INIT} is {init}: the agent needs systemd: {remedy}"
 
 
 def selinux_type(tree: Tree) -> str | None:

@@ -95,6 +95,12 @@ def command_line_files(tree: Tree) -> list[str]:
     return sorted({path for path in found if path})
 
 
+def unified_images(tree: Tree) -> list[str]:
+    """Return the tree's kernel images that have a command line inside, each once."""
+    found = (tree.find(path) for pattern in kernel.IMAGES for path in tree.glob(pattern))
+    return sorted({path for path in found if path})
+
+
 def with_device(text: str, device: str) -> str:
     """Return the agent's settings with this device; the rest is unchanged."""
     line = f"device = {device}"

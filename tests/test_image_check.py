@@ -1,0 +1,441 @@
+"""`guest check`: each thing that people leave in images is reported, in one line with a remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.commandline import in_process
+from tests.imagecases import CAUSES, CLOUD, GRUB, NM, config, sample
+from tests.tree import make_tree, put
+from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
+from vmw_cloudinit_metadata.guest.check.imagecheck import findings
+from vmw_cloudinit_metadata.guest.check.imageprograms import ImageAnswer
+from vmw_cloudinit_metadata.guest.image.kernel import without_console
+from vmw_cloudinit_metadata.guest.image.tree import Tree
+
+UNITS = "usr/lib/systemd/system"
+WANTS = "etc/systemd/system/cloud-init.target.wants"
+NEEDED = (
+    "cloud-config",
+    "cloud-final",
+    "cloud-init-local",
+    "cloud-init-main",
+    "cloud-init-network",
+)
+GENERATOR = "usr/lib/systemd/system-generators/cloud-init-generator"
+LINE = "GRUB_CMDLINE_LINUX"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_tree(tmp_path_factory.mktemp("image") / "root", "debian")
+    in_process("guest", "install", "--root", str(root), "--device", "/dev/ttyS1")
+    return root
+
+
+@pytest.fixture
+def image(installed: Path, tmp_path: Path) -> Path:
+    """Debian with the agent, in which everything is right."""
+    return shutil.copytree(installed, tmp_path / "root", symlinks=True)
+
+
+def found(root: Path) -> list[ImageFinding]:
+    return findings(Tree(root))
+
+
+def lines(root: Path) -> list[str]:
+    return [str(finding) for finding in found(root)]
+
+
+def with_units(root: Path) -> None:
+    """cloud-init's units of Debian 13, enabled."""
+    for name in NEEDED:
+        put(root, f"{UNITS}/{name}.service", "[Install]\nWantedBy=cloud-init.target\n")
+        put(root, f"{WANTS}/{name}.service", "")
+    put(root, f"{UNITS}/cloud-init-hotplugd.socket", "[Install]\nWantedBy=cloud-init.target\n")
+    put(root, f"{UNITS}/cloud-init.target", "[Unit]\n")
+    put(root, GENERATOR, "#!/bin/sh\n")
+
+
+def mask(root: Path, path: str) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).unlink(missing_ok=True)
+    (root / path).symlink_to("/dev/null")
+
+
+def test_good_image_has_no_finding(image: Path) -> None:
+    with_units(image)
+    assert lines(image) == []
+
+
+# What cloud-init decides: cause -> file, part of the line
+
+DECIDED = {
+    "list-as-block": (f"/{CLOUD}/99-zz.cfg", "must be in brackets on one line"),
+    "list-over-lines": (f"/{CLOUD}/99-zz.cfg", "must be in brackets on one line"),
+    "list-of-two": (f"/{CLOUD}/99-zz.cfg", "[NoCloud, ConfigDrive] has more than NoCloud"),
+    "one-source": ("/etc/cloud/ds-identify.cfg", "`datasource: VMware` limits cloud-init"),
+    "disabled-in-quotes": ("/etc/cloud/ds-identify.cfg", "disables cloud-init"),
+    "ds": (f"/{GRUB}", "ds=VMware limits cloud-init"),
+    "kernel-policy": (f"/{GRUB}", "ci.di.policy=disabled disables cloud-init"),
+    "ci-ds": (f"/{GRUB}", "ci.ds=VMware limits cloud-init"),
+    "cc-other-list": (f"/{GRUB}", "lacks NoCloud"),
+    "disabled": (f"/{GRUB}", "cloud-init=disabled disables cloud-init"),
+    "no-network": (f"/{CLOUD}/50-disable.cfg", "no network is configured"),
+    "installer-network": (f"/{CLOUD}/90-installer-network.cfg", "not the server's network"),
+    "inline-data": (f"/{CLOUD}/50-inline.cfg", "user-data and meta-data override the seed"),
+    "seedfrom": (f"/{CLOUD}/50-seedfrom.cfg", "seedfrom: overrides the seed"),
+    "ds-nocloud-id": (f"/{GRUB}", "overrides the server's meta-data"),
+    "network-off": (f"/{GRUB}", "replaces the server's network"),
+    "cc-network": (f"/{GRUB}", "not the server's network"),
+    "other-directory": (f"/{CLOUD}/60-paths.cfg", "looks for the seed in /srv/cloud"),
+}
+RISKS = {
+    "manual-clean": (f"/{CLOUD}/50-manual.cfg", "manual_cache_clean"),
+    "keep-hostname": (f"/{CLOUD}/50-preserve.cfg", "preserve_hostname"),
+    "not-yaml": (f"/{CLOUD}/99-zz.cfg", "cloud-init ignores it"),
+}
+
+
+@pytest.mark.parametrize("name", [*DECIDED, *RISKS])
+def test_what_cloud_init_decides_is_reported(image: Path, name: str) -> None:
+    for path, text in CAUSES[name].all_files.items():
+        put(image, path, text)
+    place, part = (DECIDED | RISKS)[name]
+    (finding,) = found(image)
+    assert finding.file == place
+    assert part in finding.problem
+    assert finding.remedy
+    assert finding.is_warning is (name in RISKS)
+
+
+@pytest.mark.parametrize("value", ["ip=dhcp", "ip6=auto"])
+def test_network_of_the_initramfs_is_reported(image: Path, value: str) -> None:
+    put(image, GRUB, f'{LINE}="{value}"\n')
+    assert "the initramfs configures the network" in lines(image)[0]
+    put(image, "usr/bin/dracut", "#!/bin/sh\n")
+    assert lines(image)[0].startswith("warning: ")
+
+
+def test_instance_that_would_be_kept_is_a_fault(image: Path) -> None:
+    put(image, f"{CLOUD}/50-manual.cfg", sample("docs/50-manual.cfg"))
+    put(image, "var/lib/cloud/instance/obj.pkl", "")
+    assert not found(image)[0].is_warning
+
+
+def test_guest_customization_by_cloud_init_is_a_warning(image: Path) -> None:
+    put(image, f"{CLOUD}/50-vmware.cfg", "disable_vmware_customization: false\n")
+    (line,) = lines(image)
+    assert line.startswith(f"warning: /{CLOUD}/50-vmware.cfg: disable_vmware_customization: false")
+
+
+def test_user_data_that_is_not_allowed_is_reported(image: Path) -> None:
+    put(image, f"{CLOUD}/50-a.cfg", "allow_userdata: no\n")
+    assert "user-data is ignored" in lines(image)[0]
+
+
+@pytest.mark.parametrize("name", ["list-of-one", "null-network", "ds-plain", "always", "report"])
+def test_what_does_not_matter_is_not_reported(image: Path, name: str) -> None:
+    for path, text in CAUSES[name].all_files.items():
+        put(image, path, text)
+    assert lines(image) == []
+
+
+def test_list_is_read_as_the_image_s_own_program_does(image: Path) -> None:
+    put(
+        image,
+        f"{CLOUD}/99-zz.cfg",
+        config("datasource_list: [NoCloud, None]").files[f"{CLOUD}/99-zz.cfg"],
+    )
+    put(image, f"{CLOUD}/99-nocloud.cfg", "")
+    assert lines(image) == []
+    put(image, "usr/lib/cloud-init/ds-identify", "#!/bin/sh\nwhile read line; do\n")
+    assert "no datasource_list that ds-identify can read" in lines(image)[0]
+
+
+# What competes: sample, place, the program that reads it
+
+COMPETING = {
+    "net/00-installer-config.yaml": ("etc/netplan/00-installer-config.yaml", "usr/sbin/netplan"),
+    "net/ens192.nmconnection": (f"{NM}/ens192.nmconnection", "usr/sbin/NetworkManager"),
+    "net/ifcfg-ens192": (
+        "etc/sysconfig/network-scripts/ifcfg-ens192",
+        "usr/sbin/NetworkManager",
+    ),
+    "net/interfaces-of-the-installer": ("etc/network/interfaces", "usr/sbin/ifup"),
+    "net/interfaces-without-source": ("etc/network/interfaces", "usr/sbin/ifup"),
+}
+
+
+@pytest.mark.parametrize("name", COMPETING)
+def test_network_left_in_the_image_is_reported(image: Path, name: str) -> None:
+    place, program = COMPETING[name]
+    put(image, place, sample(name))
+    assert lines(image) == []  # nothing reads it
+    put(image, program, "#!/bin/sh\n")
+    (finding,) = found(image)
+    assert (finding.file, finding.is_warning) == (f"/{place}", False)
+    expected = "does not include" if name.endswith("without-source") else "configures ens192"
+    assert expected in finding.problem
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "program"),
+    [
+        ("etc/netplan/50-cloud-init.yaml", sample("net/00-installer-config.yaml"), "netplan"),
+        ("etc/netplan/01-nm.yaml", "network: {version: 2, renderer: NetworkManager}\n", "netplan"),
+        (f"{NM}/cloud-init-ens192.nmconnection", "[connection]\ntype=ethernet\n", "NetworkManager"),
+        (f"{NM}/vpn.nmconnection", "[connection]\ntype=vpn\n", "NetworkManager"),
+        (f"{NM}/x.nmconnection", "[connection]\nautoconnect=false\n", "NetworkManager"),
+        ("etc/sysconfig/network-scripts/ifcfg-lo", "ONBOOT=yes\n", "NetworkManager"),
+        ("etc/sysconfig/network-scripts/ifcfg-a", "ONBOOT=no\n", "NetworkManager"),
+        (
+            "etc/network/interfaces",
+            "source-directory interfaces.d\niface lo inet loopback\n",
+            "ifup",
+        ),
+    ],
+)
+def test_network_that_does_not_compete_is_not_reported(
+    image: Path, place: str, text: str, program: str
+) -> None:
+    put(image, f"usr/sbin/{program}", "#!/bin/sh\n")
+    put(image, place, text)
+    assert lines(image) == []
+
+
+def test_networkd_takes_the_first_file(image: Path) -> None:
+    put(image, "usr/lib/systemd/systemd-networkd", "#!ELF\n")
+    put(image, "etc/systemd/network/05-dhcp.network", "[Match]\nName=en*\n")
+    put(image, "etc/systemd/network/99-dhcp.network", "[Match]\nName=en*\n")
+    assert lines(image) == []
+    put(image, "etc/systemd/system/multi-user.target.wants/systemd-networkd.service", "")
+    (finding,) = found(image)
+    assert finding.file == "/etc/systemd/network/05-dhcp.network"
+
+
+def test_filled_machine_id_is_reported(image: Path) -> None:
+    put(image, "etc/machine-id", sample("preset/machine-id"))
+    assert lines(image) == []
+    put(image, "etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+    (finding,) = found(image)
+    assert (finding.file, finding.is_warning) == ("/etc/machine-id", False)
+    assert "truncate -s 0 /etc/machine-id" in finding.remedy
+
+
+# Units
+
+
+def test_masked_and_disabled_units_are_reported(image: Path) -> None:
+    """The commands of units/commands."""
+    with_units(image)
+    for name in ("main", "local", "network"):
+        (image / WANTS / f"cloud-init-{name}.service").unlink()
+    mask(image, "etc/systemd/system/cloud-init-network.service")
+    mask(image, "etc/systemd/system-generators/cloud-init-generator")
+    text = "\n".join(lines(image))
+    assert (
+        "/etc/systemd/system/cloud-init-network.service: cloud-init-network.service is masked"
+        in text
+    )
+    assert "cloud-init-main.service is wanted by nothing: systemctl enable" in text
+    assert "cloud-init-local.service is wanted by nothing" in text
+    assert "/etc/systemd/system-generators/cloud-init-generator: cloud-init's generator" in text
+    assert len(text.splitlines()) == 4
+
+
+def test_target_that_nothing_starts_is_reported(image: Path) -> None:
+    with_units(image)
+    (image / GENERATOR).unlink()
+    assert "nothing else starts cloud-init.target" in lines(image)[0]
+    put(image, "etc/systemd/system/multi-user.target.wants/cloud-init.target", "")
+    assert lines(image) == []
+
+
+def test_unit_masked_by_the_kernel_is_reported(image: Path) -> None:
+    put(image, GRUB, f'{LINE}="systemd.mask=cloud-init-local.service"\n')
+    assert "masks a unit" in lines(image)[0]
+
+
+# Consoles: place, sample, what remains without ttyS0
+
+CONSOLES = {
+    "etc/default/grub.d/50-cloudimg-settings.cfg": (
+        "console/50-cloudimg-settings.cfg",
+        'GRUB_CMDLINE_LINUX_DEFAULT="console=tty1"\n',
+    ),
+    "etc/default/grub": ("console/grub.uart8250", 'GRUB_CMDLINE_LINUX=""\n'),
+    "boot/linux-6.1.1.cfg": (
+        "console/linux-6.1.1.cfg.photon",
+        "photon_cmdline=init=/lib/systemd/systemd loglevel=3 ro console=tty0\n"
+        "photon_linux=vmlinuz-6.1.1\n",
+    ),
+    "usr/lib/bootc/kargs.d/10-console.toml": (
+        "console/10-console.toml.bootc",
+        'kargs = ["console=tty0"]\n',
+    ),
+}
+PLACES = [
+    *("boot/grub2/custom.cfg", "boot/efi/EFI/debian/grub.cfg", "boot/efi/EFI/redhat/grubenv"),
+    *("efi/loader/entries/a.conf", "boot/extlinux/extlinux.conf", "boot/syslinux/syslinux.cfg"),
+    *("usr/lib/kernel/cmdline", "etc/cmdline.d/console.conf", "etc/dracut.conf.d/a.conf"),
+]
+
+
+@pytest.fixture
+def on_console(image: Path) -> Path:
+    """The agent's port is ttyS0, and no file has a console on it."""
+    for place in (GRUB, "boot/grub/grub.cfg"):
+        (image / place).unlink()
+    in_process("guest", "install", "--root", str(image), "--device", "/dev/ttyS0")
+    assert lines(image) == []
+    return image
+
+
+@pytest.mark.parametrize("place", CONSOLES)
+def test_console_of_a_report_is_found_and_freed(on_console: Path, place: str) -> None:
+    name, expected = CONSOLES[place]
+    put(on_console, place, sample(name))
+    (finding,) = found(on_console)
+    assert finding.file == f"/{place}"
+    assert "console=ttyS0" in finding.problem
+    in_process("guest", "install", "--root", str(on_console), "--free-console", "ttyS0")
+    assert (on_console / place).read_text() == expected
+    assert lines(on_console) == []
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_console_is_found_where_install_removes_it(on_console: Path, place: str) -> None:
+    put(on_console, place, "options root=/dev/sda1 console=ttyS0,115200\n")
+    assert [finding.file for finding in found(on_console)] == [f"/{place}"]
+    in_process("guest", "install", "--root", str(on_console), "--free-console", "ttyS0")
+    assert (on_console / place).read_text() == "options root=/dev/sda1\n"
+
+
+def test_unified_kernel_image_is_reported(on_console: Path) -> None:
+    put(on_console, "boot/efi/EFI/Linux/a.efi", "MZ console=ttyS0")
+    (finding,) = found(on_console)
+    assert finding.is_warning
+    options = ("--free-console", "ttyS0", "--device", "/dev/ttyS0")
+    (warning,) = in_process("guest", "install", "--root", str(on_console), *options)[2]
+    assert "a.efi: the command line inside a unified kernel image is not changed" in warning
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("console=uart8250,io,0x2f8,9600 a", None),
+        ("console=uart,io,0x03F8 a", "a"),
+        ("earlyprintk=serial,0x3f8,115200 a", "a"),
+        ("earlycon=uart8250,io,0x3f8,115200n8", ""),
+        ("console=uart8250,mmio32,0x3f8 a", None),
+        ('kargs = ["console=ttyS0"]', "kargs = []"),
+        ('kargs = ["quiet", "console=ttyS0"]', 'kargs = ["quiet"]'),
+        ('  "console=ttyS0,9600",', "  "),
+        ('kargs = ["a", ]', None),
+    ],
+)
+def test_console_by_address_or_in_a_list_is_removed(before: str, after: str | None) -> None:
+    wanted = before if after is None else after
+    assert without_console(before.encode(), "ttyS0").decode() == wanted
+
+
+# The command
+
+
+def test_json_has_each_finding(image: Path) -> None:
+    put(image, f"{CLOUD}/50-preserve.cfg", sample("docs/50-preserve.cfg"))
+    put(image, "etc/cloud/cloud-init.disabled", "")
+    code, out, err = in_process("guest", "check", "--root", str(image), "--format", "json")
+    assert (code, err) == (1, ["problems: 1"])
+    told = json.loads("\n".join(out))
+    assert (told["problems"], told["warnings"]) == (1, 1)
+    assert told["findings"][0] == {
+        "severity": "fault",
+        "file": "/etc/cloud/cloud-init.disabled",
+        "problem": "cloud-init is disabled",
+        "remedy": "remove this file",
+    }
+
+
+def test_warning_does_not_fail(image: Path) -> None:
+    put(image, f"{CLOUD}/50-preserve.cfg", sample("docs/50-preserve.cfg"))
+    code, (line,), err = in_process("guest", "check", "--root", str(image))
+    assert (code, err) == (0, ["problems: 0"])
+    assert line.startswith("warning: /etc/cloud/cloud.cfg.d/50-preserve.cfg: preserve_hostname")
+
+
+def test_own_programs_need_real_directories(image: Path) -> None:
+    options = ("guest", "check", "--root", str(image), "--run-image-programs")
+    code, _, (line,) = in_process(*options)
+    assert code == 2
+    assert "--run-image-programs" in line
+
+
+@pytest.mark.parametrize(
+    ("output", "problems"),
+    [
+        ('exit 0\n\n{"instance-id": "i-check"}\n', 2),
+        ("exit 1\n{}", 1),
+        ("exit 99999999999\n", 1),
+        ("exit 0\n" + "[" * 100_000, 1),
+        ("\0", 1),
+        ("exit 0\n[]", 1),
+    ],
+)
+def test_any_output_of_image_programs_is_read(output: str, problems: int) -> None:
+    assert len(list(ImageAnswer.parse(output).problems)) == problems
+
+
+def test_file_on_a_merged_usr_is_reported_once(image: Path) -> None:
+    put(image, "etc/selinux/config", "SELINUX=enforcing\n")
+    named = [finding.file for finding in found(image)]
+    assert len(named) == len(set(named)) == 2
+
+
+def test_cloud_init_in_usr_local_is_found(image: Path) -> None:
+    (image / "usr/bin/cloud-init").unlink()
+    assert any("cloud-init is not installed" in line for line in lines(image))
+    put(image, "usr/local/bin/cloud-init", "#!/usr/bin/python3\n")
+    assert lines(image) == []
+
+
+def test_system_without_systemd_is_not_told_to_install_debian_s(image: Path) -> None:
+    (image / "sbin/init").unlink()
+    put(image, "bin/busybox", "#!ELF\n")
+    (image / "usr/sbin/init").symlink_to("/bin/busybox")
+    assert "such systems are not supported" in lines(image)[0]
+    put(image, "usr/bin/dpkg", "#!ELF\n")
+    assert "install systemd-sysv" in lines(image)[0]
+
+
+# Hostile images
+
+HOSTILE: dict[str, Callable[[Path], object]] = {
+    "deep": lambda root: put(root, f"{CLOUD}/60-a.cfg", "[" * 20_000),
+    "cycle": lambda root: put(root, f"{CLOUD}/60-a.cfg", "datasource: &a {NoCloud: *a}\n"),
+    "many": lambda root: put(root, GRUB, f'{LINE}="ds=a"\n' * 5_000),
+    "odd-keys": lambda root: put(root, f"{CLOUD}/60-a.cfg", "1: 2\n? [a]\n: b\n"),
+    "odd-types": lambda root: put(
+        root, f"{CLOUD}/60-a.cfg", "datasource: 5\nsystem_info: [1]\nnetwork: x\nconf_d: [1]\n"
+    ),
+    "bytes": lambda root: (root / CLOUD / "60-a.cfg").write_bytes(
+        b"\xff\xfe\x00datasource_list:\n"
+    ),
+    "long": lambda root: put(root, "etc/cloud/ds-identify.cfg", "policy:" + "," * 100_000),
+    "pipe": lambda root: os.mkfifo(root / CLOUD / "60-a.cfg"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_image_is_checked_to_the_end(image: Path, name: str) -> None:
+    HOSTILE[name](image)
+    code, _, err = in_process("guest", "check", "--root", str(image))
+    assert code in (0, 1)
+    assert err[0].startswith("problems: ")

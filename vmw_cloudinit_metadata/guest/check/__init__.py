@@ -1,0 +1,1 @@
+"""Checks an image: will cloud-init start in it, take the agent's seed, and apply the network?"""

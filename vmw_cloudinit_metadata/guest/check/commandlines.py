@@ -1,0 +1,81 @@
+"""The kernel command lines that an image may boot with, out of the files of its boot loaders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmw_cloudinit_metadata.guest.image import parts
+from vmw_cloudinit_metadata.guest.image.tree import Tree
+
+RUNNING = "/proc/cmdline"  # of this machine, where the root is `/`
+MAX_LINES = 100  # that concern cloud-init, in one file
+
+# GRUB_CMDLINE_LINUX="…", kernelopts=…, photon_cmdline=…, kernel_cmdline+="…"
+_VARIABLE = re.compile(r"[ \t]*(?:export[ \t]+|set[ \t]+)?(\w+)[ \t]*\+?=[ \t]*(.*)")
+_VARIABLES = ("cmdline", "opts", "append", "param")
+_TOML_ITEMS = re.compile(r"[ \t]*(?:kargs[ \t]*=[ \t]*\[|[\"'])")
+_ITEM = re.compile(r"\"([^\"]*)\"|'([^']*)'")
+_CONCERNS_CLOUD_INIT = re.compile(
+    r"(?:^|[\s\"'=])(?:ds|ip6?|network-config|ci\.ds|ci\.datasource|ci\.di\.policy|systemd\.mask)="
+    r"|cloud-init=|cc:"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """A command line, or the part of it that a file adds."""
+
+    place: str
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        return self.text.split()
+
+
+def command_lines(tree: Tree) -> list[CommandLine]:
+    """Return those that concern cloud-init, each once; the empty one if there are none."""
+    places = [RUNNING, *parts.command_line_files(tree)]
+    found = [CommandLine(place, text) for place in places for text in _texts(tree.text(place))]
+    return list(dict.fromkeys(found)) or [CommandLine("", "")]
+
+
+def _texts(text: str) -> Iterator[str]:
+    """Yield the command lines of a file; what its variables set is one line together."""
+    if not _CONCERNS_CLOUD_INIT.search(text):
+        return
+    lines = [line for line in text.replace("\\\n", " ").split("\n") if not _is_comment(line)]
+    values = {line: _value(line) for line in lines}
+    together = " ".join(value for value in values.values() if value is not None)
+    others = [_items(line) for line, value in values.items() if value is None]
+    wanted = [line for line in (together, *others) if _CONCERNS_CLOUD_INIT.search(line)]
+    yield from wanted[:MAX_LINES]
+
+
+def _value(line: str) -> str | None:
+    """Return what a line sets, if its variable holds a command line."""
+    found = _VARIABLE.match(line)
+    if found and any(part in found[1].lower() for part in _VARIABLES):
+        return _unquoted(found[2])
+    return None
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#")
+
+
+def _items(line: str) -> str:
+    """Return the words of a list in TOML; any other line as it is."""
+    if not _TOML_ITEMS.match(line):
+        return line.strip()
+    return " ".join(one or other for one, other in _ITEM.findall(line))
+
+
+def _unquoted(value: str) -> str:
+    quote = value[:1]
+    if quote not in ('"', "'") or quote not in value[1:]:
+        return value.strip()
+    inside = value[1 : value.rindex(quote)]
+    return inside.replace('\\"', '"') if quote == '"' else inside

@@ -1,0 +1,32 @@
+"""Finds kernel consoles on the agent's port in the files of boot loaders."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+
+from vmw_cloudinit_metadata.guest.check.commandlines import RUNNING
+from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
+from vmw_cloudinit_metadata.guest.image import kernel, parts
+from vmw_cloudinit_metadata.guest.image.tree import Tree
+
+
+def on_port(tree: Tree, device: str | None) -> Iterator[ImageFinding]:
+    """Yield consoles on the agent's device; and images whose command line nobody can read here."""
+    if device is None:
+        return
+    port = posixpath.basename(device)
+    for place in (RUNNING, *parts.command_line_files(tree)):
+        if kernel.uses_console(tree.read(place) or b"", port):
+            yield ImageFinding(
+                place,
+                f"console={port} uses the agent's port",
+                f"run `guest install --free-console {port}`, or add a second serial port",
+            )
+    for place in parts.unified_images(tree):
+        yield ImageFinding(
+            place,
+            f"a unified kernel image: its command line was not checked for console={port}",
+            "look at it with `ukify inspect`, and build it anew without that console",
+            is_warning=True,
+        )

@@ -1,0 +1,103 @@
+"""Finds units of cloud-init that do not start: masked, or wanted by nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from vmw_cloudinit_metadata.guest.check.commandlines import command_lines
+from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
+from vmw_cloudinit_metadata.guest.image.tree import Link, Tree
+
+_DIRECTORIES = (
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+)
+_GENERATORS = (
+    "/etc/systemd/system-generators",
+    "/usr/local/lib/systemd/system-generators",
+    "/usr/lib/systemd/system-generators",
+    "/lib/systemd/system-generators",
+)
+_GENERATOR = "cloud-init-generator"
+_TARGET = "cloud-init.target"
+_KINDS = ("service", "target")
+_NAMES = [f"cloud-{name}*.{kind}" for name in ("init", "config", "final") for kind in _KINDS]
+_NOT_NEEDED = "hotplug"  # cards that are added later
+_INSTALL = re.compile(r"^\[Install\][ \t\r]*$", re.MULTILINE)
+_NULL = "/dev/null"
+
+
+def not_started(tree: Tree) -> Iterator[ImageFinding]:
+    """Yield each unit of cloud-init that does not start."""
+    for unit in _units(tree):
+        masked = _masked(tree, _DIRECTORIES, unit)
+        if masked:
+            yield ImageFinding(masked, f"{unit} is masked", f"systemctl unmask {unit}")
+        elif _is_to_enable(tree, unit) and not _is_wanted(tree, unit):
+            yield ImageFinding(
+                _place(tree, unit), f"{unit} is wanted by nothing", f"systemctl enable {unit}"
+            )
+    yield from _of_generator(tree)
+    for line in command_lines(tree):
+        for word in line.words:
+            if re.match(r"systemd\.mask=cloud-(?:init|config|final)\b", word):
+                yield ImageFinding(line.place, f"{word} masks a unit", f"remove {word}")
+
+
+def _units(tree: Tree) -> list[str]:
+    """Return the names of the units that cloud-init consists of in this image."""
+    paths = [path for at in _DIRECTORIES for name in _NAMES for path in tree.glob(f"{at}/{name}")]
+    names = {path.rpartition("/")[2] for path in paths}
+    return sorted(name for name in names if _NOT_NEEDED not in name)
+
+
+def _masked(tree: Tree, directories: tuple[str, ...], name: str) -> str:
+    """Return the link or empty file that hides the unit, or ""."""
+    for directory in directories:
+        entry = tree.entry(f"{directory}/{name}")
+        if isinstance(entry, Link):
+            return f"{directory}/{name}" if entry.target == _NULL else ""
+        if entry:
+            return "" if entry.content else f"{directory}/{name}"
+    return ""
+
+
+def _place(tree: Tree, unit: str) -> str:
+    return next(f"{at}/{unit}" for at in _DIRECTORIES if tree.entry(f"{at}/{unit}"))
+
+
+def _is_to_enable(tree: Tree, unit: str) -> bool:
+    return _INSTALL.search(tree.text(_place(tree, unit))) is not None
+
+
+def _is_wanted(tree: Tree, unit: str) -> bool:
+    """Return whether a link enables the unit, even if it leads nowhere: its name counts."""
+    return any(
+        tree.entry(f"{found}/{unit}")
+        for at in _DIRECTORIES
+        for kind in ("wants", "requires", "upholds")
+        for found in tree.glob(f"{at}/*.{kind}")
+    )
+
+
+def _of_generator(tree: Tree) -> Iterator[ImageFinding]:
+    """The generator makes cloud-init's target start, unless a link does it."""
+    if not any(tree.entry(f"{at}/{_TARGET}") for at in _DIRECTORIES) or _is_wanted(tree, _TARGET):
+        return
+    masked = _masked(tree, _GENERATORS, _GENERATOR)
+    if masked:
+        yield ImageFinding(
+            masked,
+            "cloud-init's generator is masked: cloud-init does not start",
+            "remove this link",
+        )
+    elif not any(tree.is_program(f"{at}/{_GENERATOR}") for at in _GENERATORS):
+        yield ImageFinding(
+            f"{_GENERATORS[2]}/{_GENERATOR}",
+            f"is missing, and nothing else starts {_TARGET}",
+            f"install cloud-init anew, or run: systemctl enable {_TARGET}",
+        )

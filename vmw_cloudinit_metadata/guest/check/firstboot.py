@@ -1,0 +1,236 @@
+"""Finds what would keep cloud-init from taking the agent's seed, or from applying all of it.
+
+On a first boot ds-identify decides whether cloud-init runs, before the agent. Then cloud-init
+looks for its data source and merges other configuration into it. Both depend on the kernel
+command line, so each one in the image is judged. Reads files through the tree.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vmw_cloudinit_metadata.guest.agent.conf import SEED_DIR
+from vmw_cloudinit_metadata.guest.check import dsidentify
+from vmw_cloudinit_metadata.guest.check.commandlines import CommandLine, command_lines
+from vmw_cloudinit_metadata.guest.check.configlayers import MAIN, CloudConfig, Set
+from vmw_cloudinit_metadata.guest.check.dsidentify import (
+    RIGHT_LIST,
+    ScriptInput,
+    ScriptReader,
+    Verdict,
+)
+from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
+from vmw_cloudinit_metadata.guest.image import datasource
+from vmw_cloudinit_metadata.guest.image.tree import Tree
+
+DS_IDENTIFY = (
+    "/usr/lib/cloud-init/ds-identify",
+    "/usr/libexec/cloud-init/ds-identify",
+    "/lib/cloud-init/ds-identify",
+)
+_IMPORTERS = (
+    "/usr/lib/python3*/dist-packages/cloudinit/importer.py",
+    "/usr/lib/python3*/site-packages/cloudinit/importer.py",
+    "/usr/local/lib/python3*/*-packages/cloudinit/importer.py",
+)
+_OFF = "cloud-init=disabled"
+_DISABLED = "/etc/cloud/cloud-init.disabled"
+_UPGRADED_NETWORK = "/var/lib/cloud/data/upgraded-network"
+_INSTANCE = "/var/lib/cloud/instance/obj.pkl"
+_KLIBC = "/usr/share/initramfs-tools"
+_DRACUT = ("/usr/lib/dracut", "/usr/bin/dracut")
+_NOCLOUD = ("nocloud", "nocloud-net")
+_NOWHERE = "kernel command line"
+
+
+@dataclass(frozen=True, slots=True)
+class CloudInit:
+    """cloud-init of an image: its version's peculiarities, and all that it reads."""
+
+    reader: ScriptReader
+    ignores_case: bool  # of a data source's name
+    config: CloudConfig
+    given: ScriptInput
+
+    @classmethod
+    def read(cls, tree: Tree) -> CloudInit:
+        program = next((text for text in map(tree.text, DS_IDENTIFY) if text), "")
+        importers = [tree.text(path) for pattern in _IMPORTERS for path in tree.glob(pattern)]
+        names = [name for name in tree.glob(f"{datasource.DIRECTORY}/*.cfg") if "/." not in name]
+        return cls(
+            ScriptReader.of(program) if program else ScriptReader(),
+            all("match_case_insensitive" in text for text in importers),
+            CloudConfig.read(tree),
+            ScriptInput(
+                [(name, tree.text(name)) for name in (MAIN, *names)],
+                tree.text(dsidentify.SETTINGS),
+            ),
+        )
+
+    def takes(self, source: object) -> bool:
+        """Return whether this names NoCloud."""
+        return source == "NoCloud" or (self.ignores_case and str(source).lower() in _NOCLOUD)
+
+
+def of_first_boot(tree: Tree) -> Iterator[ImageFinding]:
+    """Yield what prevents that cloud-init uses the seed."""
+    if tree.is_file(_DISABLED):
+        yield ImageFinding(_DISABLED, "cloud-init is disabled", "remove this file")
+    if tree.find(_UPGRADED_NETWORK):
+        yield ImageFinding(_UPGRADED_NETWORK, "no network is configured", "remove this file")
+    cloud_init = CloudInit.read(tree)
+    for line in command_lines(tree):
+        config = cloud_init.config.with_command_line(line.text, line.place)
+        yield from _of_data_source(cloud_init, config, line)
+        yield from _of_words(tree, line)
+        yield from _of_network(config)
+        yield from _of_inline_data(config)
+        yield from _of_other_keys(tree, config)
+    for place in cloud_init.config.unreadable:
+        yield ImageFinding(place, "not a YAML mapping: cloud-init ignores it", "correct it", True)
+
+
+def _of_data_source(
+    cloud_init: CloudInit, config: CloudConfig, line: CommandLine
+) -> Iterator[ImageFinding]:
+    """Yield why cloud-init does not run, or does not try NoCloud."""
+    if _OFF in line.text:
+        yield ImageFinding(line.place, f"{_OFF} disables cloud-init", f"remove {_OFF}")
+        return
+    given = ScriptInput(cloud_init.given.configs, cloud_init.given.settings, line.text)
+    verdict = dsidentify.identify(given, cloud_init.reader)
+    if verdict.exit_code != dsidentify.RUNS:
+        yield _finding(verdict, line)
+        return
+    configured = config.get("datasource_list")
+    is_on_command_line = bool(configured and line.place and configured[0].place == line.place)
+    if verdict.sources is not None and not any(map(cloud_init.takes, verdict.sources)):
+        yield _finding(verdict, line)
+        return
+    decides = verdict.sources is None or is_on_command_line
+    if decides and configured and not _has_nocloud(cloud_init, configured[0].value):
+        yield ImageFinding(
+            configured[0].place,
+            "the last datasource_list lacks NoCloud",
+            f"remove it, or write `{RIGHT_LIST}`",
+        )
+
+
+def _has_nocloud(cloud_init: CloudInit, sources: object) -> bool:
+    return isinstance(sources, list) and any(map(cloud_init.takes, sources))
+
+
+def _finding(verdict: Verdict, line: CommandLine) -> ImageFinding:
+    place = verdict.place or (line.place if verdict.problem else "")
+    return ImageFinding(place or _default_place(verdict), verdict.problem, verdict.remedy)
+
+
+def _default_place(verdict: Verdict) -> str:
+    return datasource.FILE if RIGHT_LIST in verdict.remedy else _NOWHERE
+
+
+def _of_words(tree: Tree, line: CommandLine) -> Iterator[ImageFinding]:
+    """Yield what words of the kernel command line set in place of the server's data."""
+    for word in line.words:
+        key, _, value = word.partition("=")
+        if key == "ds" and value.split(";")[0] in _NOCLOUD and _pairs(value):
+            yield ImageFinding(
+                line.place, f"{word} overrides the server's meta-data", "remove what follows the ;"
+            )
+        elif key == "network-config" and value:
+            yield ImageFinding(
+                line.place, f"{key}= replaces the server's network", f"remove {key}= from it"
+            )
+        elif key in ("ip", "ip6") and value not in ("", "off", "none"):
+            yield ImageFinding(
+                line.place,
+                f"{word}: the initramfs configures the network, and cloud-init takes that",
+                f"remove {word}",
+                _has_only_dracut(tree),
+            )
+
+
+def _pairs(value: str) -> list[str]:
+    """Return the `key=value` of `nocloud;key=value`."""
+    return [pair for pair in value.split(";")[1:] if pair]
+
+
+def _has_only_dracut(tree: Tree) -> bool:
+    """Return whether the initramfs leaves nothing that cloud-init reads."""
+    return not tree.find(_KLIBC) and any(map(tree.find, _DRACUT))
+
+
+def _of_network(config: CloudConfig) -> Iterator[ImageFinding]:
+    for one in config.get("network"):
+        if one.value:
+            is_disabled = isinstance(one.value, dict) and one.value.get("config") == "disabled"
+            problem = (
+                "network: {config: disabled}: no network is configured"
+                if is_disabled
+                else "network: cloud-init uses this and not the server's network"
+            )
+            yield ImageFinding(one.place, problem, "remove the key")
+
+
+def _of_inline_data(config: CloudConfig) -> Iterator[ImageFinding]:
+    """Yield data for NoCloud that is in the configuration itself."""
+    for one in _true(config.get("datasource", "NoCloud", "seedfrom")):
+        yield ImageFinding(
+            one.place, "datasource: NoCloud: seedfrom: overrides the seed", "remove the key"
+        )
+    user, meta = (config.get("datasource", "NoCloud", f"{kind}-data") for kind in ("user", "meta"))
+    if user and meta:
+        yield ImageFinding(
+            user[0].place,
+            "datasource: NoCloud: user-data and meta-data override the seed",
+            "remove both keys",
+        )
+    for one in config.get("datasource", "NoCloud")[:1]:
+        if one.value is not None and not isinstance(one.value, dict):
+            yield ImageFinding(one.place, "datasource: NoCloud: is not a mapping", "remove the key")
+
+
+def _true(found: list[Set]) -> list[Set]:
+    return [one for one in found if one.value]
+
+
+def _of_other_keys(tree: Tree, config: CloudConfig) -> Iterator[ImageFinding]:
+    found = config.is_true("allow_userdata", default=True)
+    if found:
+        yield ImageFinding(found.place, "allow_userdata: user-data is ignored", "remove the key")
+    found = config.is_true("manual_cache_clean")
+    if found:
+        yield ImageFinding(
+            found.place,
+            "manual_cache_clean: cloud-init keeps the instance of an earlier boot, also in a clone",
+            "remove the key",
+            not tree.find(_INSTANCE),
+        )
+    found = config.is_true("preserve_hostname")
+    if found:
+        yield ImageFinding(
+            found.place, "preserve_hostname: the host name is not set", "remove the key", True
+        )
+    for one in config.get("disable_vmware_customization")[:1]:
+        if one.value is False:
+            yield ImageFinding(
+                one.place,
+                "disable_vmware_customization: false: VMware Tools leaves a customization"
+                " specification to cloud-init, which does not read it beside a seed",
+                "use either a specification or this agent; see docs/guest.md",
+                True,
+            )
+    for one in config.get("system_info", "paths", "cloud_dir")[:1]:
+        if posixpath.normpath(f"{one.value}/seed/nocloud") != SEED_DIR:
+            yield ImageFinding(
+                one.place,
+                f"system_info: paths: cloud_dir: cloud-init looks for the seed in {one.value}",
+                f"remove the key: the agent publishes {SEED_DIR}",
+            )
+    for key in ("merge_how", "merge_type"):
+        for one in config.get(key)[:1]:
+            yield ImageFinding(
+                one.place, f"{key}: files are merged in another way", "remove it", True
+            )

@@ -1,0 +1,203 @@
+"""Finds what an installer or an earlier boot left in an image and what competes with cloud-init.
+
+Network configuration counts only where the program that reads it is in the image.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import posixpath
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from vmw_cloudinit_metadata.guest.agent.texts import load_yaml
+from vmw_cloudinit_metadata.guest.check.configlayers import CloudConfig
+from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
+from vmw_cloudinit_metadata.guest.image.tree import Tree
+
+_INTERFACES = "/etc/network/interfaces"
+_CLOUD_INIT_INTERFACES = "/etc/network/interfaces.d/50-cloud-init"
+_IFUP = ("/usr/sbin/ifup", "/sbin/ifup")
+_NETPLAN = ("/usr/sbin/netplan", "/usr/libexec/netplan/generate", "/usr/lib/netplan/generate")
+_NETPLAN_FILES = ("/etc/netplan/*.yaml", "/usr/lib/netplan/*.yaml", "/lib/netplan/*.yaml")
+_CLOUD_INIT_NETPLAN = "/etc/netplan/50-cloud-init.yaml"
+_NETWORK_MANAGER = ("/usr/sbin/NetworkManager", "/usr/bin/NetworkManager", "/sbin/NetworkManager")
+_CONNECTIONS = (
+    "/etc/NetworkManager/system-connections/*.nmconnection",
+    "/usr/lib/NetworkManager/system-connections/*.nmconnection",
+)
+_WIRED = ("", "ethernet", "802-3-ethernet", "bond", "bridge", "team", "vlan")
+_SCRIPTS = (*_NETWORK_MANAGER, *_IFUP, "/etc/init.d/network", "/etc/rc.d/init.d/network")
+_WICKED = ("/usr/sbin/wicked", "/sbin/wicked")
+_IFCFG = {
+    "/etc/sysconfig/network-scripts/ifcfg-*": _SCRIPTS,
+    "/etc/sysconfig/network/ifcfg-*": _WICKED,
+}
+_IFCFG_OFF = re.compile(
+    r"^[ \t]*(?:ONBOOT=[\"']?no|STARTMODE=[\"']?(?:off|manual))\b", re.MULTILINE | re.IGNORECASE
+)
+_IFCFG_IGNORED = (".bak", ".orig", ".rpmsave", ".rpmnew", ".template", "~")
+_NETWORKD = "/usr/lib/systemd/systemd-networkd"
+_NETWORKD_ENABLED = "/etc/systemd/system/*.wants/systemd-networkd.service"
+_NETWORKD_FILES = ("/etc/systemd/network/*.network", "/usr/lib/systemd/network/*.network")
+_CLOUD_INIT_NETWORKD = "10-cloud-init-"
+_MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
+_REMOVE = "remove the file"
+
+
+def left_over(tree: Tree) -> Iterator[ImageFinding]:
+    """Yield network configuration that competes, and an identity that clones would share."""
+    yield from _of_ifupdown(tree)
+    yield from _of_netplan(tree)
+    yield from _of_network_manager(tree)
+    yield from _of_ifcfg(tree)
+    yield from _of_networkd(tree)
+    yield from _of_machine_id(tree)
+
+
+def _competes(path: str, what: str, remedy: str = _REMOVE) -> ImageFinding:
+    return ImageFinding(path, f"{what} beside what cloud-init writes", remedy)
+
+
+def _has(tree: Tree, programs: Iterable[str]) -> bool:
+    return any(map(tree.find, programs))
+
+
+def _files(tree: Tree, *patterns: str) -> list[str]:
+    """Return the files that match, each once, whatever links lead to it."""
+    found = (tree.find(path) for pattern in patterns for path in tree.glob(pattern))
+    return list(dict.fromkeys(path for path in found if path and tree.is_file(path)))
+
+
+def _of_ifupdown(tree: Tree) -> Iterator[ImageFinding]:
+    if not _has(tree, _IFUP) or not tree.is_file(_INTERFACES):
+        return
+    lines = tree.text(_INTERFACES).replace("\\\n", " ").split("\n")
+    if _writes_interfaces(tree) and not any(map(_includes_cloud_init, map(str.split, lines))):
+        yield ImageFinding(
+            _INTERFACES,
+            f"does not include {_CLOUD_INIT_INTERFACES}, where cloud-init writes the network",
+            "add the line `source /etc/network/interfaces.d/*`",
+        )
+    for path in (_INTERFACES, *_files(tree, "/etc/network/interfaces.d/*")):
+        if posixpath.basename(path).startswith("50-cloud-init"):
+            continue
+        cards = [
+            words[1] for words in map(str.split, tree.text(path).split("\n")) if _is_card(words)
+        ]
+        if cards:
+            names = " ".join(dict.fromkeys(cards))
+            yield _competes(path, f"configures {names}", f"remove the stanzas of {names}")
+
+
+def _writes_interfaces(tree: Tree) -> bool:
+    """Return whether cloud-init would write for ifupdown, and not for netplan."""
+    for one in CloudConfig.read(tree).get("system_info", "network", "renderers")[:1]:
+        if isinstance(one.value, list) and _has(tree, _NETPLAN) and "netplan" in one.value:
+            return "eni" in one.value[: one.value.index("netplan")]
+    return True
+
+
+def _includes_cloud_init(words: list[str]) -> bool:
+    if len(words) < 2 or words[0] not in ("source", "source-directory", "source-dir"):
+        return False
+    pattern = posixpath.join("/etc/network", words[1])
+    if words[0] != "source":
+        pattern = f"{pattern.rstrip('/')}/*"
+    return fnmatch.fnmatchcase(_CLOUD_INIT_INTERFACES, pattern)
+
+
+def _is_card(words: list[str]) -> bool:
+    return len(words) > 1 and words[0] == "iface" and words[1] != "lo"
+
+
+def _of_netplan(tree: Tree) -> Iterator[ImageFinding]:
+    if not _has(tree, _NETPLAN):
+        return
+    for path in _files(tree, *_NETPLAN_FILES):
+        if path == _CLOUD_INIT_NETPLAN:
+            continue
+        try:
+            configured = _devices(load_yaml(tree.text(path)))
+        except ValueError:
+            yield ImageFinding(
+                path, "is not YAML: netplan applies no file at all", "correct or remove it"
+            )
+            continue
+        if configured:
+            yield _competes(path, f"configures {' '.join(configured)}")
+
+
+def _devices(plan: object) -> list[str]:
+    network = plan.get("network") if isinstance(plan, dict) else None
+    if not isinstance(network, dict):
+        return []
+    kinds = [value for value in network.values() if isinstance(value, dict)]
+    return [str(name) for devices in kinds for name in devices]
+
+
+def _of_network_manager(tree: Tree) -> Iterator[ImageFinding]:
+    if not _has(tree, _NETWORK_MANAGER):
+        return
+    for path in _files(tree, *_CONNECTIONS):
+        if posixpath.basename(path).startswith("cloud-init-"):
+            continue
+        keys = _section(tree.text(path), "connection")
+        if keys.get("type", "") in _WIRED and keys.get("autoconnect", "").lower() != "false":
+            yield _competes(path, f"configures {keys.get('interface-name', 'any card')}")
+
+
+def _section(text: str, name: str) -> dict[str, str]:
+    """Return the keys of a section of an INI file."""
+    found: dict[str, str] = {}
+    section = ""
+    for line in map(str.strip, text.split("\n")):
+        if line.startswith("["):
+            section = line.strip("[] \t").lower()
+        elif section == name.lower() and "=" in line and line[0] not in "#;":
+            key, _, value = line.partition("=")
+            found[key.strip().lower()] = value.strip()
+    return found
+
+
+def _of_ifcfg(tree: Tree) -> Iterator[ImageFinding]:
+    for pattern, programs in _IFCFG.items():
+        for path in _files(tree, pattern) if _has(tree, programs) else ():
+            name = posixpath.basename(path).removeprefix("ifcfg-")
+            text = tree.text(path)
+            is_off = name == "lo" or name.endswith(_IFCFG_IGNORED) or _IFCFG_OFF.search(text)
+            if not is_off and "by cloud-init" not in text:
+                yield _competes(path, f"configures {name}")
+
+
+def _of_networkd(tree: Tree) -> Iterator[ImageFinding]:
+    """systemd-networkd takes the first file that matches a card."""
+    if not tree.find(_NETWORKD) or not tree.glob(_NETWORKD_ENABLED):
+        return
+    for path in _files(tree, *_NETWORKD_FILES):
+        if posixpath.basename(path) < _CLOUD_INIT_NETWORKD:
+            card = _section(tree.text(path), "Match").get("name", "cards")
+            if card != "lo":
+                yield ImageFinding(
+                    path,
+                    f"configures {card}, before cloud-init's {_CLOUD_INIT_NETWORKD}*.network",
+                    "rename it to a higher number, or remove it",
+                )
+
+
+def _of_machine_id(tree: Tree) -> Iterator[ImageFinding]:
+    if tree.root.resolve() == Path("/"):
+        return
+    for path in _MACHINE_IDS:
+        entry = tree.entry(path)
+        if (
+            entry
+            and tree.find(path) == path
+            and tree.text(path).strip() not in ("", "uninitialized")
+        ):
+            yield ImageFinding(
+                path,
+                "holds a machine-id, which all clones of this image would share",
+                f"empty it: truncate -s 0 {path}" if path == _MACHINE_IDS[0] else _REMOVE,
+            )
