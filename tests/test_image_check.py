@@ -210,6 +210,15 @@ def test_network_that_does_not_compete_is_not_reported(
     assert lines(image) == []
 
 
+def test_network_manager_reads_scripts_with_its_plugin_only(image: Path) -> None:
+    put(image, "etc/sysconfig/network-scripts/ifcfg-ens192", sample("net/ifcfg-ens192"))
+    put(image, "usr/sbin/NetworkManager", "#!/bin/sh\n")
+    put(image, "usr/lib64/NetworkManager/1.52.0/libnm-device-plugin-team.so", "")
+    assert lines(image) == []
+    put(image, "usr/lib64/NetworkManager/1.52.0/libnm-settings-plugin-ifcfg-rh.so", "")
+    assert "configures ens192" in lines(image)[0]
+
+
 def test_networkd_takes_the_first_file(image: Path) -> None:
     put(image, "usr/lib/systemd/systemd-networkd", "#!ELF\n")
     put(image, "etc/systemd/network/05-dhcp.network", "[Match]\nName=en*\n")

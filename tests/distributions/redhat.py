@@ -22,6 +22,8 @@ from tests.distributions.distribution import (
 
 DS_IDENTIFY = "usr/libexec/cloud-init/ds-identify"
 NETWORK = ("NetworkManager",)
+PLUGINS = "usr/lib64/NetworkManager/1.40.16"
+IFCFG = {f"{PLUGINS}/libnm-settings-plugin-ifcfg-rh.so": ""}  # Fedora 41 and RHEL 10 have none
 RHEL_RENDERERS = ("sysconfig", "eni", "netplan", "network-manager", "networkd")
 FEDORA_RENDERERS = ("netplan", "network-manager", "networkd", "sysconfig", "eni")
 # The last line leaves a customization specification of vSphere to cloud-init.
@@ -43,6 +45,7 @@ CONSOLE = "console=tty0 console=ttyS0,115200n8"
 MACHINE = "0123456789abcdef0123456789abcdef"  # of the machine that built the image: in names only
 COMMON = {
     **systemd(*NETWORK),
+    f"{PLUGINS}/libnm-device-plugin-team.so": "",
     "usr/lib/dracut/dracut-functions.sh": PROGRAM,
     "etc/selinux/config": "SELINUX=enforcing\nSELINUXTYPE=targeted\n",
     "etc/selinux/targeted/contexts/files/file_contexts": "/.*\tsystem_u:object_r:default_t:s0\n",
@@ -104,6 +107,7 @@ def rhel_9(distro: str, name: str, user: str) -> Distribution:
         cloud_cfg(distro, user, RHEL_RENDERERS, RHEL_DEFAULTS),
         {
             "usr/bin/python3.9": PROGRAM,
+            **IFCFG,
             **presets(),
             **entry("5.14.0-503.el9.x86_64", words),
             "etc/kernel/cmdline": f"{words}\n",
@@ -124,6 +128,7 @@ RHEL_8 = red_hat(
     cloud_cfg("rhel", "cloud-user", RHEL_RENDERERS, RHEL_DEFAULTS),
     {
         "usr/libexec/platform-python3.6": PROGRAM,
+        **IFCFG,
         **presets(),
         **entry("4.18.0-553.el8.x86_64", "$kernelopts $tuned_params"),
         "boot/grub2/grub.cfg": 'if [ -z "${kernelopts}" ]; then\n'
