@@ -10,11 +10,16 @@ import pytest
 
 from tests.commandline import in_process
 from tests.distributions import DISTRIBUTIONS
-from tests.tree import picture
+from tests.distributions.traps import TRAPS
+from tests.guest import mostly_slow
+from tests.tree import picture, put
 
 AGENT = "usr/libexec/vmw-metadata-agent"
 UNIT = "usr/lib/systemd/system/vmw-metadata-agent.service"
 DEVICE = ("--device", "/dev/ttyS1")
+CONSOLE = "console=ttyS0"
+ON_CONSOLE = ("--device", "/dev/ttyS0")
+SPRUNG = [(trap, name) for trap, found in TRAPS.items() for name in found.images]
 
 
 @pytest.fixture(params=DISTRIBUTIONS)
@@ -69,6 +74,33 @@ def test_removed_agent_leaves_the_image_as_it_was(image: Path) -> None:
     assert picture(image) != before
     install(image, "--remove")
     assert picture(image) == before
+
+
+@pytest.mark.parametrize(("trap", "name"), mostly_slow(*SPRUNG))
+def test_trap_is_reported_and_nothing_else(trap: str, name: str, tmp_path: Path) -> None:
+    image = DISTRIBUTIONS[name].make(tmp_path / "root")
+    install_as_documented(image, name)
+    before = check(image)[1]
+    found = TRAPS[trap]
+    for path, text in found.files.items():
+        put(image, path, text)
+    problems, lines = check(image)
+    assert problems == (bool(found.says) and not found.is_risk)
+    new = lines if found.is_risk else [line for line in lines if line not in before]
+    assert [found.says in line for line in new] == [True] * bool(found.says)
+    if found.says and found.files:
+        assert new[0].startswith(f"/{next(iter(found.files))}: ")
+
+
+@pytest.mark.slow
+def test_console_on_the_port_is_found_in_each_file_and_freed(image: Path, name: str) -> None:
+    install_as_documented(image, name)
+    install(image, *ON_CONSOLE)
+    places = [path for path, text in DISTRIBUTIONS[name].files.items() if CONSOLE in text]
+    found = [line.partition(": ")[0] for line in check(image)[1] if CONSOLE in line]
+    assert found == sorted(f"/{path}" for path in places)
+    install(image, *ON_CONSOLE, "--free-console", "ttyS0")
+    assert check(image)[0] == 0
 
 
 @pytest.mark.slow
