@@ -229,6 +229,20 @@ def test_networkd_takes_the_first_file(image: Path) -> None:
     assert finding.file == "/etc/systemd/network/05-dhcp.network"
 
 
+def test_networkd_that_netplan_does_not_start_is_reported(image: Path) -> None:
+    put(image, "usr/libexec/netplan/configure", "#!ELF\n")
+    assert lines(image) == []  # a first boot, which enables all units
+    put(image, "etc/machine-id", "")
+    (finding,) = found(image)
+    assert finding.file == f"/{UNITS}/systemd-networkd.service"
+    assert finding.remedy == "systemctl enable systemd-networkd.service"
+    put(image, "usr/sbin/ifup", "#!ELF\n")
+    assert lines(image) == []
+    (image / "usr/sbin/ifup").unlink()
+    put(image, "etc/systemd/system/multi-user.target.wants/systemd-networkd.service", "")
+    assert lines(image) == []
+
+
 def test_filled_machine_id_is_reported(image: Path) -> None:
     put(image, "etc/machine-id", sample("preset/machine-id"))
     assert lines(image) == []
