@@ -88,6 +88,18 @@ CAUSES = {
     "not-yaml": config("network: [\n"),
     "text": config("just text\n", "98-text.cfg"),
     "other-directory": config("system_info: {paths: {cloud_dir: /srv/cloud}}\n", "60-paths.cfg"),
+    "template": config("## template: jinja\n{% if 1 %}\nnetwork: {version: 2}\n{% endif %}\n"),
+    "latin-1": config("# \udce9\n", "60-latin.cfg"),
+    "empty-datasource": config("datasource:\n", "60-ds.cfg"),
+    "text-datasource": config("datasource: NoCloud\n", "60-ds.cfg"),
+    "label-of-a-number": config("datasource: {NoCloud: {fs_label: 5}}\n", "60-label.cfg"),
+    "empty-system-info": config("system_info:\n", "60-info.cfg"),
+    "unknown-distro": config("system_info: {distro: nixos}\n", "60-distro.cfg"),
+    "full-name-list": config("datasource_list: [DataSourceNoCloud, None]\n"),
+    "null-in-list": config("datasource_list: [NoCloud, null]\n"),
+    "windows-line-ends": config("datasource_list: [NoCloud, None]\r\n"),
+    "policy-with-windows-line-end": policy("policy: disabled\r\n"),
+    "two-sources": policy("datasource: NoCloud, Ec2\n"),
     "always": policy("policy: enabled\n"),
     "anyway": policy("policy: search,notfound=enabled\n"),
     "report": policy("policy: report\n"),
@@ -95,6 +107,7 @@ CAUSES = {
     "source-lower": policy("datasource: nocloud\n"),
     "ci-ds": words("ci.ds=VMware"),
     "ci-datasource": words("ci.datasource=NoCloud"),
+    "ds-last-wins": words("ds=nocloud;i=golden ds=nocloud"),
     "ds-plain": words("ds=nocloud"),
     "ds-net": words("ds=nocloud-net"),
     "ds-seedfrom": words("ds=nocloud;s=/opt/seed/"),
@@ -124,7 +137,7 @@ def changed(root: Path, files: Mapping[str, str]) -> Iterator[Path]:
     try:
         for name, text in files.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(text)
+            (root / name).write_bytes(text.encode("utf-8", "surrogateescape"))
         yield root
     finally:
         for name, content in before.items():

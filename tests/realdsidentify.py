@@ -14,7 +14,11 @@ from vmw_cloudinit_metadata.guest.check.imageprograms import STUBS
 
 class Decided(NamedTuple):
     exit_code: int
-    sources: tuple[str, ...] | None  # None: no list was written
+    written: str | None  # the list, without the None that it may end with; None: there is none
+
+    @classmethod
+    def of(cls, exit_code: int, text: str | None) -> Decided:
+        return cls(exit_code, None if text is None else re.sub(r"(, None)? \]$", " ]", text))
 
 
 def decide(program: Path, cloud: Path, command_line: str) -> Decided:
@@ -36,11 +40,9 @@ def decide(program: Path, cloud: Path, command_line: str) -> Decided:
             check=False,
         )
         written = copy / "run/cloud-init/cloud.cfg"
-        text = written.read_text("utf-8", "surrogateescape") if written.exists() else ""
-    found = re.match(r"datasource_list: \[ (.*) \]$", text, re.MULTILINE)
-    names = [name for name in re.split(r",? ", found[1]) if name] if found else []
-    sources = tuple(name for name in names if name != "None")
-    return Decided(ended.returncode, sources if found else None)
+        text = written.read_bytes().decode("utf-8", "surrogateescape") if written.exists() else ""
+    found = re.match(r"datasource_list: (\[ .* \])$", text, re.MULTILINE)
+    return Decided.of(ended.returncode, found[1] if found else None)
 
 
 def program_of(root: Path) -> Path:

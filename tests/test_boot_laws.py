@@ -6,6 +6,7 @@ On real trees of Debian 12 and 13, with what people leave in images, alone and i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def starts(root: Path, cause: Cause) -> bool:
     if "cloud-init=disabled" in cause.words:  # the generator itself reads it in Debian 12
         return False
     program = realdsidentify.program_of(root)
-    code, sources = realdsidentify.decide(program, root / "etc/cloud", cause.words)
-    return code == 0 and (sources is None or any(name.lower() in NOCLOUD for name in sources))
+    code, written = realdsidentify.decide(program, root / "etc/cloud", cause.words)
+    names = re.findall(r"[\w-]+", (written or "NoCloud").lower())
+    return code == 0 and any(name in NOCLOUD for name in names)
 
 
 def takes(root: Path, cause: Cause) -> list[str]:

@@ -41,7 +41,7 @@ def both(program: Path, files: dict[str, str], words: str) -> tuple[object, obje
     ]
     given = ScriptInput(configs, files.get(DS_IDENTIFY, ""), words)
     ours = identify(given, ScriptReader.of(program.read_text()))
-    return real, realdsidentify.Decided(ours.exit_code, ours.sources)
+    return real, realdsidentify.Decided.of(ours.exit_code, ours.written)
 
 
 def with_ours(cause: Cause) -> dict[str, str]:
@@ -54,7 +54,7 @@ def same(real: object, ours: object) -> None:
     assert isinstance(ours, realdsidentify.Decided)
     assert real.exit_code == ours.exit_code
     if real.exit_code == 0:
-        assert real.sources == ours.sources
+        assert real.written == ours.written
 
 
 @pytest.mark.parametrize("name", QUICK)

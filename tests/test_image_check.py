@@ -94,6 +94,11 @@ DECIDED = {
     "ds-nocloud-id": (f"/{GRUB}", "overrides the server's meta-data"),
     "network-off": (f"/{GRUB}", "replaces the server's network"),
     "cc-network": (f"/{GRUB}", "not the server's network"),
+    "latin-1": (f"/{CLOUD}/60-latin.cfg", "is not UTF-8: cloud-init fails"),
+    "template": (f"/{CLOUD}/99-zz.cfg", "not the server's network"),
+    "empty-datasource": (f"/{CLOUD}/60-ds.cfg", "datasource: is not a mapping"),
+    "label-of-a-number": (f"/{CLOUD}/60-label.cfg", "fs_label: is not a text"),
+    "empty-system-info": (f"/{CLOUD}/60-info.cfg", "system_info: is not a mapping"),
     "other-directory": (f"/{CLOUD}/60-paths.cfg", "looks for the seed in /srv/cloud"),
 }
 RISKS = {
@@ -106,7 +111,7 @@ RISKS = {
 @pytest.mark.parametrize("name", [*DECIDED, *RISKS])
 def test_what_cloud_init_decides_is_reported(image: Path, name: str) -> None:
     for path, text in CAUSES[name].all_files.items():
-        put(image, path, text)
+        (image / path).write_bytes(text.encode("utf-8", "surrogateescape"))
     place, part = (DECIDED | RISKS)[name]
     (finding,) = found(image)
     assert finding.file == place
@@ -140,7 +145,28 @@ def test_user_data_that_is_not_allowed_is_reported(image: Path) -> None:
     assert "user-data is ignored" in lines(image)[0]
 
 
-@pytest.mark.parametrize("name", ["list-of-one", "null-network", "ds-plain", "always", "report"])
+def test_distribution_that_cloud_init_does_not_know_is_reported(image: Path) -> None:
+    put(image, f"{CLOUD}/60-distro.cfg", "system_info: {distro: debian}\n")
+    package = "usr/lib/python3/dist-packages/cloudinit"
+    put(image, f"{package}/importer.py", "def match_case_insensitive_module_name(): ...\n")
+    put(image, f"{package}/distros/__init__.py", "")
+    assert "this cloud-init does not know 'debian'" in lines(image)[0]
+    put(image, f"{package}/distros/debian.py", "")
+    assert lines(image) == []
+
+
+def test_configuration_from_elsewhere_is_a_warning(image: Path) -> None:
+    put(image, GRUB, f'{LINE}="cloud-config-url=http://192.0.2.1/x"\n')
+    put(image, f"{CLOUD}/60-packages.cfg", "datasource_pkg_list: [ours]\n")
+    (first, second) = lines(image)
+    assert first.startswith(f"warning: /{GRUB}: cloud-config-url=")
+    assert second.startswith(f"warning: /{CLOUD}/60-packages.cfg: datasource_pkg_list")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["list-of-one", "null-network", "ds-plain", "ds-last-wins", "always", "report", "two-sources"],
+)
 def test_what_does_not_matter_is_not_reported(image: Path, name: str) -> None:
     for path, text in CAUSES[name].all_files.items():
         put(image, path, text)

@@ -19,7 +19,7 @@ _TOML_ITEMS = re.compile(r"[ \t]*(?:kargs[ \t]*=[ \t]*\[|[\"'])")
 _ITEM = re.compile(r"\"([^\"]*)\"|'([^']*)'")
 _CONCERNS_CLOUD_INIT = re.compile(
     r"(?:^|[\s\"'=])(?:ds|ip6?|network-config|ci\.ds|ci\.datasource|ci\.di\.policy|systemd\.mask)="
-    r"|cloud-init=|cc:"
+    r"|cloud-init=|cloud-config-url=|cc:"
 )
 
 

@@ -1,14 +1,15 @@
 """cloud-init's own configuration in an image, merged over all files as cloud-init does it.
 
 Later files of cloud.cfg.d win, mappings are merged, and the kernel command line (`cc:`) wins over
-all files. A file that is not YAML has no effect. Reads files through the tree.
+all files. A file that is not a YAML mapping has no effect; one that is not UTF-8 ends cloud-init.
+Of a template, all branches count. Reads files through the tree.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 from urllib.parse import unquote
 
@@ -17,6 +18,9 @@ from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 MAIN = "/etc/cloud/cloud.cfg"
 MAX_FILES = 1000
+_TEMPLATE = re.compile(r"##[ \t]*template:", re.IGNORECASE)
+_STATEMENT = re.compile(r"\{[%#][^\n]{0,1000}?[%#]\}")
+_EXPRESSION = re.compile(r"\{\{[^\n]{0,1000}?\}\}")
 _CC = re.compile(r"(?:^|\s)cc:(.*?)(?:end_cc|\Z)", re.DOTALL)
 
 
@@ -33,19 +37,21 @@ class CloudConfig:
     """Layers of configuration: a place and its mapping, the strongest first."""
 
     layers: Sequence[tuple[str, Mapping[Any, Any]]]
-    unreadable: Sequence[str] = field(default=())
+    ignored: Sequence[str] = field(default=())  # files that are not YAML mappings
+    undecodable: Sequence[str] = field(default=())
 
     @classmethod
     def read(cls, tree: Tree) -> Self:
         """Return what the files of an image set."""
-        main = _load(tree, MAIN)
+        main = _mapping(_text(tree, MAIN))
         directory = (main or {}).get("conf_d", f"{MAIN}.d")
         names = tree.glob(f"{str(directory).strip()}/*.cfg") if directory else []
-        places = [*names[::-1], MAIN]
-        loaded = [(place, _load(tree, place)) for place in places[-MAX_FILES:]]
+        texts = {place: _text(tree, place) for place in [*names[::-1], MAIN][-MAX_FILES:]}
+        mappings = {place: _mapping(text) for place, text in texts.items()}
         return cls(
-            [(place, mapping) for place, mapping in loaded if mapping],
-            [place for place, mapping in loaded if mapping is None],
+            [(place, mapping) for place, mapping in mappings.items() if mapping],
+            [place for place, mapping in mappings.items() if mapping is None],
+            [place for place, text in texts.items() if not _is_utf_8(text)],
         )
 
     def with_command_line(self, text: str, place: str) -> Self:
@@ -54,7 +60,7 @@ class CloudConfig:
             unquote(found.lstrip()).replace("\\n", "\n") for found in _CC.findall(text)
         )
         mapping = _mapping(cloud_config)
-        return type(self)([(place, mapping), *self.layers], self.unreadable) if mapping else self
+        return replace(self, layers=[(place, mapping), *self.layers]) if mapping else self
 
     def get(self, *path: str) -> list[Set]:
         """Return what sets the value at a path: the strongest, or each mapping that is merged."""
@@ -92,12 +98,17 @@ def _merged(found: Iterable[Set]) -> list[Set]:
     return kept
 
 
-def _load(tree: Tree, place: str) -> Mapping[Any, Any] | None:
-    """Return a file's mapping, empty if there is no such file; None if cloud-init rejects it."""
-    return _mapping(tree.text(place)) if tree.is_file(place) else {}
+def _text(tree: Tree, place: str) -> str:
+    text = tree.text(place) if tree.is_file(place) else ""
+    return _EXPRESSION.sub("x", _STATEMENT.sub("", text)) if _TEMPLATE.match(text) else text
+
+
+def _is_utf_8(text: str) -> bool:
+    return not any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def _mapping(text: str) -> Mapping[Any, Any] | None:
+    """Return the mapping, empty for an empty text; None for what cloud-init ignores."""
     try:
         value = load_yaml(text)
     except ValueError:

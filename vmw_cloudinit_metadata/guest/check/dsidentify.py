@@ -19,6 +19,8 @@ from dataclasses import dataclass
 SETTINGS = "/etc/cloud/ds-identify.cfg"
 RIGHT_LIST = "datasource_list: [NoCloud, None]"
 
+_SPACE = " \t\n\v\f\r"  # in the locale of a boot
+_BETWEEN_WORDS = re.compile(r"[ \t\n]+")  # the shell's IFS
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _NO_SEED = "on a first boot there is no seed yet, so ds-identify disables cloud-init"
 # Exit codes.
@@ -32,6 +34,7 @@ class ScriptReader:
     by_grep: bool = True
     reads_ds: bool = True  # the kernel's `ds=`; all versions read `ci.ds=`
     reads_seedfrom: bool = True
+    joins_words: bool = False  # when it trims
 
     @classmethod
     def of(cls, program: str) -> ScriptReader:
@@ -40,7 +43,12 @@ class ScriptReader:
             'grep "$key' in program,
             re.search(r"^[ \t]*ds\) _rc_dsname=", program, re.MULTILINE) is not None,
             "check_config seedfrom" in program or 'check_config "seedfrom"' in program,
+            '_RET="$*"' in program,
         )
+
+    def trimmed(self, text: str) -> str:
+        """Return the text as the function trim does."""
+        return " ".join(_words(text)) if self.joins_words else text.strip(_SPACE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +65,8 @@ class Verdict:
     """What ds-identify does. `place` is "" for the kernel command line, as for nothing at all."""
 
     exit_code: int
-    # What cloud-init may try, without None; None: whatever is configured.
-    sources: tuple[str, ...] | None = None
+    # The datasource_list that it writes for cloud-init: text of YAML; None: it writes none.
+    written: str | None = None
     place: str = ""
     problem: str = ""
     remedy: str = ""
@@ -84,7 +92,7 @@ def identify(given: ScriptInput, reader: ScriptReader) -> Verdict:
     if name.value:
         return Verdict(
             RUNS,
-            (name.value,),
+            _written(name.value),
             name.place,
             f"{name.word} limits cloud-init to that data source",
             f"remove {name.word}",
@@ -95,7 +103,7 @@ def identify(given: ScriptInput, reader: ScriptReader) -> Verdict:
 def _search(
     given: ScriptInput, command_line: str, reader: ScriptReader, *, runs_anyway: bool
 ) -> Verdict:
-    sources = _list_on_command_line(command_line)
+    sources = _list_on_command_line(command_line, reader)
     place, value = "", ""
     if not sources:
         place, value = config_line(given.configs, "datasource_list", reader) or ("", "")
@@ -103,17 +111,23 @@ def _search(
     if len(sources) == 1 or (len(sources) == 2 and sources[1] == "None"):
         return Verdict(
             RUNS,
-            (sources[0],),
+            _written(sources[0]),
             place,
             f"the datasource_list lacks NoCloud: found {sources[0]}",
             f"remove it, or write `{RIGHT_LIST}`",
         )
     is_searched = not sources or "NoCloud" in sources  # its own list has all
     if is_searched and _finds_nocloud(given, command_line, reader):
-        return Verdict(RUNS, ("NoCloud",))
+        return Verdict(RUNS, _written("NoCloud"))
     if runs_anyway:
         return Verdict(RUNS)
     return Verdict(NOT_FOUND, None, place, _of_list(place, sources), f"write `{RIGHT_LIST}`")
+
+
+def _written(name: str) -> str:
+    """Return the list with this text, which may hold several names, and with None."""
+    has_none = f" {name} ".endswith(" None ") or " None, " in f" {name} "
+    return f"[ {name} ]" if has_none else f"[ {name}, None ]"
 
 
 def _of_list(place: str, sources: Sequence[str]) -> str:
@@ -166,22 +180,25 @@ def _resolved(text: str) -> str:
 
 def _list_of(value: str, reader: ScriptReader) -> list[str]:
     if not reader.by_grep:
-        return _array(value)
-    flow = value.rpartition(":")[2].strip()
-    return _array(flow)
+        return _array(value, reader)
+    return _array(reader.trimmed(value.rpartition(":")[2]), reader)
 
 
-def _list_on_command_line(command_line: str) -> list[str]:
+def _list_on_command_line(command_line: str, reader: ScriptReader) -> list[str]:
     begun, is_there, rest = command_line.rpartition("datasource_list")
     if not is_there or "cc:" not in begun:
         return []
-    return _array(rest.partition("]")[0].rpartition("[")[2])
+    return _array(rest.partition("]")[0].rpartition("[")[2], reader)
 
 
-def _array(text: str) -> list[str]:
+def _array(text: str, reader: ScriptReader) -> list[str]:
     """Split `[a, 'b']`, as the function parse_yaml_array does."""
     items = text.removeprefix("[").removesuffix("]").split(",")
-    return " ".join(_unquoted(item.strip()) for item in items).split()
+    return _words(" ".join(_unquoted(reader.trimmed(item)) for item in items))
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in _BETWEEN_WORDS.split(text) if word]
 
 
 def _unquoted(text: str) -> str:
@@ -201,13 +218,13 @@ def _settings(text: str, command_line: str, reader: ScriptReader) -> tuple[_Sett
     found = {"policy": _Setting(), "datasource": _Setting()}
     for line in _lines(text):
         key, is_there, value = line.partition("#")[0].partition(":")
-        if is_there and key.strip() in found:
-            value = value.strip()
-            found[key.strip()] = _Setting(_unquoted(value), f"`{key.strip()}: {value}`", SETTINGS)
+        key, value = reader.trimmed(key), reader.trimmed(value)
+        if is_there and key in found:
+            found[key] = _Setting(_unquoted(value), f"`{key}: {value}`", SETTINGS)
     keys = {"ci.ds": "datasource", "ci.datasource": "datasource", "ci.di.policy": "policy"}
     if reader.reads_ds:
         keys["ds"] = "datasource"
-    for word in command_line.split():
+    for word in _words(command_line):
         key, is_there, value = word.partition("=")
         if key in keys:
             value = value if is_there else word

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmw_cloudinit_metadata.guest.agent.conf import SEED_DIR
+from vmw_cloudinit_metadata.guest.agent.texts import load_yaml
 from vmw_cloudinit_metadata.guest.check import dsidentify
 from vmw_cloudinit_metadata.guest.check.commandlines import CommandLine, command_lines
+from vmw_cloudinit_metadata.guest.check.configfaults import of_files, of_values, package_files
 from vmw_cloudinit_metadata.guest.check.configlayers import MAIN, CloudConfig, Set
 from vmw_cloudinit_metadata.guest.check.dsidentify import (
     RIGHT_LIST,
@@ -30,18 +32,13 @@ DS_IDENTIFY = (
     "/usr/libexec/cloud-init/ds-identify",
     "/lib/cloud-init/ds-identify",
 )
-_IMPORTERS = (
-    "/usr/lib/python3*/dist-packages/cloudinit/importer.py",
-    "/usr/lib/python3*/site-packages/cloudinit/importer.py",
-    "/usr/local/lib/python3*/*-packages/cloudinit/importer.py",
-)
 _OFF = "cloud-init=disabled"
 _DISABLED = "/etc/cloud/cloud-init.disabled"
 _UPGRADED_NETWORK = "/var/lib/cloud/data/upgraded-network"
 _INSTANCE = "/var/lib/cloud/instance/obj.pkl"
 _KLIBC = "/usr/share/initramfs-tools"
 _DRACUT = ("/usr/lib/dracut", "/usr/bin/dracut")
-_NOCLOUD = ("nocloud", "nocloud-net")
+_DS_NOCLOUD = ("ds=nocloud", "ds=nocloud-net")
 _NOWHERE = "kernel command line"
 
 
@@ -57,7 +54,7 @@ class CloudInit:
     @classmethod
     def read(cls, tree: Tree) -> CloudInit:
         program = next((text for text in map(tree.text, DS_IDENTIFY) if text), "")
-        importers = [tree.text(path) for pattern in _IMPORTERS for path in tree.glob(pattern)]
+        importers = map(tree.text, package_files(tree, "importer.py"))
         names = [name for name in tree.glob(f"{datasource.DIRECTORY}/*.cfg") if "/." not in name]
         return cls(
             ScriptReader.of(program) if program else ScriptReader(),
@@ -69,9 +66,18 @@ class CloudInit:
             ),
         )
 
-    def takes(self, source: object) -> bool:
-        """Return whether this names NoCloud."""
-        return source == "NoCloud" or (self.ignores_case and str(source).lower() in _NOCLOUD)
+    def tries_nocloud(self, sources: object) -> bool:
+        """Return whether cloud-init tries NoCloud if this is its datasource_list."""
+        names = [*sources] if isinstance(sources, (list, dict)) else []
+        if not all(isinstance(name, str) and "." not in name for name in names):
+            return False  # it fails
+        return any(map(self._is_nocloud, names))
+
+    def _is_nocloud(self, name: str) -> bool:
+        if self.ignores_case and name.lower() == "nocloud-net":
+            return True
+        name = name.removeprefix("DataSource")
+        return name == "NoCloud" or (self.ignores_case and name.lower() == "nocloud")
 
 
 def of_first_boot(tree: Tree) -> Iterator[ImageFinding]:
@@ -86,10 +92,10 @@ def of_first_boot(tree: Tree) -> Iterator[ImageFinding]:
         yield from _of_data_source(cloud_init, config, line)
         yield from _of_words(tree, line)
         yield from _of_network(config)
+        yield from of_values(tree, config)
         yield from _of_inline_data(config)
         yield from _of_other_keys(tree, config)
-    for place in cloud_init.config.unreadable:
-        yield ImageFinding(place, "not a YAML mapping: cloud-init ignores it", "correct it", True)
+    yield from of_files(cloud_init.config)
 
 
 def _of_data_source(
@@ -106,11 +112,11 @@ def _of_data_source(
         return
     configured = config.get("datasource_list")
     is_on_command_line = bool(configured and line.place and configured[0].place == line.place)
-    if verdict.sources is not None and not any(map(cloud_init.takes, verdict.sources)):
-        yield _finding(verdict, line)
-        return
-    decides = verdict.sources is None or is_on_command_line
-    if decides and configured and not _has_nocloud(cloud_init, configured[0].value):
+    written = None if is_on_command_line else _list_in(verdict.written)
+    if written is not None:
+        if not cloud_init.tries_nocloud(written):
+            yield _finding(verdict, line)
+    elif configured and not cloud_init.tries_nocloud(configured[0].value):
         yield ImageFinding(
             configured[0].place,
             "the last datasource_list lacks NoCloud",
@@ -118,8 +124,14 @@ def _of_data_source(
         )
 
 
-def _has_nocloud(cloud_init: CloudInit, sources: object) -> bool:
-    return isinstance(sources, list) and any(map(cloud_init.takes, sources))
+def _list_in(written: str | None) -> object:
+    """Return the list that ds-identify writes; None if it writes none, or none that is YAML."""
+    if written is None:
+        return None
+    try:
+        return load_yaml(written)
+    except ValueError:
+        return None
 
 
 def _finding(verdict: Verdict, line: CommandLine) -> ImageFinding:
@@ -133,13 +145,14 @@ def _default_place(verdict: Verdict) -> str:
 
 def _of_words(tree: Tree, line: CommandLine) -> Iterator[ImageFinding]:
     """Yield what words of the kernel command line set in place of the server's data."""
+    names = [word for word in line.words if word.startswith("ds=nocloud")]
+    if any(name.partition(";")[0] in _DS_NOCLOUD for name in names) and _pairs(names[-1]):
+        yield ImageFinding(
+            line.place, f"{names[-1]} overrides the server's meta-data", "remove what follows the ;"
+        )
     for word in line.words:
         key, _, value = word.partition("=")
-        if key == "ds" and value.split(";")[0] in _NOCLOUD and _pairs(value):
-            yield ImageFinding(
-                line.place, f"{word} overrides the server's meta-data", "remove what follows the ;"
-            )
-        elif key == "network-config" and value:
+        if key == "network-config" and value:
             yield ImageFinding(
                 line.place, f"{key}= replaces the server's network", f"remove {key}= from it"
             )
@@ -149,6 +162,13 @@ def _of_words(tree: Tree, line: CommandLine) -> Iterator[ImageFinding]:
                 f"{word}: the initramfs configures the network, and cloud-init takes that",
                 f"remove {word}",
                 _has_only_dracut(tree),
+            )
+        elif key == "cloud-config-url" and value:
+            yield ImageFinding(
+                line.place,
+                f"{key}=: cloud-init downloads configuration, which was not checked",
+                f"remove {key}=",
+                True,
             )
 
 
@@ -187,9 +207,6 @@ def _of_inline_data(config: CloudConfig) -> Iterator[ImageFinding]:
             "datasource: NoCloud: user-data and meta-data override the seed",
             "remove both keys",
         )
-    for one in config.get("datasource", "NoCloud")[:1]:
-        if one.value is not None and not isinstance(one.value, dict):
-            yield ImageFinding(one.place, "datasource: NoCloud: is not a mapping", "remove the key")
 
 
 def _true(found: list[Set]) -> list[Set]:
