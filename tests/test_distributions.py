@@ -80,8 +80,9 @@ def test_removed_agent_leaves_the_image_as_it_was(image: Path) -> None:
 def test_trap_is_reported_and_nothing_else(trap: str, name: str, tmp_path: Path) -> None:
     image = DISTRIBUTIONS[name].make(tmp_path / "root")
     install_as_documented(image, name)
-    before = check(image)[1]
     found = TRAPS[trap]
+    install(image, "--device", found.device)
+    before = check(image)[1]
     for path, text in found.files.items():
         put(image, path, text)
     problems, lines = check(image)
@@ -90,6 +91,9 @@ def test_trap_is_reported_and_nothing_else(trap: str, name: str, tmp_path: Path)
     assert [found.says in line for line in new] == [True] * bool(found.says)
     if found.says and found.files:
         assert new[0].startswith(f"/{next(iter(found.files))}: ")
+    if CONSOLE in found.says:
+        install(image, "--device", found.device, "--free-console", "ttyS0")
+        assert check(image) == (0, before)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,16 @@ class Distribution:
     debian: str  # whose program of a similar version can stand in for it
     files: Mapping[str, str]
     links: Mapping[str, str]
+    policy: str = ""  # its ds-identify's own line that sets the default policy
 
     @property
     def has_selinux(self) -> bool:
         return "etc/selinux/config" in self.files
+
+    def patched(self, program: str) -> str:
+        """Return the text of a ds-identify, changed as the package changes it."""
+        pattern = re.compile(r"^DI_DEFAULT_POLICY=.*$", re.MULTILINE)
+        return pattern.sub(self.policy, program) if self.policy else program
 
     def make(self, root: Path) -> Path:
         """Make the tree in a new directory."""

@@ -27,6 +27,8 @@ datasource_list: ['NoCloud', 'ConfigDrive', 'OpenStack', 'VMware', None]
 datasource: {VMware: {allow_raw_data: false}}
 disable_fallback_netcfg: true
 """
+# The one line of ds-identify that its package changes: without any data, cloud-init starts too.
+POLICY = 'DI_DEFAULT_POLICY="search,found=all,maybe=all,notfound=${DI_ENABLED}"'
 PHOTON_5 = Distribution(
     "photon-5",
     "/usr/bin/python3",
@@ -40,6 +42,7 @@ PHOTON_5 = Distribution(
             cloud_cfg("photon", "photon", ["networkd"], DEFAULTS),
         ),
         **systemd(NETWORKD),
+        DS_IDENTIFY: f'{PROGRAM}{POLICY}\ngrep "$key\n',
         "usr/bin/python3.11": PROGRAM,
         "usr/bin/vmtoolsd": PROGRAM,
         "usr/lib/systemd/systemd-networkd": PROGRAM,
@@ -63,4 +66,5 @@ PHOTON_5 = Distribution(
         "usr/sbin/init": "../lib/systemd/systemd",
         "boot/photon.cfg": KERNEL.rpartition("/")[2],
     },
+    POLICY,
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.distributions.distribution import CLOUD
+from tests.distributions.photon import KERNEL
 from tests.imagecases import DS_IDENTIFY, NM, sample
 
 UBUNTU = ("ubuntu-22.04", "ubuntu-24.04")
@@ -21,6 +22,7 @@ class Trap:
     files: Mapping[str, str]
     says: str
     is_risk: bool = False
+    device: str = "/dev/ttyS1"
 
 
 TRAPS = {
@@ -95,11 +97,22 @@ TRAPS = {
         {"etc/sysconfig/network/ifcfg-eth1": "BOOTPROTO='none'\nSTARTMODE='off'\n"},
         "",
     ),
+    # Photon's ds-identify starts cloud-init anyway, which then tries the whole list.
+    "photon-list": Trap(
+        ("photon-5",), {f"{CLOUD}/99_vmware.cfg": "datasource_list: [NoCloud, VMware, None]\n"}, ""
+    ),
     # In old releases of Photon, and by hand.
     "photon-without-network": Trap(
         ("photon-5",),
         {f"{CLOUD}/99-disable-networking-config.cfg": "network:\n  config: disabled\n"},
         "no network is configured",
+    ),
+    # GRUB reads the file through the link /boot/photon.cfg.
+    "photon-console": Trap(
+        ("photon-5",),
+        {KERNEL: sample("console/linux-6.1.1.cfg.photon")},
+        "console=ttyS0 uses the agent's port",
+        device="/dev/ttyS0",
     ),
     "networkd-first": Trap(
         ("photon-5",),
