@@ -34,7 +34,7 @@ def both(program: Path, files: dict[str, str], words: str) -> tuple[object, obje
         root = Path(directory)
         for name, text in files.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(text.encode())
+            (root / name).write_bytes(text.encode("utf-8", "surrogateescape"))
         real = realdsidentify.decide(program, root / "etc/cloud", words)
     configs = [
         (f"/{n}", files[n]) for n in sorted(files) if n.endswith(".cfg") and n != DS_IDENTIFY
