@@ -110,7 +110,7 @@ TRAPS = {
     # GRUB reads the file through the link /boot/photon.cfg.
     "photon-console": Trap(
         ("photon-5",),
-        {KERNEL: sample("console/linux-6.1.1.cfg.photon")},
+        {KERNEL: f"# GRUB Environment Block\n{sample('console/linux-6.1.1.cfg.photon')}"},
         "console=ttyS0 uses the agent's port",
         device="/dev/ttyS0",
     ),
