@@ -44,7 +44,7 @@ def starts(root: Path, cause: Cause) -> bool:
     program = realdsidentify.program_of(root)
     code, written = realdsidentify.decide(program, root / "etc/cloud", cause.words)
     names = re.findall(r"[\w-]+", (written or "NoCloud").lower())
-    return code == 0 and any(name in NOCLOUD for name in names)
+    return code == 0 and any(name.removeprefix("datasource") in NOCLOUD for name in names)
 
 
 def takes(root: Path, cause: Cause) -> list[str]:
