@@ -478,6 +478,9 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
         b"\xff\xfe\x00datasource_list:\n"
     ),
     "long": lambda root: put(root, "etc/cloud/ds-identify.cfg", "policy:" + "," * 100_000),
+    "dangling": lambda root: (root / CLOUD / "60-a.cfg").symlink_to("/nowhere"),
+    "outside": lambda root: (root / CLOUD / "60-a.cfg").symlink_to("../" * 30 + "etc/passwd"),
+    "directory": lambda root: (root / CLOUD / "60-a.cfg").mkdir(),
     "pipe": lambda root: os.mkfifo(root / CLOUD / "60-a.cfg"),
 }
 
@@ -488,3 +491,27 @@ def test_hostile_image_is_checked_to_the_end(image: Path, name: str) -> None:
     code, _, err = in_process("guest", "check", "--root", str(image))
     assert code in (0, 1)
     assert err[0].startswith("problems: ")
+
+
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "large": lambda path: os.truncate(put(path.parent, path.name, ""), 1 << 40),
+    "much YAML": lambda path: path.write_text("# a\n" * 300_000),
+    "loop": lambda path: path.symlink_to(path.name),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_file_that_cannot_be_checked_is_a_fault(image: Path, name: str) -> None:
+    """The other checks go on."""
+    UNREADABLE[name](image / CLOUD / "60-a.cfg")
+    put(image, "usr/lib/systemd/system/cloud-init.service", "[Install]\n")
+    (first, second) = found(image)
+    assert (first.file, first.is_warning) == (f"/{CLOUD}/60-a.cfg", False)
+    assert first.remedy == "correct or remove it, and check again"
+    assert "is wanted by nothing" in second.problem
+
+
+def test_other_name_of_a_unit_need_not_be_enabled(image: Path) -> None:
+    with_units(image)
+    (image / UNITS / "cloud-init.service").symlink_to("cloud-init-network.service")
+    assert lines(image) == []

@@ -19,7 +19,7 @@ from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
 from vmw_cloudinit_metadata.instance.parsing import seed
-from vmw_cloudinit_metadata.instance.values.dump import document_text
+from vmw_cloudinit_metadata.instance.values.dump import block_text, document_text, yaml_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 UUID = "01234567-89ab-cdef-fedc-ba9876543210"
@@ -128,6 +128,11 @@ def test_network_that_json_would_change_is_yaml(value: dict[object, object]) -> 
     text = document_text(value)
     assert not text.startswith("{")
     assert yaml.safe_load(text) == value
+
+
+@given(st.dictionaries(FURTHER, VALUES))
+def test_block_of_any_mapping_is_the_same_the_second_time(value: dict[str, Any]) -> None:
+    assert block_text(value) == block_text(value) == yaml_text(value)
 
 
 def test_example_gives_its_user_data_as_written() -> None:

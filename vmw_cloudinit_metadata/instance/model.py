@@ -25,7 +25,7 @@ from vmw_cloudinit_metadata.instance.metadata.fields import Match, Metadata
 from vmw_cloudinit_metadata.instance.network import interfaces, native, networkconfig, shortform
 from vmw_cloudinit_metadata.instance.network.shortform import Interface
 from vmw_cloudinit_metadata.instance.values import placeholder, plain
-from vmw_cloudinit_metadata.instance.values.dump import yaml_text
+from vmw_cloudinit_metadata.instance.values.dump import block_text
 from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 from vmw_cloudinit_metadata.instance.vmname import normal
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -253,7 +253,7 @@ def _user_data(value: Any) -> bytes:
     if not isinstance(value, Mapping):
         raise _UnfitError("a string, !!binary, or a mapping, which is served as #cloud-config")
     try:
-        return b"#cloud-config\n" + yaml_text(dict(value)).encode()
+        return b"#cloud-config\n" + block_text(dict(value)).encode()
     except (TypeError, ValueError, yaml.YAMLError):
         raise _UnfitError("a mapping that YAML can represent") from None
 

@@ -129,7 +129,8 @@ class Machine:
     @property
     def query(self) -> Mapping[str, str]:
         """The service URI's query: {"profile": "web"} for `my-metadata?profile=web`."""
-        return dict(parse_qsl(self.service_uri.partition("?")[2], keep_blank_values=True))
+        query = self.service_uri.partition("?")[2]
+        return dict(parse_qsl(query, keep_blank_values=True)) if query else {}
 
     @property
     def is_anonymous(self) -> bool:

@@ -14,10 +14,10 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from vmw_cloudinit_metadata.guest.agent.texts import load_yaml
+from vmw_cloudinit_metadata.guest.check.boundedtexts import read_texts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 MAIN = "/etc/cloud/cloud.cfg"
-MAX_FILES = 1000
 _TEMPLATE = re.compile(r"##[ \t]*template:", re.IGNORECASE)
 _STATEMENT = re.compile(r"\{[%#][^\n]{0,1000}?[%#]\}")
 _EXPRESSION = re.compile(r"\{\{[^\n]{0,1000}?\}\}")
@@ -43,11 +43,12 @@ class CloudConfig:
     @classmethod
     def read(cls, tree: Tree) -> Self:
         """Return what the files of an image set."""
-        main = _mapping(_text(tree, MAIN))
+        main = _mapping(_rendered(read_texts(tree, [MAIN])[MAIN]))
         directory = (main or {}).get("conf_d", f"{MAIN}.d")
         names = tree.glob(f"{str(directory).strip()}/*.cfg") if directory else []
-        texts = {place: _text(tree, place) for place in [*names[::-1], MAIN][-MAX_FILES:]}
-        mappings = {place: _mapping(text) for place, text in texts.items()}
+        texts = read_texts(tree, names[::-1])
+        mappings = {place: _mapping(_rendered(text)) for place, text in texts.items()}
+        texts, mappings = texts | read_texts(tree, [MAIN]), mappings | {MAIN: main}
         return cls(
             [(place, mapping) for place, mapping in mappings.items() if mapping],
             [place for place, mapping in mappings.items() if mapping is None],
@@ -98,8 +99,7 @@ def _merged(found: Iterable[Set]) -> list[Set]:
     return kept
 
 
-def _text(tree: Tree, place: str) -> str:
-    text = tree.text(place) if tree.is_file(place) else ""
+def _rendered(text: str) -> str:
     return _EXPRESSION.sub("x", _STATEMENT.sub("", text)) if _TEMPLATE.match(text) else text
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from vmw_cloudinit_metadata.guest.agent.conf import SEED_DIR
 from vmw_cloudinit_metadata.guest.agent.texts import load_yaml
 from vmw_cloudinit_metadata.guest.check import dsidentify
+from vmw_cloudinit_metadata.guest.check.boundedtexts import read_texts
 from vmw_cloudinit_metadata.guest.check.commandlines import CommandLine, command_lines
 from vmw_cloudinit_metadata.guest.check.configfaults import of_files, of_values, package_files
 from vmw_cloudinit_metadata.guest.check.configlayers import MAIN, CloudConfig, Set
@@ -52,17 +53,16 @@ class CloudInit:
     given: ScriptInput
 
     @classmethod
-    def read(cls, tree: Tree) -> CloudInit:
+    def read(cls, tree: Tree, config: CloudConfig) -> CloudInit:
         program = next((text for text in map(tree.text, DS_IDENTIFY) if text), "")
         importers = map(tree.text, package_files(tree, "importer.py"))
         names = [name for name in tree.glob(f"{datasource.DIRECTORY}/*.cfg") if "/." not in name]
         return cls(
             ScriptReader.of(program) if program else ScriptReader(),
             all("match_case_insensitive" in text for text in importers),
-            CloudConfig.read(tree),
+            config,
             ScriptInput(
-                [(name, tree.text(name)) for name in (MAIN, *names)],
-                tree.text(dsidentify.SETTINGS),
+                [*read_texts(tree, [MAIN, *names]).items()], tree.text(dsidentify.SETTINGS)
             ),
         )
 
@@ -80,22 +80,22 @@ class CloudInit:
         return name == "NoCloud" or (self.ignores_case and name.lower() == "nocloud")
 
 
-def of_first_boot(tree: Tree) -> Iterator[ImageFinding]:
+def of_first_boot(tree: Tree, config: CloudConfig) -> Iterator[ImageFinding]:
     """Yield what prevents that cloud-init uses the seed."""
     if tree.is_file(_DISABLED):
         yield ImageFinding(_DISABLED, "cloud-init is disabled", "remove this file")
     if tree.find(_UPGRADED_NETWORK):
         yield ImageFinding(_UPGRADED_NETWORK, "no network is configured", "remove this file")
-    cloud_init = CloudInit.read(tree)
+    cloud_init = CloudInit.read(tree, config)
     for line in command_lines(tree):
-        config = cloud_init.config.with_command_line(line.text, line.place)
-        yield from _of_data_source(cloud_init, config, line)
+        with_line = config.with_command_line(line.text, line.place)
+        yield from _of_data_source(cloud_init, with_line, line)
         yield from _of_words(tree, line)
-        yield from _of_network(config)
-        yield from of_values(tree, config)
-        yield from _of_inline_data(config)
-        yield from _of_other_keys(tree, config)
-    yield from of_files(cloud_init.config)
+        yield from _of_network(with_line)
+        yield from of_values(tree, with_line)
+        yield from _of_inline_data(with_line)
+        yield from _of_other_keys(tree, with_line)
+    yield from of_files(config)
 
 
 def _of_data_source(

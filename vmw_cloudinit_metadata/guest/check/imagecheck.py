@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from vmw_cloudinit_metadata.guest.agent.conf import CONFIG, Settings, defaults, read_config
 from vmw_cloudinit_metadata.guest.agent.obstacles import OF_THE_AGENT, Image
 from vmw_cloudinit_metadata.guest.agent.system import System
+from vmw_cloudinit_metadata.guest.check.configlayers import CloudConfig
 from vmw_cloudinit_metadata.guest.check.consoles import on_port
 from vmw_cloudinit_metadata.guest.check.enablement import not_started
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
@@ -15,27 +17,53 @@ from vmw_cloudinit_metadata.guest.check.firstboot import of_first_boot
 from vmw_cloudinit_metadata.guest.check.leftovers import left_over
 from vmw_cloudinit_metadata.guest.image import layout
 from vmw_cloudinit_metadata.guest.image.tree import Tree
+from vmw_cloudinit_metadata.settings.errors import ConfigError
+
+Check = Callable[[Tree], Iterator[ImageFinding]]
 
 
 def findings(tree: Tree) -> list[ImageFinding]:
     """Return all faults and warnings, each once."""
-    return list(dict.fromkeys(_all(tree)))
+    return list(dict.fromkeys(found for check in _CHECKS for found in _completed(check, tree)))
 
 
-def _all(tree: Tree) -> Iterator[ImageFinding]:
+def _completed(check: Check, tree: Tree) -> Iterator[ImageFinding]:
+    """Yield what a check finds, and what it cannot read."""
+    try:
+        yield from check(tree)
+    except ConfigError as error:
+        text = str(error).removeprefix(str(tree.root))
+        yield replace(ImageFinding.parse(text), remedy="correct or remove it, and check again")
+
+
+def _of_cloud_init(tree: Tree) -> Iterator[ImageFinding]:
+    config = CloudConfig.read(tree)
+    if layout.cloud_init_of(tree):
+        yield from of_first_boot(tree, config)
+    else:
+        yield ImageFinding("", "cloud-init is not installed", "install the distribution's package")
+    yield from left_over(tree, config)
+
+
+def _of_units(tree: Tree) -> Iterator[ImageFinding]:
+    if layout.cloud_init_of(tree):
+        yield from not_started(tree)
+
+
+def _of_init(tree: Tree) -> Iterator[ImageFinding]:
     init = layout.without_systemd(tree)
     if init:
         problem, _, remedy = init.rpartition(": ")
         yield ImageFinding("", problem, remedy)
-    if layout.cloud_init_of(tree):
-        yield from of_first_boot(tree)
-        yield from not_started(tree)
-    else:
-        yield ImageFinding("", "cloud-init is not installed", "install the distribution's package")
-    yield from left_over(tree)
+
+
+def _of_agent(tree: Tree) -> Iterator[ImageFinding]:
     system = System(os.path.abspath(tree.root))
     settings: Settings = {**defaults(), **read_config(system.at(CONFIG))[0]}
     yield from on_port(tree, settings["device"])
     image = Image(system, settings, CONFIG)
     for check in OF_THE_AGENT:
         yield from map(ImageFinding.parse, check(image))
+
+
+_CHECKS: tuple[Check, ...] = (_of_init, _of_cloud_init, _of_units, _of_agent)

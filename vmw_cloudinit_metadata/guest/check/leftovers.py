@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from vmw_cloudinit_metadata.guest.agent.texts import load_yaml
+from vmw_cloudinit_metadata.guest.check.boundedtexts import read_texts
 from vmw_cloudinit_metadata.guest.check.configlayers import CloudConfig
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.image.tree import Tree
@@ -46,9 +47,9 @@ _MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _REMOVE = "remove the file"
 
 
-def left_over(tree: Tree) -> Iterator[ImageFinding]:
+def left_over(tree: Tree, config: CloudConfig) -> Iterator[ImageFinding]:
     """Yield network configuration that competes, and an identity that clones would share."""
-    yield from _of_ifupdown(tree)
+    yield from _of_ifupdown(tree, config)
     yield from _of_netplan(tree)
     yield from _of_network_manager(tree)
     yield from _of_ifcfg(tree)
@@ -70,11 +71,13 @@ def _files(tree: Tree, *patterns: str) -> list[str]:
     return list(dict.fromkeys(path for path in found if path and tree.is_file(path)))
 
 
-def _of_ifupdown(tree: Tree) -> Iterator[ImageFinding]:
+def _of_ifupdown(tree: Tree, config: CloudConfig) -> Iterator[ImageFinding]:
     if not _has(tree, _IFUP) or not tree.is_file(_INTERFACES):
         return
     lines = tree.text(_INTERFACES).replace("\\\n", " ").split("\n")
-    if _writes_interfaces(tree) and not any(map(_includes_cloud_init, map(str.split, lines))):
+    if _writes_interfaces(tree, config) and not any(
+        map(_includes_cloud_init, map(str.split, lines))
+    ):
         yield ImageFinding(
             _INTERFACES,
             f"does not include {_CLOUD_INIT_INTERFACES}, where cloud-init writes the network",
@@ -91,9 +94,9 @@ def _of_ifupdown(tree: Tree) -> Iterator[ImageFinding]:
             yield _competes(path, f"configures {names}", f"remove the stanzas of {names}")
 
 
-def _writes_interfaces(tree: Tree) -> bool:
+def _writes_interfaces(tree: Tree, config: CloudConfig) -> bool:
     """Return whether cloud-init would write for ifupdown, and not for netplan."""
-    for one in CloudConfig.read(tree).get("system_info", "network", "renderers")[:1]:
+    for one in config.get("system_info", "network", "renderers")[:1]:
         if isinstance(one.value, list) and _has(tree, _NETPLAN) and "netplan" in one.value:
             return "eni" in one.value[: one.value.index("netplan")]
     return True
@@ -115,11 +118,11 @@ def _is_card(words: list[str]) -> bool:
 def _of_netplan(tree: Tree) -> Iterator[ImageFinding]:
     if not _has(tree, _NETPLAN):
         return
-    for path in _files(tree, *_NETPLAN_FILES):
+    for path, text in read_texts(tree, _files(tree, *_NETPLAN_FILES)).items():
         if path == _CLOUD_INIT_NETPLAN:
             continue
         try:
-            configured = _devices(load_yaml(tree.text(path)))
+            configured = _devices(load_yaml(text))
         except ValueError:
             yield ImageFinding(
                 path, "is not YAML: netplan applies no file at all", "correct or remove it"

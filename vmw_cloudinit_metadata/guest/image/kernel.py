@@ -34,8 +34,11 @@ FILES = (
     "/boot/grub2/grubenv",  # RHEL 8: the entries say $kernelopts, which is here
     "/boot/efi/EFI/*/grub.cfg",
     "/boot/efi/EFI/*/grubenv",
+    "/boot/EFI/*/grub.cfg",
+    "/boot/EFI/*/grubenv",
     "/efi/EFI/*/grub.cfg",
     "/efi/EFI/*/grubenv",
+    "/boot/extlinux.conf",
     "/boot/extlinux/*.conf",
     "/boot/extlinux/*.cfg",
     "/boot/syslinux/*.cfg",
@@ -44,7 +47,9 @@ FILES = (
     "/boot/firmware/cmdline.txt",
 )
 # Unified kernel images and their add-ons: a command line inside is signed or has a fixed place.
-IMAGES = ("/boot/efi/EFI/Linux/*.efi", "/boot/EFI/Linux/*.efi", "/efi/EFI/Linux/*.efi")
+_PARTITIONS = ("/boot/efi", "/boot", "/efi")
+_IMAGES = ("EFI/Linux/*.efi", "EFI/Linux/*.efi.extra.d/*.efi", "loader/addons/*.efi")
+IMAGES = tuple(f"{partition}/{path}" for partition in _PARTITIONS for path in _IMAGES)
 # The I/O addresses by which `console=uart8250,io,0x3f8` names a port.
 _ADDRESSES = {"ttyS0": "3f8", "ttyS1": "2f8", "ttyS2": "3e8", "ttyS3": "2e8"}
 # A list of words, as in TOML: `kargs = ["console=ttyS0", "quiet"]`; and the comma before its end.

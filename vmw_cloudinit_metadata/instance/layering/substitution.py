@@ -23,6 +23,7 @@ MAX_VALUE_CHARACTERS = 64
 # A name of shell has no dot: `${match}` is its variable.
 _REFERENCE = re.compile(r"\$\$\{|\$\{(vm|query|match|metadata)\.([^{}\n]{0,200})\}")
 _FROM_VM = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_VALUE_CHARACTERS}}}")
+_SCALARS = frozenset({int, float, bool, type(None)})
 _ALLOWED = f"1 to {MAX_VALUE_CHARACTERS} of the characters A-Z a-z 0-9 . _ -"
 
 # Where values come from, by the first word; each returns None if it has no such value.
@@ -59,6 +60,11 @@ def substituted(
     return result, work.faults.all()
 
 
+def _stays(value: Any) -> bool:
+    """Whether it is a value without a reference, as most are: told without a place for faults."""
+    return BEGINS not in value if type(value) is str else type(value) in _SCALARS
+
+
 class _Unavailable(Exception):  # noqa: N818 - the text of a fault: what was expected
     pass
 
@@ -75,9 +81,15 @@ class _Substitution:
             case str() if BEGINS in value:
                 return self._text(value, key)
             case dict():
-                return {name: self.value(item, (*key, str(name))) for name, item in value.items()}
+                return {
+                    name: item if _stays(item) else self.value(item, (*key, str(name)))
+                    for name, item in value.items()
+                }
             case list():
-                return [self.value(item, (*key, index)) for index, item in enumerate(value)]
+                return [
+                    item if _stays(item) else self.value(item, (*key, index))
+                    for index, item in enumerate(value)
+                ]
             case _:
                 return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import ujson
@@ -16,6 +17,9 @@ _UNREADABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 # YAML looks at most 1024 characters ahead for a key's colon; an escaped character has up to six.
 _KEY_CHARACTERS = 128
+
+# What many VMs share, such as vendor-data of a layer, is of this size.
+_SHARED_CHARACTERS = 2048
 
 
 class _Dumper(yaml.CSafeDumper):
@@ -57,6 +61,20 @@ def _is_json(value: Any) -> bool:
         if not _is_json(item):
             return False
     return True
+
+
+def block_text(value: Any) -> str:
+    """Return block YAML, as people read it; raise yaml.YAMLError for what YAML cannot represent."""
+    if _is_json(value):
+        text = json_text(value)
+        if len(text) <= _SHARED_CHARACTERS:
+            return _block_of(text)
+    return yaml_text(value)
+
+
+@lru_cache(maxsize=64)  # 5 instead of 80 us, of the 700 of a first read with layers
+def _block_of(json: str) -> str:
+    return yaml_text(ujson.loads(json))
 
 
 def yaml_text(value: Any) -> str:
