@@ -43,8 +43,8 @@ def starts(root: Path, cause: Cause) -> bool:
         return False
     program = realdsidentify.program_of(root)
     code, written = realdsidentify.decide(program, root / "etc/cloud", cause.words)
-    names = re.findall(r"[\w-]+", (written or "NoCloud").lower())
-    return code == 0 and any(name.removeprefix("datasource") in NOCLOUD for name in names)
+    names = re.findall(r"[\w-]+", (written or "NoCloud").replace("DataSource", "").lower())
+    return code == 0 and any(name in NOCLOUD for name in names)
 
 
 def takes(root: Path, cause: Cause) -> list[str]:

@@ -128,6 +128,12 @@ def test_network_of_the_initramfs_is_reported(image: Path, value: str) -> None:
     assert lines(image)[0].startswith("warning: ")
 
 
+@pytest.mark.parametrize("word", ['"ds=nocloud;i=golden"', "ds=nocloud\\;i=golden"])
+def test_word_that_grub_unquotes_is_read(image: Path, word: str) -> None:
+    put(image, "boot/grub/grub.cfg", f"\tlinux /vmlinuz root=/dev/sda1 {word} ro\n")
+    assert "ds=nocloud;i=golden overrides the server's meta-data" in lines(image)[0]
+
+
 def test_instance_that_would_be_kept_is_a_fault(image: Path) -> None:
     put(image, f"{CLOUD}/50-manual.cfg", sample("docs/50-manual.cfg"))
     put(image, "var/lib/cloud/instance/obj.pkl", "")
@@ -481,6 +487,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "dangling": lambda root: (root / CLOUD / "60-a.cfg").symlink_to("/nowhere"),
     "outside": lambda root: (root / CLOUD / "60-a.cfg").symlink_to("../" * 30 + "etc/passwd"),
     "directory": lambda root: (root / CLOUD / "60-a.cfg").mkdir(),
+    "unit-directory": lambda root: (root / UNITS / "cloud-init.service").mkdir(),
     "pipe": lambda root: os.mkfifo(root / CLOUD / "60-a.cfg"),
 }
 

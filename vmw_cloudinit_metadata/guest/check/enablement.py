@@ -58,18 +58,16 @@ def not_started(tree: Tree) -> Iterator[ImageFinding]:
 def _units(tree: Tree) -> list[str]:
     """Return the names of the units that cloud-init consists of in this image."""
     paths = [path for at in _DIRECTORIES for name in _NAMES for path in tree.glob(f"{at}/{name}")]
-    names = {path.rpartition("/")[2] for path in paths if not _is_alias(tree, path)}
+    names = {path.rpartition("/")[2] for path in paths if _is_unit(tree, path)}
     return sorted(name for name in names if _NOT_NEEDED not in name)
 
 
-def _is_alias(tree: Tree, path: str) -> bool:
-    """Return whether it is a link to a unit of another name."""
+def _is_unit(tree: Tree, path: str) -> bool:
+    """Return whether it is a file or a link, but no other name of another unit."""
     entry = tree.entry(path)
-    return (
-        isinstance(entry, Link)
-        and entry.target != _NULL
-        and posixpath.basename(entry.target) != posixpath.basename(path)
-    )
+    if isinstance(entry, Link) and entry.target != _NULL:
+        return posixpath.basename(entry.target) == posixpath.basename(path)
+    return entry is not None
 
 
 def _masked(tree: Tree, directories: tuple[str, ...], name: str) -> str:
