@@ -271,6 +271,10 @@ def test_networkd_that_netplan_does_not_start_is_reported(image: Path) -> None:
     put(image, "usr/sbin/ifup", "#!ELF\n")
     assert lines(image) == []
     (image / "usr/sbin/ifup").unlink()
+    put(image, "etc/netplan/50-cloud-init.yaml", "network: {version: 2}\n")  # of an earlier boot
+    assert lines(image) == []
+    (image / "etc/netplan/50-cloud-init.yaml").unlink()
+    assert len(lines(image)) == 1
     put(image, "etc/systemd/system/multi-user.target.wants/systemd-networkd.service", "")
     assert lines(image) == []
 

@@ -30,6 +30,7 @@ _NAMES = [f"cloud-{name}*.{kind}" for name in ("init", "config", "final") for ki
 _NOT_NEEDED = "hotplug"  # cards that are added later
 _NETWORKD = "systemd-networkd.service"
 _NETPLAN_1_2 = "/usr/libexec/netplan/configure"
+_NETPLAN_FILES = ("/etc/netplan/*.yaml", "/usr/lib/netplan/*.yaml", "/lib/netplan/*.yaml")
 # With one of these, cloud-init or netplan may leave the network to another program.
 _OTHER_NETWORK = ("/usr/sbin/ifup", "/sbin/ifup", "/usr/sbin/NetworkManager")
 _MACHINE_ID = "/etc/machine-id"
@@ -119,10 +120,15 @@ def _of_generator(tree: Tree) -> Iterator[ImageFinding]:
 
 
 def _of_networkd(tree: Tree) -> Iterator[ImageFinding]:
-    """Up to 1.1, netplan itself starts systemd-networkd on a first boot; presets may enable it."""
+    """netplan enables it only where its generator finds a file, before cloud-init writes one.
+
+    Up to 1.1, netplan starts it even so.
+    """
     if not tree.find(_NETPLAN_1_2) or any(map(tree.find, _OTHER_NETWORK)):
         return
-    if not _is_first_boot(tree) and not _is_wanted(tree, _NETWORKD):
+    if any(map(tree.glob, _NETPLAN_FILES)) or _is_first_boot(tree):
+        return
+    if not _is_wanted(tree, _NETWORKD):
         yield ImageFinding(
             f"{_DIRECTORIES[3]}/{_NETWORKD}",
             "is not enabled, and netplan does not start it on a first boot: there is no network",
