@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import realdsidentify
+from tests.commandline import in_process
 from tests.imagecases import CAUSES, Cause, changed, variants
 from tests.tree import picture
 from vmw_cloudinit_metadata.guest.check.commandlines import CommandLine
@@ -79,6 +80,15 @@ def test_check_finds_each_kind_with_and_without_a_fault(debian: Path) -> None:
         with changed(debian, cause.all_files):
             counts[bool(faults(debian))] += 1
     assert min(counts.values()) >= 15
+
+
+def test_command_asks_the_own_programs(debian: Path) -> None:
+    options = ("guest", "check", "--root", str(debian), "--run-image-programs")
+    assert in_process(*options) == (0, [], ["problems: 0"])
+    with changed(debian, CAUSES["seedfrom"].all_files):
+        code, found, _ = in_process(*options)
+    assert code == 1
+    assert any(line.startswith("by the image's own programs: ") for line in found)
 
 
 def test_own_programs_change_nothing_in_the_image(debian: Path) -> None:

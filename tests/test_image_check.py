@@ -13,6 +13,7 @@ import pytest
 from tests.commandline import in_process
 from tests.imagecases import CAUSES, CLOUD, GRUB, NM, config, sample
 from tests.tree import make_tree, put
+from vmw_cloudinit_metadata.guest.check.commandlines import places
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.check.imagecheck import findings
 from vmw_cloudinit_metadata.guest.check.imageprograms import ImageAnswer
@@ -225,6 +226,7 @@ def test_network_left_in_the_image_is_reported(image: Path, name: str) -> None:
         (f"{NM}/cloud-init-ens192.nmconnection", "[connection]\ntype=ethernet\n", "NetworkManager"),
         (f"{NM}/vpn.nmconnection", "[connection]\ntype=vpn\n", "NetworkManager"),
         (f"{NM}/x.nmconnection", "[connection]\nautoconnect=false\n", "NetworkManager"),
+        (f"{NM}/ens192.nmconnection.bak", "[connection]\ntype=ethernet\n", "NetworkManager"),
         ("etc/sysconfig/network-scripts/ifcfg-lo", "ONBOOT=yes\n", "NetworkManager"),
         ("etc/sysconfig/network-scripts/ifcfg-a", "ONBOOT=no\n", "NetworkManager"),
         (
@@ -279,6 +281,22 @@ def test_networkd_that_netplan_does_not_start_is_reported(image: Path) -> None:
     assert lines(image) == []
 
 
+def test_netplan_s_files_for_networkd_come_later(image: Path) -> None:
+    put(image, "usr/lib/systemd/systemd-networkd", "#!ELF\n")
+    put(image, "etc/systemd/system/multi-user.target.wants/systemd-networkd.service", "")
+    put(image, "etc/systemd/network/10-dhcp.network", "[Match]\nName=en*\n")
+    assert lines(image) == []
+    put(image, "usr/sbin/netplan", "#!/bin/sh\n")
+    assert "before cloud-init's 10-netplan-*.network" in lines(image)[0]
+
+
+def test_connection_without_an_ending_is_reported(image: Path) -> None:
+    put(image, "usr/sbin/NetworkManager", "#!ELF\n")
+    put(image, f"{NM}/Wired connection 1", sample("net/ens192.nmconnection"))
+    (finding,) = found(image)
+    assert finding.file == f"/{NM}/Wired connection 1"
+
+
 def test_filled_machine_id_is_reported(image: Path) -> None:
     put(image, "etc/machine-id", sample("preset/machine-id"))
     assert lines(image) == []
@@ -315,6 +333,14 @@ def test_target_that_nothing_starts_is_reported(image: Path) -> None:
     assert "nothing else starts cloud-init.target" in lines(image)[0]
     put(image, "etc/systemd/system/multi-user.target.wants/cloud-init.target", "")
     assert lines(image) == []
+
+
+def test_command_line_of_the_building_machine_does_not_count(image: Path) -> None:
+    running = Path("/proc/cmdline").read_text()
+    put(image, "proc/cmdline", f"{running.rstrip()} ds=VMware\n")
+    assert [finding.file for finding in found(image)] == ["/proc/cmdline"]
+    put(image, "proc/cmdline", running)
+    assert "/proc/cmdline" not in places(Tree(image))
 
 
 def test_unit_masked_by_the_kernel_is_reported(image: Path) -> None:

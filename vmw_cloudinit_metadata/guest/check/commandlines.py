@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from vmw_cloudinit_metadata.guest.image import parts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
-RUNNING = "/proc/cmdline"  # of this machine, where the root is `/`
+_RUNNING = "/proc/cmdline"
 MAX_LINES = 100  # that concern cloud-init, in one file
 
 # GRUB_CMDLINE_LINUX="…", kernelopts=…, photon_cmdline=…, kernel_cmdline+="…"
@@ -39,9 +40,19 @@ class CommandLine:
 
 def command_lines(tree: Tree) -> list[CommandLine]:
     """Return those that concern cloud-init, each once; the empty one if there are none."""
-    places = [RUNNING, *parts.command_line_files(tree)]
-    found = [CommandLine(place, text) for place in places for text in _texts(tree.text(place))]
+    found = [
+        CommandLine(place, text) for place in places(tree) for text in _texts(tree.text(place))
+    ]
     return list(dict.fromkeys(found)) or [CommandLine("", "")]
+
+
+def places(tree: Tree) -> list[str]:
+    """Return the files with command lines, without that of this machine, mounted in an image."""
+    found = parts.command_line_files(tree)
+    is_image = tree.root.resolve() != Path("/")
+    if is_image and tree.text(_RUNNING) == Path(_RUNNING).read_text("utf-8", "surrogateescape"):
+        return found
+    return [_RUNNING, *found]
 
 
 def _texts(text: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 
-from vmw_cloudinit_metadata.guest.check.commandlines import RUNNING
+from vmw_cloudinit_metadata.guest.check.commandlines import places
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.image import kernel, parts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
@@ -16,7 +16,7 @@ def on_port(tree: Tree, device: str | None) -> Iterator[ImageFinding]:
     if device is None:
         return
     port = posixpath.basename(device)
-    for place in (RUNNING, *parts.command_line_files(tree)):
+    for place in places(tree):
         if kernel.uses_console(tree.read(place) or b"", port):
             yield ImageFinding(
                 place,

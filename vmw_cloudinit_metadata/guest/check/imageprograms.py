@@ -92,7 +92,7 @@ for device in null urandom; do
     mount --bind "/dev/$device" "$1/dev/$device"
 done
 cp -r "$2" "$1/run/check"
-exec prlimit --as=2147483648 --cpu=60 --core=0 --fsize=16777216 \\
+exec prlimit --as=2147483648 --cpu=60 --nproc=512 --core=0 --fsize=16777216 \\
     setpriv --no-new-privs chroot --userspec=65534:65534 --groups=65534 "$1" \\
     /bin/sh /run/check/steps
 """

@@ -25,9 +25,10 @@ _NETPLAN_FILES = ("/etc/netplan/*.yaml", "/usr/lib/netplan/*.yaml", "/lib/netpla
 _CLOUD_INIT_NETPLAN = "/etc/netplan/50-cloud-init.yaml"
 _NETWORK_MANAGER = ("/usr/sbin/NetworkManager", "/usr/bin/NetworkManager", "/sbin/NetworkManager")
 _CONNECTIONS = (
-    "/etc/NetworkManager/system-connections/*.nmconnection",
+    "/etc/NetworkManager/system-connections/*",  # there, with any ending
     "/usr/lib/NetworkManager/system-connections/*.nmconnection",
 )
+_NO_CONNECTION = ("~", ".bak", ".swp", ".orig", ".rpmsave", ".rpmnew")
 _WIRED = ("", "ethernet", "802-3-ethernet", "bond", "bridge", "team", "vlan")
 _SCRIPTS = (*_IFUP, "/etc/init.d/network", "/etc/rc.d/init.d/network")
 _MANAGER_PLUGINS = ("/usr/lib64/NetworkManager/*", "/usr/lib/*/NetworkManager/*")
@@ -43,6 +44,7 @@ _NETWORKD = "/usr/lib/systemd/systemd-networkd"
 _NETWORKD_ENABLED = "/etc/systemd/system/*.wants/systemd-networkd.service"
 _NETWORKD_FILES = ("/etc/systemd/network/*.network", "/usr/lib/systemd/network/*.network")
 _CLOUD_INIT_NETWORKD = "10-cloud-init-"
+_NETPLAN_NETWORKD = "10-netplan-"
 _MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 _REMOVE = "remove the file"
 
@@ -144,7 +146,8 @@ def _of_network_manager(tree: Tree) -> Iterator[ImageFinding]:
     if not _has(tree, _NETWORK_MANAGER):
         return
     for path in _files(tree, *_CONNECTIONS):
-        if posixpath.basename(path).startswith("cloud-init-"):
+        name = posixpath.basename(path)
+        if name.startswith((".", "cloud-init-")) or name.endswith(_NO_CONNECTION):
             continue
         keys = _section(tree.text(path), "connection")
         if keys.get("type", "") in _WIRED and keys.get("autoconnect", "").lower() != "false":
@@ -187,13 +190,15 @@ def _of_networkd(tree: Tree) -> Iterator[ImageFinding]:
     """systemd-networkd takes the first file that matches a card."""
     if not tree.find(_NETWORKD) or not tree.glob(_NETWORKD_ENABLED):
         return
+    first = _NETPLAN_NETWORKD if _has(tree, _NETPLAN) else _CLOUD_INIT_NETWORKD
     for path in _files(tree, *_NETWORKD_FILES):
-        if posixpath.basename(path) < _CLOUD_INIT_NETWORKD:
+        name = posixpath.basename(path)
+        if name < first and not name.startswith(_CLOUD_INIT_NETWORKD):
             card = _section(tree.text(path), "Match").get("name", "cards")
             if card != "lo":
                 yield ImageFinding(
                     path,
-                    f"configures {card}, before cloud-init's {_CLOUD_INIT_NETWORKD}*.network",
+                    f"configures {card}, before cloud-init's {first}*.network",
                     "rename it to a higher number, or remove it",
                 )
 
