@@ -1,7 +1,7 @@
 # make run        serve the example VMs on port 13370, in the foreground
 # make test       run the quick tests, in four processes: many tests wait
 # make test-slow  run the slow tests: load, HAProxy, network namespaces (needs root)
-# make e2e        boot Debian machines under QEMU, 5 minutes; E2E='-k clone' for one case (docs/e2e.md)
+# make e2e        boot Debian machines under QEMU; E2E='-k clone' for one case (docs/e2e.md)
 # make e2e-quick  boot the two machines that CI boots
 # make check      run ruff, mypy, bandit, and check dependencies and requirements.lock
 # make audit      look for known vulnerabilities in requirements.lock (pip-audit, needs the Internet)

@@ -1,4 +1,4 @@
-"""Debian 12 and 13 with the agent: the trees of the end-to-end tests, unpacked without kernels."""
+"""Several Debians with the agent: the trees of the end-to-end tests, unpacked without kernels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from tests.commandline import in_process
 from tests.e2e.image import tarball
-from tests.e2e.recipe import DEBIAN_12, DEBIAN_13
+from tests.e2e.recipe import DEBIAN_11, DEBIAN_12, DEBIAN_13, SID
 
-RECIPES = {recipe.name: recipe for recipe in (DEBIAN_12, DEBIAN_13)}
+RECIPES = {recipe.name: recipe for recipe in (DEBIAN_11, DEBIAN_12, DEBIAN_13, SID)}
 WITHOUT = ("./dev/*", "./boot/*", "*/lib/modules/*")
 
 

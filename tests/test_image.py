@@ -295,6 +295,12 @@ def test_grub_environment_keeps_its_length_and_its_link(tmp_path: Path) -> None:
     assert text.rstrip("#") == GRUBENV.replace("console=ttyS0,115200n8 ", "").rstrip("#")
 
 
+def test_grub_environment_without_padding_gets_none() -> None:
+    """GRUB would read it as a part of the last value. Photon's are such files."""
+    text = b"# GRUB Environment Block\nphoton_cmdline=ro console=ttyS0\nphoton_linux=vmlinuz"
+    assert without_console(text, "ttyS0") == text.replace(b" console=ttyS0", b"")
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

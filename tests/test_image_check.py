@@ -244,6 +244,15 @@ def test_network_that_does_not_compete_is_not_reported(
     assert lines(image) == []
 
 
+def test_network_manager_reads_scripts_with_its_plugin_only(image: Path) -> None:
+    put(image, "etc/sysconfig/network-scripts/ifcfg-ens192", sample("net/ifcfg-ens192"))
+    put(image, "usr/sbin/NetworkManager", "#!/bin/sh\n")
+    put(image, "usr/lib64/NetworkManager/1.52.0/libnm-device-plugin-team.so", "")
+    assert lines(image) == []
+    put(image, "usr/lib64/NetworkManager/1.52.0/libnm-settings-plugin-ifcfg-rh.so", "")
+    assert "configures ens192" in lines(image)[0]
+
+
 def test_networkd_takes_the_first_file(image: Path) -> None:
     put(image, "usr/lib/systemd/systemd-networkd", "#!ELF\n")
     put(image, "etc/systemd/network/05-dhcp.network", "[Match]\nName=en*\n")
@@ -252,6 +261,24 @@ def test_networkd_takes_the_first_file(image: Path) -> None:
     put(image, "etc/systemd/system/multi-user.target.wants/systemd-networkd.service", "")
     (finding,) = found(image)
     assert finding.file == "/etc/systemd/network/05-dhcp.network"
+
+
+def test_networkd_that_netplan_does_not_start_is_reported(image: Path) -> None:
+    put(image, "usr/libexec/netplan/configure", "#!ELF\n")
+    assert lines(image) == []  # a first boot, which enables all units
+    put(image, "etc/machine-id", "")
+    (finding,) = found(image)
+    assert finding.file == f"/{UNITS}/systemd-networkd.service"
+    assert finding.remedy == "systemctl enable systemd-networkd.service"
+    put(image, "usr/sbin/ifup", "#!ELF\n")
+    assert lines(image) == []
+    (image / "usr/sbin/ifup").unlink()
+    put(image, "etc/netplan/50-cloud-init.yaml", "network: {version: 2}\n")  # of an earlier boot
+    assert lines(image) == []
+    (image / "etc/netplan/50-cloud-init.yaml").unlink()
+    assert len(lines(image)) == 1
+    put(image, "etc/systemd/system/multi-user.target.wants/systemd-networkd.service", "")
+    assert lines(image) == []
 
 
 def test_netplan_s_files_for_networkd_come_later(image: Path) -> None:

@@ -21,6 +21,12 @@ OPTIONS = (
     "--dpkgopt=path-exclude=/usr/share/locale/*",
     "--dpkgopt=path-exclude=/usr/share/man/*",
 )
+# Security updates of a release that Debian supports no more: the suite may be gone or incomplete.
+WITHOUT_SECURITY = ('--setup-hook=sed -i /security/d "$1/etc/apt/sources.list"',)
+# The suite is signed anew several times a day; a mirror may be older than its signature is valid.
+ALSO_EXPIRED = ("--aptopt=Acquire::Check-Valid-Until false",)
+# netplan 1.2 does not start systemd-networkd on a first boot if it is not enabled.
+WITH_NETWORKD = ('--customize-hook=systemctl --root "$1" enable systemd-networkd',)
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,13 @@ class Recipe:
     name: str
     suite: str
     packages: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
     @property
     def command(self) -> list[str]:
         """The mmdebstrap command, without the output file."""
-        return ["mmdebstrap", *OPTIONS, f"--include={','.join(self.packages)}", self.suite]
+        options = (*OPTIONS, *self.options, f"--include={','.join(self.packages)}")
+        return ["mmdebstrap", *options, self.suite]
 
     @property
     def digest(self) -> str:
@@ -43,3 +51,5 @@ class Recipe:
 DEBIAN_13 = Recipe("debian-13", "trixie", (*COMMON, *IFUPDOWN, "netcat-openbsd"))
 DEBIAN_12 = Recipe("debian-12", "bookworm", (*COMMON, *IFUPDOWN))
 NETPLAN_13 = Recipe("debian-13-netplan", "trixie", (*COMMON, *NETPLAN, "netcat-openbsd"))
+DEBIAN_11 = Recipe("debian-11", "bullseye", (*COMMON, *IFUPDOWN), WITHOUT_SECURITY)
+SID = Recipe("debian-sid", "sid", NETPLAN_13.packages, (*ALSO_EXPIRED, *WITH_NETWORKD))

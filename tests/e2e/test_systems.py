@@ -8,12 +8,14 @@ from tests.e2e.boot import SEED, Interface
 from tests.e2e.expected import FIRST, MACHINE, ONE_CARD, check_identity, identity
 from tests.e2e.image import ImageOf
 from tests.e2e.lab import Lab
-from tests.e2e.recipe import DEBIAN_12, NETPLAN_13, Recipe
+from tests.e2e.recipe import DEBIAN_11, DEBIAN_12, NETPLAN_13, SID, Recipe
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("recipe", [DEBIAN_12, NETPLAN_13], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe", [DEBIAN_11, DEBIAN_12, NETPLAN_13, SID], ids=lambda recipe: recipe.name
+)
 def test_other_system_takes_the_data(lab: Lab, image_of: ImageOf, recipe: Recipe) -> None:
     FIRST.serve(lab)
     lab.start_server()

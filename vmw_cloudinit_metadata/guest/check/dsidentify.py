@@ -22,6 +22,9 @@ RIGHT_LIST = "datasource_list: [NoCloud, None]"
 _SPACE = " \t\n\v\f\r"  # in the locale of a boot
 _BETWEEN_WORDS = re.compile(r"[ \t\n]+")  # the shell's IFS
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_STARTS_ANYWAY = re.compile(
+    r"^DI_DEFAULT_POLICY=.*notfound=(?:enabled|\$\{?DI_ENABLED)\b", re.MULTILINE
+)
 _NO_SEED = "on a first boot there is no seed yet, so ds-identify disables cloud-init"
 # Exit codes.
 RUNS, NOT_FOUND = 0, 1
@@ -35,6 +38,7 @@ class ScriptReader:
     reads_ds: bool = True  # the kernel's `ds=`; all versions read `ci.ds=`
     reads_seedfrom: bool = True
     joins_words: bool = False  # when it trims
+    starts_anyway: bool = False  # if it finds nothing: Photon's default policy
 
     @classmethod
     def of(cls, program: str) -> ScriptReader:
@@ -44,6 +48,7 @@ class ScriptReader:
             re.search(r"^[ \t]*ds\) _rc_dsname=", program, re.MULTILINE) is not None,
             "check_config seedfrom" in program or 'check_config "seedfrom"' in program,
             '_RET="$*"' in program,
+            _STARTS_ANYWAY.search(program) is not None,
         )
 
     def trimmed(self, text: str) -> str:
@@ -79,7 +84,7 @@ def identify(given: ScriptInput, reader: ScriptReader) -> Verdict:
     """
     command_line = _resolved(given.command_line + "\n").partition("\n")[0].strip(" \t")
     policy, name = _settings(given.settings, command_line, reader)
-    mode, not_found = _mode(policy.value)
+    mode, not_found = _mode(policy.value, "enabled" if reader.starts_anyway else "disabled")
     if mode == "disabled":
         return Verdict(
             NOT_FOUND,
@@ -232,9 +237,9 @@ def _settings(text: str, command_line: str, reader: ScriptReader) -> tuple[_Sett
     return found["policy"], found["datasource"]
 
 
-def _mode(policy: str) -> tuple[str, str]:
+def _mode(policy: str, not_found: str) -> tuple[str, str]:
     """Return the mode, and what happens if nothing is found."""
-    mode, not_found = "search", "disabled"
+    mode = "search"
     for word in policy.split(","):
         key, _, value = word.partition("=")
         if word in ("enabled", "disabled", "search", "report"):

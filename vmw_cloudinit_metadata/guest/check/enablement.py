@@ -1,4 +1,4 @@
-"""Finds units of cloud-init that do not start: masked, or wanted by nothing."""
+"""Finds units that do not start and that cloud-init needs: masked, or wanted by nothing."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ _TARGET = "cloud-init.target"
 _KINDS = ("service", "target")
 _NAMES = [f"cloud-{name}*.{kind}" for name in ("init", "config", "final") for kind in _KINDS]
 _NOT_NEEDED = "hotplug"  # cards that are added later
+_NETWORKD = "systemd-networkd.service"
+_NETPLAN_1_2 = "/usr/libexec/netplan/configure"
+_NETPLAN_FILES = ("/etc/netplan/*.yaml", "/usr/lib/netplan/*.yaml", "/lib/netplan/*.yaml")
+# With one of these, cloud-init or netplan may leave the network to another program.
+_OTHER_NETWORK = ("/usr/sbin/ifup", "/sbin/ifup", "/usr/sbin/NetworkManager")
+_MACHINE_ID = "/etc/machine-id"
 _INSTALL = re.compile(r"^\[Install\][ \t\r]*$", re.MULTILINE)
 _NULL = "/dev/null"
 
@@ -43,6 +49,7 @@ def not_started(tree: Tree) -> Iterator[ImageFinding]:
                 _place(tree, unit), f"{unit} is wanted by nothing", f"systemctl enable {unit}"
             )
     yield from _of_generator(tree)
+    yield from _of_networkd(tree)
     for line in command_lines(tree):
         for word in line.words:
             if re.match(r"systemd\.mask=cloud-(?:init|config|final)\b", word):
@@ -110,3 +117,25 @@ def _of_generator(tree: Tree) -> Iterator[ImageFinding]:
             f"is missing, and nothing else starts {_TARGET}",
             f"install cloud-init anew, or run: systemctl enable {_TARGET}",
         )
+
+
+def _of_networkd(tree: Tree) -> Iterator[ImageFinding]:
+    """netplan enables it only where its generator finds a file, before cloud-init writes one.
+
+    Up to 1.1, netplan starts it even so.
+    """
+    if not tree.find(_NETPLAN_1_2) or any(map(tree.find, _OTHER_NETWORK)):
+        return
+    if any(map(tree.glob, _NETPLAN_FILES)) or _is_first_boot(tree):
+        return
+    if not _is_wanted(tree, _NETWORKD):
+        yield ImageFinding(
+            f"{_DIRECTORIES[3]}/{_NETWORKD}",
+            "is not enabled, and netplan does not start it on a first boot: there is no network",
+            f"systemctl enable {_NETWORKD}",
+        )
+
+
+def _is_first_boot(tree: Tree) -> bool:
+    """Return whether systemd will apply presets; an empty machine-id does not suffice."""
+    return not tree.is_file(_MACHINE_ID) or tree.text(_MACHINE_ID).strip() == "uninitialized"

@@ -30,12 +30,12 @@ _CONNECTIONS = (
 )
 _NO_CONNECTION = ("~", ".bak", ".swp", ".orig", ".rpmsave", ".rpmnew")
 _WIRED = ("", "ethernet", "802-3-ethernet", "bond", "bridge", "team", "vlan")
-_SCRIPTS = (*_NETWORK_MANAGER, *_IFUP, "/etc/init.d/network", "/etc/rc.d/init.d/network")
+_SCRIPTS = (*_IFUP, "/etc/init.d/network", "/etc/rc.d/init.d/network")
+_MANAGER_PLUGINS = ("/usr/lib64/NetworkManager/*", "/usr/lib/*/NetworkManager/*")
+_IFCFG_PLUGIN = "libnm-settings-plugin-ifcfg-rh.so"  # Fedora 41 and RHEL 10 have none
 _WICKED = ("/usr/sbin/wicked", "/sbin/wicked")
-_IFCFG = {
-    "/etc/sysconfig/network-scripts/ifcfg-*": _SCRIPTS,
-    "/etc/sysconfig/network/ifcfg-*": _WICKED,
-}
+_SCRIPTS_FILES = "/etc/sysconfig/network-scripts/ifcfg-*"
+_WICKED_FILES = "/etc/sysconfig/network/ifcfg-*"
 _IFCFG_OFF = re.compile(
     r"^[ \t]*(?:ONBOOT=[\"']?no|STARTMODE=[\"']?(?:off|manual))\b", re.MULTILINE | re.IGNORECASE
 )
@@ -168,13 +168,22 @@ def _section(text: str, name: str) -> dict[str, str]:
 
 
 def _of_ifcfg(tree: Tree) -> Iterator[ImageFinding]:
-    for pattern, programs in _IFCFG.items():
-        for path in _files(tree, pattern) if _has(tree, programs) else ():
-            name = posixpath.basename(path).removeprefix("ifcfg-")
-            text = tree.text(path)
-            is_off = name == "lo" or name.endswith(_IFCFG_IGNORED) or _IFCFG_OFF.search(text)
-            if not is_off and "by cloud-init" not in text:
-                yield _competes(path, f"configures {name}")
+    patterns = [_SCRIPTS_FILES] * _reads_scripts(tree) + [_WICKED_FILES] * _has(tree, _WICKED)
+    for path in _files(tree, *patterns):
+        name = posixpath.basename(path).removeprefix("ifcfg-")
+        text = tree.text(path)
+        is_off = name == "lo" or name.endswith(_IFCFG_IGNORED) or _IFCFG_OFF.search(text)
+        if not is_off and "by cloud-init" not in text:
+            yield _competes(path, f"configures {name}")
+
+
+def _reads_scripts(tree: Tree) -> bool:
+    """Return whether something reads network-scripts: NetworkManager needs a plugin for that."""
+    if _has(tree, _SCRIPTS):
+        return True
+    directories = [path for pattern in _MANAGER_PLUGINS for path in tree.glob(pattern)]
+    plugins = [f"{directory}/{_IFCFG_PLUGIN}" for directory in directories]
+    return _has(tree, _NETWORK_MANAGER) and (not plugins or _has(tree, plugins))
 
 
 def _of_networkd(tree: Tree) -> Iterator[ImageFinding]:

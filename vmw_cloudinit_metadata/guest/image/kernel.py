@@ -56,7 +56,6 @@ _ADDRESSES = {"ttyS0": "3f8", "ttyS1": "2f8", "ttyS2": "3e8", "ttyS3": "2e8"}
 _TOML_LIST = re.compile(rb"[ \t]*(?:kargs[ \t]*=[ \t]*\[|[\"'][^\"'\n]*[\"'][ \t]*[,\]\r\n])")
 _EMPTY_END = re.compile(rb",[ \t]*(\])")
 _ENVIRONMENT = b"# GRUB Environment Block\n"
-_ENVIRONMENT_BYTES = 1024  # GRUB writes it in place and accepts no other length
 _GRUB_SERIAL = re.compile(
     rb"^[ \t]*(?:GRUB_TERMINAL\w*=|terminal_(?:in|out)put\b)[^#\n]*\bserial\b", re.M
 )
@@ -73,8 +72,9 @@ def without_console(text: bytes, port: str) -> bytes:
     changed = b"".join(
         line if line.lstrip().startswith(b"#") else _tidy(line, alone, item) for line in lines
     )
-    is_padded = changed != text and text.startswith(_ENVIRONMENT)
-    return _padded(changed) if is_padded else changed
+    # GRUB writes such a file in place, so it keeps its length. Photon's are not padded.
+    is_padded = text.startswith(_ENVIRONMENT) and text.endswith(b"#")
+    return changed.rstrip(b"#").ljust(len(text), b"#") if is_padded else changed
 
 
 def uses_console(text: bytes, port: str) -> bool:
@@ -110,7 +110,3 @@ def _without_blank_end(line: bytes) -> bytes:
     end = line[len(text) :].translate(None, b" \t")
     quote = text[-1:] if text.endswith((b'"', b"'")) else b""
     return text.removesuffix(quote).rstrip(b" \t") + quote + end
-
-
-def _padded(environment: bytes) -> bytes:
-    return environment.rstrip(b"#").ljust(_ENVIRONMENT_BYTES, b"#")
