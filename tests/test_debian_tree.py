@@ -39,7 +39,7 @@ def installed(debian: Path) -> Iterator[Path]:
     before = system(debian)
     device = ("--device", "/dev/ttyS1")
     code, out, err = in_process("guest", "install", "--root", str(debian), *device)
-    assert (code, len(out), err) == (0, 6, [])
+    assert (code, len(out), err) == (0, 7, [])
     yield debian
     in_process("guest", "install", "--root", str(debian), "--remove")
     assert system(debian) == before

@@ -25,6 +25,8 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 AGENT = "usr/libexec/vmw-metadata-agent"
 UNIT = "usr/lib/systemd/system/vmw-metadata-agent.service"
 ENABLED = "etc/systemd/system/cloud-init.target.wants/vmw-metadata-agent.service"
+PRESET = "usr/lib/systemd/system-preset/10-vmw-metadata-agent.preset"
+MASKED = "usr/lib/systemd/system/serial-getty@ttyS0.service"
 SETTINGS = "etc/vmw-metadata-agent.conf"
 CONFIG = "etc/cloud/cloud.cfg.d/99-nocloud.cfg"
 CLEAN = "etc/cloud/clean.d/50-vmw-metadata-agent"
@@ -58,7 +60,7 @@ def test_install_puts_everything_in_its_place(tmp_path: Path, kind: str) -> None
     root = make_tree(tmp_path / "root", kind)
     code, out, _ = install(root)
     assert code == 0
-    assert len(out) == 6
+    assert len(out) == 7
     assert (mode(root / AGENT), mode(root / CLEAN)) == (0o755, 0o755)
     assert (mode(root / UNIT), mode(root / SETTINGS), mode(root / CONFIG)) == (0o644,) * 3
     assert (root / ENABLED).readlink() == Path(f"/{UNIT}")
@@ -175,7 +177,7 @@ class FullDisk(Tree):
 
 
 @pytest.mark.parametrize("then", [ALL_OPTIONS, ("--remove",)], ids=["finished", "removed"])
-@pytest.mark.parametrize("writes", range(11))
+@pytest.mark.parametrize("writes", range(12))
 def test_installation_that_was_cut_short_can_be_undone(
     tmp_path: Path, writes: int, then: tuple[str, ...]
 ) -> None:
@@ -282,7 +284,7 @@ def test_free_console_takes_the_port_from_kernel_and_getty(tmp_path: Path, kind:
             lines = path.read_text().splitlines()
             left = [line for line in lines if "=ttyS0" in line and not line.startswith("#")]
             assert left == [], path
-    assert os.readlink(root / "etc/systemd/system/serial-getty@ttyS0.service") == "/dev/null"
+    assert os.readlink(root / MASKED) == "/dev/null"
 
 
 def test_grub_environment_keeps_its_length_and_its_link(tmp_path: Path) -> None:
@@ -436,6 +438,7 @@ def test_remove_with_other_options_is_refused(tmp_path: Path) -> None:
     [
         ("agent", AGENT),
         ("unit", UNIT),
+        ("preset", PRESET),
         ("config", CONFIG),
         ("settings", SETTINGS),
         ("clean", CLEAN),

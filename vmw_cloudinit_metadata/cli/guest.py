@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vmw_cloudinit_metadata.guest.image import inspection, parts
+from vmw_cloudinit_metadata.guest.image import inspection, parts, presets
 from vmw_cloudinit_metadata.guest.image.install import install as install_agent
 from vmw_cloudinit_metadata.guest.image.install import open_tree
 from vmw_cloudinit_metadata.guest.image.install import remove as remove_agent
@@ -115,14 +115,15 @@ def check(root: Path) -> int:
 @guest.command("print")
 @click.argument(
     "what",
-    type=click.Choice(["agent", "unit", "config", "settings", "clean", "cloudbase-init"]),
+    type=click.Choice(["agent", "unit", "preset", "config", "settings", "clean", "cloudbase-init"]),
     metavar="WHAT",
 )
 @NETWORK_EVERY_BOOT
 @WITH_GUESTINFO
 def print_(what: str, network_every_boot: bool, with_guestinfo: bool) -> None:
-    """Print a file as it is installed: agent, unit, config, settings, clean or cloudbase-init.
+    """Print a file as it is installed, such as agent or unit.
 
+    preset: keeps the unit enabled on first boots that apply systemd's presets.
     config: cloud-init's, /etc/cloud/cloud.cfg.d/99-nocloud.cfg. settings: the agent's,
     /etc/vmw-metadata-agent.conf. clean: the script for `cloud-init clean`.
     cloudbase-init: the metadata service for Windows, vmwmetadata.py.
@@ -135,6 +136,7 @@ def print_(what: str, network_every_boot: bool, with_guestinfo: bool) -> None:
 _TEXTS = {
     "agent": parts.agent,
     "unit": parts.unit,
+    "preset": parts.preset,
     "settings": parts.settings,
     "clean": parts.clean,
     "cloudbase-init": parts.cloudbase_init,
@@ -151,6 +153,7 @@ def _warnings(tree: Tree, freed: str | None) -> list[str]:
         *inspection.missing(tree),
         *inspection.overriding_data_sources(tree),
         *inspection.without_selinux_label(tree),
+        *presets.disabled_agent(tree),
     ]
     found += inspection.unnamed_device(tree)
     return [*found, *(inspection.serial_boot_loader(tree) if freed else [])]

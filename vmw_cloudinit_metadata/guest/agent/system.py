@@ -10,6 +10,7 @@ from vmw_cloudinit_metadata.guest.agent.osfiles import names_in, read_text
 
 MAX_LINKS = 40  # as Linux
 NOWHERE = "/dev/null/nowhere"  # stands for the target of links that form a loop
+UNIT_DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")  # the first one counts
 
 
 def swapped(uuid: str) -> str:
@@ -78,8 +79,9 @@ class System:
         return link_target(self.itself(place))
 
     def is_masked(self, unit: str) -> bool:
-        places = ("/etc", "/run")
-        return any(self.leads_to(f"{at}/systemd/system/{unit}") == "/dev/null" for at in places)
+        places = [f"{at}/systemd/system/{unit}" for at in UNIT_DIRECTORIES]
+        found = [place for place in places if os.path.lexists(self.itself(place))]
+        return bool(found) and self.leads_to(found[0]) == "/dev/null"
 
     def read(self, place: str) -> str:
         return read_text(self.at(place)).strip()

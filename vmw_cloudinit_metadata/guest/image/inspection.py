@@ -13,7 +13,7 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 LIMIT_S = 60
 
 _LABELLED = (
-    *(parts.AGENT, parts.UNIT, parts.ENABLED, parts.CLEAN, parts.SETTINGS),
+    *(parts.AGENT, parts.UNIT, parts.ENABLED, parts.PRESET, parts.CLEAN, parts.SETTINGS),
     datasource.FILE,
 )
 
