@@ -79,6 +79,12 @@ def test_unit_is_valid_and_enabled(installed: Path, program: Callable[[str, str]
     assert UNIT not in verified.stderr
 
 
+def test_unit_that_systemctl_enables_anew_is_removed_with_the_rest(installed: Path) -> None:
+    inside(installed, "systemctl", "reenable", UNIT)
+    link = installed / "etc/systemd/system/cloud-init.target.wants" / UNIT
+    assert link.readlink() == Path(f"/lib/systemd/system/{UNIT}")  # another path than ours
+
+
 def test_agent_runs_with_the_python_of_the_tree(installed: Path) -> None:
     unit = (installed / "usr/lib/systemd/system" / UNIT).read_text()
     found = re.search(r"^ExecStart=(.+)$", unit, re.MULTILINE)
