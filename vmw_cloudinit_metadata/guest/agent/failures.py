@@ -9,8 +9,16 @@ class NoPort(AgentError):
     """There is no serial port to ask on, and waiting will not bring one."""
 
 
+class PortMissing(NoPort):
+    """The device of the port does not exist; it may still appear."""
+
+
 class PortLost(AgentError):
     """The port disappeared, or another program uses it; it may come back."""
+
+
+class PortAppeared(AgentError):
+    """There is another port to ask on."""
 
 
 class ErrorAnswer(AgentError):

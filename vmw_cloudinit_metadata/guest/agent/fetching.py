@@ -1,7 +1,7 @@
 """One fetch: asking until there is usable data, or until patience is over."""
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from vmw_cloudinit_metadata.guest.agent.conf import Settings
@@ -11,10 +11,14 @@ from vmw_cloudinit_metadata.guest.agent.failures import (
     AgentError,
     ErrorAnswer,
     GaveUp,
+    NoPort,
+    PortAppeared,
     PortLost,
+    PortMissing,
     Unusable,
 )
 from vmw_cloudinit_metadata.guest.agent.journal import Journal
+from vmw_cloudinit_metadata.guest.agent.lateport import LatePort
 from vmw_cloudinit_metadata.guest.agent.patience import Patience, retry_delay_s
 from vmw_cloudinit_metadata.guest.agent.port import GuestPort
 from vmw_cloudinit_metadata.guest.agent.responses import Documents
@@ -36,6 +40,7 @@ class Fetch:
         self._not_found_s = 0.0 if has_seed else settings["not-found-timeout"]
         self._not_found_until_s: Optional[float] = None
         self._journal = journal
+        self._asked: Sequence[str] = ()
         self._hold = not has_seed and settings["on-failure"] == "hold"
         self._reader = DocumentReader()
         self._unusable = 0
@@ -45,22 +50,43 @@ class Fetch:
         longest_s = settings["longest-wait"]
         if self._hold:
             wait_s = longest_s = float("inf")
+        port_s = min(settings["port-timeout"], wait_s)
+        self._late = LatePort(system, port_s, journal.announce)
         self._patience = Patience(wait_s, settings["silence-timeout"], longest_s)
 
     def run(self) -> Tuple[Documents, str]:
         """Return the documents and the port they came from; raise NoPort or GaveUp."""
-        devices = find_ports(self._system, self._device)
         while True:
             try:
+                devices = find_ports(self._system, self._device)
                 with self._opened(devices) as ports:
+                    self._asked = devices
                     conversation = Conversation(
-                        ports, wait_for, self._patience, self._retry_s, self._announce
+                        ports, wait_for, self._patience, self._retry_s, self._before_retry
                     )
                     conversation.drain()
                     return self._ask(conversation), ports[0].device
             except PortLost as lost:
-                self._consider(lost)
-                time.sleep(min(self._retry_s, self._patience.left_s))
+                self._pause_after_loss(lost)
+            except NoPort as missing:
+                if self._asked and isinstance(missing, PortMissing):
+                    self._pause_after_loss(missing)
+                else:
+                    self._late.wait(missing)
+            except PortAppeared as appeared:
+                self._announce(str(appeared))
+
+    def _pause_after_loss(self, failure: AgentError) -> None:
+        self._consider(failure)
+        time.sleep(min(self._retry_s, self._patience.left_s))
+
+    def _before_retry(self, line: str) -> None:
+        """Announce a retry; raise PortAppeared if it would not go to all ports that there are."""
+        self._announce(line)
+        with suppress(NoPort):
+            for device in find_ports(self._system, self._device):
+                if device not in self._asked:
+                    raise PortAppeared(f"{device} has appeared")
 
     @contextmanager
     def _opened(self, devices: Sequence[str]) -> Iterator[List[GuestPort]]:
