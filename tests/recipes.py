@@ -47,15 +47,18 @@ def kickstart() -> str:
     return script
 
 
-def print_files(directory: Path) -> None:
-    """Run the commands that print the files, in a directory."""
-    programs = directory / "bin"
-    programs.mkdir()
-    program = programs / "vmw-cloudinit-metadata"
+def with_program(directory: Path) -> dict[str, str]:
+    """The environment in which a script in a directory finds the program of this checkout."""
+    program = directory / "bin" / "vmw-cloudinit-metadata"
+    program.parent.mkdir(exist_ok=True)
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m vmw_cloudinit_metadata "$@"\n')
     program.chmod(0o755)
-    path = f"{programs}:{os.environ['PATH']}"
-    shell(printing(), directory, PATH=path, PYTHONPATH=str(CHECKOUT))
+    return {"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(CHECKOUT)}
+
+
+def print_files(directory: Path) -> None:
+    """Run the commands that print the files, in a directory."""
+    shell(printing(), directory, **with_program(directory))
 
 
 def shell(script: str, directory: Path, limit_s: float = 60, **env: str) -> str:
