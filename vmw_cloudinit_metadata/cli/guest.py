@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from vmw_cloudinit_metadata.guest.image import inspection, parts, presets
+from vmw_cloudinit_metadata.guest.image import inspection, parts
 from vmw_cloudinit_metadata.guest.image.install import install as install_agent
 from vmw_cloudinit_metadata.guest.image.install import open_tree
 from vmw_cloudinit_metadata.guest.image.install import remove as remove_agent
 from vmw_cloudinit_metadata.guest.image.parts import Choices
+from vmw_cloudinit_metadata.guest.image.presets import disabled_agent
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -151,9 +152,9 @@ def _print_done(steps: list[str]) -> None:
 def _warnings(tree: Tree, freed: str | None) -> list[str]:
     found = [
         *inspection.missing(tree),
+        *disabled_agent(tree),
         *inspection.overriding_data_sources(tree),
         *inspection.without_selinux_label(tree),
-        *presets.disabled_agent(tree),
     ]
     found += inspection.unnamed_device(tree)
     return [*found, *(inspection.serial_boot_loader(tree) if freed else [])]

@@ -14,11 +14,7 @@ class PortMissing(NoPort):
 
 
 class PortLost(AgentError):
-    """The port disappeared, or another program uses it; it may come back."""
-
-
-class PortAppeared(AgentError):
-    """There is another port to ask on."""
+    """The port disappeared, or another program uses it, or there is one more: open them again."""
 
 
 class ErrorAnswer(AgentError):

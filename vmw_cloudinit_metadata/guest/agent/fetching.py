@@ -12,7 +12,6 @@ from vmw_cloudinit_metadata.guest.agent.failures import (
     ErrorAnswer,
     GaveUp,
     NoPort,
-    PortAppeared,
     PortLost,
     PortMissing,
     Unusable,
@@ -58,45 +57,39 @@ class Fetch:
         """Return the documents and the port they came from; raise NoPort or GaveUp."""
         while True:
             try:
-                devices = find_ports(self._system, self._device)
-                with self._opened(devices) as ports:
-                    self._asked = devices
+                with self._opened() as ports:
                     conversation = Conversation(
                         ports, wait_for, self._patience, self._retry_s, self._before_retry
                     )
                     conversation.drain()
                     return self._ask(conversation), ports[0].device
             except PortLost as lost:
-                self._pause_after_loss(lost)
-            except NoPort as missing:
-                if self._asked and isinstance(missing, PortMissing):
-                    self._pause_after_loss(missing)
-                else:
-                    self._late.wait(missing)
-            except PortAppeared as appeared:
-                self._announce(str(appeared))
-
-    def _pause_after_loss(self, failure: AgentError) -> None:
-        self._consider(failure)
-        time.sleep(min(self._retry_s, self._patience.left_s))
-
-    def _before_retry(self, line: str) -> None:
-        """Announce a retry; raise PortAppeared if it would not go to all ports that there are."""
-        self._announce(line)
-        with suppress(NoPort):
-            for device in find_ports(self._system, self._device):
-                if device not in self._asked:
-                    raise PortAppeared(f"{device} has appeared")
+                self._consider(lost)
+                time.sleep(min(self._retry_s, self._patience.left_s))
 
     @contextmanager
-    def _opened(self, devices: Sequence[str]) -> Iterator[List[GuestPort]]:
+    def _opened(self) -> Iterator[List[GuestPort]]:
         ports: List[GuestPort] = []
         try:
-            ports += open_ports(self._system, devices)
+            ports += self._open()
             yield ports
         finally:
             for port in ports:
                 port.close()
+
+    def _open(self) -> Sequence[GuestPort]:
+        """Open the ports, once there are any; raise NoPort, or PortLost if there were some."""
+        while True:
+            try:
+                devices = find_ports(self._system, self._device)
+                ports = open_ports(self._system, devices)
+            except NoPort as failure:
+                if self._asked and isinstance(failure, PortMissing):
+                    raise PortLost(str(failure)) from None
+                self._late.wait(failure)
+            else:
+                self._asked = devices
+                return ports
 
     def _ask(self, conversation: Conversation) -> Documents:
         while True:
@@ -128,6 +121,14 @@ class Fetch:
         """Write a line before a retry, which may take time that systemd must grant."""
         extend_start()
         self._journal.announce(line)
+
+    def _before_retry(self, line: str) -> None:
+        """Announce a retry; raise PortLost if it would not go to all ports that there are."""
+        self._announce(line)
+        with suppress(NoPort):
+            for device in find_ports(self._system, self._device):
+                if device not in self._asked:
+                    raise PortLost(f"{device} has appeared")
 
     def _not_found_is_over(self) -> bool:
         if self._not_found_until_s is None:
