@@ -7,7 +7,6 @@ that they also remove links from /etc: those that enable a unit, and those that 
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,8 +15,6 @@ from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 # A file hides those of the same name in later directories.
 _DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
-# Behind a pattern, `enable` may have names of instances; for the others it is all of the rest.
-_RULE = re.compile(r"\s*(?:(enable)\s+(\S+)|(disable|ignore)\s+(\S.*?)\s*$)")
 _MACHINE_ID = "/etc/machine-id"
 _UNIT = parts.UNIT.rpartition("/")[2]
 
@@ -58,9 +55,10 @@ def disabled_agent(tree: Tree) -> Iterator[str]:
 def _rules(tree: Tree) -> Iterator[PresetRule]:
     for path in _files(tree):
         for number, line in enumerate(tree.text(path).split("\n"), 1):
-            found = _RULE.match(line)
-            if found:
-                action, pattern = filter(None, found.groups())
+            action, *rest = line.split(maxsplit=1) or [""]
+            if rest and action in ("enable", "disable", "ignore"):
+                # Behind its pattern, `enable` may have names of instances.
+                pattern = rest[0].split()[0] if action == "enable" else rest[0].rstrip()
                 yield PresetRule(action, pattern, f"{path}:{number}")
 
 
