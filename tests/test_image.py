@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.commandline import Ended, in_process
-from tests.process import run
+from tests.process import CHECKOUT, LIMIT_S, run
 from tests.tree import FILES, GRUBENV, make_tree, picture, put
 from vmw_cloudinit_metadata.guest.image import joined, parts
 from vmw_cloudinit_metadata.guest.image.install import install as install_agent
@@ -570,3 +572,24 @@ def test_command_line_of_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(root / "etc/default/grub")
     assert install(root, "--free-console", "ttyS0")[0] == 0
     assert (root / "etc/default/grub").is_fifo()
+
+
+@pytest.mark.slow
+def test_usr_that_is_read_only_is_reported_and_nothing_is_changed(tmp_path: Path) -> None:
+    """As on a running machine of bootc or rpm-ostree."""
+    root = make_tree(tmp_path / "root", "rhel9")
+    before = picture(root)
+    usr = root / "usr"
+    mount = f"mount --bind {usr} {usr} && mount -o remount,bind,ro {usr}"
+    command = f"{sys.executable} -m vmw_cloudinit_metadata guest install --root {root}"
+    ended = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"{mount} && {command}"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        cwd=CHECKOUT,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.endswith("installed.json: Read-only file system\n")
+    assert picture(root) == before
