@@ -427,6 +427,8 @@ def test_systemd_is_asked_for_more_time(guest: Guest, serial: Serial, tmp_path: 
 
 # The port
 
+SOON = ("--port-timeout", "0")
+
 
 def quick_end(guest: Guest, *options: str) -> str:
     began_s = time.monotonic()
@@ -437,7 +439,7 @@ def quick_end(guest: Guest, *options: str) -> str:
 
 
 def test_machine_without_a_port_boots_on(guest: Guest) -> None:
-    assert "has no serial port" in quick_end(guest)
+    assert "has no serial port" in quick_end(guest, *SOON)
 
 
 def test_port_without_a_uart_is_no_port(guest: Guest) -> None:
@@ -447,7 +449,7 @@ def test_port_without_a_uart_is_no_port(guest: Guest) -> None:
 
 
 def test_device_that_is_not_there_is_reported(guest: Guest) -> None:
-    assert "/dev/ttyS7: No such file" in quick_end(guest, "--device", "/dev/ttyS7")
+    assert "/dev/ttyS7: No such file" in quick_end(guest, *SOON, "--device", "/dev/ttyS7")
 
 
 def test_device_that_is_no_terminal_is_reported(guest: Guest) -> None:
@@ -594,7 +596,7 @@ def test_dry_run_removes_no_seed_of_another_machine(
 
 
 def test_dry_run_without_data_is_exit_code_1(guest: Guest) -> None:
-    ended = guest.run("--dry-run")
+    ended = guest.run(*SOON, "--dry-run")
     assert (ended.returncode, ended.stdout) == (1, "")
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.commandline import in_process
+from tests.process import LIMIT_S
 from tests.tree import picture
+from tests.uart import DOCUMENTS, METADATA, ScriptedUart, server_of
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +42,7 @@ def installed(debian: Path) -> Iterator[Path]:
     before = system(debian)
     device = ("--device", "/dev/ttyS1")
     code, out, err = in_process("guest", "install", "--root", str(debian), *device)
-    assert (code, len(out), err) == (0, 6, [])
+    assert (code, len(out), err) == (0, 7, [])
     yield debian
     in_process("guest", "install", "--root", str(debian), "--remove")
     assert system(debian) == before
@@ -79,11 +82,37 @@ def test_unit_is_valid_and_enabled(installed: Path, program: Callable[[str, str]
     assert UNIT not in verified.stderr
 
 
+def test_unit_that_systemctl_enables_anew_is_removed_with_the_rest(installed: Path) -> None:
+    inside(installed, "systemctl", "reenable", UNIT)
+    link = installed / "etc/systemd/system/cloud-init.target.wants" / UNIT
+    assert link.readlink() == Path(f"/lib/systemd/system/{UNIT}")  # another path than ours
+
+
 def test_agent_runs_with_the_python_of_the_tree(installed: Path) -> None:
     unit = (installed / "usr/lib/systemd/system" / UNIT).read_text()
     found = re.search(r"^ExecStart=(.+)$", unit, re.MULTILINE)
     assert found
     assert "--seed-dir" in inside(installed, *found[1].split(), "--help")
+
+
+def test_port_that_appears_late_is_asked(installed: Path) -> None:
+    uart = ScriptedUart(server_of(DOCUMENTS))
+    port = installed / "dev/ttyS1"
+    agent = [sys.executable, str(installed / "usr/libexec/vmw-metadata-agent")]
+    command = [*agent, "--root", str(installed), "--port-timeout", str(LIMIT_S)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr
+        assert "/dev/ttyS1: No such file or directory: waiting" in process.stderr.readline()
+        port.symlink_to(uart.path)
+        assert process.wait(LIMIT_S) == 0
+        assert (installed / SEED / "meta-data").read_bytes() == METADATA
+    finally:
+        process.kill()
+        process.communicate()
+        port.unlink(missing_ok=True)
+        uart.close()
+        shutil.rmtree(installed / "var/lib/cloud/seed", ignore_errors=True)
 
 
 def test_generator_of_cloud_init_takes_the_seed(installed: Path, tmp_path: Path) -> None:

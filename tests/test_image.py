@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.commandline import Ended, in_process
-from tests.process import run
+from tests.process import CHECKOUT, LIMIT_S, run
 from tests.tree import FILES, GRUBENV, make_tree, picture, put
 from vmw_cloudinit_metadata.guest.image import joined, parts
 from vmw_cloudinit_metadata.guest.image.install import install as install_agent
@@ -25,6 +27,8 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 AGENT = "usr/libexec/vmw-metadata-agent"
 UNIT = "usr/lib/systemd/system/vmw-metadata-agent.service"
 ENABLED = "etc/systemd/system/cloud-init.target.wants/vmw-metadata-agent.service"
+PRESET = "usr/lib/systemd/system-preset/10-vmw-metadata-agent.preset"
+MASKED = "usr/lib/systemd/system/serial-getty@ttyS0.service"
 SETTINGS = "etc/vmw-metadata-agent.conf"
 CONFIG = "etc/cloud/cloud.cfg.d/99-nocloud.cfg"
 CLEAN = "etc/cloud/clean.d/50-vmw-metadata-agent"
@@ -58,7 +62,7 @@ def test_install_puts_everything_in_its_place(tmp_path: Path, kind: str) -> None
     root = make_tree(tmp_path / "root", kind)
     code, out, _ = install(root)
     assert code == 0
-    assert len(out) == 6
+    assert len(out) == 7
     assert (mode(root / AGENT), mode(root / CLEAN)) == (0o755, 0o755)
     assert (mode(root / UNIT), mode(root / SETTINGS), mode(root / CONFIG)) == (0o644,) * 3
     assert (root / ENABLED).readlink() == Path(f"/{UNIT}")
@@ -175,7 +179,7 @@ class FullDisk(Tree):
 
 
 @pytest.mark.parametrize("then", [ALL_OPTIONS, ("--remove",)], ids=["finished", "removed"])
-@pytest.mark.parametrize("writes", range(11))
+@pytest.mark.parametrize("writes", range(12))
 def test_installation_that_was_cut_short_can_be_undone(
     tmp_path: Path, writes: int, then: tuple[str, ...]
 ) -> None:
@@ -282,7 +286,7 @@ def test_free_console_takes_the_port_from_kernel_and_getty(tmp_path: Path, kind:
             lines = path.read_text().splitlines()
             left = [line for line in lines if "=ttyS0" in line and not line.startswith("#")]
             assert left == [], path
-    assert os.readlink(root / "etc/systemd/system/serial-getty@ttyS0.service") == "/dev/null"
+    assert os.readlink(root / MASKED) == "/dev/null"
 
 
 def test_grub_environment_keeps_its_length_and_its_link(tmp_path: Path) -> None:
@@ -442,6 +446,7 @@ def test_remove_with_other_options_is_refused(tmp_path: Path) -> None:
     [
         ("agent", AGENT),
         ("unit", UNIT),
+        ("preset", PRESET),
         ("config", CONFIG),
         ("settings", SETTINGS),
         ("clean", CLEAN),
@@ -573,3 +578,24 @@ def test_command_line_of_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(root / "etc/default/grub")
     assert install(root, "--free-console", "ttyS0")[0] == 0
     assert (root / "etc/default/grub").is_fifo()
+
+
+@pytest.mark.slow
+def test_usr_that_is_read_only_is_reported_and_nothing_is_changed(tmp_path: Path) -> None:
+    """As on a running machine of bootc or rpm-ostree."""
+    root = make_tree(tmp_path / "root", "rhel9")
+    before = picture(root)
+    usr = root / "usr"
+    mount = f"mount --bind {usr} {usr} && mount -o remount,bind,ro {usr}"
+    command = f"{sys.executable} -m vmw_cloudinit_metadata guest install --root {root}"
+    ended = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"{mount} && {command}"],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        cwd=CHECKOUT,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.endswith("installed.json: Read-only file system\n")
+    assert picture(root) == before

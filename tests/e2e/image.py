@@ -53,11 +53,14 @@ def _build(recipe: Recipe, path: Path) -> None:
     unfinished.replace(path)
 
 
-def image(recipe: Recipe, directory: Path) -> Image:
-    """Make a disk with the agent of this checkout; return it with the kernel to boot."""
+def image(recipe: Recipe, directory: Path, *kind: str) -> Image:
+    """Make a disk with the agent of this checkout; return it with the kernel to boot.
+
+    Of the kind `bare`, it has no agent.
+    """
     made = Image(directory / f"{recipe.name}.disk", directory / f"{recipe.name}.kernel")
     maker = [sys.executable, "-m", "tests.e2e.tree", str(tarball(recipe))]
-    _run([*_as_root(), *maker, str(made.disk), str(made.kernel)], DISK_LIMIT_S)
+    _run([*_as_root(), *maker, str(made.disk), str(made.kernel), *kind], DISK_LIMIT_S)
     return made
 
 

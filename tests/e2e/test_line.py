@@ -60,6 +60,26 @@ def test_server_that_comes_late_and_dies_in_an_answer_is_asked_again(
     lab.saw(f"{identity(LARGE)}; 400 kB of user-data, complete in the second answer")
 
 
+LATE = "/dev/vmw-metadata"
+LATE_RULE = f"""\
+KERNEL=="ttyS1", RUN+="/usr/bin/systemd-run --no-block -p DefaultDependencies=no \
+/bin/sh -c 'sleep 6; ln -s ttyS1 {LATE}'"
+"""
+
+
+def test_device_that_is_named_late_is_waited_for(lab: Lab, image_of: ImageOf) -> None:
+    FIRST.serve(lab)
+    lab.start_server()
+    image = image_of(DEBIAN_13)
+    disk = lab.disk(image)
+    disk.write(CONFIG, f"[agent]\ndevice = {LATE}\n".encode())
+    disk.write("/etc/udev/rules.d/90-late.rules", LATE_RULE.encode())
+    boot = lab.boot(disk, image.kernel, MACHINE)
+    check_identity(boot, FIRST)
+    assert f"{LATE}: No such file or directory: waiting for it, 10 s at most" in boot.agent_log
+    lab.saw(f"{identity(FIRST)}; the device was there seconds after the agent")
+
+
 def test_only_port_is_the_console(lab: Lab, image_of: ImageOf) -> None:
     FIRST.serve(lab)
     lab.start_server()

@@ -1,6 +1,8 @@
 """Make a bootable disk from a tree in a tar file. A program, for root or a user namespace.
 
-tree.py TARBALL DISK KERNEL
+tree.py TARBALL DISK KERNEL [bare]
+
+`bare`: without the agent, and with an empty machine-id.
 """
 
 from __future__ import annotations
@@ -24,13 +26,17 @@ MASKED = (
 )
 
 
-def main(tarball: str, disk: str, kernel: str) -> None:
+def main(tarball: str, disk: str, kernel: str, kind: str = "") -> None:
     with tempfile.TemporaryDirectory() as directory:
         tree = Path(directory)
         _unpack(tarball, tree)
         _furnish(tree)
-        for command in ("install", "check"):
-            subprocess.run([*GUEST, command, "--root", directory], check=True)
+        if kind == "bare":
+            (tree / "etc/machine-id").write_text("")
+            (tree / "etc/fstab").write_text("")  # libguestfs gives the disk another name
+        else:
+            for command in ("install", "check"):
+                subprocess.run([*GUEST, command, "--root", directory], check=True)
         shutil.copy(next(tree.glob("boot/vmlinuz-*")), kernel)
         shutil.rmtree(tree / "boot")
         _make_disk(tree, disk)

@@ -16,6 +16,7 @@ from vmw_cloudinit_metadata.guest.image.install import install as install_agent
 from vmw_cloudinit_metadata.guest.image.install import open_tree
 from vmw_cloudinit_metadata.guest.image.install import remove as remove_agent
 from vmw_cloudinit_metadata.guest.image.parts import Choices
+from vmw_cloudinit_metadata.guest.image.presets import disabled_agent
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -146,14 +147,15 @@ def _as_json(found: list[ImageFinding], faults: int) -> str:
 @guest.command("print")
 @click.argument(
     "what",
-    type=click.Choice(["agent", "unit", "config", "settings", "clean", "cloudbase-init"]),
+    type=click.Choice(["agent", "unit", "preset", "config", "settings", "clean", "cloudbase-init"]),
     metavar="WHAT",
 )
 @NETWORK_EVERY_BOOT
 @WITH_GUESTINFO
 def print_(what: str, network_every_boot: bool, with_guestinfo: bool) -> None:
-    """Print a file as it is installed: agent, unit, config, settings, clean or cloudbase-init.
+    """Print a file as it is installed, such as agent or unit.
 
+    preset: keeps the unit enabled on first boots that apply systemd's presets.
     config: cloud-init's, /etc/cloud/cloud.cfg.d/99-nocloud.cfg. settings: the agent's,
     /etc/vmw-metadata-agent.conf. clean: the script for `cloud-init clean`.
     cloudbase-init: the metadata service for Windows, vmwmetadata.py.
@@ -166,6 +168,7 @@ def print_(what: str, network_every_boot: bool, with_guestinfo: bool) -> None:
 _TEXTS = {
     "agent": parts.agent,
     "unit": parts.unit,
+    "preset": parts.preset,
     "settings": parts.settings,
     "clean": parts.clean,
     "cloudbase-init": parts.cloudbase_init,
@@ -180,6 +183,7 @@ def _print_done(steps: list[str]) -> None:
 def _warnings(tree: Tree, freed: str | None) -> list[str]:
     found = [
         *inspection.missing(tree),
+        *disabled_agent(tree),
         *inspection.overriding_data_sources(tree),
         *inspection.without_selinux_label(tree),
     ]

@@ -79,6 +79,8 @@ SETTINGS = (
     Setting("silence-timeout", 15.0, seconds, "SECONDS", "how long an answer may pause once it "
             "has begun, whatever the limits above (15)"),
     Setting("longest-wait", 600.0, seconds, "SECONDS", "upper limit of every wait (600)"),
+    Setting("port-timeout", 10.0, seconds, "SECONDS", "how long to wait for a port whose device "
+            "does not exist yet (10)"),
     Setting("retry", 4.0, pause, "SECONDS", "interval between retries after silence or an error "
             "(4)"),
     Setting("on-failure", "continue", one_of("continue", "hold"), "continue|hold", "without data "

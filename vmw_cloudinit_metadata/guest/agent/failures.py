@@ -9,8 +9,12 @@ class NoPort(AgentError):
     """There is no serial port to ask on, and waiting will not bring one."""
 
 
+class PortMissing(NoPort):
+    """The device of the port does not exist; it may still appear."""
+
+
 class PortLost(AgentError):
-    """The port disappeared, or another program uses it; it may come back."""
+    """The port disappeared, or another program uses it, or there is one more: open them again."""
 
 
 class ErrorAnswer(AgentError):

@@ -1,7 +1,7 @@
 """One fetch: asking until there is usable data, or until patience is over."""
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from vmw_cloudinit_metadata.guest.agent.conf import Settings
@@ -12,10 +12,13 @@ from vmw_cloudinit_metadata.guest.agent.failures import (
     ErrorAnswer,
     GaveUp,
     NoAnswer,
+    NoPort,
     PortLost,
+    PortMissing,
     Unusable,
 )
 from vmw_cloudinit_metadata.guest.agent.journal import Journal
+from vmw_cloudinit_metadata.guest.agent.lateport import LatePort
 from vmw_cloudinit_metadata.guest.agent.patience import Patience, retry_delay_s
 from vmw_cloudinit_metadata.guest.agent.port import GuestPort
 from vmw_cloudinit_metadata.guest.agent.responses import Documents
@@ -37,6 +40,7 @@ class Fetch:
         self._not_found_s = 0.0 if has_seed else settings["not-found-timeout"]
         self._not_found_until_s: Optional[float] = None
         self._journal = journal
+        self._asked: Sequence[str] = ()
         self._hold = not has_seed and settings["on-failure"] == "hold"
         self._reader = DocumentReader()
         self._unusable = 0
@@ -46,16 +50,17 @@ class Fetch:
         longest_s = settings["longest-wait"]
         if self._hold:
             wait_s = longest_s = float("inf")
+        port_s = min(settings["port-timeout"], wait_s)
+        self._late = LatePort(system, port_s, journal.announce)
         self._patience = Patience(wait_s, settings["silence-timeout"], longest_s)
 
     def run(self) -> Tuple[Documents, str]:
         """Return the documents and the port they came from; raise NoPort or GaveUp."""
-        devices = find_ports(self._system, self._device)
         while True:
             try:
-                with self._opened(devices) as ports:
+                with self._opened() as ports:
                     conversation = Conversation(
-                        ports, wait_for, self._patience, self._retry_s, self._announce
+                        ports, wait_for, self._patience, self._retry_s, self._before_retry
                     )
                     conversation.drain()
                     return self._ask(conversation), ports[0].device
@@ -73,14 +78,28 @@ class Fetch:
         return f" ({named})" if named else ""
 
     @contextmanager
-    def _opened(self, devices: Sequence[str]) -> Iterator[List[GuestPort]]:
+    def _opened(self) -> Iterator[List[GuestPort]]:
         ports: List[GuestPort] = []
         try:
-            ports += open_ports(self._system, devices)
+            ports += self._open()
             yield ports
         finally:
             for port in ports:
                 port.close()
+
+    def _open(self) -> Sequence[GuestPort]:
+        """Open the ports, once there are any; raise NoPort, or PortLost if there were some."""
+        while True:
+            try:
+                devices = find_ports(self._system, self._device)
+                ports = open_ports(self._system, devices)
+            except NoPort as failure:
+                if self._asked and isinstance(failure, PortMissing):
+                    raise PortLost(str(failure)) from None
+                self._late.wait(failure)
+            else:
+                self._asked = devices
+                return ports
 
     def _ask(self, conversation: Conversation) -> Documents:
         while True:
@@ -112,6 +131,14 @@ class Fetch:
         """Write a line before a retry, which may take time that systemd must grant."""
         extend_start()
         self._journal.announce(line)
+
+    def _before_retry(self, line: str) -> None:
+        """Announce a retry; raise PortLost if it would not go to all ports that there are."""
+        self._announce(line)
+        with suppress(NoPort):
+            for device in find_ports(self._system, self._device):
+                if device not in self._asked:
+                    raise PortLost(f"{device} has appeared")
 
     def _not_found_is_over(self) -> bool:
         if self._not_found_until_s is None:

@@ -10,11 +10,22 @@ from contextlib import suppress
 from typing import Any, List, Optional, Sequence
 
 from vmw_cloudinit_metadata.guest.agent.conf import CONFIG
-from vmw_cloudinit_metadata.guest.agent.failures import AgentError, NoPort, PortLost
+from vmw_cloudinit_metadata.guest.agent.failures import (
+    AgentError,
+    NoPort,
+    PortLost,
+    PortMissing,
+)
 from vmw_cloudinit_metadata.guest.agent.port import GuestPort
 from vmw_cloudinit_metadata.guest.agent.system import System
 
 WRITE_S = 1.0
+WHEN_OPENED = {
+    errno.EBUSY: PortLost,  # another's TIOCEXCL
+    errno.ENOENT: PortMissing,
+    errno.ENXIO: PortMissing,  # the next two: a node whose driver is not there yet
+    errno.ENODEV: PortMissing,
+}
 
 NO_PORT = "this machine has no serial port: add one to the VM"
 CONSOLE_ONLY = (
@@ -42,7 +53,7 @@ def find_ports(system: System, device: Optional[str]) -> List[str]:
         raise NoPort(CONSOLE_ONLY % (ports[0], ports[0]))
     if ports:
         raise NoPort(NONE_FREE % ", ".join(ports))
-    raise NoPort(NO_PORT)
+    raise NoPort(NO_PORT) if system.has_serial_driver else PortMissing(NO_PORT)
 
 
 class SerialPort(GuestPort):
@@ -56,7 +67,7 @@ class SerialPort(GuestPort):
         try:
             self.descriptor = os.open(place, flags)
         except OSError as error:
-            kind = PortLost if error.errno == errno.EBUSY else NoPort  # EBUSY: another's TIOCEXCL
+            kind = WHEN_OPENED.get(error.errno or 0, NoPort)
             raise kind(f"{device}: {error.strerror}") from None
         try:
             self._claim()

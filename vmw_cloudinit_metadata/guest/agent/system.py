@@ -8,8 +8,10 @@ from typing import List, NamedTuple
 
 from vmw_cloudinit_metadata.guest.agent.osfiles import names_in, read_text
 
+TTY_S = re.compile(r"ttyS\d+$")
 MAX_LINKS = 40  # as Linux
 NOWHERE = "/dev/null/nowhere"  # stands for the target of links that form a loop
+UNIT_DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")  # the first one counts
 
 
 def swapped(uuid: str) -> str:
@@ -78,8 +80,9 @@ class System:
         return link_target(self.itself(place))
 
     def is_masked(self, unit: str) -> bool:
-        places = ("/etc", "/run")
-        return any(self.leads_to(f"{at}/systemd/system/{unit}") == "/dev/null" for at in places)
+        places = [f"{at}/systemd/system/{unit}" for at in UNIT_DIRECTORIES]
+        found = [place for place in places if os.path.lexists(self.itself(place))]
+        return bool(found) and self.leads_to(found[0]) == "/dev/null"
 
     def read(self, place: str) -> str:
         return read_text(self.at(place)).strip()
@@ -111,7 +114,7 @@ class System:
     @property
     def serial_ports(self) -> List[str]:
         """Names of the ports with a UART, such as ttyS1."""
-        ports = [tty for tty in names_in(self.at("/sys/class/tty")) if re.match(r"ttyS\d+$", tty)]
+        ports = filter(TTY_S.match, names_in(self.at("/sys/class/tty")))
         return sorted(filter(self.has_uart, ports), key=lambda tty: int(tty[4:]))
 
     def has_uart(self, tty: str) -> bool:
@@ -136,9 +139,14 @@ class System:
             and self.read(base + name + "/type") == "1"
         ]
 
-    def settle(self) -> None:
-        """Wait until network cards have their drivers and their names."""
+    @property
+    def has_serial_driver(self) -> bool:
+        """Whether a driver has looked for UARTs, and has made its ports, with or without one."""
+        return any(map(TTY_S.match, names_in(self.at("/sys/class/tty"))))
+
+    def settle(self, limit_s: float = 20) -> None:
+        """Wait until udev has given devices their drivers and names."""
         if self.root == "/":
             with suppress(OSError):
                 # udevadm's directory differs; the unit's PATH is systemd's own.
-                subprocess.call(["udevadm", "settle", "--timeout=20"])  # nosec B603 B607
+                subprocess.call(["udevadm", "settle", f"--timeout={limit_s:.0f}"])  # nosec B603 B607

@@ -8,7 +8,7 @@ from vmw_cloudinit_metadata.guest.image import datasource, kernel, layout, parts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 _LABELLED = (
-    *(parts.AGENT, parts.UNIT, parts.ENABLED, parts.CLEAN, parts.SETTINGS),
+    *(parts.AGENT, parts.UNIT, parts.ENABLED, parts.PRESET, parts.CLEAN, parts.SETTINGS),
     datasource.FILE,
 )
 

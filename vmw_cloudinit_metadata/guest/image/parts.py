@@ -13,6 +13,8 @@ from vmw_cloudinit_metadata.guest.image.tree import Entry, File, Link, Tree
 AGENT = "/usr/libexec/vmw-metadata-agent"
 UNIT = "/usr/lib/systemd/system/vmw-metadata-agent.service"
 ENABLED = "/etc/systemd/system/cloud-init.target.wants/vmw-metadata-agent.service"
+# Before the files of distributions, which end with `disable *` (90- to 99-).
+PRESET = "/usr/lib/systemd/system-preset/10-vmw-metadata-agent.preset"
 SETTINGS = "/etc/vmw-metadata-agent.conf"
 CLEAN = "/etc/cloud/clean.d/50-vmw-metadata-agent"
 
@@ -58,6 +60,10 @@ def cloud_config(choices: Choices) -> str:
     )
 
 
+def preset() -> str:
+    return packaged(PRESET.rpartition("/")[2])
+
+
 def clean() -> str:
     return packaged("clean-seed")
 
@@ -78,6 +84,7 @@ def edits(tree: Tree, choices: Choices) -> Mapping[str, Edit]:
         AGENT: _always(_file(agent(python), 0o755)),
         UNIT: _always(_file(unit(python))),
         ENABLED: _always(Link(UNIT)),
+        PRESET: _always(_file(preset())),
         CLEAN: _always(_file(clean(), 0o755)),
         SETTINGS: lambda before: _settings(before, choices.device),
         datasource.FILE: _always(_file(cloud_config(choices))),
@@ -145,7 +152,8 @@ def _free_console(tree: Tree, port: str) -> dict[str, Edit]:
             return before
         return File(kernel.without_console(before.content, port), before.mode)
 
-    getty = f"/etc/systemd/system/serial-getty@{port}.service"
+    # Below /etc, a first boot that applies `disable *` would remove the mask.
+    getty = f"/usr/lib/systemd/system/serial-getty@{port}.service"
     return {**dict.fromkeys(command_line_files(tree), edit), getty: _always(Link("/dev/null"))}
 
 

@@ -65,10 +65,13 @@ class ChangeRecord:
 
 
 def digest(entry: Entry | None) -> str | None:
+    """Return the digest of a content or target; `/lib` is `/usr/lib`, as systemctl may write it."""
     if entry is None:
         return None
-    content = entry.content if isinstance(entry, File) else f"link to {entry.target}".encode()
-    return hashlib.sha256(content).hexdigest()
+    if isinstance(entry, File):
+        return hashlib.sha256(entry.content).hexdigest()
+    target = f"/usr{entry.target}" if entry.target.startswith("/lib/") else entry.target
+    return hashlib.sha256(f"link to {target}".encode()).hexdigest()
 
 
 def _parse(plain: dict[str, Any]) -> ChangeRecord:
