@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.cli.serve import Service, serve
 from vmw_cloudinit_metadata.cli.serversettings import admin_settings, server_settings, warnings_of
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.loading import load
-from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
 from vmw_cloudinit_metadata.monitoring import formatters, logs, uncaught
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.budget import return_large_blocks
@@ -206,7 +206,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     show_default=True,
     metavar="SIZE",
     help="Let the catalogue prepare answers in this much memory, so that the first boot of a VM "
-    "needs no look-up; for files whose changes the system notifies, and one worker. 0: none.",
+    "needs no look-up; for files whose changes the system notifies. 0: none.",
 )
 @click.option(
     "--last-good-dir",
@@ -317,10 +317,8 @@ def run(
         notify.ready(f"listening on {', '.join(map(str, addresses))}")
 
     def survey(
-        memory_bytes: int, known: Catalogue, prepared: PreparedAnswers | None
+        memory_bytes: int, known: Catalogue, prepared: PreparedKeeper | None
     ) -> SurveyProcess:
-        if prepared:
-            prepared.limit_bytes = prepared_bytes
         work = driver_spec, options["driver_opts"], memory_bytes
         return SurveyProcess(*work, known.take, known.fail, prepared)
 
@@ -332,6 +330,7 @@ def run(
         configuration,
         audit_log,
         survey if catalogue else None,
+        prepared_bytes,
     )
     counters = serve(service, workers)
     counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))

@@ -19,7 +19,7 @@ import gevent
 import ujson
 
 from vmw_cloudinit_metadata.drivers.catalogue import records
-from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
 from vmw_cloudinit_metadata.drivers.preparedrecords import (
     MAX_LINE_BYTES,
     InvalidRecord,
@@ -71,7 +71,7 @@ class SurveyProcess:
         memory_bytes: int,
         take: Callable[[records.Record], None],
         fail: Callable[[str], None],
-        prepared: PreparedAnswers | None = None,
+        prepared: PreparedKeeper | None = None,
     ) -> None:
         """`prepared` takes the answers that surveys prepare, as many as it has a limit for."""
         memory_bytes = min(max(memory_bytes, MIN_MEMORY_BYTES), MAX_MEMORY_BYTES)
@@ -79,7 +79,7 @@ class SurveyProcess:
             "driver": driver,
             "options": options,
             "memory_bytes": memory_bytes,
-            "prepared_bytes": prepared.limit_bytes if prepared else 0,
+            "prepared_bytes": prepared.line_bytes if prepared else 0,
         }
         self._work = ujson.dumps(work, escape_forward_slashes=False).encode() + b"\n"
         self._take = take
@@ -104,6 +104,7 @@ class SurveyProcess:
         self._once = OnceAMinute()
         self._timer = gevent.get_hub().loop.timer(TURN_S, repeat=TURN_S)
         self._beginner = gevent.get_hub().loop.timer(COUNTED_S)
+        self._noted = gevent.get_hub().loop.timer(prepared.begins_after_s if prepared else 0.0)
 
     def start(self) -> None:
         self._timer.start(self._turn)
@@ -124,10 +125,7 @@ class SurveyProcess:
 
     def stop(self) -> None:
         """End the process, which has nothing to finish."""
-        self._timer.stop()
-        self._timer.close()
-        self._beginner.stop()
-        self._beginner.close()
+        self._close_timers()
         if self._process:
             self._silence()
             end_s = time.monotonic() + _STOP_S
@@ -136,11 +134,14 @@ class SurveyProcess:
 
     def let_go(self) -> None:
         """Close what is the parent's, in a forked child."""
-        self._timer.stop()
-        self._timer.close()
+        self._close_timers()
         self._close()
-        self._beginner.close()
         self._process = None
+
+    def _close_timers(self) -> None:
+        for timer in (self._timer, self._beginner, self._noted):
+            timer.stop()
+            timer.close()
 
     def _begin(self) -> None:
         try:
@@ -228,6 +229,7 @@ class SurveyProcess:
 
     def _close(self) -> None:
         self._beginner.stop()
+        self._noted.stop()
         for watcher in filter(None, (self._watcher, self._error_watcher)):
             watcher.stop()
             watcher.close()
@@ -285,17 +287,26 @@ class SurveyProcess:
         if self._prepared and isinstance(record, records.Began):
             self._prepared.wake()
             self._beginner.stop()
-            self._beginner.start(self._let_begin)
+            self._beginner.start(self._note)
+        is_over = isinstance(record, records.Surveyed)
+        if is_over and self._prepared and self._prepared.wants_everything():
+            self.ask()
 
     def _hear_prepared(self, record: PreparedRecord) -> None:
         if self._prepared is None:
             raise InvalidRecord("what nobody asked for")
         self._prepared.take(record)
 
-    def _let_begin(self) -> None:
-        """Let a survey begin: what changes from now on is counted as a change of what it reads."""
+    def _note(self) -> None:
+        """What changes from now on is counted as a change of what the next survey reads."""
         assert self._prepared
         self._prepared.begin()
+        if self._prepared.begins_after_s:
+            self._noted.start(self._let_begin, update=True)
+        else:
+            self._let_begin()
+
+    def _let_begin(self) -> None:
         if self._watcher and self._process and self._process.stdin:
             try:
                 is_written = os.write(self._process.stdin.fileno(), BEGIN) == len(BEGIN)
