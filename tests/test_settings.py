@@ -295,7 +295,10 @@ def test_check_config_hides_secrets_and_starts_no_driver() -> None:
         "api_key": "hunter2",
         "nested": [{"client-secret": "hunter3"}],
         "url": "https://user:hunter4@inventory/",
-        "further": ["postgres://user:p@hunter5@inventory/"],
+        "further": [
+            "postgres://user:p@hunter5@inventory/",
+            "postgres://user:p/hunter6@inventory/",
+        ],
         "token-file": "/etc/token",
     }
     ended = run(
