@@ -187,11 +187,11 @@ class SurveyProcess:
         elif (code := self._process.poll()) is not None:
             self._receive()
             self._receive_errors()
-            reason = self._reason or f"it has ended with {code}{self._failure or self._last_line()}"
+            reason = self._reason or f"it has ended with {code}{self._last_line()}"
             self._close()
             self._process = None
             if not self._is_over:
-                self._ended(reason)
+                self._ended(reason, self._failure)
         elif self._hangs() and not self._reason:
             self._give_up(f"it has been silent for {self._silent_s:.0f} s: a file system may hang")
 
@@ -205,14 +205,16 @@ class SurveyProcess:
             self._cpu_s, self._still_s = cpu_s, 0.0
         return self._still_s > SILENT_S or self._silent_s > LONGEST_SILENT_S
 
-    def _ended(self, reason: str) -> None:
+    def _ended(self, reason: str, logged: str = "") -> None:
+        """`logged` is what the process has said itself, which stands in the log already."""
         self._restarts += 1
         self._due_s = time.monotonic() + self._restart_s
-        self._report(f"{reason}; starting another one in {self._restart_s:g} s")
+        again = f"; starting another one in {self._restart_s:g} s"
+        self._fail(f"{reason}{logged}{again}")
+        self._log(f"{reason}{again}")
         self._restart_s = min(2 * self._restart_s, MAX_RESTART_S)
 
-    def _report(self, reason: str) -> None:
-        self._fail(reason)
+    def _log(self, reason: str) -> None:
         more = self._once.passes(reason.partition(";")[0])
         if more is not None:
             log.error("the catalogue's process: %s%s", one_line(reason), more)
@@ -274,10 +276,11 @@ class SurveyProcess:
     def _hear(self, record: records.Record) -> None:
         self._silent_s = self._still_s = 0.0
         if isinstance(record, records.Surveyed):
-            self._restart_s = RESTART_S
+            self._restart_s, self._failure = RESTART_S, ""
         if isinstance(record, records.Failed):
-            self._failure = f": {record.reason}"
-            self._report(f"it cannot read the data: {record.reason}")
+            self._failure = f": {record.reason}"  # until a survey has a result
+            self._fail(f"it cannot read the data: {record.reason}")
+            self._log(f"it cannot read the data: {record.reason}")
         if isinstance(record, PreparedRecord):
             self._hear_prepared(record)
             return

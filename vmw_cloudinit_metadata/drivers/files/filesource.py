@@ -41,7 +41,7 @@ class FileSource(Source[Snapshot]):
     DriverError if the directory, or that file, does not exist, unless it `may_be_absent`.
     """
 
-    noun = "file"
+    noun, place = "file", "directory"
 
     def __init__(
         self,
