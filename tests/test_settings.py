@@ -316,6 +316,22 @@ def test_check_config_hides_secrets_and_starts_no_driver() -> None:
     assert "@inventory/" in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("options", "is_warned"),
+    [
+        (("--no-catalogue",), False),
+        (("--no-catalogue", "--prepared-memory", "1M"), True),
+        (("--no-catalogue", "--prepared-memory", "0"), False),
+        (("--prepared-memory", "1M", "--workers", "2"), False),
+    ],
+)
+def test_check_config_warns_of_prepared_memory_without_effect(
+    options: tuple[str, ...], is_warned: bool
+) -> None:
+    ended = run("check-config", "--uri", "x", *options)
+    assert ("--prepared-memory has no effect with --no-catalogue" in ended.stderr) is is_warned
+
+
 def test_wrong_driver_opts_are_not_repeated() -> None:
     assert "hunter2" not in refused("--uri", "x", VMW_METADATA_DRIVER_OPTS='{"pass": "hunter2"')
 

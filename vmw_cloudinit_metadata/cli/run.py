@@ -13,7 +13,12 @@ import click
 from vmw_cloudinit_metadata.admin.adminport import AdminPort
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.cli.serve import Service, serve
-from vmw_cloudinit_metadata.cli.serversettings import admin_settings, server_settings, warnings_of
+from vmw_cloudinit_metadata.cli.serversettings import (
+    admin_settings,
+    is_prepared_memory_chosen,
+    server_settings,
+    warnings_of,
+)
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
@@ -296,6 +301,9 @@ def run(
         driver = load(
             driver_spec, options["driver_opts"], may_be_absent=bool(options["last_good_dir"])
         )
+        if catalogue and not driver.prepared and is_prepared_memory_chosen(ctx):
+            name = type(driver).__name__
+            start_log.warning("--prepared-memory has no effect: %s prepares no answers", name)
         try:
             return MetadataServer(driver, listen=addresses, **further)
         except DriverError as error:
