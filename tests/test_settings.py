@@ -29,6 +29,7 @@ from vmw_cloudinit_metadata.cli import main
 from vmw_cloudinit_metadata.cli.checkconfig import as_yaml
 from vmw_cloudinit_metadata.cli.run import run as run_command
 from vmw_cloudinit_metadata.instance.parsing import seed
+from vmw_cloudinit_metadata.instance.parsing.textkeys import TEXT
 from vmw_cloudinit_metadata.settings.layers import name_of, settings_of, variable_of
 from vmw_cloudinit_metadata.settings.reload import CHANGEABLE
 from vmw_cloudinit_metadata.settings.values import Address
@@ -352,7 +353,7 @@ def test_one_address_is_shown_as_one_value() -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 def test_text_that_check_config_shows_is_read_as_the_same(text: str) -> None:
-    read = seed.read(f"uri: [{as_yaml(text)}]", {"uri": seed.TEXT})
+    read = seed.read(f"uri: [{as_yaml(text)}]", {"uri": TEXT})
     assert (read.value, read.faults) == ({"uri": [text]}, ())
 
 
