@@ -491,9 +491,11 @@ IN_A_CALM = (Writer.replaces, Writer.writes_in_place, Writer.removes, Writer.ren
 class Readers:
     """VMs that boot, and ask again on lines that stay open."""
 
-    def __init__(self, run: Run, port: int, fleet: Fleet, history: History, rng: Random) -> None:
+    def __init__(
+        self, run: Run, server: WatchedServer, fleet: Fleet, history: History, rng: Random
+    ) -> None:
         self._run = run
-        self._port = port
+        self._server = server
         self.fleet = fleet
         self._history = history
         self._rng = rng
@@ -528,7 +530,7 @@ class Readers:
         digits = asking.vc_uuid.replace("-", "")
         octets = " ".join(digits[place : place + 2] for place in range(0, 32, 2))
         uuid = f"{octets[:23]}-{octets[24:]}"
-        vm = Vm(self._port, asking.name, vc_uuid=uuid, uri=f"my-metadata{query}")
+        vm = Vm(self._server.port, asking.name, vc_uuid=uuid, uri=f"my-metadata{query}")
         try:
             for _ in range(self._rng.choice((1, 3, 3, 8))):
                 self._ask(vm, asking, self._rng.choice(DOCUMENTS))
@@ -549,7 +551,8 @@ class Readers:
         why = self._history.fault_of(asking, document, answer, from_s, until_s)
         if why:
             self.wrong += 1
-            self._run.fault(f"{asking.name} {document}: {why}")
+            said = [line for line in self._server.lines if asking.name in line][-1:]
+            self._run.fault(f"{asking.name} {document}: {why}; the log: {said}")
 
 
 def parsed(code: str, document: str, body: bytes) -> Any:
@@ -599,7 +602,7 @@ def main() -> int:
             *("--max-connection-rate", "0"),
         )
         with run.against(server):
-            readers = Readers(run, server.port, fleet, history, rng)
+            readers = Readers(run, server, fleet, history, rng)
             _storm(run, server, writer, readers, history, arguments.seconds)
     return run.end()
 
