@@ -10,11 +10,12 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -634,6 +635,7 @@ def _storm(
     run.row("changes", f"{history.changes}: {_shown(writer.counts)}")
     run.row("answers", f"{total}, {total / took_s:.0f} a second: {_shown(readers.answers)}")
     run.row("wrong answers", str(readers.wrong))
+    run.row("timeouts", _shown(timeouts_in(server.lines)) or "none")
     memory, descriptors = tree_size(server.pid)
     run.row("the server", f"{memory / 2**20:.0f} MiB, {descriptors} descriptors")
     run.time_rows()
@@ -647,6 +649,12 @@ def _storm(
     run.expect(not undone, f"never done: {undone}")
     counters = server.stop()
     run.expect(not counters["internal errors"], "internal errors")
+
+
+def timeouts_in(lines: Sequence[str]) -> Counter[str]:
+    """Count the log's lines on answers with `timeout`, by document and reason."""
+    found = (re.search(rf"REQUEST_([A-Z]+) answered with {TIMEOUT}: (.*)", line) for line in lines)
+    return Counter(f"{one[1]} {one[2].strip()}:" for one in found if one)
 
 
 def _shown(counts: Counter[str]) -> str:
