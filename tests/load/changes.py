@@ -362,7 +362,9 @@ class Writer:
         before = self._directory.resolve()
         place = before.with_name(f"release-{self._next()}")
         place.mkdir()
-        for path in before.iterdir():
+        for number, path in enumerate(before.iterdir()):
+            if number % 50 == 0:
+                gevent.sleep(0)  # VMs ask on
             if path.name.startswith("."):  # the data of links is moved, after the copy
                 continue
             if not path.is_symlink() and path.is_file():
