@@ -30,11 +30,16 @@ _STEM_BYTES = 100  # of the parent's memory
 _PIECE_BYTES = 256 * 1024  # read in one turn of a worker; longer than any entry
 
 _HEAD = struct.Struct("<QQ")  # the generation, and the end of its last entry
-_ENTRY = struct.Struct("<cHI")  # its kind, the bytes of a stem, and of what follows
+_ENTRY = struct.Struct("<BHI")  # its kind, the bytes of a stem, and of what follows
 _TIME = struct.Struct("<d")
 
-_WAKE, _BEGIN, _PREPARED, _UNPREPARED, _GONE, _WARMED = b"w", b"b", b"p", b"u", b"g", b"l"
 _SURROGATES = "surrogatepass"  # what JSON may have is kept
+
+
+class _Kind:
+    """The kinds of entries: what is called."""
+
+    WAKE, BEGIN, PREPARED, UNPREPARED, GONE, WARMED = b"wbpugl"
 
 
 class PreparedLog(PreparedKeeper):
@@ -77,11 +82,11 @@ class PreparedLog(PreparedKeeper):
         self._restart()
 
     def wake(self) -> None:
-        self._write(_WAKE)
+        self._write(_Kind.WAKE)
 
     def begin(self, until_s: float = inf) -> None:
         in_time_s = time.monotonic() + NOTED_S
-        self._write(_BEGIN, rest=_TIME.pack(min(until_s, in_time_s)))
+        self._write(_Kind.BEGIN, rest=_TIME.pack(min(until_s, in_time_s)))
 
     def take(self, record: PreparedRecord) -> None:
         if self._is_closed and record != Warmed(None):
@@ -89,24 +94,24 @@ class PreparedLog(PreparedKeeper):
         match record:
             case Prepared(stem, bytes(line)):
                 self._stems.add(stem)
-                self._write(_PREPARED, stem, line)
+                self._write(_Kind.PREPARED, stem, line)
             case Prepared(stem, _):
-                self._write(_UNPREPARED, stem)
+                self._write(_Kind.UNPREPARED, stem)
                 self._stems.discard(stem)
             case Gone(stem):
-                self._write(_GONE, stem)
+                self._write(_Kind.GONE, stem)
                 self._stems.discard(stem)
             case Warmed(None):
                 self.forget()
             case Warmed(layers):
-                self._write(_WARMED, rest=ujson.dumps(layers).encode())
+                self._write(_Kind.WARMED, rest=ujson.dumps(layers).encode())
                 self._is_whole = not self._is_closed
 
     def wants_everything(self) -> bool:
         is_too_small, self._is_too_small = self._is_too_small, False
         return is_too_small
 
-    def _write(self, kind: bytes, stem: str = "", rest: bytes = b"") -> None:
+    def _write(self, kind: int, stem: str = "", rest: bytes = b"") -> None:
         name = stem.encode(errors=_SURROGATES)
         entry = _ENTRY.pack(kind, len(name), len(rest)) + name + rest
         if self._end + len(entry) > self.limit_bytes:
@@ -184,7 +189,7 @@ class PreparedLogReader:
             if rest_at + rest_bytes > len(piece):
                 break
             stem = piece[name_at:rest_at].decode(errors=_SURROGATES)
-            if kind == _PREPARED:
+            if kind == _Kind.PREPARED:
                 place = PlaceInLog(self, self._generation, self._next + rest_at, rest_bytes)
                 keeper.take(Prepared(stem, place))
             else:
@@ -193,16 +198,16 @@ class PreparedLogReader:
         return start
 
 
-def _make_call(kind: bytes, stem: str, rest: bytes, keeper: PreparedKeeper) -> None:
+def _make_call(kind: int, stem: str, rest: bytes, keeper: PreparedKeeper) -> None:
     match kind:
-        case b"w":
+        case _Kind.WAKE:
             keeper.wake()
-        case b"b":
+        case _Kind.BEGIN:
             keeper.begin(*_TIME.unpack(rest))
-        case b"u":
+        case _Kind.UNPREPARED:
             keeper.take(Prepared(stem, None))
-        case b"g":
+        case _Kind.GONE:
             keeper.take(Gone(stem))
-        case b"l":
+        case _Kind.WARMED:
             layers: Sequence[tuple[str, object]] = [tuple(one) for one in ujson.loads(rest)]
             keeper.take(Warmed(layers))
