@@ -242,7 +242,7 @@ def test_any_bytes_are_a_record_or_invalid(line: bytes) -> None:
 
 
 DONE = {"files": {"ok": 1, "warning": 0, "fault": 0}, "vms": 1, "layers": 0, "faults": 0}
-DONE |= {"warnings": 0, "left_out": 0, "seconds": 0.5}
+DONE |= {"warnings": 0, "left_out": 0, "seconds": 0.5, "noun": "file"}
 FOUND = records.decode(records.of_finding(Finding(Fault((), "a", "b", "/c", 1), count=1)))
 
 
@@ -321,13 +321,19 @@ GARBAGE = {
 
 @pytest.mark.parametrize("case", GARBAGE)
 def test_process_that_writes_garbage_is_ended_and_started_again(
-    case: str, babbled: Callable[..., tuple[SurveyProcess, list[str]]], constants: Constants
+    case: str,
+    babbled: Callable[..., tuple[SurveyProcess, list[str]]],
+    constants: Constants,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     constants(serving__surveyprocess__MAX_RECORDS=5000)
     options, expected = GARBAGE[case]
     process, failures = babbled(**options)
     assert failures[-1].endswith("; starting another one in 1 s")
     assert failures[0].startswith(expected)
+    if case == "failure":
+        assert "no memory" in failures[-1]
+        assert caplog.text.count("no memory") == 1
     assert list(process.counted().values()) == [1]
     assert process.pid is None
     process.ask()  # which nobody hears

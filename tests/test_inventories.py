@@ -6,7 +6,7 @@ import gc
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from tests.test_file_driver import OTHER, VC, driver_of, instance, told, validat
 from tests.vm import Vm
 from vmw_cloudinit_metadata.drivers.driver import DriverError, UnderWay
 from vmw_cloudinit_metadata.drivers.files import inventories
+from vmw_cloudinit_metadata.drivers.files.filesource import FileSource
 from vmw_cloudinit_metadata.drivers.files.vmnames import vm_names
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.guest.vsphere.names import names
-from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.parsing import csvtable, entries
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -219,6 +221,21 @@ def test_inventory_that_cannot_be_read_is_no_fault_of_a_vm_with_a_file(directory
     write(directory, web1=instance("a"))
     assert served(directory, "web1")
     assert faults_of(directory, "web2")
+
+
+def test_inventory_that_is_repaired_during_a_look_up_is_read_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had no entries at the first look, and has no faults at the second."""
+    put(directory, "vms.yaml", "web7: [")
+    unread = FileSource.unread
+
+    def repaired(source: FileSource, view: Snapshot) -> Sequence[Fault]:
+        put(directory, "vms.yaml", "web7: {metadata: {role: db}}")
+        return unread(source, view)
+
+    monkeypatch.setattr(FileSource, "unread", repaired)
+    assert served(directory, "web7").metadata["role"] == "db"
 
 
 def test_link_to_no_inventory_is_a_fault_of_vms_without_a_file(directory: Path) -> None:

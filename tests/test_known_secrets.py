@@ -83,6 +83,8 @@ GIVEN = {
     "secret-type": {"pin": SECRET},
     "address": {"url": f"postgres://me:{SECRET.replace('/', '%2F')}@host/db"},
     "at-sign": {"url": f"postgres://me:p@{SECRET.replace('/', '%2F')}@host/db"},
+    "slash": {"url": f"postgres://me:p/{SECRET}@host/db"},
+    "two addresses": {"url": f"a://me:{SECRET.replace('/', '%2F')}@b/c,a://me:pass@b/d"},
     "connection-string": {"login": FromEnvironment(f"host=db password={SECRET} user=x")},
     "environment": {"login": FromEnvironment(SECRET)},
 }

@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from tests.process import Constants, ServerProcess, run
 from tests.test_file_driver import BROKEN, VC, driver_of, id_of, told, validated, write
 from tests.vm import Vm
+from vmw_cloudinit_metadata.drivers.answers.instances import Instances
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
+from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.file import FileDriver
@@ -269,6 +271,47 @@ def test_directory_that_is_replaced_while_it_is_read_is_read_again(
 
     monkeypatch.setattr(Directory, "snapshot", snapshot_and_replace)
     assert driver.get_instance(BER1)
+
+
+def test_directory_of_layers_that_is_away_for_a_moment_is_looked_at_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory to which a link leads may be removed between two steps on the way there."""
+    names, aside = Snapshot.names, directory / ".aside"
+
+    def names_while_away(view: Snapshot, path: str) -> list[str]:
+        monkeypatch.setattr(Snapshot, "names", names)
+        (directory / "layers").rename(aside)
+        try:
+            return view.names(path)
+        finally:
+            aside.rename(directory / "layers")
+
+    monkeypatch.setattr(Snapshot, "names", names_while_away)
+    assert served(directory).metadata
+    assert Snapshot.names is names
+
+
+@pytest.mark.parametrize("text", [None, "metadata: {role: other}\n"])
+def test_layer_that_no_longer_serves_when_it_is_read_serves_no_vm(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    layers(directory, **{"90-new": "serve: true\nmatch: {name: new}\nmetadata: {role: new}\n"})
+    of_layers, path = Instances.of_layers, directory / "layers/90-new.yaml"
+
+    def of_layers_then_changed(
+        instances: Instances[Any], machine: Machine, view: Any
+    ) -> OwnData | None:
+        monkeypatch.setattr(Instances, "of_layers", of_layers)
+        found = instances.of_layers(machine, view)
+        path.unlink()
+        if text:
+            path.write_text(text)
+        return found
+
+    driver = driver_of(directory)
+    monkeypatch.setattr(Instances, "of_layers", of_layers_then_changed)
+    assert driver.get_instance(Machine(name="new", vc_uuid=VC)) is None
 
 
 def test_layer_that_always_vanishes_before_it_is_read_is_an_error(

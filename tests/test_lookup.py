@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.process import ServerProcess
-from tests.vm import KNOWN, Vm, suboption
+from tests.vm import KNOWN, LIMIT_S, Vm, suboption
+from tests.waiting import wait_in_hub_until
+from vmw_cloudinit_metadata import Driver, Machine
+from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.serving.lookup import Lookup
 
 FRESH_S = 0.2  # within which the driver is not asked again
 PROMPT_S = 0.05  # what one VM may lose through the look-ups of others
@@ -238,3 +243,38 @@ def test_second_signal_ends_the_drain(scripted: Callable[..., Scripted]) -> None
     server.server.signal(signal.SIGINT)
     assert server.server.wait() == 0
     assert time.monotonic() - started_s < 4
+
+
+class Listing(Driver):
+    """Lists the names of documents only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.may_list = threading.Semaphore(1)
+
+    def get_instance(self, machine: Machine) -> None:
+        pass
+
+    def document_names(self) -> frozenset[str]:
+        assert self.may_list.acquire(timeout=LIMIT_S)
+        return frozenset({"ROLE"})
+
+
+def test_document_known_from_the_last_list_waits_for_no_new_one() -> None:
+    driver = Listing()
+    lookup = Lookup(driver, 1, LIMIT_S, Budget(2**30))
+    found: list[object] = []
+    try:
+        lookup.ask_document_names("ROLE", found.append)
+        wait_in_hub_until(lambda: found)
+        lookup.ask_document_names("OTHER", found.append)
+        lookup.ask_document_names("ROLE", found.append)
+        assert len(found) == 1  # later
+        wait_in_hub_until(lambda: len(found) == 2)
+        assert lookup.running == 1
+        driver.may_list.release()
+        wait_in_hub_until(lambda: len(found) == 3)
+        assert set(found) == {frozenset({"ROLE"})}
+    finally:
+        driver.may_list.release()
+        lookup.close()

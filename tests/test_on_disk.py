@@ -31,7 +31,7 @@ from vmw_cloudinit_metadata.instance.secretsearch import secret_in
 from vmw_cloudinit_metadata.monitoring.counters import LAST_GOOD_ON_DISK
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.protocol import packet
-from vmw_cloudinit_metadata.serving.answer import Answer, Failure, Origin, Outcome
+from vmw_cloudinit_metadata.serving.answer import Answer, Failure, Origin, Outcome, answer_of
 from vmw_cloudinit_metadata.serving.lookup import Lookup
 from vmw_cloudinit_metadata.serving.ondisk import answerfile
 from vmw_cloudinit_metadata.serving.ondisk.answerdirectory import AnswerDirectory
@@ -455,6 +455,28 @@ def test_answers_that_wait_are_bounded_and_the_latest_of_a_vm_counts(constants: 
     assert waiting.is_busy
     assert waiting.take(0) == {}
     assert (waiting.is_busy, waiting.kept_bytes, waiting.shed()) == (False, 0, False)
+
+
+def test_what_cannot_be_written_or_removed_is_tried_again(kept: Path, constants: Constants) -> None:
+    constants(serving__ondisk__answersondisk__RETRY_S=0.05)
+    constants(serving__ondisk__answersondisk__PAUSE_S=0.01)
+    on_disk = AnswersOnDisk(kept, Plain(stale_if_error=60))
+    other = replace(MACHINE, vc_uuid=f"{UUID[:-2]}99")
+    answer = answer_of({"METADATA": b"{}"}, "name", (), 2)
+    on_disk.start()
+    try:
+        on_disk.keep(other, answer)
+        wait_until(lambda: len(files(kept)) == 1)
+        kept.chmod(0o777)  # which the server refuses
+        on_disk.forget(other, is_invalid=False)
+        on_disk.keep(MACHINE, answer)
+        wait_until(lambda: on_disk.counts()[LAST_GOOD_ON_DISK["failed"]] > 2)
+        assert on_disk.waiting.is_busy
+        kept.chmod(0o700)
+        wait_until(lambda: not on_disk.waiting.is_busy)
+        assert [path.name for path in files(kept)] == [answerfile.name_of(MACHINE)]
+    finally:
+        on_disk.waiting.close()
 
 
 def test_record_that_is_secret_marks_the_answer() -> None:

@@ -29,6 +29,7 @@ from vmw_cloudinit_metadata.cli import main
 from vmw_cloudinit_metadata.cli.checkconfig import as_yaml
 from vmw_cloudinit_metadata.cli.run import run as run_command
 from vmw_cloudinit_metadata.instance.parsing import seed
+from vmw_cloudinit_metadata.instance.parsing.textkeys import TEXT
 from vmw_cloudinit_metadata.settings.layers import name_of, settings_of, variable_of
 from vmw_cloudinit_metadata.settings.reload import CHANGEABLE
 from vmw_cloudinit_metadata.settings.values import Address
@@ -295,7 +296,10 @@ def test_check_config_hides_secrets_and_starts_no_driver() -> None:
         "api_key": "hunter2",
         "nested": [{"client-secret": "hunter3"}],
         "url": "https://user:hunter4@inventory/",
-        "further": ["postgres://user:p@hunter5@inventory/"],
+        "further": [
+            "postgres://user:p@hunter5@inventory/",
+            "postgres://user:p/hunter6@inventory/",
+        ],
         "token-file": "/etc/token",
     }
     ended = run(
@@ -311,6 +315,22 @@ def test_check_config_hides_secrets_and_starts_no_driver() -> None:
     assert "hunter" not in ended.stdout
     assert '"token-file":"/etc/token"' in ended.stdout
     assert "@inventory/" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "is_warned"),
+    [
+        (("--no-catalogue",), False),
+        (("--no-catalogue", "--prepared-memory", "1M"), True),
+        (("--no-catalogue", "--prepared-memory", "0"), False),
+        (("--prepared-memory", "1M", "--workers", "2"), False),
+    ],
+)
+def test_check_config_warns_of_prepared_memory_without_effect(
+    options: tuple[str, ...], is_warned: bool
+) -> None:
+    ended = run("check-config", "--uri", "x", *options)
+    assert ("--prepared-memory has no effect with --no-catalogue" in ended.stderr) is is_warned
 
 
 def test_wrong_driver_opts_are_not_repeated() -> None:
@@ -333,7 +353,7 @@ def test_one_address_is_shown_as_one_value() -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 def test_text_that_check_config_shows_is_read_as_the_same(text: str) -> None:
-    read = seed.read(f"uri: [{as_yaml(text)}]", {"uri": seed.TEXT})
+    read = seed.read(f"uri: [{as_yaml(text)}]", {"uri": TEXT})
     assert (read.value, read.faults) == ({"uri": [text]}, ())
 
 

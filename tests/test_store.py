@@ -764,7 +764,7 @@ def test_survey_says_which_vms_a_fault_affects(store: MemoryStore, driver: Store
     store.put("name", "db2", {"metadata": {"local-hostname": "same"}})
     found = surveyed(driver)
     assert sorted(found.values()) == [(["db1", "db2"], 2), (["web1"], 1)]
-    assert driver.census() == Census(files=5, vms=4, layers=2)
+    assert driver.census() == Census(files=5, vms=4, layers=2, noun="record")
     assert {one.fault for one in driver.survey() if one} == set(driver.validate())
 
 

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.fileoptions import FileOptions
 from vmw_cloudinit_metadata.drivers.files.filesource import FileSource
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
-from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers, PreparedKeeper
 from vmw_cloudinit_metadata.drivers.sourcedriver import SourceDriver
+from vmw_cloudinit_metadata.drivers.warming.preparedlog import PreparedLog, PreparedLogReader
 from vmw_cloudinit_metadata.drivers.warming.preparedtable import PreparedTable
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Budget
@@ -78,7 +79,12 @@ class ToldDriver(SourceDriver[Snapshot]):
 
 
 class World:
-    """A directory, the server's driver, and that of the process of the catalogue."""
+    """A directory, the server's driver, and that of the process of the catalogue.
+
+    The keeper is what takes the records: the driver's own, or what several workers share.
+    """
+
+    keeper: PreparedKeeper
 
     def __init__(self, directory: Path, **options: Any) -> None:
         self.directory = directory
@@ -87,22 +93,23 @@ class World:
         self.put("defaults.yaml", "metadata: {}\n")
         self.server = ToldDriver(self._options)
         self.sent: list[Any] = []
-        self.server.warmth.limit_bytes = LIMIT_BYTES
+        self.keeper = self.server.warmth
+        self.keeper.limit_bytes = LIMIT_BYTES
         self.start_process()
 
     def start_process(self) -> None:
         self._process = ToldDriver(self._options)
-        self._process.warmth.prepare(self._hear, LIMIT_BYTES)
+        self._process.warmth.prepare(self.hear, LIMIT_BYTES)
 
     def watch(self, is_told: bool) -> None:
         """Whether changes are told to the process of the catalogue."""
         found = self.directory.stat()
         self._process.changes.source = (found.st_dev, found.st_ino) if is_told else None
 
-    def _hear(self, line: bytes) -> None:
+    def hear(self, line: bytes) -> None:
         record: Any = records.decode(line.removesuffix(b"\n"))
         self.sent.append(record)
-        self.server.warmth.take(record)
+        self.keeper.take(record)
 
     def put(self, name: str, text: str | bytes | None) -> str:
         """Write or remove a file, so that its time stamps and the directory's are new ones."""
@@ -120,11 +127,17 @@ class World:
     def change(self, name: str, text: str | bytes | None) -> None:
         self.server.tell(self.put(name, text))
 
+    def begin(self) -> None:
+        self.keeper.begin()
+
+    def follow(self) -> None:
+        """A worker that lags reads what its parent has written."""
+
     def survey(
         self, at: int = -1, change: Callable[[], None] = lambda: None, ends_at: int = -1
     ) -> None:
         """Prepare everything; `change` something, or end, after so many observations."""
-        self.server.warmth.begin()
+        self.begin()
         for number, _ in enumerate(self._process.survey()):
             if number == at:
                 change()
@@ -151,11 +164,70 @@ class World:
         return True
 
 
+class WorkersWorld(World):
+    """The same with two workers: the server reads at once what its parent writes, the other lags.
+
+    Who has not noted its revision soon is too late.
+    """
+
+    soon_s = 0.002
+    lags = True
+
+    def __init__(self, directory: Path, limit_bytes: int = LIMIT_BYTES, **options: Any) -> None:
+        super().__init__(directory, **options)
+        self.keeper = self.log = PreparedLog(limit_bytes)
+        self.late = ToldDriver(self._options)
+        self.late.warmth.limit_bytes = LIMIT_BYTES
+        self._reader, self._late_reader = PreparedLogReader(self.log), PreparedLogReader(self.log)
+
+    def close(self) -> None:
+        os.close(self.log.file)
+
+    def hear(self, line: bytes) -> None:
+        super().hear(line)
+        self._reader.follow(self.server.warmth)
+
+    def begin(self) -> None:
+        self.log.wake()
+        until_s = time.monotonic() + self.soon_s
+        self.log.begin(until_s)
+        self._reader.follow(self.server.warmth)
+        if not self.lags:
+            self.follow()
+        while self.soon_s < LIMIT_S and time.monotonic() < until_s:
+            pass
+
+    def follow(self) -> None:
+        self._late_reader.follow(self.late.warmth)
+
+    def change(self, name: str, text: str | bytes | None) -> None:
+        super().change(name, text)
+        self.late.tell(name)
+
+    def prepared_late(self, machine: Machine) -> Answer | None:
+        now_s = time.monotonic()
+        self.late.tell()
+        return prepared(self.late, machine, now_s)
+
+    def check(self, machine: Machine) -> bool:
+        self._reader.follow(self.server.warmth)
+        is_prepared = super().check(machine)
+        self.server, self.late = self.late, self.server
+        try:
+            super().check(machine)
+        finally:
+            self.server, self.late = self.late, self.server
+        return is_prepared
+
+
 @contextmanager
-def world(**options: Any) -> Iterator[World]:
+def world(kind: type[World] = World, **options: Any) -> Iterator[Any]:
     directory = Path(tempfile.mkdtemp())
     try:
-        yield World(directory, **options)
+        made = kind(directory, **options)
+        yield made
+        if isinstance(made, WorkersWorld):
+            made.close()
     finally:
         shutil.rmtree(directory)
 
@@ -246,7 +318,7 @@ steps = st.one_of(
     *[edits.map(lambda edit: ("edit", edit, -1))] * 3,
     st.just(("survey", None, -1)),
     st.tuples(st.just("survey"), edits, st.integers(0, 12)),
-    st.sampled_from([("process", None, -1), ("reload", None, -1)]),
+    st.sampled_from([(what, None, -1) for what in ("process", "reload", "follow", "follow")]),
 )
 
 
@@ -258,10 +330,13 @@ LAW = (
 
 
 def hold_to_law(
-    first: list[tuple[str, Any]], then: list[tuple[str, Any, int]], options: dict[str, Any]
+    kind: type[World],
+    first: list[tuple[str, Any]],
+    then: list[tuple[str, Any, int]],
+    options: dict[str, Any],
 ) -> None:
     """Compare every prepared answer with the look-up, whatever changes."""
-    with world(**options) as one:
+    with world(kind, **options) as one:
         for edit in first:
             one.put(*edit)
         one.survey()
@@ -270,9 +345,11 @@ def hold_to_law(
         for what, edit, at in then:
             if what == "edit":
                 one.change(*edit)
+            elif what == "follow":
+                one.follow()
             elif what in ("process", "reload"):
                 if what == "process":
-                    one.server.warmth.forget()
+                    one.keeper.forget()
                 one.start_process()
             elif edit is None:
                 one.survey()
@@ -298,22 +375,49 @@ def hold_to_law(
 def test_prepared_answer_is_what_a_look_up_gives(
     first: list[tuple[str, Any]], then: list[tuple[str, Any, int]], options: dict[str, Any]
 ) -> None:
-    hold_to_law(first, then, options)
+    hold_to_law(World, first, then, options)
+    hold_to_law(WorkersWorld, first, then, options)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [World, WorkersWorld])
 @settings(max_examples=1000)
 @given(*LAW)
 @pytest.mark.usefixtures("settled")
 def test_prepared_answer_is_what_a_look_up_gives_whatever_changes(
-    first: list[tuple[str, Any]], then: list[tuple[str, Any, int]], options: dict[str, Any]
+    kind: type[World],
+    first: list[tuple[str, Any]],
+    then: list[tuple[str, Any, int]],
+    options: dict[str, Any],
 ) -> None:
-    hold_to_law(first, then, options)
+    hold_to_law(kind, first, then, options)
+
+
+class PatientWorld(WorkersWorld):
+    """A busy machine does not make the server late."""
+
+    soon_s = LIMIT_S
+    lags = False
+
+
+@pytest.fixture(params=[World, PatientWorld])
+def one(
+    request: pytest.FixtureRequest,
+    settled: None,  # noqa: ARG001 - a fixture
+    constants: Callable[..., None],
+) -> Iterator[World]:
+    constants(drivers__warming__preparedlog__NOTED_S=LIMIT_S)
+    with world(request.param) as made:
+        yield made
 
 
 @pytest.fixture
-def one(settled: None) -> Iterator[World]:  # noqa: ARG001 - a fixture
-    with world() as made:
+def workers(
+    settled: None,  # noqa: ARG001 - a fixture
+    constants: Callable[..., None],
+) -> Iterator[PatientWorld]:
+    constants(drivers__warming__preparedlog__NOTED_S=LIMIT_S)
+    with world(PatientWorld) as made:
         yield made
 
 
@@ -508,6 +612,24 @@ def test_default_memory_holds_20_000_files_of_1_kb() -> None:
     assert 0.7 * table.kept_bytes < used_bytes < table.kept_bytes <= table.limit_bytes
 
 
+def test_default_memory_holds_20_000_files_of_1_kb_for_several_workers(
+    workers: PatientWorld,
+) -> None:
+    option = next(one for one in run.params if one.name == "prepared_bytes")
+    log = workers.log
+    log.limit_bytes = workers.server.warmth.limit_bytes = option.type_cast_value(
+        Context(run), option.default
+    )
+    reader = PreparedLogReader(log)
+    for number in range(20_000):
+        log.take(preparedrecords.Prepared(f"web-server-{number}", bytes(1250)))
+        if number % 100 == 0:
+            reader.follow(workers.server.warmth)
+    reader.follow(workers.server.warmth)
+    assert (log.count, workers.server.warmth.count) == (20_000, 20_000)
+    assert log.kept_bytes <= log.line_bytes
+
+
 def test_table_without_room_for_the_stems_knows_nothing_until_cleared() -> None:
     table = PreparedTable()
     table.limit_bytes = 1000
@@ -528,6 +650,124 @@ def test_prepared_record_of_any_fields_is_usable_or_invalid(fields: list[object]
     except preparedrecords.InvalidRecord:
         return
     preparation.of_line(line).instance()
+
+
+# Several workers
+
+
+def test_worker_that_notes_its_revision_too_late_gives_nothing_until_the_next_survey(
+    workers: PatientWorld,
+) -> None:
+    workers.put("web1.yaml", OWN[0])
+    workers.lags, workers.soon_s = True, 0.0
+    workers.survey()
+    workers.change("web1.yaml", OWN[1])
+    workers.follow()
+    assert workers.prepared_late(WEB1) is None
+    workers.lags, workers.soon_s = False, LIMIT_S
+    workers.survey()
+    workers.follow()
+    assert workers.prepared_late(WEB1)
+    workers.check(WEB1)
+
+
+def test_worker_that_is_too_late_once_keeps_its_earlier_revision(workers: PatientWorld) -> None:
+    workers.put("web1.yaml", OWN[0])
+    workers.put("db.yaml", OWN[1])
+    workers.survey()
+    workers.change("db.yaml", OWN[0])
+    workers.soon_s = 0.0
+    workers.survey()
+    workers.follow()
+    assert workers.prepared_late(WEB1)
+    assert workers.prepared_late(Machine(name="db", vc_uuid=VC_UUID)) is None
+
+
+def test_worker_finds_nothing_that_the_log_has_forgotten_meanwhile(workers: PatientWorld) -> None:
+    workers.put("web1.yaml", OWN[0])
+    workers.survey()
+    workers.follow()
+    assert workers.prepared_late(WEB1)
+    workers.log.forget()
+    assert workers.prepared_late(WEB1) is None
+    workers.log.take(preparedrecords.Prepared("db", bytes(5000)))  # in the same place
+    assert workers.prepared_late(WEB1) is None
+
+
+class Overtaken(PreparedLogReader):
+    """The log begins another generation after the reader has looked at its head."""
+
+    def __init__(self, log: PreparedLog) -> None:
+        super().__init__(log)
+        self._log = log
+        self.is_overtaken = False
+
+    def head(self) -> tuple[int, int]:
+        found = super().head()
+        if self.is_overtaken:
+            self.is_overtaken = False
+            self._log.forget()
+            self._log.take(preparedrecords.Prepared("unknown", bytes(9)))
+        return found
+
+
+def test_what_is_read_while_another_generation_begins_is_no_entry(workers: PatientWorld) -> None:
+    reader, keeper = Overtaken(workers.log), workers.late.warmth
+    workers.put("web1.yaml", OWN[0])
+    workers.survey()
+    reader.is_overtaken = True
+    reader.follow(keeper)
+    assert (keeper.count, reader.is_overtaken) == (0, False)
+    reader.follow(keeper)
+    assert keeper.count == 1
+
+
+def test_full_log_asks_for_everything_once_and_workers_know_nothing_meanwhile(
+    workers: PatientWorld,
+) -> None:
+    workers.log.limit_bytes = 3000
+    for number in range(100):
+        workers.change("web1.yaml", f"metadata: {{n: {number}}}\n")
+        workers.survey()
+        if workers.log.wants_everything():
+            break
+        assert workers.check(WEB1)
+    assert 3 < number < 30
+    assert (workers.log.wants_everything(), workers.log.count) == (False, 0)
+    assert workers.log.kept_bytes < 100
+    workers.follow()
+    assert workers.late.warmth.kept_bytes == 0
+    workers.start_process()
+    workers.survey()
+    workers.follow()
+    assert workers.prepared_late(WEB1)
+    assert workers.check(WEB1)
+
+
+def test_log_that_is_too_small_for_all_data_does_not_ask_for_it_again(
+    workers: PatientWorld,
+) -> None:
+    workers.log.limit_bytes = 1000
+    for number in range(10):
+        workers.put(f"web{number}.yaml", OWN[0])
+    workers.survey()
+    assert not workers.log.wants_everything()
+    assert not workers.check(WEB1)
+    assert not workers.log.shed()
+
+
+def test_log_sheds_everything_and_takes_it_again_when_it_is_sent_anew(
+    workers: PatientWorld,
+) -> None:
+    workers.put("web1.yaml", OWN[0])
+    workers.survey()
+    assert workers.log.shed()
+    assert not workers.check(WEB1)
+    workers.survey()
+    assert not workers.check(WEB1)
+    workers.start_process()
+    workers.survey()
+    assert workers.check(WEB1)
 
 
 class Unhurried(Driver):
@@ -586,11 +826,12 @@ def booted_prepared(server: ServerProcess, admin: Admin) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_first_boot_is_prepared_and_a_change_is_served_at_once(
-    own_instances: Path, start: Callable[..., ServerProcess]
+    own_instances: Path, start: Callable[..., ServerProcess], workers: str
 ) -> None:
     filled(own_instances, 300)
-    server = start("--catalogue")
+    server = start("--catalogue", "--workers", workers)
     admin = Admin(server)
     are_prepared(admin, 301)
     given_before = booted_prepared(server, admin)
@@ -619,11 +860,11 @@ def test_first_boot_is_prepared_and_a_change_is_served_at_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [("--workers", "2"), ("--prepared-memory", "0")])
-def test_without_memory_or_with_workers_nothing_is_prepared(
-    start: Callable[..., ServerProcess], options: Sequence[str]
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_without_memory_nothing_is_prepared(
+    start: Callable[..., ServerProcess], workers: str
 ) -> None:
-    server = start("--catalogue", *options)
+    server = start("--catalogue", "--prepared-memory", "0", "--workers", workers)
     admin = Admin(server)
     wait_until(lambda: admin.json("/api/faults")["state"] == "complete")
     assert Vm(server.port).metadata()

@@ -364,7 +364,8 @@ def test_files_of_other_machines_are_looked_at(
     driver = FileDriver({"directory": str(directory)})
     driver.watch(reports.append)
     wait_until(lambda: reports)
-    assert reports == [f"changes in {directory} are found by looking at the files: {reason}"]
+    found = "found by looking at the files, and no answers are prepared"
+    assert reports == [f"changes in {directory} are {found}: {reason}"]
     assert not is_known(driver, answer_of(driver))
     driver.close()
 
@@ -398,7 +399,7 @@ def test_directory_that_is_gone_and_comes_again_is_reported(
     found = notified(driver)
     shutil.rmtree(directory)
     wait_until(lambda: not is_known(driver, found) and reports)
-    assert reports[0].endswith("found by looking at the files: No such file or directory")
+    assert reports[0].endswith("and no answers are prepared: No such file or directory")
     directory.mkdir()
     (directory / "web1.yaml").write_text(text("b"))
     wait_until(lambda: len(reports) == 2)

@@ -10,11 +10,12 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -361,7 +362,9 @@ class Writer:
         before = self._directory.resolve()
         place = before.with_name(f"release-{self._next()}")
         place.mkdir()
-        for path in before.iterdir():
+        for number, path in enumerate(before.iterdir()):
+            if number % 50 == 0:
+                gevent.sleep(0)  # VMs ask on
             if path.name.startswith("."):  # the data of links is moved, after the copy
                 continue
             if not path.is_symlink() and path.is_file():
@@ -491,9 +494,11 @@ IN_A_CALM = (Writer.replaces, Writer.writes_in_place, Writer.removes, Writer.ren
 class Readers:
     """VMs that boot, and ask again on lines that stay open."""
 
-    def __init__(self, run: Run, port: int, fleet: Fleet, history: History, rng: Random) -> None:
+    def __init__(
+        self, run: Run, server: WatchedServer, fleet: Fleet, history: History, rng: Random
+    ) -> None:
         self._run = run
-        self._port = port
+        self._server = server
         self.fleet = fleet
         self._history = history
         self._rng = rng
@@ -528,7 +533,7 @@ class Readers:
         digits = asking.vc_uuid.replace("-", "")
         octets = " ".join(digits[place : place + 2] for place in range(0, 32, 2))
         uuid = f"{octets[:23]}-{octets[24:]}"
-        vm = Vm(self._port, asking.name, vc_uuid=uuid, uri=f"my-metadata{query}")
+        vm = Vm(self._server.port, asking.name, vc_uuid=uuid, uri=f"my-metadata{query}")
         try:
             for _ in range(self._rng.choice((1, 3, 3, 8))):
                 self._ask(vm, asking, self._rng.choice(DOCUMENTS))
@@ -549,7 +554,8 @@ class Readers:
         why = self._history.fault_of(asking, document, answer, from_s, until_s)
         if why:
             self.wrong += 1
-            self._run.fault(f"{asking.name} {document}: {why}")
+            said = [line for line in self._server.lines if asking.name in line][-1:]
+            self._run.fault(f"{asking.name} {document}: {why}; the log: {said}")
 
 
 def parsed(code: str, document: str, body: bytes) -> Any:
@@ -599,7 +605,7 @@ def main() -> int:
             *("--max-connection-rate", "0"),
         )
         with run.against(server):
-            readers = Readers(run, server.port, fleet, history, rng)
+            readers = Readers(run, server, fleet, history, rng)
             _storm(run, server, writer, readers, history, arguments.seconds)
     return run.end()
 
@@ -631,6 +637,7 @@ def _storm(
     run.row("changes", f"{history.changes}: {_shown(writer.counts)}")
     run.row("answers", f"{total}, {total / took_s:.0f} a second: {_shown(readers.answers)}")
     run.row("wrong answers", str(readers.wrong))
+    run.row("timeouts", _shown(timeouts_in(server.lines)) or "none")
     memory, descriptors = tree_size(server.pid)
     run.row("the server", f"{memory / 2**20:.0f} MiB, {descriptors} descriptors")
     run.time_rows()
@@ -644,6 +651,12 @@ def _storm(
     run.expect(not undone, f"never done: {undone}")
     counters = server.stop()
     run.expect(not counters["internal errors"], "internal errors")
+
+
+def timeouts_in(lines: Sequence[str]) -> Counter[str]:
+    """Count the log's lines on answers with `timeout`, by document and reason."""
+    found = (re.search(rf"REQUEST_([A-Z]+) answered with {TIMEOUT}: (.*)", line) for line in lines)
+    return Counter(f"{one[1]} {one[2].strip()}:" for one in found if one)
 
 
 def _shown(counts: Counter[str]) -> str:

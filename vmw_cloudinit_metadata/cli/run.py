@@ -13,10 +13,15 @@ import click
 from vmw_cloudinit_metadata.admin.adminport import AdminPort
 from vmw_cloudinit_metadata.admin.remembered import default_state_file
 from vmw_cloudinit_metadata.cli.serve import Service, serve
-from vmw_cloudinit_metadata.cli.serversettings import admin_settings, server_settings, warnings_of
+from vmw_cloudinit_metadata.cli.serversettings import (
+    admin_settings,
+    is_prepared_memory_chosen,
+    server_settings,
+    warnings_of,
+)
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.loading import load
-from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
 from vmw_cloudinit_metadata.monitoring import formatters, logs, uncaught
 from vmw_cloudinit_metadata.process import notify
 from vmw_cloudinit_metadata.process.budget import return_large_blocks
@@ -206,7 +211,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     show_default=True,
     metavar="SIZE",
     help="Let the catalogue prepare answers in this much memory, so that the first boot of a VM "
-    "needs no look-up; for files whose changes the system notifies, and one worker. 0: none.",
+    "needs no look-up; for files whose changes the system notifies. 0: none.",
 )
 @click.option(
     "--last-good-dir",
@@ -296,6 +301,9 @@ def run(
         driver = load(
             driver_spec, options["driver_opts"], may_be_absent=bool(options["last_good_dir"])
         )
+        if catalogue and not driver.prepared and is_prepared_memory_chosen(ctx):
+            name = type(driver).__name__
+            start_log.warning("--prepared-memory has no effect: %s prepares no answers", name)
         try:
             return MetadataServer(driver, listen=addresses, **further)
         except DriverError as error:
@@ -317,10 +325,8 @@ def run(
         notify.ready(f"listening on {', '.join(map(str, addresses))}")
 
     def survey(
-        memory_bytes: int, known: Catalogue, prepared: PreparedAnswers | None
+        memory_bytes: int, known: Catalogue, prepared: PreparedKeeper | None
     ) -> SurveyProcess:
-        if prepared:
-            prepared.limit_bytes = prepared_bytes
         work = driver_spec, options["driver_opts"], memory_bytes
         return SurveyProcess(*work, known.take, known.fail, prepared)
 
@@ -332,6 +338,7 @@ def run(
         configuration,
         audit_log,
         survey if catalogue else None,
+        prepared_bytes,
     )
     counters = serve(service, workers)
     counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import secrets
 import signal
 import socket
@@ -17,8 +18,9 @@ from typing import Any
 import gevent
 
 from vmw_cloudinit_metadata.admin.adminport import AdminPort, Serving
-from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
-from vmw_cloudinit_metadata.monitoring import logs, uncaught
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
+from vmw_cloudinit_metadata.drivers.warming.preparedlog import PreparedLog
+from vmw_cloudinit_metadata.monitoring import gauges, logs, uncaught
 from vmw_cloudinit_metadata.monitoring.audit import Audit
 from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
@@ -27,11 +29,14 @@ from vmw_cloudinit_metadata.process.budget import Budget, Fixed
 from vmw_cloudinit_metadata.process.hup import Reload, Take
 from vmw_cloudinit_metadata.process.workers import Parent
 from vmw_cloudinit_metadata.serving.catalogue import Catalogue
+from vmw_cloudinit_metadata.serving.preparedfollower import PreparedFollower
 from vmw_cloudinit_metadata.serving.reporter import Reporter
 from vmw_cloudinit_metadata.serving.server import MetadataServer
 from vmw_cloudinit_metadata.serving.surveyprocess import SurveyProcess
 from vmw_cloudinit_metadata.settings.reload import Configuration, SettingsChange
 from vmw_cloudinit_metadata.settings.values import Address
+
+log = logging.getLogger(__name__)
 
 # Limits that the workers share.
 _DIVIDED = (
@@ -51,7 +56,8 @@ class Service:
     configuration: Configuration
     audit_log: Path | None
     # Makes what surveys the data with so much memory, and prepares answers; None: nothing does.
-    survey: Callable[[int, Catalogue, PreparedAnswers | None], SurveyProcess] | None
+    survey: Callable[[int, Catalogue, PreparedKeeper | None], SurveyProcess] | None
+    prepared_bytes: int  # for prepared answers; 0: none are prepared
 
 
 def serve(service: Service, workers: int) -> Counter[Key]:
@@ -77,6 +83,8 @@ def _serve_alone(service: Service) -> Counter[Key]:
         if audit:
             audit.reopen()
 
+    if server.prepared:
+        server.prepared.limit_bytes = service.prepared_bytes
     survey = _survey(service, server.budget, server.counted_beside, server.prepared)
 
     def end_reload() -> None:
@@ -103,10 +111,11 @@ def _serve_alone(service: Service) -> Counter[Key]:
 def _serve_by_workers(service: Service, count: int) -> Counter[Key]:
     configuration, admin = service.configuration, service.admin
     vmotion_key = configuration.settings["vmotion_key"] or secrets.token_bytes(32)
+    prepared = _prepared_log(service)
     parent = Parent(
         count,
         service.listen,
-        partial(_work, service, count, vmotion_key),
+        partial(_work, service, count, vmotion_key, prepared),
         lambda: float(configuration.settings["drain_s"]),
         memory_budget=configuration.settings["memory_budget"],
     )
@@ -122,7 +131,10 @@ def _serve_by_workers(service: Service, count: int) -> Counter[Key]:
 
         return take
 
-    survey = _survey(service, parent.budget, parent.counted_beside)
+    survey = _survey(service, parent.budget, parent.counted_beside, prepared)
+    if prepared:
+        parent.budget.add("prepared answers", prepared)
+        parent.shared.append(lambda: {gauges.PREPARED: prepared.count})
 
     def end_reload() -> None:
         notify.reloaded()
@@ -147,6 +159,7 @@ def _work(
     service: Service,
     count: int,
     vmotion_key: bytes,
+    prepared: PreparedLog | None,
     pair: socket.socket,
     addresses: Sequence[Address],
 ) -> int:
@@ -172,7 +185,8 @@ def _work(
     _gather_log(server)
     server.start()
     reporter.start()
-    server.serve_until_stopped()
+    with _followed(prepared, server):
+        server.serve_until_stopped()
     reporter.stop()
     if audit:
         audit.flush()
@@ -196,7 +210,7 @@ def _survey(
     service: Service,
     budget: Budget,
     counted_beside: list[Callable[[], Mapping[Key, int]]],
-    prepared: PreparedAnswers | None = None,  # several workers have none
+    prepared: PreparedKeeper | None,
 ) -> SurveyProcess | None:
     """Make the process that surveys the data, and what shows its findings."""
     if service.survey is None:
@@ -221,6 +235,31 @@ def _surveyed(survey: SurveyProcess | None) -> Iterator[None]:
         yield
     finally:
         survey.stop()
+
+
+def _prepared_log(service: Service) -> PreparedLog | None:
+    """Make what workers share of what is prepared, before they are forked."""
+    if service.survey is None or not service.prepared_bytes:
+        return None
+    try:
+        return PreparedLog(service.prepared_bytes)
+    except OSError as error:
+        log.warning("no answers are prepared: no memory can be shared: %s", error.strerror)
+        return None
+
+
+@contextmanager
+def _followed(prepared: PreparedLog | None, server: MetadataServer) -> Iterator[None]:
+    """Let a worker give what was prepared, if its driver can."""
+    if prepared is None or server.prepared is None:
+        yield
+        return
+    follower = PreparedFollower(prepared, server.prepared)
+    follower.start()
+    try:
+        yield
+    finally:
+        follower.stop()
 
 
 def _audit(path: Path | None, server: MetadataServer) -> Audit | None:

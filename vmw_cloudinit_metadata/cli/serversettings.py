@@ -77,9 +77,17 @@ def warnings_of(ctx: click.Context, options: Mapping[str, Any]) -> Iterator[str]
             f"the memory limit leaves {default_bytes() // 1024**2} MiB to the server, which needs "
             f"{least // 1024**2} MiB: raise the limit, or use fewer --workers"
         )
+    if is_prepared_memory_chosen(ctx) and not ctx.params["catalogue"]:
+        yield "--prepared-memory has no effect with --no-catalogue: the catalogue prepares answers"
     yield from network_warnings("--allow", options["allow"])
     yield from network_warnings("--proxy-protocol", options["proxy_protocol"])
     yield from _file_warnings(ctx, options)
+
+
+def is_prepared_memory_chosen(ctx: click.Context) -> bool:
+    """Return whether memory for prepared answers was given, and not by default."""
+    is_default = ctx.get_parameter_source("prepared_bytes") is ParameterSource.DEFAULT
+    return not is_default and bool(ctx.params["prepared_bytes"])
 
 
 def _file_warnings(ctx: click.Context, options: Mapping[str, Any]) -> Iterator[str]:

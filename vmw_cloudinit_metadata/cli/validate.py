@@ -39,7 +39,9 @@ _STYLES = {r"^.+?:\d+(:\d+)?: ": "bold", r"(?<=: )warning:": "yellow"}
     help="Check with cloud-init's JSON schemas too (directory cloudinit/config/schemas of any "
     "cloud-init); needs the extra `schema`. Default: the schemas of an installed cloud-init.",
 )
-@click.option("--strict", is_flag=True, help="Fail for warnings too, and if there are no files.")
+@click.option(
+    "--strict", is_flag=True, help="Fail for warnings too, and if there is nothing to check."
+)
 @click.option("--quiet", is_flag=True, help="Print only faults, and with --strict warnings.")
 def validate(
     names: tuple[str, ...],

@@ -29,3 +29,4 @@ class Census:
     files: int | None = None
     vms: int | None = None  # with data of their own, or a name in a layer that serves them
     layers: int = 0
+    noun: str = "file"  # for what `files` counts

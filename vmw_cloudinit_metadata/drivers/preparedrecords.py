@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ujson
 
@@ -23,12 +23,19 @@ class InvalidRecord(ValueError):  # noqa: N818 - what a record is
     """A line that the process never sends."""
 
 
+class Place(Protocol):
+    """Where a line is kept for several processes."""
+
+    def read(self) -> bytes | None:
+        """Return the line; None if it is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """The data under a stem, as the line that came (preparation.py); None: it is not prepared."""
 
     stem: str
-    line: bytes | None
+    line: bytes | Place | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.drivers.answers.source import Source, SourceChecks, 
 from vmw_cloudinit_metadata.drivers.checking.explanation import Explanation
 from vmw_cloudinit_metadata.drivers.checking.keptchecks import KeptChecks
 from vmw_cloudinit_metadata.drivers.checking.validation import Validation, once
-from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
+from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
 from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
@@ -210,6 +210,8 @@ class SourceDriver(Driver, Generic[V]):
         if reading.is_like_user_data and self._source.is_no_vm(own):
             return None
         instance = reading.served()
+        if own.matched_by == BY_LAYER and self._instances.of_layers(machine, view) != own:
+            raise ChangedMeanwhile(f"{own.path}: the layers were changed while they were read")
         if not instance.is_for(machine):
             return None
         return own, replace(

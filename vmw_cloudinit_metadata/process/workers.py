@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 import gevent
@@ -26,6 +27,7 @@ from gevent.event import Event
 
 from vmw_cloudinit_metadata.monitoring.counters import DROPPED, WORKER_RESTARTS, Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
+from vmw_cloudinit_metadata.monitoring.gauges import Gauge
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
 from vmw_cloudinit_metadata.process import channel, notify
 from vmw_cloudinit_metadata.process.budget import Budget
@@ -183,6 +185,7 @@ class Parent:
         self._is_started = False
         self.is_stopping = False
         self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of this process
+        self.shared: list[Callable[[], Mapping[Gauge, float]]] = []  # gauges of what workers share
         self._drained_s = 0.0  # when the workers are to have stopped
         self._turned_s = time.monotonic()  # the last turn
         self._rereading: Rereading | None = None
@@ -204,7 +207,9 @@ class Parent:
         """The figures of the parent and of all workers, including ended ones."""
         beside = [Figures(Counter(count())) for count in self.counted_beside]
         beside.append(Figures(gauges=self.budget.gauges))
-        return sum([*(worker.figures for worker in self._workers.values()), *beside], self._ended)
+        found = sum([*(worker.figures for worker in self._workers.values()), *beside], self._ended)
+        shared = {key: value for gauges in self.shared for key, value in gauges().items()}
+        return replace(found, gauges={**found.gauges, **shared})
 
     def _count_one(self, key: Key) -> None:
         self._ended.counters[key] += 1

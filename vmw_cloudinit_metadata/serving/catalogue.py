@@ -92,15 +92,16 @@ class Catalogue:
             self._log(done)
 
     def _log(self, done: records.Surveyed) -> None:
-        text = "instance files: %s, %s, %s; %s in %s, %s; read in %.1f s"
+        text = "instance %ss: %s, %s, %s; %s in %s, %s; read in %.1f s"
         log.log(
             logging.WARNING if done.faults else logging.INFO,
             text,
-            counted(sum(done.files.values()), "file"),
+            done.noun,
+            counted(sum(done.files.values()), done.noun),
             counted(done.vms, "VM"),
             counted(done.layers, "layer"),
             counted(done.faults, "fault"),
-            counted(done.files["fault"], "file"),
+            counted(done.files["fault"], done.noun),
             counted(done.warnings, "warning"),
             done.seconds,
         )

@@ -233,7 +233,7 @@ class Dialogue:
         else:
             self._is_looking_up = True
             listed = self._guarded(self._names_listed, machine, outcome)
-            self._services.lookup.ask_document_names(listed)
+            self._services.lookup.ask_document_names(document, listed)
 
     def _names_listed(
         self, machine: Machine, outcome: Outcome, names: Collection[str] | Failure

@@ -272,8 +272,17 @@ class Lookup:
         failure, began_s, repeated_s = self._failures.get(machine, (None, NEVER_S, 0.0))
         return failure if time.monotonic() - began_s < repeated_s else None
 
-    def ask_document_names(self, callback: Callable[[Collection[str] | Failure], None]) -> None:
-        """Call `callback`, later and once, with the documents beyond the standard ones."""
+    def ask_document_names(
+        self, document: str, callback: Callable[[Collection[str] | Failure], None]
+    ) -> None:
+        """Call `callback`, later and once, with the documents beyond the standard ones.
+
+        The last result is enough if it has the document. The driver is asked all the same, for the
+        next one: with many files it may take longer than a guest waits.
+        """
+        if document in self._names:
+            gevent.get_hub().loop.run_callback(callback, self._names)
+            callback = _ignore
         call = partial(document_names, self._driver, self._names)
         self._pool.ask("document names", call, callback, self._names_listed)
 
@@ -310,3 +319,7 @@ class Lookup:
         if error:
             log_error(self._driver, "close", error)
         closed.set()
+
+
+def _ignore(_names: Collection[str] | Failure) -> None:
+    pass

@@ -19,7 +19,7 @@ import gevent
 import ujson
 
 from vmw_cloudinit_metadata.drivers.catalogue import records
-from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
+from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
 from vmw_cloudinit_metadata.drivers.preparedrecords import (
     MAX_LINE_BYTES,
     InvalidRecord,
@@ -71,7 +71,7 @@ class SurveyProcess:
         memory_bytes: int,
         take: Callable[[records.Record], None],
         fail: Callable[[str], None],
-        prepared: PreparedAnswers | None = None,
+        prepared: PreparedKeeper | None = None,
     ) -> None:
         """`prepared` takes the answers that surveys prepare, as many as it has a limit for."""
         memory_bytes = min(max(memory_bytes, MIN_MEMORY_BYTES), MAX_MEMORY_BYTES)
@@ -79,7 +79,7 @@ class SurveyProcess:
             "driver": driver,
             "options": options,
             "memory_bytes": memory_bytes,
-            "prepared_bytes": prepared.limit_bytes if prepared else 0,
+            "prepared_bytes": prepared.line_bytes if prepared else 0,
         }
         self._work = ujson.dumps(work, escape_forward_slashes=False).encode() + b"\n"
         self._take = take
@@ -104,6 +104,7 @@ class SurveyProcess:
         self._once = OnceAMinute()
         self._timer = gevent.get_hub().loop.timer(TURN_S, repeat=TURN_S)
         self._beginner = gevent.get_hub().loop.timer(COUNTED_S)
+        self._noted = gevent.get_hub().loop.timer(prepared.begins_after_s if prepared else 0.0)
 
     def start(self) -> None:
         self._timer.start(self._turn)
@@ -124,10 +125,7 @@ class SurveyProcess:
 
     def stop(self) -> None:
         """End the process, which has nothing to finish."""
-        self._timer.stop()
-        self._timer.close()
-        self._beginner.stop()
-        self._beginner.close()
+        self._close_timers()
         if self._process:
             self._silence()
             end_s = time.monotonic() + _STOP_S
@@ -136,11 +134,14 @@ class SurveyProcess:
 
     def let_go(self) -> None:
         """Close what is the parent's, in a forked child."""
-        self._timer.stop()
-        self._timer.close()
+        self._close_timers()
         self._close()
-        self._beginner.close()
         self._process = None
+
+    def _close_timers(self) -> None:
+        for timer in (self._timer, self._beginner, self._noted):
+            timer.stop()
+            timer.close()
 
     def _begin(self) -> None:
         try:
@@ -186,11 +187,11 @@ class SurveyProcess:
         elif (code := self._process.poll()) is not None:
             self._receive()
             self._receive_errors()
-            reason = self._reason or f"it has ended with {code}{self._failure or self._last_line()}"
+            reason = self._reason or f"it has ended with {code}{self._last_line()}"
             self._close()
             self._process = None
             if not self._is_over:
-                self._ended(reason)
+                self._ended(reason, self._failure)
         elif self._hangs() and not self._reason:
             self._give_up(f"it has been silent for {self._silent_s:.0f} s: a file system may hang")
 
@@ -204,14 +205,16 @@ class SurveyProcess:
             self._cpu_s, self._still_s = cpu_s, 0.0
         return self._still_s > SILENT_S or self._silent_s > LONGEST_SILENT_S
 
-    def _ended(self, reason: str) -> None:
+    def _ended(self, reason: str, logged: str = "") -> None:
+        """`logged` is what the process has said itself, which stands in the log already."""
         self._restarts += 1
         self._due_s = time.monotonic() + self._restart_s
-        self._report(f"{reason}; starting another one in {self._restart_s:g} s")
+        again = f"; starting another one in {self._restart_s:g} s"
+        self._fail(f"{reason}{logged}{again}")
+        self._log(f"{reason}{again}")
         self._restart_s = min(2 * self._restart_s, MAX_RESTART_S)
 
-    def _report(self, reason: str) -> None:
-        self._fail(reason)
+    def _log(self, reason: str) -> None:
         more = self._once.passes(reason.partition(";")[0])
         if more is not None:
             log.error("the catalogue's process: %s%s", one_line(reason), more)
@@ -228,6 +231,7 @@ class SurveyProcess:
 
     def _close(self) -> None:
         self._beginner.stop()
+        self._noted.stop()
         for watcher in filter(None, (self._watcher, self._error_watcher)):
             watcher.stop()
             watcher.close()
@@ -272,10 +276,11 @@ class SurveyProcess:
     def _hear(self, record: records.Record) -> None:
         self._silent_s = self._still_s = 0.0
         if isinstance(record, records.Surveyed):
-            self._restart_s = RESTART_S
+            self._restart_s, self._failure = RESTART_S, ""
         if isinstance(record, records.Failed):
-            self._failure = f": {record.reason}"
-            self._report(f"it cannot read the data: {record.reason}")
+            self._failure = f": {record.reason}"  # until a survey has a result
+            self._fail(f"it cannot read the data: {record.reason}")
+            self._log(f"it cannot read the data: {record.reason}")
         if isinstance(record, PreparedRecord):
             self._hear_prepared(record)
             return
@@ -285,17 +290,26 @@ class SurveyProcess:
         if self._prepared and isinstance(record, records.Began):
             self._prepared.wake()
             self._beginner.stop()
-            self._beginner.start(self._let_begin)
+            self._beginner.start(self._note)
+        is_over = isinstance(record, records.Surveyed)
+        if is_over and self._prepared and self._prepared.wants_everything():
+            self.ask()
 
     def _hear_prepared(self, record: PreparedRecord) -> None:
         if self._prepared is None:
             raise InvalidRecord("what nobody asked for")
         self._prepared.take(record)
 
-    def _let_begin(self) -> None:
-        """Let a survey begin: what changes from now on is counted as a change of what it reads."""
+    def _note(self) -> None:
+        """What changes from now on is counted as a change of what the next survey reads."""
         assert self._prepared
         self._prepared.begin()
+        if self._prepared.begins_after_s:
+            self._noted.start(self._let_begin, update=True)
+        else:
+            self._let_begin()
+
+    def _let_begin(self) -> None:
         if self._watcher and self._process and self._process.stdin:
             try:
                 is_written = os.write(self._process.stdin.fileno(), BEGIN) == len(BEGIN)

@@ -11,6 +11,7 @@ from typing import Any
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, bounded, joined
 from vmw_cloudinit_metadata.instance.keys import unknown_faults, with_dashes
 from vmw_cloudinit_metadata.instance.parsing import seed
+from vmw_cloudinit_metadata.instance.parsing.textkeys import TEXT
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -68,7 +69,7 @@ def _text(path: Path) -> str:
 
 def _schema(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     """Read values as strings, so that `off` is not false; only driver options keep YAML's types."""
-    return {name: None if shape is Shape.MAPPING else seed.TEXT for name, shape in shapes.items()}
+    return {name: None if shape is Shape.MAPPING else TEXT for name, shape in shapes.items()}
 
 
 def _shape_faults(values: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Iterator[Fault]:

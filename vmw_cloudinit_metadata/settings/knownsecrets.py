@@ -13,6 +13,7 @@ _LINE_CHARACTERS = 16  # of a line that is hidden by itself, as of a private key
 _SEARCHED_CHARACTERS = 100_000  # more than is ever shown
 
 # A part of an address or a connection string is quoted by itself.
+_TO_LAST_AT = re.compile(r"://[^/\s:@]{0,256}:(\S{1,1024})@")  # where a password has slashes
 _PARTS = re.compile(
     r"://[^/\s:@]{0,256}:([^/\s]{1,1024})@"
     r"|(?:pass(?:word|wd)?|pwd|secret|token|key)[=:]\s?([^\s&;,]+)",
@@ -36,6 +37,8 @@ def parts_of(text: str) -> Iterator[str]:
     """Yield the passwords in an address or a connection string."""
     for found in _PARTS.finditer(text):
         yield found[1] or found[2]
+    for found in _TO_LAST_AT.finditer(text):
+        yield found[1]
 
 
 def _forms(text: str) -> Iterator[str]:

@@ -12,7 +12,8 @@ HIDDEN = "(hidden)"
 
 _LOCATION = re.compile(r"(file|path|dir|directory|url)s?$", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\{\w+\}")  # to the environment: the secret is there
-_PASSWORD_IN_URL = re.compile(r"(?<=://)[^/\s]*@")  # to the last @: a password may have some
+# To the last @: a password may have some, and slashes.
+_PASSWORD_IN_URL = re.compile(r"(?<=://)(?:[^/\s:@]{0,256}:\S{0,1024}|[^/\s]*)@")
 
 
 def holds_secret(value: Any) -> bool:

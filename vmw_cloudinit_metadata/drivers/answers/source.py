@@ -84,6 +84,7 @@ class Source(ABC, Generic[V]):
     """Methods with a view raise DriverError if the source is out of reach, and UnderWay."""
 
     noun: str  # for what has a VM's data: "file"
+    place: str  # for what has these: "directory"
     can_list = True  # all data
     hints: Hints[V]
     prefix = ""  # of labels, which `show --explain` leaves out

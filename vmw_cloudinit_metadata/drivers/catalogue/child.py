@@ -235,6 +235,7 @@ class Surveyor:
                     findings.counts[True],
                     findings.left_out,
                     time.monotonic() - began_s,
+                    census.noun,
                 )
             )
         )

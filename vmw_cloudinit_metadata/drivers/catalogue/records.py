@@ -66,6 +66,7 @@ class Surveyed:
     warnings: int
     left_out: int  # findings that were not sent
     seconds: float
+    noun: str  # for what `files` counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def of_finding(finding: Finding) -> bytes:
 
 
 def of_done(done: Surveyed) -> bytes:
-    names = ("files", *_TOTALS, "seconds")
+    names = ("files", *_TOTALS, "seconds", "noun")
     return _line({"kind": "done", **{name: getattr(done, name) for name in names}})
 
 
@@ -143,7 +144,10 @@ def _done(found: Mapping[str, Any]) -> Surveyed:
     if not isinstance(seconds, int | float) or not 0 <= seconds < _MAX_NUMBER:
         raise InvalidRecord("a time that is none")
     return Surveyed(
-        files={state: files[state] for state in _STATES}, seconds=float(seconds), **numbers
+        files={state: files[state] for state in _STATES},
+        seconds=float(seconds),
+        noun=_text(found.get("noun"), 20),
+        **numbers,
     )
 
 

@@ -104,7 +104,8 @@ class Validation(Generic[V]):
                 yield None, Fault((), found, expected, is_warning=True)
         if not comparison.is_complete:
             found = "more values than are compared with each other"
-            yield None, Fault((), found, "fewer files in one directory", is_warning=True)
+            expected = f"fewer {noun}s in one {self._source.place}"
+            yield None, Fault((), found, expected, is_warning=True)
 
     def _warning(self, duplicate: Duplicate, first: OwnData) -> Fault:
         """Where the first file has the value, and who else has it."""

@@ -10,6 +10,7 @@ from vmw_cloudinit_metadata.drivers.answers.source import Source
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
 from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.files import contents, documentfile
 from vmw_cloudinit_metadata.drivers.files.defaults import Defaults
 from vmw_cloudinit_metadata.drivers.files.documentnames import DocumentNames
@@ -41,7 +42,7 @@ class FileSource(Source[Snapshot]):
     DriverError if the directory, or that file, does not exist, unless it `may_be_absent`.
     """
 
-    noun = "file"
+    noun, place = "file", "directory"
 
     def __init__(
         self,
@@ -100,7 +101,13 @@ class FileSource(Source[Snapshot]):
         return self._listing.unusual(stem, view)
 
     def unread(self, view: Snapshot) -> Sequence[Fault]:
-        return [one for inventory in self._inventories.all(view) for one in inventory.faults]
+        """Raises ChangedMeanwhile if an inventory is another one than `places` has seen."""
+        paths = self._inventories.paths(view)
+        before = list(map(view.signature, paths))
+        inventories = self._inventories.all(view)
+        if list(map(view.signature, paths)) != before:
+            raise ChangedMeanwhile("an inventory was changed while a VM was looked for in it")
+        return [one for inventory in inventories for one in inventory.faults]
 
     def own(self, own: OwnData, view: Snapshot) -> FileLayer:
         if own.line:

@@ -134,6 +134,8 @@ class Snapshot:
         except LeadsOut:
             self._seen[path] = OUTSIDE
             raise
+        except FileNotFoundError as error:  # callers have seen it: a link may have been replaced
+            raise ChangedMeanwhile(str(cannot_read(path, error))) from error
         except OSError as error:
             raise cannot_read(path, error) from error
         self._seen[path] = signature_of(found)

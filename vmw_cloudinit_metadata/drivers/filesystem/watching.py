@@ -55,7 +55,7 @@ _LIMITS = {  # of all processes of one user
 }
 
 _USUAL = "notified by the system again"
-_SEEN_BY = "found by looking at the files: {}"
+_SEEN_BY = "found by looking at the files, and no answers are prepared: {}"
 
 Report = Callable[[str], None]
 

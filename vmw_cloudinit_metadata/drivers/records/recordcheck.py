@@ -98,7 +98,7 @@ class RecordCheck(SourceChecks[RecordView]):
     def census(self, vms: int) -> Census:
         listed = self._listed or {}
         count = sum(map(len, listed.values())) + len(self._unusable)
-        return Census(count, vms, len(listed.get(LAYERS, ())))
+        return Census(count, vms, len(listed.get(LAYERS, ())), "record")
 
     def notes(self, *, is_match_given: bool) -> Iterator[str]:  # noqa: ARG002
         if self._listed is not None and not self.compared():

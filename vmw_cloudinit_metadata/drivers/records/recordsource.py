@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 
 class RecordSource(Source[RecordView]):
-    noun = "record"
+    noun, place = "record", "store"
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-_LINE_BYTES = 350  # a line's place in the table, beside its bytes
+from vmw_cloudinit_metadata.drivers.preparedrecords import Place
+
+_LINE_BYTES = 350  # a line's place in the table, beside its bytes; or the place where it is kept
 _MARK_BYTES = 200  # a stem without a line
 
 
@@ -16,7 +18,7 @@ class PreparedTable:
 
     def __init__(self) -> None:
         self.limit_bytes = 0
-        self._lines: OrderedDict[str, bytes] = OrderedDict()
+        self._lines: OrderedDict[str, bytes | Place] = OrderedDict()
         self._marks: set[str] = set()
         self._line_bytes = 0
         self.is_complete = True
@@ -32,16 +34,17 @@ class PreparedTable:
         return stem in self._lines or stem in self._marks
 
     def get(self, stem: str) -> bytes | None:
-        return self._lines.get(stem)
+        line = self._lines.get(stem)
+        return line if line is None or isinstance(line, bytes) else line.read()
 
-    def put(self, stem: str, line: bytes | None) -> None:
+    def put(self, stem: str, line: bytes | Place | None) -> None:
         """Keep a line while there is room; without one, note that there is data."""
         self.drop(stem)
         if not self.is_complete:
             return
-        if line and self.kept_bytes + len(line) + _LINE_BYTES <= self.limit_bytes:
+        if line and self.kept_bytes + _bytes_of(line) + _LINE_BYTES <= self.limit_bytes:
             self._lines[stem] = line
-            self._line_bytes += len(line)
+            self._line_bytes += _bytes_of(line)
         else:
             self._mark(stem)
 
@@ -57,14 +60,14 @@ class PreparedTable:
         self._marks.discard(stem)
         line = self._lines.pop(stem, None)
         if line:
-            self._line_bytes -= len(line)
+            self._line_bytes -= _bytes_of(line)
 
     def shed(self) -> bool:
         """Drop the line that was put first, and remember its stem."""
         if not self._lines:
             return False
         stem, line = self._lines.popitem(last=False)
-        self._line_bytes -= len(line)
+        self._line_bytes -= _bytes_of(line)
         self._marks.add(stem)
         return True
 
@@ -73,3 +76,7 @@ class PreparedTable:
         self._marks.clear()
         self._line_bytes = 0
         self.is_complete = True
+
+
+def _bytes_of(line: bytes | Place) -> int:
+    return len(line) if isinstance(line, bytes) else 0

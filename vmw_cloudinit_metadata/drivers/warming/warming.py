@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any, Generic
 
 from vmw_cloudinit_metadata.drivers import preparation
@@ -113,13 +115,15 @@ class Warming(PreparedAnswers, Generic[V]):
     def wake(self) -> None:
         self._notified.changes.latest()
 
-    def begin(self) -> None:
+    def begin(self, until_s: float = inf) -> None:
         changes = self._notified.changes
-        self._noted = changes.revision if changes.is_told else None
+        noted = changes.revision if changes.is_told else None
+        if time.monotonic() < until_s:  # else an earlier one counts, which is right too
+            self._noted = noted
         self._taken_bytes = 0
-        self._table.limit_bytes = self.limit_bytes
 
     def take(self, record: records.PreparedRecord) -> None:
+        self._table.limit_bytes = self.limit_bytes
         match record:
             case records.Prepared(stem, line):
                 self._count(stem, line)
@@ -139,8 +143,8 @@ class Warming(PreparedAnswers, Generic[V]):
             self._layers = _layers_of(layers)
             self._revision = self._noted
 
-    def _count(self, stem: str, line: bytes | None) -> None:
-        self._taken_bytes += len(stem) + len(line or b"")
+    def _count(self, stem: str, line: bytes | records.Place | None) -> None:
+        self._taken_bytes += len(stem) + (len(line) if isinstance(line, bytes) else 0)
         if self._taken_bytes > 2 * self.limit_bytes + _SPARE_BYTES:
             raise records.InvalidRecord("too many prepared answers")
 

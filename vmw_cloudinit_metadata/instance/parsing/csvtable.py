@@ -18,6 +18,7 @@ from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.instance.parsing.entries import Entry
 from vmw_cloudinit_metadata.instance.parsing.seed import Seed
+from vmw_cloudinit_metadata.instance.parsing.textkeys import SCHEMA, TEXT
 from vmw_cloudinit_metadata.instance.values.plain import MAX_DEPTH
 
 NAME = "name"
@@ -100,7 +101,7 @@ def _seed(
 
 
 def _value(text: str, schema: Any) -> Any:
-    if schema is seed.TEXT:
+    if schema is TEXT:
         return text
     if _WHOLE_NUMBER.fullmatch(text):
         return int(text)
@@ -108,7 +109,7 @@ def _value(text: str, schema: Any) -> Any:
 
 
 def _schema_at(column: _Column) -> Any:
-    schema: Any = seed.SCHEMA
+    schema: Any = SCHEMA
     for part in column:
         schema = schema.get(part.replace("_", "-")) if isinstance(schema, dict) else schema
     return schema

@@ -16,6 +16,7 @@ from yaml.events import MappingEndEvent, MappingStartEvent
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults
 from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.instance.parsing.seed import Reader, Seed
+from vmw_cloudinit_metadata.instance.parsing.textkeys import SCHEMA, TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
 
 class _EntryReader(Reader):
     def __init__(self, text: str) -> None:
-        super().__init__(text, seed.SCHEMA, ())
+        super().__init__(text, SCHEMA, ())
         self.found: list[Entry] = []
 
     def _content(self, event: Any) -> None:
@@ -45,7 +46,7 @@ class _EntryReader(Reader):
             super()._content(event)  # up to its end
             return
         while not isinstance(key := next(self._events), MappingEndEvent):
-            name = self._key(key, (), seed.TEXT)
+            name = self._key(key, (), TEXT)
             line = seed.place_of(key.start_mark, self._lines)[0]
             self.found.append(Entry(str(name), line, partial(_itself, self._entry())))
 

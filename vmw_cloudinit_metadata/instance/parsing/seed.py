@@ -30,9 +30,9 @@ from yaml.events import (
 )
 
 from vmw_cloudinit_metadata.instance import secrecy
-from vmw_cloudinit_metadata.instance.documents import FILE_KEYS
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
 from vmw_cloudinit_metadata.instance.parsing import syntax
+from vmw_cloudinit_metadata.instance.parsing.textkeys import SCHEMA, TEXT
 from vmw_cloudinit_metadata.instance.values import placeholder
 from vmw_cloudinit_metadata.instance.values.plain import MAX_DEPTH, MAX_NUMBER_BITS
 
@@ -46,39 +46,6 @@ MAX_KEY_BITS = 60  # larger numbers share their hashes with smaller ones
 MAX_NUMBER_CHARACTERS = 600  # MAX_NUMBER_BITS in any base, with _ between the digits
 MAX_TAG_DIRECTIVES = 100  # libyaml compares each with all earlier ones
 _TAG_DIRECTIVE = "%TAG"
-
-TEXT = "text"  # scalars below this key are strings, as they are written
-
-
-def _appendable(schema: dict[str, Any]) -> dict[str, Any]:
-    """Add `key+` of each key, which appends to a list of the same kind."""
-    return schema | {f"{name}+": below for name, below in schema.items()}
-
-
-_INTERFACE = _appendable(
-    {
-        **dict.fromkeys(
-            ("name", "mac-address", "address", "netmask", "gateway", "search", "nameservers"), TEXT
-        ),
-        "routes": {"to": TEXT, "via": TEXT},
-    }
-)
-_METADATA = _appendable(
-    dict.fromkeys(
-        (
-            *("ami-id", "instance-id", "region", "availability-zone", "hostname", "local-hostname"),
-            *("tags", "public-keys"),
-        ),
-        TEXT,
-    )
-)
-SCHEMA: Mapping[str, Any] = {
-    "metadata": _METADATA,
-    "network": _INTERFACE,
-    "match": TEXT,
-    **dict.fromkeys(FILE_KEYS, TEXT),
-    "documents": TEXT,
-}
 
 _INT, _FLOAT, _BOOL, _NULL, _STR, _BINARY, _SEQ, _MAP, _MERGE = (
     f"tag:yaml.org,2002:{name}"

@@ -31,6 +31,7 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 log = logging.getLogger(__name__)
 
 PAUSE_S = 0.2  # between two batches: what changes meanwhile is written once
+RETRY_S = 10.0  # after a failure: then all of the batch is written again
 SOURCE_S = 30.0  # how often the source is asked, and its answer noted
 _SKEW_S = 300.0  # by which the clock may be corrected backwards
 _OWN_TIME = "last_good_max_age_s"
@@ -148,6 +149,7 @@ class AnswersOnDisk:
             batch = self.waiting.take(SOURCE_S)
             if self.waiting.is_closed and not batch:
                 return
+            pause_s = PAUSE_S
             try:
                 self._write(batch)
                 if time.monotonic() - noted_s >= SOURCE_S and not self.waiting.is_closed:
@@ -157,8 +159,9 @@ class AnswersOnDisk:
             except OSError as error:
                 self._count("failed", len(batch))
                 self._failed("write", error)
-            if not self.waiting.is_closed:
-                time.sleep(PAUSE_S)
+                self.waiting.put_back(batch)
+                pause_s = RETRY_S
+            self.waiting.pause(pause_s)
 
     def _write(self, batch: Mapping[str, WaitingAnswer]) -> None:
         drafts: dict[str, tuple[bytes, float]] = {}

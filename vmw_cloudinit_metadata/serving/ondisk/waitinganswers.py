@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Condition
 
@@ -48,13 +49,23 @@ class WaitingAnswers:
         with self._changed:
             before = self._waiting.pop(name, None)
             self._bytes -= before.size if before else 0
-            is_full = len(self._waiting) >= MAX_WAITING
-            if is_full or self._bytes + one.size > MAX_WAITING_BYTES:
-                self.dropped += 1
-                return
-            self._waiting[name] = one
-            self._bytes += one.size
+            self._add(name, one)
             self._changed.notify()
+
+    def _add(self, name: str, one: WaitingAnswer) -> None:
+        is_full = len(self._waiting) >= MAX_WAITING
+        if is_full or self._bytes + one.size > MAX_WAITING_BYTES:
+            self.dropped += 1
+            return
+        self._waiting[name] = one
+        self._bytes += one.size
+
+    def put_back(self, batch: Mapping[str, WaitingAnswer]) -> None:
+        """Let what could not be written wait again, behind the others; nothing once closed."""
+        with self._changed:
+            for name, one in batch.items():
+                if not self.is_closed and name not in self._waiting:
+                    self._add(name, one)
 
     @property
     def kept_bytes(self) -> int:
@@ -78,6 +89,11 @@ class WaitingAnswers:
         with self._changed:
             self.is_closed = True
             self._changed.notify()
+
+    def pause(self, limit_s: float) -> None:
+        """Wait so long, or until it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_closed, limit_s)
 
     def take(self, limit_s: float) -> dict[str, WaitingAnswer]:
         """Wait until there is something, or it is closed, at most `limit_s`; return a batch.
