@@ -133,7 +133,11 @@ def samples(tmp_path: Path) -> dict[str, str]:
     secret = tmp_path / "secret"
     secret.write_text("0123456789abcdef" * 2)
     found = {key: sample(option, secret) for key, option in OPTIONS.items()}
-    return found | {"tls": "off", "last-good-dir": str(tmp_path)}
+    return found | {
+        "tls": "off",
+        "last-good-dir": str(tmp_path),
+        "identity-key-file": f"2={secret}",
+    }
 
 
 def sample(option: click.Option, path: Path) -> str:

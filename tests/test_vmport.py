@@ -109,6 +109,27 @@ def test_add_twice_changes_nothing(play: Any, ask: Any) -> None:
     assert vcenter.logged_in == 0
 
 
+def test_add_sets_the_token_of_each_vm_keeps_it_and_shows_it_nowhere(
+    play: Any, ask: Any, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"0123456789abcdef")
+    vms = [PlayedVm("web1", vc_uuid=UUID_1), PlayedVm("web2", vc_uuid=UUID_2)]
+    vcenter = play(*vms)
+    tokens = run("token", "print", "--key-file", f"2={key}", UUID_1, UUID_2).stdout.split()
+    key_options = ("--identity-key-file", f"2={key}")
+    said = [ask(vcenter, "add", "web1", "web2", *ADD, *key_options)]
+    uris = [vm.ports()[0].backing.serviceURI for vm in vms]
+    assert uris == [f"{URI}?t={token}" for token in tokens]
+    said += [ask(vcenter, "add", "web1", *ADD), ask(vcenter, "add", "web1", *ADD, *key_options)]
+    assert [out for _, out, _ in said[1:]] == [["web1: no change needed: Serial port 1"]] * 2
+    said += [ask(vcenter, "show", "web1", "--uri", URI), ask(vcenter, "remove", "web1", *ADD[:2])]
+    assert f"service URI {URI}?t=… by" in said[-2][1][0]
+    assert [code for code, _, _ in said] == [0] * 5
+    assert not any(token.partition(".")[2] in str(said) for token in tokens)
+    assert vms[0].ports() == []
+
+
 def test_add_to_a_running_vm_needs_power_off(play: Any, ask: Any) -> None:
     vm = PlayedVm("web1", power="poweredOn")
     code, out, err = ask(play(vm), "add", "web1", *ADD)

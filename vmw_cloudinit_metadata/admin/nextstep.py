@@ -13,6 +13,8 @@ NEXT = {
     "failed": f"Check the directory, mount or database named above. {_ASKS_AGAIN}",
     "timeout": "The driver is slow, or hangs: check the look-up times in /metrics, and what the "
     f"driver waits for. {_ASKS_AGAIN}",
+    "refused": "Set the identity token of the VM's serial port: with the command vm-port add, or "
+    "with token print and another tool. A clone has a new VC UUID, and needs a new token.",
     "stale": "The VM was served the last good answer: fix what is named above.",
     "refused: another service URI": "Correct the service URI of the VM's serial port, or add "
     "--uri to the server.",

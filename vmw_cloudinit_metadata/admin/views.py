@@ -87,6 +87,7 @@ def _port(connection: str, came: Happening) -> dict[str, Any]:
         "peer": came.peer,
         "service_uri": came.machine.service_uri,
         "direction": came.machine.direction,
+        "proof": came.machine.proof.value or None,
         "connected_since": _connected(came),
     }
 

@@ -30,6 +30,7 @@ MODULES = {
     "status": "status:status",
     "tail": "status:tail",
     "tls-info": "tlsinfo:tls_info",
+    "token": "token:token",
     "validate": "validate:validate",
     "vm-port": "vmport:vm_port",
 }

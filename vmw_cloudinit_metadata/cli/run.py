@@ -52,6 +52,7 @@ from vmw_cloudinit_metadata.settings.parameters import (
     SIZE,
     URI,
     driver_options,
+    identity_keys_option,
     key_pair_options,
 )
 from vmw_cloudinit_metadata.settings.reload import Configuration
@@ -159,6 +160,15 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     metavar="FILE",
     help=f"Share this key of at least {MIN_KEY_BYTES} bytes with the other servers behind a load "
     "balancer, so that a VM can move between them. Default: a VM can move within one server only.",
+)
+@identity_keys_option
+@click.option(
+    "--identity-token",
+    type=click.Choice(["off", "warn", "require"]),
+    default="off",
+    show_default=True,
+    help="Check the identity token in the service URI of each VM (`t=`, which `vm-port add` sets): "
+    "report VMs without a right one, or refuse them.",
 )
 @click.option(
     "--max-pending-moves",

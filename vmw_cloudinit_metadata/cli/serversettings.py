@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from vmw_cloudinit_metadata.protocol.vmotion import MIN_KEY_BYTES
 from vmw_cloudinit_metadata.serving.admission import connections_by_descriptors
 from vmw_cloudinit_metadata.serving.ondisk import answerdirectory
 from vmw_cloudinit_metadata.serving.tls import KeyPair
-from vmw_cloudinit_metadata.settings import permissions
+from vmw_cloudinit_metadata.settings import identitykeys, permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.identitykeys import NumberedFile
 from vmw_cloudinit_metadata.settings.layers import config_file
 from vmw_cloudinit_metadata.settings.values import Address, network_warnings
 
@@ -29,8 +30,6 @@ _SAME_NAME = (
     "last_good_dir",
     *("lookup_timeout_s", "max_connection_rate", "max_handshake_rate", "max_move_rate"),
 )
-
-MAX_KEY_BYTES = 64 * 1024  # of --vmotion-key-file
 
 
 def server_settings(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +51,7 @@ def server_settings(options: Mapping[str, Any]) -> dict[str, Any]:
         "key_pair": key_pair,
         "tls": _tls_policy(options["tls"], key_pair),
         "vmotion_key": _vmotion_key(options["vmotion_key_file"]),
+        **_identity(options["identity_token"], options["identity_key_files"]),
         **{name: options[name] for name in _SAME_NAME},
     }
 
@@ -79,6 +79,8 @@ def warnings_of(ctx: click.Context, options: Mapping[str, Any]) -> Iterator[str]
         )
     if is_prepared_memory_chosen(ctx) and not ctx.params["catalogue"]:
         yield "--prepared-memory has no effect with --no-catalogue: the catalogue prepares answers"
+    if options["identity_key_files"] and options["identity_token"] == "off":
+        yield "--identity-key-file has no effect: --identity-token is off"
     yield from network_warnings("--allow", options["allow"])
     yield from network_warnings("--proxy-protocol", options["proxy_protocol"])
     yield from _file_warnings(ctx, options)
@@ -99,6 +101,8 @@ def _file_warnings(ctx: click.Context, options: Mapping[str, Any]) -> Iterator[s
     for option, path in secrets.items():
         if path:
             yield from permissions.secret_warnings(option, path)
+    for _, path in options["identity_key_files"]:
+        yield from permissions.secret_warnings("--identity-key-file", path)
     if found := config_file(ctx):
         file, has_secret = found
         warnings = permissions.secret_warnings if has_secret else permissions.trust_warnings
@@ -146,13 +150,16 @@ def _tls_policy(chosen: str | None, key_pair: KeyPair | None) -> TlsPolicy:
     return policy
 
 
+def _identity(mode: str, files: Sequence[NumberedFile]) -> dict[str, Any]:
+    keys = identitykeys.read(files)
+    if mode == "off":
+        return {"identity_keys": {}, "requires_proof": False}
+    if not keys:
+        raise ConfigError(f"--identity-token {mode} needs --identity-key-file")
+    return {"identity_keys": keys, "requires_proof": mode == "require"}
+
+
 def _vmotion_key(path: Path | None) -> bytes | None:
     if path is None:
         return None
-    key = permissions.read("--vmotion-key-file", path, MAX_KEY_BYTES)
-    if len(key) < MIN_KEY_BYTES:
-        raise ConfigError(
-            f"--vmotion-key-file: {path} has {len(key)} bytes, expected at least {MIN_KEY_BYTES}: "
-            f"create one with: (umask 077; head -c 32 /dev/urandom > {path})"
-        )
-    return key
+    return permissions.read_key("--vmotion-key-file", path, MIN_KEY_BYTES)

@@ -19,6 +19,7 @@ from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
+from vmw_cloudinit_metadata.protocol.identitytoken import QUERY_KEY
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS, Machine, parse_uuid
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
 from vmw_cloudinit_metadata.settings.parameters import IP, UUID, driver_options
@@ -110,6 +111,10 @@ def _service_uri(queries: Sequence[str]) -> str:
         key, sign, value = query.partition("=")
         if not key or not sign:
             raise click.UsageError(f"--query: found {query!r}, expected KEY=VALUE")
+        if key == QUERY_KEY:
+            raise click.UsageError(
+                f"--query: found {key}, expected another key: this one is the VM's identity token"
+            )
         pairs.append((key, value))
     return f"?{urlencode(pairs)}" if pairs else ""
 

@@ -18,10 +18,18 @@ from vmw_cloudinit_metadata.guest.vsphere.names import names
 from vmw_cloudinit_metadata.guest.vsphere.portplan import Backing, Decide, Wanted
 from vmw_cloudinit_metadata.guest.vsphere.work import Do, Outcome, Result
 from vmw_cloudinit_metadata.instance.counts import counted
+from vmw_cloudinit_metadata.protocol.identitytoken import QUERY_KEY, without_token
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS
+from vmw_cloudinit_metadata.settings import identitykeys
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.parameters import FILE, THUMBPRINT, Parsed
+from vmw_cloudinit_metadata.settings.identitykeys import NumberedFile
+from vmw_cloudinit_metadata.settings.parameters import (
+    FILE,
+    THUMBPRINT,
+    Parsed,
+    identity_key_option,
+)
 from vmw_cloudinit_metadata.settings.values import Address
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -45,6 +53,11 @@ def _parse_vcenter(text: str) -> Address:
 def _parse_service_uri(text: str) -> str:
     if not text or len(text) > 1024 or not text.isprintable():
         raise ConfigError(f"found {text!r}, expected the service URI, as in `run --uri`")
+    if without_token(text) != text:
+        raise ConfigError(
+            f"found the key {QUERY_KEY}, which is the identity token, another one for each VM: "
+            f"`vm-port add {identitykeys.OPTION}` sets it"
+        )
     return text
 
 
@@ -145,16 +158,25 @@ def vm_port() -> None:
     show_default=True,
     help="Yield the CPU while the guest only polls the port.",
 )
+@identity_key_option
 @DRY_RUN
 def add_(
-    uri: str, proxy_uri: str, direction: str, yield_on_poll: bool, dry_run: bool, **reach: Any
+    uri: str,
+    proxy_uri: str,
+    direction: str,
+    yield_on_poll: bool,
+    identity_key_file: NumberedFile | None,
+    dry_run: bool,
+    **reach: Any,
 ) -> int:
     """Add the port to each VM, or change the port that has this service URI.
 
-    A port is added only while the VM is off; an existing one can be changed while it runs.
+    A port is added only while the VM is off; an existing one can be changed while it runs, and
+    keeps its identity token unless --identity-key-file is given.
     """
     wanted = Wanted(Backing(uri, proxy_uri, direction), yield_on_poll)
-    return _change(reach, lambda vm: portplan.add(vm, wanted), dry_run)
+    token = identitykeys.read_one(identity_key_file).token if identity_key_file else None
+    return _change(reach, lambda vm: portplan.add(vm, wanted, token), dry_run)
 
 
 @vm_port.command()

@@ -15,6 +15,7 @@ from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid
 from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.identitykeys import NumberedKey
 
 # VC UUIDs are derived from names, so that a VM has the same one in every run.
 _NAMESPACE = uuid.UUID("3e1ae0d3-4ba5-5c6b-9a44-6bb3a4b0c7a5")
@@ -29,6 +30,16 @@ class FleetVm:
 
     def __str__(self) -> str:
         return str(self.machine)
+
+    def with_token(self, key: NumberedKey) -> FleetVm:
+        """Return the VM with its identity token in the service URI."""
+        return replace(self, machine=with_token(self.machine, key))
+
+
+def with_token(machine: Machine, key: NumberedKey) -> Machine:
+    """Return a machine to play, with its identity token in the service URI."""
+    uri = key.uri_with_token(machine.service_uri, machine.vc_uuid or "")
+    return replace(machine, service_uri=uri)
 
 
 def name_of(pattern: str, number: int) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vmw_cloudinit_metadata.protocol import identitytoken
+
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
@@ -29,11 +31,13 @@ class LoadPlan:
     pace_ms: float | None = None
     limit_s: float = 60.0
     seed: int = 0
+    identity_key_file: tuple[int, str] | None = None  # number and path of the key of tokens
     processes: int = 1
 
     def as_options(self) -> dict[str, Any]:
         """Return the options that were given."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, ())}
+        options = asdict(self) | {"uri": identitytoken.taken_from(self.uri)[0]}
+        return {name: value for name, value in options.items() if value not in (None, ())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from vmw_cloudinit_metadata.client.loadplan import Share
 from vmw_cloudinit_metadata.client.played import Manner, PlayedVm, within
 from vmw_cloudinit_metadata.client.tally import Tally
 from vmw_cloudinit_metadata.client.wire import Destination, TlsMode
+from vmw_cloudinit_metadata.settings import identitykeys
+from vmw_cloudinit_metadata.settings.identitykeys import NumberedFile
 from vmw_cloudinit_metadata.settings.values import Address
 
 Random = random.Random
@@ -133,6 +135,15 @@ class Play:
 
 
 def _fleet(share: Share, destination: Destination) -> tuple[list[FleetVm], list[str]]:
+    vms, skipped = _vms(share, destination)
+    if share.plan.identity_key_file:
+        number, path = share.plan.identity_key_file
+        key = identitykeys.read_one(NumberedFile(number, Path(path)))
+        vms = [vm.with_token(key) for vm in vms]
+    return vms, skipped
+
+
+def _vms(share: Share, destination: Destination) -> tuple[list[FleetVm], list[str]]:
     plan = share.plan
     if plan.directory is None:
         assert plan.pattern is not None

@@ -13,6 +13,7 @@ from typing import Literal, NewType, TypeVar, get_args
 
 from vmw_cloudinit_metadata.instance.documents import STANDARD
 from vmw_cloudinit_metadata.protocol.events import VIOLATION_KINDS, RefusalKind
+from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.packet import ErrorCode
 
 Key = NewType("Key", str)
@@ -180,6 +181,14 @@ FAMILIES.append(
         ("kind",),
         {(kind,): key for kind, key in CONFLICTS.items()},
     )
+)
+
+PROOFS: Mapping[str, Key] = _labelled(
+    "identity_proofs",
+    "Identified VMs by what proves their identity, or why nothing does.",
+    "proof",
+    [proof.value for proof in Proof if proof is not Proof.UNASKED],
+    "proof: {}",
 )
 
 

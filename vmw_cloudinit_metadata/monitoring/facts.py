@@ -52,6 +52,13 @@ class IdentityChanged(NamedTuple):
     text: str
 
 
+@_kind("unproved", WARNING)
+class IdentityUnproved(NamedTuple):
+    """A VM is served although nothing proves its identity."""
+
+    text: str
+
+
 @_kind("rival", WARNING)
 class RivalConnected(NamedTuple):
     """Two connections have one identity."""
@@ -172,6 +179,7 @@ Fact = (
     VmIdentified
     | VmUnidentified
     | IdentityChanged
+    | IdentityUnproved
     | RivalConnected
     | DocumentsServed
     | RequestFailed

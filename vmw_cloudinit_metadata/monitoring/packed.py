@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 from vmw_cloudinit_metadata.monitoring.facts import KINDS, Fact
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
+from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 _MAX_TIME_S = 253_402_300_000.0  # 9999-12-31: datetime has no later year
@@ -29,7 +30,7 @@ def pack(happening: Happening) -> list[Any]:
         packed[6] = [
             *(machine.name, machine.vc_uuid, machine.bios_uuid, machine.location_uuid),
             *(machine.service_uri, machine.direction, machine.peer_address),
-            since and since.timestamp(),
+            *(since and since.timestamp(), machine.proof.value),
         ]
     return packed
 
@@ -76,12 +77,13 @@ def _machine_in(packed: list[Any]) -> Machine:
         if not _is_time(since):
             raise ValueError("a machine is connected since a wrong time")
         packed[7] = datetime.fromtimestamp(since, UTC)
+    packed[8] = Proof(packed[8])
     return Machine(*packed)
 
 
 # The types of a happening's fields in JSON, and of a machine's behind its identity.
 _FIELDS = {(list, int, float, str, str, str, machine, str) for machine in (list, type(None))}
-_FURTHER = {(str, str, str, since) for since in (float, type(None))}
+_FURTHER = {(str, str, str, since, str) for since in (float, type(None))}
 
 
 def _is_uuid(value: object) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Generic
 
 from vmw_cloudinit_metadata.protocol import telnet
+from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.vmotion import Claim, Move, Source
 
 # What the guest may write before VMOTION-COMPLETE. It does not run here yet, so this is little.
@@ -18,10 +19,11 @@ MAX_EARLY_BYTES = 2 * 1024
 class Arrival(Generic[Source]):
     """A move by which a VM comes to a session, and the data that arrives early."""
 
-    __slots__ = ("behind", "early", "is_accepted", "is_complete", "proof")
+    __slots__ = ("behind", "early", "identity_proof", "is_accepted", "is_complete", "proof")
 
     def __init__(self, proof: Move[Source] | Claim) -> None:
         self.proof = proof
+        self.identity_proof = Proof.UNASKED  # by a claim that is right
         self.is_accepted = False  # VMOTION-PEER-OK was sent
         self.is_complete = False  # VMOTION-COMPLETE has come
         self.early = b""  # what the guest wrote before VMOTION-COMPLETE

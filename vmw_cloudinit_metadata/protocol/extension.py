@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
-from vmw_cloudinit_metadata.protocol import stranger, telnet, vmware
+from vmw_cloudinit_metadata.protocol import identitytoken, stranger, telnet, vmware
 from vmw_cloudinit_metadata.protocol.arrival import Arrival
 from vmw_cloudinit_metadata.protocol.events import (
     MoveAborted,
@@ -17,6 +17,7 @@ from vmw_cloudinit_metadata.protocol.events import (
     TakenOver,
 )
 from vmw_cloudinit_metadata.protocol.identification import Identification
+from vmw_cloudinit_metadata.protocol.identitytoken import Keys
 from vmw_cloudinit_metadata.protocol.packet import LineSplitter
 from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
 from vmw_cloudinit_metadata.protocol.phases import (
@@ -53,6 +54,8 @@ class Policy:
     uris: frozenset[str]  # the service URIs that it serves
     moves: Moves[Extension]
     tls: TlsPolicy = TlsPolicy.OFF
+    identity_keys: Keys = field(default_factory=dict)  # none: no identity is proved
+    requires_proof: bool = False  # else a VM without proof is reported, and served
 
 
 class Extension:
@@ -131,13 +134,14 @@ class Extension:
         direction = vmware.DIRECTIONS.get(argument[:1])
         is_short = len(argument) <= 1 + vmware.MAX_URI_BYTES
         uri = argument[1:].decode("utf-8", "replace")
+        shown, _ = identitytoken.taken_from(uri)
         if self._lacks_tls:
             self._peer.say(Suboption.WONT_PROXY)
             self._peer.refuse("without TLS", "the VM does not use TLS, and this server requires it")
         elif not (direction and is_short and vmware.serves(uri, self._policy.uris)):
             self._peer.say(Suboption.WONT_PROXY)
             ours = " or ".join(sorted(map(repr, self._policy.uris)))
-            reason = f"the VM asks for service URI {quoted(uri)}, this server serves {ours}"
+            reason = f"the VM asks for service URI {quoted(shown)}, this server serves {ours}"
             if not is_short:
                 reason += f", with a query up to {vmware.MAX_URI_BYTES:,} bytes"
             self._peer.refuse("another service URI", reason)
@@ -171,7 +175,7 @@ class Extension:
             return Declined("this line is not served (it got no WILL-PROXY)")
         machine = self.identification.machine
         host, now_s = machine.peer_address, self._peer.now_s
-        return self._policy.moves.begin(self, host, sequence, machine.vc_uuid, now_s)
+        return self._policy.moves.begin(self, host, sequence, machine.vc_uuid, now_s, machine.proof)
 
     def _vmotion_abort(self, code: Suboption, argument: bytes) -> None:
         if not self.departure:
@@ -222,7 +226,9 @@ class Extension:
                 self._refuse_peer("VMOTION-PEER of a VM whose host does not send its VC UUID")
             return
         machine = self.identification.machine
-        if self._policy.moves.settle(claim, machine.vc_uuid, machine.peer_address):
+        proof = self._policy.moves.settle(claim, machine.vc_uuid, machine.peer_address)
+        if proof is not None:
+            arrival.identity_proof = proof
             self._accept_peer(arrival)
         else:
             self._refuse_peer("VMOTION-PEER with a secret that is not of this VM's move")
@@ -277,7 +283,7 @@ class Extension:
             self._inherit(move.source)
         elif len(self._policy.uris) == 1:  # the target host does not send it
             (uri,) = self._policy.uris
-        self.identification.begin_at_target(uri)
+        self.identification.begin_at_target(uri, arrival.identity_proof)
         return arrival
 
     def _inherit(self, source: Extension) -> None:

@@ -10,6 +10,7 @@ from vmw_cloudinit_metadata.protocol.events import (
     Requested,
 )
 from vmw_cloudinit_metadata.protocol.identity import Identity
+from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
 from vmw_cloudinit_metadata.protocol.phases import (
     AWAITED,
@@ -126,8 +127,11 @@ class Identification:
         self._identity.inherit(source._identity)
         self._waiting, source._waiting = source._waiting, []
 
-    def begin_at_target(self, service_uri: str | None) -> None:
-        """Judge a VM that has moved here; `service_uri` is given for another server's move."""
+    def begin_at_target(self, service_uri: str | None, proof: Proof) -> None:
+        """Judge a VM that has moved here; `service_uri` is given for another server's move, with
+        what that has proved."""
+        if proof.is_proved:
+            self._identity.moved(proof)
         if service_uri is not None:
             self._identity.proxied(service_uri, "client")
         if not self._identity.is_complete:

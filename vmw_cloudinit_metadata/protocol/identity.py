@@ -13,7 +13,8 @@ from datetime import datetime
 from itertools import takewhile
 from typing import Any
 
-from vmw_cloudinit_metadata.protocol import vmware
+from vmw_cloudinit_metadata.protocol import identitytoken, vmware
+from vmw_cloudinit_metadata.protocol.identitytoken import Keys, Proof
 from vmw_cloudinit_metadata.protocol.phases import AWAITED, KNOWN, LATE, Cue
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
@@ -44,16 +45,20 @@ class Identity:
     """The identity of the VM of one connection, as far as its host has sent it."""
 
     __slots__ = (
-        *("_announced", "_is_presumed", "_machine", "_news", "_times_overdue", "_unanswered"),
-        *("_unusable", "is_asked"),
+        *("_announced", "_is_presumed", "_keys", "_machine", "_moved", "_news", "_times_overdue"),
+        *("_token", "_unanswered", "_unusable", "is_asked"),
     )
 
-    def __init__(self, peer_address: str, connected_since: datetime) -> None:
+    def __init__(self, peer_address: str, connected_since: datetime, keys: Keys) -> None:
         self._machine: Machine | None = None
         self._news: dict[str, Any] = {  # what is not in the machine yet
             "peer_address": peer_address,
             "connected_since": connected_since,
         }
+        self._keys = keys
+        self._token: str | None = None
+        # What the source of a move has proved, of the VM with this VC UUID.
+        self._moved: tuple[Proof, str | None] = Proof.UNASKED, None
         self.is_asked = False
         self._is_presumed = False  # no KNOWN-SUBOPTIONS-1 came, so the VM was asked for everything
         self._announced: Codes = ()  # questions
@@ -66,13 +71,27 @@ class Identity:
         """The Machine, made on demand: a host sends four things, and a Machine is not cheap."""
         if self._machine is None or self._news:
             before = self._machine
-            self._machine = replace(before, **self._news) if before else Machine(**self._news)
+            machine = replace(before, **self._news) if before else Machine(**self._news)
+            if self._keys and ("vc_uuid" in self._news or "service_uri" in self._news):
+                machine = replace(machine, proof=self._proof_of(machine.vc_uuid))
+            self._machine = machine
             self._news = {}
         return self._machine
 
+    def _proof_of(self, vc_uuid: str | None) -> Proof:
+        moved, of_uuid = self._moved
+        if moved.is_proved and of_uuid == vc_uuid:
+            return moved
+        return identitytoken.proof(self._token, vc_uuid, self._keys)
+
     def proxied(self, service_uri: str, direction: str) -> None:
         """Note what an accepted DO-PROXY asks for."""
-        self._news.update(service_uri=service_uri, direction=direction)
+        shown, self._token = identitytoken.taken_from(service_uri)
+        self._news.update(service_uri=shown, direction=direction)
+
+    def moved(self, proof: Proof) -> None:
+        """Note what the source of a move has proved of this VM."""
+        self._moved = proof, self.machine.vc_uuid
 
     def ask(self, known: bytes) -> Codes:
         """Return the questions for a VM that announces these suboptions.
@@ -197,7 +216,8 @@ class Identity:
         announcements, only stronger identities count: the VM gets the same file as at the source.
         """
         here, there = self.machine, source.machine
-        self.proxied(there.service_uri, there.direction)
+        self._token, self._moved = source._token, (there.proof, there.vc_uuid)
+        self._news.update(service_uri=there.service_uri, direction=there.direction)
         for field in ("name", "vc_uuid", "bios_uuid"):
             if value := getattr(here, field) or getattr(there, field):
                 self._news[field] = value

@@ -21,7 +21,7 @@ REQUEST = "REQUEST_"
 RESPONSE = "RESPONSE_"
 
 # What RESPONSE_ERROR can say.
-ErrorCode = Literal["not-found", "invalid", "failed", "timeout", "unknown-request"]
+ErrorCode = Literal["not-found", "invalid", "failed", "timeout", "unknown-request", "refused"]
 
 _REPEATED_BYTES = 64  # guests repeat a few short lines; longer ones are not cached
 

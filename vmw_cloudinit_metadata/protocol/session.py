@@ -78,7 +78,9 @@ class Session:
         self._stray: stranger.Watch | None = None
         self._start_tls = StartTls(peer, is_possible=can_start_tls)
         self._lines = packet.LineSplitter()
-        self._identification = Identification(peer, Identity(peer_address, connected_since))
+        self._identification = Identification(
+            peer, Identity(peer_address, connected_since, policy.identity_keys)
+        )
         self._extension = Extension(
             peer, self._lines, policy, self._identification, is_secure=is_secure
         )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from vmw_cloudinit_metadata.protocol.crowd import Crowd
+from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.rate import Rate
 
 # Four bytes in all recordings; the document calls it opaque.
@@ -48,11 +49,11 @@ class Secrets(Protocol):
     length: int
     are_shared: bool  # whether another process can check them
 
-    def make(self, sequence: bytes, vc_uuid: str | None) -> bytes: ...
+    def make(self, sequence: bytes, vc_uuid: str | None, proof: Proof) -> bytes: ...
 
     def is_fresh(self, secret: bytes) -> bool: ...
 
-    def proves(self, secret: bytes, sequence: bytes, vc_uuid: str | None) -> bool: ...
+    def proves(self, secret: bytes, sequence: bytes, vc_uuid: str | None) -> Proof | None: ...
 
 
 class RandomSecrets:
@@ -64,21 +65,22 @@ class RandomSecrets:
     def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
         self._random_bytes = random_bytes
 
-    def make(self, _sequence: bytes, _vc_uuid: str | None) -> bytes:
+    def make(self, _sequence: bytes, _vc_uuid: str | None, _proof: Proof) -> bytes:
         return self._random_bytes(self.length)
 
     def is_fresh(self, _secret: bytes) -> bool:
         return False
 
-    def proves(self, _secret: bytes, _sequence: bytes, _vc_uuid: str | None) -> bool:
-        return False
+    def proves(self, _secret: bytes, _sequence: bytes, _vc_uuid: str | None) -> Proof | None:
+        return None
 
 
 class KeyedSecrets:
     """Secrets that prove a move to whoever has `key`: issue time, nonce, and a keyed hash.
 
-    The hash is HMAC-SHA-256, 16 bytes of it, over time, nonce, sequence and VC UUID. `now_s` is
-    the time of day in seconds: the clocks of all servers have to agree well within EXPIRES_S.
+    The hash is HMAC-SHA-256, 16 bytes of it, over time, nonce, sequence, VC UUID, and whether that
+    is proved. `now_s` is the time of day in seconds: the clocks of all servers have to agree well
+    within EXPIRES_S.
     """
 
     length = _TIME_BYTES + _NONCE_BYTES + _HASH_BYTES
@@ -91,22 +93,27 @@ class KeyedSecrets:
         self._random_bytes = random_bytes
         self._now_s = now_s
 
-    def make(self, sequence: bytes, vc_uuid: str | None) -> bytes:
+    def make(self, sequence: bytes, vc_uuid: str | None, proof: Proof = Proof.UNASKED) -> bytes:
         issued = int(self._now_s()).to_bytes(_TIME_BYTES, "big")
         head = issued + self._random_bytes(_NONCE_BYTES)
-        return head + self._hash(head, sequence, vc_uuid)
+        return head + self._hash(head, sequence, vc_uuid, proof.is_proved)
 
     def is_fresh(self, secret: bytes) -> bool:
         """Return whether the issue time that the secret claims is near."""
         issued_s = int.from_bytes(secret[:_TIME_BYTES], "big")
         return abs(self._now_s() - issued_s) <= EXPIRES_S
 
-    def proves(self, secret: bytes, sequence: bytes, vc_uuid: str | None) -> bool:
+    def proves(self, secret: bytes, sequence: bytes, vc_uuid: str | None) -> Proof | None:
         head, given = secret[:-_HASH_BYTES], secret[-_HASH_BYTES:]
-        return hmac.compare_digest(given, self._hash(head, sequence, vc_uuid))
+        for proof in (Proof.MOVE, Proof.UNASKED):
+            expected = self._hash(head, sequence, vc_uuid, proof.is_proved)
+            if hmac.compare_digest(given, expected):
+                return proof
+        return None
 
-    def _hash(self, head: bytes, sequence: bytes, vc_uuid: str | None) -> bytes:
+    def _hash(self, head: bytes, sequence: bytes, vc_uuid: str | None, is_proved: bool) -> bytes:
         text = head + bytes([len(sequence)]) + sequence + (vc_uuid or "").encode()
+        text += b"\x01" if is_proved else b""
         return bytes(hmac.new(self._key, text, hashlib.sha256).digest()[:_HASH_BYTES])
 
 
@@ -185,9 +192,18 @@ class Moves(Generic[Source]):
         return min(_share(self.limit), self.limit)
 
     def begin(
-        self, source: Source, host: str, sequence: bytes, vc_uuid: str | None, now_s: float = 0.0
+        self,
+        source: Source,
+        host: str,
+        sequence: bytes,
+        vc_uuid: str | None,
+        now_s: float = 0.0,
+        proof: Proof = Proof.UNASKED,
     ) -> Begun[Source] | Declined:
-        """Start a move of `source`, which is connected from `host`, or decline it."""
+        """Start a move of `source`, which is connected from `host`, or decline it.
+
+        `proof` is that of its VC UUID.
+        """
         if len(sequence) > MAX_SEQUENCE_BYTES:
             return Declined(f"its sequence has more than {MAX_SEQUENCE_BYTES} bytes")
         if self.is_draining and not self._secrets.are_shared:
@@ -210,7 +226,7 @@ class Moves(Generic[Source]):
         if instead_of:
             self.end(instead_of)
         self._count += 1
-        secret = self._secrets.make(sequence, vc_uuid)
+        secret = self._secrets.make(sequence, vc_uuid, proof)
         move = Move(sequence, secret, source, host, self._count)
         self._pending[sequence + move.secret] = move
         self._of_host[host] += 1
@@ -239,20 +255,19 @@ class Moves(Generic[Source]):
             return Claim(sequence, secret)
         return None
 
-    def settle(self, claim: Claim, vc_uuid: str | None, host: str) -> bool:
-        """Return whether a claim is right for the VM with this VC UUID, connected from `host`.
+    def settle(self, claim: Claim, vc_uuid: str | None, host: str) -> Proof | None:
+        """Return what a claim proves of the VM with this VC UUID, connected from `host`; None if it
+        is wrong.
 
         A claim is right only once.
         """
-        is_right = (
-            claim.secret not in self._spent
-            and self._secrets.is_fresh(claim.secret)
-            and self._secrets.proves(claim.secret, claim.sequence, vc_uuid)
-            and self._can_spend(host)
-        )
-        if is_right:
-            self._spend(claim.secret, host)
-        return is_right
+        if claim.secret in self._spent or not self._secrets.is_fresh(claim.secret):
+            return None
+        proof = self._secrets.proves(claim.secret, claim.sequence, vc_uuid)
+        if proof is None or not self._can_spend(host):
+            return None
+        self._spend(claim.secret, host)
+        return proof
 
     def end(self, move: Move[Source]) -> None:
         """Forget a move: completed, aborted, replaced or expired."""

@@ -13,6 +13,8 @@ from datetime import datetime
 from enum import IntEnum
 from urllib.parse import parse_qsl
 
+from vmw_cloudinit_metadata.protocol import identitytoken
+from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.telnet import Option, Subnegotiation
 
@@ -105,8 +107,10 @@ _PARSERS = {**dict.fromkeys(IDENTITY.values(), _parse_uuid), Suboption.VM_NAME: 
 
 
 def serves(service_uri: str, uris: frozenset[str]) -> bool:
-    """Return whether a service URI, with or without its query, is one of `uris`."""
-    return service_uri in uris or service_uri.partition("?")[0] in uris
+    """Return whether a service URI, with or without its query, is one of `uris`; a token in it
+    does not count."""
+    uri = identitytoken.without_token(service_uri)
+    return uri in uris or uri.partition("?")[0] in uris
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +125,17 @@ class Machine:
     vc_uuid: str | None = None  # vCenter's config.instanceUuid: unique in that vCenter
     bios_uuid: str | None = None  # config.uuid: clones and restores can share it
     location_uuid: str | None = None
-    service_uri: str = ""  # as the VM has it, with its query
+    service_uri: str = ""  # as the VM has it, with its query; an identity token is hidden: `t=…`
     direction: str = "client"  # or "server"
     peer_address: str = ""  # of the ESXi host
     connected_since: datetime | None = field(default=None, compare=False)
+    proof: Proof = Proof.UNASKED  # of its identity
 
     @property
     def query(self) -> Mapping[str, str]:
-        """The service URI's query: {"profile": "web"} for `my-metadata?profile=web`."""
-        query = self.service_uri.partition("?")[2]
+        """The service URI's query: {"profile": "web"} for `my-metadata?profile=web`; without the
+        identity token."""
+        query = identitytoken.without_token(self.service_uri).partition("?")[2]
         return dict(parse_qsl(query, keep_blank_values=True)) if query else {}
 
     @property

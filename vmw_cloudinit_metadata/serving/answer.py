@@ -35,6 +35,7 @@ MESSAGES: Mapping[ErrorCode, str] = {
     "failed": "The server cannot read its data now; try again later",
     "timeout": "The server did not answer in time; try again later",
     "unknown-request": "No VM has such a document; ask for another one",
+    "refused": "This VM has not proved who it is; ask an administrator to set its identity token",
 }
 
 

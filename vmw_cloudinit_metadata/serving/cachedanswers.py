@@ -67,5 +67,5 @@ def _identity(machine: Machine) -> _Identity:
     """Return what a driver may decide by, without what changes when a VM starts elsewhere."""
     return (
         *(machine.vc_uuid, machine.bios_uuid, machine.name),
-        *(machine.service_uri, machine.direction),
+        *(machine.service_uri, machine.direction, machine.proof),
     )

@@ -14,6 +14,7 @@ from weakref import ref
 from vmw_cloudinit_metadata.instance.model import RESERVED_DOCUMENTS, STANDARD_DOCUMENTS
 from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.facts import Fact
+from vmw_cloudinit_metadata.protocol.identitytoken import REASONS
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.answer import (
     Answer,
@@ -173,6 +174,9 @@ class Dialogue:
             document, _ = self._take_request()
             self._receipt.count_failure(document, "timeout")
             self._put(error_packet(document, "timeout"))
+            return
+        if machine.proof.is_doubt and self._services.policy.requires_proof:
+            self._fail(Failure("refused", REASONS[machine.proof]))
             return
         answer, lookup = self._cached(machine), self._services.lookup
         if answer and lookup.is_fresh(answer):

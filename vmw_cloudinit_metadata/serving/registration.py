@@ -8,6 +8,7 @@ from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.facts import (
     Fact,
     IdentityChanged,
+    IdentityUnproved,
     PeerRejected,
     RivalConnected,
     VmIdentified,
@@ -15,6 +16,7 @@ from vmw_cloudinit_metadata.monitoring.facts import (
     VmUnidentified,
 )
 from vmw_cloudinit_metadata.protocol.events import RefusalKind
+from vmw_cloudinit_metadata.protocol.identitytoken import REASONS, Proof
 from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -57,6 +59,8 @@ class Registration:
     def identified(self, machine: Machine) -> None:
         """Count as `machine` from now on."""
         was, self.known_as = self.known_as, machine
+        if was is None or was.proof is not machine.proof:
+            self._proved(machine.proof)
         if was is None:
             self._register(machine)
             uri = quoted(machine.service_uri)
@@ -67,6 +71,17 @@ class Registration:
         if was and (was.vc_uuid, was.service_uri) != (machine.vc_uuid, machine.service_uri):
             self._services.machines.remove(self, was)
             self._register(machine)
+
+    def _proved(self, proof: Proof) -> None:
+        """Count what proves the VM's identity, and report a VM that is served without."""
+        if proof is Proof.UNASKED:
+            return
+        self._services.counters[counters.PROOFS[proof.value]] += 1
+        if proof.is_doubt and not self._services.policy.requires_proof:
+            unreported = self._services.throttle.passes("unproved", self._standing.peer.name)
+            level = logging.DEBUG if unreported is None else logging.WARNING
+            text = f"served without proof of its identity: {REASONS[proof]}{unreported or ''}"
+            self.report(IdentityUnproved(text), level=level)
 
     def unidentified(self, missing: str) -> None:
         """Report a VM whose host has not sent its identity."""

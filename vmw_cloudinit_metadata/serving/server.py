@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from socket import socket
+from types import MappingProxyType
 from typing import Any
 
 import gevent
@@ -33,6 +34,7 @@ from vmw_cloudinit_metadata.process.budget import (
 )
 from vmw_cloudinit_metadata.process.listener import listen_on, name_of
 from vmw_cloudinit_metadata.protocol.extension import Extension
+from vmw_cloudinit_metadata.protocol.identitytoken import Keys
 from vmw_cloudinit_metadata.protocol.rate import Rate
 from vmw_cloudinit_metadata.protocol.session import Policy, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import (
@@ -100,6 +102,8 @@ class MetadataServer:
         tls: TlsPolicy = TlsPolicy.OFF,
         key_pair: KeyPair | None = None,  # where tls is not OFF
         vmotion_key: bytes | None = None,  # None: only this process knows its moves
+        identity_keys: Keys = MappingProxyType({}),  # of identity tokens, by number
+        requires_proof: bool = False,  # of the identity; with keys
         last_good_dir: Path | None = None,  # of last good answers on disk; None: none are written
         reuse_port: bool = False,  # other processes of ours accept on the same addresses
     ) -> None:
@@ -122,7 +126,7 @@ class MetadataServer:
         )
         on_disk = AnswersOnDisk(last_good_dir, driver) if last_good_dir else None
         self._services = Services(
-            Policy(frozenset(uris), moves, tls),
+            Policy(frozenset(uris), moves, tls, identity_keys, requires_proof),
             Lookup(driver, lookup_pool, lookup_timeout_s, self.budget, on_disk),
             Admission(
                 allow,
@@ -268,6 +272,10 @@ class MetadataServer:
             match name:
                 case "uris":
                     shared.policy = replace(shared.policy, uris=frozenset(value))
+                case "identity_keys":
+                    shared.policy = replace(shared.policy, identity_keys=value)
+                case "requires_proof":
+                    shared.policy = replace(shared.policy, requires_proof=value)
                 case "allow":
                     admission.allow = value
                 case "proxy_protocol":

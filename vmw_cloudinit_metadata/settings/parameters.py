@@ -10,7 +10,9 @@ from typing import Any, Generic, TypeVar
 
 import click
 
+from vmw_cloudinit_metadata.protocol.identitytoken import MIN_KEY_BYTES, QUERY_KEY, without_token
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+from vmw_cloudinit_metadata.settings import identitykeys
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import (
     DEFAULT_DRIVER,
@@ -69,7 +71,16 @@ def _parse_ip(text: str) -> str:
         raise ConfigError(f"found {text!r}, expected an IP address") from None
 
 
-URI = Parsed("URI", str)
+def _parse_uri(text: str) -> str:
+    if without_token(text) != text:
+        raise ConfigError(
+            f"found the key {QUERY_KEY}, which is the identity token, another one for each VM: "
+            "leave it out"
+        )
+    return text
+
+
+URI = Parsed("URI", _parse_uri)
 IP = Parsed("ADDRESS", _parse_ip)
 ADDRESS = Parsed("ADDRESS:PORT", Address.parse)
 OPTIONAL_ADDRESS = Parsed("ADDRESS:PORT", parse_optional_address)
@@ -78,6 +89,28 @@ JSON = Parsed("JSON", parse_driver_options)
 SIZE = Parsed("SIZE", parse_size)
 UUID = Parsed("UUID", _parse_uuid)
 THUMBPRINT = Parsed("HEX", _parse_thumbprint)
+KEY_FILE = Parsed("[N=]FILE", identitykeys.parse)
+
+
+identity_keys_option = click.option(
+    identitykeys.OPTION,
+    "identity_key_files",
+    type=KEY_FILE,
+    metavar="[N=]FILE",
+    multiple=True,
+    help=f"Check identity tokens with this key of at least {MIN_KEY_BYTES} bytes, whose number is "
+    "N or 1; may be repeated, while a new key takes the place of an old one.",
+)
+
+
+identity_key_option = click.option(
+    identitykeys.OPTION,
+    "identity_key_file",
+    type=KEY_FILE,
+    metavar="[N=]FILE",
+    help="Put the identity token of each VM into its service URI, made with this key of the "
+    "server, whose number is N or 1.",
+)
 
 
 format_option = click.option(

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
+MAX_KEY_BYTES = 64 * 1024
+
 
 def read(option: str, path: Path, limit: int) -> bytes:
     """Return the content of a regular file that only its owner and group may write.
@@ -41,6 +43,17 @@ def read(option: str, path: Path, limit: int) -> bytes:
     if len(content) > limit:
         raise ConfigError(f"{option}: {path} has more than {limit:,} bytes")
     return content
+
+
+def read_key(option: str, path: Path, least: int) -> bytes:
+    """Return the bytes of a file that is a key; raise ConfigError."""
+    key = read(option, path, MAX_KEY_BYTES)
+    if len(key) < least:
+        raise ConfigError(
+            f"{option}: {path} has {len(key)} bytes, expected at least {least}: "
+            f"create one with: (umask 077; head -c 32 /dev/urandom > {path})"
+        )
+    return key
 
 
 def secret_warnings(option: str, path: Path) -> Iterator[str]:

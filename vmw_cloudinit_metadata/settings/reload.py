@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 # Options that HUP can change, and the arguments of MetadataServer.change that each affects.
 CHANGEABLE: Mapping[str, tuple[str, ...]] = {
     "uris": ("uris",),
+    "identity_key_files": ("identity_keys",),
+    "identity_token": ("identity_keys", "requires_proof"),
     "allow": ("allow",),
     "proxy_protocol": ("proxy_protocol",),
     "max_connections": ("max_connections", "max_pending_moves"),
@@ -29,6 +31,9 @@ CHANGEABLE: Mapping[str, tuple[str, ...]] = {
     "tls_key": ("key_pair",),
     "log_level": (),
 }
+
+# Also if only what they name has changed: a key is replaced in its place.
+_READ_AGAIN = "identity_key_files"
 
 # If they switch TLS on or off, they wait for the next start, as --tls does.
 _CERTIFICATE = frozenset({"tls_cert", "tls_key"})
@@ -69,6 +74,8 @@ class Configuration:
         ctx = reread(self._ctx)
         wanted = self._check(ctx.params)
         changed = {key for key, value in ctx.params.items() if value != self._options[key]}
+        if wanted["identity_keys"] != self.settings["identity_keys"]:
+            changed.add(_READ_AGAIN)
         taken = frozenset(key for key in changed if self._can_change(key, wanted))
         options = {**self._options, **{key: ctx.params[key] for key in taken}}
         return SettingsChange(ctx, taken, frozenset(changed - taken), options, self._check(options))

@@ -23,7 +23,9 @@ from vmw_cloudinit_metadata.serving.admission import (
     connections_by_descriptors,
     raise_descriptor_limit,
 )
+from vmw_cloudinit_metadata.settings import identitykeys
 from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.identitykeys import NumberedFile
 from vmw_cloudinit_metadata.settings.parameters import FILE, Parsed
 
 _PORTS = 28_000  # per source address, to one port of a server
@@ -135,9 +137,18 @@ def plan_of(scenario: str, options: dict[str, Any]) -> LoadPlan:
         pattern=pattern,
         vms=names,
         ca=str(ca) if (ca := options.pop("ca")) else None,
+        identity_key_file=_key_file(options.pop("identity_key_file")),
         sources=options.pop("sources") or (),
         **options,
     )
+
+
+def _key_file(file: NumberedFile | None) -> tuple[int, str] | None:
+    if file is None:
+        return None
+    identitykeys.read_one(file)  # reports errors here, once
+    number, path = file
+    return number, str(path)
 
 
 def _names(

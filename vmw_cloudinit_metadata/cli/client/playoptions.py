@@ -7,10 +7,18 @@ from typing import Any, TypeVar
 
 import click
 
+from vmw_cloudinit_metadata.client.fleet import with_token
 from vmw_cloudinit_metadata.client.played import Manner
 from vmw_cloudinit_metadata.client.wire import Destination, TlsMode
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS, Machine
-from vmw_cloudinit_metadata.settings.parameters import ADDRESS, FILE, THUMBPRINT, UUID
+from vmw_cloudinit_metadata.settings import identitykeys
+from vmw_cloudinit_metadata.settings.parameters import (
+    ADDRESS,
+    FILE,
+    THUMBPRINT,
+    UUID,
+    identity_key_option,
+)
 from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN, Address
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -39,6 +47,7 @@ SERVER = together(
         help="Connect to this server.",
     ),
     click.option("--uri", required=True, help="Request this service URI."),
+    identity_key_option,
     click.option(
         "--tls",
         type=click.Choice([tls.value for tls in TlsMode]),
@@ -100,4 +109,8 @@ def machine_of(options: Mapping[str, Any]) -> Machine:
     )
     if machine.is_anonymous:
         raise click.UsageError("give the name of a VM, --vc-uuid or --bios-uuid")
+    if options["identity_key_file"]:
+        if not machine.vc_uuid:
+            raise click.UsageError(f"{identitykeys.OPTION} needs --vc-uuid, which a token proves")
+        machine = with_token(machine, identitykeys.read_one(options["identity_key_file"]))
     return machine

@@ -7,8 +7,12 @@ VM is off or the port is not connected; it is connected and disconnected while t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from vmw_cloudinit_metadata.protocol import identitytoken
+from vmw_cloudinit_metadata.protocol.identitytoken import without_token
+from vmw_cloudinit_metadata.protocol.vmware import MAX_URI_BYTES, parse_uuid
 
 
 class Power(StrEnum):
@@ -30,7 +34,8 @@ class Backing:
 
     def __str__(self) -> str:
         proxy = f" by {self.proxy_uri}" if self.proxy_uri else ", no proxy URI"
-        return f"{self.direction}, service URI {self.service_uri}{proxy}"
+        shown, _ = identitytoken.taken_from(self.service_uri)
+        return f"{self.direction}, service URI {shown}{proxy}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +61,15 @@ class VmState:
     power: Power
     is_template: bool
     ports: Sequence[Port]
+    vc_uuid: str = ""
 
     def __str__(self) -> str:
         return "a template" if self.is_template else _STATES[self.power]
 
     def with_uri(self, uri: str) -> list[Port]:
-        return [port for port in self.ports if port.backing.service_uri == uri]
+        """Return the ports with this service URI; an identity token makes no difference."""
+        plain = without_token(uri)
+        return [port for port in self.ports if without_token(port.backing.service_uri) == plain]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,9 @@ class Wanted:
 
     backing: Backing
     yield_on_poll: bool = True
+
+    def with_uri(self, service_uri: str) -> Wanted:
+        return replace(self, backing=replace(self.backing, service_uri=service_uri))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +124,23 @@ class NeedsPowerOffError(VmError):
     """The change needs the VM to be off."""
 
 
+# The identity token of a VM, by its VC UUID.
+Tokens = Callable[[str], str]
+
 Decide = Callable[[VmState], PortPlan]
 
 
-def add(vm: VmState, wanted: Wanted) -> PortPlan:
-    """Plan a port with the service URI; raise VmError."""
+def add(vm: VmState, wanted: Wanted, token: Tokens | None = None) -> PortPlan:
+    """Plan a port with the service URI; raise VmError.
+
+    Without `token`, a port keeps the identity token that it has.
+    """
     _refuse_template(vm)
     port = _only_port(vm, wanted.backing.service_uri)
+    if token:
+        wanted = wanted.with_uri(_with_token(vm, wanted.backing.service_uri, token))
+    elif port and without_token(port.backing.service_uri) == wanted.backing.service_uri:
+        wanted = wanted.with_uri(port.backing.service_uri)
     if port is None:
         _refuse_unless_off(vm, "a serial port can be added only while it is off")
         return PortPlan(f"added: {wanted.backing}", [Add(wanted)])
@@ -147,6 +168,16 @@ def reconnect(vm: VmState, uri: str) -> PortPlan:
         return PortPlan(f"no change needed: {port.label} connects when the VM is powered on")
     hang_up = [Connect(port.key, False)] if port.is_connected else []
     return PortPlan(f"reconnected: {port.label}", [*hang_up, Connect(port.key, True)])
+
+
+def _with_token(vm: VmState, uri: str, token: Tokens) -> str:
+    vc_uuid = parse_uuid(vm.vc_uuid)
+    if vc_uuid is None:
+        raise VmError("vCenter tells no VC UUID of it, which an identity token proves")
+    with_token = identitytoken.with_token(uri, token(vc_uuid))
+    if len(with_token.encode()) > MAX_URI_BYTES:
+        raise VmError(f"with a token, its service URI has more than {MAX_URI_BYTES:,} bytes")
+    return with_token
 
 
 def _only_port(vm: VmState, uri: str) -> Port | None:

@@ -36,7 +36,10 @@ PAGE = 1000  # VMs in one answer
 
 _POLL_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # the last one repeats
 _IDENTITY = ("name", "config.instanceUuid", "config.uuid")
-_STATE = ("config.hardware.device", "runtime.powerState", "config.template")
+_STATE = (
+    *("config.hardware.device", "runtime.powerState", "config.template"),
+    "config.instanceUuid",
+)
 VirtualMachine: TypeAlias = vim.VirtualMachine
 _VmsBy = dict[str, list[VirtualMachine]]
 _query = vmodl.query.PropertyCollector
@@ -104,12 +107,12 @@ class VCenter:
 
     def look(self, vm: VirtualMachine) -> VmState:
         """Return the VM's present power state and ports."""
-        devices, power, is_template = self._state(vm)
-        return VmState(power, is_template, ports_of(devices))
+        devices, power, is_template, vc_uuid = self._state(vm)
+        return VmState(power, is_template, ports_of(devices), vc_uuid)
 
     def carry_out(self, vm: VirtualMachine, step: Step) -> None:
         """Carry out one step and wait until it is done."""
-        devices, _, _ = self._state(vm)
+        devices, *_ = self._state(vm)
         with _as_vm_error():
             _wait(vm.ReconfigVM_Task(spec=config_spec(step, devices)))
 
@@ -139,14 +142,14 @@ class VCenter:
             raise VmError("no VM has this inventory path (example: DC/vm/folder/web1)")
         return found
 
-    def _state(self, vm: VirtualMachine) -> tuple[list[Any], Power, bool]:
+    def _state(self, vm: VirtualMachine) -> tuple[list[Any], Power, bool, str]:
         with _as_vm_error():
             found = self._properties(_query.ObjectSpec(obj=vm), _STATE)
             values = next((values for _, values in found), {})
         if "config.hardware.device" not in values:
             raise VmError("vCenter does not list its devices: is the VM inaccessible or orphaned?")
-        devices, power, is_template = (values.get(path) for path in _STATE)
-        return list(devices or []), Power(str(power)), bool(is_template)
+        devices, power, is_template, vc_uuid = (values.get(path) for path in _STATE)
+        return list(devices or []), Power(str(power)), bool(is_template), vc_uuid or ""
 
     def _properties(
         self, where: vmodl.query.PropertyCollector.ObjectSpec, wanted: Sequence[str]

@@ -14,6 +14,7 @@ from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, describe, unknown
 from vmw_cloudinit_metadata.instance.vmname import normal
+from vmw_cloudinit_metadata.protocol.identitytoken import QUERY_KEY
 from vmw_cloudinit_metadata.protocol.vmware import (
     DIRECTIONS,
     MAX_NAME_BYTES,
@@ -143,6 +144,8 @@ def _only_if(is_so: Callable[[Machine], bool]) -> _Holds:
 def _query(name: str, value: str) -> _Holds:
     if not name:
         raise ValueError("the name of a key of the query after query.")
+    if name == QUERY_KEY:
+        raise ValueError("another key: this one is each VM's identity token, a secret")
     return lambda _, query: _NO_CAPTURES if query.get(name) == value else None
 
 

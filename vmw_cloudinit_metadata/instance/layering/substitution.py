@@ -15,6 +15,7 @@ from typing import Any
 from vmw_cloudinit_metadata.instance.documents import USER_DATA_KEYS
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
 from vmw_cloudinit_metadata.instance.parsing.seed import MAX_CHARACTERS
+from vmw_cloudinit_metadata.protocol.identitytoken import QUERY_KEY
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 BEGINS = "${"
@@ -117,6 +118,8 @@ class _Substitution:
             return BEGINS
         if source == "metadata":
             return self._of_metadata(name)
+        if source == "query" and name == QUERY_KEY:
+            raise _Unavailable("another key: this one is the VM's identity token, a secret")
         value = self.sources[source](name)
         if value is None:
             raise _Unavailable(_EXPECTED[source])

@@ -1,0 +1,125 @@
+"""The identity token: what proves, in the query of the service URI, which VM it is. Pure.
+
+`my-metadata?t=1.MFRGGZDFMZTWQ2LKNNWG23TP`: the number of a key, and 120 bits of an HMAC-SHA-256
+with that key over the canonical VC UUID. The token is a secret, so it is taken out of the URI when
+that arrives: what the server knows, logs and shows has `t=…`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from enum import Enum
+from urllib.parse import unquote_plus
+
+QUERY_KEY = "t"
+HIDDEN = f"{QUERY_KEY}=…"
+
+MIN_KEY_BYTES = 16
+MAX_KEY_NUMBER = 999_999_999
+_HASH_BYTES = 15
+
+Keys = Mapping[int, bytes]  # by number: several, while one takes another's place
+
+_TOKEN = re.compile(r"(0|[1-9][0-9]{0,8})\.([A-Za-z2-7]{24})", re.ASCII)
+
+
+class Proof(Enum):
+    """What proves a VM's identity, or why nothing does."""
+
+    UNASKED = ""  # the server has no keys
+    TOKEN = "token"  # nosec B105 # no secret
+    MOVE = "move"  # by vMotion, from a server that has proved it
+    NO_UUID = "no VC UUID"
+    MISSING = "missing"
+    MALFORMED = "malformed"
+    OLD = "old"
+    WRONG = "wrong"
+
+    is_doubt: bool
+    is_proved: bool
+
+    def __init__(self, _value: str) -> None:
+        self.is_doubt = _value not in ("", "token", "move")
+        self.is_proved = _value in ("token", "move")
+
+
+# For the operator: what is wrong, and what to do.
+_AGAIN = "set it again, with `vm-port add` or `token print`"
+REASONS: Mapping[Proof, str] = {
+    Proof.NO_UUID: "the VM has sent no VC UUID, which a token proves: only VMs of a vCenter have "
+    "one",
+    Proof.MISSING: f"the service URI of the VM has no identity token: {_AGAIN}",
+    Proof.MALFORMED: "the identity token in the service URI of the VM is not N.BASE32 with 24 "
+    f"characters, or there are two: {_AGAIN}",
+    Proof.OLD: "the identity token in the service URI of the VM is of a key that this server does "
+    f"not have (--identity-key-file): {_AGAIN}",
+    Proof.WRONG: "the identity token in the service URI of the VM is not of its VC UUID and our "
+    f"key; a clone has a new VC UUID: {_AGAIN}",
+}
+
+
+def token(number: int, key: bytes, vc_uuid: str) -> str:
+    """Return the token of the VM with this canonical VC UUID: `1.` and 24 characters of base32."""
+    return f"{number}.{base64.b32encode(_hash(key, vc_uuid)).decode()}"
+
+
+def _hash(key: bytes, vc_uuid: str) -> bytes:
+    return hmac.digest(key, vc_uuid.encode(), hashlib.sha256)[:_HASH_BYTES]
+
+
+def proof(found: str | None, vc_uuid: str | None, keys: Keys) -> Proof:
+    """Return what a token, None if there is none, proves of the VM with this VC UUID."""
+    if not keys:
+        return Proof.UNASKED
+    if not vc_uuid:
+        return Proof.NO_UUID
+    if found is None:
+        return Proof.MISSING
+    parts = _TOKEN.fullmatch(found)
+    if not parts:
+        return Proof.MALFORMED
+    key = keys.get(int(parts[1]))
+    if key is None:
+        return Proof.OLD
+    given = base64.b32decode(parts[2], casefold=True)
+    return Proof.TOKEN if hmac.compare_digest(given, _hash(key, vc_uuid)) else Proof.WRONG
+
+
+def with_token(uri: str, text: str) -> str:
+    """Return the service URI with this token, in place of any other one."""
+    plain = without_token(uri)
+    return f"{plain}{'&' if '?' in plain else '?'}{QUERY_KEY}={text}"
+
+
+def taken_from(uri: str) -> tuple[str, str | None]:
+    """Return a service URI with its token hidden, and the token; None if it has none.
+
+    Two tokens are one that no VM has.
+    """
+    before, mark, query = uri.partition("?")
+    if not mark:
+        return uri, None
+    parts = query.split("&")
+    found = [part.partition("=")[2] for part in parts if _is_token(part)]
+    if not found:
+        return uri, None
+    hidden = "&".join(HIDDEN if _is_token(part) else part for part in parts)
+    return f"{before}?{hidden}", unquote_plus(found[0]) if len(found) == 1 else ""
+
+
+def without_token(uri: str) -> str:
+    """Return a service URI without its token, hidden or not."""
+    before, mark, query = uri.partition("?")
+    parts = query.split("&")
+    rest = [part for part in parts if not _is_token(part)]
+    if not mark or len(rest) == len(parts):
+        return uri
+    return f"{before}?{'&'.join(rest)}" if rest else before
+
+
+def _is_token(part: str) -> bool:
+    return unquote_plus(part.partition("=")[0]) == QUERY_KEY
