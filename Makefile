@@ -9,6 +9,8 @@
 # make moves      run 50 vMotions and 200 boots a second, for 10 s
 # make changes    change 50,000 files and ten layers in every way, while VMs boot; SECONDS=N, FILES=N.
 #                 Each answer is checked; then the same with two workers
+# make stores     let 3,000 VMs boot from each store, while rows change and its server dies, hangs and
+#                 returns; BACKENDS=sqlite,postgresql for some of them
 # make fuzz       send 1,000,000 hostile messages to a real server, and a tenth of them to one with
 #                 two workers; MESSAGES=N for another number
 # make fuzz-coverage  run atheris on each parser, 60 s each; SECONDS=N for longer, FUZZ=… for options
@@ -27,8 +29,8 @@ MINUTES ?= 5
 FILES ?= 50000
 SECONDS ?= 60
 
-.PHONY: run test test-slow e2e e2e-quick check audit lock moves changes changes-workers fuzz \
-    fuzz-workers soak attack fuzz-coverage bench clean
+.PHONY: run test test-slow e2e e2e-quick check audit lock moves changes changes-workers \
+    stores fuzz fuzz-workers soak attack fuzz-coverage bench clean
 
 run: $(VENV)/.installed
 	@exec $(BIN)/vmw-cloudinit-metadata run --uri my-metadata \
@@ -47,7 +49,7 @@ e2e: $(VENV)/.installed-for-tests
 e2e-quick:
 	@$(MAKE) e2e E2E='-m e2e_quick'
 
-moves changes fuzz soak attack: $(VENV)/.installed-for-tests
+moves changes stores fuzz soak attack: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.load.$@ $(LOAD_$@)
 
 fuzz: fuzz-workers
@@ -70,6 +72,7 @@ fuzz-coverage: $(VENV)/.installed-for-tests
 
 LOAD_moves := --seconds 10 --boots 200 --moves 50
 LOAD_changes = --files $(FILES) --seconds $(SECONDS)
+LOAD_stores = $(if $(BACKENDS),--backends $(BACKENDS))
 LOAD_fuzz = --messages $(MESSAGES)
 LOAD_soak = --minutes $(MINUTES)
 
