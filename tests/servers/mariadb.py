@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import pymysql
 
 from tests.process import run
-from tests.servers import UNPRIVILEGED, Backend, Daemon, Data
+from tests.servers import UNPRIVILEGED, Backend, Daemon, Data, written
 from tests.storm import free_port
 
 PASSWORD = "maria-s3cret%41@word"
@@ -28,6 +27,7 @@ class MariadbBackend(Backend):
         self.port = free_port()
         self._daemon = Daemon(self.directory)
         self._data = self.directory / "data"
+        self._db: pymysql.Connection[Any] | None = None
 
     @property
     def url(self) -> str:
@@ -65,7 +65,13 @@ class MariadbBackend(Backend):
                 cursor.execute("GRANT ALL ON vms.* TO vmw@'127.0.0.1'")
             made = run("sql", "init", "--url", self.url, "--apply")
             assert made.returncode == 0, made.stderr
-        self._db = self.admin("vms")
+        self._db = None
+
+    @property
+    def _open(self) -> pymysql.Connection[Any]:
+        """The connection for changes, made where it is used: gevent binds sockets to threads."""
+        self._db = self._db or self.admin("vms")
+        return self._db
 
     @staticmethod
     def _program(name: str) -> str:
@@ -86,23 +92,23 @@ class MariadbBackend(Backend):
         return True
 
     def put(self, vms: Mapping[str, Data]) -> None:
-        rows = [(name, json.dumps(data)) for name, data in vms.items()]
-        self._db.begin()
-        with self._db.cursor() as cursor:
+        rows = [(name, written(data)) for name, data in vms.items()]
+        self._open.begin()
+        with self._open.cursor() as cursor:
             cursor.executemany(
                 "DELETE FROM cloudinit_vms WHERE name = %s", [(name,) for name in vms]
             )
             cursor.executemany("INSERT INTO cloudinit_vms (name, data) VALUES (%s, %s)", rows)
-        self._db.commit()
+        self._open.commit()
 
     def delete(self, name: str) -> None:
         self._execute("DELETE FROM cloudinit_vms WHERE name = %s", name)
 
     def put_layer(self, name: str, data: Data) -> None:
-        self._execute("REPLACE INTO cloudinit_layers VALUES (%s, %s)", name, json.dumps(data))
+        self._execute("REPLACE INTO cloudinit_layers VALUES (%s, %s)", name, written(data))
 
     def _execute(self, statement: str, *values: str) -> None:
-        with self._db.cursor() as cursor:
+        with self._open.cursor() as cursor:
             cursor.execute(statement, values)
 
     def kill(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import psycopg
 
 from tests.process import run
-from tests.servers import Backend, Daemon, Data
+from tests.servers import Backend, Daemon, Data, written
 from tests.storm import free_port
 
 PASSWORD = "pg-s3cret%41@word"  # with what has a meaning in addresses
@@ -87,7 +86,7 @@ class PostgresqlBackend(Backend):
         return True
 
     def put(self, vms: Mapping[str, Data]) -> None:
-        rows = [(name, json.dumps(data)) for name, data in vms.items()]
+        rows = [(name, written(data)) for name, data in vms.items()]
         with self._db.transaction(), self._db.cursor() as cursor:
             cursor.executemany(
                 "DELETE FROM cloudinit_vms WHERE name = %s", [(name,) for name in vms]
@@ -101,7 +100,7 @@ class PostgresqlBackend(Backend):
         self._db.execute(
             "INSERT INTO cloudinit_layers VALUES (%s, %s) "
             "ON CONFLICT (name) DO UPDATE SET data = EXCLUDED.data",
-            [name, json.dumps(data)],
+            [name, written(data)],
         )
 
     def kill(self) -> None:

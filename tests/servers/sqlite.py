@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.process import run
-from tests.servers import Backend, Data
+from tests.servers import Backend, Data, written
 
 
 class SqliteBackend(Backend):
@@ -45,7 +44,7 @@ class SqliteBackend(Backend):
         for name, data in vms.items():
             self._db.execute("DELETE FROM cloudinit_vms WHERE name = ?", [name])
             self._db.execute(
-                "INSERT INTO cloudinit_vms (name, data) VALUES (?, ?)", [name, json.dumps(data)]
+                "INSERT INTO cloudinit_vms (name, data) VALUES (?, ?)", [name, written(data)]
             )
         self._db.execute("COMMIT")
 
@@ -53,7 +52,7 @@ class SqliteBackend(Backend):
         self._db.execute("DELETE FROM cloudinit_vms WHERE name = ?", [name])
 
     def put_layer(self, name: str, data: Data) -> None:
-        self._db.execute("REPLACE INTO cloudinit_layers VALUES (?, ?)", [name, json.dumps(data)])
+        self._db.execute("REPLACE INTO cloudinit_layers VALUES (?, ?)", [name, written(data)])
 
     def kill(self) -> None:
         self._db.close()

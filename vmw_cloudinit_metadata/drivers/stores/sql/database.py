@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, Engine, exc
+from sqlalchemy import Connection, exc
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.stores.sql import engines
+from vmw_cloudinit_metadata.drivers.stores.sql.connections import Connections, Lost
 from vmw_cloudinit_metadata.drivers.stores.sql.tables import MARIADB, POSTGRESQL, SQLITE
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.masking import HIDDEN
@@ -27,9 +28,8 @@ HUNG_S = 1.0  # a failure after that time is one of a server that hangs
 PAUSE_S = 1.0  # until it is asked again
 _ROWS_AT_A_TIME = 500
 
+_OF_DATA = {"DataError", "IntegrityError"}  # of each library: their texts quote what was written
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"|`([^`]*)`")
-
-T = TypeVar("T")
 
 
 class Database:
@@ -74,13 +74,26 @@ class Database:
         return text if self.kind == SQLITE else text.replace("%", "%%")
 
     @cached_property
-    def engine(self) -> Engine:
+    def _pool(self) -> Connections:
         """Made when it is first used, after the fork."""
-        return engines.engine_of(self.kind, self._url, size=self._connections)
+        path = str(self._url.database) if self.kind == SQLITE else None
+        return Connections(engines.engine_of(self.kind, self._url), self._connections, path)
 
-    def rows(self, statement: str, values: Sequence[Any] = ()) -> tuple[Sequence[str], list[Any]]:
+    def rows(
+        self, statement: str, values: Sequence[Any] = ()
+    ) -> tuple[Sequence[str], Sequence[Any]]:
         """Return the names of the columns, and all rows; raise DriverError."""
-        return self._within_time(lambda connection: _fetched(connection, statement, values))
+        begun_s = time.monotonic()
+        is_trying = self._enter(begun_s)
+        try:
+            found = self._tried(statement, values, begun_s + engines.LOOK_UP_S)
+        except Exception as error:  # of any of the libraries
+            told = self._error_of(error)
+            self._leave(str(told), is_hung=time.monotonic() - begun_s > HUNG_S)
+            raise told from None
+        if is_trying:
+            self._leave("")
+        return found
 
     @contextmanager
     def listening(self) -> Iterator[Connection]:
@@ -115,38 +128,20 @@ class Database:
                 connection.exec_driver_sql(self.escaped(statement))
 
     def close(self) -> None:
-        if "engine" in self.__dict__:
-            self.engine.dispose()
+        if "_pool" in self.__dict__:
+            self._pool.close()
 
-    def _within_time(self, call: Callable[[Connection], T]) -> T:
-        begun_s = time.monotonic()
-        is_probing = self._enter(begun_s)
+    def _tried(
+        self, statement: str, values: Sequence[Any], until_s: float
+    ) -> tuple[Sequence[str], Sequence[Any]]:
+        """Ask; once more if the connection was one to a server that has gone."""
+        pool = self._pool
         try:
-            with self._told():
-                found = self._tried(call, begun_s + engines.LOOK_UP_S)
-        except DriverError as error:
-            self._leave(str(error), is_hung=time.monotonic() - begun_s > HUNG_S)
-            raise
-        if is_probing:
-            self._leave("")
-        return found
-
-    def _tried(self, call: Callable[[Connection], T], until_s: float) -> T:
-        """Call it; once more if the connection was one to a server that has gone."""
-        try:
-            return self._once(call, until_s)
-        except exc.DBAPIError as error:
-            left_s = until_s - time.monotonic()
-            if not error.connection_invalidated or left_s < engines.LOOK_UP_S - HUNG_S:
+            return pool.rows(statement, values, until_s)
+        except Lost:
+            if until_s - time.monotonic() < engines.LOOK_UP_S - HUNG_S:
                 raise
-        return self._once(call, until_s)
-
-    def _once(self, call: Callable[[Connection], T], until_s: float) -> T:
-        with self.engine.connect() as connection:
-            raw = connection.connection.dbapi_connection
-            if isinstance(raw, engines.PatientConnection):
-                raw.until_s = until_s
-            return call(connection)
+        return pool.rows(statement, values, until_s)
 
     def _enter(self, now_s: float) -> bool:
         """Raise DriverError while the server hangs; return whether this thread tries it again."""
@@ -168,19 +163,28 @@ class Database:
         """Turn what the libraries raise into a DriverError that quotes no value."""
         try:
             yield
-        except exc.TimeoutError:
-            limit = f"all {self._connections} connections are in use (max_connections)"
-            raise DriverError(f"{self.address}: {limit}") from None
-        except exc.SQLAlchemyError as error:
-            raise DriverError(f"{self.address}: {self._text_of(error)}") from None
-        except OSError as error:
-            raise DriverError(f"{self.address}: {error.strerror or type(error).__name__}") from None
+        except Exception as error:  # of any of the libraries
+            raise self._error_of(error) from None
 
-    def _text_of(self, error: exc.SQLAlchemyError) -> str:
+    def _error_of(self, error: Exception) -> DriverError:
+        match error:
+            case DriverError():
+                return error
+            case Lost(__cause__=Exception() as cause):
+                text = self._text_of(cause)
+            case exc.TimeoutError():
+                text = f"all {self._connections} connections are in use (max_connections)"
+            case OSError():
+                text = error.strerror or type(error).__name__
+            case _:
+                text = self._text_of(error)
+        return DriverError(f"{self.address}: {text}")
+
+    def _text_of(self, error: Exception) -> str:
         """Return what a server or its library says, without values, which it likes to quote."""
         cause = getattr(error, "orig", None) or error
         code, text = _code_and_text(self.kind, cause)
-        if isinstance(error, exc.DataError | exc.IntegrityError):
+        if {one.__name__ for one in type(cause).__mro__} & _OF_DATA:
             return f"invalid data ({code or type(cause).__name__})"
         shown = _QUOTED.sub(self._quote, one_line(shortened(text.partition("\n")[0], 500)))
         return f"{shown} ({code})" if code else shown
@@ -189,13 +193,6 @@ class Database:
         quote = found[0][0]
         text = next(part for part in found.groups() if part is not None)
         return found[0] if text in self._vocabulary else f"{quote}{HIDDEN}{quote}"
-
-
-def _fetched(
-    connection: Connection, statement: str, values: Sequence[Any]
-) -> tuple[Sequence[str], list[Any]]:
-    result = connection.exec_driver_sql(statement, tuple(values))
-    return list(result.keys()), list(result.fetchall())
 
 
 def _code_and_text(database: str, error: BaseException) -> tuple[str, str]:

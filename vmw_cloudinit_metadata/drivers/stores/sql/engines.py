@@ -17,7 +17,7 @@ import psycopg
 from psycopg.abc import PQGen
 from sqlalchemy import URL, Engine, create_engine, event, exc
 from sqlalchemy.engine import make_url
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import NullPool
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.stores.sql.tables import MARIADB, POSTGRESQL, SQLITE
@@ -91,27 +91,18 @@ def address_of(url: URL) -> str:
 
 
 def engine_of(
-    database: str,
-    url: URL,
-    *,
-    size: int = 0,
-    wait_s: float = LOOK_UP_S,
-    is_read_only: bool = True,
+    database: str, url: URL, *, wait_s: float = LOOK_UP_S, is_read_only: bool = True
 ) -> Engine:
-    """Return an engine that has at most `size` connections, or makes one each time.
+    """Return an engine that makes a connection each time.
 
     Each statement is a transaction of its own, and each answer of the server must come in `wait_s`.
     """
-    pool: Mapping[str, Any] = {"poolclass": NullPool}
-    if size:
-        pool = {
-            "poolclass": QueuePool,
-            "pool_size": size,
-            "max_overflow": 0,
-            "pool_timeout": POOL_S,
-            "pool_reset_on_return": None,  # there is no transaction
-        }
-    known: dict[str, Any] = {"hide_parameters": True, "isolation_level": "AUTOCOMMIT", **pool}
+    known: dict[str, Any] = {
+        "hide_parameters": True,
+        "isolation_level": "AUTOCOMMIT",
+        "poolclass": NullPool,
+        "pool_reset_on_return": None,
+    }
     if database == SQLITE:
         path = str(url.database)
         if is_read_only:
@@ -120,7 +111,6 @@ def engine_of(
             url, connect_args={} if is_read_only else {"timeout": wait_s}, **known
         )
         event.listen(engine, "connect", _note_file(path))
-        event.listen(engine, "checkout", _compare_file(path))
     elif database == POSTGRESQL:
         engine = create_engine(url, use_native_hstore=False, connect_args=_patient(wait_s), **known)
         event.listen(engine, "do_connect", _connected(wait_s))
@@ -167,13 +157,3 @@ def _note_file(path: str) -> Any:
         record.info["file"] = identity_of(path)
 
     return note
-
-
-def _compare_file(path: str) -> Any:
-    """Return a check that a connection is one to the file at that path: it may be replaced."""
-
-    def compare(_connection: Any, record: Any, _proxy: Any) -> None:
-        if record.info["file"] != identity_of(path):
-            raise exc.DisconnectionError("the file was replaced")
-
-    return compare
