@@ -152,12 +152,10 @@ class _Source:
         yield from self._shaped(names).layers(rows)
 
     def every(self) -> Iterator[Record]:
-        shapes: list[Shape] = []
-        for row in self._database.every_row(
-            f"SELECT * FROM {self._from}",
-            lambda names: shapes.append(self._shaped(names)),
-        ):
-            yield shapes[0].record(row)
+        shape: Shape | None = None
+        for row in self._database.every_row(f"SELECT * FROM {self._from}"):
+            shape = shape or self._shaped(list(row._fields))
+            yield shape.record(row)
 
     def _known(self) -> Shape:
         if self._shape is None:
