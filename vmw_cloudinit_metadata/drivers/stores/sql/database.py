@@ -29,7 +29,7 @@ PAUSE_S = 1.0  # until it is asked again
 _ROWS_AT_A_TIME = 500
 
 _OF_DATA = {"DataError", "IntegrityError"}  # of each library: their texts quote what was written
-_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"|`([^`]*)`")
+_QUOTED = re.compile(r"(?<!\w)'([^']*)(?:'|$)|\"([^\"]*)(?:\"|$)|`([^`]*)(?:`|$)")
 
 
 class Database:
