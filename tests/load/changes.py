@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,6 +33,7 @@ from tests.load.history import (
     Asking,
     History,
 )
+from tests.process import tree_of
 from tests.vm import Vm
 
 SAFE_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -661,16 +661,6 @@ def timeouts_in(lines: Sequence[str]) -> Counter[str]:
 
 def _shown(counts: Counter[str]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(counts.items()))
-
-
-def tree_of(pid: int) -> list[int]:
-    """Return the process and those that it has started."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        with suppress(OSError):  # it has ended
-            for child in (task / "children").read_text().split():
-                found += tree_of(int(child))
-    return found
 
 
 def tree_cpu_s(pid: int) -> float:

@@ -1,0 +1,1 @@
+"""Stores that are installed with the server, each an optional extra."""
