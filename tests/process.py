@@ -216,3 +216,13 @@ def _target(link: Path) -> str:
     with suppress(FileNotFoundError):  # it is closed
         return os.readlink(link)
     return ""
+
+
+def tree_of(pid: int) -> list[int]:
+    """Return the process and those that it has started."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):  # it has ended
+            for child in (task / "children").read_text().split():
+                found += tree_of(int(child))
+    return found

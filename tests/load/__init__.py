@@ -84,12 +84,17 @@ class Level:
 class WatchedServer(ServerProcess):
     """A server process that reports its live objects; constants as in `with_constants`."""
 
-    def __init__(self, directory: Path, *options: str, **constants: float) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        env: Mapping[str, str] | None = None,
+        **constants: float,
+    ) -> None:
         interpreter, flag, program, *command = with_constants(**constants)
         self._seen_lines = 0
-        super().__init__(
-            directory, *options, command=[interpreter, flag, _CENSUS + program, *command]
-        )
+        watched = [interpreter, flag, _CENSUS + program, *command]
+        super().__init__(directory, *options, command=watched, env=env)
 
     @property
     def rss_bytes(self) -> int:

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,6 +32,7 @@ from tests.load.history import (
     Asking,
     History,
 )
+from tests.process import tree_of
 from tests.vm import Vm
 
 SAFE_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -648,16 +648,6 @@ def _storm(
 
 def _shown(counts: Counter[str]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(counts.items()))
-
-
-def tree_of(pid: int) -> list[int]:
-    """Return the process and those that it has started."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        with suppress(OSError):  # it has ended
-            for child in (task / "children").read_text().split():
-                found += tree_of(int(child))
-    return found
 
 
 def tree_cpu_s(pid: int) -> float:

@@ -1,0 +1,197 @@
+"""Real servers with the data of VMs, for tests of stores: each in a directory of its own.
+
+A server that has a port listens on loopback, runs as an unprivileged user, and is started and ended
+by its Backend. Nothing of the package is in here.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import yaml
+
+from tests.process import tree_of
+
+Data = Mapping[str, Any]  # what an instance file has
+
+LIMIT_S = 60.0
+UNPRIVILEGED = "nobody"
+
+
+def written(data: Data) -> str:
+    """Return the text that an instance file has."""
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(data, Dumper=dumper, sort_keys=False))
+
+
+class Backend(ABC):
+    """A server that a store asks; `with` starts it, and removes all of it at the end.
+
+    `put` and its kin return when the change is made, so that whoever asks afterwards may expect it.
+    """
+
+    name: ClassVar[str]
+    driver: ClassVar[str]  # --driver
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    @abstractmethod
+    def options(self) -> Mapping[str, Any]:
+        """--driver-opts"""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the metadata server needs in its environment."""
+        return {}
+
+    @property
+    def server_options(self) -> Sequence[str]:
+        """Further options of `run`, such as those of a webhook."""
+        return ()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it, for the first time or after `kill`; return when it serves."""
+
+    @abstractmethod
+    def put(self, vms: Mapping[str, Data]) -> None:
+        """Give VMs data, by their names, in place of what they had."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove the data of a VM."""
+
+    @abstractmethod
+    def put_layer(self, name: str, data: Data) -> None:
+        """Set a layer; layers count in the order of their names."""
+
+    def attach(self, port: int, admin_port: int) -> None:  # noqa: B027 - few need it
+        """Learn where the metadata server listens, before the first change: for webhooks."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it at once, as SIGKILL does."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Let it hang, as SIGSTOP does."""
+
+    @abstractmethod
+    def cont(self) -> None:
+        """Let it go on after `stop`."""
+
+    def restart(self) -> None:
+        """End it as an operator does, and start it again."""
+        self.kill()
+        self.start()
+
+    def close(self) -> None:  # noqa: B027 - not each one has a process
+        """End it, if it runs."""
+
+
+class Daemon:
+    """A process of a backend, with those that it starts, as an unprivileged user."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._log = directory / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        if os.geteuid() == 0:
+            user = pwd.getpwnam(UNPRIVILEGED)
+            os.chown(directory, user.pw_uid, user.pw_gid)
+            self._as: dict[str, Any] = {
+                "user": user.pw_uid,
+                "group": user.pw_gid,
+                "extra_groups": [],
+            }
+        else:
+            self._as = {}
+        directory.chmod(0o755)
+
+    def run(self, *command: str | Path) -> None:
+        """Run a program of the backend to its end, such as one that makes a database."""
+        with self._log.open("ab") as log:
+            done = subprocess.run(
+                command, stdout=log, stderr=log, cwd=self._directory, timeout=LIMIT_S, **self._as
+            )
+        assert done.returncode == 0, self.log
+
+    def start(self, *command: str | Path, is_ready: Callable[[], object]) -> None:
+        """Start the server; return when `is_ready` is true. An OSError is taken for false."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self._directory, **self._as
+            )
+        end_s = time.monotonic() + LIMIT_S
+        while True:
+            with suppress(OSError):
+                if is_ready():
+                    return
+            assert self._process.poll() is None, self.log
+            assert time.monotonic() < end_s, self.log
+            time.sleep(0.02)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")[-5000:]
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        self._wait()
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """Ask it to end, and wait until it has."""
+        if self._process and self._process.poll() is None:
+            self._process.send_signal(number)
+            self._wait()
+
+    def stop(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def cont(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        if self._process and self._process.poll() is None:
+            self.kill()
+
+    def _signal(self, number: int) -> None:
+        assert self._process
+        assert self._process.poll() is None, self.log
+        for pid in tree_of(self._process.pid):  # also of those with a session of their own
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _wait(self) -> None:
+        assert self._process
+        try:
+            self._process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(LIMIT_S)
+            raise

@@ -1,0 +1,58 @@
+"""A directory of instance files: what stores are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.servers import Backend, Data, written
+
+
+class FileBackend(Backend):
+    """Without a server: while the directory is away, none can be reached."""
+
+    name = "file"
+    driver = "file"
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {"directory": str(self._place)}
+
+    @property
+    def _place(self) -> Path:
+        return self.directory / "instances"
+
+    @property
+    def _away(self) -> Path:
+        return self.directory / "away"
+
+    def start(self) -> None:
+        if self._away.exists():
+            self._away.rename(self._place)
+        else:
+            (self._place / "layers").mkdir(parents=True)
+
+    def put(self, vms: Mapping[str, Data]) -> None:
+        for name, data in vms.items():
+            self._write(self._place / f"{name}.yaml", data)
+
+    def delete(self, name: str) -> None:
+        (self._place / f"{name}.yaml").unlink()
+
+    def put_layer(self, name: str, data: Data) -> None:
+        self._write(self._place / "layers" / f"{name}.yaml", data)
+
+    def kill(self) -> None:
+        self._place.rename(self._away)
+
+    def stop(self) -> None:
+        self.kill()  # a file system that hangs is another test's (tests/fuse.py)
+
+    def cont(self) -> None:
+        self.start()
+
+    def _write(self, place: Path, data: Data) -> None:
+        new = self.directory / "new"
+        new.write_text(written(data))
+        new.rename(place)
