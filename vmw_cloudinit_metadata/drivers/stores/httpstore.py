@@ -26,11 +26,8 @@ from vmw_cloudinit_metadata.drivers.store import (
     Store,
 )
 from vmw_cloudinit_metadata.drivers.stores import freshness
-from vmw_cloudinit_metadata.drivers.stores.httpclient import (
-    REQUEST_S,
-    HttpClient,
-)
-from vmw_cloudinit_metadata.drivers.stores.httpoptions import File, HttpOptions, parsed
+from vmw_cloudinit_metadata.drivers.stores.httpextra import http_client
+from vmw_cloudinit_metadata.drivers.stores.httpoptions import REQUEST_S, File, HttpOptions, parsed
 from vmw_cloudinit_metadata.drivers.stores.httptemplate import HttpTemplate
 from vmw_cloudinit_metadata.drivers.stores.signature import Signature
 from vmw_cloudinit_metadata.protocol.webhook import Webhook
@@ -114,7 +111,7 @@ class HttpStore(Store):
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
         checked: HttpStoreOptions = self.options
-        self._client = HttpClient(checked)
+        self._client = http_client("http", checked)
         templates = map(HttpTemplate.of, [checked.url, *checked.more_urls])
         self._templates = {template.kind: template for template in templates}
         self._signature = Signature("x-hub-signature-256", checked.webhook_key_file)
