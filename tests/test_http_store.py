@@ -377,8 +377,10 @@ def test_listed_vms_are_validated(cmdb: Cmdb, make: Make) -> None:
 
 
 def test_store_without_a_list_cannot_be_listed(make: Make) -> None:
+    driver = make()
+    assert not driver.can_validate
     with pytest.raises(DriverError, match="cannot list its records"):
-        list(make().validate())
+        list(driver.validate())
 
 
 # Addresses

@@ -126,6 +126,10 @@ class HttpStore(Store):
     def name(self) -> str:
         return str(self._client.origin)
 
+    @property
+    def can_list(self) -> bool:
+        return self.options.list_url is not None
+
     def fetch(self, keys: Collection[Key]) -> Fetched:
         end_s = time.monotonic() + REQUEST_S
         records: list[Record] = []
