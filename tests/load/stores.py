@@ -34,6 +34,8 @@ BACKENDS = {
     "sqlite": "tests.servers.sqlite:SqliteBackend",
     "postgresql": "tests.servers.postgresql:PostgresqlBackend",
     "mariadb": "tests.servers.mariadb:MariadbBackend",
+    "http": "tests.servers.httpbackend:HttpBackend",
+    "http-hook": "tests.servers.httpbackend:HttpHookBackend",
 }
 DOCUMENTS = ("METADATA", "NETWORKDATA", "USERDATA")
 LAYER = "10-all"
