@@ -259,7 +259,8 @@ class HttpClient:
                 except ReadTimeoutError:
                     if pending:
                         raise
-                    raise SilenceError(f"{self.origin}: nothing within {silence_s:g} s") from None
+                    reason = f"no whole answer within {silence_s:g} s"
+                    raise SilenceError(f"{self.origin}: {reason}") from None
             if not piece:
                 raise self.error("the answer that tells changes has ended")
             pending += piece

@@ -14,7 +14,7 @@ from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import MAX_LAYERS
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Changes, Key, Record, Store
 from vmw_cloudinit_metadata.drivers.stores.etcd import gateway
-from vmw_cloudinit_metadata.drivers.stores.etcd.gateway import Header, KeyValue, KeyValues
+from vmw_cloudinit_metadata.drivers.stores.etcd.gateway import ClusterState, KeyValue, KeyValues
 from vmw_cloudinit_metadata.drivers.stores.etcd.keyspace import UNUSABLE, KeyRange, Keyspace
 from vmw_cloudinit_metadata.drivers.stores.etcd.members import CompactedError, Members
 from vmw_cloudinit_metadata.drivers.stores.etcd.replay import Replay
@@ -135,9 +135,9 @@ class EtcdStore(Store):
     def close(self) -> None:
         self._members.close()
 
-    def _newest(self) -> Header:
+    def _newest(self) -> ClusterState:
         """Return what a majority of the members knows at present."""
-        return self._page(self._keyspace.all, limit=1, keys_only=True).header
+        return self._page(self._keyspace.all, limit=1, keys_only=True).state
 
     def _page(self, keys: KeyRange, **further: Any) -> KeyValues:
         question = gateway.question_of_range(keys, **further)
@@ -157,7 +157,7 @@ class EtcdStore(Store):
             yield from page.pairs
             if not page.more or not page.pairs:
                 return
-            revision = revision or page.header.revision
+            revision = revision or page.state.revision
             keys = KeyRange(page.pairs[-1].key + b"\0", keys.end)  # the next key that there can be
 
     def _record(self, key: Key, pair: KeyValue) -> Record:
@@ -172,7 +172,7 @@ class EtcdStore(Store):
         ) as messages:
             for message in messages:
                 if message.is_created:
-                    if not replay.created(message.header):
+                    if not replay.created(message.state):
                         raise DriverError("a member of etcd is behind the others")
                     if is_first:
                         changes.connected(SILENCE_S)

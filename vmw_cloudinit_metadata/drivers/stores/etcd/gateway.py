@@ -47,7 +47,7 @@ class EtcdError(DriverError):
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class ClusterState:
     """What each answer says of the cluster, and of its member that answers."""
 
     cluster_id: int
@@ -65,7 +65,7 @@ class KeyValue:
 class KeyValues:
     """Those of a range, in the order of keys; `more` follow beyond the limit."""
 
-    header: Header
+    state: ClusterState
     pairs: tuple[KeyValue, ...]
     more: bool
 
@@ -80,7 +80,7 @@ class KeyEvent:
 
 @dataclass(frozen=True, slots=True)
 class WatchMessage:
-    header: Header
+    state: ClusterState
     is_created: bool
     is_canceled: bool
     compact_revision: int  # of a canceled one: there is no history before
@@ -134,15 +134,15 @@ def _text(question: Any) -> bytes:
 def key_values(body: bytes) -> KeyValues:
     """Parse the answer to `question_of_range`."""
     answer = _mapping(_parsed(body))
-    return _key_values(answer, header_of(answer))
+    return _key_values(answer, state_of(answer))
 
 
 def parts(body: bytes) -> list[KeyValues]:
     """Parse the answer to `question_of_parts`."""
     answer = _mapping(_parsed(body))
-    header = header_of(answer)
+    state = state_of(answer)
     found = (_mapping(one).get("response_range") for one in _list(answer, "responses"))
-    return [_key_values(_mapping(one), header) for one in found]
+    return [_key_values(_mapping(one), state) for one in found]
 
 
 def watch_message(line: bytes, origin: str) -> WatchMessage:
@@ -151,7 +151,7 @@ def watch_message(line: bytes, origin: str) -> WatchMessage:
         raise EtcdError(_reason(answer), origin)
     result = _mapping(answer.get("result"))
     return WatchMessage(
-        header_of(result),
+        state_of(result),
         result.get("created") is True,
         result.get("canceled") is True,
         _number(result, "compact_revision"),
@@ -184,17 +184,17 @@ def _reason(answer: Mapping[str, Any]) -> str:
     return str(found)
 
 
-def header_of(answer: Mapping[str, Any]) -> Header:
+def state_of(answer: Mapping[str, Any]) -> ClusterState:
     header = _mapping(answer.get("header"))
-    return Header(
+    return ClusterState(
         _number(header, "cluster_id"), _number(header, "revision"), _number(header, "raft_term")
     )
 
 
-def _key_values(answer: Mapping[str, Any], header: Header) -> KeyValues:
+def _key_values(answer: Mapping[str, Any], state: ClusterState) -> KeyValues:
     pairs = (_mapping(pair) for pair in _list(answer, "kvs"))
     found = tuple([KeyValue(_bytes(pair, "key"), _bytes(pair, "value")) for pair in pairs])
-    return KeyValues(header, found, answer.get("more") is True)
+    return KeyValues(state, found, answer.get("more") is True)
 
 
 def _events(result: Mapping[str, Any]) -> Iterator[KeyEvent]:

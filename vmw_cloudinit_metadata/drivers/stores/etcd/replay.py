@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vmw_cloudinit_metadata.drivers.stores.etcd.gateway import Header, KeyEvent
+from vmw_cloudinit_metadata.drivers.stores.etcd.gateway import ClusterState, KeyEvent
 
 
 class Replay:
     """Begins with what a read says of the cluster: all changes after that are told."""
 
-    def __init__(self, newest: Header) -> None:
+    def __init__(self, newest: ClusterState) -> None:
         self._newest = newest
         self._created = newest.revision  # when the last watch was
         self._before = newest.revision  # when the watch before it was
@@ -27,7 +27,7 @@ class Replay:
         """The first revision that the next watch has to tell."""
         return max(self._before + 1, self._told)
 
-    def follows(self, newest: Header) -> bool:
+    def follows(self, newest: ClusterState) -> bool:
         """Return whether a read is of the same history, and note it.
 
         It is not if a backup has taken the place of the cluster, whose revisions go on from there.
@@ -39,11 +39,11 @@ class Replay:
             and newest.raft_term >= last.raft_term
         )
 
-    def created(self, header: Header) -> bool:
+    def created(self, state: ClusterState) -> bool:
         """Note that a watch was created; return False if its member is behind the last read."""
-        if header.cluster_id != self._newest.cluster_id or header.revision < self._newest.revision:
+        if state.cluster_id != self._newest.cluster_id or state.revision < self._newest.revision:
             return False
-        self._before, self._created = self._created, header.revision
+        self._before, self._created = self._created, state.revision
         return True
 
     def untold(self, events: Iterable[KeyEvent]) -> list[bytes]:
