@@ -29,6 +29,8 @@ from tests.vm import LIMIT_S, Vm
 # `module:class` of each, so that one without its client is only missed when it is asked for.
 BACKENDS = {
     "file": "tests.servers.filebackend:FileBackend",
+    "etcd": "tests.servers.etcdbackend:EtcdBackend",
+    "etcd3": "tests.servers.etcdbackend:EtcdCluster",
 }
 DOCUMENTS = ("METADATA", "NETWORKDATA", "USERDATA")
 LAYER = "10-all"
