@@ -1,0 +1,266 @@
+"""etcd as a store, without a server: keys, the texts of the gateway, and where watches begin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmw_cloudinit_metadata import LAYERS, DriverError, Key
+from vmw_cloudinit_metadata.drivers.filesystem.filename import usual_stem
+from vmw_cloudinit_metadata.drivers.loading import driver_of
+from vmw_cloudinit_metadata.drivers.stores.etcd import gateway
+from vmw_cloudinit_metadata.drivers.stores.etcd.etcdstore import EtcdStore
+from vmw_cloudinit_metadata.drivers.stores.etcd.gateway import (
+    ClusterState,
+    EtcdError,
+    KeyEvent,
+    KeyValue,
+)
+from vmw_cloudinit_metadata.drivers.stores.etcd.keyspace import Keyspace
+from vmw_cloudinit_metadata.drivers.stores.etcd.replay import Replay
+from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+
+UUID = "01234567-89ab-cdef-fedc-ba9876543210"
+OPTIONS = {"url": "http://127.0.0.1:2379", "prefix": "/vms"}
+
+# Keys
+
+PREFIX = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
+NAME = st.one_of(
+    st.text(max_size=12), st.sampled_from([UUID, UUID.upper(), "a/b", "ö", ".x", "layers"])
+)
+
+
+@given(PREFIX, NAME)
+def test_record_of_a_vm_stands_under_its_own_prefix_alone(prefix: str, name: str) -> None:
+    stem = usual_stem(name)
+    if stem is None:
+        return
+    kinds = ("vc-uuid", "bios-uuid") if parse_uuid(stem) else ("name",)
+    space = Keyspace(prefix)
+    for kind in kinds:
+        place = space.key_of(Key(kind, stem))
+        assert Key(kind, stem) in space.keys_at(place)
+        assert space.all.start < place < space.all.end
+        assert not space.layers.start <= place < space.layers.end
+        other = Keyspace(f"{prefix}2")
+        assert not other.all.start <= place < other.all.end
+
+
+@given(PREFIX, st.binary(max_size=12))
+def test_key_that_no_vm_is_looked_up_by_has_no_record(prefix: str, rest: bytes) -> None:
+    space = Keyspace(prefix)
+    place = space.all.start + rest
+    keys = space.keys_at(place)
+    assert space.all.start <= place < space.all.end
+    assert (LAYERS in keys) == (space.layers.start <= place < space.layers.end)
+    assert all(space.key_of(key) == place for key in keys if key != LAYERS)
+    assert space.label(place).startswith(f"{space}")
+
+
+@pytest.mark.parametrize("prefix", ["/vms", "/vms/"])
+def test_prefix_ends_with_a_slash_whether_it_is_written_or_not(prefix: str) -> None:
+    space = Keyspace(prefix)
+    assert str(space) == "/vms/"
+    assert (space.all.start, space.all.end) == (b"/vms/", b"/vms0")
+    assert space.keys_at(b"/vms/web1") == (Key("name", "web1"),)
+    assert space.keys_at(b"/vms/layers/10-all") == (LAYERS,)
+    assert space.keys_at(b"/vms/layers") == (Key("name", "layers"),)
+    assert space.keys_at(b"/vms/ci%2fweb1") == (Key("name", "ci%2fweb1"),)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".web1", "ci/web1", "ci%2Fweb1", UUID.upper(), "Bu\u0308ro", b"\xff"], ids=repr
+)
+def test_other_spelling_of_a_name_has_no_record(name: str | bytes) -> None:
+    rest = name if isinstance(name, bytes) else name.encode()
+    assert Keyspace("/vms").keys_at(b"/vms/" + rest) == ()
+
+
+# The gateway: answers of etcd 3.4
+
+HEADER = {"cluster_id": "7", "member_id": "8", "revision": "5", "raft_term": "2"}
+STATE = ClusterState(7, 5, 2)
+PAIR = {"key": "L3Ztcy93ZWIx", "mod_revision": "4", "version": "1", "value": "e30="}
+
+
+def text(answer: Any) -> bytes:
+    return json.dumps(answer).encode()
+
+
+def test_answer_to_a_range_has_pairs_and_whether_more_follow() -> None:
+    found = gateway.key_values(text({"header": HEADER, "kvs": [PAIR], "more": True, "count": "9"}))
+    assert (found.state, found.pairs, found.more) == (STATE, (KeyValue(b"/vms/web1", b"{}"),), True)
+    assert gateway.key_values(text({"header": HEADER})).pairs == ()
+
+
+def test_answer_to_parts_has_each_part() -> None:
+    full, empty = ({"response_range": {"header": {}, "kvs": kvs}} for kvs in ([PAIR], []))
+    found = gateway.parts(text({"header": HEADER, "succeeded": True, "responses": [full, empty]}))
+    assert [part.pairs for part in found] == [(KeyValue(b"/vms/web1", b"{}"),), ()]
+
+
+def test_message_of_a_watch_has_events() -> None:
+    deleted = {"type": "DELETE", "kv": {"key": "L3Ztcy93ZWIy", "mod_revision": "5"}}
+    result = {"header": HEADER, "events": [{"kv": PAIR}, deleted]}
+    found = gateway.watch_message(text({"result": result}), "etcd1")
+    assert found.events == (KeyEvent(b"/vms/web1", 4), KeyEvent(b"/vms/web2", 5))
+    assert not found.is_created
+    created = {"header": HEADER, "created": True}
+    assert gateway.watch_message(text({"result": created}), "etcd1").is_created
+
+
+REFUSALS = {
+    "token": ({"error": "etcdserver: invalid auth token", "code": 16}, "invalid auth token"),
+    "no user": (
+        {"message": "etcdserver: user name is empty", "code": 3},
+        "user name is empty: set the options user and password",
+    ),
+    "of a watch": (
+        {"error": {"grpc_code": 14, "message": "etcdserver: no leader"}},
+        "etcdserver: no leader",
+    ),
+    "of another program": (b"<html>\n404 Not Found\x1b", "404 Not Found\\x1b: start etcd with"),
+    "no text": ({"error": None}, "None"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusal_says_what_to_do_on_one_line(case: str) -> None:
+    answer, reason = REFUSALS[case]
+    error = gateway.error(answer if isinstance(answer, bytes) else text(answer), "http://etcd1")
+    assert str(error).startswith("etcd at http://etcd1 refuses: ")
+    assert reason in str(error)
+    assert str(error).isprintable()
+    assert error.is_of_token == (case in ("token", "no user"))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+KNOWN = st.sampled_from(
+    (
+        *("header", "kvs", "kv", "key", "value", "mod_revision", "revision", "responses", "events"),
+        *("response_range", "result", "error", "message", "compact_revision", "token", "created"),
+    )
+)
+ANSWER = st.recursive(
+    JSON, lambda inner: st.dictionaries(KNOWN, inner | st.lists(inner)), max_leaves=9
+)
+
+
+@given(ANSWER.map(text) | st.binary(max_size=20) | st.just(b"[" * 100_000))
+def test_what_is_no_answer_of_the_gateway_is_a_drivers_error(body: bytes) -> None:
+    for parse in (
+        gateway.key_values,
+        gateway.parts,
+        gateway.token,
+        lambda line: gateway.watch_message(line, "etcd1"),
+    ):
+        with suppress(DriverError):
+            parse(body)
+    assert isinstance(gateway.error(body, "etcd1"), EtcdError)
+
+
+# Where watches begin
+
+# Each round of a watch: which keys change before it is created, which while it lives, and whether
+# it tells nothing. Other prefixes' changes have no key.
+CHANGE = st.lists(st.sampled_from(["a", "b", None]), max_size=3)
+ROUNDS = st.lists(st.tuples(CHANGE, CHANGE, st.booleans()), max_size=20)
+
+
+class Cluster:
+    """What etcd does: changes have revisions, and a watch tells those from its start on."""
+
+    def __init__(self) -> None:
+        self.history: list[str | None] = [None]  # by revision
+
+    @property
+    def state(self) -> ClusterState:
+        return ClusterState(7, len(self.history) - 1, 2)
+
+    def events(self, start: int) -> list[KeyEvent]:
+        numbered = enumerate(self.history[start:], start)
+        return [KeyEvent(key.encode(), revision) for revision, key in numbered if key]
+
+
+@given(ROUNDS)
+def test_change_is_told_unless_two_watches_in_a_row_are_lost(
+    rounds: Sequence[tuple[list[str | None], list[str | None], bool]],
+) -> None:
+    cluster = Cluster()
+    replay = Replay(cluster.state)
+    told: list[str] = []
+    was_lost = False
+    for before, while_it_lives, is_lost in [*rounds, ([], [], False), ([], [], False)]:
+        assert replay.follows(cluster.state)
+        cluster.history += before
+        start = replay.start
+        assert replay.created(cluster.state)
+        cluster.history += while_it_lives
+        was_lost = is_lost and not was_lost
+        if not was_lost:
+            told += [key.decode() for key in replay.untold(cluster.events(start))]
+    made = [key for key in cluster.history if key]
+    assert list(dict.fromkeys(told)) == list(dict.fromkeys(made))
+    repeated = len(told) - len(made)
+    assert 0 <= repeated <= 2 * (len(rounds) + 2)  # the last change alone is told again
+
+
+@pytest.mark.parametrize(
+    "state",
+    [ClusterState(9, 20, 3), ClusterState(7, 8, 3), ClusterState(7, 20, 1)],
+    ids=["other cluster", "revision went back", "term went back"],
+)
+def test_backup_that_took_the_place_of_the_cluster_is_another_history(state: ClusterState) -> None:
+    replay = Replay(ClusterState(7, 5, 2))
+    assert replay.created(ClusterState(7, 9, 2))
+    assert not replay.follows(state)
+
+
+def test_watch_of_a_member_behind_the_last_read_does_not_count() -> None:
+    replay = Replay(ClusterState(7, 5, 2))
+    assert replay.follows(ClusterState(7, 9, 2))
+    assert not replay.created(ClusterState(7, 8, 2))
+    assert replay.start == 6
+
+
+# Options
+
+WRONG = {
+    "no prefix": ({"prefix": ""}, "prefix: found"),
+    "no url": ({"url": []}, "url: found"),
+    "other scheme": ({"url": ["ftp://etcd1"]}, "url: found 'ftp://etcd1', expected: http://HOST"),
+    "password in the url": ({"url": "http://u:hunter2@etcd1"}, "and not in url"),
+    "user alone": ({"user": "vmw"}, "both user and password, or none of them"),
+    "password alone": ({"password": "hunter2"}, "both user and password, or none of them"),
+    "certificate without TLS": ({"ca-file": "/etc/hosts"}, "https:// in url"),
+    "missing file": ({"url": "https://etcd1", "ca_file": "/nope"}, "/nope"),
+    "unknown option": ({"prefx": "/x"}, "found 'prefx', expected 'prefix'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_option_is_an_error_that_says_what_is_expected(case: str) -> None:
+    changed, reason = WRONG[case]
+    with pytest.raises(DriverError) as raised:
+        driver_of(EtcdStore, {**OPTIONS, **changed})
+    assert reason in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_store_is_named_by_prefix_and_address() -> None:
+    store = EtcdStore({**OPTIONS, "url": ["http://etcd1:2379", "http://etcd2:2379/"]})
+    assert store.name == "/vms/ of etcd at http://etcd1:2379"
+    secret = EtcdStore({**OPTIONS, "user": "vmw", "password": "hunter2"})
+    assert "hunter2" not in repr(secret.options)
+    assert secret.known_secrets.hide("hunter2") == "(hidden)"
