@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.servers import Backend, Daemon, Data
+from tests.servers import Backend, Daemon, Data, written
 from tests.storm import free_port
 from tests.waiting import wait_until
 
@@ -114,7 +114,7 @@ class EtcdBackend(Backend):
     # Data
 
     def put(self, vms: Mapping[str, Data]) -> None:
-        self.put_keys({f"{PREFIX}/{name}": json.dumps(data) for name, data in vms.items()})
+        self.put_keys({f"{PREFIX}/{name}": written(data) for name, data in vms.items()})
 
     def put_keys(self, values: Mapping[str | bytes, str | bytes]) -> None:
         """Set keys, many in one transaction."""
@@ -133,7 +133,7 @@ class EtcdBackend(Backend):
         self.ask("/v3/kv/deleterange", {"key": base64("\0"), "range_end": base64("\0")})
 
     def put_layer(self, name: str, data: Data) -> None:
-        self.put_keys({f"{PREFIX}/layers/{name}": json.dumps(data)})
+        self.put_keys({f"{PREFIX}/layers/{name}": written(data)})
 
     def ask(self, path: str, question: Mapping[str, Any]) -> Any:
         """Return the answer of the first member that gives one."""
