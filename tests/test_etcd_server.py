@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.certificates import make_pair
-from tests.process import Constants, ServerProcess
+from tests.process import CHECKOUT, Constants, ServerProcess
 from tests.servers.etcdbackend import LOCALHOST, PREFIX, EtcdBackend, EtcdCluster, base64
+from tests.storm import free_port
 from tests.vm import Vm
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import LAYERS, DriverError, Key, Machine, StoreDriver
@@ -472,7 +478,41 @@ def test_members_and_clients_are_known_by_certificates(
             unknown.check()
 
 
-# The whole server
+# The document, and the whole server
+
+
+def test_recipe_of_the_document_works(tmp_path: Path) -> None:
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "web2.yaml").write_text("metadata: {instance-id: i-2}\n")
+    (tmp_path / "layers/20-more.yaml").write_text("metadata: {more: x}\n")
+    document = (CHECKOUT / "docs/stores/etcd.md").read_text()
+    begin, fill = re.findall(r"```bash\n(.*?)```", document, re.DOTALL)[:2]
+    show_again = begin.partition("vmw-cloudinit-metadata")[2].replace("show web1", "show web2")
+    script = f"""
+        vmw-cloudinit-metadata() {{ {sys.executable} -m vmw_cloudinit_metadata "$@"; }}
+        set -e
+        trap 'kill %1; wait' EXIT
+        {begin}
+        {fill}
+        vmw-cloudinit-metadata{show_again}
+    """
+    peer = f" --listen-peer-urls http://{LOCALHOST}:{free_port()} --listen-client-urls"
+    text = script.replace(" --listen-client-urls", peer).replace("2379", str(free_port()))
+    done = subprocess.run(
+        ["bash", "-c", text],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.splitlines()
+    assert "metadata.region: eu1  # /vms/layers/10-all:1" in printed
+    assert "metadata.role: web  # /vms/web1:1" in printed
+    assert "metadata.more: x  # /vms/layers/20-more:1" in printed
+    assert "metadata.instance-id: i-2  # /vms/web2:1" in printed
 
 
 def test_server_serves_vms_from_etcd(
