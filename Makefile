@@ -102,7 +102,7 @@ audit: $(VENV)/.installed-for-tests
 
 lock: $(VENV)/.installed-for-tests
 	$(PIP) --editable '.[lock]'
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra vsphere --extra http \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra vsphere --extra http --extra sql \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK) \
 	    --output-file requirements.lock pyproject.toml
 	$(BIN)/python -m tests.lock

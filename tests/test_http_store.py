@@ -15,24 +15,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.httppeer import Asked, HttpPeer, reply
-from tests.process import Constants
+from tests.process import Constants, run
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import DriverError, Key, StoreDriver
-from vmw_cloudinit_metadata.drivers.stores.freshness import KEPT_S, MAX_AGE_S, age_s
-from vmw_cloudinit_metadata.drivers.stores.http import HttpStore
+from vmw_cloudinit_metadata.drivers.drivererror import NoWebhooksError, WebhookRefusedError
+from vmw_cloudinit_metadata.drivers.stores.freshness import KEPT_S, MAX_AGE_S, age_s, conditions
+from vmw_cloudinit_metadata.drivers.stores.httpstore import HttpStore
 from vmw_cloudinit_metadata.drivers.stores.httptemplate import HttpTemplate
-from vmw_cloudinit_metadata.drivers.webhook import (
-    NoWebhooksError,
-    Webhook,
-    WebhookRefusedError,
-    taken,
-)
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
+from vmw_cloudinit_metadata.serving.hooks import taken
 from vmw_cloudinit_metadata.testing import check_driver, machine
 
 VC = "11111111-2222-3333-4444-555555555555"
 WEB1 = machine("web1", VC)
 KEY = b"0123456789abcdef"
+STORE = "vmw_cloudinit_metadata.drivers.stores.httpstore:HttpStore"
 
 
 class Cmdb:
@@ -146,7 +144,7 @@ TROUBLE = {
 def test_trouble_is_never_not_found_and_the_last_good_answer_is_served(
     case: str, cmdb: Cmdb, make: Make, constants: Constants
 ) -> None:
-    constants(drivers__stores__http__REQUEST_S=0.3)
+    constants(drivers__stores__httpstore__REQUEST_S=0.3)
     driver = make()
     cmdb.failing = TROUBLE[case]
     with pytest.raises(DriverError, match=r"^http://127\.0\.0\.1:\d+: "):
@@ -269,14 +267,34 @@ def test_unchanged_answer_is_confirmed_with_304(cmdb: Cmdb, make: Make, peer: Ht
     assert tags[-1]
 
 
-def test_last_modified_is_sent_back(cmdb: Cmdb, make: Make, peer: HttpPeer) -> None:
-    date = "Sat, 28 Nov 2026 22:31:07 GMT"
-    cmdb.headers = {"last-modified": date}
+@pytest.mark.parametrize(
+    ("date", "is_sent"),
+    [
+        ("Sat, 28 Nov 2026 22:31:09 GMT", True),
+        ("Sat, 28 Nov 2026 22:31:08 GMT", False),  # it may change again within this second
+        ("Sat, 28 Nov 2026 20:00:00 GMT", False),
+        ("yesterday", False),
+    ],
+)
+def test_last_modified_is_sent_back_if_it_is_old_enough(
+    date: str, is_sent: bool, cmdb: Cmdb, make: Make, peer: HttpPeer
+) -> None:
+    modified = "Sat, 28 Nov 2026 22:31:07 GMT"
+    cmdb.headers = {"last-modified": modified, "date": date}
     cmdb.documents[f"/vms/{VC}"] = data("i-1")
     driver = make()
     instance_id(driver)
     instance_id(driver)
-    assert peer.asked[-1].headers["if-modified-since"] == date
+    assert peer.asked[-1].headers.get("if-modified-since") == (modified if is_sent else None)
+    assert ("if-none-match" in peer.asked[-1].headers) is is_sent
+
+
+@given(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60))
+def test_conditions_are_header_fields_for_any_headers(etag: str, modified: str, date: str) -> None:
+    headers = {"etag": etag, "last-modified": modified, "date": date}
+    for value in conditions(headers).values():
+        assert value.isascii()
+        assert value.isprintable()
 
 
 def test_change_that_one_look_up_sees_counts_for_all_answers(cmdb: Cmdb, make: Make) -> None:
@@ -294,7 +312,7 @@ def test_change_that_one_look_up_sees_counts_for_all_answers(cmdb: Cmdb, make: M
 def test_kept_answers_are_bounded(
     cmdb: Cmdb, make: Make, constants: Constants, peer: HttpPeer
 ) -> None:
-    constants(drivers__stores__http__MAX_KEPT_BYTES=2000)
+    constants(drivers__stores__httpstore__MAX_KEPT_BYTES=2000)
     cmdb.documents[f"/vms/{VC}"] = json.dumps({"metadata": {}, "userdata": "#" * 3000})
     driver = make()
     for _ in range(2):
@@ -359,8 +377,10 @@ def test_listed_vms_are_validated(cmdb: Cmdb, make: Make) -> None:
 
 
 def test_store_without_a_list_cannot_be_listed(make: Make) -> None:
+    driver = make()
+    assert not driver.can_validate
     with pytest.raises(DriverError, match="cannot list its records"):
-        list(make().validate())
+        list(driver.validate())
 
 
 # Addresses
@@ -532,3 +552,35 @@ def test_new_key_counts_at_once(make: Make, key_file: Path) -> None:
     driver.hook(signed(b'{"all": true}', b"another key of 16"))
     key_file.unlink()
     assert taken(driver, signed(b'{"all": true}')).status == 503
+
+
+# Credentials
+
+
+def test_check_config_shows_no_credentials(tmp_path: Path) -> None:
+    options = {
+        "url": "https://user:s3cret-a@h/{name}?api_key=s3cret-b&x=shown",
+        "headers": {"X-Team": "s3cret-c"},
+    }
+    config = tmp_path / "server.yaml"
+    config.write_text(
+        json.dumps({"uri": ["x"], "driver": STORE, "driver-opts": options, "admin-listen": "off"})
+    )
+    config.chmod(0o600)
+    done = run("check-config", "--config", str(config))
+    assert done.returncode == 0, done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+    assert "x=shown" in done.stdout
+    assert "s3cret" not in repr(HttpStore(options).options)
+
+
+def test_driver_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "urllib3.py").write_text("raise ModuleNotFoundError('no', name='urllib3')")
+    options = json.dumps({"url": "https://h/{name}"})
+    done = run(
+        *("show", "web1", "--driver", STORE, "--driver-opts", options),
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 2
+    expected = "the driver http needs the extra `http`: pip install 'vmw-cloudinit-metadata[http]'"
+    assert expected in done.stderr

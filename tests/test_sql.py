@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 from vmw_cloudinit_metadata import DriverError, Key, Machine, StoreDriver
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.store import LAYERS
-from vmw_cloudinit_metadata.drivers.stores.sql import rowfiles, tablerows, tables
+from vmw_cloudinit_metadata.drivers.stores.sql import rowfiles, sqltables, tablerows
 from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
 from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import shape_of, spellings
 from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import SqlStore
@@ -42,7 +42,7 @@ def url(tmp_path: Path) -> str:
 
 
 def apply(url: str) -> None:
-    Database(url, None, 1, "").run(tables.SCHEMAS[tables.SQLITE])
+    Database(url, None, 1, "").run(sqltables.SCHEMAS[sqltables.SQLITE])
 
 
 @pytest.fixture
@@ -304,13 +304,13 @@ def test_error_of_the_query_quotes_the_query_alone(url: str, execute: Execute) -
 
 def test_init_prints_the_tables_of_the_database() -> None:
     printed = run("sql", "init", "--url", "mysql://")
-    assert printed.stdout == tables.script_of(tables.MARIADB), printed.stderr
+    assert printed.stdout == sqltables.script_of(sqltables.MARIADB), printed.stderr
 
 
 def test_tables_of_sqlite_are_what_its_own_client_makes_of_the_print(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "vms.sqlite")) as db:
-        db.executescript(tables.script_of(tables.SQLITE))
-        db.executescript(tables.script_of(tables.SQLITE))
+        db.executescript(sqltables.script_of(sqltables.SQLITE))
+        db.executescript(sqltables.script_of(sqltables.SQLITE))
     store_of(f"sqlite:///{tmp_path}/vms.sqlite").check()
 
 

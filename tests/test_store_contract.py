@@ -28,7 +28,7 @@ from tests.test_store_laws import BIOS, LAYER, MACHINES, OWN, STEM, VC, in_words
 from vmw_cloudinit_metadata import Machine, Store, StoreDriver
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.stores.etcd.etcdstore import EtcdStore
-from vmw_cloudinit_metadata.drivers.stores.http import HttpStore
+from vmw_cloudinit_metadata.drivers.stores.httpstore import HttpStore
 from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import SqlStore
 
 NO_PLACE = "\0 "  # no text has it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -19,16 +20,16 @@ import pytest
 from tests.httppeer import HttpPeer
 from tests.process import ServerProcess
 from tests.test_admin import Admin
-from tests.test_http_store import KEY, VC, Cmdb, data
+from tests.test_http_store import KEY, STORE, VC, Cmdb, data
 from tests.test_workers import children
 from tests.vm import Vm
-from vmw_cloudinit_metadata.drivers.webhook import MAX_BODY_BYTES, Webhook
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.process import channel
+from vmw_cloudinit_metadata.protocol.webhook import MAX_BODY_BYTES, Webhook
 from vmw_cloudinit_metadata.serving.recheck import FRESH_S
 
 Start = Callable[..., ServerProcess]
 
-STORE = "vmw_cloudinit_metadata.drivers.stores.http:HttpStore"
 ALL = b'{"all": true}'
 
 
@@ -88,7 +89,7 @@ def test_signed_webhook_reaches_each_worker(
 def test_wrongly_signed_webhook_is_refused_counted_and_logged(
     cmdb: Cmdb, serve: Callable[..., Admin]
 ) -> None:
-    admin = serve("--workers", "2")
+    admin = serve("--workers", "1")
     assert boot(admin) == "i-1"
     cmdb.documents[f"/vms/{VC}"] = data("i-2")
     for _ in range(3):
@@ -144,6 +145,33 @@ def test_other_requests_are_refused(request_bytes: bytes, status: bytes, shared:
         line.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: line.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 " + status), answer
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_source_that_fails_is_named_with_its_time(workers: str, start: Start, cmdb: Cmdb) -> None:
+    cmdb.documents["/health"] = "fine"
+    with HttpPeer(cmdb) as peer:
+        opts = {"url": peer.url + "/vms/{vc-uuid}", "health-url": peer.url + "/health"}
+        admin = Admin(start("--driver", STORE, "--workers", workers, driver_opts=opts))
+        wait_until(lambda: admin.status("/readyz") == 200)
+        source = {"source": peer.url}
+        name = "vmw_metadata_source_failing_since_seconds"
+        assert admin.json("/api/status")["source"] == {"name": peer.url, "failing_since": None}
+        assert admin.metric(name, **source) == 0
+        begun_s = int(time.time())
+        peer.stop()
+        wait_until(lambda: admin.status("/readyz") == 503)
+        text = admin.request("/readyz")[1].decode()
+        pattern = rf"not ready since (\S+), because of {peer.url}: /api/status has the reason\n"
+        found = re.fullmatch(pattern, text)
+        assert found, text
+        status = admin.json("/api/status")
+        assert status["source"] == {"name": peer.url, "failing_since": found[1]}
+        assert status["problem"] == f"{peer.url}: connection refused"
+        assert begun_s <= admin.metric(name, **source) <= time.time()
+        peer.start()
+        wait_until(lambda: admin.status("/readyz") == 200)
+        assert admin.metric(name, **source) == 0
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,8 @@ BACKENDS = {
     "mariadb": "tests.servers.mariadb:MariadbBackend",
     "etcd": "tests.servers.etcdbackend:EtcdBackend",
     "etcd3": "tests.servers.etcdbackend:EtcdCluster",
+    "http": "tests.servers.httpbackend:HttpBackend",
+    "http-hook": "tests.servers.httpbackend:HttpHookBackend",
 }
 DOCUMENTS = ("METADATA", "NETWORKDATA", "USERDATA")
 LAYER = "10-all"
@@ -45,6 +47,7 @@ CHANGE_EVERY_S = 0.02
 LAYER_EVERY = 50  # changes, of which one is of the layer
 DELETE_EVERY = 20
 MAX_FIRST = 2.5  # kept boots that a first one may cost
+MEASURABLE = 1000  # VMs; with fewer, the first boots are those of a server that has just begun
 RECOVERED_S = 5.0
 OUTAGE_S = 4.0
 SLICE = 250  # boots measured in a row
@@ -310,8 +313,9 @@ class Trial:
         for kind, seconds in spent_s.items():
             self.figures[f"{kind} boot"] = f"{1000 * seconds / count:.3f} ms"
         self.figures["ratio"] = f"{ratio:.2f}"
+        is_meaningful = count >= MEASURABLE and self._backend.driver != "file"
         self._run.expect(
-            ratio <= MAX_FIRST or self._backend.driver == "file",
+            ratio <= MAX_FIRST or not is_meaningful,
             f"{self._backend.name}: a first boot costs {ratio:.2f} kept ones, not {MAX_FIRST}",
         )
 

@@ -115,13 +115,13 @@ class Backend(ABC):
 
 
 class Daemon:
-    """A process of a backend, with those that it starts, as an unprivileged user."""
+    """A process of a backend, with those that it starts, as an unprivileged user, or `as_us`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, as_us: bool = False) -> None:
         self._directory = directory
         self._log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and not as_us:
             user = pwd.getpwnam(UNPRIVILEGED)
             os.chown(directory, user.pw_uid, user.pw_gid)
             self._as: dict[str, Any] = {

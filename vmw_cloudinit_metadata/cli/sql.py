@@ -10,7 +10,7 @@ import click
 
 from vmw_cloudinit_metadata.drivers import optionvalues
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.stores.sql import tables
+from vmw_cloudinit_metadata.drivers.stores.sql import sqltables
 from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import NEEDED
 from vmw_cloudinit_metadata.instance.counts import counted
 
@@ -47,11 +47,13 @@ def init(url: str, password_file: str | None, is_applied: bool) -> int:
     database = _engines()
     if not is_applied:
         kind, _ = database.parsed(_resolved(url))
-        click.echo(tables.script_of(kind), nl=False)
+        click.echo(sqltables.script_of(kind), nl=False)
         return 0
     reached = _reached(url, password_file)
-    reached.run(tables.SCHEMAS[reached.kind])
-    click.echo(f"the tables {tables.VMS} and {tables.LAYERS} are in {reached.address}", err=True)
+    reached.run(sqltables.SCHEMAS[reached.kind])
+    click.echo(
+        f"the tables {sqltables.VMS} and {sqltables.LAYERS} are in {reached.address}", err=True
+    )
     return 0
 
 
@@ -117,4 +119,6 @@ def _reached(url: str, password_file: str | None) -> Database:
     if password_file is not None:
         path = str(Path(password_file).absolute())
         password = optionvalues.secret_in("--password-file", path)
-    return Database(_resolved(url), password, 1, f"{tables.VMS} {tables.LAYERS} {tables.VERSION}")
+    return Database(
+        _resolved(url), password, 1, f"{sqltables.VMS} {sqltables.LAYERS} {sqltables.VERSION}"
+    )

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, exc
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.stores.sql import engines
 from vmw_cloudinit_metadata.drivers.stores.sql.connections import Connections, Lost
-from vmw_cloudinit_metadata.drivers.stores.sql.tables import MARIADB, POSTGRESQL, SQLITE
+from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import MARIADB, POSTGRESQL, SQLITE
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.masking import HIDDEN
 
@@ -29,7 +29,7 @@ PAUSE_S = 1.0  # until it is asked again
 _ROWS_AT_A_TIME = 500
 
 _OF_DATA = {"DataError", "IntegrityError"}  # of each library: their texts quote what was written
-_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"|`([^`]*)`")
+_QUOTED = re.compile(r"(?<!\w)'([^']*)(?:'|$)|\"([^\"]*)(?:\"|$)|`([^`]*)(?:`|$)")
 
 
 class Database:

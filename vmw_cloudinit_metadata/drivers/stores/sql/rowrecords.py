@@ -26,7 +26,7 @@ Row = Sequence[Any]
 
 
 @dataclass(frozen=True)
-class Shape:
+class RowShape:
     """The columns of a table or query: where identities and data are."""
 
     source: str  # for labels: `cloudinit_vms`
@@ -113,7 +113,7 @@ def spellings(key: Key) -> tuple[str, str]:
     return key.value, raw
 
 
-def shape_of(source: str, names: Sequence[str], *, of_layers: bool = False) -> Shape:
+def shape_of(source: str, names: Sequence[str], *, of_layers: bool = False) -> RowShape:
     """Return the shape of a result with these columns; raise DriverError if it is of no use."""
     columns = [str(name) for name in names]
     if len(set(columns)) < len(columns):
@@ -138,7 +138,7 @@ def shape_of(source: str, names: Sequence[str], *, of_layers: bool = False) -> S
                 f"{source} has the column {DATA}, and {known[0]} too: use one of them, or name the "
                 "others differently"
             )
-        return Shape(source, columns, identities, place, number, ())
+        return RowShape(source, columns, identities, place, number, ())
     if not others:
         raise DriverError(f"{source} has no column with data: name one {DATA}, or use dotted keys")
     faults = list(csvtable.header_faults([csvtable.NAME, *(name for _, name in others)]))
@@ -148,7 +148,7 @@ def shape_of(source: str, names: Sequence[str], *, of_layers: bool = False) -> S
         (number, column, csvtable.schema_at(column))
         for number, column in ((number, csvtable.column_of(name)) for number, name in others)
     ]
-    return Shape(source, columns, identities, None, number, cells)
+    return RowShape(source, columns, identities, None, number, cells)
 
 
 def _is_key(name: str) -> bool:

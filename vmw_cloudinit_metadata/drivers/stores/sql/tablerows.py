@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
 from vmw_cloudinit_metadata.drivers.stores.sql.rowfiles import LayerRow, VmRow
-from vmw_cloudinit_metadata.drivers.stores.sql.tables import LAYERS, VMS
+from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import LAYERS, VMS
 
 
 def replace(database: Database, vms: Sequence[VmRow], layers: Sequence[LayerRow]) -> None:

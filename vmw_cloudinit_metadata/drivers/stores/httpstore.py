@@ -26,14 +26,11 @@ from vmw_cloudinit_metadata.drivers.store import (
     Store,
 )
 from vmw_cloudinit_metadata.drivers.stores import freshness
-from vmw_cloudinit_metadata.drivers.stores.httpclient import (
-    REQUEST_S,
-    HttpClient,
-)
-from vmw_cloudinit_metadata.drivers.stores.httpoptions import File, HttpOptions, parsed
+from vmw_cloudinit_metadata.drivers.stores.httpextra import http_client
+from vmw_cloudinit_metadata.drivers.stores.httpoptions import REQUEST_S, File, HttpOptions, parsed
 from vmw_cloudinit_metadata.drivers.stores.httptemplate import HttpTemplate
 from vmw_cloudinit_metadata.drivers.stores.signature import Signature
-from vmw_cloudinit_metadata.drivers.webhook import Webhook
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
 
 MAX_KEPT_BYTES = 32 * 1024 * 1024  # of answers that a server may confirm with 304
 MAX_LIST_BYTES = 64 * 1024 * 1024
@@ -93,7 +90,7 @@ class HttpStoreOptions(HttpOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _LastReply:
     """The last answer of an address; `body` None: it was 404."""
 
     body: bytes | None
@@ -114,18 +111,24 @@ class HttpStore(Store):
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
         checked: HttpStoreOptions = self.options
-        self._client = HttpClient(checked)
+        self._client = http_client("http", checked)
         templates = map(HttpTemplate.of, [checked.url, *checked.more_urls])
         self._templates = {template.kind: template for template in templates}
         self._signature = Signature("x-hub-signature-256", checked.webhook_key_file)
         self._lock = threading.Lock()
-        self._kept: LRUCache[str, _Kept] = LRUCache(MAX_KEPT_BYTES, getsizeof=attrgetter("size"))
+        self._kept: LRUCache[str, _LastReply] = LRUCache(
+            MAX_KEPT_BYTES, getsizeof=attrgetter("size")
+        )
         self._changes: Changes | None = None
         self._in_trouble: str | None = None  # the address that failed last, since the last answer
 
     @property
     def name(self) -> str:
         return str(self._client.origin)
+
+    @property
+    def can_list(self) -> bool:
+        return self.options.list_url is not None
 
     def fetch(self, keys: Collection[Key]) -> Fetched:
         end_s = time.monotonic() + REQUEST_S
@@ -179,7 +182,7 @@ class HttpStore(Store):
         template = self._templates.get(key.kind)
         return template.target(key) if template else None
 
-    def _asked(self, key: Key, target: str, within_s: float) -> _Kept:
+    def _asked(self, key: Key, target: str, within_s: float) -> _LastReply:
         """Return what the server has now, and keep it; raise DriverError."""
         with self._lock:
             before = self._kept.get(target)
@@ -198,18 +201,18 @@ class HttpStore(Store):
                 self._kept[target] = found
         return found
 
-    def _answer(self, target: str, before: _Kept | None, within_s: float) -> _Kept:
+    def _answer(self, target: str, before: _LastReply | None, within_s: float) -> _LastReply:
         if within_s <= 0:
             raise self._client.error(f"no whole answer within {REQUEST_S:g} s")
         conditions = before.conditions if before else {}
         answer = self._client.request("GET", target, headers=conditions, within_s=within_s)
         if answer.status == 304 and before and conditions:
             age_s = freshness.age_s(answer.headers, before.age_s)
-            return _Kept(before.body, conditions, age_s)
+            return _LastReply(before.body, conditions, age_s)
         if answer.status not in (200, 404):
             raise self._client.status_error(answer.status)
         is_there = answer.status == 200
-        return _Kept(
+        return _LastReply(
             answer.body if is_there else None,
             freshness.conditions(answer.headers) if is_there else {},
             freshness.age_s(answer.headers),
