@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +25,7 @@ from vmw_cloudinit_metadata.drivers.stores.etcd.gateway import (
     KeyEvent,
     KeyValue,
 )
+from vmw_cloudinit_metadata.drivers.stores.etcd.gathering import Gathering
 from vmw_cloudinit_metadata.drivers.stores.etcd.keyspace import Keyspace
 from vmw_cloudinit_metadata.drivers.stores.etcd.replay import Replay
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
@@ -45,7 +49,7 @@ def test_record_of_a_vm_stands_under_its_own_prefix_alone(prefix: str, name: str
     kinds = ("vc-uuid", "bios-uuid") if parse_uuid(stem) else ("name",)
     space = Keyspace(prefix)
     for kind in kinds:
-        place = space.key_of(Key(kind, stem))
+        place = space.range_of(Key(kind, stem)).start
         assert Key(kind, stem) in space.keys_at(place)
         assert space.all.start < place < space.all.end
         assert not space.layers.start <= place < space.layers.end
@@ -60,7 +64,7 @@ def test_key_that_no_vm_is_looked_up_by_has_no_record(prefix: str, rest: bytes) 
     keys = space.keys_at(place)
     assert space.all.start <= place < space.all.end
     assert (LAYERS in keys) == (space.layers.start <= place < space.layers.end)
-    assert all(space.key_of(key) == place for key in keys if key != LAYERS)
+    assert all(space.range_of(key).start == place for key in keys if key != LAYERS)
     assert space.label(place).startswith(f"{space}")
 
 
@@ -103,7 +107,7 @@ def test_answer_to_a_range_has_pairs_and_whether_more_follow() -> None:
 def test_answer_to_parts_has_each_part() -> None:
     full, empty = ({"response_range": {"header": {}, "kvs": kvs}} for kvs in ([PAIR], []))
     found = gateway.parts(text({"header": HEADER, "succeeded": True, "responses": [full, empty]}))
-    assert [part.pairs for part in found] == [(KeyValue(b"/vms/web1", b"{}"),), ()]
+    assert list(found) == [(KeyValue(b"/vms/web1", b"{}"),), ()]
 
 
 def test_message_of_a_watch_has_events() -> None:
@@ -161,7 +165,7 @@ ANSWER = st.recursive(
 def test_what_is_no_answer_of_the_gateway_is_a_drivers_error(body: bytes) -> None:
     for parse in (
         gateway.key_values,
-        gateway.parts,
+        lambda text: list(gateway.parts(text)),
         gateway.token,
         lambda line: gateway.watch_message(line, "etcd1"),
     ):
@@ -232,6 +236,93 @@ def test_watch_of_a_member_behind_the_last_read_does_not_count() -> None:
     assert replay.follows(ClusterState(7, 9, 2))
     assert not replay.created(ClusterState(7, 8, 2))
     assert replay.start == 6
+
+
+# Questions of several threads
+
+
+class Joining(Sequence[int]):
+    """Parts that count when they are taken into a request."""
+
+    def __init__(self, *parts: int) -> None:
+        self._parts = parts
+        self.are_taken = threading.Event()
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, place: Any) -> Any:
+        if place == len(self) - 1:
+            self.are_taken.set()
+        return self._parts[place]
+
+
+class Asked:
+    """`ask` waits until it may go on; it doubles each part, and fails for a negative one."""
+
+    def __init__(self) -> None:
+        self.requests: list[list[int]] = []
+        self.has_begun, self.may_go_on = threading.Event(), threading.Event()
+
+    def ask(self, parts: Sequence[int], end_s: float) -> list[int]:
+        self.requests.append(list(parts))
+        self.has_begun.set()
+        assert self.may_go_on.wait(60)
+        assert end_s > time.monotonic()
+        if min(parts) < 0:
+            raise DriverError("no")
+        return [2 * part for part in parts]
+
+
+def asking(
+    gathering: Gathering[int, int], questions: Sequence[Joining]
+) -> list[Future[Sequence[int]]]:
+    """Ask each question in a thread of its own, one after the other."""
+    pool = ThreadPoolExecutor(len(questions))
+    futures = []
+    for question in questions:
+        futures.append(pool.submit(gathering.ask, question))
+        assert question.are_taken.wait(60)
+    pool.shutdown(wait=False)
+    return futures
+
+
+def test_what_is_asked_during_a_request_is_the_next_one() -> None:
+    asked = Asked()
+    gathering = Gathering(asked.ask, max_parts=4, within_s=60)
+    first = asking(gathering, [Joining(1)])
+    assert asked.has_begun.wait(60)
+    others = asking(gathering, [Joining(2, 3), Joining(4), Joining(5, 6), Joining(7)])
+    asked.may_go_on.set()
+    assert [list(one.result(60)) for one in first + others] == [[2], [4, 6], [8], [10, 12], [14]]
+    assert sorted(asked.requests) == [[1], [2, 3, 4], [5, 6, 7]]
+
+
+def test_failure_of_a_request_is_that_of_all_who_asked() -> None:
+    asked = Asked()
+    gathering = Gathering(asked.ask, max_parts=10, within_s=60)
+    first = asking(gathering, [Joining(1)])
+    assert asked.has_begun.wait(60)
+    others = asking(gathering, [Joining(2), Joining(-3)])
+    asked.may_go_on.set()
+    assert list(first[0].result(60)) == [2]
+    for one in others:
+        with pytest.raises(DriverError, match="no"):
+            one.result(60)
+    assert list(gathering.ask([4])) == [8]
+
+
+def test_request_that_hangs_keeps_nobody_longer_than_a_look_up() -> None:
+    asked = Asked()
+    gathering = Gathering(asked.ask, max_parts=10, within_s=0.1)
+    hanging = asking(gathering, [Joining(1)])
+    assert asked.has_begun.wait(60)
+    for one in asking(gathering, [Joining(2), Joining(3)]):
+        with pytest.raises(DriverError, match="has not answered the requests of other VMs"):
+            one.result(60)
+    asked.may_go_on.set()
+    with pytest.raises(AssertionError):  # it was late itself
+        hanging[0].result(60)
 
 
 # Options

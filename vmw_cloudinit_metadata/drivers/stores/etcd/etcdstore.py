@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
@@ -12,14 +12,15 @@ from vmw_cloudinit_metadata.drivers import driveroptions
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import MAX_LAYERS
-from vmw_cloudinit_metadata.drivers.store import LAYERS, Changes, Key, Record, Store
+from vmw_cloudinit_metadata.drivers.store import Changes, Key, Record, Store
 from vmw_cloudinit_metadata.drivers.stores.etcd import gateway
 from vmw_cloudinit_metadata.drivers.stores.etcd.gateway import ClusterState, KeyValue, KeyValues
+from vmw_cloudinit_metadata.drivers.stores.etcd.gathering import Gathering
 from vmw_cloudinit_metadata.drivers.stores.etcd.keyspace import UNUSABLE, KeyRange, Keyspace
 from vmw_cloudinit_metadata.drivers.stores.etcd.members import CompactedError, Members
 from vmw_cloudinit_metadata.drivers.stores.etcd.replay import Replay
 from vmw_cloudinit_metadata.drivers.stores.httpclient import HttpClient, SilenceError, TooLongError
-from vmw_cloudinit_metadata.drivers.stores.httpoptions import File, HttpOptions
+from vmw_cloudinit_metadata.drivers.stores.httpoptions import REQUEST_S, File, HttpOptions
 
 MAX_URLS = 20
 MAX_PREFIX_CHARACTERS = 1000
@@ -29,6 +30,8 @@ WATCH_S = 0.5
 SILENCE_S = 1.0  # after which no cached answer is given until a member has answered
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # of a watch; etcd's values have 1.5 MiB by default
+
+MAX_PARTS = 60  # of one question; etcd takes 128
 
 PAGE_KEYS = 500  # of a list of all keys; fewer if they do not fit into an answer
 
@@ -70,6 +73,9 @@ class EtcdOptions(DriverOptions):
         return self
 
 
+Pairs = tuple[KeyValue, ...] | TooLongError
+
+
 class EtcdStore(Store):
     """Takes VMs and layers from the keys of etcd, and watches them for changes."""
 
@@ -90,6 +96,7 @@ class EtcdStore(Store):
         ]
         password = given.password.get_secret_value() if given.password else ""
         self._members = Members(clients, given.user, password)
+        self._gathering = Gathering(self._parts, MAX_PARTS, REQUEST_S)
         self._keyspace = Keyspace(given.prefix)
         self._origin = str(clients[0].origin)
 
@@ -99,16 +106,15 @@ class EtcdStore(Store):
 
     def fetch(self, keys: Collection[Key]) -> Iterable[Record]:
         """Ask for all of them at once, so that they are of one revision."""
-        own = [key for key in keys if key != LAYERS]
-        places = [self._keyspace.key_of(key) for key in own]
-        ranges = [self._keyspace.layers for key in keys if key == LAYERS]
-        question = gateway.question_of_parts(places, ranges, limit=MAX_LAYERS + 1)
-        found = gateway.parts(self._members.ask(gateway.TXN, question))
-        asked = [*own, *(LAYERS for _ in ranges)]
-        if len(found) != len(asked):
+        parts = [self._keyspace.range_of(key) for key in keys]
+        found = self._gathering.ask(parts)
+        if len(found) != len(parts):
             raise DriverError("etcd has answered another question than it was asked")
-        parts = zip(asked, found, strict=True)
-        return [self._record(key, pair) for key, part in parts for pair in part.pairs]
+        return [
+            self._record(key, pair)
+            for key, pairs in zip(keys, found, strict=True)
+            for pair in _found(pairs)
+        ]
 
     def all(self) -> Iterator[Record]:
         for pair in self._pairs():
@@ -134,6 +140,17 @@ class EtcdStore(Store):
 
     def close(self) -> None:
         self._members.close()
+
+    def _parts(self, parts: Sequence[KeyRange], end_s: float) -> list[Pairs]:
+        """Return the pairs of each range, or why there are none."""
+        question = gateway.question_of_parts(parts, limit=MAX_LAYERS + 1)
+        try:
+            return list(gateway.parts(self._members.ask(gateway.TXN, question, end_s)))
+        except TooLongError as error:
+            if len(parts) == 1:
+                return [error]
+        middle = len(parts) // 2
+        return [*self._parts(parts[:middle], end_s), *self._parts(parts[middle:], end_s)]
 
     def _newest(self) -> ClusterState:
         """Return what a majority of the members knows at present."""
@@ -182,3 +199,9 @@ class EtcdStore(Store):
                 changes.changed(key for place in places for key in self._keyspace.keys_at(place))
                 if time.monotonic() > end_s or changes.closed.is_set():
                     return
+
+
+def _found(pairs: Pairs) -> tuple[KeyValue, ...]:
+    if isinstance(pairs, TooLongError):
+        raise pairs
+    return pairs

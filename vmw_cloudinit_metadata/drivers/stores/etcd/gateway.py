@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,13 +98,10 @@ def question_of_range(
     return _text(_range(keys, limit=limit, revision=revision, keys_only=keys_only))
 
 
-def question_of_parts(
-    keys: Collection[bytes], ranges: Collection[KeyRange], *, limit: int
-) -> bytes:
-    """Ask for single keys, then for ranges, all at one revision."""
-    parts = [{"key": _base64(key)} for key in keys]
-    parts += [_range(one, limit=limit) for one in ranges]
-    return _text({"success": [{"request_range": part} for part in parts]})
+def question_of_parts(ranges: Iterable[KeyRange], *, limit: int) -> bytes:
+    """Ask for the pairs of several ranges, all at one revision."""
+    parts = [{"request_range": _range(one, limit=limit)} for one in ranges]
+    return _text({"success": parts})
 
 
 def question_of_watch(keys: KeyRange, start: int) -> bytes:
@@ -134,15 +131,13 @@ def _text(question: Any) -> bytes:
 def key_values(body: bytes) -> KeyValues:
     """Parse the answer to `question_of_range`."""
     answer = _mapping(_parsed(body))
-    return _key_values(answer, state_of(answer))
+    return KeyValues(state_of(answer), _pairs(answer), answer.get("more") is True)
 
 
-def parts(body: bytes) -> list[KeyValues]:
-    """Parse the answer to `question_of_parts`."""
-    answer = _mapping(_parsed(body))
-    state = state_of(answer)
-    found = (_mapping(one).get("response_range") for one in _list(answer, "responses"))
-    return [_key_values(_mapping(one), state) for one in found]
+def parts(body: bytes) -> Iterator[tuple[KeyValue, ...]]:
+    """Parse the answer to `question_of_parts`: the pairs of each range."""
+    for part in _list(_mapping(_parsed(body)), "responses"):
+        yield _pairs(_mapping(_mapping(part).get("response_range")))
 
 
 def watch_message(line: bytes, origin: str) -> WatchMessage:
@@ -191,10 +186,9 @@ def state_of(answer: Mapping[str, Any]) -> ClusterState:
     )
 
 
-def _key_values(answer: Mapping[str, Any], state: ClusterState) -> KeyValues:
-    pairs = (_mapping(pair) for pair in _list(answer, "kvs"))
-    found = tuple([KeyValue(_bytes(pair, "key"), _bytes(pair, "value")) for pair in pairs])
-    return KeyValues(state, found, answer.get("more") is True)
+def _pairs(answer: Mapping[str, Any]) -> tuple[KeyValue, ...]:
+    pairs = map(_mapping, _list(answer, "kvs"))
+    return tuple([KeyValue(_bytes(pair, "key"), _bytes(pair, "value")) for pair in pairs])
 
 
 def _events(result: Mapping[str, Any]) -> Iterator[KeyEvent]:

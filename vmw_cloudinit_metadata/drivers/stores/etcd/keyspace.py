@@ -33,6 +33,11 @@ class KeyRange:
     end: bytes
 
     @classmethod
+    def single(cls, place: bytes) -> KeyRange:
+        """Return one key."""
+        return cls(place, place + b"\0")
+
+    @classmethod
     def below(cls, place: bytes) -> KeyRange:
         """Return all keys that begin with a place, which ends with a separator."""
         return cls(place, place.removesuffix(_SEPARATOR) + _AFTER_SEPARATOR)
@@ -48,9 +53,9 @@ class Keyspace:
     def __str__(self) -> str:
         return self.label(self._root)
 
-    def key_of(self, key: Key) -> bytes:
-        """Return the key of etcd that has the record of a VM."""
-        return self._root + key.value.encode()
+    def range_of(self, key: Key) -> KeyRange:
+        """Return the keys of etcd that have the records of a key."""
+        return self.layers if key == LAYERS else KeyRange.single(self._root + key.value.encode())
 
     def keys_at(self, place: bytes) -> tuple[Key, ...]:
         """Return the keys whose records stand at a key of etcd; none if it is no VM and no layer.

@@ -15,12 +15,12 @@ from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.stores.etcd import gateway
 from vmw_cloudinit_metadata.drivers.stores.etcd.gateway import EtcdError, WatchMessage
 from vmw_cloudinit_metadata.drivers.stores.httpclient import (
-    REQUEST_S,
     RETRY_S,
     HttpClient,
     ServerError,
     TooLongError,
 )
+from vmw_cloudinit_metadata.drivers.stores.httpoptions import REQUEST_S
 
 # Each record of a VM's three keys and all layers have at most 4 MiB, and base64 adds a third.
 MAX_ANSWER_BYTES = 24 * 1024 * 1024
@@ -44,9 +44,12 @@ class Members:
         self._token: str | None = None  # None: not fetched yet
         self._authenticating = threading.Lock()
 
-    def ask(self, path: str, question: bytes) -> bytes:
-        """Return the answer; raise EtcdError, or another DriverError if no member answers."""
-        end_s = time.monotonic() + REQUEST_S
+    def ask(self, path: str, question: bytes, end_s: float | None = None) -> bytes:
+        """Return the answer; raise EtcdError, or another DriverError if no member answers.
+
+        `end_s` is the time of time.monotonic() until when that is tried.
+        """
+        end_s = end_s or time.monotonic() + REQUEST_S
         token = self._present_token(end_s)
         try:
             return self._answer(path, question, token, end_s)
