@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
+from urllib.request import urlopen
 
 import gevent
 
@@ -48,6 +50,7 @@ LAYER_EVERY = 50  # changes, of which one is of the layer
 DELETE_EVERY = 20
 MAX_FIRST = 2.5  # kept boots that a first one may cost
 MEASURABLE = 1000  # VMs; with fewer, the first boots are those of a server that has just begun
+PREPARED_S = 10.0  # until the catalogue has prepared all answers of a store, if it can
 RECOVERED_S = 5.0
 OUTAGE_S = 4.0
 SLICE = 250  # boots measured in a row
@@ -55,6 +58,8 @@ UNKNOWN = 20  # VMs that boot for the first time while the server is away
 CALM_S = 0.5  # of boots before an outage
 SETTLED_S = 2.5  # after which a file that has changed is kept
 OUTAGES = ("restarted", "killed", "stopped")
+
+_PREPARED = re.compile(r"^\w*answers_prepared\S* (\S+)$", re.MULTILINE)
 
 
 def backend_of(name: str) -> Backend:
@@ -272,7 +277,7 @@ class Trial:
         server = WatchedServer(
             backend.directory,
             *("--driver", backend.driver, "--driver-opts", json.dumps(backend.options)),
-            *("--max-connection-rate", "0", *backend.server_options),
+            *("--max-connection-rate", "0", "--catalogue", *backend.server_options),
             env=backend.environment,
         )
         with self._run.against(server):
@@ -280,6 +285,7 @@ class Trial:
             backend.attach(server.port, admin_port)
             storm = Storm(self._run, backend, server, self._ledger, self._names)
             gevent.sleep(SETTLED_S)
+            self.figures["prepared"] = str(self._prepared(admin_port))
             self._compare_costs(storm, server)
             self._change(storm)
             for outage in OUTAGES:
@@ -287,6 +293,17 @@ class Trial:
             self._count(storm)
             counters = server.stop()
             self._run.expect(not counters["internal errors"], "internal errors")
+
+    def _prepared(self, admin_port: int) -> int:
+        """Wait for answers that the catalogue prepares; return how many there are."""
+        end_s = time.monotonic() + PREPARED_S
+        while True:
+            with urlopen(f"http://127.0.0.1:{admin_port}/metrics") as answer:
+                found = _PREPARED.search(answer.read().decode())
+            count = int(float(found[1])) if found else 0
+            if count >= len(self._names) or time.monotonic() > end_s:
+                return count
+            gevent.sleep(0.2)
 
     def _fill(self) -> None:
         names = [*self._names, *self._warm, *self._unknown]

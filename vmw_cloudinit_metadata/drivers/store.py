@@ -46,13 +46,15 @@ class Record:
 
     `data` is what an instance file has, or a layer's file: a mapping, or its text in YAML or JSON.
     `label` says where it stands, for operators: `row 17 of vms`. An answer in which a record
-    `is_secret` is never written to disk.
+    `is_secret` is never written to disk. `also` are further keys under which `fetch` returns it,
+    for a record of `all`.
     """
 
     key: Key
     data: Mapping[str, Any] | str | bytes
     label: str = ""
     is_secret: bool = False
+    also: tuple[Key, ...] = ()
 
 
 class Fetched(list[Record]):
@@ -104,6 +106,10 @@ class Store(ABC):
     # Whether `listen` tells all changes. Otherwise `fetch` says for how long records may be kept,
     # and the catalogue reads all data again from time to time.
     tells_all = True
+
+    # Whether answers may be prepared of what `all` returns, before their VMs ask: only if each of
+    # its records has all keys under which `fetch` would return it.
+    can_prepare = False
 
     # The secrets among the options: they are hidden in what its exceptions say.
     known_secrets = KnownSecrets()

@@ -6,7 +6,7 @@ The files of a directory are one, and the records of a Store are another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -69,14 +69,14 @@ class Notified(ABC, Generic[V]):
     """
 
     changes: Revisions
-    shared: Sequence[str]  # the keys of what every answer depends on
+    shared: Sequence[Hashable]  # the keys of what every answer depends on
 
     @abstractmethod
-    def under(self, stem: str) -> Sequence[str]:
+    def under(self, stem: str) -> Sequence[Hashable]:
         """Return the keys whose change may add, change or remove data under a stem."""
 
     @abstractmethod
-    def seen(self, view: V) -> Collection[str] | None:
+    def seen(self, view: V) -> Collection[Hashable] | None:
         """Return the keys of all that a view has seen; None if some changes are not told."""
 
 
@@ -207,6 +207,10 @@ class SourceChecks(ABC, Generic[V]):
     def compared(self) -> Sequence[OwnData]:
         """Return the own data of all VMs that a few are compared with; raise DriverError."""
         return self.every()
+
+    def also(self) -> Collection[str]:
+        """Return further stems under which data is found that `every` has under one."""
+        return ()
 
     @abstractmethod
     def chosen(self, name: str) -> Sequence[OwnData] | None:

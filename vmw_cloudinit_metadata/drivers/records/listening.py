@@ -69,6 +69,7 @@ class ToldChanges(Changes):
     def connected(self, silence_s: float = inf) -> None:
         with self._lock:
             self._changes.all_changed()
+            self._changes.source = self._name
             self._silence_s = silence_s
             self.is_connected = self.was_connected = True
         self.alive()

@@ -29,6 +29,7 @@ class Listed:
 
     records: dict[Key, Records] | None
     unusable: Sequence[KeptRecord]  # whose keys are no VM's
+    also: Collection[str] = ()  # by which records are looked up besides their keys
 
 
 class RecordCheck(SourceChecks[RecordView]):
@@ -43,6 +44,7 @@ class RecordCheck(SourceChecks[RecordView]):
         self._store = store
         self._listed = listed.records
         self._unusable = listed.unusable
+        self._also = listed.also
         self._view = view
         self._layers = layers
         self._holds = holds
@@ -72,6 +74,9 @@ class RecordCheck(SourceChecks[RecordView]):
         with self.view() as view:
             places += vms_served(self._layers(view), {place.stem for place in places})
         return places
+
+    def also(self) -> Collection[str]:
+        return self._also
 
     def chosen(self, name: str) -> None:  # noqa: ARG002
         return None

@@ -36,6 +36,7 @@ class KeptRecord:
     fault: Fault | None = None
     signs: str = ""  # of references and appended lists in a mapping
     is_secret: bool = False
+    also: tuple[Key, ...] = ()
 
     @cached_property
     def digest(self) -> int:
@@ -66,7 +67,9 @@ class KeptRecord:
 def kept(record: Record, key: Key) -> KeptRecord:
     """Return a copy of the record, of a bounded size; `key` is its own in the usual spelling."""
     found = _kept(record, key)
-    return replace(found, is_secret=True) if record.is_secret else found
+    if record.is_secret or record.also:
+        return replace(found, is_secret=record.is_secret, also=record.also)
+    return found
 
 
 def _kept(record: Record, key: Key) -> KeptRecord:

@@ -20,6 +20,7 @@ from vmw_cloudinit_metadata.drivers.records.recordhints import RecordHints
 from vmw_cloudinit_metadata.drivers.records.recordlayer import KeptRecord, kept
 from vmw_cloudinit_metadata.drivers.records.recordlayers import RecordLayers
 from vmw_cloudinit_metadata.drivers.records.recordnames import RecordNames
+from vmw_cloudinit_metadata.drivers.records.recordnotices import RecordNotices
 from vmw_cloudinit_metadata.drivers.records.recordview import (
     Moment,
     Records,
@@ -56,6 +57,8 @@ class RecordSource(Source[RecordView]):
         self._names = RecordNames(self._every_layer)
         self._listening = Listening(store, name, self._changes)
         self.hints = RecordHints(name)
+        if store.can_prepare:
+            self.notified = RecordNotices(self._changes)
 
     def view(self) -> RecordView:
         return RecordView(Moment(self._fetch, self._changes.told_revision))
@@ -126,7 +129,7 @@ class RecordSource(Source[RecordView]):
 
     def checks(self) -> RecordCheck:
         revision = self._changes.told_revision  # from before the records are listed
-        listed, unusable = self._listed()
+        listed = self._listed()
 
         def view() -> RecordView:
             return RecordView(Moment(self._fetch, revision))
@@ -134,7 +137,7 @@ class RecordSource(Source[RecordView]):
         def holds(token: RecordToken) -> bool:
             return token.held_at(self._changes, time.monotonic())
 
-        return RecordCheck(self._name, Listed(listed, unusable), view, self.layers, holds)
+        return RecordCheck(self._name, listed, view, self.layers, holds)
 
     def check(self) -> None:
         self._listening.look()
@@ -177,24 +180,26 @@ class RecordSource(Source[RecordView]):
         except DriverError as error:
             raise DriverError(f"{self._name}: {error}") from None
 
-    def _listed(self) -> tuple[dict[Key, Records] | None, Sequence[KeptRecord]]:
-        """Return all records by their keys, None if they cannot be listed; and those of no VM."""
+    def _listed(self) -> Listed:
         records = self._every()
         if records is None:
-            return None, ()
+            return Listed(None, ())
         listed: dict[Key, list[KeptRecord]] = defaultdict(list)
         unusable: list[KeptRecord] = []
+        also: set[str] = set()
         left_bytes = MAX_LISTED_BYTES
         for record in records:
             left_bytes -= memory_of(record)
             if left_bytes < 0:
                 limit = f"{MAX_LISTED_BYTES:,} bytes of memory"
                 raise DriverError(f"{self._name}: all its records need more than {limit}")
+            also.update(key.value for key in filter(None, map(usual, record.also)))
             if usual(record.key):
                 listed[record.key].append(record)
             else:
                 unusable.append(record)
-        return {key: tuple(of_key) for key, of_key in listed.items()}, unusable
+        records_of = {key: tuple(of_key) for key, of_key in listed.items()}
+        return Listed(records_of, unusable, also)
 
     def _every(self) -> Iterator[KeptRecord] | None:
         """Return each record when it is reached, None if they cannot be listed."""

@@ -69,6 +69,10 @@ class RecordView:
         """Count the records of a key as seen, which are known otherwise."""
         self._seen.setdefault(key, ())
 
+    @property
+    def keys_seen(self) -> Collection[Key]:
+        return self._seen.keys()
+
     def confirm(self) -> None:
         pass  # a new epoch shows in the token
 

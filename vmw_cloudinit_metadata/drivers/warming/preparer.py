@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Generic
 
@@ -14,7 +14,7 @@ from vmw_cloudinit_metadata.drivers.answers.source import Notified, Source, V
 from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.filesystem.filename import usual_stem
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack, selection_of
-from vmw_cloudinit_metadata.drivers.store import VC_UUID, Key
+from vmw_cloudinit_metadata.drivers.store import BIOS_UUID, VC_UUID, Key
 from vmw_cloudinit_metadata.instance.layering.substitution import sources_of
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import NIL_UUID, machine_called
@@ -50,18 +50,21 @@ class Preparer(Generic[V]):
         self._layers: list[tuple[str, object]] | None = None
         self._is_new = True
 
-    def begin(self, places: Sequence[OwnData]) -> None:
-        """Begin a survey of these places; raise DriverError."""
+    def begin(self, places: Sequence[OwnData], also: Collection[str]) -> None:
+        """Begin a survey of these places; raise DriverError. There is data under stems of `also`
+        too."""
         if self._is_new:
             self._forget()  # what another driver has sent
             self._is_new = False
         usual = {own.label: usual_stem(own.stem) for own in places if own.matched_by != BY_LAYER}
-        counts = Counter(usual.values())
+        counts = Counter([*usual.values(), *also])
         self._labels = set(self._stems)
         self._stems = {
             own.label: own.stem
             for own in places
-            if usual.get(own.label) == own.stem and counts[own.stem] == 1
+            if usual.get(own.label) == own.stem
+            and counts[own.stem] == 1
+            and own.matched_by != BIOS_UUID  # a VC UUID may be the same, and is another VM's
         }
         self._unsettled = {stem for stem in counts if stem}
         self._layers = self._told_layers()
@@ -115,6 +118,10 @@ class Preparer(Generic[V]):
         if selection.faults or seen is None:
             return None
         known = {*self._notified.shared, *self._notified.under(own.stem)}
+        others = [key for key in seen if key not in known]
+        keys = [key for key in others if isinstance(key, str)]
+        if len(keys) < len(others):  # it cannot be sent
+            return None
         made = preparation.made_of(
             instance,
             machine,
@@ -122,7 +129,7 @@ class Preparer(Generic[V]):
             line=own.line,
             layers=selection.indices,
             has_references=stack.has_references,
-            keys=sorted(key for key in seen if key not in known),
+            keys=sorted(keys),
         )
         return made.line_for(own.stem) if made else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any, Generic
 
@@ -70,7 +70,7 @@ class Warming(PreparedAnswers, Generic[V]):
     def find(self, machine: Machine, time_s: float) -> InstanceData | None:
         if self._revision is None or not self._table.is_complete:
             return None
-        keys: list[str] = [*self._notified.shared]
+        keys: list[Hashable] = [*self._notified.shared]
         for key in self._search.keys(machine):
             keys += self._notified.under(key.value)
             if key.value in self._table:
@@ -84,7 +84,7 @@ class Warming(PreparedAnswers, Generic[V]):
         self,
         line: bytes,
         key: Key,
-        keys: Sequence[str],
+        keys: Sequence[Hashable],
         machine: Machine,
         time_s: float,
     ) -> InstanceData | None:

@@ -48,14 +48,16 @@ class RowShape:
 
     def record(self, row: Row) -> Record:
         """Return the record under the first identity of the row; "" is the key of one without."""
+        keys: list[Key] = []
         for kind, place in self.identities.items():
             if row[place] is not None:
-                text = str(row[place])
                 key = key_of(kind, row[place])
-                if key and text not in spellings(key):
-                    key = None  # no look-up finds it
-                return Record(key or Key(kind), self._data(row), self._label(row, text))
-        return Record(Key(NAME), self._data(row), self._label(row, "without name"))
+                is_found = key is not None and str(row[place]) in spellings(key)
+                keys.append(key if key and is_found else Key(kind))
+        first = keys[0] if keys else Key(NAME)
+        name = next((str(row[place]) for place in self.identities.values() if row[place]), "")
+        also = tuple(key for key in keys if key.value not in ("", first.value))
+        return Record(first, self._data(row), self._label(row, name or "without name"), also=also)
 
     def layers(self, rows: Sequence[Row]) -> Iterator[Record]:
         """Yield layers in the order of their names, compared as file names are."""

@@ -34,6 +34,7 @@ class SqlStore(Store):
 
     Options = SqlOptions
     options: SqlOptions
+    can_prepare = True
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
