@@ -81,6 +81,7 @@ class EtcdStore(Store):
 
     Options = EtcdOptions
     options: EtcdOptions
+    can_prepare = True
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
