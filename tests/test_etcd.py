@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -14,7 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata import LAYERS, DriverError, Key
+from tests.httppeer import Asked, HttpPeer, reply
+from tests.process import Constants
+from tests.waiting import wait_until
+from vmw_cloudinit_metadata import LAYERS, DriverError, Key, StoreDriver
 from vmw_cloudinit_metadata.drivers.filesystem.filename import usual_stem
 from vmw_cloudinit_metadata.drivers.loading import driver_of
 from vmw_cloudinit_metadata.drivers.stores.etcd import gateway
@@ -176,10 +179,11 @@ def test_what_is_no_answer_of_the_gateway_is_a_drivers_error(body: bytes) -> Non
 
 # Where watches begin
 
-# Each round of a watch: which keys change before it is created, which while it lives, and whether
-# it tells nothing. Other prefixes' changes have no key.
+# Each round of a watch: which keys change before it is created, which while it lives, and how many
+# of its events it tells: all, none because it hangs, or the first ones, as time is over. Other
+# prefixes' changes have no key.
 CHANGE = st.lists(st.sampled_from(["a", "b", None]), max_size=3)
-ROUNDS = st.lists(st.tuples(CHANGE, CHANGE, st.booleans()), max_size=20)
+ROUNDS = st.lists(st.tuples(CHANGE, CHANGE, st.sampled_from(["all", "none", 1, 2])), max_size=20)
 
 
 class Cluster:
@@ -198,26 +202,41 @@ class Cluster:
 
 
 @given(ROUNDS)
-def test_change_is_told_unless_two_watches_in_a_row_are_lost(
-    rounds: Sequence[tuple[list[str | None], list[str | None], bool]],
+def test_change_is_told_unless_two_watches_in_a_row_hang(
+    rounds: Sequence[tuple[list[str | None], list[str | None], Any]],
 ) -> None:
     cluster = Cluster()
     replay = Replay(cluster.state)
-    told: list[str] = []
-    was_lost = False
-    for before, while_it_lives, is_lost in [*rounds, ([], [], False), ([], [], False)]:
+    told: list[tuple[bytes, int]] = []
+    has_hung = False
+    for before, while_it_lives, tells in [*rounds, ([], [], "all"), ([], [], "all")]:
         assert replay.follows(cluster.state)
         cluster.history += before
         start = replay.start
         assert replay.created(cluster.state)
         cluster.history += while_it_lives
-        was_lost = is_lost and not was_lost
-        if not was_lost:
-            told += [key.decode() for key in replay.untold(cluster.events(start))]
-    made = [key for key in cluster.history if key]
-    assert list(dict.fromkeys(told)) == list(dict.fromkeys(made))
-    repeated = len(told) - len(made)
-    assert 0 <= repeated <= 2 * (len(rounds) + 2)  # the last change alone is told again
+        events = cluster.events(start)
+        has_hung = tells == "none" and not has_hung
+        if has_hung:
+            events = []
+        elif isinstance(tells, int):
+            events = events[:tells]
+        told += [(key, event.revision) for event in events for key in replay.untold([event])]
+        if not isinstance(tells, int):
+            replay.is_quiet()
+    made = [(event.key, event.revision) for event in cluster.events(0)]
+    assert list(dict.fromkeys(told)) == made
+    assert len(told) <= len(made) + len(rounds) + 2  # only the last one is told again, once a watch
+
+
+def test_quiet_watches_begin_later_and_later() -> None:
+    replay = Replay(ClusterState(7, 5, 2))
+    starts = []
+    for revision in (10, 20, 30, 40):
+        replay.created(ClusterState(7, revision, 2))
+        replay.is_quiet()
+        starts.append(replay.start)
+    assert starts == [6, 11, 21, 31]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +276,7 @@ class Joining(Sequence[int]):
         return self._parts[place]
 
 
-class Asked:
+class Waiting:
     """`ask` waits until it may go on; it doubles each part, and fails for a negative one."""
 
     def __init__(self) -> None:
@@ -288,7 +307,7 @@ def asking(
 
 
 def test_what_is_asked_during_a_request_is_the_next_one() -> None:
-    asked = Asked()
+    asked = Waiting()
     gathering = Gathering(asked.ask, max_parts=4, within_s=60)
     first = asking(gathering, [Joining(1)])
     assert asked.has_begun.wait(60)
@@ -299,7 +318,7 @@ def test_what_is_asked_during_a_request_is_the_next_one() -> None:
 
 
 def test_failure_of_a_request_is_that_of_all_who_asked() -> None:
-    asked = Asked()
+    asked = Waiting()
     gathering = Gathering(asked.ask, max_parts=10, within_s=60)
     first = asking(gathering, [Joining(1)])
     assert asked.has_begun.wait(60)
@@ -313,7 +332,7 @@ def test_failure_of_a_request_is_that_of_all_who_asked() -> None:
 
 
 def test_request_that_hangs_keeps_nobody_longer_than_a_look_up() -> None:
-    asked = Asked()
+    asked = Waiting()
     gathering = Gathering(asked.ask, max_parts=10, within_s=0.1)
     hanging = asking(gathering, [Joining(1)])
     assert asked.has_begun.wait(60)
@@ -323,6 +342,37 @@ def test_request_that_hangs_keeps_nobody_longer_than_a_look_up() -> None:
     asked.may_go_on.set()
     with pytest.raises(AssertionError):  # it was late itself
         hanging[0].result(60)
+
+
+# A gateway that is slow
+
+
+def test_watch_that_begins_too_late_is_followed_by_one_that_counts(constants: Constants) -> None:
+    constants(drivers__stores__etcd__etcdstore__WATCH_S=0.05)
+    watches: list[int] = []
+    is_over = threading.Event()
+    state = {"header": HEADER}
+
+    def answer(asked: Asked) -> Iterable[bytes]:
+        if asked.target != gateway.WATCH:
+            return reply(text(state))
+        return watched()
+
+    def watched() -> Iterator[bytes]:
+        watches.append(len(watches))
+        yield b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+        if len(watches) > 2:
+            line = text({"result": {**state, "created": True}}) + b"\n"
+            yield b"%x\r\n%s\r\n" % (len(line), line)
+        is_over.wait(60)
+
+    with HttpPeer(answer) as peer:
+        driver = StoreDriver(EtcdStore({**OPTIONS, "url": peer.url}))
+        driver.watch(lambda _: None)
+        wait_until(lambda: driver.revision() is not None)
+        assert len(watches) >= 3
+        driver.close()
+        is_over.set()
 
 
 # Options

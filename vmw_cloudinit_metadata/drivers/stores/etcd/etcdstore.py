@@ -126,13 +126,12 @@ class EtcdStore(Store):
         replay: Replay | None = None
         while not changes.closed.is_set():
             newest = self._newest()
-            is_first = replay is None or not replay.follows(newest)
-            if replay is None or is_first:
+            if replay is None or not replay.follows(newest):
                 replay = Replay(newest)
             try:
-                self._watch(replay, changes, is_first=is_first)
+                self._watch(replay, changes)
             except SilenceError:
-                pass  # there was nothing to tell
+                replay.is_quiet()
             except CompactedError:
                 replay = None
 
@@ -181,7 +180,7 @@ class EtcdStore(Store):
     def _record(self, key: Key, pair: KeyValue) -> Record:
         return Record(key, pair.value, self._keyspace.label(pair.key))
 
-    def _watch(self, replay: Replay, changes: Changes, *, is_first: bool) -> None:
+    def _watch(self, replay: Replay, changes: Changes) -> None:
         """Tell what one watch is told in a moment."""
         end_s = time.monotonic() + WATCH_S
         question = gateway.question_of_watch(self._keyspace.all, replay.start)
@@ -190,6 +189,7 @@ class EtcdStore(Store):
         ) as messages:
             for message in messages:
                 if message.is_created:
+                    is_first = not replay.has_begun
                     if not replay.created(message.state):
                         raise DriverError("a member of etcd is behind the others")
                     if is_first:

@@ -1,9 +1,9 @@
 """Replay: where each watch begins, so that the next ones tell what one has lost. Pure.
 
 A watch that hangs looks like one that has nothing to tell, since the gateway tells no progress
-unless it is asked, and it can be asked nothing after its answer has begun. So a watch lives for a
-moment only, and each begins where the one before the last was created: every change is told by two
-watches, of which each was seen to begin.
+unless it is asked, and it can be asked nothing after its answer has begun. So a watch ends when it
+has been quiet for a moment, and each begins where the quiet one before the last was created: every
+change is told by two watches, of which each was seen to begin.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ class Replay:
 
     def __init__(self, newest: ClusterState) -> None:
         self._newest = newest
-        self._created = newest.revision  # when the last watch was
-        self._before = newest.revision  # when the watch before it was
+        self._created = newest.revision  # when the last watch was created
+        self._quiet = self._quiet_before = newest.revision  # likewise, of those that ended quietly
         self._told = 0  # all that changed before this revision was told
+        self.has_begun = False  # a watch was created
 
     @property
     def start(self) -> int:
         """The first revision that the next watch has to tell."""
-        return max(self._before + 1, self._told)
+        return max(self._quiet_before + 1, self._told)
 
     def follows(self, newest: ClusterState) -> bool:
         """Return whether a read is of the same history, and note it.
@@ -43,7 +44,8 @@ class Replay:
         """Note that a watch was created; return False if its member is behind the last read."""
         if state.cluster_id != self._newest.cluster_id or state.revision < self._newest.revision:
             return False
-        self._before, self._created = self._created, state.revision
+        self._created = state.revision
+        self.has_begun = True
         return True
 
     def untold(self, events: Iterable[KeyEvent]) -> list[bytes]:
@@ -57,3 +59,7 @@ class Replay:
                 self._told = event.revision
                 keys.append(event.key)
         return keys
+
+    def is_quiet(self) -> None:
+        """Note that the last watch has told nothing more for a moment."""
+        self._quiet_before, self._quiet = self._quiet, self._created
