@@ -357,6 +357,13 @@ def test_cluster_goes_on_without_the_member_that_is_asked(driver_of: Make) -> No
                 member.daemon.cont()
             cluster.start()
             assert kept.version() == version
+        wait_until(kept.is_kept)
+        token = driver.get_instance(WEB1).token  # type: ignore[union-attr]
+        for member in cluster.members[1:]:  # the first one is alone, and may know nothing new
+            member.daemon.stop()
+        wait_until(lambda: not driver.held_at(token, time.monotonic()), 2 * SERVED_S)
+        for member in cluster.members[1:]:
+            member.daemon.cont()
 
 
 def _is_written(cluster: EtcdCluster, version: int) -> bool:
