@@ -538,6 +538,29 @@ def test_signed_webhook_that_names_nothing_is_invalid(
     assert 'must be {"all": true}' in result.text
 
 
+NAMES_OF_HOOKS = st.sampled_from(["names", "vc-uuids", "layers", "all", "x"])
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.text(),
+    lambda some: st.lists(some) | st.dictionaries(NAMES_OF_HOOKS, some),
+)
+
+
+@given(st.binary(max_size=100) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
+def test_any_signed_webhook_is_taken_or_invalid(keyed_store: HttpStore, body: bytes) -> None:
+    try:
+        keyed_store.hook(signed(body))
+    except DriverError as error:
+        text = str(error)
+        assert 'must be {"all": true}' in text
+
+
+@pytest.fixture(scope="module")
+def keyed_store(tmp_path_factory: pytest.TempPathFactory) -> HttpStore:
+    path = tmp_path_factory.mktemp("hooks") / "key"
+    path.write_bytes(KEY)
+    return HttpStore({"url": "http://h/{name}", "webhook-key-file": str(path)})
+
+
 def test_webhooks_need_a_key(make: Make) -> None:
     driver = make()
     with pytest.raises(NoWebhooksError, match="set webhook-key-file"):

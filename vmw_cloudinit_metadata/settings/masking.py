@@ -38,7 +38,7 @@ def masked(value: Any) -> Any:
     match value:
         case Mapping():
             return {
-                key: HIDDEN if is_secret_option(str(key)) else masked(item)
+                key: HIDDEN if is_secret_option(str(key)) and item != {} else masked(item)
                 for key, item in value.items()
             }
         case list():
