@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,7 +17,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from tests.process import ServerProcess, run
+from tests.process import CHECKOUT, ServerProcess, run
 from tests.servers import mariadb, postgresql
 from tests.servers.mariadb import MariadbBackend
 from tests.servers.postgresql import PostgresqlBackend
@@ -253,6 +257,31 @@ def test_files_go_into_the_database_and_come_back(backend: SqlServer, tmp_path: 
         assert (target / path).read_bytes() == (source / path).read_bytes()
     assert len(list(target.rglob("*.yaml"))) == 3
     execute(backend, "DELETE FROM cloudinit_layers")
+
+
+def test_recipe_of_the_document_shows_the_vm(tmp_path: Path) -> None:
+    recipe = re.search(
+        r"```bash\n(.*?)```", (CHECKOUT / "docs/stores/sql.md").read_text(), re.DOTALL
+    )
+    assert recipe
+    program = tmp_path / "vmw-cloudinit-metadata"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vmw_cloudinit_metadata "$@"\n')
+    program.chmod(0o755)
+    paths = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        ["bash", "-e", "-c", recipe[1]],
+        cwd=tmp_path,
+        env=os.environ | paths,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "metadata.region: eu1  # 10-all.yaml of cloudinit_layers:1",
+        "metadata.role: web  # row 1 of cloudinit_vms:2",
+        "network.address: 10.0.0.5/24  # row 1 of cloudinit_vms:1",
+        "network.gateway: 10.0.0.1  # row 1 of cloudinit_vms:1",
+    ]
 
 
 def seconds_of(call: Callable[[], object]) -> float:

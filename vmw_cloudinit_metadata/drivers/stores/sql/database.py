@@ -21,7 +21,7 @@ from vmw_cloudinit_metadata.drivers.stores.sql import engines
 from vmw_cloudinit_metadata.drivers.stores.sql.connections import Connections, Lost
 from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import MARIADB, POSTGRESQL, SQLITE
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
-from vmw_cloudinit_metadata.settings.masking import HIDDEN
+from vmw_cloudinit_metadata.settings.masking import HIDDEN, is_secret_option
 
 LISTING_S = 30.0  # for each answer of the server, while all rows are read
 HUNG_S = 1.0  # a failure after that time is one of a server that hangs
@@ -48,7 +48,8 @@ class Database:
     @property
     def secrets(self) -> list[str]:
         """What no message may quote: the password as the server knows it, too."""
-        values = [self._url.password, *self._url.query.values()]
+        query = self._url.query.items()
+        values = [self._url.password, *(value for name, value in query if is_secret_option(name))]
         return [str(value) for value in values if value]
 
     @property
@@ -89,7 +90,9 @@ class Database:
             found = self._tried(statement, values, begun_s + engines.LOOK_UP_S)
         except Exception as error:  # of any of the libraries
             told = self._error_of(error)
-            self._leave(str(told), is_hung=time.monotonic() - begun_s > HUNG_S)
+            is_busy = isinstance(error, exc.TimeoutError)  # no connection was free
+            is_hung = time.monotonic() - begun_s > HUNG_S and not is_busy
+            self._leave(str(told), is_hung=is_hung)
             raise told from None
         if is_trying:
             self._leave("")
