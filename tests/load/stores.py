@@ -34,6 +34,8 @@ BACKENDS = {
     "sqlite": "tests.servers.sqlite:SqliteBackend",
     "postgresql": "tests.servers.postgresql:PostgresqlBackend",
     "mariadb": "tests.servers.mariadb:MariadbBackend",
+    "etcd": "tests.servers.etcdbackend:EtcdBackend",
+    "etcd3": "tests.servers.etcdbackend:EtcdCluster",
     "http": "tests.servers.httpbackend:HttpBackend",
     "http-hook": "tests.servers.httpbackend:HttpHookBackend",
 }

@@ -157,6 +157,10 @@ class Daemon:
             time.sleep(0.02)
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> str:
         return self._log.read_text(errors="replace")[-5000:]
 

@@ -59,6 +59,14 @@ class ServerError(DriverError):
     """The server is out of reach, or its answer cannot be used."""
 
 
+class TooLongError(ServerError):
+    """An answer has more bytes than were asked for."""
+
+
+class SilenceError(ServerError):
+    """Nothing more of an answer has come in time, and no line of it is incomplete."""
+
+
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
     status: int
@@ -245,7 +253,13 @@ class HttpClient:
         line.settimeout(silence_s)
         while True:
             with self._errors(silence_s):
-                piece = response.read1(_PIECE_BYTES)
+                try:
+                    piece = response.read1(_PIECE_BYTES)
+                except ReadTimeoutError:
+                    if pending:
+                        raise
+                    reason = f"no whole answer within {silence_s:g} s"
+                    raise SilenceError(f"{self.origin}: {reason}") from None
             if not piece:
                 raise self.error("the answer that tells changes has ended")
             pending += piece
@@ -260,7 +274,7 @@ class HttpClient:
                 raise self._too_long(max_bytes, "a line of its answer")
 
     def _too_long(self, max_bytes: int, what: str = "its answer") -> ServerError:
-        return self.error(f"{what} has more than {max_bytes:,} bytes")
+        return TooLongError(f"{self.origin}: {what} has more than {max_bytes:,} bytes")
 
     @contextmanager
     def _errors(self, within_s: float) -> Iterator[None]:
