@@ -90,8 +90,8 @@ audit: $(VENV)/.installed-for-tests
 
 lock: $(VENV)/.installed-for-tests
 	$(PIP) --editable '.[lock]'
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra vsphere --no-emit-index-url \
-	    --no-emit-find-links --custom-compile-command 'make lock' $(LOCK) \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra vsphere --extra http \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK) \
 	    --output-file requirements.lock pyproject.toml
 	$(BIN)/python -m tests.lock
 

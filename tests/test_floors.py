@@ -17,6 +17,7 @@ FLOORS = {
     **dict.fromkeys(("protocol", "instance"), 0),
     **dict.fromkeys(("settings", "drivers"), 1),
     **dict.fromkeys(("monitoring", "process", "guest", "testing"), 2),
+    "drivers.stores": 2,
     **dict.fromkeys(("serving", "client", "admin"), 3),
     **dict.fromkeys(("cli", "__main__", "__init__"), 4),
     **dict.fromkeys(("settings.parameters", "settings.layers", "settings.reload"), 3),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from vmw_cloudinit_metadata.drivers.driveroptions import TIMES
+from vmw_cloudinit_metadata.drivers.driveroptions import TIMES, field_of
 from vmw_cloudinit_metadata.drivers.records.recordsource import RecordSource
 from vmw_cloudinit_metadata.drivers.records.recordview import RecordView
 from vmw_cloudinit_metadata.drivers.sourcedriver import SourceDriver
@@ -31,6 +31,6 @@ class StoreDriver(SourceDriver[RecordView]):
     @classmethod
     def of(cls, store_class: type[Store], options: Mapping[str, Any]) -> Self:
         """Return a driver by --driver-opts, the store's own and ours; raise DriverError."""
-        ours = {name: value for name, value in options.items() if name in _OURS}
+        ours = {name: value for name, value in options.items() if field_of(name) in _OURS}
         others = {name: value for name, value in options.items() if name not in ours}
         return cls(store_class(others), **ours)
