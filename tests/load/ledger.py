@@ -48,8 +48,9 @@ class Ledger:
         return self._values[name].written[-1].is_absent
 
     def is_known(self, name: str, vm: str) -> bool:
-        """Return whether the VM has been answered with a version of the value."""
-        return vm in self._values[name].seen
+        """Return whether the last answer of the VM had a version of the value."""
+        value = self._values[name]
+        return vm in value.seen and not value.written[value.seen[vm]].is_absent
 
     def lenient(self, from_s: float, until_s: float = inf) -> None:
         """State that the store is out of reach: answers may be old, but never go back."""

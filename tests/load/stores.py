@@ -29,6 +29,9 @@ from tests.vm import LIMIT_S, Vm
 # `module:class` of each, so that one without its client is only missed when it is asked for.
 BACKENDS = {
     "file": "tests.servers.filebackend:FileBackend",
+    "sqlite": "tests.servers.sqlite:SqliteBackend",
+    "postgresql": "tests.servers.postgresql:PostgresqlBackend",
+    "mariadb": "tests.servers.mariadb:MariadbBackend",
 }
 DOCUMENTS = ("METADATA", "NETWORKDATA", "USERDATA")
 LAYER = "10-all"

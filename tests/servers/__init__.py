@@ -19,12 +19,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import yaml
+
 from tests.process import tree_of
 
 Data = Mapping[str, Any]  # what an instance file has
 
 LIMIT_S = 60.0
 UNPRIVILEGED = "nobody"
+
+
+def written(data: Data) -> str:
+    """Return the text that an instance file has."""
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(data, Dumper=dumper, sort_keys=False))
 
 
 class Backend(ABC):

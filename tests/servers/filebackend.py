@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.servers import Backend, Data
+from tests.servers import Backend, Data, written
 
 
 class FileBackend(Backend):
@@ -36,13 +35,13 @@ class FileBackend(Backend):
 
     def put(self, vms: Mapping[str, Data]) -> None:
         for name, data in vms.items():
-            self._write(self._place / f"{name}.json", data)
+            self._write(self._place / f"{name}.yaml", data)
 
     def delete(self, name: str) -> None:
-        (self._place / f"{name}.json").unlink()
+        (self._place / f"{name}.yaml").unlink()
 
     def put_layer(self, name: str, data: Data) -> None:
-        self._write(self._place / "layers" / f"{name}.json", data)
+        self._write(self._place / "layers" / f"{name}.yaml", data)
 
     def kill(self) -> None:
         self._place.rename(self._away)
@@ -55,5 +54,5 @@ class FileBackend(Backend):
 
     def _write(self, place: Path, data: Data) -> None:
         new = self.directory / "new"
-        new.write_text(json.dumps(data))
+        new.write_text(written(data))
         new.rename(place)

@@ -27,6 +27,7 @@ MODULES = {
     "guest": "guest:guest",
     "run": "run:run",
     "show": "show:show",
+    "sql": "sql:sql",
     "status": "status:status",
     "tail": "status:tail",
     "tls-info": "tlsinfo:tls_info",

@@ -1,1 +1,1 @@
-"""Stores that come with this package: each needs the libraries of an optional extra."""
+"""Stores that are installed with the server, each an optional extra."""

@@ -29,7 +29,7 @@ _BOOLEANS = {"true": True, "false": False}
 _CELLS = f"each quote to be closed, at most {csv.field_size_limit():,} characters in a cell"
 _EXPECTED = f"the names of the columns there: {NAME}, and dotted keys"
 
-_Column = tuple[str, ...]
+Column = tuple[str, ...]
 
 
 def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
@@ -42,11 +42,11 @@ def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
     begins = 1
     try:
         header = next(rows, [])
-        faults = list(_header_faults(header))
+        faults = list(header_faults(header))
         if faults:
             return [], tuple(faults)
-        columns = [tuple(cell.strip().split(".")) for cell in header]
-        schemas = [_schema_at(column) for column in columns]
+        columns = [column_of(cell) for cell in header]
+        schemas = [schema_at(column) for column in columns]
         place = columns.index((NAME,))
         begins = rows.line_num + 1
         for row in rows:
@@ -60,7 +60,12 @@ def read(text: str) -> tuple[list[Entry], tuple[Fault, ...]]:
     return entries, ()
 
 
-def _header_faults(header: Sequence[str]) -> Iterator[Fault]:
+def column_of(cell: str) -> Column:
+    """Return the parts of a dotted key."""
+    return tuple(cell.strip().split("."))
+
+
+def header_faults(header: Sequence[str]) -> Iterator[Fault]:
     cells = [cell.strip() for cell in header]
     if NAME not in cells:
         yield Fault((), f"a first line without the column {NAME}", _EXPECTED, line=1)
@@ -78,20 +83,13 @@ def _header_faults(header: Sequence[str]) -> Iterator[Fault]:
         yield Fault((), "a column that is below another one", "only the lower ones", line=1)
 
 
-def _seed(
-    row: Sequence[str], line: int, columns: Sequence[_Column], schemas: Sequence[Any]
-) -> Seed:
+def _seed(row: Sequence[str], line: int, columns: Sequence[Column], schemas: Sequence[Any]) -> Seed:
     """Made for each look-up: kept, it would take five times the memory of its row."""
     value: dict[str, Any] = {}
     for cell, column, schema in zip(row, columns, schemas, strict=False):
         text = cell.strip()
-        if not text or column == (NAME,):
-            continue
-        below = value
-        for part in column[:-1]:
-            below = below.setdefault(part, {})
-        found = _value(text, schema)
-        below[column[-1]] = [found] if column[-1].endswith("+") else found
+        if text and column != (NAME,):
+            put(value, column, value_of(text, schema))
     faults: tuple[Fault, ...] = ()
     if len(row) > len(columns):
         expected = f"at most {len(columns)}, as many as columns"
@@ -99,7 +97,16 @@ def _seed(
     return seed.on_line(value, line, faults)
 
 
-def _value(text: str, schema: Any) -> Any:
+def put(value: dict[str, Any], column: Column, found: Any) -> None:
+    """Set what a cell says, in a mapping that has only what other cells of its row say."""
+    below = value
+    for part in column[:-1]:
+        below = below.setdefault(part, {})
+    below[column[-1]] = [found] if column[-1].endswith("+") else found
+
+
+def value_of(text: str, schema: Any) -> Any:
+    """Return what a cell says that is not empty."""
     if schema is seed.TEXT:
         return text
     if _WHOLE_NUMBER.fullmatch(text):
@@ -107,7 +114,8 @@ def _value(text: str, schema: Any) -> Any:
     return _BOOLEANS.get(text.lower(), text)
 
 
-def _schema_at(column: _Column) -> Any:
+def schema_at(column: Column) -> Any:
+    """Return which values the key takes: `seed.TEXT` for texts alone."""
     schema: Any = seed.SCHEMA
     for part in column:
         schema = schema.get(part.replace("_", "-")) if isinstance(schema, dict) else schema

@@ -1,0 +1,120 @@
+"""PostgreSQL, as Debian has it: a cluster of its own."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.process import run
+from tests.servers import Backend, Daemon, Data, written
+from tests.storm import free_port
+
+PASSWORD = "pg-s3cret%41@word"  # with what has a meaning in addresses
+QUOTED_PASSWORD = "pg-s3cret%2541%40word"
+
+
+def program(name: str) -> str:
+    """Return the path of a program of PostgreSQL, of which Debian links few in PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    path = str(found[-1]) if found else shutil.which(name)
+    assert path, f"needs {name} (Debian: apt-get install postgresql)"
+    return path
+
+
+class PostgresqlBackend(Backend):
+    name = "postgresql"
+    driver = "sql"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = free_port()
+        self._daemon = Daemon(self.directory)
+        self._data = self.directory / "data"
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://vmw:{QUOTED_PASSWORD}@127.0.0.1:{self.port}/vms"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"VMS_URL": self.url}
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {"url": "${VMS_URL}"}
+
+    def start(self) -> None:
+        is_new = not self._data.exists()
+        if is_new:
+            common = ("--pgdata", self._data, "--username", "admin", "--encoding", "UTF8")
+            self._daemon.run(program("initdb"), *common, "--locale", "C", "--no-sync")
+            rules = "host all admin 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+            (self._data / "pg_hba.conf").write_text(rules)
+        settings = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "off",  # no power is cut here
+        }
+        words = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        self._daemon.start(
+            program("postgres"), "-D", str(self._data), *words, is_ready=self._is_ready
+        )
+        if is_new:
+            with self.admin() as db:
+                db.execute(f"CREATE ROLE vmw LOGIN PASSWORD '{PASSWORD}'")
+                db.execute("CREATE DATABASE vms OWNER vmw")
+            made = run("sql", "init", "--url", self.url, "--apply")
+            assert made.returncode == 0, made.stderr
+        self._db = self.admin("vms")
+
+    def admin(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            host="127.0.0.1", port=self.port, user="admin", dbname=database, autocommit=True
+        )
+
+    def _is_ready(self) -> bool:
+        try:
+            self.admin().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def put(self, vms: Mapping[str, Data]) -> None:
+        rows = [(name, written(data)) for name, data in vms.items()]
+        with self._db.transaction(), self._db.cursor() as cursor:
+            cursor.executemany(
+                "DELETE FROM cloudinit_vms WHERE name = %s", [(name,) for name in vms]
+            )
+            cursor.executemany("INSERT INTO cloudinit_vms (name, data) VALUES (%s, %s)", rows)
+
+    def delete(self, name: str) -> None:
+        self._db.execute("DELETE FROM cloudinit_vms WHERE name = %s", [name])
+
+    def put_layer(self, name: str, data: Data) -> None:
+        self._db.execute(
+            "INSERT INTO cloudinit_layers VALUES (%s, %s) "
+            "ON CONFLICT (name) DO UPDATE SET data = EXCLUDED.data",
+            [name, written(data)],
+        )
+
+    def kill(self) -> None:
+        self._daemon.kill()
+
+    def stop(self) -> None:
+        self._daemon.stop()
+
+    def cont(self) -> None:
+        self._daemon.cont()
+
+    def restart(self) -> None:
+        self._daemon.end(signal.SIGINT)  # "fast": connections are closed
+        self.start()
+
+    def close(self) -> None:
+        self._daemon.close()

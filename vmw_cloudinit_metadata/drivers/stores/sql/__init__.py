@@ -1,0 +1,1 @@
+"""The store `sql`: instance data in PostgreSQL, MariaDB, MySQL or SQLite."""

@@ -1,0 +1,159 @@
+"""Engines of SQLAlchemy for each database, with a deadline for whatever they wait for.
+
+No library bounds a wait by default: libpq waits for ever for an answer of a server that is stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Mapping
+from math import inf
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import psycopg
+from psycopg.abc import PQGen
+from sqlalchemy import URL, Engine, create_engine, event, exc
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.stores.sql.tables import MARIADB, POSTGRESQL, SQLITE
+
+CONNECT_S = 2  # the least that libpq knows
+LOOK_UP_S = 2.5  # for all of one look-up: connect, read and a retry. The server gives up after 3 s
+POOL_S = 1.0  # until a connection is free
+
+# The library of each kind of URL.
+_SCHEMES = {
+    "postgresql": (POSTGRESQL, "postgresql+psycopg"),
+    "mysql": (MARIADB, "mysql+pymysql"),
+    "mariadb": (MARIADB, "mariadb+pymysql"),
+    "sqlite": (SQLITE, "sqlite+pysqlite"),
+}
+_EXPECTED = "postgresql://, mariadb://, mysql:// or sqlite:///"
+
+T = TypeVar("T")
+
+
+class PatientConnection(psycopg.Connection[Any]):
+    """Waits for an answer until `until_s` of time.monotonic(), or `wait_s` for each answer."""
+
+    until_s = inf
+    wait_s = LOOK_UP_S
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        if timeout is not None:  # of `notifies`, which returns then
+            return super().wait(gen, interval, timeout)
+        left_s = min(self.until_s - time.monotonic(), self.wait_s)
+        try:
+            return super().wait(gen, interval, max(left_s, 0.001))
+        except psycopg.Error:
+            if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                self.pgconn.finish()  # the answer may come later: nothing may be sent before it
+                raise psycopg.OperationalError("the server does not answer in time") from None
+            raise
+
+
+def parsed(url: str) -> tuple[str, URL]:
+    """Return which database an URL is of, and the URL; raise DriverError, which quotes nothing."""
+    try:
+        found = make_url(str.__str__(url))
+    except (exc.ArgumentError, ValueError):
+        raise DriverError(f"url: found something else than a URL, expected {_EXPECTED}") from None
+    scheme = found.drivername
+    if scheme not in _SCHEMES:
+        raise DriverError(f"url: found another scheme, expected {_EXPECTED}")
+    database, drivername = _SCHEMES[scheme]
+    return database, found.set(drivername=drivername)
+
+
+def database_of(url: str, password: str | None = None) -> tuple[str, URL]:
+    """Return the same for an URL by which a database can be reached."""
+    database, found = parsed(url)
+    if database == SQLITE and found.database in (None, "", ":memory:"):
+        raise DriverError("url: found no path, expected sqlite:////ABSOLUTE/PATH")
+    if password is None:
+        return database, found
+    if found.password is not None:
+        raise DriverError("password: the URL has one too: remove one")
+    return database, found.set(password=password)
+
+
+def address_of(url: URL) -> str:
+    """Return where the database is, without user and password."""
+    if url.get_backend_name() == SQLITE:
+        return str(url.database)
+    port = f":{url.port}" if url.port else ""
+    return f"{url.get_backend_name()}://{url.host or ''}{port}/{url.database or ''}"
+
+
+def engine_of(
+    database: str, url: URL, *, wait_s: float = LOOK_UP_S, is_read_only: bool = True
+) -> Engine:
+    """Return an engine that makes a connection each time.
+
+    Each statement is a transaction of its own, and each answer of the server must come in `wait_s`.
+    """
+    known: dict[str, Any] = {
+        "hide_parameters": True,
+        "isolation_level": "AUTOCOMMIT",
+        "poolclass": NullPool,
+        "pool_reset_on_return": None,
+    }
+    if database == SQLITE:
+        path = str(url.database)
+        if is_read_only:
+            known["creator"] = lambda: _opened(path, wait_s)
+        engine = create_engine(
+            url, connect_args={} if is_read_only else {"timeout": wait_s}, **known
+        )
+        event.listen(engine, "connect", _note_file(path))
+    elif database == POSTGRESQL:
+        engine = create_engine(url, use_native_hstore=False, connect_args=_patient(wait_s), **known)
+        event.listen(engine, "do_connect", _connected(wait_s))
+    else:
+        limits = {"connect_timeout": CONNECT_S, "read_timeout": wait_s, "write_timeout": wait_s}
+        engine = create_engine(url, connect_args={**limits, "charset": "utf8mb4"}, **known)
+    return engine
+
+
+def _patient(wait_s: float) -> Mapping[str, Any]:
+    return {
+        "connect_timeout": CONNECT_S,
+        "tcp_user_timeout": int(1000 * wait_s),
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 2,
+        "application_name": "vmw-cloudinit-metadata",
+    }
+
+
+def _connected(wait_s: float) -> Any:
+    def connect(_dialect: Any, _record: Any, cargs: Any, cparams: Any) -> PatientConnection:
+        connection = PatientConnection.connect(*cargs, **cparams)
+        connection.wait_s = wait_s
+        return connection
+
+    return connect
+
+
+def _opened(path: str, wait_s: float) -> sqlite3.Connection:
+    """Open a file that must exist; nothing is written."""
+    place = f"file:{quote(os.path.abspath(path))}?mode=ro"
+    return sqlite3.connect(place, uri=True, timeout=wait_s, check_same_thread=False)
+
+
+def identity_of(path: str) -> tuple[int, int]:
+    """Return another value for another file at that path; raise OSError if there is none."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _note_file(path: str) -> Any:
+    def note(_connection: Any, record: Any) -> None:
+        record.info["file"] = identity_of(path)
+
+    return note

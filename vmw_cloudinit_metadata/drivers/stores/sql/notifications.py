@@ -1,0 +1,59 @@
+"""How a database tells changes: PostgreSQL by NOTIFY, others by a version that is polled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
+
+from psycopg import sql
+from sqlalchemy import Connection
+
+from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.store import LAYERS, Changes, Key
+from vmw_cloudinit_metadata.drivers.stores.sql import engines
+
+PING_S = 1.0  # from one to the next; the answer has LOOK_UP_S
+SILENCE_S = PING_S + engines.LOOK_UP_S + 0.5  # a listener that says nothing hangs
+POLL_S = 0.25  # between two looks at a version
+
+Connect = Callable[[], AbstractContextManager[Connection]]
+
+
+def listen(connect: Connect, channel: str, changes: Changes) -> None:
+    """Tell what triggers send on a channel: `KIND VALUE`, `layers`, or "" for anything."""
+    with connect() as connection:
+        raw = connection.connection.dbapi_connection
+        if not isinstance(raw, engines.PatientConnection):
+            raise DriverError("channel: only PostgreSQL has channels")
+        raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        changes.connected(SILENCE_S)
+        while not changes.closed.is_set():
+            for notification in raw.notifies(timeout=PING_S):
+                key = key_in(notification.payload)
+                changes.changed([key]) if key else changes.everything()
+            raw.execute("SELECT 1")  # what was sent before comes before the answer
+            for notification in raw.notifies(timeout=0):
+                key = key_in(notification.payload)
+                changes.changed([key]) if key else changes.everything()
+            changes.alive()
+
+
+def key_in(payload: str) -> Key | None:
+    """Return which records have changed; None: any."""
+    if payload == LAYERS.kind:
+        return LAYERS
+    kind, _, value = payload.partition(" ")
+    return Key(kind, value) if value else None
+
+
+def poll(connect: Connect, version: Callable[[Connection], Hashable], changes: Changes) -> None:
+    """Tell that anything may have changed, whenever `version` returns another value."""
+    with connect() as connection:
+        seen = version(connection)
+        changes.connected(SILENCE_S)
+        while not changes.closed.wait(POLL_S):
+            now = version(connection)
+            if now != seen:
+                changes.everything()
+                seen = now
+            changes.alive()

@@ -1,0 +1,163 @@
+"""Rows of a database as records: which columns there are, and what they say. Pure.
+
+A row has the identities of its VM in the columns `name`, `vc_uuid` and `bios_uuid`, as many as
+there are. Its data is in the column `data`; without one, each other column is a dotted key, as in
+an inventory in CSV. A column `id` only gives the row its label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
+from vmw_cloudinit_metadata.drivers.store import BIOS_UUID, LAYERS, NAME, VC_UUID, Key, Record
+from vmw_cloudinit_metadata.instance.parsing import csvtable, seed
+from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
+from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+
+COLUMNS = {VC_UUID: "vc_uuid", BIOS_UUID: "bios_uuid", NAME: "name"}
+DATA, ID = "data", "id"
+
+Row = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The columns of a table or query: where identities and data are."""
+
+    source: str  # for labels: `cloudinit_vms`
+    names: list[str]
+    identities: Mapping[str, int]  # the place of each kind of key
+    data: int | None
+    id: int | None
+    cells: Sequence[tuple[int, csvtable.Column, Any]]  # place, key and schema of the others
+
+    def records(self, keys: Sequence[Key], rows: Sequence[Row]) -> Iterator[Record]:
+        """Yield a record for each key that a row has."""
+        for key in keys:
+            place = self.identities.get(key.kind)
+            if place is None:
+                continue
+            for row in rows:
+                if key_of(key.kind, row[place]) == key:
+                    yield Record(key, self._data(row), self._label(row, str(row[place])))
+
+    def record(self, row: Row) -> Record:
+        """Return the record under the first identity of the row; "" is the key of one without."""
+        for kind, place in self.identities.items():
+            if row[place] is not None:
+                text = str(row[place])
+                key = key_of(kind, row[place])
+                if key and text not in spellings(key):
+                    key = None  # no look-up finds it
+                return Record(key or Key(kind), self._data(row), self._label(row, text))
+        return Record(Key(NAME), self._data(row), self._label(row, "without name"))
+
+    def layers(self, rows: Sequence[Row]) -> Iterator[Record]:
+        """Yield layers in the order of their names, compared as file names are."""
+        place = self.identities[NAME]
+        if any(row[place] is None for row in rows):
+            raise DriverError(f"a row of {self.source} has no name: layers need one")
+        for row in sorted(rows, key=lambda row: str(row[place])):
+            label = one_line(f"{row[place]} of {self.source}")
+            yield Record(LAYERS, self._data(row), label)
+
+    def identity(self, row: Row, kind: str) -> str | None:
+        """Return a VM's identity as the row has it."""
+        place = self.identities.get(kind)
+        return None if place is None or row[place] is None else str(row[place])
+
+    def content(self, row: Row) -> Any:
+        """Return what the row says: a text or a mapping."""
+        return self._data(row)
+
+    def _label(self, row: Row, name: str) -> str:
+        if self.id is not None and row[self.id] is not None:
+            return one_line(f"row {row[self.id]} of {self.source}")
+        return one_line(f"row {shortened(name)} of {self.source}")
+
+    def _data(self, row: Row) -> Any:
+        if self.data is not None:
+            found = row[self.data]
+            return bytes(found) if isinstance(found, memoryview | bytearray) else found
+        value: dict[str, Any] = {}
+        for place, column, schema in self.cells:
+            found = _cell(row[place], schema)
+            if found is not None:
+                csvtable.put(value, column, found)
+        return value
+
+
+def _cell(found: Any, schema: Any) -> Any:
+    """Return what a cell says, None if it is empty: a text as in CSV, or a number or list."""
+    match found:
+        case None | bool() | dict() | list():
+            return found
+        case int() | float() if schema is not seed.TEXT:
+            return found
+        case _:
+            text = str(found).strip()
+            return csvtable.value_of(text, schema) if text else None
+
+
+def key_of(kind: str, found: object) -> Key | None:
+    """Return the key by which the value of a column is looked up; None if it is by none."""
+    if found is None:
+        return None
+    value = stem_of(str(found)) if kind == NAME else parse_uuid(str(found))
+    return Key(kind, value) if value else None
+
+
+def spellings(key: Key) -> tuple[str, str]:
+    """Return the two in which a column may have the key: a database compares without parsing."""
+    if key.kind != NAME:
+        return key.value, key.value.upper()
+    raw = key.value
+    for escaped, character in (("%2f", "/"), ("%5c", "\\"), ("%25", "%")):
+        raw = raw.replace(escaped, character)
+    return key.value, raw
+
+
+def shape_of(source: str, names: Sequence[str], *, of_layers: bool = False) -> Shape:
+    """Return the shape of a result with these columns; raise DriverError if it is of no use."""
+    columns = [str(name) for name in names]
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise DriverError(f"{source} has two columns {twice}: give one another name (AS …)")
+    kinds = (NAME,) if of_layers else tuple(COLUMNS)
+    identities = {kind: columns.index(COLUMNS[kind]) for kind in kinds if COLUMNS[kind] in columns}
+    if not identities:
+        expected = " or ".join(COLUMNS[kind] for kind in kinds)
+        raise DriverError(f"{source} has no column {expected}: {_shown(columns)}")
+    place = columns.index(DATA) if DATA in columns else None
+    number = columns.index(ID) if ID in columns else None
+    others = [
+        (number, name)
+        for number, name in enumerate(columns)
+        if name not in (*COLUMNS.values(), DATA, ID)
+    ]
+    if place is not None:
+        known = [name for _, name in others if csvtable.schema_at(csvtable.column_of(name))]
+        if known:
+            raise DriverError(
+                f"{source} has the column {DATA}, and {known[0]} too: use one of them, or name the "
+                "others differently"
+            )
+        return Shape(source, columns, identities, place, number, ())
+    if not others:
+        raise DriverError(f"{source} has no column with data: name one {DATA}, or use dotted keys")
+    faults = list(csvtable.header_faults([csvtable.NAME, *(name for _, name in others)]))
+    if faults:
+        raise DriverError(f"{source}: {faults[0]}")
+    cells = [
+        (number, column, csvtable.schema_at(column))
+        for number, column in ((number, csvtable.column_of(name)) for number, name in others)
+    ]
+    return Shape(source, columns, identities, None, number, cells)
+
+
+def _shown(columns: Sequence[str]) -> str:
+    return "it has " + one_line(shortened(", ".join(columns), 200))
