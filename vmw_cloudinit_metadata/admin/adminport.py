@@ -23,6 +23,7 @@ from vmw_cloudinit_metadata.admin.http import HttpServer
 from vmw_cloudinit_metadata.admin.machinerecord import STALE, STATES
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
 from vmw_cloudinit_metadata.admin.pulse import Pulse
+from vmw_cloudinit_metadata.drivers.webhook import Taken, Webhook
 from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
@@ -56,6 +57,8 @@ class Serving(Protocol):
 
     @property
     def is_stopping(self) -> bool: ...
+
+    def hook(self, hook: Webhook) -> Taken: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,7 @@ class AdminPort:
         return True
 
     def _app(self) -> App:
+        assert self._serving
         return App(
             Access(self._settings.token),
             self.chronicle,
@@ -183,6 +187,7 @@ class AdminPort:
             metrics_text=Metrics(self._scene).text,
             catch_up=self._learn,
             catalogue=self._catalogue,
+            hook=self._serving.hook,
         )
 
     # What it shows
@@ -203,9 +208,14 @@ class AdminPort:
             {state: states[state] for state in STATES},
             states[STALE],
             self._started_s,
-            self._shed + self.chronicle.shed_counts + self._events.shed_counts,
+            self._counts(),
             self._catalogue.files if self._catalogue else None,
         )
+
+    def _counts(self) -> Counter[Key]:
+        """Return what the admin port has counted by itself."""
+        hooked = self._server.app.hooked if self._server else Counter[Key]()
+        return self._shed + self.chronicle.shed_counts + self._events.shed_counts + hooked
 
     def _status(self) -> dict[str, Any]:
         assert self._serving

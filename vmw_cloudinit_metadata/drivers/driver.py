@@ -12,6 +12,7 @@ from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.drivers.optionsecrets import secrets_in
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
+from vmw_cloudinit_metadata.drivers.webhook import NoWebhooksError, Webhook
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
@@ -154,6 +155,14 @@ class Driver(ABC):
             f"{name} cannot explain where values come from, since it has no method trace: use "
             "`show` without --explain"
         )
+
+    def hook(self, webhook: Webhook) -> None:  # noqa: ARG002
+        """Take a webhook, which tells changes; called in each worker.
+
+        Raise WebhookRefusedError if its signature is wrong, another DriverError if it cannot be
+        understood.
+        """
+        raise NoWebhooksError("the driver takes no webhooks")
 
     def check(self) -> None:  # noqa: B027 - not every driver has something to check
         """Raise DriverError if no VM could be served now; called every second."""

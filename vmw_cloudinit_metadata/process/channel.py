@@ -1,5 +1,5 @@
-"""The channel from a worker to its parent: the worker encodes messages, the parent checks them. No
-I/O.
+"""The channel between a worker and its parent: the worker encodes messages, the parent checks them.
+The parent sends nothing but webhooks. No I/O.
 
 A message is a datagram. The kernel keeps its bounds: half a message never arrives, and an invalid
 one affects no other. A stream would need framing, and resynchronization after an error.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import ujson
 
+from vmw_cloudinit_metadata.drivers.webhook import Taken, Webhook
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.packed import pack, unpack
@@ -39,6 +40,8 @@ class Report:
     failure: str | None = None  # why it cannot start
     happenings: Sequence[Happening] = ()
     invalid: int = 0  # happenings that could not be read
+    hook: int | None = None  # the number of a webhook
+    taken: Taken | None = None  # what became of it
 
 
 def of_figures(figures: Figures, problem: str) -> bytes:
@@ -47,6 +50,22 @@ def of_figures(figures: Figures, problem: str) -> bytes:
 
 def of_failure(reason: str) -> bytes:
     return ujson.dumps({"failed": shortened(reason, MAX_REASON)}).encode()
+
+
+def of_taken(hook: int, taken: Taken) -> bytes:
+    return ujson.dumps({"hook": hook, "status": taken.status, "text": taken.text}).encode()
+
+
+def of_hook(number: int, hook: Webhook) -> bytes:
+    """Encode a webhook for a worker."""
+    return ujson.dumps([number, hook.headers]).encode() + b"\n" + hook.body
+
+
+def decode_hook(message: bytes) -> tuple[int, Webhook]:
+    """Parse a message of the parent, which is trusted."""
+    head, _, body = message.partition(b"\n")
+    number, headers = ujson.loads(head)
+    return number, Webhook(headers, body)
 
 
 def of_happening(happening: Happening) -> bytes:
@@ -82,9 +101,11 @@ def decode(message: bytes) -> Report:
                 raise InvalidMessage(f"invalid figures: {error}") from error
         case {"failed": str(failure)}:
             return Report(failure=failure)
+        case {"hook": int(hook), "status": int(status), "text": str(text)}:
+            return Report(hook=hook, taken=Taken(status, shortened(text)))
         case {"happenings": [*packed]}:
             return _happenings(packed)
-    raise InvalidMessage("neither figures, failed nor happenings")
+    raise InvalidMessage("neither figures, failed, hook nor happenings")
 
 
 def _happenings(packed: Sequence[object]) -> Report:

@@ -24,11 +24,13 @@ from typing import Any, Protocol
 import gevent
 from gevent.event import Event
 
+from vmw_cloudinit_metadata.drivers.webhook import Taken, Webhook
 from vmw_cloudinit_metadata.monitoring.counters import DROPPED, WORKER_RESTARTS, Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
 from vmw_cloudinit_metadata.process import channel, notify
 from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.process.hookrelay import HookRelay
 from vmw_cloudinit_metadata.process.listener import listen_on, name_of
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import Address
@@ -65,8 +67,11 @@ class Rereading(Protocol):
 class Worker:
     """A worker process, as its parent sees it."""
 
-    def __init__(self, pid: int, pair: socket.socket, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self, pid: int, pair: socket.socket, listeners: Sequence[Listener], relay: HookRelay
+    ) -> None:
         self.pid = pid
+        self._relay = relay
         self._pair = pair
         self.is_ready = False
         self.is_killed = False
@@ -106,6 +111,14 @@ class Worker:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def send(self, message: bytes) -> bool:
+        """Send it a message; return whether there was room."""
+        try:
+            self._pair.send(message)
+        except OSError:
+            return False
+        return True
+
     def kill(self) -> None:
         """Kill a silent worker."""
         self.is_killed = True
@@ -141,6 +154,8 @@ class Worker:
         if report.figures:
             self.is_ready = True
             self._figures, self.problem = report.figures, report.problem
+        if report.hook is not None and report.taken:
+            self._relay.take(self.pid, report.hook, report.taken)
         for happening in report.happenings:
             for listener in self._listeners:
                 try:
@@ -180,6 +195,7 @@ class Parent:
         self._due_s: list[float] = []  # when workers are to be started
         self._ended = Figures()  # of those that are gone
         self.budget = Budget(memory_budget, self._count_one)
+        self._relay = HookRelay()
         self._is_started = False
         self.is_stopping = False
         self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of this process
@@ -219,6 +235,10 @@ class Parent:
             if worker.silent_s > UNHEARD_S:
                 return f"worker {worker.pid} has been silent for {worker.silent_s:.0f} s"
         return next((worker.problem for worker in ready if worker.problem), "")
+
+    def hook(self, hook: Webhook) -> Taken:
+        """Give a webhook to all workers, and wait for them, in a greenlet of the caller."""
+        return self._relay.ask(hook, list(self._workers.values()))
 
     def start(self, rereading: Rereading) -> None:
         """Start all workers; return when they accept, or after TERM or INT. Raise ConfigError with
@@ -328,6 +348,7 @@ class Parent:
     def _fork(self) -> Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * channel.MESSAGE_BYTES)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * channel.MESSAGE_BYTES)
         # One that arrives while the child still has the parent's handlers would be lost.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -336,7 +357,7 @@ class Parent:
             self._be_worker(ours, theirs)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        worker = self._workers[pid] = Worker(pid, ours, self._listeners)
+        worker = self._workers[pid] = Worker(pid, ours, self._listeners, self._relay)
         worker.watch(self._woken.set)
         return worker
 

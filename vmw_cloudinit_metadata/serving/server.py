@@ -14,11 +14,12 @@ from socket import socket
 from typing import Any
 
 import gevent
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
+from vmw_cloudinit_metadata.drivers.webhook import ANSWER_S, Taken, Webhook
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.monitoring import gauges
 from vmw_cloudinit_metadata.monitoring.counters import CONNECTIONS, Key
@@ -55,6 +56,7 @@ from vmw_cloudinit_metadata.serving.admission import (
 from vmw_cloudinit_metadata.serving.connection import Connection
 from vmw_cloudinit_metadata.serving.entrance import Entrance
 from vmw_cloudinit_metadata.serving.health import Health
+from vmw_cloudinit_metadata.serving.hooks import BUSY, Hooks
 from vmw_cloudinit_metadata.serving.journey import Journeys
 from vmw_cloudinit_metadata.serving.lookup import Lookup
 from vmw_cloudinit_metadata.serving.ondisk.answersondisk import AnswersOnDisk
@@ -140,6 +142,7 @@ class MetadataServer:
         self._journeys = Journeys(self._services)
         self._entrance = Entrance(self._services, self.budget, lambda: len(self._connections))
         self._health = Health(driver)
+        self.hooks = Hooks(driver)
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
         # Counters of others.
@@ -213,6 +216,13 @@ class MetadataServer:
     @property
     def is_stopping(self) -> bool:
         return self._stop_asked.is_set()
+
+    def hook(self, hook: Webhook) -> Taken:
+        """Give a webhook to the driver, and wait for it, in a greenlet of the caller."""
+        taken: AsyncResult[Taken] = AsyncResult()
+        self.hooks.ask(hook, taken.set)
+        taken.wait(ANSWER_S)
+        return taken.value or BUSY
 
     def watch_driver(self) -> None:
         """Check every second, from now on, whether the driver can be used."""
@@ -321,6 +331,7 @@ class MetadataServer:
         while self._connections:
             gevent.sleep(0.001)
         self._health.stop()
+        self.hooks.close()
         self._services.deadlines.close()
         self._services.lookup.close()
         log.debug("stopped")

@@ -19,8 +19,8 @@ from vmw_cloudinit_metadata.instance.fault import Fault
 _NO_VM = "the name of a VM, or its UUID"
 
 
-def _nothing(keys: Collection[Key]) -> Mapping[Key, Records]:
-    return dict.fromkeys(keys, ())
+def _nothing(keys: Collection[Key]) -> tuple[Mapping[Key, Records], Mapping[Key, float]]:
+    return dict.fromkeys(keys, ()), {}
 
 
 @dataclass(frozen=True, slots=True)

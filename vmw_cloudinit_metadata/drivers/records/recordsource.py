@@ -27,7 +27,8 @@ from vmw_cloudinit_metadata.drivers.records.recordview import (
     RecordView,
 )
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
-from vmw_cloudinit_metadata.drivers.store import LAYERS, Key, Record, Store
+from vmw_cloudinit_metadata.drivers.store import LAYERS, Fetched, Key, Record, Store
+from vmw_cloudinit_metadata.drivers.webhook import Webhook
 from vmw_cloudinit_metadata.instance import fault
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, kind_of
 from vmw_cloudinit_metadata.protocol.printable import one_line, quoted, shortened
@@ -58,7 +59,7 @@ class RecordSource(Source[RecordView]):
         self.hints = RecordHints(name)
 
     def view(self) -> RecordView:
-        return RecordView(Moment(self._fetch, self.revision()))
+        return RecordView(Moment(self._fetch, self._revision()))
 
     def layers(self, view: RecordView) -> LayerSet:
         return self._layers.all(view)
@@ -115,6 +116,9 @@ class RecordSource(Source[RecordView]):
         return token.held_at(self._changes, time_s)
 
     def revision(self) -> int | None:
+        return self._revision() if self._store.tells_all else None
+
+    def _revision(self) -> int | None:
         return self._changes.revision if self._changes.is_told else None
 
     def close(self) -> None:
@@ -125,7 +129,7 @@ class RecordSource(Source[RecordView]):
         return self._names.all()
 
     def checks(self) -> RecordCheck:
-        revision = self.revision()  # from before the records are listed
+        revision = self._revision()  # from before the records are listed
         listed, unusable = self._listed()
 
         def view() -> RecordView:
@@ -136,18 +140,25 @@ class RecordSource(Source[RecordView]):
 
         return RecordCheck(self._name, Listed(listed, unusable), view, self.layers, holds)
 
+    def hook(self, webhook: Webhook) -> None:
+        self._store.hook(webhook)
+
     def check(self) -> None:
         self._listening.look()
         self._asked(self._store.check)
 
-    def _fetch(self, keys: Collection[Key]) -> Mapping[Key, Records]:
+    def _fetch(self, keys: Collection[Key]) -> tuple[Mapping[Key, Records], Mapping[Key, float]]:
         found: dict[Key, list[KeptRecord]] = {key: [] for key in keys}
-        for record in self._asked(lambda: self._copied(self._store.fetch(keys))):
+        began_s = time.monotonic()
+        records = self._asked(lambda: self._store.fetch(keys))
+        kept_s = records.kept_s if isinstance(records, Fetched) else {}
+        until_s = {key: began_s + seconds for key, seconds in kept_s.items()}
+        for record in self._asked(lambda: self._copied(records)):
             if record.key not in found:
                 wrong = quoted(str(record.key))
                 raise DriverError(f"{self._name}: fetch returned {wrong}, which was not asked for")
             found[record.key].append(record)
-        return {key: tuple(records) for key, records in found.items()}
+        return {key: tuple(of_key) for key, of_key in found.items()}, until_s
 
     def _copied(self, records: Iterable[Record]) -> list[KeptRecord]:
         copied: list[KeptRecord] = []
