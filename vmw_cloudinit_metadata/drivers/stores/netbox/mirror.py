@@ -24,7 +24,7 @@ _ABOUT_BYTES = 1000  # of memory: an entry without its data
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class MirroredVm:
     """A virtual machine: its key, what a record has, and its interfaces, to find it by."""
 
     key: Key
@@ -46,7 +46,7 @@ class FullError(DriverError):
 
 class Mirror:
     def __init__(self) -> None:
-        self._entries: dict[int, Entry] = {}  # by the id of the virtual machine
+        self._entries: dict[int, MirroredVm] = {}  # by the id of the virtual machine
         self._ids: defaultdict[Key, list[int]] = defaultdict(list)
         self._by_interface: dict[int, int] = {}
         self._bytes = 0
@@ -71,16 +71,16 @@ class Mirror:
         found = (self._by_interface.get(one) for one in interfaces)
         return {one for one in found if one is not None}
 
-    def put_range(self, first: int, last: float, found: Mapping[int, Entry]) -> set[Key]:
+    def put_range(self, first: int, last: float, found: Mapping[int, MirroredVm]) -> set[Key]:
         """Set all that NetBox has from one id to another, both included; return changed keys."""
         gone = [one for one in self._entries if first <= one <= last and one not in found]
         return self._put(gone, found)
 
-    def put(self, asked: Collection[int], found: Mapping[int, Entry]) -> set[Key]:
+    def put(self, asked: Collection[int], found: Mapping[int, MirroredVm]) -> set[Key]:
         """Set those of these ids that NetBox has; return the keys of what has changed."""
         return self._put([one for one in asked if one not in found], found)
 
-    def _put(self, gone: Iterable[int], found: Mapping[int, Entry]) -> set[Key]:
+    def _put(self, gone: Iterable[int], found: Mapping[int, MirroredVm]) -> set[Key]:
         changed: set[Key] = set()
         with self._lock:
             for number, entry in [*dict.fromkeys(gone).items(), *found.items()]:
@@ -91,7 +91,7 @@ class Mirror:
                 self._set(number, before, entry)
         return changed
 
-    def _set(self, number: int, before: Entry | None, entry: Entry | None) -> None:
+    def _set(self, number: int, before: MirroredVm | None, entry: MirroredVm | None) -> None:
         grows = (entry.size if entry else 0) - (before.size if before else 0)
         if grows > 0 and self._bytes + grows > MAX_BYTES:
             raise FullError(f"more than {MAX_BYTES:,} bytes of virtual machines: set filter")

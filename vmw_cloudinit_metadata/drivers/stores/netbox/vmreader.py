@@ -11,7 +11,7 @@ import ujson
 from vmw_cloudinit_metadata.drivers.stores.httpclient import HttpAnswer, HttpClient, ServerError
 from vmw_cloudinit_metadata.drivers.stores.netbox import instancedata, virtualmachine
 from vmw_cloudinit_metadata.drivers.stores.netbox.instancedata import Rules
-from vmw_cloudinit_metadata.drivers.stores.netbox.mirror import Entry
+from vmw_cloudinit_metadata.drivers.stores.netbox.mirror import MirroredVm
 from vmw_cloudinit_metadata.drivers.stores.netbox.pagesize import PageSize
 from vmw_cloudinit_metadata.drivers.stores.netbox.virtualmachine import (
     ChangingError,
@@ -28,7 +28,7 @@ PAUSE_S = 0.05  # between them
 
 _HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
-Found = dict[int, Entry]  # by the id of the virtual machine
+Found = dict[int, MirroredVm]  # by the id of the virtual machine
 
 
 class VmReader:
@@ -121,9 +121,9 @@ class VmReader:
             within_s=READ_S,
         )
 
-    def _entry(self, vm: VirtualMachine) -> Entry:
+    def _entry(self, vm: VirtualMachine) -> MirroredVm:
         data = instancedata.data_of(vm, self._rules)
         text = ujson.dumps(data, escape_forward_slashes=False).encode()
         interfaces = tuple(one.id for one in vm.interfaces)
         key = instancedata.key_of(vm, self._rules)
-        return Entry(key, instancedata.label_of(vm), text, interfaces)
+        return MirroredVm(key, instancedata.label_of(vm), text, interfaces)
