@@ -41,6 +41,7 @@ class NetBoxBackend(Backend):
 
     def __init__(self) -> None:
         super().__init__()
+        self.directory.chmod(0o755)  # the database runs as another user
         self._bin = programs()
         self._ports = {name: free_port() for name in ("postgresql", "redis", "netbox")}
         self._database, self._redis = self._daemon("postgresql"), self._daemon("redis")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import Any, Literal
 
+from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
 from vmw_cloudinit_metadata.drivers.store import NAME, VC_UUID, Key
 from vmw_cloudinit_metadata.drivers.stores.netbox.virtualmachine import (
     IpAddress,
@@ -45,7 +46,7 @@ def key_of(vm: VirtualMachine, rules: Rules) -> Key:
     is_serial = rules.uuid_field == SERIAL
     text = vm.serial if is_serial else vm.custom_fields.get(rules.uuid_field)
     uuid = parse_uuid(text) if isinstance(text, str) else None
-    return Key(VC_UUID, uuid) if uuid else Key(NAME, vm.name)
+    return Key(VC_UUID, uuid) if uuid else Key(NAME, stem_of(vm.name) or vm.name)
 
 
 def label_of(vm: VirtualMachine) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from vmw_cloudinit_metadata.drivers.store import Key
 from vmw_cloudinit_metadata.drivers.stores.netbox.hookevent import Touched
 from vmw_cloudinit_metadata.drivers.stores.netbox.mirror import EVERYTHING, Mirror
-from vmw_cloudinit_metadata.drivers.stores.netbox.vmreader import SHORT_S, VmReader
+from vmw_cloudinit_metadata.drivers.stores.netbox.pagesize import MOST
+from vmw_cloudinit_metadata.drivers.stores.netbox.vmreader import VmReader
 
 
 class Rounds:
@@ -29,9 +30,9 @@ class Rounds:
         """Have everything read at once, from where the round is now."""
         self._until = (self._done + 1, self._start)
 
-    def page(self, aim_s: float = SHORT_S) -> set[Key]:
+    def page(self, aim_s: float, most: int = MOST) -> set[Key]:
         """Read the next page, of as many virtual machines as take about `aim_s`."""
-        found = self._reader.page(self._start, aim_s)
+        found = self._reader.page(self._start, aim_s, most)
         self._pages += 1
         last = max(found, default=EVERYTHING)
         changed = self._mirror.put_range(self._start, last, found)

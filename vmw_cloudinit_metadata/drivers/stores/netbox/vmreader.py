@@ -40,14 +40,14 @@ class VmReader:
         self._size = PageSize()
         self._may_be_unseen: set[str] = set()  # kinds of which NetBox has none, in this round
 
-    def page(self, start: int, aim_s: float) -> Found:
-        """Return some virtual machines from this id on: as many as take about `aim_s`.
+    def page(self, start: int, aim_s: float, most: int) -> Found:
+        """Return some virtual machines from this id on: as many as take about `aim_s`, or `most`.
 
         Raise ServerError.
         """
         if start == 0:
             self._may_be_unseen.clear()
-        pagination = {"start": start, "limit": self._size.of(aim_s)}
+        pagination = {"start": start, "limit": min(self._size.of(aim_s), most)}
         return self._found({"pagination": pagination, "filters": self._filters or None})
 
     def these(self, ids: Collection[int]) -> Found:
