@@ -45,7 +45,9 @@ class NetBoxBackend(Backend):
         self._bin = programs()
         self._ports = {name: free_port() for name in ("postgresql", "redis", "netbox")}
         self._database, self._redis = self._daemon("postgresql"), self._daemon("redis")
-        self._web, self._worker = (self._daemon(name, user=None) for name in ("web", "worker"))
+        names = ("web", "hooks", "worker")  # webhooks do not wait for other work
+        self._netbox = [self._daemon(name, user=None) for name in names]
+        self._web, self._hooks, self._worker = self._netbox
         self._ids: dict[str, int] = {}  # of virtual machines
         self._contexts: dict[str, int] = {}
         self._tokens: dict[str, str] = {}
@@ -89,7 +91,8 @@ class NetBoxBackend(Backend):
         port = self._ports["netbox"]
         options = f"--bind=127.0.0.1:{port} --workers={WORKERS} --threads=2 --timeout=120"
         with self._environment():
-            self._worker.start(self._bin / "netbox", "rqworker", "default", is_ready=lambda: True)
+            for worker, queues in ((self._hooks, ["high"]), (self._worker, ["default", "low"])):
+                worker.start(self._bin / "netbox", "rqworker", *queues, is_ready=lambda: True)
             command = [self._bin / "gunicorn", *options.split(), "netbox.wsgi"]
             self._web.start(*command, is_ready=self._is_ready, limit_s=LIMIT_S)
 
@@ -151,24 +154,24 @@ class NetBoxBackend(Backend):
                 del os.environ[name]
 
     def kill(self) -> None:
-        for one in (self._web, self._worker):
+        for one in self._netbox:
             one.kill()
 
     def stop(self) -> None:
-        for one in (self._web, self._worker):
+        for one in self._netbox:
             one.stop()
 
     def cont(self) -> None:
-        for one in (self._web, self._worker):
+        for one in self._netbox:
             one.cont()
 
     def restart(self) -> None:
-        for one in (self._web, self._worker):
+        for one in self._netbox:
             one.end()
         self.start()
 
     def close(self) -> None:
-        for one in (self._web, self._worker, self._redis, self._database):
+        for one in (*self._netbox, self._redis, self._database):
             one.close()
 
     # Data

@@ -27,6 +27,7 @@ DATABASES = {{
     "default": {{"NAME": "netbox", "USER": "netbox", "PASSWORD": "-", "HOST": "127.0.0.1",
                 "PORT": "{postgresql}", "CONN_MAX_AGE": 300}}
 }}
+QUEUE_MAPPINGS = {{"webhook": "high"}}
 REDIS = {{"tasks": {{**_redis, "DATABASE": 0}}, "caching": {{**_redis, "DATABASE": 1}}}}
 RELEASE_CHECK_URL = None
 SECRET_KEY = "{secret}"

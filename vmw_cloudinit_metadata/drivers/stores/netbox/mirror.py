@@ -101,7 +101,8 @@ class Mirror:
             if not self._ids[before.key]:
                 del self._ids[before.key]
             for one in before.interfaces:
-                self._by_interface.pop(one, None)
+                if self._by_interface.get(one) == number:  # else it has moved
+                    del self._by_interface[one]
             del self._entries[number]
         if entry:
             self._entries[number] = entry
