@@ -1,4 +1,4 @@
-# make run        serve the example VMs on port 13370, in the foreground
+# make run        serve the example VMs on port 13370, in the foreground; STORE=sql from SQLite
 # make test       run the quick tests, in four processes: many tests wait
 # make test-slow  run the slow tests: load, HAProxy, network namespaces (needs root)
 # make e2e        boot Debian machines under QEMU, 5 minutes; E2E='-k clone' for one case (docs/e2e.md)
@@ -24,17 +24,29 @@ BIN := $(VENV)/bin
 NEEDS := setup.py pyproject.toml bin/vmw-metadata-server bin/vmw-metadata-client
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+STORE ?= file
 MESSAGES ?= 1000000
 MINUTES ?= 5
 FILES ?= 50000
 SECONDS ?= 60
 
-.PHONY: run test test-slow e2e e2e-quick check audit lock moves changes changes-workers \
+.PHONY: run run-file run-sql test test-slow e2e e2e-quick check audit lock moves changes changes-workers \
     stores fuzz fuzz-workers soak attack fuzz-coverage bench clean
 
-run: $(VENV)/.installed
+run: run-$(STORE)
+
+run-file: $(VENV)/.installed
 	@exec $(BIN)/vmw-cloudinit-metadata run --uri my-metadata \
 	    --driver-opts '{"directory": "conf/instances"}'
+
+EXAMPLE_DATABASE := sqlite:///$(VENV)/vms.sqlite
+
+run-sql: $(VENV)/.installed
+	@$(PIP) --editable '.[sql]'
+	@$(BIN)/vmw-cloudinit-metadata sql init --url $(EXAMPLE_DATABASE) --apply
+	@$(BIN)/vmw-cloudinit-metadata sql import conf/instances --url $(EXAMPLE_DATABASE)
+	@exec $(BIN)/vmw-cloudinit-metadata run --uri my-metadata \
+	    --driver sql --driver-opts '{"url": "$(EXAMPLE_DATABASE)"}'
 
 test: $(VENV)/.installed-for-tests
 	$(BIN)/python -m pytest -m 'not slow' --ignore tests/e2e --numprocesses 4 \
@@ -90,7 +102,7 @@ audit: $(VENV)/.installed-for-tests
 
 lock: $(VENV)/.installed-for-tests
 	$(PIP) --editable '.[lock]'
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra vsphere --extra http \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra vsphere --extra http --extra sql \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK) \
 	    --output-file requirements.lock pyproject.toml
 	$(BIN)/python -m tests.lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,14 @@ import click
 
 from vmw_cloudinit_metadata.drivers import optionvalues
 from vmw_cloudinit_metadata.drivers.driver import DriverError
-from vmw_cloudinit_metadata.drivers.stores.sql import tables
+from vmw_cloudinit_metadata.drivers.stores.sql import sqltables
 from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import NEEDED
+from vmw_cloudinit_metadata.instance.counts import counted
 
 if TYPE_CHECKING:
     from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
+
+MAX_FAULTS = 100  # that are printed
 
 _DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
@@ -43,11 +47,55 @@ def init(url: str, password_file: str | None, is_applied: bool) -> int:
     database = _engines()
     if not is_applied:
         kind, _ = database.parsed(_resolved(url))
-        click.echo(tables.script_of(kind), nl=False)
+        click.echo(sqltables.script_of(kind), nl=False)
         return 0
     reached = _reached(url, password_file)
-    reached.run(tables.SCHEMAS[reached.kind])
-    click.echo(f"the tables {tables.VMS} and {tables.LAYERS} are in {reached.address}", err=True)
+    reached.run(sqltables.SCHEMAS[reached.kind])
+    click.echo(
+        f"the tables {sqltables.VMS} and {sqltables.LAYERS} are in {reached.address}", err=True
+    )
+    return 0
+
+
+@sql.command("import")
+@click.argument("directory", type=_DIRECTORY)
+@_url
+@_password_file
+def import_(directory: Path, url: str, password_file: str | None) -> int:
+    """Write a row for each instance file, entry of an inventory, and layer of DIRECTORY.
+
+    Rows of the same VMs and layers are replaced, others stay. If a file has a fault, nothing is
+    written.
+    """
+    reached = _reached(url, password_file)
+    from vmw_cloudinit_metadata.drivers.stores.sql import rowfiles, tablerows
+
+    faults = list(islice(rowfiles.faults_of(directory), MAX_FAULTS))
+    for fault in faults:
+        click.echo(str(fault), err=True)
+    if faults:
+        raise DriverError(f"{directory} has faults: nothing was imported")
+    vms, layers = rowfiles.rows_of(directory)
+    tablerows.replace(reached, vms, layers)
+    count = f"{counted(len(vms), 'VM')}, {counted(len(layers), 'layer')}"
+    click.echo(f"imported {count} into {reached.address}", err=True)
+    return 0
+
+
+@sql.command("export")
+@click.argument("directory", type=_DIRECTORY)
+@_url
+@_password_file
+def export(directory: Path, url: str, password_file: str | None) -> int:
+    """Write an instance file for each row, and the layers, into the new DIRECTORY."""
+    reached = _reached(url, password_file)
+    from vmw_cloudinit_metadata.drivers.stores.sql import rowfiles, tablerows
+
+    try:
+        written = rowfiles.write(directory, tablerows.vms_in(reached), tablerows.layers_in(reached))
+    except OSError as error:
+        raise DriverError(f"{directory}: {error.strerror}") from None
+    click.echo(f"exported {counted(written, 'file')} into {directory}", err=True)
     return 0
 
 
@@ -71,4 +119,6 @@ def _reached(url: str, password_file: str | None) -> Database:
     if password_file is not None:
         path = str(Path(password_file).absolute())
         password = optionvalues.secret_in("--password-file", path)
-    return Database(_resolved(url), password, 1, f"{tables.VMS} {tables.LAYERS} {tables.VERSION}")
+    return Database(
+        _resolved(url), password, 1, f"{sqltables.VMS} {sqltables.LAYERS} {sqltables.VERSION}"
+    )

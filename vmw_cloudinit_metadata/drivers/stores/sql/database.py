@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection, Row, exc
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.stores.sql import engines
 from vmw_cloudinit_metadata.drivers.stores.sql.connections import Connections, Lost
-from vmw_cloudinit_metadata.drivers.stores.sql.tables import MARIADB, POSTGRESQL, SQLITE
+from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import MARIADB, POSTGRESQL, SQLITE
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.masking import HIDDEN
 
@@ -29,7 +29,7 @@ PAUSE_S = 1.0  # until it is asked again
 _ROWS_AT_A_TIME = 500
 
 _OF_DATA = {"DataError", "IntegrityError"}  # of each library: their texts quote what was written
-_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"|`([^`]*)`")
+_QUOTED = re.compile(r"(?<!\w)'([^']*)(?:'|$)|\"([^\"]*)(?:\"|$)|`([^`]*)(?:`|$)")
 
 
 class Database:
@@ -102,15 +102,13 @@ class Database:
         with self._told(), engine.connect() as connection:
             yield connection
 
-    def every_row(self, statement: str, take: Callable[[Sequence[str]], None]) -> Iterator[Any]:
-        """Yield rows as they come; `take` gets the names of the columns before."""
+    def every_row(self, statement: str) -> Iterator[Row[*tuple[Any, ...]]]:
+        """Yield rows as they come, at one moment of the database; raise DriverError."""
         engine = engines.engine_of(self.kind, self._url, wait_s=LISTING_S)
         with self._told(), engine.connect() as made:
             level = "AUTOCOMMIT" if self.kind == SQLITE else "REPEATABLE READ"
             connection = made.execution_options(isolation_level=level, yield_per=_ROWS_AT_A_TIME)
-            result = connection.exec_driver_sql(statement)
-            take(list(result.keys()))
-            yield from result
+            yield from connection.exec_driver_sql(statement)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

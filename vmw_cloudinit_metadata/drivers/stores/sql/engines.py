@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
-from vmw_cloudinit_metadata.drivers.stores.sql.tables import MARIADB, POSTGRESQL, SQLITE
+from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import MARIADB, POSTGRESQL, SQLITE
 
 CONNECT_S = 2  # the least that libpq knows
 LOOK_UP_S = 2.5  # for all of one look-up: connect, read and a retry. The server gives up after 3 s

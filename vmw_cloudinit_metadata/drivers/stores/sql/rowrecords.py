@@ -14,6 +14,7 @@ from typing import Any
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
 from vmw_cloudinit_metadata.drivers.store import BIOS_UUID, LAYERS, NAME, VC_UUID, Key, Record
+from vmw_cloudinit_metadata.instance.keys import FILE_LEVEL
 from vmw_cloudinit_metadata.instance.parsing import csvtable, seed
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
@@ -25,7 +26,7 @@ Row = Sequence[Any]
 
 
 @dataclass(frozen=True)
-class Shape:
+class RowShape:
     """The columns of a table or query: where identities and data are."""
 
     source: str  # for labels: `cloudinit_vms`
@@ -64,15 +65,6 @@ class Shape:
         for row in sorted(rows, key=lambda row: str(row[place])):
             label = one_line(f"{row[place]} of {self.source}")
             yield Record(LAYERS, self._data(row), label)
-
-    def identity(self, row: Row, kind: str) -> str | None:
-        """Return a VM's identity as the row has it."""
-        place = self.identities.get(kind)
-        return None if place is None or row[place] is None else str(row[place])
-
-    def content(self, row: Row) -> Any:
-        """Return what the row says: a text or a mapping."""
-        return self._data(row)
 
     def _label(self, row: Row, name: str) -> str:
         if self.id is not None and row[self.id] is not None:
@@ -121,7 +113,7 @@ def spellings(key: Key) -> tuple[str, str]:
     return key.value, raw
 
 
-def shape_of(source: str, names: Sequence[str], *, of_layers: bool = False) -> Shape:
+def shape_of(source: str, names: Sequence[str], *, of_layers: bool = False) -> RowShape:
     """Return the shape of a result with these columns; raise DriverError if it is of no use."""
     columns = [str(name) for name in names]
     if len(set(columns)) < len(columns):
@@ -140,13 +132,13 @@ def shape_of(source: str, names: Sequence[str], *, of_layers: bool = False) -> S
         if name not in (*COLUMNS.values(), DATA, ID)
     ]
     if place is not None:
-        known = [name for _, name in others if csvtable.schema_at(csvtable.column_of(name))]
+        known = [name for _, name in others if _is_key(name)]
         if known:
             raise DriverError(
                 f"{source} has the column {DATA}, and {known[0]} too: use one of them, or name the "
                 "others differently"
             )
-        return Shape(source, columns, identities, place, number, ())
+        return RowShape(source, columns, identities, place, number, ())
     if not others:
         raise DriverError(f"{source} has no column with data: name one {DATA}, or use dotted keys")
     faults = list(csvtable.header_faults([csvtable.NAME, *(name for _, name in others)]))
@@ -156,7 +148,12 @@ def shape_of(source: str, names: Sequence[str], *, of_layers: bool = False) -> S
         (number, column, csvtable.schema_at(column))
         for number, column in ((number, csvtable.column_of(name)) for number, name in others)
     ]
-    return Shape(source, columns, identities, None, number, cells)
+    return RowShape(source, columns, identities, None, number, cells)
+
+
+def _is_key(name: str) -> bool:
+    """Return whether a column would be a key of instance data."""
+    return csvtable.column_of(name)[0].replace("_", "-").removesuffix("+") in FILE_LEVEL
 
 
 def _shown(columns: Sequence[str]) -> str:

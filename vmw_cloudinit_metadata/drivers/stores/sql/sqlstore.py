@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.optionsecrets import secrets_in
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Changes, Key, Record, Store
-from vmw_cloudinit_metadata.drivers.stores.sql import tables
+from vmw_cloudinit_metadata.drivers.stores.sql import sqltables
 from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import (
     COLUMNS,
-    Shape,
+    RowShape,
     shape_of,
     spellings,
 )
@@ -44,19 +44,19 @@ class SqlStore(Store):
             raise DriverError(f"the driver sql {NEEDED} ({error.name} is missing)") from None
         password = ours.password.get_secret_value() if ours.password else None
         texts = (ours.table, ours.query, ours.layers_table, ours.layers_query, ours.version_query)
-        vocabulary = " ".join(filter(None, (*texts, ours.channel, tables.VMS, tables.LAYERS)))
+        vocabulary = " ".join(filter(None, (*texts, ours.channel, sqltables.VMS, sqltables.LAYERS)))
         self._database: Database = Database(ours.url, password, ours.max_connections, vocabulary)
         self.known_secrets = KnownSecrets([*secrets_in([options, ours]), *self._database.secrets])
         kind = self._database.kind
-        if ours.channel is not None and kind != tables.POSTGRESQL:
+        if ours.channel is not None and kind != sqltables.POSTGRESQL:
             raise DriverError("channel: only PostgreSQL has channels: use version_query")
-        if ours.version_query is not None and kind == tables.SQLITE:
+        if ours.version_query is not None and kind == sqltables.SQLITE:
             raise DriverError("version_query: SQLite tells changes itself: remove this option")
-        self._vms = _Source(ours.table, ours.query, tables.VMS, self._database)
+        self._vms = _Source(ours.table, ours.query, sqltables.VMS, self._database)
         layers = ours.layers_table, ours.layers_query
         self._layers: _Source | None = None
         if any(layers) or not ours.has_own_rows:
-            self._layers = _Source(*layers, tables.LAYERS, self._database, of_layers=True)
+            self._layers = _Source(*layers, sqltables.LAYERS, self._database, of_layers=True)
 
     @property
     def name(self) -> str:
@@ -75,11 +75,11 @@ class SqlStore(Store):
         ours, connect = self.options, self._database.listening
         channel, query = ours.channel, ours.version_query
         if not (ours.has_own_rows or channel or query):
-            if self._database.kind == tables.POSTGRESQL:
-                channel = tables.CHANNEL
-            elif self._database.kind == tables.MARIADB:
-                query = tables.VERSION_QUERY
-        if self._database.kind == tables.SQLITE:
+            if self._database.kind == sqltables.POSTGRESQL:
+                channel = sqltables.CHANNEL
+            elif self._database.kind == sqltables.MARIADB:
+                query = sqltables.VERSION_QUERY
+        if self._database.kind == sqltables.SQLITE:
             notifications.poll(connect, self._database.file_version, changes)
         elif channel is not None:
             notifications.listen(connect, channel, changes)
@@ -131,7 +131,7 @@ class _Source:
         else:
             origin = database.quoted(table or default)
         self._from = database.escaped(origin)
-        self._shape: Shape | None = None
+        self._shape: RowShape | None = None
 
     def look(self) -> None:
         """Read the names of the columns; raise DriverError if the rows cannot be read."""
@@ -152,20 +152,18 @@ class _Source:
         yield from self._shaped(names).layers(rows)
 
     def every(self) -> Iterator[Record]:
-        shapes: list[Shape] = []
-        for row in self._database.every_row(
-            f"SELECT * FROM {self._from}",
-            lambda names: shapes.append(self._shaped(names)),
-        ):
-            yield shapes[0].record(row)
+        shape: RowShape | None = None
+        for row in self._database.every_row(f"SELECT * FROM {self._from}"):
+            shape = shape or self._shaped(list(row._fields))
+            yield shape.record(row)
 
-    def _known(self) -> Shape:
+    def _known(self) -> RowShape:
         if self._shape is None:
             self.look()
         assert self._shape
         return self._shape
 
-    def _shaped(self, names: Sequence[str]) -> Shape:
+    def _shaped(self, names: Sequence[str]) -> RowShape:
         """Return the shape of a result: columns may have come or gone."""
         shape = self._shape
         if shape is None or list(names) != shape.names:

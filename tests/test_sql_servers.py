@@ -1,0 +1,302 @@
+"""The store `sql` with the real servers: what they say, tell, and do when they hang."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import pytest
+
+from tests.process import ServerProcess, run
+from tests.servers import mariadb, postgresql
+from tests.servers.mariadb import MariadbBackend
+from tests.servers.postgresql import PostgresqlBackend
+from tests.storm import free_port
+from tests.vm import Vm
+from tests.waiting import wait_until
+from vmw_cloudinit_metadata import DriverError, Machine, StoreDriver
+from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import SqlStore
+
+pytestmark = pytest.mark.slow
+
+SERVED_AFTER_S = 1.0
+LOOK_UP_S = 3.0  # --lookup-timeout
+SECRETS = (
+    *(postgresql.PASSWORD, postgresql.QUOTED_PASSWORD),
+    *(mariadb.PASSWORD, mariadb.QUOTED_PASSWORD),
+    *("wrong-s3cret", "s3cret"),
+)
+VC = "11111111-2222-3333-4444-5555555555aa"
+
+SqlServer = PostgresqlBackend | MariadbBackend
+
+
+@pytest.fixture(
+    scope="module", params=[PostgresqlBackend, MariadbBackend], ids=lambda one: one.name
+)
+def backend(request: pytest.FixtureRequest) -> Iterator[SqlServer]:
+    with request.param() as started:
+        yield started
+
+
+def wrong_urls(backend: SqlServer) -> dict[str, tuple[str, str]]:
+    """Return addresses that lead nowhere, and what is said of each."""
+    url = backend.url
+    host = f"127.0.0.1:{backend.port}"
+    password = url.partition("://vmw:")[2].partition("@127")[0]
+    return {
+        "password": (url.replace(password, "wrong-s3cret"), "vmw"),
+        "host": (url.replace(host, "no-such-host.invalid"), "no-such-host.invalid"),
+        "database": (url.replace("/vms", "/none"), "none"),
+        "refused": (url.replace(host, f"127.0.0.1:{free_port()}"), "refused"),
+    }
+
+
+@pytest.mark.parametrize("case", ["password", "host", "database", "refused"])
+def test_server_out_of_reach_is_named_and_the_password_is_not(
+    backend: SqlServer, case: str
+) -> None:
+    url, text = wrong_urls(backend)[case]
+    driver = StoreDriver.of(SqlStore, {"url": url})
+    for call in (driver.check, driver.validate, lambda: driver.get_instance(Machine(name="x"))):
+        with pytest.raises(DriverError) as raised:
+            list(call() or ())
+        assert text in str(raised.value)
+        assert not secrets_in(str(raised.value))
+
+
+def secrets_in(*texts: str) -> list[str]:
+    return [one for one in SECRETS for text in texts if one in text]
+
+
+def test_commands_name_the_user_and_no_password(backend: SqlServer) -> None:
+    url, text = wrong_urls(backend)["password"]
+    opts = ("--driver", "sql", "--driver-opts", json.dumps({"url": "${VMS_URL}"}))
+    for words in (("show", "web1", *opts), ("sql", "init", "--url", url, "--apply")):
+        done = run(*words, env={"VMS_URL": url})
+        assert done.returncode
+        assert text in done.stdout + done.stderr
+        assert not secrets_in(done.stdout, done.stderr)
+
+
+def test_error_of_a_query_quotes_the_query_and_no_value(backend: SqlServer) -> None:
+    backend.put({"web1": {"metadata": {}, "userdata": "pg-s3cret-user-data"}})
+    cast = "CAST(data AS uuid)" if backend.name == "postgresql" else "missing_function(data)"
+    for query, text in (
+        ("SELECT name, data FORM cloudinit_vms", "syntax"),
+        ("SELECT name, dta FROM cloudinit_vms", "dta"),
+        (f"SELECT name, {cast} AS data FROM cloudinit_vms", ""),
+    ):
+        with pytest.raises(DriverError) as raised:
+            StoreDriver.of(SqlStore, {"url": backend.url, "query": query}).get_instance(
+                Machine(name="web1")
+            )
+        assert text in str(raised.value)
+        assert not secrets_in(str(raised.value))
+
+
+def test_server_shows_no_password_anywhere(backend: SqlServer) -> None:
+    url, _ = wrong_urls(backend)["password"]
+    opts = {"url": url}
+    server = ServerProcess(backend.directory, "--driver", "sql", driver_opts=opts)
+    try:
+        vm = Vm(server.port)
+        assert vm.error("METADATA") == "failed"
+        vm.close()
+        admin = server.wait_for(r"admin on (http://\S+)")[1]
+        texts = [server.log]
+        for path in ("/api/status", "/api/machines", "/api/machines?q=web1", "/readyz", "/metrics"):
+            try:
+                with urllib.request.urlopen(f"{admin}{path}") as answer:
+                    texts.append(answer.read().decode())
+            except HTTPError as error:
+                texts.append(error.read().decode())
+        assert "cloudinit_vms in" in "".join(texts)
+        assert not secrets_in(*texts)
+        settings = Path(backend.directory) / "settings.yaml"
+        known = {"uri": "my-metadata", "driver": "sql", "driver-opts": opts}
+        settings.write_text(json.dumps(known))
+        settings.chmod(0o600)
+        checked = run("check-config", "--config", str(settings))
+        assert "(hidden)@127.0.0.1" in checked.stdout, checked.stderr
+        assert not secrets_in(checked.stdout, checked.stderr)
+    finally:
+        server.end()
+
+
+@pytest.fixture
+def told(backend: SqlServer) -> Iterator[StoreDriver]:
+    driver = StoreDriver.of(SqlStore, {"url": backend.url})
+    driver.watch(lambda _: None)
+    wait_until(lambda: driver.revision() is not None)
+    yield driver
+    driver.close()
+
+
+def execute(backend: SqlServer, statement: str) -> None:
+    with backend.admin("vms") as db, db.cursor() as cursor:
+        cursor.execute(statement)
+
+
+CHANGES = {
+    "insert": f"INSERT INTO cloudinit_vms (vc_uuid, data) VALUES ('{VC}', 'metadata: {{a: b}}')",
+    "update": "UPDATE cloudinit_vms SET data = 'metadata: {a: c}'",
+    "identity": f"UPDATE cloudinit_vms SET name = NULL, bios_uuid = '{VC}' WHERE name = 'web1'",
+    "delete": "DELETE FROM cloudinit_vms WHERE name = 'web1'",
+    "truncate": "TRUNCATE TABLE cloudinit_vms",
+    "layer": "INSERT INTO cloudinit_layers VALUES ('10', 'metadata: {of: layer}')",
+    "no-layer": "DELETE FROM cloudinit_layers",
+}
+
+
+def test_each_change_is_told_in_time(backend: SqlServer, told: StoreDriver) -> None:
+    vm = Machine(name="web1", vc_uuid=VC)
+    for name, statement in CHANGES.items():
+        backend.put({"web1": {"metadata": {"of": "row"}}})
+        execute(backend, "DELETE FROM cloudinit_vms WHERE vc_uuid IS NOT NULL")
+        time.sleep(SERVED_AFTER_S / 2)
+        found = told.get_instance(vm)
+        assert found
+        assert told.still_holds(found.token)
+        begun_s = time.monotonic()
+        execute(backend, statement)
+        wait_until(lambda found=found: not told.still_holds(found.token))
+        assert time.monotonic() - begun_s < SERVED_AFTER_S, name
+
+
+def test_change_of_another_vm_ends_no_answer_of_postgresql(
+    backend: SqlServer, told: StoreDriver
+) -> None:
+    if backend.name != "postgresql":
+        return  # a version is one for all
+    backend.put({"web1": {"metadata": {}}, "web2": {"metadata": {}}})
+    time.sleep(SERVED_AFTER_S / 2)
+    found, other = (told.get_instance(Machine(name=name)) for name in ("web1", "web2"))
+    assert found
+    assert other
+    backend.put({"web2": {"metadata": {"a": "b"}}})
+    wait_until(lambda: not told.still_holds(other.token))
+    assert told.still_holds(found.token)
+
+
+def test_version_query_of_the_operator_ends_answers(backend: SqlServer) -> None:
+    execute(backend, "CREATE TABLE own (name VARCHAR(80), data TEXT, at_number INT)")
+    execute(backend, "INSERT INTO own VALUES ('web1', 'metadata: {a: b}', 1)")
+    execute(backend, "GRANT SELECT ON own TO vmw" + ("@'127.0.0.1'" * (backend.name == "mariadb")))
+    options = {"url": backend.url, "table": "own"}
+    untold = StoreDriver.of(SqlStore, options)
+    untold.watch(lambda _: None)
+    driver = StoreDriver.of(
+        SqlStore, {**options, "version_query": "SELECT MAX(at_number), COUNT(*) FROM own"}
+    )
+    driver.watch(lambda _: None)
+    try:
+        wait_until(lambda: driver.revision() is not None)
+        found, uncached = (one.get_instance(Machine(name="web1")) for one in (driver, untold))
+        assert found
+        assert driver.still_holds(found.token)
+        assert uncached
+        assert uncached.token is None  # nothing tells changes, so that nothing is kept
+        execute(backend, "UPDATE own SET at_number = 2")
+        wait_until(lambda: not driver.still_holds(found.token), SERVED_AFTER_S)
+    finally:
+        driver.close()
+        untold.close()
+        execute(backend, "DROP TABLE own")
+
+
+COLUMNS = {
+    "postgresql": """CREATE TABLE typed AS
+        SELECT 'web1'::varchar AS name, 'x'::text AS note_of_ours,
+        '{"metadata": {"a": [1, true]}}'::jsonb AS data, gen_random_uuid() AS vc_uuid""",
+    "mariadb": """CREATE TABLE typed AS SELECT 'web1' AS name, 'x' AS note_of_ours,
+        '{"metadata": {"a": [1, true]}}' AS data, UUID() AS vc_uuid""",
+}
+
+
+def test_json_of_the_database_is_data(backend: SqlServer) -> None:
+    execute(backend, COLUMNS[backend.name])
+    execute(
+        backend, "GRANT SELECT ON typed TO vmw" + ("@'127.0.0.1'" * (backend.name == "mariadb"))
+    )
+    try:
+        driver = StoreDriver.of(SqlStore, {"url": backend.url, "table": "vms.typed"})
+        if backend.name == "postgresql":
+            driver = StoreDriver.of(SqlStore, {"url": backend.url, "table": "public.typed"})
+        found = driver.get_instance(Machine(name="web1"))
+        assert found
+        assert found.metadata == {"a": [1, True]}
+        assert list(driver.validate()) == []
+    finally:
+        execute(backend, "DROP TABLE typed")
+
+
+def test_files_go_into_the_database_and_come_back(backend: SqlServer, tmp_path: Path) -> None:
+    execute(backend, "DELETE FROM cloudinit_vms")
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "layers").mkdir(parents=True)
+    (source / "web1.yaml").write_text("metadata: {note: 'Bücher 🙂 % %s \\ '}\n")
+    (source / f"{VC}.yaml").write_text("metadata: {note: by-uuid}\n")
+    (source / "layers/10.yaml").write_text("metadata: {region: eu1}\n")
+    for _ in range(2):
+        done = run("sql", "import", str(source), "--url", "${VMS_URL}", env=backend.environment)
+        assert done.returncode == 0, done.stderr
+    done = run("sql", "export", str(target), "--url", "${VMS_URL}", env=backend.environment)
+    assert done.returncode == 0, done.stderr
+    for path in ("web1.yaml", f"{VC}.yaml", "layers/10.yaml"):
+        assert (target / path).read_bytes() == (source / path).read_bytes()
+    assert len(list(target.rglob("*.yaml"))) == 3
+    execute(backend, "DELETE FROM cloudinit_layers")
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    begun_s = time.monotonic()
+    with suppress(DriverError):
+        call()
+    return time.monotonic() - begun_s
+
+
+def test_server_that_hangs_costs_one_look_up_its_time_and_no_other(
+    backend: SqlServer, told: StoreDriver
+) -> None:
+    backend.put({"web1": {"metadata": {"a": "b"}}})
+    vm = Machine(name="web1", vc_uuid=VC)
+    assert told.get_instance(vm)
+    backend.stop()
+    try:
+        with pytest.raises(DriverError) as raised:
+            told.get_instance(Machine(name="unknown"))
+        assert not secrets_in(str(raised.value))
+        assert seconds_of(lambda: told.get_instance(Machine(name="unknown"))) < LOOK_UP_S
+        assert min(seconds_of(lambda: told.get_instance(vm)) for _ in range(3)) < 0.1
+        again = told.get_instance(vm)
+        assert again
+        assert "the last good answer is served" in again.problem
+        wait_until(lambda: told.revision() is None)  # the listener has noticed it too
+    finally:
+        backend.cont()
+    wait_until(lambda: fresh(told, vm), 5)
+    wait_until(lambda: told.revision() is not None)
+
+
+def fresh(driver: StoreDriver, vm: Machine) -> bool:
+    with suppress(DriverError):
+        found = driver.get_instance(vm)
+        return bool(found and not found.problem)
+    return False
+
+
+def test_restarted_server_is_asked_again_at_once(backend: SqlServer, told: StoreDriver) -> None:
+    backend.put({"web1": {"metadata": {"a": "b"}}})
+    vm = Machine(name="web1")
+    found: Any = told.get_instance(vm)
+    backend.restart()
+    found = told.get_instance(vm)
+    assert found
+    assert not found.problem
