@@ -18,16 +18,13 @@ from tests.httppeer import Asked, HttpPeer, reply
 from tests.process import Constants
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import DriverError, Key, StoreDriver
+from vmw_cloudinit_metadata.drivers.drivererror import NoWebhooksError, WebhookRefusedError
 from vmw_cloudinit_metadata.drivers.stores.freshness import KEPT_S, MAX_AGE_S, age_s
-from vmw_cloudinit_metadata.drivers.stores.http import HttpStore
+from vmw_cloudinit_metadata.drivers.stores.httpstore import HttpStore
 from vmw_cloudinit_metadata.drivers.stores.httptemplate import HttpTemplate
-from vmw_cloudinit_metadata.drivers.webhook import (
-    NoWebhooksError,
-    Webhook,
-    WebhookRefusedError,
-    taken,
-)
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
+from vmw_cloudinit_metadata.serving.hooks import taken
 from vmw_cloudinit_metadata.testing import check_driver, machine
 
 VC = "11111111-2222-3333-4444-555555555555"
@@ -146,7 +143,7 @@ TROUBLE = {
 def test_trouble_is_never_not_found_and_the_last_good_answer_is_served(
     case: str, cmdb: Cmdb, make: Make, constants: Constants
 ) -> None:
-    constants(drivers__stores__http__REQUEST_S=0.3)
+    constants(drivers__stores__httpstore__REQUEST_S=0.3)
     driver = make()
     cmdb.failing = TROUBLE[case]
     with pytest.raises(DriverError, match=r"^http://127\.0\.0\.1:\d+: "):
@@ -294,7 +291,7 @@ def test_change_that_one_look_up_sees_counts_for_all_answers(cmdb: Cmdb, make: M
 def test_kept_answers_are_bounded(
     cmdb: Cmdb, make: Make, constants: Constants, peer: HttpPeer
 ) -> None:
-    constants(drivers__stores__http__MAX_KEPT_BYTES=2000)
+    constants(drivers__stores__httpstore__MAX_KEPT_BYTES=2000)
     cmdb.documents[f"/vms/{VC}"] = json.dumps({"metadata": {}, "userdata": "#" * 3000})
     driver = make()
     for _ in range(2):

@@ -77,7 +77,11 @@ def _guest_files() -> list[bytes]:
 def _messages() -> list[bytes]:
     happenings = [workers.packed(seed) for seed in _transcripts()[:3]]
     figures = {"counters": {"connections": 3}, "timings": {"boot": [[0] * 17, 0.5]}, "gauges": {}}
-    told = ({"ready": True}, {"failed": "why"}, {"figures": figures, "problem": ""})
+    told = (
+        {"ready": True},
+        {"failed": "why"},
+        {"figures": figures, "problem": "", "source": "", "since": 0},
+    )
     return [json.dumps(message).encode() for message in (*told, {"happenings": happenings})]
 
 

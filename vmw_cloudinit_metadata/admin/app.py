@@ -27,21 +27,22 @@ from vmw_cloudinit_metadata.admin.access import Access
 from vmw_cloudinit_metadata.admin.chronicle import Chronicle
 from vmw_cloudinit_metadata.admin.eventstream import Events
 from vmw_cloudinit_metadata.admin.machinerecord import MachineRecord
-from vmw_cloudinit_metadata.admin.request import HOOK_PATH, Request
-from vmw_cloudinit_metadata.drivers.webhook import (
+from vmw_cloudinit_metadata.admin.request import Request
+from vmw_cloudinit_metadata.monitoring.counters import WEBHOOKS, Hooked, Key
+from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
+from vmw_cloudinit_metadata.monitoring.kept import short_name
+from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
+from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+from vmw_cloudinit_metadata.protocol.webhook import (
     ACCEPTED,
     INVALID,
+    PATH,
     REFUSED,
     UNKNOWN,
     Taken,
     Webhook,
     signing_headers,
 )
-from vmw_cloudinit_metadata.monitoring.counters import WEBHOOKS, Hooked, Key
-from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
-from vmw_cloudinit_metadata.monitoring.kept import short_name
-from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
-from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class App:
     def at_the_door(self, request: Request) -> Response | None:
         """Return the answer if the request needs no token or is rejected; None if `answer`
         decides."""
-        if request.path == HOOK_PATH:
+        if request.path == PATH:
             return self._take_hook(request)
         if not self._access.is_right_host(request.headers.get("host", "")):
             text = "without a token only a Host of localhost or a loopback address is served"

@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vmw_cloudinit_metadata.drivers.webhook import MAX_BODY_BYTES
+from vmw_cloudinit_metadata.protocol.webhook import MAX_BODY_BYTES, PATH
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
-HOOK_PATH = "/hooks/changes"
+
 
 _END = b"\r\n\r\n"
 
@@ -88,7 +88,7 @@ def _request(data: bytes, line: bytes, lines: list[bytes]) -> Request | BadReque
     if "host" not in headers and not is_1_0:
         return _bad(data, "no Host")
     path, _, query = found[2].decode("ascii").partition("?")
-    is_hook = (found[1], path) == (b"POST", HOOK_PATH)
+    is_hook = (found[1], path) == (b"POST", PATH)
     length = headers.get("content-length", "0")
     if "transfer-encoding" in headers or (length != "0" and not is_hook):
         return _bad(data, "a request with a body")

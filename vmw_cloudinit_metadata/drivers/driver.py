@@ -8,15 +8,16 @@ from typing import Any
 
 from vmw_cloudinit_metadata.drivers import contract, driveroptions
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError as DriverError
+from vmw_cloudinit_metadata.drivers.drivererror import NoWebhooksError
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.drivers.optionsecrets import secrets_in
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
-from vmw_cloudinit_metadata.drivers.webhook import NoWebhooksError, Webhook
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
 from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
 
 
@@ -155,6 +156,10 @@ class Driver(ABC):
             f"{name} cannot explain where values come from, since it has no method trace: use "
             "`show` without --explain"
         )
+
+    def source_name(self) -> str:
+        """Return where the data is, for operators, without secrets; it must not block."""
+        return type(self).__name__
 
     def hook(self, webhook: Webhook) -> None:  # noqa: ARG002
         """Take a webhook, which tells changes; called in each worker.

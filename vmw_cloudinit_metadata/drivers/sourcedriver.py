@@ -24,7 +24,6 @@ from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
 from vmw_cloudinit_metadata.drivers.warming.preparer import Preparer
 from vmw_cloudinit_metadata.drivers.warming.warming import Warming
-from vmw_cloudinit_metadata.drivers.webhook import Webhook
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
@@ -111,9 +110,6 @@ class SourceDriver(Driver, Generic[V]):
             if own:
                 stack = self._instances.stack(own, machine, view)
                 yield from explained(stack, machine, self._source.prefix)
-
-    def hook(self, webhook: Webhook) -> None:
-        self._source.hook(webhook)
 
     def check(self) -> None:
         self._source.check()

@@ -14,9 +14,10 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from vmw_cloudinit_metadata.drivers import driveroptions
+from vmw_cloudinit_metadata.drivers.drivererror import NoWebhooksError
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 from vmw_cloudinit_metadata.drivers.optionsecrets import secrets_in
-from vmw_cloudinit_metadata.drivers.webhook import NoWebhooksError, Webhook
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
 from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
 
 VC_UUID, BIOS_UUID, NAME = "vc-uuid", "bios-uuid", "name"

@@ -8,19 +8,22 @@ one affects no other. A stream would need framing, and resynchronization after a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ujson
 
-from vmw_cloudinit_metadata.drivers.webhook import Taken, Webhook
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.packed import pack, unpack
+from vmw_cloudinit_metadata.monitoring.sourcestate import MAX_NAME, SourceState
 from vmw_cloudinit_metadata.protocol.printable import shortened
+from vmw_cloudinit_metadata.protocol.webhook import Taken, Webhook
 
 # No message is longer. The most that a peer can put into one happening, all of it control
 # characters, which JSON writes with six bytes each, is 40 KiB; what a driver adds comes on top.
 MESSAGE_BYTES = 128 * 1024
+
+_MAX_TIME_S = 1e11  # since 1970
 
 MAX_REASON = 8000  # characters of why a worker cannot start
 
@@ -37,6 +40,7 @@ class Report:
 
     figures: Figures | None = None  # given once the worker accepts
     problem: str = ""  # why its driver cannot be used; beside figures
+    source: SourceState = field(default_factory=SourceState)
     failure: str | None = None  # why it cannot start
     happenings: Sequence[Happening] = ()
     invalid: int = 0  # happenings that could not be read
@@ -44,8 +48,14 @@ class Report:
     taken: Taken | None = None  # what became of it
 
 
-def of_figures(figures: Figures, problem: str) -> bytes:
-    return ujson.dumps({"figures": figures.pack(), "problem": shortened(problem)}).encode()
+def of_figures(figures: Figures, problem: str, source: SourceState) -> bytes:
+    told = {
+        "figures": figures.pack(),
+        "problem": shortened(problem),
+        "source": source.name,
+        "since": source.failing_since_s,
+    }
+    return ujson.dumps(told).encode()
 
 
 def of_failure(reason: str) -> bytes:
@@ -94,9 +104,16 @@ def decode(message: bytes) -> Report:
     except ValueError as error:
         raise InvalidMessage(f"invalid JSON ({len(message)} bytes)") from error
     match found:
-        case {"figures": packed, "problem": str(problem)}:
+        case {
+            "figures": packed,
+            "problem": str(problem),
+            "source": str(name),
+            "since": float(since_s) | int(since_s),
+        } if 0 <= since_s < _MAX_TIME_S:
             try:
-                return Report(Figures.unpack(packed), problem)
+                return Report(
+                    Figures.unpack(packed), problem, SourceState(name[:MAX_NAME], since_s)
+                )
             except ValueError as error:
                 raise InvalidMessage(f"invalid figures: {error}") from error
         case {"failed": str(failure)}:

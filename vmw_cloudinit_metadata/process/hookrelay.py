@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gevent.event import Event
 
-from vmw_cloudinit_metadata.drivers import webhook
-from vmw_cloudinit_metadata.drivers.webhook import Taken, Webhook
 from vmw_cloudinit_metadata.process import channel
+from vmw_cloudinit_metadata.protocol import webhook
+from vmw_cloudinit_metadata.protocol.webhook import Taken, Webhook
 
 # It must not count as taken unless it was taken everywhere.
 NOT_CONFIRMED = Taken(webhook.FAILED, "not all workers have confirmed it: send it again")
@@ -38,12 +38,14 @@ class HookRelay:
     """Belongs to the parent. A worker that is not ready gets webhooks too, and is not waited for:
     it reads them before it serves a VM."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: Callable[[], Collection[Recipient]]) -> None:
+        self._workers = workers
         self._number = 0
         self._asked: dict[int, _Asked] = {}
 
-    def ask(self, hook: Webhook, workers: Collection[Recipient]) -> Taken:
-        """Send it to all workers; wait, in a greenlet, for the ready ones."""
+    def give(self, hook: Webhook) -> Taken:
+        """Send a webhook to all workers; wait, in a greenlet of the caller, for the ready ones."""
+        workers = self._workers()
         self._number += 1
         number, message = self._number, channel.of_hook(self._number, hook)
         asked = self._asked[number] = _Asked({one.pid for one in workers if one.is_ready})

@@ -24,10 +24,10 @@ from typing import Any, Protocol
 import gevent
 from gevent.event import Event
 
-from vmw_cloudinit_metadata.drivers.webhook import Taken, Webhook
 from vmw_cloudinit_metadata.monitoring.counters import DROPPED, WORKER_RESTARTS, Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
+from vmw_cloudinit_metadata.monitoring.sourcestate import SourceState
 from vmw_cloudinit_metadata.process import channel, notify
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.process.hookrelay import HookRelay
@@ -77,6 +77,7 @@ class Worker:
         self.is_killed = False
         self.failure: str | None = None
         self.problem = ""  # why its driver cannot be used
+        self.source = SourceState()
         self.silent_s = 0.0  # while the parent listened
         self._figures = Figures()
         self._dropped = 0  # of its messages
@@ -154,6 +155,7 @@ class Worker:
         if report.figures:
             self.is_ready = True
             self._figures, self.problem = report.figures, report.problem
+            self.source = report.source
         if report.hook is not None and report.taken:
             self._relay.take(self.pid, report.hook, report.taken)
         for happening in report.happenings:
@@ -195,7 +197,7 @@ class Parent:
         self._due_s: list[float] = []  # when workers are to be started
         self._ended = Figures()  # of those that are gone
         self.budget = Budget(memory_budget, self._count_one)
-        self._relay = HookRelay()
+        self.hooks = HookRelay(lambda: list(self._workers.values()))
         self._is_started = False
         self.is_stopping = False
         self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of this process
@@ -236,9 +238,13 @@ class Parent:
                 return f"worker {worker.pid} has been silent for {worker.silent_s:.0f} s"
         return next((worker.problem for worker in ready if worker.problem), "")
 
-    def hook(self, hook: Webhook) -> Taken:
-        """Give a webhook to all workers, and wait for them, in a greenlet of the caller."""
-        return self._relay.ask(hook, list(self._workers.values()))
+    @property
+    def source(self) -> SourceState:
+        """Where data comes from, and since when a worker has failed to take it."""
+        every = [one.source for one in self._workers.values() if one.is_ready]
+        failing = [one for one in every if one.is_failing]
+        first = min(failing, key=lambda one: one.failing_since_s, default=None)
+        return first or next(iter(every), SourceState())
 
     def start(self, rereading: Rereading) -> None:
         """Start all workers; return when they accept, or after TERM or INT. Raise ConfigError with
@@ -357,7 +363,7 @@ class Parent:
             self._be_worker(ours, theirs)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        worker = self._workers[pid] = Worker(pid, ours, self._listeners, self._relay)
+        worker = self._workers[pid] = Worker(pid, ours, self._listeners, self.hooks)
         worker.watch(self._woken.set)
         return worker
 

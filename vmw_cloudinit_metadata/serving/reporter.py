@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import gevent
 
-from vmw_cloudinit_metadata.drivers.webhook import Taken
 from vmw_cloudinit_metadata.monitoring.counters import DROPPED
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.process import channel
+from vmw_cloudinit_metadata.protocol.webhook import Taken
 from vmw_cloudinit_metadata.serving.server import MetadataServer
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,8 @@ class Reporter:
             self._soon.stop()
 
     def _send_figures(self) -> bool:
-        return self._send(channel.of_figures(self._server.figures, self._server.problem))
+        server = self._server
+        return self._send(channel.of_figures(server.figures, server.problem, server.source))
 
     def _send_happenings(self) -> bool:
         """Send the waiting happenings; return whether all are sent."""

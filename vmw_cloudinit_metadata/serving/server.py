@@ -14,17 +14,17 @@ from socket import socket
 from typing import Any
 
 import gevent
-from gevent.event import AsyncResult, Event
+from gevent.event import Event
 
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
-from vmw_cloudinit_metadata.drivers.webhook import ANSWER_S, Taken, Webhook
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.monitoring import gauges
 from vmw_cloudinit_metadata.monitoring.counters import CONNECTIONS, Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings
+from vmw_cloudinit_metadata.monitoring.sourcestate import SourceState
 from vmw_cloudinit_metadata.process.budget import (
     CONNECTION_BYTES,
     TLS_BYTES,
@@ -56,7 +56,7 @@ from vmw_cloudinit_metadata.serving.admission import (
 from vmw_cloudinit_metadata.serving.connection import Connection
 from vmw_cloudinit_metadata.serving.entrance import Entrance
 from vmw_cloudinit_metadata.serving.health import Health
-from vmw_cloudinit_metadata.serving.hooks import BUSY, Hooks
+from vmw_cloudinit_metadata.serving.hooks import Hooks
 from vmw_cloudinit_metadata.serving.journey import Journeys
 from vmw_cloudinit_metadata.serving.lookup import Lookup
 from vmw_cloudinit_metadata.serving.ondisk.answersondisk import AnswersOnDisk
@@ -214,15 +214,13 @@ class MetadataServer:
         return self._health.problem
 
     @property
+    def source(self) -> SourceState:
+        """Where data comes from, and since when the driver cannot be used; like `problem`."""
+        return self._health.source
+
+    @property
     def is_stopping(self) -> bool:
         return self._stop_asked.is_set()
-
-    def hook(self, hook: Webhook) -> Taken:
-        """Give a webhook to the driver, and wait for it, in a greenlet of the caller."""
-        taken: AsyncResult[Taken] = AsyncResult()
-        self.hooks.ask(hook, taken.set)
-        taken.wait(ANSWER_S)
-        return taken.value or BUSY
 
     def watch_driver(self) -> None:
         """Check every second, from now on, whether the driver can be used."""
@@ -325,7 +323,7 @@ class MetadataServer:
         for connection in list(self._connections):
             connection.drain()
         self._wait_while(self._is_answering, self._drain_s)
-        self._wait_while(self._is_connected, FAREWELL_S)
+        self._wait_while(lambda: bool(self._connections), FAREWELL_S)
         for connection in list(self._connections):
             connection.close()
         while self._connections:
@@ -349,9 +347,6 @@ class MetadataServer:
 
     def _is_answering(self) -> bool:
         return any(connection.is_busy for connection in self._connections)
-
-    def _is_connected(self) -> bool:
-        return bool(self._connections)
 
     def _begin(self, sock: socket, address: tuple[Any, ...]) -> Connection:
         self._services.counters[CONNECTIONS] += 1

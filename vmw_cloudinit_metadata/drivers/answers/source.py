@@ -17,7 +17,6 @@ from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.store import Key
-from vmw_cloudinit_metadata.drivers.webhook import NoWebhooksError, Webhook
 from vmw_cloudinit_metadata.instance import fault
 from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.process.budget import Table
@@ -163,9 +162,6 @@ class Source(ABC, Generic[V]):
 
     @abstractmethod
     def check(self) -> None: ...
-
-    def hook(self, webhook: Webhook) -> None:  # noqa: ARG002
-        raise NoWebhooksError("files take no webhooks")
 
     def tables(self) -> Mapping[str, Table]:
         return {}

@@ -28,7 +28,6 @@ from vmw_cloudinit_metadata.drivers.records.recordview import (
 )
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Fetched, Key, Record, Store
-from vmw_cloudinit_metadata.drivers.webhook import Webhook
 from vmw_cloudinit_metadata.instance import fault
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, kind_of
 from vmw_cloudinit_metadata.protocol.printable import one_line, quoted, shortened
@@ -59,7 +58,7 @@ class RecordSource(Source[RecordView]):
         self.hints = RecordHints(name)
 
     def view(self) -> RecordView:
-        return RecordView(Moment(self._fetch, self._revision()))
+        return RecordView(Moment(self._fetch, self._changes.told_revision))
 
     def layers(self, view: RecordView) -> LayerSet:
         return self._layers.all(view)
@@ -116,10 +115,7 @@ class RecordSource(Source[RecordView]):
         return token.held_at(self._changes, time_s)
 
     def revision(self) -> int | None:
-        return self._revision() if self._store.tells_all else None
-
-    def _revision(self) -> int | None:
-        return self._changes.revision if self._changes.is_told else None
+        return self._changes.told_revision if self._store.tells_all else None
 
     def close(self) -> None:
         self._listening.close()
@@ -129,7 +125,7 @@ class RecordSource(Source[RecordView]):
         return self._names.all()
 
     def checks(self) -> RecordCheck:
-        revision = self._revision()  # from before the records are listed
+        revision = self._changes.told_revision  # from before the records are listed
         listed, unusable = self._listed()
 
         def view() -> RecordView:
@@ -139,9 +135,6 @@ class RecordSource(Source[RecordView]):
             return token.held_at(self._changes, time.monotonic())
 
         return RecordCheck(self._name, Listed(listed, unusable), view, self.layers, holds)
-
-    def hook(self, webhook: Webhook) -> None:
-        self._store.hook(webhook)
 
     def check(self) -> None:
         self._listening.look()

@@ -6,8 +6,12 @@ import hmac
 from collections.abc import Mapping
 from pathlib import Path
 
-from vmw_cloudinit_metadata.drivers.drivererror import DriverError
-from vmw_cloudinit_metadata.drivers.webhook import NoWebhooksError, Webhook, WebhookRefusedError
+from vmw_cloudinit_metadata.drivers.drivererror import (
+    DriverError,
+    NoWebhooksError,
+    WebhookRefusedError,
+)
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 

@@ -33,7 +33,7 @@ from vmw_cloudinit_metadata.drivers.stores.httpclient import (
 from vmw_cloudinit_metadata.drivers.stores.httpoptions import File, HttpOptions, parsed
 from vmw_cloudinit_metadata.drivers.stores.httptemplate import HttpTemplate
 from vmw_cloudinit_metadata.drivers.stores.signature import Signature
-from vmw_cloudinit_metadata.drivers.webhook import Webhook
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
 
 MAX_KEPT_BYTES = 32 * 1024 * 1024  # of answers that a server may confirm with 304
 MAX_LIST_BYTES = 64 * 1024 * 1024
@@ -93,7 +93,7 @@ class HttpStoreOptions(HttpOptions):
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _LastReply:
     """The last answer of an address; `body` None: it was 404."""
 
     body: bytes | None
@@ -119,7 +119,9 @@ class HttpStore(Store):
         self._templates = {template.kind: template for template in templates}
         self._signature = Signature("x-hub-signature-256", checked.webhook_key_file)
         self._lock = threading.Lock()
-        self._kept: LRUCache[str, _Kept] = LRUCache(MAX_KEPT_BYTES, getsizeof=attrgetter("size"))
+        self._kept: LRUCache[str, _LastReply] = LRUCache(
+            MAX_KEPT_BYTES, getsizeof=attrgetter("size")
+        )
         self._changes: Changes | None = None
         self._in_trouble: str | None = None  # the address that failed last, since the last answer
 
@@ -179,7 +181,7 @@ class HttpStore(Store):
         template = self._templates.get(key.kind)
         return template.target(key) if template else None
 
-    def _asked(self, key: Key, target: str, within_s: float) -> _Kept:
+    def _asked(self, key: Key, target: str, within_s: float) -> _LastReply:
         """Return what the server has now, and keep it; raise DriverError."""
         with self._lock:
             before = self._kept.get(target)
@@ -198,18 +200,18 @@ class HttpStore(Store):
                 self._kept[target] = found
         return found
 
-    def _answer(self, target: str, before: _Kept | None, within_s: float) -> _Kept:
+    def _answer(self, target: str, before: _LastReply | None, within_s: float) -> _LastReply:
         if within_s <= 0:
             raise self._client.error(f"no whole answer within {REQUEST_S:g} s")
         conditions = before.conditions if before else {}
         answer = self._client.request("GET", target, headers=conditions, within_s=within_s)
         if answer.status == 304 and before and conditions:
             age_s = freshness.age_s(answer.headers, before.age_s)
-            return _Kept(before.body, conditions, age_s)
+            return _LastReply(before.body, conditions, age_s)
         if answer.status not in (200, 404):
             raise self._client.status_error(answer.status)
         is_there = answer.status == 200
-        return _Kept(
+        return _LastReply(
             answer.body if is_there else None,
             freshness.conditions(answer.headers) if is_there else {},
             freshness.age_s(answer.headers),
