@@ -16,9 +16,10 @@ from tests.httppeer import reply
 from tests.process import Constants
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import DriverError, Machine, StoreDriver
+from vmw_cloudinit_metadata.drivers.drivererror import NoWebhooksError, WebhookRefusedError
 from vmw_cloudinit_metadata.drivers.stores.netbox.netboxstore import NetBoxStore
-from vmw_cloudinit_metadata.drivers.webhook import NoWebhooksError, Webhook, WebhookRefusedError
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
 from vmw_cloudinit_metadata.testing import check_driver, machine
 
 WEB1 = machine("web-ber-1", "42130a5c-1f2e-9d3b-5c77-0e1f2a3b4c5d")

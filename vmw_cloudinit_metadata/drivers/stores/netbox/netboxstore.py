@@ -27,7 +27,7 @@ from vmw_cloudinit_metadata.drivers.stores.netbox.mirror import EVERYTHING, Mirr
 from vmw_cloudinit_metadata.drivers.stores.netbox.rounds import Rounds
 from vmw_cloudinit_metadata.drivers.stores.netbox.vmreader import READ_S, SHORT_S, VmReader
 from vmw_cloudinit_metadata.drivers.stores.signature import Signature
-from vmw_cloudinit_metadata.drivers.webhook import Webhook
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
 
 NEXT_PAGE_S = 3.0  # from one page to the next at the latest, as a NetBox that hangs says nothing
 LONG_S = 2.0  # of a page while nobody waits for a change
