@@ -6,6 +6,8 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 
 from tests.fakenetbox import SECRET, TOKEN, FakeNetBox, recorded_webhooks
 from tests.httppeer import reply
-from tests.process import Constants
+from tests.process import Constants, ServerProcess
+from tests.test_admin import Admin
+from tests.vm import Vm
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import DriverError, Machine, StoreDriver
 from vmw_cloudinit_metadata.drivers.drivererror import NoWebhooksError, WebhookRefusedError
@@ -340,3 +344,44 @@ def test_wrong_option_is_an_error(
     with pytest.raises(DriverError) as raised:
         StoreDriver.of(NetBoxStore, options | {option: value})
     assert fault in str(raised.value)
+
+
+# A whole server
+
+STORE = "vmw_cloudinit_metadata.drivers.stores.netbox.netboxstore:NetBoxStore"
+
+
+def send(admin: Admin, webhook: Webhook) -> int:
+    connection = HTTPConnection(admin.host, admin.port, timeout=60)
+    connection.request("POST", "/hooks/changes", webhook.body, dict(webhook.headers))
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+@pytest.mark.slow
+def test_server_serves_the_mirror_and_says_since_when_netbox_is_away(
+    netbox: FakeNetBox, options: dict[str, Any], start: Callable[..., ServerProcess]
+) -> None:
+    admin = Admin(start("--driver", STORE, driver_opts=options))
+    wait_until(lambda: admin.status("/readyz") == 200)
+
+    def layer() -> Any:
+        with closing(Vm(admin.server.port, "web-ber-1", vc_uuid=WEB1.vc_uuid)) as vm:
+            return vm.metadata()["layer"]
+
+    assert layer() == 2
+    web = netbox.called("web-ber-1")
+    web["config_context"] = {"cloud-init": {"metadata": {"layer": 7}}}
+    assert send(admin, hook("{}", key="the key of somebody else")) == 403
+    assert admin.metric("vmw_metadata_webhooks_total", outcome="refused") == 1
+    assert send(admin, changed(web)) == 200
+    wait_until(lambda: layer() == 7)
+    netbox.stop()
+    wait_until(lambda: admin.status("/readyz") == 503)
+    problem = admin.request("/readyz")[1].decode()
+    assert f"NetBox at {netbox.url} is out of reach since 2" in problem
+    assert layer() == 7
+    netbox.start()
+    wait_until(lambda: admin.status("/readyz") == 200)
+    assert layer() == 7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.process import CHECKOUT
 from tests.servers import Backend, Daemon, Data
 from tests.servers.netboxinstall import HOME, configure, programs
 from tests.servers.postgresql import program
@@ -200,6 +202,7 @@ class NetBoxBackend(Backend):
             "name": "vmw-cloudinit-metadata",
             "payload_url": f"http://127.0.0.1:{admin_port}/hooks/changes",
             "secret": self.key,
+            "body_template": body_template(),
         }
         made = self.ask("POST", "extras/webhooks/", hook)
         rule = {
@@ -240,6 +243,14 @@ class NetBoxBackend(Backend):
             )
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout)
+
+
+def body_template() -> str:
+    """Return the template of docs/stores/netbox.md."""
+    text = (CHECKOUT / "docs/stores/netbox.md").read_text()
+    found = re.search(r"^```\n(\{\"object_type\".*?)\n```$", text, re.DOTALL | re.MULTILINE)
+    assert found
+    return found[1]
 
 
 def _context_of(data: Data) -> dict[str, Any]:

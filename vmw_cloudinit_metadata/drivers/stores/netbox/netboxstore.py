@@ -117,10 +117,8 @@ class NetBoxStore(Store):
         self._inbox.put(touched_by(event))
 
     def check(self) -> None:
-        if self._away:
-            raise DriverError(self._away)
-        if self._is_listening:
-            self._need_mirror(within_s=0)
+        if self._away or not self._complete.is_set():
+            raise DriverError(self._away or self._reading_on)
 
     def close(self) -> None:
         self._inbox.close()
@@ -192,8 +190,11 @@ class NetBoxStore(Store):
                 if not self._complete.is_set():
                     self._read_all()
         elif not self._complete.wait(within_s):
-            count = len(self._mirror)
-            raise DriverError(self._away or f"{self.name}: only {count} virtual machines read yet")
+            raise DriverError(self._away or self._reading_on)
+
+    @property
+    def _reading_on(self) -> str:
+        return f"{self.name}: of its virtual machines only {len(self._mirror)} were read yet"
 
     def _read_all(self) -> None:
         self._rounds.want_all()
