@@ -380,7 +380,8 @@ def test_server_serves_the_mirror_and_says_since_when_netbox_is_away(
     netbox.stop()
     wait_until(lambda: admin.status("/readyz") == 503)
     problem = admin.request("/readyz")[1].decode()
-    assert f"NetBox at {netbox.url} is out of reach since 2" in problem
+    assert f"because of NetBox at {netbox.url}" in problem
+    assert f"NetBox at {netbox.url} is out of reach since 2" in str(admin.json("/api/status"))
     assert layer() == 7
     netbox.start()
     wait_until(lambda: admin.status("/readyz") == 200)

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakenetbox import SECRET, recorded_answer, recorded_webhooks
@@ -180,6 +180,7 @@ def test_fault_of_config_context_is_one_of_the_vm(context: Any, fault: str) -> N
 
 
 @given(JSON, JSON)
+@settings(max_examples=40)
 def test_any_config_context_makes_data_that_can_be_read(context: Any, network: Any) -> None:
     key = Key("name", "bare")
     for own in (context, {"network": network}, {"network": {"address": network}}):
@@ -253,6 +254,7 @@ def test_recorded_webhooks_are_signed_as_we_check_it() -> None:
 
 
 @given(JSON)
+@settings(max_examples=40)
 def test_any_webhook_names_something_or_everything(event: Any) -> None:
     kinds = ("virtualization.virtualmachine", "virtualization.vminterface", "ipam.ipaddress", "x")
     assert touched_by(event).all
@@ -287,6 +289,7 @@ STEPS = st.lists(st.tuples(VMS, st.integers(0, 9), st.integers(0, 9) | st.just(E
 
 
 @given(STEPS)
+@settings(max_examples=40)
 def test_mirror_is_what_was_read_last(
     steps: list[tuple[dict[int, MirroredVm], int, float]],
 ) -> None:

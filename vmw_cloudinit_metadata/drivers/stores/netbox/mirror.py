@@ -61,7 +61,9 @@ class Mirror:
         return [entry.record() for entry in entries]
 
     def all(self) -> Iterator[Record]:
-        for number in sorted(self._entries):
+        with self._lock:
+            numbers = sorted(self._entries)
+        for number in numbers:
             entry = self._entries.get(number)
             if entry:
                 yield entry.record()

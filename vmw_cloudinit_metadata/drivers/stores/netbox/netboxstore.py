@@ -117,8 +117,9 @@ class NetBoxStore(Store):
         self._inbox.put(touched_by(event))
 
     def check(self) -> None:
-        if self._away or not self._complete.is_set():
-            raise DriverError(self._away or self._reading_on)
+        if self._away:
+            raise DriverError(self._away)
+        self._need_mirror(within_s=0)
 
     def close(self) -> None:
         self._inbox.close()
@@ -190,11 +191,8 @@ class NetBoxStore(Store):
                 if not self._complete.is_set():
                     self._read_all()
         elif not self._complete.wait(within_s):
-            raise DriverError(self._away or self._reading_on)
-
-    @property
-    def _reading_on(self) -> str:
-        return f"{self.name}: of its virtual machines only {len(self._mirror)} were read yet"
+            reading = f"{self.name}: its virtual machines are read, {len(self._mirror)} until now"
+            raise DriverError(self._away or reading)
 
     def _read_all(self) -> None:
         self._rounds.want_all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MOST = 500
+MOST = 200  # 25 ms of CPU, for which other threads of the server may wait
 MOST_BYTES = 4 * 1024 * 1024  # of an answer
 
 _FIRST_RATE = 40.0
