@@ -28,7 +28,7 @@ RULES = (
 EVENTS = ["object_created", "object_updated", "object_deleted"]
 DATABASE = HOME / "database"  # of an empty NetBox
 WORKERS = 2
-LIMIT_S = 120.0  # NetBox itself takes long to start
+LIMIT_S = 300.0  # NetBox itself takes long to start
 
 
 class NetBoxBackend(Backend):
