@@ -131,6 +131,16 @@ def test_values_are_explained_by_the_virtual_machine(make: Make) -> None:
     assert "metadata.rack: r7  # web-ber-1 in cluster vcenter-1 (virtual machine 10001)" in lines
 
 
+def test_odd_virtual_machine_is_no_trouble_of_others(netbox: FakeNetBox, make: Make) -> None:
+    netbox.called("spare")["config_context"] = {"cloud-init": {"metadata": {"n": 2**80}}}
+    netbox.called("bare")["interface_count"] = 1  # NetBox's counters may be wrong
+    driver = make(is_watched=False)
+    assert metadata(driver, machine("spare", VC))["n"] == 2**80
+    with pytest.raises(InvalidInstanceData, match="0 of 1 interfaces that the token may view"):
+        driver.get_instance(BARE)
+    assert driver.get_instance(WEB1)
+
+
 def test_filter_is_in_each_query(netbox: FakeNetBox, make: Make) -> None:
     wanted = {"status": {"exact": "STATUS_ACTIVE"}}
     driver = make(filter=wanted)

@@ -26,10 +26,11 @@ from vmw_cloudinit_metadata.drivers.stores.netbox.mirror import (
 )
 from vmw_cloudinit_metadata.drivers.stores.netbox.pagesize import MOST, PageSize
 from vmw_cloudinit_metadata.drivers.stores.netbox.virtualmachine import (
-    ChangingError,
     UnusableAnswerError,
     VirtualMachine,
 )
+from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.model import InstanceData
 
 WEB, SPARE = 10001, 10006  # ids of recorded virtual machines
 BY_NAME = {vm["name"]: vm for vm in recorded_answer()["data"]["found"]}
@@ -56,6 +57,11 @@ def network_of(vm: VirtualMachine, **rules: Any) -> Any:
 
 
 # Mapping
+
+
+def test_custom_field_and_config_context_may_spell_a_key_differently() -> None:
+    vm = vm_of("bare", {"metadata": {"public-keys": ["b"]}}, custom_fields={"public_keys": ["a"]})
+    assert data_of(vm, Rules())["metadata"]["public-keys"] == ["b"]
 
 
 def test_recorded_virtual_machine_becomes_instance_data() -> None:
@@ -222,10 +228,13 @@ def test_answer_that_cannot_be_used_says_why(answer: bytes, reason: str) -> None
     assert reason in str(raised.value)
 
 
-def test_interfaces_that_are_not_seen_are_no_fewer_interfaces() -> None:
-    vm = {**BY_NAME["web-ber-1"], "interfaces": []}
-    with pytest.raises(ChangingError, match="0 of the 4 interfaces of virtual machine 10001"):
-        virtualmachine.parsed(body(found=[vm]))
+def test_interfaces_that_are_not_seen_are_a_fault_of_the_vm() -> None:
+    key = Key("name", "web-ber-1")
+    data = data_of(vm_of("web-ber-1", interfaces=[]), Rules())
+    layer = kept(Record(key, data), key).layer()
+    with pytest.raises(InvalidInstanceData, match="found '0 of 4 interfaces that the token may v"):
+        InstanceData.from_mapping(layer.mapping)
+    assert isinstance(network_of(vm_of("web-ber-1", interface_count=3)), list)
 
 
 # Webhooks

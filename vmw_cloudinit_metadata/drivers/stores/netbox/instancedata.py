@@ -65,7 +65,8 @@ def data_of(vm: VirtualMachine, rules: Rules) -> Any:
     if twice or patch.patch_of(upper)[1]:
         return own
     network = upper.pop("network", {})
-    mapping = _over({"metadata": _metadata(vm, rules)}, upper)
+    lower, _ = canonical({"metadata": _metadata(vm, rules)})
+    mapping = _over(lower, upper)
     found = _network(vm, rules, network)
     if found is not None:
         mapping["network"] = found
@@ -106,6 +107,9 @@ def _network(vm: VirtualMachine, rules: Rules, own: Any) -> Any:
     """Return the network; `own` is what config context says, over the primary interface."""
     if own != {} and (not isinstance(own, dict) or native.is_native(own)):
         return own
+    if vm.unseen_interfaces:
+        counts = f"{len(vm.interfaces)} of {vm.interface_count}"
+        return f"{counts} interfaces that the token may view"  # a fault, which quotes that
     interfaces = list(_interfaces(vm))
     first = interfaces[0] if interfaces else {}
     first = _over({"network": first}, {"network": own})["network"]

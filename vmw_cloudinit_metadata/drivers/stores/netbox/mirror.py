@@ -6,13 +6,12 @@ follows anything newer. Any thread may look things up.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
-
-import ujson
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.store import Key, Record
@@ -37,7 +36,7 @@ class MirroredVm:
         return _ABOUT_BYTES + len(self.text)
 
     def record(self) -> Record:
-        return Record(self.key, ujson.loads(self.text), self.label)
+        return Record(self.key, json.loads(self.text), self.label)
 
 
 class FullError(DriverError):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
-
-import ujson
 
 from vmw_cloudinit_metadata.drivers.stores.httpclient import HttpAnswer, HttpClient, ServerError
 from vmw_cloudinit_metadata.drivers.stores.netbox import instancedata, virtualmachine
@@ -14,7 +13,6 @@ from vmw_cloudinit_metadata.drivers.stores.netbox.instancedata import Rules
 from vmw_cloudinit_metadata.drivers.stores.netbox.mirror import MirroredVm
 from vmw_cloudinit_metadata.drivers.stores.netbox.pagesize import PageSize
 from vmw_cloudinit_metadata.drivers.stores.netbox.virtualmachine import (
-    ChangingError,
     Page,
     UnusableAnswerError,
     VirtualMachine,
@@ -77,23 +75,20 @@ class VmReader:
         return {vm.id: self._entry(vm) for vm in page.found}
 
     def _read(self, request: bytes) -> Page:
+        """Return an answer; ask again for one in which interfaces may come and go."""
         for attempt in range(1, ATTEMPTS + 1):
             begun_s = time.monotonic()
             body = self._checked(self._answer("POST", "graphql/", request))
             try:
                 page = virtualmachine.parsed(body)
-            except ChangingError as error:
-                if attempt == ATTEMPTS:
-                    raise self._client.error(str(error)) from None
-                time.sleep(PAUSE_S)
             except UnusableAnswerError as error:
                 raise self._client.error(str(error)) from None
-            else:
-                if page.found:
-                    seconds = time.monotonic() - begun_s
-                    self._size.took(len(page.found), seconds, len(body))
-                return page
-        raise AssertionError
+            if page.found:
+                self._size.took(len(page.found), time.monotonic() - begun_s, len(body))
+            if attempt == ATTEMPTS or not any(vm.unseen_interfaces for vm in page.found):
+                break
+            time.sleep(PAUSE_S)
+        return page
 
     def _check_permission(self, kind: str) -> None:
         """Raise ServerError unless NetBox has none of a kind of which none is seen."""
@@ -123,7 +118,7 @@ class VmReader:
 
     def _entry(self, vm: VirtualMachine) -> MirroredVm:
         data = instancedata.data_of(vm, self._rules)
-        text = ujson.dumps(data, escape_forward_slashes=False).encode()
+        text = json.dumps(data, ensure_ascii=False).encode()  # of numbers of any size
         interfaces = tuple(one.id for one in vm.interfaces)
         key = instancedata.key_of(vm, self._rules)
         return MirroredVm(key, instancedata.label_of(vm), text, interfaces)
