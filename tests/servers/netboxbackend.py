@@ -10,7 +10,7 @@ import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.servers import Backend, Daemon, Data
 from tests.servers.netboxinstall import HOME, configure, programs
 from tests.servers.postgresql import program
 from tests.storm import free_port
+from tests.waiting import wait_until
 
 ACTIVE, GONE = "active", "decommissioning"  # the filter is for active ones
 RULES = (
@@ -39,7 +40,7 @@ class NetBoxBackend(Backend):
 
     name = "netbox"
     driver = "netbox"
-    layer_served_after_s = 30.0  # a config context counts once all virtual machines are read
+    layer_served_after_s = 60.0  # a config context counts once all virtual machines are read
 
     def __init__(self) -> None:
         super().__init__()
@@ -198,6 +199,9 @@ class NetBoxBackend(Backend):
             self._contexts[name] = self.ask("POST", "extras/config-contexts/", context)["id"]
 
     def attach(self, port: int, admin_port: int) -> None:  # noqa: ARG002
+        """Send webhooks to the metadata server, and wait until it has read everything."""
+        ready = f"http://127.0.0.1:{admin_port}/readyz"
+        wait_until(lambda: _answers(ready), limit_s=LIMIT_S)
         hook = {
             "name": "vmw-cloudinit-metadata",
             "payload_url": f"http://127.0.0.1:{admin_port}/hooks/changes",
@@ -243,6 +247,13 @@ class NetBoxBackend(Backend):
             )
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout)
+
+
+def _answers(url: str) -> bool:
+    """Return whether the answer is one of success."""
+    with suppress(OSError), urllib.request.urlopen(url, timeout=LIMIT_S):
+        return True
+    return False
 
 
 def body_template() -> str:
