@@ -34,6 +34,9 @@ FLOORS = {
     **dict.fromkeys(("client.summary", "client.report", "admin.request"), 0),
     **dict.fromkeys(("guest.agent.printing", "guest.windows.publickeys"), 0),
     "guest.windows.networkdetails": 0,
+    **dict.fromkeys(
+        (f"drivers.stores.netbox.{name}" for name in ("hookevent", "pagesize", "virtualmachine")), 0
+    ),
     **dict.fromkeys(("guest.image.kernel", "guest.image.datasource", "guest.vsphere.portplan"), 0),
     **dict.fromkeys(("guest.check.dsidentify", "guest.check.finding"), 0),
 }
