@@ -449,6 +449,21 @@ def test_json_has_each_finding(image: Path) -> None:
     }
 
 
+def test_text_of_an_image_is_bounded_and_printable(image: Path) -> None:
+    put(
+        image, "etc/cloud/ds-identify.cfg", "policy: \x1b[2Jdisabled," + "disabled," * 10_000 + "\n"
+    )
+    name = os.fsdecode(b"60-\xff\n.cfg")
+    put(image, f"{CLOUD}/{name}", "network: {config: disabled}\n")
+    options = ("guest", "check", "--root", str(image))
+    text, told = in_process(*options)[1], in_process(*options, "--format", "json")[1]
+    assert len(text) == 2
+    assert max(map(len, text)) < 3000
+    assert all(finding.isprintable() for finding in text)
+    names = [finding["file"] for finding in json.loads("\n".join(told))["findings"]]
+    assert f"/{CLOUD}/60-\\udcff\\n.cfg" in names
+
+
 def test_warning_does_not_fail(image: Path) -> None:
     put(image, f"{CLOUD}/50-preserve.cfg", sample("docs/50-preserve.cfg"))
     code, (line,), err = in_process("guest", "check", "--root", str(image))

@@ -133,7 +133,7 @@ def check(root: Path, form: str, run_image_programs: bool) -> int:
         click.echo(_as_json(found, faults))
     else:
         for finding in found:
-            click.echo(one_line(str(finding)))
+            click.echo(str(finding))
     click.echo(f"problems: {faults}", err=True)
     return 1 if faults else 0
 

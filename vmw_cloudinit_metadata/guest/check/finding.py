@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFinding:
@@ -16,7 +18,7 @@ class ImageFinding:
     is_warning: bool = False
 
     def __str__(self) -> str:
-        text = ": ".join(part for part in (self.file, self.problem, self.remedy) if part)
+        text = ": ".join(_safe(part) for part in (self.file, self.problem, self.remedy) if part)
         return f"warning: {text}" if self.is_warning else text
 
     @classmethod
@@ -33,7 +35,12 @@ class ImageFinding:
         """Return it for JSON."""
         return {
             "severity": "warning" if self.is_warning else "fault",
-            "file": self.file,
-            "problem": self.problem,
-            "remedy": self.remedy,
+            "file": _safe(self.file),
+            "problem": _safe(self.problem),
+            "remedy": _safe(self.remedy),
         }
+
+
+def _safe(text: str) -> str:
+    """Return text that may come from the image, bounded, and fit for a terminal and JSON."""
+    return one_line(shortened(text))
