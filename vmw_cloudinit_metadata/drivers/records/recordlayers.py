@@ -45,7 +45,8 @@ class RecordLayers:
     def all(self, view: RecordView) -> LayerSet:
         """Return the layers, in the order in which they are applied; raises DriverError."""
         moment = view.moment
-        if moment.layers is None and self.are_known():
+        # A list is newer than what was told before it.
+        if moment.layers is None and not moment.is_listed and self.are_known():
             moment.layers = self._kept.layers
         if moment.layers is None:
             moment.layers = self._made_of(view.of(LAYERS), moment.revision)

@@ -23,6 +23,7 @@ class RecordToken:
     revision: int
     keys: tuple[Key, ...]
     until_s: float = inf  # of time.monotonic()
+    digest: int = 0  # of the records, if all were listed
 
     def held_at(self, changes: Revisions, time_s: float) -> bool:
         return time_s < self.until_s and changes.held_at(self.revision, self.keys, time_s)
@@ -36,6 +37,12 @@ class Moment:
     revision: int | None  # None: changes are not told
     records: dict[Key, Records] = field(default_factory=dict)
     layers: LayerSet | None = None
+    is_listed: bool = False  # `records` are all that there are
+
+
+def digest_of(keys: Collection[Key], records: Mapping[Key, Records]) -> int:
+    """Return another number for other records under the keys."""
+    return hash(tuple([tuple([one.digest for one in records.get(key, ())]) for key in keys]))
 
 
 class RecordView:
@@ -105,4 +112,6 @@ class RecordView:
         revision = self.moment.revision
         if revision is None or until_s <= time.monotonic():
             return None
-        return RecordToken(revision, tuple(self._seen), until_s)
+        keys = tuple(self._seen)
+        digest = digest_of(keys, self.moment.records) if self.moment.is_listed else 0
+        return RecordToken(revision, keys, until_s, digest)
