@@ -43,6 +43,7 @@ class Backend(ABC):
 
     name: ClassVar[str]
     driver: ClassVar[str]  # --driver
+    prepares: ClassVar[bool] = False  # the catalogue prepares answers of all its data
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
