@@ -53,7 +53,6 @@ LAYER_EVERY = 50  # changes, of which one is of the layer
 DELETE_EVERY = 20
 MAX_FIRST = 2.5  # kept boots that a first one may cost
 MEASURABLE = 1000  # VMs; with fewer, the first boots are those of a server that has just begun
-PREPARED_S = 10.0  # until the catalogue has prepared all answers of a store, if it can
 RECOVERED_S = 5.0
 OUTAGE_S = 4.0
 SLICE = 250  # boots measured in a row
@@ -298,13 +297,14 @@ class Trial:
             self._run.expect(not counters["internal errors"], "internal errors")
 
     def _prepared(self, admin_port: int) -> int:
-        """Wait for answers that the catalogue prepares; return how many there are."""
-        end_s = time.monotonic() + PREPARED_S
+        """Return how many answers the catalogue has prepared, once these are all."""
+        wanted = len({*self._names, *self._warm, *self._unknown}) if self._backend.prepares else 0
+        end_s = time.monotonic() + LIMIT_S
         while True:
             with urlopen(f"http://127.0.0.1:{admin_port}/metrics") as answer:
                 found = _PREPARED.search(answer.read().decode())
             count = int(float(found[1])) if found else 0
-            if count >= len(self._names) or time.monotonic() > end_s:
+            if count >= wanted or time.monotonic() > end_s:
                 return count
             gevent.sleep(0.2)
 

@@ -44,6 +44,7 @@ class Backend(ABC):
     name: ClassVar[str]
     driver: ClassVar[str]  # --driver
     layer_served_after_s: ClassVar[float] = 1.0  # within which a change counts for all VMs
+    prepares: ClassVar[bool] = False  # the catalogue prepares answers of all its data
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))

@@ -54,6 +54,7 @@ class RecordCheck(SourceChecks[RecordView]):
         view = self._view()
         if self._listed is not None:
             view.moment.records = self._listed
+            view.moment.is_listed = True
             view.moment.fetch = _nothing
         return view
 

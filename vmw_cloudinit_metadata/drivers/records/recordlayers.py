@@ -52,7 +52,8 @@ class RecordLayers:
         """Return the layers, in the order in which they are applied; raises DriverError."""
         moment = view.moment
         kept = self._kept
-        if moment.layers is None and self._are_known(kept):
+        # A list is newer than what was told before it.
+        if moment.layers is None and not moment.is_listed and self._are_known(kept):
             moment.layers = kept.layers
             moment.until_s[LAYERS] = kept.until_s
         if moment.layers is None:

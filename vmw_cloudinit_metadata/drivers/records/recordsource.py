@@ -26,6 +26,7 @@ from vmw_cloudinit_metadata.drivers.records.recordview import (
     Records,
     RecordToken,
     RecordView,
+    digest_of,
 )
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Fetched, Key, Record, Store
@@ -135,6 +136,8 @@ class RecordSource(Source[RecordView]):
             return RecordView(Moment(self._fetch, revision))
 
         def holds(token: RecordToken) -> bool:
+            if self.notified:  # the server may have been told of a change that is not told here yet
+                return token.digest == digest_of(token.keys, listed.records or {})
             return token.held_at(self._changes, time.monotonic())
 
         return RecordCheck(self._name, listed, view, self.layers, holds)

@@ -24,6 +24,7 @@ class RecordToken:
     revision: int
     keys: tuple[Key, ...]
     until_s: float = inf  # of time.monotonic()
+    digest: int = 0  # of the records, if all were listed
 
     def held_at(self, changes: Revisions, time_s: float) -> bool:
         return time_s < self.until_s and changes.held_at(self.revision, self.keys, time_s)
@@ -38,6 +39,12 @@ class Moment:
     records: dict[Key, Records] = field(default_factory=dict)
     layers: LayerSet | None = None
     until_s: dict[Key, float] = field(default_factory=dict)  # they may be kept; else for ever
+    is_listed: bool = False  # `records` are all that there are
+
+
+def digest_of(keys: Collection[Key], records: Mapping[Key, Records]) -> int:
+    """Return another number for other records under the keys."""
+    return hash(tuple([tuple([one.digest for one in records.get(key, ())]) for key in keys]))
 
 
 class RecordView:
@@ -110,4 +117,6 @@ class RecordView:
         until_s = min([until_s, *(self.moment.until_s.get(key, inf) for key in self._seen)])
         if revision is None or until_s <= time.monotonic():
             return None
-        return RecordToken(revision, tuple(self._seen), until_s)
+        keys = tuple(self._seen)
+        digest = digest_of(keys, self.moment.records) if self.moment.is_listed else 0
+        return RecordToken(revision, keys, until_s, digest)
