@@ -150,6 +150,22 @@ def test_refusal_says_what_to_do_on_one_line(case: str) -> None:
     assert error.is_of_token == (case in ("token", "no user"))
 
 
+NO_TOKENS = {
+    "empty": "",
+    "line feed": "a\r\nb",
+    "blank": "a b",
+    "long": "x" * 20_000,
+    "number": 5,
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("case", NO_TOKENS)
+def test_token_that_is_no_header_field_is_refused(case: str) -> None:
+    with pytest.raises(DriverError, match="expected a token"):
+        gateway.token(text({"token": NO_TOKENS[case]}))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
