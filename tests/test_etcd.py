@@ -92,6 +92,11 @@ def test_other_spelling_of_a_name_has_no_record(name: str | bytes) -> None:
     assert Keyspace("/vms").keys_at(b"/vms/" + rest) == ()
 
 
+@pytest.mark.parametrize("place", [b"/vms", b"/vms2/web1", b"web1"])
+def test_key_of_another_prefix_has_no_record(place: bytes) -> None:
+    assert Keyspace("/vms").keys_at(place) == ()
+
+
 # The gateway: answers of etcd 3.4
 
 HEADER = {"cluster_id": "7", "member_id": "8", "revision": "5", "raft_term": "2"}
