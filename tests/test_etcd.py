@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.httppeer import Asked, HttpPeer, reply
-from tests.process import Constants
+from tests.process import Constants, run
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import LAYERS, DriverError, Key, StoreDriver
 from vmw_cloudinit_metadata.drivers.filesystem.filename import usual_stem
@@ -34,6 +35,7 @@ from vmw_cloudinit_metadata.drivers.stores.etcd.replay import Replay
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 
 UUID = "01234567-89ab-cdef-fedc-ba9876543210"
+STORE = "vmw_cloudinit_metadata.drivers.stores.etcd.etcdstore:EtcdStore"
 OPTIONS = {"url": "http://127.0.0.1:2379", "prefix": "/vms"}
 
 # Keys
@@ -88,6 +90,11 @@ def test_prefix_ends_with_a_slash_whether_it_is_written_or_not(prefix: str) -> N
 def test_other_spelling_of_a_name_has_no_record(name: str | bytes) -> None:
     rest = name if isinstance(name, bytes) else name.encode()
     assert Keyspace("/vms").keys_at(b"/vms/" + rest) == ()
+
+
+@pytest.mark.parametrize("place", [b"/vms", b"/vms2/web1", b"web1"])
+def test_key_of_another_prefix_has_no_record(place: bytes) -> None:
+    assert Keyspace("/vms").keys_at(place) == ()
 
 
 # The gateway: answers of etcd 3.4
@@ -148,6 +155,22 @@ def test_refusal_says_what_to_do_on_one_line(case: str) -> None:
     assert error.is_of_token == (case in ("token", "no user"))
 
 
+NO_TOKENS = {
+    "empty": "",
+    "line feed": "a\r\nb",
+    "blank": "a b",
+    "long": "x" * 20_000,
+    "number": 5,
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("case", NO_TOKENS)
+def test_token_that_is_no_header_field_is_refused(case: str) -> None:
+    with pytest.raises(DriverError, match="expected a token"):
+        gateway.token(text({"token": NO_TOKENS[case]}))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
@@ -202,7 +225,7 @@ class Cluster:
 
 
 @given(ROUNDS)
-def test_change_is_told_unless_two_watches_in_a_row_hang(
+def test_change_is_told_unless_two_quiet_watches_in_a_row_hang(
     rounds: Sequence[tuple[list[str | None], list[str | None], Any]],
 ) -> None:
     cluster = Cluster()
@@ -216,11 +239,11 @@ def test_change_is_told_unless_two_watches_in_a_row_hang(
         assert replay.created(cluster.state)
         cluster.history += while_it_lives
         events = cluster.events(start)
-        has_hung = tells == "none" and not has_hung
-        if has_hung:
-            events = []
-        elif isinstance(tells, int):
+        if isinstance(tells, int):
             events = events[:tells]
+        else:
+            has_hung = tells == "none" and not has_hung
+            events = [] if has_hung else events
         told += [(key, event.revision) for event in events for key in replay.untold([event])]
         if not isinstance(tells, int):
             replay.is_quiet()
@@ -405,3 +428,12 @@ def test_store_is_named_by_prefix_and_address() -> None:
     secret = EtcdStore({**OPTIONS, "user": "vmw", "password": "hunter2"})
     assert "hunter2" not in repr(secret.options)
     assert secret.known_secrets.hide("hunter2") == "(hidden)"
+
+
+def test_driver_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "urllib3.py").write_text("raise ModuleNotFoundError('no', name='urllib3')")
+    words = ("--driver", STORE, "--driver-opts", json.dumps(OPTIONS))
+    done = run("show", "web1", *words, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    expected = "the driver etcd needs the extra `http`: pip install 'vmw-cloudinit-metadata[http]'"
+    assert expected in done.stderr

@@ -31,6 +31,10 @@ from urllib3.response import BaseHTTPResponse
 
 from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.stores.httperrors import (
+    ServerError as ServerError,  # users of the client may take it from here
+)
+from vmw_cloudinit_metadata.drivers.stores.httperrors import SilenceError, TooLongError
 from vmw_cloudinit_metadata.drivers.stores.httpoptions import REQUEST_S, HttpOptions, parsed
 from vmw_cloudinit_metadata.drivers.stores.timedsocket import (
     TimedPlainConnection,
@@ -53,18 +57,6 @@ _USER_AGENT = "vmw-cloudinit-metadata"
 
 # It would log addresses, and what a server sends.
 logging.getLogger("urllib3.connection").addFilter(lambda _: False)
-
-
-class ServerError(DriverError):
-    """The server is out of reach, or its answer cannot be used."""
-
-
-class TooLongError(ServerError):
-    """An answer has more bytes than were asked for."""
-
-
-class SilenceError(ServerError):
-    """Nothing more of an answer has come in time, and no line of it is incomplete."""
 
 
 @dataclass(frozen=True, slots=True)

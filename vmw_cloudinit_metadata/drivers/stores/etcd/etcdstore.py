@@ -19,7 +19,8 @@ from vmw_cloudinit_metadata.drivers.stores.etcd.gathering import Gathering
 from vmw_cloudinit_metadata.drivers.stores.etcd.keyspace import UNUSABLE, KeyRange, Keyspace
 from vmw_cloudinit_metadata.drivers.stores.etcd.members import CompactedError, Members
 from vmw_cloudinit_metadata.drivers.stores.etcd.replay import Replay
-from vmw_cloudinit_metadata.drivers.stores.httpclient import HttpClient, SilenceError, TooLongError
+from vmw_cloudinit_metadata.drivers.stores.httperrors import SilenceError, TooLongError
+from vmw_cloudinit_metadata.drivers.stores.httpextra import http_client
 from vmw_cloudinit_metadata.drivers.stores.httpoptions import REQUEST_S, File, HttpOptions
 
 MAX_URLS = 20
@@ -77,7 +78,7 @@ Pairs = tuple[KeyValue, ...] | TooLongError
 
 
 class EtcdStore(Store):
-    """Takes VMs and layers from the keys of etcd, and watches them for changes."""
+    """Takes VMs and layers from the keys of etcd, and watches them. Needs the extra [http]."""
 
     Options = EtcdOptions
     options: EtcdOptions
@@ -92,7 +93,7 @@ class EtcdStore(Store):
             if (value := getattr(given, name)) is not None
         }
         clients = [
-            HttpClient(driveroptions.checked(HttpOptions, {"url": url, **files}))
+            http_client("etcd", driveroptions.checked(HttpOptions, {"url": url, **files}))
             for url in given.url
         ]
         password = given.password.get_secret_value() if given.password else ""

@@ -6,6 +6,7 @@ https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 RANGE, TXN, WATCH, AUTHENTICATE = "/v3/kv/range", "/v3/kv/txn", "/v3/watch", "/v3/auth/authenticate"
 
 _MAX_DIGITS = 20  # of a number of 64 bits
+_TOKEN = re.compile(r"[!-~]{1,16384}")  # printable ASCII, for a header field
 
 # What etcd says if a token is missing, has expired, or is from before a change of roles.
 _OUTDATED = ("user name is empty", "invalid auth token", "revision of auth store is old")
@@ -158,7 +160,7 @@ def watch_message(line: bytes, origin: str) -> WatchMessage:
 def token(body: bytes) -> str:
     """Parse the answer to `question_of_token`."""
     found = _mapping(_parsed(body)).get("token")
-    if not isinstance(found, str) or not found.isascii() or not found.isprintable():
+    if not isinstance(found, str) or not _TOKEN.fullmatch(found):
         raise _unlike("a token")
     return found
 

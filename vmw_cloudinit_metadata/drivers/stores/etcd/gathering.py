@@ -20,7 +20,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(slots=True)
-class _PartBatch(Generic[Part, Found]):
+class _Gathered(Generic[Part, Found]):
     """The parts of one request, and what was found, or why nothing was."""
 
     parts: list[Part] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Gathering(Generic[Part, Found]):
         self._within_s = within_s
         self._under_way = threading.Lock()
         self._lock = threading.Lock()
-        self._waiting: _PartBatch[Part, Found] = _PartBatch()
+        self._waiting: _Gathered[Part, Found] = _Gathered()
 
     def ask(self, parts: Sequence[Part]) -> Sequence[Found]:
         """Return what was found for each part; raise DriverError after `within_s` at the latest."""
@@ -54,7 +54,7 @@ class Gathering(Generic[Part, Found]):
             batch = self._waiting
             place = len(batch.parts)
             if place + len(parts) > self._max_parts:
-                batch = self._waiting = _PartBatch()  # the full one has a thread that sends it
+                batch = self._waiting = _Gathered()  # the full one has a thread that sends it
                 place = 0
             batch.parts += parts
         if place == 0:
@@ -65,12 +65,12 @@ class Gathering(Generic[Part, Found]):
             raise batch.error
         return batch.found[place : place + len(parts)]
 
-    def _send(self, batch: _PartBatch[Part, Found], end_s: float) -> None:
+    def _send(self, batch: _Gathered[Part, Found], end_s: float) -> None:
         try:
             has_turn = self._under_way.acquire(timeout=end_s - time.monotonic())
             with self._lock:
                 if self._waiting is batch:  # whoever asks from now on asks later
-                    self._waiting = _PartBatch()
+                    self._waiting = _Gathered()
             try:
                 if not has_turn:
                     raise DriverError("etcd has not answered the requests of other VMs")

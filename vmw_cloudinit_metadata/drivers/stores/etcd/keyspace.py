@@ -62,7 +62,9 @@ class Keyspace:
 
         A UUID is a VC UUID, or the BIOS UUID of a record whose own `match` says so.
         """
-        name = place.removeprefix(self._root)
+        if not place.startswith(self._root):
+            return ()
+        name = place[len(self._root) :]
         if name.startswith(_LAYERS):
             return (LAYERS,)
         try:

@@ -10,17 +10,18 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.stores.etcd import gateway
 from vmw_cloudinit_metadata.drivers.stores.etcd.gateway import EtcdError, WatchMessage
-from vmw_cloudinit_metadata.drivers.stores.httpclient import (
-    RETRY_S,
-    HttpClient,
-    ServerError,
-    TooLongError,
-)
+from vmw_cloudinit_metadata.drivers.stores.httperrors import ServerError, TooLongError
 from vmw_cloudinit_metadata.drivers.stores.httpoptions import REQUEST_S
+
+if TYPE_CHECKING:
+    from vmw_cloudinit_metadata.drivers.stores.httpclient import HttpClient
+
+LEAST_S = 0.1  # with less left, no other member is asked
 
 # Each record of a VM's three keys and all layers have at most 4 MiB, and base64 adds a third.
 MAX_ANSWER_BYTES = 24 * 1024 * 1024
@@ -98,7 +99,7 @@ class Members:
         reason: DriverError | None = None
         for number in range(count):
             left_s = end_s - time.monotonic()
-            if reason and left_s < RETRY_S:
+            if reason and left_s < LEAST_S:
                 break
             index = (first + number) % count
             member = self._members[index]

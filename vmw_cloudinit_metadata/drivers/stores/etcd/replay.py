@@ -3,7 +3,7 @@
 A watch that hangs looks like one that has nothing to tell, since the gateway tells no progress
 unless it is asked, and it can be asked nothing after its answer has begun. So a watch ends when it
 has been quiet for a moment, and each begins where the quiet one before the last was created: every
-change is told by two watches, of which each was seen to begin.
+change is told by two quiet watches, of which each was seen to begin.
 """
 
 from __future__ import annotations
