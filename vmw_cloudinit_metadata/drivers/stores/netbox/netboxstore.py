@@ -31,7 +31,7 @@ from vmw_cloudinit_metadata.protocol.webhook import Webhook
 
 NEXT_PAGE_S = 3.0  # from one page to the next at the latest, as a NetBox that hangs says nothing
 LONG_S = 2.0  # of a page while nobody waits for a change
-FIRST_RETRY_S, LAST_RETRY_S = 1.0, 4.0  # while NetBox is out of reach
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 2.0  # while NetBox is out of reach
 WAIT_S = 50.0  # for the first round, of who needs all virtual machines
 SILENCE_S = 2 * READ_S + NEXT_PAGE_S
 
