@@ -94,7 +94,7 @@ class NetBoxBackend(Backend):
             self._start_services()
             self._tokens = self._seed("tokens", {})
         port = self._ports["netbox"]
-        options = f"--bind=127.0.0.1:{port} --workers={WORKERS} --threads=2 --timeout=120 --no-control-socket"
+        options = f"--bind=127.0.0.1:{port} --workers={WORKERS} --threads=2 --no-control-socket"
         with self._environment():
             for worker, queues in ((self._hooks, ["high"]), (self._worker, ["default", "low"])):
                 worker.start(self._bin / "netbox", "rqworker", *queues, is_ready=lambda: True)
