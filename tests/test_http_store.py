@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.httppeer import Asked, HttpPeer, reply
-from tests.process import Constants
+from tests.process import Constants, run
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import DriverError, Key, StoreDriver
 from vmw_cloudinit_metadata.drivers.drivererror import NoWebhooksError, WebhookRefusedError
-from vmw_cloudinit_metadata.drivers.stores.freshness import KEPT_S, MAX_AGE_S, age_s
+from vmw_cloudinit_metadata.drivers.stores.freshness import KEPT_S, MAX_AGE_S, age_s, conditions
 from vmw_cloudinit_metadata.drivers.stores.httpstore import HttpStore
 from vmw_cloudinit_metadata.drivers.stores.httptemplate import HttpTemplate
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
@@ -30,6 +32,7 @@ from vmw_cloudinit_metadata.testing import check_driver, machine
 VC = "11111111-2222-3333-4444-555555555555"
 WEB1 = machine("web1", VC)
 KEY = b"0123456789abcdef"
+STORE = "vmw_cloudinit_metadata.drivers.stores.httpstore:HttpStore"
 
 
 class Cmdb:
@@ -266,14 +269,34 @@ def test_unchanged_answer_is_confirmed_with_304(cmdb: Cmdb, make: Make, peer: Ht
     assert tags[-1]
 
 
-def test_last_modified_is_sent_back(cmdb: Cmdb, make: Make, peer: HttpPeer) -> None:
-    date = "Sat, 28 Nov 2026 22:31:07 GMT"
-    cmdb.headers = {"last-modified": date}
+@pytest.mark.parametrize(
+    ("date", "is_sent"),
+    [
+        ("Sat, 28 Nov 2026 22:31:09 GMT", True),
+        ("Sat, 28 Nov 2026 22:31:08 GMT", False),  # it may change again within this second
+        ("Sat, 28 Nov 2026 20:00:00 GMT", False),
+        ("yesterday", False),
+    ],
+)
+def test_last_modified_is_sent_back_if_it_is_old_enough(
+    date: str, is_sent: bool, cmdb: Cmdb, make: Make, peer: HttpPeer
+) -> None:
+    modified = "Sat, 28 Nov 2026 22:31:07 GMT"
+    cmdb.headers = {"last-modified": modified, "date": date}
     cmdb.documents[f"/vms/{VC}"] = data("i-1")
     driver = make()
     instance_id(driver)
     instance_id(driver)
-    assert peer.asked[-1].headers["if-modified-since"] == date
+    assert peer.asked[-1].headers.get("if-modified-since") == (modified if is_sent else None)
+    assert ("if-none-match" in peer.asked[-1].headers) is is_sent
+
+
+@given(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60))
+def test_conditions_are_header_fields_for_any_headers(etag: str, modified: str, date: str) -> None:
+    headers = {"etag": etag, "last-modified": modified, "date": date}
+    for value in conditions(headers).values():
+        assert value.isascii()
+        assert value.isprintable()
 
 
 def test_change_that_one_look_up_sees_counts_for_all_answers(cmdb: Cmdb, make: Make) -> None:
@@ -334,6 +357,41 @@ def trouble_of(driver: StoreDriver) -> str:
     return found.problem if found else ""
 
 
+def test_very_many_layers_are_a_fault_and_take_no_time(cmdb: Cmdb, make: Make) -> None:
+    cmdb.headers = {"cache-control": "no-cache"}
+    cmdb.documents |= {"/layers": "[" + "{}," * 1_000_000 + "{}]", f"/vms/{VC}": data("i-1")}
+    driver = make(layers_url="/layers")
+    with pytest.raises(InvalidInstanceData, match="101 layers, expected at most 100"):
+        driver.get_instance(WEB1)
+
+
+def test_answer_that_another_look_up_has_overtaken_is_not_kept(
+    cmdb: Cmdb, make: Make, peer: HttpPeer
+) -> None:
+    """The older answer, which comes last, must not count as the present one."""
+    cmdb.headers = {"cache-control": "max-age=60"}
+    cmdb.documents[f"/vms/{VC}"] = data("i-1")
+    driver = make()
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def slowly(asked: Asked) -> Iterable[bytes]:
+        answer = cmdb(asked)
+        if not is_asked.is_set():
+            is_asked.set()
+            may_answer.wait(60)
+        return answer
+
+    with ThreadPoolExecutor() as threads:
+        peer.answer = slowly
+        older = threads.submit(token_of, driver)
+        assert is_asked.wait(60)
+        cmdb.documents[f"/vms/{VC}"] = data("i-2")
+        newer = token_of(driver)
+        may_answer.set()
+        assert not holds(driver, older.result())
+        assert not holds(driver, newer)  # which of both is the older one is not known
+
+
 def test_missing_layers_are_trouble(cmdb: Cmdb, peer: HttpPeer) -> None:
     cmdb.documents[f"/vms/{VC}"] = data("i-1")
     options = {"url": peer.url + "/vms/{vc-uuid}", "layers-url": peer.url + "/layers"}
@@ -356,8 +414,10 @@ def test_listed_vms_are_validated(cmdb: Cmdb, make: Make) -> None:
 
 
 def test_store_without_a_list_cannot_be_listed(make: Make) -> None:
+    driver = make()
+    assert not driver.can_validate
     with pytest.raises(DriverError, match="cannot list its records"):
-        list(make().validate())
+        list(driver.validate())
 
 
 # Addresses
@@ -515,6 +575,29 @@ def test_signed_webhook_that_names_nothing_is_invalid(
     assert 'must be {"all": true}' in result.text
 
 
+NAMES_OF_HOOKS = st.sampled_from(["names", "vc-uuids", "layers", "all", "x"])
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.text(),
+    lambda some: st.lists(some) | st.dictionaries(NAMES_OF_HOOKS, some),
+)
+
+
+@given(st.binary(max_size=100) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
+def test_any_signed_webhook_is_taken_or_invalid(keyed_store: HttpStore, body: bytes) -> None:
+    try:
+        keyed_store.hook(signed(body))
+    except DriverError as error:
+        text = str(error)
+        assert 'must be {"all": true}' in text
+
+
+@pytest.fixture(scope="module")
+def keyed_store(tmp_path_factory: pytest.TempPathFactory) -> HttpStore:
+    path = tmp_path_factory.mktemp("hooks") / "key"
+    path.write_bytes(KEY)
+    return HttpStore({"url": "http://h/{name}", "webhook-key-file": str(path)})
+
+
 def test_webhooks_need_a_key(make: Make) -> None:
     driver = make()
     with pytest.raises(NoWebhooksError, match="set webhook-key-file"):
@@ -529,3 +612,35 @@ def test_new_key_counts_at_once(make: Make, key_file: Path) -> None:
     driver.hook(signed(b'{"all": true}', b"another key of 16"))
     key_file.unlink()
     assert taken(driver, signed(b'{"all": true}')).status == 503
+
+
+# Credentials
+
+
+def test_check_config_shows_no_credentials(tmp_path: Path) -> None:
+    options = {
+        "url": "https://user:s3cret-a@h/{name}?api_key=s3cret-b&x=shown",
+        "headers": {"X-Team": "s3cret-c"},
+    }
+    config = tmp_path / "server.yaml"
+    config.write_text(
+        json.dumps({"uri": ["x"], "driver": STORE, "driver-opts": options, "admin-listen": "off"})
+    )
+    config.chmod(0o600)
+    done = run("check-config", "--config", str(config))
+    assert done.returncode == 0, done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+    assert "x=shown" in done.stdout
+    assert "s3cret" not in repr(HttpStore(options).options)
+
+
+def test_driver_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "urllib3.py").write_text("raise ModuleNotFoundError('no', name='urllib3')")
+    options = json.dumps({"url": "https://h/{name}"})
+    done = run(
+        *("show", "web1", "--driver", STORE, "--driver-opts", options),
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 2
+    expected = "the driver http needs the extra `http`: pip install 'vmw-cloudinit-metadata[http]'"
+    assert expected in done.stderr

@@ -19,7 +19,9 @@ SHORT_RUNS = (
     ("fuzz", "--messages", "20000", "--workers", "2"),
     ("soak", "--minutes", "0.05"),
     ("changes", "--files", "500", "--seconds", "5"),
-    ("stores", "--backends", "file", "--vms", "200", "--seconds", "2"),
+    ("stores", "--backends", "sqlite", "--vms", "100", "--seconds", "2"),
+    ("stores", "--backends", "postgresql", "--vms", "100", "--seconds", "2"),
+    ("stores", "--backends", "http", "--vms", "100", "--seconds", "2"),
     ("moves", "--seconds", "2", "--boots", "200", "--moves", "50"),
 )
 

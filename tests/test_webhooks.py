@@ -20,7 +20,7 @@ import pytest
 from tests.httppeer import HttpPeer
 from tests.process import ServerProcess
 from tests.test_admin import Admin
-from tests.test_http_store import KEY, VC, Cmdb, data
+from tests.test_http_store import KEY, STORE, VC, Cmdb, data
 from tests.test_workers import children
 from tests.vm import Vm
 from tests.waiting import wait_until
@@ -30,7 +30,6 @@ from vmw_cloudinit_metadata.serving.recheck import FRESH_S
 
 Start = Callable[..., ServerProcess]
 
-STORE = "vmw_cloudinit_metadata.drivers.stores.httpstore:HttpStore"
 ALL = b'{"all": true}'
 
 

@@ -153,6 +153,11 @@ class Store(ABC):
         """
         return None
 
+    @property
+    def can_list(self) -> bool:
+        """Whether `all` lists the records."""
+        return type(self).all is not Store.all
+
     def all(self) -> Iterable[Record] | None:
         """Return all records, a VM's under one key each; None if they cannot be listed."""
         return None

@@ -49,7 +49,7 @@ class RecordSource(Source[RecordView]):
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.can_list = type(store).all is not Store.all
+        self.can_list = store.can_list
         self._name = name = one_line(shortened(store.name))
         self._changes = Revisions()
         self._layers = RecordLayers(self._changes)

@@ -31,7 +31,7 @@ from urllib3.response import BaseHTTPResponse
 
 from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
-from vmw_cloudinit_metadata.drivers.stores.httpoptions import HttpOptions, parsed
+from vmw_cloudinit_metadata.drivers.stores.httpoptions import REQUEST_S, HttpOptions, parsed
 from vmw_cloudinit_metadata.drivers.stores.timedsocket import (
     TimedPlainConnection,
     TimedSocket,
@@ -41,7 +41,6 @@ from vmw_cloudinit_metadata.drivers.stores.timedsocket import (
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
-REQUEST_S = 2.5  # a look-up has 3 s
 CONNECT_S = 1.0  # of it, for one attempt, with the handshake of TLS
 RETRY_S = 0.1  # with less left, there is no other attempt
 MAX_BODY_BYTES = MAX_FILE_BYTES

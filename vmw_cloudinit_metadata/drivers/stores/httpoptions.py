@@ -15,6 +15,8 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator, model_va
 
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 
+REQUEST_S = 2.5  # for all of a request; a look-up has 3 s
+
 MAX_URL_CHARACTERS = 2000
 MAX_HEADERS = 50
 MAX_HEADER_CHARACTERS = 8192

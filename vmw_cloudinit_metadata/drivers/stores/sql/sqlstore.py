@@ -131,6 +131,10 @@ class _Source:
         else:
             origin = database.quoted(table or default)
         self._from = database.escaped(origin)
+        places = f"IN ({database.mark}, {database.mark})"
+        self._conditions = {
+            kind: f"{database.quoted(column)} {places}" for kind, column in COLUMNS.items()
+        }
         self._shape: RowShape | None = None
 
     def look(self) -> None:
@@ -172,9 +176,6 @@ class _Source:
 
     def _statement(self, keys: Sequence[Key]) -> tuple[str, list[str]]:
         """Return a statement with a place for each spelling of each key, and these."""
+        conditions = " OR ".join([self._conditions[key.kind] for key in keys])
         values = [text for key in keys for text in spellings(key)]
-        mark = self._database.mark
-        conditions = " OR ".join(
-            f"{self._database.quoted(COLUMNS[key.kind])} IN ({mark}, {mark})" for key in keys
-        )
         return f"SELECT * FROM {self._from} WHERE {conditions} LIMIT {MAX_ROWS}", values
