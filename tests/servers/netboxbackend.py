@@ -51,7 +51,7 @@ class NetBoxBackend(Backend):
         self._ports = {name: free_port() for name in ("postgresql", "redis", "netbox")}
         self._database, self._redis = self._daemon("postgresql"), self._daemon("redis")
         names = ("web", "hooks", "worker")  # webhooks do not wait for other work
-        self._netbox = [self._daemon(name, user=None) for name in names]
+        self._netbox = [self._daemon(name, as_us=True) for name in names]
         self._web, self._hooks, self._worker = self._netbox
         self._ids: dict[str, int] = {}  # of virtual machines
         self._contexts: dict[str, int] = {}
