@@ -67,7 +67,7 @@ moves changes stores fuzz soak attack: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.load.$@ $(LOAD_$@)
 
 netbox: $(VENV)/.installed-for-tests
-	$(BIN)/python -m tests.load.stores --backends netbox $(LOAD_netbox)
+	$(BIN)/python -m tests.load.stores --backends netbox $(if $(VMS),--vms $(VMS))
 
 fuzz: fuzz-workers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -148,6 +149,27 @@ def test_filter_is_in_each_query(netbox: FakeNetBox, make: Make) -> None:
     wait_until(lambda: any(query["filters"] != wanted for query in netbox.queries))
     odd = next(query["filters"] for query in netbox.queries if query["filters"] != wanted)
     assert odd == {"id": {"in_list": [10005]}, "AND": wanted}
+
+
+def test_check_reads_nothing_and_is_no_good_news_before_everything_is_read(
+    netbox: FakeNetBox, options: dict[str, Any]
+) -> None:
+    driver = StoreDriver.of(NetBoxStore, options)
+    driver.check()  # in a program that does not follow NetBox
+    assert netbox.asked == []
+    netbox.largest_page = 1
+    for number in range(20_000, 20_300):
+        netbox.add(number, name=f"vm-{number}")
+    checked: list[bool] = []
+    checking = threading.Thread(target=lambda: checked.append(is_ready(driver)))
+    checking.start()  # before the driver is watched, as a server does
+    driver.watch(lambda _: None)
+    checking.join()
+    assert checked == [False]
+    wait_until(lambda: is_ready(driver))
+    starts = [query["pagination"]["start"] for query in netbox.queries]
+    assert starts.count(0) == 1
+    driver.close()
 
 
 # Changes

@@ -117,16 +117,16 @@ class Backend(ABC):
 
 
 class Daemon:
-    """A process of a backend, with those that it starts; of a user, if this one is root's."""
+    """A process of a backend, with those that it starts, as an unprivileged user, or `as_us`."""
 
-    def __init__(self, directory: Path, user: str | None = UNPRIVILEGED) -> None:
+    def __init__(self, directory: Path, *, as_us: bool = False) -> None:
         self._directory = directory
         self._log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._as: dict[str, Any] = {}
-        if user and os.geteuid() == 0:
-            found = pwd.getpwnam(user)
-            self._as = {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
+        if os.geteuid() == 0 and not as_us:
+            user = pwd.getpwnam(UNPRIVILEGED)
+            self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         self.own(directory)
         directory.chmod(0o755)
 

@@ -29,7 +29,7 @@ class HttpBackend(Backend):
     def __init__(self) -> None:
         super().__init__()
         self.port = free_port()
-        self._daemon = Daemon(self.directory, user=None)  # its Python may be ours alone
+        self._daemon = Daemon(self.directory, as_us=True)  # its Python may be ours alone
         self._place = self.directory / "documents"
         self._layers: dict[str, Data] = {}
         openssl = shutil.which("openssl")

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ RULES = (
 EVENTS = ["object_created", "object_updated", "object_deleted"]
 DATABASE = HOME / "database"  # of an empty NetBox
 WORKERS = 2
+CHECKED_S = 3.0  # after which the metadata server has checked its store for the first time
 LIMIT_S = 300.0  # NetBox itself takes long to start
 
 
@@ -49,7 +51,7 @@ class NetBoxBackend(Backend):
         self._ports = {name: free_port() for name in ("postgresql", "redis", "netbox")}
         self._database, self._redis = self._daemon("postgresql"), self._daemon("redis")
         names = ("web", "hooks", "worker")  # webhooks do not wait for other work
-        self._netbox = [self._daemon(name, user=None) for name in names]
+        self._netbox = [self._daemon(name, as_us=True) for name in names]
         self._web, self._hooks, self._worker = self._netbox
         self._ids: dict[str, int] = {}  # of virtual machines
         self._contexts: dict[str, int] = {}
@@ -92,7 +94,7 @@ class NetBoxBackend(Backend):
             self._start_services()
             self._tokens = self._seed("tokens", {})
         port = self._ports["netbox"]
-        options = f"--bind=127.0.0.1:{port} --workers={WORKERS} --threads=2 --timeout=120"
+        options = f"--bind=127.0.0.1:{port} --workers={WORKERS} --threads=2 --no-control-socket"
         with self._environment():
             for worker, queues in ((self._hooks, ["high"]), (self._worker, ["default", "low"])):
                 worker.start(self._bin / "netbox", "rqworker", *queues, is_ready=lambda: True)
@@ -201,6 +203,7 @@ class NetBoxBackend(Backend):
     def attach(self, port: int, admin_port: int) -> None:  # noqa: ARG002
         """Send webhooks to the metadata server, and wait until it has read everything."""
         ready = f"http://127.0.0.1:{admin_port}/readyz"
+        time.sleep(CHECKED_S)
         wait_until(lambda: _answers(ready), limit_s=LIMIT_S)
         hook = {
             "name": "vmw-cloudinit-metadata",

@@ -31,7 +31,8 @@ from vmw_cloudinit_metadata.protocol.webhook import Webhook
 
 NEXT_PAGE_S = 3.0  # from one page to the next at the latest, as a NetBox that hangs says nothing
 LONG_S = 2.0  # of a page while nobody waits for a change
-FIRST_RETRY_S, LAST_RETRY_S = 1.0, 4.0  # while NetBox is out of reach
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 2.0  # while NetBox is out of reach
+START_S = 0.3  # in which a server begins to follow NetBox; other programs do not
 WAIT_S = 50.0  # for the first round, of who needs all virtual machines
 SILENCE_S = 2 * READ_S + NEXT_PAGE_S
 
@@ -80,7 +81,7 @@ class NetBoxStore(Store):
         self._inbox = Inbox()
         self._signature = Signature("x-hook-signature", given.webhook_key_file)
         self._reading = threading.Lock()  # held by the thread that may read NetBox
-        self._is_listening = False
+        self._listens = threading.Event()  # set once a thread follows NetBox, as in a server
         self._complete = threading.Event()  # set once the mirror has all of NetBox
         self._away_s = 0.0  # since when NetBox is out of reach: time.monotonic()
         self._since = ""  # the same as text
@@ -102,7 +103,7 @@ class NetBoxStore(Store):
         return records
 
     def all(self) -> Iterable[Record]:
-        if not self._is_listening and time.monotonic() > self._read_s + self.options.refresh_s:
+        if not self._listens.is_set() and time.monotonic() > self._read_s + self.options.refresh_s:
             self._complete.clear()  # in a process that only looks at everything now and then
         self._need_mirror(within_s=WAIT_S)
         return self._mirror.all()
@@ -119,14 +120,15 @@ class NetBoxStore(Store):
     def check(self) -> None:
         if self._away:
             raise DriverError(self._away)
-        self._need_mirror(within_s=0)
+        if self._listens.wait(START_S):
+            self._need_mirror(within_s=0)
 
     def close(self) -> None:
         self._inbox.close()
         self._client.close()
 
     def listen(self, changes: Changes) -> None:
-        self._is_listening = True
+        self._listens.set()
         with self._reading:
             try:
                 self._follow_for_ever(changes)
@@ -186,7 +188,9 @@ class NetBoxStore(Store):
 
     def _need_mirror(self, within_s: float) -> None:
         """Raise DriverError if the virtual machines are not known; read them if nobody does."""
-        if not self._is_listening:
+        if self._complete.is_set():
+            return
+        if not self._listens.wait(START_S):
             with self._reading:
                 if not self._complete.is_set():
                     self._read_all()

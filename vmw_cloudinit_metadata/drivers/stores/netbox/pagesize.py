@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MOST = 200  # 25 ms of CPU, for which other threads of the server may wait
-LEAST = 50  # else what each page costs NetBox, whatever is in it, would be most of the work
+LEAST = 100  # else what each page costs NetBox, whatever is in it, would be most of the work
 MOST_BYTES = 4 * 1024 * 1024  # of an answer
 
 _FIRST_RATE = 40.0
