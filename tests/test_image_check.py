@@ -312,6 +312,7 @@ def test_filled_machine_id_is_reported(image: Path) -> None:
 def test_masked_and_disabled_units_are_reported(image: Path) -> None:
     """The commands of units/commands."""
     with_units(image)
+    put(image, "etc/machine-id", "")
     for name in ("main", "local", "network"):
         (image / WANTS / f"cloud-init-{name}.service").unlink()
     mask(image, "etc/systemd/system/cloud-init-network.service")
@@ -325,6 +326,59 @@ def test_masked_and_disabled_units_are_reported(image: Path) -> None:
     assert "cloud-init-local.service is wanted by nothing" in text
     assert "/etc/systemd/system-generators/cloud-init-generator: cloud-init's generator" in text
     assert len(text.splitlines()) == 4
+
+
+PRESETS = "usr/lib/systemd/system-preset"
+
+
+@pytest.fixture
+def first_boot(image: Path) -> Path:
+    """With units and presets as Fedora's, and without a machine-id."""
+    with_units(image)
+    for name in ("90-default.preset", "99-default-disable.preset"):
+        put(image, f"{PRESETS}/{name}", sample(f"preset/{name}"))
+    put(image, "etc/machine-id", sample("preset/machine-id"))
+    assert lines(image) == []
+    return image
+
+
+def test_presets_that_disable_units_of_cloud_init_are_reported(first_boot: Path) -> None:
+    enabled = sample("preset/90-default.preset")
+    put(first_boot, f"{PRESETS}/90-default.preset", enabled.replace("enable cloud-init*", "# "))
+    reported = found(first_boot)
+    assert {finding.file for finding in reported} == {f"/{PRESETS}/99-default-disable.preset"}
+    assert [finding.remedy for finding in reported] == [
+        f"put `enable cloud-init-{name}.service` before this line"
+        for name in ("local", "main", "network")
+    ]
+    for name in ("local", "main", "network"):  # as a package's own link, which no preset removes
+        put(first_boot, f"{UNITS}/cloud-init.target.wants/cloud-init-{name}.service", "")
+    assert lines(first_boot) == []
+
+
+def test_preset_that_disables_the_agent_is_reported(first_boot: Path) -> None:
+    put(first_boot, "etc/systemd/system-preset/00-ours.preset", "# ours\ndisable vmw-*\n")
+    (finding,) = found(first_boot)
+    assert finding.file == "/etc/systemd/system-preset/00-ours.preset"
+    assert finding.problem.startswith("line 2, `disable vmw-*`: a first boot that applies")
+    assert finding.remedy == "put `enable vmw-metadata-agent.service` before this line"
+    put(first_boot, f"{UNITS}/cloud-init.target.wants/vmw-metadata-agent.service", "")
+    assert lines(first_boot) == []
+
+
+@pytest.mark.parametrize("rest", ["", "ignore cloud-init-main.service\n"])
+def test_unit_that_presets_enable_needs_no_link(first_boot: Path, rest: str) -> None:
+    put(first_boot, "etc/systemd/system-preset/00-ours.preset", rest)
+    (first_boot / WANTS / "cloud-init-main.service").unlink()
+    expected = ["cloud-init-main.service is wanted by nothing"] if rest else []
+    assert [finding.problem for finding in found(first_boot)] == expected
+
+
+def test_presets_do_not_count_after_the_first_boot(first_boot: Path) -> None:
+    put(first_boot, "etc/systemd/system-preset/00-ours.preset", "disable *\n")
+    assert len(lines(first_boot)) == len(NEEDED) + 1
+    put(first_boot, "etc/machine-id", "")
+    assert lines(first_boot) == []
 
 
 def test_target_that_nothing_starts_is_reported(image: Path) -> None:
@@ -556,6 +610,7 @@ UNREADABLE: dict[str, Callable[[Path], object]] = {
 def test_file_that_cannot_be_checked_is_a_fault(image: Path, name: str) -> None:
     """The other checks go on."""
     UNREADABLE[name](image / CLOUD / "60-a.cfg")
+    put(image, "etc/machine-id", "")
     put(image, "usr/lib/systemd/system/cloud-init.service", "[Install]\n")
     (first, second) = found(image)
     assert (first.file, first.is_warning) == (f"/{CLOUD}/60-a.cfg", False)
