@@ -235,7 +235,7 @@ FINDINGS = {
     "disc": (wrote("dev/disk/by-label/cidata"), "overrides the seed"),
     "getty": (
         wrote("etc/systemd/system/getty.target.wants/serial-getty@ttyS1.service"),
-        "serial-getty@ttyS1.service uses the port",
+        "serial-getty@ttyS1.service uses the port: guest install --free-console ttyS1",
     ),
     "console": (
         wrote(GRUB, "GRUB_CMDLINE_LINUX='console=tty0 console=ttyS1,115200n8'\n"),
@@ -305,6 +305,16 @@ def test_masked_getty_is_no_finding(image: Guest, serial: Serial) -> None:
     assert check(image, "--device", "/dev/ttyS1")[0] == 0
     serial(server_of(DOCUMENTS))
     assert "on /dev/ttyS1" in image.fetch()
+
+
+def test_port_that_a_link_leads_to_is_checked(image: Guest) -> None:
+    image.add_port("ttyS1")
+    (image.root / "dev/vmw-metadata").symlink_to("ttyS1")
+    assert check(image, "--device", "/dev/vmw-metadata")[0] == 0
+    image.write(GRUB, "GRUB_CMDLINE_LINUX='console=ttyS1'\n")
+    assert "console=ttyS1 uses the port" in check(image, "--device", "/dev/vmw-metadata")[1]
+    image.add_port("ttyS1", kind=0)
+    assert "/dev/vmw-metadata has no UART" in check(image, "--device", "/dev/vmw-metadata")[1]
 
 
 def test_comment_of_a_boot_loader_is_no_finding(image: Guest) -> None:

@@ -150,7 +150,7 @@ def check_disc(image: Image) -> Iterator[str]:
 def check_port(image: Image) -> Iterator[str]:
     device = image.settings["device"]
     if device:
-        yield from check_device(image, os.path.basename(device))
+        yield from check_device(image, device)
     elif image.system.serial_ports:
         try:
             find_ports(image.system, None)
@@ -160,17 +160,22 @@ def check_port(image: Image) -> Iterator[str]:
         yield NO_PORT
 
 
-def check_device(image: Image, tty: str) -> Iterator[str]:
+def check_device(image: Image, device: str) -> Iterator[str]:
+    tty = image.system.tty(device)
     if image.has("/sys/class/tty") and not image.has("/sys/class/tty/" + tty):
-        yield f"/dev/{tty} does not exist on this machine"
+        yield f"{device} does not exist on this machine"
     elif not image.system.has_uart(tty):
-        yield f"/dev/{tty} has no UART: does the VM have this serial port?"
+        yield f"{device} has no UART: does the VM have this serial port?"
     if image.system.has_getty(tty):
-        yield f"serial-getty@{tty}.service uses the port: systemctl mask serial-getty@{tty}.service"
+        unit = f"serial-getty@{tty}.service"
+        # In an image, a first boot may remove what systemctl has masked.
+        is_image = image.system.root != "/"
+        remedy = f"guest install --free-console {tty}" if is_image else f"systemctl mask {unit}"
+        yield f"{unit} uses the port: {remedy}"
 
 
 def check_console(image: Image) -> Iterator[str]:
-    tty = os.path.basename(image.settings["device"] or "")
+    tty = image.system.tty(image.settings["device"] or "")
     console = re.compile(rf"console={re.escape(tty)}(,|$)")
     places = {place for place, word in image.kernel_words if console.match(word)}
     for place in sorted(places) if tty else ():

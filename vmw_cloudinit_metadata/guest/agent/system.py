@@ -75,6 +75,16 @@ class System:
         """Return the path of a port below the root; its links may lead anywhere."""
         return os.path.join(self.root, place.lstrip("/"))
 
+    def tty(self, device: str) -> str:
+        """Return the kernel's name of a port, such as ttyS1, also if links lead to it."""
+        place = device
+        for _ in range(MAX_LINKS):
+            target = link_target(self.device(place))
+            if not target or os.path.exists(self.at("/sys/class/tty/" + os.path.basename(place))):
+                break
+            place = os.path.join(os.path.dirname(place), target)
+        return os.path.basename(place)
+
     def leads_to(self, place: str) -> str:
         """Return the target of a link as written, or ""."""
         return link_target(self.itself(place))

@@ -60,7 +60,7 @@ def _of_init(tree: Tree) -> Iterator[ImageFinding]:
 def _of_agent(tree: Tree) -> Iterator[ImageFinding]:
     system = System(os.path.abspath(tree.root))
     settings: Settings = {**defaults(), **read_config(system.at(CONFIG))[0]}
-    yield from on_port(tree, settings["device"])
+    yield from on_port(tree, system.tty(settings["device"] or ""))
     image = Image(system, settings, CONFIG)
     for check in OF_THE_AGENT:
         yield from map(ImageFinding.parse, check(image))
