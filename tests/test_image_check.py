@@ -269,7 +269,7 @@ def test_networkd_that_netplan_does_not_start_is_reported(image: Path) -> None:
     put(image, "etc/machine-id", "")
     (finding,) = found(image)
     assert finding.file == f"/{UNITS}/systemd-networkd.service"
-    assert finding.remedy == "systemctl enable systemd-networkd.service"
+    assert finding.remedy == f"systemctl --root={image} enable systemd-networkd.service"
     put(image, "usr/sbin/ifup", "#!ELF\n")
     assert lines(image) == []
     (image / "usr/sbin/ifup").unlink()
@@ -303,7 +303,7 @@ def test_filled_machine_id_is_reported(image: Path) -> None:
     put(image, "etc/machine-id", "0123456789abcdef0123456789abcdef\n")
     (finding,) = found(image)
     assert (finding.file, finding.is_warning) == ("/etc/machine-id", False)
-    assert "truncate -s 0 /etc/machine-id" in finding.remedy
+    assert f"truncate -s 0 {image}/etc/machine-id" in finding.remedy
 
 
 # Units
@@ -322,7 +322,7 @@ def test_masked_and_disabled_units_are_reported(image: Path) -> None:
         "/etc/systemd/system/cloud-init-network.service: cloud-init-network.service is masked"
         in text
     )
-    assert "cloud-init-main.service is wanted by nothing: systemctl enable" in text
+    assert "cloud-init-main.service is wanted by nothing: systemctl --root=" in text
     assert "cloud-init-local.service is wanted by nothing" in text
     assert "/etc/systemd/system-generators/cloud-init-generator: cloud-init's generator" in text
     assert len(text.splitlines()) == 4
@@ -501,6 +501,23 @@ def test_json_has_each_finding(image: Path) -> None:
         "problem": "cloud-init is disabled",
         "remedy": "remove this file",
     }
+
+
+def test_finding_of_the_agent_s_check_names_its_file(image: Path) -> None:
+    put(image, "etc/selinux/config", "SELINUX=enforcing\n")
+    put(image, "etc/vmw-metadata-agent.conf", "[agent]\ndevice = /dev/ttyS1\nretyr = 1\n")
+    (image / "usr/bin/python3").unlink()
+    told = {finding.file: finding for finding in found(image)}
+    files = (
+        "/usr/libexec/vmw-metadata-agent",
+        "/usr/lib/systemd/system/vmw-metadata-agent.service",
+        "/etc/vmw-metadata-agent.conf",
+        "/usr/bin/python3",
+    )
+    assert set(told) == set(files)
+    assert told[files[0]].problem == "has no SELinux label"
+    assert told[files[0]].remedy.startswith(f"touch {image}/.autorelabel")
+    assert told[files[2]].problem.startswith("line 3: unknown key retyr")
 
 
 def test_text_of_an_image_is_bounded_and_printable(image: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmw_cloudinit_metadata.guest.image import parts
+from vmw_cloudinit_metadata.guest.image import layout, parts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 _RUNNING = "/proc/cmdline"
@@ -49,8 +49,9 @@ def command_lines(tree: Tree) -> list[CommandLine]:
 def places(tree: Tree) -> list[str]:
     """Return the files with command lines, without that of this machine, mounted in an image."""
     found = parts.command_line_files(tree)
-    is_image = tree.root.resolve() != Path("/")
-    if is_image and tree.text(_RUNNING) == Path(_RUNNING).read_text("utf-8", "surrogateescape"):
+    if layout.is_image(tree) and tree.text(_RUNNING) == Path(_RUNNING).read_text(
+        "utf-8", "surrogateescape"
+    ):
         return found
     return [_RUNNING, *found]
 

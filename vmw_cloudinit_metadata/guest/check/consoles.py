@@ -19,7 +19,8 @@ def on_port(tree: Tree, port: str) -> Iterator[ImageFinding]:
             yield ImageFinding(
                 place,
                 f"console={port} uses the agent's port",
-                f"run `guest install --free-console {port}`, or add a second serial port",
+                f"run `guest install` again, with --free-console {port} too,"
+                " or add a second serial port",
             )
     for place in parts.unified_images(tree):
         yield ImageFinding(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from vmw_cloudinit_metadata.guest.check.commandlines import command_lines
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
-from vmw_cloudinit_metadata.guest.image import presets
+from vmw_cloudinit_metadata.guest.image import layout, presets
 from vmw_cloudinit_metadata.guest.image.tree import Link, Tree
 
 _DIRECTORIES = (
@@ -44,7 +44,9 @@ def not_started(tree: Tree) -> Iterator[ImageFinding]:
     for unit in _units(tree):
         masked = _masked(tree, _DIRECTORIES, unit)
         if masked:
-            yield ImageFinding(masked, f"{unit} is masked", f"systemctl unmask {unit}")
+            yield ImageFinding(
+                masked, f"{unit} is masked", layout.systemctl(tree, f"unmask {unit}")
+            )
         elif _is_to_enable(tree, unit):
             yield from _of_enablement(tree, unit, f"{unit} is wanted by nothing")
     yield from _of_agent(tree)
@@ -111,7 +113,7 @@ def _of_enablement(tree: Tree, unit: str, problem: str) -> Iterator[ImageFinding
     elif is_first_boot and (rule is None or rule.enables):
         return
     elif not _is_wanted(tree, unit):
-        yield ImageFinding(_place(tree, unit), problem, f"systemctl enable {unit}")
+        yield ImageFinding(_place(tree, unit), problem, layout.systemctl(tree, f"enable {unit}"))
 
 
 def _of_agent(tree: Tree) -> Iterator[ImageFinding]:
@@ -138,7 +140,7 @@ def _of_generator(tree: Tree) -> Iterator[ImageFinding]:
         yield ImageFinding(
             f"{_GENERATORS[2]}/{_GENERATOR}",
             f"is missing, and nothing else starts {_TARGET}",
-            f"install cloud-init anew, or run: systemctl enable {_TARGET}",
+            f"install cloud-init anew, or run: {layout.systemctl(tree, f'enable {_TARGET}')}",
         )
 
 

@@ -63,7 +63,8 @@ def _of_agent(tree: Tree) -> Iterator[ImageFinding]:
     yield from on_port(tree, system.tty(settings["device"] or ""))
     image = Image(system, settings, CONFIG)
     for check in OF_THE_AGENT:
-        yield from map(ImageFinding.parse, check(image))
+        for line in check(image):
+            yield ImageFinding.parse(line.removeprefix(system.root.rstrip("/")))
 
 
 _CHECKS: tuple[Check, ...] = (_of_init, _of_cloud_init, _of_units, _of_agent)
