@@ -129,7 +129,15 @@ def test_network_of_the_initramfs_is_reported(image: Path, value: str) -> None:
     assert lines(image)[0].startswith("warning: ")
 
 
-@pytest.mark.parametrize("word", ['"ds=nocloud;i=golden"', "ds=nocloud\\;i=golden"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        '"ds=nocloud;i=golden"',
+        "ds='nocloud;i=golden'",
+        "ds=nocloud\\;i=golden",
+        "ds=nocloud\\\\;i=golden",
+    ],
+)
 def test_word_that_grub_unquotes_is_read(image: Path, word: str) -> None:
     put(image, "boot/grub/grub.cfg", f"\tlinux /vmlinuz root=/dev/sda1 {word} ro\n")
     assert "ds=nocloud;i=golden overrides the server's meta-data" in lines(image)[0]
@@ -397,6 +405,48 @@ def test_command_line_of_the_building_machine_does_not_count(image: Path) -> Non
     assert "/proc/cmdline" not in places(Tree(image))
 
 
+# What each place of command lines may look like, around one word.
+FORMS = {
+    "etc/default/grub": "GRUB_CMDLINE_LINUX+=' {} '\n",
+    "etc/default/grub.d/50-x.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT {}"\n',
+    "boot/grub2/grubenv": "# GRUB Environment Block\nkernelopts=root=/dev/sda1 {}\n",
+    "boot/loader/entries/a.conf": "title A\noptions\troot=/dev/sda1 \\\n {}\n",
+    "boot/syslinux/syslinux.cfg": "label l0\n APPEND root=/dev/sda1 {}\n",
+    "etc/kernel/cmdline": "root=/dev/sda1 {}",
+    "boot/linux-6.1.cfg": "photon_cmdline=init=/lib/systemd/systemd {}\nphoton_linux=vmlinuz\n",
+    "usr/lib/bootc/kargs.d/10-x.toml": 'kargs = [\n  "quiet",\n  "{}",\n]\n',
+    "usr/lib/bootc/kargs.d/10-y.toml": "kargs = ['{}']\n",
+    "etc/dracut.conf.d/y.conf": 'kernel_cmdline+=" {} "\n',
+    "boot/grub/grub.cfg": 'set default_kernelopts="root=/dev/sda1 {}"\n',
+    "boot/grub/menu.lst": "kernel /vmlinuz root=/dev/sda1 {}\n",
+    "etc/default/extlinux": 'EXTLINUX_PARAMETERS="{}"\n',
+    "etc/update-extlinux.conf": 'default_kernel_opts="{}"\n',
+}
+
+
+@pytest.mark.parametrize("place", FORMS)
+def test_words_are_found_in_every_form_of_a_command_line(image: Path, place: str) -> None:
+    for word in (
+        *("ds=VMware", "ci.ds=VMware", "ci.di.policy=disabled", "ds=nocloud;i=x", "ip=dhcp"),
+        *("cloud-init=disabled", "network-config=disabled", "cc:{datasource_list: [Ec2]}"),
+        *("systemd.mask=cloud-init-local.service", "console=ttyS1,115200"),
+    ):
+        put(image, place, FORMS[place].format(word))
+        assert {finding.file for finding in found(image)} == {f"/{place}"}, word
+
+
+def test_unit_masked_by_a_relative_link_is_reported(image: Path) -> None:
+    with_units(image)
+    link = image / "etc/systemd/system/cloud-init-local.service"
+    link.symlink_to("../../../dev/null")
+    (line,) = lines(image)
+    assert "cloud-init-local.service is masked" in line
+    link.unlink()
+    (image / "etc/systemd/system/vmw-metadata-agent.service").symlink_to("../../../dev/null")
+    (line,) = lines(image)
+    assert line.startswith("vmw-metadata-agent.service is masked: systemctl --root=")
+
+
 def test_unit_masked_by_the_kernel_is_reported(image: Path) -> None:
     put(image, GRUB, f'{LINE}="systemd.mask=cloud-init-local.service"\n')
     assert "masks a unit" in lines(image)[0]
@@ -424,6 +474,7 @@ PLACES = [
     *("boot/grub2/custom.cfg", "boot/efi/EFI/debian/grub.cfg", "boot/efi/EFI/redhat/grubenv"),
     *("efi/loader/entries/a.conf", "boot/extlinux/extlinux.conf", "boot/syslinux/syslinux.cfg"),
     *("usr/lib/kernel/cmdline", "etc/cmdline.d/console.conf", "etc/dracut.conf.d/a.conf"),
+    *("boot/efi/EFI/redhat/custom.cfg", "etc/grub.d/40_custom", "etc/tuned/bootcmdline"),
 ]
 
 

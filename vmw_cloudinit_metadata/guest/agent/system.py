@@ -92,7 +92,12 @@ class System:
     def is_masked(self, unit: str) -> bool:
         places = [f"{at}/systemd/system/{unit}" for at in UNIT_DIRECTORIES]
         found = [place for place in places if os.path.lexists(self.itself(place))]
-        return bool(found) and self.leads_to(found[0]) == "/dev/null"
+        return bool(found) and self._leads_to_null(found[0])
+
+    def _leads_to_null(self, place: str) -> bool:
+        """Return whether a link is a mask; systemctl writes absolute ones, people others too."""
+        target = os.path.join(os.path.dirname(place), self.leads_to(place))
+        return os.path.normpath(target) == "/dev/null"
 
     def read(self, place: str) -> str:
         return read_text(self.at(place)).strip()

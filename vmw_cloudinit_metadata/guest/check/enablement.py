@@ -36,6 +36,7 @@ _NETPLAN_FILES = ("/etc/netplan/*.yaml", "/usr/lib/netplan/*.yaml", "/lib/netpla
 # With one of these, cloud-init or netplan may leave the network to another program.
 _OTHER_NETWORK = ("/usr/sbin/ifup", "/sbin/ifup", "/usr/sbin/NetworkManager")
 _INSTALL = re.compile(r"^\[Install\][ \t\r]*$", re.MULTILINE)
+_MASKING = re.compile(r"systemd\.mask=(?:cloud-(?:init|config|final)|vmw-metadata-agent)\b")
 _NULL = "/dev/null"
 
 
@@ -54,7 +55,7 @@ def not_started(tree: Tree) -> Iterator[ImageFinding]:
     yield from _of_networkd(tree)
     for line in command_lines(tree):
         for word in line.words:
-            if re.match(r"systemd\.mask=cloud-(?:init|config|final)\b", word):
+            if _MASKING.match(word):
                 yield ImageFinding(line.place, f"{word} masks a unit", f"remove {word}")
 
 
@@ -68,7 +69,7 @@ def _units(tree: Tree) -> list[str]:
 def _is_unit(tree: Tree, path: str) -> bool:
     """Return whether it is a file or a link, but no other name of another unit."""
     entry = tree.entry(path)
-    if isinstance(entry, Link) and entry.target != _NULL:
+    if isinstance(entry, Link) and not _is_mask(posixpath.dirname(path), entry):
         return posixpath.basename(entry.target) == posixpath.basename(path)
     return entry is not None
 
@@ -78,10 +79,14 @@ def _masked(tree: Tree, directories: tuple[str, ...], name: str) -> str:
     for directory in directories:
         entry = tree.entry(f"{directory}/{name}")
         if isinstance(entry, Link):
-            return f"{directory}/{name}" if entry.target == _NULL else ""
+            return f"{directory}/{name}" if _is_mask(directory, entry) else ""
         if entry:
             return "" if entry.content else f"{directory}/{name}"
     return ""
+
+
+def _is_mask(directory: str, link: Link) -> bool:
+    return posixpath.normpath(posixpath.join(directory, link.target)) == _NULL
 
 
 def _place(tree: Tree, unit: str) -> str:
