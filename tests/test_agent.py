@@ -36,7 +36,13 @@ from tests.uart import (
 from vmw_cloudinit_metadata.guest.agent import failures, texts
 from vmw_cloudinit_metadata.guest.agent.conversation import Conversation
 from vmw_cloudinit_metadata.guest.agent.patience import Patience
-from vmw_cloudinit_metadata.guest.agent.serialport import SerialPort, wait_for
+from vmw_cloudinit_metadata.guest.agent.serialport import (
+    SerialPort,
+    find_ports,
+    open_ports,
+    wait_for,
+)
+from vmw_cloudinit_metadata.guest.agent.system import System
 
 SECRET = "correct-horse-battery"
 TRUNCATED = b"!!RESPONSE_USERDATA#I2Ns\r\n[    1.234567] usb 1-1: new device\r\n"
@@ -281,6 +287,35 @@ def test_port_is_raw_while_it_is_asked(guest: Guest, serial: Serial, name: str) 
     after = modes(uart)
     before[2] &= ~termios.HUPCL
     assert after == (before if name == "ttyS0" else during)  # a console is for logins again
+
+
+@pytest.mark.parametrize("target", ["ttyS0", "../dev/serial"])
+def test_console_that_a_link_leads_to_is_given_back(
+    guest: Guest, serial: Serial, target: str
+) -> None:
+    guest.write("proc/consoles", "ttyS0 -W- (EC p a) 4:64\n")
+    uart = serial(server_of(DOCUMENTS), "ttyS0")
+    (guest.root / "dev/vmw-metadata").symlink_to(target)
+    (guest.root / "dev/serial").symlink_to("ttyS0")
+    before = modes(uart)
+    before[2] &= ~termios.HUPCL
+    system = System(str(guest.root))
+    (port,) = open_ports(system, find_ports(system, "/dev/vmw-metadata"))
+    assert modes(uart) != before
+    port.close()
+    assert modes(uart) == before
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [("/dev/serial", "ttyS0"), ("loop", "loop"), ("nothing", "nothing"), ("pts/4", "4")],
+)
+def test_port_has_the_name_that_its_links_lead_to(guest: Guest, target: str, name: str) -> None:
+    guest.add_port("ttyS0")
+    (guest.root / "dev/loop").symlink_to("loop")
+    (guest.root / "dev/serial").symlink_to("ttyS0")
+    (guest.root / "dev/vmw-metadata").symlink_to(target)
+    assert System(str(guest.root)).tty("/dev/vmw-metadata") == name
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -235,20 +235,20 @@ FINDINGS = {
     "disc": (wrote("dev/disk/by-label/cidata"), "overrides the seed"),
     "getty": (
         wrote("etc/systemd/system/getty.target.wants/serial-getty@ttyS1.service"),
-        "serial-getty@ttyS1.service uses the port",
+        "serial-getty@ttyS1.service uses the port: run `guest install` again, with --free-console",
     ),
     "console": (
         wrote(GRUB, "GRUB_CMDLINE_LINUX='console=tty0 console=ttyS1,115200n8'\n"),
         "/etc/default/grub: console=ttyS1 uses the port",
     ),
     "no-agent": (without(LIBEXEC), "install the agent"),
-    "no-unit": (without(f"etc/systemd/system/{UNIT}"), "install it in /etc/systemd/system"),
-    "masked": (mask(UNIT), f"systemctl unmask {UNIT}"),
+    "no-unit": (without(f"etc/systemd/system/{UNIT}"), "install it in /usr/lib/systemd/system"),
+    "masked": (mask(UNIT), f"/root unmask {UNIT}"),
     "not-enabled": (
         without(f"etc/systemd/system/cloud-init.target.wants/{UNIT}"),
-        f"systemctl enable {UNIT}",
+        f"/root enable {UNIT}",
     ),
-    "no-interpreter": (without("usr/bin/python3"), "/usr/bin/python3 is missing and is needed"),
+    "no-interpreter": (without("usr/bin/python3"), "/usr/bin/python3: is missing and is needed"),
     "no-labels": (wrote("etc/selinux/config", "SELINUX=enforcing\n"), "no SELinux label"),
     "configuration": (wrote(CONFIG, "[agent]\nretyr = 1\n"), "did you mean retry?"),
 }
@@ -307,6 +307,16 @@ def test_masked_getty_is_no_finding(image: Guest, serial: Serial) -> None:
     assert "on /dev/ttyS1" in image.fetch()
 
 
+def test_port_that_a_link_leads_to_is_checked(image: Guest) -> None:
+    image.add_port("ttyS1")
+    (image.root / "dev/vmw-metadata").symlink_to("ttyS1")
+    assert check(image, "--device", "/dev/vmw-metadata")[0] == 0
+    image.write(GRUB, "GRUB_CMDLINE_LINUX='console=ttyS1'\n")
+    assert "console=ttyS1 uses the port" in check(image, "--device", "/dev/vmw-metadata")[1]
+    image.add_port("ttyS1", kind=0)
+    assert "/dev/vmw-metadata: has no UART" in check(image, "--device", "/dev/vmw-metadata")[1]
+
+
 def test_comment_of_a_boot_loader_is_no_finding(image: Guest) -> None:
     image.write(GRUB, "#GRUB_CMDLINE_LINUX=console=ttyS1\n")
     assert check(image, "--device", "/dev/ttyS1")[0] == 0
@@ -335,7 +345,7 @@ def test_console_as_the_only_port_is_found_on_a_machine(image: Guest) -> None:
 def test_port_that_is_not_there_is_found_on_a_machine(image: Guest) -> None:
     image.add_port("ttyS0")
     image.add_port("ttyS2", kind=0)
-    assert "/dev/ttyS1 does not exist" in check(image, "--device", "/dev/ttyS1")[1]
+    assert "/dev/ttyS1: does not exist" in check(image, "--device", "/dev/ttyS1")[1]
     assert "no UART" in check(image, "--device", "/dev/ttyS2")[1]
     assert check(image, "--device", "/dev/ttyS0")[0] == 0
 
@@ -375,7 +385,7 @@ def test_faults_of_the_settings_are_reported_up_to_a_hundred(tmp_path: Path) -> 
 @pytest.mark.parametrize("begun", ["ExecStart=", "[Service]\nExecStart=-"])
 def test_program_with_a_nul_is_reported_as_missing(image: Guest, begun: str) -> None:
     image.write(f"etc/systemd/system/{UNIT}", f"{begun}/opt/py\0thon {AGENT}\n")
-    assert "/opt/py is missing and is needed to run the agent" in check(image)[1]
+    assert "/opt/py: is missing and is needed to run the agent" in check(image)[1]
 
 
 @pytest.mark.parametrize(

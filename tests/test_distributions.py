@@ -111,7 +111,7 @@ def test_console_on_the_port_is_found_in_each_file_and_freed(image: Path, name: 
 def test_image_without_agent_has_problems(image: Path) -> None:
     problems, lines = check(image)
     assert problems
-    assert any(f"/{AGENT} is missing" in line for line in lines)
+    assert any(f"/{AGENT}: is missing" in line for line in lines)
 
 
 @pytest.mark.slow

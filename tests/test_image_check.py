@@ -129,7 +129,15 @@ def test_network_of_the_initramfs_is_reported(image: Path, value: str) -> None:
     assert lines(image)[0].startswith("warning: ")
 
 
-@pytest.mark.parametrize("word", ['"ds=nocloud;i=golden"', "ds=nocloud\\;i=golden"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        '"ds=nocloud;i=golden"',
+        "ds='nocloud;i=golden'",
+        "ds=nocloud\\;i=golden",
+        "ds=nocloud\\\\;i=golden",
+    ],
+)
 def test_word_that_grub_unquotes_is_read(image: Path, word: str) -> None:
     put(image, "boot/grub/grub.cfg", f"\tlinux /vmlinuz root=/dev/sda1 {word} ro\n")
     assert "ds=nocloud;i=golden overrides the server's meta-data" in lines(image)[0]
@@ -269,7 +277,7 @@ def test_networkd_that_netplan_does_not_start_is_reported(image: Path) -> None:
     put(image, "etc/machine-id", "")
     (finding,) = found(image)
     assert finding.file == f"/{UNITS}/systemd-networkd.service"
-    assert finding.remedy == "systemctl enable systemd-networkd.service"
+    assert finding.remedy == f"systemctl --root={image} enable systemd-networkd.service"
     put(image, "usr/sbin/ifup", "#!ELF\n")
     assert lines(image) == []
     (image / "usr/sbin/ifup").unlink()
@@ -303,7 +311,7 @@ def test_filled_machine_id_is_reported(image: Path) -> None:
     put(image, "etc/machine-id", "0123456789abcdef0123456789abcdef\n")
     (finding,) = found(image)
     assert (finding.file, finding.is_warning) == ("/etc/machine-id", False)
-    assert "truncate -s 0 /etc/machine-id" in finding.remedy
+    assert f"truncate -s 0 {image}/etc/machine-id" in finding.remedy
 
 
 # Units
@@ -312,6 +320,7 @@ def test_filled_machine_id_is_reported(image: Path) -> None:
 def test_masked_and_disabled_units_are_reported(image: Path) -> None:
     """The commands of units/commands."""
     with_units(image)
+    put(image, "etc/machine-id", "")
     for name in ("main", "local", "network"):
         (image / WANTS / f"cloud-init-{name}.service").unlink()
     mask(image, "etc/systemd/system/cloud-init-network.service")
@@ -321,10 +330,63 @@ def test_masked_and_disabled_units_are_reported(image: Path) -> None:
         "/etc/systemd/system/cloud-init-network.service: cloud-init-network.service is masked"
         in text
     )
-    assert "cloud-init-main.service is wanted by nothing: systemctl enable" in text
+    assert "cloud-init-main.service is wanted by nothing: systemctl --root=" in text
     assert "cloud-init-local.service is wanted by nothing" in text
     assert "/etc/systemd/system-generators/cloud-init-generator: cloud-init's generator" in text
     assert len(text.splitlines()) == 4
+
+
+PRESETS = "usr/lib/systemd/system-preset"
+
+
+@pytest.fixture
+def first_boot(image: Path) -> Path:
+    """With units and presets as Fedora's, and without a machine-id."""
+    with_units(image)
+    for name in ("90-default.preset", "99-default-disable.preset"):
+        put(image, f"{PRESETS}/{name}", sample(f"preset/{name}"))
+    put(image, "etc/machine-id", sample("preset/machine-id"))
+    assert lines(image) == []
+    return image
+
+
+def test_presets_that_disable_units_of_cloud_init_are_reported(first_boot: Path) -> None:
+    enabled = sample("preset/90-default.preset")
+    put(first_boot, f"{PRESETS}/90-default.preset", enabled.replace("enable cloud-init*", "# "))
+    reported = found(first_boot)
+    assert {finding.file for finding in reported} == {f"/{PRESETS}/99-default-disable.preset"}
+    assert [finding.remedy for finding in reported] == [
+        f"put `enable cloud-init-{name}.service` before this line"
+        for name in ("local", "main", "network")
+    ]
+    for name in ("local", "main", "network"):  # as a package's own link, which no preset removes
+        put(first_boot, f"{UNITS}/cloud-init.target.wants/cloud-init-{name}.service", "")
+    assert lines(first_boot) == []
+
+
+def test_preset_that_disables_the_agent_is_reported(first_boot: Path) -> None:
+    put(first_boot, "etc/systemd/system-preset/00-ours.preset", "# ours\ndisable vmw-*\n")
+    (finding,) = found(first_boot)
+    assert finding.file == "/etc/systemd/system-preset/00-ours.preset"
+    assert finding.problem.startswith("line 2, `disable vmw-*`: a first boot that applies")
+    assert finding.remedy == "put `enable vmw-metadata-agent.service` before this line"
+    put(first_boot, f"{UNITS}/cloud-init.target.wants/vmw-metadata-agent.service", "")
+    assert lines(first_boot) == []
+
+
+@pytest.mark.parametrize("rest", ["", "ignore cloud-init-main.service\n"])
+def test_unit_that_presets_enable_needs_no_link(first_boot: Path, rest: str) -> None:
+    put(first_boot, "etc/systemd/system-preset/00-ours.preset", rest)
+    (first_boot / WANTS / "cloud-init-main.service").unlink()
+    expected = ["cloud-init-main.service is wanted by nothing"] if rest else []
+    assert [finding.problem for finding in found(first_boot)] == expected
+
+
+def test_presets_do_not_count_after_the_first_boot(first_boot: Path) -> None:
+    put(first_boot, "etc/systemd/system-preset/00-ours.preset", "disable *\n")
+    assert len(lines(first_boot)) == len(NEEDED) + 1
+    put(first_boot, "etc/machine-id", "")
+    assert lines(first_boot) == []
 
 
 def test_target_that_nothing_starts_is_reported(image: Path) -> None:
@@ -341,6 +403,48 @@ def test_command_line_of_the_building_machine_does_not_count(image: Path) -> Non
     assert [finding.file for finding in found(image)] == ["/proc/cmdline"]
     put(image, "proc/cmdline", running)
     assert "/proc/cmdline" not in places(Tree(image))
+
+
+# What each place of command lines may look like, around one word.
+FORMS = {
+    "etc/default/grub": "GRUB_CMDLINE_LINUX+=' {} '\n",
+    "etc/default/grub.d/50-x.cfg": 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT {}"\n',
+    "boot/grub2/grubenv": "# GRUB Environment Block\nkernelopts=root=/dev/sda1 {}\n",
+    "boot/loader/entries/a.conf": "title A\noptions\troot=/dev/sda1 \\\n {}\n",
+    "boot/syslinux/syslinux.cfg": "label l0\n APPEND root=/dev/sda1 {}\n",
+    "etc/kernel/cmdline": "root=/dev/sda1 {}",
+    "boot/linux-6.1.cfg": "photon_cmdline=init=/lib/systemd/systemd {}\nphoton_linux=vmlinuz\n",
+    "usr/lib/bootc/kargs.d/10-x.toml": 'kargs = [\n  "quiet",\n  "{}",\n]\n',
+    "usr/lib/bootc/kargs.d/10-y.toml": "kargs = ['{}']\n",
+    "etc/dracut.conf.d/y.conf": 'kernel_cmdline+=" {} "\n',
+    "boot/grub/grub.cfg": 'set default_kernelopts="root=/dev/sda1 {}"\n',
+    "boot/grub/menu.lst": "kernel /vmlinuz root=/dev/sda1 {}\n",
+    "etc/default/extlinux": 'EXTLINUX_PARAMETERS="{}"\n',
+    "etc/update-extlinux.conf": 'default_kernel_opts="{}"\n',
+}
+
+
+@pytest.mark.parametrize("place", FORMS)
+def test_words_are_found_in_every_form_of_a_command_line(image: Path, place: str) -> None:
+    for word in (
+        *("ds=VMware", "ci.ds=VMware", "ci.di.policy=disabled", "ds=nocloud;i=x", "ip=dhcp"),
+        *("cloud-init=disabled", "network-config=disabled", "cc:{datasource_list: [Ec2]}"),
+        *("systemd.mask=cloud-init-local.service", "console=ttyS1,115200"),
+    ):
+        put(image, place, FORMS[place].format(word))
+        assert {finding.file for finding in found(image)} == {f"/{place}"}, word
+
+
+def test_unit_masked_by_a_relative_link_is_reported(image: Path) -> None:
+    with_units(image)
+    link = image / "etc/systemd/system/cloud-init-local.service"
+    link.symlink_to("../../../dev/null")
+    (line,) = lines(image)
+    assert "cloud-init-local.service is masked" in line
+    link.unlink()
+    (image / "etc/systemd/system/vmw-metadata-agent.service").symlink_to("../../../dev/null")
+    (line,) = lines(image)
+    assert line.startswith("vmw-metadata-agent.service is masked: systemctl --root=")
 
 
 def test_unit_masked_by_the_kernel_is_reported(image: Path) -> None:
@@ -370,6 +474,7 @@ PLACES = [
     *("boot/grub2/custom.cfg", "boot/efi/EFI/debian/grub.cfg", "boot/efi/EFI/redhat/grubenv"),
     *("efi/loader/entries/a.conf", "boot/extlinux/extlinux.conf", "boot/syslinux/syslinux.cfg"),
     *("usr/lib/kernel/cmdline", "etc/cmdline.d/console.conf", "etc/dracut.conf.d/a.conf"),
+    *("boot/efi/EFI/redhat/custom.cfg", "etc/grub.d/40_custom", "etc/tuned/bootcmdline"),
 ]
 
 
@@ -447,6 +552,23 @@ def test_json_has_each_finding(image: Path) -> None:
         "problem": "cloud-init is disabled",
         "remedy": "remove this file",
     }
+
+
+def test_finding_of_the_agent_s_check_names_its_file(image: Path) -> None:
+    put(image, "etc/selinux/config", "SELINUX=enforcing\n")
+    put(image, "etc/vmw-metadata-agent.conf", "[agent]\ndevice = /dev/ttyS1\nretyr = 1\n")
+    (image / "usr/bin/python3").unlink()
+    told = {finding.file: finding for finding in found(image)}
+    files = (
+        "/usr/libexec/vmw-metadata-agent",
+        "/usr/lib/systemd/system/vmw-metadata-agent.service",
+        "/etc/vmw-metadata-agent.conf",
+        "/usr/bin/python3",
+    )
+    assert set(told) == set(files)
+    assert told[files[0]].problem == "has no SELinux label"
+    assert told[files[0]].remedy.startswith(f"touch {image}/.autorelabel")
+    assert told[files[2]].problem.startswith("line 3: unknown key retyr")
 
 
 def test_text_of_an_image_is_bounded_and_printable(image: Path) -> None:
@@ -556,6 +678,7 @@ UNREADABLE: dict[str, Callable[[Path], object]] = {
 def test_file_that_cannot_be_checked_is_a_fault(image: Path, name: str) -> None:
     """The other checks go on."""
     UNREADABLE[name](image / CLOUD / "60-a.cfg")
+    put(image, "etc/machine-id", "")
     put(image, "usr/lib/systemd/system/cloud-init.service", "[Install]\n")
     (first, second) = found(image)
     assert (first.file, first.is_warning) == (f"/{CLOUD}/60-a.cfg", False)

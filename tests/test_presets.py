@@ -100,7 +100,9 @@ def test_preset_that_comes_first_is_warned_of(tmp_path: Path, systemctl: Systemc
     root = make_tree(tmp_path / "root", "rhel9")
     put(root, "etc/systemd/system-preset/00-hardening.preset", f"# ours\n{DISABLE_ALL}")
     _, _, err = in_process("guest", "install", "--root", str(root), "--device", "/dev/ttyS1")
-    warned = [line for line in err if "00-hardening.preset:2: `disable *`: a first boot" in line]
+    warned = [
+        line for line in err if "00-hardening.preset: line 2, `disable *`: a first boot" in line
+    ]
     assert len(warned) == 1
     first_boot(systemctl, root)
     assert systemctl(root, "is-enabled", UNIT) == "disabled\n"

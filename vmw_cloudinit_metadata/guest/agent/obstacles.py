@@ -35,6 +35,11 @@ class Image:
     def has(self, place: str) -> bool:
         return os.path.lexists(self.system.itself(place))
 
+    def systemctl(self, words: str) -> str:
+        """Return the command for this tree, and not for the machine where the check runs."""
+        root = self.system.root
+        return f"systemctl {words}" if root == "/" else f"systemctl --root={root} {words}"
+
     def units(self, name: str) -> List[str]:
         """Return the places of a unit, each file once: /lib may be /usr/lib."""
         directories = ("/etc/systemd/system/", "/usr/lib/systemd/system/", "/lib/systemd/system/")
@@ -118,7 +123,7 @@ def check_cloud_init(image: Image) -> Iterator[str]:
     for name in ("cloud-init.target", "cloud-init-local.service", "cloud-init.service",
                  "cloud-init-main.service"):  # fmt: skip
         if image.system.is_masked(name):
-            yield f"{name} is masked: systemctl unmask {name}"
+            yield f"{name} is masked: {image.systemctl('unmask ' + name)}"
 
 
 def check_network(image: Image) -> Iterator[str]:
@@ -150,7 +155,7 @@ def check_disc(image: Image) -> Iterator[str]:
 def check_port(image: Image) -> Iterator[str]:
     device = image.settings["device"]
     if device:
-        yield from check_device(image, os.path.basename(device))
+        yield from check_device(image, device)
     elif image.system.serial_ports:
         try:
             find_ports(image.system, None)
@@ -160,17 +165,22 @@ def check_port(image: Image) -> Iterator[str]:
         yield NO_PORT
 
 
-def check_device(image: Image, tty: str) -> Iterator[str]:
+def check_device(image: Image, device: str) -> Iterator[str]:
+    tty = image.system.tty(device)
     if image.has("/sys/class/tty") and not image.has("/sys/class/tty/" + tty):
-        yield f"/dev/{tty} does not exist on this machine"
+        yield f"{device}: does not exist on this machine"
     elif not image.system.has_uart(tty):
-        yield f"/dev/{tty} has no UART: does the VM have this serial port?"
+        yield f"{device}: has no UART: does the VM have this serial port?"
     if image.system.has_getty(tty):
-        yield f"serial-getty@{tty}.service uses the port: systemctl mask serial-getty@{tty}.service"
+        unit = f"serial-getty@{tty}.service"
+        if image.system.root == "/":
+            yield f"{unit} uses the port: systemctl mask {unit}"
+        else:  # a first boot may remove what systemctl has masked
+            yield f"{unit} uses the port: run `guest install` again, with --free-console {tty} too"
 
 
 def check_console(image: Image) -> Iterator[str]:
-    tty = os.path.basename(image.settings["device"] or "")
+    tty = image.system.tty(image.settings["device"] or "")
     console = re.compile(rf"console={re.escape(tty)}(,|$)")
     places = {place for place, word in image.kernel_words if console.match(word)}
     for place in sorted(places) if tty else ():
@@ -179,18 +189,18 @@ def check_console(image: Image) -> Iterator[str]:
 
 def check_agent(image: Image) -> Iterator[str]:
     if not image.has(AGENT):
-        yield f"{AGENT} is missing: install the agent"
+        yield f"{AGENT}: is missing: install the agent"
     units = image.units(UNIT)
     if not units:
-        yield f"{UNIT} is missing: install it in /etc/systemd/system"
+        yield f"{UNIT} is missing: install it in /usr/lib/systemd/system"
     elif image.system.is_masked(UNIT):
-        yield f"{UNIT} is masked: systemctl unmask {UNIT}"
+        yield f"{UNIT} is masked: {image.systemctl('unmask ' + UNIT)}"
     elif not any(UNIT in names_in(image.system.at(place + "/cloud-init.target.wants"))
                  for place in ("/etc/systemd/system", "/usr/lib/systemd/system")):  # fmt: skip
-        yield f"{UNIT} is not enabled: systemctl enable {UNIT}"
+        yield f"{UNIT} is not enabled: {image.systemctl('enable ' + UNIT)}"
     for program in interpreters(image, units):
         if not image.has(program):
-            yield f"{program} is missing and is needed to run the agent: install Python 3"
+            yield f"{program}: is missing and is needed to run the agent: install Python 3"
 
 
 def interpreters(image: Image, units: Sequence[str]) -> List[str]:
@@ -212,7 +222,11 @@ def check_selinux_labels(image: Image) -> Iterator[str]:
         return
     for place in [AGENT, *image.units(UNIT)]:
         if image.has(place) and not has_selinux_label(image.system.at(place)):
-            yield f"{place} has no SELinux label: run restorecon on it, or touch /.autorelabel"
+            relabel = os.path.join(image.system.root, ".autorelabel")
+            yield (
+                f"{place}: has no SELinux label: touch {relabel}, or run restorecon on the file "
+                "in the running system"
+            )
 
 
 def has_selinux_label(place: str) -> bool:

@@ -41,8 +41,7 @@ NONE_FREE = (
 def find_ports(system: System, device: Optional[str]) -> List[str]:
     """Return the ports to ask on, such as /dev/ttyS1; raise NoPort."""
     if device:
-        tty = os.path.basename(device)
-        if not system.has_uart(tty):
+        if not system.has_uart(system.tty(device)):
             raise NoPort(f"{device} has no UART: does the VM have this serial port?")
         return [device]
     ports = system.serial_ports
@@ -144,7 +143,7 @@ def open_ports(system: System, devices: Sequence[str]) -> List[SerialPort]:
     ports = []
     failure: AgentError = NoPort(NO_PORT)
     for device in devices:
-        is_console = os.path.basename(device) in system.consoles
+        is_console = system.tty(device) in system.consoles
         try:
             ports.append(SerialPort(device, system.device(device), is_console))
         except AgentError as error:

@@ -75,6 +75,16 @@ class System:
         """Return the path of a port below the root; its links may lead anywhere."""
         return os.path.join(self.root, place.lstrip("/"))
 
+    def tty(self, device: str) -> str:
+        """Return the kernel's name of a port, such as ttyS1, also if links lead to it."""
+        place = device
+        for _ in range(MAX_LINKS):
+            target = link_target(self.device(place))
+            if not target or os.path.exists(self.at("/sys/class/tty/" + os.path.basename(place))):
+                break
+            place = os.path.join(os.path.dirname(place), target)
+        return os.path.basename(place)
+
     def leads_to(self, place: str) -> str:
         """Return the target of a link as written, or ""."""
         return link_target(self.itself(place))
@@ -82,7 +92,12 @@ class System:
     def is_masked(self, unit: str) -> bool:
         places = [f"{at}/systemd/system/{unit}" for at in UNIT_DIRECTORIES]
         found = [place for place in places if os.path.lexists(self.itself(place))]
-        return bool(found) and self.leads_to(found[0]) == "/dev/null"
+        return bool(found) and self._leads_to_null(found[0])
+
+    def _leads_to_null(self, place: str) -> bool:
+        """Return whether a link is a mask; systemctl writes absolute ones, people others too."""
+        target = os.path.join(os.path.dirname(place), self.leads_to(place))
+        return os.path.normpath(target) == "/dev/null"
 
     def read(self, place: str) -> str:
         return read_text(self.at(place)).strip()

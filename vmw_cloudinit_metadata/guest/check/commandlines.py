@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmw_cloudinit_metadata.guest.image import parts
+from vmw_cloudinit_metadata.guest.image import layout, parts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 _RUNNING = "/proc/cmdline"
@@ -18,8 +18,9 @@ _VARIABLE = re.compile(r"[ \t]*(?:export[ \t]+|set[ \t]+)?(\w+)[ \t]*\+?=[ \t]*(
 _VARIABLES = ("cmdline", "opts", "append", "param")
 _TOML_ITEMS = re.compile(r"[ \t]*(?:kargs[ \t]*=[ \t]*\[|[\"'])")
 _ITEM = re.compile(r"\"([^\"]*)\"|'([^']*)'")
-# GRUB passes on `"ds=nocloud;i=a"` and `ds=nocloud\;i=a` without these signs.
-_QUOTED_WORD = re.compile(r"(?<!\S)([\"'])([^\"'\s]*)\1(?!\S)")
+# GRUB passes on `"ds=nocloud;i=a"`, `ds='nocloud;i=a'` and `ds=nocloud\;i=a` without these signs.
+_QUOTED_WORD = re.compile(r"(?<!\S)([\w.-]*=|)([\"'])([^\"'\s]*)\2(?!\S)")
+_BACKSLASHES = re.compile(r"\\+(?=[\\;])")
 _CONCERNS_CLOUD_INIT = re.compile(
     r"(?:^|[\s\"'=])(?:ds|ip6?|network-config|ci\.ds|ci\.datasource|ci\.di\.policy|systemd\.mask)="
     r"|cloud-init=|cloud-config-url=|cc:"
@@ -49,8 +50,9 @@ def command_lines(tree: Tree) -> list[CommandLine]:
 def places(tree: Tree) -> list[str]:
     """Return the files with command lines, without that of this machine, mounted in an image."""
     found = parts.command_line_files(tree)
-    is_image = tree.root.resolve() != Path("/")
-    if is_image and tree.text(_RUNNING) == Path(_RUNNING).read_text("utf-8", "surrogateescape"):
+    if layout.is_image(tree) and tree.text(_RUNNING) == Path(_RUNNING).read_text(
+        "utf-8", "surrogateescape"
+    ):
         return found
     return [_RUNNING, *found]
 
@@ -65,7 +67,7 @@ def _texts(text: str) -> Iterator[str]:
     others = [_items(line) for line, value in values.items() if value is None]
     wanted = [line for line in (together, *others) if _CONCERNS_CLOUD_INIT.search(line)]
     for line in wanted[:MAX_LINES]:
-        yield _QUOTED_WORD.sub(r"\2", line).replace("\\;", ";")
+        yield _BACKSLASHES.sub("", _QUOTED_WORD.sub(r"\1\3", line))
 
 
 def _value(line: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 
 from vmw_cloudinit_metadata.guest.check.commandlines import places
@@ -11,17 +10,17 @@ from vmw_cloudinit_metadata.guest.image import kernel, parts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 
-def on_port(tree: Tree, device: str | None) -> Iterator[ImageFinding]:
-    """Yield consoles on the agent's device; and images whose command line nobody can read here."""
-    if device is None:
+def on_port(tree: Tree, port: str) -> Iterator[ImageFinding]:
+    """Yield consoles on the agent's port; and images whose command line nobody can read here."""
+    if not port:
         return
-    port = posixpath.basename(device)
     for place in places(tree):
         if kernel.uses_console(tree.read(place) or b"", port):
             yield ImageFinding(
                 place,
                 f"console={port} uses the agent's port",
-                f"run `guest install --free-console {port}`, or add a second serial port",
+                f"run `guest install` again, with --free-console {port} too,"
+                " or add a second serial port",
             )
     for place in parts.unified_images(tree):
         yield ImageFinding(

@@ -1,13 +1,14 @@
-"""Finds units that do not start and that cloud-init needs: masked, or wanted by nothing."""
+"""Finds units that cloud-init needs and that do not start: masked, disabled, wanted by nothing."""
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from vmw_cloudinit_metadata.guest.check.commandlines import command_lines
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
+from vmw_cloudinit_metadata.guest.image import layout, presets
 from vmw_cloudinit_metadata.guest.image.tree import Link, Tree
 
 _DIRECTORIES = (
@@ -17,6 +18,7 @@ _DIRECTORIES = (
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 )
+_OF_PACKAGES = _DIRECTORIES[2:]
 _GENERATORS = (
     "/etc/systemd/system-generators",
     "/usr/local/lib/systemd/system-generators",
@@ -33,8 +35,8 @@ _NETPLAN_1_2 = "/usr/libexec/netplan/configure"
 _NETPLAN_FILES = ("/etc/netplan/*.yaml", "/usr/lib/netplan/*.yaml", "/lib/netplan/*.yaml")
 # With one of these, cloud-init or netplan may leave the network to another program.
 _OTHER_NETWORK = ("/usr/sbin/ifup", "/sbin/ifup", "/usr/sbin/NetworkManager")
-_MACHINE_ID = "/etc/machine-id"
 _INSTALL = re.compile(r"^\[Install\][ \t\r]*$", re.MULTILINE)
+_MASKING = re.compile(r"systemd\.mask=(?:cloud-(?:init|config|final)|vmw-metadata-agent)\b")
 _NULL = "/dev/null"
 
 
@@ -43,16 +45,17 @@ def not_started(tree: Tree) -> Iterator[ImageFinding]:
     for unit in _units(tree):
         masked = _masked(tree, _DIRECTORIES, unit)
         if masked:
-            yield ImageFinding(masked, f"{unit} is masked", f"systemctl unmask {unit}")
-        elif _is_to_enable(tree, unit) and not _is_wanted(tree, unit):
             yield ImageFinding(
-                _place(tree, unit), f"{unit} is wanted by nothing", f"systemctl enable {unit}"
+                masked, f"{unit} is masked", layout.systemctl(tree, f"unmask {unit}")
             )
+        elif _is_to_enable(tree, unit):
+            yield from _of_enablement(tree, unit, f"{unit} is wanted by nothing")
+    yield from _of_agent(tree)
     yield from _of_generator(tree)
     yield from _of_networkd(tree)
     for line in command_lines(tree):
         for word in line.words:
-            if re.match(r"systemd\.mask=cloud-(?:init|config|final)\b", word):
+            if _MASKING.match(word):
                 yield ImageFinding(line.place, f"{word} masks a unit", f"remove {word}")
 
 
@@ -66,7 +69,7 @@ def _units(tree: Tree) -> list[str]:
 def _is_unit(tree: Tree, path: str) -> bool:
     """Return whether it is a file or a link, but no other name of another unit."""
     entry = tree.entry(path)
-    if isinstance(entry, Link) and entry.target != _NULL:
+    if isinstance(entry, Link) and not _is_mask(posixpath.dirname(path), entry):
         return posixpath.basename(entry.target) == posixpath.basename(path)
     return entry is not None
 
@@ -76,28 +79,55 @@ def _masked(tree: Tree, directories: tuple[str, ...], name: str) -> str:
     for directory in directories:
         entry = tree.entry(f"{directory}/{name}")
         if isinstance(entry, Link):
-            return f"{directory}/{name}" if entry.target == _NULL else ""
+            return f"{directory}/{name}" if _is_mask(directory, entry) else ""
         if entry:
             return "" if entry.content else f"{directory}/{name}"
     return ""
 
 
+def _is_mask(directory: str, link: Link) -> bool:
+    return posixpath.normpath(posixpath.join(directory, link.target)) == _NULL
+
+
 def _place(tree: Tree, unit: str) -> str:
-    return next(f"{at}/{unit}" for at in _DIRECTORIES if tree.entry(f"{at}/{unit}"))
+    places = [f"{at}/{unit}" for at in _DIRECTORIES]
+    return next(filter(tree.entry, places), places[3])
 
 
 def _is_to_enable(tree: Tree, unit: str) -> bool:
     return _INSTALL.search(tree.text(_place(tree, unit))) is not None
 
 
-def _is_wanted(tree: Tree, unit: str) -> bool:
+def _is_wanted(tree: Tree, unit: str, directories: Sequence[str] = _DIRECTORIES) -> bool:
     """Return whether a link enables the unit, even if it leads nowhere: its name counts."""
     return any(
         tree.entry(f"{found}/{unit}")
-        for at in _DIRECTORIES
+        for at in directories
         for kind in ("wants", "requires", "upholds")
         for found in tree.glob(f"{at}/*.{kind}")
     )
+
+
+def _of_enablement(tree: Tree, unit: str, problem: str) -> Iterator[ImageFinding]:
+    """Yield the problem if the unit is not enabled; on a first boot, presets decide."""
+    is_first_boot, rule = presets.is_first_boot(tree), presets.rule_of(tree, unit)
+    if _is_wanted(tree, unit, _OF_PACKAGES):
+        return  # no preset changes that
+    if is_first_boot and rule and rule.disables:
+        yield ImageFinding(rule.file, presets.problem_of(rule, unit), presets.remedy_of(unit))
+    elif is_first_boot and (rule is None or rule.enables):
+        return
+    elif not _is_wanted(tree, unit):
+        yield ImageFinding(_place(tree, unit), problem, layout.systemctl(tree, f"enable {unit}"))
+
+
+def _of_agent(tree: Tree) -> Iterator[ImageFinding]:
+    """The agent's own check reports if it is not enabled."""
+    is_enabled = _is_wanted(tree, presets.AGENT) and not _is_wanted(
+        tree, presets.AGENT, _OF_PACKAGES
+    )
+    if is_enabled and presets.is_first_boot(tree):
+        yield from map(ImageFinding.parse, presets.disabled_agent(tree))
 
 
 def _of_generator(tree: Tree) -> Iterator[ImageFinding]:
@@ -115,7 +145,7 @@ def _of_generator(tree: Tree) -> Iterator[ImageFinding]:
         yield ImageFinding(
             f"{_GENERATORS[2]}/{_GENERATOR}",
             f"is missing, and nothing else starts {_TARGET}",
-            f"install cloud-init anew, or run: systemctl enable {_TARGET}",
+            f"install cloud-init anew, or run: {layout.systemctl(tree, f'enable {_TARGET}')}",
         )
 
 
@@ -126,16 +156,9 @@ def _of_networkd(tree: Tree) -> Iterator[ImageFinding]:
     """
     if not tree.find(_NETPLAN_1_2) or any(map(tree.find, _OTHER_NETWORK)):
         return
-    if any(map(tree.glob, _NETPLAN_FILES)) or _is_first_boot(tree):
-        return
-    if not _is_wanted(tree, _NETWORKD):
-        yield ImageFinding(
-            f"{_DIRECTORIES[3]}/{_NETWORKD}",
+    if not any(map(tree.glob, _NETPLAN_FILES)):
+        yield from _of_enablement(
+            tree,
+            _NETWORKD,
             "is not enabled, and netplan does not start it on a first boot: there is no network",
-            f"systemctl enable {_NETWORKD}",
         )
-
-
-def _is_first_boot(tree: Tree) -> bool:
-    """Return whether systemd will apply presets; an empty machine-id does not suffice."""
-    return not tree.is_file(_MACHINE_ID) or tree.text(_MACHINE_ID).strip() == "uninitialized"

@@ -60,10 +60,11 @@ def _of_init(tree: Tree) -> Iterator[ImageFinding]:
 def _of_agent(tree: Tree) -> Iterator[ImageFinding]:
     system = System(os.path.abspath(tree.root))
     settings: Settings = {**defaults(), **read_config(system.at(CONFIG))[0]}
-    yield from on_port(tree, settings["device"])
+    yield from on_port(tree, system.tty(settings["device"] or ""))
     image = Image(system, settings, CONFIG)
     for check in OF_THE_AGENT:
-        yield from map(ImageFinding.parse, check(image))
+        for line in check(image):
+            yield ImageFinding.parse(line.removeprefix(system.root.rstrip("/")))
 
 
 _CHECKS: tuple[Check, ...] = (_of_init, _of_cloud_init, _of_units, _of_agent)

@@ -9,12 +9,12 @@ import fnmatch
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from vmw_cloudinit_metadata.guest.agent.texts import load_yaml
 from vmw_cloudinit_metadata.guest.check.boundedtexts import read_texts
 from vmw_cloudinit_metadata.guest.check.configlayers import CloudConfig
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
+from vmw_cloudinit_metadata.guest.image import layout
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 _INTERFACES = "/etc/network/interfaces"
@@ -204,7 +204,7 @@ def _of_networkd(tree: Tree) -> Iterator[ImageFinding]:
 
 
 def _of_machine_id(tree: Tree) -> Iterator[ImageFinding]:
-    if tree.root.resolve() == Path("/"):
+    if not layout.is_image(tree):
         return
     for path in _MACHINE_IDS:
         entry = tree.entry(path)
@@ -216,5 +216,7 @@ def _of_machine_id(tree: Tree) -> Iterator[ImageFinding]:
             yield ImageFinding(
                 path,
                 "holds a machine-id, which all clones of this image would share",
-                f"empty it: truncate -s 0 {path}" if path == _MACHINE_IDS[0] else _REMOVE,
+                f"empty it: truncate -s 0 {tree.root}{path}"
+                if path == _MACHINE_IDS[0]
+                else _REMOVE,
             )

@@ -44,7 +44,7 @@ def overriding_data_sources(tree: Tree) -> Iterator[str]:
 def without_selinux_label(tree: Tree) -> Iterator[str]:
     """Yield how to label files that have no label, on a system with SELinux."""
     policy = layout.selinux_type(tree)
-    if policy is None:
+    if policy is None or tree.entry("/.autorelabel"):
         return
     paths = [path for path in _LABELLED if tree.entry(path) and tree.selinux_label(path) is None]
     if paths:

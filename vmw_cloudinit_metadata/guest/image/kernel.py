@@ -9,6 +9,8 @@ FILES = (
     # what command lines are made from
     "/etc/default/grub",
     "/etc/default/grub.d/*.cfg",
+    "/etc/grub.d/*_custom",
+    "/etc/tuned/bootcmdline",
     "/etc/kernel/cmdline",
     "/etc/kernel/cmdline.d/*.conf",
     "/usr/lib/kernel/cmdline",
@@ -32,11 +34,11 @@ FILES = (
     "/boot/grub/menu.lst",
     "/boot/grub2/*.cfg",
     "/boot/grub2/grubenv",  # RHEL 8: the entries say $kernelopts, which is here
-    "/boot/efi/EFI/*/grub.cfg",
+    "/boot/efi/EFI/*/*.cfg",
     "/boot/efi/EFI/*/grubenv",
-    "/boot/EFI/*/grub.cfg",
+    "/boot/EFI/*/*.cfg",
     "/boot/EFI/*/grubenv",
-    "/efi/EFI/*/grub.cfg",
+    "/efi/EFI/*/*.cfg",
     "/efi/EFI/*/grubenv",
     "/boot/extlinux.conf",
     "/boot/extlinux/*.conf",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
@@ -44,6 +45,16 @@ def without_systemd(tree: Tree) -> str | None:
         return None
     remedy = "install systemd-sysv" if tree.find(_DPKG) else "such systems are not supported"
     return f"{_INIT} is {init}: the agent needs systemd: {remedy}"
+
+
+def is_image(tree: Tree) -> bool:
+    """Return whether the tree is not that of this machine."""
+    return tree.root.resolve() != Path("/")
+
+
+def systemctl(tree: Tree, words: str) -> str:
+    """Return the command for this tree."""
+    return f"systemctl --root={tree.root} {words}" if is_image(tree) else f"systemctl {words}"
 
 
 def selinux_type(tree: Tree) -> str | None:

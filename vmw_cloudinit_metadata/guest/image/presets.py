@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.guest.image.tree import Tree
 # A file hides those of the same name in later directories.
 _DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
 _MACHINE_ID = "/etc/machine-id"
-_UNIT = parts.UNIT.rpartition("/")[2]
+AGENT = parts.UNIT.rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,19 @@ class PresetRule:
 
     action: str  # enable, disable, ignore
     pattern: str
-    place: str  # file and number of the line
+    file: str
+    number: int
+
+    @property
+    def enables(self) -> bool:
+        return self.action == "enable"
+
+    @property
+    def disables(self) -> bool:
+        return self.action == "disable"
+
+    def __str__(self) -> str:
+        return f"line {self.number}, `{self.action} {self.pattern}`"
 
 
 def rule_of(tree: Tree, unit: str) -> PresetRule | None:
@@ -43,13 +55,18 @@ def is_first_boot(tree: Tree) -> bool:
 
 
 def disabled_agent(tree: Tree) -> Iterator[str]:
-    """Yield a warning if a preset that comes before ours disables the agent."""
-    rule = rule_of(tree, _UNIT)
-    if rule and rule.action == "disable":
-        yield (
-            f"{rule.place}: `disable {rule.pattern}`: a first boot that applies systemd's presets"
-            f" disables the agent: put `enable {_UNIT}` before this line"
-        )
+    """Yield a line if a preset that comes before ours disables the agent."""
+    rule = rule_of(tree, AGENT)
+    if rule and rule.disables:
+        yield f"{rule.file}: {problem_of(rule, 'the agent')}: {remedy_of(AGENT)}"
+
+
+def problem_of(rule: PresetRule, name: str) -> str:
+    return f"{rule}: a first boot that applies systemd's presets in full disables {name}"
+
+
+def remedy_of(unit: str) -> str:
+    return f"put `enable {unit}` before this line"
 
 
 def _rules(tree: Tree) -> Iterator[PresetRule]:
@@ -59,7 +76,7 @@ def _rules(tree: Tree) -> Iterator[PresetRule]:
             if rest and action in ("enable", "disable", "ignore"):
                 # Behind its pattern, `enable` may have names of instances.
                 pattern = rest[0].split()[0] if action == "enable" else rest[0].rstrip()
-                yield PresetRule(action, pattern, f"{path}:{number}")
+                yield PresetRule(action, pattern, path, number)
 
 
 def _files(tree: Tree) -> list[str]:
