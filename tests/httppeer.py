@@ -103,7 +103,7 @@ def _asked(reader: socket.SocketIO, number: int) -> Asked | None:
         return None
     headers = {}
     while line := reader.readline().strip():
-        name, _, value = line.decode().partition(":")
+        name, _, value = line.decode("latin-1").partition(":")
         headers[name.lower()] = value.strip()
     body = reader.read(int(headers.get("content-length", 0))) or b""
     return Asked(first[0], first[1], headers, body, number)

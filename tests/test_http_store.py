@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +355,41 @@ def trouble_of(driver: StoreDriver) -> str:
     except DriverError as error:
         return str(error)
     return found.problem if found else ""
+
+
+def test_very_many_layers_are_a_fault_and_take_no_time(cmdb: Cmdb, make: Make) -> None:
+    cmdb.headers = {"cache-control": "no-cache"}
+    cmdb.documents |= {"/layers": "[" + "{}," * 1_000_000 + "{}]", f"/vms/{VC}": data("i-1")}
+    driver = make(layers_url="/layers")
+    with pytest.raises(InvalidInstanceData, match="101 layers, expected at most 100"):
+        driver.get_instance(WEB1)
+
+
+def test_answer_that_another_look_up_has_overtaken_is_not_kept(
+    cmdb: Cmdb, make: Make, peer: HttpPeer
+) -> None:
+    """The older answer, which comes last, must not count as the present one."""
+    cmdb.headers = {"cache-control": "max-age=60"}
+    cmdb.documents[f"/vms/{VC}"] = data("i-1")
+    driver = make()
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def slowly(asked: Asked) -> Iterable[bytes]:
+        answer = cmdb(asked)
+        if not is_asked.is_set():
+            is_asked.set()
+            may_answer.wait(60)
+        return answer
+
+    with ThreadPoolExecutor() as threads:
+        peer.answer = slowly
+        older = threads.submit(token_of, driver)
+        assert is_asked.wait(60)
+        cmdb.documents[f"/vms/{VC}"] = data("i-2")
+        newer = token_of(driver)
+        may_answer.set()
+        assert not holds(driver, older.result())
+        assert not holds(driver, newer)  # which of both is the older one is not known
 
 
 def test_missing_layers_are_trouble(cmdb: Cmdb, peer: HttpPeer) -> None:

@@ -158,7 +158,7 @@ class Driver(ABC):
         )
 
     def source_name(self) -> str:
-        """Return where the data is, for operators, without secrets; it must not block."""
+        """Return where the data is; `/readyz` says it to everybody, and it must not block."""
         return type(self).__name__
 
     def hook(self, webhook: Webhook) -> None:  # noqa: ARG002

@@ -20,7 +20,7 @@ class FileDriver(SourceDriver[Snapshot]):
         super().__init__(options, _source_of)
 
     def source_name(self) -> str:
-        return str(self.options.directory)
+        return "the instance files"  # /readyz says it to everybody: not where they are
 
 
 def _source_of(options: FileOptions) -> FileSource:

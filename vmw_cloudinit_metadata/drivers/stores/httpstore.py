@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from cachetools import LRUCache
 from pydantic import Field, field_validator, model_validator
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.layers.sharedlayer import MAX_LAYERS
 from vmw_cloudinit_metadata.drivers.store import (
     BIOS_UUID,
     LAYERS,
@@ -37,6 +39,7 @@ MAX_LIST_BYTES = 64 * 1024 * 1024
 LIST_S = 30.0
 MAX_HOOK_KEYS = 1000
 
+_BETWEEN = re.compile(r"[ \t\r\n,]*")  # two items of a list
 _ABOUT_BYTES = 512  # of an answer without its body
 _EXPECTED_HOOK = (
     'the webhook must be {"all": true}, or a mapping with one or more of "names", "vc-uuids", '
@@ -120,7 +123,8 @@ class HttpStore(Store):
             MAX_KEPT_BYTES, getsizeof=attrgetter("size")
         )
         self._changes: Changes | None = None
-        self._in_trouble: str | None = None  # the address that failed last, since the last answer
+        # What failed last, and its address, since the last answer.
+        self._in_trouble: tuple[Key, str] | None = None
 
     @property
     def name(self) -> str:
@@ -167,10 +171,8 @@ class HttpStore(Store):
             answer = self._client.get(target)
             if not 200 <= answer.status < 300:
                 raise self._client.status_error(answer.status)
-        elif (failed := self._in_trouble) is not None:
-            answer = self._client.get(failed)
-            if answer.status not in (200, 404):
-                raise self._client.status_error(answer.status)
+        elif failed := self._in_trouble:
+            self._answer(*failed, None, REQUEST_S)
             self._in_trouble = None
 
     def close(self) -> None:
@@ -187,21 +189,22 @@ class HttpStore(Store):
         with self._lock:
             before = self._kept.get(target)
         try:
-            found = self._answer(target, before, within_s)
+            found = self._answer(key, target, before, within_s)
         except DriverError:
-            self._in_trouble = target
+            self._in_trouble = key, target
             raise
         self._in_trouble = None
-        if key == LAYERS and found.body is None:
-            raise self._client.error("found the HTTP status 404 at the address of the layers")
-        if before and before.body != found.body and self._changes:
-            self._changes.changed([key])  # what other look-ups have of it is older
-        if found.size <= MAX_KEPT_BYTES:
-            with self._lock:
+        with self._lock:
+            last = self._kept.get(target)  # another look-up may have been quicker
+            if found.size <= MAX_KEPT_BYTES:
                 self._kept[target] = found
+        if last and last.body != found.body and self._changes:
+            self._changes.changed([key])  # one of both is older
         return found
 
-    def _answer(self, target: str, before: _LastReply | None, within_s: float) -> _LastReply:
+    def _answer(
+        self, key: Key, target: str, before: _LastReply | None, within_s: float
+    ) -> _LastReply:
         if within_s <= 0:
             raise self._client.error(f"no whole answer within {REQUEST_S:g} s")
         conditions = before.conditions if before else {}
@@ -212,6 +215,8 @@ class HttpStore(Store):
         if answer.status not in (200, 404):
             raise self._client.status_error(answer.status)
         is_there = answer.status == 200
+        if key == LAYERS and not is_there:
+            raise self._client.error("found the HTTP status 404 at the address of the layers")
         return _LastReply(
             answer.body if is_there else None,
             freshness.conditions(answer.headers) if is_there else {},
@@ -251,7 +256,8 @@ class HttpStore(Store):
 
 
 def _items_in(body: bytes) -> list[str]:
-    """Return the text of each item of a JSON list; raise ValueError."""
+    """Return the text of each item of a JSON list, up to one more than there may be layers; raise
+    ValueError."""
     text = body.decode().strip()
     decoder = json.JSONDecoder()
     items: list[str] = []
@@ -262,13 +268,18 @@ def _items_in(body: bytes) -> list[str]:
         raise ValueError(f"{error.msg}, in line {error.lineno}") from None
     except RecursionError:
         raise ValueError("too many levels of nesting") from None
-    index = 1 + len(text[1:]) - len(text[1:].lstrip())
-    while text[index] != "]":
+    index = _next_item(text, 1)
+    while text[index] != "]" and len(items) <= MAX_LAYERS:
         _, end = decoder.raw_decode(text, index)
         items.append(text[index:end])
-        rest = text[end:].lstrip(" \t\r\n,")
-        index = len(text) - len(rest)
+        index = _next_item(text, end)
     return items
+
+
+def _next_item(text: str, start: int) -> int:
+    found = _BETWEEN.match(text, start)
+    assert found
+    return found.end()
 
 
 def _keys_in(body: bytes) -> list[Key] | None:
