@@ -182,8 +182,8 @@ def test_webhook_has_a_virtual_machine_read_again(netbox: FakeNetBox, make: Make
     assert next(driver.which_hold([found.token]))
     netbox.called("bare")["cluster"] = {"name": "other"}
     driver.hook(changed(netbox.called("bare")))
-    wait_until(lambda: cluster(driver) == "other")
-    assert not next(driver.which_hold([found.token]))
+    wait_until(lambda: not next(driver.which_hold([found.token])))
+    assert cluster(driver) == "other"
 
 
 def test_virtual_machines_come_and_go_by_webhooks(netbox: FakeNetBox, make: Make) -> None:

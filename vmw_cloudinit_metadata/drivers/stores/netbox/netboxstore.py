@@ -155,16 +155,15 @@ class NetBoxStore(Store):
         page_s = time.monotonic()
         while not changes.closed.is_set():
             wait_s = 0 if rounds.is_behind else max(page_s - time.monotonic(), 0)
-            changed = rounds.read(self._inbox.take(wait_s))
+            changes.changed(rounds.read(self._inbox.take(wait_s)))
             if rounds.is_behind or time.monotonic() >= page_s:
-                changed |= self._page(is_connected)
+                changes.changed(self._page(is_connected))
                 page_s = time.monotonic() + self._interval_s
             if not rounds.is_behind and not is_connected:
                 is_connected = True
                 self._complete.set()
                 self._away = ""
                 changes.connected(SILENCE_S)
-            changes.changed(changed)
 
     def _page(self, is_connected: bool) -> set[Key]:
         """Read as many virtual machines as can be read at once, or as are needed at a time."""
