@@ -289,6 +289,28 @@ def test_networkd_that_netplan_does_not_start_is_reported(image: Path) -> None:
     assert lines(image) == []
 
 
+def test_file_that_networkd_does_not_read_is_not_reported(image: Path) -> None:
+    put(image, "usr/lib/systemd/systemd-networkd", "#!ELF\n")
+    put(image, f"{UNITS}/multi-user.target.wants/systemd-networkd.service", "")
+    put(image, "usr/lib/systemd/network/05-a.network", "[Match]\nName=en*\n")
+    put(image, "usr/lib/systemd/network/06-b.network", "[Match]\nName=en*\n")
+    assert len(lines(image)) == 2
+    put(image, "etc/systemd/network/05-a.network", "")
+    (image / "etc/systemd/network/06-b.network").symlink_to("/dev/null")
+    assert lines(image) == []
+
+
+@pytest.mark.parametrize("include", ["source ours", "source-directory /etc/network/more/"])
+def test_stanza_in_a_file_that_is_included_is_reported(image: Path, include: str) -> None:
+    put(image, "usr/sbin/ifup", "#!ELF\n")
+    put(image, "etc/network/interfaces", f"source interfaces.d/*\n{include}\n")
+    put(image, "etc/network/ours", "iface \\\n ens192 inet dhcp\n")
+    put(image, "etc/network/more/a", "iface ens192 inet dhcp\n")
+    (line,) = lines(image)
+    assert "configures ens192 beside" in line
+    assert line.startswith(("/etc/network/ours", "/etc/network/more/a"))
+
+
 def test_netplan_s_files_for_networkd_come_later(image: Path) -> None:
     put(image, "usr/lib/systemd/systemd-networkd", "#!ELF\n")
     put(image, "etc/systemd/system/multi-user.target.wants/systemd-networkd.service", "")
@@ -653,6 +675,10 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "long": lambda root: put(root, "etc/cloud/ds-identify.cfg", "policy:" + "," * 100_000),
     "dangling": lambda root: (root / CLOUD / "60-a.cfg").symlink_to("/nowhere"),
     "outside": lambda root: (root / CLOUD / "60-a.cfg").symlink_to("../" * 30 + "etc/passwd"),
+    "includes": lambda root: (
+        put(root, "usr/sbin/ifup", "#!ELF\n"),
+        put(root, "etc/network/interfaces", "source /*/*/*/*/*\nsource /usr/lib/../*\n" * 9_000),
+    ),
     "directory": lambda root: (root / CLOUD / "60-a.cfg").mkdir(),
     "unit-directory": lambda root: (root / UNITS / "cloud-init.service").mkdir(),
     "pipe": lambda root: os.mkfifo(root / CLOUD / "60-a.cfg"),

@@ -61,9 +61,10 @@ def test_server_that_comes_late_and_dies_in_an_answer_is_asked_again(
 
 
 LATE = "/dev/vmw-metadata"
+# Once the agent waits, a unit makes the link.
 LATE_RULE = f"""\
-KERNEL=="ttyS1", RUN+="/usr/bin/systemd-run --no-block -p DefaultDependencies=no \
-/bin/sh -c 'sleep 6; ln -s ttyS1 {LATE}'"
+KERNEL=="ttyS1", RUN+="/usr/bin/systemd-run --no-block -p DefaultDependencies=no /bin/sh -c \
+'until journalctl -u vmw-metadata-agent | grep -q waiting; do sleep 1; done; ln -s ttyS1 {LATE}'"
 """
 
 
@@ -72,11 +73,11 @@ def test_device_that_is_named_late_is_waited_for(lab: Lab, image_of: ImageOf) ->
     lab.start_server()
     image = image_of(DEBIAN_13)
     disk = lab.disk(image)
-    disk.write(CONFIG, f"[agent]\ndevice = {LATE}\n".encode())
+    disk.write(CONFIG, f"[agent]\ndevice = {LATE}\nport-timeout = 60\n".encode())
     disk.write("/etc/udev/rules.d/90-late.rules", LATE_RULE.encode())
     boot = lab.boot(disk, image.kernel, MACHINE)
     check_identity(boot, FIRST)
-    assert f"{LATE}: No such file or directory: waiting for it, 10 s at most" in boot.agent_log
+    assert f"{LATE}: No such file or directory: waiting for it, 60 s at most" in boot.agent_log
     lab.saw(f"{identity(FIRST)}; the device was there seconds after the agent")
 
 

@@ -19,6 +19,7 @@ from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 _INTERFACES = "/etc/network/interfaces"
 _CLOUD_INIT_INTERFACES = "/etc/network/interfaces.d/50-cloud-init"
+_MAX_INCLUDES = 20  # which are looked into
 _IFUP = ("/usr/sbin/ifup", "/sbin/ifup")
 _NETPLAN = ("/usr/sbin/netplan", "/usr/libexec/netplan/generate", "/usr/lib/netplan/generate")
 _NETPLAN_FILES = ("/etc/netplan/*.yaml", "/usr/lib/netplan/*.yaml", "/lib/netplan/*.yaml")
@@ -37,11 +38,12 @@ _WICKED = ("/usr/sbin/wicked", "/sbin/wicked")
 _SCRIPTS_FILES = "/etc/sysconfig/network-scripts/ifcfg-*"
 _WICKED_FILES = "/etc/sysconfig/network/ifcfg-*"
 _IFCFG_OFF = re.compile(
-    r"^[ \t]*(?:ONBOOT=[\"']?no|STARTMODE=[\"']?(?:off|manual))\b", re.MULTILINE | re.IGNORECASE
+    r"^[ \t]*(?:ONBOOT=[\"']?(?:no?|f|false|off|0)|STARTMODE=[\"']?(?:off|manual))\b",
+    re.MULTILINE | re.IGNORECASE,
 )
 _IFCFG_IGNORED = (".bak", ".orig", ".rpmsave", ".rpmnew", ".template", "~")
 _NETWORKD = "/usr/lib/systemd/systemd-networkd"
-_NETWORKD_ENABLED = "/etc/systemd/system/*.wants/systemd-networkd.service"
+_NETWORKD_ENABLED = "systemd/system/*.wants/systemd-networkd.service"
 _NETWORKD_FILES = ("/etc/systemd/network/*.network", "/usr/lib/systemd/network/*.network")
 _CLOUD_INIT_NETWORKD = "10-cloud-init-"
 _NETPLAN_NETWORKD = "10-netplan-"
@@ -76,21 +78,23 @@ def _files(tree: Tree, *patterns: str) -> list[str]:
 def _of_ifupdown(tree: Tree, config: CloudConfig) -> Iterator[ImageFinding]:
     if not _has(tree, _IFUP) or not tree.is_file(_INTERFACES):
         return
-    lines = tree.text(_INTERFACES).replace("\\\n", " ").split("\n")
+    included = _included(_lines(tree.text(_INTERFACES)))
     if _writes_interfaces(tree, config) and not any(
-        map(_includes_cloud_init, map(str.split, lines))
+        fnmatch.fnmatchcase(_CLOUD_INIT_INTERFACES, pattern) for pattern in included
     ):
         yield ImageFinding(
             _INTERFACES,
             f"does not include {_CLOUD_INIT_INTERFACES}, where cloud-init writes the network",
             "add the line `source /etc/network/interfaces.d/*`",
         )
-    for path in (_INTERFACES, *_files(tree, "/etc/network/interfaces.d/*")):
+    followed = [
+        pattern for pattern in included[:_MAX_INCLUDES] if "*" not in posixpath.dirname(pattern)
+    ]
+    paths = _files(tree, _INTERFACES, "/etc/network/interfaces.d/*", *followed)
+    for path, text in read_texts(tree, paths).items():
         if posixpath.basename(path).startswith("50-cloud-init"):
             continue
-        cards = [
-            words[1] for words in map(str.split, tree.text(path).split("\n")) if _is_card(words)
-        ]
+        cards = [words[1] for words in _lines(text) if _is_card(words)]
         if cards:
             names = " ".join(dict.fromkeys(cards))
             yield _competes(path, f"configures {names}", f"remove the stanzas of {names}")
@@ -104,13 +108,19 @@ def _writes_interfaces(tree: Tree, config: CloudConfig) -> bool:
     return True
 
 
-def _includes_cloud_init(words: list[str]) -> bool:
-    if len(words) < 2 or words[0] not in ("source", "source-directory", "source-dir"):
-        return False
-    pattern = posixpath.join("/etc/network", words[1])
-    if words[0] != "source":
-        pattern = f"{pattern.rstrip('/')}/*"
-    return fnmatch.fnmatchcase(_CLOUD_INIT_INTERFACES, pattern)
+def _lines(text: str) -> list[list[str]]:
+    """Return the words of each line of a file for ifupdown."""
+    return [line.split() for line in text.replace("\\\n", " ").split("\n")]
+
+
+def _included(lines: Iterable[list[str]]) -> list[str]:
+    """Return the patterns of the files that these lines include."""
+    patterns = (
+        posixpath.join("/etc/network", words[1], "" if words[0] == "source" else "*").rstrip("/")
+        for words in lines
+        if len(words) > 1 and words[0] in ("source", "source-directory", "source-dir")
+    )
+    return list(dict.fromkeys(patterns))
 
 
 def _is_card(words: list[str]) -> bool:
@@ -150,7 +160,7 @@ def _of_network_manager(tree: Tree) -> Iterator[ImageFinding]:
         if name.startswith((".", "cloud-init-")) or name.endswith(_NO_CONNECTION):
             continue
         keys = _section(tree.text(path), "connection")
-        if keys.get("type", "") in _WIRED and keys.get("autoconnect", "").lower() != "false":
+        if keys.get("type", "") in _WIRED and keys.get("autoconnect", "") not in ("false", "0"):
             yield _competes(path, f"configures {keys.get('interface-name', 'any card')}")
 
 
@@ -188,12 +198,15 @@ def _reads_scripts(tree: Tree) -> bool:
 
 def _of_networkd(tree: Tree) -> Iterator[ImageFinding]:
     """systemd-networkd takes the first file that matches a card."""
-    if not tree.find(_NETWORKD) or not tree.glob(_NETWORKD_ENABLED):
+    enabled = (tree.glob(f"{at}/{_NETWORKD_ENABLED}") for at in ("/etc", "/usr/lib"))
+    if not tree.find(_NETWORKD) or not any(enabled):
         return
     first = _NETPLAN_NETWORKD if _has(tree, _NETPLAN) else _CLOUD_INIT_NETWORKD
-    for path in _files(tree, *_NETWORKD_FILES):
-        name = posixpath.basename(path)
-        if name < first and not name.startswith(_CLOUD_INIT_NETWORKD):
+    named: dict[str, str] = {}  # a file hides those of its name in later directories
+    for path in (path for pattern in _NETWORKD_FILES for path in tree.glob(pattern)):
+        named.setdefault(posixpath.basename(path), path)
+    for name, path in named.items():
+        if name < first and tree.text(path) and not name.startswith(_CLOUD_INIT_NETWORKD):
             card = _section(tree.text(path), "Match").get("name", "cards")
             if card != "lo":
                 yield ImageFinding(
