@@ -208,6 +208,12 @@ def token_of(driver: StoreDriver) -> Any:
     return found.token
 
 
+def lasting_token_of(driver: StoreDriver) -> Any:
+    """The same of an answer that holds: it does not until the store's listener has begun."""
+    wait_until(lambda: token_of(driver) is not None)
+    return token_of(driver)
+
+
 @pytest.mark.parametrize(
     ("control", "kept_s"),
     [
@@ -253,8 +259,7 @@ def test_absence_holds_no_longer_than_an_answer(cmdb: Cmdb, peer: HttpPeer) -> N
     cmdb.documents["/n/web1"] = data("by-name")
     driver = StoreDriver.of(HttpStore, options)
     driver.watch(lambda _: None)
-    wait_until(lambda: token_of(driver) is not None)
-    assert not holds(driver, token_of(driver), KEPT_S + 0.01)
+    assert not holds(driver, lasting_token_of(driver), KEPT_S + 0.01)
     driver.close()
 
 
@@ -303,12 +308,12 @@ def test_change_that_one_look_up_sees_counts_for_all_answers(cmdb: Cmdb, make: M
     cmdb.headers = {"cache-control": "max-age=60"}
     cmdb.documents[f"/vms/{VC}"] = data("i-1")
     driver = make()
-    old = token_of(driver)
+    old = lasting_token_of(driver)
     assert holds(driver, old)
     cmdb.documents[f"/vms/{VC}"] = data("i-2")
     assert instance_id(driver) == "i-2"
     assert not holds(driver, old)
-    assert holds(driver, token_of(driver))
+    assert holds(driver, lasting_token_of(driver))
 
 
 def test_kept_answers_are_bounded(
@@ -386,7 +391,7 @@ def test_answer_that_another_look_up_has_overtaken_is_not_kept(
         older = threads.submit(token_of, driver)
         assert is_asked.wait(60)
         cmdb.documents[f"/vms/{VC}"] = data("i-2")
-        newer = token_of(driver)
+        newer = lasting_token_of(driver)
         may_answer.set()
         assert not holds(driver, older.result())
         assert not holds(driver, newer)  # which of both is the older one is not known
@@ -519,7 +524,7 @@ def test_signed_webhook_drops_what_it_names(
     cmdb.headers = {"cache-control": "max-age=60"}
     cmdb.documents[f"/vms/{VC}"] = data("i-1")
     driver = make(webhook_key_file=str(key_file))
-    token = token_of(driver)
+    token = lasting_token_of(driver)
     assert holds(driver, token)
     driver.hook(signed(json.dumps(body).encode()))
     assert holds(driver, token) is not is_dropped
@@ -543,7 +548,7 @@ def test_webhook_with_a_wrong_signature_is_refused(
     cmdb.headers = {"cache-control": "max-age=60"}
     cmdb.documents[f"/vms/{VC}"] = data("i-1")
     driver = make(webhook_key_file=str(key_file))
-    token = token_of(driver)
+    token = lasting_token_of(driver)
     with pytest.raises(WebhookRefusedError):
         driver.hook(webhook)
     assert holds(driver, token)

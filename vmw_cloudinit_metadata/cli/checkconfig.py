@@ -24,7 +24,7 @@ from vmw_cloudinit_metadata.settings.layers import (
 from vmw_cloudinit_metadata.settings.masking import masked
 from vmw_cloudinit_metadata.settings.values import Address
 
-_PLAIN = re.compile(r"(?!null$)[A-Za-z0-9_./]([A-Za-z0-9_.:/@+-]*[A-Za-z0-9_./])?", re.IGNORECASE)
+_PLAIN = re.compile(r"(?!null$)[A-Za-z0-9_./]([A-Za-z0-9_.:/@+=-]*[A-Za-z0-9_./])?", re.IGNORECASE)
 
 
 @click.pass_context
