@@ -11,6 +11,8 @@
 #                 Each answer is checked; then the same with two workers
 # make stores     let 3,000 VMs boot from each store, while rows change and its server dies, hangs and
 #                 returns; BACKENDS=sqlite,postgresql for some of them
+# make netbox     the same with NetBox, which is installed and started: 15 minutes the first time, and 5
+#                 later. Needs Redis, PostgreSQL and Python 3.12: NETBOX_PYTHON=…, NETBOX_DIR=…
 # make fuzz       send 1,000,000 hostile messages to a real server, and a tenth of them to one with
 #                 two workers; MESSAGES=N for another number
 # make fuzz-coverage  run atheris on each parser, 60 s each; SECONDS=N for longer, FUZZ=… for options
@@ -31,7 +33,7 @@ FILES ?= 50000
 SECONDS ?= 60
 
 .PHONY: run run-file run-sql test test-slow e2e e2e-quick check audit lock moves changes changes-workers \
-    stores fuzz fuzz-workers soak attack fuzz-coverage bench clean
+    stores netbox fuzz fuzz-workers soak attack fuzz-coverage bench clean
 
 run: run-$(STORE)
 
@@ -63,6 +65,9 @@ e2e-quick:
 
 moves changes stores fuzz soak attack: $(VENV)/.installed-for-tests
 	$(BIN)/python -m tests.load.$@ $(LOAD_$@)
+
+netbox: $(VENV)/.installed-for-tests
+	$(BIN)/python -m tests.load.stores --backends netbox $(if $(VMS),--vms $(VMS))
 
 fuzz: fuzz-workers
 
@@ -102,13 +107,13 @@ audit: $(VENV)/.installed-for-tests
 
 lock: $(VENV)/.installed-for-tests
 	$(PIP) --editable '.[lock]'
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra vsphere --extra sql \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --extra vsphere --extra http --extra sql \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(LOCK) \
 	    --output-file requirements.lock pyproject.toml
 	$(BIN)/python -m tests.lock
 
 clean:
-	rm -rf $(VENV) build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .fuzz
+	rm -rf $(VENV) .netbox build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .fuzz
 
 $(VENV)/.installed: $(NEEDS) | $(BIN)/python
 	@echo "installing the server into $(VENV)"

@@ -13,6 +13,7 @@ from typing import Any
 from vmw_cloudinit_metadata import Machine
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 
+_REST = b'"problem": "", "source": "", "since": 0}'
 NONSENSE = (
     b"\0",
     b"{",
@@ -24,10 +25,10 @@ NONSENSE = (
     b'{"happenings": [[["failed", "text"], 20, 1.0, "", "", "", null, ""]]}',
     b'{"happenings": [[["failed", "text", "X", "failed", 1], 20, 1.0, "", "", "", null, ""]]}',
     b'{"happenings": [[["failed", "", "", "", ""], 20, 1e99, "", "", "", null, ""]]}',
-    b'{"figures": {"counters": {"boots": -5}, "timings": {}, "gauges": {}}, "problem": ""}',
-    b'{"figures": {"counters": {"boots": "many"}, "timings": {}, "gauges": {}}, "problem": ""}',
-    b'{"figures": {"counters": {}, "timings": {"boot": [[1], 1]}, "gauges": {}}, "problem": ""}',
-    b'{"figures": {}, "problem": ""}',
+    b'{"figures": {"counters": {"boots": -5}, "timings": {}, "gauges": {}}, ' + _REST,
+    b'{"figures": {"counters": {"boots": "many"}, "timings": {}, "gauges": {}}, ' + _REST,
+    b'{"figures": {"counters": {}, "timings": {"boot": [[1], 1]}, "gauges": {}}, ' + _REST,
+    b'{"figures": {}, ' + _REST,
     b'{"figures": {"counters": {}, "timings": {}, "gauges": {"connections": 1e999}}, "problem": 1}',
     b"[" * 100_000,
     b"9" * 100_000,

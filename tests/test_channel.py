@@ -37,7 +37,9 @@ from vmw_cloudinit_metadata.monitoring.facts import (
 from vmw_cloudinit_metadata.monitoring.figures import BOUNDS_S, Figures, Timing
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import fields
+from vmw_cloudinit_metadata.monitoring.sourcestate import SourceState
 from vmw_cloudinit_metadata.process import channel
+from vmw_cloudinit_metadata.process.hookrelay import HookRelay
 from vmw_cloudinit_metadata.process.workers import Worker
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.reporter import MAX_WAITING_BYTES, Reporter
@@ -61,6 +63,7 @@ def served(name: str = "web1") -> Happening:
     return happening(DocumentsServed("text", answered, -0.1, "", sources, "vc-uuid", ""), name)
 
 
+SOURCE = SourceState("https://cmdb", 1.5e9)
 FIGURES = Figures(
     Counter({"boots": 3, "fault: x": 1}),
     {"boot": Timing([0, 1] * 8 + [2], 0.5)},
@@ -75,7 +78,7 @@ JSON = st.recursive(
     max_leaves=20,
 )
 WORTHY: tuple[Any, ...] = (
-    json.loads(channel.of_figures(FIGURES, "")),
+    json.loads(channel.of_figures(FIGURES, "", SOURCE)),
     json.loads(channel.of_failure("reason")),
     json.loads(channel.together([channel.of_happening(served())])),
     json.loads(
@@ -157,9 +160,9 @@ def test_happening_comes_as_it_was_reported(name: str, reason: str, kind: str, c
 
 
 def test_figures_arrive_as_they_were_sent() -> None:
-    report = channel.decode(channel.of_figures(FIGURES, "no directory"))
+    report = channel.decode(channel.of_figures(FIGURES, "no directory", SOURCE))
     assert report.figures
-    assert report.problem == "no directory"
+    assert (report.problem, report.source) == ("no directory", SOURCE)
     assert report.figures.pack() == FIGURES.pack()
     assert len(report.figures.timings["boot"].counts) == len(BOUNDS_S) + 1
 
@@ -318,9 +321,12 @@ def test_parent_hears_a_worker_on_whatever_that_has_said(
 ) -> None:
     parents, workers = pair
     learned: list[Happening] = []
-    worker = Worker(0, parents, [learned.append])
+    worker = Worker(0, parents, [learned.append], HookRelay(list))
     worker.watch(lambda: None)
-    good = channel.together([channel.of_happening(served())]), channel.of_figures(FIGURES, "")
+    good = (
+        channel.together([channel.of_happening(served())]),
+        channel.of_figures(FIGURES, "", SOURCE),
+    )
     with gevent.Timeout(60):
         for message in (*NONSENSE, *good):
             say(workers, message)
@@ -343,7 +349,7 @@ def test_parent_hears_a_worker_on_if_a_listener_fails(
         learned.append(str(told.machine.name))
         assert told.machine.name != "bad"
 
-    worker = Worker(0, parents, [listener])
+    worker = Worker(0, parents, [listener], HookRelay(list))
     worker.watch(lambda: None)
     for name in ("bad", "good"):
         workers.send(channel.together([channel.of_happening(served(name))]))
@@ -358,7 +364,7 @@ def test_worker_that_has_ended_is_buried_with_all_that_it_has_said(
 ) -> None:
     parents, workers = pair
     learned: list[Happening] = []
-    worker = Worker(0, parents, [learned.append])
+    worker = Worker(0, parents, [learned.append], HookRelay(list))
     for _ in range(2):
         workers.send(channel.together([channel.of_happening(served())] * 3))
     workers.send(b'{"happenings":[["serv')  # it died in the middle of a message

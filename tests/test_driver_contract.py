@@ -364,4 +364,10 @@ def test_installed_drivers_are_listed_with_their_options(
 def test_command_ends_with_zero_if_every_driver_can_be_used() -> None:
     ended = run("drivers")
     assert ended.returncode == 0
-    assert ended.stdout.startswith("file  vmw_cloudinit_metadata.drivers.file:FileDriver  (vmw-")
+    first_lines = [line for line in ended.stdout.splitlines() if not line.startswith(" ")]
+    names = [line.partition("  ")[0] for line in first_lines]
+    assert names == sorted(names)
+    place = names.index("file")
+    assert first_lines[place].startswith(
+        "file  vmw_cloudinit_metadata.drivers.file:FileDriver  (vmw-"
+    )

@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from tests.process import run
 from vmw_cloudinit_metadata import Driver, DriverError, DriverOptions, InstanceData, Machine
-from vmw_cloudinit_metadata.drivers import optionvalues
+from vmw_cloudinit_metadata.drivers import driveroptions, optionvalues
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.masking import holds_secret
@@ -333,3 +333,33 @@ def test_driver_made_by_a_program_takes_values_as_they_are() -> None:
     assert Database({"url": "${HOME}"}).options.url == "${HOME}"
     with pytest.raises(DriverError, match="url: missing"):
         Database({})
+
+
+def test_hyphens_stand_for_underscores_in_names_of_options(tmp_path: Path) -> None:
+    class Options(DriverOptions):
+        poll_s: float
+        password: str
+        labels: dict[str, str]
+
+    secret = tmp_path / "secret"
+    secret.write_text("pass")
+    given = {"poll-s": 2, "password-file": str(secret), "labels": {"a-b": "c"}}
+    found = driveroptions.checked(Options, given)
+    assert (found.poll_s, found.password, found.labels) == (2, "pass", {"a-b": "c"})
+
+
+def test_option_with_hyphen_and_with_underscore_raises() -> None:
+    class Options(DriverOptions):
+        poll_s: float
+
+    with pytest.raises(DriverError, match="poll_s: the option is set twice, with - and with _"):
+        driveroptions.checked(Options, {"poll-s": 2, "poll_s": 2})
+
+
+@pytest.mark.parametrize("name", ["token_file", "token-file", "client-key-file"])
+def test_files_with_secrets_that_all_can_read_are_warned_of(name: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o644)
+    (warning, *_) = optionvalues.file_warnings({name: str(secret)})
+    assert f"{name}: {secret} holds a secret and is world-readable" in warning

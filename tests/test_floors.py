@@ -17,6 +17,10 @@ FLOORS = {
     **dict.fromkeys(("protocol", "instance"), 0),
     **dict.fromkeys(("settings", "drivers"), 1),
     **dict.fromkeys(("monitoring", "process", "guest", "testing"), 2),
+    "drivers.stores": 2,
+    **dict.fromkeys(
+        (f"drivers.stores.etcd.{name}" for name in ("gateway", "keyspace", "replay")), 1
+    ),
     **dict.fromkeys(("serving", "client", "admin"), 3),
     **dict.fromkeys(("cli", "__main__", "__init__"), 4),
     **dict.fromkeys(("settings.parameters", "settings.layers", "settings.reload"), 3),
@@ -30,6 +34,9 @@ FLOORS = {
     **dict.fromkeys(("client.summary", "client.report", "admin.request"), 0),
     **dict.fromkeys(("guest.agent.printing", "guest.windows.publickeys"), 0),
     "guest.windows.networkdetails": 0,
+    **dict.fromkeys(
+        (f"drivers.stores.netbox.{name}" for name in ("hookevent", "pagesize", "virtualmachine")), 0
+    ),
     **dict.fromkeys(("guest.image.kernel", "guest.image.datasource", "guest.vsphere.portplan"), 0),
     **dict.fromkeys(("guest.check.dsidentify", "guest.check.finding"), 0),
 }

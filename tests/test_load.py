@@ -21,6 +21,7 @@ SHORT_RUNS = (
     ("changes", "--files", "500", "--seconds", "5"),
     ("stores", "--backends", "sqlite", "--vms", "100", "--seconds", "2"),
     ("stores", "--backends", "postgresql", "--vms", "100", "--seconds", "2"),
+    ("stores", "--backends", "http", "--vms", "100", "--seconds", "2"),
     ("moves", "--seconds", "2", "--boots", "200", "--moves", "50"),
 )
 

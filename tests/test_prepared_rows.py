@@ -65,7 +65,13 @@ class World:
         record: Any = records.decode(line.removesuffix(b"\n"))
         self.answers.take(record)
 
-    def put(self, rows: list[Mapping[str, Any]], layers: Mapping[str, str]) -> None:
+    def put(
+        self,
+        rows: list[Mapping[str, Any]],
+        layers: Mapping[str, str],
+        *,
+        told: tuple[str, ...] = ("server", "process"),
+    ) -> None:
         with closing(sqlite3.connect(self._path)) as db, db:
             db.execute("DELETE FROM cloudinit_vms")
             for row in rows:
@@ -76,9 +82,10 @@ class World:
             db.execute("DELETE FROM cloudinit_layers")
             db.executemany("REPLACE INTO cloudinit_layers VALUES (?, ?)", layers.items())
 
-        for store in (self.store, self._other):
+        for name, store in (("server", self.store), ("process", self._other)):
             assert store.changes
-            store.changes.everything()
+            if name in told:
+                store.changes.everything()
 
     def survey(self) -> None:
         self.answers.begin()
@@ -196,3 +203,19 @@ def test_row_with_several_identities_is_looked_up_by_others_than_the_first(world
     by_name = Machine(name="web1", vc_uuid=UUIDS[1])
     assert world.found(by_name) is None
     assert world.looked_up(by_name) == "invalid"  # two rows
+
+
+@pytest.mark.parametrize("layered", [False, True], ids=["row", "layer"])
+def test_process_that_is_told_late_prepares_nothing_old(world: World, layered: bool) -> None:
+    machine = Machine(name="web1", vc_uuid=UUIDS[0])
+    for number in range(3):
+        row = {"name": "web1", "data": f"metadata: {{row: '{0 if layered else number}'}}"}
+        layer = {"10": f"metadata: {{layer: '{number if layered else 0}'}}"}
+        world.put([row], layer, told=("server",))
+        world.survey()
+        assert world.found(machine) == world.looked_up(machine)
+        assert str(number) in str(world.found(machine)[0])
+    world.put([row], {}, told=("server",))
+    world.survey()
+    assert world.found(machine) == world.looked_up(machine)
+    assert "layer" not in world.found(machine)[0]

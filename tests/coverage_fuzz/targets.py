@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests import transcript
-from tests.coverage_fuzz import agent, files, wire, workers
+from tests.coverage_fuzz import agent, etcd, files, wire, workers
 from tests.coverage_fuzz.law import pumped
 from tests.process import CHECKOUT
 
@@ -77,8 +77,27 @@ def _guest_files() -> list[bytes]:
 def _messages() -> list[bytes]:
     happenings = [workers.packed(seed) for seed in _transcripts()[:3]]
     figures = {"counters": {"connections": 3}, "timings": {"boot": [[0] * 17, 0.5]}, "gauges": {}}
-    told = ({"ready": True}, {"failed": "why"}, {"figures": figures, "problem": ""})
+    told = (
+        {"ready": True},
+        {"failed": "why"},
+        {"figures": figures, "problem": "", "source": "", "since": 0},
+    )
     return [json.dumps(message).encode() for message in (*told, {"happenings": happenings})]
+
+
+def _etcd_answers() -> list[bytes]:
+    state = {"cluster_id": "7", "member_id": "8", "revision": "5", "raft_term": "2"}
+    pair = {"key": "L3Ztcy93ZWIx", "mod_revision": "4", "version": "1", "value": "e30="}
+    found = {"header": state, "kvs": [pair], "more": True, "count": "1"}
+    answers = (
+        found,
+        {"header": state, "succeeded": True, "responses": [{"response_range": found}]},
+        {"result": {"header": state, "created": True, "events": [{"kv": pair}]}},
+        {"result": {"header": state, "canceled": True, "compact_revision": "4"}},
+        {"error": "etcdserver: invalid auth token", "code": 16},
+        {"header": state, "token": "abc.5"},
+    )
+    return [json.dumps(answer).encode() for answer in answers]
 
 
 def _none() -> list[bytes]:
@@ -94,6 +113,7 @@ TARGETS = {
         Target(wire.session, _transcripts, "wire.dict", max_bytes=2048),
         Target(files.seed_reader, _instance_files, "text.dict"),
         Target(workers.worker_messages, _messages, "text.dict"),
+        Target(etcd.etcd_answers, _etcd_answers, "text.dict"),
         Target(agent.agent_line, _none, "wire.dict", max_bytes=2048),
         Target(agent.agent_documents, _instance_files, "text.dict", max_bytes=2048, limit_s=8.0),
         Target(agent.agent_texts, _guest_files, "text.dict", limit_s=4.0),

@@ -7,6 +7,7 @@ and if no VM has seen a later one of the same value before it asked.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
@@ -28,7 +29,9 @@ class _Value:
 
 
 class Ledger:
-    def __init__(self) -> None:
+    def __init__(self, served_after_s: Mapping[str, float] | None = None) -> None:
+        """`served_after_s` is longer for some values."""
+        self._served_after_s = served_after_s or {}
         self._values: dict[str, _Value] = {}
         self._lenient: list[tuple[float, float]] = []  # while the last good answer is right
 
@@ -76,16 +79,17 @@ class Ledger:
         last = right[-1]
         if last < seen:
             return f"version {last}, after version {seen}"
-        if not self.is_lenient(from_s - SERVED_AFTER_S, until_s):
-            right = [number for number in right if self._ended_s(value, number) > from_s]
+        after_s = self._served_after_s.get(name, SERVED_AFTER_S)
+        if not self.is_lenient(from_s - after_s, until_s):
+            right = [one for one in right if self._ended_s(value, one) + after_s > from_s]
             if not right:
-                late_s = from_s - self._ended_s(value, last) + SERVED_AFTER_S
+                late_s = from_s - self._ended_s(value, last)
                 return f"version {last}, {late_s:.2f} s after it was replaced"
         value.seen[vm] = max(seen, next(number for number in right if number >= seen))
         return ""
 
     @staticmethod
     def _ended_s(value: _Value, number: int) -> float:
-        """Return until when a VM may ask that gets this version."""
+        """Return when the version after this one was made."""
         later = value.written[number + 1 :]
-        return later[0].ended_s + SERVED_AFTER_S if later else inf
+        return later[0].ended_s if later else inf

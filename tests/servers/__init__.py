@@ -43,6 +43,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
     driver: ClassVar[str]  # --driver
+    layer_served_after_s: ClassVar[float] = 1.0  # within which a change counts for all VMs
+    prepares: ClassVar[bool] = False  # the catalogue prepares answers of all its data
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
@@ -115,23 +117,24 @@ class Backend(ABC):
 
 
 class Daemon:
-    """A process of a backend, with those that it starts, as an unprivileged user."""
+    """A process of a backend, with those that it starts, as an unprivileged user, or `as_us`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, as_us: bool = False) -> None:
         self._directory = directory
         self._log = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
-        if os.geteuid() == 0:
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0 and not as_us:
             user = pwd.getpwnam(UNPRIVILEGED)
-            os.chown(directory, user.pw_uid, user.pw_gid)
-            self._as: dict[str, Any] = {
-                "user": user.pw_uid,
-                "group": user.pw_gid,
-                "extra_groups": [],
-            }
-        else:
-            self._as = {}
+            self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self.own(directory)
         directory.chmod(0o755)
+
+    def own(self, directory: Path) -> None:
+        """Give a directory, and what is in it, to the user of the process."""
+        if self._as:
+            for path in (directory, *directory.rglob("*")):
+                os.chown(path, self._as["user"], self._as["group"])
 
     def run(self, *command: str | Path) -> None:
         """Run a program of the backend to its end, such as one that makes a database."""
@@ -141,13 +144,15 @@ class Daemon:
             )
         assert done.returncode == 0, self.log
 
-    def start(self, *command: str | Path, is_ready: Callable[[], object]) -> None:
+    def start(
+        self, *command: str | Path, is_ready: Callable[[], object], limit_s: float = LIMIT_S
+    ) -> None:
         """Start the server; return when `is_ready` is true. An OSError is taken for false."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self._directory, **self._as
             )
-        end_s = time.monotonic() + LIMIT_S
+        end_s = time.monotonic() + limit_s
         while True:
             with suppress(OSError):
                 if is_ready():
@@ -155,6 +160,10 @@ class Daemon:
             assert self._process.poll() is None, self.log
             assert time.monotonic() < end_s, self.log
             time.sleep(0.02)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def log(self) -> str:

@@ -14,6 +14,7 @@ class FileBackend(Backend):
 
     name = "file"
     driver = "file"
+    prepares = True
 
     @property
     def options(self) -> Mapping[str, Any]:

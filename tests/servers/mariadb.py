@@ -21,6 +21,7 @@ QUOTED_PASSWORD = "maria-s3cret%2541%40word"
 class MariadbBackend(Backend):
     name = "mariadb"
     driver = "sql"
+    prepares = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,6 +29,7 @@ def program(name: str) -> str:
 class PostgresqlBackend(Backend):
     name = "postgresql"
     driver = "sql"
+    prepares = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from tests.servers import Backend, Data, written
 class SqliteBackend(Backend):
     name = "sqlite"
     driver = "sql"
+    prepares = True
 
     @property
     def url(self) -> str:

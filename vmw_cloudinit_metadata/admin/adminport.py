@@ -28,8 +28,10 @@ from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import timestamp
 from vmw_cloudinit_metadata.monitoring.kept import kept
+from vmw_cloudinit_metadata.monitoring.sourcestate import SourceState
 from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.process.listener import listen_on, name_of
+from vmw_cloudinit_metadata.protocol.webhook import Taken, Webhook
 from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import Address
@@ -45,8 +47,16 @@ HEARD_S = 0.1  # the longest wait of a happening
 TOGETHER = 500
 
 
+class TakesWebhooks(Protocol):
+    def give(self, hook: Webhook) -> Taken:
+        """Give a webhook to whoever takes it, and wait for what becomes of it."""
+
+
 class Serving(Protocol):
     """The serving side: a server in this process, or the parent of several workers."""
+
+    @property
+    def source(self) -> SourceState: ...
 
     @property
     def figures(self) -> Figures: ...
@@ -56,6 +66,9 @@ class Serving(Protocol):
 
     @property
     def is_stopping(self) -> bool: ...
+
+    @property
+    def hooks(self) -> TakesWebhooks: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +187,7 @@ class AdminPort:
         return True
 
     def _app(self) -> App:
+        assert self._serving
         return App(
             Access(self._settings.token),
             self.chronicle,
@@ -183,16 +197,23 @@ class AdminPort:
             metrics_text=Metrics(self._scene).text,
             catch_up=self._learn,
             catalogue=self._catalogue,
+            hook=self._serving.hooks.give,
         )
 
     # What it shows
 
     def _readiness(self) -> str:
-        """Return the readiness without its reason: this needs no token."""
+        """Return the readiness without its reason, which may quote anything: this needs no
+        token."""
         assert self._serving
         if self._serving.is_stopping:
             return "draining"
-        return "not ready: /api/status has the reason" if self._serving.problem else ""
+        source = self._serving.source
+        since = ""
+        if source.is_failing:
+            since = f" since {timestamp(source.failing_since_s)}, because of {source.name}"
+        text = f"not ready{since}: /api/status has the reason"
+        return text if self._serving.problem else ""
 
     def _scene(self) -> Scene:
         assert self._serving
@@ -203,18 +224,27 @@ class AdminPort:
             {state: states[state] for state in STATES},
             states[STALE],
             self._started_s,
-            self._shed + self.chronicle.shed_counts + self._events.shed_counts,
+            self._counts(),
             self._catalogue.files if self._catalogue else None,
+            self._serving.source,
         )
+
+    def _counts(self) -> Counter[Key]:
+        """Return what the admin port has counted by itself."""
+        hooked = self._server.app.hooked if self._server else Counter[Key]()
+        return self._shed + self.chronicle.shed_counts + self._events.shed_counts + hooked
 
     def _status(self) -> dict[str, Any]:
         assert self._serving
         figures, states = self._serving.figures, self.chronicle.states
+        source = self._serving.source
+        since = timestamp(source.failing_since_s) if source.is_failing else None
         now_s = time.time()
         is_draining = self._serving.is_stopping
         return {
             "state": "draining" if is_draining else "failing" if self._serving.problem else "ready",
             "problem": self._serving.problem,
+            "source": {"name": source.name, "failing_since": since},
             "time": timestamp(now_s),
             "started": timestamp(self._started_s),
             "version": __version__,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,9 +28,21 @@ from vmw_cloudinit_metadata.admin.chronicle import Chronicle
 from vmw_cloudinit_metadata.admin.eventstream import Events
 from vmw_cloudinit_metadata.admin.machinerecord import MachineRecord
 from vmw_cloudinit_metadata.admin.request import Request
+from vmw_cloudinit_metadata.monitoring.counters import WEBHOOKS, Hooked, Key
 from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
 from vmw_cloudinit_metadata.monitoring.kept import short_name
+from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+from vmw_cloudinit_metadata.protocol.webhook import (
+    ACCEPTED,
+    INVALID,
+    PATH,
+    REFUSED,
+    UNKNOWN,
+    Taken,
+    Webhook,
+    signing_headers,
+)
 from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
@@ -81,6 +94,14 @@ class Response:
         return [("Content-Type", self.kind), *_HEADERS, *self.headers]
 
 
+_OUTCOMES: Mapping[int, Hooked] = {
+    ACCEPTED: "accepted",
+    REFUSED: "refused",
+    INVALID: "invalid",
+    UNKNOWN: "invalid",
+}
+
+
 class HttpError(Exception):
     """Why a request cannot be answered."""
 
@@ -91,7 +112,10 @@ class HttpError(Exception):
 
 
 class App:
-    """Answers requests; read-only. `readiness` returns why no VM can be served now, or ""."""
+    """Answers requests; read-only but for webhooks.
+
+    `readiness` returns why no VM can be served now, or "".
+    """
 
     def __init__(
         self,
@@ -104,6 +128,7 @@ class App:
         metrics_text: Callable[[], bytes],
         catch_up: Callable[[], None],  # on what has happened
         catalogue: Catalogue | None,
+        hook: Callable[[Webhook], Taken],
     ) -> None:
         self._access = access
         self._chronicle = chronicle
@@ -114,6 +139,10 @@ class App:
         self._catch_up = catch_up
         self._catalogue = catalogue
         self._turn = Semaphore(1)
+        self._hook = hook
+        self._hook_turn = Semaphore(1)
+        self._quiet = OnceAMinute()
+        self.hooked: Counter[Key] = Counter()
         static = files(__package__) / "static"
         self._static = {
             path: Response(200, (static / name).read_bytes(), kind)
@@ -134,6 +163,8 @@ class App:
     def at_the_door(self, request: Request) -> Response | None:
         """Return the answer if the request needs no token or is rejected; None if `answer`
         decides."""
+        if request.path == PATH:
+            return self._take_hook(request)
         if not self._access.is_right_host(request.headers.get("host", "")):
             text = "without a token only a Host of localhost or a loopback address is served"
             return refusal(403, text)
@@ -174,6 +205,25 @@ class App:
     def _ready(self) -> Response:
         problem = self._readiness()
         return _text(503 if problem else 200, problem or "ready")
+
+    # Webhooks
+
+    def _take_hook(self, request: Request) -> Response:
+        """Take a webhook, one at a time. Its signature stands for token and Host."""
+        if request.method != "POST":
+            return refusal(405, "only POST", ("Allow", "POST"))
+        hook = Webhook(signing_headers(request.headers), request.body)
+        with self._hook_turn:
+            taken = self._hook(hook)
+            gevent.sleep(PAUSE_S)
+        self.hooked[WEBHOOKS[_OUTCOMES.get(taken.status, "failed")]] += 1
+        if taken.status == ACCEPTED:
+            return _json(taken.status, {"accepted": True})
+        text = taken.text if taken.status < 500 else "it was not taken: send it again"
+        more = self._quiet.passes("webhook", taken.status)
+        if more is not None:
+            log.warning("a webhook was answered with %d: %s%s", taken.status, taken.text, more)
+        return refusal(taken.status, text)
 
     # Machines
 

@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing, suppress
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
@@ -204,7 +205,7 @@ class Visit:
             return self._answer(asked) and not asked.is_last
         if isinstance(asked, BadRequest):
             log.debug("admin: %s: invalid request: %s", self.host, asked.reason)
-            self._send_all(refusal(400, asked.reason), asked.is_head, is_last=True)
+            self._send_all(refusal(asked.status, asked.reason), asked.is_head, is_last=True)
             self._part()
         return False
 
@@ -217,8 +218,20 @@ class Visit:
                 if not data:
                     return None
                 self._received += data
-        asked, self._received = found
+            asked, self._received = found
+            if isinstance(asked, Request) and asked.body_bytes:
+                return self._with_body(asked)
         return asked
+
+    def _with_body(self, asked: Request) -> Request | None:
+        received = bytearray(self._received)
+        while len(received) < asked.body_bytes:
+            data = self.sock.recv(_RECEIVED_BYTES)
+            if not data:
+                return None
+            received += data
+        self._received = bytes(received[asked.body_bytes :])
+        return replace(asked, body=bytes(received[: asked.body_bytes]))
 
     def _part(self) -> None:
         """Read on for a moment: closing with unread bytes would discard what was sent."""

@@ -1,10 +1,11 @@
-"""The figures as Prometheus reads them. No label has a value that a peer can choose."""
+"""The figures as Prometheus reads them. No label has a value that a peer can choose; the operator
+chooses the name of the data source."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
@@ -21,6 +22,7 @@ from vmw_cloudinit_metadata import __version__
 from vmw_cloudinit_metadata.monitoring.counters import ADMIN_FAMILIES, FAMILIES, Family, Key
 from vmw_cloudinit_metadata.monitoring.figures import BOUNDS_S, Figures, Timing
 from vmw_cloudinit_metadata.monitoring.gauges import GAUGES, TIMINGS
+from vmw_cloudinit_metadata.monitoring.sourcestate import SourceState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -38,6 +40,7 @@ class Scene:
     started_s: float
     shed: Mapping[Key, int]  # by the admin port
     instance_files: Mapping[str, int] | None = None  # by state; None: there is no catalogue
+    source: SourceState = field(default_factory=SourceState)
 
 
 class Metrics(Collector):
@@ -102,6 +105,13 @@ def _of_the_server(scene: Scene) -> Iterator[Metric]:
         for state, count in scene.instance_files.items():
             files.add_metric((state,), count)
         yield files
+    failing = GaugeMetricFamily(
+        f"{PREFIX}source_failing_since_seconds",
+        "When the data source began to fail, in seconds since 1970; 0 while it answers.",
+        labels=["source"],
+    )
+    failing.add_metric((scene.source.name,), scene.source.failing_since_s)
+    yield failing
     for name, text, value in (
         ("last_good_answers", "Machines that were served the last good answer.", scene.last_good),
         ("ready", "Whether VMs are accepted and the driver can be used.", scene.is_ready),

@@ -2,7 +2,8 @@
 
 A proxy in front and this port must agree where a request ends. So whatever two parsers could read
 in two ways is rejected: a name with a space behind it, a tab, a folded line, a lone CR or LF, a
-second length. No request has a body here, and nothing is read after an invalid one.
+second length. Only a webhook has a body, of `body_bytes`, which the caller reads; nothing is read
+after an invalid request.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vmw_cloudinit_metadata.protocol.webhook import MAX_BODY_BYTES, PATH
+
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 100
+
 
 _END = b"\r\n\r\n"
 
@@ -20,6 +24,7 @@ _END = b"\r\n\r\n"
 _NEVER = re.compile(rb"(?<!\r)\n|\r[^\n]|[\x00-\x08\x09\x0b\x0c\x0e-\x1f\x7f]")
 
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,32}) (/[\x21\x22\x24-\x7e]*) HTTP/1\.([01])")  # no "#"
+_LENGTH = re.compile("[0-9]{1,9}")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\x20-\x7e\x80-\xff]*)")
 
 # Headers that decide where a request ends, or for which host it is, in all spellings.
@@ -34,6 +39,8 @@ class Request:
     headers: Mapping[str, str]  # by names in lower case
     is_last: bool  # close the connection after the answer
     is_1_0: bool = False  # knows no chunks
+    body_bytes: int = 0  # that follow
+    body: bytes = b""
 
     @property
     def is_head(self) -> bool:
@@ -46,6 +53,7 @@ class BadRequest:
 
     reason: str
     is_head: bool = False
+    status: int = 400
 
 
 def read(data: bytes, known: int = 0) -> tuple[Request | BadRequest, bytes] | None:
@@ -80,9 +88,17 @@ def _request(data: bytes, line: bytes, lines: list[bytes]) -> Request | BadReque
     if "host" not in headers and not is_1_0:
         return _bad(data, "no Host")
     path, _, query = found[2].decode("ascii").partition("?")
+    is_hook = (found[1], path) == (b"POST", PATH)
+    length = headers.get("content-length", "0")
+    if "transfer-encoding" in headers or (length != "0" and not is_hook):
+        return _bad(data, "a request with a body")
+    if not _LENGTH.fullmatch(length):
+        return _bad(data, "a Content-Length that is no number")
+    if int(length) > MAX_BODY_BYTES:
+        return BadRequest(f"a body of more than {MAX_BODY_BYTES} bytes", status=413)
     options = headers.get("connection", "").lower().replace(" ", "").split(",")
     is_last = is_1_0 or "close" in options
-    return Request(found[1].decode("ascii"), path, query, headers, is_last, is_1_0)
+    return Request(found[1].decode("ascii"), path, query, headers, is_last, is_1_0, int(length))
 
 
 def _headers(lines: list[bytes]) -> dict[str, str] | str:
@@ -98,8 +114,6 @@ def _headers(lines: list[bytes]) -> dict[str, str] | str:
         if meant in _DECISIVE and (name != meant or name in headers):
             return f"{meant} twice, or with an underscore"
         headers[name] = found[2].decode("latin-1").strip(" ")
-    if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
-        return "a request with a body"
     return headers
 
 

@@ -31,7 +31,7 @@ MODULES = {
     "status": "status:status",
     "tail": "status:tail",
     "tls-info": "tlsinfo:tls_info",
-    "token": "token:token",
+    "token": "token:token",  # nosec B105 # no password
     "validate": "validate:validate",
     "vm-port": "vmport:vm_port",
 }

@@ -109,7 +109,9 @@ def _summary(found: Mapping[str, Any]) -> Iterator[str]:
     gauges, pulse = found["gauges"], found["pulse"]
     yield f"vmw-cloudinit-metadata {found['version']}: {found['state']}, since {found['started']}"
     if found["problem"]:
-        yield f"problem:     {found['problem']}"
+        source = found["source"]
+        since = f" (since {source['failing_since']})" if source["failing_since"] else ""
+        yield f"problem:     {found['problem']}{since}"
     connections = f"{gauges.get('connections', 0):.0f}"
     yield f"connections: {connections} of at most {gauges.get('connections at most', 0):.0f}"
     yield f"machines:    {_counts(found['machines']) or 'none yet'}"

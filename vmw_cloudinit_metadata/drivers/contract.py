@@ -21,6 +21,7 @@ _DOCUMENT_NAME = re.compile("[A-Z]{1,32}")  # a guest can ask for no other
 # Methods that return a value at once, and those that may yield it.
 _CALLED = (
     *("get_instance", "still_holds", "held_at", "watch", "explain", "check", "tables", "close"),
+    *("hook", "source_name"),
     *("census", "revision"),  # in the process of the catalogue
     *("listen", "version"),  # of a store
 )

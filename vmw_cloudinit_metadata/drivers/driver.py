@@ -8,6 +8,7 @@ from typing import Any
 
 from vmw_cloudinit_metadata.drivers import contract, driveroptions
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError as DriverError
+from vmw_cloudinit_metadata.drivers.drivererror import NoWebhooksError
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.drivers.optionsecrets import secrets_in
@@ -16,6 +17,7 @@ from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.process.budget import Table
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
 from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
 
 
@@ -154,6 +156,18 @@ class Driver(ABC):
             f"{name} cannot explain where values come from, since it has no method trace: use "
             "`show` without --explain"
         )
+
+    def source_name(self) -> str:
+        """Return where the data is; `/readyz` says it to everybody, and it must not block."""
+        return type(self).__name__
+
+    def hook(self, webhook: Webhook) -> None:  # noqa: ARG002
+        """Take a webhook, which tells changes; called in each worker.
+
+        Raise WebhookRefusedError if its signature is wrong, another DriverError if it cannot be
+        understood.
+        """
+        raise NoWebhooksError("the driver takes no webhooks")
 
     def check(self) -> None:  # noqa: B027 - not every driver has something to check
         """Raise DriverError if no VM could be served now; called every second."""

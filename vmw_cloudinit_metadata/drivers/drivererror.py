@@ -9,3 +9,11 @@ class DriverError(Exception):
 
 class ChangedMeanwhile(DriverError):  # noqa: N818 - it is no failure of the source
     """The data changed while it was read; the look-up is repeated."""
+
+
+class WebhookRefusedError(DriverError):
+    """A webhook is not signed with the key: nothing of it is taken."""
+
+
+class NoWebhooksError(DriverError):
+    """The driver takes no webhooks."""

@@ -37,7 +37,8 @@ _UNREADABLE = "unreadable_file"  # our type of pydantic error
 class DriverOptions(BaseModel):
     """The options of a driver: unknown ones are refused, and `repr` hides secrets.
 
-    For an option `password`, `password_file` may name a file that has the value.
+    For an option `password`, `password_file` may name a file that has the value. A name may be
+    written with `-` in place of `_`, as those of the server's options are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -49,6 +50,7 @@ class DriverOptions(BaseModel):
     def _with_files(cls, data: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
         if not isinstance(data, Mapping):
             return handler(data)
+        data = cls._with_underscores(data)
         values = dict(data)
         hidden = {name for name, value in values.items() if isinstance(value, FromEnvironment)}
         for name in filter(cls._is_file_of, data):
@@ -67,6 +69,20 @@ class DriverOptions(BaseModel):
         return checked
 
     @classmethod
+    def _with_underscores(cls, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Return the options by the names of the fields."""
+        found: dict[Any, Any] = {}
+        for given, value in data.items():
+            name = field_of(given)
+            if name not in cls.model_fields and not cls._is_file_of(name):
+                name = given
+            if name in found:
+                text = f"{given}: the option is set twice, with - and with _: remove one"
+                raise PydanticCustomError(_UNREADABLE, "{text}", {"text": text})
+            found[name] = value
+        return found
+
+    @classmethod
     def _is_file_of(cls, name: Any) -> bool:
         """Return whether `name` is that of another option, with `_file`."""
         fields = cls.model_fields
@@ -81,6 +97,11 @@ class DriverOptions(BaseModel):
         for name, value in super().__repr_args__():
             is_hidden = name is None or name in self._hidden or is_secret_name(name)
             yield name, HIDDEN if value is not None and is_hidden else masked(value)
+
+
+def field_of(option: Any) -> str:
+    """Return the name of a field by that of an option, which may have `-` in place of `_`."""
+    return str(option).replace("-", "_")
 
 
 class PlainOptions(dict[str, Any]):

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import EntryPoint
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
 from pydantic.fields import FieldInfo
 
@@ -83,11 +84,17 @@ def _options(driver_class: type[Driver | Store]) -> Iterator[OptionRow]:
         fields |= StoreOptions.model_fields
     for name, field in sorted(fields.items(), key=lambda item: not item[1].is_required()):
         default = None if field.is_required() else _default(name, field)
-        kind = _text(inspect.formatannotation(field.annotation).replace("typing.", ""))
-        yield OptionRow(_text(name), kind, default, _text(field.description or ""))
+        kind = inspect.formatannotation(_unannotated(field.annotation)).replace("typing.", "")
+        yield OptionRow(_text(name), _text(kind), default, _text(field.description or ""))
     for name in TIMES:
         if issubclass(driver_class, Driver) and driver_class.takes_time(name):
             yield OptionRow(name, "float", _seconds(driver_class, name), _TIMES_DESCRIPTIONS[name])
+
+
+def _unannotated(kind: Any) -> Any:
+    """Return a type without what Annotated says of it and of its parts."""
+    holder = SimpleNamespace(__annotations__={"kind": kind})
+    return get_type_hints(holder)["kind"]
 
 
 def _default(name: str, field: FieldInfo) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from vmw_cloudinit_metadata.drivers import contract, driveroptions, optionvalues
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
-from vmw_cloudinit_metadata.drivers.driveroptions import TIMES, DriverOptions
+from vmw_cloudinit_metadata.drivers.driveroptions import TIMES, DriverOptions, field_of
 from vmw_cloudinit_metadata.drivers.foreignerrors import text_of
 from vmw_cloudinit_metadata.drivers.optionsecrets import secrets_in
 from vmw_cloudinit_metadata.drivers.store import Store
@@ -54,7 +54,7 @@ def load(spec: str, options: Mapping[str, Any], *, may_be_absent: bool = False) 
 def _secrets_of(driver_class: type[Driver | Store], options: Mapping[str, Any]) -> KnownSecrets:
     """Return the secrets of options with which no driver could be made."""
     taken = (*TIMES, *(StoreOptions.model_fields if issubclass(driver_class, Store) else ()))
-    own = {name: value for name, value in options.items() if name not in taken}
+    own = {name: value for name, value in options.items() if field_of(name) not in taken}
     checked = None
     with suppress(DriverError):  # it may be the error itself
         checked = driveroptions.checked(driver_class.Options, own)  # files with secrets are read

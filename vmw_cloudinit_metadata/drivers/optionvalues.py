@@ -110,8 +110,9 @@ def file_warnings(options: Any) -> Iterator[str]:
     match options:
         case Mapping():
             for name, value in options.items():
-                stem = str(name).removesuffix(FILE_SUFFIX)
-                if isinstance(value, str) and stem != name and is_secret_name(stem):
+                stem = str(name).replace("-", "_").removesuffix(FILE_SUFFIX)
+                is_file = len(stem) < len(str(name))
+                if isinstance(value, str) and is_file and is_secret_name(stem):
                     if value.startswith("/") and "\0" not in value:
                         yield from permissions.secret_warnings(one_line(str(name)), Path(value))
                 else:

@@ -60,6 +60,11 @@ class Revisions:
         """Whether changes are told at present."""
         return self._until_s > -inf
 
+    @property
+    def told_revision(self) -> int | None:
+        """The revision, as long as changes are told."""
+        return self.revision if self.is_told else None
+
     def is_told_at(self, time_s: float) -> bool:
         """Whether all changes before this time are counted."""
         return self._until_s >= time_s

@@ -128,7 +128,7 @@ class SourceDriver(Driver, Generic[V]):
         places = checks.every()
         preparer = self._warming.preparer if self._warming else None
         if preparer:
-            preparer.begin(places, checks.also())
+            preparer.begin(places, checks)
         validation = self._validation(checks, preparer)
         yield from validation.observations(places)
         self._kept_checks.end()

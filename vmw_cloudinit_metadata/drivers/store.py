@@ -14,8 +14,10 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from vmw_cloudinit_metadata.drivers import driveroptions
+from vmw_cloudinit_metadata.drivers.drivererror import NoWebhooksError
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
 from vmw_cloudinit_metadata.drivers.optionsecrets import secrets_in
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
 from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
 
 VC_UUID, BIOS_UUID, NAME = "vc-uuid", "bios-uuid", "name"
@@ -55,6 +57,15 @@ class Record:
     also: tuple[Key, ...] = ()
 
 
+class Fetched(list[Record]):
+    """What `fetch` may return: records that may be kept for some seconds only, although no change
+    is told. `kept_s` says so of each key, also of one without records."""
+
+    def __init__(self, records: Iterable[Record], kept_s: Mapping[Key, float]) -> None:
+        super().__init__(records)
+        self.kept_s = kept_s
+
+
 class Changes(ABC):
     """Takes what a store's listener is told. All methods may be called in any thread."""
 
@@ -91,6 +102,10 @@ class Store(ABC):
     Options: type[DriverOptions] | None = None
 
     poll_s = 1.0  # between two calls of `version`
+
+    # Whether `listen` tells all changes. Otherwise `fetch` says for how long records may be kept,
+    # and the catalogue reads all data again from time to time.
+    tells_all = True
 
     # Whether answers may be prepared of what `all` returns, before their VMs ask: only if each of
     # its records has all keys under which `fetch` would return it.
@@ -144,9 +159,23 @@ class Store(ABC):
         """
         return None
 
+    @property
+    def can_list(self) -> bool:
+        """Whether `all` lists the records."""
+        return type(self).all is not Store.all
+
     def all(self) -> Iterable[Record] | None:
         """Return all records, a VM's under one key each; None if they cannot be listed."""
         return None
+
+    def hook(self, webhook: Webhook) -> None:  # noqa: ARG002
+        """Take a webhook of the admin port: check its signature, and tell the changes it names.
+
+        Called in each worker. Raise WebhookRefusedError if the signature is wrong, another
+        DriverError if it cannot be understood. Once it returns, the sender is told so: no answer
+        from before the change may be given from then on.
+        """
+        raise NoWebhooksError(f"{self.name} takes no webhooks")
 
     def check(self) -> None:  # noqa: B027 - not every store has something to check
         """Raise an exception if no VM could be served now; called every second."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from vmw_cloudinit_metadata.drivers.driveroptions import TIMES
+from vmw_cloudinit_metadata.drivers.driveroptions import TIMES, field_of
 from vmw_cloudinit_metadata.drivers.records.recordsource import RecordSource
 from vmw_cloudinit_metadata.drivers.records.recordview import RecordView
 from vmw_cloudinit_metadata.drivers.sourcedriver import SourceDriver
 from vmw_cloudinit_metadata.drivers.store import Store
 from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
+from vmw_cloudinit_metadata.protocol.webhook import Webhook
 
 # TIMES, `cache_ttl` and `stale_if_error`, are no options of a store: StoreOptions refuses them.
 _OURS = (*StoreOptions.model_fields, *TIMES)
@@ -27,10 +28,17 @@ class StoreDriver(SourceDriver[RecordView]):
     def __init__(self, store: Store, **options: Any) -> None:
         super().__init__(options, lambda _: RecordSource(store))
         self.known_secrets = store.known_secrets
+        self._store = store
+
+    def source_name(self) -> str:
+        return self._store.name
+
+    def hook(self, webhook: Webhook) -> None:
+        self._store.hook(webhook)
 
     @classmethod
     def of(cls, store_class: type[Store], options: Mapping[str, Any]) -> Self:
         """Return a driver by --driver-opts, the store's own and ours; raise DriverError."""
-        ours = {name: value for name, value in options.items() if name in _OURS}
+        ours = {name: value for name, value in options.items() if field_of(name) in _OURS}
         others = {name: value for name, value in options.items() if name not in ours}
         return cls(store_class(others), **ours)

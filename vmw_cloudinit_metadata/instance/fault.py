@@ -167,9 +167,10 @@ def kind_of(value: Any) -> str:
 def _text(text: str) -> str:
     if secrecy.is_secret_text(text):
         return f"a string of {characters(len(text))}"
-    start = repr(text[: _SHORT_CHARACTERS + 1])
+    first, several_lines, _ = text.partition("\n")  # what follows belongs elsewhere: a secret, too
+    start = repr(first[: _SHORT_CHARACTERS + 1])
     if len(start) <= _SHORT_CHARACTERS:
-        return start
+        return f"{start}... ({characters(len(text))})" if several_lines else start
     return f"{start[:_QUOTED_CHARACTERS]}... ({characters(len(text))})"
 
 

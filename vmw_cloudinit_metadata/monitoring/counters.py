@@ -272,6 +272,15 @@ AdminShed = Literal[
     "stories",
     "machines",
 ]
+Hooked = Literal["accepted", "refused", "invalid", "failed"]
+WEBHOOKS: Mapping[Hooked, Key] = _labelled(
+    "webhooks",
+    "Webhooks that tell changes; refused: the signature is wrong.",
+    "outcome",
+    get_args(Hooked),
+    "webhooks {}",
+    ADMIN_FAMILIES,
+)
 ADMIN_SHED: Mapping[AdminShed, Key] = _labelled(
     "admin_shed",
     "What the admin port dropped to stay within its limits.",

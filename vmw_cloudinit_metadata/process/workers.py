@@ -29,8 +29,10 @@ from vmw_cloudinit_metadata.monitoring.counters import DROPPED, WORKER_RESTARTS,
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.gauges import Gauge
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
+from vmw_cloudinit_metadata.monitoring.sourcestate import SourceState
 from vmw_cloudinit_metadata.process import channel, notify
 from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.process.hookrelay import HookRelay
 from vmw_cloudinit_metadata.process.listener import listen_on, name_of
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import Address
@@ -67,13 +69,17 @@ class Rereading(Protocol):
 class Worker:
     """A worker process, as its parent sees it."""
 
-    def __init__(self, pid: int, pair: socket.socket, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self, pid: int, pair: socket.socket, listeners: Sequence[Listener], relay: HookRelay
+    ) -> None:
         self.pid = pid
+        self._relay = relay
         self._pair = pair
         self.is_ready = False
         self.is_killed = False
         self.failure: str | None = None
         self.problem = ""  # why its driver cannot be used
+        self.source = SourceState()
         self.silent_s = 0.0  # while the parent listened
         self._figures = Figures()
         self._dropped = 0  # of its messages
@@ -107,6 +113,14 @@ class Worker:
     def signal(self, number: int) -> None:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
+
+    def send(self, message: bytes) -> bool:
+        """Send it a message; return whether there was room."""
+        try:
+            self._pair.send(message)
+        except OSError:
+            return False
+        return True
 
     def kill(self) -> None:
         """Kill a silent worker."""
@@ -143,6 +157,9 @@ class Worker:
         if report.figures:
             self.is_ready = True
             self._figures, self.problem = report.figures, report.problem
+            self.source = report.source
+        if report.hook is not None and report.taken:
+            self._relay.take(self.pid, report.hook, report.taken)
         for happening in report.happenings:
             for listener in self._listeners:
                 try:
@@ -182,6 +199,7 @@ class Parent:
         self._due_s: list[float] = []  # when workers are to be started
         self._ended = Figures()  # of those that are gone
         self.budget = Budget(memory_budget, self._count_one)
+        self.hooks = HookRelay(lambda: list(self._workers.values()))
         self._is_started = False
         self.is_stopping = False
         self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of this process
@@ -224,6 +242,14 @@ class Parent:
             if worker.silent_s > UNHEARD_S:
                 return f"worker {worker.pid} has been silent for {worker.silent_s:.0f} s"
         return next((worker.problem for worker in ready if worker.problem), "")
+
+    @property
+    def source(self) -> SourceState:
+        """Where data comes from, and since when a worker has failed to take it."""
+        every = [one.source for one in self._workers.values() if one.is_ready]
+        failing = [one for one in every if one.is_failing]
+        first = min(failing, key=lambda one: one.failing_since_s, default=None)
+        return first or next(iter(every), SourceState())
 
     def start(self, rereading: Rereading) -> None:
         """Start all workers; return when they accept, or after TERM or INT. Raise ConfigError with
@@ -333,6 +359,7 @@ class Parent:
     def _fork(self) -> Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * channel.MESSAGE_BYTES)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * channel.MESSAGE_BYTES)
         # One that arrives while the child still has the parent's handlers would be lost.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -341,7 +368,7 @@ class Parent:
             self._be_worker(ours, theirs)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        worker = self._workers[pid] = Worker(pid, ours, self._listeners)
+        worker = self._workers[pid] = Worker(pid, ours, self._listeners, self.hooks)
         worker.watch(self._woken.set)
         return worker
 

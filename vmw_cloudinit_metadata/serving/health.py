@@ -9,7 +9,8 @@ import gevent
 
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
-from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of
+from vmw_cloudinit_metadata.drivers.foreignerrors import hidden, reason_of
+from vmw_cloudinit_metadata.monitoring.sourcestate import MAX_NAME, SourceState
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 
@@ -25,6 +26,7 @@ class Health:
         self._threads = Threads()
         self._timer = gevent.get_hub().loop.timer(INTERVAL_S, repeat=INTERVAL_S)
         self._asked_s: float | None = None
+        self.source = SourceState(_name_of(driver))
         self.problem = ""
 
     def start(self) -> None:
@@ -41,11 +43,24 @@ class Health:
             self._asked_s = time.monotonic()
             self._threads.run(partial(problem_of, self._driver), self._checked)
         elif time.monotonic() - self._asked_s > HANGS_S:
-            self.problem = f"the driver has not answered for {HANGS_S:g} s"
+            self._is_now(f"the driver has not answered for {HANGS_S:g} s")
 
     def _checked(self, problem: str, error: BaseException | None) -> None:
         self._asked_s = None
-        self.problem = problem if error is None else str(error)
+        self._is_now(problem if error is None else str(error))
+
+    def _is_now(self, problem: str) -> None:
+        if bool(problem) != self.source.is_failing:
+            self.source = SourceState(self.source.name, time.time() if problem else 0.0)
+        self.problem = problem
+
+
+def _name_of(driver: Driver) -> str:
+    try:
+        name = hidden(driver, str(driver.source_name()))
+    except Exception:  # a driver is foreign code, and may compute its name
+        name = type(driver).__name__
+    return shortened(one_line(name), MAX_NAME)
 
 
 def problem_of(driver: Driver) -> str:

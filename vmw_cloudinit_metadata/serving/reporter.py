@@ -15,6 +15,7 @@ import gevent
 from vmw_cloudinit_metadata.monitoring.counters import DROPPED
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.process import channel
+from vmw_cloudinit_metadata.protocol.webhook import Taken
 from vmw_cloudinit_metadata.serving.server import MetadataServer
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Reporter:
         """Report from now on: the worker accepts connections."""
         self.report()
         self._timer.start(self.report)
-        self._readable.start(self._parent_is_gone)  # it never sends anything
+        self._readable.start(self._hear_parent)
 
     def stop(self) -> None:
         """Report the rest, within LAST_WORDS_S; the figures last."""
@@ -102,7 +103,8 @@ class Reporter:
             self._soon.stop()
 
     def _send_figures(self) -> bool:
-        return self._send(channel.of_figures(self._server.figures, self._server.problem))
+        server = self._server
+        return self._send(channel.of_figures(server.figures, server.problem, server.source))
 
     def _send_happenings(self) -> bool:
         """Send the waiting happenings; return whether all are sent."""
@@ -140,6 +142,21 @@ class Reporter:
             log.debug("nothing can be sent to the parent: %s", error)
         return True
 
-    def _parent_is_gone(self) -> None:
-        self._readable.stop()
-        self._on_alone()
+    def _hear_parent(self) -> None:
+        """Take a webhook, or notice the end of the parent."""
+        try:
+            message = self._pair.recv(channel.MESSAGE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            self._readable.stop()
+            self._on_alone()
+            return
+        number, hook = channel.decode_hook(message)
+        # If there is no room for the answer, the parent has the sender send the webhook again.
+        self._server.hooks.ask(hook, lambda taken: self._send_taken(number, taken))
+
+    def _send_taken(self, number: int, taken: Taken) -> None:
+        self._send(channel.of_taken(number, taken))

@@ -25,6 +25,7 @@ from vmw_cloudinit_metadata.monitoring import gauges
 from vmw_cloudinit_metadata.monitoring.counters import CONNECTIONS, Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings
+from vmw_cloudinit_metadata.monitoring.sourcestate import SourceState
 from vmw_cloudinit_metadata.process.budget import (
     CONNECTION_BYTES,
     TLS_BYTES,
@@ -57,6 +58,7 @@ from vmw_cloudinit_metadata.serving.admission import (
 from vmw_cloudinit_metadata.serving.connection import Connection
 from vmw_cloudinit_metadata.serving.entrance import Entrance
 from vmw_cloudinit_metadata.serving.health import Health
+from vmw_cloudinit_metadata.serving.hooks import Hooks
 from vmw_cloudinit_metadata.serving.journey import Journeys
 from vmw_cloudinit_metadata.serving.lookup import Lookup
 from vmw_cloudinit_metadata.serving.ondisk.answersondisk import AnswersOnDisk
@@ -144,6 +146,7 @@ class MetadataServer:
         self._journeys = Journeys(self._services)
         self._entrance = Entrance(self._services, self.budget, lambda: len(self._connections))
         self._health = Health(driver)
+        self.hooks = Hooks(driver)
         self._servers: list[Acceptor] = []
         self._connections: set[Connection] = set()
         # Counters of others.
@@ -213,6 +216,11 @@ class MetadataServer:
     def problem(self) -> str:
         """Why the driver cannot be used now, or ""; kept current by `watch_driver`."""
         return self._health.problem
+
+    @property
+    def source(self) -> SourceState:
+        """Where data comes from, and since when the driver cannot be used; like `problem`."""
+        return self._health.source
 
     @property
     def is_stopping(self) -> bool:
@@ -323,12 +331,13 @@ class MetadataServer:
         for connection in list(self._connections):
             connection.drain()
         self._wait_while(self._is_answering, self._drain_s)
-        self._wait_while(self._is_connected, FAREWELL_S)
+        self._wait_while(lambda: bool(self._connections), FAREWELL_S)
         for connection in list(self._connections):
             connection.close()
         while self._connections:
             gevent.sleep(0.001)
         self._health.stop()
+        self.hooks.close()
         self._services.deadlines.close()
         self._services.lookup.close()
         log.debug("stopped")
@@ -346,9 +355,6 @@ class MetadataServer:
 
     def _is_answering(self) -> bool:
         return any(connection.is_busy for connection in self._connections)
-
-    def _is_connected(self) -> bool:
-        return bool(self._connections)
 
     def _begin(self, sock: socket, address: tuple[Any, ...]) -> Connection:
         self._services.counters[CONNECTIONS] += 1

@@ -12,6 +12,9 @@ HIDDEN = "(hidden)"
 
 _LOCATION = re.compile(r"(file|path|dir|directory|url)s?$", re.IGNORECASE)
 _REFERENCE = re.compile(r"\$\{\w+\}")  # to the environment: the secret is there
+_SECRET_IN_QUERY = re.compile(  # of an address
+    r"([?&][\w.-]{0,64}(?:pass|pwd|secret|token|key|auth|sig)[\w.-]{0,64}=)[^&#\s]+", re.IGNORECASE
+)
 # To the last @: a password may have some, and slashes.
 _PASSWORD_IN_URL = re.compile(r"(?<=://)(?:[^/\s:@]{0,256}:\S{0,1024}|[^/\s]*)@")
 
@@ -36,13 +39,13 @@ def masked(value: Any) -> Any:
     match value:
         case Mapping():
             return {
-                key: HIDDEN if is_secret_option(str(key)) else masked(item)
+                key: HIDDEN if is_secret_option(str(key)) and item != {} else masked(item)
                 for key, item in value.items()
             }
         case list():
             return list(map(masked, value))
         case str():
-            return _PASSWORD_IN_URL.sub(f"{HIDDEN}@", value)
+            return _SECRET_IN_QUERY.sub(rf"\1{HIDDEN}", _PASSWORD_IN_URL.sub(f"{HIDDEN}@", value))
         case _:
             return value
 
@@ -52,8 +55,9 @@ def _is_reference(value: Any) -> bool:
 
 
 def is_secret_option(key: str) -> bool:
-    """Return whether a name is a secret's: `password`, but not `password-file`."""
-    return is_secret_name(key) and not is_location(key)
+    """Return whether a name is a secret's: `password`, but not `password-file`; and `headers`,
+    which are sent to a server."""
+    return (is_secret_name(key) and not is_location(key)) or key == "headers"
 
 
 def is_location(key: str) -> bool:

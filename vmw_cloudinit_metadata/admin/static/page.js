@@ -201,7 +201,9 @@ function showStatus(status) {
   say($("headline"), text);
   document.title = `${text} · vmw-cloudinit-metadata`;
   const connections = plural(status.gauges.connections ?? 0, "connection", "connections");
-  say($("subline"), status.problem || `${connections} · up since ${clock(status.started)} · ${status.version}`);
+  const since = status.source.failing_since;
+  const problem = status.problem && since ? `${status.problem} · since ${clock(since)}` : status.problem;
+  say($("subline"), problem || `${connections} · up since ${clock(status.started)} · ${status.version}`);
   showTiles(status.machines);
   showFiles(status.instance_files);
   showPulse(status.pulse);

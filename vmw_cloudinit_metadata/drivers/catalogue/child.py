@@ -178,8 +178,8 @@ class Surveyor:
     def _follow(self, driver: Driver) -> None:
         """Survey at once and after each change; return when the server wants all read again."""
         while True:
+            revision = contract.revision(driver, driver.revision())  # before the server notes its
             self._begin()
-            revision = contract.revision(driver, driver.revision())
             began_s = time.monotonic()
             has_failed = not self._survey(driver)
             took_s = time.monotonic() - began_s

@@ -19,8 +19,8 @@ from vmw_cloudinit_metadata.instance.fault import Fault
 _NO_VM = "the name of a VM, or its UUID"
 
 
-def _nothing(keys: Collection[Key]) -> Mapping[Key, Records]:
-    return dict.fromkeys(keys, ())
+def _nothing(keys: Collection[Key]) -> tuple[Mapping[Key, Records], Mapping[Key, float]]:
+    return dict.fromkeys(keys, ()), {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class RecordCheck(SourceChecks[RecordView]):
         view = self._view()
         if self._listed is not None:
             view.moment.records = self._listed
+            view.moment.is_listed = True
             view.moment.fetch = _nothing
         return view
 

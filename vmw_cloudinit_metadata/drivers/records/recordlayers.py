@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import inf
 
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import (
     MAX_BYTES,
@@ -29,6 +30,7 @@ class _KeptLayers:
     revision: int  # from before they were fetched
     records: Records
     layers: LayerSet
+    until_s: float = inf  # they may be kept, of time.monotonic()
 
 
 class RecordLayers:
@@ -40,32 +42,41 @@ class RecordLayers:
 
     def are_known(self) -> bool:
         """Return whether the kept ones are surely the present ones."""
-        return self._changes.held_at(self._kept.revision, [LAYERS], time.monotonic())
+        return self._are_known(self._kept)
+
+    def _are_known(self, kept: _KeptLayers) -> bool:
+        now_s = time.monotonic()
+        return now_s < kept.until_s and self._changes.held_at(kept.revision, [LAYERS], now_s)
 
     def all(self, view: RecordView) -> LayerSet:
         """Return the layers, in the order in which they are applied; raises DriverError."""
         moment = view.moment
-        if moment.layers is None and self.are_known():
-            moment.layers = self._kept.layers
+        kept = self._kept
+        # A list is newer than what was told before it.
+        if moment.layers is None and not moment.is_listed and self._are_known(kept):
+            moment.layers = kept.layers
+            moment.until_s[LAYERS] = kept.until_s
         if moment.layers is None:
-            moment.layers = self._made_of(view.of(LAYERS), moment.revision)
+            records = view.of(LAYERS)
+            until_s = moment.until_s.get(LAYERS, inf)
+            moment.layers = self._made_of(records, moment.revision, until_s)
         view.needs(LAYERS)
         return moment.layers
 
-    def _made_of(self, records: Records, revision: int | None) -> LayerSet:
+    def _made_of(self, records: Records, revision: int | None, until_s: float) -> LayerSet:
         noted = NEVER if revision is None else revision
         with self._lock:
             before = self._kept
             if before.records == records:
                 noted = max(noted, before.revision)
-                self._kept = replace(before, revision=noted)
+                self._kept = replace(before, revision=noted, until_s=until_s)
                 return before.layers
             layers = LayerSet(
                 tuple(self._read(records)),
                 before.layers.version + 1,
                 sum(record.size for record in records),
             )
-            self._kept = _KeptLayers(noted, records, layers)
+            self._kept = _KeptLayers(noted, records, layers, until_s)
             return layers
 
     def _read(self, records: Records) -> Iterator[SharedLayer]:

@@ -26,9 +26,10 @@ from vmw_cloudinit_metadata.drivers.records.recordview import (
     Records,
     RecordToken,
     RecordView,
+    digest_of,
 )
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
-from vmw_cloudinit_metadata.drivers.store import LAYERS, Key, Record, Store
+from vmw_cloudinit_metadata.drivers.store import LAYERS, Fetched, Key, Record, Store
 from vmw_cloudinit_metadata.instance import fault
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, kind_of
 from vmw_cloudinit_metadata.protocol.printable import one_line, quoted, shortened
@@ -50,7 +51,7 @@ class RecordSource(Source[RecordView]):
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.can_list = type(store).all is not Store.all
+        self.can_list = store.can_list
         self._name = name = one_line(shortened(store.name))
         self._changes = Revisions()
         self._layers = RecordLayers(self._changes)
@@ -61,7 +62,7 @@ class RecordSource(Source[RecordView]):
             self.notified = RecordNotices(self._changes)
 
     def view(self) -> RecordView:
-        return RecordView(Moment(self._fetch, self.revision()))
+        return RecordView(Moment(self._fetch, self._changes.told_revision))
 
     def layers(self, view: RecordView) -> LayerSet:
         return self._layers.all(view)
@@ -118,7 +119,7 @@ class RecordSource(Source[RecordView]):
         return token.held_at(self._changes, time_s)
 
     def revision(self) -> int | None:
-        return self._changes.revision if self._changes.is_told else None
+        return self._changes.told_revision if self._store.tells_all else None
 
     def close(self) -> None:
         self._listening.close()
@@ -128,13 +129,15 @@ class RecordSource(Source[RecordView]):
         return self._names.all()
 
     def checks(self) -> RecordCheck:
-        revision = self.revision()  # from before the records are listed
+        revision = self._changes.told_revision  # from before the records are listed
         listed = self._listed()
 
         def view() -> RecordView:
             return RecordView(Moment(self._fetch, revision))
 
         def holds(token: RecordToken) -> bool:
+            if self.notified:  # the server may have been told of a change that is not told here yet
+                return token.digest == digest_of(token.keys, listed.records or {})
             return token.held_at(self._changes, time.monotonic())
 
         return RecordCheck(self._name, listed, view, self.layers, holds)
@@ -143,14 +146,18 @@ class RecordSource(Source[RecordView]):
         self._listening.look()
         self._asked(self._store.check)
 
-    def _fetch(self, keys: Collection[Key]) -> Mapping[Key, Records]:
+    def _fetch(self, keys: Collection[Key]) -> tuple[Mapping[Key, Records], Mapping[Key, float]]:
         found: dict[Key, list[KeptRecord]] = {key: [] for key in keys}
-        for record in self._asked(lambda: self._copied(self._store.fetch(keys))):
+        began_s = time.monotonic()
+        records = self._asked(lambda: self._store.fetch(keys))
+        kept_s = records.kept_s if isinstance(records, Fetched) else {}
+        until_s = {key: began_s + seconds for key, seconds in kept_s.items()}
+        for record in self._asked(lambda: self._copied(records)):
             if record.key not in found:
                 wrong = quoted(str(record.key))
                 raise DriverError(f"{self._name}: fetch returned {wrong}, which was not asked for")
             found[record.key].append(record)
-        return {key: tuple(records) for key, records in found.items()}
+        return {key: tuple(of_key) for key, of_key in found.items()}, until_s
 
     def _copied(self, records: Iterable[Record]) -> list[KeptRecord]:
         copied: list[KeptRecord] = []

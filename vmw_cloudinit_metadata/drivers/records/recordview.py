@@ -13,7 +13,8 @@ from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.store import Key
 
 Records = tuple[KeptRecord, ...]
-Fetch = Callable[[Collection[Key]], Mapping[Key, Records]]
+# Returns the records of keys, and until when they may be kept, if not for ever.
+Fetch = Callable[[Collection[Key]], tuple[Mapping[Key, Records], Mapping[Key, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class RecordToken:
     revision: int
     keys: tuple[Key, ...]
     until_s: float = inf  # of time.monotonic()
+    digest: int = 0  # of the records, if all were listed
 
     def held_at(self, changes: Revisions, time_s: float) -> bool:
         return time_s < self.until_s and changes.held_at(self.revision, self.keys, time_s)
@@ -36,6 +38,13 @@ class Moment:
     revision: int | None  # None: changes are not told
     records: dict[Key, Records] = field(default_factory=dict)
     layers: LayerSet | None = None
+    until_s: dict[Key, float] = field(default_factory=dict)  # they may be kept; else for ever
+    is_listed: bool = False  # `records` are all that there are
+
+
+def digest_of(keys: Collection[Key], records: Mapping[Key, Records]) -> int:
+    """Return another number for other records under the keys."""
+    return hash(tuple([tuple([one.digest for one in records.get(key, ())]) for key in keys]))
 
 
 class RecordView:
@@ -59,7 +68,9 @@ class RecordView:
         """Fetch these records together, those that are missing; raise DriverError."""
         missing = [key for key in keys if key not in self.moment.records]
         if missing:
-            self.moment.records.update(self.moment.fetch(missing))
+            found, until_s = self.moment.fetch(missing)
+            self.moment.records.update(found)
+            self.moment.until_s.update(until_s)
 
     def needs(self, key: Key) -> None:
         """Count the records of a key as seen, which are known otherwise."""
@@ -103,6 +114,9 @@ class RecordView:
     def token(self, until_s: float = inf) -> RecordToken | None:
         """Return None while changes are not told."""
         revision = self.moment.revision
+        until_s = min([until_s, *(self.moment.until_s.get(key, inf) for key in self._seen)])
         if revision is None or until_s <= time.monotonic():
             return None
-        return RecordToken(revision, tuple(self._seen), until_s)
+        keys = tuple(self._seen)
+        digest = digest_of(keys, self.moment.records) if self.moment.is_listed else 0
+        return RecordToken(revision, keys, until_s, digest)

@@ -23,8 +23,10 @@ import ujson
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
 from vmw_cloudinit_metadata.drivers.preparedrecords import Gone, Prepared, PreparedRecord, Warmed
 
-NOTED_S = 0.4  # from the entry until a worker must have noted its revision
-BEGINS_S = 0.5  # then a survey may read
+# From the entry until a worker must have noted its revision: far more than it takes, since one that
+# is late has nothing until the next survey.
+NOTED_S = 1.5
+BEGINS_S = 2.0  # then a survey may read
 
 _STEM_BYTES = 100  # of the parent's memory
 _PIECE_BYTES = 256 * 1024  # read in one turn of a worker; longer than any entry

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Generic
 
 from vmw_cloudinit_metadata.drivers import preparation
 from vmw_cloudinit_metadata.drivers import preparedrecords as records
 from vmw_cloudinit_metadata.drivers.answers.instances import Instances, labelled
-from vmw_cloudinit_metadata.drivers.answers.source import Notified, Source, V
+from vmw_cloudinit_metadata.drivers.answers.source import Notified, Source, SourceChecks, V
 from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.filesystem.filename import usual_stem
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack, selection_of
@@ -50,14 +50,13 @@ class Preparer(Generic[V]):
         self._layers: list[tuple[str, object]] | None = None
         self._is_new = True
 
-    def begin(self, places: Sequence[OwnData], also: Collection[str]) -> None:
-        """Begin a survey of these places; raise DriverError. There is data under stems of `also`
-        too."""
+    def begin(self, places: Sequence[OwnData], checks: SourceChecks[V]) -> None:
+        """Begin a survey of these places; raise DriverError."""
         if self._is_new:
             self._forget()  # what another driver has sent
             self._is_new = False
         usual = {own.label: usual_stem(own.stem) for own in places if own.matched_by != BY_LAYER}
-        counts = Counter([*usual.values(), *also])
+        counts = Counter([*usual.values(), *checks.also()])
         self._labels = set(self._stems)
         self._stems = {
             own.label: own.stem
@@ -67,13 +66,13 @@ class Preparer(Generic[V]):
             and own.matched_by != BIOS_UUID  # a VC UUID may be the same, and is another VM's
         }
         self._unsettled = {stem for stem in counts if stem}
-        self._layers = self._told_layers()
+        self._layers = self._told_layers(checks)
 
-    def _told_layers(self) -> list[tuple[str, object]] | None:
+    def _told_layers(self, checks: SourceChecks[V]) -> list[tuple[str, object]] | None:
         """Return the layers; None if a change of what all answers depend on is not told."""
         if self._notified.changes.latest() is None:
             return None
-        with self._source.view() as view:
+        with checks.view() as view:
             found = self._source.layers(view)
             self._source.lowest(view)
             list(self._source.places([_NO_VM], view))

@@ -24,7 +24,8 @@ from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import MARIADB, POSTGRE
 
 CONNECT_S = 2  # the least that libpq knows
 LOOK_UP_S = 2.5  # for all of one look-up: connect, read and a retry. The server gives up after 3 s
-POOL_S = 1.0  # until a connection is free
+POOL_S = 0.5  # of these, until a connection is free
+READ_S = LOOK_UP_S - POOL_S  # until an answer comes
 
 # The library of each kind of URL.
 _SCHEMES = {
@@ -42,7 +43,7 @@ class PatientConnection(psycopg.Connection[Any]):
     """Waits for an answer until `until_s` of time.monotonic(), or `wait_s` for each answer."""
 
     until_s = inf
-    wait_s = LOOK_UP_S
+    wait_s = READ_S
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         if timeout is not None:  # of `notifies`, which returns then
@@ -91,7 +92,7 @@ def address_of(url: URL) -> str:
 
 
 def engine_of(
-    database: str, url: URL, *, wait_s: float = LOOK_UP_S, is_read_only: bool = True
+    database: str, url: URL, *, wait_s: float = READ_S, is_read_only: bool = True
 ) -> Engine:
     """Return an engine that makes a connection each time.
 

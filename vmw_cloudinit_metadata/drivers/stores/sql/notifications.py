@@ -12,8 +12,8 @@ from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Changes, Key
 from vmw_cloudinit_metadata.drivers.stores.sql import engines
 
-PING_S = 1.0  # from one to the next; the answer has LOOK_UP_S
-SILENCE_S = PING_S + engines.LOOK_UP_S + 0.5  # a listener that says nothing hangs
+PING_S = 1.0  # from one to the next; the answer has READ_S
+SILENCE_S = PING_S + engines.READ_S + 0.5  # a listener that says nothing hangs
 POLL_S = 0.25  # between two looks at a version
 
 Connect = Callable[[], AbstractContextManager[Connection]]

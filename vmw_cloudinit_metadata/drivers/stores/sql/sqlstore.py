@@ -158,7 +158,8 @@ class _Source:
 
     def every(self) -> Iterator[Record]:
         shape: RowShape | None = None
-        for row in self._database.every_row(f"SELECT * FROM {self._from}"):
+        statement = f"SELECT * FROM {self._from}"
+        for row in self._database.every_row(statement):
             shape = shape or self._shaped(list(row._fields))
             yield shape.record(row)
 
@@ -179,4 +180,5 @@ class _Source:
         """Return a statement with a place for each spelling of each key, and these."""
         conditions = " OR ".join([self._conditions[key.kind] for key in keys])
         values = [text for key in keys for text in spellings(key)]
-        return f"SELECT * FROM {self._from} WHERE {conditions} LIMIT {MAX_ROWS}", values
+        statement = f"SELECT * FROM {self._from} WHERE {conditions} LIMIT {MAX_ROWS}"
+        return statement, values

@@ -19,23 +19,23 @@ def replace(database: Database, vms: Sequence[VmRow], layers: Sequence[LayerRow]
             values = [getattr(vm, column) for vm in vms]
             _many(
                 connection,
-                f"DELETE FROM {VMS} WHERE {column} = {mark}",  # nosec B608 # names of ours
+                f"DELETE FROM {VMS} WHERE {column} = {mark}",
                 [(value,) for value in values if value is not None],
             )
         _many(
             connection,
-            f"INSERT INTO {VMS} (name, vc_uuid, bios_uuid, data) "  # nosec B608
+            f"INSERT INTO {VMS} (name, vc_uuid, bios_uuid, data) "
             f"VALUES ({mark}, {mark}, {mark}, {mark})",
             [(vm.name, vm.vc_uuid, vm.bios_uuid, vm.text) for vm in vms],
         )
         _many(
             connection,
-            f"DELETE FROM {LAYERS} WHERE name = {mark}",  # nosec B608
+            f"DELETE FROM {LAYERS} WHERE name = {mark}",
             [(layer.name,) for layer in layers],
         )
         _many(
             connection,
-            f"INSERT INTO {LAYERS} (name, data) VALUES ({mark}, {mark})",  # nosec B608
+            f"INSERT INTO {LAYERS} (name, data) VALUES ({mark}, {mark})",
             [(layer.name, layer.text) for layer in layers],
         )
 
@@ -47,13 +47,13 @@ def _many(connection: Connection, statement: str, rows: Sequence[tuple[str | Non
 
 def vms_in(database: Database) -> Iterator[VmRow]:
     for name, vc_uuid, bios_uuid, data in database.every_row(
-        f"SELECT name, vc_uuid, bios_uuid, data FROM {VMS} ORDER BY id"  # nosec B608
+        f"SELECT name, vc_uuid, bios_uuid, data FROM {VMS} ORDER BY id"
     ):
         yield VmRow(name, _text(vc_uuid), _text(bios_uuid), data)
 
 
 def layers_in(database: Database) -> Iterable[LayerRow]:
-    statement = f"SELECT name, data FROM {LAYERS} ORDER BY name"  # nosec B608
+    statement = f"SELECT name, data FROM {LAYERS} ORDER BY name"
     return (LayerRow(name, data) for name, data in database.every_row(statement))
 
 

@@ -1,0 +1,1 @@
+"""The store in etcd: instance data under a prefix of its keys."""

@@ -1,0 +1,1 @@
+"""NetBox as a store: a mirror of its virtual machines, kept up to date by webhooks and reading."""

@@ -1,0 +1,89 @@
+"""Sockets and connections of urllib3 whose timeout is one of all waits together.
+
+Else a server that sends a byte now and then could hold a thread for hours: the timeout of a socket
+is one of each wait.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+MAX_ADDRESSES = 8  # of a host, that are tried
+
+_LEAST_S = 0.001  # a timeout of 0 would not wait at all
+
+
+class TimedSocket(socket.socket):
+    """`settimeout` sets the time that is left for all that is received from then on."""
+
+    _end_s: float | None = None
+
+    def settimeout(self, value: float | None) -> None:
+        self._end_s = None if value is None else time.monotonic() + value
+        super().settimeout(value)
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        if self._end_s is not None:
+            left_s = self._end_s - time.monotonic()
+            if left_s < _LEAST_S:
+                raise TimeoutError("timed out")
+            super().settimeout(left_s)
+        return super().recv_into(*args, **kwargs)
+
+
+class TimedTlsSocket(TimedSocket, ssl.SSLSocket):
+    pass
+
+
+class _TimedConnection(HTTPConnection):
+    line: TimedSocket  # kept, as http.client lets go of it once the answer has begun
+
+    def _new_conn(self) -> socket.socket:
+        timeout_s = float(self.timeout or 0)
+        try:
+            return _connected(self.host, self.port, timeout_s)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, "timed out") from error
+        except OSError as error:
+            raise NewConnectionError(self, "no connection") from error
+
+    def connect(self) -> None:
+        super().connect()
+        assert isinstance(self.sock, TimedSocket)
+        self.line = self.sock
+
+
+class TimedPlainConnection(_TimedConnection):
+    pass
+
+
+class TimedTlsConnection(_TimedConnection, HTTPSConnection):
+    pass
+
+
+def _connected(host: str, port: int, timeout_s: float) -> TimedSocket:
+    """Return a socket that is connected to one of the host's addresses; raise OSError."""
+    end_s = time.monotonic() + timeout_s
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[:MAX_ADDRESSES]
+    error: OSError = OSError("no address")
+    for tried, (family, kind, protocol, _, address) in enumerate(found):
+        left_s = end_s - time.monotonic()
+        line = TimedSocket(family, kind, protocol)
+        try:
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line.settimeout(max(left_s / (len(found) - tried), _LEAST_S))  # leave time for others
+            line.connect(address)
+            line.settimeout(max(end_s - time.monotonic(), _LEAST_S))
+            return line
+        except OSError as failure:
+            line.close()
+            error = failure
+    raise error
