@@ -593,6 +593,23 @@ def test_finding_of_the_agent_s_check_names_its_file(image: Path) -> None:
     assert told[files[2]].problem.startswith("line 3: unknown key retyr")
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[other]\na = 1\n", "line 1: found [other], expected [agent]"),
+        ("[agent]\ntimeout = 3: 4\n", "line 2: timeout: found '3: 4', expected a number"),
+        ("#" * 9000, "file ignored: a line has 9000 characters"),
+        ("nonsense\n", "file ignored: File contains no section headers"),
+    ],
+)
+def test_fault_of_the_settings_is_whole(image: Path, text: str, problem: str) -> None:
+    put(image, "etc/vmw-metadata-agent.conf", text)
+    (finding,) = found(image)
+    assert (finding.file, finding.remedy) == ("/etc/vmw-metadata-agent.conf", "correct the file")
+    assert finding.problem.startswith(problem)
+    assert str(image) not in finding.problem
+
+
 def test_text_of_an_image_is_bounded_and_printable(image: Path) -> None:
     put(
         image, "etc/cloud/ds-identify.cfg", "policy: \x1b[2Jdisabled," + "disabled," * 10_000 + "\n"

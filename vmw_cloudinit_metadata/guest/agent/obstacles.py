@@ -248,9 +248,9 @@ def check_seed(image: Image) -> Iterator[str]:
 
 OF_CLOUD_INIT = (check_cloud_init, check_network, check_datasources, check_console)
 # `guest check` runs these, and more thorough ones in place of the others.
-OF_THE_AGENT = (check_disc, check_port, check_agent, check_selinux_labels, check_config,
+OF_THE_AGENT = (check_disc, check_port, check_agent, check_selinux_labels,
                 check_seed)  # fmt: skip
-CHECKS = OF_CLOUD_INIT + OF_THE_AGENT
+CHECKS = (*OF_CLOUD_INIT, *OF_THE_AGENT, check_config)
 
 
 def run_check(image: Image) -> int:

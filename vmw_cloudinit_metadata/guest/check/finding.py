@@ -27,9 +27,6 @@ class ImageFinding:
         file, _, rest = line.partition(": ")
         if not file.startswith("/") or not rest:
             file, rest = "", line
-        before, _, number = file.rpartition(":")
-        if number.isdecimal():
-            file, rest = before, f"line {number}: {rest}"
         problem, _, remedy = rest.rpartition(": ")
         return cls(file, problem or remedy, remedy if problem else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -59,12 +60,22 @@ def _of_init(tree: Tree) -> Iterator[ImageFinding]:
 
 def _of_agent(tree: Tree) -> Iterator[ImageFinding]:
     system = System(os.path.abspath(tree.root))
-    settings: Settings = {**defaults(), **read_config(system.at(CONFIG))[0]}
+    found, faults = read_config(system.at(CONFIG))
+    settings: Settings = {**defaults(), **found}
+    yield from (_of_settings(fault, system.at(CONFIG)) for fault in faults)
     yield from on_port(tree, system.tty(settings["device"] or ""))
     image = Image(system, settings, CONFIG)
     for check in OF_THE_AGENT:
         for line in check(image):
             yield ImageFinding.parse(line.removeprefix(system.root.rstrip("/")))
+
+
+def _of_settings(fault: str, place: str) -> ImageFinding:
+    """Return the finding of a fault `PLACE:LINE: text`; a fault of the whole file has no line."""
+    begun = re.match(rf"{re.escape(place)}(?::(\d+))?: ", fault)
+    line, text = (begun[1], fault[begun.end() :]) if begun else (None, fault)
+    problem = text.replace(place, CONFIG)
+    return ImageFinding(CONFIG, f"line {line}: {problem}" if line else problem, "correct the file")
 
 
 _CHECKS: tuple[Check, ...] = (_of_init, _of_cloud_init, _of_units, _of_agent)
