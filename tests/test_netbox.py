@@ -16,7 +16,7 @@ import pytest
 
 from tests.fakenetbox import SECRET, TOKEN, FakeNetBox, recorded_webhooks
 from tests.httppeer import reply
-from tests.process import Constants, ServerProcess
+from tests.process import Constants, ServerProcess, run
 from tests.test_admin import Admin
 from tests.vm import Vm
 from tests.waiting import wait_until
@@ -381,6 +381,15 @@ def test_wrong_option_is_an_error(
 # A whole server
 
 STORE = "vmw_cloudinit_metadata.drivers.stores.netbox.netboxstore:NetBoxStore"
+
+
+def test_driver_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "urllib3.py").write_text("raise ModuleNotFoundError('no', name='urllib3')")
+    words = ("--driver", STORE, "--driver-opts", '{"url": "http://127.0.0.1:1"}')
+    done = run("show", "web1", *words, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2
+    extra = "pip install 'vmw-cloudinit-metadata[http]'"
+    assert f"the driver netbox needs the extra `http`: {extra}" in done.stderr
 
 
 def send(admin: Admin, webhook: Webhook) -> int:

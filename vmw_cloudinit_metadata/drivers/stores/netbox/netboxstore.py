@@ -18,7 +18,7 @@ from pydantic import Field
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.foreignerrors import text_of
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Changes, Key, Record, Store
-from vmw_cloudinit_metadata.drivers.stores.httpclient import HttpClient
+from vmw_cloudinit_metadata.drivers.stores.httpextra import http_client
 from vmw_cloudinit_metadata.drivers.stores.httpoptions import File, HttpOptions
 from vmw_cloudinit_metadata.drivers.stores.netbox.hookevent import touched_by
 from vmw_cloudinit_metadata.drivers.stores.netbox.inbox import Inbox
@@ -74,7 +74,7 @@ class NetBoxStore(Store):
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
         given: NetBoxOptions = self.options
-        self._client = HttpClient(given)
+        self._client = http_client("netbox", given)
         rules = Rules(given.uuid_field, given.context_key, given.gateway)
         self._mirror = Mirror()
         self._rounds = Rounds(VmReader(self._client, given.filter, rules), self._mirror)

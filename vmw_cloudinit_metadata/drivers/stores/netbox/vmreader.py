@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vmw_cloudinit_metadata.drivers.stores.httpclient import HttpAnswer, HttpClient, ServerError
+from vmw_cloudinit_metadata.drivers.stores.httperrors import ServerError
 from vmw_cloudinit_metadata.drivers.stores.netbox import instancedata, virtualmachine
 from vmw_cloudinit_metadata.drivers.stores.netbox.instancedata import Rules
 from vmw_cloudinit_metadata.drivers.stores.netbox.mirror import MirroredVm
@@ -17,6 +17,9 @@ from vmw_cloudinit_metadata.drivers.stores.netbox.virtualmachine import (
     UnusableAnswerError,
     VirtualMachine,
 )
+
+if TYPE_CHECKING:
+    from vmw_cloudinit_metadata.drivers.stores.httpclient import HttpAnswer, HttpClient
 
 READ_S = 8.0  # of one answer
 SHORT_S = 0.4  # of one that others wait for: a change shall be served within a second
