@@ -332,7 +332,8 @@ def test_client_certificate_is_sent_and_missed(
 def test_plain_server_under_https_is_an_error(serve: Serve, tls_pair: Pair) -> None:
     peer = serve(lambda _: reply(""))
     url = peer.url.replace("http://127.0.0.1", "https://localhost")
-    with pytest.raises(ServerError, match=r"TLS fails|closed the connection"):
+    # A ClientHello is random: a server may find the end of a line in it, or wait for one.
+    with pytest.raises(ServerError, match=r"TLS fails|closed the connection|no whole answer"):
         client_of(url, ca_file=str(tls_pair.certificate)).get("/")
 
 
