@@ -639,6 +639,18 @@ def test_own_programs_need_real_directories(image: Path) -> None:
     assert "--run-image-programs" in line
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_image_whose_programs_cannot_run_is_a_finding_beside_the_others(image: Path) -> None:
+    for name in ("run", "tmp", "proc", "dev", "var/lib"):
+        (image / name).mkdir(parents=True, exist_ok=True)
+    put(image, f"{CLOUD}/50-preserve.cfg", sample("docs/50-preserve.cfg"))
+    options = ("guest", "check", "--root", str(image), "--run-image-programs")
+    code, found_lines, err = in_process(*options)
+    assert (code, err) == (1, ["problems: 1"])
+    assert found_lines[0].startswith("warning: /etc/cloud/cloud.cfg.d/50-preserve.cfg")
+    assert found_lines[1].startswith("the image's programs cannot be run: ")
+
+
 @pytest.mark.parametrize(
     ("output", "problems"),
     [

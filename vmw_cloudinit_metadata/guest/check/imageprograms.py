@@ -135,18 +135,32 @@ class ImageAnswer:
 
 
 def of_own_programs(tree: Tree) -> Iterator[ImageFinding]:
-    """Yield what the image's own programs do with a seed; raise ConfigError if they cannot run."""
+    """Yield what the image's own programs do with a seed; raise ConfigError if this machine cannot
+    run any."""
     _refuse(tree)
-    for line in command_lines(tree)[:MAX_COMMAND_LINES]:
+    lines = command_lines(tree)
+    for line in lines[:MAX_COMMAND_LINES]:
         with_line = f", with the command line of {line.place}" if line.place else ""
-        for problem in ask(tree, line).problems:
+        try:
+            problems = list(ask(tree, line).problems)
+        except UnrunnableError as error:
+            yield ImageFinding("", str(error), "check without --run-image-programs")
+            return
+        for problem in problems:
             yield ImageFinding(
                 "", f"by the image's own programs{with_line}: {problem}", "see the other findings"
             )
+    if len(lines) > MAX_COMMAND_LINES:
+        text = f"{len(lines)} kernel command lines, the programs ran with {MAX_COMMAND_LINES}"
+        yield ImageFinding("", text, "see the other findings", is_warning=True)
+
+
+class UnrunnableError(Exception):
+    """The image's programs cannot be run; the text says why."""
 
 
 def ask(tree: Tree, line: CommandLine) -> ImageAnswer:
-    """Run the image's programs with a kernel command line; raise ConfigError."""
+    """Run the image's programs with a kernel command line; raise UnrunnableError."""
     program = next(filter(tree.is_file, DS_IDENTIFY), "/bin/false")
     steps = _STEPS.format(
         ds_identify=program, python=layout.python_of(tree) or layout.DEFAULT_PYTHON
@@ -190,7 +204,7 @@ def _furnish(room: Path, steps: str, command_line: str) -> None:
 
 
 def _run(*arguments: str) -> str:
-    """Return the bounded output; raise ConfigError if the sandbox cannot be made."""
+    """Return the bounded output; raise UnrunnableError if there is none."""
     names = ("--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         started = subprocess.Popen(  # nosec B603 B607
@@ -205,7 +219,7 @@ def _run(*arguments: str) -> str:
         try:
             started.wait(LIMIT_S)
         except subprocess.TimeoutExpired as error:
-            raise ConfigError(f"the image's programs timed out after {LIMIT_S} s") from error
+            raise UnrunnableError(f"the image's programs timed out after {LIMIT_S} s") from error
         finally:
             if started.poll() is None:
                 os.killpg(started.pid, signal.SIGKILL)
@@ -213,7 +227,7 @@ def _run(*arguments: str) -> str:
         text = _start_of(output)
         if not text.startswith("exit "):
             reason = _start_of(errors).strip().rpartition("\n")[2]
-            raise ConfigError(f"the image's programs cannot be run: {reason or 'no output'}")
+            raise UnrunnableError(f"the image's programs cannot be run: {reason or 'no output'}")
         return text
 
 
