@@ -102,7 +102,7 @@ def _default(name: str, field: FieldInfo) -> str:
         value = field.get_default(call_default_factory=True, validated_data={})
     except Exception:  # foreign code, which may need the values of other options
         return "computed"
-    return _text(repr(masked({name: value})[name]))
+    return "None" if value is None else _text(repr(masked({name: value})[name]))
 
 
 def _seconds(driver_class: type[Driver], name: str) -> str:
