@@ -54,8 +54,8 @@ print(json.dumps(found))
 """
 HOSTNAMES = """
 import json, sys
-from cloudinit.sources import SourceState
-source = SourceState({}, None, None)
+from cloudinit.sources import DataSource
+source = DataSource({}, None, None)
 names = []
 for name in json.load(sys.stdin):
     source.metadata = {"local-hostname": name}
