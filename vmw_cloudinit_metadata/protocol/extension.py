@@ -133,15 +133,14 @@ class Extension:
     def _do_proxy(self, _code: Suboption, argument: bytes) -> None:
         direction = vmware.DIRECTIONS.get(argument[:1])
         is_short = len(argument) <= 1 + vmware.MAX_URI_BYTES
-        uri = argument[1:].decode("utf-8", "replace")
-        shown, _ = identitytoken.taken_from(uri)
+        uri, token = identitytoken.taken_from(argument[1:].decode("utf-8", "replace"))
         if self._lacks_tls:
             self._peer.say(Suboption.WONT_PROXY)
             self._peer.refuse("without TLS", "the VM does not use TLS, and this server requires it")
         elif not (direction and is_short and vmware.serves(uri, self._policy.uris)):
             self._peer.say(Suboption.WONT_PROXY)
             ours = " or ".join(sorted(map(repr, self._policy.uris)))
-            reason = f"the VM asks for service URI {quoted(shown)}, this server serves {ours}"
+            reason = f"the VM asks for service URI {quoted(uri)}, this server serves {ours}"
             if not is_short:
                 reason += f", with a query up to {vmware.MAX_URI_BYTES:,} bytes"
             self._peer.refuse("another service URI", reason)
@@ -150,7 +149,7 @@ class Extension:
         else:
             self._peer.say(Suboption.WILL_PROXY)
             self._peer.advance(PROXY)
-            self.identification.proxied(uri, direction)
+            self.identification.proxied(uri, direction, token)
 
     @property
     def _lacks_tls(self) -> bool:

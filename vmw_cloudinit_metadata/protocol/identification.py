@@ -67,11 +67,11 @@ class Identification:
             self._report_change(was)
         self._judge()
 
-    def proxied(self, service_uri: str, direction: str) -> None:
+    def proxied(self, service_uri: str, direction: str, token: str | None) -> None:
         """Handle an accepted DO-PROXY."""
         was = self.machine if self._peer.phase is IDENTIFIED else None
         self.expect()
-        self._identity.proxied(service_uri, direction)
+        self._identity.proxied(service_uri, direction, token)
         if was:
             self._report_change(was)
         self._judge()
@@ -133,7 +133,7 @@ class Identification:
         if proof.is_proved:
             self._identity.moved(proof)
         if service_uri is not None:
-            self._identity.proxied(service_uri, "client")
+            self._identity.proxied(service_uri, "client", None)
         if not self._identity.is_complete:
             self._wait_anew()
         self._judge()

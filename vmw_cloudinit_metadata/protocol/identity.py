@@ -70,11 +70,11 @@ class Identity:
     def machine(self) -> Machine:
         """The Machine, made on demand: a host sends four things, and a Machine is not cheap."""
         if self._machine is None or self._news:
-            before = self._machine
-            machine = replace(before, **self._news) if before else Machine(**self._news)
-            if self._keys and ("vc_uuid" in self._news or "service_uri" in self._news):
-                machine = replace(machine, proof=self._proof_of(machine.vc_uuid))
-            self._machine = machine
+            before, news = self._machine, self._news
+            if self._keys and ("vc_uuid" in news or "service_uri" in news):
+                vc_uuid = news.get("vc_uuid") or (before.vc_uuid if before else None)
+                news["proof"] = self._proof_of(vc_uuid)
+            self._machine = replace(before, **news) if before else Machine(**news)
             self._news = {}
         return self._machine
 
@@ -84,10 +84,10 @@ class Identity:
             return moved
         return identitytoken.proof(self._token, vc_uuid, self._keys)
 
-    def proxied(self, service_uri: str, direction: str) -> None:
-        """Note what an accepted DO-PROXY asks for."""
-        shown, self._token = identitytoken.taken_from(service_uri)
-        self._news.update(service_uri=shown, direction=direction)
+    def proxied(self, service_uri: str, direction: str, token: str | None) -> None:
+        """Note what an accepted DO-PROXY asks for; the token in its URI is hidden."""
+        self._token = token
+        self._news.update(service_uri=service_uri, direction=direction)
 
     def moved(self, proof: Proof) -> None:
         """Note what the source of a move has proved of this VM."""

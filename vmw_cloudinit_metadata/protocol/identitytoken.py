@@ -24,6 +24,11 @@ _HASH_BYTES = 15
 
 Keys = Mapping[int, bytes]  # by number: several, while one takes another's place
 
+# RFC 4648's digits -> those of int(), which is written in C: 1 instead of 5 us.
+_BASE_32 = str.maketrans(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz234567",
+    "0123456789abcdefghijklmnop0123456789abcdefghijklmnopqrstuv",
+)
 _TOKEN = re.compile(r"(0|[1-9][0-9]{0,8})\.([A-Za-z2-7]{24})", re.ASCII)
 
 
@@ -41,6 +46,7 @@ class Proof(Enum):
 
     is_doubt: bool
     is_proved: bool
+    __hash__ = object.__hash__  # Enum's is Python, and each look-up in a cache hashes a machine
 
     def __init__(self, _value: str) -> None:
         self.is_doubt = _value not in ("", "token", "move")
@@ -85,7 +91,7 @@ def proof(found: str | None, vc_uuid: str | None, keys: Keys) -> Proof:
     key = keys.get(int(parts[1]))
     if key is None:
         return Proof.OLD
-    given = base64.b32decode(parts[2], casefold=True)
+    given = int(parts[2].translate(_BASE_32), 32).to_bytes(_HASH_BYTES, "big")
     return Proof.TOKEN if hmac.compare_digest(given, _hash(key, vc_uuid)) else Proof.WRONG
 
 
@@ -122,4 +128,5 @@ def without_token(uri: str) -> str:
 
 
 def _is_token(part: str) -> bool:
-    return unquote_plus(part.partition("=")[0]) == QUERY_KEY
+    name = part.partition("=")[0]
+    return name == QUERY_KEY or ("%" in name and unquote_plus(name) == QUERY_KEY)

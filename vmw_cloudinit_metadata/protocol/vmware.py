@@ -109,8 +109,9 @@ _PARSERS = {**dict.fromkeys(IDENTITY.values(), _parse_uuid), Suboption.VM_NAME: 
 def serves(service_uri: str, uris: frozenset[str]) -> bool:
     """Return whether a service URI, with or without its query, is one of `uris`; a token in it
     does not count."""
-    uri = identitytoken.without_token(service_uri)
-    return uri in uris or uri.partition("?")[0] in uris
+    if service_uri.partition("?")[0] in uris:
+        return True
+    return identitytoken.without_token(service_uri) in uris
 
 
 @dataclass(frozen=True, slots=True)
