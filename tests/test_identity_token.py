@@ -203,10 +203,12 @@ def test_moved_vm_keeps_what_its_source_has_proved(
         line.close()
 
 
+@pytest.mark.parametrize("further", [(), ("--uri", "other")], ids=["one-uri", "two-uris"])
 def test_move_between_servers_keeps_the_proof_too(
-    start: Callable[..., ServerProcess], key_file: Path
+    start: Callable[..., ServerProcess], key_file: Path, further: tuple[str, ...]
 ) -> None:
-    options = ("--identity-key-file", str(key_file), "--identity-token", "require")
+    """Of several URIs, the server that a VM comes to does not know which it has."""
+    options = ("--identity-key-file", str(key_file), "--identity-token", "require", *further)
     here, there = (start(*options, "--vmotion-key-file", str(key_file)) for _ in range(2))
     for token, is_proved in ((token_of(MINE), True), (token_of(OTHER), False)):
         source = Vm(here.port, uri=with_token(token))

@@ -91,7 +91,10 @@ class Identity:
 
     def moved(self, proof: Proof) -> None:
         """Note what the source of a move has proved of this VM."""
-        self._moved = proof, self.machine.vc_uuid
+        vc_uuid = self.machine.vc_uuid
+        self._moved = proof, vc_uuid
+        if self._keys:
+            self._news["proof"] = self._proof_of(vc_uuid)
 
     def ask(self, known: bytes) -> Codes:
         """Return the questions for a VM that announces these suboptions.
