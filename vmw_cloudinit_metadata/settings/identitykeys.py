@@ -29,10 +29,10 @@ class NumberedFile(NamedTuple):
 def parse(text: str) -> NumberedFile:
     """Parse `FILE`, which is key 1, or `2=FILE`."""
     numbered = re.fullmatch(r"([0-9]+)=(.*)", text, re.ASCII | re.DOTALL)
-    number, path = (int(numbered[1]), numbered[2]) if numbered else (1, text)
-    if not path or number > MAX_KEY_NUMBER:
+    digits, path = numbered.groups() if numbered else ("1", text)
+    if not path or len(digits) > len(str(MAX_KEY_NUMBER)):
         raise ConfigError(f"found {text!r}, expected FILE or N=FILE, N up to {MAX_KEY_NUMBER:,}")
-    return NumberedFile(number, Path(path))
+    return NumberedFile(int(digits), Path(path))
 
 
 @dataclass(frozen=True, slots=True)

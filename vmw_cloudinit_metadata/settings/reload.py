@@ -74,7 +74,8 @@ class Configuration:
         ctx = reread(self._ctx)
         wanted = self._check(ctx.params)
         changed = {key for key, value in ctx.params.items() if value != self._options[key]}
-        if wanted["identity_keys"] != self.settings["identity_keys"]:
+        has_other_keys = wanted["identity_keys"] != self.settings["identity_keys"]
+        if has_other_keys and "identity_token" not in changed:  # which takes keys into use
             changed.add(_READ_AGAIN)
         taken = frozenset(key for key in changed if self._can_change(key, wanted))
         options = {**self._options, **{key: ctx.params[key] for key in taken}}
