@@ -13,13 +13,14 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from tests.process import run
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import DriverError, Key, Machine, StoreDriver
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.store import LAYERS
-from vmw_cloudinit_metadata.drivers.stores.sql import rowfiles, sqltables, tablerows
+from vmw_cloudinit_metadata.drivers.stores.sql import engines, rowfiles, sqltables, tablerows
 from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
 from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import shape_of, spellings
 from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import SqlStore
@@ -268,6 +269,21 @@ def test_file_that_is_replaced_is_read(url: str, put: Execute, tmp_path: Path) -
         db.execute("INSERT INTO cloudinit_vms (name, data) VALUES ('web1', 'metadata: {of: new}')")
     (tmp_path / "other.sqlite").rename(tmp_path / "vms.sqlite")
     assert metadata_of(driver) == {"of": "new"}
+
+
+def test_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_new_one(
+    url: str, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "vms.sqlite")
+    engine = engines.engine_of(*engines.database_of(url))
+
+    def replace(*_arguments: object) -> None:
+        (tmp_path / "new").write_bytes(b"")
+        (tmp_path / "new").rename(path)
+
+    event.listen(engine, "connect", replace, insert=True)  # right after the file is opened
+    with closing(engine.raw_connection()) as connection:
+        assert connection.info["file"] != engines.identity_of(path)
 
 
 def test_change_of_a_row_ends_what_is_cached(url: str, put: Execute, execute: Execute) -> None:
