@@ -376,6 +376,17 @@ def test_import_replaces_the_rows_of_the_same_vms_alone(
     assert metadata_of(driver, Machine(name="web2")) == {"of": "before"}
 
 
+def test_import_replaces_a_row_whose_name_is_spelled_without_escapes(
+    tmp_path: Path, url: str, put: Execute
+) -> None:
+    put(name="ci/build", data="metadata: {of: before}")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "ci%2fbuild.yaml").write_text("metadata: {of: file}\n")
+    tablerows.replace(Database(url, None, 1, ""), *rowfiles.rows_of(source))
+    assert metadata_of(store_of(url), Machine(name="ci%2fbuild")) == {"of": "file"}
+
+
 def test_import_that_fails_in_the_middle_changes_nothing(url: str, put: Execute) -> None:
     put(name="web1", data="metadata: {of: before}")
     rows = [
