@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from tests.process import run
+from tests.process import Constants, run
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import DriverError, Key, Machine, StoreDriver
 from vmw_cloudinit_metadata.drivers.file import FileDriver
@@ -284,6 +284,14 @@ def test_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_new_one(
     event.listen(engine, "connect", replace, insert=True)  # right after the file is opened
     with closing(engine.raw_connection()) as connection:
         assert connection.info["file"] != engines.identity_of(path)
+
+
+def test_query_that_takes_too_long_is_interrupted(url: str, constants: Constants) -> None:
+    constants(drivers__stores__sql__engines__LOOK_UP_S=0.2)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    driver = store_of(url, query=f"SELECT 'web1' AS name, ({endless}) AS data")
+    with pytest.raises(DriverError, match=r"vms\.sqlite: the query takes too long"):
+        driver.get_instance(WEB1)
 
 
 def test_change_of_a_row_ends_what_is_cached(url: str, put: Execute, execute: Execute) -> None:

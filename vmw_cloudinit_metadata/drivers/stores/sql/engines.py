@@ -36,6 +36,8 @@ _SCHEMES = {
 }
 _EXPECTED = "postgresql://, mariadb://, mysql:// or sqlite:///"
 
+_STEPS = 10_000  # of SQLite's machine, from one look at the clock to the next: 0.1 ms
+
 T = TypeVar("T")
 
 
@@ -56,6 +58,16 @@ class PatientConnection(psycopg.Connection[Any]):
                 self.pgconn.finish()  # the answer may come later: nothing may be sent before it
                 raise psycopg.OperationalError("the server does not answer in time") from None
             raise
+
+
+class PatientFile(sqlite3.Connection):
+    """Interrupts a statement at `until_s` of time.monotonic(): it would run as long as it takes."""
+
+    until_s = inf
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_progress_handler(lambda: time.monotonic() > self.until_s, _STEPS)
 
 
 def parsed(url: str) -> tuple[str, URL]:
@@ -144,7 +156,9 @@ def _opened(path: str, wait_s: float) -> Any:
     def connect(_dialect: Any, record: Any, _cargs: Any, _cparams: Any) -> sqlite3.Connection:
         # Noted before it is opened: what replaces it meanwhile must not be taken for it.
         record.info["file"] = identity_of(path) if os.path.exists(path) else None
-        return sqlite3.connect(place, uri=True, timeout=wait_s, check_same_thread=False)
+        return sqlite3.connect(
+            place, uri=True, timeout=wait_s, check_same_thread=False, factory=PatientFile
+        )
 
     return connect
 
