@@ -22,7 +22,12 @@ from tests.vm import Vm
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import DriverError, Machine, StoreDriver
 from vmw_cloudinit_metadata.drivers.drivererror import NoWebhooksError, WebhookRefusedError
+from vmw_cloudinit_metadata.drivers.driveroptions import checked
+from vmw_cloudinit_metadata.drivers.stores.httpextra import http_client
+from vmw_cloudinit_metadata.drivers.stores.httpoptions import HttpOptions
+from vmw_cloudinit_metadata.drivers.stores.netbox.instancedata import Rules
 from vmw_cloudinit_metadata.drivers.stores.netbox.netboxstore import NetBoxStore
+from vmw_cloudinit_metadata.drivers.stores.netbox.vmreader import VmReader
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.protocol.webhook import Webhook
 from vmw_cloudinit_metadata.testing import check_driver, machine
@@ -170,6 +175,27 @@ def test_check_reads_nothing_and_is_no_good_news_before_everything_is_read(
     starts = [query["pagination"]["start"] for query in netbox.queries]
     assert starts.count(0) == 1
     driver.close()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda reader: reader.page(20_000, 1.0, 10), lambda reader: reader.these([20_000])],
+    ids=["page", "these"],
+)
+def test_netbox_that_answers_with_others_than_asked_for_is_an_error(
+    netbox: FakeNetBox, options: dict[str, Any], ask: Callable[[VmReader], object]
+) -> None:
+    """Reading on would never end."""
+    everything = list(netbox.vms.values())
+    netbox.failing = list(
+        reply(json.dumps({"data": {**netbox.recorded["data"], "found": everything}}))
+    )
+    given = {name: options[name] for name in ("url", "token-file")}
+    with (
+        closing(http_client("netbox", checked(HttpOptions, given))) as client,
+        pytest.raises(DriverError, match="virtual machines that were not asked for"),
+    ):
+        ask(VmReader(client, {}, Rules()))
 
 
 # Changes

@@ -351,6 +351,13 @@ def test_mirror_is_bounded_in_bytes(constants: Any) -> None:
     mirror.put([2], {2: mirrored("b", b"x" * 3_000)})
 
 
+def test_mirror_counts_interfaces_and_names(constants: Any) -> None:
+    constants(drivers__stores__netbox__mirror__MAX_BYTES=5_000)
+    for large in (mirrored("a", interfaces=tuple(range(100))), mirrored("a" * 4_000)):
+        with pytest.raises(FullError):
+            Mirror().put([1], {1: large})
+
+
 @given(st.lists(st.tuples(st.integers(1, 2000), st.floats(0, 1e6), st.integers(0, 2**40))))
 def test_page_has_a_size_within_bounds(took: list[tuple[int, float, int]]) -> None:
     size = PageSize()

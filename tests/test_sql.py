@@ -13,13 +13,14 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
-from tests.process import run
+from tests.process import Constants, run
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import DriverError, Key, Machine, StoreDriver
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.store import LAYERS
-from vmw_cloudinit_metadata.drivers.stores.sql import rowfiles, sqltables, tablerows
+from vmw_cloudinit_metadata.drivers.stores.sql import engines, rowfiles, sqltables, tablerows
 from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
 from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import shape_of, spellings
 from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import SqlStore
@@ -270,6 +271,29 @@ def test_file_that_is_replaced_is_read(url: str, put: Execute, tmp_path: Path) -
     assert metadata_of(driver) == {"of": "new"}
 
 
+def test_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_new_one(
+    url: str, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "vms.sqlite")
+    engine = engines.engine_of(*engines.database_of(url))
+
+    def replace(*_arguments: object) -> None:
+        (tmp_path / "new").write_bytes(b"")
+        (tmp_path / "new").rename(path)
+
+    event.listen(engine, "connect", replace, insert=True)  # right after the file is opened
+    with closing(engine.raw_connection()) as connection:
+        assert connection.info["file"] != engines.identity_of(path)
+
+
+def test_query_that_takes_too_long_is_interrupted(url: str, constants: Constants) -> None:
+    constants(drivers__stores__sql__engines__LOOK_UP_S=0.2)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    driver = store_of(url, query=f"SELECT 'web1' AS name, ({endless}) AS data")
+    with pytest.raises(DriverError, match=r"vms\.sqlite: the query takes too long"):
+        driver.get_instance(WEB1)
+
+
 def test_change_of_a_row_ends_what_is_cached(url: str, put: Execute, execute: Execute) -> None:
     put(name="web1", data="metadata: {}")
     driver = store_of(url)
@@ -358,6 +382,17 @@ def test_import_replaces_the_rows_of_the_same_vms_alone(
     driver = store_of(url)
     assert metadata_of(driver) == {"of": "file"}
     assert metadata_of(driver, Machine(name="web2")) == {"of": "before"}
+
+
+def test_import_replaces_a_row_whose_name_is_spelled_without_escapes(
+    tmp_path: Path, url: str, put: Execute
+) -> None:
+    put(name="ci/build", data="metadata: {of: before}")
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "ci%2fbuild.yaml").write_text("metadata: {of: file}\n")
+    tablerows.replace(Database(url, None, 1, ""), *rowfiles.rows_of(source))
+    assert metadata_of(store_of(url), Machine(name="ci%2fbuild")) == {"of": "file"}
 
 
 def test_import_that_fails_in_the_middle_changes_nothing(url: str, put: Execute) -> None:

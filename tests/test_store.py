@@ -34,6 +34,7 @@ from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
 
 VC = "11111111-2222-3333-4444-555555555555"
 BIOS = "99999999-2222-3333-4444-555555555555"
@@ -560,6 +561,14 @@ def test_loss_that_comes_and_goes_is_reported_at_most_once_a_minute(constants: C
     told.connected()
     told.lost("second")
     assert reports[-1].endswith("second")
+
+
+def test_loss_is_reported_without_any_part_of_a_secret() -> None:
+    reports: list[str] = []
+    told = ToldChanges("memory", Revisions(), reports.append, KnownSecrets(["s3cret-word"]))
+    told.connected()
+    told.lost(f"{'x' * 995}s3cret-word")  # it would be cut in the middle
+    assert reports[0].endswith("x(hidd...")
 
 
 def test_loss_that_lasts_is_reported_in_the_end(constants: Constants) -> None:

@@ -116,6 +116,59 @@ class Backend(ABC):
         """End it, if it runs."""
 
 
+class DaemonBackend(Backend):
+    """A server whose processes, `daemons`, are all ended and stopped together."""
+
+    ended_by: ClassVar[int] = signal.SIGTERM
+    daemons: Sequence[Daemon]
+
+    def kill(self) -> None:
+        for one in self.daemons:
+            one.kill()
+
+    def stop(self) -> None:
+        for one in self.daemons:
+            one.stop()
+
+    def cont(self) -> None:
+        for one in self.daemons:
+            one.cont()
+
+    def restart(self) -> None:
+        for one in self.daemons:
+            one.end(self.ended_by)
+        self.start()
+
+    def close(self) -> None:
+        for one in self.daemons:
+            one.close()
+
+
+class PlaceBackend(Backend):
+    """Without a server: all of it is at one place, from which `kill` moves it away."""
+
+    place_name: ClassVar[str]
+
+    @property
+    def place(self) -> Path:
+        return self.directory / self.place_name
+
+    @abstractmethod
+    def make(self) -> None:
+        """Make it, for the first time."""
+
+    def start(self) -> None:
+        away = self._away
+        away.rename(self.place) if away.exists() else self.make()
+
+    def kill(self) -> None:
+        self.place.rename(self._away)
+
+    @property
+    def _away(self) -> Path:
+        return self.directory / "away"
+
+
 class Daemon:
     """A process of a backend, with those that it starts, as an unprivileged user, or `as_us`."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.servers import Backend, Daemon, Data, written
+from tests.servers import Daemon, DaemonBackend, Data, written
 from tests.storm import free_port
 from tests.waiting import wait_until
 
@@ -43,7 +43,9 @@ class Member:
         return f"{self.name}=http://{LOCALHOST}:{self.peer_port}"
 
 
-class EtcdBackend(Backend):
+class EtcdBackend(DaemonBackend):
+    """`kill`, `stop` and `restart` are for the member that is asked first."""
+
     name = "etcd"
     driver = "etcd"
     size = 1
@@ -55,6 +57,7 @@ class EtcdBackend(Backend):
     def __init__(self) -> None:
         super().__init__()
         self.members = [Member(f"m{number}", self.directory) for number in range(self.size)]
+        self.daemons = [self.asked_first.daemon]
         self.directory.chmod(0o755)
         self.token = ""
 
@@ -100,19 +103,6 @@ class EtcdBackend(Backend):
     @property
     def asked_first(self) -> Member:
         return self.members[0]
-
-    def kill(self) -> None:
-        self.asked_first.daemon.kill()
-
-    def stop(self) -> None:
-        self.asked_first.daemon.stop()
-
-    def cont(self) -> None:
-        self.asked_first.daemon.cont()
-
-    def restart(self) -> None:
-        self.asked_first.daemon.end()
-        self.start()
 
     def close(self) -> None:
         for member in self.members:

@@ -6,46 +6,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.servers import Backend, Data, written
+from tests.servers import Data, PlaceBackend, written
 
 
-class FileBackend(Backend):
+class FileBackend(PlaceBackend):
     """Without a server: while the directory is away, none can be reached."""
 
     name = "file"
     driver = "file"
     prepares = True
+    place_name = "instances"
 
     @property
     def options(self) -> Mapping[str, Any]:
-        return {"directory": str(self._place)}
+        return {"directory": str(self.place)}
 
-    @property
-    def _place(self) -> Path:
-        return self.directory / "instances"
-
-    @property
-    def _away(self) -> Path:
-        return self.directory / "away"
-
-    def start(self) -> None:
-        if self._away.exists():
-            self._away.rename(self._place)
-        else:
-            (self._place / "layers").mkdir(parents=True)
+    def make(self) -> None:
+        (self.place / "layers").mkdir(parents=True)
 
     def put(self, vms: Mapping[str, Data]) -> None:
         for name, data in vms.items():
-            self._write(self._place / f"{name}.yaml", data)
+            self._write(self.place / f"{name}.yaml", data)
 
     def delete(self, name: str) -> None:
-        (self._place / f"{name}.yaml").unlink()
+        (self.place / f"{name}.yaml").unlink()
 
     def put_layer(self, name: str, data: Data) -> None:
-        self._write(self._place / "layers" / f"{name}.yaml", data)
-
-    def kill(self) -> None:
-        self._place.rename(self._away)
+        self._write(self.place / "layers" / f"{name}.yaml", data)
 
     def stop(self) -> None:
         self.kill()  # a file system that hangs is another test's (tests/fuse.py)

@@ -14,14 +14,14 @@ from typing import Any
 
 from tests.certificates import make_pair
 from tests.process import CHECKOUT
-from tests.servers import LIMIT_S, Backend, Daemon, Data, written
+from tests.servers import LIMIT_S, Daemon, DaemonBackend, Data, written
 from tests.storm import free_port
 
 TOKEN = "t0ken-of-the-cmdb"
 KEY = b"key-of-the-webhooks"
 
 
-class HttpBackend(Backend):
+class HttpBackend(DaemonBackend):
     name = "http"
     driver = "vmw_cloudinit_metadata.drivers.stores.httpstore:HttpStore"
     cache_control = ""
@@ -30,6 +30,7 @@ class HttpBackend(Backend):
         super().__init__()
         self.port = free_port()
         self._daemon = Daemon(self.directory, as_us=True)  # its Python may be ours alone
+        self.daemons = [self._daemon]
         self._place = self.directory / "documents"
         self._layers: dict[str, Data] = {}
         openssl = shutil.which("openssl")
@@ -80,22 +81,6 @@ class HttpBackend(Backend):
         layers = [layer for _, layer in sorted(self._layers.items())]
         self._write(self._place / "layers", json.dumps(layers))
         self._tell({"layers": True})
-
-    def kill(self) -> None:
-        self._daemon.kill()
-
-    def stop(self) -> None:
-        self._daemon.stop()
-
-    def cont(self) -> None:
-        self._daemon.cont()
-
-    def restart(self) -> None:
-        self._daemon.end()
-        self.start()
-
-    def close(self) -> None:
-        self._daemon.close()
 
     def _write(self, place: Path, text: str) -> None:
         new = self.directory / "new"

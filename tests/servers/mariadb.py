@@ -10,50 +10,36 @@ from typing import Any
 
 import pymysql
 
-from tests.process import run
-from tests.servers import UNPRIVILEGED, Backend, Daemon, Data, written
-from tests.storm import free_port
+from tests.servers import UNPRIVILEGED, Data, written
+from tests.servers.sqlserver import SqlServerBackend, make_tables
 
 PASSWORD = "maria-s3cret%41@word"
 QUOTED_PASSWORD = "maria-s3cret%2541%40word"
 
 
-class MariadbBackend(Backend):
+class MariadbBackend(SqlServerBackend):
     name = "mariadb"
-    driver = "sql"
-    prepares = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.port = free_port()
-        self._daemon = Daemon(self.directory)
-        self._data = self.directory / "data"
         self._db: pymysql.Connection[Any] | None = None
 
     @property
     def url(self) -> str:
         return f"mariadb://vmw:{QUOTED_PASSWORD}@127.0.0.1:{self.port}/vms"
 
-    @property
-    def environment(self) -> Mapping[str, str]:
-        return {"VMS_URL": self.url}
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        return {"url": "${VMS_URL}"}
-
     def start(self) -> None:
-        is_new = not self._data.exists()
+        is_new = not self.data.exists()
         if is_new:
             user = UNPRIVILEGED if os.geteuid() == 0 else getpass.getuser()
-            self._daemon.run(
+            self.daemon.run(
                 self._program("mariadb-install-db"),
-                *("--no-defaults", f"--datadir={self._data}", f"--user={user}"),
+                *("--no-defaults", f"--datadir={self.data}", f"--user={user}"),
                 *("--auth-root-authentication-method=normal", "--skip-test-db"),
             )
-        self._daemon.start(
+        self.daemon.start(
             self._program("mariadbd"),
-            *("--no-defaults", f"--datadir={self._data}", f"--port={self.port}"),
+            *("--no-defaults", f"--datadir={self.data}", f"--port={self.port}"),
             *("--bind-address=127.0.0.1", f"--socket={self.directory}/socket"),
             *(f"--pid-file={self.directory}/pid", "--skip-name-resolve", "--performance-schema=0"),
             *("--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=64M"),
@@ -64,8 +50,7 @@ class MariadbBackend(Backend):
                 cursor.execute("CREATE DATABASE vms CHARACTER SET utf8mb4")
                 cursor.execute("CREATE USER vmw@'127.0.0.1' IDENTIFIED BY %s", [PASSWORD])
                 cursor.execute("GRANT ALL ON vms.* TO vmw@'127.0.0.1'")
-            made = run("sql", "init", "--url", self.url, "--apply")
-            assert made.returncode == 0, made.stderr
+            make_tables(self.url)
         self._db = None
 
     @property
@@ -111,19 +96,3 @@ class MariadbBackend(Backend):
     def _execute(self, statement: str, *values: str) -> None:
         with self._open.cursor() as cursor:
             cursor.execute(statement, values)
-
-    def kill(self) -> None:
-        self._daemon.kill()
-
-    def stop(self) -> None:
-        self._daemon.stop()
-
-    def cont(self) -> None:
-        self._daemon.cont()
-
-    def restart(self) -> None:
-        self._daemon.end()
-        self.start()
-
-    def close(self) -> None:
-        self._daemon.close()

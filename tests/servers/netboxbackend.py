@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.process import CHECKOUT
-from tests.servers import Backend, Daemon, Data
+from tests.servers import Daemon, DaemonBackend, Data
 from tests.servers.netboxinstall import HOME, configure, programs
 from tests.servers.postgresql import program
 from tests.storm import free_port
@@ -34,7 +34,7 @@ CHECKED_S = 3.0  # after which the metadata server has checked its store for the
 LIMIT_S = 300.0  # NetBox itself takes long to start
 
 
-class NetBoxBackend(Backend):
+class NetBoxBackend(DaemonBackend):
     """`kill` and `stop` are for NetBox and its worker; database and Redis go on.
 
     A VM that is deleted gets another status, which the option `filter` leaves out.
@@ -51,8 +51,8 @@ class NetBoxBackend(Backend):
         self._ports = {name: free_port() for name in ("postgresql", "redis", "netbox")}
         self._database, self._redis = self._daemon("postgresql"), self._daemon("redis")
         names = ("web", "hooks", "worker")  # webhooks do not wait for other work
-        self._netbox = [self._daemon(name, as_us=True) for name in names]
-        self._web, self._hooks, self._worker = self._netbox
+        self.daemons = [self._daemon(name, as_us=True) for name in names]
+        self._web, self._hooks, self._worker = self.daemons
         self._ids: dict[str, int] = {}  # of virtual machines
         self._contexts: dict[str, int] = {}
         self._tokens: dict[str, str] = {}
@@ -158,25 +158,9 @@ class NetBoxBackend(Backend):
             for name in ours:
                 del os.environ[name]
 
-    def kill(self) -> None:
-        for one in self._netbox:
-            one.kill()
-
-    def stop(self) -> None:
-        for one in self._netbox:
-            one.stop()
-
-    def cont(self) -> None:
-        for one in self._netbox:
-            one.cont()
-
-    def restart(self) -> None:
-        for one in self._netbox:
-            one.end()
-        self.start()
-
     def close(self) -> None:
-        for one in (*self._netbox, self._redis, self._database):
+        super().close()
+        for one in (self._redis, self._database):
             one.close()
 
     # Data

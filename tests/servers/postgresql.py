@@ -10,9 +10,8 @@ from typing import Any
 
 import psycopg
 
-from tests.process import run
-from tests.servers import Backend, Daemon, Data, written
-from tests.storm import free_port
+from tests.servers import Data, written
+from tests.servers.sqlserver import SqlServerBackend, make_tables
 
 PASSWORD = "pg-s3cret%41@word"  # with what has a meaning in addresses
 QUOTED_PASSWORD = "pg-s3cret%2541%40word"
@@ -26,36 +25,21 @@ def program(name: str) -> str:
     return path
 
 
-class PostgresqlBackend(Backend):
+class PostgresqlBackend(SqlServerBackend):
     name = "postgresql"
-    driver = "sql"
-    prepares = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.port = free_port()
-        self._daemon = Daemon(self.directory)
-        self._data = self.directory / "data"
+    ended_by = signal.SIGINT  # "fast": connections are closed
 
     @property
     def url(self) -> str:
         return f"postgresql://vmw:{QUOTED_PASSWORD}@127.0.0.1:{self.port}/vms"
 
-    @property
-    def environment(self) -> Mapping[str, str]:
-        return {"VMS_URL": self.url}
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        return {"url": "${VMS_URL}"}
-
     def start(self) -> None:
-        is_new = not self._data.exists()
+        is_new = not self.data.exists()
         if is_new:
-            common = ("--pgdata", self._data, "--username", "admin", "--encoding", "UTF8")
-            self._daemon.run(program("initdb"), *common, "--locale", "C", "--no-sync")
+            common = ("--pgdata", self.data, "--username", "admin", "--encoding", "UTF8")
+            self.daemon.run(program("initdb"), *common, "--locale", "C", "--no-sync")
             rules = "host all admin 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
-            (self._data / "pg_hba.conf").write_text(rules)
+            (self.data / "pg_hba.conf").write_text(rules)
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
@@ -63,15 +47,14 @@ class PostgresqlBackend(Backend):
             "fsync": "off",  # no power is cut here
         }
         words = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
-        self._daemon.start(
-            program("postgres"), "-D", str(self._data), *words, is_ready=self._is_ready
+        self.daemon.start(
+            program("postgres"), "-D", str(self.data), *words, is_ready=self._is_ready
         )
         if is_new:
             with self.admin() as db:
                 db.execute(f"CREATE ROLE vmw LOGIN PASSWORD '{PASSWORD}'")
                 db.execute("CREATE DATABASE vms OWNER vmw")
-            made = run("sql", "init", "--url", self.url, "--apply")
-            assert made.returncode == 0, made.stderr
+            make_tables(self.url)
         self._db = self.admin("vms")
 
     def admin(self, database: str = "postgres") -> psycopg.Connection[Any]:
@@ -103,19 +86,3 @@ class PostgresqlBackend(Backend):
             "ON CONFLICT (name) DO UPDATE SET data = EXCLUDED.data",
             [name, written(data)],
         )
-
-    def kill(self) -> None:
-        self._daemon.kill()
-
-    def stop(self) -> None:
-        self._daemon.stop()
-
-    def cont(self) -> None:
-        self._daemon.cont()
-
-    def restart(self) -> None:
-        self._daemon.end(signal.SIGINT)  # "fast": connections are closed
-        self.start()
-
-    def close(self) -> None:
-        self._daemon.close()

@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from tests.process import run
-from tests.servers import Backend, Data, written
+from tests.servers import Data, PlaceBackend, written
+from tests.servers.sqlserver import make_tables
 
 
-class SqliteBackend(Backend):
+class SqliteBackend(PlaceBackend):
     name = "sqlite"
     driver = "sql"
     prepares = True
+    place_name = "vms.sqlite"
 
     @property
     def url(self) -> str:
-        return f"sqlite:///{self._place}"
+        return f"sqlite:///{self.place}"
 
     @property
     def options(self) -> Mapping[str, Any]:
         return {"url": self.url}
 
-    @property
-    def _place(self) -> Path:
-        return self.directory / "vms.sqlite"
-
-    @property
-    def _away(self) -> Path:
-        return self.directory / "away"
+    def make(self) -> None:
+        make_tables(self.url)
 
     def start(self) -> None:
-        if self._away.exists():
-            self._away.rename(self._place)
-        else:
-            made = run("sql", "init", "--url", self.url, "--apply")
-            assert made.returncode == 0, made.stderr
-        self._db = sqlite3.connect(self._place, check_same_thread=False, isolation_level=None)
+        super().start()
+        self._db = sqlite3.connect(self.place, check_same_thread=False, isolation_level=None)
 
     def put(self, vms: Mapping[str, Data]) -> None:
         self._db.execute("BEGIN IMMEDIATE")
@@ -57,7 +48,7 @@ class SqliteBackend(Backend):
 
     def kill(self) -> None:
         self._db.close()
-        self._place.rename(self._away)
+        super().kill()
 
     def stop(self) -> None:
         self._db.execute("BEGIN EXCLUSIVE")

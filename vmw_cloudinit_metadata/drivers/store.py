@@ -172,8 +172,9 @@ class Store(ABC):
         """Take a webhook of the admin port: check its signature, and tell the changes it names.
 
         Called in each worker. Raise WebhookRefusedError if the signature is wrong, another
-        DriverError if it cannot be understood. Once it returns, the sender is told so: no answer
-        from before the change may be given from then on.
+        DriverError if it cannot be understood. The sender is told when it returns: no change may be
+        lost from then on. A store that reads its source in another thread may only note what to
+        read; its documentation says after what time the change counts.
         """
         raise NoWebhooksError(f"{self.name} takes no webhooks")
 

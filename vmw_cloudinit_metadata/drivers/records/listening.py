@@ -15,6 +15,7 @@ from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.store import IDENTITIES, LAYERS, NAME, Changes, Key, Store
 from vmw_cloudinit_metadata.protocol.printable import one_line, quoted, shortened
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
+from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
 
 # Before the listener is called again: doubled up to the longest, and a random part of that less, so
 # that a store's servers do not all return at once.
@@ -23,6 +24,7 @@ LONGEST_PAUSE_S = 30.0
 QUIET_S = 60.0  # from one report that changes are not told to the next
 
 _ENDED = "its listener has ended"
+_NO_SECRETS = KnownSecrets()
 
 Report = Callable[[str], None]
 
@@ -53,8 +55,11 @@ def _shown(key: object) -> str:
 class ToldChanges(Changes):
     """Counts changes; `report` gets a sentence when they are no longer told, and when again."""
 
-    def __init__(self, name: str, changes: Revisions, report: Report) -> None:
+    def __init__(
+        self, name: str, changes: Revisions, report: Report, secrets: KnownSecrets = _NO_SECRETS
+    ) -> None:
         self.closed = threading.Event()
+        self._secrets = secrets
         self._name = name
         self._changes = changes
         self._report = report
@@ -100,7 +105,7 @@ class ToldChanges(Changes):
         with self._lock:
             self._changes.complete_until(-inf)
             self.is_connected = False
-            self._loss = one_line(shortened(str(reason)))
+            self._loss = one_line(shortened(self._secrets.hide(str(reason))))
         self._report_loss(self._loss)
 
     def look(self) -> None:
@@ -138,7 +143,9 @@ class Listening:
         self._told: ToldChanges | None = None
 
     def start(self, report: Report) -> None:
-        told = self._told = ToldChanges(self._name, self._changes, report)
+        told = self._told = ToldChanges(
+            self._name, self._changes, report, self._store.known_secrets
+        )
         run = threading.Thread(target=self._run, args=[told], name="store listener", daemon=True)
         run.start()
 
@@ -161,7 +168,7 @@ class Listening:
                 if not told.was_connected:
                     return  # the store cannot tell changes
             except BaseException as error:  # whatever it is: nothing tells changes any more
-                reason = self._store.known_secrets.hide(text_of(error))
+                reason = text_of(error)
             if told.closed.is_set():
                 return
             told.lost(reason)

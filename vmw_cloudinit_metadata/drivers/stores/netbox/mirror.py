@@ -7,6 +7,7 @@ follows anything newer. Any thread may look things up.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -19,7 +20,8 @@ from vmw_cloudinit_metadata.drivers.store import Key, Record
 EVERYTHING = inf  # the last id of a range without an end
 
 MAX_BYTES = 256 * 1024 * 1024
-_ABOUT_BYTES = 1000  # of memory: an entry without its data
+_ABOUT_BYTES = 1000  # of memory: an entry without what follows
+_INTERFACE_BYTES = 150  # of an id, in its entry and in the table by interfaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,9 @@ class MirroredVm:
 
     @property
     def size(self) -> int:
-        return _ABOUT_BYTES + len(self.text)
+        names = sys.getsizeof(self.label) + sys.getsizeof(self.key.value)
+        interfaces = _INTERFACE_BYTES * len(self.interfaces)
+        return _ABOUT_BYTES + len(self.text) + names + interfaces
 
     def record(self) -> Record:
         return Record(self.key, json.loads(self.text), self.label)

@@ -49,7 +49,9 @@ class VmReader:
         if start == 0:
             self._may_be_unseen.clear()
         pagination = {"start": start, "limit": min(self._size.of(aim_s), most)}
-        return self._found({"pagination": pagination, "filters": self._filters or None})
+        found = self._found({"pagination": pagination, "filters": self._filters or None})
+        self._refuse_others([one for one in found if one < start])
+        return found
 
     def these(self, ids: Collection[int]) -> Found:
         """Return those of these virtual machines that there are; raise ServerError."""
@@ -61,6 +63,7 @@ class VmReader:
             if self._filters:
                 filters["AND"] = self._filters
             answered = self._found({"filters": filters, "pagination": {"limit": len(some)}})
+            self._refuse_others(answered.keys() - set(some))
             found |= answered
             seen = answered.keys() or set(some)
             missing = [one for one in missing if one not in seen]
@@ -76,6 +79,14 @@ class VmReader:
             self._check_permission(kind)
             self._may_be_unseen.add(kind)
         return {vm.id: self._entry(vm) for vm in page.found}
+
+    def _refuse_others(self, others: Collection[int]) -> None:
+        """Raise ServerError if there are any: reading on would never end."""
+        if others:
+            raise self._client.error(
+                "its answer has virtual machines that were not asked for: its GraphQL API must "
+                "know pages by a cursor (`start`), and filters by id"
+            )
 
     def _read(self, request: bytes) -> Page:
         """Return an answer; ask again for one in which interfaces may come and go."""

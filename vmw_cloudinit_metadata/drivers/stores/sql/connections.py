@@ -37,7 +37,7 @@ class Connections:
         """Return the names of columns, and all rows; raise Lost, and what the library raises."""
         with self._one() as connection:
             raw = connection.dbapi_connection
-            if isinstance(raw, engines.PatientConnection):
+            if isinstance(raw, engines.PatientConnection | engines.PatientFile):
                 raw.until_s = until_s
             cursor = raw.cursor()
             try:

@@ -7,6 +7,7 @@ VMs get their last good answers without a wait.
 from __future__ import annotations
 
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Hashable, Iterator, Sequence
@@ -201,6 +202,8 @@ def _code_and_text(database: str, error: BaseException) -> tuple[str, str]:
         diagnosis = getattr(error, "diag", None)
         primary = getattr(diagnosis, "message_primary", None)
         return str(getattr(error, "sqlstate", None) or ""), str(primary or error)
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+        return "", "the query takes too long"
     if database == SQLITE or len(error.args) != 2:
         return "", str(error)
     return str(error.args[0]), str(error.args[1])

@@ -36,6 +36,8 @@ _SCHEMES = {
 }
 _EXPECTED = "postgresql://, mariadb://, mysql:// or sqlite:///"
 
+_STEPS = 10_000  # of SQLite's machine, from one look at the clock to the next: 0.1 ms
+
 T = TypeVar("T")
 
 
@@ -56,6 +58,16 @@ class PatientConnection(psycopg.Connection[Any]):
                 self.pgconn.finish()  # the answer may come later: nothing may be sent before it
                 raise psycopg.OperationalError("the server does not answer in time") from None
             raise
+
+
+class PatientFile(sqlite3.Connection):
+    """Interrupts a statement at `until_s` of time.monotonic(): it would run as long as it takes."""
+
+    until_s = inf
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_progress_handler(lambda: time.monotonic() > self.until_s, _STEPS)
 
 
 def parsed(url: str) -> tuple[str, URL]:
@@ -105,13 +117,9 @@ def engine_of(
         "pool_reset_on_return": None,
     }
     if database == SQLITE:
-        path = str(url.database)
+        engine = create_engine(url, connect_args={"timeout": wait_s}, **known)
         if is_read_only:
-            known["creator"] = lambda: _opened(path, wait_s)
-        engine = create_engine(
-            url, connect_args={} if is_read_only else {"timeout": wait_s}, **known
-        )
-        event.listen(engine, "connect", _note_file(path))
+            event.listen(engine, "do_connect", _opened(str(url.database), wait_s))
     elif database == POSTGRESQL:
         engine = create_engine(url, use_native_hstore=False, connect_args=_patient(wait_s), **known)
         event.listen(engine, "do_connect", _connected(wait_s))
@@ -141,20 +149,21 @@ def _connected(wait_s: float) -> Any:
     return connect
 
 
-def _opened(path: str, wait_s: float) -> sqlite3.Connection:
+def _opened(path: str, wait_s: float) -> Any:
     """Open a file that must exist; nothing is written."""
     place = f"file:{quote(os.path.abspath(path))}?mode=ro"
-    return sqlite3.connect(place, uri=True, timeout=wait_s, check_same_thread=False)
+
+    def connect(_dialect: Any, record: Any, _cargs: Any, _cparams: Any) -> sqlite3.Connection:
+        # Noted before it is opened: what replaces it meanwhile must not be taken for it.
+        record.info["file"] = identity_of(path) if os.path.exists(path) else None
+        return sqlite3.connect(
+            place, uri=True, timeout=wait_s, check_same_thread=False, factory=PatientFile
+        )
+
+    return connect
 
 
 def identity_of(path: str) -> tuple[int, int]:
     """Return another value for another file at that path; raise OSError if there is none."""
     found = os.stat(path)
     return found.st_dev, found.st_ino
-
-
-def _note_file(path: str) -> Any:
-    def note(_connection: Any, record: Any) -> None:
-        record.info["file"] = identity_of(path)
-
-    return note

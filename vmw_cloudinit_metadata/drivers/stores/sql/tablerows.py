@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import Connection
 
+from vmw_cloudinit_metadata.drivers.store import Key
 from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
 from vmw_cloudinit_metadata.drivers.stores.sql.rowfiles import LayerRow, VmRow
+from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import COLUMNS, spellings
 from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import LAYERS, VMS
 
 
@@ -15,12 +17,13 @@ def replace(database: Database, vms: Sequence[VmRow], layers: Sequence[LayerRow]
     """Write rows in place of those of the same VMs and layers, all or none; raise DriverError."""
     mark = database.mark
     with database.writing() as connection:
-        for column in ("name", "vc_uuid", "bios_uuid"):
+        for kind, column in COLUMNS.items():
             values = [getattr(vm, column) for vm in vms]
+            keys = [Key(kind, value) for value in values if value is not None]
             _many(
                 connection,
-                f"DELETE FROM {VMS} WHERE {column} = {mark}",
-                [(value,) for value in values if value is not None],
+                f"DELETE FROM {VMS} WHERE {column} IN ({mark}, {mark})",
+                [spellings(key) for key in keys],
             )
         _many(
             connection,
