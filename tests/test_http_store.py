@@ -304,6 +304,12 @@ def test_conditions_are_header_fields_for_any_headers(etag: str, modified: str, 
         assert value.isprintable()
 
 
+@pytest.mark.parametrize("time", ["Mon, 01 Jan {} 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 +{}"])
+def test_time_of_very_many_digits_is_no_time(time: str) -> None:
+    headers = {"last-modified": "Sat, 28 Nov 2026 22:31:07 GMT", "date": time.format("9" * 60)}
+    assert conditions(headers) == {}
+
+
 def test_change_that_one_look_up_sees_counts_for_all_answers(cmdb: Cmdb, make: Make) -> None:
     cmdb.headers = {"cache-control": "max-age=60"}
     cmdb.documents[f"/vms/{VC}"] = data("i-1")
