@@ -333,6 +333,18 @@ def test_kept_answers_are_bounded(
     assert "if-none-match" not in peer.asked[-1].headers
 
 
+@pytest.mark.parametrize(("query", "etag"), [("q" * 1500, '"e"'), ("q", '"' + "e" * 1500 + '"')])
+def test_addresses_and_conditions_count_as_bytes(
+    query: str, etag: str, cmdb: Cmdb, make: Make, constants: Constants, peer: HttpPeer
+) -> None:
+    constants(drivers__stores__httpstore__MAX_KEPT_BYTES=2000)
+    driver = make(f"/vms/{{name}}?{query}")
+    cmdb.failing = reply(data("i-1"), etag=etag)
+    for _ in range(2):
+        assert instance_id(driver) == "i-1"
+    assert "if-none-match" not in peer.asked[-1].headers
+
+
 # Layers and the list
 
 

@@ -40,7 +40,7 @@ LIST_S = 30.0
 MAX_HOOK_KEYS = 1000
 
 _BETWEEN = re.compile(r"[ \t\r\n,]*")  # two items of a list
-_ABOUT_BYTES = 512  # of an answer without its body
+_ABOUT_BYTES = 512  # of an answer without its texts
 _EXPECTED_HOOK = (
     'the webhook must be {"all": true}, or a mapping with one or more of "names", "vc-uuids", '
     '"bios-uuids" (each a list of texts), and "layers": true'
@@ -96,13 +96,15 @@ class HttpStoreOptions(HttpOptions):
 class _LastReply:
     """The last answer of an address; `body` None: it was 404."""
 
+    target: str
     body: bytes | None
     conditions: Mapping[str, str]
     age_s: float
 
     @property
     def size(self) -> int:
-        return _ABOUT_BYTES + len(self.body or b"")
+        texts = (self.target, self.body or b"", *self.conditions.values())
+        return _ABOUT_BYTES + sum(map(len, texts))
 
 
 class HttpStore(Store):
@@ -211,13 +213,14 @@ class HttpStore(Store):
         answer = self._client.request("GET", target, headers=conditions, within_s=within_s)
         if answer.status == 304 and before and conditions:
             age_s = freshness.age_s(answer.headers, before.age_s)
-            return _LastReply(before.body, conditions, age_s)
+            return _LastReply(target, before.body, conditions, age_s)
         if answer.status not in (200, 404):
             raise self._client.status_error(answer.status)
         is_there = answer.status == 200
         if key == LAYERS and not is_there:
             raise self._client.error("found the HTTP status 404 at the address of the layers")
         return _LastReply(
+            target,
             answer.body if is_there else None,
             freshness.conditions(answer.headers) if is_there else {},
             freshness.age_s(answer.headers),
