@@ -531,6 +531,7 @@ def key_file(tmp_path: Path) -> Path:
         ({"all": True}, True),
         ({"vc-uuids": [VC]}, True),
         ({"vc-uuids": [VC.upper()], "names": ["other"]}, True),
+        ({"vc-uuids": ["vm-123", VC], "bios-uuids": []}, True),
         ({"layers": True}, True),
         ({"names": ["other"]}, False),
         ({"names": ["other"] * 2000}, True),  # too many to tell apart
@@ -584,6 +585,8 @@ def test_webhook_with_a_wrong_signature_is_refused(
         b'{"all": false}',
         b'{"names": "a"}',
         b'{"names": [1]}',
+        b'{"names": []}',
+        b'{"vc-uuids": ["vm-123"]}',
         b'{"layers": 1}',
         b'{"vms": ["a"]}',
         b"[" * 90_000,

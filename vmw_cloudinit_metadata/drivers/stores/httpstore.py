@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import MAX_LAYERS
+from vmw_cloudinit_metadata.drivers.records.listening import usual
 from vmw_cloudinit_metadata.drivers.store import (
     BIOS_UUID,
     LAYERS,
@@ -43,7 +44,7 @@ _BETWEEN = re.compile(r"[ \t\r\n,]*")  # two items of a list
 _ABOUT_BYTES = 512  # of an answer without its texts
 _EXPECTED_HOOK = (
     'the webhook must be {"all": true}, or a mapping with one or more of "names", "vc-uuids", '
-    '"bios-uuids" (each a list of texts), and "layers": true'
+    '"bios-uuids" (each a list of names or UUIDs), and "layers": true'
 )
 _OF_HOOK = {"names": NAME, "vc-uuids": VC_UUID, "bios-uuids": BIOS_UUID}
 
@@ -300,9 +301,11 @@ def _keys_in(body: bytes) -> list[Key] | None:
         if name == "layers" and value is True:
             keys.append(LAYERS)
         elif name in _OF_HOOK and _are_texts(value):
-            keys += [Key(_OF_HOOK[name], one) for one in value]
+            keys += filter(None, (usual((_OF_HOOK[name], one)) for one in value))
         else:
             raise DriverError(_EXPECTED_HOOK)
+    if not keys:  # empty lists, or texts that no VM has, such as `vm-123` for a UUID
+        raise DriverError(_EXPECTED_HOOK)
     return keys if len(keys) <= MAX_HOOK_KEYS else None
 
 
