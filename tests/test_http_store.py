@@ -304,6 +304,12 @@ def test_conditions_are_header_fields_for_any_headers(etag: str, modified: str, 
         assert value.isprintable()
 
 
+@pytest.mark.parametrize("time", ["Mon, 01 Jan {} 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 +{}"])
+def test_time_of_very_many_digits_is_no_time(time: str) -> None:
+    headers = {"last-modified": "Sat, 28 Nov 2026 22:31:07 GMT", "date": time.format("9" * 60)}
+    assert conditions(headers) == {}
+
+
 def test_change_that_one_look_up_sees_counts_for_all_answers(cmdb: Cmdb, make: Make) -> None:
     cmdb.headers = {"cache-control": "max-age=60"}
     cmdb.documents[f"/vms/{VC}"] = data("i-1")
@@ -324,6 +330,18 @@ def test_kept_answers_are_bounded(
     driver = make()
     for _ in range(2):
         assert driver.get_instance(WEB1)
+    assert "if-none-match" not in peer.asked[-1].headers
+
+
+@pytest.mark.parametrize(("query", "etag"), [("q" * 1500, '"e"'), ("q", '"' + "e" * 1500 + '"')])
+def test_addresses_and_conditions_count_as_bytes(
+    query: str, etag: str, cmdb: Cmdb, make: Make, constants: Constants, peer: HttpPeer
+) -> None:
+    constants(drivers__stores__httpstore__MAX_KEPT_BYTES=2000)
+    driver = make(f"/vms/{{name}}?{query}")
+    cmdb.failing = reply(data("i-1"), etag=etag)
+    for _ in range(2):
+        assert instance_id(driver) == "i-1"
     assert "if-none-match" not in peer.asked[-1].headers
 
 
@@ -513,6 +531,7 @@ def key_file(tmp_path: Path) -> Path:
         ({"all": True}, True),
         ({"vc-uuids": [VC]}, True),
         ({"vc-uuids": [VC.upper()], "names": ["other"]}, True),
+        ({"vc-uuids": ["vm-123", VC], "bios-uuids": []}, True),
         ({"layers": True}, True),
         ({"names": ["other"]}, False),
         ({"names": ["other"] * 2000}, True),  # too many to tell apart
@@ -566,6 +585,8 @@ def test_webhook_with_a_wrong_signature_is_refused(
         b'{"all": false}',
         b'{"names": "a"}',
         b'{"names": [1]}',
+        b'{"names": []}',
+        b'{"vc-uuids": ["vm-123"]}',
         b'{"layers": 1}',
         b'{"vms": ["a"]}',
         b"[" * 90_000,

@@ -221,7 +221,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     show_default=True,
     metavar="SIZE",
     help="Let the catalogue prepare answers in this much memory, so that the first boot of a VM "
-    "needs no look-up; for files whose changes the system notifies. 0: none.",
+    "needs no look-up; for files whose changes the system notifies, and the stores sql and etcd. "
+    "0: none.",
 )
 @click.option(
     "--last-good-dir",

@@ -50,6 +50,6 @@ def conditions(headers: Mapping[str, str]) -> dict[str, str]:
 def _time(text: str) -> datetime | None:
     try:
         found = parsedate_to_datetime(text[:100])
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a year or zone of very many digits
         return None
     return found if found.tzinfo else None

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path
 
 from urllib3 import HTTPConnectionPool, HTTPHeaderDict, HTTPSConnectionPool, Timeout
 from urllib3.exceptions import (
@@ -30,7 +29,7 @@ from urllib3.exceptions import (
 from urllib3.response import BaseHTTPResponse
 
 from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES
-from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.stores import httpfiles
 from vmw_cloudinit_metadata.drivers.stores.httperrors import (
     ServerError as ServerError,  # users of the client may take it from here
 )
@@ -42,18 +41,13 @@ from vmw_cloudinit_metadata.drivers.stores.timedsocket import (
     TimedTlsConnection,
     TimedTlsSocket,
 )
-from vmw_cloudinit_metadata.settings import permissions
-from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 CONNECT_S = 1.0  # of it, for one attempt, with the handshake of TLS
 RETRY_S = 0.1  # with less left, there is no other attempt
 MAX_BODY_BYTES = MAX_FILE_BYTES
 MAX_CONNECTIONS = 32  # requests at the same time
-MAX_TOKEN_BYTES = 16 * 1024
-MAX_CERTIFICATES_BYTES = 4 * 1024 * 1024
 
 _PIECE_BYTES = 64 * 1024
-_USER_AGENT = "vmw-cloudinit-metadata"
 
 # It would log addresses, and what a server sends.
 logging.getLogger("urllib3.connection").addFilter(lambda _: False)
@@ -279,18 +273,18 @@ class HttpClient:
 
     def _present_session(self) -> _Session:
         session = self._session
-        if session is None or session.files != _stats(self._options):
+        if session is None or session.files != httpfiles.stats(self._options):
             session = self._new_session()
         return session
 
     def _new_session(self) -> _Session:
         with self._lock:
-            files = _stats(self._options)  # from before they are read
+            files = httpfiles.stats(self._options)  # from before they are read
             if self._session is None or self._session.files != files:
                 if self._session:
                     self._session.pool.close()
-                headers = _headers(self._options, self._scheme, self.origin.authorization)
-                self._session = _Session(files, self._pool(), headers)
+                given = self._options, self._scheme, self.origin.authorization
+                self._session = _Session(files, self._pool(), httpfiles.headers(*given))
             return self._session
 
     def _drop_connections(self) -> None:
@@ -305,7 +299,8 @@ class HttpClient:
             plain = HTTPConnectionPool(host, port, maxsize=MAX_CONNECTIONS)
             plain.ConnectionCls = TimedPlainConnection
             return plain
-        context = _tls_context(self._options)
+        context = httpfiles.tls_context(self._options)
+        context.sslsocket_class = TimedTlsSocket
         pool = HTTPSConnectionPool(host, port, maxsize=MAX_CONNECTIONS, ssl_context=context)
         pool.ConnectionCls = TimedTlsConnection
         return pool
@@ -316,79 +311,6 @@ _HINTS = {
     403: ": check the token, the password, or the client certificate",
     429: ": it limits the rate of requests",
 }
-
-
-def _headers(options: HttpOptions, scheme: str, authorization: str) -> Mapping[str, str]:
-    headers = {"user-agent": _USER_AGENT, "accept-encoding": "identity"}
-    if authorization:
-        headers["authorization"] = authorization
-    if options.token_file:
-        headers["authorization"] = f"{scheme} {_token_in(options.token_file)}".strip()
-    given = {name: secret.get_secret_value() for name, secret in options.headers.items()}
-    return headers | {name.lower(): value for name, value in given.items()}
-
-
-def _token_in(path: str) -> str:
-    try:
-        content = permissions.read("token-file", Path(path), MAX_TOKEN_BYTES).strip()
-    except ConfigError as error:
-        raise DriverError(str(error)) from error
-    if not content or any(not 0x21 <= byte <= 0x7E for byte in content):
-        raise DriverError(
-            f"token-file: {path} must have one line with the token, of printable ASCII"
-        )
-    return content.decode()
-
-
-def _tls_context(options: HttpOptions) -> ssl.SSLContext:
-    certificate = options.client_certificate_file
-    key = options.client_key_file or certificate
-    files = {
-        "ca-file": options.ca_file,
-        "client-certificate-file": certificate,
-        "client-key-file": key,
-    }
-    try:
-        for option, path in files.items():
-            if path:
-                permissions.read(option, Path(path), MAX_CERTIFICATES_BYTES)
-    except ConfigError as error:
-        raise DriverError(str(error)) from error
-    try:
-        context = ssl.create_default_context(cafile=options.ca_file)
-    except OSError as error:
-        raise DriverError(f"ca-file: {options.ca_file} has no certificates in PEM") from error
-    if certificate:
-        try:
-            context.load_cert_chain(certificate, key, _no_passphrase)
-        except OSError as error:
-            raise DriverError(
-                f"client-certificate-file, client-key-file: {certificate} and {key} are not a "
-                "certificate and its key in PEM"
-            ) from error
-    context.sslsocket_class = TimedTlsSocket
-    return context
-
-
-def _no_passphrase() -> str:
-    raise DriverError("client-key-file: the key is encrypted; it must have no passphrase")
-
-
-def _stats(options: HttpOptions) -> tuple[object, ...]:
-    """Return other values once a file has changed."""
-    paths = (
-        *(options.token_file, options.ca_file),
-        *(options.client_certificate_file, options.client_key_file),
-    )
-    return tuple(_stat(path) for path in paths if path)
-
-
-def _stat(path: str) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import MAX_LAYERS
+from vmw_cloudinit_metadata.drivers.records.listening import usual
 from vmw_cloudinit_metadata.drivers.store import (
     BIOS_UUID,
     LAYERS,
@@ -40,10 +41,10 @@ LIST_S = 30.0
 MAX_HOOK_KEYS = 1000
 
 _BETWEEN = re.compile(r"[ \t\r\n,]*")  # two items of a list
-_ABOUT_BYTES = 512  # of an answer without its body
+_ABOUT_BYTES = 512  # of an answer without its texts
 _EXPECTED_HOOK = (
     'the webhook must be {"all": true}, or a mapping with one or more of "names", "vc-uuids", '
-    '"bios-uuids" (each a list of texts), and "layers": true'
+    '"bios-uuids" (each a list of names or UUIDs), and "layers": true'
 )
 _OF_HOOK = {"names": NAME, "vc-uuids": VC_UUID, "bios-uuids": BIOS_UUID}
 
@@ -96,13 +97,15 @@ class HttpStoreOptions(HttpOptions):
 class _LastReply:
     """The last answer of an address; `body` None: it was 404."""
 
+    target: str
     body: bytes | None
     conditions: Mapping[str, str]
     age_s: float
 
     @property
     def size(self) -> int:
-        return _ABOUT_BYTES + len(self.body or b"")
+        texts = (self.target, self.body or b"", *self.conditions.values())
+        return _ABOUT_BYTES + sum(map(len, texts))
 
 
 class HttpStore(Store):
@@ -211,13 +214,14 @@ class HttpStore(Store):
         answer = self._client.request("GET", target, headers=conditions, within_s=within_s)
         if answer.status == 304 and before and conditions:
             age_s = freshness.age_s(answer.headers, before.age_s)
-            return _LastReply(before.body, conditions, age_s)
+            return _LastReply(target, before.body, conditions, age_s)
         if answer.status not in (200, 404):
             raise self._client.status_error(answer.status)
         is_there = answer.status == 200
         if key == LAYERS and not is_there:
             raise self._client.error("found the HTTP status 404 at the address of the layers")
         return _LastReply(
+            target,
             answer.body if is_there else None,
             freshness.conditions(answer.headers) if is_there else {},
             freshness.age_s(answer.headers),
@@ -297,9 +301,11 @@ def _keys_in(body: bytes) -> list[Key] | None:
         if name == "layers" and value is True:
             keys.append(LAYERS)
         elif name in _OF_HOOK and _are_texts(value):
-            keys += [Key(_OF_HOOK[name], one) for one in value]
+            keys += filter(None, (usual((_OF_HOOK[name], one)) for one in value))
         else:
             raise DriverError(_EXPECTED_HOOK)
+    if not keys:  # empty lists, or texts that no VM has, such as `vm-123` for a UUID
+        raise DriverError(_EXPECTED_HOOK)
     return keys if len(keys) <= MAX_HOOK_KEYS else None
 
 
