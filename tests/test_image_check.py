@@ -722,10 +722,16 @@ def test_hostile_image_is_checked_to_the_end(image: Path, name: str) -> None:
     assert err[0].startswith("problems: ")
 
 
+# Each list holds the one before it ten times, so the last one has 10**12 items.
+ALIASES = "a0: &a0 [x,x]\n" + "".join(
+    f"a{number}: &a{number} [{','.join([f'*a{number - 1}'] * 10)}]\n" for number in range(1, 12)
+)
 UNREADABLE: dict[str, Callable[[Path], object]] = {
     "large": lambda path: os.truncate(put(path.parent, path.name, ""), 1 << 40),
     "much YAML": lambda path: path.write_text("# a\n" * 300_000),
     "loop": lambda path: path.symlink_to(path.name),
+    "aliases": lambda path: path.write_text(f"{ALIASES}system_info: {{distro: *a11}}\n"),
+    "long number": lambda path: path.write_text(f"preserve_hostname: 0x{'f' * 10_000}\n"),
 }
 
 

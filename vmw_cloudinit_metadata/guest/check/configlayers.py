@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 from urllib.parse import unquote
 
-from vmw_cloudinit_metadata.guest.agent.texts import load_yaml
-from vmw_cloudinit_metadata.guest.check.boundedtexts import read_texts
+from vmw_cloudinit_metadata.guest.check.boundedtexts import load_yaml, read_texts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 MAIN = "/etc/cloud/cloud.cfg"
@@ -43,11 +42,11 @@ class CloudConfig:
     @classmethod
     def read(cls, tree: Tree) -> Self:
         """Return what the files of an image set."""
-        main = _mapping(_rendered(read_texts(tree, [MAIN])[MAIN]))
+        main = _mapping(MAIN, _rendered(read_texts(tree, [MAIN])[MAIN]))
         directory = (main or {}).get("conf_d", f"{MAIN}.d")
         names = tree.glob(f"{str(directory).strip()}/*.cfg") if directory else []
         texts = read_texts(tree, names[::-1])
-        mappings = {place: _mapping(_rendered(text)) for place, text in texts.items()}
+        mappings = {place: _mapping(place, _rendered(text)) for place, text in texts.items()}
         texts, mappings = texts | read_texts(tree, [MAIN]), mappings | {MAIN: main}
         return cls(
             [(place, mapping) for place, mapping in mappings.items() if mapping],
@@ -60,7 +59,7 @@ class CloudConfig:
         cloud_config = "\n".join(
             unquote(found.lstrip()).replace("\\n", "\n") for found in _CC.findall(text)
         )
-        mapping = _mapping(cloud_config)
+        mapping = _mapping(place, cloud_config)
         return replace(self, layers=[(place, mapping), *self.layers]) if mapping else self
 
     def get(self, *path: str) -> list[Set]:
@@ -107,10 +106,10 @@ def _is_utf_8(text: str) -> bool:
     return not any("\udc80" <= character <= "\udcff" for character in text)
 
 
-def _mapping(text: str) -> Mapping[Any, Any] | None:
+def _mapping(place: str, text: str) -> Mapping[Any, Any] | None:
     """Return the mapping, empty for an empty text; None for what cloud-init ignores."""
     try:
-        value = load_yaml(text)
+        value = load_yaml(place, text)
     except ValueError:
         return None
     if value is None:

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vmw_cloudinit_metadata.guest.agent.conf import SEED_DIR
-from vmw_cloudinit_metadata.guest.agent.texts import load_yaml
 from vmw_cloudinit_metadata.guest.check import dsidentify
-from vmw_cloudinit_metadata.guest.check.boundedtexts import read_texts
+from vmw_cloudinit_metadata.guest.check.boundedtexts import load_yaml, read_texts
 from vmw_cloudinit_metadata.guest.check.commandlines import CommandLine, command_lines
 from vmw_cloudinit_metadata.guest.check.configfaults import of_files, of_values, package_files
 from vmw_cloudinit_metadata.guest.check.configlayers import MAIN, CloudConfig, Set
@@ -112,7 +111,7 @@ def _of_data_source(
         return
     configured = config.get("datasource_list")
     is_on_command_line = bool(configured and line.place and configured[0].place == line.place)
-    written = None if is_on_command_line else _list_in(verdict.written)
+    written = None if is_on_command_line else _list_in(verdict)
     if written is not None:
         if not cloud_init.tries_nocloud(written):
             yield _finding(verdict, line)
@@ -124,12 +123,12 @@ def _of_data_source(
         )
 
 
-def _list_in(written: str | None) -> object:
+def _list_in(verdict: Verdict) -> object:
     """Return the list that ds-identify writes; None if it writes none, or none that is YAML."""
-    if written is None:
+    if verdict.written is None:
         return None
     try:
-        return load_yaml(written)
+        return load_yaml(verdict.place, verdict.written)
     except ValueError:
         return None
 

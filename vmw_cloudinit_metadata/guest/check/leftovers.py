@@ -10,8 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
-from vmw_cloudinit_metadata.guest.agent.texts import load_yaml
-from vmw_cloudinit_metadata.guest.check.boundedtexts import read_texts
+from vmw_cloudinit_metadata.guest.check.boundedtexts import load_yaml, read_texts
 from vmw_cloudinit_metadata.guest.check.configlayers import CloudConfig
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.image import layout
@@ -78,7 +77,7 @@ def _files(tree: Tree, *patterns: str) -> list[str]:
 def _of_ifupdown(tree: Tree, config: CloudConfig) -> Iterator[ImageFinding]:
     if not _has(tree, _IFUP) or not tree.is_file(_INTERFACES):
         return
-    included = _included(_lines(tree.text(_INTERFACES)))
+    included = _included(_lines(read_texts(tree, [_INTERFACES])[_INTERFACES]))
     if _writes_interfaces(tree, config) and not any(
         fnmatch.fnmatchcase(_CLOUD_INIT_INTERFACES, pattern) for pattern in included
     ):
@@ -134,7 +133,7 @@ def _of_netplan(tree: Tree) -> Iterator[ImageFinding]:
         if path == _CLOUD_INIT_NETPLAN:
             continue
         try:
-            configured = _devices(load_yaml(text))
+            configured = _devices(load_yaml(path, text))
         except ValueError:
             yield ImageFinding(
                 path, "is not YAML: netplan applies no file at all", "correct or remove it"
