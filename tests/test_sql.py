@@ -259,6 +259,16 @@ def test_missing_file_is_out_of_reach_and_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_file_that_goes_away_is_out_of_reach_until_it_is_back(url: str, tmp_path: Path) -> None:
+    driver = store_of(url)
+    driver.check()
+    (tmp_path / "vms.sqlite").rename(tmp_path / "away")
+    with pytest.raises(DriverError, match=r"vms\.sqlite: unable to open database file"):
+        driver.check()
+    (tmp_path / "away").rename(tmp_path / "vms.sqlite")
+    driver.check()
+
+
 def test_file_that_is_replaced_is_read(url: str, put: Execute, tmp_path: Path) -> None:
     put(name="web1", data="metadata: {of: old}")
     driver = store_of(url)

@@ -89,7 +89,11 @@ class Connections:
 
     def _is_of_file(self, connection: Any) -> bool:
         """Return whether the file at SQLite's path is the one that was opened."""
-        return self._path is None or connection.info["file"] == engines.identity_of(self._path)
+        if self._path is None:
+            return True
+        with suppress(OSError):  # it is away, as whoever opens it says
+            return bool(connection.info["file"] == engines.identity_of(self._path))
+        return False
 
     def close(self) -> None:
         self.is_closed = True
