@@ -404,6 +404,18 @@ def test_unit_that_presets_enable_needs_no_link(first_boot: Path, rest: str) -> 
     assert [finding.problem for finding in found(first_boot)] == expected
 
 
+def test_agent_that_presets_enable_needs_no_link(first_boot: Path) -> None:
+    (first_boot / WANTS / "vmw-metadata-agent.service").unlink()
+    assert lines(first_boot) == []
+    put(first_boot, "etc/systemd/system-preset/00-ours.preset", "disable vmw-*\n")
+    (finding,) = found(first_boot)
+    assert finding.problem.startswith("line 1, `disable vmw-*`: a first boot that applies")
+    put(first_boot, "etc/machine-id", "")
+    (finding,) = found(first_boot)
+    assert finding.problem == "vmw-metadata-agent.service is not enabled"
+    assert finding.remedy == f"systemctl --root={first_boot} enable vmw-metadata-agent.service"
+
+
 def test_presets_do_not_count_after_the_first_boot(first_boot: Path) -> None:
     put(first_boot, "etc/systemd/system-preset/00-ours.preset", "disable *\n")
     assert len(lines(first_boot)) == len(NEEDED) + 1

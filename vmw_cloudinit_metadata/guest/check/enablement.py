@@ -50,13 +50,20 @@ def not_started(tree: Tree) -> Iterator[ImageFinding]:
             )
         elif _is_to_enable(tree, unit):
             yield from _of_enablement(tree, unit, f"{unit} is wanted by nothing")
-    yield from _of_agent(tree)
     yield from _of_generator(tree)
     yield from _of_networkd(tree)
     for line in command_lines(tree):
         for word in line.words:
             if _MASKING.match(word):
                 yield ImageFinding(line.place, f"{word} masks a unit", f"remove {word}")
+
+
+def agent_not_enabled(tree: Tree) -> Iterator[ImageFinding]:
+    """Yield it if the agent does not start; its own check reports a unit missing or masked."""
+    unit = presets.AGENT
+    has_unit = any(tree.entry(f"{at}/{unit}") for at in _DIRECTORIES)
+    if has_unit and not _masked(tree, _DIRECTORIES, unit):
+        yield from _of_enablement(tree, unit, f"{unit} is not enabled")
 
 
 def _units(tree: Tree) -> list[str]:
@@ -119,15 +126,6 @@ def _of_enablement(tree: Tree, unit: str, problem: str) -> Iterator[ImageFinding
         return
     elif not _is_wanted(tree, unit):
         yield ImageFinding(_place(tree, unit), problem, layout.systemctl(tree, f"enable {unit}"))
-
-
-def _of_agent(tree: Tree) -> Iterator[ImageFinding]:
-    """The agent's own check reports if it is not enabled."""
-    is_enabled = _is_wanted(tree, presets.AGENT) and not _is_wanted(
-        tree, presets.AGENT, _OF_PACKAGES
-    )
-    if is_enabled and presets.is_first_boot(tree):
-        yield from map(ImageFinding.parse, presets.disabled_agent(tree))
 
 
 def _of_generator(tree: Tree) -> Iterator[ImageFinding]:
