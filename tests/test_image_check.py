@@ -759,6 +759,21 @@ def test_file_that_cannot_be_checked_is_a_fault(image: Path, name: str) -> None:
     assert "is wanted by nothing" in second.problem
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"linux /x ip=dhcp{number}\n" for number in range(100)),
+        f"linux /x cc:{'a' * 40_000}\n",
+    ],
+)
+def test_too_many_command_lines_are_a_fault(image: Path, text: str) -> None:
+    for number in range(3):
+        put(image, f"boot/loader/entries/{number}.conf", f"# {number}\n{text}")
+    (finding,) = found(image)
+    assert finding.file == f"/boot/loader/entries/{2 if 'ip=' in text else 1}.conf"
+    assert finding.problem.startswith("not checked, since the kernel command lines are more than")
+
+
 def test_other_name_of_a_unit_need_not_be_enabled(image: Path) -> None:
     with_units(image)
     (image / UNITS / "cloud-init.service").symlink_to("cloud-init-network.service")
