@@ -774,6 +774,14 @@ def test_too_many_command_lines_are_a_fault(image: Path, text: str) -> None:
     assert finding.problem.startswith("not checked, since the kernel command lines are more than")
 
 
+def test_too_many_units_are_a_fault(image: Path) -> None:
+    for number in range(51):
+        put(image, f"{UNITS}/cloud-init{number}.service", "")
+    assert [finding.problem for finding in found(image)] == [
+        "not checked, since there are more than 50 units of cloud-init"
+    ]
+
+
 def test_other_name_of_a_unit_need_not_be_enabled(image: Path) -> None:
     with_units(image)
     (image / UNITS / "cloud-init.service").symlink_to("cloud-init-network.service")

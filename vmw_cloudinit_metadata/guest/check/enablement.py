@@ -10,6 +10,7 @@ from vmw_cloudinit_metadata.guest.check.commandlines import command_lines
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.image import layout, presets
 from vmw_cloudinit_metadata.guest.image.tree import Link, Tree
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 _DIRECTORIES = (
     "/etc/systemd/system",
@@ -29,6 +30,7 @@ _GENERATOR = "cloud-init-generator"
 _TARGET = "cloud-init.target"
 _KINDS = ("service", "target")
 _NAMES = [f"cloud-{name}*.{kind}" for name in ("init", "config", "final") for kind in _KINDS]
+MAX_UNITS = 50  # each is looked for in all presets and directories
 _NOT_NEEDED = "hotplug"  # cards that are added later
 _NETWORKD = "systemd-networkd.service"
 _NETPLAN_1_2 = "/usr/libexec/netplan/configure"
@@ -67,9 +69,11 @@ def agent_not_enabled(tree: Tree) -> Iterator[ImageFinding]:
 
 
 def _units(tree: Tree) -> list[str]:
-    """Return the names of the units that cloud-init consists of in this image."""
+    """Return the names of the units that cloud-init consists of; raise ConfigError."""
     paths = [path for at in _DIRECTORIES for name in _NAMES for path in tree.glob(f"{at}/{name}")]
     names = {path.rpartition("/")[2] for path in paths if _is_unit(tree, path)}
+    if len(names) > MAX_UNITS:
+        raise ConfigError(f"not checked, since there are more than {MAX_UNITS} units of cloud-init")
     return sorted(name for name in names if _NOT_NEEDED not in name)
 
 
