@@ -368,7 +368,7 @@ def test_answer_that_breaks_off_is_asked_for_again(guest: Guest, serial: Serial)
 
 
 @pytest.mark.parametrize(
-    "error", mostly_slow("not-found", "timeout", "failed", "invalid", "unheard-of")
+    "error", mostly_slow("not-found", "timeout", "failed", "invalid", "refused", "unheard-of")
 )
 def test_first_boot_asks_again_after_an_error(guest: Guest, serial: Serial, error: str) -> None:
     serial(in_turn(refusing(error), refusing(error), server_of(DOCUMENTS)))
@@ -389,7 +389,7 @@ def test_first_boot_asks_for_what_is_not_found_for_its_time_only(
     assert not guest.seed.exists()
 
 
-@pytest.mark.parametrize("error", mostly_slow("failed", "timeout", "invalid"))
+@pytest.mark.parametrize("error", mostly_slow("failed", "timeout", "invalid", "refused"))
 def test_first_boot_asks_until_its_deadline(guest: Guest, serial: Serial, error: str) -> None:
     serial(refusing(error))
     times = ("--first-boot-timeout", "0.6", "--not-found-timeout", "0.1")
@@ -414,7 +414,7 @@ def test_silence_names_the_console(guest: Guest, serial: Serial) -> None:
     assert "no answer on /dev/ttyS1 (/dev/ttyS0 is the console): cloud-init" in output
 
 
-@pytest.mark.parametrize("error", mostly_slow("failed", "timeout", "invalid"))
+@pytest.mark.parametrize("error", mostly_slow("failed", "timeout", "invalid", "refused"))
 def test_later_boot_keeps_the_seed_after_errors(guest: Guest, serial: Serial, error: str) -> None:
     assert "retrying" in (output := later_boot(guest, serial, refusing(error)))
     assert f"{error}: no reason: keeping the seed of i-1" in output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ import pytest
 from tests.guest import AGENT, GUEST, QUICK, Guest, Serial, mostly_slow
 from tests.uart import DOCUMENTS, server_of, silent
 from vmw_cloudinit_metadata.guest.agent import conf, obstacles, texts
+from vmw_cloudinit_metadata.guest.agent.documentset import sha256
 from vmw_cloudinit_metadata.guest.agent.obstacles import Image, check_datasources
+from vmw_cloudinit_metadata.guest.agent.seeddirectory import Memory, SeedDir
 from vmw_cloudinit_metadata.guest.agent.system import System
 
 CONFIG = "etc/vmw-metadata-agent.conf"
@@ -285,6 +288,26 @@ def test_links_lead_to_nothing_outside_the_image(image: Guest, tmp_path: Path, u
     (image.root / "loop").symlink_to("/loop")
     (image.root / CLOUD / "99-zz.cfg").symlink_to("/loop/a")
     assert check(image) == (0, "no problems found\n")
+
+
+def test_links_in_a_seed_lead_to_nothing_outside_the_image(image: Guest, tmp_path: Path) -> None:
+    files = {"meta-data": b"instance-id: i-1\n", "user-data": b""}
+    digests = {name: sha256(content) for name, content in files.items()}
+    SeedDir(str(tmp_path / "outside")).publish(files, Memory("other", "i-1", "i-1", digests))
+    shutil.copytree(tmp_path / "outside", image.seed)
+    assert "belongs to another machine" in check(image)[1]
+    shutil.rmtree(image.seed)
+    image.seed.mkdir()
+    for path in (tmp_path / "outside").iterdir():
+        (image.seed / path.name).symlink_to(path)
+    assert check(image) == (0, "no problems found\n")
+
+
+def test_links_of_a_port_lead_to_nothing_outside_the_image(image: Guest, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/port").symlink_to("ttyS1")
+    (image.root / "dev/ports").symlink_to(tmp_path / "outside")
+    assert System(str(image.root)).tty("/dev/ports/port") == "port"
 
 
 def test_pipes_and_endless_files_hold_up_no_check(image: Guest) -> None:

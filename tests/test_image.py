@@ -557,6 +557,17 @@ def test_pipe_and_directory_and_huge_file_are_no_files(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "huge", "pipe"]
 
 
+def test_files_of_a_tree_are_read_within_a_bound(tmp_path: Path) -> None:
+    """One large file may have many names."""
+    os.truncate(put(tmp_path, "large", ""), 8 << 20)
+    tree = Tree(tmp_path)
+    for _ in range(32):
+        tree.read("/large")
+    with pytest.raises(ConfigError, match="large: more than 256 MiB of files in all"):
+        tree.read("/large")
+    assert Tree(tmp_path).read("/large")
+
+
 def test_record_of_a_hostile_image_reaches_nothing_outside(tmp_path: Path, outside: Path) -> None:
     root = make_tree(tmp_path / "root", "debian")
     install(root)

@@ -404,6 +404,18 @@ def test_unit_that_presets_enable_needs_no_link(first_boot: Path, rest: str) -> 
     assert [finding.problem for finding in found(first_boot)] == expected
 
 
+def test_agent_that_presets_enable_needs_no_link(first_boot: Path) -> None:
+    (first_boot / WANTS / "vmw-metadata-agent.service").unlink()
+    assert lines(first_boot) == []
+    put(first_boot, "etc/systemd/system-preset/00-ours.preset", "disable vmw-*\n")
+    (finding,) = found(first_boot)
+    assert finding.problem.startswith("line 1, `disable vmw-*`: a first boot that applies")
+    put(first_boot, "etc/machine-id", "")
+    (finding,) = found(first_boot)
+    assert finding.problem == "vmw-metadata-agent.service is not enabled"
+    assert finding.remedy == f"systemctl --root={first_boot} enable vmw-metadata-agent.service"
+
+
 def test_presets_do_not_count_after_the_first_boot(first_boot: Path) -> None:
     put(first_boot, "etc/systemd/system-preset/00-ours.preset", "disable *\n")
     assert len(lines(first_boot)) == len(NEEDED) + 1
@@ -745,6 +757,29 @@ def test_file_that_cannot_be_checked_is_a_fault(image: Path, name: str) -> None:
     assert (first.file, first.is_warning) == (f"/{CLOUD}/60-a.cfg", False)
     assert first.remedy == "correct or remove it, and check again"
     assert "is wanted by nothing" in second.problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"linux /x ip=dhcp{number}\n" for number in range(100)),
+        f"linux /x cc:{'a' * 40_000}\n",
+    ],
+)
+def test_too_many_command_lines_are_a_fault(image: Path, text: str) -> None:
+    for number in range(3):
+        put(image, f"boot/loader/entries/{number}.conf", f"# {number}\n{text}")
+    (finding,) = found(image)
+    assert finding.file == f"/boot/loader/entries/{2 if 'ip=' in text else 1}.conf"
+    assert finding.problem.startswith("not checked, since the kernel command lines are more than")
+
+
+def test_too_many_units_are_a_fault(image: Path) -> None:
+    for number in range(51):
+        put(image, f"{UNITS}/cloud-init{number}.service", "")
+    assert [finding.problem for finding in found(image)] == [
+        "not checked, since there are more than 50 units of cloud-init"
+    ]
 
 
 def test_other_name_of_a_unit_need_not_be_enabled(image: Path) -> None:

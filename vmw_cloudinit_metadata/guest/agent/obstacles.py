@@ -195,12 +195,16 @@ def check_agent(image: Image) -> Iterator[str]:
         yield f"{UNIT} is missing: install it in /usr/lib/systemd/system"
     elif image.system.is_masked(UNIT):
         yield f"{UNIT} is masked: {image.systemctl('unmask ' + UNIT)}"
-    elif not any(UNIT in names_in(image.system.at(place + "/cloud-init.target.wants"))
-                 for place in ("/etc/systemd/system", "/usr/lib/systemd/system")):  # fmt: skip
-        yield f"{UNIT} is not enabled: {image.systemctl('enable ' + UNIT)}"
     for program in interpreters(image, units):
         if not image.has(program):
             yield f"{program}: is missing and is needed to run the agent: install Python 3"
+
+
+def check_enablement(image: Image) -> Iterator[str]:
+    has_unit = image.units(UNIT) and not image.system.is_masked(UNIT)
+    places = [f"{at}/systemd/system/cloud-init.target.wants" for at in ("/etc", "/usr/lib")]
+    if has_unit and not any(UNIT in names_in(image.system.at(place)) for place in places):
+        yield f"{UNIT} is not enabled: {image.systemctl('enable ' + UNIT)}"
 
 
 def interpreters(image: Image, units: Sequence[str]) -> List[str]:
@@ -246,11 +250,12 @@ def check_seed(image: Image) -> Iterator[str]:
         yield "the seed belongs to another machine: clean a template with `cloud-init clean`"
 
 
-OF_CLOUD_INIT = (check_cloud_init, check_network, check_datasources, check_console)
-# `guest check` runs these, and more thorough ones in place of the others.
+# `guest check` has more thorough ones in place of these, and runs the others.
+REPLACED = (check_cloud_init, check_network, check_datasources, check_console,
+            check_enablement)  # fmt: skip
 OF_THE_AGENT = (check_disc, check_port, check_agent, check_selinux_labels,
                 check_seed)  # fmt: skip
-CHECKS = (*OF_CLOUD_INIT, *OF_THE_AGENT, check_config)
+CHECKS = (*REPLACED, *OF_THE_AGENT, check_config)
 
 
 def run_check(image: Image) -> int:

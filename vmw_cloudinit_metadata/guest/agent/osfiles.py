@@ -9,9 +9,9 @@ from typing import List
 MAX_FILE_BYTES = 8 * 1024 * 1024  # for reading; no document is longer than its line
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, more_flags: int = 0) -> bytes:
     """Return the content of a regular file; raise OSError. Never block on a pipe."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | more_flags
     with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)

@@ -14,7 +14,6 @@ from vmw_cloudinit_metadata.guest.agent.osfiles import (
     make_directories,
     names_in,
     read_file,
-    read_text,
     remove,
     sync_directory,
     write_file,
@@ -71,7 +70,10 @@ class SeedDir:
 
     def memory(self) -> Optional[Memory]:
         """Return what is remembered, if it belongs to the seed's files as they are."""
-        memory = Memory.parse(read_text(os.path.join(self.place, MEMORY)))
+        try:
+            memory = Memory.parse(self._read(MEMORY).decode("utf-8", "replace"))
+        except OSError:
+            return None
         files = self._digests()
         return memory if memory and memory.files == files and set(NEEDED) <= set(files) else None
 
@@ -79,8 +81,12 @@ class SeedDir:
         found = {}
         for name in FILES.values():
             with suppress(OSError):
-                found[name] = sha256(read_file(os.path.join(self.place, name)))
+                found[name] = sha256(self._read(name))
         return found
+
+    def _read(self, name: str) -> bytes:
+        """Raise OSError, also for a link: the agent makes none; one may lead out of an image."""
+        return read_file(os.path.join(self.place, name), os.O_NOFOLLOW)
 
     def publish(self, files: Files, memory: Memory) -> None:
         """Replace the seed; raise OSError and leave the old one in place."""

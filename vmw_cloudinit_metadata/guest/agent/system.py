@@ -79,7 +79,7 @@ class System:
         """Return the kernel's name of a port, such as ttyS1, also if links lead to it."""
         place = device
         for _ in range(MAX_LINKS):
-            target = link_target(self.device(place))
+            target = self.leads_to(place)
             if not target or os.path.exists(self.at("/sys/class/tty/" + os.path.basename(place))):
                 break
             place = os.path.join(os.path.dirname(place), target)

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from vmw_cloudinit_metadata.guest.image import layout, parts
 from vmw_cloudinit_metadata.guest.image.tree import Tree
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 _RUNNING = "/proc/cmdline"
 MAX_LINES = 100  # that concern cloud-init, in one file
+# Of all lines together: each is judged with all of cloud-init's configuration.
+MAX_ALL_LINES = 200
+MAX_ALL_CHARACTERS = 64 * 1024
 
 # GRUB_CMDLINE_LINUX="…", kernelopts=…, photon_cmdline=…, kernel_cmdline+="…"
 _VARIABLE = re.compile(r"[ \t]*(?:export[ \t]+|set[ \t]+)?(\w+)[ \t]*\+?=[ \t]*(.*)")
@@ -40,11 +44,22 @@ class CommandLine:
 
 
 def command_lines(tree: Tree) -> list[CommandLine]:
-    """Return those that concern cloud-init, each once; the empty one if there are none."""
-    found = [
-        CommandLine(place, text) for place in places(tree) for text in _texts(tree.text(place))
-    ]
-    return list(dict.fromkeys(found)) or [CommandLine("", "")]
+    """Return those that concern cloud-init, each once; the empty one if there are none.
+
+    Raise ConfigError if they are too many.
+    """
+    found: dict[CommandLine, None] = {}
+    left = MAX_ALL_CHARACTERS
+    for place in places(tree):
+        for line in (CommandLine(place, text) for text in _texts(tree.text(place))):
+            left -= len(line.text) if line not in found else 0
+            found[line] = None
+            if left < 0 or len(found) > MAX_ALL_LINES:
+                raise ConfigError(
+                    f"{tree.root}{place}: not checked, since the kernel command lines are more than"
+                    f" {MAX_ALL_LINES}, or {MAX_ALL_CHARACTERS} characters together"
+                )
+    return list(found) or [CommandLine("", "")]
 
 
 def places(tree: Tree) -> list[str]:

@@ -10,6 +10,7 @@ from vmw_cloudinit_metadata.guest.check.commandlines import command_lines
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.image import layout, presets
 from vmw_cloudinit_metadata.guest.image.tree import Link, Tree
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 _DIRECTORIES = (
     "/etc/systemd/system",
@@ -29,6 +30,7 @@ _GENERATOR = "cloud-init-generator"
 _TARGET = "cloud-init.target"
 _KINDS = ("service", "target")
 _NAMES = [f"cloud-{name}*.{kind}" for name in ("init", "config", "final") for kind in _KINDS]
+MAX_UNITS = 50  # each is looked for in all presets and directories
 _NOT_NEEDED = "hotplug"  # cards that are added later
 _NETWORKD = "systemd-networkd.service"
 _NETPLAN_1_2 = "/usr/libexec/netplan/configure"
@@ -50,7 +52,6 @@ def not_started(tree: Tree) -> Iterator[ImageFinding]:
             )
         elif _is_to_enable(tree, unit):
             yield from _of_enablement(tree, unit, f"{unit} is wanted by nothing")
-    yield from _of_agent(tree)
     yield from _of_generator(tree)
     yield from _of_networkd(tree)
     for line in command_lines(tree):
@@ -59,10 +60,20 @@ def not_started(tree: Tree) -> Iterator[ImageFinding]:
                 yield ImageFinding(line.place, f"{word} masks a unit", f"remove {word}")
 
 
+def agent_not_enabled(tree: Tree) -> Iterator[ImageFinding]:
+    """Yield it if the agent does not start; its own check reports a unit missing or masked."""
+    unit = presets.AGENT
+    has_unit = any(tree.entry(f"{at}/{unit}") for at in _DIRECTORIES)
+    if has_unit and not _masked(tree, _DIRECTORIES, unit):
+        yield from _of_enablement(tree, unit, f"{unit} is not enabled")
+
+
 def _units(tree: Tree) -> list[str]:
-    """Return the names of the units that cloud-init consists of in this image."""
+    """Return the names of the units that cloud-init consists of; raise ConfigError."""
     paths = [path for at in _DIRECTORIES for name in _NAMES for path in tree.glob(f"{at}/{name}")]
     names = {path.rpartition("/")[2] for path in paths if _is_unit(tree, path)}
+    if len(names) > MAX_UNITS:
+        raise ConfigError(f"not checked, since there are more than {MAX_UNITS} units of cloud-init")
     return sorted(name for name in names if _NOT_NEEDED not in name)
 
 
@@ -119,15 +130,6 @@ def _of_enablement(tree: Tree, unit: str, problem: str) -> Iterator[ImageFinding
         return
     elif not _is_wanted(tree, unit):
         yield ImageFinding(_place(tree, unit), problem, layout.systemctl(tree, f"enable {unit}"))
-
-
-def _of_agent(tree: Tree) -> Iterator[ImageFinding]:
-    """The agent's own check reports if it is not enabled."""
-    is_enabled = _is_wanted(tree, presets.AGENT) and not _is_wanted(
-        tree, presets.AGENT, _OF_PACKAGES
-    )
-    if is_enabled and presets.is_first_boot(tree):
-        yield from map(ImageFinding.parse, presets.disabled_agent(tree))
 
 
 def _of_generator(tree: Tree) -> Iterator[ImageFinding]:

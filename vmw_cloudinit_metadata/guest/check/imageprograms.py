@@ -1,8 +1,8 @@
 """Asks the image's own programs: its ds-identify, and its cloud-init with a seed.
 
 The image is not trusted. Its programs run as nobody, in namespaces of their own without a network,
-with the image mounted read-only, without set-user-ID and devices, and within limits of time,
-memory and output. /run, /tmp and /var/lib/cloud are empty there, so no state of the image is read.
+with the image mounted read-only, without set-user-ID and devices, and within limits of time, output
+and the memory of each process. /run, /tmp and /var/lib/cloud are empty, so no state of it is read.
 Runs programs of this machine: unshare, mount, prlimit, setpriv, chroot; needs root.
 """
 

@@ -23,6 +23,7 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 MAX_LINKS = 40  # as Linux
 MAX_FILE_BYTES = 8 * 1024 * 1024
+MAX_READ_BYTES = 256 * 1024 * 1024  # of a tree in all: one large file may have many names
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Opening a pipe must not block.
@@ -65,6 +66,7 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._left = MAX_READ_BYTES
 
     def find(self, path: str) -> str | None:
         """Return the path with its links resolved, or None if nothing is there."""
@@ -100,9 +102,14 @@ class Tree:
         with self._reported(path):
             try:
                 with self._place(path, follow=False) as place:
-                    return _entry_of(place)
+                    found = _entry_of(place)
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            if isinstance(found, File):
+                self._left -= len(found.content)
+            if self._left < 0:
+                raise OSError(errno.EFBIG, f"more than {MAX_READ_BYTES >> 20} MiB of files in all")
+            return found
 
     def selinux_label(self, path: str) -> bytes | None:
         """Return the SELinux label of a file or link, without following it; None if it has none."""
