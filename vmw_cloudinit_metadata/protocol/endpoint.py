@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vmw_cloudinit_metadata.protocol import telnet
+from vmw_cloudinit_metadata.protocol.state import State, mapping, octets
 from vmw_cloudinit_metadata.protocol.telnet import Option
 from vmw_cloudinit_metadata.protocol.telnetoptions import Options, Q, Side
 
 _OUR_BINARY, _HIS_BINARY = (Side.US, Option.BINARY, Q.YES), (Side.HIM, Option.BINARY, Q.YES)
+
+_OUT = octets(64 * 1024)
 
 
 class Endpoint:
@@ -32,6 +35,21 @@ class Endpoint:
         copy._options.states = self._options.states
         copy._out = self._out
         return copy
+
+    def state(self) -> State:
+        """Return the state, for an endpoint that goes on elsewhere."""
+        parts = {"decoder": self._decoder, "nvt": self._nvt, "options": self._options}
+        state: State = {name: part.state() for name, part in parts.items()}
+        return state | {"out": _OUT.write(self._out)}
+
+    def restore(self, state: object) -> None:
+        """Go on from a state, as a new endpoint; raise InvalidState."""
+        written = mapping(state)
+        self._decoder.restore(written.get("decoder"))
+        self._nvt.restore(written.get("nvt"))
+        self._options.restore(written.get("options"))
+        self._out = _OUT.read(written.get("out"))
+        self._note_binary()
 
     def receive_data(self, data: bytes) -> Sequence[telnet.Event]:
         """Return the events in these bytes. Give negotiations to `negotiate`, data to `plain`."""

@@ -5,9 +5,11 @@ A move is identified by its number, the same at its source and its target.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from vmw_cloudinit_metadata.protocol.nearrequest import NearRequest
+from vmw_cloudinit_metadata.protocol.packet import GuestRequest
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 RefusalKind = Literal[
@@ -16,6 +18,7 @@ RefusalKind = Literal[
 
 # Every `kind` of a Violation.
 VIOLATION_KINDS = (
+    "line that is almost a request",
     "line that is no request",
     "line too long",
     "subnegotiation too long",
@@ -23,6 +26,7 @@ VIOLATION_KINDS = (
     "suboption without a code",
     "too many requests before the identity",
     "too much before VMOTION-COMPLETE",
+    "too much behind VMOTION-COMPLETE",
     "too much before the end of AUTHENTICATION",
     "unexpected AUTHENTICATION",
     "unexpected DO-PROXY",
@@ -82,7 +86,7 @@ class Identified:
 class Requested:
     """The guest asks for a document, "METADATA"; its VM is identified, or overdue."""
 
-    document: str
+    request: GuestRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,7 @@ class MoveBegun:
 
     number: int
     instead_of: int | None = None  # an abandoned move, which has made room
+    token: bytes = field(default=b"", repr=False)  # a secret: its target is known by it
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,16 @@ class MoveDeclined:
 @dataclass(frozen=True, slots=True)
 class MoveAborted:
     """The move failed: the VM stays at this host, and may be sent answers again."""
+
+
+@dataclass(frozen=True, slots=True)
+class MoveClaimed:
+    """The target host's connection of a move from another process, with a secret that is right.
+
+    It is asked whether this is the first use of it; `settle_claim` says so.
+    """
+
+    token: bytes = field(repr=False)  # a secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +189,10 @@ Event = (
     | MoveBegun
     | MoveDeclined
     | MoveAborted
+    | MoveClaimed
     | MoveArrived
     | MoveCompleted
     | TakenOver
     | Violation
+    | NearRequest
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import ClassVar
+
 from vmw_cloudinit_metadata.protocol import vmware
 from vmw_cloudinit_metadata.protocol.events import (
     Identified,
@@ -9,8 +12,11 @@ from vmw_cloudinit_metadata.protocol.events import (
     IdentityMissing,
     Requested,
 )
-from vmw_cloudinit_metadata.protocol.identity import Identity
+from vmw_cloudinit_metadata.protocol.identity import PATIENCE, Identity
 from vmw_cloudinit_metadata.protocol.identitytoken import Proof
+from vmw_cloudinit_metadata.protocol.known import Known
+from vmw_cloudinit_metadata.protocol.owed import MAX_ARGUMENTS_BYTES, MAX_UNIDENTIFIED
+from vmw_cloudinit_metadata.protocol.packet import GuestRequest
 from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
 from vmw_cloudinit_metadata.protocol.phases import (
     AWAITED,
@@ -19,23 +25,29 @@ from vmw_cloudinit_metadata.protocol.phases import (
     OVERDUE,
     PROXIED,
 )
+from vmw_cloudinit_metadata.protocol.state import SECONDS, State, Stateful, mapping
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
-# A guest asks for one document after the other; this is room for one that asks for all of them,
-# again and again, while its VM is still being identified.
-MAX_WAITING_REQUESTS = 64
 
-
-class Identification:
+class Identification(Stateful):
     """Asks a VM who it is, judges its answers, and reports the result."""
 
     __slots__ = ("_identity", "_peer", "_waiting", "last_request_s")
+    STATE: ClassVar = {"last_request_s": SECONDS}
 
     def __init__(self, peer: TelnetPeer, identity: Identity) -> None:
         self._peer = peer
         self._identity = identity
-        self._waiting: list[str] = []
+        self._waiting: list[GuestRequest] = []
         self.last_request_s = 0.0  # the guest's last request, or when the VM was identified
+
+    def state(self) -> State:
+        return super().state() | {"identity": self._identity.state()}
+
+    def restore(self, state: object) -> None:
+        written = mapping(state)
+        self._identity.restore(written.pop("identity", None))
+        super().restore(written)
 
     @property
     def machine(self) -> Machine:
@@ -43,8 +55,13 @@ class Identification:
         return self._identity.machine
 
     @property
-    def has_waiting_requests(self) -> bool:
-        return bool(self._waiting)
+    def waiting_requests(self) -> tuple[GuestRequest, ...]:
+        """What the guest has requested, in order."""
+        return tuple(self._waiting)
+
+    def resume(self, waiting_requests: Iterable[GuestRequest]) -> None:
+        """Let these requests wait before those that wait already."""
+        self._waiting[:0] = waiting_requests
 
     def announce(self, known: bytes) -> None:
         """Handle KNOWN-SUBOPTIONS-1: ask the VM what it can answer."""
@@ -78,7 +95,7 @@ class Identification:
 
     def expect(self) -> None:
         """Start the time for sending the identity, unless it runs: it is needed from now on."""
-        if not self._identity.is_asked or self._identity.is_late:
+        if not self._identity.is_asked or self._identity.times_overdue:
             self._wait_anew()
 
     def is_settled(self, code: Suboption) -> bool:
@@ -99,7 +116,7 @@ class Identification:
         if self._identity.is_complete or self._peer.phase is MUTE:
             return
         if self._peer.phase is OVERDUE:
-            missing, is_first = self._identity.missing, self._identity.is_overdue_now
+            missing, is_first = self._identity.missing, self._identity.times_overdue == PATIENCE
             self._peer.report(IdentityMissing(missing, is_first))
             self._let_requests_pass()
         else:
@@ -115,25 +132,37 @@ class Identification:
             self._peer.say(question)
         self._peer.report(IdentityAsked(again=True))
 
-    def wait(self, document: str) -> None:
+    def wait(self, request: GuestRequest) -> None:
         """Keep a request until the VM is identified."""
-        if len(self._waiting) < MAX_WAITING_REQUESTS:
-            self._waiting.append(document)
+        waiting = self._waiting
+        arguments = sum(len(argument) for _, argument in (*waiting, request))
+        if len(waiting) < MAX_UNIDENTIFIED and arguments <= MAX_ARGUMENTS_BYTES:
+            waiting.append(request)
         else:
             self._peer.violation("too many requests before the identity")
 
-    def inherit(self, source: Identification) -> None:
+    @property
+    def known(self) -> Known:
+        """What the target of a move may take over."""
+        return self._identity.known
+
+    def taken_requests(self) -> tuple[GuestRequest, ...]:
+        """Return, once, the requests that wait: they go on elsewhere."""
+        taken, self._waiting = tuple(self._waiting), []
+        return taken
+
+    def inherit(self, known: Known, requests: Iterable[GuestRequest]) -> None:
         """Take over from the source of a move the VM's identity and the waiting requests."""
-        self._identity.inherit(source._identity)
-        self._waiting, source._waiting = source._waiting, []
+        self._identity.inherit(known)
+        self._waiting = list(requests)
 
     def begin_at_target(self, service_uri: str | None, proof: Proof) -> None:
         """Judge a VM that has moved here; `service_uri` is given for another server's move, with
         what that has proved."""
-        if proof.is_proved:
-            self._identity.moved(proof)
         if service_uri is not None:
             self._identity.proxied(service_uri, "client", None)
+        if proof.is_proved:
+            self._identity.prove(proof)
         if not self._identity.is_complete:
             self._wait_anew()
         self._judge()
@@ -161,6 +190,6 @@ class Identification:
         self._peer.report(IdentityAsked())
 
     def _let_requests_pass(self) -> None:
-        for document in self._waiting:
-            self._peer.report(Requested(document))
+        for request in self._waiting:
+            self._peer.report(Requested(request))
         self._waiting.clear()

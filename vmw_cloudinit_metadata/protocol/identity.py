@@ -11,12 +11,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import takewhile
-from typing import Any
+from typing import Any, ClassVar
 
 from vmw_cloudinit_metadata.protocol import identitytoken, vmware
-from vmw_cloudinit_metadata.protocol.identitytoken import Keys, Proof
+from vmw_cloudinit_metadata.protocol.identitytoken import PROOF, Keys, Proof
+from vmw_cloudinit_metadata.protocol.known import Known
 from vmw_cloudinit_metadata.protocol.phases import AWAITED, KNOWN, LATE, Cue
-from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
+from vmw_cloudinit_metadata.protocol.state import (
+    COUNT,
+    FLAG,
+    Form,
+    InvalidState,
+    State,
+    Stateful,
+    listed,
+    text,
+)
+from vmw_cloudinit_metadata.protocol.vmware import MACHINE, Machine, Suboption
 
 # These can change while a line is open. Location and BIOS UUID do not change which VM it is.
 ASKED_AGAIN = (Suboption.GET_VM_VC_UUID, Suboption.GET_VM_NAME)
@@ -41,13 +52,45 @@ _FIELDS = {
 }
 
 
-class Identity:
+def _read_code(value: object) -> Suboption:
+    if isinstance(value, int) and value in _CODES:
+        return Suboption(value)
+    raise InvalidState("expected a suboption of the identity")
+
+
+def _write_proved(proved: tuple[Proof, str | None]) -> list[Any]:
+    return [PROOF.write(proved[0]), proved[1]]
+
+
+def _read_proved(value: object) -> tuple[Proof, str | None]:
+    match value:
+        case [proof, str(vc_uuid) | (None as vc_uuid)]:
+            return PROOF.read(proof), vc_uuid
+    raise InvalidState("expected what is proved, and of which VM")
+
+
+_UUID_CHARACTERS = 36
+_CODES = frozenset({*vmware.IDENTITY, *vmware.IDENTITY.values()})
+_LISTED_CODES = listed(Form(None, int, _read_code), len(_CODES))
+
+
+class Identity(Stateful):
     """The identity of the VM of one connection, as far as its host has sent it."""
 
     __slots__ = (
-        *("_announced", "_is_presumed", "_keys", "_machine", "_moved", "_news", "_times_overdue"),
-        *("_token", "_unanswered", "_unusable", "is_asked"),
+        *("_announced", "_confirmed", "_is_presumed", "_keys", "_machine", "_news", "_proved"),
+        *("_token", "_unanswered", "_unusable", "is_asked", "times_overdue"),
     )
+    STATE: ClassVar = {
+        "_machine": MACHINE,
+        "_token": text(vmware.MAX_URI_BYTES, None),
+        "_proved": Form((Proof.UNASKED, None), _write_proved, _read_proved),
+        "_confirmed": text(_UUID_CHARACTERS, None),
+        "is_asked": FLAG,
+        "_is_presumed": FLAG,
+        **dict.fromkeys(("_announced", "_unanswered", "_unusable"), _LISTED_CODES),
+        "times_overdue": COUNT,
+    }
 
     def __init__(self, peer_address: str, connected_since: datetime, keys: Keys) -> None:
         self._machine: Machine | None = None
@@ -57,21 +100,32 @@ class Identity:
         }
         self._keys = keys
         self._token: str | None = None
-        # What the source of a move has proved, of the VM with this VC UUID.
-        self._moved: tuple[Proof, str | None] = Proof.UNASKED, None
+        # What vCenter, or the source of a move, has proved of the VM with this VC UUID.
+        self._proved: tuple[Proof, str | None] = Proof.UNASKED, None
+        self._confirmed: str | None = None  # the VC UUID of which vCenter has confirmed the VM
         self.is_asked = False
         self._is_presumed = False  # no KNOWN-SUBOPTIONS-1 came, so the VM was asked for everything
         self._announced: Codes = ()  # questions
         self._unanswered: list[Suboption] = []  # few: a set would take 200 bytes
         self._unusable: Codes = ()  # of the unanswered: something came that cannot be used
-        self._times_overdue = 0
+        self.times_overdue = 0  # the timeouts since the time for answering began
+
+    def state(self) -> State:
+        assert self.machine  # with all news in it
+        return super().state()
+
+    def restore(self, state: object) -> None:
+        super().restore(state)
+        self._news = {}
 
     @property
     def machine(self) -> Machine:
         """The Machine, made on demand: a host sends four things, and a Machine is not cheap."""
         if self._machine is None or self._news:
             before, news = self._machine, self._news
-            if self._keys and ("vc_uuid" in news or "service_uri" in news):
+            was_proved = before is not None and before.proof.is_proved
+            is_provable = self._keys or was_proved or self._proved[0].is_proved
+            if is_provable and ("vc_uuid" in news or "service_uri" in news):
                 vc_uuid = news.get("vc_uuid") or (before.vc_uuid if before else None)
                 news["proof"] = self._proof_of(vc_uuid)
             self._machine = replace(before, **news) if before else Machine(**news)
@@ -79,22 +133,39 @@ class Identity:
         return self._machine
 
     def _proof_of(self, vc_uuid: str | None) -> Proof:
-        moved, of_uuid = self._moved
-        if moved.is_proved and of_uuid == vc_uuid:
-            return moved
+        proved, of_uuid = self._proved
+        if proved.is_proved and of_uuid == vc_uuid:
+            return proved
         return identitytoken.proof(self._token, vc_uuid, self._keys)
 
     def proxied(self, service_uri: str, direction: str, token: str | None) -> None:
-        """Note what an accepted DO-PROXY asks for; the token in its URI is hidden."""
+        """Note what an accepted DO-PROXY asks for; the token in its URI is hidden.
+
+        What vCenter has confirmed was with the service URI before.
+        """
+        if self._confirmed and service_uri != self.machine.service_uri:
+            self._confirmed = None
+            if not self._keys:
+                self._proved = Proof.UNASKED, None
         self._token = token
         self._news.update(service_uri=service_uri, direction=direction)
 
-    def moved(self, proof: Proof) -> None:
-        """Note what the source of a move has proved of this VM."""
+    def prove(self, proof: Proof) -> None:
+        """Note that vCenter confirms this VM, or what the source of its move has proved.
+
+        Where tokens are checked, the token is the proof: a move proves that, and vCenter nothing.
+        """
         vc_uuid = self.machine.vc_uuid
-        self._moved = proof, vc_uuid
-        if self._keys:
+        if proof is Proof.VCENTER or not self._keys:
+            self._confirmed = vc_uuid
+        if proof is not Proof.VCENTER or not self._keys:
+            self._proved = proof, vc_uuid
             self._news["proof"] = self._proof_of(vc_uuid)
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether vCenter has confirmed this VM, on this line or at the source of its move."""
+        return self._confirmed is not None and self._confirmed == self.machine.vc_uuid
 
     def ask(self, known: bytes) -> Codes:
         """Return the questions for a VM that announces these suboptions.
@@ -113,22 +184,21 @@ class Identity:
             self.restart_time()
         self.is_asked = True
         self._announced = _joined(self._announced, questions)
-        self._await([answer for answer in answers if not self.has(answer)])
+        missing = [answer for answer in answers if not self.has(answer)]
+        self._unanswered = _joined(self._unanswered, missing)
         return questions
 
     def ask_again(self) -> Codes:
         """Return the questions for a VM that was identified; the old answers hold meanwhile."""
         questions = [question for question in ASKED_AGAIN if question in self._announced]
         self.restart_time()
-        self._await([vmware.IDENTITY[question] for question in questions])
+        answers = [vmware.IDENTITY[question] for question in questions]
+        self._unanswered = _joined(self._unanswered, answers)
         return questions
 
     def restart_time(self) -> None:
         """Restart the time for answering."""
-        self._times_overdue = 0
-
-    def _await(self, answers: Codes) -> None:
-        self._unanswered = _joined(self._unanswered, answers)
+        self.times_overdue = 0
 
     def receive(self, code: Suboption, argument: bytes) -> bool:
         """Store an answer; return whether it is usable. An unusable one replaces nothing."""
@@ -137,7 +207,7 @@ class Identity:
             self._news[_FIELDS[code]] = value
         elif argument and code in _STRICT and not self.has(code):
             self._unusable = _joined(self._unusable, [code])
-            self._await([code])
+            self._unanswered = _joined(self._unanswered, [code])
             return False
         if code in self._unanswered:
             self._unanswered.remove(code)
@@ -154,7 +224,7 @@ class Identity:
 
         The rest counts as absent, or as it was before.
         """
-        self._times_overdue += 1
+        self.times_overdue += 1
         if not self.is_asked:
             self._is_presumed = True
             self._ask(list(vmware.IDENTITY), list(vmware.IDENTITY.values()))
@@ -169,16 +239,7 @@ class Identity:
     @property
     def is_overdue(self) -> bool:
         """Whether the server has waited long enough."""
-        return self._times_overdue >= PATIENCE
-
-    @property
-    def is_late(self) -> bool:
-        return self._times_overdue > 0
-
-    @property
-    def is_overdue_now(self) -> bool:
-        """Whether the last timeout has made it overdue."""
-        return self._times_overdue == PATIENCE
+        return self.times_overdue >= PATIENCE
 
     @property
     def missing(self) -> str:
@@ -210,25 +271,44 @@ class Identity:
         """The cue that the identity gives a served VM's phase."""
         if self.is_asked and not self._unanswered:
             return KNOWN
-        return LATE if self._times_overdue >= PATIENCE else AWAITED
+        return LATE if self.times_overdue >= PATIENCE else AWAITED
 
-    def inherit(self, source: Identity) -> None:
+    @property
+    def known(self) -> Known:
+        """What the target of a move may inherit."""
+        machine = self.machine
+        return Known(
+            machine.service_uri,
+            machine.direction,
+            machine.name,
+            machine.vc_uuid,
+            machine.bios_uuid,
+            machine.proof,
+            self._token,
+            self.is_asked,
+            tuple(self._unanswered),
+            tuple(self._unusable),
+            self.is_confirmed,
+        )
+
+    def inherit(self, there: Known) -> None:
         """Take over, at the target of a move, what the source knows, except about its host.
 
         What was announced there and sent to neither side is still owed. Of this host's
         announcements, only stronger identities count: the VM gets the same file as at the source.
         """
-        here, there = self.machine, source.machine
-        self._token, self._moved = source._token, (there.proof, there.vc_uuid)
+        here = self.machine
+        self._token, self._proved = there.token, (there.proof, there.vc_uuid)
+        self._confirmed = there.vc_uuid if there.is_confirmed else None
         self._news.update(service_uri=there.service_uri, direction=there.direction)
         for field in ("name", "vc_uuid", "bios_uuid"):
             if value := getattr(here, field) or getattr(there, field):
                 self._news[field] = value
-        self.is_asked = self.is_asked or source.is_asked
+        self.is_asked = self.is_asked or there.is_asked
         stronger = list(takewhile(lambda code: not self.has(code), DECISIVE))
         announced = [answer for answer in self._unanswered if answer in stronger]
-        self._unanswered = self._owed(_joined(announced, source._unanswered))
-        self._unusable = _joined(self._unusable, source._unusable)
+        self._unanswered = self._owed(_joined(announced, there.unanswered))
+        self._unusable = _joined(self._unusable, there.unusable)
         self.restart_time()
 
 

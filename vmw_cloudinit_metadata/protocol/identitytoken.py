@@ -13,7 +13,10 @@ import hmac
 import re
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import unquote_plus
+
+from vmw_cloudinit_metadata.protocol.state import one_of
 
 QUERY_KEY = "t"
 HIDDEN = f"{QUERY_KEY}=…"
@@ -24,10 +27,12 @@ _HASH_BYTES = 15
 
 Keys = Mapping[int, bytes]  # by number: several, while one takes another's place
 
-# RFC 4648's digits -> those of int(), which is written in C: 1 instead of 5 us.
-_BASE_32 = str.maketrans(
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz234567",
-    "0123456789abcdefghijklmnop0123456789abcdefghijklmnopqrstuv",
+_NAMES = frozenset({QUERY_KEY, f"%{ord(QUERY_KEY):x}"})  # plain, and as a URI may write it too
+
+# RFC 4648's digits -> those of int(), which is written in C: 0.2 instead of 5 us.
+_BASE_32 = bytes.maketrans(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz234567",
+    b"0123456789abcdefghijklmnop0123456789abcdefghijklmnopqrstuv",
 )
 _TOKEN = re.compile(r"(0|[1-9][0-9]{0,8})\.([A-Za-z2-7]{24})", re.ASCII)
 
@@ -35,9 +40,10 @@ _TOKEN = re.compile(r"(0|[1-9][0-9]{0,8})\.([A-Za-z2-7]{24})", re.ASCII)
 class Proof(Enum):
     """What proves a VM's identity, or why nothing does."""
 
-    UNASKED = ""  # the server has no keys
+    UNASKED = ""  # the server has no keys, and vCenter does not confirm it
     TOKEN = "token"  # nosec B105 # no secret
     MOVE = "move"  # by vMotion, from a server that has proved it
+    VCENTER = "vcenter"  # which has it running on the host that dials, with this service URI
     NO_UUID = "no VC UUID"
     MISSING = "missing"
     MALFORMED = "malformed"
@@ -49,9 +55,11 @@ class Proof(Enum):
     __hash__ = object.__hash__  # Enum's is Python, and each look-up in a cache hashes a machine
 
     def __init__(self, _value: str) -> None:
-        self.is_doubt = _value not in ("", "token", "move")
-        self.is_proved = _value in ("token", "move")
+        self.is_proved = _value in ("token", "move", "vcenter")
+        self.is_doubt = bool(_value) and not self.is_proved
 
+
+PROOF = one_of({proof.value: proof for proof in Proof}, Proof.UNASKED)
 
 # For the operator: what is wrong, and what to do.
 _AGAIN = "set it again, with `vm-port add` or `token print`"
@@ -74,7 +82,15 @@ def token(number: int, key: bytes, vc_uuid: str) -> str:
 
 
 def _hash(key: bytes, vc_uuid: str) -> bytes:
-    return hmac.digest(key, vc_uuid.encode(), hashlib.sha256)[:_HASH_BYTES]
+    mac = _begun(key).copy()
+    mac.update(vc_uuid.encode())
+    return mac.digest()[:_HASH_BYTES]
+
+
+@lru_cache(maxsize=16)
+def _begun(key: bytes) -> hmac.HMAC:
+    """Return the HMAC that begins with the key: a copy of it takes 1.1 us in all, a new one 1.7."""
+    return hmac.new(key, digestmod=hashlib.sha256)
 
 
 def proof(found: str | None, vc_uuid: str | None, keys: Keys) -> Proof:
@@ -91,7 +107,7 @@ def proof(found: str | None, vc_uuid: str | None, keys: Keys) -> Proof:
     key = keys.get(int(parts[1]))
     if key is None:
         return Proof.OLD
-    given = int(parts[2].translate(_BASE_32), 32).to_bytes(_HASH_BYTES, "big")
+    given = int(parts[2].encode().translate(_BASE_32), 32).to_bytes(_HASH_BYTES, "big")
     return Proof.TOKEN if hmac.compare_digest(given, _hash(key, vc_uuid)) else Proof.WRONG
 
 
@@ -109,6 +125,9 @@ def taken_from(uri: str) -> tuple[str, str | None]:
     before, mark, query = uri.partition("?")
     if not mark:
         return uri, None
+    name, _, value = query.partition("=")
+    if name == QUERY_KEY and value.replace(".", "").isalnum():  # nothing beside it, as it is usual
+        return f"{before}?{HIDDEN}", value
     parts = query.split("&")
     found = [part.partition("=")[2] for part in parts if _is_token(part)]
     if not found:
@@ -128,5 +147,4 @@ def without_token(uri: str) -> str:
 
 
 def _is_token(part: str) -> bool:
-    name = part.partition("=")[0]
-    return name == QUERY_KEY or ("%" in name and unquote_plus(name) == QUERY_KEY)
+    return part.partition("=")[0] in _NAMES

@@ -12,7 +12,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from vmw_cloudinit_metadata.protocol.nearrequest import NearRequest, near_request
 
 # A request has some 20 bytes; the rest is room for the noise that may stand before it.
 MAX_LINE_BYTES = 4096
@@ -20,8 +22,13 @@ MAX_LINE_BYTES = 4096
 REQUEST = "REQUEST_"
 RESPONSE = "RESPONSE_"
 
+# Requests of these are sent with an argument; that of another request is ignored.
+WITH_ARGUMENT: frozenset[str] = frozenset({"IDENTITY", "STATUS"})
+
 # What RESPONSE_ERROR can say.
-ErrorCode = Literal["not-found", "invalid", "failed", "timeout", "unknown-request", "refused"]
+ErrorCode = Literal[
+    "not-found", "invalid", "failed", "timeout", "unknown-request", "refused", "used", "closed"
+]
 
 _REPEATED_BYTES = 64  # guests repeat a few short lines; longer ones are not cached
 
@@ -40,6 +47,16 @@ class Packet:
         return self.code.removeprefix(REQUEST) if self.code.startswith(REQUEST) else None
 
 
+class GuestRequest(NamedTuple):
+    """What a guest requests."""
+
+    document: str  # "METADATA"
+    argument: bytes = b""  # of a document that takes one
+
+
+Asked = GuestRequest | NearRequest | None  # by a line
+
+
 def parse(line: bytes) -> Packet | None:
     """Return the packet on a line, or None. In a noisy line it begins at the last `!!`."""
     match = _PACKET.fullmatch(line[max(line.rfind(b"!!"), 0) :].rstrip(b" \t\0"))
@@ -51,14 +68,18 @@ def parse(line: bytes) -> Packet | None:
         return None
 
 
-def requested(line: bytes) -> str | None:
-    """Return the document that the packet on a line requests, or None."""
+def requested(line: bytes) -> Asked:
+    """Return what the packet on a line requests, what a line without a packet almost is, or
+    None."""
     return _short_requested(line) if len(line) <= _REPEATED_BYTES else _requested(line)
 
 
-def _requested(line: bytes) -> str | None:
+def _requested(line: bytes) -> Asked:
     received = parse(line)
-    return received.requests if received else None
+    document = received.requests if received else None
+    if received is None or document is None:
+        return near_request(line)
+    return GuestRequest(document, received.body if document in WITH_ARGUMENT else b"")
 
 
 # The lines of a flood arrive cut at any place: 14 % of what one costs.
@@ -73,6 +94,17 @@ def serialize(packet: Packet) -> bytes:
 def body_of(serialized: bytes) -> bytes:
     """Return the body of a packet that `serialize` has made."""
     return binascii.a2b_base64(serialized.partition(b"#")[2])
+
+
+@dataclass(frozen=True, slots=True)
+class HalfLine:
+    """A line without its end."""
+
+    begun: bytes = b""
+    is_overlong: bool = False  # it is dropped: what was received of it, and what follows
+
+
+NO_HALF_LINE = HalfLine()
 
 
 class LineSplitter:
@@ -99,17 +131,21 @@ class LineSplitter:
         self._keep(b"")
         return [line for line in lines if line]
 
-    def requests(self, data: bytes) -> Sequence[str | None]:
-        """Return, for each line that `data` completes, the document that it requests, or None."""
+    def requests(self, data: bytes) -> Sequence[Asked]:
+        """Return, for each line that `data` completes, what it requests."""
         is_short = len(data) <= _REPEATED_BYTES <= self._limit
         if is_short and data.endswith(b"\n") and not self._tail and not self._dropping:
             return requests_of(data)
         return [requested(line) for line in self.receive_data(data)]
 
-    def take_over(self, source: LineSplitter) -> None:
-        """Continue where `source` stands, within a line or not."""
-        self._tail, self._dropping = source._tail, source._dropping
-        source._tail, source._dropping = b"", False
+    @property
+    def half_line(self) -> HalfLine:
+        """The incomplete line."""
+        return HalfLine(self._tail, self._dropping)
+
+    def resume(self, half_line: HalfLine) -> None:
+        """Continue within this line, instead of one that has begun here."""
+        self._tail, self._dropping = half_line.begun, half_line.is_overlong
 
     @property
     def has_begun(self) -> bool:
@@ -136,6 +172,6 @@ class LineSplitter:
 
 
 @lru_cache(maxsize=256)  # 4.8 % of a cached boot
-def requests_of(data: bytes) -> Sequence[str | None]:
+def requests_of(data: bytes) -> Sequence[Asked]:
     """Return what the lines of `data` request; `data` ends with the end of a line."""
     return tuple(requested(line) for line in _LINE_END.split(data) if line)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from vmw_cloudinit_metadata.protocol import stranger, telnet, vmware
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
 from vmw_cloudinit_metadata.protocol.events import (
@@ -11,17 +13,26 @@ from vmw_cloudinit_metadata.protocol.events import (
     Refused,
     Violation,
 )
-from vmw_cloudinit_metadata.protocol.phases import FRESH, SILENCE, TRANSITIONS, Cue, SessionPhase
+from vmw_cloudinit_metadata.protocol.phases import (
+    FRESH,
+    PHASES,
+    SILENCE,
+    TRANSITIONS,
+    Cue,
+    SessionPhase,
+)
+from vmw_cloudinit_metadata.protocol.state import SECONDS, Stateful, one_of
 from vmw_cloudinit_metadata.protocol.vmware import Suboption
 
 # The server sends these to every VM, so they are encoded once.
 _BARE = {code: telnet.encode_subnegotiation(vmware.suboption(code)) for code in Suboption}
 
 
-class TelnetPeer:
+class TelnetPeer(Stateful):
     """What is sent to the peer, the events that report it to the owner, and its phase."""
 
     __slots__ = ("events", "now_s", "phase", "telnet")
+    STATE: ClassVar = {"phase": one_of(PHASES), "now_s": SECONDS}
 
     def __init__(self, telnet: Endpoint) -> None:
         self.telnet = telnet

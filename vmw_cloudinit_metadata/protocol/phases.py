@@ -62,6 +62,11 @@ LATE = Cue("LATE")  # something of the identity has been awaited for too long
 KNOWN = Cue("KNOWN")  # nothing more is awaited of the identity
 SILENCE = Cue("SILENCE")  # the peer is refused, starts TLS, or has moved away
 
+PHASES = {
+    phase.name: phase
+    for phase in (FRESH, NEGOTIATING, ARRIVING, ARRIVED, IDENTIFYING, OVERDUE, IDENTIFIED, MUTE)
+}
+
 # A VM is served, by WILL-PROXY or because it has moved here.
 PROXIED = frozenset({IDENTIFYING, OVERDUE, IDENTIFIED})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vmw_cloudinit_metadata.protocol.state import InvalidState, State, mapping
+
 # The burst, in seconds of the rate: after a power cut all VMs of a host connect at once.
 BURST_S = 20.0
 
@@ -19,6 +21,17 @@ class Rate:
 
     def __len__(self) -> int:
         return len(self._full_s)
+
+    def state(self) -> State:
+        """Return when the bucket of each host is full again, in monotonic time."""
+        return dict(self._full_s)
+
+    def restore(self, state: object) -> None:
+        """Go on from a state; raise InvalidState."""
+        full_s = mapping(state)
+        if len(full_s) > self._max_hosts or not all(type(one) is float for one in full_s.values()):
+            raise InvalidState("expected a time for each host")
+        self._full_s = full_s
 
     def passes(self, host: str, now_s: float) -> bool:
         """Return whether `host` may do it once more; if so, count it."""

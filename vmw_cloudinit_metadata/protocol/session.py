@@ -7,16 +7,19 @@ the session looks up documents and calls `answer`. phases.py draws the phases of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from vmw_cloudinit_metadata.protocol import packet, stranger, telnet
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
 from vmw_cloudinit_metadata.protocol.events import Event, IdentityAsked, Requested
-from vmw_cloudinit_metadata.protocol.extension import Extension, Policy, TlsPolicy
+from vmw_cloudinit_metadata.protocol.extension import Extension
 from vmw_cloudinit_metadata.protocol.identification import Identification
 from vmw_cloudinit_metadata.protocol.identity import Identity
+from vmw_cloudinit_metadata.protocol.known import Known
+from vmw_cloudinit_metadata.protocol.nearrequest import NearRequest
+from vmw_cloudinit_metadata.protocol.owed import Heard
 from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
 from vmw_cloudinit_metadata.protocol.phases import (
     ANSWERED,
@@ -30,7 +33,10 @@ from vmw_cloudinit_metadata.protocol.phases import (
     SPEAKING,
     SessionPhase,
 )
+from vmw_cloudinit_metadata.protocol.policy import Policy, TlsPolicy
+from vmw_cloudinit_metadata.protocol.sessionmoves import SessionMoves
 from vmw_cloudinit_metadata.protocol.starttls import OFFERED, UNDECIDED, StartTls
+from vmw_cloudinit_metadata.protocol.state import State
 from vmw_cloudinit_metadata.protocol.telnet import Option
 from vmw_cloudinit_metadata.protocol.telnetoptions import Side
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -46,6 +52,14 @@ _HIS = frozenset({Option.BINARY, Option.SGA, Option.VMWARE_TELNET_EXT})
 SILENCE_S = 60.0
 
 
+class HasState(Protocol):
+    """A part of a session, with a state."""
+
+    def state(self) -> State: ...
+
+    def restore(self, state: object) -> None: ...
+
+
 class Session:
     """The server's side of one connection, or of the TLS in it if it `is_secure`.
 
@@ -59,9 +73,11 @@ class Session:
         "_identification",
         "_lines",
         "_peer",
-        "_start_tls",
         "_stray",
         "_telnet",
+        "identity",
+        "moves",
+        "start_tls",
     )
 
     def __init__(
@@ -76,13 +92,13 @@ class Session:
         self._telnet = (_BEGINS_WITH_TLS if can_start_tls else _BEGINS_IN_PLAIN).copy()
         self._peer = peer = TelnetPeer(self._telnet)
         self._stray: stranger.Watch | None = None
-        self._start_tls = StartTls(peer, is_possible=can_start_tls)
+        self.start_tls = StartTls(peer, is_possible=can_start_tls)
         self._lines = packet.LineSplitter()
-        self._identification = Identification(
-            peer, Identity(peer_address, connected_since, policy.identity_keys)
-        )
+        self.identity = Identity(peer_address, connected_since, policy.identity_keys)
+        self._identification = Identification(peer, self.identity)
+        self.moves = SessionMoves(peer, self._lines, policy, self._identification)
         self._extension = Extension(
-            peer, self._lines, policy, self._identification, is_secure=is_secure
+            peer, policy, self._identification, self.moves, is_secure=is_secure
         )
 
     # What the owner calls
@@ -97,7 +113,7 @@ class Session:
         peer.now_s = now_s
         # A UART's bytes come one by one, so what can only be the guest's takes the short way.
         plain = None
-        if peer.phase in SERIAL and self._start_tls.stage is not UNDECIDED:
+        if peer.phase in SERIAL and self.start_tls.stage is not UNDECIDED:
             plain = self._telnet.only_data(data)
         if plain is not None:
             self._receive_serial(plain)
@@ -110,8 +126,8 @@ class Session:
 
         Call it when nothing has arrived for a while after the greeting. Then write `data_to_send`.
         """
-        if self._start_tls.stage is UNDECIDED and self._peer.phase in SPEAKING:
-            self._receive(self._start_tls.go_on_in_plain())
+        if self.start_tls.stage is UNDECIDED and self._peer.phase in SPEAKING:
+            self._receive(self.start_tls.go_on_in_plain())
 
     def identity_overdue(self) -> list[Event]:
         """Ask the VM again for what determines its identity; return the events, in order.
@@ -141,32 +157,47 @@ class Session:
         """Return, once, the bytes to write to the peer. Call it after every other method."""
         return self._telnet.data_to_send()
 
-    def take_over(self) -> list[Event]:
+    def settle_claim(self, *, is_first: bool) -> list[Event]:
+        """Go on after MoveClaimed.
+
+        If not `is_first`, refuse the VM, also after MoveCompleted: elsewhere its move is over, or
+        the secret was used before. Return the events, in order. Then write `data_to_send`.
+        """
+        self.moves.settle_claim(is_first=is_first)
+        return self._take_events()
+
+    def take_over(self, handed: tuple[Known, Heard] | None = None) -> list[Event]:
         """Become the session of the VM that has moved here.
 
         Call it after MoveCompleted, once the source's session has received everything that arrived
-        there. Return the events, in order: TakenOver first, and the source is mute then; without
-        TakenOver, the move had ended. Then write `data_to_send`.
+        there; `handed` is what a source in another process has handed over. Return the events, in
+        order: TakenOver first, and the source is mute then; without TakenOver, the move had ended.
+        Then write `data_to_send`.
         """
-        arrival = self._extension.take_over()
+        arrival = self.moves.take_over(handed)
         if arrival:
             self._receive_serial(self._telnet.plain(arrival.early))
             self._receive(arrival.behind)
         return self._take_events()
-
-    def end_move(self) -> None:
-        """End the move of this VM to another host. Call it when the move has expired."""
-        self._extension.end_move()
-
-    def abandon_move(self) -> None:
-        """Let a newer move replace this one. Call it when source and target have disconnected."""
-        self._extension.abandon_move()
 
     def silence(self) -> None:
         """Send and handle nothing more. Call it to keep a connection open without serving it."""
         self._peer.advance(SILENCE)
 
     # What the owner may ask
+
+    def parts(self, *, is_fresh: bool) -> Mapping[str, HasState]:
+        """The parts that have a state, by name; `is_fresh` if the phase is FRESH, or was."""
+        parts: dict[str, HasState] = {
+            "peer": self._peer,
+            "telnet": self._telnet,
+            "start_tls": self.start_tls,
+            "identification": self._identification,
+            "moves": self.moves,
+        }
+        if is_fresh:
+            parts["stray"] = self._stray = self._stray or stranger.Watch()
+        return parts
 
     @property
     def phase(self) -> SessionPhase:
@@ -176,12 +207,12 @@ class Session:
     @property
     def can_speak(self) -> bool:
         """Whether answers may be sent: not while the VM is moving away, nor when mute."""
-        return self._extension.departure is None and self._peer.phase in SPEAKING
+        return self.moves.departure is None and self._peer.phase in SPEAKING
 
     @property
     def is_moving(self) -> bool:
         """Whether the VM is moving away."""
-        return self._extension.departure is not None
+        return self.moves.departure is not None
 
     @property
     def machine(self) -> Machine:
@@ -194,41 +225,55 @@ class Session:
         return self._lines.has_begun
 
     @property
-    def has_waiting_requests(self) -> bool:
-        """Whether a request waits for the VM to be identified."""
-        return self._identification.has_waiting_requests
+    def heard(self) -> Heard:
+        """What was received of the guest and is not in an event yet."""
+        return Heard(self._lines.half_line, self._identification.waiting_requests)
+
+    @property
+    def known(self) -> Known:
+        """Who the VM is, for a session elsewhere."""
+        return self._identification.known
+
+    def resume(self, heard: Heard) -> None:
+        """Go on with what another session has heard. Call it before this one hears the guest."""
+        self._lines.resume(heard.half_line)
+        self._identification.resume(heard.requests)
 
     # The serial line
 
     def _receive_serial(self, data: bytes) -> None:
-        for document in self._lines.requests(data):
-            if document is None:
-                self._peer.violation("line that is no request")
-            else:
-                self._receive_request(document)
+        for asked in self._lines.requests(data):
+            match asked:
+                case packet.GuestRequest():
+                    self._receive_request(asked)
+                case NearRequest():
+                    self._peer.violation("line that is almost a request")
+                    self._peer.report(asked)
+                case None:
+                    self._peer.violation("line that is no request")
         while self._lines.overlong:
             self._lines.overlong -= 1
             self._peer.violation("line too long")
 
-    def _receive_request(self, document: str) -> None:
+    def _receive_request(self, request: packet.GuestRequest) -> None:
         peer, now_s = self._peer, self._peer.now_s
         was_silent = now_s - self._identification.last_request_s > SILENCE_S
         self._identification.last_request_s = now_s
         if was_silent and peer.phase is IDENTIFIED and not self.is_moving:
             self._identification.ask_again()
         if peer.phase in ANSWERED:
-            peer.events.append(Requested(document))
+            peer.events.append(Requested(request))
         else:
-            self._identification.wait(document)
+            self._identification.wait(request)
 
     # Telnet
 
     def _receive_telnet(self, data: bytes) -> None:
         events = self._telnet.receive_data(data)
-        if self._start_tls.is_possible:
-            self._start_tls.note_last(events, data)
+        if self.start_tls.is_possible:
+            self.start_tls.note_last(events, data)
         self._receive(events)
-        if self._start_tls.stage is UNDECIDED and data and self._telnet.is_idle:
+        if self.start_tls.stage is UNDECIDED and data and self._telnet.is_idle:
             self.peer_is_silent()
 
     def _receive(self, events: Iterable[telnet.Event]) -> None:
@@ -238,8 +283,9 @@ class Session:
                 return
             if phase is FRESH and not isinstance(event, telnet.Data):
                 self._peer.advance(COMMAND)
-            if phase is ARRIVED and self._extension.arrival:
-                self._extension.arrival.behind.append(event)
+            if phase is ARRIVED and self.moves.arrival:
+                if not self.moves.arrival.keep_behind(event):
+                    self._peer.violation("too much behind VMOTION-COMPLETE")
             else:
                 _RECEIVERS[type(event)](self, event)
 
@@ -250,8 +296,8 @@ class Session:
             if what := self._stray.receive_data(payload):
                 peer.reject(what)
                 return
-        if self._extension.arrival:
-            if not self._extension.arrival.keep_early(payload):
+        if self.moves.arrival:
+            if not self.moves.arrival.keep_early(payload):
                 peer.violation("too much before VMOTION-COMPLETE")
         else:
             self._receive_serial(self._telnet.plain(payload))
@@ -261,37 +307,39 @@ class Session:
         if option not in _NEGOTIATED_SPECIALLY:
             self._telnet.negotiate(negotiation)
         elif option == Option.AUTHENTICATION:
-            self._receive(self._start_tls.negotiate(negotiation))
-        elif self._start_tls.stage is OFFERED:
-            self._start_tls.postpone(negotiation)
+            self._receive(self.start_tls.negotiate(negotiation))
+        elif self.start_tls.stage is OFFERED:
+            self.start_tls.postpone(negotiation)
         else:
             self._extension.negotiate(negotiation)
-
-    def _receive_subnegotiation(self, subnegotiation: telnet.Subnegotiation) -> None:
-        option, payload = subnegotiation
-        is_offered = self._start_tls.stage is OFFERED
-        if option == Option.VMWARE_TELNET_EXT and not is_offered:
-            self._extension.receive(payload)
-        elif option == Option.AUTHENTICATION:
-            self._receive(self._start_tls.receive(subnegotiation))
-        elif is_offered:
-            self._start_tls.postpone(subnegotiation)
-        else:
-            self._peer.violation("unexpected subnegotiation")
-
-    def _receive_malformed(self, malformed: telnet.Malformed) -> None:
-        self._peer.violation(malformed.kind)
 
     def _take_events(self) -> list[Event]:
         events, self._peer.events = self._peer.events, []
         return events
 
 
+def _receive_subnegotiation(session: Session, subnegotiation: telnet.Subnegotiation) -> None:
+    option, payload = subnegotiation
+    is_offered = session.start_tls.stage is OFFERED
+    if option == Option.VMWARE_TELNET_EXT and not is_offered:
+        session._extension.receive(payload)
+    elif option == Option.AUTHENTICATION:
+        session._receive(session.start_tls.receive(subnegotiation))
+    elif is_offered:
+        session.start_tls.postpone(subnegotiation)
+    else:
+        session._peer.violation("unexpected subnegotiation")
+
+
+def _receive_malformed(session: Session, malformed: telnet.Malformed) -> None:
+    session._peer.violation(malformed.kind)
+
+
 _RECEIVERS: dict[type[telnet.Event], Callable[[Session, Any], None]] = {
     telnet.Data: Session._receive_payload,
     telnet.Negotiation: Session._receive_negotiation,
-    telnet.Subnegotiation: Session._receive_subnegotiation,
-    telnet.Malformed: Session._receive_malformed,
+    telnet.Subnegotiation: _receive_subnegotiation,
+    telnet.Malformed: _receive_malformed,
 }
 
 

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import ClassVar
 
 from vmw_cloudinit_metadata.protocol import authentication, telnet
 from vmw_cloudinit_metadata.protocol.events import TlsAccepted
 from vmw_cloudinit_metadata.protocol.peer import TelnetPeer
 from vmw_cloudinit_metadata.protocol.phases import SILENCE
+from vmw_cloudinit_metadata.protocol.state import COUNT, FLAG, Stateful, listed, one_of
 from vmw_cloudinit_metadata.protocol.telnet import Option
 from vmw_cloudinit_metadata.protocol.telnetoptions import Side
 
@@ -40,7 +42,7 @@ class Stage(Enum):
 UNDECIDED, OFFERED, PLAIN = Stage
 
 
-class StartTls:
+class StartTls(Stateful):
     """Negotiates whether TLS starts on this connection; it never does unless it `is_possible`."""
 
     __slots__ = (
@@ -52,6 +54,13 @@ class StartTls:
         "is_possible",
         "stage",
     )
+    STATE: ClassVar = {
+        "is_possible": FLAG.always,
+        "stage": one_of({stage.name: stage for stage in Stage}),
+        "_asks": FLAG.always,
+        "_postponed": listed(telnet.EVENT, MAX_POSTPONED_BYTES // _EVENT_BYTES),
+        "_postponed_bytes": COUNT,
+    }
 
     def __init__(self, peer: TelnetPeer, *, is_possible: bool) -> None:
         self._peer = peer

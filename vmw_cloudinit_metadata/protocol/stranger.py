@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from vmw_cloudinit_metadata.protocol.events import NotHypervisor
+from vmw_cloudinit_metadata.protocol.state import Stateful, octets
 
 # ESXi's first byte is IAC. Some stray bytes before it are forgiven; a line of them is not.
 MAX_STRAY_BYTES = 256
@@ -32,10 +35,11 @@ _OTHER = NotHypervisor("a client that does not speak telnet")
 TELNET = NotHypervisor("a telnet client that refuses VMWARE-TELNET-EXT")
 
 
-class Watch:
+class Watch(Stateful):
     """Watches what a peer sends before any telnet command."""
 
     __slots__ = ("_beginning",)
+    STATE: ClassVar = {"_beginning": octets(2 * MAX_STRAY_BYTES + 2)}
 
     def __init__(self) -> None:
         self._beginning = b""

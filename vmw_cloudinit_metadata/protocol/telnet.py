@@ -10,11 +10,21 @@ import re
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
+
+from vmw_cloudinit_metadata.protocol.state import (
+    FLAG,
+    Form,
+    InvalidState,
+    Stateful,
+    octets,
+    written,
+)
 
 SE, NOP, GA, SB, IAC = 240, 241, 249, 250, 255
 IAC_BYTE = bytes([IAC])
 DOUBLED = bytes([IAC, IAC])
+_QUERY = b"?"  # of a service URI
 _BEGIN, _END = bytes([IAC, SB]), bytes([IAC, SE])
 
 # The longest legitimate one is a VM-NAME or a service URI of some hundred bytes.
@@ -66,7 +76,38 @@ class Malformed(NamedTuple):
 Event = Data | Negotiation | Subnegotiation | Malformed
 
 
-class Decoder:
+def _write_event(event: Event) -> list[Any]:
+    kind = next(kind for kind, made in _EVENTS.items() if isinstance(event, made))
+    parts = event._asdict()
+    if "payload" in parts:
+        parts["payload"] = written(parts["payload"])
+    return [kind, *parts.values()]
+
+
+def _read_event(value: Any) -> Event:
+    match value:
+        case ["data", payload]:
+            return Data(_PAYLOAD.read(payload))
+        case ["negotiation", int(verb), int(option)] if verb in list(Verb) and 0 <= option < 256:
+            return Negotiation(Verb(verb), option)
+        case ["subnegotiation", int(option), payload] if 0 <= option < 256:
+            return Subnegotiation(option, _PAYLOAD.read(payload))
+        case ["malformed", str(kind)]:
+            return Malformed(kind)
+    raise InvalidState("an event of an unknown kind")
+
+
+_EVENTS = {
+    "data": Data,
+    "negotiation": Negotiation,
+    "subnegotiation": Subnegotiation,
+    "malformed": Malformed,
+}
+_PAYLOAD = octets(MAX_SUBNEGOTIATION_BYTES)
+EVENT = Form(None, _write_event, _read_event)
+
+
+class Decoder(Stateful):
     """Decodes one direction of one connection. Never raises; keeps at most one subnegotiation.
 
     One grammar has a row for each kind of thing that a peer can send. Something incomplete is kept
@@ -75,6 +116,11 @@ class Decoder:
     """
 
     __slots__ = ("_limit", "_overlong", "_payload", "begun")
+    STATE: ClassVar = {
+        "begun": octets(3),
+        "_payload": octets(MAX_SUBNEGOTIATION_BYTES),
+        "_overlong": FLAG,
+    }
 
     def __init__(self, max_subnegotiation_bytes: int = MAX_SUBNEGOTIATION_BYTES) -> None:
         self._limit = max_subnegotiation_bytes
@@ -88,8 +134,19 @@ class Decoder:
         if not self.begun and IAC_BYTE not in data:
             known = [Data(data)] if data else []
         elif not self.begun and len(data) <= _REPEATED_BYTES:
+            if _QUERY in data:
+                return self._decode_own(data)
             known = events_of(data, self._limit)
         return self.decode(data) if known is None else known
+
+    def _decode_own(self, data: bytes) -> Sequence[Event]:
+        """Decode a segment that no other VM sends, but for its beginning: a query can have a token.
+
+        To keep its events would take longer than to decode it.
+        """
+        repeated, begin, own = data.rpartition(_BEGIN)
+        known = events_of(repeated, self._limit)
+        return self.decode(data) if known is None else [*known, *self.decode(begin + own)]
 
     def decode(self, data: bytes) -> list[Event]:
         data, self.begun = self.begun + data, b""
@@ -183,10 +240,11 @@ _GRAMMAR = re.compile(b"|".join(pattern for pattern, _ in _ROWS), re.DOTALL)
 _MEANINGS = {row: meaning for row, (_, meaning) in enumerate(_ROWS, 1)}
 
 
-class NvtDecoder:
+class NvtDecoder(Stateful):
     """Undoes RFC 854's CR NUL where BINARY is off; CR LF is a line end as it stands."""
 
     __slots__ = ("_after_cr",)
+    STATE: ClassVar = {"_after_cr": FLAG}
 
     def __init__(self) -> None:
         self._after_cr = False

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from enum import IntEnum, StrEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+from vmw_cloudinit_metadata.protocol.state import Form, InvalidState, Stateful, items
 from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Verb
 
 
@@ -107,10 +108,34 @@ _LEAVES = {
 States = frozenset[tuple[Side, int, Q]]
 
 
-class Options:
+def _read_states(written: Any) -> States:
+    match items(written, MAX_STATES):
+        case [*entries] if all(isinstance(one, list) and len(one) == 3 for one in entries):
+            try:
+                return frozenset((Side(side), int(number), Q(q)) for side, number, q in entries)
+            except (TypeError, ValueError) as error:
+                raise InvalidState("an option with an unknown state") from error
+    raise InvalidState("an option without its state")
+
+
+def _read_agreeable(written: Any) -> tuple[frozenset[int], frozenset[int]]:
+    match written:
+        case [[*us], [*him]] if all(type(one) is int and 0 <= one < 256 for one in (*us, *him)):
+            return frozenset(us), frozenset(him)
+    raise InvalidState("expected the options that may be on")
+
+
+MAX_STATES = 512  # two sides, 256 options each
+
+
+class Options(Stateful):
     """The options of one connection; `us` and `him` are those that each side may switch on."""
 
     __slots__ = ("agreeable", "states")
+    STATE: ClassVar = {
+        "agreeable": Form((), lambda sides: [sorted(side) for side in sides], _read_agreeable),
+        "states": Form(frozenset(), sorted, _read_states),
+    }
 
     def __init__(self, us: frozenset[int], him: frozenset[int]) -> None:
         self.agreeable = (us, him)

@@ -13,11 +13,19 @@ import hmac
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from vmw_cloudinit_metadata.protocol.crowd import Crowd
 from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.rate import Rate
+from vmw_cloudinit_metadata.protocol.state import (
+    InvalidState,
+    State,
+    items,
+    mapping,
+    octets,
+    written,
+)
 
 # Four bytes in all recordings; the document calls it opaque.
 MAX_SEQUENCE_BYTES = 64
@@ -39,8 +47,12 @@ MIN_SHARE = 16  # a table of less than SHARES times as many is not divided
 MAX_SPENT = 50_000
 
 _TIME_BYTES, _NONCE_BYTES, _HASH_BYTES = 4, 4, 16
+MAX_SECRET_BYTES = _TIME_BYTES + _NONCE_BYTES + _HASH_BYTES
 
 Source = TypeVar("Source")
+
+_SEQUENCE = octets(MAX_SEQUENCE_BYTES)
+_SECRET = octets(MAX_SECRET_BYTES)
 
 
 class Secrets(Protocol):
@@ -128,6 +140,11 @@ class Move(Generic[Source]):
     number: int  # of all moves of this process
     is_taken: bool = False  # a target has given the secret
 
+    @property
+    def token(self) -> bytes:
+        """What the source's host gets, and the target's host gives."""
+        return self.sequence + self.secret
+
 
 @dataclass(frozen=True, slots=True)
 class Begun(Generic[Source]):
@@ -151,6 +168,11 @@ class Claim:
 
     sequence: bytes
     secret: bytes
+
+    @property
+    def token(self) -> bytes:
+        """What the target's host has given."""
+        return self.sequence + self.secret
 
 
 class Moves(Generic[Source]):
@@ -191,6 +213,51 @@ class Moves(Generic[Source]):
         """How many moves of one host may be under way at a time."""
         return min(_share(self.limit), self.limit)
 
+    def state(self) -> State:
+        """Return the state of the table, without its moves: each belongs to its source."""
+        spent = [[written(secret), host] for secret, host in self._spent.items()]
+        return {"count": self._count, "spent": spent, "rate": self.rate.state()}
+
+    def restore(self, state: object) -> None:
+        """Go on from a state, as a new table; raise InvalidState."""
+        match mapping(state):
+            case {"count": int(count), "spent": spent, "rate": rate, **further} if not further:
+                self._count = count
+                self.rate.restore(rate)
+                for one in items(spent, self._max_spent):
+                    self._restore_spent(one)
+            case _:
+                raise InvalidState("a table of moves has other fields")
+
+    def _restore_spent(self, entry: object) -> None:
+        match entry:
+            case [secret, str(host)]:
+                self._spend(_SECRET.read(secret), host)
+            case _:
+                raise InvalidState("expected a secret and its host")
+
+    def written_move(self, move: Move[Source]) -> list[Any] | None:
+        """Return a move that is under way as JSON has it."""
+        if self._pending.get(move.token) is not move:
+            return None
+        secret = [written(move.sequence), written(move.secret)]
+        return [*secret, move.host, move.number, move.is_taken]
+
+    def restore_move(self, source: Source, state: object) -> Move[Source]:
+        """Go on with a move of `source`; raise InvalidState."""
+        match state:
+            case [sequence, secret, str(host), int(number), bool(is_taken)]:
+                proof = _SEQUENCE.read(sequence), _SECRET.read(secret)
+                move = Move(*proof, source, host, number, is_taken)
+                self._pending[move.token] = move
+                self._of_host[host] += 1
+                return move
+        raise InvalidState("a move has other fields")
+
+    def taken(self, sequence: bytes, secret: bytes) -> Move[Source] | None:
+        """Return the move under way whose secret a target has given."""
+        return self._pending.get(sequence + secret)
+
     def begin(
         self,
         source: Source,
@@ -228,15 +295,20 @@ class Moves(Generic[Source]):
         self._count += 1
         secret = self._secrets.make(sequence, vc_uuid, proof)
         move = Move(sequence, secret, source, host, self._count)
-        self._pending[sequence + move.secret] = move
+        self._pending[move.token] = move
         self._of_host[host] += 1
         return Begun(move, instead_of)
 
     def abandon(self, move: Move[Source]) -> None:
         """Mark a move whose source has disconnected, and that has no target, or none any more."""
-        if self._pending.get(move.sequence + move.secret) is move:
+        if self._pending.get(move.token) is move:
             self._abandoned.discard(move.host, move)
             self._abandoned.add(move.host, move)
+
+    def take(self, move: Move[Source]) -> None:
+        """Accept the secret of this move no more: its target has come, here or elsewhere."""
+        move.is_taken = True
+        self._abandoned.discard(move.host, move)
 
     def arrive(self, argument: bytes) -> Move[Source] | Claim | None:
         """Return the move that a VMOTION-PEER proves, now taken; or a Claim; or None."""
@@ -247,8 +319,7 @@ class Moves(Generic[Source]):
         if found:
             if found.is_taken:
                 return None
-            found.is_taken = True
-            self._abandoned.discard(found.host, found)
+            self.take(found)
             return found
         sequence, secret = argument[:cut], argument[cut:]
         if self._secrets.is_fresh(secret) and secret not in self._spent:
@@ -271,7 +342,7 @@ class Moves(Generic[Source]):
 
     def end(self, move: Move[Source]) -> None:
         """Forget a move: completed, aborted, replaced or expired."""
-        if self._pending.pop(move.sequence + move.secret, None) is None:
+        if self._pending.pop(move.token, None) is None:
             return
         self._abandoned.discard(move.host, move)
         _count_down(self._of_host, move.host)

@@ -9,14 +9,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import IntEnum
+from typing import Any
 from urllib.parse import parse_qsl
 
 from vmw_cloudinit_metadata.protocol import identitytoken
 from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.printable import quoted
+from vmw_cloudinit_metadata.protocol.state import (
+    Form,
+    InvalidState,
+    State,
+    listed,
+    mapping,
+    one_of,
+    text,
+)
 from vmw_cloudinit_metadata.protocol.telnet import Option, Subnegotiation
+from vmw_cloudinit_metadata.protocol.testmark import is_marked, without_mark
 
 
 class Suboption(IntEnum):
@@ -57,6 +68,8 @@ DIRECTIONS = {b"C": "client", b"S": "server"}
 # vCenter's own limit is 80 characters, before it writes / \ % as three.
 MAX_NAME_BYTES = 1024
 MAX_URI_BYTES = 1024
+MAX_CARDS = 32
+MAC_CHARACTERS = 17
 
 NIL_UUID = "00000000-0000-0000-0000-000000000000"  # RFC 9562: of no VM
 
@@ -107,11 +120,11 @@ _PARSERS = {**dict.fromkeys(IDENTITY.values(), _parse_uuid), Suboption.VM_NAME: 
 
 
 def serves(service_uri: str, uris: frozenset[str]) -> bool:
-    """Return whether a service URI, with or without its query, is one of `uris`; a token in it
-    does not count."""
+    """Return whether a service URI, with or without its query, is one of `uris`; a token and the
+    mark of a test in it do not count."""
     if service_uri.partition("?")[0] in uris:
         return True
-    return identitytoken.without_token(service_uri) in uris
+    return without_mark(identitytoken.without_token(service_uri)) in uris
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +144,19 @@ class Machine:
     peer_address: str = ""  # of the ESXi host
     connected_since: datetime | None = field(default=None, compare=False)
     proof: Proof = Proof.UNASKED  # of its identity
+    macs: tuple[str, ...] = ()  # of its network cards, in their order, as vCenter has them
 
     @property
     def query(self) -> Mapping[str, str]:
         """The service URI's query: {"profile": "web"} for `my-metadata?profile=web`; without the
-        identity token."""
-        query = identitytoken.without_token(self.service_uri).partition("?")[2]
+        identity token and the mark of a test."""
+        query = without_mark(identitytoken.without_token(self.service_uri)).partition("?")[2]
         return dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+
+    @property
+    def is_test(self) -> bool:
+        """Whether an administrator plays the VM (testmark.py)."""
+        return is_marked(self.service_uri)
 
     @property
     def is_anonymous(self) -> bool:
@@ -151,6 +170,62 @@ class Machine:
         if not parts:
             parts = [f"BIOS UUID {self.bios_uuid}"] if self.bios_uuid else ["a VM without identity"]
         return ", ".join(parts)
+
+
+def _write_time(moment: datetime | None) -> float | None:
+    return moment.timestamp() if moment else None
+
+
+def _read_time(value: object) -> datetime | None:
+    try:
+        if isinstance(value, float) and value >= 0:
+            return datetime.fromtimestamp(value, UTC)
+    except (OverflowError, ValueError, OSError):
+        pass
+    raise InvalidState("expected a time")
+
+
+def _read_uuid(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and parse_uuid(value) == value):
+        return value
+    raise InvalidState("expected a UUID")
+
+
+def _read_macs(value: object) -> tuple[str, ...]:
+    return tuple(_MACS.read(value))
+
+
+_MACS = listed(text(MAC_CHARACTERS), MAX_CARDS)
+_UUID_OR_NONE = Form(None, str, _read_uuid)
+_FIELDS: Mapping[str, Form] = {
+    "name": text(MAX_NAME_BYTES, None),
+    **dict.fromkeys(("vc_uuid", "bios_uuid", "location_uuid"), _UUID_OR_NONE),
+    "service_uri": text(MAX_URI_BYTES),
+    "direction": one_of({direction: direction for direction in DIRECTIONS.values()}, "client"),
+    "peer_address": text(64),
+    "connected_since": Form(None, _write_time, _read_time),
+    "proof": identitytoken.PROOF,
+    "macs": Form((), list, _read_macs),
+}
+
+
+def _write_machine(machine: Machine) -> State:
+    values = {name: getattr(machine, name) for name in _FIELDS}
+    return {
+        name: _FIELDS[name].write(value)
+        for name, value in values.items()
+        if value != _FIELDS[name].new
+    }
+
+
+def _read_machine(value: Any) -> Machine:
+    state = mapping(value)
+    if state.keys() - _FIELDS.keys():
+        raise InvalidState("a machine has other fields")
+    return Machine(**{name: _FIELDS[name].read(value) for name, value in state.items()})
+
+
+MACHINE = Form(None, _write_machine, _read_machine)
 
 
 def machine_called(text: str) -> Machine:
