@@ -55,6 +55,14 @@ def warnings_of(instance: InstanceData) -> Iterator[Fault]:
     return (replace(fault, is_warning=True) for fault in found)
 
 
+def unrecorded(instance: InstanceData) -> Iterator[Fault]:
+    """Warn of documents with `once`, at a server that has nowhere to record uses."""
+    for name in sorted(instance.once)[:1]:
+        key = ("documents", name.lower(), "once")
+        expected = "a server with --ledger FILE or --fleet: this one answers with `failed`"
+        yield Fault(key, "once: true", expected, is_warning=True)
+
+
 def _advice(instance: InstanceData) -> Iterator[Fault]:
     yield from instance.warnings
     yield from _metadata(instance)

@@ -49,10 +49,18 @@ def _values(instance: InstanceData, stem: str) -> Iterator[Value]:
         # The strongest identity alone: VMs of one name may differ in their UUIDs.
         key = next(key for key in ("vc-uuid", "bios-uuid", "name") if key in match)
         yield ("match", key), normal(match[key])
-    network = instance.network
-    if not network:
-        return
-    host = _host_rendered if instance.interfaces else _host
+    if instance.network:
+        yield from _of_network(instance.network, is_rendered=bool(instance.interfaces))
+
+
+def addresses_of(network: Mapping[str, Any]) -> list[str]:
+    """Return the addresses of a network-config, without their prefix lengths."""
+    values = islice(_of_network(network, is_rendered=False), MAX_VALUES)
+    return [value for key, value in values if key == _ADDRESS]
+
+
+def _of_network(network: Mapping[str, Any], *, is_rendered: bool) -> Iterator[Value]:
+    host = _host_rendered if is_rendered else _host
     if network.get("version") == 1:
         yield from _of_version_1(network.get("config"), host)
     else:

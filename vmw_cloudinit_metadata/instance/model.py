@@ -28,13 +28,15 @@ from vmw_cloudinit_metadata.instance.values import placeholder, plain
 from vmw_cloudinit_metadata.instance.values.dump import block_text
 from vmw_cloudinit_metadata.instance.values.plain import MAPPING
 from vmw_cloudinit_metadata.instance.vmname import normal
+from vmw_cloudinit_metadata.protocol.packet import WITH_ARGUMENT
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
 
 STANDARD_DOCUMENTS = frozenset(document.code for document in STANDARD)
-RESERVED_DOCUMENTS = STANDARD_DOCUMENTS | {"DIGEST", "ERROR"}
+RESERVED_DOCUMENTS = STANDARD_DOCUMENTS | {"DIGEST", "ERROR"} | WITH_ARGUMENT
 
+_DOCUMENT_KEYS = frozenset({"text", "once"})
 _LEADING_BLANK_LINES = re.compile(r"\A(?:[ \t]*\r?\n)+")
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -42,11 +44,11 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class InstanceData:
-    """The data of one VM. `from_mapping` makes it; a driver may set the last seven with `replace`.
+    """The data of one VM. `from_mapping` makes it; a driver may set the last nine with `replace`.
 
     `metadata` has the known keys first; `network` is cloud-init's network-config, version 1 or 2;
     documents are bytes, empty if there is none. `documents` has the other ones by the name with
-    which a VM requests them ("SECURITYDATA").
+    which a VM requests them ("SECURITYDATA"); `once` names those that a VM gets one time only.
     """
 
     metadata: Mapping[str, Any]
@@ -57,6 +59,7 @@ class InstanceData:
     match: Mapping[str, str] = field(default_factory=dict)
     network_is_native: bool = False  # the operator wrote cloud-init's own document
     interfaces: Mapping[Key, Interface] = field(default_factory=dict)  # of a short `network`
+    once: frozenset[str] = frozenset()
 
     matched_by: str = ""  # the identity by which the VM was found: "vc-uuid"
     sources: tuple[str, ...] = ()  # the files, the VM's own first
@@ -64,6 +67,8 @@ class InstanceData:
     duplicates: tuple[str, ...] = ()  # values shared with another VM, for the log
     warnings: tuple[Fault, ...] = ()  # of how it was put together
     is_secret: bool = False  # never written to disk, not even as a last good answer
+    secrets: tuple[str, ...] = ()  # whose values it has: it is made anew for each request
+    lacks_secrets: bool = False  # their references stand for the values, which were not read
     token: object = None  # for Driver.still_holds; None: ask again at the next request
 
     @classmethod
@@ -83,6 +88,7 @@ class InstanceData:
             documents=check.documents | check.user_data,
             match=check.match,
             interfaces=check.interfaces,
+            once=frozenset(check.once),
             sources=sources,
         )
 
@@ -125,6 +131,7 @@ class _Check:
         self.user_data = {
             row.code: self._document(seed.get(row.key), (row.key,)) for row in USER_DATA
         }
+        self.once: set[str] = set()
         self.documents = self._documents(seed.get("documents"))
 
     def _metadata(self, seed: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,8 +221,25 @@ class _Check:
             elif code in documents:
                 self._fault(place, f"name {number}, a duplicate", "each document once")
             else:
+                text, is_once = self._long_form(text, place)
                 documents[code] = self._document(text, place)
+                if is_once:
+                    self.once.add(code)
         return documents
+
+    def _long_form(self, value: Any, key: Key) -> tuple[Any, bool]:
+        """Return the text of a document that may be written as {text: …, once: true}, and whether
+        it is served once."""
+        if not isinstance(value, Mapping):
+            return value, False
+        is_once, text = value.get("once"), value.get("text")
+        if any(name not in _DOCUMENT_KEYS for name in value):
+            self._fault(key, "a mapping with other keys", "a string, or text and once")
+        elif is_once is not None and not isinstance(is_once, bool):
+            self._fault(key, describe(is_once, key), "once: true or false")
+        elif text is None:
+            self._fault(key, "a mapping without text", "text, with once", absence=True)
+        return text, is_once is True
 
     def _validate(self, model: type[_Model], value: Any, key: Key) -> _Model | None:
         try:
@@ -252,6 +276,8 @@ def _user_data(value: Any) -> bytes:
         return _text(value)
     if not isinstance(value, Mapping):
         raise _UnfitError("a string, !!binary, or a mapping, which is served as #cloud-config")
+    if "once" in value:
+        raise _UnfitError("no once, which is for documents alone")
     try:
         return b"#cloud-config\n" + block_text(dict(value)).encode()
     except (TypeError, ValueError, yaml.YAMLError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA
@@ -11,6 +12,7 @@ from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, de
 from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.metadata.hostname import hostname_of, is_whole
 from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceData
+from vmw_cloudinit_metadata.instance.network.cardorder import with_cards
 from vmw_cloudinit_metadata.instance.values.dump import document_text, json_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
@@ -27,7 +29,7 @@ def render(instance: InstanceData, machine: Machine) -> dict[str, bytes]:
     """
     documents = {
         "METADATA": json_text(metadata(instance, machine)).encode(),
-        "NETWORKDATA": document_text(instance.network).encode() if instance.network else b"",
+        "NETWORKDATA": _network(instance.network, machine),
         **{document.code: instance.content_of(document) for document in USER_DATA},
         **instance.documents,
     }
@@ -39,6 +41,28 @@ def render(instance: InstanceData, machine: Machine) -> dict[str, bytes]:
     if faults:
         raise InvalidInstanceData(faults)
     return documents
+
+
+def _network(network: Mapping[str, Any] | None, machine: Machine) -> bytes:
+    """Return the network-config; where the VM's cards are known, eth0 is the first of them."""
+    if not network:
+        return b""
+    if machine.macs:
+        network = with_cards(network, machine.macs)
+    return document_text(network).encode()
+
+
+def instance_id_of(instance: InstanceData, machine: Machine) -> str:
+    """Return the instance-id of an instance that `render` takes."""
+    return str(instance.metadata.get("instance-id") or machine.vc_uuid)
+
+
+def instance_id_in(document: bytes) -> str:
+    """Return the instance-id in a METADATA that `render` has made; "" if it is another text."""
+    try:
+        return str(json.loads(document)["instance-id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def metadata(instance: InstanceData, machine: Machine) -> dict[str, Any]:
@@ -75,12 +99,15 @@ def _hostname(machine: Machine) -> str | None:
     return hostname_of(machine.name) if machine.name else None
 
 
-def digest(documents: Mapping[str, bytes]) -> bytes:
-    """Return the body of RESPONSE_DIGEST: length in bytes and SHA-256 of each document."""
+def digest(documents: Mapping[str, bytes], once: Collection[str] = ()) -> bytes:
+    """Return the body of RESPONSE_DIGEST: length in bytes and SHA-256 of each document.
+
+    Not of those that are served once: a digest of a short secret gives it away.
+    """
     return json_text(
         {
             name: {"length": len(document), "sha256": hashlib.sha256(document).hexdigest()}
             for name, document in documents.items()
-            if document
+            if document and name not in once
         }
     ).encode()

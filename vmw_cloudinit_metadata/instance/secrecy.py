@@ -74,8 +74,12 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret(key: Key) -> bool:
-    """Return whether the value at `key` may be a secret."""
-    return any(isinstance(part, str) and _begins_secret(part) for part in key)
+    """Return whether the value at `key` may be a secret.
+
+    What stands where interfaces are named, and has no such name, may have slipped there.
+    """
+    has_slipped = _is_among_interfaces(key) and not _is_interface(key)
+    return has_slipped or any(isinstance(part, str) and _begins_secret(part) for part in key)
 
 
 def _begins_secret(part: str) -> bool:
@@ -101,9 +105,13 @@ def shown(key: Key, names: Collection[str] = NAMES, *, with_last: bool = False) 
 
 
 def _is_interface(key: Key) -> bool:
+    return _is_among_interfaces(key) and bool(_INTERFACE.fullmatch(str(key[-1])))
+
+
+def _is_among_interfaces(key: Key) -> bool:
     match key:
-        case ("network", str() as kind, str() as name):
-            return kind in _INTERFACES and bool(_INTERFACE.fullmatch(name))
+        case ("network", str() as kind, str()):
+            return kind in _INTERFACES
         case _:
             return False
 

@@ -67,7 +67,7 @@ _OTHER_FORMS = (  # how other things than a public key begin, and what to write 
 
 # [options] type blob [comment]; options hold quoted strings, in which \\" is a quote.
 _OPTIONS = r'(?:(?:"(?:[^"\\]|\\.)*"|[^\s"])+[ \t]+)?'
-_LINE = re.compile(
+_KEY_LINE = re.compile(
     rf"{_OPTIONS}(?P<type>[a-z0-9@.-]+)[ \t]+(?P<blob>[A-Za-z0-9+/]+=*)(?:[ \t](?P<comment>.*))?"
 )
 _SECOND = re.compile(r"(?:ssh-|ecdsa-|@openssh\.com)[a-z0-9-]{0,40}[ \t]{1,9}AAAA[A-Za-z0-9+/]{9}")
@@ -104,7 +104,7 @@ def warnings_in(value: Any, key: Key) -> Iterator[Fault]:
     match value:
         case str():
             for line in value.splitlines():
-                form = _LINE.fullmatch(line.strip())
+                form = _KEY_LINE.fullmatch(line.strip())
                 if form and form["type"] in _IGNORED_BY:
                     who = _IGNORED_BY[form["type"]]
                     expected = f"another type, such as ssh-ed25519: {who} ignores this one"
@@ -171,7 +171,7 @@ def _key_faults(value: Any, key: Key) -> Iterator[Fault]:
 def fault_of(line: str) -> str | None:
     """Return what is expected in place of `line`, or None if it is a public key."""
     line = line.strip()
-    match = _LINE.fullmatch(line)
+    match = _KEY_LINE.fullmatch(line)
     if match is None or match["type"] not in LAYOUTS or line.startswith("#"):
         return _meant(line)
     if match["comment"] and _SECOND.search(match["comment"]):

@@ -18,7 +18,7 @@ from vmw_cloudinit_metadata.instance.fault import Fault
 from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.instance.parsing.entries import Entry
 from vmw_cloudinit_metadata.instance.parsing.seed import Seed
-from vmw_cloudinit_metadata.instance.parsing.textkeys import SCHEMA, TEXT
+from vmw_cloudinit_metadata.instance.parsing.textkeys import SCHEMA, below, is_text
 from vmw_cloudinit_metadata.instance.values.plain import MAX_DEPTH
 
 NAME = "name"
@@ -108,7 +108,7 @@ def put(value: dict[str, Any], column: Column, found: Any) -> None:
 
 def value_of(text: str, schema: Any) -> Any:
     """Return what a cell says that is not empty."""
-    if schema is TEXT:
+    if is_text(schema):
         return text
     if _WHOLE_NUMBER.fullmatch(text):
         return int(text)
@@ -119,5 +119,5 @@ def schema_at(column: Column) -> Any:
     """Return which values the key takes: `TEXT` for texts alone."""
     schema: Any = SCHEMA
     for part in column:
-        schema = schema.get(part.replace("_", "-")) if isinstance(schema, dict) else schema
+        schema = below(schema, part.replace("_", "-"))
     return schema

@@ -32,7 +32,7 @@ from yaml.events import (
 from vmw_cloudinit_metadata.instance import secrecy
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, kind_of
 from vmw_cloudinit_metadata.instance.parsing import syntax
-from vmw_cloudinit_metadata.instance.parsing.textkeys import SCHEMA, TEXT
+from vmw_cloudinit_metadata.instance.parsing.textkeys import SCHEMA, TEXT, below, is_text
 from vmw_cloudinit_metadata.instance.values import placeholder
 from vmw_cloudinit_metadata.instance.values.plain import MAX_DEPTH, MAX_NUMBER_BITS
 
@@ -67,6 +67,7 @@ _RESOLVERS = yaml.resolver.Resolver.yaml_implicit_resolvers
 _BLOCKS = ("|", ">")
 _FIRST_LINE = re.compile(r"[|>][0-9+-]*[ \t]*(?:#!|#cloud-|#include|## template)")
 
+_QUOTES = ("'", '"')
 _NO_SPACE = re.compile(r"[\w-]+:\S")  # `{a:b}` is a mapping with the key `a:b`
 _COMMENT = re.compile(r"[ \t]*#\{")  # a placeholder that YAML reads as a comment
 _ITEM = re.compile(r"[\r\n][ \t]*- ")  # in a scalar of several lines
@@ -276,11 +277,12 @@ class Reader:
             if name in mapping:
                 self._duplicate(event, place)
             self._marks.setdefault(place, event.start_mark)
-            below = schema.get(place[-1]) if is_ours else schema
+            inner = below(schema, place[-1]) if is_ours else schema
             self._at = place
-            mapping[name] = value = self._node(next(events), place, below)
+            mapping[name] = value = self._node(next(events), place, inner)
             self._at = key
-            if value is None and is_ours and _NO_SPACE.match(str(name)):
+            is_quoted = getattr(event, "style", None) in _QUOTES
+            if value is None and is_ours and not is_quoted and _NO_SPACE.match(str(name)):
                 expected = "KEY: VALUE, with a space after the colon"
                 self._fault(event, place, "a key that contains ':' and has no value", expected)
         self._marks.setdefault(key, start.start_mark)
@@ -356,7 +358,7 @@ class Reader:
                 found = f"text after {event.style}, which YAML reads as a comment"
                 self._fault(event, key, found, "the text on the lines below, indented")
             return text
-        if is_plain and schema is TEXT:
+        if is_plain and is_text(schema):
             if not text or event.start_mark.line != event.end_mark.line:
                 self._check_plain(event, key)
             return None if text in _NULLS else text

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.documents import FILE_KEYS
 
 TEXT = "text"  # scalars below this key are strings, as they are written
+
+
+class Below(Enum):
+    EACH = "each"  # whatever its key is
+    ITSELF = "itself"  # the value itself, if it is no mapping
 
 
 def _appendable(schema: dict[str, Any]) -> dict[str, Any]:
@@ -37,5 +43,17 @@ SCHEMA: Mapping[str, Any] = {
     "network": _INTERFACE,
     "match": TEXT,
     **dict.fromkeys(FILE_KEYS, TEXT),
-    "documents": TEXT,
+    "documents": {Below.EACH: {"text": TEXT, Below.ITSELF: TEXT}},
 }
+
+
+def below(schema: Any, name: str | int) -> Any:
+    """Return the schema of what is at the key `name`."""
+    if not isinstance(schema, dict):
+        return schema
+    return schema.get(name) or schema.get(Below.EACH)
+
+
+def is_text(schema: Any) -> bool:
+    """Return whether a scalar is a string, as it is written."""
+    return schema is TEXT or (isinstance(schema, dict) and Below.ITSELF in schema)
