@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from vmw_cloudinit_metadata.settings.masking import HIDDEN
 
@@ -44,7 +44,7 @@ def parts_of(text: str) -> Iterator[str]:
 def _forms(text: str) -> Iterator[str]:
     """Yield a secret as messages may quote it."""
     for part in (text, text.strip(), *parts_of(text)):
-        yield from (part, repr(part)[1:-1], quote(part), quote(part, safe=""))
+        yield from (part, repr(part)[1:-1], quote(part), quote(part, safe=""), unquote(part))
     lines = text.splitlines()
     if len(lines) > 1:
         yield from (line.strip() for line in lines if len(line.strip()) >= _LINE_CHARACTERS)

@@ -6,7 +6,9 @@ file and VMW_METADATA_LOOKUP_TIMEOUT in the environment.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +16,11 @@ import click
 from click.core import ParameterSource
 
 from vmw_cloudinit_metadata.instance.fault import nearest
-from vmw_cloudinit_metadata.settings import configfile
+from vmw_cloudinit_metadata.settings import configfile, vcenterpassword
+from vmw_cloudinit_metadata.settings.command import Command
 from vmw_cloudinit_metadata.settings.configfile import ConfigFile, Shape
 from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.knownsecrets import parts_of
 from vmw_cloudinit_metadata.settings.masking import holds_secret
 from vmw_cloudinit_metadata.settings.parameters import FILE, JSON
 
@@ -29,7 +33,7 @@ _CONFIG = "config"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class SettingsCommand(click.Command):
+class SettingsCommand(Command):
     """A command whose options may also come from the environment and the file of --config.
 
     A command with only some of the settings of `whole` ignores the others in the file.
@@ -43,18 +47,24 @@ class SettingsCommand(click.Command):
             if option.name in known:
                 option.envvar = variable_of(option)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        if self.whole is not self:  # `run` logs them
+            for warning in unknown_variables(self.whole, os.environ):
+                click.echo(f"warning: {warning}", err=True)
+        return super().invoke(ctx)
+
+    def help_record(self, option: click.Option, ctx: click.Context) -> tuple[str, str] | None:
+        """Name the variable in the help; errors say where a value comes from by themselves."""
+        shown = copy(option)
+        shown.show_envvar = option.envvar is not None
+        return shown.get_help_record(ctx)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = tuple(args)
         try:
             return super().parse_args(ctx, args)
-        except click.MissingParameter as error:
-            if not isinstance(error.param, click.Option):
-                raise
-            raise click.UsageError(_missing(error.param), ctx) from None
         except click.BadParameter as error:
-            if not isinstance(error.param, click.Option):
-                raise
-            raise _located(ctx, error.param, error) from None
+            raise explained(ctx, error) from None
 
 
 def config_option(command: _Command) -> _Command:
@@ -80,6 +90,13 @@ def settings_of(command: click.Command) -> Iterator[click.Option]:
 def name_of(option: click.Option) -> str:
     """Return the setting's name: `lookup-timeout`."""
     return max(option.opts, key=len).removeprefix("--")
+
+
+def is_chosen(ctx: click.Context, option: click.Option) -> bool:
+    """Return whether the option has a value that is not its default, which may be set too."""
+    name = str(option.name)
+    is_default = ctx.get_parameter_source(name) is ParameterSource.DEFAULT
+    return not is_default and ctx.params[name] != option.default
 
 
 def variable_of(option: click.Option) -> str:
@@ -114,7 +131,7 @@ def unknown_variables(command: click.Command, environment: Mapping[str, str]) ->
 
     Not an error: Kubernetes sets such variables for a service named `vmw-metadata`.
     """
-    known = {variable_of(option) for option in _options(command)}
+    known = {vcenterpassword.VARIABLE, *map(variable_of, _options(command))}
     for found in sorted(environment):
         if found.startswith(PREFIX) and found not in known:
             yield f"environment: {found} is not a setting, expected {nearest(found, known)}"
@@ -151,12 +168,24 @@ def config_file(ctx: click.Context) -> tuple[Path, bool] | None:
     if _FILE not in ctx.meta:
         return None
     file = _file(ctx)
-    return file.path, holds_secret(file.values.get("driver-opts"))
+    has_password = any(parts_of(str(file.values.get("fleet", ""))))
+    return file.path, has_password or holds_secret(file.values.get("driver-opts"))
 
 
 def _file(ctx: click.Context) -> ConfigFile:
     file: ConfigFile = ctx.meta[_FILE]
     return file
+
+
+def explained(ctx: click.Context, error: click.BadParameter) -> Exception:
+    """Return the error with where the value comes from, or could come from."""
+    match error:
+        case click.MissingParameter(param=click.Option() as option):
+            return click.UsageError(_missing(option), ctx)
+        case click.BadParameter(param=click.Option() as option):
+            return _located(ctx, option, error)
+        case _:
+            return error
 
 
 def _missing(option: click.Option) -> str:

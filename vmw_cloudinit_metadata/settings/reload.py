@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import name_of, origin_of, reread, settings_of
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,10 @@ CHANGEABLE: Mapping[str, tuple[str, ...]] = {
     "uris": ("uris",),
     "identity_key_files": ("identity_keys",),
     "identity_token": ("identity_keys", "requires_proof"),
+    "identity_signing_keys": ("identity_issuer",),
+    "identity_issuer": ("identity_issuer",),
+    "vcenter_check": ("vcenter_check",),
+    "vcenter_wait_s": ("vcenter_wait_s",),
     "allow": ("allow",),
     "proxy_protocol": ("proxy_protocol",),
     "max_connections": ("max_connections", "max_pending_moves"),
@@ -26,6 +31,7 @@ CHANGEABLE: Mapping[str, tuple[str, ...]] = {
     "max_pending_moves": ("max_pending_moves",),
     **{key: (key,) for key in ("max_connection_rate", "max_handshake_rate", "max_move_rate")},
     "lookup_timeout_s": ("lookup_timeout_s",),
+    "userdata_window_s": ("userdata_window_s",),
     "drain_s": ("drain_s",),
     "tls_cert": ("key_pair",),
     "tls_key": ("key_pair",),
@@ -33,7 +39,7 @@ CHANGEABLE: Mapping[str, tuple[str, ...]] = {
 }
 
 # Also if only what they name has changed: a key is replaced in its place.
-_READ_AGAIN = "identity_key_files"
+_READ_AGAIN = {"identity_key_files": "identity_keys", "identity_signing_keys": "identity_issuer"}
 
 # If they switch TLS on or off, they wait for the next start, as --tls does.
 _CERTIFICATE = frozenset({"tls_cert", "tls_key"})
@@ -66,6 +72,11 @@ class Configuration:
         self._options: Mapping[str, Any] = dict(ctx.params)
         self.settings = check(self._options)
 
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options in force."""
+        return self._options
+
     def read(self) -> SettingsChange:
         """Read file and environment again, without changing anything; raise ConfigError.
 
@@ -74,12 +85,20 @@ class Configuration:
         ctx = reread(self._ctx)
         wanted = self._check(ctx.params)
         changed = {key for key, value in ctx.params.items() if value != self._options[key]}
-        has_other_keys = wanted["identity_keys"] != self.settings["identity_keys"]
-        if has_other_keys and "identity_token" not in changed:  # which takes keys into use
-            changed.add(_READ_AGAIN)
+        changed |= {
+            option
+            for option, setting in _READ_AGAIN.items()
+            if wanted[setting] != self.settings[setting]
+            and not any(setting in CHANGEABLE.get(key, ()) for key in changed)
+        }
         taken = frozenset(key for key in changed if self._can_change(key, wanted))
+        kept = frozenset(changed - taken)
         options = {**self._options, **{key: ctx.params[key] for key in taken}}
-        return SettingsChange(ctx, taken, frozenset(changed - taken), options, self._check(options))
+        try:
+            settings = self._check(options)
+        except ConfigError as error:  # what is changed needs what waits
+            raise ConfigError(f"{error}: {_waiting(ctx, kept)}") from error
+        return SettingsChange(ctx, taken, kept, options, settings)
 
     def take(self, change: SettingsChange, *, is_logged: bool = True) -> None:
         """Put the changed options in force, and log them."""
@@ -96,11 +115,20 @@ class Configuration:
 
 
 def _log_change(ctx: click.Context, taken: Collection[str], kept: Collection[str]) -> None:
-    options = {str(option.name): option for option in settings_of(ctx.command)}
+    options = _options_of(ctx)
     for option in (options[key] for key in sorted(taken)):
         log.info("reload: %s has changed (%s)", name_of(option), origin_of(ctx, option))
     if kept:
-        names = ", ".join(sorted(name_of(options[key]) for key in kept))
-        log.warning("reload: changes to %s take effect at the next start", names)
+        log.warning("reload: %s", _waiting(ctx, kept))
     if not taken and not kept:
         log.info("reload: no setting has changed")
+
+
+def _waiting(ctx: click.Context, kept: Collection[str]) -> str:
+    options = _options_of(ctx)
+    names = ", ".join(sorted(name_of(options[key]) for key in kept))
+    return f"changes to {names} take effect at the next start"
+
+
+def _options_of(ctx: click.Context) -> dict[str, click.Option]:
+    return {str(option.name): option for option in settings_of(ctx.command)}

@@ -6,10 +6,14 @@ import ipaddress
 import re
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import ujson
 
+from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.settings.errors import ConfigError
+from vmw_cloudinit_metadata.settings.knownsecrets import parts_of
+from vmw_cloudinit_metadata.settings.masking import HIDDEN, masked
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -35,6 +39,20 @@ class Address(NamedTuple):
         if not host or (":" in host and not bracketed):
             raise ConfigError(f"found {text!r}, expected 0.0.0.0:13370 or [::]:13370")
         return cls(host[1:-1] if bracketed else host, int(port))
+
+
+_HTTPS = 443
+
+
+def parse_vcenter(text: str) -> Address:
+    """Parse `vcenter.example.com`, `vcenter.example.com:8443` or `[fd00::1]:443`."""
+    try:
+        found = urlsplit(f"//{text}")
+        if found.hostname and found.netloc == text and "@" not in text:
+            return Address(found.hostname, found.port or _HTTPS)
+    except ValueError:
+        pass
+    raise ConfigError(f"found {text!r}, expected HOST or HOST:PORT")
 
 
 def is_loopback(host: str) -> bool:
@@ -105,6 +123,61 @@ def parse_size(text: str) -> int:
 
 DEFAULT_LISTEN = Address("0.0.0.0", 13370)  # nosec B104 # ESXi hosts connect from other machines
 DEFAULT_ADMIN_LISTEN = Address("127.0.0.1", 13371)
+
+
+MAX_SERVER_NAME = 100  # characters
+
+_POSTGRESQL = re.compile(r"postgres(?:ql)?://", re.IGNORECASE)
+
+
+def parse_server_name(text: str) -> str:
+    """Take the name of a server of a fleet; raise ConfigError."""
+    if not (text.strip() and len(text) <= MAX_SERVER_NAME and text.isprintable()):
+        expected = f"1 to {MAX_SERVER_NAME} printable characters"
+        raise ConfigError(f"found {quoted(text)}, expected {expected}")
+    return text
+
+
+class SecretUrl(str):
+    """An address that may have a password."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+    @property
+    def shown(self) -> str:
+        return str(masked(str.__str__(self)))
+
+    @property
+    def has_password(self) -> bool:
+        return any(parts_of(self))
+
+    @classmethod
+    def parse(cls, text: str) -> SecretUrl:
+        """Take an address of PostgreSQL; raise ConfigError, which quotes nothing of it."""
+        if not _POSTGRESQL.match(text):
+            raise ConfigError("expected postgresql://USER@HOST/DATABASE")
+        if not text.isprintable():
+            raise ConfigError("found a character that is not printable, expected it as %XX")
+        return cls(text)
+
+
+def parse_hook_url(text: str) -> str:
+    """Parse the URL of a receiver of webhooks; raise ConfigError, which quotes nothing of it."""
+    expected = "expected http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH"
+    try:
+        url = urlsplit(text)
+        is_complete = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        (url.hostname or "").encode("idna")  # or it is looked up nowhere
+    except ValueError:
+        is_complete = False
+    if not is_complete or not re.fullmatch("[!-~]{1,2048}", text):
+        raise ConfigError(expected)
+    if "@" in url.netloc or url.fragment:
+        raise ConfigError(f"{expected}, without a user or a fragment: webhooks are signed")
+    return text
 
 
 def parse_driver_options(text: str) -> dict[str, Any]:
