@@ -21,9 +21,9 @@ _DOCUMENT_NAME = re.compile("[A-Z]{1,32}")  # a guest can ask for no other
 # Methods that return a value at once, and those that may yield it.
 _CALLED = (
     *("get_instance", "still_holds", "held_at", "watch", "explain", "check", "tables", "close"),
-    *("hook", "source_name"),
+    *("get_without_secrets", "hook", "source_name"),
     *("census", "revision"),  # in the process of the catalogue
-    *("listen", "version"),  # of a store
+    *("listen", "version", "record_version"),  # of a store
 )
 _ITERATED = (
     *("which_hold", "document_names", "validate", "validate_named", "survey", "notes", "trace"),
@@ -62,6 +62,8 @@ def instance(driver: object, returned: Any) -> InstanceData | None:
         value = getattr(returned, name)
         if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
             raise _field_error(driver, name, value, "a tuple of str")
+    if not isinstance(returned.once, frozenset) or not returned.once <= returned.documents.keys():
+        raise _field_error(driver, "once", returned.once, "a frozenset of names in its documents")
     if inspect.isawaitable(returned.token):
         raise _field_error(driver, "token", returned.token, "a value that still_holds can judge")
     return returned

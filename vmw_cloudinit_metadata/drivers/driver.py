@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from vmw_cloudinit_metadata.drivers import contract, driveroptions
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError as DriverError
@@ -30,6 +30,10 @@ class Work:
         self.is_awaited = False
         self.is_over = False
         self.is_kept = False  # once it is over, everybody gets its result without work
+
+
+class Hideable(Protocol):
+    is_hidden: bool  # whether references stand for values, which are read all the same
 
 
 class UnderWay(Exception):  # noqa: N818 - not an error
@@ -63,12 +67,16 @@ class Driver(ABC):
 
     # What the process of the catalogue can prepare, for `get_instance` to be saved; None: nothing.
     prepared: PreparedAnswers | None = None
+    why_not_prepared = ""  # what an operator may change about that
 
     # Set by the command `validate`: returns further warnings, those of cloud-init's schemas.
     judge: Callable[[InstanceData], Iterable[Fault]] | None = None
 
     # How many files, or VMs, the last `validate` or `validate_named` has checked, if known.
     files_checked: int | None = None
+
+    # Where the values of `${secret:…}` come from. The command `show` hides them.
+    vault: Hideable | None = None
 
     # The secrets among the options: they are hidden in what its exceptions say.
     known_secrets = KnownSecrets()
@@ -114,6 +122,14 @@ class Driver(ABC):
         `InstanceData.from_mapping` does) if the data is invalid, and UnderWay if another thread is
         looking it up already.
         """
+
+    def get_without_secrets(self, machine: Machine) -> InstanceData | None:
+        """Return what `get_instance` does, and read no secret that the data names by reference.
+
+        If there is one, the result `lacks_secrets`, and may have a token. `get_instance` is called
+        for a document that may have one, if the VM's window for user-data is open.
+        """
+        return self.get_instance(machine)
 
     def still_holds(self, token: Any) -> bool:  # noqa: ARG002
         """Return whether `get_instance` would return the answer with this token again.

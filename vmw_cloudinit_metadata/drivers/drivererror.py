@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vmw_cloudinit_metadata.instance.layering.secretreference import SecretProblem
+
 
 class DriverError(Exception):
     """The driver cannot use its options, or cannot answer now; the text is for the operator."""
@@ -17,3 +19,11 @@ class WebhookRefusedError(DriverError):
 
 class NoWebhooksError(DriverError):
     """The driver takes no webhooks."""
+
+
+class SecretUnavailableError(DriverError):
+    """A secret cannot be had now; the text names it, and never has its value."""
+
+    def __init__(self, problem: SecretProblem, text: str) -> None:
+        super().__init__(text)
+        self.problem = problem

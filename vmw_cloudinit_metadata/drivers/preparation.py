@@ -28,13 +28,14 @@ class Preparation:
     path: str  # of the VM's own data
     line: int  # likewise, in an inventory
     layers: Sequence[int]  # that count, by their places among all
-    has_references: bool  # to values of the VM
+    name: str  # of the VM, if there are references to its values, and it is known
     keys: Sequence[str]  # of further changes that it depends on
     metadata: Mapping[str, Any]
     network: Mapping[str, Any] | None
     documents: Mapping[str, str | Sequence[str]]  # a text, or a list with base64 of other bytes
     match: Mapping[str, str]
     sources: Sequence[str]
+    signs: Sequence[str] = ()  # of the own data and of all layers, if there are any
 
     def instance(self, matched_by: str = "", token: object = None) -> InstanceData:
         documents = {name: _bytes_of(value) for name, value in self.documents.items()}
@@ -59,11 +60,12 @@ class Preparation:
 
 
 def made_of(instance: InstanceData, machine: Machine, **about: Any) -> Preparation | None:
-    """Return the preparation for an instance; None if it is secret, or JSON would change it.
+    """Return the preparation for an instance; None if it is secret, has a document that is served
+    once, or JSON would change it.
 
     `machine` is any for which it counts, `about` what does not stand in the instance.
     """
-    if instance.is_secret:  # which a preparation does not say
+    if instance.is_secret or instance.once:  # which a preparation does not say
         return None
     documents = {
         _USERDATA: instance.userdata,
@@ -109,7 +111,7 @@ def of_line(line: bytes) -> Preparation:
     return Preparation(*ujson.loads(line)["data"])
 
 
-_TYPES = (str, int, list, bool, list, dict, dict | None, dict, dict, list)
+_TYPES = (str, int, list, str, list, dict, dict | None, dict, dict, list, list)
 
 
 def is_valid(fields: object) -> bool:
@@ -121,7 +123,7 @@ def is_valid(fields: object) -> bool:
     made = Preparation(*fields)
     if not all(isinstance(index, int) for index in made.layers):
         return False
-    texts = (*made.keys, *made.sources, *made.match.values())
+    texts = (*made.keys, *made.sources, *made.match.values(), *made.signs)
     if not all(isinstance(text, str) for text in texts):
         return False
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 import ujson
@@ -14,9 +15,11 @@ import ujson
 from vmw_cloudinit_metadata.drivers import preparation
 
 MAX_LINE_BYTES = 64 * 1024
+# Data that may be kept for a shorter time is not prepared: the next survey begins later.
+LEAST_S = 60.0
 _STEM_CHARACTERS = 255
 
-KINDS = ("prepared", "unprepared", "gone", "warmed")
+KINDS = ("prepared", "unprepared", "gone", "lasting", "warmed")
 
 
 class InvalidRecord(ValueError):  # noqa: N818 - what a record is
@@ -46,6 +49,18 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class Lasting:
+    """All that was sent, or will be in this survey, may be given until then.
+
+    Without this record, it may be for as long as no change is told. `too_short` lines are not sent,
+    since their data may not be kept for `LEAST_S`.
+    """
+
+    until_s: float  # of time.monotonic(), which all processes share
+    too_short: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Warmed:
     """All data was prepared, or sent as not prepared, with these layers: path and `match`.
 
@@ -55,7 +70,7 @@ class Warmed:
     layers: Sequence[tuple[str, Any]] | None
 
 
-PreparedRecord = Prepared | Gone | Warmed
+PreparedRecord = Prepared | Gone | Lasting | Warmed
 
 
 def of_unprepared(stem: str) -> bytes:
@@ -64,6 +79,11 @@ def of_unprepared(stem: str) -> bytes:
 
 def of_gone(stem: str) -> bytes:
     return _line({"kind": "gone", "stem": stem})
+
+
+def of_lasting(lasting: Lasting) -> bytes:
+    until_s = None if lasting.until_s == inf else lasting.until_s
+    return _line({"kind": "lasting", "until_s": until_s, "too_short": lasting.too_short})
 
 
 def of_warmed(layers: Sequence[tuple[str, Any]] | None) -> bytes:
@@ -89,6 +109,8 @@ def decoded(found: Mapping[str, Any], line: bytes) -> PreparedRecord:
             return Prepared(_stem(stem), None)
         case {"kind": "gone", "stem": str(stem)}:
             return Gone(_stem(stem))
+        case {"kind": "lasting", "until_s": None | float() as until_s, "too_short": int(count)}:
+            return Lasting(inf if until_s is None else until_s, count)
         case {"kind": "warmed", "layers": None}:
             return Warmed(None)
         case {"kind": "warmed", "layers": list(layers)}:

@@ -85,6 +85,10 @@ class Revisions:
         if self._until_s < time_s:
             self.wanted.set()
             return False
+        return self.unchanged(revision, keys)
+
+    def unchanged(self, revision: int, keys: Iterable[Hashable]) -> bool:
+        """Return whether no change of a key was counted since the revision."""
         if revision == self.revision:
             return True
         changed = self._changed  # before the next line: _count_all writes in the other order

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from vmw_cloudinit_metadata.drivers.answers.instances import Instances
-from vmw_cloudinit_metadata.drivers.answers.lastgood import LastGood
+from vmw_cloudinit_metadata.drivers.answers.lastgood import LastGood, served_because
 from vmw_cloudinit_metadata.drivers.answers.search import Search
 from vmw_cloudinit_metadata.drivers.answers.source import Source, SourceChecks, V
 from vmw_cloudinit_metadata.drivers.checking.explanation import Explanation
@@ -22,6 +22,7 @@ from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
 from vmw_cloudinit_metadata.drivers.layers.explained import explained
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
 from vmw_cloudinit_metadata.drivers.storeoptions import StoreOptions
+from vmw_cloudinit_metadata.drivers.vault.vault import vault_of
 from vmw_cloudinit_metadata.drivers.warming.preparer import Preparer
 from vmw_cloudinit_metadata.drivers.warming.warming import Warming
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
@@ -60,28 +61,29 @@ class SourceDriver(Driver, Generic[V]):
         super().__init__(options)
         checked: StoreOptions = self.options
         self._source = source = source_of(checked)
-        self._instances = Instances(source)
+        self.vault = self._vault = vault_of(checked.vault)
+        self._instances = Instances(source, self._vault)
         self._search = Search(source, self._instances, checked.match)
         self._explanation = Explanation(source, self._instances, self._search)
         self._last_good = LastGood(checked.last_good_max_age_s)
         self._kept_checks = KeptChecks()
         self._census = Census()
         self._warming: Warming[V] | None = None
-        if source.notified:
+        if source.notified and not _is_refined(self):
             parts = source.notified, self._instances, self._search, self._last_good
             self._warming = Warming(source, *parts)
         self.prepared = self._warming
         self.stale_if_error = checked.last_good_max_age_s
 
     def get_instance(self, machine: Machine) -> InstanceData | None:
-        end_s = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                return _repeated(partial(self._get, machine))
-            except DriverError as error:  # the source is out of reach
-                if not _lacks_descriptor(error) or time.monotonic() > end_s:
-                    return self._last_good_for(machine, error)
-            time.sleep(_PAUSE_S)  # meanwhile connections end, to make room
+        get = partial(self._get, machine, with_secrets=True)
+        return _patiently(get, partial(self._last_good_for, machine))
+
+    def get_without_secrets(self, machine: Machine) -> InstanceData | None:
+        if _is_refined(self):
+            return self.get_instance(machine)
+        get = partial(self._get, machine, with_secrets=False)
+        return _patiently(get, partial(self._last_good_for, machine))
 
     def still_holds(self, token: Any) -> bool:
         return next(self.which_hold([token]))
@@ -91,12 +93,16 @@ class SourceDriver(Driver, Generic[V]):
 
     def watch(self, report: Callable[[str], None]) -> None:
         self._source.watch(report)
+        if self._vault:
+            self._vault.watch(report)
 
     def held_at(self, token: Any, time_s: float) -> bool:
         return self._source.held_at(token, time_s)
 
     def close(self) -> None:
         self._source.close()
+        if self._vault:
+            self._vault.close()
 
     def document_names(self) -> Collection[str]:
         return self._source.document_names()
@@ -106,7 +112,7 @@ class SourceDriver(Driver, Generic[V]):
 
     def trace(self, machine: Machine) -> Iterator[str]:
         with self._source.view() as view:
-            own = self._own(machine, view)
+            own = self._search.own(machine, view)
             if own:
                 stack = self._instances.stack(own, machine, view)
                 yield from explained(stack, machine, self._source.prefix)
@@ -161,6 +167,7 @@ class SourceDriver(Driver, Generic[V]):
             "readings": self._instances.readings,
             "values compared": self._instances.owners,
             "layers": self._instances.bases,
+            **({"secrets": self._vault} if self._vault else {}),
             **self._source.tables(),
         }
 
@@ -184,10 +191,10 @@ class SourceDriver(Driver, Generic[V]):
                     return places
         raise DriverError(f"{name}: {checks.unknown(name) or self._explanation.of(machine)}")
 
-    def _get(self, machine: Machine) -> InstanceData | None:
+    def _get(self, machine: Machine, *, with_secrets: bool) -> InstanceData | None:
         with self._source.view() as view:
             try:
-                found = self._find(machine, view)
+                found = self._find(machine, view, with_secrets=with_secrets)
             except InvalidInstanceData as error:
                 return self._last_good_for(machine, error, view)
             finally:
@@ -196,17 +203,19 @@ class SourceDriver(Driver, Generic[V]):
                 self._last_good.forget(machine.vc_uuid)
                 return None
             own, instance = found
-            self._last_good.remember(machine.vc_uuid, own, instance, view.bytes_seen)
+            if instance.secrets:
+                self._last_good.forget(machine.vc_uuid)
+            else:
+                self._last_good.remember(machine.vc_uuid, own, instance, view.bytes_seen)
             return instance
 
-    def _own(self, machine: Machine, view: V) -> OwnData | None:
-        return self._search.find(machine, view) or self._instances.of_layers(machine, view)
-
-    def _find(self, machine: Machine, view: V) -> tuple[OwnData, InstanceData] | None:
-        own = self._own(machine, view)
+    def _find(
+        self, machine: Machine, view: V, *, with_secrets: bool
+    ) -> tuple[OwnData, InstanceData] | None:
+        own = self._search.own(machine, view)
         if own is None:
             return None
-        reading = self._instances.read(own, machine, view)
+        reading = self._instances.read(own, machine, view, with_secrets=with_secrets)
         if reading.is_like_user_data and self._source.is_no_vm(own):
             return None
         instance = reading.served()
@@ -218,7 +227,8 @@ class SourceDriver(Driver, Generic[V]):
             instance,
             matched_by=own.matched_by,
             duplicates=reading.duplicates,
-            token=view.token(),
+            token=None if instance.secrets and with_secrets else view.token(),
+            lacks_secrets=bool(instance.secrets) and not with_secrets,
         )
 
     def _last_good_for(
@@ -237,8 +247,24 @@ class SourceDriver(Driver, Generic[V]):
                 self._last_good.forget(machine.vc_uuid)
                 raise error
             token = view.token(until_s)
-        problem = f"the last good answer is served, because: {error}"
-        return replace(instance, problem=problem, token=token)
+        return replace(instance, problem=served_because(error), token=token)
+
+
+def _is_refined(driver: SourceDriver[Any]) -> bool:
+    """Return whether a derived class has a `get_instance` of its own, which is to be asked then."""
+    return type(driver).get_instance is not SourceDriver.get_instance
+
+
+def _patiently(get: Callable[[], T], instead: Callable[[DriverError], T]) -> T:
+    """Return what `get` returns, or something instead if the source is out of reach."""
+    end_s = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return _repeated(get)
+        except DriverError as error:
+            if not _lacks_descriptor(error) or time.monotonic() > end_s:
+                return instead(error)
+        time.sleep(_PAUSE_S)  # meanwhile connections end, to make room
 
 
 def _repeated(call: Callable[[], T]) -> T:

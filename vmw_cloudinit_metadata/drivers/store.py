@@ -47,7 +47,8 @@ class Record:
     `data` is what an instance file has, or a layer's file: a mapping, or its text in YAML or JSON.
     `label` says where it stands, for operators: `row 17 of vms`. An answer in which a record
     `is_secret` is never written to disk. `also` are further keys under which `fetch` returns it,
-    for a record of `all`.
+    for a record of `all`. `version` is for stores that tell `record_version`. `vm_name` is the name
+    that a VM under a UUID probably has: for checks, and answers that are prepared.
     """
 
     key: Key
@@ -55,11 +56,13 @@ class Record:
     label: str = ""
     is_secret: bool = False
     also: tuple[Key, ...] = ()
+    version: str = ""
+    vm_name: str = ""
 
 
 class Fetched(list[Record]):
     """What `fetch` may return: records that may be kept for some seconds only, although no change
-    is told. `kept_s` says so of each key, also of one without records."""
+    is told. `kept_s` says so of each key, also of one without records. `all` may yield it, too."""
 
     def __init__(self, records: Iterable[Record], kept_s: Mapping[Key, float]) -> None:
         super().__init__(records)
@@ -108,8 +111,15 @@ class Store(ABC):
     tells_all = True
 
     # Whether answers may be prepared of what `all` returns, before their VMs ask: only if each of
-    # its records has all keys under which `fetch` would return it.
+    # its records has all keys under which `fetch` would return it. If not `tells_all`, it must
+    # yield what `fetch` returns, and no VM has records under several keys.
     can_prepare = False
+
+    why_not_prepared = ""  # what an operator may change, so that answers are prepared
+
+    # Whether `all` may return something older than `fetch` does in another process. Then what is
+    # prepared counts only for a record of the `version` that `record_version` tells.
+    tells_versions = False
 
     # The secrets among the options: they are hidden in what its exceptions say.
     known_secrets = KnownSecrets()
@@ -164,8 +174,16 @@ class Store(ABC):
         """Whether `all` lists the records."""
         return type(self).all is not Store.all
 
-    def all(self) -> Iterable[Record] | None:
+    def all(self) -> Iterable[Record | Fetched] | None:
         """Return all records, a VM's under one key each; None if they cannot be listed."""
+        return None
+
+    def record_version(self, key: Key) -> str | None:  # noqa: ARG002
+        """Return the `version` of the only record under a key, "" if there is none there.
+
+        None if that is not known at once, and for several. Equal records have equal versions, in
+        each process. Called in the event loop: it must not block.
+        """
         return None
 
     def hook(self, webhook: Webhook) -> None:  # noqa: ARG002

@@ -28,6 +28,7 @@ class StoreDriver(SourceDriver[RecordView]):
     def __init__(self, store: Store, **options: Any) -> None:
         super().__init__(options, lambda _: RecordSource(store))
         self.known_secrets = store.known_secrets
+        self.why_not_prepared = store.why_not_prepared
         self._store = store
 
     def source_name(self) -> str:

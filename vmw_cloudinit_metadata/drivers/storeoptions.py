@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from vmw_cloudinit_metadata.drivers.driveroptions import DriverOptions
+from vmw_cloudinit_metadata.drivers.vault.vaultoptions import VaultOptions
 
 
 class StoreOptions(DriverOptions):
@@ -23,4 +24,7 @@ class StoreOptions(DriverOptions):
         ge=0,
         allow_inf_nan=False,
         description="for how long a last good answer replaces a faulty one; 0: never",
+    )
+    vault: VaultOptions | None = Field(
+        default=None, description="where the values of ${secret:…} in the data come from"
     )

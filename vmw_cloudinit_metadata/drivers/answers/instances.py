@@ -16,10 +16,11 @@ from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
 from vmw_cloudinit_metadata.drivers.layers.bases import Bases
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
 from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack, Selection, selection_of
+from vmw_cloudinit_metadata.drivers.vault.vault import Vault
 from vmw_cloudinit_metadata.instance import distinct
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
 from vmw_cloudinit_metadata.instance.keys import DOCUMENTS
-from vmw_cloudinit_metadata.instance.layering.substitution import Sources, sources_of
+from vmw_cloudinit_metadata.instance.layering.substitution import Sources, sources_of, unreplaced
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.secrecy import NAMES, shown
 from vmw_cloudinit_metadata.protocol.printable import one_line
@@ -29,8 +30,9 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 class Instances(Generic[V]):
     """Reads what a source has for a VM."""
 
-    def __init__(self, source: Source[V]) -> None:
+    def __init__(self, source: Source[V], vault: Vault | None = None) -> None:
         self._source = source
+        self.vault = vault
         self.bases = Bases()
         self.readings: Readings[V] = Readings()
         self.owners = Owners()
@@ -42,17 +44,26 @@ class Instances(Generic[V]):
             return None
         return OwnData(BY_LAYER, selection.serving_path, machine.name or "")
 
-    def read(self, own: OwnData, machine: Machine, view: V, *, keep: bool = False) -> Reading:
+    def read(
+        self,
+        own: OwnData,
+        machine: Machine,
+        view: V,
+        *,
+        keep: bool = False,
+        with_secrets: bool = False,
+    ) -> Reading:
         """What a VM's own data says, now or as kept in `readings`.
 
-        Raise DriverError if it cannot be read, and UnderWay.
+        Without secrets, their references stand for the values, and no secret is read. Raise
+        DriverError if it cannot be read, and UnderWay.
         """
         selection = self._selection(machine, view)
         key = (own.matched_by == BY_LAYER, own.label, selection.key if selection.layers else ())
         who = (machine.name, machine.vc_uuid, machine.service_uri)
 
         def read(view: V) -> Reading:
-            return self._read(own, selection, machine, view)
+            return self._read(own, selection, machine, view, with_secrets=with_secrets)
 
         return self.readings.of(key, who, self._source.size_of(own, view), view, read, keep=keep)
 
@@ -80,12 +91,13 @@ class Instances(Generic[V]):
         self, stack: LayerStack, sources: Callable[[], Sources], view: V
     ) -> tuple[InstanceData | None, tuple[Fault, ...]]:
         """The instance that the layers make, or None and the faults that it has instead."""
-        mapping, faults, warnings = stack.mapping(sources)
+        mapping, faults, warnings, secrets = stack.mapping(sources)
         faults = [*stack.faults, *faults]
         if stack.own is None:
             mapping.setdefault("metadata", {})
         paths = stack.paths
         found = self._replace_file_names(mapping, paths, view)
+        warnings += unreplaced(mapping)
         instance = None
         try:
             instance = InstanceData.from_mapping(mapping, tuple(paths))
@@ -98,9 +110,11 @@ class Instances(Generic[V]):
             faults += (layer.located(fault, files) for fault in found if fault.key not in known)
         if faults or instance is None:
             return None, tuple(sorted(dict.fromkeys(faults), key=_place))
-        is_secret = stack.is_secret
+        is_secret = stack.is_secret or bool(secrets)
         if warnings or is_secret:
-            instance = replace(instance, warnings=tuple(warnings), is_secret=is_secret)
+            instance = replace(
+                instance, warnings=tuple(warnings), is_secret=is_secret, secrets=secrets
+            )
         return instance, ()
 
     def _replace_file_names(
@@ -121,11 +135,21 @@ class Instances(Generic[V]):
                 mapping[name] = found[1]
         return faults
 
-    def _read(self, own: OwnData, selection: Selection, machine: Machine, view: V) -> Reading:
+    def _read(
+        self,
+        own: OwnData,
+        selection: Selection,
+        machine: Machine,
+        view: V,
+        *,
+        with_secrets: bool,
+    ) -> Reading:
         stack = self._stack(own, selection, view)
         mine = stack.own
         match = mine.mapping.get("match") if mine else None
-        sources = partial(sources_of, machine, stack.captures)
+        vault = self.vault
+        secrets = (vault.values() if with_secrets else vault.stand_in) if vault else None
+        sources = partial(sources_of, machine, stack.captures, secrets)
         instance, faults = self.merged(stack, sources, view)
         if instance and own.line:
             instance = labelled(instance, own)

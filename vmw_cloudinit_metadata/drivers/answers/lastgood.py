@@ -10,6 +10,7 @@ from operator import attrgetter
 from cachetools import LRUCache
 
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
+from vmw_cloudinit_metadata.drivers.shedding import shed_one
 from vmw_cloudinit_metadata.instance.documents import USER_DATA
 from vmw_cloudinit_metadata.instance.model import InstanceData
 
@@ -17,6 +18,7 @@ MAX_BYTES = 256 * 1024 * 1024
 _ABOUT_BYTES = 2048  # an answer without its parts
 _BYTES_PER_BYTE = 8  # memory of a value, for each byte of its file
 _SIZE = attrgetter("size")
+_SERVED = "the last good answer is served, because: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,7 @@ class LastGood:
 
     def shed(self) -> bool:
         """Drop the least recently used answer; return False if there is none."""
-        with self._lock:
-            if not self._entries:
-                return False
-            self._entries.popitem()
-            return True
+        return shed_one(self._entries, self._lock)
 
     def remember(
         self, vc_uuid: str | None, own: OwnData, instance: InstanceData, file_bytes: int
@@ -73,6 +71,16 @@ class LastGood:
             self._entries[vc_uuid or ""] = replace(entry, broken_since_s=since_s)
         until_s = since_s + self._max_age_s
         return (entry.own, entry.instance, until_s) if now_s < until_s else None
+
+
+def served_because(reason: object) -> str:
+    """Return the problem of an answer that is a last good one."""
+    return f"{_SERVED}{reason}"
+
+
+def reason_in(problem: str) -> str:
+    """Return the reason in such a problem; a driver may word it otherwise."""
+    return problem.removeprefix(_SERVED)
 
 
 def _size(instance: InstanceData, file_bytes: int) -> int:

@@ -1,6 +1,8 @@
 """Readings: parsed instance files, kept if parsing them again would cost too much.
 
 Kept are files that are invalid, took long to parse, or were requested by other threads meanwhile.
+None is kept that has the value of a secret.
+
 Only one thread parses a large file at a time, and memory bounds how many are parsed at once. Other
 threads do not wait: their look-ups are repeated afterwards.
 """
@@ -17,6 +19,7 @@ from cachetools import LRUCache
 
 from vmw_cloudinit_metadata.drivers.answers.source import V, View
 from vmw_cloudinit_metadata.drivers.driver import UnderWay, Work
+from vmw_cloudinit_metadata.drivers.shedding import shed_one
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.model import InstanceData
 
@@ -105,11 +108,7 @@ class Readings(Generic[V]):
 
     def shed(self) -> bool:
         """Drop the least recently used reading; return False if there is none."""
-        with self._lock:
-            if not self._kept:
-                return False
-            self._kept.popitem()
-            return True
+        return shed_one(self._kept, self._lock)
 
     def _begin(self, key: Key, size: int) -> Work:
         work = Work()
@@ -130,6 +129,8 @@ class Readings(Generic[V]):
         return sum(size for _, size in self._under_way.values())
 
     def _keep(self, key: Key, reading: Reading, seen: V) -> bool:
+        if reading.instance and reading.instance.secrets:
+            return False
         seen = seen.closed()
         if not seen.is_settled() or _size((reading, seen)) > KEPT_BYTES:
             return False

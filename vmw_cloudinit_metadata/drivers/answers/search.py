@@ -26,6 +26,10 @@ class Search(Generic[V]):
         self._match = match or IDENTITIES
         self.is_match_given = bool(match)
 
+    def own(self, machine: Machine, view: V) -> OwnData | None:
+        """Return the machine's data as `find` does, or else the layer that serves it."""
+        return self.find(machine, view) or self._instances.of_layers(machine, view)
+
     def find(self, machine: Machine, view: V) -> OwnData | None:
         """Raises DriverError and UnderWay, and InvalidInstanceData if there are several.
 

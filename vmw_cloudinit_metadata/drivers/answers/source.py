@@ -65,7 +65,7 @@ V = TypeVar("V", bound=View)
 class Notified(ABC, Generic[V]):
     """Which changes a source tells of, by their keys: for answers that are prepared.
 
-    All but `seen` is called in the server's event loop.
+    All but `seen` and `signs` is called in the server's event loop.
     """
 
     changes: Revisions
@@ -78,6 +78,23 @@ class Notified(ABC, Generic[V]):
     @abstractmethod
     def seen(self, view: V) -> Collection[Hashable] | None:
         """Return the keys of all that a view has seen; None if some changes are not told."""
+
+    # What is prepared may be older than what look-ups have seen, or this process has. Then it has
+    # signs, and is given only if what was last given, or is there now, has the same ones.
+
+    tells_versions = False  # whether `present_version` says what is there now
+
+    def signs(self, own: OwnData, view: V) -> Sequence[str]:  # noqa: ARG002
+        """Return the signs of a VM's own data and of all layers: others after a change."""
+        return ()
+
+    def agree(self, key: Key, signs: Sequence[str]) -> bool:  # noqa: ARG002
+        """Return whether data under this key may be given, and note that it is."""
+        return True
+
+    def present_version(self, key: Key) -> str | None:  # noqa: ARG002
+        """Return the version of the data under a key, "" without any; None if it is not known."""
+        return None
 
 
 class Source(ABC, Generic[V]):
@@ -113,6 +130,10 @@ class Source(ABC, Generic[V]):
     @abstractmethod
     def own(self, own: OwnData, view: V) -> FileLayer:
         """Return what a VM's own data says."""
+
+    def vm_name(self, own: OwnData, view: V) -> str:  # noqa: ARG002
+        """Return the name that the VM of some data probably has; "" if that is not known."""
+        return ""
 
     @abstractmethod
     def size_of(self, own: OwnData, view: V) -> int:
@@ -244,6 +265,10 @@ class SourceChecks(ABC, Generic[V]):
     def named_files(self) -> Collection[str]:
         """Return the real paths of the files that data names; raise DriverError."""
         return ()
+
+    def kept_until(self, own: OwnData) -> float:  # noqa: ARG002
+        """Return until when an answer with a VM's own data may be kept: of time.monotonic()."""
+        return inf
 
     def holds(self, token: Any) -> bool:  # noqa: ARG002
         """Return whether all is the same that a view of an earlier run had seen at this token."""

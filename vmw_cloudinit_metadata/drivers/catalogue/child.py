@@ -25,9 +25,11 @@ import ujson
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.catalogue.findings import Findings
+from vmw_cloudinit_metadata.drivers.checking.instancecheck import Judge
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
 from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of, text_of
 from vmw_cloudinit_metadata.drivers.loading import load
+from vmw_cloudinit_metadata.instance.advice import unrecorded
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 # A short survey is over soon, also where cores are busy. A long one gives way to all others, above
@@ -147,10 +149,12 @@ class Surveyor:
         prepared_bytes: int,
         ask: Input,
         tell: RecordWriter,
+        judge: Judge | None = None,
     ) -> None:
         self._spec = spec
         self._options = options
         self._prepared_bytes = prepared_bytes  # that the server keeps; 0: nothing is prepared
+        self._judge = judge
         self._ask = ask
         self._tell = tell
         self._priority = Priority()
@@ -158,6 +162,7 @@ class Surveyor:
     def run(self) -> None:
         while True:
             driver = load(self._spec, self._options)
+            driver.judge = self._judge
             if not driver.can_validate:
                 self._tell.write(records.of_unable())
                 return
@@ -192,6 +197,8 @@ class Surveyor:
         """Wait for a change, or for the next look; return whether the server wants all anew."""
         ended_s = time.monotonic()
         pause_s = max(SETTLE_S, took_s / STORM_SHARE)
+        if revision is None:  # the driver may have begun to notify, and have waited for that
+            pause_s = SETTLE_S
         look_s = RETRY_S if has_failed else max(LOOK_S, took_s / LOOK_SHARE)
         while (waited_s := time.monotonic() - ended_s) < look_s:
             if self._ask.take():
@@ -264,7 +271,8 @@ def main() -> None:
     work = ujson.loads(line)
     _give_way(work["memory_bytes"])
     try:
-        Surveyor(work["driver"], work["options"], work["prepared_bytes"], ask, tell).run()
+        what = work["driver"], work["options"], work["prepared_bytes"]
+        Surveyor(*what, ask, tell, None if work["records_uses"] else unrecorded).run()
     except MemoryError:
         tell.write(records.of_failed(f"more than {work['memory_bytes']:,} bytes of memory needed"))
         sys.exit(1)

@@ -121,7 +121,10 @@ class InstanceCheck(Generic[V]):
         """What surely counts for the VM, as far as its name or UUID says."""
         machine = machine_called(own.stem)
         stack = self._instances.stack(own, machine, view)
-        return stack, partial(stand_in, machine, stack.captures)
+        probable = machine.name or self._source.vm_name(own, view) or None
+        vault = self._instances.vault
+        known = replace(machine, name=probable), stack.captures
+        return stack, partial(stand_in, *known, vault.stand_in if vault else None)
 
     def _check(
         self,

@@ -11,10 +11,12 @@ from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.owndata import OwnData
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import SharedLayer
 from vmw_cloudinit_metadata.drivers.observation import NAMED_VMS, Observation
+from vmw_cloudinit_metadata.drivers.vault.vault import Vault
 from vmw_cloudinit_metadata.instance import distinct
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded, describe
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
 from vmw_cloudinit_metadata.instance.layering import condition, patch
+from vmw_cloudinit_metadata.instance.layering.secretreference import REFERENCE_BEGINS
 from vmw_cloudinit_metadata.instance.layering.substitution import stand_in, substituted
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine, machine_called
@@ -24,9 +26,12 @@ _NO_VM = "a match that a VM with a {0} or an entry meets, or serve: true"
 
 
 class LayerCheck(Generic[V]):
-    def __init__(self, source: Source[V], checks: SourceChecks[V]) -> None:
+    def __init__(
+        self, source: Source[V], checks: SourceChecks[V], vault: Vault | None = None
+    ) -> None:
         self._source = source
         self._checks = checks
+        self._vault = vault
 
     def observations(self, known: Sequence[OwnData]) -> Iterator[Observation]:
         """Every fault and warning that they have by themselves; `known` are all VMs' own data."""
@@ -44,20 +49,23 @@ class LayerCheck(Generic[V]):
 
     def _faults_of(self, one: SharedLayer, known: Sequence[OwnData], view: V) -> Iterator[Fault]:
         yield from self._checks.of_label(one.file.path, view)
-        yield from bounded([*one.file.faults, *_data_faults(one)])
+        yield from bounded([*one.file.faults, *_data_faults(one, self._vault)])
         if not one.file.faults:
             yield from _match_warnings(one, known, self._source.noun)
             yield from _common_values(one, self._source.noun)
 
 
-def _data_faults(one: SharedLayer) -> Iterator[Fault]:
+def _data_faults(one: SharedLayer, vault: Vault | None) -> Iterator[Fault]:
     """What is wrong with a layer whatever lies below and above it."""
     known = {fault.key for fault in one.file.faults}
     mapping, _ = patch.settled(one.file.patch)
     mapping = {key: value for key, value in mapping.items() if key not in FILE_KEYS}
-    mapping, _ = substituted(mapping, stand_in(Machine(), {}))
+    found = substituted(mapping, stand_in(Machine(), {}, vault.stand_in if vault else None))
+    for fault in found.faults:
+        if fault.found.startswith(REFERENCE_BEGINS):
+            yield layer.located(fault, [one.file])
     try:
-        InstanceData.from_mapping(mapping)
+        InstanceData.from_mapping(found.mapping)
     except InvalidInstanceData as error:
         for fault in error.faults:
             if not fault.is_absence and fault.key not in known:
@@ -90,7 +98,8 @@ def _values(one: SharedLayer, text: str) -> Sequence[distinct.Value]:
     """Those that a VM would get if all that is known of it were `text`."""
     mapping, _ = patch.settled(one.file.patch)
     mapping = {key: value for key, value in mapping.items() if key not in FILE_KEYS}
-    mapping, _ = substituted(mapping, dict.fromkeys(("vm", "query", "match"), lambda _: text))
+    sources = dict.fromkeys(("vm", "query", "match", "secret"), lambda _: text)
+    mapping = substituted(mapping, sources).mapping
     try:
         instance = InstanceData.from_mapping({"metadata": {}, **mapping})
     except InvalidInstanceData:

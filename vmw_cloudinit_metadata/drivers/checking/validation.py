@@ -41,7 +41,7 @@ class Validation(Generic[V]):
     ) -> None:
         self._source = source
         self._checks = checks
-        self._layer_check = LayerCheck(source, checks)
+        self._layer_check = LayerCheck(source, checks, instances.vault)
         self._instance_check = InstanceCheck(source, instances, checks, kept, preparing)
         self._judge = judge
         self._preparing = preparing

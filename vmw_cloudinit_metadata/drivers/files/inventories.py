@@ -20,6 +20,7 @@ from vmw_cloudinit_metadata.drivers.filesystem.filename import usual_stem
 from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Signature
 from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.shedding import shed_one
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.layering.patch import APPENDS
 from vmw_cloudinit_metadata.instance.layering.substitution import BEGINS
@@ -103,11 +104,7 @@ class Inventories:
 
     def shed(self) -> bool:
         """Drop an inventory, to be parsed again; return False if there is none."""
-        with self._lock:
-            if not self._kept:
-                return False
-            self._kept.popitem()
-            return True
+        return shed_one(self._kept, self._lock)
 
     def of(self, path: str, snapshot: Snapshot) -> Inventory:
         """The inventory at `path`; raises DriverError, and UnderWay."""

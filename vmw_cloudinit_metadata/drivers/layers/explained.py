@@ -12,6 +12,7 @@ from vmw_cloudinit_metadata.drivers.layers.stack import LayerStack
 from vmw_cloudinit_metadata.instance.documents import USER_DATA_KEYS
 from vmw_cloudinit_metadata.instance.fault import kind_of
 from vmw_cloudinit_metadata.instance.layering import patch
+from vmw_cloudinit_metadata.instance.layering.secretreference import shown
 from vmw_cloudinit_metadata.instance.layering.substitution import sources_of
 from vmw_cloudinit_metadata.instance.values.dump import json_text
 from vmw_cloudinit_metadata.protocol.printable import one_line
@@ -27,7 +28,7 @@ def explained(stack: LayerStack, machine: Machine, prefix: str) -> Iterator[str]
 
     Labels that begin with `prefix` are written without it.
     """
-    mapping, _, _ = stack.mapping(partial(sources_of, machine, stack.captures))
+    mapping = stack.mapping(partial(sources_of, machine, stack.captures, shown)).mapping
     for key in patch.leaves(mapping):
         if _value(mapping, key) is None and _is_left_out(key):
             continue

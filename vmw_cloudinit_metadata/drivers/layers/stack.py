@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer, located
 from vmw_cloudinit_metadata.drivers.layers.bases import Base
@@ -71,6 +71,15 @@ def selection_of(layers: LayerSet, machine: Machine) -> Selection:
     return Selection(chosen, tuple(indices), words, tuple(faults), layers)
 
 
+class Merged(NamedTuple):
+    """The mapping that all layers make, with the faults that it has, and its warnings."""
+
+    mapping: dict[str, Any]
+    faults: list[Fault]
+    warnings: list[Fault]
+    secrets: tuple[str, ...]  # to which it refers
+
+
 @dataclass(frozen=True)
 class LayerStack:
     """A VM's own data, if it has any, and what lies below it."""
@@ -115,19 +124,17 @@ class LayerStack:
     def has_references(self) -> bool:
         return self.base.has_references or (self.own is not None and self.own.has_references)
 
-    def mapping(
-        self, sources: Callable[[], Sources]
-    ) -> tuple[dict[str, Any], list[Fault], list[Fault]]:
-        """The mapping that all make, with the faults that it has, and its warnings."""
+    def mapping(self, sources: Callable[[], Sources]) -> Merged:
         merged, conflicts = self._merged()
         faults = [self._conflict(key) for key in conflicts]
+        secrets: tuple[str, ...] = ()
         if self.has_references:
-            merged, without_value = substituted(merged, sources())
+            merged, without_value, secrets = substituted(merged, sources())
             faults += (located(fault, self.files) for fault in without_value)
         if not self.base.files or not self._lacks_address(merged):
-            return merged, faults, []
+            return Merged(merged, faults, [], secrets)
         del merged["network"]
-        return merged, faults, [_NO_NETWORK]
+        return Merged(merged, faults, [_NO_NETWORK], secrets)
 
     def _merged(self) -> tuple[dict[str, Any], list[Key]]:
         own = self.own

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 
 from vmw_cloudinit_metadata.drivers.answers.source import SourceChecks
 from vmw_cloudinit_metadata.drivers.content.owndata import BY_LAYER, OwnData
@@ -30,6 +31,7 @@ class Listed:
     records: dict[Key, Records] | None
     unusable: Sequence[KeptRecord]  # whose keys are no VM's
     also: Collection[str] = ()  # by which records are looked up besides their keys
+    until_s: Mapping[Key, float] = field(default_factory=dict)  # they may be kept; else for ever
 
 
 class RecordCheck(SourceChecks[RecordView]):
@@ -45,6 +47,7 @@ class RecordCheck(SourceChecks[RecordView]):
         self._listed = listed.records
         self._unusable = listed.unusable
         self._also = listed.also
+        self._until_s = listed.until_s
         self._view = view
         self._layers = layers
         self._holds = holds
@@ -97,6 +100,10 @@ class RecordCheck(SourceChecks[RecordView]):
         labels = [record.label for record in view.of(Key(own.matched_by, own.stem))]
         if len(labels) > 1 and labels[0] == own.label:
             yield two_files(labels, str)
+
+    def kept_until(self, own: OwnData) -> float:
+        keys = Key(own.matched_by, own.stem), LAYERS
+        return min(self._until_s.get(key, inf) for key in keys)
 
     def holds(self, token: RecordToken) -> bool:
         return self._holds(token)

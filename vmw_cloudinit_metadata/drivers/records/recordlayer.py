@@ -20,6 +20,7 @@ from vmw_cloudinit_metadata.instance.values.plain import MAX_DEPTH
 from vmw_cloudinit_metadata.protocol.printable import one_line
 
 MAX_LABEL_CHARACTERS = 200
+MAX_VERSION_CHARACTERS = 200  # of a longer version nothing is prepared
 _VALUE_BYTES = 8  # that a value counts beside its text
 
 _LEAVES = (str, bytes, bool, int, float, type(None))
@@ -34,15 +35,17 @@ class KeptRecord:
     data: bytes | Mapping[str, Any]
     size: int
     fault: Fault | None = None
-    signs: str = ""  # of references and appended lists in a mapping
+    marks: str = ""  # of references and appended lists in a mapping
     is_secret: bool = False
     also: tuple[Key, ...] = ()
+    version: str = ""
+    vm_name: str = ""
 
     @cached_property
     def digest(self) -> int:
         """Another number for other data."""
         data = self.data if isinstance(self.data, bytes) else repr(self.data)
-        return hash((data, self.fault, self.is_secret))
+        return hash((data, self.fault, self.is_secret, self.vm_name))
 
     def layer(self, known: Collection[str] = FILE_LEVEL) -> FileLayer:
         """Return what it says; `known` keys may be in it."""
@@ -54,7 +57,7 @@ class KeptRecord:
             return layer.unusable(self.fault)
         if isinstance(self.data, bytes):
             return layer.parse(self.label, self.data, known)
-        return layer.of_seed(self.label, seed.on_line(dict(self.data), 0), self.signs, known)
+        return layer.of_seed(self.label, seed.on_line(dict(self.data), 0), self.marks, known)
 
     def own(self) -> FileLayer:
         """Return what it says as a VM's own data, in which `metadata` may be left out."""
@@ -67,9 +70,15 @@ class KeptRecord:
 def kept(record: Record, key: Key) -> KeptRecord:
     """Return a copy of the record, of a bounded size; `key` is its own in the usual spelling."""
     found = _kept(record, key)
-    if record.is_secret or record.also:
-        return replace(found, is_secret=record.is_secret, also=record.also)
-    return found
+    if not (record.is_secret or record.also or record.version or record.vm_name):
+        return found
+    return replace(
+        found,
+        is_secret=record.is_secret,
+        also=record.also,
+        version=record.version if len(record.version) <= MAX_VERSION_CHARACTERS else "",
+        vm_name=record.vm_name[:MAX_LABEL_CHARACTERS],
+    )
 
 
 def _kept(record: Record, key: Key) -> KeptRecord:
@@ -91,7 +100,7 @@ def _kept(record: Record, key: Key) -> KeptRecord:
         found = Fault((), kind_of(data), "a mapping, or its text in YAML or JSON", label)
         return KeptRecord(key, label, {}, 0, found)
     size = MAX_FILE_BYTES - copying.left
-    return KeptRecord(key, label, value, size, signs=" ".join(sorted(copying.signs)))
+    return KeptRecord(key, label, value, size, marks=" ".join(sorted(copying.marks)))
 
 
 def _plain(value: Any) -> Any:
@@ -118,10 +127,10 @@ class _NotPlain(Exception):  # noqa: N818 - caught where a copy is made
 
 @dataclass(slots=True)
 class _Copying:
-    """Copies a mapping, in bytes that are left, and notes which signs of layers are in it."""
+    """Copies a mapping, in bytes that are left, and notes which marks of layers are in it."""
 
     left: int = MAX_FILE_BYTES
-    signs: set[str] = field(default_factory=set)
+    marks: set[str] = field(default_factory=set)
 
     def of(self, value: Any, key: fault.Key) -> Any:
         if isinstance(value, _LEAVES):
@@ -129,7 +138,7 @@ class _Copying:
                 value = _plain(value)
             self._take(len(value) if isinstance(value, str | bytes) else 0)
             if isinstance(value, str) and BEGINS in value:
-                self.signs.add(BEGINS)
+                self.marks.add(BEGINS)
             return value
         if len(key) >= MAX_DEPTH:
             raise _NotPlain(Fault(key, "too many levels of nesting", f"at most {MAX_DEPTH}"))
@@ -147,7 +156,7 @@ class _Copying:
             name = _plain(name)
             self._take(len(name))
             if name.endswith("+"):
-                self.signs.add(APPENDS)
+                self.marks.add(APPENDS)
             yield name, self.of(value, (*key, name))
 
     def _take(self, size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -28,10 +29,12 @@ from vmw_cloudinit_metadata.drivers.records.recordview import (
     RecordView,
     digest_of,
 )
+from vmw_cloudinit_metadata.drivers.records.sightings import Sightings, sign_of
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Fetched, Key, Record, Store
 from vmw_cloudinit_metadata.instance import fault
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, kind_of
+from vmw_cloudinit_metadata.process.budget import Table
 from vmw_cloudinit_metadata.protocol.printable import one_line, quoted, shortened
 
 MAX_FETCHED = 1000  # records of one fetch
@@ -58,8 +61,9 @@ class RecordSource(Source[RecordView]):
         self._names = RecordNames(self._every_layer)
         self._listening = Listening(store, name, self._changes)
         self.hints = RecordHints(name)
+        self._sightings = None if store.tells_all else Sightings(self._changes)
         if store.can_prepare:
-            self.notified = RecordNotices(self._changes)
+            self.notified = RecordNotices(self._changes, store, self._sightings)
 
     def view(self) -> RecordView:
         return RecordView(Moment(self._fetch, self._changes.told_revision))
@@ -80,6 +84,12 @@ class RecordSource(Source[RecordView]):
         found = record.own()
         self._names.note(found)
         return found
+
+    def vm_name(self, own: OwnData, view: RecordView) -> str:
+        if own.matched_by == BY_LAYER:
+            return ""
+        records = view.of(_key_of(own))
+        return next((one.vm_name for one in records if one.label == own.label), "")
 
     def size_of(self, own: OwnData, view: RecordView) -> int:
         if own.matched_by == BY_LAYER:
@@ -121,6 +131,9 @@ class RecordSource(Source[RecordView]):
     def revision(self) -> int | None:
         return self._changes.told_revision if self._store.tells_all else None
 
+    def tables(self) -> Mapping[str, Table]:
+        return {"contents seen": self._sightings} if self._sightings else {}
+
     def close(self) -> None:
         self._listening.close()
         self._store.close()
@@ -136,7 +149,8 @@ class RecordSource(Source[RecordView]):
             return RecordView(Moment(self._fetch, revision))
 
         def holds(token: RecordToken) -> bool:
-            if self.notified:  # the server may have been told of a change that is not told here yet
+            # A change may not be told here, or have been told to the server earlier.
+            if self.notified or self._sightings:
                 return token.digest == digest_of(token.keys, listed.records or {})
             return token.held_at(self._changes, time.monotonic())
 
@@ -157,12 +171,15 @@ class RecordSource(Source[RecordView]):
                 wrong = quoted(str(record.key))
                 raise DriverError(f"{self._name}: fetch returned {wrong}, which was not asked for")
             found[record.key].append(record)
+        if self._sightings:
+            for key in until_s:
+                self._sightings.see(key, sign_of(found.get(key, ())))
         return {key: tuple(of_key) for key, of_key in found.items()}, until_s
 
     def _copied(self, records: Iterable[Record]) -> list[KeptRecord]:
         copied: list[KeptRecord] = []
         left_bytes = MAX_FETCHED_BYTES
-        for record in map(self._kept, islice(records, MAX_FETCHED + 1)):
+        for record in map(partial(_kept, self._name), islice(records, MAX_FETCHED + 1)):
             left_bytes -= record.size
             if left_bytes < 0:
                 limit = f"{MAX_FETCHED_BYTES:,} bytes"
@@ -172,19 +189,9 @@ class RecordSource(Source[RecordView]):
             raise DriverError(f"{self._name}: fetch returned more than {MAX_FETCHED} records")
         return copied
 
-    def _kept(self, record: Record) -> KeptRecord:
-        if not isinstance(record, Record):
-            raise DriverError(f"{self._name}: found a {type(record).__name__}, expected a Record")
-        if not isinstance(record.label, str):
-            found = f"a record whose label is {kind_of(record.label)}"
-            raise DriverError(f"{self._name}: found {found}, expected a text")
-        try:
-            return kept(record, usual(record.key) or Key(*record.key))
-        except DriverError as error:
-            raise DriverError(f"{self._name}: {error}") from None
-
     def _listed(self) -> Listed:
-        records = self._every()
+        until_s: dict[Key, float] = {}
+        records = self._every(until_s)
         if records is None:
             return Listed(None, ())
         listed: dict[Key, list[KeptRecord]] = defaultdict(list)
@@ -202,25 +209,25 @@ class RecordSource(Source[RecordView]):
             else:
                 unusable.append(record)
         records_of = {key: tuple(of_key) for key, of_key in listed.items()}
-        return Listed(records_of, unusable, also)
+        return Listed(records_of, unusable, also, until_s)
 
-    def _every(self) -> Iterator[KeptRecord] | None:
-        """Return each record when it is reached, None if they cannot be listed."""
+    def _every(self, until_s: dict[Key, float]) -> Iterator[KeptRecord] | None:
+        """Return each record when it is reached, None if they cannot be listed.
+
+        Note in `until_s` until when those of a key may be kept, if not for ever.
+        """
         records = self._asked(self._store.all)
         if records is None:
             return None
-        following = self._asked(lambda: iter(records))
-        return iter(lambda: self._asked(lambda: self._next(following)), None)
-
-    def _next(self, records: Iterator[Record]) -> KeptRecord | None:
-        for record in records:
-            return self._kept(record)
-        return None
+        reached = self._asked(
+            lambda: map(partial(_kept, self._name), _unpacked(iter(records), until_s))
+        )
+        return iter(lambda: self._asked(lambda: next(reached, None)), None)
 
     def _every_layer(self) -> Iterator[FileLayer]:
         """Yield what each record says, one at a time: all of them may need much memory."""
         end_s = time.monotonic() + MAX_LISTING_S
-        for record in self._every() or ():
+        for record in self._every({}) or ():
             if time.monotonic() > end_s:
                 raise DriverError(f"{self._name}: `all` has not ended in {MAX_LISTING_S:g} s")
             if record.key != LAYERS:
@@ -236,6 +243,34 @@ class RecordSource(Source[RecordView]):
         except BaseException as error:  # a store is foreign code: asyncio's, too, are no Exception
             text = self._store.known_secrets.hide(text_of(error))  # before it is cut
             raise DriverError(f"{self._name}: {shortened(one_line(text))}") from error
+
+
+def _kept(source: str, record: Record) -> KeptRecord:
+    if not isinstance(record, Record):
+        raise DriverError(f"{source}: found a {type(record).__name__}, expected a Record")
+    for name in ("label", "version", "vm_name"):
+        value = getattr(record, name)
+        if not isinstance(value, str):
+            found = f"a record whose {name} is {kind_of(value)}"
+            raise DriverError(f"{source}: found {found}, expected a text")
+    try:
+        return kept(record, usual(record.key) or Key(*record.key))
+    except DriverError as error:
+        raise DriverError(f"{source}: {error}") from None
+
+
+def _unpacked(records: Iterator[Record | Fetched], until_s: dict[Key, float]) -> Iterator[Record]:
+    end = Fetched((), {})
+    while True:
+        began_s = time.monotonic()
+        one = next(records, end)
+        if one is end:
+            return
+        if isinstance(one, Fetched):
+            yield from one
+            until_s.update({usual(key) or key: began_s + one.kept_s[key] for key in one.kept_s})
+        else:
+            yield one
 
 
 def memory_of(record: KeptRecord) -> int:

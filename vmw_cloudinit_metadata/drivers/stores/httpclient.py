@@ -106,7 +106,9 @@ class HttpClient:
         """
         end_s = time.monotonic() + within_s
         if not self._free.acquire(timeout=within_s):
-            raise self.error(f"{MAX_CONNECTIONS} other requests have not ended in {within_s:g} s")
+            raise self.error(
+                f"{MAX_CONNECTIONS} other requests have not ended in {_told(within_s)}"
+            )
         try:
             with self._errors(within_s):
                 try:
@@ -322,6 +324,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             yield from _chain(one)
 
 
+def _told(seconds: float) -> str:
+    """Return a time as messages have it, which are equal for what happens again."""
+    return f"{round(seconds, 1):g} s"
+
+
 def _reason(error: BaseException, within_s: float) -> str:
     chain = list(_chain(error))
     for one in chain:
@@ -331,9 +338,9 @@ def _reason(error: BaseException, within_s: float) -> str:
             case NewConnectionError():
                 break  # its cause has the reason
             case ConnectTimeoutError():
-                return f"no connection within {min(CONNECT_S, within_s):g} s"
+                return f"no connection within {_told(min(CONNECT_S, within_s))}"
             case ReadTimeoutError() | TimeoutError():
-                return f"no whole answer within {within_s:g} s"
+                return f"no whole answer within {_told(within_s)}"
             case ssl.SSLCertVerificationError():
                 return f"its certificate is not trusted: {one.verify_message}"
             case ssl.SSLError():

@@ -27,20 +27,19 @@ def headers(options: HttpOptions, scheme: str, authorization: str) -> Mapping[st
     if authorization:
         found["authorization"] = authorization
     if options.token_file:
-        found["authorization"] = f"{scheme} {_token_in(options.token_file)}".strip()
+        found["authorization"] = f"{scheme} {token_in('token-file', options.token_file)}".strip()
     given = {name: secret.get_secret_value() for name, secret in options.headers.items()}
     return found | {name.lower(): value for name, value in given.items()}
 
 
-def _token_in(path: str) -> str:
+def token_in(option: str, path: str) -> str:
+    """Return the one line of a file; raise DriverError."""
     try:
-        content = permissions.read("token-file", Path(path), MAX_TOKEN_BYTES).strip()
+        content = permissions.read(option, Path(path), MAX_TOKEN_BYTES).strip()
     except ConfigError as error:
         raise DriverError(str(error)) from error
     if not content or any(not 0x21 <= byte <= 0x7E for byte in content):
-        raise DriverError(
-            f"token-file: {path} must have one line with the token, of printable ASCII"
-        )
+        raise DriverError(f"{option}: {path} must have one line with the token, of printable ASCII")
     return content.decode()
 
 

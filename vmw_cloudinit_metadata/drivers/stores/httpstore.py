@@ -120,6 +120,8 @@ class HttpStore(Store):
         self._client = http_client("http", checked)
         templates = map(HttpTemplate.of, [checked.url, *checked.more_urls])
         self._templates = {template.kind: template for template in templates}
+        self.why_not_prepared = _why_not_prepared(checked)
+        self.can_prepare = not self.why_not_prepared
         self._signature = Signature("x-hub-signature-256", checked.webhook_key_file)
         self._lock = threading.Lock()
         self._kept: LRUCache[str, _LastReply] = LRUCache(
@@ -149,7 +151,7 @@ class HttpStore(Store):
                 records += self._records(key, target, found.body)
         return Fetched(records, kept_s)
 
-    def all(self) -> Iterable[Record] | None:
+    def all(self) -> Iterable[Fetched] | None:
         return self._listed(self.options.list_url) if self.options.list_url else None
 
     def listen(self, changes: Changes) -> None:
@@ -197,12 +199,9 @@ class HttpStore(Store):
             self._in_trouble = key, target
             raise
         self._in_trouble = None
-        with self._lock:
-            last = self._kept.get(target)  # another look-up may have been quicker
-            if found.size <= MAX_KEPT_BYTES:
+        if found.size <= MAX_KEPT_BYTES:
+            with self._lock:
                 self._kept[target] = found
-        if last and last.body != found.body and self._changes:
-            self._changes.changed([key])  # one of both is older
         return found
 
     def _answer(
@@ -241,7 +240,7 @@ class HttpStore(Store):
         for number, item in enumerate(items, 1):
             yield Record(key, item, f"{label} layer {number}")
 
-    def _listed(self, url: str) -> Iterator[Record]:
+    def _listed(self, url: str) -> Iterator[Fetched]:
         template = HttpTemplate.of(self.options.url)
         _, target = parsed(url)
         answer = self._client.request("GET", target, max_bytes=MAX_LIST_BYTES, within_s=LIST_S)
@@ -255,8 +254,10 @@ class HttpStore(Store):
             raise self._client.error(
                 f"list-url: expected a JSON list of texts, each a {template.kind}"
             )
-        for value in values:
-            yield from self.fetch([Key(template.kind, value)])
+        keys = [Key(template.kind, value) for value in values]
+        yield self.fetch([LAYERS])
+        for key in dict.fromkeys(usual(key) or key for key in keys):  # as VMs are looked up
+            yield self.fetch([key])
 
 
 def _items_in(body: bytes) -> list[str]:
@@ -307,6 +308,16 @@ def _keys_in(body: bytes) -> list[Key] | None:
     if not keys:  # empty lists, or texts that no VM has, such as `vm-123` for a UUID
         raise DriverError(_EXPECTED_HOOK)
     return keys if len(keys) <= MAX_HOOK_KEYS else None
+
+
+def _why_not_prepared(options: HttpStoreOptions) -> str:
+    if options.list_url is None:
+        return "without list-url nobody knows which VMs there are"
+    if options.more_urls:
+        return "with more-urls a VM may have data that list-url does not list"
+    if HttpTemplate.of(options.url).kind == BIOS_UUID:
+        return "a VM that is found by its BIOS UUID is looked up"
+    return ""
 
 
 def _are_texts(value: Any) -> bool:

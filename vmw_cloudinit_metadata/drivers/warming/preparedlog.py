@@ -17,11 +17,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 import ujson
 
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
-from vmw_cloudinit_metadata.drivers.preparedrecords import Gone, Prepared, PreparedRecord, Warmed
+from vmw_cloudinit_metadata.drivers.preparedrecords import (
+    Gone,
+    Lasting,
+    Prepared,
+    PreparedRecord,
+    Warmed,
+    decoded,
+    of_lasting,
+)
 
 # From the entry until a worker must have noted its revision: far more than it takes, since one that
 # is late has nothing until the next survey.
@@ -41,7 +50,14 @@ _SURROGATES = "surrogatepass"  # what JSON may have is kept
 class _Kind:
     """The kinds of entries: what is called."""
 
-    WAKE, BEGIN, PREPARED, UNPREPARED, GONE, WARMED = b"wbpugl"
+    WAKE, BEGIN, PREPARED, UNPREPARED, GONE, LASTING, WARMED = b"wbpugtl"
+
+
+class FollowedLog(NamedTuple):
+    """What a worker needs of the log."""
+
+    file: int
+    limit_bytes: int
 
 
 class PreparedLog(PreparedKeeper):
@@ -49,16 +65,23 @@ class PreparedLog(PreparedKeeper):
 
     begins_after_s = BEGINS_S
 
-    def __init__(self, limit_bytes: int) -> None:
-        """Raises OSError."""
+    def __init__(self, limit_bytes: int, file: int | None = None) -> None:
+        """Begin anew in the file of the program before an upgrade, which workers follow, or in a
+        new one. Raises OSError."""
         self.limit_bytes = limit_bytes
-        self.file = os.memfd_create("prepared answers")
+        self.file = os.memfd_create("prepared answers") if file is None else file
         self._generation = self._end = 0
+        if file is not None:
+            self._generation, _ = PreparedLogReader(file).head()
         self._stems: set[str] = set()  # with a line
         self._is_whole = False  # a survey has ended in this generation
         self._is_closed = False  # for what is prepared, until everything is sent anew
         self._is_too_small = False  # for the changes of much data, and asks for everything
         self._restart()
+
+    @property
+    def followed(self) -> FollowedLog:
+        return FollowedLog(self.file, self.limit_bytes)
 
     @property
     def line_bytes(self) -> int:
@@ -103,6 +126,8 @@ class PreparedLog(PreparedKeeper):
             case Gone(stem):
                 self._write(_Kind.GONE, stem)
                 self._stems.discard(stem)
+            case Lasting():
+                self._write(_Kind.LASTING, rest=of_lasting(record))
             case Warmed(None):
                 self.forget()
             case Warmed(layers):
@@ -162,8 +187,8 @@ class PlaceInLog:
 class PreparedLogReader:
     """A worker's side: makes the calls that the parent has written."""
 
-    def __init__(self, log: PreparedLog) -> None:
-        self.file = log.file
+    def __init__(self, file: int) -> None:
+        self.file = file
         self._generation = self._next = 0
 
     def head(self) -> tuple[int, int]:
@@ -210,6 +235,8 @@ def _make_call(kind: int, stem: str, rest: bytes, keeper: PreparedKeeper) -> Non
             keeper.take(Prepared(stem, None))
         case _Kind.GONE:
             keeper.take(Gone(stem))
+        case _Kind.LASTING:
+            keeper.take(decoded(ujson.loads(rest), rest))
         case _Kind.WARMED:
             layers: Sequence[tuple[str, object]] = [tuple(one) for one in ujson.loads(rest)]
             keeper.take(Warmed(layers))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import Generic
 
 from vmw_cloudinit_metadata.drivers import preparation
@@ -48,6 +51,8 @@ class Preparer(Generic[V]):
         self._stems: dict[str, str] = {}  # of data that is the only one of its VM, by its label
         self._labels: set[str] = set()  # in the survey before, likewise
         self._layers: list[tuple[str, object]] | None = None
+        self._lasting = records.Lasting(inf)  # in this survey
+        self._sent_lasting = self._lasting
         self._is_new = True
 
     def begin(self, places: Sequence[OwnData], checks: SourceChecks[V]) -> None:
@@ -58,15 +63,24 @@ class Preparer(Generic[V]):
         usual = {own.label: usual_stem(own.stem) for own in places if own.matched_by != BY_LAYER}
         counts = Counter([*usual.values(), *checks.also()])
         self._labels = set(self._stems)
-        self._stems = {
-            own.label: own.stem
+        fit = [
+            own
             for own in places
             if usual.get(own.label) == own.stem
             and counts[own.stem] == 1
             and own.matched_by != BIOS_UUID  # a VC UUID may be the same, and is another VM's
-        }
+        ]
+        until_s = {own.label: checks.kept_until(own) for own in fit}
+        least_s = time.monotonic() + records.LEAST_S
+        self._stems = {own.label: own.stem for own in fit if until_s[own.label] > least_s}
         self._unsettled = {stem for stem in counts if stem}
         self._layers = self._told_layers(checks)
+        self._lasting = records.Lasting(
+            min((until_s[label] for label in self._stems), default=inf),
+            len(fit) - len(self._stems),
+        )
+        if self._lasting.until_s < self._sent_lasting.until_s:
+            self._send_lasting()
 
     def _told_layers(self, checks: SourceChecks[V]) -> list[tuple[str, object]] | None:
         """Return the layers; None if a change of what all answers depend on is not told."""
@@ -103,9 +117,10 @@ class Preparer(Generic[V]):
     def _line(
         self, own: OwnData, stack: LayerStack, instance: InstanceData, view: V
     ) -> bytes | None:
-        machine = machine_called(own.stem)
+        machine = known = machine_called(own.stem)
         if stack.has_references:
-            sources = partial(sources_of, machine, stack.captures)
+            known = replace(machine, name=machine.name or self._source.vm_name(own, view) or None)
+            sources = partial(sources_of, known, stack.captures)
             found, _ = self._instances.merged(stack, sources, view)
             if found is None:
                 return None
@@ -116,8 +131,8 @@ class Preparer(Generic[V]):
         seen = self._notified.seen(view)
         if selection.faults or seen is None:
             return None
-        known = {*self._notified.shared, *self._notified.under(own.stem)}
-        others = [key for key in seen if key not in known]
+        own_keys = {*self._notified.shared, *self._notified.under(own.stem)}
+        others = [key for key in seen if key not in own_keys]
         keys = [key for key in others if isinstance(key, str)]
         if len(keys) < len(others):  # it cannot be sent
             return None
@@ -127,8 +142,9 @@ class Preparer(Generic[V]):
             path=own.path,
             line=own.line,
             layers=selection.indices,
-            has_references=stack.has_references,
+            name=known.name or "" if stack.has_references else "",
             keys=sorted(keys),
+            signs=self._notified.signs(own, view),
         )
         return made.line_for(own.stem) if made else None
 
@@ -145,11 +161,18 @@ class Preparer(Generic[V]):
         for stem in [stem for stem in self._sent if stem not in known]:
             self._sent_bytes -= self._sent.pop(stem)[1]
             self._tell(records.of_gone(stem))
+        if self._lasting != self._sent_lasting:
+            self._send_lasting()
         self._tell(warmed)
+
+    def _send_lasting(self) -> None:
+        self._sent_lasting = self._lasting
+        self._tell(records.of_lasting(self._lasting))
 
     def _forget(self) -> None:
         """Have the server forget everything, since it would not know when that changes."""
         self._sent, self._sent_bytes, self._stems = {}, 0, {}
+        self._sent_lasting = records.Lasting(inf)
         self._tell(records.of_warmed(None))
 
     def _send(self, stem: str, line: bytes | None) -> None:

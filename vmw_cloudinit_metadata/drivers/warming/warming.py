@@ -23,7 +23,7 @@ from vmw_cloudinit_metadata.drivers.layers.sharedlayer import (
 )
 from vmw_cloudinit_metadata.drivers.layers.stack import selection_of
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
-from vmw_cloudinit_metadata.drivers.store import BIOS_UUID, NAME, Key
+from vmw_cloudinit_metadata.drivers.store import BIOS_UUID, Key
 from vmw_cloudinit_metadata.drivers.warming.preparedtable import PreparedTable
 from vmw_cloudinit_metadata.drivers.warming.preparedtoken import PreparedToken
 from vmw_cloudinit_metadata.drivers.warming.preparer import Preparer
@@ -54,6 +54,7 @@ class Warming(PreparedAnswers, Generic[V]):
         self._table = PreparedTable()
         self._revision: int | None = None  # since which all in the table holds
         self._noted: int | None = None  # when the present survey began
+        self._until_s = inf  # all in the table may be given
         self._layers: LayerSet = NO_LAYERS
         self._taken_bytes = 0  # in the present survey
         self.preparer: Preparer[V] | None = None  # in the process of the catalogue
@@ -70,6 +71,8 @@ class Warming(PreparedAnswers, Generic[V]):
         return len(self._table)
 
     def find(self, machine: Machine, time_s: float) -> InstanceData | None:
+        if self._notified.tells_versions:
+            return self._of_version(machine, time_s)
         if self._revision is None or not self._table.is_complete:
             return None
         keys: list[Hashable] = [*self._notified.shared]
@@ -79,30 +82,50 @@ class Warming(PreparedAnswers, Generic[V]):
                 line = self._table.get(key.value)
                 if line is None or key.kind == BIOS_UUID:
                     return None
-                return self._held(line, key, keys, machine, time_s)
+                return self._held(line, key, self._revision, keys, machine, time_s)
+        return None
+
+    def _of_version(self, machine: Machine, time_s: float) -> InstanceData | None:
+        """Return what was prepared of the very data that there is now.
+
+        The process of the catalogue may have read older data, or newer.
+        """
+        revision = self._notified.changes.revision  # before the data is looked at
+        keys: list[Hashable] = [*self._notified.shared]
+        for key in self._search.keys(machine):
+            keys += self._notified.under(key.value)
+            version = self._notified.present_version(key)
+            if version == "":
+                continue
+            line = self._table.get(key.value)
+            if version is None or line is None or key.kind == BIOS_UUID:
+                return None
+            return self._held(line, key, revision, keys, machine, time_s)
         return None
 
     def _held(
         self,
         line: bytes,
         key: Key,
+        revision: int,
         keys: Sequence[Hashable],
         machine: Machine,
         time_s: float,
     ) -> InstanceData | None:
-        assert self._revision is not None
         prepared = preparation.of_line(line)
-        token = PreparedToken(self._revision, [*keys, *prepared.keys])
+        token = PreparedToken(revision, [*keys, *prepared.keys], time_s, self._until_s)
         if not token.held_at(self._notified.changes, time_s):
             return None
-        if prepared.has_references and key.kind == NAME and machine.name != key.value:
-            return None  # spelled otherwise
+        if prepared.name and machine.name != prepared.name:
+            return None  # or spelled otherwise
         if self._layers.layers:
             selection = selection_of(self._layers, machine)
             if selection.faults or list(selection.indices) != prepared.layers:
                 return None
         instance = prepared.instance(key.kind, token)
         if not instance.is_for(machine):
+            return None
+        if not self._notified.agree(key, prepared.signs):
             return None
         own = OwnData(key.kind, prepared.path, key.value, prepared.line)
         self._last_good.remember(machine.vc_uuid, own, instance, len(line))
@@ -111,6 +134,7 @@ class Warming(PreparedAnswers, Generic[V]):
     def forget(self) -> None:
         self._table.clear()
         self._revision = self._noted = None
+        self._until_s = inf
 
     def wake(self) -> None:
         self._notified.changes.latest()
@@ -131,6 +155,8 @@ class Warming(PreparedAnswers, Generic[V]):
             case records.Gone(stem):
                 self._count(stem, None)
                 self._table.drop(stem)
+            case records.Lasting(until_s):
+                self._until_s = until_s
             case records.Warmed(layers):
                 self._end(layers)
 
@@ -139,6 +165,7 @@ class Warming(PreparedAnswers, Generic[V]):
         if layers is None:
             self._table.clear()
             self._revision = None
+            self._until_s = inf
         else:
             self._layers = _layers_of(layers)
             self._revision = self._noted

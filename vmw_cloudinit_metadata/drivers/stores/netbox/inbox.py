@@ -22,6 +22,13 @@ class Inbox:
             self._touched = self._touched.joined(touched, MAX_IDS)
             self._condition.notify()
 
+    def offer(self, vms: frozenset[int], most: int) -> None:
+        """Put these too, unless there would be more than so many."""
+        with self._condition:
+            if len(self._touched.vms | vms) <= most:
+                self._touched = self._touched.joined(Touched(vms), MAX_IDS)
+                self._condition.notify()
+
     def take(self, within_s: float) -> Touched:
         """Return all that was put, after at most so long; nothing at the end."""
         with self._condition:

@@ -1,7 +1,8 @@
 """NetBoxStore: the virtual machines of a NetBox, mirrored. Blocks.
 
-One thread reads NetBox: pages of the list one after another, without end, and between them the
-virtual machines that webhooks name. What it has read counts at once, so it never goes back.
+One thread reads NetBox, page after page without end, and between them what webhooks name, or is
+asked for while it is in doubt (following.py). What it has read counts at once, so it never goes
+back.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterable, Mapping
-from math import ceil
 from typing import Any, Literal
 
 import ujson
@@ -17,24 +17,37 @@ from pydantic import Field
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.foreignerrors import text_of
-from vmw_cloudinit_metadata.drivers.store import LAYERS, Changes, Key, Record, Store
+from vmw_cloudinit_metadata.drivers.store import (
+    LAYERS,
+    Changes,
+    Fetched,
+    Key,
+    Record,
+    Store,
+)
 from vmw_cloudinit_metadata.drivers.stores.httpextra import http_client
 from vmw_cloudinit_metadata.drivers.stores.httpoptions import File, HttpOptions
-from vmw_cloudinit_metadata.drivers.stores.netbox.hookevent import touched_by
+from vmw_cloudinit_metadata.drivers.stores.netbox.following import (
+    LONG_S,
+    NEXT_PAGE_S,
+    Following,
+)
+from vmw_cloudinit_metadata.drivers.stores.netbox.hookevent import Touched, touched_by
 from vmw_cloudinit_metadata.drivers.stores.netbox.inbox import Inbox
 from vmw_cloudinit_metadata.drivers.stores.netbox.instancedata import SERIAL, Rules
 from vmw_cloudinit_metadata.drivers.stores.netbox.mirror import EVERYTHING, Mirror
+from vmw_cloudinit_metadata.drivers.stores.netbox.pagesize import MOST
 from vmw_cloudinit_metadata.drivers.stores.netbox.rounds import Rounds
-from vmw_cloudinit_metadata.drivers.stores.netbox.vmreader import READ_S, SHORT_S, VmReader
+from vmw_cloudinit_metadata.drivers.stores.netbox.vmreader import READ_S, VmReader
 from vmw_cloudinit_metadata.drivers.stores.signature import Signature
 from vmw_cloudinit_metadata.protocol.webhook import Webhook
 
-NEXT_PAGE_S = 3.0  # from one page to the next at the latest, as a NetBox that hangs says nothing
-LONG_S = 2.0  # of a page while nobody waits for a change
-FIRST_RETRY_S, LAST_RETRY_S = 1.0, 2.0  # while NetBox is out of reach
+FIRST_RETRY_S, LAST_RETRY_S = 0.5, 1.0  # while NetBox is out of reach
 START_S = 0.3  # in which a server begins to follow NetBox; other programs do not
 WAIT_S = 50.0  # for the first round, of who needs all virtual machines
 SILENCE_S = 2 * READ_S + NEXT_PAGE_S
+ASKED_S = 2.0  # for virtual machines that are asked for and in doubt: then what there is counts
+MOST_ASKING = 16  # threads that wait so long: others of the 32 of the server shall be free
 
 
 class NetBoxOptions(HttpOptions):
@@ -70,6 +83,8 @@ class NetBoxStore(Store):
     """Takes VMs from a mirror of NetBox's virtual machines."""
 
     Options = NetBoxOptions
+    can_prepare = True
+    tells_versions = True  # another process has a mirror of its own
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         super().__init__(options)
@@ -82,7 +97,8 @@ class NetBoxStore(Store):
         self._signature = Signature("x-hook-signature", given.webhook_key_file)
         self._reading = threading.Lock()  # held by the thread that may read NetBox
         self._listens = threading.Event()  # set once a thread follows NetBox, as in a server
-        self._complete = threading.Event()  # set once the mirror has all of NetBox
+        self._complete = threading.Event()  # set once the mirror has had all of NetBox
+        self._asking = threading.Semaphore(MOST_ASKING)
         self._away_s = 0.0  # since when NetBox is out of reach: time.monotonic()
         self._since = ""  # the same as text
         self._away = ""  # why, and since when
@@ -94,13 +110,43 @@ class NetBoxStore(Store):
 
     def fetch(self, keys: Collection[Key]) -> Iterable[Record]:
         self._need_mirror(within_s=0)
+        wanted = [key for key in keys if key != LAYERS]
+        is_sure = not wanted or self._is_sure(wanted)
         away, away_s = self._away, self._away_s
-        records = self._mirror.records(keys)
-        if away and any(key != LAYERS for key in keys):
-            is_old = time.monotonic() > away_s + self.options.max_age_s
-            if is_old or not records:  # NetBox may have what the mirror has not
-                raise DriverError(away)
-        return records
+        records = self._mirror.records(wanted)
+        if is_sure:
+            return records
+        is_old = away and time.monotonic() > away_s + self.options.max_age_s
+        if is_old or not records:  # NetBox may have what the mirror has not
+            raise DriverError(away or f"{self.name}: its virtual machines are read again")
+        return Fetched(records, dict.fromkeys(wanted, 0.0))
+
+    def _is_sure(self, keys: Collection[Key]) -> bool:
+        """Return whether the mirror has what NetBox has; have that read first which is in doubt."""
+        doubt = self._mirror.in_doubt(keys)
+        if doubt is None:
+            return True
+        if self._away:
+            return False
+        if not self._asking.acquire(blocking=False):
+            self._inbox.offer(doubt.ids, MOST)  # for the next time that they are asked for
+            return False
+        try:
+            return self._is_read(keys, time.monotonic() + ASKED_S)
+        finally:
+            self._asking.release()
+
+    def _is_read(self, keys: Collection[Key], end_s: float) -> bool:
+        while doubt := self._mirror.in_doubt(keys):
+            left_s = end_s - time.monotonic()
+            if left_s <= 0 or self._away:
+                return False
+            self._inbox.put(Touched(doubt.ids))
+            self._mirror.wait(keys, doubt, left_s)
+        return True
+
+    def record_version(self, key: Key) -> str | None:
+        return self._mirror.version_of(key)
 
     def all(self) -> Iterable[Record]:
         if not self._listens.is_set() and time.monotonic() > self._read_s + self.options.refresh_s:
@@ -149,41 +195,24 @@ class NetBoxStore(Store):
 
     def _follow(self, changes: Changes) -> None:
         """Read NetBox until the server stops; raise ServerError."""
-        rounds = self._rounds
-        rounds.want_all()
+        options: NetBoxOptions = self.options
+        following = Following(self._rounds, self._inbox, self._mirror, options.refresh_s)
         is_connected = False
-        page_s = time.monotonic()
         while not changes.closed.is_set():
-            wait_s = 0 if rounds.is_behind else max(page_s - time.monotonic(), 0)
-            changes.changed(rounds.read(self._inbox.take(wait_s)))
-            if rounds.is_behind or time.monotonic() >= page_s:
-                changes.changed(self._page(is_connected))
-                page_s = time.monotonic() + self._interval_s
-            if not rounds.is_behind and not is_connected:
-                is_connected = True
+            following.turn(changes)
+            if self._mirror.is_whole:
                 self._complete.set()
+            if self._complete.is_set() and not is_connected:
+                is_connected = True
                 self._away = ""
                 changes.connected(SILENCE_S)
-
-    def _page(self, is_connected: bool) -> set[Key]:
-        """Read as many virtual machines as can be read at once, or as are needed at a time."""
-        if not is_connected:
-            return self._rounds.page(LONG_S)
-        if self._rounds.is_behind:
-            return self._rounds.page(SHORT_S)
-        share = NEXT_PAGE_S / self.options.refresh_s
-        return self._rounds.page(SHORT_S, most=ceil(share * len(self._mirror)) + 1)
-
-    @property
-    def _interval_s(self) -> float:
-        refresh_s: float = self.options.refresh_s
-        return min(refresh_s / self._rounds.pages_of_last, NEXT_PAGE_S)
 
     def _note_away(self, reason: str) -> None:
         if not self._away:
             self._away_s = time.monotonic()
             self._since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
         self._away = f"{self.name} is out of reach since {self._since}: {reason}"
+        self._mirror.doubt(absences=True)
 
     def _need_mirror(self, within_s: float) -> None:
         """Raise DriverError if the virtual machines are not known; read them if nobody does."""
@@ -201,5 +230,6 @@ class NetBoxStore(Store):
         self._rounds.want_all()
         while self._rounds.is_behind:
             self._rounds.page(LONG_S)
+        self._mirror.has_all()
         self._complete.set()
         self._read_s = time.monotonic()

@@ -8,6 +8,10 @@ from vmw_cloudinit_metadata.drivers.stores.netbox.mirror import EVERYTHING, Mirr
 from vmw_cloudinit_metadata.drivers.stores.netbox.pagesize import MOST
 from vmw_cloudinit_metadata.drivers.stores.netbox.vmreader import VmReader
 
+TOGETHER = 20  # virtual machines: read in 90 ms, and a single one in 60
+
+Place = tuple[int, int]  # rounds that were read, and the id that the present one has come to
+
 
 class Rounds:
     """Each method returns the keys whose records have changed; it raises ServerError."""
@@ -17,18 +21,32 @@ class Rounds:
         self._mirror = mirror
         self._done = 0
         self._start = 0  # the id from which the next page is read
-        self._until = (1, 0)  # rounds and id: what was wanted at once is read there
+        self._until: Place = (1, 0)  # what was wanted at once is read there
         self._pages = 0  # of this round
         self.pages_of_last = 1
 
     @property
     def is_behind(self) -> bool:
         """Return whether there is something to read at once."""
-        return (self._done, self._start) < self._until
+        return not self.has_reached(self._until)
 
-    def want_all(self) -> None:
-        """Have everything read at once, from where the round is now."""
+    @property
+    def is_first(self) -> bool:
+        """Return whether not everything has been read yet."""
+        return not self._done
+
+    def has_reached(self, place: Place) -> bool:
+        return (self._done, self._start) >= place
+
+    def want_all(self) -> Place:
+        """Have everything read at once, from where the round is now; return where that ends."""
         self._until = (self._done + 1, self._start)
+        return self._until
+
+    def want_newest(self) -> Place:
+        """Have everything read at once, first what the mirror does not know."""
+        self._start = self._mirror.last + 1
+        return self.want_all()
 
     def page(self, aim_s: float, most: int = MOST) -> set[Key]:
         """Read the next page, of as many virtual machines as take about `aim_s`."""
@@ -45,8 +63,12 @@ class Rounds:
         return changed
 
     def read(self, touched: Touched) -> set[Key]:
-        """Read what was touched, but for everything: that takes pages."""
-        if touched.all:
-            self.want_all()
+        """Read what was touched, but for everything: that takes pages.
+
+        Others that are in doubt are read too: some more cost NetBox little.
+        """
         ids = touched.vms | self._mirror.vms_of(touched.interfaces)
-        return self._mirror.put(ids, self._reader.these(ids)) if ids else set()
+        if not ids:
+            return set()
+        ids |= self._mirror.some_in_doubt(TOGETHER - len(ids))
+        return self._mirror.put(ids, self._reader.these(ids))

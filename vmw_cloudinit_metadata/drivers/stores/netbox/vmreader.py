@@ -135,4 +135,4 @@ class VmReader:
         text = json.dumps(data, ensure_ascii=False).encode()  # of numbers of any size
         interfaces = tuple(one.id for one in vm.interfaces)
         key = instancedata.key_of(vm, self._rules)
-        return MirroredVm(key, instancedata.label_of(vm), text, interfaces)
+        return MirroredVm(key, instancedata.label_of(vm), text, interfaces, vm.name)

@@ -90,6 +90,8 @@ def database_of(url: str, password: str | None = None) -> tuple[str, URL]:
         raise DriverError("url: found no path, expected sqlite:////ABSOLUTE/PATH")
     if password is None:
         return database, found
+    if database == SQLITE:
+        raise DriverError("password: SQLite has none: remove it")
     if found.password is not None:
         raise DriverError("password: the URL has one too: remove one")
     return database, found.set(password=password)
