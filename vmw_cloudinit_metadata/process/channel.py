@@ -1,5 +1,5 @@
 """The channel between a worker and its parent: the worker encodes messages, the parent checks them.
-The parent sends nothing but webhooks. No I/O.
+The parent sends webhooks, and UPGRADE. No I/O.
 
 A message is a datagram. The kernel keeps its bounds: half a message never arrives, and an invalid
 one affects no other. A stream would need framing, and resynchronization after an error.
@@ -16,6 +16,7 @@ from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.packed import pack, unpack
 from vmw_cloudinit_metadata.monitoring.sourcestate import MAX_NAME, SourceState
+from vmw_cloudinit_metadata.process.upgradereport import UpgradeOutcome
 from vmw_cloudinit_metadata.protocol.printable import shortened
 from vmw_cloudinit_metadata.protocol.webhook import Taken, Webhook
 
@@ -26,6 +27,8 @@ MESSAGE_BYTES = 128 * 1024
 _MAX_TIME_S = 1e11  # since 1970
 
 MAX_REASON = 8000  # characters of why a worker cannot start
+
+UPGRADE = b"upgrade"  # the parent's message: be replaced by the program on disk
 
 _HEAD, _TAIL = b'{"happenings":[', b"]}"
 
@@ -46,6 +49,7 @@ class Report:
     invalid: int = 0  # happenings that could not be read
     hook: int | None = None  # the number of a webhook
     taken: Taken | None = None  # what became of it
+    upgraded: UpgradeOutcome | None = None  # what became of UPGRADE
 
 
 def of_figures(figures: Figures, problem: str, source: SourceState) -> bytes:
@@ -64,6 +68,10 @@ def of_failure(reason: str) -> bytes:
 
 def of_taken(hook: int, taken: Taken) -> bytes:
     return ujson.dumps({"hook": hook, "status": taken.status, "text": taken.text}).encode()
+
+
+def of_upgrade(outcome: UpgradeOutcome) -> bytes:
+    return ujson.dumps({"upgraded": outcome.is_done, "text": shortened(outcome.text)}).encode()
 
 
 def of_hook(number: int, hook: Webhook) -> bytes:
@@ -120,9 +128,11 @@ def decode(message: bytes) -> Report:
             return Report(failure=failure)
         case {"hook": int(hook), "status": int(status), "text": str(text)}:
             return Report(hook=hook, taken=Taken(status, shortened(text)))
+        case {"upgraded": bool(is_done), "text": str(text)}:
+            return Report(upgraded=UpgradeOutcome(is_done, shortened(text)))
         case {"happenings": [*packed]}:
             return _happenings(packed)
-    raise InvalidMessage("neither figures, failed, hook nor happenings")
+    raise InvalidMessage("neither figures, failed, hook, upgraded nor happenings")
 
 
 def _happenings(packed: Sequence[object]) -> Report:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import Address
@@ -25,13 +27,35 @@ _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; not in Python's socket
 _NOTSENT_BYTES = 16 * 1024
 
 
-def listen_on(addresses: Sequence[Address], *, reuse_port: bool = False) -> list[socket.socket]:
+def listen_on(
+    addresses: Sequence[Address],
+    *,
+    reuse_port: bool = False,
+    open_ones: Mapping[str, int] = MappingProxyType({}),
+) -> list[socket.socket]:
     """Return listening sockets for all `addresses`; raise ConfigError if one is not available.
 
-    With `reuse_port`, other processes that use it too may listen on the same addresses.
+    With `reuse_port`, other processes that use it too may listen on the same addresses. `open_ones`
+    are those of the program before an upgrade, by address: they are used, or closed.
     """
     has_ipv4 = any(":" not in address.host for address in addresses)
-    return [_listen(address, has_ipv4, reuse_port) for address in addresses]
+    taken = {address: _taken_over(descriptor) for address, descriptor in open_ones.items()}
+    listeners = [
+        taken.pop(name)
+        if (name := str(address)) in taken
+        else _listen(address, has_ipv4, reuse_port)
+        for address in addresses
+    ]
+    for listener in taken.values():
+        listener.close()
+    return listeners
+
+
+def _taken_over(descriptor: int) -> socket.socket:
+    os.set_inheritable(descriptor, False)
+    listener = socket.socket(fileno=descriptor)
+    listener.setblocking(False)
+    return listener
 
 
 def name_of(listener: socket.socket) -> Address:

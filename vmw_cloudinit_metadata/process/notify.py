@@ -12,6 +12,8 @@ import gevent
 
 RETRY_S = 0.1  # while systemd does not read
 MAX_WAITING = 32  # messages
+# For the next program of an upgrade to report that it is ready; the check before took less.
+UPGRADE_S = 300.0
 
 _FOR_NOW = (errno.EAGAIN, errno.ENOBUFS, errno.EMFILE, errno.ENFILE)
 _waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
@@ -19,16 +21,26 @@ _waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
 
 def ready(status: str) -> None:
     """Report that the server accepts VMs; `systemctl status` shows `status`."""
-    _notify("READY=1", f"STATUS={status}")
+    _notify("READY=1", f"STATUS={status}", *_watchdog())
 
 
 def reloading() -> None:
     """Report that settings are being read again, until `reloaded`."""
-    _notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+    _notify(*_reloading())
 
 
 def reloaded() -> None:
     _notify("READY=1")
+
+
+def upgrading() -> None:
+    """Report that the next program starts, until it is `ready`, or this one is `not_upgraded`. It
+    has UPGRADE_S for that: it cannot report that its hub runs before its driver is loaded."""
+    _notify(*_reloading(), *_watchdog(UPGRADE_S))
+
+
+def not_upgraded() -> None:
+    _notify("READY=1", *_watchdog())
 
 
 def stopping() -> None:
@@ -46,12 +58,24 @@ def keep_alive() -> None:
     """Report to systemd from now on, if it has a watchdog, that this thread's hub runs. If the hub
     blocks, systemd restarts the server."""
     if limit_s := watchdog_s():
-        gevent.get_hub().loop.timer(limit_s / 2, repeat=limit_s / 2).start(_alive)
+        gevent.get_hub().loop.timer(limit_s / 2, repeat=limit_s / 2).start(alive)
 
 
-def _alive() -> None:
+def alive() -> None:
+    """Report to systemd that the hub runs."""
     if not _waiting:
         _notify("WATCHDOG=1")
+
+
+def _reloading() -> tuple[str, str]:
+    now_usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    return "RELOADING=1", f"MONOTONIC_USEC={now_usec}"
+
+
+def _watchdog(at_least_s: float = 0.0) -> list[str]:
+    """Return the assignment that sets the limit of the watchdog, if there is one."""
+    limit_s = watchdog_s()
+    return [f"WATCHDOG_USEC={max(limit_s, at_least_s) * 1e6:.0f}"] if limit_s else []
 
 
 def _notify(*assignments: str) -> None:

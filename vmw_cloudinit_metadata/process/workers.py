@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import NoReturn, Protocol
 
 import gevent
 from gevent.event import Event
@@ -29,11 +29,15 @@ from vmw_cloudinit_metadata.monitoring.counters import DROPPED, WORKER_RESTARTS,
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.gauges import Gauge
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
-from vmw_cloudinit_metadata.monitoring.sourcestate import SourceState
+from vmw_cloudinit_metadata.monitoring.sourcestate import UNCHECKED, SourceState
 from vmw_cloudinit_metadata.process import channel, notify
 from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.process.deadlines import RunningClock
 from vmw_cloudinit_metadata.process.hookrelay import HookRelay
 from vmw_cloudinit_metadata.process.listener import listen_on, name_of
+from vmw_cloudinit_metadata.process.signals import ALL, STOPPING, UPGRADE, Signals
+from vmw_cloudinit_metadata.process.upgradereport import UpgradeOutcome
+from vmw_cloudinit_metadata.protocol.state import State
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import Address
 
@@ -45,15 +49,12 @@ READY_S = 60.0  # for a worker to load its driver and to listen
 UNHEARD_S = 3.0  # of silence: then not all VMs may be served
 SILENT_S = 10.0  # of silence: then a worker is killed
 _TURN_S = 0.1
-_MOST_TURN_S = 1.0  # the part of a turn that counts: the rest was a pause of the parent
 _TURN_MESSAGES = 4  # of one worker, before the others and the admin port have their turn
 _LAST_MESSAGES = 1024  # of one that is gone; the kernel keeps fewer
 
 _READABLE = 1  # libev's EV_READ
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
-_SIGNALS = (*_STOPPING, signal.SIGHUP)
 
-Work = Callable[[socket.socket, Sequence[Address]], int]
+Work = Callable[[socket.socket, int], int]  # with the worker's end of the pair, and its number
 
 
 class Rereading(Protocol):
@@ -66,13 +67,28 @@ class Rereading(Protocol):
     def ask(self) -> None: ...
 
 
+class Upgrading(Protocol):
+    """The handling of USR2."""
+
+    @property
+    def is_under_way(self) -> bool: ...
+
+    def ask(self) -> None: ...
+
+
 class Worker:
     """A worker process, as its parent sees it."""
 
     def __init__(
-        self, pid: int, pair: socket.socket, listeners: Sequence[Listener], relay: HookRelay
+        self,
+        pid: int,
+        number: int,
+        pair: socket.socket,
+        listeners: Sequence[Listener],
+        relay: HookRelay,
     ) -> None:
         self.pid = pid
+        self.number = number
         self._relay = relay
         self._pair = pair
         self.is_ready = False
@@ -81,6 +97,8 @@ class Worker:
         self.problem = ""  # why its driver cannot be used
         self.source = SourceState()
         self.silent_s = 0.0  # while the parent listened
+        self.is_upgrading = False
+        self.upgraded: UpgradeOutcome | None = None  # its last upgrade
         self._figures = Figures()
         self._dropped = 0  # of its messages
         self._listeners = listeners
@@ -90,6 +108,15 @@ class Worker:
     def figures(self) -> Figures:
         """The worker's figures, with the number of its invalid messages."""
         return self._figures + Figures(Counter({DROPPED["events"]: self._dropped}))
+
+    @property
+    def descriptor(self) -> int:
+        """Our end of the pair."""
+        return self._pair.fileno()
+
+    def adopted(self, figures: Figures) -> None:
+        """Go on with what the program before an upgrade knew of it."""
+        self.is_ready, self._figures = True, figures
 
     def watch(self, on_message: Callable[[], None]) -> None:
         """Call `on_message` whenever the worker has sent something."""
@@ -154,6 +181,7 @@ class Worker:
             return
         self.silent_s = 0.0
         self.failure = report.failure or self.failure
+        self.upgraded = report.upgraded or self.upgraded
         if report.figures:
             self.is_ready = True
             self._figures, self.problem = report.figures, report.problem
@@ -178,12 +206,13 @@ class Worker:
 
 class Parent:
     """Runs `work` in `count` processes until TERM or INT; `drain_s` returns how long they may then
-    take. `work` starts with HUP blocked, and must unblock it."""
+    take. `work` gets its number, which is free again when the process has ended. It starts with HUP
+    blocked, and must unblock it."""
 
     def __init__(
         self,
         count: int,
-        listen: Sequence[Address],
+        addresses: Sequence[Address],  # with real ports
         work: Work,
         drain_s: Callable[[], float],
         memory_budget: int,  # bytes, of the parent alone
@@ -194,21 +223,21 @@ class Parent:
         self._listeners: list[Listener] = []
         self._on_end: Callable[[int], None] = lambda _: None
         self._let_go: list[Callable[[], None]] = []
-        self.addresses = free_addresses(listen)
-        self._workers: dict[int, Worker] = {}  # by process id
+        self.addresses = addresses
+        self.workers: dict[int, Worker] = {}  # by process id
         self._due_s: list[float] = []  # when workers are to be started
         self._ended = Figures()  # of those that are gone
         self.budget = Budget(memory_budget, self._count_one)
-        self.hooks = HookRelay(lambda: list(self._workers.values()))
+        self.hooks = HookRelay(lambda: list(self.workers.values()))
         self._is_started = False
         self.is_stopping = False
         self.counted_beside: list[Callable[[], Mapping[Key, int]]] = []  # counters of this process
         self.shared: list[Callable[[], Mapping[Gauge, float]]] = []  # gauges of what workers share
         self._drained_s = 0.0  # when the workers are to have stopped
-        self._turned_s = time.monotonic()  # the last turn
+        self._clock = RunningClock(_TURN_S)
         self._rereading: Rereading | None = None
         self._woken = Event()
-        self._handlers: list[Any] = []
+        self._upgrading: Upgrading | None = None
 
     def is_heard_by(self, listener: Listener, *, on_end: Callable[[int], None]) -> None:
         """Report the workers' happenings to `listener`, and the process id of an ended one to
@@ -223,9 +252,9 @@ class Parent:
     @property
     def figures(self) -> Figures:
         """The figures of the parent and of all workers, including ended ones."""
-        beside = [Figures(Counter(count())) for count in self.counted_beside]
+        beside = [_counters_of(count) for count in self.counted_beside]
         beside.append(Figures(gauges=self.budget.gauges))
-        found = sum([*(worker.figures for worker in self._workers.values()), *beside], self._ended)
+        found = sum([*(worker.figures for worker in self.workers.values()), *beside], self._ended)
         shared = {key: value for gauges in self.shared for key, value in gauges().items()}
         return replace(found, gauges={**found.gauges, **shared})
 
@@ -235,42 +264,68 @@ class Parent:
     @property
     def problem(self) -> str:
         """Why no VM can be served now, or ""."""
-        ready = [worker for worker in self._workers.values() if worker.is_ready]
+        ready = [worker for worker in self.workers.values() if worker.is_ready]
         if not ready:
             return "no worker accepts"
         for worker in ready:
             if worker.silent_s > UNHEARD_S:
                 return f"worker {worker.pid} has been silent for {worker.silent_s:.0f} s"
-        return next((worker.problem for worker in ready if worker.problem), "")
+        checked = [worker.problem for worker in ready if worker.problem != UNCHECKED]
+        return next(filter(None, checked), "") if checked else UNCHECKED
 
     @property
     def source(self) -> SourceState:
         """Where data comes from, and since when a worker has failed to take it."""
-        every = [one.source for one in self._workers.values() if one.is_ready]
+        every = [one.source for one in self.workers.values() if one.is_ready]
         failing = [one for one in every if one.is_failing]
         first = min(failing, key=lambda one: one.failing_since_s, default=None)
         return first or next(iter(every), SourceState())
 
-    def start(self, rereading: Rereading) -> None:
+    def state(self) -> tuple[State, list[int]]:
+        """Return the state for the parent of the next program, which adopts the workers, and the
+        descriptors in it."""
+        workers = [
+            [worker.pid, worker.number, worker.descriptor, worker.figures.pack()]
+            for worker in self.workers.values()
+        ]
+        state = {
+            "workers": workers,
+            "ended": sum(map(_counters_of, self.counted_beside), self._ended).pack(),
+        }
+        return state, [worker.descriptor for worker in self.workers.values()]
+
+    def adopt(self, state: State) -> None:
+        """Go on with the workers of the program before an upgrade."""
+        self._ended = Figures.unpack(state["ended"])
+        for pid, number, descriptor, figures in state["workers"]:
+            os.set_inheritable(descriptor, False)
+            worker = self._watch(pid, number, socket.socket(fileno=descriptor))
+            worker.adopted(Figures.unpack(figures))
+
+    def start(self, rereading: Rereading, upgrading: Upgrading, signals: Signals) -> None:
         """Start all workers; return when they accept, or after TERM or INT. Raise ConfigError with
-        the reason if one cannot start. From then on `rereading` handles HUP."""
-        self._handlers = [gevent.signal_handler(number, self._stop) for number in _STOPPING]
-        for _ in range(self._count):  # one first, so that a wrong setting is reported once
-            if not self.is_stopping:
-                self._wait_until_ready(self._fork())
+        the reason if one cannot start. From then on `rereading` handles HUP, `upgrading` USR2."""
+        self.lets_go(signals.let_go)
+        signals.handle(dict.fromkeys(STOPPING, self._stop))
+        missing = self._count - len(self.workers)
+        if self.workers:  # adopted
+            self._due_s += [time.monotonic()] * missing
+        else:
+            for _ in range(missing):  # one first, so that a wrong setting is reported once
+                if not self.is_stopping:
+                    self._wait_until_ready(self._fork())
         self._is_started = True
-        self._rereading = rereading
-        self._handlers.append(gevent.signal_handler(signal.SIGHUP, rereading.ask))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+        self._rereading, self._upgrading = rereading, upgrading
+        signals.handle({signal.SIGHUP: rereading.ask, UPGRADE: upgrading.ask})
 
     def watch(self) -> None:
         """Replace workers that end; return when all have ended, after TERM or INT."""
-        while self._workers or not self.is_stopping:
+        while self.workers or not self.is_stopping:
             self._turn()
 
     def reload(self) -> None:
         """Send HUP to all workers. Starting ones have it blocked until they can handle it."""
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             worker.signal(signal.SIGHUP)
 
     def _stop(self) -> None:
@@ -279,7 +334,7 @@ class Parent:
         self._drained_s = time.monotonic() + drain_s
         self.is_stopping = True
         notify.stopping()
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             worker.signal(signal.SIGTERM)
 
     def _wait_until_ready(self, worker: Worker) -> None:
@@ -287,13 +342,13 @@ class Parent:
             self._turn()
             if self.is_stopping:
                 return
-            if worker.failure is not None or worker.pid not in self._workers:
+            if worker.failure is not None or worker.pid not in self.workers:
                 self._give_up()
                 raise ConfigError(worker.failure or "a worker ended before it was ready")
 
     def _give_up(self) -> None:
         self._stop()
-        while self._workers:
+        while self.workers:
             self._turn()
 
     def _turn(self) -> None:
@@ -307,13 +362,12 @@ class Parent:
         """Kill silent workers. Only the time in which the parent listened counts: no worker is
         silent while the parent is stopped or the machine sleeps, nor one that drains, until its
         time is over."""
-        now_s = time.monotonic()
-        listened_s = min(now_s - self._turned_s, _MOST_TURN_S)
-        self._turned_s = now_s
-        for worker in self._workers.values():
+        listened_s = self._clock.passed_s()
+        for worker in self.workers.values():
             worker.silent_s += listened_s
-            is_over = worker.silent_s > (SILENT_S if worker.is_ready else READY_S)
-            may_drain = self.is_stopping and now_s < self._drained_s
+            is_begun = worker.is_ready and not worker.is_upgrading
+            is_over = worker.silent_s > (SILENT_S if is_begun else READY_S)
+            may_drain = self.is_stopping and time.monotonic() < self._drained_s
             if is_over and not may_drain and not worker.is_killed:
                 log.error(
                     "worker %d has been silent for %.0f s: killed", worker.pid, worker.silent_s
@@ -321,10 +375,10 @@ class Parent:
                 worker.kill()
 
     def _reap(self) -> None:
-        for pid in list(self._workers):
+        for pid in list(self.workers):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                self._buried(self._workers.pop(pid), os.waitstatus_to_exitcode(status))
+                self._buried(self.workers.pop(pid), os.waitstatus_to_exitcode(status))
 
     def _buried(self, worker: Worker, code: int) -> None:
         try:
@@ -349,6 +403,8 @@ class Parent:
     def _start_due(self) -> None:
         if self._rereading and self._rereading.is_in_time:
             return  # no fork beside a thread that has locks; one that hangs in a file has none
+        if self._upgrading and self._upgrading.is_under_way:
+            return
         now_s = time.monotonic()
         due = [due_s for due_s in self._due_s if due_s <= now_s]
         self._due_s = [due_s for due_s in self._due_s if due_s > now_s]
@@ -361,51 +417,66 @@ class Parent:
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * channel.MESSAGE_BYTES)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * channel.MESSAGE_BYTES)
+        number = min(set(range(self._count)) - {one.number for one in self.workers.values()})
         # One that arrives while the child still has the parent's handlers would be lost.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
         pid = os.fork()
         if pid == 0:
-            self._be_worker(ours, theirs)
+            self._be_worker(ours, theirs, number)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        worker = self._workers[pid] = Worker(pid, ours, self._listeners, self.hooks)
+        return self._watch(pid, number, ours)
+
+    def _watch(self, pid: int, number: int, pair: socket.socket) -> Worker:
+        worker = self.workers[pid] = Worker(pid, number, pair, self._listeners, self.hooks)
         worker.watch(self._woken.set)
         return worker
 
-    def _be_worker(self, ours: socket.socket, theirs: socket.socket) -> None:
+    def _be_worker(self, ours: socket.socket, theirs: socket.socket, number: int) -> None:
         """Run the work in the child; never return."""
-        code = 1
-        try:
+
+        def work(pair: socket.socket) -> int:
             self._leave_parent(ours)
-            code = self._work(theirs, self.addresses)
-        except ConfigError as error:
-            with suppress(OSError):
-                theirs.send(channel.of_failure(str(error)))
-            code = 2
-        except Exception:  # the last frame of a forked process
-            log.exception("internal error in a worker")
-        finally:
-            try:
-                logging.shutdown()
-            finally:
-                os._exit(code)
+            return self._work(pair, number)
+
+        run_worker(theirs, work)
 
     def _leave_parent(self, ours: socket.socket) -> None:
         """Close everything of the parent's, above all its ends of the pairs: otherwise no worker
         would notice the end of the parent."""
         gevent.reinit()
-        for handler in self._handlers:
-            handler.cancel()
         ours.close()
-        for worker in self._workers.values():
+        for worker in self.workers.values():
             worker.forget()
         for let_go in self._let_go:
             let_go()
         gevent.get_hub().destroy(destroy_loop=True)
-        for number in _SIGNALS:
+        for number in ALL:
             signal.signal(number, signal.SIG_DFL)
-        # HUP stays blocked until the work obeys it: it would end the worker.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        # The others stay blocked until the work obeys them: they would end the worker.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+
+
+def run_worker(pair: socket.socket, work: Callable[[socket.socket], int]) -> NoReturn:
+    """Run the work of a worker, with its end of the pair; never return."""
+    code = 1
+    try:
+        code = work(pair)
+    except ConfigError as error:
+        with suppress(OSError):
+            pair.send(channel.of_failure(str(error)))
+        code = 2
+    except Exception:  # the last frame of the process
+        log.exception("internal error in a worker")
+    finally:
+        try:
+            logging.shutdown()
+        finally:
+            os._exit(code)
+
+
+def _counters_of(count: Callable[[], Mapping[Key, int]]) -> Figures:
+    return Figures(Counter(count()))
 
 
 def free_addresses(listen: Sequence[Address]) -> list[Address]:

@@ -1,0 +1,1 @@
+"""The fleet: what servers behind a balancer share, in PostgreSQL."""

@@ -1,0 +1,1 @@
+"""The process that sends webhooks of how boots have ended."""

@@ -1,0 +1,1 @@
+"""The process that reads vCenter, and what the server knows by it."""
