@@ -126,13 +126,15 @@ class Admission:
         if self.allow and not _is_in(host, self.allow):
             return Refusal("network", "it is in no --allow network")
         count = self._of_host.get(host, 0)
-        if count >= self.max_per_host:
-            if not self.make_room(host):
-                reason = f"it has {self.max_per_host} connections already (--max-per-host)"
-                return Refusal("host", reason)
-            count = self._of_host.get(host, 0)
-        self._of_host[host] = count + 1
+        if count >= self.max_per_host and not self.make_room(host):
+            reason = f"it has {self.max_per_host} connections already (--max-per-host)"
+            return Refusal("host", reason)
+        self.count(host)
         return None
+
+    def count(self, host: str) -> None:
+        """Count a connection of `host` that was let in by the program before an upgrade."""
+        self._of_host[host] = self._of_host.get(host, 0) + 1
 
     def make_room(self, host: str | None = None) -> bool:
         """Close an unidentified connection of `host`, or of any; return False if there is none."""

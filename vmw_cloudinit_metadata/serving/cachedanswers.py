@@ -39,7 +39,7 @@ class CachedAnswers(LRUCache[Machine, Answer]):
     def forget(self, machine: Machine) -> None:
         """Drop the last answers to this machine, and to the VM by way of another host."""
         self.pop(machine, None)
-        if last := self._machines.get(_identity(machine)):
+        if last := self._machines.get(identity_of(machine)):
             self.pop(last, None)
 
     def last_good(self, machine: Machine) -> Answer | None:
@@ -47,23 +47,23 @@ class CachedAnswers(LRUCache[Machine, Answer]):
 
         A VM without a VC UUID has none: names may change owners.
         """
-        last = self._machines.get(_identity(machine))
+        last = self._machines.get(identity_of(machine))
         answer = None if last is None else self[last]
         return None if answer is None or answer.origin.problem else answer
 
     def __setitem__(self, machine: Machine, answer: Answer) -> None:
         super().__setitem__(machine, answer)
         if machine.vc_uuid:
-            self._machines[_identity(machine)] = machine
+            self._machines[identity_of(machine)] = machine
 
     def __delitem__(self, machine: Machine) -> None:
         super().__delitem__(machine)
-        identity = _identity(machine)
+        identity = identity_of(machine)
         if self._machines.get(identity) == machine:
             del self._machines[identity]
 
 
-def _identity(machine: Machine) -> _Identity:
+def identity_of(machine: Machine) -> _Identity:
     """Return what a driver may decide by, without what changes when a VM starts elsewhere."""
     return (
         *(machine.vc_uuid, machine.bios_uuid, machine.name),

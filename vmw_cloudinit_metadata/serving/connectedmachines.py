@@ -25,18 +25,20 @@ class ConnectedMachines:
             self.rivals += bool(lines)
             lines[line] = None
 
-    def remove(self, line: Hashable, machine: Machine) -> None:
+    def remove(self, line: Hashable, machine: Machine) -> bool:
+        """Return whether it was the last line of this serial port of the machine."""
         ports = self._ports.get(machine.vc_uuid or "", {})
         lines = ports.get(machine.service_uri, {})
         if line not in lines:
-            return
+            return False
         del lines[line]
         if lines:
             self.rivals -= 1
-            return
+            return False
         del ports[machine.service_uri]
         if not ports:
             del self._ports[machine.vc_uuid or ""]
+        return True
 
     def is_older(self, line: Hashable, machine: Machine) -> bool:
         """Return whether a newer line counts as this serial port of the machine."""
@@ -53,6 +55,10 @@ class ConnectedMachines:
     def newest(self, machine: Machine) -> Hashable | None:
         """Return the line that counts as this serial port of the machine."""
         return next(reversed(self._lines(machine)), None)
+
+    def rank(self, line: Hashable, machine: Machine) -> int:
+        """Return how many lines of this serial port of the machine are older."""
+        return list(self._lines(machine)).index(line) if machine.vc_uuid else 0
 
     def _lines(self, machine: Machine) -> dict[Hashable, None]:
         return self._ports.get(machine.vc_uuid or "", {}).get(machine.service_uri, {})

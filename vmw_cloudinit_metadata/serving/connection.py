@@ -83,7 +83,6 @@ class Connection:
     def serve(self) -> None:
         """Read until the end of the stream."""
         log.debug("%s: connected", self.standing.peer)
-        self.standing.start_deadline()
         try:
             if not self.is_over:
                 self.guarded(self._run)
@@ -91,10 +90,12 @@ class Connection:
             self._end()
 
     def _run(self) -> None:
-        if self.standing.begins_with_header:
-            self.layer = HeaderLayer(self)
-        else:
-            self.begin()
+        if self.layer is CLOSED:  # else it goes on after an upgrade
+            self.standing.start_deadline()
+            if self.standing.begins_with_header:
+                self.layer = HeaderLayer(self)
+            else:
+                self.begin()
         intake.run(self._sock, self._services.counters, self)
 
     def _end(self) -> None:
@@ -185,6 +186,11 @@ class Connection:
         line = self._new_line(self.output, is_secure=False)
         self._replace_layer(line)
         line.flush()
+        return line
+
+    def resume_line(self) -> Line:
+        """Go on with a serial line of the program before an upgrade: nothing is sent."""
+        self.layer = line = self._new_line(self.output, is_secure=False)
         return line
 
     def open_line(self, wire: Outgoing) -> Line:

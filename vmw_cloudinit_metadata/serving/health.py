@@ -10,7 +10,8 @@ import gevent
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
 from vmw_cloudinit_metadata.drivers.foreignerrors import hidden, reason_of
-from vmw_cloudinit_metadata.monitoring.sourcestate import MAX_NAME, SourceState
+from vmw_cloudinit_metadata.monitoring.sourcestate import MAX_NAME, UNCHECKED, SourceState
+from vmw_cloudinit_metadata.process.deadlines import RunningClock
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 
@@ -19,17 +20,19 @@ HANGS_S = 3.0
 
 
 class Health:
-    """Calls `driver.check` once started; `problem` is the error, or ""."""
+    """Calls `driver.check` once started; `problem` is the error, or ""; UNCHECKED at first."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._threads = Threads()
         self._timer = gevent.get_hub().loop.timer(INTERVAL_S, repeat=INTERVAL_S)
+        self._clock = RunningClock(INTERVAL_S)
         self._asked_s: float | None = None
         self.source = SourceState(_name_of(driver))
         self.problem = ""
 
     def start(self) -> None:
+        self.problem = UNCHECKED
         self._timer.start(self._turn)
         self._turn()
 
@@ -39,10 +42,11 @@ class Health:
         self._threads.close()
 
     def _turn(self) -> None:
+        now_s = self._clock.now_s()
         if self._asked_s is None:
-            self._asked_s = time.monotonic()
+            self._asked_s = now_s
             self._threads.run(partial(problem_of, self._driver), self._checked)
-        elif time.monotonic() - self._asked_s > HANGS_S:
+        elif now_s - self._asked_s > HANGS_S:
             self._is_now(f"the driver has not answered for {HANGS_S:g} s")
 
     def _checked(self, problem: str, error: BaseException | None) -> None:

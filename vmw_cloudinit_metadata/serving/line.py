@@ -16,11 +16,13 @@ from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.facts import Fact
 from vmw_cloudinit_metadata.monitoring.trace import Trace
 from vmw_cloudinit_metadata.protocol import events
+from vmw_cloudinit_metadata.protocol.nearrequest import NearRequest
 from vmw_cloudinit_metadata.protocol.phases import MUTE, OVERDUE
 from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.dialogue import Dialogue
 from vmw_cloudinit_metadata.serving.journey import Journey, Journeys
+from vmw_cloudinit_metadata.serving.passage import Passage
 from vmw_cloudinit_metadata.serving.registration import Registration
 from vmw_cloudinit_metadata.serving.services import Services
 from vmw_cloudinit_metadata.serving.standing import Standing
@@ -71,7 +73,6 @@ class Line:
         "_carrier",
         "_is_draining",
         "_journeys",
-        "_registration",
         "_services",
         "_trace",
         "_wire",
@@ -79,6 +80,8 @@ class Line:
         "host",
         "is_open",
         "journey",
+        "refusal",
+        "registration",
         "session",
         "standing",
     )
@@ -102,16 +105,17 @@ class Line:
         self.standing = carrier.standing
         self.host = self.standing.peer.host  # whose quota of the log the line uses
         self.session = Session(services.policy, self.host, connected_since, is_secure=is_secure)
-        self._registration = Registration(services, self.standing, self.session)
+        self.registration = Registration(services, self.standing, self.session)
+        self.refusal = self.registration.refusal
         self.dialogue = Dialogue(services, self)
-        self.journey: Journey | None = None
+        self.journey: Journey | Passage | None = None
         self.is_open = True
         self._is_draining = False
         peer = self.standing.peer
         self._trace = Trace(peer) if log.isEnabledFor(logging.DEBUG) else None
 
     def __str__(self) -> str:
-        return str(self._registration)
+        return str(self.registration)
 
     # Called by the connection: a Layer
 
@@ -120,7 +124,7 @@ class Line:
             self._trace.received(data)
         happened = self.session.receive_data(data, time.monotonic())
         if happened:
-            self._handle(happened)
+            self.handle(happened)
         else:
             self.flush()
 
@@ -142,7 +146,7 @@ class Line:
             return False
         if self.journey and self.journey.is_under_way:
             return self.journey.has_target
-        return self.dialogue.is_busy or self.session.has_waiting_requests
+        return self.dialogue.is_busy or bool(self.session.heard.requests)
 
     def drain(self) -> None:
         self._is_draining = True
@@ -154,29 +158,29 @@ class Line:
     def close(self) -> None:
         """Clean up: the connection has ended, or goes on with TLS."""
         self.is_open = False
-        self._services.deadlines.cancel(self._identity_overdue)
+        self._services.deadlines.cancel(self.identity_overdue)
         if self.journey:
             self.journey.end_is_gone()
             self.journey = None  # it refers to this line
         if not self.session.is_moving:
             self.dialogue.close()
-        self._registration.forget()
+        self.registration.forget()
 
     # Called by the dialogue and a journey
 
     @property
     def machine(self) -> Machine:
         """The VM that the line counts as; until it is identified, what its host has sent so far."""
-        return self._registration.machine
+        return self.registration.machine
 
     @property
     def is_older(self) -> bool:
         """Whether a newer line counts as this VM."""
-        return self._registration.is_older
+        return self.registration.is_older
 
     def report(self, fact: Fact, *, level: int | None = None) -> None:
         """Report a happening of this VM."""
-        self._registration.report(fact, level=level)
+        self.registration.report(fact, level=level)
 
     def guarded(self, step: Callable[[], None]) -> None:
         """Run `step`; an error in it ends this line and no other."""
@@ -202,8 +206,8 @@ class Line:
         self.session.silence()
         if not self.is_open:
             return
-        self._services.deadlines.cancel(self._identity_overdue)
-        self._registration.forget()
+        self._services.deadlines.cancel(self.identity_overdue)
+        self.registration.forget()
         self.standing.keep_mute()
 
     def give_up(self) -> None:
@@ -216,7 +220,7 @@ class Line:
     def _answer(self) -> None:
         """Let the dialogue answer what it can, and send what the guest may get now."""
         session, wire, dialogue = self.session, self._wire, self.dialogue
-        machine = None if session.phase is OVERDUE else self._registration.known_as
+        machine = None if session.phase is OVERDUE else self.registration.known_as
         piece = dialogue.proceed(machine)
         while piece:
             data = session.answer(piece) if wire.is_clear else None
@@ -236,7 +240,7 @@ class Line:
         """Send `data`, or drop it if the peer does not read."""
         if self._trace:
             self._trace.sent(data)
-        is_unidentified = self._registration.known_as is None
+        is_unidentified = self.registration.known_as is None
         is_flood = is_unidentified and self._wire.waiting_bytes > UNIDENTIFIED_BYTES
         if is_flood or not self._wire.write(data):
             self._services.counters[counters.DROPPED["output"]] += 1
@@ -251,27 +255,30 @@ class Line:
 
     # Events of the session
 
-    def _handle(self, happened: list[events.Event]) -> None:
+    def handle(self, happened: list[events.Event]) -> None:
+        """Handle events of the session, and send what follows."""
         self.flush()  # what the protocol says does not wait for a look-up
         for event in happened:
             match event:
-                case events.Requested(document):
-                    self.dialogue.enqueue(document)
+                case events.Requested(request):
+                    self.dialogue.enqueue(request)
                 case events.Violation(kind):
                     self._services.counters[counters.VIOLATIONS[kind]] += 1
+                case NearRequest():
+                    self.registration.almost_requested(event)
                 case events.IdentityAsked(again):
-                    self._await_identity(IDENTITY_UPDATE_S if again else IDENTITY_ANSWER_S)
+                    self.await_identity(IDENTITY_UPDATE_S if again else IDENTITY_ANSWER_S)
                 case events.Identified(machine):
-                    self._services.deadlines.cancel(self._identity_overdue)
+                    self._services.deadlines.cancel(self.identity_overdue)
                     self.standing.accept()
-                    self._registration.identified(machine)
+                    self.registration.identified(machine)
                 case events.IdentityMissing(missing, is_first):
-                    self._await_identity(IDENTITY_RETRY_S)
+                    self.await_identity(IDENTITY_RETRY_S)
                     self.standing.accept()
                     if is_first:
-                        self._registration.unidentified(missing)
+                        self.registration.unidentified(missing)
                 case events.Refused(kind, reason, is_attack):
-                    self._registration.refused(kind, reason)
+                    self.registration.refused(kind, reason)
                     self.depart()
                     if is_attack:
                         self._carrier.close()
@@ -283,17 +290,18 @@ class Line:
                     events.MoveBegun()
                     | events.MoveDeclined()
                     | events.MoveAborted()
+                    | events.MoveClaimed()
                     | events.MoveArrived()
                     | events.MoveCompleted()
                     | events.TakenOver()
                 ):
                     # Nothing is answered before all of it is handled: who the VM is may follow.
                     if following := self._journeys.handle(self, event):
-                        self._handle(following)
+                        self.handle(following)
         self.proceed()
 
-    def _await_identity(self, seconds: float) -> None:
-        self._services.deadlines.start(seconds, self._identity_overdue, self._carrier.hear)
+    def await_identity(self, seconds: float) -> None:
+        self._services.deadlines.start(seconds, self.identity_overdue, self._carrier.hear)
 
-    def _identity_overdue(self) -> None:
-        self.guarded(lambda: self._handle(self.session.identity_overdue()))
+    def identity_overdue(self) -> None:
+        self.guarded(lambda: self.handle(self.session.identity_overdue()))

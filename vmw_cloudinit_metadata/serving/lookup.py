@@ -19,7 +19,8 @@ from cachetools import TTLCache
 from gevent.event import Event
 
 from vmw_cloudinit_metadata.drivers import contract
-from vmw_cloudinit_metadata.drivers.driver import Driver
+from vmw_cloudinit_metadata.drivers.answers.lastgood import served_because
+from vmw_cloudinit_metadata.drivers.driver import Driver, Work
 from vmw_cloudinit_metadata.drivers.driveroptions import seconds
 from vmw_cloudinit_metadata.process.budget import Budget, Fixed
 from vmw_cloudinit_metadata.process.threads import Threads
@@ -30,8 +31,11 @@ from vmw_cloudinit_metadata.serving.answer import (
     Failure,
     Outcome,
     document_names,
+    failure_behind,
     look_up,
+    outdated,
 )
+from vmw_cloudinit_metadata.serving.answerregister import ALONE, WorkerRegister
 from vmw_cloudinit_metadata.serving.cachedanswers import KEPT_BYTES, CachedAnswers
 from vmw_cloudinit_metadata.serving.driverlog import log_error, log_sentence
 from vmw_cloudinit_metadata.serving.lookuppool import LookupPool
@@ -65,6 +69,7 @@ class Lookup:
         run_timeout_s: float,
         budget: Budget,
         on_disk: AnswersOnDisk | None = None,
+        register: WorkerRegister = ALONE,
     ) -> None:
         self._driver = driver
         self._threads = Threads()
@@ -79,6 +84,10 @@ class Lookup:
         self._cache_ttl_s = seconds("cache_ttl", driver.cache_ttl)
         self._stale_s = seconds("stale_if_error", driver.stale_if_error or 0)
         self._on_disk = on_disk
+        self._register = register
+        self._has_others = register is not ALONE
+        if self._has_others:
+            budget.add("answer register", Fixed(lambda: register.kept_bytes))
         # A pool of its own: a driver that hangs may hold all places of the other one.
         self._reads = LookupPool(self._threads, pool_size, run_timeout_s, budget, "the disk")
         if on_disk:
@@ -116,19 +125,28 @@ class Lookup:
         return self._pool.waiting
 
     def kept(self, machine: Machine) -> Answer | None:
-        """Return the machine's cached answer: give it if it `is_fresh`, otherwise `recheck` it."""
+        """Return the machine's cached answer: give it if it `is_fresh`, otherwise `recheck` it.
+
+        None if another worker has had a newer one, of which this driver may not have heard yet.
+        """
         try:
             answer = self._cached[machine]
         except KeyError:
             return self._prepared(machine)
-        return None if answer.token is None else answer
+        if answer.token is None:
+            return None
+        is_older = self._has_others and not self._register.is_newest(machine, answer)
+        return None if is_older else answer
 
     def _prepared(self, machine: Machine) -> Answer | None:
         """Return the machine's answer if it was prepared, and cache it."""
         answer = self.prepared.of(machine)
+        if answer and not self._register.is_newest(machine, answer):
+            return None
         if answer:
             if self._on_disk:
                 self._on_disk.keep(machine, answer)
+            self._register.note(machine, answer, answer.seen_s)
             self._cached[machine] = answer
             self.prepared.weigh()
         return answer
@@ -185,23 +203,31 @@ class Lookup:
     def _is_last_good(self, machine: Machine, answer: Answer) -> bool:
         """Return whether the answer may be given while the driver fails.
 
-        Only to a VM with a VC UUID: names may change owners.
+        Only to a VM with a VC UUID: names may change owners. Never one with secrets.
         """
+        if answer.origin.secrets:
+            return False
         return bool(machine.vc_uuid) and time.monotonic() - answer.seen_s < self._stale_s
 
     def _or_last_good(self, machine: Machine, answer: Answer | None, failure: Failure) -> Outcome:
         """Return the VM's last answer instead of the failure, if the driver allows it."""
         if answer is None or not self._is_last_good(machine, answer):
             return failure
-        problem = f"the last good answer is served, because: {failure.reason}"
-        origin = replace(answer.origin, problem=problem)
+        if not self._register.is_newest(machine, answer):
+            return outdated(failure)
+        origin = replace(answer.origin, problem=served_because(failure.reason))
         return replace(answer, token=None, origin=origin, seen_s=NEVER_S)
 
     def ask(self, machine: Machine, callback: Callable[[Outcome], None]) -> None:
         """Call `callback`, later and once, with the machine's answer or the failure."""
-        call = partial(look_up, self._driver, machine)
+        call = partial(_look_up, self._driver, self._register, machine)
         answered = partial(self._answered, machine, callback) if self._stale_s else callback
         self._pool.ask(machine, call, answered, partial(self._keep, machine))
+
+    def ask_secrets(self, machine: Machine, callback: Callable[[Outcome], None]) -> None:
+        """Likewise, for an answer in which nothing is unread; it is not kept."""
+        call = partial(_look_up, self._driver, self._register, machine, with_secrets=True)
+        self._pool.ask((machine, "secrets"), call, callback)
 
     def _answered(
         self, machine: Machine, callback: Callable[[Outcome], None], outcome: Outcome
@@ -209,7 +235,7 @@ class Lookup:
         if isinstance(outcome, Failure) and outcome.error in ("failed", "timeout"):
             failure = outcome
             outcome = self._or_last_good(machine, self._cached.last_good(machine), failure)
-            if outcome is not failure:
+            if isinstance(outcome, Answer):
                 self._unreachable[machine] = failure
             elif self._on_disk and machine.vc_uuid:
                 self._recall(self._on_disk, machine, failure, callback)
@@ -227,12 +253,13 @@ class Lookup:
         on_disk.source_failed()
 
         def recalled(found: Outcome | None) -> None:
+            last = self._cached.last_good(machine)
             if isinstance(found, Failure):
                 on_disk.reading_failed(found.reason)
-            elif found and not self._cached.last_good(machine):
+            elif found and not (last and self._register.is_newest(machine, last)):
                 self._cached[machine] = found
             outcome = self._or_last_good(machine, self._cached.last_good(machine), failure)
-            if outcome is not failure:
+            if isinstance(outcome, Answer):
                 self._unreachable[machine] = failure
             callback(outcome)
 
@@ -243,6 +270,7 @@ class Lookup:
         if isinstance(outcome, Answer):
             if self._on_disk:
                 self._on_disk.keep(machine, outcome)
+            self._register.note(machine, outcome, began_s)
             outcome.seen_s = began_s
             if outcome.token is None and self._cache_ttl_s:
                 outcome.token = BY_TIME
@@ -250,8 +278,12 @@ class Lookup:
             is_kept = outcome.token is not None or self._is_last_good(machine, outcome)
             if is_kept and outcome.size <= KEPT_BYTES:
                 self._cached[machine] = outcome
+            elif outcome.origin.secrets:
+                self._cached.forget(machine)
         elif outcome.error in ("not-found", "invalid"):
             self._cached.forget(machine)
+            if outcome.error == "not-found":
+                self._register.note_absent(machine, began_s)
             if self._on_disk:
                 self._on_disk.forget(machine, is_invalid=outcome.error == "invalid")
             *_, before_s = self._failures.get(machine, (0.0,))
@@ -268,7 +300,7 @@ class Lookup:
             unreachable = Failure("timeout", _SILENT)
         if unreachable:
             outcome = self._or_last_good(machine, self._cached.last_good(machine), unreachable)
-            return None if outcome is unreachable else outcome
+            return outcome if isinstance(outcome, Answer) else None
         failure, began_s, repeated_s = self._failures.get(machine, (None, NEVER_S, 0.0))
         return failure if time.monotonic() - began_s < repeated_s else None
 
@@ -319,6 +351,18 @@ class Lookup:
         if error:
             log_error(self._driver, "close", error)
         closed.set()
+
+
+def _look_up(
+    driver: Driver, register: WorkerRegister, machine: Machine, *, with_secrets: bool = False
+) -> Outcome | Work:
+    """Call the driver, in this thread; an older answer that it gives must be the newest of all."""
+    outcome = look_up(driver, machine, with_secrets=with_secrets)
+    if not isinstance(outcome, Answer) or not outcome.origin.problem:
+        return outcome
+    if register.is_newest(machine, outcome):
+        return outcome
+    return outdated(failure_behind(outcome))
 
 
 def _ignore(_names: Collection[str] | Failure) -> None:

@@ -18,6 +18,7 @@ import gevent
 from vmw_cloudinit_metadata.drivers.driver import Work
 from vmw_cloudinit_metadata.monitoring.figures import Timing
 from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.process.deadlines import RunningClock
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.serving.answer import Answer, Failure
 
@@ -46,10 +47,10 @@ class _Job:
     key: Hashable
     call: Callable[[], Any]
     ended: Callable[[Any, float], None] | None
+    asked_s: float
     waiters: list[_Waiter] = field(default_factory=list)
-    asked_s: float = field(default_factory=time.monotonic)
     started_s: float | None = None
-    run_s: float = 0.0  # when its last run began
+    run_s: float = 0.0  # when its last run began, by time.monotonic()
 
     def take_overdue(
         self, now_s: float, queue_timeout_s: float, run_timeout_s: float
@@ -89,7 +90,8 @@ class LookupPool:
         self._queue: deque[_Job] = deque()
         self._deferred: dict[Work, deque[_Job]] = {}  # by what they wait for, without a place
         self.running = 0
-        self._moved_s = time.monotonic()  # when a place was taken or left
+        self._clock = RunningClock(_TICK_S)
+        self._moved_s = self._clock.now_s()  # when a place was taken or left
         self.queued = Timing()  # how long look-ups waited for a place
         self.ran = Timing()  # how long the driver took
         self._ticker = gevent.get_hub().loop.timer(_TICK_S, repeat=_TICK_S)
@@ -109,21 +111,23 @@ class LookupPool:
     ) -> None:
         """Run `call` in a thread, and `callback` with its result, later and once.
 
-        Calls of one key are made once, and `ended` is called first, with the start time too.
+        Calls of one key are made once, and `ended` is called first, with the start time too, which
+        is of time.monotonic().
         """
+        now_s = self._clock.now_s()
         job = self._jobs.get(key)
         if job is None:
-            job = self._jobs[key] = _Job(key, call, ended)
+            job = self._jobs[key] = _Job(key, call, ended, now_s)
             self._queue.append(job)
             self._budget.keep()
-        job.waiters.append(_Waiter(callback, time.monotonic()))
+        job.waiters.append(_Waiter(callback, now_s))
         self._start_jobs()
 
     def is_overdue(self, key: Hashable) -> bool:
         """Return whether the call of this key has run for longer than anybody waits."""
         job = self._jobs.get(key)
         began_s = job.started_s if job else None
-        return began_s is not None and time.monotonic() - began_s > self.run_timeout_s
+        return began_s is not None and self._clock.now_s() - began_s > self.run_timeout_s
 
     @property
     def kept_bytes(self) -> int:
@@ -156,10 +160,10 @@ class LookupPool:
         while self._queue and self.running < min(self._places, max(share, 1)):
             job = self._queue.popleft()
             self.running += 1
-            self._moved_s = job.run_s = time.monotonic()
+            self._moved_s, job.run_s = self._clock.now_s(), time.monotonic()
             if job.started_s is None:
-                job.started_s = job.run_s
-                self.queued.observe(job.run_s - job.asked_s)
+                job.started_s = self._moved_s
+                self.queued.observe(job.started_s - job.asked_s)
             self._threads.run(job.call, partial(self._ended, job))
         if self._jobs and not self._is_ticking:
             self._is_ticking = True
@@ -167,8 +171,8 @@ class LookupPool:
 
     def _ended(self, job: _Job, outcome: Any, error: BaseException | None) -> None:
         self.running -= 1
-        self._moved_s = time.monotonic()
-        self.ran.observe(self._moved_s - job.run_s)
+        self._moved_s = self._clock.now_s()
+        self.ran.observe(time.monotonic() - job.run_s)
         if isinstance(outcome, Work):
             self._deferred.setdefault(outcome, deque()).append(job)
             self._resume()
@@ -198,7 +202,7 @@ class LookupPool:
                 del self._deferred[work]
 
     def _tick(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock.now_s()
         is_stuck = now_s - self._moved_s > self.run_timeout_s  # the whole pool
         queue_timeout_s = self.run_timeout_s if is_stuck else QUEUE_TIMEOUT_S
         for job in list(self._jobs.values()):

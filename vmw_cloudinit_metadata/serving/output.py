@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import gevent
 
 from vmw_cloudinit_metadata.monitoring.counters import SENT_BYTES, Key
+from vmw_cloudinit_metadata.process.deadlines import Deadlines
 from vmw_cloudinit_metadata.serving.timeouts import STALLED_S
-from vmw_cloudinit_metadata.serving.timer import Deadlines
 from vmw_cloudinit_metadata.serving.unsent import Unsent
 
 # With this much waiting, `write` refuses. Answers are held back before; this is room for the
@@ -126,8 +126,12 @@ class Output:
         self._is_broken = False
 
     @property
+    def waiting(self) -> bytes:
+        """What the socket has not taken yet."""
+        return self._waiting
+
+    @property
     def waiting_bytes(self) -> int:
-        """The bytes that the socket has not taken yet."""
         return len(self._waiting)
 
     @property

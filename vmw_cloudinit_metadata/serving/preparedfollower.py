@@ -7,7 +7,7 @@ import logging
 import gevent
 
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
-from vmw_cloudinit_metadata.drivers.warming.preparedlog import PreparedLog, PreparedLogReader
+from vmw_cloudinit_metadata.drivers.warming.preparedlog import FollowedLog, PreparedLogReader
 
 log = logging.getLogger(__name__)
 
@@ -16,9 +16,9 @@ TURN_S = 0.1
 
 
 class PreparedFollower:
-    def __init__(self, written: PreparedLog, keeper: PreparedKeeper) -> None:
+    def __init__(self, written: FollowedLog, keeper: PreparedKeeper) -> None:
         keeper.limit_bytes = written.limit_bytes  # of places, beside the lines that all share
-        self._reader = PreparedLogReader(written)
+        self._reader = PreparedLogReader(written.file)
         self._keeper = keeper
         self._timer = gevent.get_hub().loop.timer(TURN_S, repeat=TURN_S)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
@@ -21,12 +22,15 @@ from vmw_cloudinit_metadata.monitoring.facts import (
     SourceShared,
     StaleServed,
     ValueDuplicated,
+    WindowClosed,
 )
 from vmw_cloudinit_metadata.monitoring.onceaminute import QUIET_S, key_of
 from vmw_cloudinit_metadata.protocol.packet import ErrorCode
-from vmw_cloudinit_metadata.protocol.printable import shortened
+from vmw_cloudinit_metadata.protocol.printable import quoted, shortened
+from vmw_cloudinit_metadata.protocol.servedboot import ServedBoot
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.answer import Failure, Origin
+from vmw_cloudinit_metadata.serving.fleetuses import Others
 from vmw_cloudinit_metadata.serving.services import Services
 from vmw_cloudinit_metadata.serving.timeouts import SETTLED_S, UNSETTLED_S
 
@@ -71,6 +75,7 @@ class Receipt:
         "_reported",
         "_services",
         "_used",
+        "boot",
         "line",
     )
 
@@ -84,16 +89,14 @@ class Receipt:
         self._is_well = False  # answered without a problem, not yet recorded in `news`
         self._used: tuple[str, str] | None = None  # the source and VC UUID that are counted
         self._reported: tuple[str, float] = ("", 0.0)  # the last line of the log, and when
+        self.boot: ServedBoot | None = None  # since there is meta-data
 
     def answered(
         self, machine: Machine, document: str, origin: Origin, size: int, asked_s: float
     ) -> None:
         """Add `document`, requested at `asked_s`, with a response of `size` bytes."""
         services = self._services
-        services.counters[counters.ANSWERED] += 1
-        services.counters[_ANSWERED.get(document, _OTHER_ANSWERED)] += 1
-        if services.machines.rivals and self.line.is_older:
-            services.counters[counters.ANSWERED_OLDER] += 1
+        self.count_answer(document, size)
         if not self._collected:
             self._asked_s = asked_s
             services.deadlines.start(SETTLED_S, self._settled)
@@ -105,15 +108,35 @@ class Receipt:
         elif self._is_new(origin.problem):
             self._report_stale(origin)
         if document == "METADATA":
+            self._begin_boot(origin, machine)
             self._use_source(origin, machine)  # now: the other VM may not be there later
             if origin.duplicates:
                 self._report_duplicates(origin)
+
+    def boot_of(self, machine: Machine) -> ServedBoot | None:
+        """Return what a report of this machine must fit; None if it has had no meta-data here."""
+        return self.boot if self.boot and self.boot.vm == _vm_of(machine) else None
+
+    def _begin_boot(self, origin: Origin, machine: Machine) -> None:
+        boot = ServedBoot(_vm_of(machine), origin.identity, time.time())
+        if last := self.boot:
+            boot = boot._replace(report=last.report, reported_s=last.reported_s)
+        self.boot = boot
+
+    def count_answer(self, document: str, size: int) -> None:
+        services = self._services
+        services.counters[counters.ANSWERED] += 1
+        services.counters[_ANSWERED.get(document, _OTHER_ANSWERED)] += 1
+        if services.machines.rivals and self.line.is_older:
+            services.counters[counters.ANSWERED_OLDER] += 1
         if log.isEnabledFor(logging.DEBUG):
             log.debug("%s: > RESPONSE_%s, %d bytes", self.line, document, size)
 
     def failed(self, document: str, failure: Failure) -> None:
         """Report that `document` was answered with an error."""
         self.count_failure(document, failure.error)
+        if failure.secret:
+            self._services.counters[counters.SECRETS_UNAVAILABLE[failure.secret]] += 1
         machine = self.line.machine
         trouble = f"{failure.error}: {failure.reason}"
         unreported = self._services.throttle.passes("failed", key_of(machine), trouble)
@@ -123,10 +146,15 @@ class Receipt:
             self.report()
         if is_new or unreported is not None:
             text = f"REQUEST_{document} answered with {trouble}{unreported or ''}"
-            self.line.report(
-                RequestFailed(text, document, failure.error, shortened(failure.reason)),
-                level=logging.DEBUG if unreported is None else logging.WARNING,
-            )
+            reason = shortened(failure.reason)
+            fact: Fact = RequestFailed(text, document, failure.error, reason)
+            if not failure.is_trouble:
+                fact = WindowClosed(text, document, reason)
+            self.line.report(fact, level=logging.DEBUG if unreported is None else None)
+
+    def tell(self, fact: Fact) -> None:
+        """Report a happening of this VM, wherever it is by now."""
+        self.line.report(fact)
 
     def count_failure(self, document: str, error: ErrorCode) -> None:
         counted = self._services.counters
@@ -150,13 +178,28 @@ class Receipt:
                 text,
                 answered=documents,
                 seconds=seconds,
-                digest=origin.digest,
+                digest=origin.shown_digest,
                 sources=origin.sources,
                 matched_by=origin.matched_by,
                 problem=shortened(origin.problem),
             ),
             level=self._level_of(text, documents),
         )
+
+    @property
+    def used(self) -> tuple[str, str] | None:
+        """The source that the VM is counted for, and its VC UUID."""
+        return self._used
+
+    def use(self, source: str, vc_uuid: str) -> int:
+        """Count the VM for this source alone; return how many VMs use it."""
+        self._release_source()
+        self._used = source, vc_uuid
+        users = self._services.sources.setdefault(source, {})
+        users[vc_uuid] = users.get(vc_uuid, 0) + 1
+        if self._services.uses and users[vc_uuid] == 1:
+            self._services.uses.begin(_data_of(source), vc_uuid, self._is_shared_elsewhere)
+        return len(users)
 
     def close(self) -> None:
         """Report the rest: the guest has disconnected."""
@@ -208,8 +251,13 @@ class Receipt:
         self._services.counters[counters.CONFLICTS["duplicate"]] += 1
         for duplicate in origin.duplicates:
             unreported = self._services.throttle.passes("duplicate", duplicate)
-            if unreported is not None:
-                self.line.report(ValueDuplicated(f"{duplicate}{unreported}", origin.sources))
+            if unreported is None:
+                continue
+            report = partial(_report_duplicate, self.line, f"{duplicate}{unreported}", origin)
+            if self._services.uses:
+                self._services.uses.report_once(f"duplicate {duplicate}", report)
+            else:
+                report("")
 
     def _use_source(self, origin: Origin, machine: Machine) -> None:
         """Count the VM for its own file, and report if others get that file too."""
@@ -219,12 +267,8 @@ class Receipt:
         if used == self._used:
             return
         self._release_source()
-        self._used = used
-        if used and vc_uuid:
-            users = self._services.sources.setdefault(used[0], {})
-            users[vc_uuid] = users.get(vc_uuid, 0) + 1
-            if len(users) > 1:
-                self._report_shared(origin, vc_uuid, users)
+        if used and self.use(*used) > 1:
+            self._report_shared(origin, used[1], self._services.sources[used[0]])
 
     def _report_shared(self, origin: Origin, vc_uuid: str, users: Collection[str]) -> None:
         self._services.counters[counters.CONFLICTS["shared source"]] += 1
@@ -235,6 +279,20 @@ class Receipt:
             text = f"gets {source}, which other connected VMs get too: VC UUID {others}{unreported}"
             self.line.report(SourceShared(text, origin.sources))
 
+    def _is_shared_elsewhere(self, others: Others) -> None:
+        """Report that VMs of other processes get the same file."""
+        self._services.counters[counters.CONFLICTS["shared source"]] += 1
+        if self._used and others.held_back is not None:
+            source = self._used[0]
+            named = ", ".join(f"{user} ({quoted(server)})" for user, server in others.named)
+            more = others.number - len(others.named)
+            further = f" and {more} more" if more > 0 else ""
+            text = (
+                f"gets {source}, which VMs of other processes get too: VC UUID {named}{further}"
+                f"{others.remark}"
+            )
+            self.line.report(SourceShared(text, (source,)))
+
     def _release_source(self) -> None:
         if not self._used:
             return
@@ -243,8 +301,22 @@ class Receipt:
         users[vc_uuid] -= 1
         if not users[vc_uuid]:
             del users[vc_uuid]
+            if self._services.uses:
+                self._services.uses.end(_data_of(source), vc_uuid)
         if not users:
             del self._services.sources[source]
+
+
+def _report_duplicate(line: GuestLine, text: str, origin: Origin, remark: str) -> None:
+    line.report(ValueDuplicated(f"{text}{remark}", origin.sources))
+
+
+def _vm_of(machine: Machine) -> str:
+    return machine.vc_uuid or machine.bios_uuid or machine.name or ""
+
+
+def _data_of(source: str) -> str:
+    return f"data {source}"
 
 
 def _named_others(users: Collection[str], vc_uuid: str) -> str:

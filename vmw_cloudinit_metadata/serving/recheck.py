@@ -22,6 +22,7 @@ import gevent
 
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver
+from vmw_cloudinit_metadata.process.deadlines import RunningClock
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.serving.driverlog import log_error
 
@@ -48,14 +49,24 @@ class Cached(Protocol):
 # Called with whether the answer holds, or with None if the driver does not answer.
 Callback = Callable[[bool | None], None]
 
+# Looks and answers are compared by time.monotonic(); `..._since_s` is of the running clock, by
+# which the driver and its threads are judged.
+
+
+@dataclass(frozen=True, slots=True)
+class _LookWaiter:
+    callback: Callback
+    asked_s: float
+    waits_since_s: float
+
 
 @dataclass(slots=True, eq=False)
 class _Look:
     """A pending look at one answer, and the callbacks that wait for it."""
 
     answer: Cached
-    asked_s: float
-    waiting: list[tuple[float, Callback]] = field(default_factory=list)  # and since when
+    waits_since_s: float
+    waiting: list[_LookWaiter] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +75,7 @@ class _Batch:
 
     looks: list[_Look]
     began_s: float
+    runs_since_s: float
     found: list[bool] = field(default_factory=list)  # the thread appends to it
     taken: int = 0  # of those: reported to who waits
     is_stuck: bool = False
@@ -84,11 +96,10 @@ class Recheck:
         self._batches: list[_Batch] = []
         self._loop = gevent.get_hub().loop
         self._has_end = False
+        self._clock = RunningClock(_TICK_S)
         self._ticker = self._loop.timer(_TICK_S, repeat=_TICK_S)
         self._is_ticking = False
         self._is_quick = True  # the last batch was
-        self._is_late = False  # the last tick
-        self._ticked_s = 0.0
 
     def close(self) -> None:
         self._ticker.stop()
@@ -100,15 +111,15 @@ class Recheck:
 
         If a look at it is overdue already, call back at the end of this turn.
         """
-        now_s = time.monotonic()
+        now_s = self._clock.now_s()
         look = self._looks.get(answer)
         if look is None:
             look = self._looks[answer] = _Look(answer, now_s)
             self._await(look)
-        if now_s - look.asked_s > self.overdue_s:
+        if now_s - look.waits_since_s > self.overdue_s:
             self._loop.run_callback(callback, None)
         else:
-            look.waiting.append((now_s, callback))
+            look.waiting.append(_LookWaiter(callback, time.monotonic(), now_s))
 
     def _await(self, look: _Look) -> None:
         """Queue the look for a thread."""
@@ -130,22 +141,21 @@ class Recheck:
 
     def _begin(self) -> _Batch | None:
         """Give the next looks to a thread, unless one is about to return or all of them hang."""
-        now_s = time.monotonic()
+        now_s = self._clock.now_s()
         if not self._pending or len(self._batches) >= _THREADS:
             return None
-        if any(now_s - batch.began_s < _SLOW_S for batch in self._batches):
+        if any(now_s - batch.runs_since_s < _SLOW_S for batch in self._batches):
             return None
         pending = self._pending
         return self._run([pending.popleft() for _ in range(min(len(pending), _TOGETHER))], now_s)
 
     def _run(self, looks: list[_Look], now_s: float) -> _Batch:
-        batch = _Batch(looks, now_s)
+        batch = _Batch(looks, time.monotonic(), now_s)
         batch.is_over.acquire()
         self._batches.append(batch)
         self._threads.run(partial(self._look, batch), partial(self._returned, batch))
         if not self._is_ticking:
             self._is_ticking = True
-            self._ticked_s = now_s
             self._ticker.start(self._tick)
         return batch
 
@@ -196,36 +206,32 @@ class Recheck:
         waiting = look.waiting
         if holds:
             look.answer.seen_s = began_s
-        if holds and waiting and waiting[-1][0] - began_s >= FRESH_S:
+        if holds and waiting and waiting[-1].asked_s - began_s >= FRESH_S:
             waiting = self._look_again(look, began_s)
         else:
             del self._looks[look.answer]
-        for _, callback in waiting:
-            callback(holds)
+        for waiter in waiting:
+            waiter.callback(holds)
 
-    def _look_again(self, look: _Look, began_s: float) -> list[tuple[float, Callback]]:
+    def _look_again(self, look: _Look, began_s: float) -> list[_LookWaiter]:
         """Queue another look for callbacks that came too late for this one; return the others."""
-        others = [one for one in look.waiting if one[0] - began_s < FRESH_S]
+        others = [one for one in look.waiting if one.asked_s - began_s < FRESH_S]
         look.waiting = look.waiting[len(others) :]
-        look.asked_s = look.waiting[0][0]
+        look.waits_since_s = look.waiting[0].waits_since_s
         self._await(look)
         return others
 
     def _tick(self) -> None:
-        now_s = time.monotonic()
-        late_s, self._ticked_s = now_s - self._ticked_s, now_s
-        self._is_late = late_s > 3 * _TICK_S and not self._is_late
-        if self._is_late:  # this process was stopped: first report what was found
-            return
+        now_s = self._clock.now_s()
         for batch in list(self._batches):
-            if now_s - batch.began_s > _STUCK_S and not batch.is_stuck:
+            if now_s - batch.runs_since_s > _STUCK_S and not batch.is_stuck:
                 self._divide(batch)
         self._begin()
         for look in list(self._looks.values()):
-            if now_s - look.asked_s > self.overdue_s:
+            if now_s - look.waits_since_s > self.overdue_s:
                 waiting, look.waiting = look.waiting, []
-                for _, callback in waiting:
-                    callback(None)
+                for waiter in waiting:
+                    waiter.callback(None)
         if not self._looks:
             self._is_ticking = False
             self._ticker.stop()
@@ -239,6 +245,6 @@ class Recheck:
         del batch.looks[1:]
         threads = min(_THREADS - len(self._batches), len(behind))
         for number in range(threads):
-            self._run(behind[number::threads], time.monotonic())
+            self._run(behind[number::threads], self._clock.now_s())
         if not threads:
             self._pending.extendleft(reversed(behind))

@@ -14,7 +14,9 @@ import gevent
 
 from vmw_cloudinit_metadata.monitoring.counters import DROPPED
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.sourcestate import UNCHECKED
 from vmw_cloudinit_metadata.process import channel
+from vmw_cloudinit_metadata.process.upgradereport import UpgradeOutcome
 from vmw_cloudinit_metadata.protocol.webhook import Taken
 from vmw_cloudinit_metadata.serving.server import MetadataServer
 
@@ -32,22 +34,27 @@ _FULL = (errno.EAGAIN, errno.ENOBUFS)
 
 
 class Reporter:
-    """Reports the figures and happenings of `server`. Calls `on_alone` when the parent has
-    ended."""
+    """Reports the figures and happenings of `server`. Calls `on_alone` when the parent has ended,
+    and `on_upgrade` when it asks for an upgrade."""
 
     def __init__(
-        self, pair: socket.socket, server: MetadataServer, on_alone: Callable[[], None]
+        self,
+        pair: socket.socket,
+        server: MetadataServer,
+        on_alone: Callable[[], None],
+        on_upgrade: Callable[[], None] = lambda: None,
     ) -> None:
         pair.setblocking(False)
         self._pair = pair
         self._server = server
-        self._owes_figures = False
+        self._owes_figures = self._is_unchecked = False
         self._waiting: deque[bytes] = deque()  # happenings
         self._waiting_bytes = 0
         # The system accepts no message larger than half of this, whatever it was set to.
         buffer_bytes = pair.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         self._room = channel.room_in(min(channel.MESSAGE_BYTES, buffer_bytes // 2))
         self._on_alone = on_alone
+        self._on_upgrade = on_upgrade
         loop = gevent.get_hub().loop
         self._timer = loop.timer(INTERVAL_S, repeat=INTERVAL_S)
         self._soon = loop.timer(HAPPENINGS_S, repeat=HAPPENINGS_S)
@@ -71,6 +78,17 @@ class Reporter:
         while not self._send_figures() and time.monotonic() < end_s + HAPPENINGS_S:
             gevent.sleep(HAPPENINGS_S)
 
+    def tell_upgrade(self, outcome: UpgradeOutcome) -> None:
+        """Report what became of an upgrade of this worker."""
+        self._send(channel.of_upgrade(outcome))
+
+    def send_all(self) -> None:
+        """Report figures and happenings now, as far as the parent takes them: without this process
+        none would be lost, but those that wait."""
+        self._send_figures()
+        if not self._send_happenings():
+            self._drop(len(self._waiting))
+
     def hear(self, happening: Happening) -> None:
         """Pass on a happening; a listener."""
         try:
@@ -91,15 +109,20 @@ class Reporter:
             self._soon.again(self._send_waiting)
 
     def report(self) -> None:
-        """Report the figures; if there is no room now, before anything else later."""
+        """Report the figures; if there is no room now, before anything else later.
+
+        Report them soon again before the first check of the data source has ended: the parent is
+        not ready until then.
+        """
+        self._is_unchecked = self._server.problem == UNCHECKED
         self._owes_figures = not self._send_figures()
-        if self._owes_figures:
+        if self._owes_figures or self._is_unchecked:
             self._soon.again(self._send_waiting)
 
     def _send_waiting(self) -> None:
-        if self._owes_figures:
-            self._owes_figures = not self._send_figures()
-        if not self._owes_figures and self._send_happenings():
+        if self._owes_figures or self._is_unchecked:
+            self.report()
+        if not self._owes_figures and self._send_happenings() and not self._is_unchecked:
             self._soon.stop()
 
     def _send_figures(self) -> bool:
@@ -143,7 +166,7 @@ class Reporter:
         return True
 
     def _hear_parent(self) -> None:
-        """Take a webhook, or notice the end of the parent."""
+        """Take a webhook or UPGRADE, or notice the end of the parent."""
         try:
             message = self._pair.recv(channel.MESSAGE_BYTES)
         except BlockingIOError:
@@ -153,6 +176,9 @@ class Reporter:
         if not message:
             self._readable.stop()
             self._on_alone()
+            return
+        if message == channel.UPGRADE:
+            self._on_upgrade()
             return
         number, hook = channel.decode_hook(message)
         # If there is no room for the answer, the parent has the sender send the webhook again.

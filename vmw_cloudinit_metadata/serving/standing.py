@@ -9,6 +9,7 @@ from typing import Protocol
 from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.facts import ConnectionClosed, Fact, PeerRejected
 from vmw_cloudinit_metadata.monitoring.happenings import Peer
+from vmw_cloudinit_metadata.protocol.state import FLAG, SECONDS, InvalidState, State, mapping
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.serving.admission import Refusal, plain_host
 from vmw_cloudinit_metadata.serving.services import Services
@@ -150,6 +151,45 @@ class Standing:
             oldest.end()
         self._services.deadlines.start(MUTE_LINE_S, self.end, self._occupant.hear)
 
+    # Upgrade
+
+    def state(self) -> State:
+        """Return the state, for a standing of the next program."""
+        left_s = self._services.deadlines.left_s
+        return {
+            "peer": [*self.peer],
+            "is_accepted": self._is_accepted,
+            "is_counted": self._is_counted,
+            "is_quiet": self._is_quiet,
+            "unidentified_s": left_s(self._unidentified),
+            "move_overdue_s": left_s(self._move_overdue),
+            "mute_s": left_s(self.end),
+        }
+
+    def restore(self, state: object) -> None:
+        """Go on from a state, instead of `enter`; raise InvalidState."""
+        written = mapping(state)
+        self.peer = _peer_in(written["peer"])
+        self._connection_id = self.peer.connection
+        self._is_accepted, self._is_counted, self._is_quiet = (
+            FLAG.read(written[name]) for name in ("is_accepted", "is_counted", "is_quiet")
+        )
+        if self._is_counted:
+            self._services.admission.count(self.peer.host)
+        hear = self._occupant.hear
+        for name, end in (
+            ("unidentified_s", self._unidentified),
+            ("move_overdue_s", self._move_overdue),
+            ("mute_s", self.end),
+        ):
+            if written[name] is not None:
+                self._services.deadlines.go_on(SECONDS.read(written[name]), end, hear)
+        is_mute = written["mute_s"] is not None
+        if is_mute:
+            self._services.admission.mute.add(self)
+        if is_mute or not self._is_accepted:
+            self._services.admission.unidentified.add(self.peer.host, self)
+
     # Peers that may not stay
 
     def refuse(self, refusal: Refusal) -> None:
@@ -227,3 +267,10 @@ class Standing:
         unreported = self._services.throttle.passes(reason, self.peer.host)
         if unreported is not None:
             self.report(kind(f"{text}{unreported}", reason))
+
+
+def _peer_in(written: object) -> Peer:
+    match written:
+        case [str(name), str(host), str(connection)]:
+            return Peer(name, host, connection)
+    raise InvalidState("expected a peer")

@@ -7,13 +7,10 @@ its file system hangs, is left alone until it ends; only then another one is sta
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import IO, Any
+from typing import Any
 
 import gevent
 import ujson
@@ -21,14 +18,18 @@ import ujson
 from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
 from vmw_cloudinit_metadata.drivers.preparedrecords import (
+    LEAST_S,
     MAX_LINE_BYTES,
     InvalidRecord,
+    Lasting,
     PreparedRecord,
 )
+from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.monitoring.counters import CATALOGUE_RESTARTS, Key
 from vmw_cloudinit_metadata.monitoring.onceaminute import OnceAMinute
-from vmw_cloudinit_metadata.process.interpreter import command_of
-from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
+from vmw_cloudinit_metadata.process.childprogram import ChildProgram
+from vmw_cloudinit_metadata.process.deadlines import RunningClock
+from vmw_cloudinit_metadata.protocol.printable import one_line
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +54,8 @@ MAX_MEMORY_BYTES = 1024**3
 # Before a survey that prepares answers, until the changes that were its reason are counted here.
 COUNTED_S = 0.2
 
-_PIECE_BYTES = 16 * 1024  # read in one turn of the hub
-_ERROR_BYTES = 4096  # kept of its standard error
 MAX_RECORDS = 10_000  # in a second or so: a survey has 2,000
 _STOP_S = 1.0
-
-_READABLE = 1  # libev's EV_READ
 
 
 class SurveyProcess:
@@ -72,24 +69,27 @@ class SurveyProcess:
         take: Callable[[records.Record], None],
         fail: Callable[[str], None],
         prepared: PreparedKeeper | None = None,
+        *,
+        records_uses: bool = True,
     ) -> None:
-        """`prepared` takes the answers that surveys prepare, as many as it has a limit for."""
+        """`prepared` takes the answers that surveys prepare, as many as it has a limit for.
+
+        Unless the server `records_uses`, documents that are served once are warned of.
+        """
         memory_bytes = min(max(memory_bytes, MIN_MEMORY_BYTES), MAX_MEMORY_BYTES)
         work = {
             "driver": driver,
             "options": options,
             "memory_bytes": memory_bytes,
             "prepared_bytes": prepared.line_bytes if prepared else 0,
+            "records_uses": records_uses,
         }
         self._work = ujson.dumps(work, escape_forward_slashes=False).encode() + b"\n"
         self._take = take
         self._fail = fail
         self._prepared = prepared if prepared and prepared.limit_bytes else None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watcher: Any = None
-        self._error_watcher: Any = None
+        self._child: ChildProgram | None = None
         self._rest = b""
-        self._errors = b""  # the end of its standard error
         self._reason = ""  # why the present process is no longer heard
         self._failure = ""  # what it has said itself
         self._is_over = False  # there is nothing to survey
@@ -97,10 +97,11 @@ class SurveyProcess:
         self._silent_s = 0.0  # without a record, while the hub turned
         self._still_s = 0.0  # likewise, and without CPU
         self._cpu_s = 0.0  # what the process had used then
-        self._turned_s = time.monotonic()
+        self._clock = RunningClock(TURN_S)
         self._due_s = 0.0
         self._restart_s = RESTART_S
         self._restarts = 0
+        self._is_too_short = False  # prepared answers would not hold, as the log says
         self._once = OnceAMinute()
         self._timer = gevent.get_hub().loop.timer(TURN_S, repeat=TURN_S)
         self._beginner = gevent.get_hub().loop.timer(COUNTED_S)
@@ -108,35 +109,43 @@ class SurveyProcess:
 
     def start(self) -> None:
         self._timer.start(self._turn)
-        self._begin()
+        if self._child is None:
+            self._begin()
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        return self._child.pid if self._child else None
 
     def counted(self) -> Counter[Key]:
         return Counter({CATALOGUE_RESTARTS: self._restarts})
 
     def ask(self) -> None:
         """Have everything read again, now."""
-        if self._watcher and self._process and self._process.stdin:
-            with suppress(OSError):  # full: it has been asked, and does not listen
-                os.write(self._process.stdin.fileno(), AGAIN)
+        if self._child:
+            self._child.write(AGAIN)  # if it is full, it has been asked, and does not listen
 
     def stop(self) -> None:
         """End the process, which has nothing to finish."""
+        self.pause()
         self._close_timers()
-        if self._process:
+
+    def pause(self) -> None:
+        """End the process; `start` starts another one."""
+        for timer in (self._timer, self._beginner, self._noted):
+            timer.stop()
+        if self._child:
             self._silence()
             end_s = time.monotonic() + _STOP_S
-            while self._process.poll() is None and time.monotonic() < end_s:
+            while self._child.poll() is None and time.monotonic() < end_s:
                 gevent.sleep(0.01)
+            if self._child.poll() is not None:
+                self._child = None
 
     def let_go(self) -> None:
         """Close what is the parent's, in a forked child."""
         self._close_timers()
         self._close()
-        self._process = None
+        self._child = None
 
     def _close_timers(self) -> None:
         for timer in (self._timer, self._beginner, self._noted):
@@ -145,60 +154,42 @@ class SurveyProcess:
 
     def _begin(self) -> None:
         try:
-            # This Python with a module of ours. The options may be secret, and are no arguments.
-            process = subprocess.Popen(  # nosec B603
-                command_of(PROGRAM),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-            )
+            self._child = ChildProgram(PROGRAM, self._receive)
         except OSError as error:
             self._ended(f"cannot start: {error.strerror}")
             return
-        self._process = process
-        assert process.stdin
-        assert process.stdout
-        assert process.stderr
         if self._prepared:
             self._prepared.forget()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            os.set_blocking(pipe.fileno(), False)
-        self._rest, self._errors, self._reason, self._failure = b"", b"", "", ""
+        self._rest, self._reason, self._failure = b"", "", ""
         self._silent_s = self._still_s = self._cpu_s = 0.0
-        with suppress(BrokenPipeError):  # it has ended already
-            if os.write(process.stdin.fileno(), self._work) != len(self._work):
-                self._give_up("its options are too long for a pipe")
-                return
-        self._watcher = gevent.get_hub().loop.io(process.stdout.fileno(), _READABLE)
-        self._watcher.start(self._receive)
-        self._error_watcher = gevent.get_hub().loop.io(process.stderr.fileno(), _READABLE)
-        self._error_watcher.start(self._receive_errors)
+        if not self._child.write(self._work):
+            self._give_up("its options are too long for a pipe")
 
     def _turn(self) -> None:
         now_s = time.monotonic()
-        listened_s = min(now_s - self._turned_s, 2 * TURN_S)  # the rest was a pause of ours
+        listened_s = self._clock.passed_s()
         self._silent_s += listened_s
         self._still_s += listened_s
-        self._turned_s, self._heard = now_s, 0
-        if self._process is None:
+        self._heard = 0
+        if self._child is None:
             if now_s >= self._due_s and not self._is_over:
                 self._begin()
-        elif (code := self._process.poll()) is not None:
-            self._receive()
-            self._receive_errors()
-            reason = self._reason or f"it has ended with {code}{self._last_line()}"
+        elif (code := self._child.poll()) is not None:
+            self._child.receive()
+            # No secret is in what it writes while it imports its program, since it reads the
+            # options only afterwards (child.py).
+            reason = self._reason or f"it has ended with {code}{self._child.last_line}"
             self._close()
-            self._process = None
+            self._child = None
             if not self._is_over:
                 self._ended(reason, self._failure)
         elif self._hangs() and not self._reason:
             self._give_up(f"it has been silent for {self._silent_s:.0f} s: a file system may hang")
 
     def _hangs(self) -> bool:
-        assert self._process
+        assert self._child
         try:
-            cpu_s = time.clock_gettime((~self._process.pid << 3) | 2)  # see clock_getcpuclockid(3)
+            cpu_s = time.clock_gettime((~self._child.pid << 3) | 2)  # see clock_getcpuclockid(3)
         except OSError:
             return False  # it has just ended
         if cpu_s - self._cpu_s > LEAST_CPU_S:
@@ -225,27 +216,18 @@ class SurveyProcess:
         self._silence()
 
     def _silence(self) -> None:
-        assert self._process
+        assert self._child
         self._close()
-        self._process.kill()
+        self._child.kill()
 
     def _close(self) -> None:
         self._beginner.stop()
         self._noted.stop()
-        for watcher in filter(None, (self._watcher, self._error_watcher)):
-            watcher.stop()
-            watcher.close()
-        self._watcher = self._error_watcher = None
-        if self._process:
-            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-                if pipe:
-                    pipe.close()
+        if self._child:
+            self._child.close()
 
-    def _receive(self) -> None:
-        """Receive one piece. Never raises: gevent would stop to watch the pipe."""
-        if self._watcher is None or self._process is None:
-            return
-        piece = _piece_of(self._process.stdout, self._watcher)
+    def _receive(self, piece: bytes) -> None:
+        """Take a piece of its output. Never raises: gevent would stop to watch the pipe."""
         *lines, self._rest = (self._rest + piece).split(b"\n")
         try:
             for line in lines:
@@ -259,19 +241,6 @@ class SurveyProcess:
         except Exception:  # a watcher's callback: nothing would catch it
             log.exception("the catalogue cannot take a record")
             self._give_up("its record could not be taken")
-
-    def _receive_errors(self) -> None:
-        """Receive a piece of what it writes while it imports its program: no secret, since it reads
-        the options only afterwards (child.py)."""
-        if self._error_watcher is None or self._process is None:
-            return
-        piece = _piece_of(self._process.stderr, self._error_watcher)
-        self._errors = (self._errors + piece)[-_ERROR_BYTES:]
-
-    def _last_line(self) -> str:
-        """Return the last line of its standard error, such as that of a traceback."""
-        lines = self._errors.decode(errors="replace").strip().splitlines()
-        return f": {shortened(lines[-1])}" if lines else ""
 
     def _hear(self, record: records.Record) -> None:
         self._silent_s = self._still_s = 0.0
@@ -299,6 +268,11 @@ class SurveyProcess:
         if self._prepared is None:
             raise InvalidRecord("what nobody asked for")
         self._prepared.take(record)
+        if isinstance(record, Lasting) and bool(record.too_short) is not self._is_too_short:
+            self._is_too_short = bool(record.too_short)
+            if self._is_too_short:
+                text = "catalogue: %s not prepared: their source lets them be kept for under %d s"
+                log.info(text, counted(record.too_short, "answer"), LEAST_S)
 
     def _note(self) -> None:
         """What changes from now on is counted as a change of what the next survey reads."""
@@ -310,26 +284,5 @@ class SurveyProcess:
             self._let_begin()
 
     def _let_begin(self) -> None:
-        if self._watcher and self._process and self._process.stdin:
-            try:
-                is_written = os.write(self._process.stdin.fileno(), BEGIN) == len(BEGIN)
-            except BrokenPipeError:
-                return  # it has ended
-            except OSError:
-                is_written = False
-            if not is_written:
-                self._give_up("it does not listen")
-
-
-def _piece_of(pipe: IO[bytes] | None, watcher: Any) -> bytes:
-    """Read what is there; at the end of the pipe, stop to watch it."""
-    assert pipe
-    try:
-        piece = os.read(pipe.fileno(), _PIECE_BYTES)
-    except BlockingIOError:
-        return b""
-    except OSError:
-        piece = b""
-    if not piece:
-        watcher.stop()
-    return piece
+        if self._child and not self._child.write(BEGIN):
+            self._give_up("it does not listen")

@@ -24,6 +24,9 @@ IDENTITY_UPDATE_S = 1.0  # likewise, of a VM that was identified: then its ident
 MOVE_EXPIRES_S = float(vmotion.EXPIRES_S)  # since it began, or since source or target disconnected
 # A target whose source is on another server: nothing here would show that the move has failed.
 MOVE_FROM_ELSEWHERE_S = 3600.0
+CLAIM_S = 1.0  # for asking the fleet whether a secret was used before; ESXi waits longer
+CONNECTED_S = 5.0  # after an upgrade, until a target goes on without the fleet
+HAND_OVER_S = 1.0  # from VMOTION-COMPLETE until the VM goes on without what its source holds
 
 # Answers are reported when a guest has requested nothing more for this long.
 SETTLED_S = 1.0

@@ -149,18 +149,18 @@ class HeaderLayer(EarlyLayer):
 
     def __init__(self, stack: Stack) -> None:
         super().__init__(stack)
-        self._header = b""
+        self.header = b""
 
     def receive(self, data: bytes) -> None:
-        self._header += data
-        header = proxyheader.parse(self._header)
+        self.header += data
+        header = proxyheader.parse(self.header)
         if header is proxyheader.Incomplete:
             return
         if not isinstance(header, proxyheader.Header):
             self._stack.standing.refuse_header()
         elif self._stack.standing.speak_for(header.address):
             self._stack.begin()
-            if rest := self._header[header.length :]:
+            if rest := self.header[header.length :]:
                 self._stack.receive(rest)
 
 

@@ -21,6 +21,9 @@ class Unsent:
         self.kept_bytes = 0
         budget.add("unsent answers", self)
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def hold(self, holder: Holder, size: int) -> None:
         """Count `size` bytes for `holder`; 0 removes it."""
         before = self._held.get(holder, 0)

@@ -101,7 +101,7 @@ class AnswerDirectory:
             found = self.read(name)
         except NotOurs:
             return False
-        if found is None or (found[0] != content and not at_s < found[1] <= time.time()):
+        if found is None or (found[0] != content and not _is_between(at_s, found[1])):
             return False
         if found[0] == content:
             with _opened(self.path) as directory, suppress(FileNotFoundError):
@@ -111,7 +111,8 @@ class AnswerDirectory:
     def write(self, contents: Mapping[str, tuple[bytes, float]]) -> int:
         """Write files of these times, and sync their file system once; return how many.
 
-        One is left out whose name a directory has.
+        One is left out whose name a directory has. A file of a later time stays: another process
+        has written it meanwhile.
         """
         written = 0
         with _opened(self.path) as directory:
@@ -120,7 +121,10 @@ class AnswerDirectory:
                 for name, (content, at_s) in contents.items():
                     drafts[name] = self._write_draft(directory, content, at_s)
                 _sync(directory)
-                for name in contents:
+                for name, (_, at_s) in contents.items():
+                    if _is_later(directory, name, at_s):
+                        written += 1
+                        continue
                     with suppress(IsADirectoryError):
                         os.replace(drafts[name], name, src_dir_fd=directory, dst_dir_fd=directory)
                         del drafts[name]
@@ -226,6 +230,19 @@ def _read(directory: int, name: str, limit: int) -> tuple[bytes, float] | None:
         return os.read(descriptor, limit), found.st_mtime
     finally:
         os.close(descriptor)
+
+
+def _is_later(directory: int, name: str, at_s: float) -> bool:
+    try:
+        found = _read(directory, name, 0)
+    except NotOurs:
+        return False
+    return found is not None and _is_between(at_s, found[1])
+
+
+def _is_between(at_s: float, found_s: float) -> bool:
+    """Return whether a file is of a later time; not of the future, after a correction."""
+    return at_s < found_s <= time.time()
 
 
 def _remove(directory: int, name: str) -> bool:

@@ -47,6 +47,8 @@ class Withholding:
     def _reason(self, answer: Answer, documents: Mapping[str, bytes]) -> str:
         if answer.origin.is_secret:
             return "the driver says that it is secret"
+        if answer.once:
+            return "it has a document that is served once"
         for name, content in documents.items():
             if place := self._place(name, content):
                 return f"it may hold a secret: {place}"
