@@ -17,7 +17,13 @@ import ujson
 
 from vmw_cloudinit_metadata.monitoring.counters import DROPPED, Key
 from vmw_cloudinit_metadata.monitoring.digests import digests_in
-from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, PeerRejected, RequestFailed
+from vmw_cloudinit_metadata.monitoring.facts import (
+    DocumentsServed,
+    PeerRejected,
+    RequestFailed,
+    WindowClosed,
+    WindowReopened,
+)
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import timestamp
 from vmw_cloudinit_metadata.monitoring.ownfile import open_own
@@ -29,7 +35,7 @@ LEFT_OUT_S = 60.0  # interval of the lines that count what was left out
 
 _NOTHING: tuple[Any, ...] = (None, "", ())
 
-Audited = DocumentsServed | RequestFailed | PeerRejected
+Audited = DocumentsServed | RequestFailed | PeerRejected | WindowClosed | WindowReopened
 
 
 class Audit:
@@ -75,11 +81,24 @@ class Audit:
 
 
 def open_to_append(path: Path) -> int:
-    """Open the file, or create it, and return its descriptor; raise ConfigError."""
+    """Open the file, or create it, and return its descriptor; raise ConfigError, also if it has
+    something else in it."""
     try:
+        _require_log(path)
         return open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:
         raise ConfigError(f"--audit-log: {path}: {error.strerror or error}") from error
+
+
+def _require_log(path: Path) -> None:
+    """Raise OSError if there is a file of something else. Zeros are what a power cut may leave."""
+    try:
+        descriptor = open_own(path, os.O_RDONLY)
+    except (FileNotFoundError, PermissionError):  # the server may have to write it only
+        return
+    with os.fdopen(descriptor, "rb") as file:
+        if file.read(1) not in (b"", b"{", b"\0"):
+            raise OSError("not an audit log: name another file")
 
 
 def _entry(happening: Happening) -> dict[str, Any]:
@@ -107,6 +126,10 @@ def _about(fact: Audited) -> dict[str, Any]:
             return {"document": fact.document, "error": fact.error}
         case PeerRejected():
             return {"error": fact.reason}
+        case WindowClosed():
+            return {"document": fact.document, "error": "closed"}
+        case WindowReopened():
+            return {}
     digests = digests_in(fact.digest)
     return {
         # DIGEST itself has no digest.

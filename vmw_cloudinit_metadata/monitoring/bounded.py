@@ -41,8 +41,8 @@ def bytes_of(fact: Fact) -> int:
 
 
 def cut(fact: Fact, text_bytes: int, most: int) -> Fact:
-    """Return the fact with shorter texts, and at most `most` documents and sources; `more` holds
-    how many were left out."""
+    """Return the fact with shorter texts, and at most `most` documents, sources and host keys,
+    these whole; `more` holds how many were left out."""
     fields = fact._asdict()
     more = dict(fields.pop("more", {}))
     for name, value in list(fields.items()):
@@ -55,6 +55,10 @@ def cut(fact: Fact, text_bytes: int, most: int) -> Fact:
         elif isinstance(value, dict):
             fields[name] = dict(islice(value.items(), most))
             left_out = len(value) - most
+        elif name == "host_keys":  # one that is cut is no key
+            whole = [key for key in value if getsizeof(key) <= text_bytes][:most]
+            fields[name] = tuple(whole)
+            left_out = len(value) - len(whole)
         elif isinstance(value, tuple):
             fields[name] = tuple(within(str(one), text_bytes) for one in value[:most])
             left_out = len(value) - most

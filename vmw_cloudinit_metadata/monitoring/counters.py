@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Literal, NewType, TypeVar, get_args
 
 from vmw_cloudinit_metadata.instance.documents import STANDARD
+from vmw_cloudinit_metadata.instance.layering.secretreference import SecretProblem
+from vmw_cloudinit_metadata.protocol.bootreport import BootStatus
 from vmw_cloudinit_metadata.protocol.events import VIOLATION_KINDS, RefusalKind
 from vmw_cloudinit_metadata.protocol.identitytoken import Proof
-from vmw_cloudinit_metadata.protocol.packet import ErrorCode
+from vmw_cloudinit_metadata.protocol.packet import WITH_ARGUMENT, ErrorCode
+from vmw_cloudinit_metadata.protocol.vcentercheck import VmVerdict
 
 Key = NewType("Key", str)
 Value = TypeVar("Value", bound=str)
@@ -69,7 +72,7 @@ REFUSED: Mapping[RefusalReason, Key] = _labelled(
 VMS_REFUSED = _plain("", "VMs that were refused.", "refused")
 
 Closing = Literal[
-    "strangers", "unidentified", "stalled", "TLS failed", "made room", "memory budget"
+    "strangers", "unidentified", "stalled", "TLS failed", "made room", "memory budget", "upgrade"
 ]
 CLOSED: Mapping[Closing, Key] = _labelled(
     "connections_closed", "Connections that the server has closed.", "reason", get_args(Closing)
@@ -111,9 +114,20 @@ ANSWERED_WITH = _labelled(
     "", "Requests answered with an error.", "error", get_args(ErrorCode), "answered {}"
 )
 
+SECRETS_UNAVAILABLE: Mapping[SecretProblem, Key] = _labelled(
+    "secrets_unavailable",
+    "Requests that failed because a secret that the data refers to could not be had.",
+    "reason",
+    get_args(SecretProblem),
+    "secret {}",
+)
+
 Document = NewType("Document", str)  # a label value
 OTHER_DOCUMENT = Document("other")
-_DOCUMENTS = {code: Document(code) for code in (*(row.code for row in STANDARD), "DIGEST")}
+_DOCUMENTS = {
+    code: Document(code)
+    for code in (*(row.code for row in STANDARD), "DIGEST", *sorted(WITH_ARGUMENT))
+}
 Outcome = Literal["answered", ErrorCode]
 OUTCOMES: Mapping[tuple[Document, Outcome], Key] = {
     (document, outcome): Key(f"{document} {outcome}")
@@ -135,6 +149,22 @@ def document_label(document: str) -> Document:
     return _DOCUMENTS.get(document, OTHER_DOCUMENT)
 
 
+BOOT_OUTCOMES: Mapping[BootStatus, Key] = _labelled(
+    "boot_outcomes",
+    "Boots whose guest has reported how they ended; degraded: cloud-init went on after errors.",
+    "status",
+    get_args(BootStatus),
+    "boots reported: {}",
+)
+Unreported = Literal["not served", "another instance", "too soon", "invalid"]
+REPORTS_REFUSED: Mapping[Unreported, Key] = _labelled(
+    "boot_reports_refused",
+    "Reports of boots that were not taken.",
+    "reason",
+    get_args(Unreported),
+    "reports refused: {}",
+)
+
 CACHE_HITS = _plain("cache_hits", "Requests answered from the cache.", "answers kept")
 CACHE_MISSES = _plain("cache_misses", "Requests that needed a look-up.", "answers looked up")
 CACHE_UNCHECKED = _plain(
@@ -154,6 +184,8 @@ CACHE_PREPARED = _plain(
 Move = Literal[
     "completed",
     "from elsewhere",
+    "handed over",
+    "continued",
     "aborted",
     "declined",
     "replaced",
@@ -212,8 +244,19 @@ LAST_GOOD_ON_DISK: Mapping[OnDisk, Key] = _labelled(
     "last good answers {}",
 )
 
+Recorded = Literal["first", "used", "failed", "given back", "opened"]
+LEDGER: Mapping[Recorded, Key] = _labelled(
+    "ledger_claims",
+    "Claims of documents that are served once; failed: the claim could not be recorded.",
+    "outcome",
+    get_args(Recorded),
+    "claims: {}",
+)
+
 # What a process keeps because of its peers: the tables of its memory budget.
 TABLES = (
+    "host keys",
+    "outcome hooks",
     "program",
     "connections",
     "unsent answers",
@@ -231,7 +274,11 @@ TABLES = (
     "file names",
     "inventories",
     "layers",
+    "secrets",
     "catalogue",
+    "fleet",
+    "vcenter",
+    "boots",
 )
 _MEMORY_SHED = "memory shed: {}"
 _labelled(
@@ -259,6 +306,44 @@ WORKER_RESTARTS = _plain(
     "worker_restarts", "Workers that died and were restarted.", "workers restarted"
 )
 
+FLEET_STATEMENTS = _plain(
+    "fleet_statements", "Statements sent to the fleet's database.", "fleet statements"
+)
+FLEET_FAILED = _plain(
+    "fleet_failed", "Statements that the fleet's database refused.", "fleet statements failed"
+)
+FLEET_RECONNECTS = _plain(
+    "fleet_reconnects", "Connects to the fleet's database after the first.", "fleet reconnects"
+)
+FLEET_RESTARTS = _plain(
+    "fleet_restarts", "Fleet processes that died and were restarted.", "fleet restarted"
+)
+FleetDropped = Literal["tells", "asks", "asks late", "notices"]
+FLEET_DROPPED: Mapping[FleetDropped, Key] = _labelled(
+    "fleet_dropped",
+    "What was not shared with the fleet, or came too late: its database was out of reach or slow.",
+    "what",
+    get_args(FleetDropped),
+    "fleet {} dropped",
+)
+
+VCENTER_RECONNECTS = _plain(
+    "vcenter_reconnects", "Connects to vCenter after the first.", "vCenter reconnects"
+)
+VCENTER_RESTARTS = _plain(
+    "vcenter_restarts", "vCenter processes that died and were restarted.", "vCenter restarted"
+)
+VCENTER_SHED = _plain(
+    "vcenter_shed", "VMs and hosts of vCenter for which there was no room.", "vCenter shed"
+)
+VCENTER_CHECKS: Mapping[str, Key] = _labelled(
+    "vcenter_checks",
+    "VMs that requested data, by what vCenter says of them.",
+    "verdict",
+    [verdict.value for verdict in VmVerdict],
+    "vCenter: {}",
+)
+
 
 # The admin port
 
@@ -271,6 +356,8 @@ AdminShed = Literal[
     "events",
     "stories",
     "machines",
+    "boots",
+    "host keys",
 ]
 Hooked = Literal["accepted", "refused", "invalid", "failed"]
 WEBHOOKS: Mapping[Hooked, Key] = _labelled(
@@ -279,6 +366,15 @@ WEBHOOKS: Mapping[Hooked, Key] = _labelled(
     "outcome",
     get_args(Hooked),
     "webhooks {}",
+    ADMIN_FAMILIES,
+)
+HookOutcome = Literal["delivered", "retried", "refused", "expired", "dropped"]
+OUTCOME_HOOKS: Mapping[HookOutcome, Key] = _labelled(
+    "outcome_hooks",
+    "Webhooks of how boots ended; dropped: too many waited.",
+    "outcome",
+    get_args(HookOutcome),
+    "outcome hooks {}",
     ADMIN_FAMILIES,
 )
 ADMIN_SHED: Mapping[AdminShed, Key] = _labelled(

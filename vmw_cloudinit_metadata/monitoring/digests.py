@@ -37,6 +37,13 @@ def _parsed(response: str) -> dict[str, Any]:
     return digests
 
 
+@lru_cache(maxsize=256)
+def without_hashes(response: str) -> str:
+    """Return a RESPONSE_DIGEST that has sizes alone."""
+    sizes = {name: {**digest, "sha256": ""} for name, digest in _parsed(response).items()}
+    return packet.serialize(packet.Packet("RESPONSE_DIGEST", ujson.dumps(sizes).encode())).decode()
+
+
 def first_digests(response: str, most: int) -> tuple[str, int]:
     """Return a RESPONSE_DIGEST with only its first `most` documents, and how many it lost."""
     digests = _parsed(response)

@@ -80,6 +80,29 @@ class DocumentsServed(NamedTuple):
     more: Mapping[str, int] = {}  # how many were left out of a long list: `more_answered` in JSON
 
 
+@_kind("boot report", INFO)
+class BootReported(NamedTuple):
+    """A guest has reported how its boot ended. All but `hosts` and `seconds` is what it says."""
+
+    text: str
+    status: str  # done, degraded or error
+    errors: tuple[str, ...]
+    stages: Mapping[str, float]  # of cloud-init, in seconds
+    seconds: float  # from its meta-data to the report
+    instance_id: str
+    boot_id: str
+    hosts: tuple[str, ...]  # names and addresses in its data
+    host_keys: tuple[str, ...]  # none, if it is uncertain which VM this is
+    more: Mapping[str, int] = {}
+
+
+@_kind("misspelled", WARNING)
+class RequestMisspelled(NamedTuple):
+    """A guest has sent a line that is almost a request."""
+
+    text: str
+
+
 @_kind("failed", WARNING)
 class RequestFailed(NamedTuple):
     """A request was answered with an error."""
@@ -88,6 +111,22 @@ class RequestFailed(NamedTuple):
     document: str
     error: str
     reason: str
+
+
+@_kind("window closed", INFO)
+class WindowClosed(NamedTuple):
+    """A VM that has had its user-data asks for it after its window."""
+
+    text: str
+    document: str
+    reason: str
+
+
+@_kind("window reopened", INFO)
+class WindowReopened(NamedTuple):
+    """The window of a VM's user-data is open again, by an operator's command."""
+
+    text: str
 
 
 @_kind("stale", WARNING)
@@ -182,7 +221,9 @@ Fact = (
     | IdentityUnproved
     | RivalConnected
     | DocumentsServed
+    | BootReported
     | RequestFailed
+    | RequestMisspelled
     | StaleServed
     | SourceShared
     | ValueDuplicated
@@ -194,4 +235,6 @@ Fact = (
     | VmotionExpired
     | VmMoved
     | VmLeft
+    | WindowClosed
+    | WindowReopened
 )

@@ -15,7 +15,9 @@ from vmw_cloudinit_metadata.monitoring.gauges import Gauge, TimingKey
 BOUNDS_S = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+    *(120.0, 300.0, 600.0, 1800.0),
 )
+_BOUNDS_BEFORE = 16  # of the program before an upgrade: the last ones were missing
 _MAX_COUNT = 2**63
 
 
@@ -31,6 +33,11 @@ class Timing:
     def observe(self, seconds: float) -> None:
         self.counts[bisect_left(BOUNDS_S, seconds)] += 1
         self.sum_s += seconds
+
+    def add(self, other: Timing) -> None:
+        """Count what another one has observed too."""
+        self.counts[:] = map(int.__add__, self.counts, other.counts)
+        self.sum_s += other.sum_s
 
     def __add__(self, other: Timing) -> Timing:
         pairs = zip(self.counts, other.counts, strict=True)
@@ -80,7 +87,8 @@ class Figures:
 
 def _timing(parts: Any) -> Timing:
     match parts:
-        case [[*counts], sum_s] if len(counts) == len(BOUNDS_S) + 1:
+        case [[*counts, above], sum_s] if len(counts) in (len(BOUNDS_S), _BOUNDS_BEFORE):
+            counts = [*counts, *[0] * (len(BOUNDS_S) - len(counts)), above]
             _check(map(_is_count, counts), "a bucket is not a count")
             _check([_is_amount(sum_s)], "a sum of seconds is not an amount")
             return Timing(counts, sum_s)

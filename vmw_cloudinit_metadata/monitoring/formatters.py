@@ -28,8 +28,8 @@ class Formatter(logging.Formatter, ABC):
 
 
 class TextFormatter(Formatter):
-    """Formats `2026-03-04 10:11:12,345 INFO [1234] message`, with the process only if there are
-    several."""
+    """Formats `2026-03-04 10:11:12.345Z INFO [1234] message`, in UTC; with the process only if
+    there are several."""
 
     def __init__(self, *, with_process: bool) -> None:
         super().__init__()
@@ -47,10 +47,10 @@ class TextFormatter(Formatter):
         second, clock = self._second  # read at once: several threads come here
         if second != int(at_s):
             second = int(at_s)
-            clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+            clock = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(second))
             self._second = second, clock
         process = f"[{os.getpid()}] " if self._with_process else ""
-        clock = f"{clock},{int(at_s % 1 * 1000):03d}"
+        clock = f"{clock}.{int(at_s % 1 * 1000):03d}Z"
         return one_line(f"{clock} {logging.getLevelName(level)} {process}{text}")
 
 

@@ -37,6 +37,11 @@ LOOKUPS_RUNNING = _gauge("lookups_running", "Look-ups that run in the driver.", 
 PREPARED = _gauge(
     "answers_prepared", "Answers that the catalogue has prepared.", "answers prepared"
 )
+ANSWERS = _gauge(
+    "answers_under_way",
+    "Look-ups, and answers that their guests have not read yet.",
+    "answers under way",
+)
 MOVES = _gauge(
     "vmotions_under_way", "vMotions that have begun and not ended.", "vMotions under way"
 )
@@ -45,6 +50,30 @@ MAX_DESCRIPTORS = _gauge("max_fds", "The limit of descriptors.", "descriptors at
 MEMORY_BUDGET = _gauge(
     "memory_budget_bytes", "The memory budget of all processes.", "memory budget"
 )
+
+FLEET_CONNECTED = _gauge(
+    "fleet_connected",
+    "1 while the fleet's database is reached; else, and without --fleet, 0.",
+    "fleet connected",
+)
+FLEET_FAILING = _gauge(
+    "fleet_failing_since_seconds",
+    "Since when the fleet's database is out of reach, in seconds since 1970; else 0.",
+    "fleet out of reach since",
+)
+
+VCENTER_CONNECTED = _gauge(
+    "vcenter_connected",
+    "1 while all VMs of vCenter are known and its changes are heard; else, and without --vcenter, "
+    "0.",
+    "vCenter connected",
+)
+VCENTER_FAILING = _gauge(
+    "vcenter_failing_since_seconds",
+    "Since when vCenter is out of reach, in seconds since 1970; else 0.",
+    "vCenter out of reach since",
+)
+VCENTER_VMS = _gauge("vcenter_vms", "VMs that vCenter has told of.", "vCenter VMs")
 
 
 def memory(table: str) -> Gauge:
@@ -66,3 +95,8 @@ LOOKUP_WAITED = _timing(
 )
 LOOKUP_RAN = _timing("lookup_run_seconds", "How long the driver took for a look-up.", "look-up ran")
 BOOT = _timing("boot_seconds", "From a guest's first request to the last of its documents.", "boot")
+OUTCOME = _timing(
+    "boot_outcome_seconds",
+    "From a guest's meta-data to its report that the boot has ended.",
+    "boot outcome",
+)

@@ -10,7 +10,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from itertools import count
 from typing import NamedTuple
 
 from vmw_cloudinit_metadata.monitoring.bounded import LONG_DIGEST, bounded
@@ -80,11 +79,13 @@ class Happenings:
     def __init__(self) -> None:
         self.listeners: list[Listener] = [to_log]  # the log's is the first
         self._process = os.getpid()
-        self._numbers = count(1)
+        self.next_connection = 1  # the number in the next id
 
     def connection_id(self) -> str:
         """Return an id that no other connection has, in this worker or another one."""
-        return f"{self._process}-{next(self._numbers)}"
+        number = self.next_connection
+        self.next_connection = number + 1
+        return f"{self._process}-{number}"
 
     def report(
         self,

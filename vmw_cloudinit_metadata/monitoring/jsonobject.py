@@ -35,6 +35,7 @@ def fields(happening: Happening) -> dict[str, Any]:
         "kind": happening.kind,
         "machine_name": machine and machine.name,
         "vc_uuid": machine and machine.vc_uuid,
+        "test": True if machine and machine.is_test else None,
         "esxi_host": happening.host,
         "connection_id": happening.connection,
         "peer": happening.peer,

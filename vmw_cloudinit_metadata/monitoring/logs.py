@@ -172,6 +172,12 @@ def gather(happenings: Happenings) -> None:
         happenings.listeners[0] = handler.hear
 
 
+def flush() -> None:
+    """Write the waiting lines; block for a short time."""
+    if handler := _handler():
+        handler.flush()
+
+
 def put(line: str) -> bool:
     """Write a line unchanged, after everything logged before; return False if there is no log."""
     handler = _handler()

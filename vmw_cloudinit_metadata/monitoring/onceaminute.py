@@ -20,8 +20,10 @@ QUIET_S = 60.0
 
 
 def key_of(machine: Machine) -> str:
-    """Return the identity of a machine, as far as its host has sent it."""
-    return machine.vc_uuid or machine.bios_uuid or machine.name or machine.peer_address
+    """Return the identity of a machine, as far as its host has sent it; a test of a VM is another
+    one than the VM."""
+    key = machine.vc_uuid or machine.bios_uuid or machine.name or machine.peer_address
+    return f"test {key}" if machine.is_test else key
 
 
 class LastTrouble:

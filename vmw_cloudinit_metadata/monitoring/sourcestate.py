@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 MAX_NAME = 200  # characters
 
+UNCHECKED = "the data source has not been checked yet"  # a problem: at the start
+
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
