@@ -5,7 +5,7 @@ import time
 from typing import List, Optional, Tuple
 
 from vmw_cloudinit_metadata.guest.agent.cardnames import name_the_card
-from vmw_cloudinit_metadata.guest.agent.conf import CONFIG, Settings
+from vmw_cloudinit_metadata.guest.agent.conf import CONFIG, Settings, opens_gate
 from vmw_cloudinit_metadata.guest.agent.conversation import FILES
 from vmw_cloudinit_metadata.guest.agent.documentset import sha256
 from vmw_cloudinit_metadata.guest.agent.failures import AgentError
@@ -62,7 +62,7 @@ class Agent:
         began_s = time.monotonic()
         try:
             self._look_back(dry)
-            if not self._may_ask():
+            if not opens_gate(self._settings) and not self._system.is_vmware:
                 self._journal.log("not a VMware machine: the agent asks only with gate = off")
                 return 1 if dry else 0
             documents, device = self._fetch()
@@ -96,10 +96,6 @@ class Agent:
         self._journal.announce(
             f"the seed belongs to another machine (this one is a clone): it {done} removed"
         )
-
-    def _may_ask(self) -> bool:
-        off = self._settings["gate"] == "off" or self._settings["device"]
-        return bool(off or self._system.is_vmware)
 
     def _fetch(self) -> Tuple[Documents, str]:
         has_seed = self._before is not None

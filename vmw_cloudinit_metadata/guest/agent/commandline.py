@@ -16,19 +16,23 @@ from vmw_cloudinit_metadata.guest.agent.conf import (
     read_config,
     yes_or_no,
 )
+from vmw_cloudinit_metadata.guest.agent.identityrequest import audience, run_identity
 from vmw_cloudinit_metadata.guest.agent.journal import NAME, Journal
 from vmw_cloudinit_metadata.guest.agent.obstacles import Image, run_check
+from vmw_cloudinit_metadata.guest.agent.reporting import run_report
 from vmw_cloudinit_metadata.guest.agent.system import System
 
 EPILOG = """\
 exit codes:
-  0  the boot can go on: the seed is published, unchanged or kept, or there is nothing to ask
-  1  the seed could not be written; --check found something; --dry-run got no data
+  0  the boot can go on: the seed is published, unchanged or kept, or there is nothing to ask;
+     report: the server has the report, or takes none; identity: the document is printed
+  1  the seed could not be written; --check found something; --dry-run, identity got no data;
+     report: the server did not take it
   2  the command line is invalid
   143, 130  stopped by SIGTERM or SIGINT; the seed is the old one or the new one
 
-Each option except --config, --root, --check, --dry-run and --force can also be set in the section
-[agent] of the configuration file, under the same name: `first-boot-timeout = 60`.
+Each option except --config, --root, --check, --dry-run, --force and --audience can also be set in
+the section [agent] of the configuration file, under the same name: `first-boot-timeout = 60`.
 """
 
 
@@ -39,6 +43,11 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    made.add_argument("what", nargs="?", default="fetch", choices=("fetch", "report", "identity"),
+                      help="fetch: the seed (the default). report: tell the server how this boot "
+                      "ended. identity: print an identity document")  # fmt: skip
+    made.add_argument("--audience", metavar="TEXT", help="whom the identity document is for; "
+                      "required with identity")  # fmt: skip
     for setting in SETTINGS:
         switch: Any = {"nargs": "?", "const": "yes"} if setting.read is yes_or_no else {}
         made.add_argument("--" + setting.name, metavar=setting.values, help=setting.help, **switch)
@@ -47,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
                       "every path is below it (/)")  # fmt: skip
     made.add_argument("--force", action="store_true", help="the same as --gate off")
     made.add_argument("--dry-run", action="store_true", help="print what would be written, and "
-                      "write nothing; this prints user-data and its secrets too")  # fmt: skip
+                      "change nothing; this prints user-data and its secrets too")  # fmt: skip
     made.add_argument("--check", action="store_true", help="list what in this image, or on this "
                       "machine, would keep the agent from working")  # fmt: skip
     return made
@@ -71,18 +80,37 @@ def settings_of(
     return settings
 
 
+def useless(arguments: argparse.Namespace) -> str:
+    """Return which option has no effect with the others; "" for none."""
+    if arguments.check and (arguments.what != "fetch" or arguments.dry_run):
+        return f"--check goes without {'--dry-run' if arguments.dry_run else arguments.what}"
+    if arguments.what == "identity" and arguments.dry_run:
+        return "--dry-run has no effect with identity, which only prints"
+    if arguments.force and arguments.gate is not None:
+        return "--force is the same as --gate off: give only one of them"
+    return ""
+
+
 def main(words: Optional[Sequence[str]] = None) -> int:
     """Return the exit code."""
     made = parser()
     arguments = made.parse_args(words)
     system = System(os.path.abspath(arguments.root))
     journal = Journal(system.at("/dev/console"))
-    try:
-        absolute_path(arguments.config)
-    except ValueError as error:
-        made.error(f"--config: found {arguments.config!r}, expected {error}")
+    for name, read in (("config", absolute_path), ("audience", audience)):
+        given = getattr(arguments, name)
+        try:
+            if given is not None:
+                read(given)
+        except ValueError as error:
+            made.error(f"--{name}: found {given!r}, expected {error}")
     config, faults = read_config(system.at(arguments.config), arguments.config != CONFIG)
     settings = settings_of(made, arguments, config)
+    if (arguments.what == "identity") != (arguments.audience is not None):
+        made.error("--audience goes with identity, and identity with --audience")
+    reason = useless(arguments)
+    if reason:
+        made.error(reason)
     if arguments.check:
         return run_check(Image(system, settings, arguments.config))
     for fault in faults:
@@ -90,6 +118,10 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     os.umask(0o077)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    if arguments.what == "report":
+        return run_report(system, settings, journal, arguments.dry_run)
+    if arguments.what == "identity":
+        return run_identity(system, settings, journal, arguments.audience)
     return Agent(system, settings, journal).run(arguments.dry_run)
 
 

@@ -86,6 +86,8 @@ SETTINGS = (
     Setting("on-failure", "continue", one_of("continue", "hold"), "continue|hold", "without data "
             "and without a seed: continue, or hold the boot until data arrives (continue)"),
     Setting("keep-instance-id", False, yes_or_no, "yes|no", "keep this machine's instance-id (no)"),
+    Setting("report", True, yes_or_no, "yes|no", "report to the server how the boot ended, and the "
+            "SSH host keys (yes)"),
     Setting("gate", "vmware", one_of("vmware", "off"), "vmware|off", "vmware: ask only on VMware "
             "machines, unless a device is set; off: ask on every machine (vmware)"),
 )  # fmt: skip
@@ -95,6 +97,11 @@ Settings = Dict[str, Any]
 
 def defaults() -> Settings:
     return {setting.name: setting.default for setting in SETTINGS}
+
+
+def opens_gate(settings: Settings) -> bool:
+    """Return whether the agent may ask on a machine that is not VMware's."""
+    return bool(settings["gate"] == "off" or settings["device"])
 
 
 def line_of(pattern: str, text: str) -> int:

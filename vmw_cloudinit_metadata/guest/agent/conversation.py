@@ -21,7 +21,7 @@ FILES = {
     "USERDATA": "user-data",
     "VENDORDATA": "vendor-data",
 }
-KINDS = {*FILES, "DIGEST"}
+KINDS = {*FILES, "DIGEST", "IDENTITY", "STATUS"}
 
 QUIET_S = 0.2  # a silence this long means that the host has no queued bytes left
 DRAIN_S = 2.0  # a line that never falls silent is used as it is
@@ -71,6 +71,15 @@ class Conversation:
             if self._listen(attempt):
                 break
             self._announce_retry()
+        return self.received[name]
+
+    def ask_once(self, name: str, argument: bytes = b"") -> bytes:
+        """Return what answers a request that is sent once; raise ErrorAnswer, PortLost, GaveUp."""
+        self.received.pop(name, None)
+        self._wanted = name
+        self._write(b"\n" + request(name, argument))
+        if not self._listen(0):
+            raise NoAnswer(f"no valid answer to REQUEST_{name} on {self.where}")
         return self.received[name]
 
     def _announce_retry(self) -> None:

@@ -24,6 +24,11 @@ class ErrorAnswer(AgentError):
         super().__init__(f"the server answered {error}: {message}")
         self.error = error
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the server would say the same in a minute: the time for user-data is over."""
+        return self.error == "closed"
+
 
 class Unusable(AgentError):
     """The answers make no seed: they are inconsistent, or cloud-init could not read them."""

@@ -1,8 +1,8 @@
 """One fetch: asking until there is usable data, or until patience is over."""
 
 import time
-from contextlib import contextmanager, suppress
-from typing import Iterator, List, Optional, Sequence, Tuple
+from contextlib import suppress
+from typing import Optional, Sequence, Tuple
 
 from vmw_cloudinit_metadata.guest.agent.conf import Settings
 from vmw_cloudinit_metadata.guest.agent.conversation import Conversation
@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.guest.agent.failures import (
 from vmw_cloudinit_metadata.guest.agent.journal import Journal
 from vmw_cloudinit_metadata.guest.agent.lateport import LatePort
 from vmw_cloudinit_metadata.guest.agent.patience import Patience, retry_delay_s
-from vmw_cloudinit_metadata.guest.agent.port import GuestPort
+from vmw_cloudinit_metadata.guest.agent.port import GuestPort, closing_ports
 from vmw_cloudinit_metadata.guest.agent.responses import Documents
 from vmw_cloudinit_metadata.guest.agent.serialport import find_ports, open_ports, wait_for
 from vmw_cloudinit_metadata.guest.agent.starttime import extend_start
@@ -58,7 +58,7 @@ class Fetch:
         """Return the documents and the port they came from; raise NoPort or GaveUp."""
         while True:
             try:
-                with self._opened() as ports:
+                with closing_ports(self._open()) as ports:
                     conversation = Conversation(
                         ports, wait_for, self._patience, self._retry_s, self._before_retry
                     )
@@ -76,16 +76,6 @@ class Fetch:
         consoles = [tty for tty in self._system.serial_ports if tty in self._system.consoles]
         named = ", ".join(f"/dev/{tty} is the console" for tty in consoles)
         return f" ({named})" if named else ""
-
-    @contextmanager
-    def _opened(self) -> Iterator[List[GuestPort]]:
-        ports: List[GuestPort] = []
-        try:
-            ports += self._open()
-            yield ports
-        finally:
-            for port in ports:
-                port.close()
 
     def _open(self) -> Sequence[GuestPort]:
         """Open the ports, once there are any; raise NoPort, or PortLost if there were some."""
@@ -122,8 +112,11 @@ class Fetch:
 
     def _consider(self, failure: AgentError) -> None:
         """Announce the failure and a retry; raise GaveUp if there is none."""
-        not_found = isinstance(failure, ErrorAnswer) and failure.error == "not-found"
-        if self._patience.is_over or (not_found and self._not_found_is_over()):
+        is_over = self._patience.is_over
+        if isinstance(failure, ErrorAnswer):
+            is_over |= failure.is_final and not self._hold
+            is_over |= failure.error == "not-found" and self._not_found_is_over()
+        if is_over:
             raise GaveUp(str(failure))
         self._announce(f"{failure}: retrying")
 

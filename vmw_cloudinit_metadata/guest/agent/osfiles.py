@@ -9,16 +9,31 @@ from typing import List
 MAX_FILE_BYTES = 8 * 1024 * 1024  # for reading; no document is longer than its line
 
 
+def opened_at_once(path: str, more_flags: int) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | more_flags)
+
+
 def read_file(path: str, more_flags: int = 0) -> bytes:
     """Return the content of a regular file; raise OSError. Never block on a pipe."""
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | more_flags
-    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+    with open(path, "rb", opener=lambda name, _: opened_at_once(name, more_flags)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
         content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
     return content
+
+
+def read_end(path: str, max_bytes: int) -> str:
+    """Return the text at the end of a file that may be longer, or "" if it cannot be read."""
+    try:
+        with open(path, "rb", opener=opened_at_once) as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                file.seek(max(os.fstat(file.fileno()).st_size - max_bytes, 0))
+                return file.read(max_bytes).decode("utf-8", "replace")
+    except OSError:
+        pass
+    return ""
 
 
 def read_text(path: str) -> str:

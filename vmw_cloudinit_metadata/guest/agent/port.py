@@ -1,6 +1,7 @@
 """A serial port, as the conversation with the server uses it."""
 
-from typing import Callable, List, Sequence
+from contextlib import contextmanager
+from typing import Callable, Iterator, List, Sequence
 
 from vmw_cloudinit_metadata.guest.agent.responses import LineReader
 
@@ -22,6 +23,17 @@ class GuestPort:
 
     def close(self) -> None:
         raise NotImplementedError
+
+
+@contextmanager
+def closing_ports(ports: Sequence[GuestPort]) -> Iterator[List[GuestPort]]:
+    """Give a list of the ports; close those that are in it in the end."""
+    held = list(ports)
+    try:
+        yield held
+    finally:
+        for port in held:
+            port.close()
 
 
 # Returns the ports that can be read, after at most so many seconds.

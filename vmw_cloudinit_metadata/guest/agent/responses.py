@@ -26,8 +26,8 @@ class GuestResponse(NamedTuple):
     body: Optional[bytes]  # None: noise has damaged it
 
 
-def request(name: str) -> bytes:
-    return b"!!REQUEST_%s#\n" % name.encode()
+def request(name: str, argument: bytes = b"") -> bytes:
+    return b"!!REQUEST_%s#%s\n" % (name.encode(), base64.b64encode(argument))
 
 
 def parse(line: bytes) -> Optional[GuestResponse]:

@@ -58,10 +58,13 @@ def find_ports(system: System, device: Optional[str]) -> List[str]:
 class SerialPort(GuestPort):
     """A serial port in raw mode, locked against other programs."""
 
-    def __init__(self, device: str, place: str, is_console: bool) -> None:
-        """Raise NoPort, or PortLost if opening it may work later."""
+    def __init__(self, device: str, place: str, is_shared: bool) -> None:
+        """Raise NoPort, or PortLost if opening it may work later.
+
+        A port that is shared, with a console or a getty, gets its attributes back in the end.
+        """
         super().__init__(device)
-        self._restore = is_console
+        self._restore = is_shared
         flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             self.descriptor = os.open(place, flags)
@@ -143,9 +146,10 @@ def open_ports(system: System, devices: Sequence[str]) -> List[SerialPort]:
     ports = []
     failure: AgentError = NoPort(NO_PORT)
     for device in devices:
-        is_console = system.tty(device) in system.consoles
+        tty = system.tty(device)
+        is_shared = tty in system.consoles or system.has_getty(tty)
         try:
-            ports.append(SerialPort(device, system.device(device), is_console))
+            ports.append(SerialPort(device, system.device(device), is_shared))
         except AgentError as error:
             failure = error
     if not ports:

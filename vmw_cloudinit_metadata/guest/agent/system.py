@@ -143,6 +143,11 @@ class System:
             for target in ("getty.target.wants", "multi-user.target.wants")
         )
 
+    def has_login(self, tty: str) -> bool:
+        """Return whether the booted system has a getty on the port, as on each console."""
+        is_console = tty in self.consoles and not self.is_masked(f"serial-getty@{tty}.service")
+        return is_console or self.has_getty(tty)
+
     @property
     def cards(self) -> List[EthernetCard]:
         """Physical network cards: those of Ethernet with a device behind them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from vmw_cloudinit_metadata.guest.check.commandlines import command_lines
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
@@ -66,6 +67,15 @@ def agent_not_enabled(tree: Tree) -> Iterator[ImageFinding]:
     has_unit = any(tree.entry(f"{at}/{unit}") for at in _DIRECTORIES)
     if has_unit and not _masked(tree, _DIRECTORIES, unit):
         yield from _of_enablement(tree, unit, f"{unit} is not enabled")
+
+
+def report_not_enabled(tree: Tree) -> Iterator[ImageFinding]:
+    """Yield a warning if how a boot ended is not reported although the unit is there."""
+    unit = presets.REPORT
+    has_unit = any(tree.entry(f"{at}/{unit}") for at in _DIRECTORIES)
+    if has_unit and not _masked(tree, _DIRECTORIES, unit):
+        found = _of_enablement(tree, unit, f"{unit} is not enabled: no boot's outcome is reported")
+        yield from (replace(finding, is_warning=True) for finding in found)
 
 
 def _units(tree: Tree) -> list[str]:

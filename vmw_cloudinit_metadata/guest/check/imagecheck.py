@@ -12,7 +12,11 @@ from vmw_cloudinit_metadata.guest.agent.obstacles import OF_THE_AGENT, Image
 from vmw_cloudinit_metadata.guest.agent.system import System
 from vmw_cloudinit_metadata.guest.check.configlayers import CloudConfig
 from vmw_cloudinit_metadata.guest.check.consoles import on_port
-from vmw_cloudinit_metadata.guest.check.enablement import agent_not_enabled, not_started
+from vmw_cloudinit_metadata.guest.check.enablement import (
+    agent_not_enabled,
+    not_started,
+    report_not_enabled,
+)
 from vmw_cloudinit_metadata.guest.check.finding import ImageFinding
 from vmw_cloudinit_metadata.guest.check.firstboot import of_first_boot
 from vmw_cloudinit_metadata.guest.check.leftovers import left_over
@@ -50,6 +54,7 @@ def _of_units(tree: Tree) -> Iterator[ImageFinding]:
     if layout.cloud_init_of(tree):
         yield from not_started(tree)
     yield from agent_not_enabled(tree)
+    yield from report_not_enabled(tree)
 
 
 def _of_init(tree: Tree) -> Iterator[ImageFinding]:

@@ -9,6 +9,7 @@ from vmw_cloudinit_metadata.guest.image.tree import Tree
 
 _LABELLED = (
     *(parts.AGENT, parts.UNIT, parts.ENABLED, parts.PRESET, parts.CLEAN, parts.SETTINGS),
+    *(parts.REPORT_UNIT, parts.REPORT_ENABLED),
     datasource.FILE,
 )
 

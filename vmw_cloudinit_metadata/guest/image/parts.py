@@ -13,6 +13,8 @@ from vmw_cloudinit_metadata.guest.image.tree import Entry, File, Link, Tree
 AGENT = "/usr/libexec/vmw-metadata-agent"
 UNIT = "/usr/lib/systemd/system/vmw-metadata-agent.service"
 ENABLED = "/etc/systemd/system/cloud-init.target.wants/vmw-metadata-agent.service"
+REPORT_UNIT = "/usr/lib/systemd/system/vmw-metadata-report.service"
+REPORT_ENABLED = "/etc/systemd/system/cloud-init.target.wants/vmw-metadata-report.service"
 # Before the files of distributions, which end with `disable *` (90- to 99-).
 PRESET = "/usr/lib/systemd/system-preset/10-vmw-metadata-agent.preset"
 SETTINGS = "/etc/vmw-metadata-agent.conf"
@@ -33,6 +35,7 @@ class Choices:
     free_console: str | None = None  # the port: ttyS0
     network_every_boot: bool = False
     with_guestinfo: bool = False
+    report: bool = True  # how a boot ended
 
 
 def packaged(name: str) -> str:
@@ -47,9 +50,17 @@ def agent(python: str = layout.DEFAULT_PYTHON) -> str:
 
 
 def unit(python: str = layout.DEFAULT_PYTHON) -> str:
-    return packaged(UNIT.rpartition("/")[2]).replace(
-        f"ExecStart={layout.DEFAULT_PYTHON} ", f"ExecStart={python} "
-    )
+    return _unit(UNIT, python)
+
+
+def report_unit(python: str = layout.DEFAULT_PYTHON) -> str:
+    return _unit(REPORT_UNIT, python)
+
+
+def _unit(path: str, python: str) -> str:
+    """Return the text of a unit, with this interpreter."""
+    text = packaged(path.rpartition("/")[2])
+    return re.sub(rf"(?m)^(ExecStart=-?){layout.DEFAULT_PYTHON} ", rf"\g<1>{python} ", text)
 
 
 def cloud_config(choices: Choices) -> str:
@@ -89,6 +100,9 @@ def edits(tree: Tree, choices: Choices) -> Mapping[str, Edit]:
         SETTINGS: lambda before: _settings(before, choices.device),
         datasource.FILE: _always(_file(cloud_config(choices))),
     }
+    if choices.report:
+        wanted[REPORT_UNIT] = _always(_file(report_unit(python)))
+        wanted[REPORT_ENABLED] = _always(Link(REPORT_UNIT))
     if choices.with_guestinfo:
         wanted[datasource.DS_IDENTIFY] = _ds_identify
     if choices.free_console:

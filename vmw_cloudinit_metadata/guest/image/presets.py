@@ -17,6 +17,7 @@ from vmw_cloudinit_metadata.guest.image.tree import Tree
 _DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
 _MACHINE_ID = "/etc/machine-id"
 AGENT = parts.UNIT.rpartition("/")[2]
+REPORT = parts.REPORT_UNIT.rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)

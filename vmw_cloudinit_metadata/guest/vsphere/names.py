@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vmw_cloudinit_metadata.drivers.driver import DriverError
@@ -13,11 +13,13 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 STANDARD_INPUT = "-"
 
 
-def names(given: Sequence[str], sources: Iterable[str], defaults: str | None) -> list[str]:
+def names(given: Sequence[str], sources: Sequence[str], defaults: str | None) -> list[str]:
     """Return each name once, in order; raise ConfigError if there is none or one cannot be read.
 
     `defaults`: the instance file with the defaults for all VMs, which names no VM.
     """
+    if defaults is not None and not any(Path(source).is_dir() for source in sources):
+        raise ConfigError("--defaults has no effect without a folder in --from")
     found = [*given, *(name for source in sources for name in _of_source(source, defaults))]
     if not found:
         raise ConfigError("no VM given: give names, or --from with a file, a folder, or -")

@@ -49,7 +49,8 @@ _ODD = (
     TypeError,
     ValueError,
 )  # pyVmomi, on invalid answers
-_BROKEN = (OSError, http.client.HTTPException, *_ODD)
+BROKEN = (OSError, http.client.HTTPException, *_ODD)
+FAILURES = (vmodl.MethodFault, *BROKEN)  # what pyVmomi raises
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +62,42 @@ class Trust:
     is_insecure: bool = False
 
 
+class LoginRefusedError(ConfigError):
+    """vCenter does not let the user in; trying again soon may lock the account."""
+
+
 @contextmanager
 def connect(
     address: Address, user: str, password: str, trust: Trust, jobs: int
 ) -> Iterator[VCenter]:
     """Log in, and log out at the end; raise ConfigError if the login fails."""
+    with session(address, user, password, trust, jobs) as content:
+        yield VCenter(content)
+
+
+@contextmanager
+def session(
+    address: Address,
+    user: str,
+    password: str,
+    trust: Trust,
+    jobs: int = 1,
+    request_s: float = REQUEST_S,
+) -> Iterator[vim.ServiceInstanceContent]:
+    """Log in, and log out at the end; raise ConfigError if the login fails."""
     stub = SoapStubAdapter(
         host=address.host,
         port=address.port,
         version=VERSION,
-        sslContext=_tls(address, trust),
+        sslContext=_tls(address, trust, request_s),
         poolSize=jobs,
-        httpConnectionTimeout=REQUEST_S,
+        httpConnectionTimeout=request_s,
     )
     content = _log_in(stub, address, user, password)
     try:
-        yield VCenter(content)
+        yield content
     finally:
-        with suppress(*_BROKEN, vmodl.MethodFault):
+        with suppress(*FAILURES):
             content.sessionManager.Logout()
 
 
@@ -131,7 +150,7 @@ class VCenter:
             container=self._content.rootFolder, type=[vim.VirtualMachine], recursive=True
         )
         try:
-            yield from self._properties(_members(view), _IDENTITY)
+            yield from self._properties(members(view), _IDENTITY)
         finally:
             view.DestroyView()
 
@@ -172,7 +191,7 @@ def reference(vm: VirtualMachine) -> str:
     return str(vm).strip("'").rpartition(":")[2]
 
 
-def _members(view: vim.view.ContainerView) -> vmodl.query.PropertyCollector.ObjectSpec:
+def members(view: vim.view.ContainerView) -> vmodl.query.PropertyCollector.ObjectSpec:
     along = _query.TraversalSpec(type=vim.view.ContainerView, path="view", skip=False)
     return _query.ObjectSpec(obj=view, skip=True, selectSet=[along])
 
@@ -186,15 +205,15 @@ def _log_in(
             raise ConfigError(f"{address}: does not answer like a vCenter")
         content.sessionManager.Login(userName=user, password=password)
     except vim.fault.InvalidLogin as error:
-        raise ConfigError(f"{address}: user {user!r} or the password is wrong") from error
+        raise LoginRefusedError(f"{address}: user {user!r} or the password is wrong") from error
     except vmodl.MethodFault as error:
-        raise ConfigError(f"{address}: login refused: {_text(error)}") from error
-    except _BROKEN as error:
+        raise LoginRefusedError(f"{address}: login refused: {_text(error)}") from error
+    except BROKEN as error:
         raise ConfigError(f"{address}: {_connection_text(error)}") from error
     return content
 
 
-def _tls(address: Address, trust: Trust) -> ssl.SSLContext:
+def _tls(address: Address, trust: Trust, request_s: float) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=trust.ca_file)
     except (OSError, ssl.SSLError) as error:
@@ -203,18 +222,18 @@ def _tls(address: Address, trust: Trust) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif trust.thumbprint:
-        context = _pinned(_certificate(address), trust.thumbprint, address)
+        context = _pinned(_certificate(address, request_s), trust.thumbprint, address)
     return context
 
 
-def _certificate(address: Address) -> bytes:
+def _certificate(address: Address, request_s: float) -> bytes:
     """Return the peer's certificate, unverified; the caller compares its thumbprint."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
         with (
-            socket.create_connection((address.host, address.port), REQUEST_S) as plain,
+            socket.create_connection((address.host, address.port), request_s) as plain,
             context.wrap_socket(plain, server_hostname=address.host) as secured,
         ):
             return secured.getpeercert(binary_form=True) or b""
@@ -232,6 +251,11 @@ def _pinned(certificate: bytes, thumbprint: str, address: Address) -> ssl.SSLCon
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it need not be that of an authority
     context.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(certificate))
     return context
+
+
+def failure_text(error: Exception) -> str:
+    """Return what one of FAILURES says."""
+    return _text(error) if isinstance(error, vmodl.MethodFault) else _connection_text(error)
 
 
 def _connection_text(error: Exception) -> str:
@@ -253,7 +277,7 @@ def _as_vm_error() -> Iterator[None]:
         yield
     except vmodl.MethodFault as error:
         raise VmError(_text(error)) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise VmError(f"the vCenter {_connection_text(error)}") from error
 
 

@@ -101,7 +101,8 @@ class Inquiry:
 
     def _consider(self, failure: AgentError) -> None:
         """Announce the failure and a retry; raise GaveUp if there is none."""
-        if self._patience.is_over:
+        is_final = isinstance(failure, ErrorAnswer) and failure.is_final
+        if self._patience.is_over or is_final:
             raise GaveUp(str(failure))
         self._announce(f"{failure}: retrying")
 
