@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any, Protocol
 
 import gevent
 
 from vmw_cloudinit_metadata import __version__
-from vmw_cloudinit_metadata.admin import remembered
+from vmw_cloudinit_metadata.admin import chroniclestate, remembered
 from vmw_cloudinit_metadata.admin.access import Access
 from vmw_cloudinit_metadata.admin.app import App
 from vmw_cloudinit_metadata.admin.chronicle import MISSING_S, Chronicle
 from vmw_cloudinit_metadata.admin.eventstream import Events
+from vmw_cloudinit_metadata.admin.fleetrecorder import FleetRecorder
+from vmw_cloudinit_metadata.admin.fleetview import FleetView
 from vmw_cloudinit_metadata.admin.http import HttpServer
-from vmw_cloudinit_metadata.admin.machinerecord import STALE, STATES
+from vmw_cloudinit_metadata.admin.knownhosts import HostEntry, KnownHosts
+from vmw_cloudinit_metadata.admin.machinerecord import STATES
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
 from vmw_cloudinit_metadata.admin.pulse import Pulse
+from vmw_cloudinit_metadata.admin.statefile import SAVE_S, StateFile
+from vmw_cloudinit_metadata.monitoring import gauges
 from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import timestamp
 from vmw_cloudinit_metadata.monitoring.kept import kept
-from vmw_cloudinit_metadata.monitoring.sourcestate import SourceState
-from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.monitoring.sourcestate import UNCHECKED, SourceState
+from vmw_cloudinit_metadata.process.budget import Budget, Fixed
+from vmw_cloudinit_metadata.process.collector import collector_off
+from vmw_cloudinit_metadata.process.fleet.fleetprocess import FleetProcess
 from vmw_cloudinit_metadata.process.listener import listen_on, name_of
+from vmw_cloudinit_metadata.process.outcomes.outcomehooks import (
+    OutcomeHooks,
+    OutcomeHookSettings,
+)
+from vmw_cloudinit_metadata.process.vcenter.vcenterprocess import VcenterProcess
+from vmw_cloudinit_metadata.protocol.identitydocument import IdentityIssuer
+from vmw_cloudinit_metadata.protocol.state import SECONDS, State
+from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 from vmw_cloudinit_metadata.protocol.webhook import Taken, Webhook
 from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -40,7 +56,8 @@ log = logging.getLogger(__name__)
 
 STOP_S = 1.0  # for answers under way, once the server stops
 RETRY_S = 5.0  # between two attempts to listen
-SAVE_S = 1.0  # the longest age of the state file
+FORGET_FAILED_S = 24 * 3600.0  # after it has disconnected
+HOST_KEYS_S = 10.0  # the longest age of their file
 
 # Recording many happenings together costs less than one by one.
 HEARD_S = 0.1  # the longest wait of a happening
@@ -73,21 +90,33 @@ class Serving(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
-    listen: Address
+    listen: Address | None  # None: nowhere, but a fleet is told of the machines
     is_chosen: bool = True  # not the default: the operator expects it
     token: bytes | None = None
     state_file: Path | None = None
+    issuer: Callable[[], IdentityIssuer | None] = lambda: None  # of identity documents, now
+    forget_failed_s: float = FORGET_FAILED_S
+    outcome_hook: OutcomeHookSettings | None = None
+    expects_outcomes: bool = False  # of boots, also of VMs that have never reported one
+    # What the operator has set, for the page; it changes with HUP.
+    shown: Callable[[], Mapping[str, Any]] = dict
 
 
 class AdminPort:
     """The admin port; `hear` listens for happenings. Raises ConfigError if the state file is
     unusable."""
 
-    def __init__(self, settings: AdminSettings) -> None:
+    def __init__(self, settings: AdminSettings, before: State | None = None) -> None:
+        """Go on with `before`, the state of the program before an upgrade."""
         self._settings = settings
+        self._before = before or {}
         self._serving: Serving | None = None
         self._started_s = time.time()
         self.chronicle = Chronicle()
+        self.chronicle.awaited.expects_all = settings.expects_outcomes
+        self.known_hosts = KnownHosts()
+        hook = settings.outcome_hook
+        self._hooks = OutcomeHooks(hook) if hook else None
         self._pulse = Pulse()
         self._events = Events()
         self._server: HttpServer | None = None
@@ -97,10 +126,15 @@ class AdminPort:
         self._soon = gevent.get_hub().loop.timer(HEARD_S, repeat=HEARD_S)
         self._budget: Budget | None = None
         self._catalogue: Catalogue | None = None
-        self._is_file_reported = False
-        self._saver: Thread | None = None
-        self._load()
-        self._saved_revision = self.chronicle.revision
+        self._fleet: FleetProcess | None = None  # None: the server is alone
+        self._recorder: FleetRecorder | None = None
+        self.vcenter: VcenterProcess | None = None  # None: nothing is known of any vCenter
+        if before:
+            self._restore(before)
+        self._files = _state_files(settings.state_file, self.chronicle, self.known_hosts)
+        if not before:
+            for state_file in self._files:
+                state_file.load()
 
     def hear(self, happening: Happening) -> None:
         heard = self._heard
@@ -119,12 +153,17 @@ class AdminPort:
                 one = kept(happening)
                 self.chronicle.take(*one)
                 self._pulse.hear(one[0])
+                self.known_hosts.hear(happening)  # whose keys are whole
+                if self._hooks:
+                    self._hooks.hear(happening)
             except Exception:  # a timer's callback: the others are still recorded
                 log.exception("the list of machines cannot record a happening")
             else:
                 weighed.append(one)
         self.chronicle.settle()
         self._events.take(weighed)
+        if self._recorder:
+            self._recorder.take(weighed)
         if self._budget:
             self._budget.keep()
 
@@ -133,10 +172,21 @@ class AdminPort:
         self._budget = budget
         budget.add("machines", self.chronicle)
         budget.add("events", self._events)
+        budget.add("host keys", self.known_hosts)
+        if hooks := self._hooks:
+            budget.add("outcome hooks", Fixed(lambda: hooks.kept_bytes))
 
     def show(self, catalogue: Catalogue) -> None:
         """Show what is known of the data, from the start."""
         self._catalogue = catalogue
+
+    def join(self, fleet: FleetProcess) -> None:
+        """Tell the fleet of the machines here, and show those of all its servers."""
+        self._fleet = fleet
+        self._recorder = FleetRecorder(self.chronicle, fleet.link)
+        self._recorder.restore(self._before.pop("boots", []))
+        if self._budget:
+            self._budget.add("boots", self._recorder)
 
     def process_is_gone(self, process: int) -> None:
         """Handle the end of a worker, whose connections have ended unreported."""
@@ -146,23 +196,67 @@ class AdminPort:
     def start(self, serving: Serving) -> None:
         """Listen, now or as soon as the address is available."""
         self._serving = serving
-        if not self._listen(is_first=True):
+        if self._recorder:
+            self._recorder.start()
+        if self._hooks:
+            self._hooks.start()
+        self._greenlets.append(gevent.spawn(self._keep_list))
+        if self._settings.listen and not self._listen(is_first=True):
             self._greenlets.append(gevent.spawn(self._keep_trying))
-        if self._settings.state_file:
-            self._greenlets.append(gevent.spawn(self._keep_file))
 
     def stop(self) -> None:
         """End answers and events."""
         for greenlet in self._greenlets:
             greenlet.kill()
         self._learn()
+        if self._recorder:
+            self._recorder.stop()
+        if self._hooks:
+            self._hooks.stop()
+        for file in self._files:
+            file.end()
         self._soon.close()
         self._events.end()
         if self._server:
             self._server.stop(STOP_S)
 
+    def save(self) -> None:
+        """Save the state file now, and wait for it, but not long: a disk may hang."""
+        self._learn()
+        for file in self._files:
+            file.save()
+
+    def pause(self) -> None:
+        """End the process that sends webhooks; `go_on` starts another one."""
+        if self._hooks:
+            self._hooks.pause()
+
+    def go_on(self) -> None:
+        """Go on as before: there was no upgrade."""
+        if self._hooks:
+            self._hooks.start()
+
+    def _keep_list(self) -> None:
+        """Forget what counts no more, and save which machines there are."""
+        while True:
+            gevent.sleep(SAVE_S)
+            self._learn()
+            now_s = time.time()
+            self.chronicle.age(now_s - self._settings.forget_failed_s)
+            if now_s - self._started_s > MISSING_S:
+                self.chronicle.forget_missing()
+            if self._settings.listen and not self._is_stopping:
+                for file in self._files:
+                    file.save_changes()
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._serving is None or self._serving.is_stopping
+
     def let_go(self) -> None:
         """Close, in a forked child, what belongs to the parent; none of its greenlets runs here."""
+        if self._hooks:
+            self._hooks.let_go()
         if self._server:
             self._server.let_go()
 
@@ -173,8 +267,10 @@ class AdminPort:
             gevent.sleep(RETRY_S)
 
     def _listen(self, *, is_first: bool) -> bool:
+        assert self._settings.listen
         try:
-            (listener,) = listen_on([self._settings.listen])
+            open_ones, self._before = self._before.get("listeners", {}), {}
+            (listener,) = listen_on([self._settings.listen], open_ones=open_ones)
         except ConfigError as error:
             if is_first:
                 level = logging.ERROR if self._settings.is_chosen else logging.WARNING
@@ -192,39 +288,34 @@ class AdminPort:
             Access(self._settings.token),
             self.chronicle,
             self._events,
-            readiness=self._readiness,
+            self.known_hosts,
+            readiness=partial(_readiness, self._serving),
+            remark=lambda: _remark(("fleet", self._fleet), ("vCenter", self.vcenter)),
             status=self._status,
             metrics_text=Metrics(self._scene).text,
             catch_up=self._learn,
             catalogue=self._catalogue,
+            vcenter=self.vcenter.link if self.vcenter else None,
             hook=self._serving.hooks.give,
+            issuer=self._settings.issuer,
+            fleet=FleetView(self._fleet.link, self._fleet.name) if self._fleet else None,
         )
 
     # What it shows
 
-    def _readiness(self) -> str:
-        """Return the readiness without its reason, which may quote anything: this needs no
-        token."""
-        assert self._serving
-        if self._serving.is_stopping:
-            return "draining"
-        source = self._serving.source
-        since = ""
-        if source.is_failing:
-            since = f" since {timestamp(source.failing_since_s)}, because of {source.name}"
-        text = f"not ready{since}: /api/status has the reason"
-        return text if self._serving.problem else ""
-
     def _scene(self) -> Scene:
         assert self._serving
-        states = self.chronicle.states
+        states, now_s = self.chronicle.states, time.time()
         return Scene(
             self._serving.figures,
-            not self._readiness(),
+            not _readiness(self._serving),
             {state: states[state] for state in STATES},
-            states[STALE],
+            self.chronicle.in_trouble(now_s),
             self._started_s,
             self._counts(),
+            self._hooks.waiting_count if self._hooks else 0,
+            self._hooks.oldest_s(now_s) if self._hooks else 0.0,
+            self.chronicle.awaited.count_late(now_s),
             self._catalogue.files if self._catalogue else None,
             self._serving.source,
         )
@@ -232,7 +323,10 @@ class AdminPort:
     def _counts(self) -> Counter[Key]:
         """Return what the admin port has counted by itself."""
         hooked = self._server.app.hooked if self._server else Counter[Key]()
-        return self._shed + self.chronicle.shed_counts + self._events.shed_counts + hooked
+        told = self._recorder.shed_counts if self._recorder else Counter[Key]()
+        shed = self._shed + self.chronicle.shed_counts + self._events.shed_counts
+        sent = self._hooks.counts if self._hooks else Counter[Key]()
+        return shed + self.known_hosts.shed_counts + hooked + told + sent
 
     def _status(self) -> dict[str, Any]:
         assert self._serving
@@ -248,6 +342,9 @@ class AdminPort:
             "time": timestamp(now_s),
             "started": timestamp(self._started_s),
             "version": __version__,
+            "process": os.getpid(),
+            "under_way": _under_way(figures),
+            "settings": dict(self._settings.shown()),
             "machines": {state: states[state] for state in STATES},
             "total": len(self.chronicle),
             "revision": self.chronicle.revision,
@@ -256,54 +353,88 @@ class AdminPort:
             "gauges": dict(figures.gauges),
             "counters": dict(figures.counters),
             "instance_files": self._catalogue.summary() if self._catalogue else {"state": "off"},
+            "fleet": self._fleet.summary() if self._fleet else {"state": "off"},
+            "outcome_hook": self._hooks.summary() if self._hooks else {"state": "off"},
+            "vcenter": self.vcenter.summary() if self.vcenter else {"state": "off"},
             "pulse": self._pulse.picture(now_s),
         }
 
-    # The state file
+    # Upgrade
 
-    def _load(self) -> None:
-        path = self._settings.state_file
-        if not path:
-            return
-        try:
-            self.chronicle.expect(remembered.load(path))
-            remembered.save(path, self.chronicle.expected())
-        except OSError as error:
-            raise ConfigError(f"--state-file: {path}: {error.strerror or error}") from error
+    def state(self) -> tuple[State, list[int]]:
+        """Return what the admin port of the next program needs, and the descriptors in it. Readers
+        and followers are disconnected."""
+        self._learn()
+        listeners = {str(self._settings.listen): self._server.listening} if self._server else {}
+        state: State = {
+            "listeners": listeners,
+            "started_s": self._started_s,
+            "machines": chroniclestate.state_of(self.chronicle),
+            "pulse": self._pulse.state(),
+            "host_keys": [*self.known_hosts.lines()],
+            "outcome_hooks": self._hooks.state() if self._hooks else [],
+        }
+        if self._recorder:
+            state["boots"] = self._recorder.state()
+        return state, [*listeners.values()]
 
-    def _keep_file(self) -> None:
-        while True:
-            gevent.sleep(SAVE_S)
-            if time.time() - self._started_s > MISSING_S:
-                self.chronicle.forget_missing()
-            self._learn()
-            is_new = self.chronicle.revision != self._saved_revision
-            if is_new and self._serving and not self._serving.is_stopping:
-                self._begin_to_save()
+    def _restore(self, state: State) -> None:
+        self._started_s = SECONDS.read(state["started_s"])
+        self._pulse.restore(state["pulse"])
+        self.known_hosts.restore(state.get("host_keys", []))
+        if self._hooks:
+            self._hooks.restore(state.get("outcome_hooks", []))
+        with collector_off():
+            lost = chroniclestate.restore(self.chronicle, state["machines"])
+        if lost:
+            log.warning("upgrade: %d machines are missing in the list", lost)
 
-    def _begin_to_save(self) -> None:
-        """Save in a thread that ends afterwards, since the parent of workers may have none when it
-        forks. A thread that hangs with its file system delays neither the next one nor the end of
-        the process."""
-        path = self._settings.state_file
-        assert path
-        if self._saver and self._saver.is_alive():
-            return
-        expected = list(self.chronicle.expected())
-        saver = Thread(target=self._save, args=(path, expected), name="state file", daemon=True)
-        try:
-            saver.start()
-        except RuntimeError:  # the system has no thread left: retried in a second
-            return
-        self._saver = saver
-        self._saved_revision = self.chronicle.revision
 
-    def _save(self, path: Path, vc_uuids: Iterable[str]) -> None:
-        try:
-            remembered.save(path, vc_uuids)
-        except OSError as error:
-            if not self._is_file_reported:
-                log.error("--state-file: %s: %s; retrying", path, error.strerror or error)
-            self._is_file_reported = True
-        else:
-            self._is_file_reported = False
+def _state_files(path: Path | None, chronicle: Chronicle, known: KnownHosts) -> list[StateFile]:
+    if path is None:
+        return []
+    return [
+        StateFile(
+            path,
+            chronicle.expected,
+            parse_uuid,
+            lambda lines: chronicle.expect(remembered.vc_uuids_in(lines)),
+            lambda: chronicle.revision,
+        ),
+        StateFile(
+            remembered.host_keys_beside(path),
+            known.lines,
+            HostEntry.of,
+            known.restore,
+            lambda: known.revision,
+            HOST_KEYS_S,
+            at_end=True,
+        ),
+    ]
+
+
+def _under_way(figures: Figures) -> dict[str, Any]:
+    """Return what a restart would interrupt."""
+    answers, moves = (int(figures.gauges.get(key, 0)) for key in (gauges.ANSWERS, gauges.MOVES))
+    return {"answers": answers, "moves": moves, "is_safe_to_restart": not answers and not moves}
+
+
+def _readiness(serving: Serving) -> str:
+    """Return the readiness without its reason, which may quote anything: this needs no
+    token."""
+    if serving.is_stopping:
+        return "draining"
+    if serving.problem == UNCHECKED:
+        return f"not ready: {UNCHECKED}"
+    source = serving.source
+    since = ""
+    if source.is_failing:
+        since = f" since {timestamp(source.failing_since_s)}, because of {source.name}"
+    text = f"not ready{since}: /api/status has the reason"
+    return text if serving.problem else ""
+
+
+def _remark(*parts: tuple[str, FleetProcess | VcenterProcess | None]) -> str:
+    """Return what a server that is ready lacks, without its reason: this needs no token."""
+    away = [(name, part) for name, part in parts if part and not part.state.is_connected]
+    return "; ".join(f"{name}: out of reach since {part.summary()['since']}" for name, part in away)

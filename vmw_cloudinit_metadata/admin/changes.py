@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from vmw_cloudinit_metadata.admin.machinerecord import (
+    BOOTED,
+    BROKEN,
+    ENDED,
     FAILED,
     LEFT,
     MOVING,
     SERVED,
     STALE,
+    TEST,
     TROUBLE,
     WAITING,
     MachineRecord,
@@ -15,6 +19,7 @@ from vmw_cloudinit_metadata.admin.machinerecord import (
 from vmw_cloudinit_metadata.admin.shortening import MAX_STORY, forget_first, is_beside_story
 from vmw_cloudinit_metadata.monitoring.bounded import within
 from vmw_cloudinit_metadata.monitoring.facts import (
+    BootReported,
     DocumentsServed,
     IdentityChanged,
     PeerRejected,
@@ -27,6 +32,7 @@ from vmw_cloudinit_metadata.monitoring.facts import (
     VmotionBegun,
     VmotionDeclined,
     VmotionExpired,
+    WindowClosed,
 )
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.kept import bytes_of_machine
@@ -48,7 +54,7 @@ def lose(record: MachineRecord, connection: str, now_s: float) -> None:
     if record.port_count:
         return
     record.left_s = record.changed_s = now_s
-    if record.state not in TROUBLE:
+    if record.state not in TROUBLE and record.state != TEST:
         record.state = LEFT
 
 
@@ -72,11 +78,21 @@ def add(record: MachineRecord, happening: Happening, size: int) -> None:
     record.changed_s = happening.at_s
     record.bytes += size
     _change(record, happening)
-    if isinstance(happening.fact, COMES) and happening.connection:
-        record.ports[happening.connection] = happening
-        if len(record.ports) > MAX_PORTS:
-            del record.ports[next(iter(record.ports))]
+    if machine.is_test:
+        record.state = TEST
+    _come(record, happening)
     _remember(record, happening, size)
+
+
+def _come(record: MachineRecord, happening: Happening) -> None:
+    """Record how a connection came, and what is known of its machine by now: its proof."""
+    ports, connection = record.ports, happening.connection
+    if isinstance(happening.fact, COMES) and connection:
+        ports[connection] = happening
+        if len(ports) > MAX_PORTS:
+            del ports[next(iter(ports))]
+    elif (came := ports.get(connection)) and came.machine is not happening.machine:
+        ports[connection] = came._replace(machine=happening.machine)
 
 
 def _remember(record: MachineRecord, happening: Happening, size: int) -> None:
@@ -102,10 +118,16 @@ def _change(record: MachineRecord, happening: Happening) -> None:
                 record.state = WAITING
         case DocumentsServed() as served:
             _served(record, happening, served)
+        case BootReported() as reported:
+            _reported(record, happening, reported)
         case VmLeft():
             pass  # `lose` changes the state, with the last connection
         case RequestFailed() as failed:
             _failed(record, happening, failed)
+        case WindowClosed(document=document):
+            _refused(record, happening, document, "closed")
+            if record.state == WAITING:
+                record.state = SERVED  # before, by this server or another one
         case PeerRejected():
             if not record.port_count:  # else it is another port of a machine that is served
                 _in_trouble(record, happening, FAILED)
@@ -130,7 +152,11 @@ def _change(record: MachineRecord, happening: Happening) -> None:
 
 def _served(record: MachineRecord, happening: Happening, served: DocumentsServed) -> None:
     record.served = happening
-    record.state = SERVED
+    is_boot = "METADATA" in served.answered
+    if is_boot:
+        record.metadata_s = served.answered["METADATA"]
+    if is_boot or record.state not in ENDED:  # else it asks for more, after its boot
+        record.state = SERVED
     if served.problem:
         record.state = STALE
         if not record.trouble or not isinstance(record.trouble.fact, StaleServed):
@@ -140,12 +166,24 @@ def _served(record: MachineRecord, happening: Happening, served: DocumentsServed
     _forget_answers(record)
 
 
+def _reported(record: MachineRecord, happening: Happening, reported: BootReported) -> None:
+    record.outcome = happening
+    if reported.status == "error":
+        _in_trouble(record, happening, BROKEN)
+    elif record.state not in (FAILED, STALE):  # what it got is trouble all the same
+        record.state = BOOTED
+
+
 def _failed(record: MachineRecord, happening: Happening, failed: RequestFailed) -> None:
-    record.asked[within(failed.document, MAX_DOCUMENT_BYTES)] = happening.at_s, failed.error
+    _refused(record, happening, failed.document, failed.error)
+    if failed.error != "unknown-request" and failed.document != "STATUS":  # no boot fails by these
+        _in_trouble(record, happening, FAILED)
+
+
+def _refused(record: MachineRecord, happening: Happening, document: str, error: str) -> None:
+    record.asked[within(document, MAX_DOCUMENT_BYTES)] = happening.at_s, error
     record.bytes += _ASKED_BYTES
     _forget_answers(record)
-    if failed.error != "unknown-request":
-        _in_trouble(record, happening, FAILED)
 
 
 def _forget_answers(record: MachineRecord) -> None:

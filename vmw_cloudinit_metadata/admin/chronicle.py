@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from vmw_cloudinit_metadata.admin.awaited import AwaitedOutcomes
 from vmw_cloudinit_metadata.admin.changes import COMES, NEW_BYTES, add, lose, new_record
 from vmw_cloudinit_metadata.admin.machinerecord import MISSING, TROUBLE, MachineRecord
 from vmw_cloudinit_metadata.admin.shortening import shorten
@@ -24,6 +25,7 @@ MAX_GONE = 10_000  # machines that are not connected; the longest unchanged make
 MAX_CONNECTED_BYTES, CUT_CONNECTED_BYTES = 16 * 1024, 12 * 1024
 MAX_LEFT_BYTES, CUT_LEFT_BYTES = 6 * 1024, 4 * 1024
 
+RECENT_S = 1800.0  # how long a machine that has disconnected counts as one in trouble
 MISSING_S = 24 * 3600.0  # how long to wait for a machine of before the restart
 
 
@@ -38,10 +40,15 @@ class Chronicle:
             str, MachineRecord
         ] = {}  # of happenings that are recorded together; in neither
         self._gone: dict[str, None] = {}
-        self._keys: dict[str, str] = {}  # of connections
+        self._ageing: dict[str, None] = {}  # disconnected, and forgotten after a while
+        self.keys: dict[str, str] = {}  # of connections
         self._long: dict[str, None] = {}  # connected, with something to shorten
         self.revision = 0  # another number, another list
+        # Machines that have changed, for whoever takes them out; None: nobody does.
+        self.changed: dict[str, None] | None = None
         self.states: Counter[str] = Counter()  # how many machines are in each
+        self._connected_states: Counter[str] = Counter()  # how many that are connected
+        self.awaited = AwaitedOutcomes()
         self.problems: Counter[str] = Counter()  # how many machines have each of them now
         self.kept_bytes = 0  # that all entries hold at most
         self.shed_counts: Counter[Key] = Counter()  # what was dropped to stay within bounds
@@ -63,19 +70,59 @@ class Chronicle:
             if record.machine.vc_uuid and (record.is_connected or record.state == MISSING)
         ]
 
+    def restore(self, record: MachineRecord) -> None:
+        """Add a record of the program before an upgrade."""
+        if self.get(record.key):
+            raise ValueError("a machine has two records")
+        self._put(record)
+
     def process_is_gone(self, process: int, now_s: float) -> None:
         """Record that a worker has died, and its connections with it."""
-        for connection, key in list(self._keys.items()):
+        for connection, key in list(self.keys.items()):
             if connection.startswith(f"{process}-"):
                 self._leave(key, connection, now_s)
         self.settle()
 
     def forget_missing(self) -> None:
         """Stop waiting for machines that have not reconnected."""
+        if not self.states[MISSING]:  # as nearly always: it is asked every second
+            return
         for record in [record for record in self._calm.values() if record.state == MISSING]:
+            self._drop(record)
+
+    def age(self, until_s: float) -> None:
+        """Forget machines in trouble, and tests, that have disconnected before that time."""
+        while self._ageing:
+            record = self._must_get(next(iter(self._ageing)))
+            if record.changed_s >= until_s:
+                return
+            self._drop(record)
+
+    def forget(self, key: str) -> bool:
+        """Forget a machine that is not connected, or dismiss the trouble of one that is; return
+        whether there was anything to forget."""
+        record = self.get(key)
+        if record is None or (record.is_connected and record.state not in TROUBLE):
+            return False
+        if record.is_connected:
             self._remove(record)
+            record.dismiss_trouble()
+            self._put(record)
+        else:
+            self._drop(record)
+        return True
 
     # Queries
+
+    def in_trouble(self, now_s: float) -> dict[str, int]:
+        """Return how many machines have each kind of trouble and need somebody: those that are
+        connected, and those that have disconnected lately."""
+        found = {state: self._connected_states[state] for state in TROUBLE}
+        for record in reversed(self._troubled.values()):
+            if record.changed_s < now_s - RECENT_S:
+                break
+            found[record.state] += not record.port_count
+        return found
 
     def __len__(self) -> int:
         return len(self._troubled) + len(self._calm)
@@ -106,7 +153,7 @@ class Chronicle:
         if not key:
             return
         connection = happening.connection
-        known = self._keys.get(connection, key)
+        known = self.keys.get(connection, key)
         if known != key:  # it has another identity now
             self._leave(known, connection, happening.at_s)
         record = self._open.pop(key, None)
@@ -119,9 +166,9 @@ class Chronicle:
         self._open[key] = record
         add(record, happening, size)
         if connection and isinstance(happening.fact, COMES):
-            record.port_count += connection not in self._keys
-            self._keys[connection] = key
-        elif isinstance(happening.fact, VmLeft) and self._keys.pop(connection, ""):
+            record.port_count += connection not in self.keys
+            self.keys[connection] = key
+        elif isinstance(happening.fact, VmLeft) and self.keys.pop(connection, ""):
             lose(record, connection, happening.at_s)
 
     def settle(self) -> None:
@@ -147,9 +194,14 @@ class Chronicle:
         self.kept_bytes += record.bytes - before
         return before - record.bytes
 
-    def _forget(self, record: MachineRecord) -> None:
+    def _drop(self, record: MachineRecord) -> None:
         self._remove(record)
+        if self.changed is not None:  # it may be long until somebody takes them out
+            self.changed.pop(record.key, None)
         self.revision += 1
+
+    def _forget(self, record: MachineRecord) -> None:
+        self._drop(record)
         self.shed_counts[ADMIN_SHED["machines"]] += 1
 
     def _shorten(self, record: MachineRecord, most_bytes: int, cut_bytes: int) -> None:
@@ -157,7 +209,7 @@ class Chronicle:
         self.shed_counts[ADMIN_SHED["stories"]] += 1
 
     def _leave(self, key: str, connection: str, now_s: float) -> None:
-        self._keys.pop(connection, None)
+        self.keys.pop(connection, None)
         record = self.get(key)
         if record and record.is_connected:
             self._remove(record)
@@ -175,23 +227,33 @@ class Chronicle:
             self._shorten(record, MAX_LEFT_BYTES, CUT_LEFT_BYTES)
         self.kept_bytes += record.bytes
         self.revision += 1
+        if self.changed is not None:
+            self.changed[record.key] = None
         self._shelf_of(record)[record.key] = record
+        self.awaited.put(record)
         self.states[record.state] += 1
         if record.state in TROUBLE:
             self.problems[record.problem] += 1
-        if not record.port_count:
-            self._gone[record.key] = None
-            if len(self._gone) > MAX_GONE:
-                self._forget(self._must_get(next(iter(self._gone))))
+        if record.port_count:
+            self._connected_states[record.state] += 1
+            return
+        self._gone[record.key] = None
+        if record.ages:
+            self._ageing[record.key] = None
+        if len(self._gone) > MAX_GONE:
+            self._forget(self._must_get(next(iter(self._gone))))
 
     def _remove(self, record: MachineRecord) -> None:
         if self._shelf_of(record).pop(record.key, None) is None:
             return
         self.kept_bytes -= record.bytes
+        self.awaited.remove(record)
         if record.port_count:
             self._long.pop(record.key, None)
+            self._connected_states[record.state] -= 1
         else:
             del self._gone[record.key]
+            self._ageing.pop(record.key, None)
         self.states[record.state] -= 1
         if record.state in TROUBLE:
             self.problems[record.problem] -= 1

@@ -95,10 +95,13 @@ class Events:
             held -= MAX_MACHINE_BYTES + ring.popleft()[1]
         self.kept_bytes = held
 
-    def follow(self, after: int | None, level: int) -> Follower:
-        """Return a follower that starts behind the event numbered `after`, or now."""
-        is_new = after is None or after >= self._next
-        place = self._next if after is None or is_new else max(after + 1, self._oldest)
+    def follow(self, after: int | None, level: int, last: int = 0) -> Follower:
+        """Return a follower that starts behind the event numbered `after`, or with the `last` ones
+        of its level."""
+        if after is None or after >= self._next:
+            place = self._place_of_last(last, level)
+        else:
+            place = max(after + 1, self._oldest)
         follower = Follower(place, level)
         self._followers.append(follower)
         if len(self._followers) > MAX_FOLLOWERS:
@@ -107,6 +110,16 @@ class Events:
         if place < self._next:
             follower.woken.set()
         return follower
+
+    def _place_of_last(self, last: int, level: int) -> int:
+        """Return the number of the event with which the `last` ones of a level begin."""
+        place = self._next
+        for happening, _ in reversed(self._ring):
+            if not last:
+                break
+            place -= 1
+            last -= happening.level >= level
+        return place
 
     def end(self) -> None:
         """End all followers."""

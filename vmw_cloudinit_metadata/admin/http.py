@@ -22,8 +22,10 @@ import gevent
 from gevent import socket
 
 from vmw_cloudinit_metadata.admin import eventstream, request
-from vmw_cloudinit_metadata.admin.app import PAUSE_S, App, Response, refusal
+from vmw_cloudinit_metadata.admin.app import App
 from vmw_cloudinit_metadata.admin.request import BadRequest, Request
+from vmw_cloudinit_metadata.admin.response import Response, refusal
+from vmw_cloudinit_metadata.admin.slices import PAUSE_S
 from vmw_cloudinit_metadata.monitoring.counters import ADMIN_SHED, Key
 from vmw_cloudinit_metadata.serving.acceptor import Acceptor
 
@@ -116,6 +118,11 @@ class HttpServer:
         greenlets = [visit.greenlet for visit in self._visits]
         gevent.joinall(greenlets, timeout=timeout)
         gevent.killall(greenlets, timeout=timeout)
+
+    @property
+    def listening(self) -> int:
+        """The descriptor of the listening socket."""
+        return int(self._acceptor.socket.fileno())
 
     def let_go(self) -> None:
         """Close, in a forked child, what belongs to the parent."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 
 from vmw_cloudinit_metadata.monitoring.facts import (
+    BootReported,
     ConnectionClosed,
     PeerRejected,
     RequestFailed,
@@ -16,10 +17,15 @@ from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 # A machine's state: the first ones are trouble.
-FAILED, STALE = "failed", "stale"
+FAILED, STALE, BROKEN = "failed", "stale", "broken"
 MISSING, WAITING, MOVING, SERVED, LEFT = "missing", "waiting", "moving", "served", "left"
-TROUBLE = (FAILED, STALE)
-STATES = (FAILED, STALE, MISSING, MOVING, WAITING, SERVED, LEFT)
+BOOTED = "booted"
+TEST = "test"  # an administrator plays it, whatever becomes of it
+TROUBLE = (FAILED, STALE, BROKEN)
+ENDED = (BOOTED, BROKEN)  # the guest has said so
+STATES = (FAILED, STALE, BROKEN, MISSING, MOVING, WAITING, SERVED, BOOTED, LEFT, TEST)
+GONE = "gone"  # in a fleet: of a machine that was connected to a server that is gone
+FLEET_STATES = (*STATES, GONE)
 
 # The times of all documents that were answered together; or when one was not, and with which error.
 _Answered = Mapping[str, float] | tuple[float, str]
@@ -40,6 +46,8 @@ class MachineRecord:
     ports: dict[str, Happening] = field(default_factory=dict)  # by connection; how it came
     trouble: Happening | None = None  # the last, also one that is over
     served: Happening | None = None
+    metadata_s: float = 0.0  # when it had its meta-data last
+    outcome: Happening | None = None  # of a boot, the last that its guest has reported
     asked: dict[str, _Answered] = field(default_factory=dict)  # document: its last answer
     # Tuples, which are small: there are as many as VMs.
     moves: tuple[Happening, ...] = ()
@@ -49,6 +57,22 @@ class MachineRecord:
     @property
     def is_connected(self) -> bool:
         return self.port_count > 0
+
+    @property
+    def awaits_outcome(self) -> bool:
+        """Whether its guest has not said yet how its boot ended."""
+        is_new = self.outcome is None or self.outcome.at_s < self.metadata_s
+        return bool(self.metadata_s) and is_new and self.state != TEST
+
+    @property
+    def ages(self) -> bool:
+        """Whether it is forgotten a while after it has disconnected."""
+        return not self.port_count and (self.state in TROUBLE or self.state == TEST)
+
+    def dismiss_trouble(self) -> None:
+        """An operator knows of its trouble, and wants to see no more of it."""
+        if self.state in TROUBLE:
+            self.state = SERVED if self.served else WAITING
 
     @property
     def problem(self) -> str:
@@ -73,6 +97,8 @@ def problem_of(happening: Happening) -> str:
     match happening.fact:
         case StaleServed():
             return STALE
+        case BootReported():
+            return "boot failed"
         case RequestFailed(error=error):
             return error
         case PeerRejected(reason=reason) | ConnectionClosed(reason=reason):

@@ -19,6 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from vmw_cloudinit_metadata import __version__
+from vmw_cloudinit_metadata.admin.machinerecord import STALE
 from vmw_cloudinit_metadata.monitoring.counters import ADMIN_FAMILIES, FAMILIES, Family, Key
 from vmw_cloudinit_metadata.monitoring.figures import BOUNDS_S, Figures, Timing
 from vmw_cloudinit_metadata.monitoring.gauges import GAUGES, TIMINGS
@@ -36,9 +37,12 @@ class Scene:
     figures: Figures
     is_ready: bool
     machines: dict[str, int]  # by state
-    last_good: int
+    in_trouble: Mapping[str, int]  # by state: those that need somebody
     started_s: float
     shed: Mapping[Key, int]  # by the admin port
+    waiting_hooks: int = 0  # of outcomes of boots
+    oldest_hook_s: float = 0.0  # how long one waits
+    late_outcomes: int = 0  # machines whose guests have not reported their boots in time
     instance_files: Mapping[str, int] | None = None  # by state; None: there is no catalogue
     source: SourceState = field(default_factory=SourceState)
 
@@ -98,6 +102,16 @@ def _of_the_server(scene: Scene) -> Iterator[Metric]:
     for state, count in scene.machines.items():
         machines.add_metric((state,), count)
     yield machines
+    troubled = GaugeMetricFamily(
+        f"{PREFIX}machines_in_trouble",
+        "Machines that got nothing or an old answer, or whose guests report a failed boot, and "
+        "that are connected or were within 30 minutes; without tests.",
+        labels=["state"],
+    )
+    for state, count in scene.in_trouble.items():
+        troubled.add_metric((state,), count)
+    yield troubled
+    last_good = scene.in_trouble[STALE]
     if scene.instance_files is not None:
         files = GaugeMetricFamily(
             f"{PREFIX}instance_files", "Instance files by state, as last read.", labels=["state"]
@@ -113,7 +127,28 @@ def _of_the_server(scene: Scene) -> Iterator[Metric]:
     failing.add_metric((scene.source.name,), scene.source.failing_since_s)
     yield failing
     for name, text, value in (
-        ("last_good_answers", "Machines that were served the last good answer.", scene.last_good),
+        (
+            "last_good_answers",
+            "Machines whose last answer was the last good one, connected or within 30 minutes.",
+            last_good,
+        ),
+        (
+            "machines_without_outcome",
+            "Connected machines that had their meta-data 15 minutes ago or more, and whose guests "
+            "have not reported how the boot ended; those that never did count with "
+            "--expect-outcomes.",
+            scene.late_outcomes,
+        ),
+        (
+            "outcome_hooks_waiting",
+            "Webhooks of how boots ended that are not delivered yet.",
+            scene.waiting_hooks,
+        ),
+        (
+            "outcome_hooks_oldest_seconds",
+            "How long ago the boot ended whose webhook waits longest; 0: none waits.",
+            scene.oldest_hook_s,
+        ),
         ("ready", "Whether VMs are accepted and the driver can be used.", scene.is_ready),
         ("start_time_seconds", "Start time of the server, in seconds since 1970.", scene.started_s),
     ):

@@ -1,4 +1,4 @@
-"""Boots and failures of the last minutes."""
+"""Boots and failures of the last minutes, without those of tests."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from vmw_cloudinit_metadata.monitoring.facts import (
     VmotionExpired,
 )
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.protocol.state import InvalidState, items
 
 BUCKET_S = 10
 BUCKETS = 90
 
-_Failure = RequestFailed | PeerRejected | ConnectionClosed | VmotionExpired
+_FAILURES = (RequestFailed, PeerRejected, ConnectionClosed, VmotionExpired)
 
 
 class Pulse:
@@ -28,10 +29,12 @@ class Pulse:
         self._buckets: deque[tuple[int, Counter[str]]] = deque(maxlen=BUCKETS)
 
     def hear(self, happening: Happening) -> None:
+        if happening.machine and happening.machine.is_test:
+            return
         fact = happening.fact
         if isinstance(fact, DocumentsServed) and "METADATA" in fact.answered:
             self._bucket(happening.at_s)[SERVED] += 1
-        elif isinstance(fact, _Failure):
+        elif isinstance(fact, _FAILURES):
             counts = self._bucket(happening.at_s)
             counts[FAILED] += 1
             counts[f"{FAILED}: {problem_of(happening) or happening.kind}"] += 1
@@ -41,6 +44,19 @@ class Pulse:
         if not self._buckets or self._buckets[-1][0] < number:
             self._buckets.append((number, Counter()))
         return self._buckets[-1][1]
+
+    def state(self) -> list[list[Any]]:
+        """Return the buckets as JSON has them."""
+        return [[number, counts] for number, counts in self._buckets]
+
+    def restore(self, state: object) -> None:
+        """Go on with the buckets of the program before an upgrade; raise InvalidState."""
+        for bucket in items(state, BUCKETS):
+            match bucket:
+                case [int(number), dict(counts)] if {type(one) for one in counts.values()} <= {int}:
+                    self._buckets.append((number, Counter(counts)))
+                case _:
+                    raise InvalidState("expected the boots of some seconds")
 
     def picture(self, now_s: float) -> dict[str, Any]:
         """Return the last BUCKETS, the newest last, and their failures by reason."""

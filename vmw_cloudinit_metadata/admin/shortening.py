@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from sys import getsizeof
 
-from vmw_cloudinit_metadata.admin.machinerecord import MachineRecord
-from vmw_cloudinit_metadata.monitoring.bounded import cut
+from vmw_cloudinit_metadata.admin.machinerecord import BROKEN, MachineRecord
+from vmw_cloudinit_metadata.monitoring.bounded import cut, within
+from vmw_cloudinit_metadata.monitoring.facts import BootReported
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.kept import bytes_of_machine
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -22,23 +23,40 @@ _PLACE_BYTES = 80  # in a story
 
 # How texts are cut, and how many documents and sources stay, until a record is short enough.
 _CUTS = ((256, 4), (128, 1), (128, 0))
+_ERROR_BYTES = 256  # of each error of a boot that has failed, where there is no room for all of it
 
 
 def shorten(record: MachineRecord, most_bytes: int, cut_bytes: int) -> None:
     """Forget the oldest of the story until the record holds at most `most_bytes`. If that is not
-    enough, weigh the record and cut it to `cut_bytes`: rarely, since that takes long."""
+    enough, weigh the record and cut it to `cut_bytes`: rarely, since that takes long.
+
+    The errors of a boot that has failed come on top of that, and are cut last.
+    """
     if record.bytes > most_bytes:
         forget_first(record, most_bytes)
     if record.bytes <= most_bytes:
         return
     _weigh(record)
+    errors = _errors_of(record)
+    cut_bytes = min(cut_bytes + sum(map(getsizeof, errors)), most_bytes)
     while record.bytes > cut_bytes and _halve(record):
         _weigh(record)
     for text_bytes, most in _CUTS:
         if record.bytes <= cut_bytes:
             return
-        _cut(record, text_bytes, most)
+        _cut(record, text_bytes, most, errors)
         _weigh(record)
+    for shorter in (tuple(within(error, _ERROR_BYTES) for error in errors), ()):
+        if record.bytes <= most_bytes:
+            return
+        _cut(record, text_bytes, most, shorter)
+        _weigh(record)
+
+
+def _errors_of(record: MachineRecord) -> tuple[str, ...]:
+    """Return the errors of a boot that has failed, if that is the machine's trouble."""
+    fact = record.outcome.fact if record.outcome else None
+    return fact.errors if record.state == BROKEN and isinstance(fact, BootReported) else ()
 
 
 def forget_first(record: MachineRecord, most_bytes: int, most: int = MAX_STORY) -> None:
@@ -59,7 +77,7 @@ def forget_first(record: MachineRecord, most_bytes: int, most: int = MAX_STORY) 
 
 
 def is_beside_story(record: MachineRecord, happening: Happening) -> bool:
-    if happening is record.served or happening is record.trouble:
+    if happening is record.served or happening is record.trouble or happening is record.outcome:
         return True
     if not record.moves and not record.ports:
         return False
@@ -69,15 +87,15 @@ def is_beside_story(record: MachineRecord, happening: Happening) -> bool:
 def _is_machine_beside(record: MachineRecord, machine: Machine | None) -> bool:
     if record.served and record.served.machine is machine:
         return True
-    if not record.trouble and not record.moves and not record.ports:
+    if not record.trouble and not record.moves and not record.ports and not record.outcome:
         return False
     return any(one.machine is machine for one in _beside_story(record))
 
 
 def _beside_story(record: MachineRecord) -> list[Happening]:
     """Return the happenings that the record holds besides its story."""
-    both = (one for one in (record.served, record.trouble) if one)
-    return [*both, *record.moves, *record.ports.values()]
+    beside = (one for one in (record.served, record.trouble, record.outcome) if one)
+    return [*beside, *record.moves, *record.ports.values()]
 
 
 def _halve(record: MachineRecord) -> bool:
@@ -94,21 +112,24 @@ def _halve(record: MachineRecord) -> bool:
     return len(record.asked) > 1
 
 
-def _cut(record: MachineRecord, text_bytes: int, most: int) -> None:
-    machine = record.machine
+def _cut(record: MachineRecord, text_bytes: int, most: int, errors: tuple[str, ...]) -> None:
+    machine, outcome = record.machine, record.outcome
     known: dict[int, Happening] = {}  # what was one happening stays one
 
     def shorter(happening: Happening) -> Happening:
         if id(happening) not in known:
-            known[id(happening)] = happening._replace(
-                machine=machine, fact=cut(happening.fact, text_bytes, most)
-            )
+            fact = cut(happening.fact, text_bytes, most)
+            if errors and happening is outcome and isinstance(fact, BootReported):
+                more = {name: count for name, count in fact.more.items() if name != "errors"}
+                fact = fact._replace(errors=errors, more=more)
+            known[id(happening)] = happening._replace(machine=machine, fact=fact)
         return known[id(happening)]
 
     record.story = tuple((shorter(one), times, size) for one, times, size in record.story)
     record.moves = tuple(map(shorter, record.moves))
     record.trouble = record.trouble and shorter(record.trouble)
     record.served = record.served and shorter(record.served)
+    record.outcome = record.outcome and shorter(record.outcome)
     record.ports = {name: shorter(happening) for name, happening in record.ports.items()}
     record.asked = {name: (at_s, outcome) for name, at_s, outcome in record.answers()}
 

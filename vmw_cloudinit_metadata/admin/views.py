@@ -10,15 +10,23 @@ from vmw_cloudinit_metadata.admin.machinerecord import (
     LEFT,
     MISSING,
     STATES,
+    TEST,
     TROUBLE,
     MachineRecord,
     problem_of,
 )
 from vmw_cloudinit_metadata.admin.nextstep import next_step
+from vmw_cloudinit_metadata.admin.vcenterview import vcenter_of
 from vmw_cloudinit_metadata.monitoring.digests import digests_in
-from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, Fact, RequestFailed
+from vmw_cloudinit_metadata.monitoring.facts import (
+    BootReported,
+    DocumentsServed,
+    Fact,
+    RequestFailed,
+)
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import fields, timestamp
+from vmw_cloudinit_metadata.process.vcenter.vcenterlink import VcenterLink
 from vmw_cloudinit_metadata.protocol.printable import shortened
 
 MAX_REASON = 300  # characters, in the list
@@ -27,12 +35,12 @@ MAX_REASON = 300  # characters, in the list
 GROUPS: dict[str, Callable[[MachineRecord], bool]] = {
     "trouble": lambda entry: entry.state in TROUBLE,
     "connected": lambda entry: entry.is_connected,
-    LEFT: lambda entry: not entry.is_connected and entry.state != MISSING,
+    LEFT: lambda entry: not entry.is_connected and entry.state not in (MISSING, TEST),
 }
 FILTERS = (*STATES, *(name for name in GROUPS if name not in STATES))
 
 
-def row(entry: MachineRecord) -> dict[str, Any]:
+def row(entry: MachineRecord, vcenter: VcenterLink | None = None) -> dict[str, Any]:
     """Return one line of the list."""
     machine = entry.machine
     return {
@@ -44,15 +52,17 @@ def row(entry: MachineRecord) -> dict[str, Any]:
         "connected": entry.is_connected,
         "connected_since": _since(entry),
         "changed": _time(entry.changed_s),
+        "served": timestamp(entry.served.at_s) if entry.served else None,
         "ports": entry.port_count,
         "last_error": _error(entry.trouble, MAX_REASON),
+        "vcenter": vcenter_of(entry, vcenter),
     }
 
 
-def story(entry: MachineRecord) -> dict[str, Any]:
+def story(entry: MachineRecord, vcenter: VcenterLink | None = None) -> dict[str, Any]:
     """Return everything known of one machine."""
     machine = entry.machine
-    return row(entry) | {
+    return row(entry, vcenter) | {
         "last_error": _error(entry.trouble),
         "bios_uuid": machine.bios_uuid,
         "location_uuid": machine.location_uuid,
@@ -64,6 +74,7 @@ def story(entry: MachineRecord) -> dict[str, Any]:
             for document, at_s, outcome in entry.answers()
         ],
         **_served(entry.served and entry.served.fact),
+        "outcome": _outcome(entry.outcome),
         "moves": [fields(happening) for happening in entry.moves],
         "story": [fields(happening) | {"times": times} for happening, times, _ in entry.story],
     }
@@ -77,6 +88,26 @@ def _served(fact: Fact | None) -> dict[str, Any]:
         "files": list(fact.sources),
         "documents": digests_in(fact.digest),
         "more_documents": fact.more.get("documents", 0),
+    }
+
+
+def _outcome(reported: Happening | None) -> dict[str, Any] | None:
+    """Return what the guest has said of its last boot."""
+    if reported is None or not isinstance(reported.fact, BootReported):
+        return None
+    fact = reported.fact
+    return {
+        "time": timestamp(reported.at_s),
+        "status": fact.status,
+        "errors": list(fact.errors),
+        "stages": dict(fact.stages),
+        "seconds": fact.seconds,
+        "instance_id": fact.instance_id,
+        "boot_id": fact.boot_id or None,
+        "hosts": list(fact.hosts),
+        "host_keys": list(fact.host_keys),
+        "more_errors": fact.more.get("errors", 0),
+        "more_host_keys": fact.more.get("host_keys", 0),
     }
 
 

@@ -1,28 +1,39 @@
 // The status page. It shows the data of the API; every name is inserted as text.
 
+import { ago, clock, command, count, isPlain, make, plural, say, size, svg } from "./elements.js";
+import { showFaultRows, showSettings } from "./panels.js";
+
 const POLL_MS = 2000;
 const SOON_MS = 250;
 const RETRY_MS = 2000;
 const PER_PAGE = 100;
 const TOKEN = "vmw-metadata-token";
+const FAULTS = 1000; // that are grouped by reason
 const MAX_ID = 1100; // characters: a longer one would not fit into a request
 
 const STATES = {
   failed: "got nothing",
   stale: "old answer",
+  broken: "boot failed",
   missing: "not reconnected",
   moving: "moving",
   waiting: "no request yet",
   served: "served",
+  booted: "booted",
   left: "disconnected",
+  gone: "server gone",
+  test: "test",
 };
 const TILES = [
-  ["trouble", "in trouble", "bad", (m) => m.failed + m.stale],
+  ["trouble", "in trouble", "bad", (m) => m.failed + m.stale + (m.broken ?? 0)],
   ["missing", "not reconnected", "warn", (m) => m.missing],
   ["waiting", "no request yet", "", (m) => m.waiting],
   ["moving", "moving", "", (m) => m.moving],
   ["served", "served", "good", (m) => m.served],
+  ["booted", "booted", "good", (m) => m.booted || undefined], // if guests report
   ["left", "disconnected", "", (m) => m.left],
+  ["gone", "server gone", "warn", (m) => m.gone], // in a fleet only
+  ["test", "tests", "", (m) => m.test || undefined], // if there are any
 ];
 const REASONS = {
   "not-found": "no data for the VM",
@@ -30,11 +41,17 @@ const REASONS = {
   failed: "the driver failed",
   timeout: "the look-up took too long",
   stale: "served the last good answer",
+  "boot failed": "the guest reports a failed boot",
   strangers: "closed: not an ESXi host",
   unidentified: "closed: no VM identified",
   stalled: "closed: did not read",
 };
 
+const OUTCOMES = {
+  done: "without errors",
+  degraded: "with errors that cloud-init went on after",
+  error: "with errors",
+};
 const FILE_STATES = {
   off: "not read: --no-catalogue",
   unable: "not read: the driver cannot check its data",
@@ -42,67 +59,26 @@ const FILE_STATES = {
 };
 
 const $ = (id) => document.getElementById(id);
-const shown = { filter: "", words: "", page: 1, story: "", revision: "", files: "" };
+const shown = { filter: "", server: "", words: "", page: 1, story: "", revision: "", files: "" };
 let lastStatus = null;
+let answeredAt = 0;
 let refreshTimer = 0;
 let asked = 0;
-
-// Making elements: text only, never markup
-
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined) node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
-function svg(tag, attributes) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
-function say(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-const count = (number) => number.toLocaleString("en");
-const plural = (number, one, many) => `${count(number)} ${number === 1 ? one : many}`;
-
-function ago(time) {
-  const seconds = Math.max(Math.round((Date.now() - Date.parse(time)) / 1000), 0);
-  if (seconds < 5) return "now";
-  if (seconds < 60) return `${seconds} s ago`;
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min ago`;
-  if (seconds < 86400) return `${Math.round(seconds / 3600)} h ago`;
-  return `${Math.round(seconds / 86400)} d ago`;
-}
-
-function clock(time) {
-  const date = new Date(time);
-  return Number.isNaN(date.getTime()) ? "" : date.toLocaleString();
-}
-
-function size(bytes) {
-  return bytes < 1024 ? plural(bytes, "byte", "bytes") : `${(bytes / 1024).toFixed(1)} KiB`;
-}
 
 // Requests
 
 class NeedsToken extends Error {}
 
-async function ask(path, signal) {
+async function ask(path, options = {}) {
   const token = sessionStorage.getItem(TOKEN);
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const answer = await fetch(path, { headers, signal, cache: "no-store" });
+  const headers = { ...(token ? { Authorization: `Bearer ${token}` } : {}), ...options.headers };
+  const answer = await fetch(path, { ...options, headers, cache: "no-store" });
   if (answer.status === 401) throw new NeedsToken();
   return answer;
 }
 
-async function json(path) {
-  const answer = await ask(path);
+async function json(path, options) {
+  const answer = await ask(path, options);
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.error);
   return body;
@@ -111,6 +87,7 @@ async function json(path) {
 function listPath() {
   const query = new URLSearchParams({ page: shown.page, per_page: PER_PAGE });
   if (shown.filter) query.set("state", shown.filter);
+  if (shown.server) query.set("server", shown.server);
   if (shown.words) query.set("q", shown.words);
   return `api/machines?${query}`;
 }
@@ -122,6 +99,7 @@ async function refresh({ force = false } = {}) {
   try {
     const status = await json("api/status");
     lastStatus = status;
+    answeredAt = Date.now();
     showStatus(status);
     const has_changed = force || status.revision !== shown.revision;
     const list = has_changed ? await json(listPath()) : null;
@@ -185,10 +163,15 @@ $("token").addEventListener("submit", (event) => {
 // The state of the server
 
 function headline(status) {
-  const trouble = status.machines.failed + status.machines.stale;
+  const trouble = status.machines.failed + status.machines.stale + (status.machines.broken ?? 0);
   if (status.state === "draining") return ["draining", "Stopping: no new VM is accepted"];
   if (status.state === "failing") return ["failing", "VMs cannot be served"];
-  if (trouble) return ["trouble", `Ready, ${plural(trouble, "machine is", "machines are")} in trouble`];
+  const gone = (status.servers ?? []).filter((server) => server.state === "gone").length;
+  const parts = [
+    trouble && `${plural(trouble, "machine is", "machines are")} in trouble`,
+    gone && `${plural(gone, "server is", "servers are")} gone`,
+  ].filter(Boolean);
+  if (parts.length) return ["trouble", `Ready, ${parts.join(", ")}`];
   return ["ready", "Ready: VMs are served"];
 }
 
@@ -203,8 +186,12 @@ function showStatus(status) {
   const connections = plural(status.gauges.connections ?? 0, "connection", "connections");
   const since = status.source.failing_since;
   const problem = status.problem && since ? `${status.problem} · since ${clock(since)}` : status.problem;
-  say($("subline"), problem || `${connections} · up since ${clock(status.started)} · ${status.version}`);
+  const away = ({ state, since }, name) => (state === "out of reach" ? ` · ${name}: out of reach since ${clock(since)}` : "");
+  const missing = away(status.fleet, "fleet") + away(status.vcenter, "vCenter");
+  say($("subline"), problem || `${connections} · up since ${clock(status.started)} · ${status.version}${missing}`);
   showTiles(status.machines);
+  showServers(status);
+  showSettings(status);
   showFiles(status.instance_files);
   showPulse(status.pulse);
   showReasons(status);
@@ -213,7 +200,8 @@ function showStatus(status) {
 function showAway() {
   $("verdict").dataset.state = "away";
   say($("headline"), "The server does not answer");
-  say($("subline"), "The data below is from its last answer. Retrying …");
+  const age = answeredAt ? `The data below is from ${clock(answeredAt)}, ${ago(answeredAt)}. ` : "";
+  say($("subline"), `${age}Retrying …`);
   document.title = "No answer · vmw-cloudinit-metadata";
 }
 
@@ -221,7 +209,8 @@ function showTiles(machines) {
   if (!$("tiles").children.length) TILES.forEach(addTile);
   TILES.forEach(([filter, , tone, number], place) => {
     const tile = $("tiles").children[place].firstChild;
-    const found = number(machines);
+    const found = number(machines) ?? 0;
+    tile.parentElement.hidden = number(machines) === undefined;
     say(tile.firstChild, count(found));
     tile.dataset.tone = found ? tone : "";
     tile.setAttribute("aria-pressed", String(shown.filter === filter));
@@ -232,6 +221,29 @@ function addTile([filter, name]) {
   const tile = make("button", { class: "tile", type: "button" }, make("b"), make("span", {}, name));
   tile.addEventListener("click", () => show({ filter: shown.filter === filter ? "" : filter }));
   $("tiles").append(make("li", {}, tile));
+}
+
+// The servers of a fleet
+
+function showServers({ servers, scope, fleet }) {
+  $("fleet-note").hidden = scope !== "server";
+  say($("fleet-note"), `Only the machines of this server are shown: the fleet's database does not answer. ${fleet?.problem ?? ""}`);
+  $("servers-card").hidden = !servers;
+  const rows = (servers ?? []).map(serverRow);
+  $("servers").replaceChildren(...rows);
+}
+
+function serverRow({ name, state, version, last_heard, connected, is_this }) {
+  const when = state === "running" ? plural(connected, "machine", "machines") : `last heard of ${ago(last_heard)}`;
+  const button = make(
+    "button",
+    { class: "server", type: "button", "aria-pressed": String(shown.server === name) },
+    make("span", { class: "chip", "data-state": state === "running" ? "served" : state }, state),
+    make("span", { class: "name" }, is_this ? `${name} (this server)` : name),
+    make("span", { class: "quiet" }, `${when} · ${version}`),
+  );
+  button.addEventListener("click", () => show({ server: shown.server === name ? "" : name }));
+  return make("li", {}, button);
 }
 
 // The instance files
@@ -264,28 +276,15 @@ const filesVersion = ({ revision, read }) => `${revision} ${read}`;
 
 async function refreshFaults(status) {
   if (status.state === "off" || filesVersion(status) === shown.files) return;
-  const found = await json(`api/faults?per_page=${PER_PAGE}`);
+  const found = await json(`api/faults?per_page=${FAULTS}`);
   shown.files = filesVersion(found);
-  $("faults").replaceChildren(...found.faults.map(faultEntry));
+  showFaultRows(found.faults);
   const { faults, warnings } = found.totals;
   const title = `Instance files: ${plural(faults, "fault", "faults")}, ${plural(warnings, "warning", "warnings")}`;
   say($("files-title"), title);
   const more = found.total - found.faults.length + found.left_out;
   $("more-faults").hidden = more <= 0;
   say($("more-faults"), `and ${count(more)} more: see api/faults, or run validate`);
-}
-
-function faultEntry({ severity, file, line, key, found, expected, count: times, vms, vm_count }) {
-  const others = times > 1 ? ` and ${plural(times - 1, "other", "others")}` : "";
-  const unnamed = vm_count > vms.length ? ` and ${count(vm_count - vms.length)} more` : "";
-  return make(
-    "li",
-    { "data-level": severity === "fault" ? "error" : "warning", "data-kind": "failed" },
-    make("span", { class: "mono" }, `${file}${line ? `:${line}` : ""}${others}`),
-    make("span", {}, `${key ? `${key}: ` : ""}found ${found}`),
-    make("span", {}, `expected ${expected}`),
-    vm_count ? make("span", { class: "quiet" }, `VMs: ${vms.join(", ")}${unnamed}`) : null,
-  );
 }
 
 function showPulse({ seconds_each, served, failed }) {
@@ -349,7 +348,10 @@ function reasonRow({ name, now, lately }, most) {
 
 function show(changes) {
   Object.assign(shown, { page: 1 }, changes);
-  if (lastStatus) showTiles(lastStatus.machines);
+  if (lastStatus) {
+    showTiles(lastStatus.machines);
+    showServers(lastStatus);
+  }
   refresh({ force: true });
 }
 
@@ -364,7 +366,8 @@ function showList({ machines, total, page, per_page, pages }) {
   });
   for (const row of rows.values()) row.remove();
   $("nobody").hidden = total > 0;
-  say($("nobody"), shown.words || shown.filter ? "No machine matches." : "No VM has connected yet.");
+  $("columns").hidden = total === 0;
+  if (total === 0) showNobody(shown.words || shown.filter || shown.server);
   say($("machines-title"), total === 1 ? "1 machine" : `${count(total)} machines`);
   const first = (page - 1) * per_page + 1;
   say($("range"), `${count(first)}–${count(Math.min(page * per_page, total))} of ${count(total)}`);
@@ -374,6 +377,23 @@ function showList({ machines, total, page, per_page, pages }) {
   if (page > pages) show({ page: pages });
 }
 
+// What to do next on a page without machines.
+function showNobody(is_narrowed) {
+  if ($("nobody").dataset.narrowed === String(Boolean(is_narrowed))) return;
+  $("nobody").dataset.narrowed = String(Boolean(is_narrowed));
+  if (is_narrowed) {
+    $("nobody").replaceChildren("No machine matches.");
+    return;
+  }
+  const [uri = "URI"] = lastStatus?.settings.uris ?? [];
+  $("nobody").replaceChildren(
+    make("p", {}, "No VM has connected yet. Play one on the server, to see what it would get (a test):"),
+    command(`vmw-cloudinit-metadata client fetch web1 --uri ${isPlain(uri) ? uri : "URI"}`),
+    make("p", {}, "Then give a VM of vCenter its serial port, and power it on:"),
+    command(`vmw-cloudinit-metadata vm-port add --help`),
+  );
+}
+
 function addRow(id) {
   const cells = ["chip", "name", "host", "why", "when"].map((name) => make("span", { class: name }));
   const button = make("button", { class: "machine", type: "button" }, ...cells);
@@ -381,17 +401,25 @@ function addRow(id) {
   return make("li", { "data-id": id }, button);
 }
 
-const isInTrouble = ({ state }) => state === "failed" || state === "stale";
+const isInTrouble = ({ state }) => ["failed", "stale", "broken"].includes(state);
+
+// What became of a VM that has disconnected.
+function badge({ state, served, last_error }) {
+  if (state !== "left") return STATES[state] ?? state;
+  if (served) return "got its data, disconnected";
+  return last_error ? "disconnected" : "never asked";
+}
+
 const nameOf = (machine) => machine.name ?? machine.vc_uuid ?? machine.id;
 
 function fillRow(row, machine) {
   const button = row.firstChild;
   const [chip, name, host, why, when] = button.children;
   chip.dataset.state = machine.state;
-  say(chip, STATES[machine.state] ?? machine.state);
+  say(chip, badge(machine));
   say(name, nameOf(machine));
-  say(host, machine.esxi_host ?? "");
-  const in_trouble = isInTrouble(machine);
+  say(host, [machine.esxi_host, machine.server].filter(Boolean).join(" · "));
+  const in_trouble = isInTrouble(machine) || (machine.state === "test" && machine.last_error);
   why.classList.toggle("mono", !in_trouble);
   say(why, in_trouble ? machine.last_error?.reason ?? "" : machine.name ? machine.vc_uuid ?? "" : "");
   say(when, machine.changed ? ago(machine.changed) : "");
@@ -443,6 +471,8 @@ function showStory(machine) {
     section("Identity", facts(machine)),
     section("Requests and answers", entries(machine.asked.toReversed().map(askedEntry))),
     section("Documents", documents(machine)),
+    section("Boots", entries((machine.boots ?? []).map(bootEntry))),
+    section("Outcomes of boots", entries((machine.outcomes ?? []).map(outcomeEntry))),
     section("Moves", entries(machine.moves.toReversed().map(storyEntry))),
     section("Events", entries(machine.story.toReversed().map(storyEntry))),
   ];
@@ -459,10 +489,41 @@ function advice(machine) {
   return make(
     "div",
     { class: "advice", "data-state": state },
-    make("p", {}, make("span", { class: "chip", "data-state": state }, STATES[state] ?? state)),
-    isInTrouble(machine) ? make("p", { class: "reason-text" }, last_error?.reason ?? "") : null,
+    make("p", {}, make("span", { class: "chip", "data-state": state }, badge(machine))),
+    isInTrouble(machine) || state === "test" ? make("p", { class: "reason-text" }, last_error?.reason ?? "") : null,
     make("p", {}, machine.next),
+    ...commands(machine),
+    isInTrouble(machine) || !machine.connected ? forgetButton(machine) : null,
   );
+}
+
+function commands(machine) {
+  const names = [["", machine.name], ["--vc-uuid ", machine.vc_uuid], ["--bios-uuid ", machine.bios_uuid]];
+  const [option, name] = names.find(([, text]) => isPlain(text)) ?? [];
+  if (!name) return [];
+  const vm = option + name;
+  const told = [`show ${machine.served ? "--sha256" : "--explain"} ${vm}`, `status ${name}`];
+  if (["missing", "gone"].includes(machine.state)) told.unshift("vm-port reconnect --help");
+  if (machine.last_error?.error === "invalid" && isInTrouble(machine)) told.unshift("validate");
+  return told.map((text) => command(`vmw-cloudinit-metadata ${text}`));
+}
+
+function forgetButton(machine) {
+  const text = machine.connected ? "Dismiss this trouble" : "Forget this machine";
+  const button = make("button", { type: "button", class: "forget" }, text);
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      const options = { method: "POST", headers: { "X-VMW-Metadata-Action": "forget" } };
+      await json(`api/forget/${encodeURIComponent(machine.id)}`, options);
+      closeStory();
+      refresh({ force: true });
+    } catch (error) {
+      if (error instanceof NeedsToken) askForToken();
+      say(button, error.message);
+    }
+  });
+  return button;
 }
 
 function facts(machine) {
@@ -474,11 +535,19 @@ function facts(machine) {
     ["BIOS UUID", machine.bios_uuid, "mono"],
     ["Location UUID", machine.location_uuid, "mono"],
     ["ESXi host", machine.esxi_host],
+    ["Server", machine.server],
+    ["In vCenter", inVcenter(machine.vcenter)],
+    ["Against it", machine.vcenter?.against],
     ["Connected", since && `${ago(since)}, ${clock(since)}`],
     ["Left", machine.left && `${ago(machine.left)}, ${clock(machine.left)}`],
     ["Ports", machine.ports.map((port) => `${port.service_uri} from ${port.peer}`).join("; ")],
+    ["Booted", outcome(machine.outcome)],
+    ["Errors", listed(machine.outcome?.errors, "; ", machine.outcome?.more_errors)],
+    ["Stages", stages(machine.outcome)],
+    ["Host keys", listed(machine.outcome?.host_keys.map((key) => key.split(" ")[0]), ", ", machine.outcome?.more_host_keys)],
     ["Found by", machine.matched_by],
     ["Files", machine.files.join(", "), "mono"],
+    ["User-data", windowClosed(machine)],
     ["Last error", !in_trouble && machine.last_error && `${ago(machine.last_error.time)}: ${machine.last_error.reason ?? ""}`],
   ];
   const rows = told.filter(([, value]) => value);
@@ -488,15 +557,45 @@ function facts(machine) {
   ]));
 }
 
+// What the guest has said of its last boot.
+function outcome(reported) {
+  return reported && `${OUTCOMES[reported.status] ?? reported.status}, ${ago(reported.time)}, ${clock(reported.time)}, after ${reported.seconds.toFixed(0)} s`;
+}
+
+function stages(reported) {
+  return Object.entries(reported?.stages ?? {}).map(([name, seconds]) => `${name} ${seconds} s`).join(", ");
+}
+
+function windowClosed({ asked, story }) {
+  const is_closed = asked.some(({ outcome }) => outcome === "closed");
+  return is_closed && story.findLast(({ kind }) => kind === "window closed")?.reason;
+}
+
+function inVcenter(vcenter) {
+  if (!vcenter) return null;
+  if (vcenter.name === null) return "not known there";
+  return `${vcenter.folder}/${vcenter.name} on ${vcenter.host}, ${vcenter.power}`;
+}
+
+/** Texts in a row, and how many were left out. */
+function listed(texts, between, more) {
+  return texts && [...texts, ...(more ? [`and ${count(more)} more`] : [])].join(between);
+}
+
 function documents({ documents: found, more_documents: more }) {
   const names = Object.keys(found);
   if (!names.length) return null;
   const list = make("dl", { class: "facts" }, ...names.flatMap((name) => [
     make("dt", {}, name),
-    make("dd", {}, `${size(found[name].size)}, SHA-256 `, make("span", { class: "mono" }, found[name].sha256)),
+    make("dd", {}, size(found[name].size), ...digest(found[name].sha256)),
   ]));
   if (more) list.append(make("dt", {}, "…"), make("dd", {}, `and ${plural(more, "more document", "more documents")}`));
   return list;
+}
+
+function digest(sha256) {
+  if (!sha256) return [", from data with a secret"];
+  return [", SHA-256 ", make("span", { class: "mono" }, sha256)];
 }
 
 function entries(items) {
@@ -506,6 +605,19 @@ function entries(items) {
 function askedEntry({ document: name, time, outcome }) {
   const level = outcome === "answered" ? "info" : "warning";
   return entry(time, `${name}: ${outcome}`, level, outcome === "answered" ? "served" : "failed");
+}
+
+function outcomeEntry({ time, status, server, errors }) {
+  const text = [`booted ${OUTCOMES[status] ?? status}`, ...errors].join(": ");
+  return entry(time, text, status === "done" ? "info" : "warning", status === "error" ? "broken" : "booted", server);
+}
+
+function bootEntry({ time, outcome, server, seconds, document: name, reason, document_count, document_bytes }) {
+  const is_served = outcome === "served" || outcome === "stale";
+  const got = `${plural(document_count, "document", "documents")}, ${size(document_bytes)}, in ${seconds.toFixed(1)} s`;
+  const why = [is_served ? got : name, reason].filter(Boolean).join(": ");
+  const level = outcome === "served" ? "info" : "warning";
+  return entry(time, `${STATES[outcome] ?? outcome}: ${why}`, level, is_served ? "served" : "failed", server);
 }
 
 function storyEntry({ time, event, level, kind, times, esxi_host }) {
