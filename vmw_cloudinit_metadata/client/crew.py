@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,10 +15,13 @@ import gevent
 from gevent import subprocess
 from gevent.event import Event
 
+from vmw_cloudinit_metadata import __version__
 from vmw_cloudinit_metadata.client.expectation import VmFailure
 from vmw_cloudinit_metadata.client.loadplan import LoadPlan, Share
+from vmw_cloudinit_metadata.client.redial import redialled
 from vmw_cloudinit_metadata.client.tally import Tally
 from vmw_cloudinit_metadata.client.watched import Watched
+from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.process.interpreter import command_of
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -100,12 +105,14 @@ class Crew:
             "started": self._started.isoformat(timespec="seconds"),
             "seconds": round(seconds, 3),
             "options": self._plan.as_options(),
+            "environment": environment(self._plan.server),
             "boots": tally.completed,
             "rate": round(tally.completed / seconds, 3) if seconds else 0.0,
             "phases": {phase: latencies.result() for phase, latencies in tally.phases.items()},
             "timeline": tally.timeline,
             "failures": dict(tally.failures),
             "examples": tally.examples,
+            "redial": None if self._plan.redial_s is None else redialled(tally),
             "server": self._watched.end(tally.completed),
             "client": self._client(seconds),
         }
@@ -117,6 +124,18 @@ class Crew:
             "is_bottleneck": is_bottleneck(share, seconds, self.tally),
             "processes": self._plan.processes,
         }
+
+
+def environment(server: str) -> dict[str, str]:
+    """Return where the test was run, and by which versions."""
+    return {
+        "client": f"{platform.node()}, {counted(os.cpu_count() or 1, 'processor')}",
+        "server": server,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "vmw-cloudinit-metadata": __version__,
+        "Python": platform.python_version(),
+        "gevent": gevent.__version__,
+    }
 
 
 def is_bottleneck(cpu_share: float, seconds: float, tally: Tally) -> bool:

@@ -29,6 +29,33 @@ class VmFailure(Exception):  # noqa: N818 - a result of the test, counted
         self.kind = kind
         self.message = message
 
+    @property
+    def text(self) -> str:
+        """The kind and the message, which may begin with the kind."""
+        is_told = self.message.startswith(f"{self.kind.partition(':')[0]}: ")
+        return self.message if is_told else f"{self.kind}: {self.message}"
+
+
+# How other servers begin, or answer telnet.
+_BEGINNINGS = {
+    b"HTTP/": "an HTTP server, such as the admin port",
+    b"SSH-": "an SSH server",
+    b"\x15\x03": "a TLS server: use --tls telnets if it is a metadata server",  # an alert
+}
+
+
+def server_like(beginning: bytes) -> str:
+    """Return what a server is that begins like this, or ""."""
+    return next((kind for known, kind in _BEGINNINGS.items() if beginning.startswith(known)), "")
+
+
+class LineCut(VmFailure):
+    """The connection was cut: the host may dial again."""
+
+
+class DialRefused(LineCut):
+    """No connection was made."""
+
 
 class Expectation(Protocol):
     def check(self, document: str, body: bytes) -> None:

@@ -30,6 +30,7 @@ class LoadPlan:
     thumbprint: str | None = None
     pace_ms: float | None = None
     limit_s: float = 60.0
+    redial_s: float | None = None  # from a cut to the next dial; None: a cut is a failure
     seed: int = 0
     identity_key_file: tuple[int, str] | None = None  # number and path of the key of tokens
     processes: int = 1

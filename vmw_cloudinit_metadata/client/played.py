@@ -12,13 +12,16 @@ import gevent
 from gevent.lock import BoundedSemaphore
 
 from vmw_cloudinit_metadata.client import hypervisor as esxi
-from vmw_cloudinit_metadata.client.expectation import VmFailure, body_of
+from vmw_cloudinit_metadata.client.expectation import LineCut, VmFailure, body_of, server_like
 from vmw_cloudinit_metadata.client.hypervisor import ArrivingMove, Hypervisor
 from vmw_cloudinit_metadata.client.wire import Destination, TlsMode, Wire
+from vmw_cloudinit_metadata.protocol.telnet import IAC
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 # The longest document is 1.4 MB in base64.
 _MAX_LINE_BYTES = 4 * 1024 * 1024
+
+_IAC = bytes([IAC])
 
 _FAILURES: dict[type[esxi.Event], tuple[str, str]] = {
     esxi.ProxyRefused: ("refused", "the server sent WONT-PROXY for this service URI"),
@@ -43,6 +46,9 @@ class PlayedStage:
     """What a VM is doing, for failure messages; shared by its hosts during a move."""
 
     name: str = "connect"
+    is_cut: bool = False  # the line was cut or refused since the guest was last served
+    cut_s: float | None = None  # since when the guest waits because of that
+    last_cut: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -68,6 +74,7 @@ class PlayedVm:
         self._received = bytearray()  # for the guest; not read yet
         self._searched = 0
         self.stage = stage or PlayedStage()
+        self.is_greeted = False  # by the server, on this connection
 
     # The connection
 
@@ -75,6 +82,7 @@ class PlayedVm:
         """Connect by TCP, with TLS if the destination asks for it."""
         route = self._manner.route
         self.stage.name = "connect"
+        self.is_greeted = False
         self._wire = Wire(route, self._source)
         if route.tls is TlsMode.TELNETS:
             self._start_tls(self._wire, arrival)
@@ -110,10 +118,18 @@ class PlayedVm:
         assert self._hypervisor
         data = self._wire.receive()
         if not data:
-            raise VmFailure("closed", f"{self.stage}: the server has closed the connection")
+            raise LineCut("closed", f"{self.stage}: the server has closed the connection")
+        self._require_telnet(data)
         events = self._hypervisor.receive_data(data)
         self.flush()
         return b"".join(self._sort(event) for event in events)
+
+    def _require_telnet(self, data: bytes) -> None:
+        """Raise VmFailure if the server's first bytes are not telnet's."""
+        if not self.is_greeted and not data.startswith(_IAC):
+            found = server_like(data) or "a server that does not speak telnet"
+            raise VmFailure("wrong port", f"wrong port: {self._manner.route.server} is {found}")
+        self.is_greeted = True
 
     def _sort(self, event: esxi.Event) -> bytes:
         if isinstance(event, esxi.SerialData):
@@ -150,15 +166,21 @@ class PlayedVm:
         if self._wire:
             self._wire.close()
 
+    def hang_up(self) -> None:
+        """Close the line, and forget what the guest has received in part; `connect` may follow."""
+        self.close()
+        self._events.clear()
+        self.take_received()
+
     def reset(self) -> None:
         """Reset the connection, like a host that has lost its power."""
         if self._wire:
             self._wire.reset()
 
     def send_raw(self, data: bytes) -> None:
-        """Send bytes that no hypervisor sends."""
-        assert self._wire
-        self._wire.send(data)
+        """Send bytes that no hypervisor sends, if it has ever been connected."""
+        if self._wire:
+            self._wire.send(data)
 
     # The guest
 
@@ -204,6 +226,7 @@ class PlayedVm:
         """Return the bytes for the guest that no response has consumed, and forget them."""
         received = bytes(self._received)
         self._received.clear()
+        self._searched = 0
         return received
 
     # vMotion

@@ -13,11 +13,12 @@ from pathlib import Path
 import gevent
 from gevent.pool import Pool
 
-from vmw_cloudinit_metadata.client.expectation import DOCUMENTS, VmFailure
+from vmw_cloudinit_metadata.client.expectation import DOCUMENTS, LineCut, VmFailure
 from vmw_cloudinit_metadata.client.fleet import FleetVm, by_directory, by_pattern, stems
 from vmw_cloudinit_metadata.client.hypervisor import GoAhead
 from vmw_cloudinit_metadata.client.loadplan import Share
 from vmw_cloudinit_metadata.client.played import Manner, PlayedVm, within
+from vmw_cloudinit_metadata.client.redial import KeptLine, Redialler
 from vmw_cloudinit_metadata.client.tally import Tally
 from vmw_cloudinit_metadata.client.wire import Destination, TlsMode
 from vmw_cloudinit_metadata.settings import identitykeys
@@ -58,6 +59,8 @@ class Play:
             None if plan.pace_ms is None else plan.pace_ms / 1000,
             plan.limit_s,
         )
+        chance = Random(f"{plan.seed}.{share.index}")
+        self._redialler = Redialler(plan.redial_s, self.at_once, self.tally, chance)
 
     def run(self) -> None:
         SCENARIOS[self.plan.scenario](self)
@@ -94,10 +97,12 @@ class Play:
         yield
         self.tally.measure(phase, time.monotonic() - began_s)
 
-    def complete(self) -> None:
+    def complete(self, played: PlayedVm) -> None:
         self.tally.complete(int(self.seconds))
+        self._redialler.complete(played)
 
-    def fail(self, vm: FleetVm, failure: VmFailure) -> None:
+    def fail(self, vm: FleetVm, played: PlayedVm, failure: VmFailure) -> None:
+        failure = self._redialler.fail(played, failure)
         self.tally.fail(int(self.seconds), failure, str(vm))
 
     @contextmanager
@@ -107,21 +112,40 @@ class Play:
             with within(self.plan.limit_s, played):
                 yield
         except VmFailure as failure:
-            self.fail(vm, failure)
+            self.fail(vm, played, failure)
         else:
-            self.complete()
+            self.complete(played)
 
     def connect(self, played: PlayedVm) -> None:
+        with self.redialling(played):
+            self._dial(played)
+
+    def _dial(self, played: PlayedVm) -> None:
         with self.timed("connect"):
             played.connect()
         with self.timed("ready"):
             played.get_ready()
 
+    @contextmanager
+    def redialling(self, played: PlayedVm) -> Iterator[None]:
+        """Leave the block when the line is cut, and open it again; without --redial, fail."""
+        try:
+            yield
+        except LineCut as cut:
+            self._redialler.restore(played, cut, self._dial)
+
+    def keep(self, played: PlayedVm) -> KeptLine:
+        return KeptLine(played, self._redialler, self._dial, self.plan.limit_s)
+
     def ask_all(self, vm: FleetVm, played: PlayedVm) -> None:
         for document in DOCUMENTS:
-            with self.timed(document):
-                body = played.ask(document)
-            vm.expectation.check(document, body)
+            vm.expectation.check(document, self._ask(played, document))
+
+    def _ask(self, played: PlayedVm, document: str) -> bytes:
+        """Return the document; ask again whenever the line was cut and is open again."""
+        while True:
+            with self.redialling(played), self.timed(document):
+                return played.ask(document)
 
     def each(self, things: Iterable[FleetVm], act: Callable[[FleetVm], None]) -> None:
         """Act on each, as many at once as the plan allows."""
@@ -199,18 +223,18 @@ def herd(play: Play) -> None:
     """Connect and identify all VMs; then let all request at once."""
     waiting = _connected(play)
     play.gather()
-    _all([partial(_ask_once, play, vm, played) for vm, played in waiting])
+    _all([partial(_ask_once, play, vm, line) for vm, line in waiting])
 
 
 def steady(play: Play) -> None:
     """Request all documents without pause, on one connection per VM."""
     waiting = _connected(play)
     play.gather()
-    _all([partial(_ask_on, play, vm, played) for vm, played in waiting])
+    _all([partial(_ask_on, play, vm, line) for vm, line in waiting])
 
 
-def _connected(play: Play) -> list[tuple[FleetVm, PlayedVm]]:
-    waiting: list[tuple[FleetVm, PlayedVm]] = []
+def _connected(play: Play) -> list[tuple[FleetVm, KeptLine]]:
+    waiting: list[tuple[FleetVm, KeptLine]] = []
 
     def connect(vm: FleetVm) -> None:
         played = play.new(vm)
@@ -219,31 +243,33 @@ def _connected(play: Play) -> list[tuple[FleetVm, PlayedVm]]:
                 play.connect(played)
         except VmFailure as failure:
             played.close()
-            play.fail(vm, failure)
+            play.fail(vm, played, failure)
         else:
-            waiting.append((vm, played))
+            waiting.append((vm, play.keep(played)))
 
     play.each(play.fleet, connect)
     return waiting
 
 
-def _ask_once(play: Play, vm: FleetVm, played: PlayedVm) -> None:
+def _ask_once(play: Play, vm: FleetVm, line: KeptLine) -> None:
     try:
-        with play.counted(vm, played):
-            play.ask_all(vm, played)
+        with play.counted(vm, line.played):
+            play.ask_all(vm, line.take())
             play.tally.measure("boot", play.seconds)
     finally:
-        played.close()
+        line.played.close()
 
 
-def _ask_on(play: Play, vm: FleetVm, played: PlayedVm) -> None:
+def _ask_on(play: Play, vm: FleetVm, line: KeptLine) -> None:
+    played = line.played
     try:
+        line.take()
         while play.seconds < play.plan.seconds:
             with play.timed("boot"), within(play.plan.limit_s, played):
                 play.ask_all(vm, played)
-            play.complete()
+            play.complete(played)
     except VmFailure as failure:
-        play.fail(vm, failure)
+        play.fail(vm, played, failure)
     finally:
         played.close()
 
@@ -275,8 +301,10 @@ def _move(play: Play, vm: FleetVm, chance: Random) -> None:
         with play.counted(vm, here):
             play.connect(here)
             for _ in range(chance.randint(1, _MAX_MOVES)):
-                here = _move_once(play, here, chance)
-                vm.expectation.check("METADATA", _answer_or_repeat(here))
+                with play.redialling(here):
+                    here = _move_once(play, here, chance)
+                with play.redialling(here):
+                    vm.expectation.check("METADATA", _answer_or_repeat(here))
                 play.ask_all(vm, here)
     finally:
         here.close()
@@ -304,10 +332,21 @@ def _move_once(play: Play, source: PlayedVm, chance: Random) -> PlayedVm:
         return source
     with play.timed("move"):
         target = source.arrive(arrival, play.next_source())
-        target.take_over(source)
+        with _closing_if_it_fails(target):
+            target.take_over(source)
     source.close()
-    target.write(request[cut:])
+    with _closing_if_it_fails(target):
+        target.write(request[cut:])
     return target
+
+
+@contextmanager
+def _closing_if_it_fails(target: PlayedVm) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:  # a gevent.Timeout, too
+        target.close()
+        raise
 
 
 def _reset(play: Play, vm: FleetVm, chance: Random) -> None:
@@ -329,7 +368,8 @@ def _junk(play: Play, vm: FleetVm, chance: Random) -> None:
     try:
         with play.counted(vm, played):
             play.connect(played)
-            played.write(junk + b"\n")
+            with play.redialling(played):
+                played.write(junk + b"\n")
             play.ask_all(vm, played)
         with suppress(VmFailure):
             played.send_raw(junk)

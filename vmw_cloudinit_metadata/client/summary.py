@@ -26,6 +26,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from _server(result["server"])
     yield from _client(result["client"])
+    yield from _redial(result["redial"])
     for kind, count in sorted(result["failures"].items(), key=lambda item: -item[1]):
         yield f"failed  {count:,} times: {kind}: {result['examples'][kind]}"
 
@@ -43,6 +44,19 @@ def _server(server: Mapping[str, Any] | None) -> Iterator[str]:
         )
         cpu = f"{server['cpu_s']:.2f} s of CPU{of}{share}"
         yield f"server  {cpu}; {server['memory']} {before}, {after}"
+
+
+def _redial(redial: Mapping[str, int] | None) -> Iterator[str]:
+    if redial is not None:
+        cut, refused = redial["lines_cut"], redial["dials_refused"]
+        yield (
+            f"redial  {plural(cut, 'line')} cut, {plural(refused, 'dial')} refused, "
+            f"{plural(redial['redials'], 'redial')}"
+        )
+        yield (
+            f"redial  {plural(redial['served'], 'boot')} served after a cut or refusal, "
+            f"{redial['never_served']:,} never served"
+        )
 
 
 def _client(client: Mapping[str, Any]) -> Iterator[str]:

@@ -70,12 +70,13 @@ def _upper_ms(bucket: int) -> float:
 
 
 class Tally:
-    """Boots, failures by kind with their first example, latencies by phase, and a timeline."""
+    """Boots, failures by kind with an example, redials, latencies by phase, and a timeline."""
 
     def __init__(self) -> None:
         self.completed = 0
         self.failures: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
+        self.redial: Counter[str] = Counter()
         self.phases: dict[str, Histogram] = {}
         self._timeline: dict[int, list[int]] = {}  # second -> completed, failed
 
@@ -86,7 +87,13 @@ class Tally:
     def take(self) -> dict[str, Any]:
         """Return the counts since the last call, for JSON, and reset them."""
         parts = self._parts()
-        for counted in (self.failures, self.examples, self.phases, self._timeline):
+        for counted in (
+            self.failures,
+            self.examples,
+            self.redial,
+            self.phases,
+            self._timeline,
+        ):
             counted.clear()
         self.completed = 0
         return parts
@@ -119,6 +126,7 @@ class Tally:
         self.completed += parts["completed"]
         for kind, count in parts["failures"].items():
             self._count(kind, count, parts["examples"][kind])
+        self.redial.update(parts["redial"])
         for phase, latencies in parts["phases"].items():
             self.phases.setdefault(phase, Histogram()).merge(latencies)
         for second, completed, failed in parts["timeline"]:
@@ -131,6 +139,7 @@ class Tally:
             "completed": self.completed,
             "failures": dict(self.failures),
             "examples": dict(self.examples),
+            "redial": dict(self.redial),
             "phases": {phase: latencies.parts() for phase, latencies in self.phases.items()},
             "timeline": [[second, *counts] for second, counts in self._timeline.items()],
         }

@@ -16,13 +16,16 @@ import gevent
 from gevent import ssl
 from gevent.socket import socket
 
-from vmw_cloudinit_metadata.client.expectation import VmFailure
+from vmw_cloudinit_metadata.client.expectation import DialRefused, LineCut, VmFailure
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.thumbprint import thumbprint_like
 from vmw_cloudinit_metadata.settings.values import Address
 
 _RECEIVE_BYTES = 64 * 1024
 _READABLE = 1  # libev's EV_READ
+
+# How a handshake fails when its connection is closed; other SSLErrors are faults of TLS.
+_CUT = (stdlib_ssl.SSLEOFError, stdlib_ssl.SSLZeroReturnError)
 
 # Choose the port on connect: otherwise 28,000 ports are shared by connections to all servers.
 _IP_BIND_ADDRESS_NO_PORT = 24
@@ -68,16 +71,22 @@ class Destination:
             return str(probe.getsockname()[0])
 
     def _context(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(stdlib_ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = self.ca is not None
         if self.ca is None:
-            context.verify_mode = stdlib_ssl.CERT_NONE
-            return context
+            return without_verification()
+        context = ssl.SSLContext(stdlib_ssl.PROTOCOL_TLS_CLIENT)
         try:
             context.load_verify_locations(self.ca)
         except OSError as error:  # ssl.SSLError is one
             raise ConfigError(f"--ca: {self.ca}: {error.strerror or error}") from error
         return context
+
+
+def without_verification() -> ssl.SSLContext:
+    """Return a client's context that accepts any certificate."""
+    context = ssl.SSLContext(stdlib_ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = stdlib_ssl.CERT_NONE
+    return context
 
 
 class Wire:
@@ -92,7 +101,8 @@ class Wire:
             self._connect(source)
         except OSError as error:
             self.close()
-            raise VmFailure(f"connect: {_name_of(error)}", f"connect: {error}") from None
+            text = f"connect: {route.server}: {error.strerror or error}"
+            raise DialRefused(f"connect: {_name_of(error)}", text) from None
         except BaseException:  # a gevent.Timeout
             self.close()
             raise
@@ -113,7 +123,8 @@ class Wire:
                 self._sock, server_hostname=self._route.server.host
             )
         except OSError as error:
-            raise VmFailure("TLS", f"TLS: {error}") from None
+            is_cut = isinstance(error, _CUT) or not isinstance(error, stdlib_ssl.SSLError)
+            raise (LineCut if is_cut else VmFailure)("TLS", f"TLS: {error}") from None
         self._is_tls = True
         self._check_thumbprint()
 
@@ -133,7 +144,7 @@ class Wire:
         try:
             return self._receive()
         except OSError as error:
-            raise VmFailure(_name_of(error), f"connection lost: {error}") from None
+            raise LineCut(_name_of(error), f"connection lost: {error}") from None
 
     def _receive(self) -> bytes:
         if self._is_tls:
@@ -147,7 +158,7 @@ class Wire:
         try:
             self._sock.sendall(data)
         except OSError as error:
-            raise VmFailure(_name_of(error), f"connection lost: {error}") from None
+            raise LineCut(_name_of(error), f"connection lost: {error}") from None
 
     def reset(self) -> None:
         """Close the connection with RST, like a host that has lost its power."""

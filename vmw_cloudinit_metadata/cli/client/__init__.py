@@ -7,9 +7,10 @@ import click
 from vmw_cloudinit_metadata.cli.client.bridge import bridge
 from vmw_cloudinit_metadata.cli.client.fetch import fetch
 from vmw_cloudinit_metadata.cli.client.load import herd, soak, steady, storm
+from vmw_cloudinit_metadata.settings.command import HELP, Group
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings=HELP)
 def client() -> None:
     """Play ESXi hosts and their VMs, to test a server."""
 

@@ -11,16 +11,17 @@ import click
 import gevent
 from gevent.socket import wait_read
 
-from vmw_cloudinit_metadata.cli.client.playoptions import VM, machine_of, manner_of
+from vmw_cloudinit_metadata.cli.client.playoptions import SECTIONS, VM, machine_of, manner_of
 from vmw_cloudinit_metadata.client import stream
 from vmw_cloudinit_metadata.client.serialbridge import Bridge
 from vmw_cloudinit_metadata.client.stream import GuestAddress, Stream
+from vmw_cloudinit_metadata.settings.command import Command
 from vmw_cloudinit_metadata.settings.parameters import Parsed
 
 _ADDRESS = Parsed("PLACE", GuestAddress.parse)
 
 
-@click.command()
+@click.command(cls=Command, sections=SECTIONS)
 @VM
 @click.option(
     "--connect",

@@ -15,18 +15,19 @@ from vmw_cloudinit_metadata.cli.client.playoptions import (
     POSITIVE,
     SERVER,
     manner_of,
-    together,
 )
 from vmw_cloudinit_metadata.client.fleet import name_of, stems
 from vmw_cloudinit_metadata.client.loadplan import LoadPlan
+from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.serving.admission import (
     connections_by_descriptors,
     raise_descriptor_limit,
 )
 from vmw_cloudinit_metadata.settings import identitykeys
+from vmw_cloudinit_metadata.settings.command import given, refuse_useless
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.identitykeys import NumberedFile
-from vmw_cloudinit_metadata.settings.parameters import FILE, Parsed
+from vmw_cloudinit_metadata.settings.parameters import FILE, FiniteRange, Parsed, together
 
 _PORTS = 28_000  # per source address, to one port of a server
 
@@ -69,7 +70,9 @@ TEST = together(
         metavar="FILE",
         help="Use the `defaults` file of the server's file driver.",
     ),
-    click.option("--pattern", help="Play VMs with names of this pattern: vm-{:05}."),
+    click.option(
+        "--pattern", metavar="PATTERN", help="Play VMs with names of this pattern: vm-{:05}."
+    ),
     click.option(
         "--source-addresses",
         "sources",
@@ -79,9 +82,16 @@ TEST = together(
     click.option(
         "--pace",
         "pace_ms",
-        type=click.FloatRange(min=0),
+        type=FiniteRange(min=0),
         metavar="MS",
         help="Write single bytes with this pause, like a UART.",
+    ),
+    click.option(
+        "--redial",
+        "redial_s",
+        type=FiniteRange(min=0.1),
+        metavar="SECONDS",
+        help="Dial again this long after a connection was cut or refused, until --limit.",
     ),
     click.option(
         "--processes",
@@ -108,7 +118,13 @@ TEST = together(
     ),
 )
 AT_ONCE = click.option(
-    "-c", "at_once", type=COUNT, default=200, show_default=True, help="Limit concurrent VMs."
+    "-c",
+    "at_once",
+    type=COUNT,
+    metavar="N",
+    default=200,
+    show_default=True,
+    help="Limit concurrent VMs.",
 )
 SECONDS = click.option(
     "-t",
@@ -126,9 +142,12 @@ VMS = click.option(
 
 def plan_of(scenario: str, options: dict[str, Any]) -> LoadPlan:
     manner_of(options)  # reports errors here, once, and not in each process
+    _check_redial(options["redial_s"], options["limit_s"])
     directory, pattern, vms = options.pop("directory"), options.pop("pattern"), options.pop("vms")
     if (directory is None) == (pattern is None):
         raise click.UsageError("give one of --directory and --pattern")
+    if pattern is not None:
+        refuse_useless("with --pattern", "defaults")
     names = _names(directory, pattern, options["defaults"], vms)
     return LoadPlan(
         scenario,
@@ -141,6 +160,14 @@ def plan_of(scenario: str, options: dict[str, Any]) -> LoadPlan:
         sources=options.pop("sources") or (),
         **options,
     )
+
+
+def _check_redial(redial_s: float | None, limit_s: float) -> None:
+    if redial_s is not None and redial_s >= limit_s:
+        raise click.UsageError(
+            f"--redial {redial_s:g} has no effect: a VM fails after --limit {limit_s:g}; "
+            "use a longer --limit"
+        )
 
 
 def _key_file(file: NumberedFile | None) -> tuple[int, str] | None:
@@ -157,6 +184,10 @@ def _names(
     """Return the number of VMs to play."""
     if directory:
         files = len(stems(directory, defaults))
+        if vms is not None and vms > files and (asked := given("vms")):
+            raise click.UsageError(
+                f"{asked[0]} {vms:,}: found {counted(files, 'VM')} in --directory: ask for fewer"
+            )
         return min(files, vms or files)
     assert pattern
     if vms is None:

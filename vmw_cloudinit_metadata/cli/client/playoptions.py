@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -17,26 +17,26 @@ from vmw_cloudinit_metadata.settings.parameters import (
     FILE,
     THUMBPRINT,
     UUID,
+    FiniteRange,
     identity_key_option,
+    together,
 )
 from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN, Address
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+# Of all commands of `client`.
+SECTIONS = {
+    "Virtual machine": ("vc_uuid", "bios_uuid", "direction", "identity_key_file"),
+    "Virtual machines": (
+        *("directory", "defaults", "pattern", "vms", "identity_key_file", "sources"),
+        *("pace_ms", "redial_s"),
+    ),
+    "Server": ("server", "uri", "tls", "ca", "thumbprint", "limit_s"),
+    "Load": ("boots", "at_once", "rate", "seconds", "seed", "processes"),
+    "Result": ("server_pids", "json_file", "report_file"),
+}
 
 COUNT = click.IntRange(min=1)
-POSITIVE = click.FloatRange(min=0, min_open=True)
-
-
-def together(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
-    """Combine options into one decorator, in the order of the help text."""
-
-    def add(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
+POSITIVE = FiniteRange(min=0, min_open=True)
 
 SERVER = together(
     click.option(
@@ -46,7 +46,7 @@ SERVER = together(
         show_default=f"127.0.0.1:{DEFAULT_LISTEN.port}",
         help="Connect to this server.",
     ),
-    click.option("--uri", required=True, help="Request this service URI."),
+    click.option("--uri", required=True, metavar="URI", help="Request this service URI."),
     identity_key_option,
     click.option(
         "--tls",

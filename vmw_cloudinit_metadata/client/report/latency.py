@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from xml.etree.ElementTree import Element
 
 from vmw_cloudinit_metadata.client.report import words
@@ -14,6 +14,7 @@ from vmw_cloudinit_metadata.client.report.scale import LogAxis, log, log_axis
 
 _COLUMNS = 96  # of a distribution
 # Pixels, from the top of a picture.
+_LAST_LABEL, _LABEL = 75, 25  # percent: where the last label to the right begins; its width
 _FLAG_LINE, _BARS_TOP, _BARS_BOTTOM, _PHASE_HEIGHT = 14, 44, 100, 120
 
 
@@ -91,11 +92,30 @@ def _band(phase: Phase, at: float) -> str:
 
 
 def _flags(phase: Phase, axis: LogAxis) -> Iterable[Element]:
-    """Draw the percentiles, p50 highest, so that no label crosses a line to its right."""
-    for row, mark in enumerate(mark for mark in MARKS if mark in phase.marks):
-        x, y = axis.percent(log(phase.marks[mark])), _FLAG_LINE * (row + 1) - 2
+    """Draw the percentiles, each label beside its own line, which no other label crosses."""
+    flags = placed({m: axis.percent(log(phase.marks[m])) for m in MARKS if m in phase.marks})
+    for mark, x, y, _ in flags:
         yield line(x, x, y - 9, _BARS_BOTTOM, f"pole {mark}")
-        yield label(x, y, f"{mark} {words.duration(phase.marks[mark])}", "flag")
+    for mark, x, y, is_left in flags:
+        text = f"{mark} {words.duration(phase.marks[mark])}"
+        yield label(x, y, text, "flag", is_left=is_left)
+
+
+def placed(marks: Mapping[str, float]) -> list[tuple[str, float, float, bool]]:
+    """Return each mark with x, y, and whether its label stands to the left of its line.
+
+    A line goes down from its label. Labels to the left have their line behind them: the rightmost
+    stands highest, and those to the right stand below, the leftmost highest.
+    """
+    left: list[str] = []
+    end = float(_LAST_LABEL + _LABEL)  # where labels to the right must end
+    for mark in reversed(list(marks)):
+        if marks[mark] + _LABEL > end:
+            left.append(mark)
+            end = min(end, marks[mark])
+    in_order = [*left, *(mark for mark in marks if mark not in left)]
+    rows = {mark: _FLAG_LINE * (row + 1) - 2 for row, mark in enumerate(in_order)}
+    return [(mark, x, rows[mark], mark in left) for mark, x in marks.items()]
 
 
 def percentiles(phases: Sequence[Phase]) -> Element:

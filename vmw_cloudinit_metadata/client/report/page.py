@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any
 from xml.etree.ElementTree import Element, tostring
 
-from vmw_cloudinit_metadata.client.report import headline, latency, phase, tables, throughput
+from vmw_cloudinit_metadata.client.report import headline, latency, phase, tables, throughput, words
 from vmw_cloudinit_metadata.client.report.nodes import element
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -26,14 +26,16 @@ def render(result: Mapping[str, Any]) -> str:
         headline.banner(result),
         headline.tiles(result, phases),
         latency.distributions(phases),
-        throughput.over_time(result.get("timeline") or []),
+        throughput.over_time(result.get("timeline") or [], words.amount(result.get("seconds"))),
         element(
             "div",
             tables.failures(result),
             latency.percentiles(phases),
             tables.server(result.get("server")),
             tables.client(result.get("client") or {}),
-            tables.options(result.get("options") or {}),
+            tables.redial(result.get("redial")),
+            tables.hosts(result.get("environment") or {}),
+            tables.options(result.get("options") or {}, result.get("command")),
             class_="columns",
         ),
     )

@@ -17,6 +17,8 @@ PHASES = {
     "NETWORKDATA": "until answered",
     "USERDATA": "until answered",
     "boot": "all phases",
+    "redial": "from a cut until the line is open",
+    "cut to served": "until all was answered",
 }
 MARKS = ("p50", "p90", "p99")
 _WIDEST = 1 / 20  # of a decade; empty buckets are omitted, so the width is not known from gaps

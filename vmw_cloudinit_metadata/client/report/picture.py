@@ -26,9 +26,9 @@ def line(x1: float, x2: float, y1: float, y2: float, kind: str) -> Element:
     return element("line", **x, y1=f"{y1:.1f}", y2=f"{y2:.1f}", class_=kind)
 
 
-def label(x: float, y: float, text: str, kind: str) -> Element:
-    """Draw text to the right of x percent, or to the left near the right edge."""
-    side, anchor = (-5, "end") if x > 75 else (5, "start")
+def label(x: float, y: float, text: str, kind: str, *, is_left: bool) -> Element:
+    """Draw text to the left or right of x percent."""
+    side, anchor = (-5, "end") if is_left else (5, "start")
     at = {"x": f"{x:.3f}%", "y": f"{y:.1f}", "dx": side, "text_anchor": anchor}
     return element("text", text, **at, class_=kind)
 

@@ -66,8 +66,35 @@ def client(found: Mapping[str, Any]) -> Element:
     return section("Client", table("The client's processes and CPU", (), rows, "pairs"))
 
 
-def options(found: Mapping[str, Any]) -> Element:
+def redial(found: Mapping[str, Any] | None) -> Element:
+    if found is None:
+        return section("Redials", note("Hosts did not dial again: use --redial."))
+    names = {
+        "lines_cut": "lines cut",
+        "dials_refused": "dials refused",
+        "redials": "dialled again",
+        "served": "boots served after a cut or refusal",
+        "never_served": "boots never served after one",
+    }
+    rows = [(text, words.whole(words.number(found.get(name)))) for name, text in names.items()]
+    return section("Redials", table("Cut lines and what became of them", (), rows, "pairs"))
+
+
+def hosts(found: Mapping[str, Any]) -> Element:
+    if not found:
+        return section("Hosts and versions", note("Not recorded."))
+    rows = [(words.clipped(name), words.chosen(value)) for name, value in found.items()]
+    return section("Hosts and versions", table("Hosts and versions", (), rows, "pairs"))
+
+
+def options(found: Mapping[str, Any], command: object) -> Element:
+    """Show the options as the command line that repeats the test, and one by one."""
     if not found:
         return section("Options", note("None were given."))
     rows = [(words.clipped(name), words.chosen(value)) for name, value in found.items()]
-    return section("Options", table("Options of the test", (), rows, "pairs"))
+    shown = table("Options of the test", (), rows, "pairs")
+    if not command:
+        return section("Options", shown)
+    line = element("p", element("code", words.clipped(command)), class_="command")
+    one_by_one = element("details", element("summary", "One by one"), shown)
+    return section("Options", line, one_by_one)

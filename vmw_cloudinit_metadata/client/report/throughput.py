@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -14,8 +14,8 @@ from vmw_cloudinit_metadata.client.report.scale import round_step, time_step
 from vmw_cloudinit_metadata.client.report.words import amount, brief, clock, plain
 
 _SLICES = 120  # of the time axis
-# Pixels, from the top of a picture.
-_RATE_TOP, _RATE_BOTTOM, _FAILED_TOP, _FAILED_BOTTOM, _TICKS = 10, 150, 153, 185, 18
+# Pixels, from the top of a picture: both scales together have the height of the bars.
+_RATE_TOP, _HEIGHT, _GAP, _TICKS = 10, 172, 3, 18
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,38 @@ class _Slice:
     end_s: float
     completed_per_s: float
     failed_per_s: float
+    is_unfinished: bool = False  # the test ended in it
 
     def summary(self) -> str:
         when = f"{brief(self.start_s)} to {brief(self.end_s)} s"
         completed, failed = plain(self.completed_per_s), plain(self.failed_per_s)
-        return f"{when}: {completed} completed and {failed} failed a second"
+        end = ", unfinished" if self.is_unfinished else ""
+        return f"{when}{end}: {completed} completed and {failed} failed a second"
 
 
-def _read_slices(timeline: Iterable[Sequence[Any]]) -> list[_Slice]:
-    """Return at most _SLICES slices of whole seconds."""
+@dataclass(frozen=True)
+class _Scale:
+    """Completed boots stand on the base, failures hang below, in the same pixels for one."""
+
+    peak: float
+    failed: float
+
+    @property
+    def pixels(self) -> float:
+        return (_HEIGHT - _RATE_TOP) / ((self.peak + self.failed) or 1.0)
+
+    @property
+    def base(self) -> float:
+        return _RATE_TOP + self.peak * self.pixels
+
+    @property
+    def bottom(self) -> float:
+        below = max(self.failed * self.pixels, LEAST_BAR) if self.failed else 0.0
+        return self.base + below + _GAP
+
+
+def _read_slices(timeline: Iterable[Sequence[Any]], end_s: float) -> list[_Slice]:
+    """Return at most _SLICES slices of whole seconds; the test ended at `end_s`."""
     seconds = [(int(amount(at)), amount(done), amount(failed)) for at, done, failed in timeline]
     if not seconds:
         return []
@@ -45,27 +68,33 @@ def _read_slices(timeline: Iterable[Sequence[Any]]) -> list[_Slice]:
         total[0] += done
         total[1] += failed
     each = zip(starts, [*starts[1:], end], totals, strict=True)
-    return [_Slice(a, b, done / (b - a), failed / (b - a)) for a, b, (done, failed) in each]
+    slices = [_Slice(a, b, done / (b - a), failed / (b - a)) for a, b, (done, failed) in each]
+    last = slices[-1]
+    if last.start_s < end_s < last.start_s + width:
+        slices[-1] = replace(last, is_unfinished=True)
+    return slices
 
 
-def over_time(timeline: Iterable[Sequence[Any]]) -> Element:
-    slices = _read_slices(timeline)
+def over_time(timeline: Iterable[Sequence[Any]], end_s: float) -> Element:
+    slices = _read_slices(timeline, end_s)
     if not slices:
         return section("Throughput", note("Nothing was recorded over time."))
     width = slices[0].end_s - slices[0].start_s
     peak = max(part.completed_per_s for part in slices)
     failed = max(part.failed_per_s for part in slices)
     rate_text = f"Each bar is {brief(width)} s, the highest {plain(peak)} completed a second. "
-    failed_text = f"Failures hang below, on their own scale, at most {plain(failed)} a second."
-    height = (_FAILED_BOTTOM if failed else _RATE_BOTTOM) + _TICKS
+    failed_text = f"Failures hang below, on the same scale, at most {plain(failed)} a second."
+    unfinished = " The last bar, in outline, is unfinished." if slices[-1].is_unfinished else ""
+    scale = _Scale(peak, failed)
+    height = math.ceil(scale.bottom) + _TICKS
     shapes = [
-        *_rate_bars(slices, peak, failed),
-        *_rate_grid(peak),
-        *_time_grid(slices[0].start_s, slices[-1].end_s, height),
+        *_rate_bars(slices, scale),
+        *_rate_grid(scale),
+        *_time_grid(slices[0].start_s, slices[-1].end_s, scale.base, height),
     ]
     return section(
         "Throughput over time",
-        note(rate_text, failed_text if failed else "None failed."),
+        note(rate_text, failed_text if failed else "None failed.", unfinished),
         element(
             "figure",
             picture(height, rate_text + failed_text * bool(failed), *shapes),
@@ -75,28 +104,31 @@ def over_time(timeline: Iterable[Sequence[Any]]) -> Element:
     )
 
 
-def _rate_bars(slices: Sequence[_Slice], peak: float, failed: float) -> Iterable[Element]:
+def _rate_bars(slices: Sequence[_Slice], scale: _Scale) -> Iterable[Element]:
+    base, top = scale.base, scale.base + _GAP
     first, span = slices[0].start_s, slices[-1].end_s - slices[0].start_s
     for part in slices:
         left, right = (100 * (at - first) / span for at in (part.start_s, part.end_s))
+        kind = " unfinished" if part.is_unfinished else ""
         if part.completed_per_s:
-            high = max(part.completed_per_s / peak * (_RATE_BOTTOM - _RATE_TOP), LEAST_BAR)
-            yield rect(left, right, _RATE_BOTTOM - high, _RATE_BOTTOM, "bar to50", part.summary())
+            high = max(part.completed_per_s * scale.pixels, LEAST_BAR)
+            yield rect(left, right, base - high, base, f"bar to50{kind}", part.summary())
         if part.failed_per_s:
-            deep = max(part.failed_per_s / failed * (_FAILED_BOTTOM - _FAILED_TOP), LEAST_BAR)
-            yield rect(left, right, _FAILED_TOP, _FAILED_TOP + deep, "bar bad", part.summary())
+            deep = max(part.failed_per_s * scale.pixels, LEAST_BAR)
+            yield rect(left, right, top, top + deep, f"bar bad{kind}", part.summary())
 
 
-def _rate_grid(peak: float) -> Iterable[Element]:
-    step = round_step(peak / 4)
-    for row in range(int(peak / step) + 1) if step else ():
-        y = _RATE_BOTTOM - row * step / peak * (_RATE_BOTTOM - _RATE_TOP)
+def _rate_grid(scale: _Scale) -> Iterable[Element]:
+    step = round_step(max(scale.peak, scale.failed) / 4)
+    first, last = (int(end / step) if step else 0 for end in (scale.failed, scale.peak))
+    for row in range(-first, last + 1):
+        y = scale.base - row * step * scale.pixels + (_GAP if row < 0 else 0)
         yield line(0, 100, y, y, "grid")
-        yield element("text", brief(row * step), x=0, y=f"{y + 4:.1f}", class_="tick side")
+        yield element("text", brief(abs(row) * step), x=0, y=f"{y + 4:.1f}", class_="tick side")
 
 
-def _time_grid(start_s: float, end_s: float, height: int) -> Iterable[Element]:
-    yield line(0, 100, _RATE_BOTTOM, _RATE_BOTTOM, "base")
+def _time_grid(start_s: float, end_s: float, base: float, height: int) -> Iterable[Element]:
+    yield line(0, 100, base, base, "base")
     step = time_step(end_s - start_s)
     for n in range(math.ceil(start_s / step), math.floor(end_s / step) + 1):
         x = 100 * (n * step - start_s) / (end_s - start_s)

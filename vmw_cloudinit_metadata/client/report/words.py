@@ -6,6 +6,7 @@ import math
 
 _MAX_TEXT = 400  # characters of one message
 _LARGEST = 1e18  # larger numbers are errors, and sums must stay finite
+_SMALLEST = 1e-18  # smaller ones are nothing, and quotients must stay finite too
 _NOTHING = "—"
 
 
@@ -14,7 +15,9 @@ def number(value: object) -> float | None:
     if not isinstance(value, int | float):
         return None
     within = float(min(max(value, -_LARGEST), _LARGEST))
-    return None if math.isnan(within) else within
+    if math.isnan(within):
+        return None
+    return within if abs(within) >= _SMALLEST else 0.0
 
 
 def amount(value: object) -> float:
