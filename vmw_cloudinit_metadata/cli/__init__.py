@@ -10,28 +10,32 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from vmw_cloudinit_metadata import __version__
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.monitoring import logs
+from vmw_cloudinit_metadata.settings.command import HELP, Group
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 PROGRAM = "vmw-cloudinit-metadata"
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 MODULES = {
     "check-config": "checkconfig:check_config",
     "client": "client:client",
+    "completion": "completion:completion",
     "drivers": "driverlist:drivers",
+    "fleet": "fleetcommands:fleet",
     "guest": "guest:guest",
+    "known-hosts": "hostkeys:known_hosts",
     "run": "run:run",
     "show": "show:show",
     "sql": "sql:sql",
     "status": "status:status",
-    "tail": "status:tail",
+    "tail": "tail:tail",
     "tls-info": "tlsinfo:tls_info",
     "token": "token:token",  # nosec B105 # no password
+    "window": "window:window",
+    "upgrade": "upgradecommand:upgrade",
     "validate": "validate:validate",
     "vm-port": "vmport:vm_port",
 }
@@ -54,8 +58,7 @@ class _Commands(Mapping[str, click.Command]):
 COMMANDS = _Commands()
 
 
-@click.group(context_settings=_CONTEXT)
-@click.version_option(__version__, prog_name=PROGRAM)
+@click.group(cls=Group, context_settings=HELP)
 def cli() -> None:
     """Serve cloud-init metadata to VMware virtual machines over their virtual serial ports."""
 

@@ -12,10 +12,11 @@ from vmw_cloudinit_metadata.drivers.installed import (
     OptionRow,
     installed_drivers,
 )
+from vmw_cloudinit_metadata.settings.command import Command
 from vmw_cloudinit_metadata.settings.parameters import format_option
 
 
-@click.command()
+@click.command(cls=Command)
 @format_option
 def drivers(form: str) -> int:
     """List the installed drivers, and the options of each. Exit 1 if one cannot be used.

@@ -19,6 +19,7 @@ from vmw_cloudinit_metadata.guest.image.parts import Choices
 from vmw_cloudinit_metadata.guest.image.presets import disabled_agent
 from vmw_cloudinit_metadata.guest.image.tree import Tree
 from vmw_cloudinit_metadata.protocol.printable import one_line
+from vmw_cloudinit_metadata.settings.command import Group, refuse_useless
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.parameters import Parsed
 
@@ -59,7 +60,7 @@ WITH_GUESTINFO = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def guest() -> None:
     """Install the agent, which runs inside VMs, into an image."""
 
@@ -79,6 +80,11 @@ def guest() -> None:
 )
 @NETWORK_EVERY_BOOT
 @WITH_GUESTINFO
+@click.option(
+    "--no-report",
+    is_flag=True,
+    help="Leave out the unit that reports to the server how each boot ended.",
+)
 @click.option("--remove", is_flag=True, help="Restore everything as it was before.")
 def install(
     root: Path,
@@ -86,14 +92,15 @@ def install(
     free_console: str | None,
     network_every_boot: bool,
     with_guestinfo: bool,
+    no_report: bool,
     remove: bool,
 ) -> None:
-    """Install agent, unit, clean script and cloud-init configuration into the tree of an image.
+    """Install agent, units, clean script and cloud-init configuration into the tree of an image.
 
     Afterwards the tree matches the options: changes that only earlier options needed are undone.
     Your own settings of the agent are kept, and --remove leaves files that were changed since.
     """
-    choices = Choices(device, free_console, network_every_boot, with_guestinfo)
+    choices = Choices(device, free_console, network_every_boot, with_guestinfo, not no_report)
     tree = open_tree(root)
     if remove:
         if choices != Choices():
@@ -147,7 +154,12 @@ def _as_json(found: list[ImageFinding], faults: int) -> str:
 @guest.command("print")
 @click.argument(
     "what",
-    type=click.Choice(["agent", "unit", "preset", "config", "settings", "clean", "cloudbase-init"]),
+    type=click.Choice(
+        [
+            *("agent", "unit", "report-unit", "preset", "config", "settings", "clean"),
+            "cloudbase-init",
+        ]
+    ),
     metavar="WHAT",
 )
 @NETWORK_EVERY_BOOT
@@ -155,11 +167,14 @@ def _as_json(found: list[ImageFinding], faults: int) -> str:
 def print_(what: str, network_every_boot: bool, with_guestinfo: bool) -> None:
     """Print a file as it is installed, such as agent or unit.
 
-    preset: keeps the unit enabled on first boots that apply systemd's presets.
+    report-unit: the unit that reports how a boot ended.
+    preset: keeps the units enabled on first boots that apply systemd's presets.
     config: cloud-init's, /etc/cloud/cloud.cfg.d/99-nocloud.cfg. settings: the agent's,
     /etc/vmw-metadata-agent.conf. clean: the script for `cloud-init clean`.
     cloudbase-init: the metadata service for Windows, vmwmetadata.py.
     """
+    if what != "config":
+        refuse_useless(f"on {what}, only on config", "network_every_boot", "with_guestinfo")
     choices = Choices(network_every_boot=network_every_boot, with_guestinfo=with_guestinfo)
     text = parts.cloud_config(choices) if what == "config" else _TEXTS[what]()
     click.echo(text, nl=False)
@@ -168,6 +183,7 @@ def print_(what: str, network_every_boot: bool, with_guestinfo: bool) -> None:
 _TEXTS = {
     "agent": parts.agent,
     "unit": parts.unit,
+    "report-unit": parts.report_unit,
     "preset": parts.preset,
     "settings": parts.settings,
     "clean": parts.clean,

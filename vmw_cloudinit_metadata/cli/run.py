@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import ujson
 
-from vmw_cloudinit_metadata.admin.adminport import AdminPort
-from vmw_cloudinit_metadata.admin.remembered import default_state_file
+from vmw_cloudinit_metadata import __version__
+from vmw_cloudinit_metadata.admin.remembered import default_ledger, default_state_file
 from vmw_cloudinit_metadata.cli.serve import Service, serve
 from vmw_cloudinit_metadata.cli.serversettings import (
     admin_settings,
+    fleet_settings,
     is_prepared_memory_chosen,
     server_settings,
+    vcenter_settings,
     warnings_of,
 )
+from vmw_cloudinit_metadata.cli.shownsettings import shown_settings
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
+from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.monitoring import formatters, logs, uncaught
-from vmw_cloudinit_metadata.process import notify
+from vmw_cloudinit_metadata.process import notify, upgradecheck, upgradefile
 from vmw_cloudinit_metadata.process.budget import return_large_blocks
+from vmw_cloudinit_metadata.process.listener import listen_on
+from vmw_cloudinit_metadata.process.upgradefile import Before
+from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.protocol.rate import BURST_S
 from vmw_cloudinit_metadata.protocol.session import TlsPolicy
+from vmw_cloudinit_metadata.protocol.state import InvalidState
 from vmw_cloudinit_metadata.protocol.vmotion import MAX_MOVE_RATE, MIN_KEY_BYTES
 from vmw_cloudinit_metadata.serving.admission import (
     MAX_CONNECTION_RATE,
@@ -40,25 +52,32 @@ from vmw_cloudinit_metadata.serving.surveyprocess import SurveyProcess
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import (
     SettingsCommand,
+    config_file,
     config_option,
     unknown_variables,
 )
+from vmw_cloudinit_metadata.settings.masking import masked
 from vmw_cloudinit_metadata.settings.parameters import (
-    ADDRESS,
     DIRECTORY,
     FILE,
     NETWORK,
     OPTIONAL_ADDRESS,
     SIZE,
     URI,
+    FiniteRange,
     driver_options,
+    fleet_options,
+    forget_failed_option,
+    identity_document_options,
     identity_keys_option,
     key_pair_options,
+    listen_option,
+    outcome_options,
+    vcenter_options,
 )
 from vmw_cloudinit_metadata.settings.reload import Configuration
 from vmw_cloudinit_metadata.settings.values import (
     DEFAULT_ADMIN_LISTEN,
-    DEFAULT_LISTEN,
     Address,
     is_loopback,
 )
@@ -69,7 +88,36 @@ start_log = logging.getLogger(f"{__name__}.start")  # logged at every --log-leve
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-@click.command(cls=SettingsCommand)
+SECTIONS = {
+    "Data": (
+        *("uris", "driver_spec", "driver_opts", "catalogue", "prepared_bytes", "last_good_dir"),
+        *("ledger", "userdata_window_s", "lookup_pool", "lookup_timeout_s"),
+    ),
+    "Network": ("listen", "allow", "proxy_protocol"),
+    "TLS": ("tls_cert", "tls_key", "tls"),
+    "Limits": (
+        *("max_connections", "max_per_host", "max_connection_rate", "max_handshake_rate"),
+        *("max_move_rate", "max_pending_moves", "memory_budget"),
+    ),
+    "Identity and moves": (
+        *("identity_key_files", "identity_token", "identity_signing_keys", "identity_issuer"),
+        "vmotion_key_file",
+    ),
+    "vCenter": (
+        *("vcenter", "vcenter_user", "vcenter_password_file", "vcenter_ca_file"),
+        *("vcenter_thumbprint", "vcenter_check", "vcenter_wait_s"),
+    ),
+    "Fleet": ("fleet_url", "server_name", "fleet_retention_days"),
+    "Monitoring": (
+        *("admin_listen", "admin_token_file", "state_file", "forget_failed_hours"),
+        *("log_level", "log_format", "audit_log"),
+        *("expect_outcomes", "outcome_hook", "outcome_hook_key_file"),
+    ),
+    "Processes": ("workers", "drain_s"),
+}
+
+
+@click.command(cls=SettingsCommand, sections=SECTIONS)
 @config_option
 @click.option(
     "--uri",
@@ -80,14 +128,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     help="Serve VMs with this service URI; may be repeated.",
 )
 @driver_options
-@click.option(
-    "--listen",
-    type=ADDRESS,
-    multiple=True,
-    default=[DEFAULT_LISTEN],
-    show_default=str(DEFAULT_LISTEN),
-    help="Listen on this address; may be repeated. IPv6: [::]:13370. Port 0: any free port.",
-)
+@listen_option("Listen on this address; may be repeated. IPv6: [::]:13370. Port 0: any free port.")
 @click.option(
     "--allow",
     type=NETWORK,
@@ -170,6 +211,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     help="Check the identity token in the service URI of each VM (`t=`, which `vm-port add` sets): "
     "report VMs without a right one, or refuse them.",
 )
+@identity_document_options
+@vcenter_options
 @click.option(
     "--max-pending-moves",
     type=click.IntRange(min=0),
@@ -206,6 +249,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "that have not reconnected after a restart. Default: a file in systemd's StateDirectory=, or "
     "none.",
 )
+@forget_failed_option
+@outcome_options
 @click.option(
     "--catalogue/--no-catalogue",
     default=True,
@@ -232,6 +277,23 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
     "source is down, also after a restart. Answers with probable secrets are not written.",
 )
 @click.option(
+    "--ledger",
+    type=FILE,
+    metavar="FILE",
+    default=default_ledger,
+    help="Record in this file which documents with `once` VMs have had. Default: a file in "
+    "systemd's StateDirectory=, or none: then such documents are served in a --fleet only.",
+)
+@click.option(
+    "--userdata-window",
+    "userdata_window_s",
+    type=FiniteRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Serve user-data, vendor-data and further documents for so long after the first request "
+    "of each instance of a VM only. Needs --ledger or --fleet. Default: always.",
+)
+@fleet_options
+@click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     default="info",
@@ -255,7 +317,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 @click.option(
     "--drain",
     "drain_s",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
@@ -272,7 +334,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 @click.option(
     "--lookup-timeout",
     "lookup_timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=3.0,
     show_default=True,
     metavar="SECONDS",
@@ -293,11 +355,12 @@ def run(
     """Serve VMs in the foreground until TERM or INT.
 
     Requests under way are answered before the server stops. HUP reads the settings and the
-    certificate again.
+    certificate again. USR2 replaces the program by the one on disk (see `upgrade`).
     """
     logs.set_up(options["log_level"], options["log_format"], with_process=workers > 1)
     uncaught.catch_all()
     start_log.setLevel(logging.INFO)
+    before = _before()
     for warning in unknown_variables(ctx.command, os.environ):
         log.warning("%s", warning)
     return_large_blocks()
@@ -305,22 +368,43 @@ def run(
     configuration = Configuration(ctx, server_settings)
     warnings = list(warnings_of(ctx, options))  # reads files: before VMs are served
     admin = admin_settings(options, ctx.get_parameter_source("admin_listen"))
-    if options["state_file"] and not admin:
-        log.warning("--state-file is not used: --admin-listen is off")
+    fleet = fleet_settings(options)
+    vcenter = vcenter_settings(options)
+    if admin:
+        found = config_file(ctx)
+        file = str(found[0]) if found else None
+        admin = replace(
+            admin,
+            issuer=lambda: configuration.settings["identity_issuer"],
+            shown=lambda: shown_settings(configuration.options, file),
+        )
 
-    def make(addresses: Sequence[Address], **further: Any) -> MetadataServer:
+    def make(
+        addresses: Sequence[Address], *, is_first: bool = True, **further: Any
+    ) -> MetadataServer:
         driver = load(
             driver_spec, options["driver_opts"], may_be_absent=bool(options["last_good_dir"])
         )
-        if catalogue and not driver.prepared and is_prepared_memory_chosen(ctx):
+        is_useless = catalogue and not driver.prepared and is_prepared_memory_chosen(ctx)
+        if is_useless and is_first:
             name = type(driver).__name__
-            start_log.warning("--prepared-memory has no effect: %s prepares no answers", name)
+            reason = driver.why_not_prepared and f": {driver.why_not_prepared}"
+            text = "--prepared-memory has no effect: %s prepares no answers%s"
+            start_log.warning(text, name, reason)
         try:
             return MetadataServer(driver, listen=addresses, **further)
         except DriverError as error:
             raise ConfigError(f"--driver {driver_spec}: {error}") from error
 
+    processes = counted(workers, "serving process", "serving processes")
+
     def announce(addresses: Sequence[Address]) -> None:
+        start_log.info(
+            "version %s, Python %s, %s; URIs: %s; driver: %s %s",
+            *(__version__, platform.python_version(), processes),
+            *(", ".join(map(one_line, configuration.settings["uris"])), driver_spec),
+            shortened(one_line(_options_text(options["driver_opts"]))),
+        )
         for address in addresses:
             start_log.info("listening on %s", address)
         limits = configuration.settings
@@ -339,21 +423,47 @@ def run(
         memory_bytes: int, known: Catalogue, prepared: PreparedKeeper | None
     ) -> SurveyProcess:
         work = driver_spec, options["driver_opts"], memory_bytes
-        return SurveyProcess(*work, known.take, known.fail, prepared)
+        records_uses = bool(options["ledger"] or options["fleet_url"])
+        return SurveyProcess(*work, known.take, known.fail, prepared, records_uses=records_uses)
 
+    if before.checked_format is not None:
+        make(listen, **configuration.settings)
+        for listener in listen_on([one for one in listen if str(one) not in before.listening]):
+            listener.close()
+        logs.flush()
+        upgradecheck.say_can(before.checked_format, has_fleet=fleet is not None)
+        return
+    state = before.state
     service = Service(
         make,
         listen,
         announce,
-        AdminPort(admin) if admin else None,
+        admin,
         configuration,
         audit_log,
         survey if catalogue else None,
         prepared_bytes,
+        fleet,
+        vcenter,
+        state,
     )
     counters = serve(service, workers)
-    counted = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))
-    log.info("stopped; %s", counted or "no requests were served")
+    totals = ", ".join(f"{name}: {count}" for name, count in sorted(counters.items()))
+    log.info("stopped; %s", totals or "no requests were served")
+
+
+def _options_text(driver_opts: Mapping[str, Any]) -> str:
+    """Return driver options for the log, with their secrets hidden."""
+    return ujson.dumps(masked(driver_opts), escape_forward_slashes=False)
+
+
+def _before() -> Before:
+    """Return what the program before an upgrade has left."""
+    try:
+        return upgradefile.before()
+    except (InvalidState, OSError) as error:
+        log.critical("upgrade: %s", error)
+        sys.exit(1)  # the supervisor starts the server anew
 
 
 def _warn_if_open_to_everyone(addresses: Sequence[Address], settings: Mapping[str, Any]) -> None:

@@ -6,33 +6,47 @@ import gc
 import logging
 import secrets
 import signal
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
-import gevent
-
-from vmw_cloudinit_metadata.admin.adminport import AdminPort, Serving
+from vmw_cloudinit_metadata.admin.adminport import AdminPort, AdminSettings, Serving
+from vmw_cloudinit_metadata.cli import upgrading
+from vmw_cloudinit_metadata.cli.upgrading import (
+    Alone,
+    Children,
+    OneWorker,
+    WholeParent,
+    WorkerState,
+)
 from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedKeeper
 from vmw_cloudinit_metadata.drivers.warming.preparedlog import PreparedLog
 from vmw_cloudinit_metadata.monitoring import gauges, logs, uncaught
 from vmw_cloudinit_metadata.monitoring.audit import Audit
 from vmw_cloudinit_metadata.monitoring.counters import Key
 from vmw_cloudinit_metadata.monitoring.happenings import Listener
-from vmw_cloudinit_metadata.process import notify
+from vmw_cloudinit_metadata.process import notify, upgradecheck, upgradereport
 from vmw_cloudinit_metadata.process.budget import Budget, Fixed
+from vmw_cloudinit_metadata.process.fleet.fleetlink import FleetLink
+from vmw_cloudinit_metadata.process.fleet.fleetprocess import FleetProcess, FleetSettings
 from vmw_cloudinit_metadata.process.hup import Reload, Take
-from vmw_cloudinit_metadata.process.workers import Parent
+from vmw_cloudinit_metadata.process.signals import STOPPING, UPGRADE, Signals
+from vmw_cloudinit_metadata.process.upgrade import Upgradable, Upgrade
+from vmw_cloudinit_metadata.process.upgradefile import Handed
+from vmw_cloudinit_metadata.process.upgradereport import UpgradeOutcome
+from vmw_cloudinit_metadata.process.vcenter.vcenterlink import VcenterLink
+from vmw_cloudinit_metadata.process.vcenter.vcenterprocess import VcenterProcess, VcenterSettings
+from vmw_cloudinit_metadata.process.workers import Parent, free_addresses, run_worker
+from vmw_cloudinit_metadata.serving.answerregister import AnswerRegister
 from vmw_cloudinit_metadata.serving.catalogue import Catalogue
 from vmw_cloudinit_metadata.serving.preparedfollower import PreparedFollower
 from vmw_cloudinit_metadata.serving.reporter import Reporter
 from vmw_cloudinit_metadata.serving.server import MetadataServer
 from vmw_cloudinit_metadata.serving.surveyprocess import SurveyProcess
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.reload import Configuration, SettingsChange
 from vmw_cloudinit_metadata.settings.values import Address
 
@@ -52,22 +66,47 @@ class Service:
     make: Callable[..., MetadataServer]  # makes a server from addresses and settings
     listen: Sequence[Address]
     announce: Callable[[Sequence[Address]], None]  # called when all addresses are listening
-    admin: AdminPort | None
+    admin: AdminSettings | None
     configuration: Configuration
     audit_log: Path | None
     # Makes what surveys the data with so much memory, and prepares answers; None: nothing does.
     survey: Callable[[int, Catalogue, PreparedKeeper | None], SurveyProcess] | None
     prepared_bytes: int  # for prepared answers; 0: none are prepared
+    fleet: FleetSettings | None  # None: the server is alone
+    vcenter: VcenterSettings | None  # None: nothing is read of any vCenter
+    before: Handed | None = None  # what the program before an upgrade has left
+
+
+class Runnable(Protocol):
+    """A part of the server that runs beside it."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 def serve(service: Service, workers: int) -> Counter[Key]:
-    """Serve until TERM or INT; return the counters."""
-    return _serve_alone(service) if workers == 1 else _serve_by_workers(service, workers)
+    """Serve until TERM or INT; return the counters. After an upgrade, processes keep their
+    roles."""
+    before = service.before
+    if before and "worker" in before:
+        go_on_as_worker(service, before)
+    is_alone = "parent" not in before if before else workers == 1
+    if is_alone and workers > 1:
+        log.warning("upgrade: a change of --workers takes effect at the next start")
+    return _serve_alone(service) if is_alone else _serve_by_workers(service, workers)
 
 
 def _serve_alone(service: Service) -> Counter[Key]:
-    configuration, admin = service.configuration, service.admin
-    server = service.make(service.listen, **configuration.settings)
+    configuration = service.configuration
+    fleet, vcenter = _fleet_process(service), _vcenter_process(service)
+    server = service.make(
+        service.listen,
+        fleet=fleet.link if fleet else None,
+        vcenter=vcenter.link if vcenter else None,
+        **configuration.settings,
+    )
+    admin = _admin_port(service)  # the memory of its list is not the program's (Budget)
     audit = _audit(service.audit_log, server)
 
     def stop() -> None:
@@ -85,23 +124,33 @@ def _serve_alone(service: Service) -> Counter[Key]:
 
     if server.prepared:
         server.prepared.limit_bytes = service.prepared_bytes
-    survey = _survey(service, server.budget, server.counted_beside, server.prepared)
+    survey = _survey(service, admin, server.budget, server.counted_beside, server.prepared)
+    children = Children(survey, fleet, vcenter)
+    children.join(server.counted_beside, server.gauged_beside)
 
     def end_reload() -> None:
         notify.reloaded()
-        if survey:
-            survey.ask()
+        children.read_again()
 
-    _handle_signals(stop, Reload(read, begin, end_reload))
+    signals = Signals(service.before["signals"] if service.before else None)
+    whole = Alone(server, admin, children, audit)
+    upgrade = _upgrade(service, whole, signals, fleet)
+    _handle_signals(signals, stop, Reload(read, begin, end_reload))
+    signals.handle({UPGRADE: upgrade.ask})
     notify.keep_alive()
     if admin:
         admin.keep_within(server.budget)
+        admin.vcenter = vcenter
+        if fleet:
+            admin.join(fleet)
         _report_to(admin.hear, server)
     _freeze_heap()
     _gather_log(server)
-    server.start()
+    taken_over = upgrading.begin(server, service.before)
     service.announce(server.addresses)
-    with _open(admin, server), _surveyed(survey):
+    with _running(fleet), _running(vcenter), _open(admin, server), _running(survey):
+        if taken_over:
+            upgrading.report(taken_over)
         server.serve_until_stopped()
     if audit:
         audit.flush()
@@ -109,17 +158,26 @@ def _serve_alone(service: Service) -> Counter[Key]:
 
 
 def _serve_by_workers(service: Service, count: int) -> Counter[Key]:
-    configuration, admin = service.configuration, service.admin
-    vmotion_key = configuration.settings["vmotion_key"] or secrets.token_bytes(32)
-    prepared = _prepared_log(service)
+    configuration, before = service.configuration, service.before
+    about = _worker_state(service, count)
+    prepared = _prepared_log(service, about)
+    fleet, vcenter = _fleet_process(service), _vcenter_process(service, about.vcenter)
+    added = about.added(fleet, vcenter) if before else ""
+    about = replace(
+        about,
+        prepared=prepared.followed if prepared else None,
+        fleet=fleet.address if fleet else None,
+        vcenter=vcenter.address if vcenter else None,
+    )
     parent = Parent(
-        count,
-        service.listen,
-        partial(_work, service, count, vmotion_key, prepared),
+        about.count,
+        about.addresses,
+        lambda pair, number: _work(service, replace(about, pair=pair, number=number)),
         lambda: float(configuration.settings["drain_s"]),
         memory_budget=configuration.settings["memory_budget"],
     )
     parent.counted_beside.append(logs.shed)
+    admin = _admin_port(service)  # the memory of its list is not the program's (Budget)
 
     def read() -> Take:
         change = configuration.read()
@@ -131,45 +189,88 @@ def _serve_by_workers(service: Service, count: int) -> Counter[Key]:
 
         return take
 
-    survey = _survey(service, parent.budget, parent.counted_beside, prepared)
+    survey = _survey(service, admin, parent.budget, parent.counted_beside, prepared)
     if prepared:
         parent.budget.add("prepared answers", prepared)
         parent.shared.append(lambda: {gauges.PREPARED: prepared.count})
 
+    children = Children(survey, fleet, vcenter)
+    children.join(parent.counted_beside, parent.shared)
+    parent.lets_go(children.let_go)
+
     def end_reload() -> None:
         notify.reloaded()
-        if survey:
-            survey.ask()
+        children.read_again()
 
-    if survey:
-        parent.lets_go(survey.let_go)
+    if fleet:
+        parent.budget.add("fleet", Fixed(lambda: fleet.link.kept_bytes))
+    if vcenter:
+        parent.budget.add("vcenter", Fixed(lambda: vcenter.link.kept_bytes))
     if admin:
         admin.keep_within(parent.budget)
+        admin.vcenter = vcenter
+        if fleet:
+            admin.join(fleet)
         parent.lets_go(admin.let_go)
         parent.is_heard_by(admin.hear, on_end=admin.process_is_gone)
-    parent.start(Reload(read, notify.reloading, end_reload))
-    notify.keep_alive()
-    service.announce(parent.addresses)
-    with _open(admin, parent), _surveyed(survey):
-        parent.watch()
+    if before:
+        parent.adopt(before["parent"])
+    whole = WholeParent(
+        parent,
+        admin,
+        children,
+        about,
+        lambda: float(configuration.settings["drain_s"]),
+    )
+    signals = Signals(before["signals"] if before else None)
+    upgrade = _upgrade(service, whole, signals, fleet)
+    with _running(fleet), _running(vcenter):
+        parent.start(Reload(read, notify.reloading, end_reload), upgrade, signals)
+        notify.keep_alive()
+        service.announce(parent.addresses)
+        with _open(admin, parent), _running(survey):
+            if before:
+                go_on = f"{len(parent.workers)} workers go on"
+                upgrading.report(f"{upgrading.from_to(before)}: {go_on}{added}")
+            parent.watch()
     return parent.figures.counters
 
 
-def _work(
-    service: Service,
-    count: int,
-    vmotion_key: bytes,
-    prepared: PreparedLog | None,
-    pair: socket.socket,
-    addresses: Sequence[Address],
-) -> int:
-    """Serve as one of `count` workers; return the exit code."""
+def _worker_state(service: Service, count: int) -> WorkerState:
+    """Return what `count` workers are started with, or those of the program before an upgrade."""
+    if service.before:
+        about = WorkerState.read(service.before["parent"])
+        for option in about.changed(count, service.listen):
+            log.warning("upgrade: a change of %s takes effect at the next start", option)
+        return about
+    addresses, vmotion_key = free_addresses(service.listen), secrets.token_bytes(32)
+    return WorkerState(count, addresses, vmotion_key, _register_of(count))
+
+
+def go_on_as_worker(service: Service, before: Handed) -> NoReturn:
+    """Serve as a worker that was upgraded; `before` is what the program before has left."""
+    about = WorkerState.read(before["worker"])
+    assert about.pair
+    run_worker(about.pair, lambda pair: _work(service, replace(about, pair=pair)))
+
+
+def _work(service: Service, about: WorkerState) -> int:
+    """Serve as a worker; return the exit code."""
+    assert about.pair
     uncaught.catch_all()
-    configuration = service.configuration
-    settings = configuration.settings | {"vmotion_key": vmotion_key}
-    server = service.make(addresses, reuse_port=True, **_share(settings, count))
+    configuration, count = service.configuration, about.count
+    settings = dict(configuration.settings)
+    settings["vmotion_key"] = settings["vmotion_key"] or about.vmotion_key
+    settings["register"] = about.register.of_worker(about.number)
+    settings["fleet"] = link = FleetLink(about.fleet) if about.fleet else None
+    vcenter = VcenterLink(about.vcenter) if service.vcenter and about.vcenter else None
+    settings["vcenter"] = vcenter
+    is_first = about.number == 0  # it says what is true of all
+    server = service.make(
+        about.addresses, reuse_port=True, is_first=is_first, **_share(settings, count)
+    )
     audit = _audit(service.audit_log, server)
-    reporter = Reporter(pair, server, server.ask_to_stop)
+    reporter = Reporter(about.pair, server, server.ask_to_stop, lambda: upgrade.ask())
     if service.admin:
         _report_to(reporter.hear, server)
 
@@ -180,17 +281,35 @@ def _work(
         return _change_of(server, configuration, change, changes, is_logged=False)
 
     on_begin = (audit.reopen,) if audit else ()
-    _handle_signals(server.ask_to_stop, Reload(read, *on_begin))
+    one = OneWorker(server, reporter, audit, about)
+    before = service.before if service.before and "worker" in service.before else None
+    signals = Signals(before["signals"] if before else None)
+    upgrade = Upgrade(one, signals, reporter.tell_upgrade, check=None)
+    # Its parent upgrades it. The signal, from elsewhere, would do so without a check.
+    signal.signal(UPGRADE, signal.SIG_IGN)
+    _handle_signals(signals, server.ask_to_stop, Reload(read, *on_begin))
     _freeze_heap()
     _gather_log(server)
-    server.start()
+    taken_over = upgrading.begin(server, before)
     reporter.start()
-    with _followed(prepared, server):
+    if before:
+        log.info("%s", taken_over)
+        reporter.tell_upgrade(UpgradeOutcome(is_done=True, text=taken_over))
+    if link:
+        server.counted_beside.append(link.counted)
+        link.start()
+    reached = closing(link) if link else nullcontext()
+    with reached, _running(vcenter), _running(_follower(about, server)):
         server.serve_until_stopped()
     reporter.stop()
     if audit:
         audit.flush()
     return 0
+
+
+def _admin_port(service: Service) -> AdminPort | None:
+    before = service.before.get("admin") if service.before else None
+    return AdminPort(service.admin, before) if service.admin else None
 
 
 @contextmanager
@@ -206,8 +325,41 @@ def _open(admin: AdminPort | None, serving: Serving) -> Iterator[None]:
         admin.stop()
 
 
+def _fleet_process(service: Service) -> FleetProcess | None:
+    """Make what reaches the fleet; workers that go on after an upgrade find it where it was."""
+    if service.fleet is None:
+        return None
+    before: Mapping[str, Any] = service.before or {}
+    if "parent" in before and "fleet" not in before:
+        log.warning("upgrade: workers take part in the fleet at the next start")
+    return FleetProcess(service.fleet, before.get("fleet"))
+
+
+def _vcenter_process(service: Service, address: str | None = None) -> VcenterProcess | None:
+    """Make what reads vCenter; workers that go on after an upgrade find it where it was."""
+    if service.vcenter is None:
+        return None
+    if service.before and "parent" in service.before and address is None:
+        log.warning("upgrade: workers ask vCenter at the next start")
+    return VcenterProcess(service.vcenter, address)
+
+
+@contextmanager
+def _running(part: Runnable | None) -> Iterator[None]:
+    """Let a part of the server run while VMs are served."""
+    if part is None:
+        yield
+        return
+    part.start()
+    try:
+        yield
+    finally:
+        part.stop()
+
+
 def _survey(
     service: Service,
+    admin: AdminPort | None,
     budget: Budget,
     counted_beside: list[Callable[[], Mapping[Key, int]]],
     prepared: PreparedKeeper | None,
@@ -219,47 +371,38 @@ def _survey(
     survey = service.survey(budget.limit_bytes, catalogue, prepared)
     budget.add("catalogue", Fixed(lambda: catalogue.kept_bytes))
     counted_beside.append(survey.counted)
-    if service.admin:
-        service.admin.show(catalogue)
+    if admin:
+        admin.show(catalogue)
     return survey
 
 
-@contextmanager
-def _surveyed(survey: SurveyProcess | None) -> Iterator[None]:
-    """Survey the data while VMs are served."""
-    if survey is None:
-        yield
-        return
-    survey.start()
-    try:
-        yield
-    finally:
-        survey.stop()
-
-
-def _prepared_log(service: Service) -> PreparedLog | None:
-    """Make what workers share of what is prepared, before they are forked."""
-    if service.survey is None or not service.prepared_bytes:
+def _prepared_log(service: Service, about: WorkerState) -> PreparedLog | None:
+    """Make what workers share of what is prepared, before they are forked. After an upgrade there
+    is only the log that they follow."""
+    followed = about.prepared
+    if service.survey is None or not service.prepared_bytes or (service.before and not followed):
         return None
     try:
-        return PreparedLog(service.prepared_bytes)
+        return PreparedLog(service.prepared_bytes, followed.file if followed else None)
     except OSError as error:
         log.warning("no answers are prepared: no memory can be shared: %s", error.strerror)
         return None
 
 
-@contextmanager
-def _followed(prepared: PreparedLog | None, server: MetadataServer) -> Iterator[None]:
-    """Let a worker give what was prepared, if its driver can."""
-    if prepared is None or server.prepared is None:
-        yield
-        return
-    follower = PreparedFollower(prepared, server.prepared)
-    follower.start()
+def _register_of(workers: int) -> AnswerRegister:
+    """Make the register of answers, before the workers are forked; raise ConfigError."""
     try:
-        yield
-    finally:
-        follower.stop()
+        return AnswerRegister.of(workers)
+    except OSError as error:
+        text = f"--workers {workers}: no memory for the register of answers: {error.strerror}"
+        raise ConfigError(text) from error
+
+
+def _follower(about: WorkerState, server: MetadataServer) -> PreparedFollower | None:
+    """Return what lets a worker give what was prepared, if its driver can."""
+    if about.prepared is None or server.prepared is None:
+        return None
+    return PreparedFollower(about.prepared, server.prepared)
 
 
 def _audit(path: Path | None, server: MetadataServer) -> Audit | None:
@@ -308,19 +451,31 @@ def _change_of(
     is_logged: bool = True,
 ) -> Take:
     """Read the certificate too; return the function that applies the change in the hub."""
-    certificate = server.read_certificate(changes.get("key_pair"))
+    certificate = server.certificate.read(changes.get("key_pair"))
 
     def take() -> None:
         configuration.take(change, is_logged=is_logged)
         server.change(**changes)
-        server.take_certificate(certificate)
+        server.certificate.take(certificate)
 
     return take
 
 
-def _handle_signals(stop: Callable[[], None], reload: Reload) -> None:
-    """Handle TERM, INT and HUP; HUP was blocked until now (__main__.py)."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, stop)
-    gevent.signal_handler(signal.SIGHUP, reload.ask)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+def _upgrade(
+    service: Service, whole: Upgradable, signals: Signals, fleet: FleetProcess | None
+) -> Upgrade:
+    """Return what upgrades this process when the operator asks for it."""
+    listening = [str(address) for address in service.listen]
+
+    def check(command: Sequence[str]) -> str:
+        found = upgradecheck.check(command, listening)
+        if fleet:
+            fleet.is_leaving = not found.has_fleet
+        return found.version
+
+    return Upgrade(whole, signals, upgradereport.tell, check)
+
+
+def _handle_signals(signals: Signals, stop: Callable[[], None], reload: Reload) -> None:
+    """Handle TERM, INT, and HUP, which was blocked until now (__main__.py)."""
+    signals.handle({**dict.fromkeys(STOPPING, stop), signal.SIGHUP: reload.ask})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,9 @@ from urllib.parse import urlencode
 
 import click
 
+from vmw_cloudinit_metadata.admin.reader import AdminRefusedError
 from vmw_cloudinit_metadata.cli import terminal
+from vmw_cloudinit_metadata.cli.adminoptions import ADMIN_OPTIONS, MakeReader, admin_options
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
@@ -18,11 +21,18 @@ from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
+from vmw_cloudinit_metadata.instance.layering.secretreference import shown
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.identitytoken import QUERY_KEY
+from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS, Machine, parse_uuid
+from vmw_cloudinit_metadata.settings.command import refuse_useless
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
 from vmw_cloudinit_metadata.settings.parameters import IP, UUID, driver_options
+
+# Of documents that are compared.
+_SAME = "the VM got this"
+_UNKNOWN = "cannot be compared: its data has a secret, and the server shows no hash of it"
 
 
 @click.command(cls=SettingsCommand, whole=run)
@@ -56,6 +66,14 @@ from vmw_cloudinit_metadata.settings.parameters import IP, UUID, driver_options
     help="Print one line for each value instead: where it stands, and what it overrides.",
 )
 @click.option("--document", metavar="NAME", help="Print only this document, such as meta-data.")
+@click.option(
+    "--sha256",
+    "is_compared",
+    is_flag=True,
+    help="Print the SHA-256 of each document instead, and compare it with what the VM got last, as "
+    "the running server knows. Exit 1 if it differs, or has a secret.",
+)
+@admin_options
 def show(
     name: str | None,
     driver_spec: str,
@@ -67,6 +85,8 @@ def show(
     direction: str,
     explain: bool,
     document: str | None,
+    is_compared: bool,
+    make_reader: MakeReader,
 ) -> int:
     """Show the documents that a VM would get, by its name or UUID."""
     machine = Machine(
@@ -79,7 +99,21 @@ def show(
     )
     if machine.is_anonymous:
         raise click.UsageError("give the name of a VM, --vc-uuid or --bios-uuid")
+    if sum((is_compared, explain, document is not None)) > 1:
+        raise click.UsageError("give only one of --sha256, --explain and --document")
+    got: Mapping[str, Any] = {}
+    if not is_compared:
+        refuse_useless("without --sha256", *ADMIN_OPTIONS)
+    else:
+        reader = make_reader()
+        try:
+            found = reader.machine(str(machine.vc_uuid or machine.name or machine.bios_uuid))
+        except AdminRefusedError as error:
+            return _fail(machine, "nothing to compare with", str(error))
+        machine, got = _as_it_came(machine, found), found["documents"]
     driver = load(driver_spec, driver_opts)
+    if driver.vault:
+        driver.vault.is_hidden = True
     try:
         instance = contract.instance(driver, driver.get_instance(machine))
         if instance is None:
@@ -92,7 +126,46 @@ def show(
     _print_origin(machine, instance)
     if explain:
         return _explain(driver, machine)
+    if is_compared:
+        return _compare(documents, got, has_secret=bool(instance.secrets))
     return _print(documents, document)
+
+
+def _as_it_came(machine: Machine, found: Mapping[str, Any]) -> Machine:
+    """Return the machine with the identity that its host has sent."""
+    port = found["ports"][0] if found["ports"] else {}
+    return replace(
+        machine,
+        name=found["name"] or machine.name,
+        vc_uuid=found["vc_uuid"] or machine.vc_uuid,
+        bios_uuid=found["bios_uuid"] or machine.bios_uuid,
+        location_uuid=found["location_uuid"],
+        service_uri=machine.service_uri or port.get("service_uri", ""),
+        direction=port.get("direction", machine.direction),
+        peer_address=machine.peer_address or found["esxi_host"] or "",
+    )
+
+
+def _compare(documents: Mapping[str, bytes], got: Mapping[str, Any], *, has_secret: bool) -> int:
+    """Print which documents differ from what the VM got; return the exit code."""
+    verdicts = {_SAME}
+    for code, text in documents.items():
+        if code not in got and not text:
+            continue
+        digest = hashlib.sha256(text).hexdigest()
+        verdict = "the VM did not get"
+        if code in got:
+            told = got[code]["sha256"]
+            is_unknown = has_secret and not told
+            verdict = _SAME if told == digest else _UNKNOWN if is_unknown else "differs"
+        verdicts.add(verdict)
+        shown_digest = "-" if has_secret else digest
+        click.echo(f"{shown_digest}  {nocloud.NAMES.get(code, code.lower())}  {verdict}")
+    for code in got.keys() - documents.keys():
+        verdict = "the VM got it; there is none now"
+        verdicts.add(verdict)
+        click.echo(f"{got[code]['sha256'] or '-'}  {one_line(code.lower())}  {verdict}")
+    return 0 if verdicts == {_SAME} else 1
 
 
 def _explain(driver: Driver, machine: Machine) -> int:
@@ -146,6 +219,8 @@ def _print_origin(machine: Machine, instance: InstanceData) -> None:
     click.echo(f"{machine}{by}", err=True)
     for source in instance.sources:
         click.echo(f"from {source}", err=True)
+    for reference in instance.secrets:
+        click.echo(f"with {shown(reference)}", err=True)
     for warning in advice.warnings_of(instance):
         click.echo(str(warning), err=True)
     for warning in nocloud.hostname_warnings(instance, machine.name or ""):

@@ -13,6 +13,7 @@ from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.stores.sql import sqltables
 from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import NEEDED
 from vmw_cloudinit_metadata.instance.counts import counted
+from vmw_cloudinit_metadata.settings.command import Group, refuse_useless
 
 if TYPE_CHECKING:
     from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
@@ -23,6 +24,7 @@ _DIRECTORY = click.Path(file_okay=False, path_type=Path)
 
 _url = click.option(
     "--url",
+    metavar="URL",
     required=True,
     help="The database, as in --driver-opts: ${NAME} takes a variable of the environment.",
 )
@@ -33,7 +35,7 @@ _password_file = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def sql() -> None:
     """Make, fill and read the tables of the store `sql`."""
 
@@ -46,6 +48,7 @@ def init(url: str, password_file: str | None, is_applied: bool) -> int:
     """Print the recommended tables and triggers, as SQL of the URL's database."""
     database = _engines()
     if not is_applied:
+        refuse_useless("without --apply", "password_file")
         kind, _ = database.parsed(_resolved(url))
         click.echo(sqltables.script_of(kind), nl=False)
         return 0

@@ -1,129 +1,162 @@
-"""`status` and `tail`: the status page and its events, on the command line."""
+"""`status`: the status page, on the command line."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import click
 import ujson
 
-from vmw_cloudinit_metadata.admin.access import read_token
-from vmw_cloudinit_metadata.admin.reader import AdminReader, line_of
+from vmw_cloudinit_metadata.admin.reader import AdminReader, AdminRefusedError
 from vmw_cloudinit_metadata.cli import terminal
-from vmw_cloudinit_metadata.instance.counts import counted
-from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
-from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
+from vmw_cloudinit_metadata.cli.adminoptions import MakeReader, admin_options
+from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.statuslines import (
+    machine_lines,
+    safe_to_restart,
+    summary,
+    trouble_row,
+)
+from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.parameters import FILE
-from vmw_cloudinit_metadata.settings.values import DEFAULT_ADMIN_LISTEN
+from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
 
 _SHOWN = 20  # machines in trouble
-_REASON_CHARACTERS = 300
-_RETRY_S = 2.0
-_BARS = "▁▂▃▄▅▆▇█"
+_WATCH_S = 2.0
+_TROUBLE = ("failed", "stale", "broken")
 
 _STYLES = {
-    r"^[a-z0-9 ]+:(?= )": "bold",
-    r": ready(?=,)": "green",
-    r": (?!ready)[a-z ]+(?=, since)": "red",
-    r"^(problem|in trouble): .*": "red",
+    r"^[a-zA-Z0-9 ]+:(?= )": "bold",
+    r": (ready|served|booted)(?=,|$)": "green",
+    r": (failing|draining)(?=, since)": "red",
+    r": (failed|stale|broken)$": "red",
+    r"^(problem|in trouble|last error): .*": "red",
+    r"(?<=: )safe to restart": "green",
+    r"not safe to restart": "yellow",
 }
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+# Asks, prints, and returns the exit code.
+_Show = Callable[[AdminReader], int]
 
 
-def admin_options(command: _Command) -> _Command:
-    """Add --admin and --admin-token-file."""
-    token = click.option(
-        "--admin-token-file", type=FILE, metavar="FILE", help="Use the admin token in this file."
-    )
-    url = click.option(
-        "--admin",
-        "url",
-        metavar="URL",
-        default=f"http://{DEFAULT_ADMIN_LISTEN}",
-        show_default=True,
-        help="Ask the server at this admin URL.",
-    )
-    return url(token(command))
-
-
-@click.command()
+@click.command(cls=SettingsCommand, whole=run)
+@click.argument("vm", metavar="[VM]", required=False)
+@config_option
 @admin_options
-@click.option("--json", "as_json", is_flag=True, help="Print the response of /api/status.")
-def status(url: str, admin_token_file: Path | None, as_json: bool) -> None:
-    """Show server health, and which VMs are in trouble and why.
+@click.option("--json", "as_json", is_flag=True, help="Print the response of the API.")
+@click.option("--watch", is_flag=True, help=f"Show it every {_WATCH_S:g} s, until interrupted.")
+@click.option(
+    "--safe-to-restart",
+    "is_about_restart",
+    is_flag=True,
+    help="Exit 0 if no answer and no vMotion is under way, else 1.",
+)
+@click.option(
+    "--forget",
+    "forgotten",
+    metavar="VM",
+    help="Forget this VM: dismiss its trouble, or remove it from the list if it has disconnected.",
+)
+def status(
+    vm: str | None,
+    make_reader: MakeReader,
+    as_json: bool,
+    watch: bool,
+    is_about_restart: bool,
+    forgotten: str | None,
+) -> None:
+    """Show server health, and which VMs are in trouble and why; or all that is known of one VM, by
+    name or UUID.
 
-    Exit 0 if the server can serve VMs, else 1.
+    Exit 0 if the server can serve VMs, and the VM is not in trouble; else 1. Exit 1 too if the
+    server does not know the VM. Exit 2 if the server does not answer. Times are local, with their
+    zone.
     """
-    reader = _reader(url, admin_token_file)
+    if sum(map(bool, (vm, is_about_restart, forgotten))) > 1:
+        raise click.UsageError("give only one of VM, --safe-to-restart and --forget")
+    if forgotten is not None and watch:
+        raise click.UsageError("--forget and --watch exclude each other")
+    if as_json and (is_about_restart or forgotten is not None):
+        raise click.UsageError("--json has no effect with --safe-to-restart and --forget")
+    reader = make_reader()
+    show: _Show
+    if forgotten is not None:
+        show = partial(_forget, vm=forgotten)
+    elif is_about_restart:
+        show = _show_restart
+    elif vm is not None:
+        show = partial(_show_machine, vm=vm, as_json=as_json)
+    else:
+        show = partial(_show_server, as_json=as_json)
+    if watch:
+        _watch(reader, show)
+    sys.exit(show(reader))
+
+
+def _watch(reader: AdminReader, show: _Show) -> None:
+    while True:
+        click.clear()
+        try:
+            show(reader)
+        except ConfigError as error:  # it may be restarted
+            click.echo(one_line(str(error)), err=True)
+        time.sleep(_WATCH_S)
+
+
+def _show_server(reader: AdminReader, as_json: bool) -> int:
     found = reader.json("/api/status")
     if as_json:
-        click.echo(ujson.dumps(found, escape_forward_slashes=False, indent=2))
+        _print_json(found)
     else:
         listed = reader.json(f"/api/machines?state=trouble&per_page={_SHOWN}")
-        for line in _summary(found):
+        for line in summary(found):
             terminal.echo(one_line(line), _STYLES)
         _print_troubled(listed)
-    sys.exit(0 if found["state"] == "ready" else 1)
+    return 0 if found["state"] == "ready" else 1
 
 
-@click.command()
-@admin_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
-@click.option(
-    "--level",
-    type=click.Choice(sorted(LEVEL_NAMES.values()), case_sensitive=False),
-    default="info",
-    show_default=True,
-    help="Show events of this level and above; debug includes disconnections.",
-)
-def tail(url: str, admin_token_file: Path | None, as_json: bool, level: str) -> None:
-    """Show events as they happen, until interrupted."""
-    reader = _reader(url, admin_token_file)
-    for event in _endless(reader, f"/api/events?level={level}"):
-        click.echo(event if as_json else one_line(line_of(ujson.loads(event))))
+def _show_machine(reader: AdminReader, vm: str, as_json: bool) -> int:
+    try:
+        machine = reader.machine(vm)
+    except AdminRefusedError as error:
+        return _refused(vm, error)
+    if as_json:
+        _print_json(machine)
+    else:
+        for line in machine_lines(machine):
+            terminal.echo(one_line(line), _STYLES)
+    return 1 if machine["state"] in _TROUBLE else 0
 
 
-def _reader(url: str, token_file: Path | None) -> AdminReader:
-    return AdminReader(url, read_token(token_file) if token_file else None)
+def _show_restart(reader: AdminReader) -> int:
+    found = reader.json("/api/status")
+    terminal.echo(f"restart: {safe_to_restart(found)}", _STYLES)
+    return 0 if found["under_way"]["is_safe_to_restart"] else 1
 
 
-def _endless(reader: AdminReader, path: str) -> Iterator[str]:
-    """Yield events; reconnect when the server restarts."""
-    yield from reader.events(path)
-    while True:
-        click.echo(f"the server has closed the connection; retrying every {_RETRY_S:g} s", err=True)
-        time.sleep(_RETRY_S)
-        try:
-            yield from reader.events(path)
-        except ConfigError as error:
-            click.echo(one_line(str(error)), err=True)
+def _forget(reader: AdminReader, vm: str) -> int:
+    try:
+        click.echo(one_line(f"forgotten: {reader.forget(vm)}"))
+    except AdminRefusedError as error:
+        return _refused(vm, error)
+    return 0
 
 
-def _summary(found: Mapping[str, Any]) -> Iterator[str]:
-    gauges, pulse = found["gauges"], found["pulse"]
-    yield f"vmw-cloudinit-metadata {found['version']}: {found['state']}, since {found['started']}"
-    if found["problem"]:
-        source = found["source"]
-        since = f" (since {source['failing_since']})" if source["failing_since"] else ""
-        yield f"problem:     {found['problem']}{since}"
-    connections = f"{gauges.get('connections', 0):.0f}"
-    yield f"connections: {connections} of at most {gauges.get('connections at most', 0):.0f}"
-    yield f"machines:    {_counts(found['machines']) or 'none yet'}"
-    served, failed = sum(pulse["served"]), sum(pulse["failed"])
-    boots, failures = counted(served, "boot"), counted(failed, "failure")
-    yield f"15 minutes:  {boots} served, {failures}  {_sparks(pulse['served'])}"
-    if reasons := _counts(found["problems"]):
-        yield f"in trouble:  {reasons}"
+def _refused(vm: str, error: AdminRefusedError) -> int:
+    click.echo(one_line(f"{vm}: {error}"), err=True)
+    return 1
 
 
-def _print_troubled(listed: Mapping[str, Any]) -> None:
-    rows = [_row(machine) for machine in listed["machines"]]
+def _print_json(found: Any) -> None:
+    click.echo(ujson.dumps(found, escape_forward_slashes=False, indent=2))
+
+
+def _print_troubled(listed: Any) -> None:
+    rows = [trouble_row(machine) for machine in listed["machines"]]
     plain = (
         f"  {state:7} {name} ({id}, {host}): {reason}" for state, name, id, host, reason in rows
     )
@@ -132,22 +165,3 @@ def _print_troubled(listed: Mapping[str, Any]) -> None:
     further = listed["total"] - len(rows)
     if further > 0:
         click.echo(f"  and {further} more")
-
-
-def _row(machine: Mapping[str, Any]) -> list[str]:
-    error = machine["last_error"] or {}
-    reason = shortened(str(error.get("reason", "")), _REASON_CHARACTERS)
-    name = machine["name"] or machine["id"]
-    found = (machine["state"], name, machine["id"], machine["esxi_host"], reason)
-    return [one_line(str(value)) for value in found]
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-
-
-def _sparks(numbers: list[int]) -> str:
-    """Draw a one-line chart, one character for three numbers; "" if all are 0."""
-    sums = [sum(numbers[start : start + 3]) for start in range(0, len(numbers), 3)]
-    most = max(sums, default=0)
-    return "".join(_BARS[round(n * 7 / most)] for n in sums) if most else ""

@@ -12,10 +12,12 @@ import click
 from vmw_cloudinit_metadata.cli.run import run
 from vmw_cloudinit_metadata.serving.tls import MAX_FILE_BYTES, KeyPair
 from vmw_cloudinit_metadata.settings import permissions
+from vmw_cloudinit_metadata.settings.certificatenames import host_of, names_in
+from vmw_cloudinit_metadata.settings.command import refuse_useless
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.parameters import key_pair_options
-from vmw_cloudinit_metadata.settings.values import DEFAULT_LISTEN
+from vmw_cloudinit_metadata.settings.parameters import key_pair_options, listen_option
+from vmw_cloudinit_metadata.settings.values import Address
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
@@ -24,25 +26,39 @@ _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 @config_option
 @key_pair_options(is_required=True)
 @click.option(
-    "--host", help="Use this name or address of the server in the URI. Default: this host's name."
+    "--host",
+    metavar="HOST",
+    help="Use this name or address of the server in the URI. Default: a name "
+    "in the certificate, this host's if it is one.",
 )
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
-    default=DEFAULT_LISTEN.port,
-    show_default=True,
-    help="Use this port in the URI.",
+    metavar="PORT",
+    help="Use this port in the URI. Default: that of the first --listen.",
 )
-def tls_info(tls_cert: Path, tls_key: Path | None, host: str | None, port: int) -> None:
+@listen_option("An address of the server, as in `run`.")
+def tls_info(
+    tls_cert: Path,
+    tls_key: Path | None,
+    host: str | None,
+    port: int | None,
+    listen: tuple[Address, ...],
+) -> None:
     """Show the proxy URI with the certificate's thumbprint.
 
     The thumbprint that ESXi verifies is the certificate's SHA-1, in hexadecimal pairs. With
     --tls-key, check that key and certificate match.
     """
+    if port:
+        refuse_useless("with --port", "listen")
+    port = port or listen[0].port
+    if not port:
+        raise ConfigError(f"--listen {listen[0]}: give the server's port with --port")
     if tls_key:
         KeyPair(tls_cert, tls_key).load()
     certificate = _certificate(tls_cert)
-    host = host or socket.getfqdn()
+    host = host or host_of(_names_in(tls_cert, certificate), socket.getfqdn())
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     thumbprint = _pairs(hashlib.sha1(certificate, usedforsecurity=False).hexdigest())
     click.echo(f"proxy URI            telnets://{authority}#thumbprint={thumbprint}")
@@ -60,6 +76,13 @@ def _certificate(path: Path) -> bytes:
         raise ConfigError(f"--tls-cert: {path}: no PEM certificate found")
     try:
         return ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)])
+    except ValueError as error:
+        raise ConfigError(f"--tls-cert: {path}: invalid certificate ({error})") from error
+
+
+def _names_in(path: Path, certificate: bytes) -> list[str]:
+    try:
+        return names_in(certificate)
     except ValueError as error:
         raise ConfigError(f"--tls-cert: {path}: invalid certificate ({error})") from error
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from vmw_cloudinit_metadata.settings import identitykeys
+from vmw_cloudinit_metadata.settings.command import Group
 from vmw_cloudinit_metadata.settings.identitykeys import NumberedFile
 from vmw_cloudinit_metadata.settings.parameters import KEY_FILE, UUID
 
 
-@click.group("token")
+@click.group("token", cls=Group)
 def token() -> None:
     """Make the identity tokens that `run --identity-token` checks."""
 

@@ -11,6 +11,7 @@ import click
 
 from vmw_cloudinit_metadata.cli import schemas, terminal
 from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.schemas import Judge
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.catalogue.findings import Finding, kind_of
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
@@ -18,6 +19,7 @@ from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.instance.fault import Fault
+from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
 from vmw_cloudinit_metadata.settings.parameters import driver_options, format_option
@@ -58,7 +60,9 @@ def validate(
     UUIDs), check only these; exit 2 if one has no data of its own.
     """
     driver = load(driver_spec, driver_opts)
-    driver.judge, note = schemas.judge(schema_dir)
+    judge, note = schemas.judge(schema_dir)
+    uses = _Uses(judge)
+    driver.judge = uses.judge
     totals = {"faults": 0, "warnings": 0}
     if names:
         checked = contract.faults(driver, "validate_named", driver.validate_named(names))
@@ -75,7 +79,10 @@ def validate(
     notes = (
         []
         if quiet or names
-        else [*contract.sentences(driver, "notes", driver.notes()), *filter(None, [note])]
+        else [
+            *contract.sentences(driver, "notes", driver.notes()),
+            *filter(None, [note, uses.note()]),
+        ]
     )
     is_empty = driver.files_checked == 0 and not names
     if form == "json":
@@ -91,6 +98,27 @@ def validate(
         for note in notes:
             click.echo(one_line(note), err=True)
     return 1 if totals["faults"] or (strict and (totals["warnings"] or is_empty)) else 0
+
+
+class _Uses:
+    """Counts the VMs with documents that are served once, which the server must record."""
+
+    def __init__(self, judge: Judge | None) -> None:
+        self._judge = judge
+        self._vms = 0
+
+    def judge(self, instance: InstanceData) -> Iterable[Fault]:
+        self._vms += bool(instance.once)
+        return self._judge(instance) if self._judge else ()
+
+    def note(self) -> str:
+        """Say what they need, unless the settings file has it; "" if there are none."""
+        context = click.get_current_context()
+        if not self._vms or any(map(context.lookup_default, ("ledger", "fleet_url"))):
+            return ""
+        have = "has" if self._vms == 1 else "have"
+        needed = "the server serves them with --ledger FILE or --fleet only"
+        return f"{counted(self._vms, 'VM')} {have} documents with `once`: {needed}"
 
 
 def _counted(driver: Driver, faults: Iterable[Fault], totals: dict[str, int]) -> Iterator[Fault]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -21,33 +20,20 @@ from vmw_cloudinit_metadata.instance.counts import counted
 from vmw_cloudinit_metadata.protocol.identitytoken import QUERY_KEY, without_token
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS
-from vmw_cloudinit_metadata.settings import identitykeys
+from vmw_cloudinit_metadata.settings import identitykeys, vcenterpassword
+from vmw_cloudinit_metadata.settings.command import Group
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.identitykeys import NumberedFile
 from vmw_cloudinit_metadata.settings.parameters import (
     FILE,
     THUMBPRINT,
+    VCENTER,
     Parsed,
     identity_key_option,
+    together,
 )
-from vmw_cloudinit_metadata.settings.values import Address
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-PASSWORD = "VMW_METADATA_VCENTER_PASSWORD"  # nosec B105 # the name of a variable
-HTTPS = 443
 _TRUSTS = ("ca_file", "thumbprint", "insecure")
-
-
-def _parse_vcenter(text: str) -> Address:
-    """Parse `vcenter.example.com`, `vcenter.example.com:8443` or `[fd00::1]:443`."""
-    try:
-        found = urlsplit(f"//{text}")
-        if found.hostname and found.netloc == text and "@" not in text:
-            return Address(found.hostname, found.port or HTTPS)
-    except ValueError:
-        pass
-    raise ConfigError(f"found {text!r}, expected HOST or HOST:PORT")
 
 
 def _parse_service_uri(text: str) -> str:
@@ -71,7 +57,6 @@ def _parse_proxy_uri(text: str) -> str:
     raise ConfigError(f"found {text!r}, expected telnet://SERVER:13370, or telnets://")
 
 
-VCENTER = Parsed("HOST", _parse_vcenter)
 SERVICE_URI = Parsed("URI", _parse_service_uri)
 PROXY_URI = Parsed("URI", _parse_proxy_uri)
 
@@ -79,7 +64,8 @@ URI = click.option(
     "--uri", type=SERVICE_URI, required=True, help="The service URI, as in `run --uri`."
 )
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
-_SHARED = (
+# The arguments for the VMs, and the options to reach the vCenter.
+shared = together(
     click.argument("vms", metavar="[VM]...", nargs=-1),
     click.option(
         "--from",
@@ -96,12 +82,18 @@ _SHARED = (
     click.option(
         "--vcenter", type=VCENTER, required=True, help="The vCenter, or a single ESXi host."
     ),
-    click.option("--user", required=True, help="The user, such as administrator@vsphere.local."),
+    click.option(
+        "--user",
+        metavar="NAME",
+        required=True,
+        help="The user, such as administrator@vsphere.local.",
+    ),
     click.option(
         "--password-file",
         type=FILE,
         metavar="FILE",
-        help=f"The first line is the password. Default: ${PASSWORD}, else a prompt.",
+        help="The first line is the password. "
+        f"Default: ${vcenterpassword.VARIABLE}, else a prompt.",
     ),
     click.option(
         "--ca-file",
@@ -124,14 +116,7 @@ _SHARED = (
 )
 
 
-def shared(command: _Command) -> _Command:
-    """Add the arguments for the VMs and the options to reach the vCenter."""
-    for add_to in reversed(_SHARED):
-        command = add_to(command)
-    return command
-
-
-@click.group("vm-port")
+@click.group("vm-port", cls=Group)
 def vm_port() -> None:
     """Add, show, remove or reconnect VMs' serial ports in vCenter.
 
@@ -255,20 +240,10 @@ def _refuse_several_trusts(reach: Mapping[str, Any]) -> None:
 
 def _password(file: Path | None) -> str:
     """Read it from the file, the environment or the terminal; never from the command line."""
-    if file is None:
-        given = os.environ.get(PASSWORD)
-        return given if given else _asked_password()
-    try:
-        first, *_ = file.read_text("utf-8").splitlines() or [""]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise ConfigError(f"--password-file: {file}: {reason}") from None
-    if not first:
-        raise ConfigError(f"--password-file: {file}: the first line is empty")
-    return first
+    return vcenterpassword.read("--password-file", file) or _asked_password()
 
 
 def _asked_password() -> str:
     if not sys.stdin.isatty():
-        raise ConfigError(f"no password: give --password-file, or set {PASSWORD}")
+        raise ConfigError(f"no password: give --password-file, or set {vcenterpassword.VARIABLE}")
     return str(click.prompt("Password", hide_input=True, err=True))
