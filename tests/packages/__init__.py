@@ -1,0 +1,1 @@
+"""What is released, built and installed."""
