@@ -1,8 +1,10 @@
 """Turn NetBox's list of virtual machines into an inventory, vms.yaml.
 
-    curl -fH "Authorization: Token $TOKEN" \\
+    curl -fH "Authorization: Bearer $TOKEN" \\
         'https://netbox.example.com/api/virtualization/virtual-machines/?status=active&limit=0' |
         python3 vms_from_netbox.py /srv/instances/vms.yaml
+
+A token of version 1, which does not begin with `nbt_`, needs `Token` instead of `Bearer`.
 
 A VM is known by its serial number if that is a UUID: netbox-sync writes vCenter's instanceUuid
 there; else by its name. Without a primary address it uses DHCP. The file is replaced as a whole, so
