@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from vmw_cloudinit_metadata.protocol.identitytoken import token
+
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
 SERVER_CORES, LOAD_CORE = frozenset({0}), 1
@@ -109,6 +111,9 @@ metadata: {owner: }
 """,
 }
 INVENTORY_VMS = 10_000
+
+IDENTITY_KEY = b"the key of the bench"  # not a secret
+WINDOW_S = 3600
 
 
 # Processes
@@ -605,6 +610,45 @@ class Bench:
             unit=f" times that from files (files, store: {shown} ms)",
         )
 
+    def proved(self) -> Iterator[Finding]:
+        """Boot VMs with kept answers, with token and window and without, in turns.
+
+        Each round has servers of its own: two processes of the same code differ by some percent.
+        """
+        tokens, key = self._place / "tokens", self._place / "identity.key"
+        key.write_bytes(IDENTITY_KEY)
+        key.chmod(0o600)
+        vms = range(5000 + WARM_UP_NAMES)
+        tokens.write_text("".join(f"{token(1, IDENTITY_KEY, vc_uuid(vm))}\n" for vm in vms))
+        pairs = []
+        for number in range(self.size.few):
+            ledger = str(self._place / f"ledger-{number}")
+            options = (
+                *("--identity-key-file", str(key), "--identity-token", "require"),
+                *("--userdata-window", str(WINDOW_S), "--ledger", ledger),
+            )
+            with self.ours() as plain, self.ours(*options) as proving:
+                boots = {
+                    plain: partial(self._boots, plain, names=5000),
+                    proving: partial(self._boots, proving, names=5000, tokens=tokens),
+                }
+                for boot in boots.values():
+                    boot(count=5000)
+                for turn in range(self.size.repeats):
+                    in_turn = (plain, proving) if turn % 2 else (proving, plain)
+                    ms = {server: boots[server](count=self.size.boots)[0] for server in in_turn}
+                    pairs.append((ms[plain], ms[proving]))
+        ratio, _ = compared(pairs)
+        without, with_both = (statistics.median(each) for each in zip(*pairs, strict=True))
+        ratios = sorted(proving_ms / plain_ms for plain_ms, proving_ms in pairs)
+        yield at_most(
+            "CPU per boot, answers cached, with identity tokens and a user-data window",
+            ratio,
+            *(1.05, None),
+            unit=f" times that without (without, with: {without:.3f} and {with_both:.3f} ms; "
+            f"{len(pairs)} pairs: {ratios[0]:.2f} to {ratios[-1]:.2f})",
+        )
+
     def files(self) -> Iterator[Finding]:
         """Boot every VM of the directory twice: first read, then cached."""
         counts = (500, 5000, self.size.most_files)
@@ -739,9 +783,11 @@ class Bench:
                 )
         return self._cached
 
-    def _boots(self, server: Server, count: int, **options: int) -> tuple[float, float]:
+    def _boots(
+        self, server: Server, count: int, *, names: int, **options: object
+    ) -> tuple[float, float]:
         before_s = server.cpu_s()
-        result = load(server, "storm", count, 200, **options)
+        result = load(server, "storm", count, 200, names=names, **options)
         complete(result, server.kind, boots=count)
         return 1000 * (server.cpu_s() - before_s) / count, result["boot_ms"]["p99"]
 
@@ -771,6 +817,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Finding]]] = {
     "layers": Bench.layers,
     "inventory": Bench.inventory,
     "store": Bench.store,
+    "proved": Bench.proved,
     "files": Bench.files,
     "catalogue": Bench.catalogue,
     "moves": Bench.moves,
@@ -834,6 +881,11 @@ def complete(result: dict[str, Any], kind: str, **expected: int) -> None:
 
 class LostError(Exception):
     pass
+
+
+def vc_uuid(number: int) -> str:
+    """Return the VC UUID with which the load generator plays the VM with this number."""
+    return f"01234567-89ab-cdef-fedc-ba98{number:08x}"
 
 
 def fetch(port: int, document: str) -> bytes:

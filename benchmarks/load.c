@@ -15,6 +15,8 @@
  *     --names N     number of VMs, before starting again with the first (100000)
  *     --stride N    from one VM to the next (1)
  *     --uri TEXT    the service URI (my-metadata)
+ *     --tokens FILE identity tokens for the query of the service URI: a line for each VM, from
+ *                   vm-00000 on
  *     --hosts N     number of ESXi hosts, from 127.0.1.1 on (32); a VM is always on the same host
  *     --timeout S   per boot (60)
  *
@@ -91,6 +93,8 @@ static struct vm *mover; /* the next VM to move */
 static int epoll, port, hosts = 32;
 static long names = 100000, first_name, stride = 1;
 static const char *uri = "my-metadata";
+static char (*tokens)[64]; /* of the VMs, by index */
+static long token_count;
 static double timeout_s = 60, pace_ms;
 static char out[1 << 16];
 static size_t out_bytes;
@@ -374,7 +378,9 @@ static void say_who_we_are(struct vm *vm)
         say_suboption(44, vm->request, vm->request_length); /* sequence and secret from its source */
         return;
     }
-    int length = snprintf(direction_and_uri, sizeof direction_and_uri, "C%s", uri);
+    int length = vm->index < token_count
+        ? snprintf(direction_and_uri, sizeof direction_and_uri, "C%s?t=%s", uri, tokens[vm->index])
+        : snprintf(direction_and_uri, sizeof direction_and_uri, "C%s", uri);
     say_suboption(70, direction_and_uri, (size_t)length);
 }
 
@@ -688,11 +694,25 @@ static int print_result(const char *mode, uint64_t began_ns)
     return failed ? 1 : 0;
 }
 
+static int read_tokens(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    long room = 0;
+    if (!file)
+        return 0;
+    do {
+        if (token_count == room)
+            tokens = realloc(tokens, (size_t)(room = room ? 2 * room : 4096) * sizeof *tokens);
+    } while (fscanf(file, "%63s", tokens[token_count]) == 1 && ++token_count);
+    fclose(file);
+    return 1;
+}
+
 static int usage(void)
 {
-    fprintf(stderr, "usage: load [--names N] [--first N] [--stride N] [--uri TEXT] [--hosts N] "
-                    "[--timeout S] PORT storm N C | burst N | herd N | steady N SECONDS | "
-                    "idle N SECONDS | paced N C MS | moves N M B SECONDS\n");
+    fprintf(stderr, "usage: load [--names N] [--first N] [--stride N] [--uri TEXT] "
+                    "[--tokens FILE] [--hosts N] [--timeout S] PORT storm N C | burst N | "
+                    "herd N | steady N SECONDS | idle N SECONDS | paced N C MS | moves N M B SECONDS\n");
     return 2;
 }
 
@@ -701,14 +721,18 @@ int main(int count, char **arguments)
     static const struct option options[] = {
         {"names", required_argument, NULL, 'n'},  {"first", required_argument, NULL, 'f'},
         {"stride", required_argument, NULL, 's'}, {"uri", required_argument, NULL, 'u'},
-        {"hosts", required_argument, NULL, 'h'},  {"timeout", required_argument, NULL, 't'},
-        {NULL, 0, NULL, 0}};
+        {"tokens", required_argument, NULL, 'k'}, {"hosts", required_argument, NULL, 'h'},
+        {"timeout", required_argument, NULL, 't'}, {NULL, 0, NULL, 0}};
     for (int option; (option = getopt_long(count, arguments, "", options, NULL)) >= 0;)
         switch (option) {
         case 'n': names = atol(optarg); break;
         case 'f': first_name = atol(optarg); break;
         case 's': stride = atol(optarg); break;
         case 'u': uri = optarg; break;
+        case 'k':
+            if (!read_tokens(optarg))
+                return usage();
+            break;
         case 'h': hosts = atoi(optarg); break;
         case 't': timeout_s = atof(optarg); break;
         default: return usage();

@@ -29,7 +29,7 @@ _CENSUS = """\
 import gc, json, signal, sys
 import gevent, greenlet
 
-ALIVE = ("Connection", "Line", "Session", "Dialogue", "Journey", "Move")
+ALIVE = ("Connection", "Line", "Session", "Dialogue", "Journey", "Move", "Passage")
 garbage = 0
 
 def count(phase, found):

@@ -41,10 +41,16 @@ class Soak:
     """The peers of one server. Each kind is a method that runs one peer once."""
 
     def __init__(
-        self, run: Run, server: WatchedServer, instances: list[Instance], until_s: float
+        self,
+        run: Run,
+        server: WatchedServer,
+        instances: list[Instance],
+        until_s: float,
+        redial_s: float,
     ) -> None:
         self._run = run
         self._until_s = until_s
+        self._redial_s = redial_s
         self._port = server.port
         self._instances = instances
         self._free = list(instances)  # those without a connection
@@ -127,6 +133,24 @@ class Soak:
         finally:
             traveller.close()
 
+    def redials(self, rng: Random, instance: Instance) -> None:
+        """Cut a line anywhere in a boot, perhaps twice; dial again, ask for the rest, check all."""
+        left, cuts = list(DOCUMENTS), rng.choice((1, 1, 2))
+        while left:
+            guest = Guest(self._port, instance)
+            try:
+                while left:
+                    guest.ask_for(left[:1])
+                    if cuts and rng.random() < 0.5:
+                        break
+                    guest.get(left[:1])
+                    del left[0]
+            finally:
+                reset(guest.socket)
+            if left:
+                cuts -= 1
+                gevent.sleep(self._redial_s)
+
     def resets(self, rng: Random, instance: Instance) -> None:
         """Reset a connection during the negotiation, an answer, or a move."""
         guest = Guest(self._port, instance, silent=rng.random() < 0.2)
@@ -206,6 +230,7 @@ class Soak:
         (expired_moves, 4, 0.25),
         (targets_that_go, 4, 0.25),
         (wrong_targets, 4, 0.25),
+        (redials, 4, 0.1),
         (resets, 4, 0.1),
         (junk, 4, 0.1),
         (strangers, 2, 0.25),
@@ -218,6 +243,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--redial", type=float, default=0.2, metavar="SECONDS", help="from a cut to the next dial"
+    )
     arguments = parser.parse_args()
     run = Run("soak")
     with tempfile.TemporaryDirectory() as directory:
@@ -229,18 +257,24 @@ def main() -> int:
             serving__timeouts__MUTE_LINE_S=MAX_MUTE_S,
         )
         with run.against(server):
-            _soak(run, server, instances, arguments.minutes * 60, arguments.seed)
+            seconds = arguments.minutes * 60
+            _soak(run, server, instances, seconds, arguments.seed, arguments.redial)
     return run.end()
 
 
 def _soak(
-    run: Run, server: WatchedServer, instances: list[Instance], seconds: float, seed: int
+    run: Run,
+    server: WatchedServer,
+    instances: list[Instance],
+    seconds: float,
+    seed: int,
+    redial_s: float,
 ) -> None:
     for instance in instances:  # so that the server's caches are filled from the start
         boot(server.port, instance)
     before = server.returns_to(server.level(), limit_s=1)
     until_s = run.elapsed_s + seconds
-    soak, rng = Soak(run, server, instances, until_s), Random(seed)
+    soak, rng = Soak(run, server, instances, until_s, redial_s), Random(seed)
     peers = [
         gevent.spawn(soak.keep_playing, getattr(soak, play.__name__), pause_s, one)
         for play, count, pause_s in Soak.PEERS

@@ -83,8 +83,21 @@ def write_instances(directory: Path, count: int) -> list[Instance]:
 class Guest(Vm):
     """The VM of `instance`; checks its answers byte by byte."""
 
-    def __init__(self, port: int, instance: Instance, *, silent: bool = False) -> None:
-        super().__init__(port, instance.name, vc_uuid=instance.vc_uuid, silent=silent)
+    def __init__(
+        self,
+        port: int,
+        instance: Instance,
+        *,
+        silent: bool = False,
+        receive_buffer: int | None = None,
+    ) -> None:
+        super().__init__(
+            port,
+            instance.name,
+            vc_uuid=instance.vc_uuid,
+            silent=silent,
+            receive_buffer=receive_buffer,
+        )
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.instance = instance
 
@@ -98,10 +111,10 @@ class Guest(Vm):
     def ask_for(self, documents: Sequence[str]) -> None:
         self.send(b"".join(map(request, documents)))
 
-    def get(self, documents: Sequence[str]) -> None:
-        """Assert that the answers arrive in this order."""
+    def get(self, documents: Sequence[str], limit_s: float = 10.0) -> None:
+        """Assert that the answers arrive in this order, each within `limit_s`."""
         for document in documents:
-            code, body = self.answer()
+            code, body = self.answer(limit_s)
             assert code == f"RESPONSE_{document}", (self.instance, document, code, body[:200])
             self.instance.check(document, body)
 
@@ -113,9 +126,11 @@ class Guest(Vm):
         assert not self.raw, f"sent while the VM moves: {self.raw[:200]!r}"
 
     @classmethod
-    def at_target(cls, port: int, instance: Instance, proof: bytes) -> Guest:
+    def at_target(
+        cls, port: int, instance: Instance, proof: bytes, receive_buffer: int | None = None
+    ) -> Guest:
         """Open the target host's connection of a move, up to VMOTION-PEER."""
-        target = cls(port, instance, silent=True)
+        target = cls(port, instance, silent=True, receive_buffer=receive_buffer)
         target.send(BINARY + b"\xff\xfb\xe8" + suboption(0, KNOWN) + suboption(44, proof))
         return target
 
