@@ -73,6 +73,20 @@ class Boot:
         return result
 
     @property
+    def host_keys(self) -> set[str]:
+        """Type and key of each host key that sshd shows, as ssh-keyscan prints it."""
+        lines = self.disk.text(f"{PROOF}/keyscan").splitlines()
+        return {line.partition(" ")[2] for line in lines if not line.startswith("#")}
+
+    @property
+    def boot_id(self) -> str:
+        return self.disk.text(f"{PROOF}/boot-id").strip()
+
+    @property
+    def failed_units(self) -> list[str]:
+        return [line.split()[0] for line in self.disk.text(f"{PROOF}/failed").splitlines()]
+
+    @property
     def virtualization(self) -> str:
         return self.disk.text(f"{PROOF}/virtualization").strip()
 
@@ -84,6 +98,22 @@ class Boot:
     def agent_log(self) -> str:
         """The agent's lines in the journal of this boot."""
         return "\n".join(re.findall(r"vmw-metadata-agent\[\d+\]: (.*)", self.journal))
+
+    @property
+    def report_log(self) -> str:
+        """The same of its report on how the boot ended."""
+        return "\n".join(re.findall(r"vmw-metadata-report\[\d+\]: (.*)", self.journal))
+
+    @property
+    def report_s(self) -> float:
+        """How many seconds after the end of cloud-final its last line was written."""
+        (ended,) = re.findall(
+            r"^\[ *([\d.]+)\] .*(?:Finished|Failed to start) cloud-final\.service",
+            self.journal,
+            re.M,
+        )
+        reported = re.findall(r"^\[ *([\d.]+)\] vmw-metadata-report\[\d+\]:", self.journal, re.M)
+        return float(reported[-1]) - float(ended)
 
     def _proof(self, name: str) -> Any:
         return self.disk.json(f"{PROOF}/{name}")

@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.image import Image, ImageOf, image
 from tests.e2e.lab import Lab
 from tests.e2e.recipe import Recipe
+from tests.packages.conftest import dist  # noqa: F401 - a fixture
 
 PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",

@@ -47,6 +47,10 @@ class Disk:
             source.flush()
             self._debugfs(f"rm {path}", f"write {source.name} {path}")
 
+    def remove(self, *paths: str) -> None:
+        """Remove files or links."""
+        self._debugfs(*(f"rm {path}" for path in paths))
+
     def _debugfs(self, *commands: str) -> str:
         ended = subprocess.run(
             ["debugfs", "-w", "-f", "-", str(self.path)],

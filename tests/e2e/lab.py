@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from tests.bridge import BridgeProcess
 from tests.e2e.boot import PROOF, Boot
 from tests.e2e.disk import Disk
 from tests.e2e.image import Image
 from tests.e2e.machine import Hardware, Machine
+from tests.e2e.onlooker import Look, Onlooker
 from tests.e2e.wire import When, Wire
-from tests.process import ServerProcess
+from tests.process import ServerProcess, with_constants
 
 SHOWN_LINES = 80  # of each log of a failed test
 
@@ -44,13 +48,45 @@ class Lab:
         whole.write_text(json.dumps(instance))  # JSON is YAML
         whole.replace(self.instances / "web1.yaml")
 
-    def start_server(self) -> None:
-        settings = ("--log-level", "debug")
+    def start_server(self, *options: str, **constants: float) -> None:
+        settings = ("--log-level", "debug", *options)
         address = f"127.0.0.1:{self._port}"
-        self._servers.append(ServerProcess(self.instances, *settings, listen=address))
+        command = with_constants(**constants)
+        self._servers.append(
+            ServerProcess(self.instances, *settings, listen=address, command=command)
+        )
 
     def kill_server(self) -> None:
         self._servers[-1].end()
+
+    @property
+    def outcome(self) -> Any:
+        """How the server shows that the boot has ended, None if it has not."""
+        return self.look().outcome
+
+    def look(self) -> Look:
+        shown = json.loads(self._api("/api/machines/web1"))
+        return Look(shown["state"], shown["connected"], shown["outcome"], self.late_count)
+
+    @property
+    def late_count(self) -> int:
+        """How many machines the alert says to be without an outcome."""
+        found = re.search(r"^\w+_machines_without_outcome (\d+)", self._api("/metrics"), re.M)
+        assert found
+        return int(found[1])
+
+    @property
+    def known_hosts(self) -> set[str]:
+        """The host keys that the server shows, of any host."""
+        return {line.partition(" ")[2] for line in self._api("/api/known_hosts").splitlines()}
+
+    def _api(self, path: str) -> str:
+        """Return what the admin port of the running server answers."""
+        server = self._servers[-1]
+        url = server.wait_for(r"admin on (http://\S+)")[1]
+        with urllib.request.urlopen(url + path, timeout=30) as response:
+            text: str = response.read().decode()
+            return text
 
     @property
     def server_log(self) -> str:
@@ -78,14 +114,21 @@ class Lab:
         hardware: Hardware,
         asked: tuple[When, ...] = (),
         answered: tuple[When, ...] = (),
+        is_watched: bool = False,
     ) -> Boot:
-        """Run a machine from power-on to power-off, with a host that connects to the server."""
+        """Run a machine from power-on to power-off, with a host that connects to the server.
+
+        If it is watched, there is an `onlooker` at the end of its boot.
+        """
         directory = self._directory / f"boot{len(self.boots)}"
         directory.mkdir()
         with ExitStack() as stack:
             machine = Machine(hardware, disk, kernel, directory)
             stack.callback(machine.end)
             self._keep_log("console", lambda: machine.console)
+            if is_watched:
+                self.onlooker = Onlooker(lambda: machine.console, self.look)
+                stack.callback(self.onlooker.end)
             self._plug_in(stack, machine.serial, asked, answered)
             seconds = machine.wait_for_power_off()
         if asked or answered:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 MIRRORS = os.environ.get("E2E_MIRROR", "").split()
 COMMON = (
     *("systemd", "systemd-sysv", "udev", "dbus", "kmod", "iproute2"),
-    *("python3", "cloud-init", "e2fsprogs", "linux-image-cloud-amd64"),
+    *("python3", "cloud-init", "openssh-server", "e2fsprogs", "linux-image-cloud-amd64"),
 )
 IFUPDOWN = ("ifupdown", "resolvconf")
 NETPLAN = ("netplan.io", "systemd-resolved")

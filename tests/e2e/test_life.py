@@ -18,6 +18,7 @@ from tests.e2e.expected import (
     SECOND,
     check_identity,
     check_seed_is_private,
+    check_told_soon,
     identity,
 )
 from tests.e2e.image import ImageOf
@@ -37,7 +38,9 @@ def first_boot(image_of: ImageOf, shelf: Path) -> Callable[[Lab], Boot]:
             image = image_of(DEBIAN_13)
             FIRST.serve(lab)
             lab.start_server()
-            boot = lab.boot(lab.disk(image), image.kernel, MACHINE)
+            boot = lab.boot(lab.disk(image), image.kernel, MACHINE, is_watched=True)
+            assert lab.outcome["status"] == "done", lab.outcome
+            check_told_soon(lab, boot)
             lab.kill_server()
             boots.append(replace(boot, disk=boot.disk.copy(shelf / "first")))
         return boots[0]
@@ -53,6 +56,8 @@ def test_debian_13_takes_the_data(lab: Lab, first_boot: Callable[[Lab], Boot]) -
     assert boot.virtualization == "vmware"
     assert boot.disk.text("/root/file") == "first"
     assert boot.disk.text("/root/command") == "first on web1\n"
+    assert len(boot.host_keys) == 2
+    assert "reported how this boot ended: done" in boot.report_log
     lab.saw(f"{identity(FIRST)}, gateway, DNS, SSH key; a file and a command of user-data")
 
 

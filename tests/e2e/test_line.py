@@ -91,6 +91,7 @@ def test_only_port_is_the_console(lab: Lab, image_of: ImageOf) -> None:
     boot = lab.boot(disk, image.kernel, CONSOLE_ONLY, asked=(noise,))
     check_identity(boot, FIRST)
     assert disk.text("/root/file") == "first"
+    assert "/dev/ttyS0 has a login prompt" in boot.report_log
     kilobytes = len(lab.wire.asked.said) // 1000
     lab.saw(
         f"{identity(FIRST)}; {kilobytes} kB of kernel messages and login prompts on the same line"

@@ -58,6 +58,7 @@ def check_installed(disk: Disk) -> None:
     assert disk.text(parts.AGENT) == parts.agent()
     assert disk.mode(parts.AGENT) == 0o755
     assert disk.text(parts.UNIT) == parts.unit()
+    assert disk.text(parts.REPORT_UNIT) == parts.report_unit()
     assert disk.text(parts.PRESET) == parts.preset()
     assert disk.text(parts.CLEAN) == parts.clean()
     assert disk.mode(parts.CLEAN) == 0o755

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.boot import SEED, Interface
-from tests.e2e.expected import FIRST, MACHINE, ONE_CARD, check_identity, identity
+from tests.e2e.expected import FIRST, MACHINE, ONE_CARD, check_identity, check_told_soon, identity
 from tests.e2e.image import ImageOf
 from tests.e2e.lab import Lab
 from tests.e2e.recipe import DEBIAN_11, DEBIAN_12, NETPLAN_13, SID, Recipe
@@ -20,10 +20,13 @@ def test_other_system_takes_the_data(lab: Lab, image_of: ImageOf, recipe: Recipe
     FIRST.serve(lab)
     lab.start_server()
     image = image_of(recipe)
-    boot = lab.boot(lab.disk(image), image.kernel, MACHINE)
+    boot = lab.boot(lab.disk(image), image.kernel, MACHINE, is_watched=True)
     check_identity(boot, FIRST)
     assert boot.disk.text("/root/file") == "first"
     assert boot.disk.text("/root/command") == "first on web1\n"
+    if recipe == DEBIAN_12:
+        assert lab.outcome["status"] == "done", lab.outcome
+        check_told_soon(lab, boot)
     lab.saw(f"{identity(FIRST)}, gateway, DNS, SSH key; a file and a command of user-data")
 
 

@@ -35,19 +35,10 @@ def written(data: Data) -> str:
     return str(yaml.dump(data, Dumper=dumper, sort_keys=False))
 
 
-class Backend(ABC):
-    """A server that a store asks; `with` starts it, and removes all of it at the end.
+class Started(ABC):
+    """It has a directory of its own; `with` starts it, and removes all of it at the end."""
 
-    `put` and its kin return when the change is made, so that whoever asks afterwards may expect it.
-    """
-
-    name: ClassVar[str]
-    driver: ClassVar[str]  # --driver
-    layer_served_after_s: ClassVar[float] = 1.0  # within which a change counts for all VMs
-    prepares: ClassVar[bool] = False  # the catalogue prepares answers of all its data
-
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
+    directory: Path
 
     def __enter__(self) -> Self:
         try:
@@ -60,6 +51,28 @@ class Backend(ABC):
     def __exit__(self, *_error: object) -> None:
         self.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it, for the first time or after `kill`; return when it serves."""
+
+    def close(self) -> None:  # noqa: B027 - not each one has a process
+        """End it, if it runs."""
+
+
+class Backend(Started):
+    """A server that a store asks.
+
+    `put` and its kin return when the change is made, so that whoever asks afterwards may expect it.
+    """
+
+    name: ClassVar[str]
+    driver: ClassVar[str]  # --driver
+    layer_served_after_s: ClassVar[float] = 1.0  # within which a change counts for all VMs
+    prepares: ClassVar[bool] = False  # the catalogue prepares answers of all its data
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
 
     @property
     @abstractmethod
@@ -77,10 +90,6 @@ class Backend(ABC):
         return ()
 
     @abstractmethod
-    def start(self) -> None:
-        """Start it, for the first time or after `kill`; return when it serves."""
-
-    @abstractmethod
     def put(self, vms: Mapping[str, Data]) -> None:
         """Give VMs data, by their names, in place of what they had."""
 
@@ -92,7 +101,7 @@ class Backend(ABC):
     def put_layer(self, name: str, data: Data) -> None:
         """Set a layer; layers count in the order of their names."""
 
-    def attach(self, port: int, admin_port: int) -> None:  # noqa: B027 - few need it
+    def attach(self, port: int, admin_port: int) -> None:  # few need it
         """Learn where the metadata server listens, before the first change: for webhooks."""
 
     @abstractmethod
@@ -111,9 +120,6 @@ class Backend(ABC):
         """End it as an operator does, and start it again."""
         self.kill()
         self.start()
-
-    def close(self) -> None:  # noqa: B027 - not each one has a process
-        """End it, if it runs."""
 
 
 class DaemonBackend(Backend):
@@ -233,7 +239,10 @@ class Daemon:
             self._wait()
 
     def stop(self) -> None:
+        """Return when all its threads have stopped."""
         self._signal(signal.SIGSTOP)
+        assert self._process
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def cont(self) -> None:
         self._signal(signal.SIGCONT)

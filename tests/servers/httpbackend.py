@@ -33,6 +33,7 @@ class HttpBackend(DaemonBackend):
         self.daemons = [self._daemon]
         self._place = self.directory / "documents"
         self._layers: dict[str, Data] = {}
+        self._listed: set[str] = set()
         openssl = shutil.which("openssl")
         assert openssl, "needs openssl (Debian: apt-get install openssl)"
         self._pair = make_pair(openssl, self.directory, "localhost")
@@ -50,6 +51,7 @@ class HttpBackend(DaemonBackend):
         return {
             "url": url + "/vms/{name}",
             "layers-url": url + "/layers",
+            "list-url": url + "/list",
             "health-url": url + "/layers",
             "token-file": str(self._token_file),
             "ca-file": str(self._pair.certificate),
@@ -70,10 +72,12 @@ class HttpBackend(DaemonBackend):
     def put(self, vms: Mapping[str, Data]) -> None:
         for name, data in vms.items():
             self._write(self._place / "vms" / name, written(data))
+        self._list(self._listed | set(vms))
         self._tell({"names": list(vms)})
 
     def delete(self, name: str) -> None:
         (self._place / "vms" / name).unlink()
+        self._list(self._listed - {name})
         self._tell({"names": [name]})
 
     def put_layer(self, name: str, data: Data) -> None:
@@ -81,6 +85,11 @@ class HttpBackend(DaemonBackend):
         layers = [layer for _, layer in sorted(self._layers.items())]
         self._write(self._place / "layers", json.dumps(layers))
         self._tell({"layers": True})
+
+    def _list(self, names: set[str]) -> None:
+        if names != self._listed:
+            self._listed = names
+            self._write(self._place / "list", json.dumps(sorted(names)))
 
     def _write(self, place: Path, text: str) -> None:
         new = self.directory / "new"
@@ -94,6 +103,7 @@ class HttpBackend(DaemonBackend):
 class HttpHookBackend(HttpBackend):
     name = "http-hook"
     cache_control = "max-age=600"
+    prepares = True
 
     def __init__(self) -> None:
         super().__init__()

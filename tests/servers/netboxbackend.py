@@ -42,7 +42,8 @@ class NetBoxBackend(DaemonBackend):
 
     name = "netbox"
     driver = "netbox"
-    layer_served_after_s = 60.0  # a config context counts once all virtual machines are read
+    layer_served_after_s = 5.0  # a config context counts once the virtual machine is read
+    prepares = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from tests.namespaces import NETWORKS
 from tests.servers import Data, written
 from tests.servers.sqlserver import SqlServerBackend, make_tables
 
@@ -29,20 +30,36 @@ class PostgresqlBackend(SqlServerBackend):
     name = "postgresql"
     ended_by = signal.SIGINT  # "fast": connections are closed
 
+    def __init__(
+        self, primary: PostgresqlBackend | None = None, further: Sequence[str] = ()
+    ) -> None:
+        """A standby of `primary`, if there is one, until it is promoted. It listens on loopback and
+        on `further` addresses of a test's own networks."""
+        super().__init__()
+        self.primary = primary
+        self._further = further
+
     @property
     def url(self) -> str:
-        return f"postgresql://vmw:{QUOTED_PASSWORD}@127.0.0.1:{self.port}/vms"
+        return self.url_at("127.0.0.1")
+
+    def url_at(self, address: str) -> str:
+        return f"postgresql://vmw:{QUOTED_PASSWORD}@{address}:{self.port}/vms"
 
     def start(self) -> None:
         is_new = not self.data.exists()
-        if is_new:
+        if is_new and not self._is_copied():
             common = ("--pgdata", self.data, "--username", "admin", "--encoding", "UTF8")
             self.daemon.run(program("initdb"), *common, "--locale", "C", "--no-sync")
-            rules = "host all admin 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
+            rules = (
+                "host all,replication admin 127.0.0.1/32 trust\n"
+                "host all all 127.0.0.1/32 scram-sha-256\n"
+                f"host all all {NETWORKS} scram-sha-256\n"
+            )
             (self.data / "pg_hba.conf").write_text(rules)
         settings = {
             "port": self.port,
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": ",".join(["127.0.0.1", *self._further]),
             "unix_socket_directories": "",
             "fsync": "off",  # no power is cut here
         }
@@ -50,12 +67,26 @@ class PostgresqlBackend(SqlServerBackend):
         self.daemon.start(
             program("postgres"), "-D", str(self.data), *words, is_ready=self._is_ready
         )
-        if is_new:
+        if is_new and not self.primary:
             with self.admin() as db:
                 db.execute(f"CREATE ROLE vmw LOGIN PASSWORD '{PASSWORD}'")
                 db.execute("CREATE DATABASE vms OWNER vmw")
             make_tables(self.url)
         self._db = self.admin("vms")
+
+    def _is_copied(self) -> bool:
+        """Copy the primary, if there is one."""
+        if self.primary is None:
+            return False
+        place = ("--host", "127.0.0.1", "--port", str(self.primary.port), "--username", "admin")
+        options = ("--write-recovery-conf", "--checkpoint", "fast", "--no-sync")
+        self.daemon.run(program("pg_basebackup"), "--pgdata", self.data, *place, *options)
+        return True
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        with self.admin() as db:
+            db.execute("SELECT pg_promote()")
 
     def admin(self, database: str = "postgres") -> psycopg.Connection[Any]:
         return psycopg.connect(
