@@ -18,9 +18,17 @@ from hypothesis import HealthCheck, settings
 
 from tests.cloudinit import cloud_init  # noqa: F401 - a fixture
 from tests.debiantrees import debian_tree  # noqa: F401 - a fixture
+from tests.fleet import fleet_backend, fleet_database  # noqa: F401 - fixtures
 from tests.fuse import hanging  # noqa: F401 - a fixture
 from tests.guest import guest, serial  # noqa: F401 - fixtures
+from tests.namespaces import namespace  # noqa: F401 - a fixture
+from tests.openbao import openbao  # noqa: F401 - a fixture
 from tests.process import Constants, ServerProcess, modules_with, place_of
+from tests.simulator import (  # noqa: F401 - fixtures
+    simulate,
+    simulator_certificate,
+    simulator_program,
+)
 from tests.vm import Vm
 
 # Each process of the tests, and each that they start, would compile all modules anew.
@@ -31,8 +39,14 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A case that takes long says something of a busy machine, and nothing of a law.
-settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A case that takes long says something of a busy machine, and nothing of a law. Each run has other
+# cases; CI, which has more time, has more of them.
+settings.register_profile(
+    "laws",
+    deadline=None,
+    max_examples=100 if os.environ.get("CI") else 40,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("laws")
 
 # Thousands of tests and their modules are there until the end: the collector need not look at them,
@@ -49,6 +63,7 @@ WAITING = (
     "strangers",
     "server",
     "hanging",
+    "running_clock",
     "agent",
 )
 

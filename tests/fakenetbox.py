@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class FakeNetBox(HttpPeer):
         self.vms = {int(vm["id"]): vm for vm in self.recorded["data"].pop("found")}
         self.hidden: set[str] = set()
         self.largest_page = 1000
+        self.page_s = 0.0  # in which a page is answered
         self.failing: list[bytes] | None = None  # what is answered in place of anything
 
     def add(self, number: int, **changes: Any) -> dict[str, Any]:
@@ -66,7 +68,10 @@ class FakeNetBox(HttpPeer):
             return reply("{}", "403 Forbidden" if hidden else "200 OK")
         assert asked.target == "/graphql/"
         data = self.recorded["data"] | {kind: [] for kind in self.hidden}
-        found = self._found(json.loads(asked.body)["variables"])
+        variables = json.loads(asked.body)["variables"]
+        if "start" in variables["pagination"]:
+            time.sleep(self.page_s)
+        found = self._found(variables)
         return reply(json.dumps({"data": {**data, "found": found}}))
 
     def _found(self, variables: dict[str, Any]) -> list[Any]:

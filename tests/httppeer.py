@@ -105,5 +105,8 @@ def _asked(reader: socket.SocketIO, number: int) -> Asked | None:
     while line := reader.readline().strip():
         name, _, value = line.decode("latin-1").partition(":")
         headers[name.lower()] = value.strip()
-    body = reader.read(int(headers.get("content-length", 0))) or b""
+    length = int(headers.get("content-length", 0))
+    body = reader.read(length) or b""
+    if len(body) < length:  # who asked has gone away
+        return None
     return Asked(first[0], first[1], headers, body, number)

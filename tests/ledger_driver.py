@@ -1,7 +1,8 @@
 """A driver without tokens, as most authors write it: what it does depends on files in a directory.
 
 `down`: it raises DriverError. `hangs`: it waits until the file is gone. `none`: there is no VM.
-`version` is the instance-id. It writes the name of each VM that it is asked for to `calls`.
+`slow-check`: its check waits until the file is gone. `version` is the instance-id. It writes the
+name of each VM that it is asked for to `calls`.
 """
 
 from __future__ import annotations
@@ -32,3 +33,7 @@ class LedgerDriver(Driver):
             return None
         version = (directory / "version").read_text()
         return InstanceData.from_mapping({"metadata": {"instance-id": version}})
+
+    def check(self) -> None:
+        while (self.options.directory / "slow-check").exists():
+            time.sleep(0.01)

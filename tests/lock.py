@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 from tests.process import CHECKOUT
 
 LOCK = CHECKOUT / "requirements.lock"
-EXTRAS = ("vsphere", "http", "sql")  # those that the lock is for
+EXTRAS = ("vsphere", "http", "sql", "fleet", "identity")  # those that the lock is for
 
 _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 _PLACE = re.compile(r"://|^\s*-|(^|\s)[.~]?/\w|\bfile:")  # an address, an option, a path

@@ -12,8 +12,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -90,8 +90,15 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Runs `vmw-cloudinit-metadata` to its end."""
     command = Program([*COMMAND, *arguments])
+    return ended(command, lambda out, err: begin(command, out, err, cwd, env or {}))
+
+
+def ended(
+    command: list[str], start: Callable[[int, int], subprocess.Popen[bytes] | Started]
+) -> subprocess.CompletedProcess[str]:
+    """Starts a process with these descriptors for its output, and waits for its end."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = begin(command, out.fileno(), err.fileno(), cwd, env or {})
+        process = start(out.fileno(), err.fileno())
         try:
             code = process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
@@ -226,3 +233,16 @@ def tree_of(pid: int) -> list[int]:
             for child in (task / "children").read_text().split():
                 found += tree_of(int(child))
     return found
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """These processes are stopped in the block."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)

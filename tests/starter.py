@@ -1,10 +1,13 @@
-"""Starts the program from a process that has imported it already.
+"""Starts a program from a process that has imported it already: the package's, or a single file.
 
 An ordinary start takes 0.4 s of CPU, most of it for imports. Here one process per test process
 imports the program once, and forks for each start, which takes 0.02 s. What it forks is a process
 of its own: it runs `__main__`, or the text behind `-c`, from the first line to the end, and the
-interpreter ends as it always does. Not for tests of the start itself, of imports, or of an
-environment or directory that changes what is imported: these use `subprocess`.
+interpreter ends as it always does, except that modules from before the fork are not torn down: each
+end would copy the memory of them all, which takes longer than most commands. Not for tests of the
+start or the end itself, of imports, or of an environment or directory that changes what is
+imported: these use `subprocess`. The starter of a single file, which the agent in guests is, has
+compiled it, and imported what it imports.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 
 MAX_REQUEST_BYTES = 100_000
 START_S = 60.0  # of the starter, on a busy machine
@@ -40,7 +45,9 @@ class Started:
         self.pid = pid
 
     def _next(self, limit_s: float | None) -> int | None:
-        is_there, _, _ = select.select([self._told], [], [], limit_s)
+        told = select.poll()  # `select` takes no descriptor above 1,023, and a load has many
+        told.register(self._told, select.POLLIN)
+        is_there = told.poll(None if limit_s is None else 1000 * limit_s)
         return int(self._told.recv(64)) if is_there else None
 
     def poll(self) -> int | None:
@@ -68,23 +75,24 @@ class Started:
 
 
 class Starter:
-    """The process that forks."""
+    """The process that forks; for this file, or for the package."""
 
-    def __init__(self) -> None:
+    def __init__(self, *file: Path) -> None:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.starter", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.starter", str(theirs.fileno()), *map(str, file)],
                 cwd=CHECKOUT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for whoever ends the processes
             )
 
     def start(
         self, command: Sequence[str], stdout: int, stderr: int, env: Mapping[str, str]
     ) -> Started:
-        """Starts `python -m NAME …` or `python -c TEXT …` in the checkout."""
+        """Starts `python -m NAME …`, `python -c TEXT …` or `python FILE …` in the checkout."""
         request = json.dumps({"command": list(command), "env": dict(env)}).encode()
         assert len(request) <= MAX_REQUEST_BYTES
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -98,9 +106,9 @@ class Starter:
 
 
 @functools.cache
-def starter() -> Starter:
+def starter(*file: Path) -> Starter:
     """That of this process; started when it is needed first."""
-    made = Starter()
+    made = Starter(*file)
     atexit.register(made.end)
     return made
 
@@ -149,11 +157,45 @@ def _run(command: list[str]) -> None:
         exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
 
 
-if __name__ == "__main__":
-    # So that forks have them: a command, and a driver, is imported where it is used first.
+def _import_package() -> None:
+    """Import commands, and a driver: each is imported where it is used first."""
     from vmw_cloudinit_metadata.cli import COMMANDS
     from vmw_cloudinit_metadata.drivers import file  # noqa: F401
 
     assert all(COMMANDS.values())
-    gc.freeze()  # else the collector of each fork would copy the memory of all modules
-    _run(_next_command(socket.socket(fileno=int(sys.argv[1]))))
+
+
+def _serve(requests: socket.socket, file: str) -> None:
+    loader = SourceFileLoader("program", file)
+    program = compile(loader.get_data(file), file, "exec")
+    loader.exec_module(ModuleType(loader.name))
+    _keep_modules()
+    sys.argv = _next_command(requests)[1:]
+    exec(program, {"__name__": "__main__", "__file__": file})
+
+
+def _keep_modules() -> None:
+    """Let the memory of modules be shared by the forks until they have ended."""
+    kept: list[object] = list(sys.modules.values())
+    kept.append(kept)  # a circle, which only the collector would free
+    _kept_names.update(sys.modules.keys() - {"sys", "builtins", "__main__"})
+    gc.freeze()
+
+
+def _forget_modules() -> None:
+    """The interpreter tears down at its end what is in `sys.modules`."""
+    for name in _kept_names:
+        sys.modules.pop(name, None)
+
+
+_kept_names: set[str] = set()
+
+if __name__ == "__main__":
+    atexit.register(_forget_modules)  # before all others, so it is called as the last one
+    _socket, *_files = sys.argv[1:]
+    if _files:
+        _serve(socket.socket(fileno=int(_socket)), *_files)
+    else:
+        _import_package()
+        _keep_modules()
+        _run(_next_command(socket.socket(fileno=int(_socket))))

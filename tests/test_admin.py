@@ -195,11 +195,30 @@ Boot = Callable[..., Vm]
 
 def test_healthy_server_is_alive_and_ready(admin: Admin) -> None:
     assert admin.request("/healthz")[1] == b"ok\n"
-    assert admin.request("/readyz")[1] == b"ready\n"
+    wait_until(lambda: admin.request("/readyz")[1] == b"ready\n")
+
+
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_server_is_not_ready_until_its_source_was_checked(
+    begin: Begin, tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "version").write_text("1")
+    (tmp_path / "slow-check").touch()
+    server, admin = begin(
+        *("--driver", "tests.ledger_driver:LedgerDriver", "--workers", workers),
+        driver_opts={"directory": str(tmp_path)},
+    )
+    text = b"not ready: the data source has not been checked yet\n"
+    answer, found = admin.request("/readyz")
+    assert (answer.status, found) == (503, text)
+    assert Vm(server.port).metadata()["instance-id"] == "1"  # VMs do not wait for it
+    (tmp_path / "slow-check").unlink()
+    wait_until(lambda: admin.status("/readyz") == 200)
 
 
 def test_driver_that_cannot_be_used_is_not_ready(begin: Begin, own_instances: Path) -> None:
     _, admin = begin()
+    wait_until(lambda: admin.status("/readyz") == 200)
     moved = own_instances.rename(own_instances.with_name("moved"))
     wait_until(lambda: admin.status("/readyz") == 503)
     assert str(own_instances).encode() not in admin.request("/readyz")[1]
@@ -410,7 +429,7 @@ def test_machine_whose_file_is_added_is_served(admin: Admin, vms: Boot, instance
     assert admin.state_of("late") == "failed"
     before = admin.json("/api/status")["problems"]["not-found"]
     (instances / "late.yaml").write_text("metadata: {}\n")
-    machine.metadata()
+    wait_until(lambda: machine.ask("METADATA")[0] == "RESPONSE_METADATA")
     wait_until(lambda: admin.state_of("late") == "served")
     assert admin.json("/api/status")["problems"].get("not-found", 0) == before - 1
 

@@ -250,7 +250,7 @@ def test_line_without_end_is_dropped(guest: Guest, serial: Serial) -> None:
 def test_answers_of_kinds_that_nobody_asks_for_are_not_kept(serial: Serial) -> None:
     kinds = ("FOO", "X" * 64, "METADATA")
     uart = serial(lambda _: b"".join(response(kind, b"x") for kind in kinds))
-    port = SerialPort("/dev/ttyS1", uart.path, is_console=False)
+    port = SerialPort("/dev/ttyS1", uart.path, is_shared=False)
     try:
         patience = Patience(LIMIT_S, LIMIT_S, LIMIT_S)
         conversation = Conversation([port], wait_for, patience, LIMIT_S, print)
@@ -428,6 +428,29 @@ def test_later_boot_keeps_the_seed_at_once_if_it_is_not_found(guest: Guest, seri
     output = later_boot(guest, serial, refusing("not-found"))
     assert "retrying" not in output
     assert "keeping the seed of i-1" in output
+
+
+@pytest.mark.parametrize("number", [1, 3], ids=["all", "user-data"])
+def test_later_boot_keeps_the_seed_at_once_after_the_window(
+    guest: Guest, serial: Serial, number: int
+) -> None:
+    known, closed = server_of({**DOCUMENTS, "METADATA": b"instance-id: i-1"}), refusing("closed")
+    output = later_boot(
+        guest,
+        serial,
+        lambda name: closed(name) if number == 1 or name == "USERDATA" else known(name),
+    )
+    assert "retrying" not in output
+    assert "the server answered closed: no reason: keeping the seed of i-1" in output
+    assert guest.files["user-data"] == DOCUMENTS["USERDATA"]
+
+
+def test_first_boot_after_the_window_fails_at_once(guest: Guest, serial: Serial) -> None:
+    serial(refusing("closed"))
+    output = guest.fetch(*QUICK, "--first-boot-timeout", "30")
+    assert "retrying" not in output
+    assert "answered closed: no reason: cloud-init continues without data" in output
+    assert not guest.seed.exists()
 
 
 def test_later_boot_with_the_same_data_changes_nothing(guest: Guest, serial: Serial) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from tests.cloudinit import CloudInit
@@ -17,6 +20,7 @@ from tests.guest import QUICK, Guest, mostly_slow
 from tests.process import LIMIT_S, ServerProcess
 from tests.test_bridge import BridgeProcess
 from tests.uart import Uart
+from tests.waiting import wait_until
 
 MAC = "00:50:56:01:02:03"
 LARGE = b"#cloud-config\n" + b"".join(b"# line %d of many\n" % number for number in range(48_000))
@@ -25,8 +29,8 @@ LARGE = b"#cloud-config\n" + b"".join(b"# line %d of many\n" % number for number
 class Wire:
     """The serial port of the VM web1: a bridge, and a pump that behaves as a test wants."""
 
-    def __init__(self, port: int, path: Path) -> None:
-        self.bridge = BridgeProcess(port, "--listen", f"unix:{path}")
+    def __init__(self, port: int, path: Path, *options: str) -> None:
+        self.bridge = BridgeProcess(port, "--listen", f"unix:{path}", *options)
         self.bridge.wait_for("listening for the guest")
         self._path = path
         self._uarts: list[Uart] = []
@@ -106,7 +110,7 @@ def large(own_instances: Path) -> None:
     (own_instances / "web1.yaml").write_text(text)
 
 
-Wired = Callable[[int], Wire]
+Wired = Callable[..., Wire]
 
 
 @pytest.fixture
@@ -114,8 +118,8 @@ def wired(tmp_path: Path) -> Iterator[Wired]:
     """A wire to the port of a server of one test alone."""
     made: list[Wire] = []
 
-    def connect(port: int) -> Wire:
-        made.append(Wire(port, tmp_path / "serial"))
+    def connect(port: int, *options: str) -> Wire:
+        made.append(Wire(port, tmp_path / f"serial{len(made)}", *options))
         return made[-1]
 
     yield connect
@@ -279,3 +283,113 @@ def test_cloud_init_configures_the_card_under_its_name(
     assert re.search(r"iface eth0 inet static\n\s+address 192.168.1.1/24", text)
     rules = tmp_path / "target/etc/udev/rules.d/70-persistent-net.rules"
     assert MAC in rules.read_text()  # by which cloud-init renames ens192
+
+
+# Identity documents
+
+VC_UUID = "4210aa00-0000-4000-8000-000000000001"
+
+
+@pytest.fixture
+def issuer(tmp_path: Path, start: Callable[..., ServerProcess]) -> tuple[ServerProcess, Path, Path]:
+    """A server that signs identity documents; the file of its token's key, and its public key."""
+    tokens, signing, public = (tmp_path / name for name in ("tokens", "signing", "public"))
+    tokens.write_bytes(b"0123456789abcdef")
+    openssl = ("openssl", "genpkey", "-algorithm", "ed25519", "-out", str(signing))
+    subprocess.run(openssl, check=True, timeout=LIMIT_S)
+    openssl = ("openssl", "pkey", "-in", str(signing), "-pubout", "-out", str(public))
+    subprocess.run(openssl, check=True, timeout=LIMIT_S)
+    for file in (tokens, signing):
+        file.chmod(0o600)
+    server = start(
+        *("--identity-key-file", str(tokens), "--identity-token", "warn"),
+        *("--identity-signing-key", str(signing), "--identity-issuer", "https://m.example.com"),
+    )
+    return server, tokens, public
+
+
+def test_guest_with_a_token_prints_its_identity_document(
+    guest: Guest, issuer: tuple[ServerProcess, Path, Path], wired: Wired
+) -> None:
+    server, tokens, public = issuer
+    wire = wired(server.port, "--vc-uuid", VC_UUID, "--identity-key-file", str(tokens))
+    wire.put_into(guest)
+    ended = guest.run("identity", "--audience", "https://vault.example.com", *QUICK)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    claims = jwt.decode(
+        ended.stdout.strip(),
+        public.read_text(),
+        algorithms=["EdDSA"],
+        audience="https://vault.example.com",
+        issuer="https://m.example.com",
+    )
+    assert claims["sub"] == VC_UUID
+
+
+def test_guest_without_a_token_is_refused_an_identity_document(
+    guest: Guest, issuer: tuple[ServerProcess, Path, Path], wired: Wired
+) -> None:
+    wired(issuer[0].port, "--vc-uuid", VC_UUID).put_into(guest)
+    ended = guest.run("identity", "--audience", "x", *QUICK)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "no identity document: the server answered refused: " in ended.stderr
+
+
+# How a boot ended
+
+
+def machine(server: ServerProcess) -> Any:
+    """What the server shows of the VM."""
+    return json.loads(get(server, "/api/machines/web1"))
+
+
+def get(server: ServerProcess, path: str) -> str:
+    url = server.wait_for(r"admin on (http://\S+)")[1]
+    with urllib.request.urlopen(url + path, timeout=LIMIT_S) as answer:
+        return str(answer.read().decode())
+
+
+def end_cloud_init(guest: Guest, error: str = "") -> None:
+    """What cloud-init 25.1 and ssh-keygen leave of a boot."""
+    stage = {"errors": [error] if error else [], "recoverable_errors": {}}
+    v1 = {"datasource": "DataSourceNoCloud", "stage": None, "modules-final": stage}
+    guest.write("run/cloud-init/status.json", json.dumps({"v1": v1}))
+    guest.write("run/cloud-init/result.json", json.dumps({"v1": {"errors": stage["errors"]}}))
+    guest.write("etc/ssh/ssh_host_ed25519_key.pub", f"{HOST_KEY} root@web1\n")
+
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC20Q6Q9Gpyvl7QM4ZdK6Y2sVszlLzRR9yUEKujZP2Jn"
+
+
+def test_server_takes_the_report_of_a_boot(
+    guest: Guest, start: Callable[..., ServerProcess], wired: Wired
+) -> None:
+    server = start()
+    wired(server.port).put_into(guest)
+    guest.fetch(*QUICK)
+    end_cloud_init(guest)
+    assert "reported how this boot ended: done" in guest.fetch("report")
+    server.wait_for("has booted")
+    wait_until(lambda: machine(server)["state"] == "booted")
+    (line,) = get(server, "/api/known_hosts").splitlines()
+    assert line.endswith(f" {HOST_KEY}")
+
+
+@pytest.mark.slow
+def test_server_that_was_restarted_takes_the_report_after_metadata(
+    guest: Guest, start: Callable[..., ServerProcess], wired: Wired
+) -> None:
+    server = start()
+    wire = wired(server.port)
+    wire.put_into(guest)
+    guest.fetch(*QUICK)
+    end_cloud_init(guest, "('scripts-user', RuntimeError('Runparts: 1 failures'))")
+    address = f"127.0.0.1:{server.port}"
+    server.end()
+    server = start(listen=address)
+    wire.bridge.wait_for("line open", 2)
+    output = guest.fetch("report")
+    assert "the server answered refused: " in output
+    assert "reported how this boot ended: error" in output
+    wait_until(lambda: machine(server)["state"] == "broken")
+    assert "Runparts" in json.dumps(machine(server)["outcome"])

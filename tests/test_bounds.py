@@ -58,16 +58,23 @@ def fresh_claim() -> bytes:
 PROXY = suboption(70, b"Cmy-metadata?" + wide(MAX_URI_BYTES - len("my-metadata?")))
 NAME = suboption(82, wide(MAX_NAME_BYTES))
 
+STATUS = b"!!REQUEST_STATUS#" + b"QUFB" * 1000 + b"\n"  # 3,000 bytes
+
 # Each fills one buffer; the last ones leave something incomplete.
 FILLS = {
-    "requests": BINARY + WILL_EXTENSION + suboption(0, KNOWN) + requests(200),
+    "requests": BINARY + WILL_EXTENSION + suboption(0, KNOWN) + STATUS * 8 + requests(200),
     "line": b"x" * 4096,
     "identity": NAME,
     "postponed": WILL_AUTHENTICATION + b"".join(suboption(99, b"xy") for _ in range(2000)),
     "subnegotiation": b"\xff\xfa\xe8" + b"x" * 4095,
 }
 EARLY = {
-    "open": BINARY + WILL_EXTENSION + suboption(0, KNOWN) + requests(200) + b"x" * 4096,
+    "open": BINARY
+    + WILL_EXTENSION
+    + suboption(0, KNOWN)
+    + STATUS * 8
+    + requests(200)
+    + b"x" * 4096,
     "identity": NAME,
     "claim": fresh_claim() + b"y" * 100_000,
     "postponed": WILL_AUTHENTICATION + b"".join(suboption(99, b"xy") for _ in range(2000)),

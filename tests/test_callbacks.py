@@ -15,9 +15,9 @@ from vmw_cloudinit_metadata.admin.adminport import AdminPort, AdminSettings
 from vmw_cloudinit_metadata.monitoring import uncaught
 from vmw_cloudinit_metadata.monitoring.facts import DocumentsServed, VmIdentified
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.process.deadlines import Deadlines
 from vmw_cloudinit_metadata.process.threads import Threads
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-from vmw_cloudinit_metadata.serving.timer import Deadlines
 from vmw_cloudinit_metadata.settings.values import Address
 
 

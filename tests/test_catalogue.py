@@ -25,6 +25,7 @@ from tests.process import CHECKOUT, ServerProcess, run, with_constants
 from tests.test_admin import Admin, wait_until
 from vmw_cloudinit_metadata.drivers import preparedrecords
 from vmw_cloudinit_metadata.drivers.catalogue import records
+from vmw_cloudinit_metadata.drivers.catalogue.child import Input, RecordWriter, Surveyor
 from vmw_cloudinit_metadata.drivers.catalogue.findings import MAX_FINDINGS, Finding, Findings
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.observation import Census, Observation
@@ -363,7 +364,8 @@ def test_error_of_a_driver_is_told_without_the_secrets_of_its_options(
     (tmp_path / "leaky.py").write_text(LEAKY)
     monkeypatch.syspath_prepend(str(tmp_path))
     work = {"driver": "leaky:Leaky", "options": {"password": SECRET, "fails": fails}}
-    line = ujson.dumps({**work, "memory_bytes": 2**30, "prepared_bytes": 0}).encode() + b"\n"
+    further = {"memory_bytes": 2**30, "prepared_bytes": 0, "records_uses": True}
+    line = ujson.dumps(work | further).encode() + b"\n"
     command = command_of("vmw_cloudinit_metadata.drivers.catalogue.child")
     done = subprocess.run(command, input=line, capture_output=True, timeout=LIMIT_S)
     failed = records.decode(done.stdout.splitlines()[-1])
@@ -371,6 +373,59 @@ def test_error_of_a_driver_is_told_without_the_secrets_of_its_options(
     assert "Error: " in failed.reason
     assert SECRET not in failed.reason
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+LATE = """
+import time
+from vmw_cloudinit_metadata import Driver
+
+class Late(Driver):
+    number = None
+
+    def get_instance(self, machine):
+        return None
+
+    def revision(self):
+        return self.number
+
+    def validate(self):
+        time.sleep(0.01)
+        self.number = 1  # it has begun to notify, and had to wait for that
+        return []
+"""
+
+
+class Beginnings(RecordWriter):
+    def __init__(self) -> None:
+        self.count = 0
+
+    def write(self, record: bytes) -> None:
+        self.count += record == records.of_began()
+
+    def stay_alive(self, checked: int = 0) -> bool:
+        return bool(checked)
+
+
+class Patience(Input):
+    """Ends the process after so many looks."""
+
+    def look(self, limit_s: float = 0.0) -> None:  # noqa: ARG002
+        self.looks = getattr(self, "looks", 0) + 1
+        if self.looks > 20:
+            raise SystemExit
+
+
+def test_driver_that_begins_to_notify_during_a_survey_is_surveyed_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constants: Constants
+) -> None:
+    (tmp_path / "late.py").write_text(LATE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    place = "drivers__catalogue__child__"
+    constants(**{f"{place}SETTLE_S": -1.0, f"{place}STORM_SHARE": 1e-9, f"{place}WATCHES_S": 0.0})
+    began = Beginnings()
+    with pytest.raises(SystemExit):
+        Surveyor("late:Late", {}, 0, Patience(0), began).run()
+    assert began.count == 2
 
 
 START = """

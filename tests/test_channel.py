@@ -66,7 +66,7 @@ def served(name: str = "web1") -> Happening:
 SOURCE = SourceState("https://cmdb", 1.5e9)
 FIGURES = Figures(
     Counter({"boots": 3, "fault: x": 1}),
-    {"boot": Timing([0, 1] * 8 + [2], 0.5)},
+    {"boot": Timing([0, 1] * 10 + [2], 0.5)},
     {"connections": 2},
 )
 
@@ -124,7 +124,7 @@ def takes_in_and_tells(report: channel.Report) -> None:
     chronicle.process_is_gone(1, time.time())
     ujson.dumps(pulse.picture(time.time()))
     figures = sum([report.figures or Figures(), FIGURES], Figures())
-    Metrics(lambda: Scene(figures, True, {}, 0, 0.0, Counter())).text()
+    Metrics(lambda: Scene(figures, True, {}, {"failed": 0, "stale": 0}, 0.0, Counter())).text()
 
 
 @given(st.binary(max_size=200) | almost_worthy())
@@ -321,7 +321,7 @@ def test_parent_hears_a_worker_on_whatever_that_has_said(
 ) -> None:
     parents, workers = pair
     learned: list[Happening] = []
-    worker = Worker(0, parents, [learned.append], HookRelay(list))
+    worker = Worker(0, 0, parents, [learned.append], HookRelay(list))
     worker.watch(lambda: None)
     good = (
         channel.together([channel.of_happening(served())]),
@@ -349,7 +349,7 @@ def test_parent_hears_a_worker_on_if_a_listener_fails(
         learned.append(str(told.machine.name))
         assert told.machine.name != "bad"
 
-    worker = Worker(0, parents, [listener], HookRelay(list))
+    worker = Worker(0, 0, parents, [listener], HookRelay(list))
     worker.watch(lambda: None)
     for name in ("bad", "good"):
         workers.send(channel.together([channel.of_happening(served(name))]))
@@ -364,7 +364,7 @@ def test_worker_that_has_ended_is_buried_with_all_that_it_has_said(
 ) -> None:
     parents, workers = pair
     learned: list[Happening] = []
-    worker = Worker(0, parents, [learned.append], HookRelay(list))
+    worker = Worker(0, 0, parents, [learned.append], HookRelay(list))
     for _ in range(2):
         workers.send(channel.together([channel.of_happening(served())] * 3))
     workers.send(b'{"happenings":[["serv')  # it died in the middle of a message

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from vmw_cloudinit_metadata.admin import changes, views
 from vmw_cloudinit_metadata.admin import chronicle as module
 from vmw_cloudinit_metadata.admin.adminport import HEARD_S, TOGETHER, AdminPort, AdminSettings
+from vmw_cloudinit_metadata.admin.awaited import LATE_S
 from vmw_cloudinit_metadata.admin.chronicle import Chronicle
 from vmw_cloudinit_metadata.admin.eventstream import KEPT_BYTES, PIECE_BYTES, Events
 from vmw_cloudinit_metadata.admin.machinerecord import MISSING, TROUBLE
 from vmw_cloudinit_metadata.monitoring.facts import (
+    BootReported,
     DocumentsServed,
     Fact,
     IdentityChanged,
@@ -37,6 +39,7 @@ from vmw_cloudinit_metadata.monitoring.facts import (
 )
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.protocol import packet
+from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.packet import Packet
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 from vmw_cloudinit_metadata.settings.values import Address
@@ -52,6 +55,9 @@ FACTS: tuple[Fact, ...] = (
     VmLeft("left"),
     DocumentsServed("served", ANSWERED, 1.0, "", (), "", ""),
     RequestFailed("failed", "METADATA", "not-found", ""),
+    RequestFailed("refused", "STATUS", "refused", ""),
+    BootReported("done", "done", (), {}, 1.0, "i-1", "", (), ()),
+    BootReported("broken", "error", ("x",), {"init": 1.0}, 1.0, "i-1", "", ("web1",), ("k",)),
     PeerRejected("refused", REFUSED),
     StaleServed("stale", ()),
 )
@@ -81,6 +87,75 @@ def test_counts_are_those_of_the_entries(all_of_them: list[Happening]) -> None:
     entries = list(chronicle.entries())
     assert +chronicle.states == Counter(entry.state for entry in entries)
     assert +chronicle.problems == Counter(e.problem for e in entries if e.state in TROUBLE)
+
+
+def test_port_shows_the_proof_that_came_after_its_line() -> None:
+    chronicle = Chronicle()
+    unproved = Machine(vc_uuid="uuid-1", service_uri="a")
+    proved = dataclasses.replace(unproved, proof=Proof.VCENTER)
+    about = (20, 1000.0, "7-1", "10.0.0.1:4", "10.0.0.1")
+    chronicle.hear(Happening(VmIdentified("identified"), *about, unproved, ""))
+    other = (*about[:2], "7-2", *about[3:])
+    chronicle.hear(Happening(VmIdentified("identified"), *other, unproved, ""))
+    chronicle.hear(Happening(METADATA, *about, proved, ""))
+    (record,) = chronicle.entries()
+    machines = [came.machine for came in record.ports.values()]
+    assert [machine.proof for machine in machines if machine] == [Proof.VCENTER, Proof.UNASKED]
+
+
+# Outcomes of boots
+
+DONE = BootReported("done", "done", (), {}, 1.0, "i-1", "", (), ())
+BROKEN = DONE._replace(text="broken", status="error", errors=("x",))
+METADATA = DocumentsServed("served", {"METADATA": 1000.0}, 1.0, "", (), "", "")
+USERDATA = DocumentsServed("served", {"USERDATA": 1001.0}, 1.0, "", (), "", "")
+LATE = 1000.0 + LATE_S
+
+
+def told(chronicle: Chronicle, *facts: Fact, number: int = 1, at_s: float = 1000.0) -> None:
+    machine = Machine(vc_uuid=f"uuid-{number}")
+    for fact in facts:
+        about = (20, at_s, f"7-{number}", "10.0.0.1:4", "10.0.0.1", machine, "")
+        chronicle.hear(Happening(fact, *about))
+
+
+def test_machine_that_does_not_report_is_late_if_it_is_expected_to() -> None:
+    chronicle = Chronicle()
+    told(chronicle, VmIdentified("identified"), METADATA)
+    told(chronicle, VmIdentified("identified"), METADATA, DONE, METADATA, number=2)
+    reported_later = METADATA._replace(answered={"METADATA": 1100.0})
+    told(chronicle, VmIdentified("identified"), METADATA, DONE, reported_later, number=3)
+    awaited = chronicle.awaited
+    assert awaited.count_late(LATE - 1) == 0
+    assert awaited.count_late(LATE) == 0
+    assert awaited.count_late(LATE + 100) == 1  # the third, and not the first: it never reported
+    awaited.expects_all = True
+    assert awaited.count_late(LATE + 100) == 2
+    told(chronicle, DONE, number=3, at_s=3000.0)
+    assert awaited.count_late(LATE + 3000) == 1
+    told(chronicle, VmLeft("left"))
+    assert awaited.count_late(LATE + 3000) == 0
+
+
+def test_outcome_stays_until_the_next_boot() -> None:
+    chronicle = Chronicle()
+    told(chronicle, VmIdentified("identified"), METADATA, DONE)
+    states = []
+    for fact in (USERDATA, METADATA, DONE, BROKEN, METADATA):
+        told(chronicle, fact)
+        states.append(next(chronicle.entries()).state)
+    assert states == ["booted", "served", "booted", "broken", "served"]
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [RequestFailed("failed", "METADATA", "not-found", ""), StaleServed("stale", ())],
+    ids=["failed", "stale"],
+)
+def test_boot_that_succeeds_hides_no_trouble(fact: Fact) -> None:
+    chronicle = Chronicle()
+    told(chronicle, VmIdentified("identified"), fact, DONE)
+    assert next(chronicle.entries()).state in ("failed", "stale")
 
 
 LEFT = Happening(VmLeft("left"), 10, 0.0, "7-1", "peer", "host", Machine(vc_uuid="one"), "")
@@ -171,6 +246,10 @@ def worst_happenings(draw: st.DrawFn) -> list[Happening]:
             RequestFailed(text, draw(TEXTS), error, draw(TEXTS)),
             PeerRejected(text, REFUSED),
             StaleServed(text, sources),
+            BootReported(
+                *(text, "error", (f"{WIDE}{'x' * 199}",) * draw(st.integers(0, 8)), {}, 1.0, "i"),
+                *("", ("h" * 250,) * 12, ("k" * draw(st.sampled_from([90, 2700])),)),
+            ),
         )
         connection = f"7-{draw(st.integers(0, 30))}"
         peer = ("10.0.0.1:4", "10.0.0.1", machine, "")
@@ -198,7 +277,7 @@ def held(value: object, seen: set[int]) -> int:
     return size
 
 
-@settings(LAW, max_examples=40)
+@settings(LAW, max_examples=20)
 @given(worst_happenings())
 def test_entry_holds_no_more_than_it_may_whatever_happens(told: list[Happening]) -> None:
     chronicle = Chronicle()
@@ -239,6 +318,31 @@ def test_documents_that_are_cut_are_counted() -> None:
     told = views.story(next(chronicle.entries()))
     assert len(told["documents"]) >= 1
     assert len(told["documents"]) + told["more_documents"] == 1000
+
+
+@pytest.mark.parametrize("error", ["x" * 199, f"{WIDE}{'x' * 198}"], ids=["plain", "wide"])
+def test_errors_of_a_boot_that_failed_stay_when_its_machine_has_left(error: str) -> None:
+    chronicle = Chronicle()
+    errors = tuple(f"{number}{error}" for number in range(8))
+    identified, served, left = boot_of(1, 1000, "s" * 1000)
+    hosts = ("h" * 250,) * 12
+    broken = BootReported(
+        "boot failed", "error", errors, {"init": 1.0}, 1.0, "i-1", "", hosts, ("k" * 700,)
+    )
+    for happening in (identified, served, served._replace(fact=broken)):
+        chronicle.hear(happening)
+    assert views.story(next(chronicle.entries()))["outcome"]["errors"] == list(errors)
+    chronicle.hear(left)
+    entry = next(chronicle.entries())
+    assert (entry.state, entry.is_connected) == ("broken", False)
+    assert entry.bytes <= module.MAX_LEFT_BYTES
+    assert held(entry, set()) <= module.MAX_LEFT_BYTES + 1024
+    outcome = views.story(entry)["outcome"]
+    assert (len(outcome["errors"]), outcome["more_errors"]) == (8, 0)
+    if error.isascii():
+        assert outcome["errors"] == list(errors)
+    for number, kept in enumerate(outcome["errors"]):
+        assert kept.startswith(f"{number}{error[:30]}")
 
 
 def test_machines_that_left_hold_what_they_are_said_to() -> None:
@@ -325,7 +429,7 @@ def test_happening_in_time_costs_little() -> None:
 
 
 @given(worst_happenings())
-@settings(LAW, max_examples=30)
+@settings(LAW, max_examples=15)
 def test_events_hold_no_more_than_they_may(told: list[Happening]) -> None:
     events = Events()
     follower = events.follow(None, 0)

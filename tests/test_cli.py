@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.process import CHECKOUT, ServerProcess, counters, run
 from tests.vm import Vm
+from vmw_cloudinit_metadata.settings.certificatenames import names_in
 
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
 GUESTS_UUID = "5c241f42-a87f-fa60-6af6-a46351ced0eb"  # as dmidecode prints it
@@ -503,6 +506,50 @@ def test_tls_info_prints_the_uri_with_the_thumbprint(
     assert f"telnets://meta.example.com:13370#thumbprint={thumbprint}\n" in ended.stdout
     assert f" {thumbprint}\n" in ended.stdout
     assert ended.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("subject", "alternative", "host"),
+    [
+        ("/CN=metadata", "", "metadata"),
+        ("/O=us/CN=a.example/OU=x", "DNS:*.example,DNS:b.example,IP:10.0.0.1", "b.example"),
+        ("/CN=a.example", "IP:10.0.0.1", "10.0.0.1"),
+        ("/CN=a.example", "IP:fd00::1,DNS:c.example", "[fd00::1]"),
+        ("/CN=a.example", "email:root@a.example", "a.example"),
+        ("/CN=x", "DNS:other,DNS:{own}", "{own}"),
+        ("/CN=x", "DNS:*.example", "{own}"),
+        ("/CN=Metadata of our VMs", "", "{own}"),
+        ("/CN=evil\x1b[2Jhost", "", "{own}"),
+        ("/O=nobody", "", "{own}"),
+    ],
+)
+def test_tls_info_takes_the_host_from_the_certificate(
+    tmp_path: Path,
+    program: Callable[[str, str], str],
+    subject: str,
+    alternative: str,
+    host: str,
+) -> None:
+    own = socket.getfqdn()
+    file = tmp_path / "both.pem"
+    names = ["-addext", f"subjectAltName={alternative.format(own=own)}"] if alternative else []
+    subprocess.run(
+        [
+            *(program("openssl", "openssl"), "req", "-x509", "-newkey", "ec"),
+            *("-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", subject, *names),
+            *("-keyout", str(file), "-out", str(tmp_path / "certificate")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    ended = run("tls-info", "--tls-cert", str(tmp_path / "certificate"))
+    assert f" telnets://{host.format(own=own)}:13370#thumbprint=" in ended.stdout
+
+
+@given(st.binary() | st.lists(st.sampled_from([0x30, 0xA3, 0x82, 0x80, 0, 1, 2])).map(bytes))
+def test_names_of_what_is_no_certificate_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a certificate"):
+        names_in(data)
 
 
 def test_tls_info_of_an_ipv6_address_and_another_port(certificate: Path) -> None:

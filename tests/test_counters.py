@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.process import CHECKOUT
+from tests.test_floors import forget_nodes, nodes_of  # noqa: F401 - a fixture
 from tests.test_session import HELLO, new_session
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
 from vmw_cloudinit_metadata.monitoring import counters, gauges
@@ -30,11 +31,6 @@ LISTS = {"FAMILIES", "ADMIN_FAMILIES", "GAUGES", "TIMINGS", "TABLES"}
 # Values of labels that others hand in: violations by the protocol, documents by guests, versions
 # by OpenSSL.
 FROM_OUTSIDE = ("protocol_faults", "tls_handshakes")
-
-
-@cache
-def nodes_of(path: Path) -> list[ast.AST]:
-    return list(ast.walk(ast.parse(path.read_text())))
 
 
 def names_declared(path: Path) -> Iterator[tuple[str, str]]:
@@ -94,7 +90,7 @@ def test_no_key_is_declared_twice(families: list[Family]) -> None:
 
 
 def test_every_declared_metric_is_exported() -> None:
-    scene = Scene(Figures(), True, {}, 0, 0.0, {})
+    scene = Scene(Figures(), True, {}, {"failed": 0, "stale": 0}, 0.0, {})
     families = {family.name: family for family in Metrics(lambda: scene).collect()}
     for declared in EXPORTED:
         family = families[f"vmw_metadata_{declared.name}"]

@@ -42,7 +42,7 @@ def installed(debian: Path) -> Iterator[Path]:
     before = system(debian)
     device = ("--device", "/dev/ttyS1")
     code, out, err = in_process("guest", "install", "--root", str(debian), *device)
-    assert (code, len(out), err) == (0, 7, [])
+    assert (code, len(out), err) == (0, 9, [])
     yield debian
     in_process("guest", "install", "--root", str(debian), "--remove")
     assert system(debian) == before
@@ -70,16 +70,19 @@ def test_check_finds_nothing(installed: Path) -> None:
     assert in_process("guest", "check", "--root", str(installed)) == (0, [], ["problems: 0"])
 
 
-def test_unit_is_valid_and_enabled(installed: Path, program: Callable[[str, str], str]) -> None:
-    assert inside(installed, "systemctl", "is-enabled", UNIT) == "enabled\n"
+@pytest.mark.parametrize("unit", [UNIT, "vmw-metadata-report.service"])
+def test_unit_is_valid_and_enabled(
+    installed: Path, program: Callable[[str, str], str], unit: str
+) -> None:
+    assert inside(installed, "systemctl", "is-enabled", unit) == "enabled\n"
     verified = subprocess.run(
-        [program("systemd-analyze", "systemd"), f"--root={installed}", "verify", UNIT],
+        [program("systemd-analyze", "systemd"), f"--root={installed}", "verify", unit],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
-    assert UNIT not in verified.stderr
+    assert unit not in verified.stderr
 
 
 def test_unit_that_systemctl_enables_anew_is_removed_with_the_rest(installed: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from vmw_cloudinit_metadata.drivers.fileoptions import FileOptions
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.serving.answer import Answer, look_up
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 FILE_DRIVER = "vmw_cloudinit_metadata.drivers.file:FileDriver"
@@ -260,3 +262,23 @@ def test_plain_driver_says_what_to_use_in_place_of_what_it_cannot_do() -> None:
         Plain({}).validate()
     with pytest.raises(DriverError, match="no method trace: use `show` without --explain"):
         Plain({}).trace(Machine(name="web1"))
+
+
+# Classes that derive from the file driver
+
+
+class Named(FileDriver):
+    """Adds something to what the file of a VM says."""
+
+    def get_instance(self, machine: Machine) -> InstanceData | None:
+        instance = super().get_instance(machine)
+        return instance and replace(instance, matched_by="our own")
+
+
+def test_driver_that_derives_from_the_file_driver_is_asked_for_all(own_instances: Path) -> None:
+    driver = Named({"directory": str(own_instances)})
+    answer = look_up(driver, Machine(name="web1"))
+    assert isinstance(answer, Answer)
+    assert answer.origin.matched_by == "our own"
+    assert driver.prepared is None
+    driver.close()

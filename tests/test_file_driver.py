@@ -1761,6 +1761,7 @@ def test_document_name_behind_many_files_with_the_same_one_is_known(directory: P
     assert set(driver_of(directory).document_names()) == {"KEYS", "LAST"}
 
 
+@pytest.mark.usefixtures("settled")
 def test_document_names_of_a_directory_that_changes_all_the_time_cost_little(
     directory: Path,
 ) -> None:

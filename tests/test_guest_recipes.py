@@ -22,11 +22,11 @@ from vmw_cloudinit_metadata.guest.image import parts, record
 
 pytestmark = pytest.mark.slow
 
-UNIT = "vmw-metadata-agent.service"
+UNITS = "vmw-metadata-agent.service vmw-metadata-report.service"
 LEFT_OUT = ("./dev/*", "./boot/*", "*/lib/modules/*", "./usr/share/*", "*/perl*")
 PRESETS = "usr/lib/systemd/system-preset"
 CASES = CHECKOUT / "tests/images/preset"
-WRITTEN = (parts.AGENT, parts.UNIT, parts.PRESET, record.FILE)
+WRITTEN = (parts.AGENT, parts.UNIT, parts.REPORT_UNIT, parts.PRESET, record.FILE)
 # What only `guest install` writes: the settings, and the record for --remove.
 OPTIONAL = ["wrote    /etc/vmw-metadata-agent.conf"]
 
@@ -70,7 +70,7 @@ def check_image(root: Path) -> None:
     """The tree is as `guest install` makes it, also after a first boot with full presets."""
     assert in_process("guest", "check", "--root", str(root)) == (0, [], ["problems: 0"])
     inside(root, "systemctl preset-all --preset-mode=full")
-    assert inside(root, f"systemctl is-enabled {UNIT}") == "enabled\n"
+    assert inside(root, f"systemctl is-enabled {UNITS}") == "enabled\n" * 2
     _, out, _ = in_process("guest", "install", "--root", str(root))
     assert out == OPTIONAL
 
@@ -102,7 +102,7 @@ def test_kickstarts_script_makes_a_good_image(
         script = re.sub(r"(?<=\s)/(?=usr/|etc/)", f"{tree}/", script)
         recipes.shell(
             f'systemctl() {{ chroot {tree} systemctl "$@"; }}\n'
-            f"restorecon() {{ test -e $2; }}\n{script}",
+            f'restorecon() {{ shift; for file; do test -e "$file" || exit 1; done; }}\n{script}',
             tree,
         )
         server.shutdown()

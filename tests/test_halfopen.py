@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.namespaces import Namespace
 from tests.peer import SocketVm, connected, is_served
 from tests.process import ServerProcess, with_constants
 from vmw_cloudinit_metadata.process.listener import listen_on
@@ -30,26 +30,10 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h
 class Network:
     """An ESXi host, which is a network namespace, and its link to this machine, the server's."""
 
-    def __init__(self, ip: str) -> None:
-        self._ip = ip
-        pid = os.getpid()  # in the names and addresses, for tests that run at the same time
-        self._name = f"vmw{pid}"
-        subnet = f"198.18.{pid // 64 % 256}"  # RFC 2544: for tests
-        self.server, self.host = (f"{subnet}.{pid % 64 * 4 + place}" for place in (1, 2))
-        here, there = f"{self._name}s", f"{self._name}h"
-        self._run("netns", "add", self._name)
-        try:
-            self._run("link", "add", here, "type", "veth", "peer", there, "netns", self._name)
-            self._run("address", "add", f"{self.server}/30", "dev", here)
-            self._run("link", "set", here, "up")
-            self._run("-n", self._name, "address", "add", f"{self.host}/30", "dev", there)
-            self._run("-n", self._name, "link", "set", there, "up")
-        except BaseException:
-            self.close()
-            raise
-
-    def _run(self, *arguments: str) -> None:
-        subprocess.run([self._ip, *arguments], check=True, capture_output=True, text=True)
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        link = namespace.link()
+        self.server, self.host, self.cut = link.here, link.there, link.cut
 
     def connect(self, port: int) -> socket.socket:
         """A connection from the host to the server."""
@@ -57,21 +41,11 @@ class Network:
             return pool.submit(self._connect, port).result()
 
     def _connect(self, port: int) -> socket.socket:
-        with Path(f"/run/netns/{self._name}").open() as namespace:
+        with Path(f"/run/netns/{self._namespace.name}").open() as namespace:
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
         return socket.create_connection((self.server, port), timeout=10)
-
-    def cut(self) -> None:
-        """From now on no packet arrives, in neither direction."""
-        self._run("-n", self._name, "link", "set", f"{self._name}h", "down")
-
-    def close(self) -> None:
-        # The namespace lives on, without a name, for as long as the system has to send a FIN there.
-        with suppress(subprocess.CalledProcessError):
-            self._run("link", "delete", f"{self._name}s")
-        self._run("netns", "delete", self._name)
 
 
 def quick_keepalive(probes: int) -> list[str]:
@@ -81,19 +55,8 @@ def quick_keepalive(probes: int) -> list[str]:
 
 
 @pytest.fixture
-def network(program: Program) -> Iterator[Network]:
-    ip = program("ip", "iproute2")
-    try:
-        network = Network(ip)
-    except subprocess.CalledProcessError as error:
-        if "not permitted" not in error.stderr:
-            raise
-        message = "needs a network namespace, which takes root"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    yield network
-    network.close()
+def network(namespace: Namespace) -> Network:
+    return Network(namespace)
 
 
 def test_host_that_dies_without_a_fin_is_found_and_no_other(

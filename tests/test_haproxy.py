@@ -1,80 +1,58 @@
-"""conf/haproxy.cfg in a real HAProxy before two real servers."""
+"""conf/haproxy.cfg in a real HAProxy before two or three real servers."""
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from tests.load.vm import write_instances
 from tests.process import CHECKOUT, ServerProcess, counters
-from tests.storm import Storm, free_port
+from tests.servers.haproxy import CONFIG, Balancer
+from tests.storm import Storm
 from tests.vm import Vm
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.process.listener import KEEPALIVE
 
-CONFIG = CHECKOUT / "conf/haproxy.cfg"
 IDLE_S = 2.5  # longer than the shortened timeouts
 SHORT = "1s"
+BOOTS = 2000
 
 pytestmark = pytest.mark.slow
 
 Program = Callable[[str, str], str]
 
 
-class Balanced:
-    """HAProxy with conf/haproxy.cfg, but for ports and `changes`, before two servers."""
-
-    def __init__(self, path: str, place: Path, servers: list[ServerProcess], changes: str) -> None:
-        self.port = free_port()
-        self.servers = servers
-        text = CONFIG.read_text().replace("bind :13370", f"bind 127.0.0.1:{self.port}")
-        for number, server in enumerate(servers, 11):
-            text = text.replace(f"192.0.2.{number}:13370", f"127.0.0.1:{server.port}")
-        for name, value in (change.rsplit(" ", 1) for change in changes.splitlines()):
-            text, count = re.subn(rf"^( +{name}) .*$", rf"\1 {value}", text, flags=re.MULTILINE)
-            assert count == 1
-        file = place / "haproxy.cfg"
-        file.write_text(text)
-        self._process = subprocess.Popen([path, "-f", file, "-db"], stderr=subprocess.PIPE)
-
-    def __enter__(self) -> Balanced:
-        end_s = time.monotonic() + 10
-        while True:
-            try:
-                Vm(self.port).close()
-                return self
-            except OSError:
-                assert self._process.poll() is None, self._process.communicate()
-                assert time.monotonic() < end_s
-                time.sleep(0.05)
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+class Balanced(NamedTuple):
+    balancer: Balancer
+    servers: list[ServerProcess]
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
+    def port(self) -> int:
+        return self.balancer.port
 
 
 @pytest.fixture
 def balance(
-    start: Callable[..., ServerProcess], program: Program, tmp_path: Path
+    start: Callable[..., ServerProcess], tmp_path: Path
 ) -> Iterator[Callable[..., Balanced]]:
     key = tmp_path / "vmotion.key"
     key.write_bytes(bytes(range(32)))
     options = ("--proxy-protocol", "127.0.0.1", "--vmotion-key-file", str(key))
 
-    def begin(changes: str = "") -> Balanced:
-        path = program("haproxy", "haproxy")
-        servers = [start(*options) for _ in range(2)]
-        return stack.enter_context(Balanced(path, tmp_path, servers, changes))
+    def begin(changes: str = "", count: int = 2) -> Balanced:
+        servers = [start(*options) for _ in range(count)]
+        balancer = Balancer(tmp_path, [f"127.0.0.1:{server.port}" for server in servers], changes)
+        return Balanced(stack.enter_context(balancer), servers)
 
     with ExitStack() as stack:
         yield begin
@@ -101,6 +79,39 @@ def test_one_of_two_servers_stops_in_a_storm_and_every_vm_is_served(
     storm.stop()
     assert stopped["answered"] > 100
     assert counters(second)["answered"] > 100
+
+
+def test_one_of_three_servers_is_killed_in_a_storm_and_cut_vms_are_served_by_the_others(
+    balance: Callable[..., Balanced], own_instances: Path, tmp_path: Path
+) -> None:
+    write_instances(own_instances, BOOTS)
+    (own_instances / "web1.yaml").unlink()
+    balanced, file = balance(count=3), tmp_path / "result.json"
+    storm = subprocess.Popen(
+        [
+            *(sys.executable, CHECKOUT / "bin/vmw-metadata-client", "storm"),
+            *("--server", f"127.0.0.1:{balanced.port}", "--uri", "my-metadata"),
+            *("--directory", own_instances, "-n", str(BOOTS), "-c", "100"),
+            *("--pace", "1", "--redial", "1", "--json", file),  # paced: many are in the middle
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    killed, *others = balanced.servers
+    wait_until(lambda: len(killed.lines) > BOOTS // 10)
+    killed.signal(signal.SIGKILL)
+    output, _ = storm.communicate(timeout=180)
+    assert storm.returncode == 0, output
+    result = json.loads(file.read_text())
+    assert (result["boots"], result["failures"]) == (BOOTS, {})
+    redial = result["redial"]
+    assert redial["never_served"] == 0
+    assert redial["redials"] == redial["lines_cut"] >= redial["served"] >= 5
+    waited = result["phases"]["cut to served"]
+    assert waited["count"] == redial["served"]
+    assert waited["histogram"][0][0] > 900  # ms
+    assert f"{redial['served']} boots served after a cut or refusal, 0 never served" in output
+    assert min(counters(server)["boots"] for server in others) > BOOTS // 5
 
 
 def test_vm_moves_from_one_server_to_the_other(balance: Callable[..., Balanced]) -> None:
@@ -142,7 +153,7 @@ def test_both_sides_of_haproxy_send_keepalives(
         text=True,
         check=True,
     ).stdout
-    ours = [line for line in sockets.splitlines() if f"pid={balanced.pid}," in line]
+    ours = [line for line in sockets.splitlines() if f"pid={balanced.balancer.pid}," in line]
     assert len(ours) == 2, sockets
     assert all(re.search(r"timer:\(keepalive,[45]min", line) for line in ours), ours
 

@@ -41,20 +41,22 @@ class Cmdb:
     def __init__(self) -> None:
         self.documents: dict[str, str | bytes] = {}
         self.headers: dict[str, str] = {}
+        self.headers_of: dict[str, dict[str, str]] = {}  # of a target
         self.failing: list[bytes] | None = None  # answered instead
 
     def __call__(self, asked: Asked) -> Iterable[bytes]:
         if self.failing is not None:
             return self.failing
         document = self.documents.get(asked.target)
+        headers = self.headers | self.headers_of.get(asked.target, {})
         if document is None:
-            return reply("no such VM", "404 Not Found", **self.headers)
+            return reply("no such VM", "404 Not Found", **headers)
         etag = f'"{hashlib.sha256(repr(document).encode()).hexdigest()[:16]}"'
         if asked.headers.get("if-none-match") == etag:
-            fields = {"etag": etag} | self.headers
+            fields = {"etag": etag} | headers
             head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
             return [f"HTTP/1.1 304 Not Modified\r\n{head}\r\n".encode()]
-        return reply(document, etag=etag, **self.headers)
+        return reply(document, etag=etag, **headers)
 
 
 @pytest.fixture
@@ -235,11 +237,13 @@ def test_answer_holds_as_long_as_the_server_says(
     cmdb.documents[f"/vms/{VC}"] = data("i-1")
     cmdb.headers = {"cache-control": control} if control else {}
     driver = make()
+    began_s = time.monotonic()
     token = token_of(driver)
     if kept_s == 0:
         assert token is None
     else:
-        assert holds(driver, token, kept_s - 0.5)
+        took_s = time.monotonic() - began_s  # it counts from the answer on
+        assert holds(driver, token, kept_s - 0.5 - took_s)
         assert not holds(driver, token, kept_s + 0.01)
 
 
@@ -434,6 +438,23 @@ def test_listed_vms_are_validated(cmdb: Cmdb, make: Make) -> None:
     cmdb.documents["/list"] = "[1]"
     with pytest.raises(DriverError, match="list-url: expected a JSON list of texts"):
         list(driver.validate())
+
+
+def test_layers_count_for_the_listed_vms(cmdb: Cmdb, make: Make) -> None:
+    cmdb.documents |= {f"/vms/{VC}": data("i-1"), "/list": json.dumps([VC])}
+    cmdb.documents["/layers"] = '[{"network": {"addres": "x"}}]'
+    driver = make(list_url="/list", layers_url="/layers")
+    assert {fault.file.partition("/layers ")[2] for fault in driver.validate()} == {"layer 1"}
+
+
+def test_listed_vm_is_asked_for_once_as_it_is_looked_up(
+    cmdb: Cmdb, make: Make, peer: HttpPeer
+) -> None:
+    cmdb.documents["/list"] = json.dumps(["a/b", "a%2Fb", "a%2fb", "c"])
+    driver = make("/vms/{name}", list_url="/list")
+    peer.asked.clear()
+    assert list(driver.validate()) == []
+    assert [asked.target for asked in peer.asked] == ["/list", "/vms/a%252fb", "/vms/c"]
 
 
 def test_store_without_a_list_cannot_be_listed(make: Make) -> None:

@@ -15,6 +15,7 @@ from tests.test_telnet import HOSTILE
 from vmw_cloudinit_metadata.client import hypervisor as esxi
 from vmw_cloudinit_metadata.client.hypervisor import ArrivingMove, Hypervisor
 from vmw_cloudinit_metadata.protocol import authentication, events, packet, telnet, vmware
+from vmw_cloudinit_metadata.protocol.packet import GuestRequest
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import Moves, RandomSecrets
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
@@ -90,7 +91,7 @@ def test_answer_arrives_as_it_was_sent(sizes: Iterator[int], document: bytes) ->
     wire = Wire(sizes=sizes)
     wire.vm.send_serial(b"!!REQUEST_METADATA#\n")
     wire.run()
-    assert wire.heard[-1] == events.Requested("METADATA")
+    assert wire.heard[-1] == events.Requested(GuestRequest("METADATA"))
     answer = packet.serialize(packet.Packet("RESPONSE_METADATA", document))
     wire.told += wire.vm.receive_data(wire.session.answer(answer + SECRET) or b"")
     assert wire.serial == answer + SECRET
@@ -174,7 +175,7 @@ def test_vm_moves_and_goes_on_at_the_target(sizes: Iterator[int], sequence: byte
     target.heard += target.session.take_over()
     target.vm.send_serial(b"DATA#\n")
     target.run()
-    assert target.heard[-1] == events.Requested("METADATA")
+    assert target.heard[-1] == events.Requested(GuestRequest("METADATA"))
     assert not [event for event in target.heard if isinstance(event, events.Violation)]
 
 

@@ -43,7 +43,9 @@ def token_of(vc_uuid: str, key: bytes = KEY, number: int = 1) -> str:
 # By themselves
 
 
-@given(UUIDS, st.binary(min_size=16, max_size=64), st.integers(0, 999_999_999))
+@given(UUIDS, st.binary(min_size=16, max_size=200), st.integers(0, 999_999_999))
+@example(MINE, b"k" * 64, 1)
+@example(MINE, b"k" * 65, 1)  # longer than a block of the hash
 def test_token_proves_its_vm_with_its_key(vc_uuid: str, key: bytes, number: int) -> None:
     token = identitytoken.token(number, key, vc_uuid)
     assert token == token_of(vc_uuid, key, number)
@@ -92,6 +94,9 @@ def test_none_of_100_000_hostile_claims_is_a_proof() -> None:
 
 @given(URIS)
 @example("x?t=secret&%74=secret")
+@example("x?t=1.secret")
+@example("x?t=1.%41+b")
+@example("x?t")
 def test_taken_uri_shows_no_token_and_is_served_alike(uri: str) -> None:
     shown, token = identitytoken.taken_from(uri)
     given_tokens = [
@@ -297,6 +302,29 @@ def test_option_that_cannot_take_effect_is_refused(
 def test_key_without_effect_is_a_warning(key_file: Path) -> None:
     ended = run("check-config", "--uri", "x", "--identity-key-file", str(key_file))
     assert "warning: --identity-key-file has no effect: --identity-token is off" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "is_warned"),
+    [
+        (("--identity-token", "require"), True),
+        (("--identity-token", "require", "--driver-opts", '{"match": ["vc-uuid", "name"]}'), True),
+        (("--identity-token", "require", "--driver-opts", '{"match": ["vc-uuid"]}'), False),
+        (
+            ("--identity-token", "require", "--driver", "tests.scripted_driver:ScriptedDriver"),
+            False,
+        ),
+        (("--identity-token", "warn"), False),
+    ],
+    ids=str,
+)
+def test_data_found_by_names_that_nothing_proves_is_a_warning(
+    options: tuple[str, ...], is_warned: bool, key_file: Path
+) -> None:
+    given_key = ("--identity-key-file", str(key_file))
+    ended = run("check-config", "--uri", "x", *given_key, *options)
+    assert ended.returncode == 0, ended.stderr
+    assert ("found by its name too, which nothing proves" in ended.stderr) is is_warned
 
 
 def test_client_plays_vms_with_tokens(

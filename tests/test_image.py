@@ -27,6 +27,8 @@ from vmw_cloudinit_metadata.settings.errors import ConfigError
 AGENT = "usr/libexec/vmw-metadata-agent"
 UNIT = "usr/lib/systemd/system/vmw-metadata-agent.service"
 ENABLED = "etc/systemd/system/cloud-init.target.wants/vmw-metadata-agent.service"
+REPORT_UNIT = UNIT.replace("agent", "report")
+REPORT_ENABLED = ENABLED.replace("agent", "report")
 PRESET = "usr/lib/systemd/system-preset/10-vmw-metadata-agent.preset"
 MASKED = "usr/lib/systemd/system/serial-getty@ttyS0.service"
 SETTINGS = "etc/vmw-metadata-agent.conf"
@@ -62,13 +64,26 @@ def test_install_puts_everything_in_its_place(tmp_path: Path, kind: str) -> None
     root = make_tree(tmp_path / "root", kind)
     code, out, _ = install(root)
     assert code == 0
-    assert len(out) == 7
+    assert len(out) == 9
     assert (mode(root / AGENT), mode(root / CLEAN)) == (0o755, 0o755)
     assert (mode(root / UNIT), mode(root / SETTINGS), mode(root / CONFIG)) == (0o644,) * 3
     assert (root / ENABLED).readlink() == Path(f"/{UNIT}")
     assert (root / CONFIG).read_text() == "datasource_list: [NoCloud, None]\n"
     assert f"\nExecStart={PYTHONS[kind]} /{AGENT}\n" in (root / UNIT).read_text()
+    assert f"\nExecStart=-{PYTHONS[kind]} /{AGENT} report\n" in (root / REPORT_UNIT).read_text()
+    assert (root / REPORT_ENABLED).readlink() == Path(f"/{REPORT_UNIT}")
     assert not (root / DS_IDENTIFY).exists()
+
+
+def test_install_without_report_removes_its_unit(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "root", "debian")
+    install(root)
+    code, out, _ = install(root, "--no-report")
+    assert code == 0
+    assert out == [f"removed  /{REPORT_ENABLED}", f"removed  /{REPORT_UNIT}"]
+    assert not (root / REPORT_UNIT).exists()
+    assert len(install(root)[1]) == 2
+    assert (root / REPORT_ENABLED).readlink() == Path(f"/{REPORT_UNIT}")
 
 
 def test_agent_of_rhel_8_begins_with_its_python(tmp_path: Path) -> None:

@@ -387,10 +387,10 @@ def test_presets_that_disable_units_of_cloud_init_are_reported(first_boot: Path)
 
 
 def test_preset_that_disables_the_agent_is_reported(first_boot: Path) -> None:
-    put(first_boot, "etc/systemd/system-preset/00-ours.preset", "# ours\ndisable vmw-*\n")
+    put(first_boot, "etc/systemd/system-preset/00-ours.preset", "# ours\ndisable vmw-*agent*\n")
     (finding,) = found(first_boot)
     assert finding.file == "/etc/systemd/system-preset/00-ours.preset"
-    assert finding.problem.startswith("line 2, `disable vmw-*`: a first boot that applies")
+    assert finding.problem.startswith("line 2, `disable vmw-*agent*`: a first boot that applies")
     assert finding.remedy == "put `enable vmw-metadata-agent.service` before this line"
     put(first_boot, f"{UNITS}/cloud-init.target.wants/vmw-metadata-agent.service", "")
     assert lines(first_boot) == []
@@ -407,18 +407,38 @@ def test_unit_that_presets_enable_needs_no_link(first_boot: Path, rest: str) -> 
 def test_agent_that_presets_enable_needs_no_link(first_boot: Path) -> None:
     (first_boot / WANTS / "vmw-metadata-agent.service").unlink()
     assert lines(first_boot) == []
-    put(first_boot, "etc/systemd/system-preset/00-ours.preset", "disable vmw-*\n")
+    put(first_boot, "etc/systemd/system-preset/00-ours.preset", "disable vmw-*agent*\n")
     (finding,) = found(first_boot)
-    assert finding.problem.startswith("line 1, `disable vmw-*`: a first boot that applies")
+    assert finding.problem.startswith("line 1, `disable vmw-*agent*`: a first boot that applies")
     put(first_boot, "etc/machine-id", "")
     (finding,) = found(first_boot)
     assert finding.problem == "vmw-metadata-agent.service is not enabled"
     assert finding.remedy == f"systemctl --root={first_boot} enable vmw-metadata-agent.service"
 
 
+def test_report_that_presets_disable_is_a_warning(first_boot: Path) -> None:
+    put(first_boot, "etc/systemd/system-preset/00-ours.preset", "disable *report*\n")
+    (finding,) = found(first_boot)
+    assert finding.is_warning
+    assert finding.remedy == "put `enable vmw-metadata-report.service` before this line"
+    put(first_boot, "etc/machine-id", "")
+    assert lines(first_boot) == []
+    (first_boot / WANTS / "vmw-metadata-report.service").unlink()
+    (finding,) = found(first_boot)
+    assert finding.is_warning
+    assert finding.problem.startswith("vmw-metadata-report.service is not enabled")
+    assert finding.remedy == f"systemctl --root={first_boot} enable vmw-metadata-report.service"
+
+
+def test_image_without_the_report_is_no_finding(image: Path) -> None:
+    with_units(image)
+    in_process("guest", "install", "--root", str(image), "--no-report", "--device", "/dev/ttyS1")
+    assert lines(image) == []
+
+
 def test_presets_do_not_count_after_the_first_boot(first_boot: Path) -> None:
     put(first_boot, "etc/systemd/system-preset/00-ours.preset", "disable *\n")
-    assert len(lines(first_boot)) == len(NEEDED) + 1
+    assert len(lines(first_boot)) == len(NEEDED) + 2
     put(first_boot, "etc/machine-id", "")
     assert lines(first_boot) == []
 
@@ -458,15 +478,18 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("place", FORMS)
-def test_words_are_found_in_every_form_of_a_command_line(image: Path, place: str) -> None:
-    for word in (
+@pytest.mark.parametrize(
+    "word",
+    [
         *("ds=VMware", "ci.ds=VMware", "ci.di.policy=disabled", "ds=nocloud;i=x", "ip=dhcp"),
         *("cloud-init=disabled", "network-config=disabled", "cc:{datasource_list: [Ec2]}"),
         *("systemd.mask=cloud-init-local.service", "console=ttyS1,115200"),
-    ):
-        put(image, place, FORMS[place].format(word))
-        assert {finding.file for finding in found(image)} == {f"/{place}"}, word
+    ],
+)
+def test_word_is_found_in_every_form_of_a_command_line(image: Path, word: str) -> None:
+    for place, form in FORMS.items():
+        put(image, place, form.format(word))
+    assert {finding.file for finding in found(image)} == {f"/{place}" for place in FORMS}
 
 
 def test_unit_masked_by_a_relative_link_is_reported(image: Path) -> None:

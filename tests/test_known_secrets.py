@@ -30,7 +30,8 @@ from vmw_cloudinit_metadata.drivers.optionvalues import FromEnvironment
 from vmw_cloudinit_metadata.serving.answer import Failure, document_names, look_up
 from vmw_cloudinit_metadata.serving.driverlog import log_error
 from vmw_cloudinit_metadata.settings.errors import ConfigError
-from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
+from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets, parts_of
+from vmw_cloudinit_metadata.settings.masking import HIDDEN
 
 SECRET = "Sw0rdfish-99/+ä"
 WEB1 = Machine(name="web1")
@@ -139,6 +140,11 @@ def test_hidden_text_has_no_secret(secrets: list[str], text: str) -> None:
     found = hide(text.join(["", *secrets, *map(repr, secrets), ""]))
     assert not any(secret in found for secret in secrets)
     assert hide(text) == text
+
+
+def test_password_of_an_address_is_hidden_as_it_is_and_decoded() -> None:
+    hide = KnownSecrets(parts_of("postgresql://fleet:Sw0rd%2Ffish@db/fleet")).hide
+    assert hide("Sw0rd%2Ffish, Sw0rd/fish") == f"{HIDDEN}, {HIDDEN}"
 
 
 def test_failures_of_one_place_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:

@@ -437,7 +437,7 @@ BER = Machine(name="web-ber-1", vc_uuid=VC, service_uri="u?profile=web&odd=a%20b
 
 def text_of(text: str, machine: Machine = BER) -> Any:
     mapping = {"metadata": {"site": "${match.site}", "n": 1}, "userdata": {"a": [text]}}
-    result, faults = substituted(mapping, sources_of(machine, {"site": "ber"}))
+    result, faults, _ = substituted(mapping, sources_of(machine, {"site": "ber"}))
     return result["userdata"]["a"][0] if not faults else faults[0]
 
 
@@ -470,18 +470,20 @@ def test_reference_without_a_value_is_a_fault(text: str) -> None:
 
 
 def test_metadata_refers_to_no_metadata() -> None:
-    _, (fault,) = substituted({"metadata": {"a": "${metadata.b}", "b": "c"}}, sources_of(BER, {}))
+    _, (fault,), _ = substituted(
+        {"metadata": {"a": "${metadata.b}", "b": "c"}}, sources_of(BER, {})
+    )
     assert "cannot refer to itself" in fault.expected
 
 
 def test_reference_to_metadata_that_is_not_given_says_so() -> None:
-    _, (fault,) = substituted({"documents": {"a": "${metadata.b}"}}, sources_of(BER, {}))
+    _, (fault,), _ = substituted({"documents": {"a": "${metadata.b}"}}, sources_of(BER, {}))
     assert fault.expected == "the key of a string or number below metadata, not nothing"
 
 
 def test_text_of_user_data_is_not_rewritten() -> None:
     mapping = {"metadata": {}, "userdata": "#!/bin/sh\necho ${vm.name} $${x}\n"}
-    assert substituted(mapping, sources_of(BER, {})) == (mapping, ())
+    assert substituted(mapping, sources_of(BER, {})) == (mapping, (), ())
 
 
 def test_substitution_is_bounded() -> None:
@@ -489,7 +491,7 @@ def test_substitution_is_bounded() -> None:
         "metadata": {"long": "x" * 1_000_000},
         "documents": {"a": "${metadata.long}" * 1000},
     }
-    _, (fault,) = substituted(mapping, sources_of(BER, {}))
+    _, (fault,), _ = substituted(mapping, sources_of(BER, {}))
     assert fault.found == "too much data after substitution"
 
 
@@ -508,7 +510,7 @@ def test_hostile_names_change_no_structure(name: str, query: str) -> None:
         "userdata": {"runcmd": [["echo", "${vm.name}"]]},
         "documents": {"x": "${metadata.a}"},
     }
-    result, faults = substituted(mapping, sources_of(machine, {}))
+    result, faults, _ = substituted(mapping, sources_of(machine, {}))
     assert shape_of(result) == shape_of(mapping)
     is_safe = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
     if not faults:

@@ -105,7 +105,7 @@ def test_json_every_line_is_an_object_and_the_start_line_too(start: Start) -> No
     server.wait_for("answered METADATA")
     server.signal(signal.SIGTERM)
     assert server.wait() == 0
-    assert f"listening on 127.0.0.1:{server.port}" in objects(server)[0]["event"]
+    assert f"listening on 127.0.0.1:{server.port}" in objects(server)[1]["event"]
     (identified,) = of_kind(server, "identified")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", identified["time"])
     assert identified["level"] == "info"
@@ -193,7 +193,7 @@ def test_driver_cannot_forge_a_line_by_its_error(start: Start, tmp_path: Path) -
 
 
 def test_same_failure_again_is_one_line_with_a_count(start: Start) -> None:
-    server = start(command=with_quiet_s(0.5))
+    server = start(command=with_constants(monitoring__onceaminute__QUIET_S=0.5))
     machine = Vm(server.port, "nobody")
     for _ in range(5):
         machine.error("METADATA")
@@ -211,15 +211,6 @@ def test_failures_that_take_turns_are_one_line_each(start: Start) -> None:
         machine.metadata()
     machine.error("OTHERTHING")
     assert server.log.count("answered with unknown-request") == 1
-
-
-def with_quiet_s(seconds: float) -> list[str]:
-    program = (
-        "from vmw_cloudinit_metadata.monitoring import onceaminute\n"
-        f"onceaminute.QUIET_S = {seconds}\n"
-        "from vmw_cloudinit_metadata.cli import main; main()"
-    )
-    return [sys.executable, "-c", program, "run"]
 
 
 def test_debug_shows_bytes_of_both_directions_but_no_user_data(

@@ -373,7 +373,33 @@ def test_documents_of_one_name_are_a_fault() -> None:
     assert told == "documents: found name 2, a duplicate, expected each document once"
 
 
-@pytest.mark.parametrize("value", [5, ["x"], {"a": 1}], ids=repr)
+def test_document_with_once_is_named() -> None:
+    long = {"keys": {"text": "a", "once": True}, "more": {"text": "b", "once": False}, "x": "c"}
+    made = InstanceData.from_mapping({"metadata": {}, "documents": long})
+    assert made.documents == {"KEYS": b"a", "MORE": b"b", "X": b"c"}
+    assert made.once == {"KEYS"}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"text": "a", "once": "true"}, "once: true or false"),
+        ({"text": "a", "once": 1}, "once: true or false"),
+        ({"text": "a", "one": True}, "a string, or text and once"),
+        ({"once": True}, "text, with once"),
+        ({"text": {"a": 1}, "once": True}, "a string or !!binary"),
+    ],
+    ids=repr,
+)
+def test_document_with_once_in_another_form_is_a_fault(value: object, expected: str) -> None:
+    assert fault_of(documents={"keys": value}).endswith(f"expected {expected}")
+
+
+def test_user_data_with_once_is_a_fault() -> None:
+    assert "no once, which is for documents" in fault_of(userdata={"text": "a", "once": True})
+
+
+@pytest.mark.parametrize("value", [5, ["x"]], ids=repr)
 def test_document_that_is_no_text_is_a_fault(value: object) -> None:
     assert fault_of(documents={"keys": value}).endswith("expected a string or !!binary")
 

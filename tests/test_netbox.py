@@ -6,8 +6,8 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,19 @@ from tests.process import Constants, ServerProcess, run
 from tests.test_admin import Admin
 from tests.vm import Vm
 from tests.waiting import wait_until
-from vmw_cloudinit_metadata import DriverError, Machine, StoreDriver
+from vmw_cloudinit_metadata import Changes, DriverError, Key, Machine, StoreDriver
+from vmw_cloudinit_metadata.drivers.catalogue import records
 from vmw_cloudinit_metadata.drivers.drivererror import NoWebhooksError, WebhookRefusedError
 from vmw_cloudinit_metadata.drivers.driveroptions import checked
 from vmw_cloudinit_metadata.drivers.stores.httpextra import http_client
 from vmw_cloudinit_metadata.drivers.stores.httpoptions import HttpOptions
+from vmw_cloudinit_metadata.drivers.stores.netbox.following import Following
+from vmw_cloudinit_metadata.drivers.stores.netbox.hookevent import Touched
+from vmw_cloudinit_metadata.drivers.stores.netbox.inbox import Inbox
 from vmw_cloudinit_metadata.drivers.stores.netbox.instancedata import Rules
+from vmw_cloudinit_metadata.drivers.stores.netbox.mirror import Mirror
 from vmw_cloudinit_metadata.drivers.stores.netbox.netboxstore import NetBoxStore
+from vmw_cloudinit_metadata.drivers.stores.netbox.rounds import Rounds
 from vmw_cloudinit_metadata.drivers.stores.netbox.vmreader import VmReader
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.protocol.webhook import Webhook
@@ -41,8 +47,10 @@ Make = Callable[..., StoreDriver]
 
 @pytest.fixture
 def netbox(constants: Constants) -> Iterator[FakeNetBox]:
-    place = "drivers__stores__netbox__netboxstore__"
-    constants(**{f"{place}NEXT_PAGE_S": 0.05, f"{place}FIRST_RETRY_S": 0.05})
+    place = "drivers__stores__netbox__"
+    constants(
+        **{f"{place}netboxstore__FIRST_RETRY_S": 0.05, f"{place}following__NEXT_PAGE_S": 0.05}
+    )
     constants(drivers__stores__netbox__vmreader__READ_S=1.0)
     with FakeNetBox() as netbox:
         yield netbox
@@ -276,6 +284,187 @@ def test_webhook_that_is_no_json_is_an_error_and_without_a_key_there_are_none(ma
         make(is_watched=False).hook(hook("{"))
     with pytest.raises(NoWebhooksError, match="set webhook-key-file"):
         make(is_watched=False, **{"webhook-key-file": None}).hook(hook("{}"))
+
+
+# Doubt
+
+
+MANY = range(20_000, 20_300)  # ids: they take many pages
+
+
+def fill(netbox: FakeNetBox) -> Machine:
+    """Let NetBox have many virtual machines, in small pages; return the last one."""
+    netbox.largest_page = 1
+    for number in MANY:
+        netbox.add(number, name=f"vm-{number}")
+    return machine(f"vm-{MANY[-1]}", VC)
+
+
+def change(netbox: FakeNetBox) -> None:
+    """Change all virtual machines, as a config context or a renamed cluster does."""
+    for vm in netbox.vms.values():
+        vm["cluster"] = {"name": "other"}
+
+
+def pages_to_last(netbox: FakeNetBox, since: int) -> list[int]:
+    starts = (query["pagination"].get("start", 0) for query in netbox.queries[since:])
+    return [start for start in starts if start >= MANY[-1]]
+
+
+def test_vm_that_asks_after_a_config_context_has_changed_does_not_wait_for_all(
+    netbox: FakeNetBox, make: Make
+) -> None:
+    last = fill(netbox)
+    driver = make(refresh_s=86_400)
+    found = driver.get_instance(last)
+    assert found
+    change(netbox)
+    before = len(netbox.queries)
+    driver.hook(hook(recorded_webhooks()[9]["body"]))
+    wait_until(lambda: not next(driver.which_hold([found.token])))
+    assert cluster(driver, last) == "other"
+    wait_until(lambda: pages_to_last(netbox, before))  # the others are read all the same
+
+
+def test_vms_that_ask_after_an_outage_get_what_is_new(netbox: FakeNetBox, make: Make) -> None:
+    last = fill(netbox)
+    driver = make(refresh_s=86_400)
+    netbox.failing = reply("", "502 Bad Gateway")
+    driver.hook(changed(netbox.called("bare")))
+    wait_until(lambda: not is_ready(driver))
+    change(netbox)
+    netbox.add(30_000, name="new")
+    netbox.failing = None
+    wait_until(lambda: is_ready(driver))
+    assert cluster(driver, last) == "other"
+    assert metadata(driver, machine("new", VC))
+
+
+class Told(Changes):
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def connected(self, silence_s: float = 0) -> None:
+        raise NotImplementedError
+
+    def alive(self) -> None:
+        raise NotImplementedError
+
+    def changed(self, keys: Iterable[tuple[str, str]]) -> None:
+        self.told.append(set(keys))
+
+    def everything(self) -> None:
+        self.told.append("everything")
+
+    def lost(self, reason: object) -> None:
+        raise NotImplementedError
+
+
+def test_named_ones_come_before_pages_and_pages_come_too(
+    netbox: FakeNetBox, options: dict[str, Any], constants: Constants
+) -> None:
+    constants(drivers__stores__netbox__following__QUIET_S=60.0)
+    fill(netbox)
+    netbox.largest_page = 100
+    given = {name: options[name] for name in ("url", "token-file")}
+    inbox, mirror, told = Inbox(), Mirror(), Told()
+    with closing(http_client("netbox", checked(HttpOptions, given))) as client:
+        rounds = Rounds(VmReader(client, {}, Rules()), mirror)
+        following = Following(rounds, inbox, mirror, 86_400)
+        while not mirror.is_whole:
+            following.turn(told)
+        change(netbox)
+        inbox.put(Touched(all=True))
+        inbox.put(Touched(frozenset({MANY[-1]})))
+        before = len(netbox.queries)
+        following.turn(told)  # the last page is long ago, or was a moment ago
+        first, *pages = netbox.queries[before:]
+        assert MANY[-1] in first["filters"]["id"]["in_list"]
+        assert len(first["filters"]["id"]["in_list"]) == 20  # others in doubt as well
+        assert told.told[-1 - len(pages) - 1] == "everything"
+        assert Key("name", f"vm-{MANY[-1]}") in told.told[-1 - len(pages)]
+        constants(drivers__stores__netbox__following__BUSY_PAGE_S=0.0)
+        following.turn(told)
+        assert netbox.queries[-1]["pagination"]["limit"] == 20  # a small one, since others may ask
+        constants(drivers__stores__netbox__following__QUIET_S=0.0)
+        while rounds.is_behind:
+            following.turn(told)
+        assert mirror.in_doubt([Key("name", "bare")]) is None
+
+
+def test_vm_is_not_found_only_after_an_outage_once_all_is_read(
+    netbox: FakeNetBox, make: Make, constants: Constants
+) -> None:
+    constants(drivers__stores__netbox__netboxstore__ASKED_S=0.0)
+    fill(netbox)
+    driver = make(refresh_s=86_400)
+    netbox.failing = reply("", "502 Bad Gateway")
+    driver.hook(changed(netbox.called("bare")))
+    wait_until(lambda: not is_ready(driver))
+    netbox.failing = None
+    before = len(netbox.queries)
+    wait_until(lambda: is_ready(driver))
+    with pytest.raises(DriverError, match="its virtual machines are read again"):
+        driver.get_instance(STRANGER)
+    wait_until(lambda: pages_to_last(netbox, before) and is_unknown(driver, STRANGER))
+
+
+def is_unknown(driver: StoreDriver, vm: Machine) -> bool:
+    with suppress(DriverError):
+        return driver.get_instance(vm) is None
+    return False
+
+
+def test_answer_of_a_virtual_machine_in_doubt_is_not_kept(
+    netbox: FakeNetBox, make: Make, constants: Constants
+) -> None:
+    """Nobody waits, as when too many others do."""
+    constants(drivers__stores__netbox__netboxstore__MOST_ASKING=0)
+    last = fill(netbox)
+    driver = make(refresh_s=86_400)
+
+    def is_kept() -> bool:
+        found = driver.get_instance(last)
+        assert found
+        return found.token is not None and next(driver.which_hold([found.token]))
+
+    assert is_kept()
+    netbox.page_s = 0.02
+    change(netbox)
+    driver.hook(hook(recorded_webhooks()[9]["body"]))
+    wait_until(lambda: not is_kept())
+    wait_until(is_kept)  # it is read all the same
+    assert cluster(driver, last) == "other"
+
+
+def test_answer_is_prepared_once_the_catalogue_has_read_the_same(
+    netbox: FakeNetBox, make: Make
+) -> None:
+    server, process = make(refresh_s=86_400), make(refresh_s=1)
+    answers, preparing = server.prepared, process.prepared
+    assert answers
+    assert preparing
+    answers.limit_bytes = 1024 * 1024
+
+    def hear(line: bytes) -> None:
+        record: Any = records.decode(line.removesuffix(b"\n"))
+        answers.take(record)
+
+    def prepared() -> Any:
+        found = answers.find(BARE, time.monotonic())
+        return found and found.metadata["cluster"]
+
+    def is_prepared(name: str) -> bool:
+        list(process.survey())
+        return bool(prepared() == name)
+
+    preparing.prepare(hear, answers.limit_bytes)
+    assert is_prepared("vcenter-1")
+    netbox.called("bare")["cluster"] = {"name": "other"}
+    server.hook(changed(netbox.called("bare")))
+    wait_until(lambda: cluster(server) == "other")
+    assert prepared() != "vcenter-1"
+    wait_until(lambda: is_prepared("other"))
 
 
 # Trouble

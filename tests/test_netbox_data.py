@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hmac
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from vmw_cloudinit_metadata.drivers.stores.netbox.inbox import Inbox
 from vmw_cloudinit_metadata.drivers.stores.netbox.instancedata import Rules, data_of, key_of
 from vmw_cloudinit_metadata.drivers.stores.netbox.mirror import (
     EVERYTHING,
+    Doubt,
     FullError,
     Mirror,
     MirroredVm,
@@ -284,6 +286,14 @@ def test_inbox_holds_so_many_ids_and_then_everything() -> None:
     assert inbox.take(0) == Touched(all=True)
 
 
+def test_inbox_takes_offers_while_there_are_few_ids() -> None:
+    inbox = Inbox()
+    inbox.offer(frozenset({1, 2}), most=3)
+    inbox.offer(frozenset({2, 3}), most=3)
+    inbox.offer(frozenset({4}), most=3)
+    assert inbox.take(0) == Touched(frozenset({1, 2, 3}))
+
+
 # The mirror
 
 
@@ -303,16 +313,24 @@ def test_mirror_is_what_was_read_last(
     steps: list[tuple[dict[int, MirroredVm], int, float]],
 ) -> None:
     mirror, model = Mirror(), dict[int, MirroredVm]()
+    doubtful: set[int] = set()
+    mirror.has_all()
     for number, (found, first, last) in enumerate(steps):
         before = dict(model)
-        if number % 2:
+        if number % 3 == 2:
+            mirror.doubt()
+            doubtful = set(model)
+            changed: set[Key] = set()
+        elif number % 3:
             found = {one: vm for one, vm in found.items() if first <= one <= last}
             changed = mirror.put_range(first, last, found)
             model = {one: vm for one, vm in model.items() if not first <= one <= last} | found
+            doubtful = {one for one in doubtful if not first <= one <= last}
         else:
             asked = {*found, first}
             changed = mirror.put(asked, found)
             model = {one: vm for one, vm in model.items() if one not in asked} | found
+            doubtful -= asked
         differing = [one for one in range(10) if before.get(one) != model.get(one)]
         states = [state.get(one) for one in differing for state in (before, model)]
         assert changed == {vm.key for vm in states if vm}
@@ -320,7 +338,44 @@ def test_mirror_is_what_was_read_last(
             key = Key("name", name)
             wanted = sorted(vm.text for vm in model.values() if vm.key == key)
             assert sorted(json.dumps(r.data).encode() for r in mirror.records([key])) == wanted
+            ids = {one for one, vm in model.items() if vm.key == key}
+            assert (mirror.in_doubt([key]) or Doubt(frozenset(), 0)).ids == ids & doubtful
+            versions = [r.version for r in mirror.records([key])]
+            is_sure = len(ids) < 2 and ids.isdisjoint(doubtful)
+            assert mirror.version_of(key) == ("".join(versions) if is_sure else None)
         assert len(list(mirror.all())) == len(mirror) == len(model)
+
+
+def test_what_the_mirror_has_not_is_in_doubt_until_it_has_all() -> None:
+    key, mirror = Key("name", "a"), Mirror()
+    assert mirror.version_of(key) is None
+    doubt = mirror.in_doubt([key])
+    assert doubt == Doubt(frozenset(), 0)
+    mirror.has_all()
+    assert mirror.version_of(key) == ""
+    mirror.wait([key], doubt, 60)
+    mirror.doubt(absences=True)
+    assert mirror.in_doubt([key]) == Doubt(frozenset(), 1)
+    assert mirror.version_of(key) is None
+
+
+def test_who_waits_for_an_entry_is_told_that_it_is_in_doubt_again() -> None:
+    key, mirror = Key("name", "a"), Mirror()
+    mirror.put([1], {1: mirrored("a")})
+    mirror.doubt()
+    doubt = mirror.in_doubt([key])
+    assert doubt == Doubt(frozenset([1]), 1)
+    mirror.put([1], {1: mirrored("a")})
+    mirror.doubt()
+    mirror.wait([key], doubt, 60)  # returns at once: it must be asked for again
+    assert mirror.in_doubt([key]) == Doubt(frozenset([1]), 2)
+
+
+def test_version_is_another_one_for_another_record() -> None:
+    one = mirrored("a")
+    others = [mirrored("a", b"[]"), mirrored("b"), replace(one, label="x"), replace(one, name="x")]
+    assert len({vm.version for vm in [one, *others]}) == 5
+    assert one.version == mirrored("a").version
 
 
 def test_mirror_knows_whose_an_interface_was() -> None:

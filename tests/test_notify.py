@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import LIMIT_S, ServerProcess
+from tests.process import CHECKOUT, LIMIT_S, Program, ServerProcess
 from tests.test_workers import children
 from tests.vm import Vm
 
@@ -129,7 +129,7 @@ def test_systemd_hears_that_the_hub_runs_and_nothing_of_one_that_is_blocked(
     program = BLOCKED.format(path=str(tmp_path / "blocks"))
     server = start(
         *("--workers", workers),
-        command=[sys.executable, "-c", program, "run"],
+        command=Program([sys.executable, "-c", program, "run"]),
         env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"},
     )
     assert systemd.hears()["READY"] == "1"
@@ -159,7 +159,7 @@ def test_watchdog_hears_nothing_where_it_did_not_ask(
 ) -> None:
     start(env={"NOTIFY_SOCKET": address, **variables})
     (told,) = systemd.hears_until_silent(0.5)
-    assert told["READY"] == "1"
+    assert (told["READY"], "WATCHDOG_USEC" in told) == ("1", False)
 
 
 def test_watchdog_hears_of_the_process_that_it_has_named(
@@ -170,7 +170,7 @@ def test_watchdog_hears_of_the_process_that_it_has_named(
         "from vmw_cloudinit_metadata.cli import main; main()"
     )
     start(
-        command=[sys.executable, "-c", program, "run"],
+        command=Program([sys.executable, "-c", program, "run"]),
         env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"},
     )
     assert systemd.hears()["READY"] == "1"
@@ -200,6 +200,78 @@ def test_systemd_that_does_not_read_holds_up_nobody_and_misses_nothing(
     assert told[:3] == ["READY", "RELOADING", "READY"]
     server.signal(signal.SIGTERM)
     assert server.wait() == 0
+
+
+# Whose next program, behind the check, needs longer to start than the watchdog allows.
+SLOW_TO_START = """\
+import os, time
+if os.environ.get("VMW_CLOUDINIT_METADATA_UPGRADE", "").startswith("state:"):
+    time.sleep({start_s})
+from vmw_cloudinit_metadata.cli import main
+main()
+"""
+# Whose check ends it: the file, which is to be executed, is gone then.
+GONE_WHEN_CHECKED = """\
+import os
+from vmw_cloudinit_metadata.cli import main
+if os.environ.get("VMW_CLOUDINIT_METADATA_UPGRADE", "").startswith("check:"):
+    os.unlink(__file__)
+main()
+"""
+WATCHDOG_S = 1.0
+
+
+def upgraded_within_the_watchdog(systemd: Systemd) -> list[dict[str, str]]:
+    """The messages from the begin of an upgrade to its end, none of which came too late."""
+    limit_s, heard_s, messages = WATCHDOG_S, time.monotonic(), list[dict[str, str]]()
+    while not messages or "READY" not in messages[-1]:
+        told, now_s = systemd.hears(), time.monotonic()
+        assert now_s - heard_s < limit_s, messages
+        if "WATCHDOG" in told or "WATCHDOG_USEC" in told:
+            heard_s, limit_s = now_s, int(told.get("WATCHDOG_USEC", limit_s * 1e6)) / 1e6
+        if messages or "RELOADING" in told:
+            messages.append(told)
+    return messages
+
+
+@WORKERS
+def test_watchdog_waits_for_the_next_program_of_an_upgrade(
+    start: Start, systemd: Systemd, address: str, workers: str
+) -> None:
+    server = start(
+        *("--workers", workers),
+        command=[sys.executable, "-c", SLOW_TO_START.format(start_s=2 * WATCHDOG_S), "run"],
+        env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": f"{WATCHDOG_S * 1e6:.0f}"},
+    )
+    assert systemd.hears()["WATCHDOG_USEC"] == "1000000"
+    server.signal(signal.SIGUSR2)
+    begun, *_, ended = upgraded_within_the_watchdog(systemd)
+    assert (begun["RELOADING"], begun["WATCHDOG_USEC"]) == ("1", "300000000")
+    assert ended["STATUS"].startswith("listening on")
+    assert ended["WATCHDOG_USEC"] == "1000000"
+    systemd.hears_that_it_lives(2)
+
+
+def test_watchdog_is_as_before_when_an_upgrade_fails(
+    start: Start, systemd: Systemd, address: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "server"
+    program.write_text(f"#!{sys.executable}\n{GONE_WHEN_CHECKED}")
+    program.chmod(0o700)
+    server = start(
+        command=[str(program), "run"],
+        env={
+            "NOTIFY_SOCKET": address,
+            "WATCHDOG_USEC": f"{WATCHDOG_S * 1e6:.0f}",
+            "PYTHONPATH": str(CHECKOUT),
+        },
+    )
+    assert systemd.hears()["READY"] == "1"
+    server.signal(signal.SIGUSR2)
+    begun, *_, ended = upgraded_within_the_watchdog(systemd)
+    assert begun["WATCHDOG_USEC"] == "300000000"
+    assert ended == {"READY": "1", "WATCHDOG_USEC": "1000000"}
+    assert "cannot execute" in server.log
 
 
 @pytest.mark.slow

@@ -537,6 +537,16 @@ def test_oldest_answers_are_shed(kept: Path, constants: Constants) -> None:
     assert {path.name for path in kept.iterdir()} == {*names[-9:], "foreign"}
 
 
+def test_later_answer_of_another_process_stays(kept: Path) -> None:
+    name, now_s = answerfile.name_of(MACHINE), time.time()
+    directory = AnswerDirectory(kept)
+    assert directory.write({name: (b"newer", now_s - 1)}) == 1
+    assert directory.write({name: (b"older", now_s - 2)}) == 1
+    assert directory.read(name) == (b"newer", pytest.approx(now_s - 1))
+    assert directory.write({name: (b"newest", now_s)}) == 1
+    assert directory.read(name) == (b"newest", pytest.approx(now_s))
+
+
 @given(
     documents=st.dictionaries(
         st.text("ABC", min_size=1, max_size=5), st.binary(max_size=50), max_size=4

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.process.budget import Budget
+from vmw_cloudinit_metadata.process.deadlines import Deadlines
 from vmw_cloudinit_metadata.serving.output import (
     CLEAR_BYTES,
     MAX_TOGETHER,
@@ -19,7 +20,6 @@ from vmw_cloudinit_metadata.serving.output import (
     Output,
     Turn,
 )
-from vmw_cloudinit_metadata.serving.timer import Deadlines
 from vmw_cloudinit_metadata.serving.unsent import Unsent
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import make_instances
-from tests.process import ServerProcess, with_constants
+from tests.process import ServerProcess, run, with_constants
 from tests.test_admin import QUICK, Admin, boot, canonical, uuid
+from tests.test_boot_outcomes import booted, report, wait_for_state
 from tests.test_report import OVERFLOW, QUIET
 from tests.vm import Vm
 from tests.waiting import wait_until
@@ -78,7 +80,7 @@ class Shown:
     complaints: list[str] = field(default_factory=list)
 
     def names(self) -> list[str]:
-        return self.page.locator(".machine .name").all_inner_texts()
+        return self.page.locator(".machine .name").all_text_contents()
 
     def wait_for_title(self, text: str) -> None:
         """What stands above the list."""
@@ -201,13 +203,45 @@ def test_hostile_name_is_text(scene: Admin, open_page: Open) -> None:
     shown = open_page(scene)
     row = shown.page.locator(".machine .name", has_text="onerror")
     row.wait_for()
-    assert row.inner_text() == HOSTILE
+    assert row.text_content() == HOSTILE  # it may be laid out later
     row.click()
     shown.page.locator(".advice").wait_for()
     assert shown.page.locator("#story-name").inner_text() == HOSTILE
     assert shown.page.locator("img, script:not([src]), svg[onload]").count() == 0
     assert shown.page.evaluate("window.ran") is None
     assert shown.complaints == []
+
+
+def test_what_a_guest_reports_of_its_boot_is_text(
+    start: Callable[..., ServerProcess], open_page: Open
+) -> None:
+    server = start()
+    with closing(booted(server)) as machine:
+        report(machine, errors=[HOSTILE.removesuffix("\u202e{{x}}")])
+        wait_for_state(Admin(server), "broken")
+        shown = open_page(Admin(server), path="/#web1")
+        shown.page.locator(".advice").wait_for()
+        story = shown.page.locator("#story").inner_text()
+    assert "boot failed" in story
+    assert "Errors\n<img src=x onerror=" in story
+    assert "Host keys\nssh-ed25519" in story
+    assert shown.page.locator("img, script:not([src]), svg[onload]").count() == 0
+    assert shown.page.evaluate("window.ran") is None
+    assert shown.complaints == []
+
+
+def test_settings_name_where_outcomes_are_told_and_recorded(
+    start: Callable[..., ServerProcess], open_page: Open, tmp_path: Path
+) -> None:
+    key, ledger = tmp_path / "key", tmp_path / "ledger"
+    key.write_text("k" * 32)
+    hook = ("--outcome-hook", "http://127.0.0.1:1/x?s3cret", "--outcome-hook-key-file", str(key))
+    shown = open_page(Admin(start(*hook, "--ledger", str(ledger))))
+    shown.wait_for_text("Safe to restart")
+    settings = shown.page.locator("#settings").inner_text()
+    assert "Outcome hook\nhttp://127.0.0.1:1/x\n" in f"{settings}\n"
+    assert f"--ledger\n{ledger}" in settings
+    assert "s3cret" not in settings
 
 
 def test_faults_of_files_are_listed_with_their_remedy_and_vms(
@@ -290,6 +324,7 @@ def test_server_that_is_away_is_said_and_its_return_is_seen(
     shown.wait_for_text("Ready: VMs are served")
     server.end()
     shown.wait_for_text("The server does not answer")
+    shown.wait_for_text("The data below is from ")
     start("--admin-listen", f"127.0.0.1:{admin.port}")
     shown.wait_for_text("Ready: VMs are served")
 
@@ -323,6 +358,137 @@ def test_page_with_5000_machines_stays_fluid_and_shows_a_failure_within_2_s(
     assert took_s < 2
     assert pause_ms < 250
     assert max(tasks, default=0) < 250
+
+
+def test_machine_that_has_left_says_what_became_of_it(
+    start: Callable[..., ServerProcess], open_page: Open
+) -> None:
+    server = start(command=QUICK)
+    admin = Admin(server)
+    boot(server, "web1", vc_uuid=uuid(1)).close()
+    silent = Vm(server.port, "web1", vc_uuid=uuid(2))
+    wait_until(lambda: admin.json("/api/status")["machines"]["waiting"] == 1)
+    silent.close()
+    wait_until(lambda: admin.json("/api/status")["machines"]["left"] == 2)
+    shown = open_page(admin)
+    shown.wait_for_title("2 machines")
+    badges = {
+        row.get_attribute("data-id"): row.locator(".chip").text_content()
+        for row in shown.page.locator("#list li").all()
+    }
+    assert badges == {canonical(1): "got its data, disconnected", canonical(2): "never asked"}
+    assert shown.page.locator("#columns").inner_text().split("\n")[:2] == ["State", "VM"]
+
+
+def test_test_is_marked_and_no_trouble(
+    start: Callable[..., ServerProcess], open_page: Open
+) -> None:
+    server = start()
+    server_of = ("--server", f"127.0.0.1:{server.port}", "--uri", "my-metadata")
+    run("client", "fetch", "nobody", *server_of)
+    shown = open_page(Admin(server))
+    shown.wait_for_text("Ready: VMs are served")
+    row = shown.page.locator(".machine", has_text="nobody")
+    row.wait_for()
+    assert row.locator(".chip").text_content() == "test"
+    tile = shown.page.get_by_role("button", name="tests")
+    assert tile.inner_text().split() == ["1", "tests"]
+
+
+def test_vm_whose_user_data_window_is_closed_is_no_trouble(
+    start: Callable[..., ServerProcess], open_page: Open, tmp_path: Path
+) -> None:
+    server = start("--ledger", str(tmp_path / "ledger"), "--userdata-window", "0.5")
+    admin = Admin(server)
+    with closing(Vm(server.port, "web1", vc_uuid=uuid(1))) as vm:
+        wait_until(lambda: vm.ask("USERDATA")[0] == "RESPONSE_ERROR")
+    shown = open_page(admin, path=f"/#{canonical(1)}")
+    shown.page.get_by_role("heading", name="Identity").wait_for()
+    story = shown.page.locator("#story").inner_text()
+    assert re.search("User-data\\s+user-data window closed at 20", story), story
+    shown.wait_for_text("Ready: VMs are served")
+
+
+@pytest.mark.parametrize("is_connected", [False, True], ids=["left", "connected"])
+def test_machine_is_forgotten_by_its_button(
+    start: Callable[..., ServerProcess], open_page: Open, peers: ExitStack, *, is_connected: bool
+) -> None:
+    server = start(command=QUICK)
+    admin = Admin(server)
+    vm = boot(server, "nobody", vc_uuid=uuid(1))
+    peers.callback(vm.close)
+    wait_until(lambda: admin.state_of("nobody") == "failed")
+    if not is_connected:
+        vm.close()
+        wait_until(lambda: not admin.machines()[0]["connected"])
+    shown = open_page(admin, path=f"/#{canonical(1)}")
+    text = "Dismiss this trouble" if is_connected else "Forget this machine"
+    shown.page.get_by_role("button", name=text).click()
+    shown.wait_for_text("Ready: VMs are served")
+    assert shown.page.locator("#story").is_hidden()
+    shown.wait_for_title("1 machine" if is_connected else "0 machines")
+    assert shown.complaints == []
+
+
+def test_empty_page_says_what_to_do_next(
+    start: Callable[..., ServerProcess], open_page: Open
+) -> None:
+    shown = open_page(Admin(start()))
+    shown.wait_for_text("No VM has connected yet.")
+    command = shown.page.locator(".command code").first.inner_text()
+    assert command == "vmw-cloudinit-metadata client fetch web1 --uri my-metadata"
+    shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    shown.page.locator(".copy").first.click()
+    shown.page.get_by_text("Copied", exact=True).wait_for()
+    assert shown.page.evaluate("navigator.clipboard.readText()") == command
+
+
+def test_hostile_name_stands_in_no_command(scene: Admin, open_page: Open) -> None:
+    shown = open_page(scene, path=f"/#{canonical(101)}")
+    shown.page.locator(".advice").wait_for()
+    commands = shown.page.locator(".advice code").all_inner_texts()
+    assert len(commands) == 2
+    assert all(canonical(101) in command for command in commands)
+
+
+def test_machine_without_a_vc_uuid_is_shown_by_its_bios_uuid(
+    start: Callable[..., ServerProcess], open_page: Open
+) -> None:
+    server = start(command=QUICK)
+    with closing(boot(server, HOSTILE, vc_uuid=None, bios_uuid=uuid(7))):
+        wait_until(lambda: Admin(server).json("/api/status")["machines"]["failed"] == 1)
+        shown = open_page(Admin(server), path=f"/#{canonical(7)}")
+        shown.page.locator(".advice").wait_for()
+        commands = shown.page.locator(".advice code").all_inner_texts()
+    assert commands == [
+        f"vmw-cloudinit-metadata show --explain --bios-uuid {canonical(7)}",
+        f"vmw-cloudinit-metadata status {canonical(7)}",
+    ]
+
+
+def test_settings_and_a_safe_restart_are_shown(scene: Admin, open_page: Open) -> None:
+    shown = open_page(scene)
+    shown.wait_for_text("Safe to restart: 0 answers, 0 moves under way")
+    settings = shown.page.locator("#settings").inner_text()
+    for text in ("my-metadata", ":FileDriver", "/instances", "everywhere"):
+        assert text in settings
+
+
+def test_faults_of_one_reason_are_one_row_that_opens(
+    start: Callable[..., ServerProcess], own_instances: Path, open_page: Open
+) -> None:
+    for number in range(80):
+        text = f"metadata: {{}}\nnetwork:\n  address: nonsense{number}\n"
+        (own_instances / f"bad{number}.yaml").write_text(text)
+    admin = Admin(start("--catalogue"))
+    wait_until(lambda: admin.json("/api/faults")["state"] == "complete")
+    shown = open_page(admin)
+    group = shown.page.locator("#faults details", has_text="80 times: network.address")
+    group.wait_for()
+    assert group.locator("li").first.is_hidden()
+    group.locator("summary").click()
+    assert group.locator("li").count() == 80
+    assert "nonsense7'" in group.inner_text()
 
 
 FRAGMENTS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import COMMAND, ServerProcess, run
+from tests.process import ServerProcess, run
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import network_warnings, parse_network
@@ -211,7 +211,7 @@ def test_all_of_ipv6_alone_is_reported_by_check_config_and_at_the_start(
     told = f"{option} ::/0 matches IPv6 only"
     ended = run("check-config", "--uri", "x", option, "::/0")
     assert (ended.returncode, told in ended.stderr) == (0, True)
-    server = ServerProcess(own_instances, option, "::/0", command=[*COMMAND, "run"])
+    server = ServerProcess(own_instances, option, "::/0")
     try:
         assert server.wait_for(told)
     finally:

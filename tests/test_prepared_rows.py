@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -13,16 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.waiting import wait_until
-from vmw_cloudinit_metadata import Changes, Machine, StoreDriver
-from vmw_cloudinit_metadata.drivers.catalogue import records
-from vmw_cloudinit_metadata.drivers.preparedanswers import PreparedAnswers
+from tests.preparedworld import PreparedWorld
+from vmw_cloudinit_metadata import Machine
+from vmw_cloudinit_metadata.drivers.store import Changes
 from vmw_cloudinit_metadata.drivers.stores.sql import sqltables
 from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
 from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import SqlStore
-from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 
-LIMIT_BYTES = 1024 * 1024
 UUIDS = ("11111111-2222-3333-4444-5555555555aa", "99999999-2222-3333-4444-5555555555bb")
 NAMES = ("web1", "ci/build", "db")
 
@@ -30,7 +26,7 @@ NAMES = ("web1", "ci/build", "db")
 class ToldStore(SqlStore):
     """Its changes are told by the test."""
 
-    changes: Changes | None = None
+    changes: Any = None
 
     def listen(self, changes: Changes) -> None:
         self.changes = changes
@@ -38,32 +34,15 @@ class ToldStore(SqlStore):
         changes.closed.wait()
 
 
-class World:
-    """A database, the server's driver, and that of the process of the catalogue."""
+class World(PreparedWorld):
+    """In a database."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "vms.sqlite"
         url = f"sqlite:///{self._path}"
         Database(url, None, 1, "").run(sqltables.SCHEMAS[sqltables.SQLITE])
         self.store, self._other = ToldStore({"url": url}), ToldStore({"url": url})
-        self.server, self._process = StoreDriver(self.store), StoreDriver(self._other)
-        for driver in (self.server, self._process):
-            driver.watch(lambda _: None)
-        wait_until(lambda: self.store.changes and self._other.changes)
-        wait_until(lambda: self._process.revision() is not None)
-        wait_until(lambda: self.server.revision() is not None)
-        self.answers.limit_bytes = LIMIT_BYTES
-        assert self._process.prepared
-        self._process.prepared.prepare(self._hear, LIMIT_BYTES)
-
-    @property
-    def answers(self) -> PreparedAnswers:
-        assert self.server.prepared
-        return self.server.prepared
-
-    def _hear(self, line: bytes) -> None:
-        record: Any = records.decode(line.removesuffix(b"\n"))
-        self.answers.take(record)
+        super().__init__(self.store, self._other)
 
     def put(
         self,
@@ -87,36 +66,12 @@ class World:
             if name in told:
                 store.changes.everything()
 
-    def survey(self) -> None:
-        self.answers.begin()
-        list(self._process.survey())
-
-    def found(self, machine: Machine) -> Any:
-        return parts(self.answers.find(machine, time.monotonic()))
-
-    def looked_up(self, machine: Machine) -> Any:
-        try:
-            return parts(self.server.get_instance(machine))
-        except InvalidInstanceData:
-            return "invalid"
-
-    def close(self) -> None:
-        self.server.close()
-        self._process.close()
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("world"))
     yield made
     made.close()
-
-
-def parts(found: Any) -> Any:
-    return found and (
-        *(dict(found.metadata), found.network, found.userdata, found.matched_by),
-        *(found.sources, found.documents),
-    )
 
 
 ROWS = st.lists(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import ServerProcess, run
+from tests.process import Program, ServerProcess, run
 from tests.test_admin import Admin
 from tests.test_workers import children
 from tests.vm import Vm
@@ -138,13 +138,13 @@ def test_file_is_on_the_disk_before_it_has_its_name(
     "workers", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["alone", "workers"]
 )
 def test_disk_that_hangs_stops_neither_vms_nor_term(start: Start, file: Path, workers: int) -> None:
-    """After the first save, at the start, fsync returns no more."""
+    """After the first save of both files, at the start, fsync returns no more."""
     program = (
         "import os, time\n"
         "fsync, count = os.fsync, [0]\n"
         "def hang(descriptor):\n"
         "    count[0] += 1\n"
-        "    if count[0] > 2:\n"
+        "    if count[0] > 4:\n"
         "        open(os.environ['HANGS'], 'w').close()\n"
         "        time.sleep(1000)\n"
         "    fsync(descriptor)\n"
@@ -154,7 +154,7 @@ def test_disk_that_hangs_stops_neither_vms_nor_term(start: Start, file: Path, wo
     hangs = file.with_name("hangs")
     server = start(
         *("--state-file", str(file), "--workers", str(workers), "--drain", "1"),
-        command=[sys.executable, "-c", program, "run"],
+        command=Program([sys.executable, "-c", program, "run"]),
         env={"HANGS": str(hangs)},
     )
     admin = Admin(server)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vmw_cloudinit_metadata.client.report import scale, words
+from vmw_cloudinit_metadata.client.report import latency, scale, words
 from vmw_cloudinit_metadata.client.report.page import render
 from vmw_cloudinit_metadata.client.report.phase import in_order
 
@@ -194,6 +194,8 @@ results = st.fixed_dictionaries(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(results)
+@example({"timeline": [(None, 1e-320, 0)]})
+@example({"timeline": [(None, 0, 1e-320)]})
 def test_render_any_result_is_well_formed_and_holds_nothing_foreign(found: dict[str, Any]) -> None:
     page = render(found)
     reader = Reader(page)
@@ -269,6 +271,47 @@ def test_axis_has_room_for_all_and_for_its_ticks(ends: list[float]) -> None:
     assert ticks == sorted(set(ticks))
     assert all(0 <= axis.percent(scale.log(ms)) <= 100 for ms in ticks)
     assert sum(len(words.brief_duration(ms)) for ms in ticks) <= 48
+
+
+@given(st.lists(st.floats(0, 100), min_size=3, max_size=3).map(sorted))
+def test_label_of_a_percentile_stands_at_its_own_line(places: list[float]) -> None:
+    """No other line goes through it: a line goes down from its label."""
+    placed = latency.placed(dict(zip(("p50", "p90", "p99"), places, strict=True)))
+    for _, x, y, is_left in placed:
+        begin, end = (x - 25, x) if is_left else (x, x + 25)
+        assert begin >= -25
+        assert end <= 100
+        crossing = [one for _, one, top, _ in placed if top < y and begin < one < end]
+        assert crossing == []
+
+
+def bars_of(page: str) -> list[tuple[str, float]]:
+    """Class and height of each bar of the throughput."""
+    picture = page.partition('class="rate"')[2].partition("</svg>")[0]
+    found = re.findall(r'height="([\d.]+)" class="bar ([a-z0-9 ]+)"', picture)
+    return [(kind, float(height)) for height, kind in found]
+
+
+def test_failures_hang_on_the_scale_of_what_was_completed() -> None:
+    page = render(result(timeline=[[0, 100, 50], [1, 200, 0]], seconds=2.0, failures={"x": 50}))
+    heights = bars_of(page)
+    assert [kind for kind, _ in heights] == ["to50", "bad", "to50"]
+    (_, whole), (_, failed), (_, twice) = heights
+    assert failed == pytest.approx(whole / 2, rel=0.02)
+    assert twice == pytest.approx(2 * whole, rel=0.02)
+
+
+@pytest.mark.parametrize(("seconds", "end"), [(2.0, ""), (1.4, " unfinished"), (0, "")])
+def test_last_bar_is_drawn_as_unfinished_if_the_test_ended_in_it(seconds: float, end: str) -> None:
+    page = render(result(timeline=[[0, 100, 0], [1, 40, 0]], seconds=seconds))
+    assert [kind for kind, _ in bars_of(page)] == ["to50", f"to50{end}"]
+    assert ("is unfinished" in page) == bool(end)
+
+
+def test_options_are_a_command_line_and_hosts_are_named() -> None:
+    page = render(result(command="client storm -n 5", environment={"client": "build1"}))
+    assert "<code>client storm -n 5</code>" in page
+    assert "build1" in page
 
 
 def test_phases_stand_as_a_vm_goes_through_them() -> None:

@@ -160,6 +160,7 @@ def test_fault_of_a_secret_place_is_reported_with_its_line(place: str) -> None:
 @example("base64-of-a-private-key", "\n#", "")
 @example("slipped-into-the-network", "\n    \n    ", "\n---")
 @example("slipped-into-the-network", "\n    ", "\n---")
+@example("native-interface", "---<<: ", ", ---")
 def test_secret_is_printed_for_no_broken_yaml(place: str, before: str, behind: str) -> None:
     text = PLACES[place].replace("@", f"{before}{MARKER}{behind}", 1).replace("@", MARKER)
     assert not [line for line in told_of(text) if leaks(line, MARKER)]

@@ -28,7 +28,7 @@ from vmw_cloudinit_metadata.protocol.events import (
     Requested,
     Violation,
 )
-from vmw_cloudinit_metadata.protocol.identification import MAX_WAITING_REQUESTS
+from vmw_cloudinit_metadata.protocol.owed import MAX_UNIDENTIFIED
 from vmw_cloudinit_metadata.protocol.phases import IDENTIFIED, OVERDUE
 from vmw_cloudinit_metadata.protocol.session import (
     Policy,
@@ -64,7 +64,7 @@ def describe(event: Event) -> str:
             return f"Identified {m.name} {uuids} {m.service_uri} {m.direction}"
         case IdentityMissing(missing):
             return f"IdentityMissing {missing}"
-        case Requested(document):
+        case Requested((document, _)):
             return f"Requested {document}"
         case Refused(kind):
             return f"Refused {kind}"
@@ -209,7 +209,7 @@ def test_requests_before_the_identity_are_bounded() -> None:
     session = new_session()
     session.receive_data(HELLO + b"!!REQUEST_METADATA#\n" * 1000)
     events = session.receive_data(PROXY + NAME + UUID)
-    assert sum(isinstance(event, Requested) for event in events) == MAX_WAITING_REQUESTS
+    assert sum(isinstance(event, Requested) for event in events) == MAX_UNIDENTIFIED
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,12 @@ from unittest.mock import patch
 import click
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,6 +129,9 @@ SAMPLES = {
     "ADDRESS:PORT": "127.0.0.1:5",
     "CIDR": "10.0.0.0/8",
     "SIZE": "4294967296",
+    "URL": "postgresql://db/fleet",
+    "HOST": "vcenter.example.com:443",
+    "HEX": "ab" * 20,
     "JSON": '{"directory":"/x"}',
 }
 
@@ -132,11 +141,20 @@ def samples(tmp_path: Path) -> dict[str, str]:
     """A value that is right for each setting, as text: without TLS, which needs a certificate."""
     secret = tmp_path / "secret"
     secret.write_text("0123456789abcdef" * 2)
+    signing_key = tmp_path / "signing.pem"
+    signing_key.write_bytes(
+        Ed25519PrivateKey.generate().private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+    )
     found = {key: sample(option, secret) for key, option in OPTIONS.items()}
     return found | {
         "tls": "off",
         "last-good-dir": str(tmp_path),
         "identity-key-file": f"2={secret}",
+        "identity-signing-key": str(signing_key),
+        "identity-issuer": "https://metadata.example.com",
+        "outcome-hook": "https://hooks.example.com/outcomes",
     }
 
 
@@ -271,6 +289,15 @@ def test_wrong_value_of_the_environment_is_reported_with_its_variable() -> None:
     assert "environment: VMW_METADATA_WORKERS: 'many' is not" in told
 
 
+def test_server_that_would_listen_nowhere_is_refused(file: Path) -> None:
+    file.write_text("uri: x\nlisten: []\n")
+    assert "server.yaml:2: listen: found no value, expected at least" in refused(
+        "--config", str(file)
+    )
+    told = refused("--uri", "x", VMW_METADATA_LISTEN=" ")
+    assert "environment: VMW_METADATA_LISTEN: found no value, expected at least one" in told
+
+
 def test_missing_uri_is_reported_with_all_ways_to_give_it() -> None:
     told = refused()
     for way in ("'--uri'", "'uri' in the file of --config", "VMW_METADATA_URI"):
@@ -337,6 +364,31 @@ def test_check_config_warns_of_prepared_memory_without_effect(
     assert ("--prepared-memory has no effect with --no-catalogue" in ended.stderr) is is_warned
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--admin-listen off --expect-outcomes", "--expect-outcomes has no effect with --admin-"),
+        ("--admin-listen off --state-file x", "--state-file has no effect with --admin-listen off"),
+        ("--admin-listen off --forget-failed 3", "--forget-failed has no effect with --admin-"),
+        ("--admin-listen off --forget-failed 3 --fleet postgresql://h/d", ""),
+        ("--admin-listen off --forget-failed 24", ""),
+        ("--vcenter-check require", "--vcenter-check has no effect without --vcenter"),
+        ("--vcenter-check warn", ""),
+        ("--outcome-hook-key-file x", "--outcome-hook-key-file has no effect without --outcome-"),
+    ],
+)
+def test_setting_that_needs_another_one_is_warned_of(words: str, said: str) -> None:
+    _, _, warnings = ends("check-config", "--uri", "x", *words.split())
+    found = [warning for warning in warnings.splitlines() if "no effect" in warning]
+    assert len(found) == bool(said)
+    assert all(said in warning for warning in found)
+
+
+def test_settings_of_the_package_have_all_an_effect() -> None:
+    file = CHECKOUT / "conf/vmw-metadata-server.yaml"
+    assert "no effect" not in ends("check-config", "--config", str(file))[2]
+
+
 def test_wrong_driver_opts_are_not_repeated() -> None:
     assert "hunter2" not in refused("--uri", "x", VMW_METADATA_DRIVER_OPTS='{"pass": "hunter2"')
 
@@ -367,6 +419,29 @@ def test_tls_info_takes_the_certificate_from_the_file(
     pair = make_pair(program("openssl", "openssl"), tmp_path, "own")
     file.write_text(f"uri: x\ntls-cert: {pair.certificate}\ntls-key: {pair.key}\n")
     assert "thumbprint=" in ends("tls-info", "--config", str(file))[1]
+
+
+@pytest.mark.parametrize(
+    ("listen", "options", "said"),
+    [
+        ("'[::]:14000'", (), ":14000#thumbprint="),
+        ("[0.0.0.0:14001, '[::]:14000']", (), ":14001#thumbprint="),
+        ("'[::]:14000'", ("--port", "99"), ":99#thumbprint="),
+        ("'[::]:0'", (), "give the server's port with --port"),
+        ("'[::]:0'", ("--port", "99", "--listen", "[::]:98"), "--listen has no effect with --port"),
+    ],
+)
+def test_tls_info_takes_the_port_from_the_file(
+    file: Path,
+    tmp_path: Path,
+    program: Callable[[str, str], str],
+    listen: str,
+    options: tuple[str, ...],
+    said: str,
+) -> None:
+    pair = make_pair(program("openssl", "openssl"), tmp_path, "own")
+    file.write_text(f"uri: x\ntls-cert: {pair.certificate}\nlisten: {listen}\n")
+    assert said in "".join(map(str, ends("tls-info", "--config", str(file), *options)))
 
 
 def test_show_and_validate_take_the_driver_from_the_file(file: Path, own_instances: Path) -> None:

@@ -198,6 +198,10 @@ WRONG = {
         [Record(Key("name", "web1"), {}, 17)],  # type: ignore[arg-type]
         "Wrong: found a record whose label is a number, expected a text",
     ),
+    "version-that-is-a-number": (
+        [Record(Key("name", "web1"), {}, version=17)],  # type: ignore[arg-type]
+        "Wrong: found a record whose version is a number, expected a text",
+    ),
 }
 
 

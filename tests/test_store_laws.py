@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -365,19 +366,18 @@ def test_no_vm_gets_an_older_answer_in_a_storm() -> None:
                 wrong.append((kept, newest))
             newest = max(newest, kept)
 
-    threads = [
-        threading.Thread(target=work, args=[vm]) for vm in range(3) for work in (write, read)
-    ]
-    for thread in threads:
-        thread.start()
-    for _ in range(5):
-        time.sleep(0.5)
-        store.disconnect()
-        time.sleep(0.1)
-        store.connect()
-    is_over.set()
-    for thread in threads:
-        thread.join(60)
+    with ThreadPoolExecutor(6) as pool:
+        working = [pool.submit(work, vm) for vm in range(3) for work in (write, read)]
+        try:
+            for _ in range(5):
+                time.sleep(0.5)
+                store.disconnect()
+                time.sleep(0.1)
+                store.connect()
+        finally:
+            is_over.set()
+        for each in working:
+            each.result(60)
     driver.close()
     assert wrong == []
     assert min(answers) > 100

@@ -254,7 +254,7 @@ def test_subnegotiation_without_end_takes_no_memory_and_the_line_is_in_step_behi
     assert is_served(machine)
     with bounded_memory(server):
         machine.send(b"\xff\xfa\xe8")
-        stream(machine.socket, 100)
+        stream(machine.socket, 40)
         machine.send(b"\xff\xf0!!REQUEST_METADATA#\n")
         assert machine.answer(60)[0] == "RESPONSE_METADATA"
 

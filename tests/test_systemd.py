@@ -14,9 +14,11 @@ import pytest
 from tests.certificates import make_pair
 from tests.process import CHECKOUT, COMMAND, ServerProcess
 from tests.vm import Vm
+from vmw_cloudinit_metadata.guest.agent import question, reporting
 
 UNIT = CHECKOUT / "conf/vmw-metadata-server.service"
 AGENT_UNIT = CHECKOUT / "vmw_cloudinit_metadata/guest/vmw-metadata-agent.service"
+REPORT_UNIT = AGENT_UNIT.with_name("vmw-metadata-report.service")
 MAX_EXPOSURE = 1.5  # of 10, as `systemd-analyze security` counts: both have 1.2
 
 Program = Callable[[str, str], str]
@@ -30,9 +32,10 @@ def analyze(program: Program) -> str:
     return program("systemd-analyze", "systemd")
 
 
-def test_unit_of_the_agent_is_valid(analyze: str, tmp_path: Path) -> None:
-    text = AGENT_UNIT.read_text()
-    unit = tmp_path / AGENT_UNIT.name
+@pytest.mark.parametrize("packaged", [AGENT_UNIT, REPORT_UNIT], ids=["agent", "report"])
+def test_unit_of_the_agent_is_valid(analyze: str, tmp_path: Path, packaged: Path) -> None:
+    text = packaged.read_text()
+    unit = tmp_path / packaged.name
     unit.write_text(re.sub(r"^ExecStart=.*$", f"ExecStart={sys.executable}", text, flags=re.M))
     ended = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -44,6 +47,15 @@ def test_unit_of_the_agent_waits_for_nothing_that_comes_later_in_the_boot() -> N
     settings = dict(line.partition("=")[::2] for line in text.splitlines() if "=" in line)
     assert settings["DefaultDependencies"] == "no"
     assert not {"PrivateTmp", "RootDirectory", "DynamicUser", "PrivateDevices"} & settings.keys()
+
+
+def test_unit_of_the_report_fails_no_boot_and_delays_nothing() -> None:
+    text = REPORT_UNIT.read_text()
+    assert re.search(r"^ExecStart=-/usr/bin/python3 ", text, re.M)
+    assert "\nType=simple\n" in text
+    assert not re.search(r"^(Before|Requires|BindsTo|OnFailure)=", text, re.M)
+    limit_s = int(re.findall(r"^RuntimeMaxSec=(\d+)$", text, re.M)[0])
+    assert limit_s > question.TRIES * 2 * reporting.REPORT_EVERY_S
 
 
 def setting(name: str) -> str:
@@ -59,7 +71,7 @@ def test_unit_is_valid(analyze: str, tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("unit", [UNIT, AGENT_UNIT], ids=["server", "agent"])
+@pytest.mark.parametrize("unit", [UNIT, AGENT_UNIT, REPORT_UNIT], ids=lambda unit: unit.stem)
 def test_unit_is_hardened(analyze: str, unit: Path) -> None:
     threshold = f"--threshold={round(MAX_EXPOSURE * 10)}"
     ended = subprocess.run(

@@ -22,12 +22,15 @@ from vmw_cloudinit_metadata.protocol.telnet import (
     encode_data,
     encode_negotiation,
     encode_subnegotiation,
+    events_of,
 )
 
 # Any bytes, with those that mean something more often than chance has them.
 HOSTILE = st.lists(
     st.one_of(
-        st.sampled_from([b"\xff", b"\xff\xfa", b"\xff\xf0", b"\xff\xff", b"\xff\xfb", b"\xe8"]),
+        st.sampled_from(
+            [b"\xff", b"\xff\xfa", b"\xff\xf0", b"\xff\xff", b"\xff\xfb", b"\xe8", b"?"]
+        ),
         st.binary(max_size=8),
     )
 ).map(b"".join)
@@ -84,6 +87,15 @@ def test_overlong_subnegotiation_is_reported_once_and_the_next_is_read(
     good = Subnegotiation(1, b"good")
     data = encode_subnegotiation(Subnegotiation(1, payload)) + encode_subnegotiation(good)
     assert decode(*cut(data, places), limit=8) == [Malformed("subnegotiation too long"), good]
+
+
+def test_of_a_segment_with_a_query_only_the_beginning_is_kept() -> None:
+    common = Subnegotiation(232, b"\0\1\2")
+    events_of.cache_clear()
+    for number in range(10):
+        own = Subnegotiation(232, b"FCmy-metadata?t=%d" % number)
+        assert decode(encode_subnegotiation(common) + encode_subnegotiation(own)) == [common, own]
+    assert events_of.cache_info().currsize == 1
 
 
 def test_endless_subnegotiation_is_not_kept() -> None:

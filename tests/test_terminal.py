@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import CHECKOUT, COMMAND, run
+from tests.process import CHECKOUT, COMMAND, Program, begin, run
 
 ECHO = "from vmw_cloudinit_metadata.cli import terminal; terminal."
 TABLE = ECHO + "echo_table(('State', 'Reason'), [('failed', '[red]x ' * 40)], ['plain line'])"
@@ -22,14 +22,16 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 def on_terminal(*command: str, **environment: str) -> str:
     """What a command prints when its standard output is a terminal of 60 columns."""
     ours, theirs = pty.openpty()
-    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "60", **environment}
-    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, env=env, cwd=CHECKOUT):
-        os.close(theirs)
-        printed = b""
-        with suppress(OSError):  # the other end is closed
-            while data := os.read(ours, 4096):
-                printed += data
+    env = {"TERM": "xterm-256color", "COLUMNS": "60", **environment}
+    with Path(os.devnull).open("w") as nothing:
+        process = begin(Program(command), theirs, nothing.fileno(), CHECKOUT, env)
+    os.close(theirs)
+    printed = b""
+    with suppress(OSError):  # the other end is closed
+        while data := os.read(ours, 4096):
+            printed += data
     os.close(ours)
+    process.wait()
     assert printed
     return printed.decode().replace("\r\n", "\n")
 

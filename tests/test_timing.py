@@ -34,7 +34,7 @@ REQUEST = b"!!REQUEST_METADATA#\n"
 
 # Without this, time does not count while the process stands still; with it, what has arrived alone
 # has to save the peer.
-NO_GRACE = {"serving__timer__LATE_S": 1e9}
+NO_GRACE = {"process__deadlines__LATE_S": 1e9}
 EACH_GRACE = pytest.mark.parametrize("grace", [{}, NO_GRACE], ids=["grace", "no grace"])
 QUICK = {"serving__timeouts__IDENTITY_ANSWER_S": 0.3, "serving__timeouts__IDENTITY_RETRY_S": 0.3}
 PATIENT = {"serving__timeouts__IDENTITY_ANSWER_S": 1.0, "serving__timeouts__IDENTITY_RETRY_S": 0.5}

@@ -11,6 +11,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,10 @@ class WorkersWorld(World):
         self.keeper = self.log = PreparedLog(limit_bytes)
         self.late = ToldDriver(self._options)
         self.late.warmth.limit_bytes = LIMIT_BYTES
-        self._reader, self._late_reader = PreparedLogReader(self.log), PreparedLogReader(self.log)
+        self._reader, self._late_reader = (
+            PreparedLogReader(self.log.file),
+            PreparedLogReader(self.log.file),
+        )
 
     def close(self) -> None:
         os.close(self.log.file)
@@ -487,7 +491,7 @@ def test_change_counts_at_once_and_is_prepared_by_the_next_survey(one: World, ca
 
 
 def test_secret_data_is_not_prepared() -> None:
-    about = {"path": "x", "line": 0, "layers": (), "has_references": False, "keys": ()}
+    about = {"path": "x", "line": 0, "layers": (), "name": "", "keys": ()}
     made = [
         preparation.made_of(InstanceData({}, is_secret=is_secret), WEB1, **about)
         for is_secret in (False, True)
@@ -621,7 +625,7 @@ def test_default_memory_holds_20_000_files_of_1_kb_for_several_workers(
     log.limit_bytes = workers.server.warmth.limit_bytes = option.type_cast_value(
         Context(run), option.default
     )
-    reader = PreparedLogReader(log)
+    reader = PreparedLogReader(log.file)
     for number in range(20_000):
         log.take(preparedrecords.Prepared(f"web-server-{number}", bytes(1250)))
         if number % 100 == 0:
@@ -684,6 +688,19 @@ def test_worker_that_is_too_late_once_keeps_its_earlier_revision(workers: Patien
     assert workers.prepared_late(Machine(name="db", vc_uuid=VC_UUID)) is None
 
 
+def test_time_limit_reaches_workers(workers: PatientWorld) -> None:
+    workers.put("web1.yaml", OWN[0])
+    workers.survey()
+    workers.follow()
+    assert workers.prepared_late(WEB1)
+    workers.log.take(preparedrecords.Lasting(time.monotonic()))
+    workers.follow()
+    assert workers.prepared_late(WEB1) is None
+    workers.log.take(preparedrecords.Lasting(inf))
+    workers.follow()
+    assert workers.prepared_late(WEB1)
+
+
 def test_worker_finds_nothing_that_the_log_has_forgotten_meanwhile(workers: PatientWorld) -> None:
     workers.put("web1.yaml", OWN[0])
     workers.survey()
@@ -699,7 +716,7 @@ class Overtaken(PreparedLogReader):
     """The log begins another generation after the reader has looked at its head."""
 
     def __init__(self, log: PreparedLog) -> None:
-        super().__init__(log)
+        super().__init__(log.file)
         self._log = log
         self.is_overtaken = False
 

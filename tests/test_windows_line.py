@@ -187,6 +187,7 @@ METADATA_FAULTS = {
 FAILURES: dict[str, tuple[Answers, str]] = {
     "silent": (silent, "no answer on"),
     "refused": (refusing("not-found"), "the server answered not-found: no reason"),
+    "closed": (refusing("closed"), "the server answered closed: no reason"),
     "digest": (
         old_server({**DOCUMENTS, "DIGEST": digest({"METADATA": b"x"})}),
         "the digest does not match: meta-data, user-data",

@@ -174,6 +174,18 @@ def test_driver_that_cannot_be_loaded_is_reported_once(options: list[str], told:
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_prepared_memory_without_effect_is_reported_once(
+    start: Start, tmp_path: Path, workers: str
+) -> None:
+    server = start(
+        *("--driver", "tests.ledger_driver:LedgerDriver", "--workers", workers),
+        *("--catalogue", "--prepared-memory", "1M"),
+        driver_opts={"directory": str(tmp_path)},
+    )
+    assert server.log.count("--prepared-memory has no effect: LedgerDriver prepares no") == 1
+
+
 @pytest.mark.parametrize("place", [1, 2], ids=["first", "second"])
 def test_term_while_a_worker_starts_ends_all(tmp_path: Path, place: int) -> None:
     (tmp_path / "stopping.py").write_text(

@@ -109,12 +109,16 @@ Answers = Callable[[str], bytes]
 
 
 class ScriptedServer:
-    """Answers each request line with what `answers` says; `asked` has the names so far."""
+    """Answers each request line with what `answers` says.
+
+    `asked` has the names so far, `argument` what came with the last one.
+    """
 
     def __init__(self, answers: Answers) -> None:
         self.near, self._end = socket.socketpair()
         self._answers = answers
         self.asked: list[str] = []
+        self.argument = b""
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -127,8 +131,9 @@ class ScriptedServer:
                     self._take(line)
 
     def _take(self, line: bytes) -> None:
-        found = re.search(rb"!!REQUEST_([A-Z_]+)#$", line)
+        found = re.search(rb"!!REQUEST_([A-Z_]+)#([\w+/]*=*)$", line)
         if found:
+            self.argument = base64.b64decode(found[2])
             self.asked.append(found[1].decode())
             self.say(self._answers(found[1].decode()))
 

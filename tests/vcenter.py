@@ -39,10 +39,8 @@ class PlayedVm:
 
     name: str
     vc_uuid: str = ""
-    bios_uuid: str = ""
     power: str = "poweredOff"
     is_template: bool = False
-    path: str = ""
     is_accessible: bool = True
     devices: list[Any] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
@@ -151,9 +149,7 @@ class PlayedVCenter:
         return vmodl.query.PropertyCollector.RetrieveResult(token=token, objects=objects[:PAGE])
 
     def _FindByInventoryPath(self, this: str, text: str) -> Any:  # noqa: ARG002, N802
-        path = _argument(text, "inventoryPath", str)
-        found = [key for key, vm in self.vms.items() if vm.path == path]
-        return vim.VirtualMachine(found[0], None) if found else None
+        return None
 
     def _ReconfigVM_Task(self, this: str, text: str) -> Any:  # noqa: N802
         with self._lock:
@@ -231,7 +227,7 @@ def _content(key: str, vm: PlayedVm, paths: list[str]) -> Any:
     values = {
         "name": vm.name,
         "config.instanceUuid": vm.vc_uuid,
-        "config.uuid": vm.bios_uuid,
+        "config.uuid": "",
         "config.template": vm.is_template,
         "runtime.powerState": vim.VirtualMachine.PowerState(vm.power),
         "config.hardware.device": GetVmodlType("vim.vm.device.VirtualDevice[]")(vm.devices),

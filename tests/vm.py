@@ -80,8 +80,8 @@ class Vm:
         before, self.raw = self.raw[: found.end()], self.raw[found.end() :]
         return before
 
-    def receive_all(self, limit_s: float = LIMIT_S) -> bytes:
-        """Reads to the end of the stream."""
+    def receive_all(self, limit_s: float | None = LIMIT_S) -> bytes:
+        """Reads to the end of the stream, however long it takes if `limit_s` is None."""
         self.socket.settimeout(limit_s)
         while data := self.socket.recv(65536):
             self.raw += data
@@ -108,8 +108,11 @@ class Vm:
         code, _, body = line[line.rindex(b"!!") + 2 :].strip().partition(b"#")
         return code.decode(), base64.b64decode(body, validate=True)
 
-    def ask(self, document: str, limit_s: float = LIMIT_S) -> tuple[str, bytes]:
-        self.send(b"!!REQUEST_" + document.encode() + b"#\n")
+    def ask(
+        self, document: str, limit_s: float = LIMIT_S, argument: bytes = b""
+    ) -> tuple[str, bytes]:
+        encoded = base64.b64encode(argument)
+        self.send(b"!!REQUEST_%b#%b\n" % (document.encode(), encoded))
         return self.answer(limit_s)
 
     def document(self, document: str) -> bytes:
@@ -120,9 +123,9 @@ class Vm:
     def metadata(self) -> Any:
         return json.loads(self.document("METADATA"))
 
-    def error(self, document: str, limit_s: float = LIMIT_S) -> str:
+    def error(self, document: str, limit_s: float = LIMIT_S, argument: bytes = b"") -> str:
         """Asks, and returns the error that must come."""
-        code, body = self.ask(document, limit_s)
+        code, body = self.ask(document, limit_s, argument)
         assert code == "RESPONSE_ERROR", (code, body)
         told = json.loads(body)
         assert told["request"] == f"REQUEST_{document}"

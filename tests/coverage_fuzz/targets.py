@@ -76,7 +76,7 @@ def _guest_files() -> list[bytes]:
 
 def _messages() -> list[bytes]:
     happenings = [workers.packed(seed) for seed in _transcripts()[:3]]
-    figures = {"counters": {"connections": 3}, "timings": {"boot": [[0] * 17, 0.5]}, "gauges": {}}
+    figures = {"counters": {"connections": 3}, "timings": {"boot": [[0] * 21, 0.5]}, "gauges": {}}
     told = (
         {"ready": True},
         {"failed": "why"},
@@ -100,6 +100,13 @@ def _etcd_answers() -> list[bytes]:
     return [json.dumps(answer).encode() for answer in answers]
 
 
+def _boot_reports() -> list[bytes]:
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIF4QuaHe1axjC4LCWKuKb2MqrG4JrHH7nPGVGVsrZNgT"
+    report = {"v": 1, "instance": "i-1", "status": "error", "errors": ["('runcmd', 1)"]}
+    more = {"stages": {"init": 0.5}, "hostkeys": [f"{key} root@vm"], "boot": ""}
+    return [json.dumps(one).encode() for one in (report, report | more)]
+
+
 def _none() -> list[bytes]:
     return []
 
@@ -110,6 +117,7 @@ TARGETS = {
         Target(wire.telnet_decoder, _transcripts, "wire.dict", max_bytes=2048),
         Target(wire.serial_line, _transcripts, "wire.dict", max_bytes=2048),
         Target(wire.proxy_header, _none, "wire.dict", max_bytes=4200),
+        Target(wire.boot_report, _boot_reports, "text.dict", max_bytes=3200),
         Target(wire.session, _transcripts, "wire.dict", max_bytes=2048),
         Target(files.seed_reader, _instance_files, "text.dict"),
         Target(workers.worker_messages, _messages, "text.dict"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from tests.coverage_fuzz.law import Pieces, kept_bytes, same_for_all_cuts, ways_to_cut
-from vmw_cloudinit_metadata.protocol import packet, proxyheader, telnet
+from vmw_cloudinit_metadata.protocol import bootreport, hostkey, packet, proxyheader, telnet
 from vmw_cloudinit_metadata.protocol.events import Event, NotHypervisor
 from vmw_cloudinit_metadata.protocol.session import Policy, Session
 from vmw_cloudinit_metadata.protocol.vmotion import Moves, RandomSecrets
@@ -69,7 +70,9 @@ def serial_line(data: bytes) -> None:
     same_for_all_cuts(data, lambda pieces: _lines(pieces, packet.MAX_LINE_BYTES))
     for line in _lines([data], packet.MAX_LINE_BYTES)[0]:
         parsed = packet.parse(line)
-        assert packet.requested(line) == (parsed and parsed.requests)
+        asked = packet.requested(line)
+        document = asked.document if isinstance(asked, packet.GuestRequest) else None
+        assert document == (parsed and parsed.requests)
         if parsed:
             assert packet.parse(packet.serialize(parsed).rstrip(b"\n")) == parsed
 
@@ -107,6 +110,24 @@ def proxy_header(data: bytes) -> None:
             assert 0 <= port < 65536
     elif verdict is proxyheader.Incomplete:
         assert len(data) < 4096, "more is kept than a header can have"
+
+
+def boot_report(data: bytes) -> None:
+    """A report is read whole, or an error that quotes nothing; what is read is safe to show."""
+    text, report = "", None
+    try:
+        report = bootreport.parse(data)
+    except bootreport.InvalidReportError as error:
+        text = str(error)
+    assert text.isascii()
+    assert len(text) < 150
+    if report is None:
+        return
+    assert len(data) <= bootreport.MAX_REPORT_BYTES
+    assert all(text.isprintable() for text in report.errors)
+    assert all(hostkey.host_key(key) == key for key in report.host_keys)
+    assert all(0 <= seconds < math.inf for seconds in report.stages.values())
+    report.instance_id.encode()
 
 
 def session(data: bytes) -> None:
