@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -157,9 +158,17 @@ class ServerProcess:
         end_s = time.monotonic() + RESTS_S
         while self._process.poll() is None:
             time.sleep(LOG_LAG_S)
-            if not is_running(self.pid) or time.monotonic() > end_s:
+            is_at_rest = not is_running(self.pid) and self._is_read
+            if is_at_rest or time.monotonic() > end_s:
                 break
         return "".join(self.lines)
+
+    @property
+    def _is_read(self) -> bool:
+        """Whether our own thread has taken all that the server has written."""
+        pipe = select.poll()  # `select` takes no descriptor above 1,023
+        pipe.register(self._stderr, select.POLLIN)
+        return not pipe.poll(0)
 
     def wait_for(self, pattern: str, limit_s: float = LIMIT_S) -> re.Match[str]:
         """Waits for a line of the log."""
