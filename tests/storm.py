@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from tests.load.vm import Instance, boot
 from tests.process import LIMIT_S
@@ -18,9 +19,12 @@ _PAUSE_S = 0.01  # of a thread between two boots, so that the server has some of
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port of loopback that nobody has, and that the system gives to no other program meanwhile:
+    it is below those of `net.ipv4.ip_local_port_range`."""
+    while True:
+        port = random.randrange(15_000, 30_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Storm:

@@ -18,6 +18,7 @@ import pytest
 from tests.cloudinit import CloudInit
 from tests.guest import QUICK, Guest, mostly_slow
 from tests.process import LIMIT_S, ServerProcess
+from tests.storm import free_port
 from tests.test_bridge import BridgeProcess
 from tests.uart import Uart
 from tests.waiting import wait_until
@@ -149,7 +150,8 @@ def test_large_user_data_comes_through_moves(
 def test_server_that_dies_within_an_answer_and_comes_back_is_asked_again(
     guest: Guest, start: Callable[..., ServerProcess], wired: Wired
 ) -> None:
-    server = start()
+    address = f"127.0.0.1:{free_port()}"
+    server = start(listen=address)
     wire = wired(server.port)
     received = threading.Event()
     seen = 0
@@ -164,7 +166,6 @@ def test_server_that_dies_within_an_answer_and_comes_back_is_asked_again(
     wire.put_into(guest, piece_bytes=4000, pause_s=0.002, to_guest=count)
     process = guest.start("--retry", "0.5")
     assert received.wait(LIMIT_S)
-    address = f"127.0.0.1:{server.port}"
     server.end()
     start(listen=address)
     assert process.wait(LIMIT_S) == 0
@@ -176,8 +177,7 @@ def test_server_that_dies_within_an_answer_and_comes_back_is_asked_again(
 def test_server_that_comes_late_is_waited_for(
     guest: Guest, start: Callable[..., ServerProcess], wired: Wired
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     wire = wired(port)
     wire.put_into(guest)
     process = guest.start("--retry", "0.5")
@@ -379,12 +379,12 @@ def test_server_takes_the_report_of_a_boot(
 def test_server_that_was_restarted_takes_the_report_after_metadata(
     guest: Guest, start: Callable[..., ServerProcess], wired: Wired
 ) -> None:
-    server = start()
+    address = f"127.0.0.1:{free_port()}"
+    server = start(listen=address)
     wire = wired(server.port)
     wire.put_into(guest)
     guest.fetch(*QUICK)
     end_cloud_init(guest, "('scripts-user', RuntimeError('Runparts: 1 failures'))")
-    address = f"127.0.0.1:{server.port}"
     server.end()
     server = start(listen=address)
     wire.bridge.wait_for("line open", 2)

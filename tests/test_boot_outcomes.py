@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 
 from tests.peer import connected
 from tests.process import ServerProcess, run, with_constants
+from tests.storm import free_port
 from tests.test_admin import Admin
 from tests.test_boot_report import BOOT, ED25519, rsa, written
 from tests.test_upgrade import RUN, upgrade
@@ -387,12 +387,6 @@ def sshd(directory: Path, program: Callable[[str, str], str]) -> Iterator[tuple[
     finally:
         process.terminate()
         process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def answers(port: int) -> bool:

@@ -8,7 +8,6 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.process import CHECKOUT, COMMAND, LIMIT_S, ServerProcess, with_constants
+from tests.storm import free_port
 from tests.test_admin import Admin
 from tests.vm import SEQUENCE, Vm, suboption
 from tests.waiting import wait_until
@@ -220,11 +220,6 @@ def test_closed_standard_error_is_no_error_and_no_other_file_gets_the_log(
         server.wait()
     (line,) = (tmp_path / "audit").read_text().splitlines()
     assert json.loads(line)["kind"] == "served"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def accepts(port: int) -> bool:

@@ -18,7 +18,8 @@ import pytest
 
 from tests.httppeer import Asked, HttpPeer, reply
 from tests.process import CHECKOUT, ServerProcess
-from tests.test_boot_outcomes import answers, booted, free_port, instance, report
+from tests.storm import free_port
+from tests.test_boot_outcomes import answers, booted, instance, report
 from tests.test_outcome_hooks import KEY, key_file, options  # noqa: F401 - a fixture
 from tests.waiting import wait_until
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from tests.e2e.machine import Hardware, Machine
 from tests.e2e.onlooker import Look, Onlooker
 from tests.e2e.wire import When, Wire
 from tests.process import ServerProcess, with_constants
+from tests.storm import free_port
 
 SHOWN_LINES = 80  # of each log of a failed test
 
@@ -173,10 +173,3 @@ class Lab:
     def logs(self) -> list[tuple[str, str]]:
         """The last lines of each log."""
         return [(name, "\n".join(read().splitlines()[-SHOWN_LINES:])) for name, read in self._logs]
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

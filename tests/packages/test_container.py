@@ -12,8 +12,8 @@ import pytest
 
 from packages.build import Workshop
 from packages.image import USER, build_image
-from tests.e2e.lab import free_port
 from tests.process import LIMIT_S, run
+from tests.storm import free_port
 from vmw_cloudinit_metadata import __version__
 
 pytestmark = [

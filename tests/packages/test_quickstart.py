@@ -21,13 +21,13 @@ from typing import Any, cast
 import pytest
 
 from tests.bridge import BridgeProcess
-from tests.e2e.lab import free_port
 from tests.e2e.recipe import DEBIAN_13
 from tests.packages.conftest import ENV, entering, inside
 from tests.packages.test_deb import UNIT, deb
 from tests.process import CHECKOUT, LIMIT_S, run
 from tests.recipes import virt_customize
 from tests.simulator import PASSWORD, USER, Simulator, vms
+from tests.storm import free_port
 from tests.waiting import wait_until
 
 pytestmark = [
