@@ -15,7 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.process import ServerProcess, counters, stopped, with_constants
-from tests.test_workers import children, is_alive, listens
+from tests.test_workers import children, is_alive, wait_for_new_worker
 from tests.vm import Vm
 from tests.waiting import wait_until
 
@@ -149,9 +149,9 @@ def test_worker_that_talks_nonsense_costs_nothing_but_what_it_said(start: Start)
     boots(server)
     wait_until(lambda: metric(server, "boots_total") == 20)
     assert get(server, "/readyz") == (200, "ready\n")
-    assert status(server)["machines"]["failed"] == 6  # type: ignore[index]
+    wait_until(lambda: status(server)["machines"]["failed"] == 6)  # type: ignore[index]
     assert children(server.pid) == workers
-    wait_until(lambda: "invalid message" in server.log)
+    server.wait_for("invalid message")
     assert server.log.count("invalid message") <= 2  # once for each worker
     assert counters(server)["events dropped"] >= 6 * 15
 
@@ -170,10 +170,8 @@ def test_hung_worker_is_reported_killed_and_replaced(start: Start) -> None:
         told = status(server)
         assert told["state"] == "failing"
         assert re.fullmatch(rf"worker {hung} has been silent for \d+ s", str(told["problem"]))
-        server.wait_for(rf"worker {hung} has been silent for \d+ s: killed", 20)
-        wait_until(lambda: len(children(server.pid) - workers) == 1)
-        (new,) = children(server.pid) - workers
-        wait_until(lambda: listens(new, server.port))
+        server.wait_for(rf"worker {hung} has been silent for \d+ s: killed")
+        wait_for_new_worker(server, workers)
         wait_until(lambda: get(server, "/readyz")[0] == 200)
     assert time.monotonic() - begun_s < 30
     assert not is_alive(hung)
@@ -245,9 +243,7 @@ def test_worker_whose_driver_does_not_load_is_killed_and_tried_again(
     os.kill(min(before), signal.SIGKILL)
     server.wait_for("a worker cannot start: not ready within 1 s")
     hangs.unlink()
-    wait_until(lambda: len(children(server.pid) - before) == 1 and len(children(server.pid)) == 2)
-    (new,) = children(server.pid) - before
-    wait_until(lambda: listens(new, server.port))
+    wait_for_new_worker(server, before)
     boots(server)
 
 

@@ -67,7 +67,8 @@ class Receiver:
 
             def log_message(self, *_: Any) -> None: ...
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+        self.server.server_bind()  # its port is nobody else's, also while it does not listen
         self.server.daemon_threads = True
         if context:
             self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
@@ -75,6 +76,7 @@ class Receiver:
 
     @contextmanager
     def listening(self) -> Iterator[Receiver]:
+        self.server.server_activate()
         thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -197,23 +199,17 @@ def test_outcome_arrives_although_the_process_is_killed(start: Start, key_file: 
 
 @pytest.mark.slow
 def test_upgrade_takes_along_what_waits(start: Start, key_file: Path) -> None:
-    receiver = Receiver()
+    receiver = Receiver()  # it does not listen yet
     server = start(*options(receiver.port, key_file), command=RUN)
     admin = Admin(server)
     machine = booted(server)
-    receiver.server.server_close()  # nobody listens
     report(machine)
     server.wait_for("out of reach: Connection refused")
     upgrade(server)
     assert admin.metric("vmw_metadata_outcome_hooks_waiting") == 1
     assert admin.metric("vmw_metadata_outcome_hooks_oldest_seconds") > 0
-    again = Receiver()
-    again.server.server_close()
-    again.server = ThreadingHTTPServer(
-        ("127.0.0.1", receiver.port), again.server.RequestHandlerClass
-    )
-    with again.listening():
-        wait_until(lambda: again.heard)
+    with receiver.listening():
+        wait_until(lambda: receiver.heard)
     machine.close()
 
 

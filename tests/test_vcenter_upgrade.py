@@ -9,7 +9,7 @@ import pytest
 from tests.process import ServerProcess
 from tests.simulator import URI, Simulator
 from tests.test_upgrade import RUN, upgrade
-from tests.test_vcenter import REQUIRE, Guest, error_of, reading, settled_error, told
+from tests.test_vcenter import REQUIRE, Guest, error_of, is_served, reading, settled_error, told
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -28,11 +28,11 @@ def test_next_program_reads_vcenter_anew(simulate: Simulate, start: Start, worke
     server = start(*simulator.options, *REQUIRE, "--workers", workers, command=RUN)
     reading(server)
     vm = guest.dial(server, URI)
-    assert settled_error(vm) == ""  # a worker may know it after the parent
+    is_served(vm)
     upgrade(server)
     server.wait_for(CONNECTED_AGAIN)
     for _ in range(4):  # by each worker, probably
-        assert settled_error(guest.dial(server, URI)) == ""
+        is_served(guest.dial(server, URI))
     assert error_of(vm) == ""
     off.power(is_on=False)
     wait_until(lambda: settled_error(off.dial(server, URI)) == "refused")
@@ -47,7 +47,7 @@ def test_vm_that_vcenter_has_confirmed_is_served_after_an_upgrade_without_it(
     server = start(*simulator.options, *REQUIRE, "--workers", workers, command=RUN)
     reading(server)
     vm = guest.dial(server, URI)
-    assert settled_error(vm) == ""
+    is_served(vm)
     network = vm.document("NETWORKDATA")
     assert guest.mac.encode() in network
     simulator.stop()
