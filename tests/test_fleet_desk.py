@@ -68,12 +68,12 @@ async def _faulty(*_: object) -> Reply:
 
 
 async def _slow(context: Context, *_: object) -> Reply:
-    await context.quick.run("SELECT pg_sleep(1.5)")
+    await context.quick.run("SELECT pg_sleep(30)")
     return Reply({})
 
 
 async def _page(context: Context, *_: object) -> Reply:
-    await context.slow.run("SELECT pg_sleep(1.5)")
+    await context.slow.run("SELECT pg_sleep(30)")
     return Reply({})
 
 
@@ -116,7 +116,7 @@ async def desk_of(
 
     async with (
         fleetdatabase.connected(backend.url) as quick,
-        fleetdatabase.connected(backend.url) as slow,
+        fleetdatabase.connected(backend.url, fleetdatabase.SLOW_WAIT_S) as slow,
     ):
         lanes = [DatabaseLane(one, count, fail) for one in (quick, slow)]
         context = Context("id", "server1", schema, 30, *lanes)
@@ -161,8 +161,6 @@ def test_tells_of_a_storm_are_written_by_few_statements(numbers: PostgresqlBacke
         async with desk_of(numbers) as (desk, counts, _):
             for n in range(10_000):
                 desk.hear(link, Told("number", {"n": n}, b""))
-                if n % 100 == 0:
-                    await asyncio.sleep(0)
             await until(lambda: count_in(numbers) == 10_000)
             assert counts["statements"] <= 11
             assert counts["tells dropped"] == 0
@@ -252,7 +250,7 @@ def test_ask_under_way_is_answered_when_the_database_is_lost(numbers: Postgresql
             desk.close()
             begun_s = time.monotonic()
             await desk.settle()
-            assert time.monotonic() - begun_s < 1.0
+            assert time.monotonic() - begun_s < 15
             assert link.replies == dict.fromkeys(range(40))
 
     runs(work)

@@ -157,6 +157,7 @@ def test_two_lines_of_one_vm_are_reported_by_the_server_of_the_newer_one(
     servers: list[ServerProcess], vm: Callable[..., Vm], backend: PostgresqlBackend
 ) -> None:
     one, other, _ = servers
+    wait_until(lambda: ports_of(backend, "true") == 0)  # of the tests before
     vm(one).metadata()
     wait_until(lambda: ports_of(backend, "true") == 1)
     vm(one, uri="my-metadata?b").metadata()  # another port of the VM
@@ -170,6 +171,7 @@ def test_two_lines_of_one_vm_are_reported_by_the_server_of_the_newer_one(
 def test_two_vms_with_one_file_are_reported_once_in_the_fleet(
     servers: list[ServerProcess], vm: Callable[..., Vm], backend: PostgresqlBackend
 ) -> None:
+    wait_until(lambda: ports_of(backend, "true") == 0)
     for number, server in enumerate(servers[:2]):
         vm(server, vc_uuid=f"{OTHER_VC_UUID[:-2]}1{number}").metadata()
     wait_until(lambda: reported(servers, SHARED))
@@ -248,7 +250,7 @@ def test_source_waits_for_a_target_elsewhere_and_goes_on_when_that_disconnects(
     vm: Callable[..., Vm],
     peers: ExitStack,
 ) -> None:
-    one, other = started(2, instances, backend, key, serving__timeouts__MOVE_EXPIRES_S=1.0)
+    one, other = started(2, instances, backend, key, serving__timeouts__MOVE_EXPIRES_S=3.0)
     peers.callback(one.end)
     peers.callback(other.end)
     for is_lost in (False, True):
@@ -256,7 +258,7 @@ def test_source_waits_for_a_target_elsewhere_and_goes_on_when_that_disconnects(
         target = arriving(other, source.begin_move(), peers)
         target.is_welcome()
         source.send(b"!!REQUEST_USERDATA#\n")
-        assert source.hears(1.5) == b""  # longer than a move without a target lasts
+        assert source.hears(3.5) == b""  # longer than a move without a target lasts
         if is_lost:
             target.close()
             assert source.answer()[0] == "RESPONSE_USERDATA"

@@ -429,6 +429,7 @@ def test_of_two_servers_of_a_fleet_one_serves_the_document(
     finally:
         fleet_backend.start()
     wait_until(lambda: asked(fleet[1], vc_uuid=OTHER_VC_UUID) == SECRET)
+    wait_until(lambda: Admin(fleet[0]).metric("vmw_metadata_fleet_connected") == 1)
     assert asked(fleet[0], vc_uuid=OTHER_VC_UUID) == "used"
 
 
