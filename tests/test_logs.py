@@ -27,6 +27,7 @@ from vmw_cloudinit_metadata.monitoring.formatters import JsonFormatter, TextForm
 from vmw_cloudinit_metadata.monitoring.happenings import Happenings, Peer
 from vmw_cloudinit_metadata.monitoring.logs import LineHandler
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.serving.timeouts import SETTLED_S
 
 Start = Callable[..., ServerProcess]
 
@@ -85,7 +86,7 @@ def test_documents_are_reported_soon_although_the_vm_stays(start: Start) -> None
     server = start()
     machine = Vm(server.port)
     boot(machine)
-    server.wait_for("answered METADATA, NETWORKDATA, USERDATA", 3)
+    server.wait_for("answered METADATA, NETWORKDATA, USERDATA")
 
 
 def test_guest_that_never_stops_asking_is_reported(start: Start) -> None:
@@ -94,7 +95,7 @@ def test_guest_that_never_stops_asking_is_reported(start: Start) -> None:
     for _ in range(4):
         machine.metadata()
         assert machine.hears(0.5) == b""
-    server.wait_for("answered METADATA", 0.1)
+    server.wait_for("answered METADATA", SETTLED_S / 2)  # before it is because of the silence
 
 
 def test_json_every_line_is_an_object_and_the_start_line_too(start: Start) -> None:

@@ -158,8 +158,9 @@ def test_watchdog_hears_nothing_where_it_did_not_ask(
     start: Start, systemd: Systemd, address: str, variables: dict[str, str]
 ) -> None:
     start(env={"NOTIFY_SOCKET": address, **variables})
-    (told,) = systemd.hears_until_silent(0.5)
+    told = systemd.hears()
     assert (told["READY"], "WATCHDOG_USEC" in told) == ("1", False)
+    assert systemd.hears_until_silent(0.5) == []
 
 
 def test_watchdog_hears_of_the_process_that_it_has_named(
@@ -218,7 +219,8 @@ if os.environ.get("VMW_CLOUDINIT_METADATA_UPGRADE", "").startswith("check:"):
     os.unlink(__file__)
 main()
 """
-WATCHDOG_S = 1.0
+WATCHDOG_S = 2.0  # a sign of life comes twice as often, on a busy machine later
+WATCHDOG_USEC = f"{WATCHDOG_S * 1e6:.0f}"
 
 
 def upgraded_within_the_watchdog(systemd: Systemd) -> list[dict[str, str]]:
@@ -241,14 +243,14 @@ def test_watchdog_waits_for_the_next_program_of_an_upgrade(
     server = start(
         *("--workers", workers),
         command=[sys.executable, "-c", SLOW_TO_START.format(start_s=2 * WATCHDOG_S), "run"],
-        env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": f"{WATCHDOG_S * 1e6:.0f}"},
+        env={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": WATCHDOG_USEC},
     )
-    assert systemd.hears()["WATCHDOG_USEC"] == "1000000"
+    assert systemd.hears()["WATCHDOG_USEC"] == WATCHDOG_USEC
     server.signal(signal.SIGUSR2)
     begun, *_, ended = upgraded_within_the_watchdog(systemd)
     assert (begun["RELOADING"], begun["WATCHDOG_USEC"]) == ("1", "300000000")
     assert ended["STATUS"].startswith("listening on")
-    assert ended["WATCHDOG_USEC"] == "1000000"
+    assert ended["WATCHDOG_USEC"] == WATCHDOG_USEC
     systemd.hears_that_it_lives(2)
 
 
@@ -262,7 +264,7 @@ def test_watchdog_is_as_before_when_an_upgrade_fails(
         command=[str(program), "run"],
         env={
             "NOTIFY_SOCKET": address,
-            "WATCHDOG_USEC": f"{WATCHDOG_S * 1e6:.0f}",
+            "WATCHDOG_USEC": WATCHDOG_USEC,
             "PYTHONPATH": str(CHECKOUT),
         },
     )
@@ -270,8 +272,8 @@ def test_watchdog_is_as_before_when_an_upgrade_fails(
     server.signal(signal.SIGUSR2)
     begun, *_, ended = upgraded_within_the_watchdog(systemd)
     assert begun["WATCHDOG_USEC"] == "300000000"
-    assert ended == {"READY": "1", "WATCHDOG_USEC": "1000000"}
-    assert "cannot execute" in server.log
+    assert ended == {"READY": "1", "WATCHDOG_USEC": WATCHDOG_USEC}
+    server.wait_for("cannot execute")
 
 
 @pytest.mark.slow

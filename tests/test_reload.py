@@ -270,7 +270,7 @@ def files() -> Files:
 
 @pytest.fixture
 def again(files: Files, constants: Constants) -> Iterator[Reload]:
-    constants(process__hup__PAUSE_S=0.02, process__hup__READ_S=0.3)
+    constants(process__hup__READ_S=0.3)  # the pause is longer than those of `wait_until`
     told = files.told.append
     threads = Threads()
     yield Reload(files.read, lambda: told("begin"), lambda: told("end"), threads)

@@ -310,7 +310,7 @@ def test_server_that_hangs_costs_one_look_up_its_time_and_no_other(
         wait_until(lambda: told.revision() is None)  # the listener has noticed it too
     finally:
         backend.cont()
-    wait_until(lambda: fresh(told, vm), 5)
+    wait_until(lambda: fresh(told, vm))
     wait_until(lambda: told.revision() is not None)
 
 

@@ -18,7 +18,7 @@ import pytest
 from tests.load.vm import Guest, Instance, write_instances
 from tests.process import CHECKOUT
 from tests.storm import Storm, free_port
-from tests.vm import Vm
+from tests.vm import LIMIT_S, Vm
 
 BIN = Path(sys.executable).parent
 PROGRAM = "vmw-metadata-server"
@@ -66,7 +66,7 @@ class Supervisor:
         path = self.conf / "vmw-metadata-server.log"
         return path.read_text() if path.exists() else ""
 
-    def wait_for(self, pattern: str, limit_s: float = 20.0) -> None:
+    def wait_for(self, pattern: str, limit_s: float = LIMIT_S) -> None:
         """Waits for a line of the server's log."""
         end_s = time.monotonic() + limit_s
         while not re.search(pattern, self.log):
