@@ -103,7 +103,7 @@ def test_report_without_metadata_on_the_line_is_refused(start: Start) -> None:
     assert machine.error("STATUS", argument=written()) == "refused"
     machine.document("USERDATA")
     assert machine.error("STATUS", argument=written()) == "refused"
-    assert admin.state_of("web1") == "served"  # no boot has failed
+    wait_until(lambda: admin.state_of("web1") == "served")  # no boot has failed
     machine.metadata()
     report(machine)
     refused = {"reason": "not served"}

@@ -360,6 +360,7 @@ def test_guest_gets_the_value_and_no_output_has_it(
         pages = [admin.request(path)[1].decode() for path in (*paths, "/", "/readyz")]
         wait_until(lambda: admin.metric("vmw_metadata_secrets_unavailable_total", reason="absent"))
         vm.close()
+        wait_until(lambda: (written / "state").exists() and (written / "audit").read_text())
         shown = run("show", "web1", "--driver-opts", json.dumps(opts))
         checked = run("validate", "--driver-opts", json.dumps(opts))
         config = run("check-config", "--uri", "x", "--driver-opts", json.dumps(opts))

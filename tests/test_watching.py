@@ -386,6 +386,7 @@ def test_limit_of_the_system_is_reported_once(
     constants(drivers__filesystem__watching__RETRY_S=0.01)
     watch = DirectoryWatch(str(directory), "layers", Revisions())
     watch.start(reports.append)
+    wait_until(lambda: reports)
     time.sleep(0.2)
     watch.close()
     assert len(reports) == 1
