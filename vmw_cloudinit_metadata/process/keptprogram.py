@@ -13,7 +13,9 @@ from vmw_cloudinit_metadata.process.deadlines import RunningClock
 TURN_S = 0.5
 RESTART_S = 0.5  # after the end of a process; doubled each time, until one is well
 MAX_RESTART_S = 60.0
-SILENT_S = 5.0  # without a sign of life, while this hub turned: then it is killed
+# Without a sign of life, while this hub turned: then it is killed.
+SILENT_S = 5.0
+START_S = 30.0  # of one that has given none yet: on a busy machine, a start takes long
 
 
 class KeptProgram:
@@ -38,6 +40,8 @@ class KeptProgram:
         self._child: ChildProgram | None = None
         self._reason = ""  # why the present one was killed
         self._silent_s = 0.0  # while the hub turned
+        self._patience_s = START_S
+        self._last_heard_s = 0.0
         self._clock = RunningClock(TURN_S)
         self._due_s = 0.0
         self._restart_s = RESTART_S
@@ -99,24 +103,24 @@ class KeptProgram:
         except OSError as error:
             self._has_ended(f"it cannot start: {error.strerror}")
             return
-        self._reason, self._silent_s = "", 0.0
+        self._reason, self._silent_s, self._patience_s = "", 0.0, START_S
+        self._last_heard_s = self._heard_s()
         if not self._child.write(self._work):
             self._give_up("its settings are too long for a pipe")
 
     def _turn(self) -> None:
-        now_s = time.monotonic()
         self._silent_s += self._clock.passed_s()
-        if now_s - self._heard_s() < 2 * TURN_S:
-            self._silent_s = 0.0
+        if (heard_s := self._heard_s()) > self._last_heard_s:
+            self._last_heard_s, self._silent_s, self._patience_s = heard_s, 0.0, SILENT_S
         if self._child is None:
-            if now_s >= self._due_s:
+            if time.monotonic() >= self._due_s:
                 self._begin()
         elif (code := self._child.poll()) is not None:
             reason = self._reason or f"it has ended with {code}{self._child.last_line}"
             self._child.close()
             self._child = None
             self._has_ended(reason)
-        elif self._silent_s > SILENT_S and not self._reason:
+        elif self._silent_s > self._patience_s and not self._reason:
             self._give_up(f"it has been silent for {self._silent_s:.0f} s")
 
     def _give_up(self, reason: str) -> None:
