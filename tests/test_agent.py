@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.guest import QUICK, Guest, Serial, later_boot, mostly_slow
+from tests.guest import QUICK, TWICE, Guest, Serial, later_boot, mostly_slow
 from tests.process import LIMIT_S
 from tests.uart import (
     DOCUMENTS,
@@ -392,8 +392,8 @@ def test_first_boot_asks_for_what_is_not_found_for_its_time_only(
 @pytest.mark.parametrize("error", mostly_slow("failed", "timeout", "invalid", "refused"))
 def test_first_boot_asks_until_its_deadline(guest: Guest, serial: Serial, error: str) -> None:
     serial(refusing(error))
-    times = ("--first-boot-timeout", "0.6", "--not-found-timeout", "0.1")
-    output = guest.fetch(*QUICK, *times)
+    times = ("--first-boot-timeout", "1.5", "--not-found-timeout", "0.1")
+    output = guest.fetch(*TWICE, *times)
     assert f"{error}: no reason: cloud-init continues without" in output
 
 
