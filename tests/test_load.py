@@ -12,6 +12,7 @@ import pytest
 from tests.process import CHECKOUT
 
 LIMIT_S = 60.0
+RUN_S = 300.0  # of a run that takes 10 to 20 s on a quiet machine
 
 pytestmark = pytest.mark.slow
 SHORT_RUNS = (
@@ -36,7 +37,7 @@ def test_server_under_load_does_all_that_it_promises(
 ) -> None:
     program("openssl", "openssl")
     ended = subprocess.run(
-        command(*run), capture_output=True, text=True, timeout=LIMIT_S, cwd=CHECKOUT
+        command(*run), capture_output=True, text=True, timeout=RUN_S, cwd=CHECKOUT
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
 

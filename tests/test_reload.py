@@ -31,6 +31,7 @@ WORKERS = pytest.mark.parametrize(
     "workers", ["1", pytest.param("2", marks=pytest.mark.slow)], ids=["alone", "workers"]
 )
 PROMPT_S = 2.0  # for what a hung file is not to hold up
+ENDS_S = 15.0  # for the end, on a busy machine; a drain may take longer
 
 
 def boots(server: ServerProcess, count: int = 10) -> None:
@@ -46,7 +47,7 @@ def ends_well(server: ServerProcess) -> None:
     server.signal(signal.SIGTERM)
     begun_s = time.monotonic()
     assert server.wait() == 0
-    assert time.monotonic() - begun_s < PROMPT_S + 3
+    assert time.monotonic() - begun_s < ENDS_S
 
 
 # Files that hang

@@ -163,7 +163,7 @@ def test_disk_that_hangs_stops_neither_vms_nor_term(start: Start, file: Path, wo
     wait_until(hangs.exists)
     other = Vm(server.port)
     assert other.metadata()
-    assert admin.status("/readyz") == 200
+    wait_until(lambda: admin.status("/readyz") == 200)
     for _ in range(5):
         assert admin.status("/readyz") == 200
         time.sleep(0.5)  # the file would be saved again
