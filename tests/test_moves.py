@@ -622,7 +622,7 @@ def test_target_that_is_never_completed_is_closed(start: Start, tmp_path: Path) 
     there = start("--vmotion-key-file", str(key), command=hasty)
     target = Vm.arriving(there.port, Vm(here.port).begin_move())
     target.is_welcome()
-    target.receive_all(3)
+    target.receive_all(10)
     there.wait_for("closed: the vMotion to it was not completed in time")
 
 

@@ -238,7 +238,7 @@ def test_host_in_a_header_that_is_outside_allow_is_closed_and_reported(
         peer.sendall(v2(host, 7))
         assert is_closed(peer)
     told = f"[{host}]:7" if ":" in host else f"{host}:7"
-    balanced.wait_for(rf"WARNING {re.escape(told)}: connection refused: .* --allow", 2)
+    balanced.wait_for(rf"WARNING {re.escape(told)}: connection refused: .* --allow")
 
 
 def test_max_per_host_looks_at_the_address_in_the_header(
@@ -265,7 +265,7 @@ def test_header_from_elsewhere_is_junk(start: Start, header: bytes) -> None:
     server = start("--proxy-protocol", "127.0.0.9")
     with connected(server.port) as peer:
         stranger = SocketVm(peer, header=header)
-        assert b"71" not in stranger.receive_all(2)
+        assert b"71" not in stranger.receive_all(10)
     server.wait_for(
         r"WARNING 127\.0\.0\.1:\d+: closed: .*a PROXY protocol header, .*--proxy-protocol"
     )

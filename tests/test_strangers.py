@@ -32,7 +32,10 @@ NO_TELNET = "a client that does not speak telnet"
 HUMAN_LINE = rb"(?:\xff[\xfb-\xfe].)*vmw-cloudinit-metadata: [ -~]+\r\n"
 
 
-def heard_to_the_end(peer: socket.socket, limit_s: float) -> bytes:
+SOON_S = 10.0  # on a busy machine; without its own deadline, each peer here has 30 s
+
+
+def heard_to_the_end(peer: socket.socket, limit_s: float = SOON_S) -> bytes:
     """All that the server says until it closes, which it must do in time."""
     heard = b""
     end_s = time.monotonic() + limit_s
@@ -135,7 +138,7 @@ def test_strangers_of_one_host_are_all_counted_and_reported_once(start: Start) -
     for _ in range(5):
         with connected(server.port) as peer:
             peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            heard_to_the_end(peer, 1)
+            heard_to_the_end(peer)
     assert counters(server)["strangers"] == 5
     assert server.log.count("not an ESXi host") == 1
 
@@ -143,14 +146,14 @@ def test_strangers_of_one_host_are_all_counted_and_reported_once(start: Start) -
 def test_stranger_that_goes_on_talking_is_cut_off(server: ServerProcess) -> None:
     with connected(server.port) as peer:
         peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        assert talks_for_s(peer, b"x", limit_s=3) < 2
+        assert talks_for_s(peer, b"x", limit_s=2 * SOON_S) < SOON_S
 
 
 def test_stranger_that_does_not_close_its_side_is_closed_all_the_same(start: Start) -> None:
     server = start("--log-level", "debug")
     with connected(server.port) as peer:
         peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        server.wait_for(rf":{peer.getsockname()[1]}: disconnected", 3)
+        server.wait_for(rf":{peer.getsockname()[1]}: disconnected", SOON_S)
 
 
 # Peers that name no VM in time
@@ -188,7 +191,7 @@ def test_peer_that_names_no_vm_is_closed_when_the_time_is_over(
     started_s = time.monotonic()
     with connected(impatient.port) as peer:
         peer.sendall(said)
-        heard_to_the_end(peer, IDENTIFICATION_S + 1)
+        heard_to_the_end(peer)
     assert time.monotonic() - started_s > IDENTIFICATION_S - 0.1
 
 
@@ -207,15 +210,14 @@ def test_peer_that_dribbles_for_ever_does_not_get_more_time(
 ) -> None:
     with connected(impatient.port) as peer:
         peer.sendall(begins)
-        limit_s = 10 * IDENTIFICATION_S
-        assert talks_for_s(peer, goes_on, limit_s) < limit_s / 2
+        assert talks_for_s(peer, goes_on, 2 * SOON_S) < SOON_S
 
 
 def test_peers_that_name_no_vm_are_counted_and_reported_once_for_each_host(start: Start) -> None:
     server = start(command=with_constants(serving__timeouts__IDENTIFICATION_DEADLINE_S=0.2))
     waiting = [connected(server.port) for _ in range(3)]
     for peer in waiting:
-        heard_to_the_end(peer, 2)
+        heard_to_the_end(peer)
         peer.close()
     assert counters(server)["unidentified"] == 3
     assert server.log.count("closed: it identified no VM within 0.2 s") == 1
@@ -224,7 +226,7 @@ def test_peers_that_name_no_vm_are_counted_and_reported_once_for_each_host(start
 def test_vm_that_is_identified_may_be_silent(impatient: ServerProcess) -> None:
     with connected(impatient.port) as vm_peer, connected(impatient.port) as silent_peer:
         machine = SocketVm(vm_peer)
-        heard_to_the_end(silent_peer, IDENTIFICATION_S + 1)  # and the VM's time is over too
+        heard_to_the_end(silent_peer)  # and the VM's time is over too
         assert is_served(machine)
 
 
@@ -232,7 +234,7 @@ def test_vm_that_is_identified_may_be_silent(impatient: ServerProcess) -> None:
 def test_peer_of_random_bytes_is_closed(impatient: ServerProcess, seed: int) -> None:
     with connected(impatient.port) as peer:
         peer.sendall(random.Random(seed).randbytes(5000))
-        heard_to_the_end(peer, IDENTIFICATION_S + 1.5)  # either as a stranger, or in time
+        heard_to_the_end(peer)  # either as a stranger, or in time
     with connected(impatient.port) as peer:
         assert is_served(SocketVm(peer))
     assert "Traceback" not in impatient.log
@@ -373,7 +375,7 @@ def test_guest_that_does_not_read_for_long_is_closed_reported_and_counted(
 ) -> None:
     stalled = Suspended(start, own_instances, peers, serving__timeouts__STALLED_S=0.5)
     stalled.vm.send(b"!!REQUEST_USERDATA#\n" * 1000)
-    stalled.server.wait_for("WARNING .*'web1'.*: closed: it has not read for", 3)
+    stalled.server.wait_for("WARNING .*'web1'.*: closed: it has not read for", SOON_S)
     assert is_served(stalled.other)  # it has had nothing to read
     peers.close()
     assert counters(stalled.server)["stalled"] == 1

@@ -911,7 +911,7 @@ def test_web_browser_gets_an_explanation_of_the_port_inside_tls(
 ) -> None:
     machine = dial(TlsVm, allowing, None)
     machine.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert b"this port is for the virtual serial ports of VMware VMs" in machine.receive_all(3)
+    assert b"this port is for the virtual serial ports of VMware VMs" in machine.receive_all(10)
 
 
 @pytest.mark.parametrize(
@@ -984,7 +984,7 @@ def test_peer_that_says_goodbye_hears_it_too(dial: Dial, allowing: ServerProcess
     machine.metadata()
     assert isinstance(machine.socket, ssl.SSLSocket)
     machine.socket = machine.socket.unwrap()  # fails without the other side's close_notify
-    assert machine.receive_all(3) == b""
+    assert machine.receive_all(10) == b""
 
 
 # HUP
