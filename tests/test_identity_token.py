@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import random
+import re
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from tests.vm import VC_UUID, Vm
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata.protocol import identitytoken
 from vmw_cloudinit_metadata.protocol.identitytoken import Proof
+from vmw_cloudinit_metadata.protocol.vcentercheck import uri_digest
 from vmw_cloudinit_metadata.protocol.vmotion import Claim, KeyedSecrets, Moves
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid, serves
 
@@ -113,6 +115,24 @@ def test_taken_uri_shows_no_token_and_is_served_alike(uri: str) -> None:
     assert "t" not in Machine(service_uri=shown).query
 
 
+MISPLACED = [
+    f"{before}{token_of(MINE)}"
+    for before in ("my?a=1?t=", "my&t=", "my#t=", "my?T=", "my?a=1;t=", "my?a=", "my?t=1&b=")
+]
+
+
+@pytest.mark.parametrize("uri", MISPLACED)
+def test_token_in_the_wrong_place_is_hidden_and_no_proof(uri: str) -> None:
+    shown, token = identitytoken.taken_from(uri)
+    assert token_of(MINE)[2:] not in shown
+    assert identitytoken.proof(token, MINE, {1: KEY}) is Proof.MALFORMED
+    assert identitytoken.taken_from(shown)[0] == shown
+    assert uri_digest(shown) == uri_digest(uri)  # of the server, and of vCenter
+    beside_a_right_one, token = identitytoken.taken_from(f"{uri}&t={token_of(OTHER)}")
+    assert token_of(MINE)[2:] not in beside_a_right_one
+    assert identitytoken.proof(token, OTHER, {1: KEY}) is Proof.MALFORMED
+
+
 @pytest.mark.parametrize("uri", ["my", "my?profile=web"])
 def test_uri_with_token_is_served_as_without(uri: str) -> None:
     with_token = identitytoken.with_token(uri, token_of(MINE))
@@ -181,6 +201,10 @@ def test_vm_without_a_right_token_is_refused_and_its_token_shown_nowhere(
         again = Vm(server.port, uri=with_token(right))
         event = next(follower.events())
     again.close()
+    for uri in ("my-metadata?profile=web?t=", "my-metadata&t="):
+        misplaced = Vm(server.port, uri=uri + right)
+        server.wait_for(rf"service URI '{re.escape(uri)}")
+        misplaced.close()
     seen = server.log + json.dumps([story, admin.machines(), event]) + audit.read_text()
     seen += admin.request("/metrics")[1].decode() + admin.request("/api/status")[1].decode()
     for secret in (right, foreign, "1.SECRET", token_of(MINE, number=7)):
