@@ -163,6 +163,23 @@ def test_restart_does_not_reopen_the_window(
     assert [outcome(again) for _ in range(6)] == ["closed"] * 6
 
 
+def test_clock_that_is_set_back_does_not_reopen_the_window(
+    start: Start, options: tuple[str, ...]
+) -> None:
+    first = start(*options[:3], str(LONG_S))
+    assert outcome(first) == "served"
+    first.signal(signal.SIGTERM)
+    first.wait()
+    with closing(sqlite3.connect(options[1], isolation_level=None)) as ledger:
+        ledger.execute("UPDATE uses SET at = at + 86400")  # of a day before, if it is right now
+    again = start(*options[:3], str(LONG_S))
+    assert outcome(again) == outcome(again) == "closed"
+    again.wait_for("user-data window closed, because the clock was set back")
+    assert outcome(again, vc_uuid=OTHER_VC_UUID) == "served"
+    assert run("window", "reopen", *options[:2], MINE).returncode == 0
+    wait_until(lambda: outcome(again) == "served")
+
+
 def test_operator_reopens_the_window_and_the_server_records_it(
     start: Start, options: tuple[str, ...], tmp_path: Path
 ) -> None:
