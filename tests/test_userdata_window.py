@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sqlite3
@@ -26,6 +27,7 @@ from vmw_cloudinit_metadata.process.fleet import ledgerrows
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 from vmw_cloudinit_metadata.serving.ledger import IN_WINDOW, WINDOW, Claimed, Use, instance_of
 from vmw_cloudinit_metadata.serving.ondisk.ledgerfile import LedgerEntry, LedgerFile, reopen
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 Start = Callable[..., ServerProcess]
 
@@ -380,6 +382,17 @@ def test_ledger_tells_what_an_instance_has_had_and_what_lasts_no_more(tmp_path: 
     assert (found.is_first, found.had_in_window, found.was_reopened) == (True, True, True)
     found = ledger_says(ledger, b"d", replace(window, lasts_s=-1.0))  # a power-on, later
     assert (found.is_first, found.was_reopened) == (True, False)
+
+
+def test_ledger_of_another_user_says_as_whom_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = LedgerFile(tmp_path / "ledger")
+    us = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: us + 1)
+    expected = f"owned by user {us}, and this program is run by user {us + 1}: run it as the server"
+    with pytest.raises(ConfigError, match=expected):
+        reopen(ledger.path, MINE)
 
 
 def test_window_needs_a_ledger() -> None:
