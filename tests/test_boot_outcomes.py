@@ -340,6 +340,9 @@ def test_older_connection_gives_no_keys(start: Start) -> None:
     report(newer)
     wait_until(lambda: ED25519 in known_hosts(admin))
     assert known_hosts(admin, "?proved=1") == ""
+    assert ED25519 in known_hosts(admin, "?proved=0")
+    for query in ("?proved", "?proved=true", "?proved=2"):  # not as if nothing was asked for
+        assert admin.request(f"/api/known_hosts{query}")[0].status == 400
     older.close()
     newer.close()
 
