@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.process import ServerProcess, run
+from tests.process import COMMAND, ServerProcess, run
 from tests.test_admin import Admin
 from tests.test_vmotion import Clock, Counting
 from tests.vm import VC_UUID, Vm
@@ -285,6 +285,35 @@ def test_replaced_key_counts_for_new_connections_after_hup(
     assert again.metadata()["instance-id"] == "my-instance"
     machine.close()
     again.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+def test_line_that_came_before_tokens_were_checked_is_checked_at_its_next_request(
+    start: Callable[..., ServerProcess], key_file: Path, tmp_path: Path, number: int
+) -> None:
+    settings = tmp_path / "server.yaml"
+    settings.write_text("identity-token: off\n")
+    server = start("--config", str(settings), command=[*COMMAND, "run"])
+    right = Vm(server.port, uri=with_token(token_of(MINE)))
+    claimed = [Vm(server.port), Vm(server.port, uri=with_token(token_of(OTHER)))]
+    for machine in (right, *claimed):
+        assert machine.metadata()["instance-id"] == "my-instance"
+    moved = Vm.arriving(server.port, right.begin_move())
+    moved.is_welcome()
+    moved.complete()
+    assert moved.metadata()["instance-id"] == "my-instance"
+    settings.write_text(f"identity-token: require\nidentity-key-file: {key_file}\n")
+    server.signal(number)
+    server.wait_for("reload: identity-token has changed|upgraded from")
+    for machine in claimed:
+        wait_until(lambda machine=machine: machine.ask("METADATA")[0] == "RESPONSE_ERROR")
+        assert machine.error("USERDATA") == "refused"
+    assert moved.metadata()["instance-id"] == "my-instance"
+    admin = Admin(server)
+    for proof in ("token", "missing", "wrong"):
+        assert admin.metric("vmw_metadata_identity_proofs_total", proof=proof) == 1
+    for machine in (right, moved, *claimed):
+        machine.close()
 
 
 # The command line
