@@ -278,6 +278,20 @@ def test_keys_are_found_by_name_and_address_alone(
         machine.close()
 
 
+def test_name_of_every_machine_is_no_vms(start: Start, own_instances: Path) -> None:
+    """A key under `localhost` would be wrong for whoever reads the file."""
+    names = ("localhost", "LocalHost.localdomain", "db.localhost", "localhosts.example")
+    for number, name in enumerate(names):
+        instance(own_instances, f"v{number}", name, f"10.0.0.{number + 1}")
+    server = start()
+    machines = [report_keys(server, f"v{number}", number) for number in range(len(names))]
+    hosts = {line.partition(" ")[0] for line in known_hosts(Admin(server)).splitlines()}
+    own = {"10.0.0.1", "10.0.0.2", "db,10.0.0.3", "localhosts.example,localhosts,10.0.0.4"}
+    assert hosts == own
+    for machine in machines:
+        machine.close()
+
+
 def test_key_is_whole_or_left_out_and_counted(start: Start, own_instances: Path) -> None:
     """What a fact holds is bounded by its memory: one wide character makes a text larger."""
     name = f"{'n' * 60}.{'o' * 60}.{'p' * 60}.example"
@@ -340,6 +354,9 @@ def test_older_connection_gives_no_keys(start: Start) -> None:
     report(newer)
     wait_until(lambda: ED25519 in known_hosts(admin))
     assert known_hosts(admin, "?proved=1") == ""
+    assert ED25519 in known_hosts(admin, "?proved=0")
+    for query in ("?proved", "?proved=true", "?proved=2"):  # not as if nothing was asked for
+        assert admin.request(f"/api/known_hosts{query}")[0].status == 400
     older.close()
     newer.close()
 

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import random
+import re
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,13 +18,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.process import ServerProcess, run
+from tests.process import COMMAND, ServerProcess, run
 from tests.test_admin import Admin
 from tests.test_vmotion import Clock, Counting
 from tests.vm import VC_UUID, Vm
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata.protocol import identitytoken
 from vmw_cloudinit_metadata.protocol.identitytoken import Proof
+from vmw_cloudinit_metadata.protocol.vcentercheck import uri_digest
 from vmw_cloudinit_metadata.protocol.vmotion import Claim, KeyedSecrets, Moves
 from vmw_cloudinit_metadata.protocol.vmware import Machine, parse_uuid, serves
 
@@ -113,6 +115,24 @@ def test_taken_uri_shows_no_token_and_is_served_alike(uri: str) -> None:
     assert "t" not in Machine(service_uri=shown).query
 
 
+MISPLACED = [
+    f"{before}{token_of(MINE)}"
+    for before in ("my?a=1?t=", "my&t=", "my#t=", "my?T=", "my?a=1;t=", "my?a=", "my?t=1&b=")
+]
+
+
+@pytest.mark.parametrize("uri", MISPLACED)
+def test_token_in_the_wrong_place_is_hidden_and_no_proof(uri: str) -> None:
+    shown, token = identitytoken.taken_from(uri)
+    assert token_of(MINE)[2:] not in shown
+    assert identitytoken.proof(token, MINE, {1: KEY}) is Proof.MALFORMED
+    assert identitytoken.taken_from(shown)[0] == shown
+    assert uri_digest(shown) == uri_digest(uri)  # of the server, and of vCenter
+    beside_a_right_one, token = identitytoken.taken_from(f"{uri}&t={token_of(OTHER)}")
+    assert token_of(MINE)[2:] not in beside_a_right_one
+    assert identitytoken.proof(token, OTHER, {1: KEY}) is Proof.MALFORMED
+
+
 @pytest.mark.parametrize("uri", ["my", "my?profile=web"])
 def test_uri_with_token_is_served_as_without(uri: str) -> None:
     with_token = identitytoken.with_token(uri, token_of(MINE))
@@ -181,6 +201,10 @@ def test_vm_without_a_right_token_is_refused_and_its_token_shown_nowhere(
         again = Vm(server.port, uri=with_token(right))
         event = next(follower.events())
     again.close()
+    for uri in ("my-metadata?profile=web?t=", "my-metadata&t="):
+        misplaced = Vm(server.port, uri=uri + right)
+        server.wait_for(rf"service URI '{re.escape(uri)}")
+        misplaced.close()
     seen = server.log + json.dumps([story, admin.machines(), event]) + audit.read_text()
     seen += admin.request("/metrics")[1].decode() + admin.request("/api/status")[1].decode()
     for secret in (right, foreign, "1.SECRET", token_of(MINE, number=7)):
@@ -261,6 +285,35 @@ def test_replaced_key_counts_for_new_connections_after_hup(
     assert again.metadata()["instance-id"] == "my-instance"
     machine.close()
     again.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+def test_line_that_came_before_tokens_were_checked_is_checked_at_its_next_request(
+    start: Callable[..., ServerProcess], key_file: Path, tmp_path: Path, number: int
+) -> None:
+    settings = tmp_path / "server.yaml"
+    settings.write_text("identity-token: off\n")
+    server = start("--config", str(settings), command=[*COMMAND, "run"])
+    right = Vm(server.port, uri=with_token(token_of(MINE)))
+    claimed = [Vm(server.port), Vm(server.port, uri=with_token(token_of(OTHER)))]
+    for machine in (right, *claimed):
+        assert machine.metadata()["instance-id"] == "my-instance"
+    moved = Vm.arriving(server.port, right.begin_move())
+    moved.is_welcome()
+    moved.complete()
+    assert moved.metadata()["instance-id"] == "my-instance"
+    settings.write_text(f"identity-token: require\nidentity-key-file: {key_file}\n")
+    server.signal(number)
+    server.wait_for("reload: identity-token has changed|upgraded from")
+    for machine in claimed:
+        wait_until(lambda machine=machine: machine.ask("METADATA")[0] == "RESPONSE_ERROR")
+        assert machine.error("USERDATA") == "refused"
+    assert moved.metadata()["instance-id"] == "my-instance"
+    admin = Admin(server)
+    for proof in ("token", "missing", "wrong"):
+        assert admin.metric("vmw_metadata_identity_proofs_total", proof=proof) == 1
+    for machine in (right, moved, *claimed):
+        machine.close()
 
 
 # The command line

@@ -277,6 +277,11 @@ def test_body_is_one_line_whatever_a_name_has() -> None:
     assert json.loads(line.split(b" ", 2)[2])["id"] == "1"
 
 
+def test_what_has_no_value_is_left_out() -> None:
+    body = json.loads(hook_of(outcome(), "1").split(b" ", 2)[2])
+    assert [name for name, value in body.items() if value in (None, "", [], {})] == []
+
+
 BAD = {
     "no key": (["--outcome-hook", "http://a/"], "needs --outcome-hook-key-file"),
     "no URL": (["--outcome-hook", "a"], "expected http://HOST"),

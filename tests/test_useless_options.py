@@ -85,6 +85,15 @@ def test_settings_of_the_admin_port_in_a_file_are_no_reason_to_refuse(tmp_path: 
             "",
         ),
         (
+            "--identity-signing-key {key} --identity-issuer https://i",
+            "--identity-signing-key has no effect: no VM is proved without --identity-token or "
+            "--vcenter-check",
+        ),
+        (
+            "--identity-signing-key {key} --identity-issuer https://i --vmotion-key-file {key}",
+            "",
+        ),
+        (
             '--admin-listen off --driver-opts {"webhook-key-file":"x"}',
             "the driver option webhook-key-file has no effect with --admin-listen off",
         ),

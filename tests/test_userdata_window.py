@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sqlite3
@@ -26,6 +27,7 @@ from vmw_cloudinit_metadata.process.fleet import ledgerrows
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 from vmw_cloudinit_metadata.serving.ledger import IN_WINDOW, WINDOW, Claimed, Use, instance_of
 from vmw_cloudinit_metadata.serving.ondisk.ledgerfile import LedgerEntry, LedgerFile, reopen
+from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 Start = Callable[..., ServerProcess]
 
@@ -161,6 +163,23 @@ def test_restart_does_not_reopen_the_window(
     first.wait()
     again = start(*options, "--workers", "2")
     assert [outcome(again) for _ in range(6)] == ["closed"] * 6
+
+
+def test_clock_that_is_set_back_does_not_reopen_the_window(
+    start: Start, options: tuple[str, ...]
+) -> None:
+    first = start(*options[:3], str(LONG_S))
+    assert outcome(first) == "served"
+    first.signal(signal.SIGTERM)
+    first.wait()
+    with closing(sqlite3.connect(options[1], isolation_level=None)) as ledger:
+        ledger.execute("UPDATE uses SET at = at + 86400")  # of a day before, if it is right now
+    again = start(*options[:3], str(LONG_S))
+    assert outcome(again) == outcome(again) == "closed"
+    again.wait_for("user-data window closed, because the clock was set back")
+    assert outcome(again, vc_uuid=OTHER_VC_UUID) == "served"
+    assert run("window", "reopen", *options[:2], MINE).returncode == 0
+    wait_until(lambda: outcome(again) == "served")
 
 
 def test_operator_reopens_the_window_and_the_server_records_it(
@@ -363,6 +382,17 @@ def test_ledger_tells_what_an_instance_has_had_and_what_lasts_no_more(tmp_path: 
     assert (found.is_first, found.had_in_window, found.was_reopened) == (True, True, True)
     found = ledger_says(ledger, b"d", replace(window, lasts_s=-1.0))  # a power-on, later
     assert (found.is_first, found.was_reopened) == (True, False)
+
+
+def test_ledger_of_another_user_says_as_whom_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = LedgerFile(tmp_path / "ledger")
+    us = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: us + 1)
+    expected = f"owned by user {us}, and this program is run by user {us + 1}: run it as the server"
+    with pytest.raises(ConfigError, match=expected):
+        reopen(ledger.path, MINE)
 
 
 def test_window_needs_a_ledger() -> None:

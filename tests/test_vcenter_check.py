@@ -333,6 +333,32 @@ def test_law_a_table_fed_with_changes_is_one_that_read_all(pages: list[list[Obje
     assert [followed.find(u) for u in (UUID, OTHER)] == [whole.find(u) for u in (UUID, OTHER)]
 
 
+@given(st.lists(st.lists(CHANGES, max_size=4), max_size=6))
+def test_law_a_vm_that_is_there_has_a_row(pages: list[list[ObjectChange]]) -> None:
+    reading, uuids = InventoryRows(100), dict[str, Any]()
+    for page in pages:
+        reading.take(page)
+        for change in (change for change in page if change.kind == "VM"):
+            if change.values is None:
+                uuids.pop(change.reference, None)
+            else:
+                before = uuids.get(change.reference, "")
+                uuids[change.reference] = change.values.get("uuid", before)
+        for uuid in (UUID, OTHER):
+            assert (uuid in reading.rows) == (uuid in uuids.values())
+
+
+@pytest.mark.parametrize("reference", [f"vm-{number}" for number in range(8)])
+def test_vm_that_is_registered_anew_is_found(reference: str) -> None:
+    old, new = ObjectChange("VM", "vm", None), ObjectChange("VM", reference, {"uuid": UUID})
+    for pages in ([[old, new]], [[new, old]], [[new], [old]], [[old], [new]]):
+        reading = InventoryRows(100)
+        reading.take([ObjectChange("VM", "vm", {"uuid": UUID})])
+        for page in pages:
+            reading.take(page)
+        assert UUID in reading.rows
+
+
 @given(st.lists(CHANGES, max_size=8), st.lists(CHANGES, max_size=8))
 def test_law_what_a_second_reading_changes_is_sent(
     first: list[ObjectChange], second: list[ObjectChange]

@@ -426,7 +426,7 @@ def _known_hosts_of_fleet(fleet: FleetView, request: Request) -> Response | None
 def _known_hosts_of(
     request: Request, entries: list[HostEntry], is_connected: Callable[[str], bool]
 ) -> Response:
-    if _query(request).get("proved") == "1":
+    if _number(_query(request, has_blanks=True), "proved", 0, 1, least=0):
         entries = [entry for entry in entries if entry.proof]
     body = known_hosts(entries, is_connected)
     return Response(200, body, "text/plain; charset=utf-8")
@@ -462,9 +462,10 @@ def _keys(issuer: IdentityIssuer | None) -> Response:
     return Response(200, issuer.jwks, "application/jwk-set+json")
 
 
-def _query(request: Request) -> dict[str, str]:
+def _query(request: Request, *, has_blanks: bool = False) -> dict[str, str]:
+    """Return the parameters; those without a value only if they may not be taken for absent."""
     try:
-        found = parse_qs(request.query, max_num_fields=_MAX_FIELDS)
+        found = parse_qs(request.query, has_blanks, max_num_fields=_MAX_FIELDS)
     except ValueError as error:
         raise HttpError(400, str(error)) from None
     return {name: values[-1] for name, values in found.items()}

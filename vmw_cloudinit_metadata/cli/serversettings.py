@@ -180,6 +180,11 @@ def warnings_of(ctx: click.Context, options: Mapping[str, Any]) -> Iterator[str]
         yield "--prepared-memory has no effect with --no-catalogue: the catalogue prepares answers"
     if options["identity_key_files"] and options["identity_token"] == "off":
         yield "--identity-key-file has no effect: --identity-token is off"
+    if options["identity_signing_keys"] and not _proves_vms(options):
+        yield (
+            "--identity-signing-key has no effect: no VM is proved without --identity-token or "
+            "--vcenter-check"
+        )
     is_default = ctx.get_parameter_source("ledger") is ParameterSource.DEFAULT
     if options["fleet_url"] and options["ledger"] and not is_default:
         yield "--ledger has no effect: --fleet records in its database what VMs have had"
@@ -213,6 +218,12 @@ def _needing_another(ctx: click.Context, options: Mapping[str, Any]) -> Iterator
                 yield f"--{name_of(option)} has no effect {reason}"
     if is_hidden and "webhook_key_file" in map(field_of, options["driver_opts"]):
         yield "the driver option webhook-key-file has no effect with --admin-listen off"
+
+
+def _proves_vms(options: Mapping[str, Any]) -> bool:
+    """Return whether a VM can be proved: by token, by vCenter, or by a move from another server."""
+    by_vcenter = options["vcenter"] is not None and options["vcenter_check"] != "off"
+    return options["identity_token"] != "off" or by_vcenter or bool(options["vmotion_key_file"])
 
 
 def _unproved_names(driver_spec: str, options: Mapping[str, Any]) -> Iterator[str]:

@@ -18,6 +18,10 @@ from vmw_cloudinit_metadata.instance.network.address import ip_address, unfit
 from vmw_cloudinit_metadata.protocol.servedboot import MAX_HOSTS, ServedIdentity, bounded
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
+# As a first or last label it names, everywhere, the machine that looks it up: RFC 6761, 6.3, and
+# the `localhost.localdomain` of many systems.
+_OWN = "localhost"
+
 
 def identity_of(instance: InstanceData, machine: Machine) -> ServedIdentity:
     """Return how the machine is called in its documents."""
@@ -49,9 +53,11 @@ def _identity(metadata: Mapping[str, Any], network: Any) -> ServedIdentity:
 def _names(hostname: str) -> Iterator[str]:
     """Yield the FQDN, and the host name that cloud-init makes of it."""
     if is_hostname(hostname):
-        for name in (hostname, set_by_cloud_init(hostname)):
-            if not name.rpartition(".")[2].isdigit():  # else it may be read as an address
-                yield name.lower()
+        for name in (hostname.lower(), set_by_cloud_init(hostname).lower()):
+            last = name.rpartition(".")[2]
+            is_reader = _OWN in (last, name.partition(".")[0])
+            if not last.isdigit() and not is_reader:  # with digits it may be read as an address
+                yield name
 
 
 def _addresses(network: Mapping[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ LEVEL_NAMES = {
     logging.ERROR: "error",
     logging.CRITICAL: "critical",
 }
-_NOTHING: tuple[Any, ...] = (None, "", ())
+_NOTHING: tuple[Any, ...] = (None, "", (), {})
 
 
 def timestamp(at_s: float) -> str:

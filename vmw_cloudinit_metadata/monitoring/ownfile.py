@@ -25,5 +25,15 @@ def open_own(path: Path, flags: int) -> int:
     return descriptor
 
 
+def of_another_user(owner: int) -> OSError:
+    """Return the error of a file or directory that must be our user's."""
+    us = os.geteuid()
+    return OSError(
+        errno.EPERM,
+        f"owned by user {owner}, and this program is run by user {us}: run it as the server's "
+        f"user; if that is {us}, chown it",
+    )
+
+
 def _not_regular() -> OSError:
     return OSError(errno.EINVAL, "not a regular file")

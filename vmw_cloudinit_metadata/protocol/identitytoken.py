@@ -35,6 +35,8 @@ _BASE_32 = bytes.maketrans(
     b"0123456789abcdefghijklmnop0123456789abcdefghijklmnopqrstuv",
 )
 _TOKEN = re.compile(r"(0|[1-9][0-9]{0,8})\.([A-Za-z2-7]{24})", re.ASCII)
+# One in the wrong place, as in `a=1?t=1.…` or `my-metadata&t=1.…`: it is a secret all the same.
+_MISPLACED = re.compile(r"\b[0-9]{1,9}(?:\.|%2e)[a-z2-7]{24}\b", re.ASCII | re.IGNORECASE)
 
 
 class Proof(Enum):
@@ -120,20 +122,19 @@ def with_token(uri: str, text: str) -> str:
 def taken_from(uri: str) -> tuple[str, str | None]:
     """Return a service URI with its token hidden, and the token; None if it has none.
 
-    Two tokens are one that no VM has.
+    Two tokens, or one that stands elsewhere, are one that no VM has.
     """
     before, mark, query = uri.partition("?")
-    if not mark:
-        return uri, None
     name, _, value = query.partition("=")
     if name == QUERY_KEY and value.replace(".", "").isalnum():  # nothing beside it, as it is usual
         return f"{before}?{HIDDEN}", value
     parts = query.split("&")
     found = [part.partition("=")[2] for part in parts if _is_token(part)]
-    if not found:
+    rest = "&".join(HIDDEN if _is_token(part) else part for part in parts)
+    hidden, misplaced = _MISPLACED.subn("…", f"{before}{mark}{rest}")
+    if not found and not misplaced:
         return uri, None
-    hidden = "&".join(HIDDEN if _is_token(part) else part for part in parts)
-    return f"{before}?{hidden}", unquote_plus(found[0]) if len(found) == 1 else ""
+    return hidden, unquote_plus(found[0]) if len(found) == 1 and not misplaced else ""
 
 
 def without_token(uri: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv6Address, ip_address
 
-from vmw_cloudinit_metadata.protocol.identitytoken import without_token
+from vmw_cloudinit_metadata.protocol.identitytoken import taken_from, without_token
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 RUNNING = "poweredOn"
@@ -98,7 +98,7 @@ def _doubt(machine: Machine, vm: VcenterVm | None) -> VmVerdict | None:
 
 def uri_digest(service_uri: str) -> str:
     """Return a digest of a service URI without its identity token, hidden or not."""
-    plain = without_token(service_uri).encode("utf-8", "surrogatepass")
+    plain = without_token(taken_from(service_uri)[0]).encode("utf-8", "surrogatepass")
     return hashlib.sha256(plain).hexdigest()[: 2 * _DIGEST_BYTES]
 
 

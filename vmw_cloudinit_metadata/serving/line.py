@@ -16,6 +16,7 @@ from vmw_cloudinit_metadata.monitoring import counters
 from vmw_cloudinit_metadata.monitoring.facts import Fact
 from vmw_cloudinit_metadata.monitoring.trace import Trace
 from vmw_cloudinit_metadata.protocol import events
+from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.nearrequest import NearRequest
 from vmw_cloudinit_metadata.protocol.phases import MUTE, OVERDUE
 from vmw_cloudinit_metadata.protocol.session import Session
@@ -221,6 +222,8 @@ class Line:
         """Let the dialogue answer what it can, and send what the guest may get now."""
         session, wire, dialogue = self.session, self._wire, self.dialogue
         machine = None if session.phase is OVERDUE else self.registration.known_as
+        if machine and machine.proof is Proof.UNASKED and self._services.policy.identity_keys:
+            machine = self.registration.check_token()
         piece = dialogue.proceed(machine)
         while piece:
             data = session.answer(piece) if wire.is_clear else None

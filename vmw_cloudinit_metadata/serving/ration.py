@@ -31,7 +31,9 @@ Decided = Callable[[Outcome], None]
 Report = Callable[[Fact], None]
 
 _ALWAYS_OPEN = SHOWN | {"DIGEST"}
-SKEW_S = 300.0  # between the clocks of vCenter and of who records windows, at most
+# Between the clocks of vCenter and of who records windows, at most; and by what the latter is set
+# back.
+SKEW_S = 300.0
 _USED = Failure(
     "used",
     "the document is served once, and this instance of the VM has had it: if that was not the VM "
@@ -209,17 +211,29 @@ def _note_had(services: Services, machine: Machine, answer: Answer) -> None:
 
 
 def _is_open(services: Services, opened_s: float) -> bool:
-    return time.monotonic() - opened_s < services.window_s
+    return _is_within(services.window_s, time.monotonic() - opened_s)
+
+
+def _is_within(window_s: float, age_s: float) -> bool:
+    """Return whether a window of that age is open. One that was opened in the future is closed: by
+    a clock that was set back nobody knows how long it has been open."""
+    return -SKEW_S <= age_s < window_s
 
 
 def _closed(services: Services, verdict: Verdict) -> Failure | None:
     """Return why a window is not open."""
-    match verdict:
-        case Unrecorded(reason):
-            return Failure("failed", reason)
-        case Claimed(age_s=age_s) if 0 < services.window_s <= age_s:  # 0: switched off meanwhile
-            closed = datetime.fromtimestamp(time.time() - age_s + services.window_s, UTC)
-            about = _HAD if verdict.had_in_window else _NEVER_HAD
-            reason = f"user-data window closed at {closed:%Y-%m-%d %H:%M} UTC: {about}"
-            return Failure("closed", reason, is_trouble=not verdict.had_in_window)
-    return None
+    if isinstance(verdict, Unrecorded):
+        return Failure("failed", verdict.reason)
+    window_s = services.window_s
+    if not window_s or _is_within(window_s, verdict.age_s):  # 0: switched off meanwhile
+        return None
+    about = _HAD if verdict.had_in_window else _NEVER_HAD
+    reason = f"user-data window {_end_of(window_s, verdict.age_s)}: {about}"
+    return Failure("closed", reason, is_trouble=not verdict.had_in_window)
+
+
+def _end_of(window_s: float, age_s: float) -> str:
+    if age_s < 0:
+        return "closed, because the clock was set back to a time before it was opened"
+    closed = datetime.fromtimestamp(time.time() - age_s + window_s, UTC)
+    return f"closed at {closed:%Y-%m-%d %H:%M} UTC"

@@ -113,6 +113,13 @@ class Registration:
             text = f"served without proof of its identity: {REASONS[proof]}{unreported or ''}"
             self.report(IdentityUnproved(text), level=level)
 
+    def check_token(self) -> Machine | None:
+        """Return what the line counts as, now that tokens are checked; it came before."""
+        if self.known_as:
+            self._session.identity.check_token(self._services.policy.identity_keys)
+            self._count_as(replace(self._session.machine, macs=self.known_as.macs))
+        return self.known_as
+
     def refusal(self) -> Failure | None:
         """Return why a request is not answered, by what vCenter says now."""
         check, known = self._check, self.known_as

@@ -197,6 +197,7 @@ class OutcomeHooks:
 def hook_of(happening: Happening, number: str) -> bytes:
     """Return the line with which the process gets a hook: its id, its time, its body."""
     assert happening.machine
-    about = {"id": number, "proof": happening.machine.proof.value or None}
+    proof = happening.machine.proof.value
+    about = {"id": number, "proof": proof} if proof else {"id": number}
     body = ujson.dumps(about | fields(happening), ensure_ascii=False, escape_forward_slashes=False)
     return f"{number} {happening.at_s:.3f} {body}\n".encode("utf-8", "replace")

@@ -92,11 +92,18 @@ class InventoryRows:
         values = self._known[VM].get(reference, {})
         uuid = parse_uuid(values.get("uuid") or "")
         was = self._uuids.pop(reference, None)
-        if was and was != uuid:
-            self._put(was, GONE, before)
         if uuid:
             self._uuids[reference] = uuid
             self._put(uuid, self._vm_row(values), before)
+        if was and was != uuid:
+            self._put(was, self._row_of_another(was), before)
+
+    def _row_of_another(self, uuid: str) -> bytes:
+        """Return the row of another VM that has this UUID: one that was registered anew comes under
+        another reference, perhaps before the old one is gone."""
+        known = self._known[VM]
+        found = [one for one, its in self._uuids.items() if its == uuid and one in known]
+        return self._vm_row(known[found[-1]]) if found else GONE
 
     def _vm_row(self, values: Mapping[str, Any]) -> bytes:
         host = values.get("host")

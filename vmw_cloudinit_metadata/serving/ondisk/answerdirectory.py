@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vmw_cloudinit_metadata.monitoring.ownfile import of_another_user
 from vmw_cloudinit_metadata.serving.ondisk.answerfile import MAX_BYTES, is_name
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
@@ -64,8 +65,7 @@ def _opened(path: Path) -> Iterator[int]:
     try:
         found = os.fstat(descriptor)
         if found.st_uid != os.geteuid():
-            text = f"owned by user {found.st_uid}, not by the server's user: chown it"
-            raise OSError(errno.EPERM, text)
+            raise of_another_user(found.st_uid)
         if found.st_mode & _OTHERS_WRITE:
             raise OSError(errno.EPERM, "other users may write to it: chmod 700 it")
         yield descriptor

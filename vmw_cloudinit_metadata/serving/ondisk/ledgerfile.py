@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from vmw_cloudinit_metadata.monitoring.ownfile import open_own
+from vmw_cloudinit_metadata.monitoring.ownfile import of_another_user, open_own
 from vmw_cloudinit_metadata.process.fleet.ledgerrows import REOPENED
 from vmw_cloudinit_metadata.serving.ledger import IN_WINDOW, Claimed, Unrecorded, Use, Verdict
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -139,7 +139,7 @@ def _identity(path: Path) -> tuple[int, int]:
     if not stat.S_ISREG(found.st_mode):
         raise OSError("not a regular file")
     if found.st_uid != os.geteuid():
-        raise OSError(f"owned by user {found.st_uid}, not by the server's user: chown it")
+        raise of_another_user(found.st_uid)
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise OSError("other users may write to it: chmod 600 it")
     return found.st_dev, found.st_ino
