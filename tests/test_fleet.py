@@ -372,6 +372,47 @@ def test_schema_of_another_version_is_refused_and_vms_are_served(
     vm.close()
 
 
+def test_database_that_cannot_have_each_name_is_refused(
+    fleet_backend: PostgresqlBackend, start: Start
+) -> None:
+    url = fleet_backend.url.replace("/vms", "/latin")
+    made = "CREATE DATABASE latin OWNER vmw ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'"
+    with fleet_backend.admin() as db:
+        db.execute(made)
+        try:
+            for command, code in (("init", 2), ("migrate", 2), ("status", 1)):
+                done = run("fleet", command, "--url", url)
+                assert done.returncode == code
+                assert "the encoding LATIN1, expected UTF8" in done.stderr
+            server = start("--fleet", url)
+            server.wait_for("fleet: out of reach since .*the encoding LATIN1, expected UTF8")
+            vm = Vm(server.port)
+            assert vm.metadata()
+            vm.close()
+        finally:
+            db.execute("DROP DATABASE latin WITH (FORCE)")
+
+
+@pytest.mark.parametrize(
+    "restored",
+    [
+        "TRUNCATE vmw_fleet.servers",
+        "UPDATE vmw_fleet.servers SET heartbeat = heartbeat - interval '1 hour'",
+    ],
+    ids=["emptied", "older"],
+)
+def test_database_that_is_restored_under_a_server_is_a_new_epoch(
+    fleet_database: PostgresqlBackend, restored: str
+) -> None:
+    with fleet_of(fleet_database.url) as process:
+        connects(process)
+        epoch = process.link.epoch
+        with fleet_database.admin("vms") as db:
+            db.execute(restored.encode())
+        wait_in_hub_until(lambda: process.link.epoch > epoch)
+        assert servers_of(process.link) == {"server1": "running"}
+
+
 def test_next_version_of_the_schema_is_used(
     fleet_database: PostgresqlBackend, start: Start
 ) -> None:

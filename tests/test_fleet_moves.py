@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -241,6 +242,32 @@ def test_source_that_announces_again_hears_that_its_move_is_wanted(
 
 
 # Servers of their own
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_vm_whose_server_has_ended_is_no_rival_of_itself(
+    instances: Path,
+    backend: PostgresqlBackend,
+    key: Path,
+    vm: Callable[..., Vm],
+    number: signal.Signals,
+) -> None:
+    rows(backend, "DELETE FROM vmw_fleet.uses RETURNING 1")
+    one, other = started(2, instances, backend, key)
+    try:
+        vm(one).metadata()
+        wait_until(lambda: ports_of(backend, "true") == 1)
+        one.signal(number)
+        one.wait()
+        # A part of the time after which a process that says nothing has ended for all.
+        rows(backend, "UPDATE vmw_fleet.processes SET seen = seen - interval '15 s' RETURNING 1")
+        ((ended,),) = rows(backend, "SELECT clock_timestamp()::text")
+        vm(other).metadata()
+        wait_until(lambda: ports_of(backend, f"is_judged AND since > '{ended}'") == 1)
+        assert reported([other], RIVAL) == []
+    finally:
+        one.end()
+        other.end()
 
 
 def test_source_waits_for_a_target_elsewhere_and_goes_on_when_that_disconnects(

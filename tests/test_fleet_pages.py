@@ -207,6 +207,18 @@ def test_database_that_has_lost_all_is_told_all_again(
     wait_for_states(first, served=1)
 
 
+def test_database_that_is_emptied_under_its_servers_is_told_all_again(
+    begin: Begin, peers: ExitStack, fleet_database: PostgresqlBackend
+) -> None:
+    first = begin("first")
+    peers.callback(boot(first.server, "web1", vc_uuid=uuid(1)).close)
+    wait_for_states(first, served=1)
+    with fleet_database.admin("vms") as db:
+        db.execute("TRUNCATE vmw_fleet.machine, vmw_fleet.servers")
+        wait_until(lambda: db.execute("SELECT FROM vmw_fleet.machine").fetchall())
+    wait_for_states(first, served=1)
+
+
 def test_server_without_admin_port_is_seen_by_the_others(
     start: Callable[..., ServerProcess],
     begin: Begin,

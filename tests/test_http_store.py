@@ -355,7 +355,8 @@ def test_addresses_and_conditions_count_as_bytes(
 def test_layers_lie_below(cmdb: Cmdb, make: Make) -> None:
     cmdb.headers = {"cache-control": "no-cache"}
     layers = [{"metadata": {"region": "low", "tags": {"a": "b"}}}, {"metadata": {"region": "high"}}]
-    cmdb.documents |= {"/layers": json.dumps(layers, indent=1), f"/vms/{VC}": data("i-1")}
+    text = f"\ufeff{json.dumps(layers, indent=1)}"  # a mark with which some servers begin
+    cmdb.documents |= {"/layers": text, f"/vms/{VC}": data("i-1")}
     driver = make(layers_url="/layers")
     found = driver.get_instance(WEB1)
     assert found

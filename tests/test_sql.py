@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -151,6 +152,27 @@ def test_columns_by_dotted_keys_are_read_as_in_csv(url: str, execute: Execute) -
     assert list(driver.validate()) == []
 
 
+def test_bytes_of_a_text_are_that_text_and_others_stay_bytes() -> None:
+    shape = shape_of("vms", ["name", "userdata", "metadata.tags"])
+    for cell, served in ((b"#cloud-config\n{}", "#cloud-config\n{}"), (b"\x1f\x8b", b"\x1f\x8b")):
+        row = [b"web1", cell, [ipaddress.ip_interface("10.0.0.5/24"), 1]]
+        (record,) = shape.records([Key("name", "web1")], [row])
+        assert record.data == {"userdata": served, "metadata": {"tags": ["10.0.0.5/24", 1]}}
+        assert record.label == "row web1 of vms"
+        assert shape.record(row).key == Key("name", "web1")
+
+
+def test_text_that_is_not_utf8_is_a_fault_of_its_own_row(url: str, execute: Execute) -> None:
+    execute("CREATE TABLE own (name TEXT, data TEXT)")
+    execute("INSERT INTO own VALUES ('bad', CAST(x'6d657461646174613a207b613a20ff7d' AS TEXT))")
+    execute("INSERT INTO own VALUES (CAST(x'ff' AS TEXT), '{}'), ('web1', 'metadata: {a: b}')")
+    driver = store_of(url, table="own")
+    assert metadata_of(driver) == {"a": "b"}
+    nameless, bad = sorted(map(str, driver.validate()))
+    assert nameless.startswith("row \\udcff of own: warning: found a name that no VM")
+    assert bad.startswith("row bad of own:1:15: found the byte 0xff")
+
+
 def test_query_of_the_operator_may_end_as_people_write(url: str, execute: Execute) -> None:
     execute("CREATE TABLE cmdb (host TEXT, body TEXT, kind TEXT)")
     execute("INSERT INTO cmdb VALUES ('web1', '{\"metadata\": {\"a\": \"%s ?\"}}', 'vm%')")
@@ -217,6 +239,12 @@ WRONG = {
     ),
     "channel": ({"url": "sqlite:////x", "channel": "c"}, "channel: only PostgreSQL has channels"),
     "version": ({"url": "sqlite:////x", "version_query": "q"}, "SQLite tells changes itself"),
+    "parameter": (
+        {"url": "postgresql://vmw:pg-s3cret@db/x?connect_timeout=9"},
+        "url: connect_timeout is set by the server",
+    ),
+    "charset": ({"url": "mysql://db/x?charset=latin1"}, "url: charset is set by the server"),
+    "sqlite-parameter": ({"url": "sqlite:////x?timeout=9"}, "SQLite takes no parameters here"),
     "connections": ({"url": "sqlite:////x", "max_connections": 0}, "max_connections: found 0"),
 }
 
@@ -229,6 +257,13 @@ def test_wrong_options_are_errors_that_quote_no_secret(
         SqlStore(options)
     assert text in str(raised.value)
     assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://db/x?charset=utf8mb4", "postgresql://db/x?sslmode=require"]
+)
+def test_parameters_that_have_an_effect_are_taken(url: str) -> None:
+    SqlStore({"url": url})
 
 
 def test_password_from_a_file_is_used_and_hidden(tmp_path: Path) -> None:
@@ -293,7 +328,28 @@ def test_file_that_is_replaced_while_it_is_opened_is_not_taken_for_the_new_one(
 
     event.listen(engine, "connect", replace, insert=True)  # right after the file is opened
     with closing(engine.raw_connection()) as connection:
-        assert connection.info["file"] != engines.identity_of(path)
+        assert connection.info["file"] != engines.state_of(path)
+
+
+def test_copy_over_the_file_is_read_and_told(url: str, put: Execute, tmp_path: Path) -> None:
+    """The copy was made by as many transactions, so that SQLite's own count is the same."""
+    path, copy = tmp_path / "vms.sqlite", tmp_path / "copy"
+    copy.write_bytes(path.read_bytes())
+    put(name="web1", data="metadata: {of: old}")
+    with closing(sqlite3.connect(copy)) as db, db:
+        db.execute("INSERT INTO cloudinit_vms (name, data) VALUES ('web1', 'metadata: {of: new}')")
+    driver = store_of(url)
+    driver.watch(lambda _: None)
+    try:
+        wait_until(lambda: driver.revision() is not None)
+        found = driver.get_instance(WEB1)
+        assert found
+        assert driver.still_holds(found.token)
+        path.write_bytes(copy.read_bytes())
+        wait_until(lambda: not driver.still_holds(found.token))
+        assert metadata_of(driver) == {"of": "new"}
+    finally:
+        driver.close()
 
 
 def test_query_that_takes_too_long_is_interrupted(url: str, constants: Constants) -> None:

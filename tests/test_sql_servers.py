@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tests.process import CHECKOUT, ServerProcess, run
 from tests.servers import mariadb, postgresql
 from tests.servers.mariadb import MariadbBackend
 from tests.servers.postgresql import PostgresqlBackend
+from tests.servers.sqlserver import make_tables
 from tests.storm import free_port
 from tests.vm import Vm
 from tests.waiting import wait_until
@@ -172,6 +173,102 @@ def test_each_change_is_told_in_time(backend: SqlServer, told: StoreDriver) -> N
         execute(backend, statement)
         wait_until(lambda found=found: not told.still_holds(found.token))
         assert time.monotonic() - begun_s < SERVED_AFTER_S, name
+
+
+REPLACED = {
+    "postgresql": (
+        "CREATE TABLE other (LIKE cloudinit_vms INCLUDING ALL)",
+        "ALTER TABLE other OWNER TO vmw",
+        "INSERT INTO other (name, data) VALUES ('web1', 'metadata: {of: other}')",
+        "DROP TABLE cloudinit_vms",
+        "ALTER TABLE other RENAME TO cloudinit_vms",
+    ),
+    "mariadb": (
+        "CREATE TABLE other LIKE cloudinit_vms",
+        "INSERT INTO other SELECT * FROM cloudinit_vms",
+        "UPDATE other SET data = 'metadata: {of: other}'",
+        "RENAME TABLE cloudinit_vms TO gone, other TO cloudinit_vms",
+        "DROP TABLE gone",
+    ),
+}
+UNTOLD = """ALTER TABLE cloudinit_vms DISABLE TRIGGER USER;
+    UPDATE cloudinit_vms SET data = 'metadata: {of: other}';
+    ALTER TABLE cloudinit_vms ENABLE TRIGGER USER"""
+
+
+@pytest.mark.parametrize("how", ["replaced", "untold"])
+def test_table_that_is_restored_is_read_though_no_trigger_tells(
+    backend: SqlServer, told: StoreDriver, how: str
+) -> None:
+    is_postgresql = backend.name == "postgresql"
+    if how == "untold" and not is_postgresql:
+        return  # MariaDB has no such switch
+    backend.put({"web1": {"metadata": {"of": "row"}}})
+    time.sleep(SERVED_AFTER_S / 2)
+    found = told.get_instance(Machine(name="web1"))
+    assert found
+    assert told.still_holds(found.token)
+    if not is_postgresql:
+        time.sleep(1.1)  # MariaDB tells in seconds when a table was made
+    statements = [UNTOLD] if how == "untold" else REPLACED[backend.name]
+    try:
+        for statement in statements:
+            execute(backend, statement)
+        wait_until(lambda: not told.still_holds(found.token))
+        now = told.get_instance(Machine(name="web1"))
+        assert now
+        assert now.metadata == {"of": "other"}
+    finally:
+        make_tables(backend.url)  # with the triggers, which went with the table
+
+
+@pytest.fixture
+def narrow(backend: SqlServer) -> Iterator[Mapping[str, Any]]:
+    """Options for a table whose encoding is LATIN1, and whose names have a fixed length."""
+    table = "CREATE TABLE narrow (name CHAR(20), vc_uuid CHAR(36), data TEXT)"
+    row = f"INSERT INTO narrow VALUES ('wéb1', '{VC}', 'metadata: {{a: é}}')"
+    if isinstance(backend, MariadbBackend):
+        execute(backend, f"{table} CHARACTER SET latin1")
+        execute(backend, row)
+        yield {"url": backend.url, "table": "narrow"}
+        execute(backend, "DROP TABLE narrow")
+        return
+    with backend.admin() as db:
+        db.execute("CREATE DATABASE narrow OWNER vmw ENCODING LATIN1 TEMPLATE template0 LOCALE 'C'")
+        with backend.admin("narrow") as inside:
+            inside.execute(table)
+            inside.execute(row)
+            inside.execute("GRANT SELECT ON narrow TO vmw")
+        yield {"url": backend.url.replace("/vms", "/narrow"), "table": "narrow"}
+        db.execute("DROP DATABASE narrow WITH (FORCE)")
+
+
+def test_name_that_a_column_cannot_have_is_no_trouble(narrow: Mapping[str, Any]) -> None:
+    driver = StoreDriver.of(SqlStore, narrow)
+    machines = (Machine(name="wéb1"), Machine(name="w→b1", vc_uuid=VC))
+    for found in map(driver.get_instance, machines):
+        assert found
+        assert found.metadata == {"a": "é"}
+    assert driver.get_instance(Machine(name="w→b1")) is None
+    assert list(driver.validate()) == []
+    driver.close()
+
+
+def test_database_without_an_encoding_is_one_of_utf8(backend: SqlServer, tmp_path: Path) -> None:
+    if not isinstance(backend, PostgresqlBackend):
+        return
+    url = backend.url.replace("/vms", "/plain")
+    with backend.admin() as db:
+        db.execute(
+            "CREATE DATABASE plain OWNER vmw ENCODING SQL_ASCII TEMPLATE template0 LOCALE 'C'"
+        )
+    (tmp_path / "wéb1.yaml").write_text("metadata: {a: é}\n")
+    make_tables(url)
+    done = run("sql", "import", str(tmp_path), "--url", url)
+    assert done.returncode == 0, done.stderr
+    found = StoreDriver.of(SqlStore, {"url": url}).get_instance(Machine(name="wéb1"))
+    assert found
+    assert found.metadata == {"a": "é"}
 
 
 def test_change_of_another_vm_ends_no_answer_of_postgresql(

@@ -111,9 +111,8 @@ def status(url: str) -> int:
     from vmw_cloudinit_metadata.process.fleet import fleetservers, migrations
 
     with reached(url) as connection:
-        version = schema.version_of(connection)
         try:
-            migrations.check(version)
+            version = migrations.check(schema.version_of(connection))
         except migrations.WrongSchemaError as error:
             click.echo(str(error), err=True)
             return 1
@@ -160,11 +159,15 @@ def reached(url: str) -> Iterator[Connection]:
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
+    from vmw_cloudinit_metadata.process.fleet.migrations import WrongSchemaError
+
     try:
         if problem := urlcheck.problem_among(conninfo_to_dict(str.__str__(url))):
             raise ConfigError(f"--url: {problem}")
         with _schema().connected(str.__str__(url)) as connection:
             yield connection
+    except WrongSchemaError as error:
+        raise ConfigError(str(error)) from None
     except psycopg.Error as error:
         text = " ".join(str(error).split()) or type(error).__name__
         hidden = KnownSecrets(parts_of(str.__str__(url))).hide(text)

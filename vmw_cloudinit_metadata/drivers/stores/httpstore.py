@@ -263,7 +263,7 @@ class HttpStore(Store):
 def _items_in(body: bytes) -> list[str]:
     """Return the text of each item of a JSON list, up to one more than there may be layers; raise
     ValueError."""
-    text = body.decode().strip()
+    text = body.decode("utf-8-sig").strip()  # as some servers begin JSON
     decoder = json.JSONDecoder()
     items: list[str] = []
     try:

@@ -51,7 +51,11 @@ STOP_S = 1.0  # for what waits, when the server stops
 MAX_PROBLEM = 300  # characters
 
 
-_FAILURES = (psycopg.Error, OSError, TimeoutError, WrongSchemaError)
+class RestoredError(Exception):
+    """The database is not as this server has left it: what it was told may be gone."""
+
+
+_FAILURES = (psycopg.Error, OSError, TimeoutError, WrongSchemaError, RestoredError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class FleetKeeper:
         self._secrets = KnownSecrets(parts_of(work.url))
         self._state = FleetState(since_s=time.time(), server=work.server, place=self._place())
         self._context: Context | None = None
+        self._beaten_s: float | None = None  # the last heartbeat of this connection
 
     async def run(self, stop: asyncio.Future[bytes]) -> None:
         """Work until `stop` has STOP or PAUSE."""
@@ -148,6 +153,7 @@ class FleetKeeper:
             *(work.server, work.name, schema, work.retention_days, quick, slow),
             forget_failed_s=work.forget_failed_s,
         )
+        self._beaten_s = None
         await self._beat(context)
         channel = sql.Identifier(channel_of(work.server))
         await listener.execute(sql.SQL("LISTEN {}").format(channel))
@@ -186,10 +192,13 @@ class FleetKeeper:
 
     async def _beat(self, context: Context) -> None:
         running_s = time.monotonic() - self._work.started_s
-        beat = fleetservers.beat(context.quick, self._work.server, self._work.name, running_s)
-        namesake = await beat
-        if namesake != self._state.namesake:
-            self._set(replace(self._state, namesake=namesake))
+        work = self._work
+        beat = await fleetservers.beat(context.quick, work.server, work.name, running_s)
+        expected_s, self._beaten_s = self._beaten_s, beat.at_s
+        if expected_s not in (None, beat.before_s):
+            raise RestoredError("the database was restored or emptied: it is told all again")
+        if beat.namesake != self._state.namesake:
+            self._set(replace(self._state, namesake=beat.namesake))
 
     # What it says of itself
 

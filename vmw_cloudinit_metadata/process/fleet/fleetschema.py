@@ -21,7 +21,9 @@ LOCK_S = 0.2
 AGAIN_S = 0.3  # after that
 TRIES = 40
 
-_HAS_VERSIONS = "SELECT to_regclass('vmw_fleet.schema_version') IS NOT NULL"
+_HAS_VERSIONS = """
+    SELECT to_regclass('vmw_fleet.schema_version') IS NOT NULL,
+        current_setting('server_encoding')"""
 _VERSION = "SELECT max(version) FROM vmw_fleet.schema_version"
 _ONE_AT_A_TIME = "SELECT pg_advisory_lock(hashtext('vmw_fleet'), hashtext('migrations'))"
 _LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %s, true)"  # until the transaction ends
@@ -41,8 +43,9 @@ def connected(url: str) -> Iterator[Connection]:
 
 
 async def version_in(lane: Lane) -> int | None:
-    """Return the version of the schema; None: there is none."""
-    ((has_versions,),) = await lane.run(_HAS_VERSIONS)
+    """Return the version of the schema; None: there is none. Raise WrongSchemaError."""
+    ((has_versions, encoding),) = await lane.run(_HAS_VERSIONS)
+    migrations.check_encoding(encoding)
     if not has_versions:
         return None
     ((version,),) = await lane.run(_VERSION)
@@ -52,6 +55,7 @@ async def version_in(lane: Lane) -> int | None:
 def version_of(connection: Connection) -> int | None:
     """The same for a command."""
     found = connection.execute(_HAS_VERSIONS).fetchone()
+    migrations.check_encoding(str(found and found[1]))
     if not found or not found[0]:
         return None
     found = connection.execute(_VERSION).fetchone()
@@ -59,7 +63,8 @@ def version_of(connection: Connection) -> int | None:
 
 
 def begin(connection: Connection) -> None:
-    """Make the schema, if there is none."""
+    """Make the schema, if there is none; raise WrongSchemaError."""
+    version_of(connection)
     for statement in migrations.BEGIN:
         connection.execute(statement)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from vmw_cloudinit_metadata import __version__
@@ -32,12 +33,16 @@ _BEAT: LiteralString = """
         name = EXCLUDED.name, version = EXCLUDED.version,
         stopped = NULL  -- it may have gone on: its upgrade has failed
     -- One that has ended, and was started again as this one, beats no more since.
+    -- What is selected is as it was before this statement.
     RETURNING (SELECT extract(epoch FROM min(other.started))::float8
         FROM vmw_fleet.servers AS other
         WHERE other.name = known.name AND other.id <> known.id AND other.stopped IS NULL
             AND other.started <= known.started
             AND other.heartbeat > greatest(
-                known.started, clock_timestamp() - make_interval(secs => %s)))"""
+                known.started, clock_timestamp() - make_interval(secs => %s))),
+        (SELECT extract(epoch FROM mine.heartbeat)::float8
+            FROM vmw_fleet.servers AS mine WHERE mine.id = known.id),
+        extract(epoch FROM known.heartbeat)::float8"""
 _STOP: LiteralString = """
     UPDATE vmw_fleet.servers SET stopped = clock_timestamp(), heartbeat = clock_timestamp()
     WHERE id = %s"""
@@ -67,11 +72,20 @@ def shown_in(connection: Any) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-async def beat(lane: Lane, server: str, name: str, running_s: float) -> str:
-    """Say that a server runs, for the first time or again; return since when an older one of its
-    name runs too, or ""."""
-    ((since_s,),) = await lane.run(_BEAT, (server, name, __version__, running_s, GONE_S))
-    return "" if since_s is None else timestamp(since_s)
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat that is written; times are seconds since 1970, by the database's clock."""
+
+    namesake: str  # since when an older server of the name runs too, or ""
+    before_s: float | None  # the heartbeat in its place
+    at_s: float
+
+
+async def beat(lane: Lane, server: str, name: str, running_s: float) -> Beat:
+    """Say that a server runs, for the first time or again."""
+    (row,) = await lane.run(_BEAT, (server, name, __version__, running_s, GONE_S))
+    since_s, before_s, at_s = row
+    return Beat("" if since_s is None else timestamp(since_s), before_s, at_s)
 
 
 async def stop(context: Context) -> None:

@@ -74,7 +74,8 @@ BEGIN: Sequence[LiteralString] = (
 
 
 class WrongSchemaError(Exception):
-    """The schema is missing, or made for another version of the program; says what to do."""
+    """The schema is missing, made for another version of the program, or in a database that cannot
+    have it; says what to do."""
 
 
 def check(version: int | None) -> int:
@@ -94,6 +95,15 @@ def check(version: int | None) -> int:
             f"{NEWEST + NEIGHBOURS}: upgrade this server"
         )
     return version
+
+
+def check_encoding(encoding: str) -> None:
+    """Raise WrongSchemaError for a database that cannot have each VM's name."""
+    if encoding != "UTF8":
+        raise WrongSchemaError(
+            f"the database has the encoding {encoding}, expected UTF8: make another one with "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 def grants_for(quoted_user: str) -> list[str]:

@@ -66,28 +66,37 @@ _TELL: LiteralString = """
     SELECT what, used_by, %s, %s, clock_timestamp() - make_interval(secs => age)
     FROM told WHERE age IS NOT NULL
     ON CONFLICT DO NOTHING"""
-# Of a serial port, the newer user is told of the older ones; of data, whoever comes second.
+# Of a serial port, the newer user is told of the older ones; of data, whoever comes second. When a
+# process dies, its VMs connect to others: so one that was not seen since may be dead, and what it
+# uses is judged later.
 _JUDGE: LiteralString = """
-    WITH judged AS (
-        UPDATE vmw_fleet.uses SET is_judged = true
+    WITH mine AS (
+        SELECT what, used_by, since FROM vmw_fleet.uses
         WHERE (server, process) = (%s, %s) AND NOT is_judged
             AND since < clock_timestamp() - make_interval(secs => %s)
-        RETURNING what, used_by, since
     ), others AS (
-        SELECT judged.what, judged.used_by, other.used_by AS other,
-            coalesce(known.name, other.server) AS name
-        FROM judged JOIN vmw_fleet.uses AS other USING (what)
+        SELECT mine.what, mine.used_by, other.used_by AS other,
+            coalesce(known.name, other.server) AS name, seen > mine.since AS is_alive
+        FROM mine JOIN vmw_fleet.uses AS other USING (what)
         JOIN vmw_fleet.processes AS lives
             ON (lives.server, lives.process) = (other.server, other.process)
             AND seen > clock_timestamp() - make_interval(secs => %s)
         LEFT JOIN vmw_fleet.servers AS known ON known.id = other.server
-        WHERE (other.server, other.process) <> (%s, %s) AND CASE WHEN judged.used_by = ''
-            THEN other.since < judged.since ELSE other.used_by <> judged.used_by END
+        WHERE (other.server, other.process) <> (%s, %s) AND known.stopped IS NULL
+            AND CASE WHEN mine.used_by = ''
+            THEN other.since < mine.since ELSE other.used_by <> mine.used_by END
+    ), judged AS (
+        UPDATE vmw_fleet.uses AS known SET is_judged = true FROM mine
+        WHERE (known.server, known.process) = (%s, %s)
+            AND (known.what, known.used_by) = (mine.what, mine.used_by)
+            AND (mine.what, mine.used_by) NOT IN (
+                SELECT what, used_by FROM others WHERE NOT is_alive)
+        RETURNING known.what, known.used_by
     )
     SELECT what, used_by, count(*),
         (array_agg(other ORDER BY name, other))[1:%s],
         (array_agg(name ORDER BY name, other))[1:%s]
-    FROM others GROUP BY what, used_by LIMIT %s"""
+    FROM others JOIN judged USING (what, used_by) GROUP BY what, used_by LIMIT %s"""
 # Those that were not made within a minute; the others are counted for the next one.
 _REPORT: LiteralString = """
     WITH passed AS (
@@ -131,7 +140,7 @@ async def _tell(context: Context, process: int, fields: Fields, payload: bytes) 
     columns = [list(column) for column in zip(*uses, strict=True)] or [[], [], []]
     await context.slow.run(_TELL, (*columns, *here, *here, *here))
     limits = (NAMED, NAMED, MAX_FOUND)
-    found = await context.slow.run(_JUDGE, (*here, SETTLED_S, SEEN_S, *here, *limits))
+    found = await context.slow.run(_JUDGE, (*here, SETTLED_S, SEEN_S, *here, *here, *limits))
     passed = await _reported(context, {*reports, *(what for what, *_ in found)})
     answer = {
         "found": [(*row, passed.get(row[0])) for row in found],

@@ -88,11 +88,11 @@ class Connections:
         return self._engine.raw_connection(), made_s
 
     def _is_of_file(self, connection: Any) -> bool:
-        """Return whether the file at SQLite's path is the one that was opened."""
+        """Return whether the file at SQLite's path is what was opened."""
         if self._path is None:
             return True
         with suppress(OSError):  # it is away, as whoever opens it says
-            return bool(connection.info["file"] == engines.identity_of(self._path))
+            return bool(connection.info["file"] == engines.state_of(self._path))
         return False
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Row, exc
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.stores.sql import engines
 from vmw_cloudinit_metadata.drivers.stores.sql.connections import Connections, Lost
+from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import UnwritableError
 from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import MARIADB, POSTGRESQL, SQLITE
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.masking import HIDDEN, is_secret_option
@@ -31,6 +32,10 @@ _ROWS_AT_A_TIME = 500
 
 _OF_DATA = {"DataError", "IntegrityError"}  # of each library: their texts quote what was written
 _QUOTED = re.compile(r"(?<!\w)'([^']*)(?:'|$)|\"([^\"]*)(?:\"|$)|`([^`]*)(?:`|$)")
+
+
+# PostgreSQL, MariaDB, MySQL: a column lacks a character of what was asked for.
+_UNWRITABLE = {"22P05", "1267", "1270", "1271", "3988"}
 
 
 class Database:
@@ -66,10 +71,10 @@ class Database:
 
     def file_version(self, connection: Connection) -> Hashable:
         """Return another value after each change of SQLite's file."""
-        path = str(self._url.database)
-        if engines.identity_of(path) != connection.info["file"]:
+        file, written = engines.state_of(str(self._url.database))
+        if file != connection.info["file"][0]:
             raise DriverError(f"{self.address}: the file was replaced")
-        return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one())
+        return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one()), written
 
     def escaped(self, text: str) -> str:
         """Return a part of a statement in which `%` stands for itself."""
@@ -180,7 +185,9 @@ class Database:
                 text = error.strerror or type(error).__name__
             case _:
                 text = self._text_of(error)
-        return DriverError(f"{self.address}: {text}")
+        code, _ = _code_and_text(self.kind, error)
+        kind = UnwritableError if code in _UNWRITABLE else DriverError
+        return kind(f"{self.address}: {text}")
 
     def _text_of(self, error: Exception) -> str:
         """Return what a server or its library says, without values, which it likes to quote."""

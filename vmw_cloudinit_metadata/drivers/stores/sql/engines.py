@@ -15,12 +15,14 @@ from urllib.parse import quote
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.types.string import TextLoader
 from sqlalchemy import URL, Engine, create_engine, event, exc
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import MARIADB, POSTGRESQL, SQLITE
+from vmw_cloudinit_metadata.protocol.printable import one_line
 
 CONNECT_S = 2  # the least that libpq knows
 LOOK_UP_S = 2.5  # for all of one look-up: connect, read and a retry. The server gives up after 3 s
@@ -35,6 +37,16 @@ _SCHEMES = {
     "sqlite": (SQLITE, "sqlite+pysqlite"),
 }
 _EXPECTED = "postgresql://, mariadb://, mysql:// or sqlite:///"
+
+# Parameters of an URL that would have no effect, as they are set here; but for the encoding's.
+_OURS = {
+    POSTGRESQL: {
+        *("connect_timeout", "tcp_user_timeout", "client_encoding", "application_name"),
+        *("keepalives_idle", "keepalives_interval", "keepalives_count"),
+    },
+    MARIADB: {"connect_timeout", "read_timeout", "write_timeout", "autocommit", "charset"},
+}
+_ENCODINGS = {("client_encoding", "utf8"), ("charset", "utf8mb4")}
 
 _STEPS = 10_000  # of SQLite's machine, from one look at the clock to the next: 0.1 ms
 
@@ -60,14 +72,33 @@ class PatientConnection(psycopg.Connection[Any]):
             raise
 
 
+class PaddedLoader(TextLoader):
+    """Returns a `char(n)` without the blanks that fill it up, and do not count for PostgreSQL."""
+
+    def load(self, data: Any) -> Any:
+        found = super().load(data)
+        return found.rstrip(" ") if isinstance(found, str) else found
+
+
 class PatientFile(sqlite3.Connection):
-    """Interrupts a statement at `until_s` of time.monotonic(): it would run as long as it takes."""
+    """Interrupts a statement at `until_s` of time.monotonic(): it would run as long as it takes.
+
+    A text that is not UTF-8 stays bytes, which is a fault of its own row alone.
+    """
 
     until_s = inf
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.set_progress_handler(lambda: time.monotonic() > self.until_s, _STEPS)
+        self.text_factory = _text_in
+
+
+def _text_in(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 def parsed(url: str) -> tuple[str, URL]:
@@ -88,6 +119,7 @@ def database_of(url: str, password: str | None = None) -> tuple[str, URL]:
     database, found = parsed(url)
     if database == SQLITE and found.database in (None, "", ":memory:"):
         raise DriverError("url: found no path, expected sqlite:////ABSOLUTE/PATH")
+    _refuse_useless(database, found)
     if password is None:
         return database, found
     if database == SQLITE:
@@ -95,6 +127,15 @@ def database_of(url: str, password: str | None = None) -> tuple[str, URL]:
     if found.password is not None:
         raise DriverError("password: the URL has one too: remove one")
     return database, found.set(password=password)
+
+
+def _refuse_useless(database: str, url: URL) -> None:
+    """Raise DriverError for a parameter that would have no effect."""
+    for name, value in url.query.items():
+        if database == SQLITE:
+            raise DriverError(f"url: SQLite takes no parameters here: remove {one_line(name)}")
+        if name in _OURS[database] and (name, str(value).lower()) not in _ENCODINGS:
+            raise DriverError(f"url: {name} is set by the server: remove it")
 
 
 def address_of(url: URL) -> str:
@@ -139,6 +180,8 @@ def _patient(wait_s: float) -> Mapping[str, Any]:
         "keepalives_interval": 2,
         "keepalives_count": 2,
         "application_name": "vmw-cloudinit-metadata",
+        # A database in SQL_ASCII has bytes otherwise, and one in LATIN1 not each name of a VM.
+        "client_encoding": "utf8",
     }
 
 
@@ -146,6 +189,7 @@ def _connected(wait_s: float) -> Any:
     def connect(_dialect: Any, _record: Any, cargs: Any, cparams: Any) -> PatientConnection:
         connection = PatientConnection.connect(*cargs, **cparams)
         connection.wait_s = wait_s
+        connection.adapters.register_loader("bpchar", PaddedLoader)
         return connection
 
     return connect
@@ -157,7 +201,7 @@ def _opened(path: str, wait_s: float) -> Any:
 
     def connect(_dialect: Any, record: Any, _cargs: Any, _cparams: Any) -> sqlite3.Connection:
         # Noted before it is opened: what replaces it meanwhile must not be taken for it.
-        record.info["file"] = identity_of(path) if os.path.exists(path) else None
+        record.info["file"] = state_of(path) if os.path.exists(path) else None
         return sqlite3.connect(
             place, uri=True, timeout=wait_s, check_same_thread=False, factory=PatientFile
         )
@@ -165,7 +209,10 @@ def _opened(path: str, wait_s: float) -> Any:
     return connect
 
 
-def identity_of(path: str) -> tuple[int, int]:
-    """Return another value for another file at that path; raise OSError if there is none."""
+def state_of(path: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return which file is at that path, and when it was written; raise OSError if there is none.
+
+    A copy of another database over the file may have SQLite's own count of changes.
+    """
     found = os.stat(path)
-    return found.st_dev, found.st_ino
+    return (found.st_dev, found.st_ino), (found.st_mtime_ns, found.st_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 
 from psycopg import sql
@@ -16,25 +16,37 @@ PING_S = 1.0  # from one to the next; the answer has READ_S
 SILENCE_S = PING_S + engines.READ_S + 0.5  # a listener that says nothing hangs
 POLL_S = 0.25  # between two looks at a version
 
+# A table that is replaced, as by a restore, sends nothing, nor does one whose triggers are off.
+_TABLES = """
+    SELECT c.oid, t.oid, t.xmin::text FROM unnest(%s::text[]) AS name
+    JOIN pg_class AS c ON c.oid = to_regclass(name) LEFT JOIN pg_trigger AS t ON t.tgrelid = c.oid
+    ORDER BY c.oid, t.oid"""
+
 Connect = Callable[[], AbstractContextManager[Connection]]
 
 
-def listen(connect: Connect, channel: str, changes: Changes) -> None:
-    """Tell what triggers send on a channel: `KIND VALUE`, `layers`, or "" for anything."""
+def listen(connect: Connect, channel: str, tables: Sequence[str], changes: Changes) -> None:
+    """Tell what triggers send on a channel: `KIND VALUE`, `layers`, or "" for anything; and that
+    anything may have changed, once one of the tables or its triggers are others."""
     with connect() as connection:
         raw = connection.connection.dbapi_connection
         if not isinstance(raw, engines.PatientConnection):
             raise DriverError("channel: only PostgreSQL has channels")
         raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        seen = raw.execute(_TABLES, [list(tables)]).fetchall()
         changes.connected(SILENCE_S)
         while not changes.closed.is_set():
             for notification in raw.notifies(timeout=PING_S):
                 key = key_in(notification.payload)
                 changes.changed([key]) if key else changes.everything()
-            raw.execute("SELECT 1")  # what was sent before comes before the answer
+            now = raw.execute(_TABLES, [list(tables)]).fetchall()
+            # What was sent before comes before the answer.
             for notification in raw.notifies(timeout=0):
                 key = key_in(notification.payload)
                 changes.changed([key]) if key else changes.everything()
+            if now != seen:
+                changes.everything()
+                seen = now
             changes.alive()
 
 

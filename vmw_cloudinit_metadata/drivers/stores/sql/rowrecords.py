@@ -26,6 +26,10 @@ DATA, ID = "data", "id"
 Row = Sequence[Any]
 
 
+class UnwritableError(DriverError):
+    """What was asked for has a character that the column's encoding lacks: no row can have it."""
+
+
 @dataclass(frozen=True)
 class RowShape:
     """The columns of a table or query: where identities and data are."""
@@ -45,7 +49,7 @@ class RowShape:
                 continue
             for row in rows:
                 if key_of(key.kind, row[place]) == key:
-                    yield Record(key, self._data(row), self._label(row, str(row[place])))
+                    yield Record(key, self._data(row), self._label(row, text_of(row[place])))
 
     def record(self, row: Row) -> Record:
         """Return the record under the first identity of the row; "" is the key of one without."""
@@ -53,10 +57,10 @@ class RowShape:
         for kind, place in self.identities.items():
             if row[place] is not None:
                 key = key_of(kind, row[place])
-                is_found = key is not None and str(row[place]) in spellings(key)
+                is_found = key is not None and text_of(row[place]) in spellings(key)
                 keys.append(key if key and is_found else Key(kind))
         first = keys[0] if keys else Key(NAME)
-        name = next((str(row[place]) for place in self.identities.values() if row[place]), "")
+        name = next((text_of(row[place]) for place in self.identities.values() if row[place]), "")
         also = tuple(key for key in keys if key.value not in ("", first.value))
         return Record(first, self._data(row), self._label(row, name or "without name"), also=also)
 
@@ -65,8 +69,8 @@ class RowShape:
         place = self.identities[NAME]
         if any(row[place] is None for row in rows):
             raise DriverError(f"a row of {self.source} has no name: layers need one")
-        for row in sorted(rows, key=lambda row: str(row[place])):
-            label = one_line(f"{row[place]} of {self.source}")
+        for row in sorted(rows, key=lambda row: text_of(row[place])):
+            label = one_line(f"{text_of(row[place])} of {self.source}")
             yield Record(LAYERS, self._data(row), label)
 
     def _label(self, row: Row, name: str) -> str:
@@ -89,20 +93,39 @@ class RowShape:
 def _cell(found: Any, schema: Any) -> Any:
     """Return what a cell says, None if it is empty: a text as in CSV, or a number or list."""
     match found:
-        case None | bool() | dict() | list():
+        case None | bool() | dict():
             return found
+        case list():
+            return [_cell(one, None) for one in found]  # such as addresses
         case int() | float() if schema is not TEXT:
             return found
+        case bytes() if not _is_text(found):
+            return found  # such as user-data that is compressed
         case _:
-            text = str(found).strip()
+            text = text_of(found).strip()
             return csvtable.value_of(text, schema) if text else None
+
+
+def text_of(found: object) -> str:
+    """Return the text of a value; bytes are those of a text: databases have columns of such."""
+    if isinstance(found, bytes | bytearray | memoryview):
+        return bytes(found).decode(errors="surrogateescape")
+    return str(found)
+
+
+def _is_text(found: bytes) -> bool:
+    try:
+        found.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def key_of(kind: str, found: object) -> Key | None:
     """Return the key by which the value of a column is looked up; None if it is by none."""
     if found is None:
         return None
-    value = stem_of(str(found)) if kind == NAME else parse_uuid(str(found))
+    value = stem_of(text_of(found)) if kind == NAME else parse_uuid(text_of(found))
     return Key(kind, value) if value else None
 
 

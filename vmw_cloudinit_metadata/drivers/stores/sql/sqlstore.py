@@ -13,6 +13,7 @@ from vmw_cloudinit_metadata.drivers.stores.sql import sqltables
 from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import (
     COLUMNS,
     RowShape,
+    UnwritableError,
     shape_of,
     spellings,
 )
@@ -83,7 +84,7 @@ class SqlStore(Store):
         if self._database.kind == sqltables.SQLITE:
             notifications.poll(connect, self._database.file_version, changes)
         elif channel is not None:
-            notifications.listen(connect, channel, changes)
+            notifications.listen(connect, channel, self._tables, changes)
         elif query is not None:
             notifications.poll(connect, partial(self._version, query), changes)
 
@@ -98,6 +99,12 @@ class SqlStore(Store):
 
     def close(self) -> None:
         self._database.close()
+
+    @property
+    def _tables(self) -> Sequence[str]:
+        """Those with the rows, as SQL names them; what a query reads is not known."""
+        sources = (self._vms, self._layers)
+        return [source.table for source in sources if source and source.table]
 
     def _version(self, query: str, connection: Connection) -> Hashable:
         found = connection.exec_driver_sql(self._database.escaped(query)).fetchmany(2)
@@ -125,12 +132,13 @@ class _Source:
         self.label = table or ("the query" if query is not None else default)
         self._database = database
         self._of_layers = of_layers
+        self.table = ""  # as SQL names it
         if query is not None:
             text = query.strip().rstrip(";").rstrip()
             # A comment at its end must not take in what follows.
             origin = f"({text}\n) AS cloudinit_rows"
         else:
-            origin = database.quoted(table or default)
+            origin = self.table = database.quoted(table or default)
         self._from = database.escaped(origin)
         places = f"IN ({database.mark}, {database.mark})"
         self._conditions = {
@@ -148,7 +156,14 @@ class _Source:
         asked = [key for key in keys if key.kind in shape.identities]
         if not asked:
             return
-        names, rows = self._database.rows(*self._statement(asked))
+        try:
+            names, rows = self._database.rows(*self._statement(asked))
+        except UnwritableError:
+            asked = [key for key in asked if key.value.isascii()]  # no row can have the others
+            if not asked:
+                self.look()  # raises if the query is wrong by itself
+                return
+            names, rows = self._database.rows(*self._statement(asked))
         yield from self._shaped(names).records(asked, rows)
 
     def layers(self) -> Iterator[Record]:

@@ -12,10 +12,13 @@ CHANNEL = "cloudinit"
 
 POSTGRESQL, MARIADB, SQLITE = "postgresql", "mariadb", "sqlite"
 
-# TRUNCATE runs no trigger of MariaDB: so the highest keys are looked at too.
-VERSION_QUERY = (
-    f"SELECT version, (SELECT MAX(id) FROM {VMS}), (SELECT MAX(name) FROM {LAYERS}) FROM {VERSION}"
-)
+# TRUNCATE, RENAME and a restore run no trigger of MariaDB: so the highest keys are looked at too,
+# and when the tables were made.
+_MADE = "SELECT create_time FROM information_schema.tables WHERE table_schema = DATABASE()"
+VERSION_QUERY = f"""
+    SELECT version, (SELECT MAX(id) FROM {VMS}), (SELECT MAX(name) FROM {LAYERS}),
+        ({_MADE} AND table_name = '{VMS}'), ({_MADE} AND table_name = '{LAYERS}')
+    FROM {VERSION}"""
 
 _HAS_IDENTITY = "CHECK (name IS NOT NULL OR vc_uuid IS NOT NULL OR bios_uuid IS NOT NULL)"
 
