@@ -6,11 +6,13 @@ import hmac
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,13 @@ from tests.process import ServerProcess, run
 from tests.test_admin import Admin
 from tests.test_boot_outcomes import BOOT, OTHER_UUID, booted, report
 from tests.test_upgrade import RUN, upgrade
-from tests.vm import Vm
+from tests.vm import LIMIT_S, Vm
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata.monitoring.counters import OUTCOME_HOOKS
 from vmw_cloudinit_metadata.monitoring.facts import BootReported
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
-from vmw_cloudinit_metadata.process.outcomes.hookchild import connection_to
+from vmw_cloudinit_metadata.process.outcomes.hookchild import AttemptError, connection_to, post
+from vmw_cloudinit_metadata.process.outcomes.hookwork import HookWork
 from vmw_cloudinit_metadata.process.outcomes.outcomehooks import (
     MAX_HOOK_BYTES,
     OutcomeHooks,
@@ -226,6 +229,45 @@ def test_receiver_with_a_foreign_certificate_gets_nothing(
         server.wait_for("outcome: the certificate of the receiver: self-signed certificate")
         assert receiver.heard == []
         machine.close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_receiver_that_answers_byte_by_byte_is_given_up_in_time(
+    scheme: str,
+    key_file: Path,
+    tmp_path: Path,
+    program: Callable[[str, str], str],
+    constants: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    constants(process__outcomes__hookchild__ATTEMPT_S=1.0)
+    pair = make_pair(program("openssl", "openssl"), tmp_path, "localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(pair.certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(
+            target=dribble, args=(listening, context if scheme == "https" else None)
+        )
+        thread.start()
+        url = f"{scheme}://localhost:{listening.getsockname()[1]}/"
+        with pytest.raises(AttemptError, match="has not answered within 1 s"):
+            post(HookWork(url, str(key_file)), b"{}")
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
+
+
+def dribble(listening: socket.socket, context: ssl.SSLContext | None) -> None:
+    """Answer one connection, with a byte now and then, until it ends."""
+    connection, _ = listening.accept()
+    if context:
+        connection = context.wrap_socket(connection, server_side=True)
+    with connection, suppress(OSError):
+        connection.recv(10_000)
+        connection.sendall(b"HTTP/1.1 204 ")
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.1)
 
 
 def outcome(number: int = 1, text: str = "x") -> Happening:

@@ -35,12 +35,11 @@ from vmw_cloudinit_metadata.drivers.stores.httperrors import (
 )
 from vmw_cloudinit_metadata.drivers.stores.httperrors import SilenceError, TooLongError
 from vmw_cloudinit_metadata.drivers.stores.httpoptions import REQUEST_S, HttpOptions, parsed
-from vmw_cloudinit_metadata.drivers.stores.timedsocket import (
+from vmw_cloudinit_metadata.drivers.stores.timedconnection import (
     TimedPlainConnection,
-    TimedSocket,
     TimedTlsConnection,
-    TimedTlsSocket,
 )
+from vmw_cloudinit_metadata.process.timedsocket import TimedSocket, TimedTlsSocket
 
 CONNECT_S = 1.0  # of it, for one attempt, with the handshake of TLS
 RETRY_S = 0.1  # with less left, there is no other attempt

@@ -26,11 +26,12 @@ from vmw_cloudinit_metadata.process.outcomes.hookwork import (
     SIGNATURE_HEADER,
     HookWork,
 )
+from vmw_cloudinit_metadata.process.timedsocket import connected, connected_with_tls
 from vmw_cloudinit_metadata.settings import hookkey
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 MEMORY_BYTES = 256 * 1024 * 1024
-ATTEMPT_S = 10.0  # for each step of one
+ATTEMPT_S = 10.0
 FIRST_RETRY_S, MAX_RETRY_S = 1.0, 60.0  # doubled each time
 EXPIRES_S = 24 * 3600.0  # after the boot
 
@@ -108,9 +109,20 @@ def post(work: HookWork, body: bytes) -> None:
 def connection_to(scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
     # Without a port, the last group of an IPv6 address would be taken for one.
     if scheme == "https":
-        context = ssl.create_default_context()
-        return http.client.HTTPSConnection(host, port or 443, timeout=ATTEMPT_S, context=context)
-    return http.client.HTTPConnection(host, port or 80, timeout=ATTEMPT_S)
+        return _TlsConnection(host, port or 443)
+    return _PlainConnection(host, port or 80)
+
+
+class _PlainConnection(http.client.HTTPConnection):
+    """All that is received in one exchange comes within ATTEMPT_S."""
+
+    def connect(self) -> None:
+        self.sock = connected(self.host, self.port, ATTEMPT_S)
+
+
+class _TlsConnection(http.client.HTTPConnection):
+    def connect(self) -> None:
+        self.sock = connected_with_tls(self.host, self.port, ATTEMPT_S)
 
 
 def _text_of(error: BaseException) -> str:

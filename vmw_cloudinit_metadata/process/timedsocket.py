@@ -1,4 +1,4 @@
-"""Sockets and connections of urllib3 whose timeout is one of all waits together.
+"""Sockets whose timeout is one of all waits together.
 
 Else a server that sends a byte now and then could hold a thread for hours: the timeout of a socket
 is one of each wait.
@@ -10,9 +10,6 @@ import socket
 import ssl
 import time
 from typing import Any
-
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 MAX_ADDRESSES = 8  # of a host, that are tried
 
@@ -38,39 +35,12 @@ class TimedSocket(socket.socket):
 
 
 class TimedTlsSocket(TimedSocket, ssl.SSLSocket):
-    pass
+    """The same; set it as a context's `sslsocket_class`."""
 
 
-class _TimedConnection(HTTPConnection):
-    line: TimedSocket  # kept, as http.client lets go of it once the answer has begun
-
-    def _new_conn(self) -> socket.socket:
-        timeout_s = float(self.timeout or 0)
-        try:
-            return _connected(self.host, self.port, timeout_s)
-        except socket.gaierror as error:
-            raise NameResolutionError(self.host, self, error) from error
-        except TimeoutError as error:
-            raise ConnectTimeoutError(self, "timed out") from error
-        except OSError as error:
-            raise NewConnectionError(self, "no connection") from error
-
-    def connect(self) -> None:
-        super().connect()
-        assert isinstance(self.sock, TimedSocket)
-        self.line = self.sock
-
-
-class TimedPlainConnection(_TimedConnection):
-    pass
-
-
-class TimedTlsConnection(_TimedConnection, HTTPSConnection):
-    pass
-
-
-def _connected(host: str, port: int, timeout_s: float) -> TimedSocket:
-    """Return a socket that is connected to one of the host's addresses; raise OSError."""
+def connected(host: str, port: int, timeout_s: float) -> TimedSocket:
+    """Return a socket that is connected to one of the host's addresses, with what is left of the
+    time; raise OSError."""
     end_s = time.monotonic() + timeout_s
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[:MAX_ADDRESSES]
     error: OSError = OSError("no address")
@@ -87,3 +57,14 @@ def _connected(host: str, port: int, timeout_s: float) -> TimedSocket:
             line.close()
             error = failure
     raise error
+
+
+def connected_with_tls(host: str, port: int, timeout_s: float) -> TimedSocket:
+    """The same inside TLS, with a certificate that this system trusts."""
+    end_s = time.monotonic() + timeout_s
+    context = ssl.create_default_context()
+    context.sslsocket_class = TimedTlsSocket
+    line = context.wrap_socket(connected(host, port, timeout_s), server_hostname=host)
+    line.settimeout(max(end_s - time.monotonic(), _LEAST_S))
+    assert isinstance(line, TimedTlsSocket)
+    return line
