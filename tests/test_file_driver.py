@@ -1601,6 +1601,48 @@ def test_file_without_rights_is_an_error_and_not_absent(
     public.chmod(0o755)
 
 
+@pytest.mark.parametrize(
+    "closed", [".", "layers", "layers/10.yaml", "vms.csv", "defaults.yaml"], ids=str
+)
+def test_driver_without_rights_to_what_every_look_up_reads_is_not_ready(
+    public: Path, closed: str
+) -> None:
+    (public / "layers").mkdir(mode=0o755)
+    for name in ("web1.yaml", "layers/10.yaml", "defaults.yaml"):
+        (public / name).write_text("metadata: {}\n")
+    (public / "vms.csv").write_text("vm,metadata.instance-id\nweb2,a\n")
+    driver = driver_of(public, defaults="defaults.yaml")
+    with as_nobody():
+        driver.check()
+        assert driver.get_instance(WEB1)
+    (public / closed).chmod(0)
+    said = f"{public / closed}: cannot be read: Permission denied: chmod or chgrp it, so that user"
+    with as_nobody():
+        with pytest.raises(DriverError, match=re.escape(said)):
+            driver.check()
+        with pytest.raises(DriverError, match=re.escape(said)):
+            driver_of(public, defaults="defaults.yaml").get_instance(WEB1)
+    public.chmod(0o755)
+
+
+def test_directory_below_one_without_rights_is_not_called_absent(public: Path) -> None:
+    (public / "inner").mkdir(mode=0o755)
+    public.chmod(0)
+    said = f"{public}: cannot be read: Permission denied"
+    with as_nobody(), pytest.raises(DriverError, match=re.escape(said)):
+        driver_of(public / "inner")
+    public.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["layers", "layers/10.yaml", "vms.yaml"])
+def test_driver_with_a_faulty_file_for_all_is_ready(directory: Path, name: str) -> None:
+    (directory / "layers").mkdir(exist_ok=True)
+    if name == "layers":
+        (directory / name).rmdir()
+    (directory / name).symlink_to("/etc/passwd")
+    driver_of(directory).check()
+
+
 @pytest.mark.parametrize("forbid", [forbid_file, forbid_directory], ids=["file", "directory"])
 def test_last_good_answer_is_served_without_rights(
     public: Path, forbid: Callable[[Path], None]
