@@ -16,7 +16,11 @@ from vmw_cloudinit_metadata.settings.certificatenames import host_of, names_in
 from vmw_cloudinit_metadata.settings.command import refuse_useless
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.parameters import key_pair_options, listen_option
+from vmw_cloudinit_metadata.settings.parameters import (
+    WholeRange,
+    key_pair_options,
+    listen_option,
+)
 from vmw_cloudinit_metadata.settings.values import Address
 
 _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
@@ -33,7 +37,7 @@ _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 )
 @click.option(
     "--port",
-    type=click.IntRange(1, 65535),
+    type=WholeRange(1, 65535),
     metavar="PORT",
     help="Use this port in the URI. Default: that of the first --listen.",
 )
