@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 
 from tests.process import CHECKOUT, ServerProcess, counters, run
 from tests.vm import Vm
-from vmw_cloudinit_metadata.settings.certificatenames import names_in
+from vmw_cloudinit_metadata.settings.certificatefile import certificate_in
+from vmw_cloudinit_metadata.settings.certificatenames import names_in, valid_until
 
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
 GUESTS_UUID = "5c241f42-a87f-fa60-6af6-a46351ced0eb"  # as dmidecode prints it
@@ -548,8 +550,23 @@ def test_tls_info_takes_the_host_from_the_certificate(
 
 @given(st.binary() | st.lists(st.sampled_from([0x30, 0xA3, 0x82, 0x80, 0, 1, 2])).map(bytes))
 def test_names_of_what_is_no_certificate_are_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not a certificate"):
-        names_in(data)
+    for read in (names_in, valid_until):
+        with pytest.raises(ValueError, match="not a certificate"):
+            read(data)
+
+
+@pytest.mark.parametrize("command", ["tls-info", "check-config"])
+def test_expired_certificate_is_a_warning(certificate: Path, tmp_path: Path, command: str) -> None:
+    expired = tmp_path / "expired.pem"
+    encoded = certificate_in(certificate)
+    end = valid_until(encoded).strftime("%y%m%d%H%M%SZ").encode()
+    expired.write_text(ssl.DER_cert_to_PEM_cert(encoded.replace(end, b"200102030405Z")))
+    further = () if command == "tls-info" else ("--uri", "x", "--tls-key", str(certificate))
+    for file, said in ((certificate, False), (expired, True)):
+        ended = run(command, "--tls-cert", str(file), *further)
+        assert ended.returncode == 0, ended.stderr
+        line = f"warning: --tls-cert: {file} expired on 2020-01-02 03:04:05 UTC: renew it"
+        assert (line in ended.stderr.splitlines()) is said
 
 
 def test_tls_info_of_an_ipv6_address_and_another_port(certificate: Path) -> None:

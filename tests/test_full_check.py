@@ -123,6 +123,7 @@ FAULTS: dict[str, tuple[str, Words, str]] = {
         ("--last-good-dir", "/proc/no"),
         "--last-good-dir: /proc/no",
     ),
+    "empty uri": ("--uri", ("--uri", ""), "found nothing, expected a service URI"),
     "empty path": ("--audit-log", ("--audit-log", ""), "found nothing, expected a path"),
     "fleet": ("--fleet", ("--fleet", "mysql://x"), "expected postgresql://"),
     "sslmode": (

@@ -137,6 +137,8 @@ def _parse_ip(text: str) -> str:
 
 
 def _parse_uri(text: str) -> str:
+    if not text:
+        raise ConfigError("found nothing, expected a service URI, as in the VM's serial port")
     if without_token(text) != text:
         raise ConfigError(
             f"found the key {QUERY_KEY}, which is the identity token, another one for each VM: "
