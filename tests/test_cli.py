@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.certificates import expired
 from tests.process import CHECKOUT, ServerProcess, counters, run
 from tests.vm import Vm
-from vmw_cloudinit_metadata.settings.certificatefile import certificate_in
 from vmw_cloudinit_metadata.settings.certificatenames import names_in, valid_until
 
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
@@ -557,12 +556,10 @@ def test_names_of_what_is_no_certificate_are_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("command", ["tls-info", "check-config"])
 def test_expired_certificate_is_a_warning(certificate: Path, tmp_path: Path, command: str) -> None:
-    expired = tmp_path / "expired.pem"
-    encoded = certificate_in(certificate)
-    end = valid_until(encoded).strftime("%y%m%d%H%M%SZ").encode()
-    expired.write_text(ssl.DER_cert_to_PEM_cert(encoded.replace(end, b"200102030405Z")))
+    old = tmp_path / "old.pem"
+    old.write_text(expired(certificate))
     further = () if command == "tls-info" else ("--uri", "x", "--tls-key", str(certificate))
-    for file, said in ((certificate, False), (expired, True)):
+    for file, said in ((certificate, False), (old, True)):
         ended = run(command, "--tls-cert", str(file), *further)
         assert ended.returncode == 0, ended.stderr
         line = f"warning: --tls-cert: {file} expired on 2020-01-02 03:04:05 UTC: renew it"

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.certificates import make_pair
+from tests.certificates import expired, make_pair
 from tests.peer import connected, is_closed
 from tests.process import CHECKOUT, ServerProcess, run
 from tests.test_workers import children, listens
@@ -548,6 +548,8 @@ def test_hup_takes_another_certificate(
     file.write_text(f"uri: my-metadata\ntls-cert: {two.certificate}\ntls-key: {two.key}\n")
     hup(server, f"reload: certificate read from {two.certificate}")
     assert certificate_of(server) == two.der
+    two.certificate.write_text(expired(two.certificate))
+    hup(server, f"WARNING .*reload: --tls-cert: {two.certificate} expired on 2020-01-02 03:04:05")
     file.write_text("uri: my-metadata\n")
     hup(server, "reload: changes to tls-cert, tls-key take effect at the next start")
     assert certificate_of(server) == two.der
