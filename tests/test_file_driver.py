@@ -642,6 +642,13 @@ def test_explain_knows_a_file_whose_name_is_nearly_right(directory: Path, file: 
     assert f"{directory}/{file} exists, but no VM is looked up by that name" in reason
 
 
+@pytest.mark.parametrize("file", ["web1.yaml", "web1.json", f"{HOSTS}.yml"])
+def test_explain_knows_a_link_that_leads_nowhere(directory: Path, file: str) -> None:
+    (directory / file).symlink_to("no-such.yaml")
+    reason = driver_of(directory).explain(Machine(name="web1", vc_uuid=HOSTS))
+    assert reason.endswith(f"; {directory}/{file} is a link to a file that does not exist")
+
+
 # Links
 
 
