@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -465,6 +466,21 @@ def test_examples_of_conf_have_no_fault() -> None:
     assert ended.returncode == 0
     warnings = [line for line in ended.stdout.splitlines() if "found mode" not in line]
     assert warnings == []
+
+
+def test_command_in_a_directory_that_was_removed_works(tmp_path: Path) -> None:
+    """A release may be replaced under somebody who stands in it."""
+    (tmp_path / "removed").mkdir()
+    ended = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD" && exec "$0" -m vmw_cloudinit_metadata drivers', sys.executable],
+        cwd=tmp_path / "removed",
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "FileDriver" in ended.stdout
 
 
 # tls-info
