@@ -1641,13 +1641,37 @@ def test_directory_below_one_without_rights_is_not_called_absent(public: Path) -
     public.chmod(0o755)
 
 
-@pytest.mark.parametrize("name", ["layers", "layers/10.yaml", "vms.yaml"])
-def test_driver_with_a_faulty_file_for_all_is_ready(directory: Path, name: str) -> None:
-    (directory / "layers").mkdir(exist_ok=True)
-    if name == "layers":
-        (directory / name).rmdir()
-    (directory / name).symlink_to("/etc/passwd")
-    driver_of(directory).check()
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("layers", "/etc"),
+        ("layers/10.yaml", "/etc/passwd"),
+        ("vms.yaml", "/etc/passwd"),
+        ("vms.yaml", "nowhere"),
+    ],
+)
+def test_driver_with_a_faulty_link_for_all_is_ready(
+    directory: Path, name: str, target: str
+) -> None:
+    """The look-ups answer, if only with `invalid`."""
+    write(directory, web1=instance("a"))
+    path = directory / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(target)
+    driver = driver_of(directory)
+    driver.check()
+    with suppress(InvalidInstanceData):
+        driver.get_instance(WEB1)
+
+
+def test_driver_with_a_layer_that_leads_nowhere_is_not_ready(directory: Path) -> None:
+    write(directory, web1=instance("a"))
+    (directory / "layers").mkdir()
+    (directory / "layers/10.yaml").symlink_to("nowhere")
+    driver = driver_of(directory)
+    for ask in (driver.check, lambda: driver.get_instance(WEB1)):
+        with pytest.raises(DriverError, match=r"10\.yaml: cannot be read: No such file"):
+            ask()
 
 
 @pytest.mark.parametrize("forbid", [forbid_file, forbid_directory], ids=["file", "directory"])
@@ -1690,8 +1714,9 @@ def test_defaults_that_vanished_are_an_error(directory: Path) -> None:
     write(directory, common="metadata: {}\n", web1=instance("a"))
     driver = driver_of(directory, defaults="common.yaml")
     (directory / "common.yaml").unlink()
-    with pytest.raises(DriverError, match=r"common\.yaml: cannot be read: No such file"):
-        driver.get_instance(WEB1)
+    for ask in (driver.check, lambda: driver.get_instance(WEB1)):
+        with pytest.raises(DriverError, match=r"common\.yaml: cannot be read: No such file"):
+            ask()
 
 
 MOUNT_OVER = """

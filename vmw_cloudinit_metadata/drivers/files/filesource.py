@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Any
 
 from vmw_cloudinit_metadata.drivers.answers.source import Source
@@ -173,9 +172,9 @@ class FileSource(Source[Snapshot]):
 
     def check(self) -> None:
         """Raise DriverError if the directory, or a file that every look-up reads, is unreadable."""
-        with self.view() as view, suppress(ChangedMeanwhile):  # it was readable, then
-            files = self._defaults.paths, self._layers.paths(view), self._inventories.paths(view)
-            for path in chain(*files):
+        with self.view() as view:
+            inventories = filter(view.exists, self._inventories.paths(view))
+            for path in (*self._defaults.paths, *self._layers.paths(view), *inventories):
                 with suppress(LeadsOut):  # a fault of the data, no failure
                     view.read(path, 0)
 
