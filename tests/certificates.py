@@ -7,6 +7,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from vmw_cloudinit_metadata.settings.certificatefile import certificate_in
+from vmw_cloudinit_metadata.settings.certificatenames import valid_until
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -39,3 +42,10 @@ def make_pair(openssl: str, directory: Path, name: str, passphrase: str | None =
         capture_output=True,
     )
     return pair
+
+
+def expired(certificate: Path) -> str:
+    """The first certificate of a PEM file as if it had ended in 2020, without a valid signature."""
+    encoded = certificate_in(certificate)
+    end = valid_until(encoded).strftime("%y%m%d%H%M%SZ").encode()
+    return ssl.DER_cert_to_PEM_cert(encoded.replace(end, b"200102030405Z"))

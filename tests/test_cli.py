@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -14,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.certificates import expired
 from tests.process import CHECKOUT, ServerProcess, counters, run
 from tests.vm import Vm
-from vmw_cloudinit_metadata.settings.certificatenames import names_in
+from vmw_cloudinit_metadata.settings.certificatenames import names_in, valid_until
 
 UUID = "01234567-89ab-cdef-fedc-ba9800000001"
 GUESTS_UUID = "5c241f42-a87f-fa60-6af6-a46351ced0eb"  # as dmidecode prints it
@@ -466,6 +468,21 @@ def test_examples_of_conf_have_no_fault() -> None:
     assert warnings == []
 
 
+def test_command_in_a_directory_that_was_removed_works(tmp_path: Path) -> None:
+    """A release may be replaced under somebody who stands in it."""
+    (tmp_path / "removed").mkdir()
+    ended = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD" && exec "$0" -m vmw_cloudinit_metadata drivers', sys.executable],
+        cwd=tmp_path / "removed",
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "FileDriver" in ended.stdout
+
+
 # tls-info
 
 
@@ -548,8 +565,21 @@ def test_tls_info_takes_the_host_from_the_certificate(
 
 @given(st.binary() | st.lists(st.sampled_from([0x30, 0xA3, 0x82, 0x80, 0, 1, 2])).map(bytes))
 def test_names_of_what_is_no_certificate_are_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="not a certificate"):
-        names_in(data)
+    for read in (names_in, valid_until):
+        with pytest.raises(ValueError, match="not a certificate"):
+            read(data)
+
+
+@pytest.mark.parametrize("command", ["tls-info", "check-config"])
+def test_expired_certificate_is_a_warning(certificate: Path, tmp_path: Path, command: str) -> None:
+    old = tmp_path / "old.pem"
+    old.write_text(expired(certificate))
+    further = () if command == "tls-info" else ("--uri", "x", "--tls-key", str(certificate))
+    for file, said in ((certificate, False), (old, True)):
+        ended = run(command, "--tls-cert", str(file), *further)
+        assert ended.returncode == 0, ended.stderr
+        line = f"warning: --tls-cert: {file} expired on 2020-01-02 03:04:05 UTC: renew it"
+        assert (line in ended.stderr.splitlines()) is said
 
 
 def test_tls_info_of_an_ipv6_address_and_another_port(certificate: Path) -> None:

@@ -49,7 +49,7 @@ FAULTS: dict[str, tuple[str, Words, str]] = {
     "foreign address": ("--listen", ("--listen", "192.0.2.1:0"), "cannot listen on 192.0.2.1:0"),
     "no host": ("--listen", ("--listen", "no.invalid:1"), "cannot listen on no.invalid:1"),
     "range": ("--lookup-pool", ("--lookup-pool", "0"), "--lookup-pool"),
-    "number": ("--drain", ("--drain", "x"), "'x' is not a valid number"),
+    "number": ("--drain", ("--drain", "x"), "found 'x', expected a number of seconds, at least 0"),
     "network": ("--allow", ("--allow", "10.0.0.1/8"), "--allow"),
     "choice": ("--log-level", ("--log-level", "loud"), "--log-level"),
     "memory": ("--memory-budget", ("--memory-budget", "1M"), "--memory-budget"),
@@ -118,6 +118,13 @@ FAULTS: dict[str, tuple[str, Words, str]] = {
     "audit log": ("--audit-log", ("--audit-log", "{0}/no/such"), "--audit-log: {0}/no/such"),
     "last good": ("--last-good", ("--last-good-dir", "{0}/no/such"), "'{0}/no' does not exist"),
     "last good file": ("--last-good", ("--last-good-dir", "{0}/file"), "--last-good-dir: {0}/file"),
+    "nowhere to make": (
+        "--last-good",
+        ("--last-good-dir", "/proc/no"),
+        "--last-good-dir: /proc/no",
+    ),
+    "empty uri": ("--uri", ("--uri", ""), "found nothing, expected a service URI"),
+    "empty path": ("--audit-log", ("--audit-log", ""), "found nothing, expected a path"),
     "fleet": ("--fleet", ("--fleet", "mysql://x"), "expected postgresql://"),
     "sslmode": (
         "--fleet",
@@ -199,6 +206,26 @@ def test_address_in_use_is_refused_unless_the_server_runs(place: Path) -> None:
         code, _, errors = in_process("check-config", "--full", *words)
         assert (code, errors) == (2, [f"error: cannot listen on {address}: Address already in use"])
         assert in_process("check-config", "--full", "--running", *words)[0] == 0
+
+
+def test_admin_address_that_cannot_be_had_is_a_warning(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        words = (*words_of(place), "--admin-listen", address)
+        said = f"cannot listen on {address}: Address already in use: no admin port until it is free"
+        code, _, errors = in_process("check-config", "--full", *words)
+        assert (code, errors) == (0, [f"warning: --admin-listen: {said}"])
+        assert in_process("check-config", "--full", "--running", *words)[2] == []
+
+
+def test_admin_address_that_is_one_of_the_server_is_a_warning(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    words = (*words_of(place), "--listen", address, "--admin-listen", address)
+    code, _, errors = in_process("check-config", "--full", *words)
+    assert code == 0
+    said = f"{address} is an address of --listen: no admin port"
+    assert errors == [f"warning: --admin-listen: {said}"]
 
 
 def test_settings_that_run_takes_are_taken_and_nothing_is_left_behind(

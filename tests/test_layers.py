@@ -232,8 +232,9 @@ def test_link_to_no_layers_is_no_absence(directory: Path) -> None:
     (directory / "layers").rename(directory / "others")
     (directory / "layers").symlink_to("nowhere")
     driver = driver_of(directory)
-    with pytest.raises(DriverError, match="layers: cannot be read: No such file"):
-        driver.get_instance(BER1)
+    for ask in (driver.check, lambda: driver.get_instance(BER1)):
+        with pytest.raises(DriverError, match="layers: cannot be read: No such file"):
+            ask()
     (directory / "nowhere").symlink_to("others")
     assert driver.get_instance(BER1)
 

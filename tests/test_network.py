@@ -719,7 +719,7 @@ FAULTS = [
     ("text", "", "'text'", "a mapping"),
     ("{dhcp: true, mac-address: '00:50:56:01:02:03', mac_address: x}", "mac-address", "", ""),
     ("{version: 3}", "version", "3", "1 or 2"),
-    ("{version: '2'}", "version", "'2'", "1 or 2"),
+    ("{version: '2'}", "version", "'2'", "1 or 2, without quotes"),
     ("{version: true, config: []}", "version", "True", "1 or 2"),
     ("{version: 1}", "config", "nothing", "a list"),
     ("{version: 1, config: {}}", "config", "a mapping", "a list"),

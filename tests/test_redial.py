@@ -277,7 +277,7 @@ def test_steady_vm_goes_on_after_a_cut() -> None:
     [
         ("--redial 60", "--redial 60 has no effect: a VM fails after --limit 60"),
         ("--redial 2 --limit 1", "--redial 2 has no effect: a VM fails after --limit 1"),
-        ("--redial 0.01", "Invalid value for '--redial': 0.01 is not in the range"),
+        ("--redial 0.01", "Invalid value for '--redial': found '0.01', expected a number"),
     ],
 )
 @pytest.mark.parametrize("scenario", ["storm", "herd", "steady", "soak"])

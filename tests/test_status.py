@@ -59,6 +59,17 @@ def test_status_as_json_is_what_the_api_says(start: Start) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "tail"])
+def test_port_for_vms_is_not_taken_for_an_admin_port(
+    start: Callable[..., ServerProcess], command: str
+) -> None:
+    url = f"http://127.0.0.1:{start().port}"
+    ended = run(command, "--admin", url)
+    assert ended.returncode == 2
+    said = "is no admin port: it does not answer in HTTP. Use --admin for another address"
+    assert ended.stderr == f"vmw-cloudinit-metadata: error: {url} {said}\n"
+
+
+@pytest.mark.parametrize("command", ["status", "tail"])
 def test_server_that_is_not_there_is_reported_in_one_line(command: str) -> None:
     ended = run(command, "--admin", "http://127.0.0.1:1")
     assert ended.returncode == 2

@@ -391,8 +391,8 @@ def test_outcome_comes_to_the_command_that_listens() -> None:
         (("--pid", "4194303"), "there is no process 4194303"),
         (("--admin", "http://192.0.2.1:13371"), "give --pid, on the server's own machine"),
         (("--admin", "http://127.0.0.1:1"), "give --pid PID"),
-        (("--pid", "1", "--timeout", "nan"), "'--timeout': expected a finite number"),
-        (("--pid", "1", "--timeout", "1e10"), "not in the range"),
+        (("--pid", "1", "--timeout", "nan"), "found 'nan', expected a finite number"),
+        (("--pid", "1", "--timeout", "1e10"), "more than 0 and at most 86,400"),
     ],
     ids=["another program", "no process", "another machine", "no admin port", "nan", "too long"],
 )

@@ -538,4 +538,4 @@ def test_datastore_cluster_is_a_folder_and_what_nobody_asked_for_is_left_out() -
 def test_wait_that_is_no_number_is_refused() -> None:
     needed = ("--uri", "my-metadata", "--driver-opts", '{"directory":"/srv/instances"}')
     said = refused("--vcenter-wait", "nan", *needed)
-    assert "'--vcenter-wait': expected a finite number" in said
+    assert "'--vcenter-wait': found 'nan', expected a finite number" in said

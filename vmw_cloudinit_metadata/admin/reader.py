@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -97,8 +97,13 @@ class AdminReader:
             raise ConfigError(f"{self.url}{path} answers {error.code} {error.reason}") from None
         except urllib.error.URLError as error:
             raise self._no_answer(error.reason) from error
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, InvalidURL, ValueError) as error:
             raise self._no_answer(error) from error
+        except HTTPException as error:  # its text is what was received: not for a terminal
+            raise ConfigError(
+                f"{self.url} is no admin port: it does not answer in HTTP. Use --admin for another "
+                "address"
+            ) from error
 
     def _no_answer(self, error: object) -> ConfigError:
         return ConfigError(

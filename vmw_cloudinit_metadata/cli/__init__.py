@@ -7,6 +7,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import click
 
@@ -82,7 +83,8 @@ def client_main() -> None:
 
 
 def _run(command: click.Command, program: str) -> None:
-    sys.path.append(os.getcwd())  # last: for a driver module in the working directory
+    with suppress(OSError):  # it was removed
+        sys.path.append(os.getcwd())  # last: for a driver module in the working directory
     try:
         sys.exit(command.main(prog_name=program, standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

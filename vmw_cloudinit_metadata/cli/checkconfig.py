@@ -10,7 +10,7 @@ from typing import Any
 import click
 import ujson
 
-from vmw_cloudinit_metadata.cli.fullcheck import data_warnings, faults_in
+from vmw_cloudinit_metadata.cli.fullcheck import faults_in, warnings_in
 from vmw_cloudinit_metadata.cli.run import SECTIONS, run
 from vmw_cloudinit_metadata.cli.serversettings import (
     fleet_settings,
@@ -90,7 +90,7 @@ def _check_config(ctx: click.Context, /, full: bool, running: bool, **options: A
     width = min(max(len(setting) for setting, _ in lines), 60)
     for setting, origin in lines:
         click.echo(f"{setting:<{width}}  # {origin}")
-    further = data_warnings(options) if full else ()
+    further = warnings_in(options, is_running=running) if full else ()
     for warning in (*warnings_of(ctx, options), *further):
         click.echo(f"warning: {warning}", err=True)
 

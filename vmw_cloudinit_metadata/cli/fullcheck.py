@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.monitoring.audit import open_to_append
 from vmw_cloudinit_metadata.process.listener import listen_on
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 from vmw_cloudinit_metadata.serving.health import problem_of
-from vmw_cloudinit_metadata.serving.ondisk import answerdirectory
+from vmw_cloudinit_metadata.serving.ondisk.answerdirectory import AnswerDirectory
 from vmw_cloudinit_metadata.serving.ondisk.ledgerfile import LedgerFile
 from vmw_cloudinit_metadata.serving.server import MetadataServer
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -63,14 +63,33 @@ def faults_in(options: Options, invalid: Mapping[str, str], *, is_running: bool)
             continue
 
 
-def data_warnings(options: Options) -> Iterator[str]:
-    """Warn of data that cannot be used now: `run` starts all the same."""
+def warnings_in(options: Options, *, is_running: bool) -> Iterator[str]:
+    """Warn of what cannot be used now: `run` starts all the same, and tries again."""
     driver = _driver(options)
     try:
         if problem := problem_of(driver):
             yield f"no VM can be served now: {problem}"
     finally:
         driver.close()
+    answers = options["last_good_dir"]
+    if answers and answers.exists() and not os.access(answers, os.W_OK, effective_ids=True):
+        yield f"--last-good-dir: {answers}: no answer can be written: user {os.geteuid()} may not"
+    if not is_running:
+        yield from _admin_warnings(options)
+
+
+def _admin_warnings(options: Options) -> Iterator[str]:
+    address = options["admin_listen"]
+    if not isinstance(address, Address):
+        return
+    if address.port and address in options["listen"]:
+        yield f"--admin-listen: {address} is an address of --listen: no admin port"
+        return
+    try:
+        for listener in listen_on([address]):
+            listener.close()
+    except ConfigError as error:
+        yield f"--admin-listen: {error}: no admin port until it is free"
 
 
 def _tls(options: Options) -> None:
@@ -81,8 +100,10 @@ def _tls(options: Options) -> None:
 
 
 def _last_good(options: Options) -> None:
-    if options["last_good_dir"]:
-        answerdirectory.check(options["last_good_dir"])
+    path = options["last_good_dir"]
+    if path:
+        with _removed_if_new(path):
+            AnswerDirectory(path)
 
 
 def _state_file(options: Options) -> None:
@@ -127,6 +148,18 @@ def _left_as_it_was(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _removed_if_new(directory: Path | None) -> Iterator[None]:
+    """Remove the directory in the end if there was none."""
+    is_new = directory is not None and not directory.exists()
+    try:
+        yield
+    finally:
+        if directory and is_new:
+            with suppress(OSError):
+                directory.rmdir()
+
+
 def _driver(options: Options) -> Driver:
     is_optional = bool(options["last_good_dir"])
     return load(options["driver_spec"], options["driver_opts"], may_be_absent=is_optional)
@@ -135,16 +168,13 @@ def _driver(options: Options) -> Driver:
 def _server(options: Options) -> None:
     """Make what would serve, of driver and settings."""
     driver, answers = _driver(options), options["last_good_dir"]
-    is_new = answers is not None and not answers.exists()
     try:
-        MetadataServer(driver, (), last_good_dir=answers)
+        with _removed_if_new(answers):
+            MetadataServer(driver, (), last_good_dir=answers)
     except DriverError as error:
         raise ConfigError(f"--driver {options['driver_spec']}: {error}") from error
     finally:
         driver.close()
-        if is_new:
-            with suppress(OSError):
-                answers.rmdir()
 
 
 def _listen(options: Options) -> None:

@@ -65,6 +65,7 @@ from vmw_cloudinit_metadata.settings.parameters import (
     SIZE,
     URI,
     FiniteRange,
+    WholeRange,
     driver_options,
     fleet_options,
     forget_failed_option,
@@ -137,13 +138,13 @@ SECTIONS = {
 )
 @click.option(
     "--max-connections",
-    type=click.IntRange(min=1),
+    type=WholeRange(min=1),
     metavar="N",
     help="Limit connections. Default: as many as the limit of file descriptors allows.",
 )
 @click.option(
     "--max-per-host",
-    type=click.IntRange(min=1),
+    type=WholeRange(min=1),
     default=MAX_PER_HOST,
     show_default=True,
     metavar="N",
@@ -159,7 +160,7 @@ SECTIONS = {
 )
 @click.option(
     "--max-connection-rate",
-    type=click.IntRange(min=0),
+    type=WholeRange(min=0),
     default=MAX_CONNECTION_RATE,
     show_default=True,
     metavar="N",
@@ -168,7 +169,7 @@ SECTIONS = {
 )
 @click.option(
     "--max-handshake-rate",
-    type=click.IntRange(min=0),
+    type=WholeRange(min=0),
     default=MAX_HANDSHAKE_RATE,
     show_default=True,
     metavar="N",
@@ -176,7 +177,7 @@ SECTIONS = {
 )
 @click.option(
     "--max-move-rate",
-    type=click.IntRange(min=0),
+    type=WholeRange(min=0),
     default=MAX_MOVE_RATE,
     show_default=True,
     metavar="N",
@@ -215,13 +216,13 @@ SECTIONS = {
 @vcenter_options
 @click.option(
     "--max-pending-moves",
-    type=click.IntRange(min=0),
+    type=WholeRange(min=0),
     metavar="N",
     help="Limit vMotions under way; further ones are declined. Default: --max-connections.",
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1, 64),
+    type=WholeRange(1, 64),
     default=1,
     show_default=True,
     metavar="N",
@@ -325,7 +326,7 @@ SECTIONS = {
 )
 @click.option(
     "--lookup-pool",
-    type=click.IntRange(1, 1000),
+    type=WholeRange(1, 1000),
     default=32,
     show_default=True,
     metavar="N",

@@ -27,6 +27,7 @@ from vmw_cloudinit_metadata.serving.crosscheck import VcenterCheck
 from vmw_cloudinit_metadata.serving.ondisk import answerdirectory
 from vmw_cloudinit_metadata.serving.tls import KeyPair
 from vmw_cloudinit_metadata.settings import (
+    certificatefile,
     hookkey,
     identitykeys,
     permissions,
@@ -258,6 +259,8 @@ def _file_warnings(ctx: click.Context, options: Mapping[str, Any]) -> Iterator[s
     for option, path in secrets.items():
         if path:
             yield from permissions.secret_warnings(option, path)
+    if options["tls_cert"]:
+        yield from certificatefile.expiry_warnings(options["tls_cert"])
     for _, path in options["identity_key_files"]:
         yield from permissions.secret_warnings("--identity-key-file", path)
     for path in options["identity_signing_keys"]:

@@ -19,6 +19,7 @@ from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
+from vmw_cloudinit_metadata.settings.parameters import WholeRange
 
 _RETRY_S = 2.0
 
@@ -44,7 +45,7 @@ _STYLES = {
     "-n",
     "--lines",
     "last",
-    type=click.IntRange(0, KEPT),
+    type=WholeRange(0, KEPT),
     default=0,
     show_default=True,
     metavar="N",

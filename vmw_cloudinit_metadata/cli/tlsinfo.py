@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import socket
-import ssl
 from pathlib import Path
 
 import click
 
 from vmw_cloudinit_metadata.cli.run import run
-from vmw_cloudinit_metadata.serving.tls import MAX_FILE_BYTES, KeyPair
-from vmw_cloudinit_metadata.settings import permissions
+from vmw_cloudinit_metadata.serving.tls import KeyPair
+from vmw_cloudinit_metadata.settings.certificatefile import certificate_in, expiry_warnings
 from vmw_cloudinit_metadata.settings.certificatenames import host_of, names_in
 from vmw_cloudinit_metadata.settings.command import refuse_useless
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.parameters import key_pair_options, listen_option
+from vmw_cloudinit_metadata.settings.parameters import (
+    WholeRange,
+    key_pair_options,
+    listen_option,
+)
 from vmw_cloudinit_metadata.settings.values import Address
-
-_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
 
 @click.command("tls-info", cls=SettingsCommand, whole=run)
@@ -33,7 +34,7 @@ _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 )
 @click.option(
     "--port",
-    type=click.IntRange(1, 65535),
+    type=WholeRange(1, 65535),
     metavar="PORT",
     help="Use this port in the URI. Default: that of the first --listen.",
 )
@@ -57,7 +58,7 @@ def tls_info(
         raise ConfigError(f"--listen {listen[0]}: give the server's port with --port")
     if tls_key:
         KeyPair(tls_cert, tls_key).load()
-    certificate = _certificate(tls_cert)
+    certificate = certificate_in(tls_cert)
     host = host or host_of(_names_in(tls_cert, certificate), socket.getfqdn())
     authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     thumbprint = _pairs(hashlib.sha1(certificate, usedforsecurity=False).hexdigest())
@@ -65,19 +66,8 @@ def tls_info(
     click.echo(f"or, TLS in telnet    telnet://{authority}#thumbprint={thumbprint}")
     click.echo(f"thumbprint (SHA-1)   {thumbprint}")
     click.echo(f"SHA-256              {_pairs(hashlib.sha256(certificate).hexdigest())}")
-
-
-def _certificate(path: Path) -> bytes:
-    """Return the first certificate of a PEM file, as DER: the server's own, before its chain."""
-    text = permissions.read("--tls-cert", path, MAX_FILE_BYTES).decode("ascii", "replace")
-    begin = text.find(_BEGIN)
-    end = text.find(_END, begin)
-    if begin < 0 or end < 0:
-        raise ConfigError(f"--tls-cert: {path}: no PEM certificate found")
-    try:
-        return ssl.PEM_cert_to_DER_cert(text[begin : end + len(_END)])
-    except ValueError as error:
-        raise ConfigError(f"--tls-cert: {path}: invalid certificate ({error})") from error
+    for warning in expiry_warnings(tls_cert):
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _names_in(path: Path, certificate: bytes) -> list[str]:

@@ -19,7 +19,7 @@ from vmw_cloudinit_metadata.process.signals import UPGRADE
 from vmw_cloudinit_metadata.settings.command import refuse_useless
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
-from vmw_cloudinit_metadata.settings.parameters import FiniteRange
+from vmw_cloudinit_metadata.settings.parameters import FiniteRange, WholeRange
 from vmw_cloudinit_metadata.settings.values import is_loopback
 
 _MAX_TIMEOUT_S = 86400.0
@@ -36,7 +36,7 @@ _CAUGHT = re.compile(r"^SigCgt:\s*([0-9a-f]+)$", re.MULTILINE)
 @admin_options
 @click.option(
     "--pid",
-    type=click.IntRange(min=1),
+    type=WholeRange(min=1),
     metavar="PID",
     help="Upgrade the server with this process id; with --workers, that of the parent. Default: "
     "the server at the admin URL.",

@@ -29,6 +29,7 @@ from vmw_cloudinit_metadata.settings.parameters import (
     THUMBPRINT,
     VCENTER,
     Parsed,
+    WholeRange,
     identity_key_option,
     together,
 )
@@ -107,7 +108,7 @@ shared = together(
     click.option("--insecure", is_flag=True, help="Do not verify the vCenter's certificate."),
     click.option(
         "--jobs",
-        type=click.IntRange(1, 64),
+        type=WholeRange(1, 64),
         default=8,
         show_default=True,
         metavar="N",

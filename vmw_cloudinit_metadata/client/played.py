@@ -24,7 +24,10 @@ _MAX_LINE_BYTES = 4 * 1024 * 1024
 _IAC = bytes([IAC])
 
 _FAILURES: dict[type[esxi.Event], tuple[str, str]] = {
-    esxi.ProxyRefused: ("refused", "the server sent WONT-PROXY for this service URI"),
+    esxi.ProxyRefused: (
+        "refused",
+        "the server sent WONT-PROXY: it serves another service URI, or requires TLS (--tls)",
+    ),
     esxi.TlsRefused: ("TLS refused", "the server does not negotiate AUTHENTICATION"),
     esxi.PeerRefused: ("move refused", "the server does not know this move (VMOTION-PEER)"),
 }

@@ -118,7 +118,7 @@ class SourceDriver(Driver, Generic[V]):
                 yield from explained(stack, machine, self._source.prefix)
 
     def check(self) -> None:
-        self._source.check()
+        _repeated(self._source.check)
 
     def validate(self) -> Iterator[Fault]:
         """Yield every fault and warning of all data, each once."""

@@ -83,7 +83,7 @@ def _metadata(instance: InstanceData) -> Iterator[Fault]:
             yield _key_warning(name, _KEYS[dashed])
         elif name not in METADATA_KEYS:
             for known in METADATA_KEYS:
-                if _one_letter_off(dashed, known):
+                if dashed == known or _one_letter_off(dashed, known):
                     yield _key_warning(name, f"{known!r}, if that is meant")
 
 

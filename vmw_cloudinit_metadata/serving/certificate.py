@@ -7,6 +7,7 @@ import ssl
 
 from vmw_cloudinit_metadata.serving.services import Services
 from vmw_cloudinit_metadata.serving.tls import KeyPair
+from vmw_cloudinit_metadata.settings.certificatefile import expiry_warnings
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -32,10 +33,14 @@ class ServerCertificate:
         Blocks while it reads files; may be called in any thread."""
         if not self.key_pair:
             return None
+        pair = key_pair or self.key_pair
         try:
-            return (key_pair or self.key_pair).load()
+            context = pair.load()
         except ConfigError as error:
             return error
+        for warning in expiry_warnings(pair.certificate):
+            log.warning("reload: %s", warning)
+        return context
 
     def take(self, found: Certificate) -> None:
         """Use the certificate for new connections. If it is unusable, log that, and keep the

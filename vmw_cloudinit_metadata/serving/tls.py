@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vmw_cloudinit_metadata.settings import permissions
+from vmw_cloudinit_metadata.settings.certificatefile import MAX_FILE_BYTES
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
 HANDSHAKE = 0x16  # the first byte of a TLS connection: a record of this type, the ClientHello
-
-MAX_FILE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,16 @@
-"""The host names in a certificate (RFC 5280); ssl tells those of verified peers only. Pure."""
+"""Host names and end of a certificate (RFC 5280); ssl tells those of verified peers only. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from ipaddress import ip_address
 
 _EXTENSIONS, _DNS_NAME, _IP_ADDRESS = 0xA3, 0x82, 0x87
 _VERSION = 0xA0
-_SUBJECT = 4  # behind serial number, algorithm, issuer and validity
+_VALIDITY, _SUBJECT = 3, 4  # behind serial number, algorithm and issuer
+_TIMES = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}  # UTCTime, GeneralizedTime
 _SUBJECT_ALT_NAME, _COMMON_NAME = bytes.fromhex("551d11"), bytes.fromhex("550403")
 
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*")
@@ -20,13 +22,21 @@ def names_in(certificate: bytes) -> list[str]:
     Raise ValueError for what is no certificate.
     """
     try:
-        whole = _only(certificate)
-        fields = [item for item in _items(_only(whole)) if item[0] != _VERSION]
+        fields = _fields(certificate)
         subject = fields[_SUBJECT][1]
         extensions = [value for tag, value in fields if tag == _EXTENSIONS]
         names = [name for value in extensions for name in _alternative_names(_only(value))]
         return names or [*_common_names(subject)]
     except (IndexError, ValueError):
+        raise ValueError("not a certificate") from None
+
+
+def valid_until(certificate: bytes) -> datetime:
+    """Return when a certificate (DER) expires, in UTC; raise ValueError for what is none."""
+    try:
+        _, (tag, text) = _items(_fields(certificate)[_VALIDITY][1])
+        return datetime.strptime(text.decode("ascii"), _TIMES[tag]).replace(tzinfo=UTC)
+    except (LookupError, ValueError):
         raise ValueError("not a certificate") from None
 
 
@@ -61,6 +71,10 @@ def _common_names(subject: bytes) -> Iterator[str]:
             (_, oid), (_, value), *_ = _items(name)
             if oid == _COMMON_NAME:
                 yield value.decode()
+
+
+def _fields(certificate: bytes) -> list[tuple[int, bytes]]:
+    return [item for item in _items(_only(_only(certificate))) if item[0] != _VERSION]
 
 
 def _only(data: bytes) -> bytes:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, bounded, joined
 from vmw_cloudinit_metadata.instance.keys import unknown_faults, with_dashes
-from vmw_cloudinit_metadata.instance.parsing import seed
+from vmw_cloudinit_metadata.instance.parsing import encoding, seed
 from vmw_cloudinit_metadata.instance.parsing.textkeys import TEXT
 from vmw_cloudinit_metadata.settings import permissions
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -60,11 +60,10 @@ def read(path: Path, shapes: Mapping[str, Shape]) -> ConfigFile:
 
 def _text(path: Path) -> str:
     content = permissions.read("--config", path, MAX_FILE_BYTES)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: invalid UTF-8") from None
+    text = encoding.text_of(content)
+    if isinstance(text, Fault):
+        raise ConfigError(replace(text, file=str(path)).text(()))
+    return text
 
 
 def _schema(shapes: Mapping[str, Shape]) -> dict[str, Any]:

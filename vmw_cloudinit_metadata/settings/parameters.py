@@ -34,8 +34,30 @@ _Value = TypeVar("_Value")
 
 _MAX_ISSUER = 255
 
-DIRECTORY = click.Path(path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
+
+class _Path(click.Path):
+    """A path that is not empty: `--ledger "$UNSET"` would be the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("found nothing, expected a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+DIRECTORY = _Path(path_type=Path)
+FILE = _Path(dir_okay=False, path_type=Path)
+
+
+class WholeRange(click.IntRange):
+    """A whole number."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(_out_of_range(self, "a whole number", value, param), param, ctx)
 
 
 class FiniteRange(click.FloatRange):
@@ -46,10 +68,31 @@ class FiniteRange(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        found = float(super().convert(value, param, ctx))
+        try:
+            found = float(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(_out_of_range(self, "a number", value, param), param, ctx)
         if not math.isfinite(found):
-            self.fail("expected a finite number", param, ctx)
+            self.fail(f"found {value!r}, expected a finite number", param, ctx)
         return found
+
+
+_UNITS = ("SECONDS", "HOURS", "DAYS")
+
+
+def _out_of_range(
+    limits: click.IntRange | click.FloatRange,
+    kind: str,
+    value: Any,
+    param: click.Parameter | None,
+) -> str:
+    """Return what was found, and what the range expects, with the unit that the metavar names."""
+    unit = param.metavar if param and param.metavar in _UNITS else ""
+    bounds = [f"{'more than' if limits.min_open else 'at least'} {limits.min:,g}"]
+    if limits.max is not None:
+        bounds.append(f"at most {limits.max:,g}")
+    kind += f" of {unit.lower()}" if unit else ""
+    return f"found {value!r}, expected {kind}, {' and '.join(bounds)}"
 
 
 class Parsed(click.ParamType[_Value], Generic[_Value]):
@@ -94,6 +137,8 @@ def _parse_ip(text: str) -> str:
 
 
 def _parse_uri(text: str) -> str:
+    if not text:
+        raise ConfigError("found nothing, expected a service URI, as in the VM's serial port")
     if without_token(text) != text:
         raise ConfigError(
             f"found the key {QUERY_KEY}, which is the identity token, another one for each VM: "
@@ -243,7 +288,7 @@ fleet_options = together(
     click.option(
         "--fleet-retention",
         "fleet_retention_days",
-        type=click.IntRange(1, 3650),
+        type=WholeRange(1, 3650),
         default=90,
         show_default=True,
         metavar="DAYS",

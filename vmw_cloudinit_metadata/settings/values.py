@@ -180,12 +180,15 @@ def parse_hook_url(text: str) -> str:
     return text
 
 
+_EXPECTED_OPTIONS = 'expected a JSON object such as {"directory": "/srv/instances"}'
+
+
 def parse_driver_options(text: str) -> dict[str, Any]:
     """Parse a JSON object; raise ConfigError."""
     try:
         options = ujson.loads(text)
     except ValueError as error:
-        raise ConfigError(f"expected a JSON object ({error})") from None
+        raise ConfigError(f"{_EXPECTED_OPTIONS} ({error})") from None
     if not isinstance(options, dict):
-        raise ConfigError('expected a JSON object such as {"directory": "."}')
+        raise ConfigError(_EXPECTED_OPTIONS)
     return options

@@ -27,7 +27,13 @@ from vmw_cloudinit_metadata.settings import identitykeys
 from vmw_cloudinit_metadata.settings.command import given, refuse_useless
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.identitykeys import NumberedFile
-from vmw_cloudinit_metadata.settings.parameters import FILE, FiniteRange, Parsed, together
+from vmw_cloudinit_metadata.settings.parameters import (
+    FILE,
+    FiniteRange,
+    Parsed,
+    WholeRange,
+    together,
+)
 
 _PORTS = 28_000  # per source address, to one port of a server
 
@@ -95,7 +101,7 @@ TEST = together(
     ),
     click.option(
         "--processes",
-        type=click.IntRange(1, 64),
+        type=WholeRange(1, 64),
         default=1,
         show_default=True,
         metavar="K",

@@ -18,6 +18,7 @@ from vmw_cloudinit_metadata.settings.parameters import (
     THUMBPRINT,
     UUID,
     FiniteRange,
+    WholeRange,
     identity_key_option,
     together,
 )
@@ -35,7 +36,7 @@ SECTIONS = {
     "Result": ("server_pids", "json_file", "report_file"),
 }
 
-COUNT = click.IntRange(min=1)
+COUNT = WholeRange(min=1)
 POSITIVE = FiniteRange(min=0, min_open=True)
 
 SERVER = together(

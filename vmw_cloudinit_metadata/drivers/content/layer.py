@@ -98,7 +98,7 @@ def unusable(fault: Fault) -> FileLayer:
 
 def text_of(path: str, content: bytes | None) -> str | Fault:
     if content is None:
-        return Fault((), "something else", "a regular file", path, 1)
+        return Fault((), "a directory, pipe or device", "a regular file", path, 1)
     if len(content) > MAX_FILE_BYTES:
         return Fault((), "a larger file", f"at most {MAX_FILE_BYTES:,} bytes", path, 1)
     text = encoding.text_of(content)

@@ -13,7 +13,7 @@ from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.files import contents
 from vmw_cloudinit_metadata.drivers.filesystem.filemode import mode_faults
 from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Signature
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, require_reachable
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, bounded
 from vmw_cloudinit_metadata.instance.keys import FILE_KEYS
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -26,6 +26,8 @@ class Defaults:
     `may_be_absent`."""
 
     def __init__(self, path: str | None, *, may_be_absent: bool = False) -> None:
+        if path and not may_be_absent:
+            require_reachable(path)
         is_there = bool(path) and os.path.lexists(path or "")
         if path and not os.path.isfile(path) and (is_there or not may_be_absent):
             reason = "is not a regular file" if is_there else "does not exist"

@@ -17,7 +17,7 @@ from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES
 from vmw_cloudinit_metadata.instance.secrecy import is_secret_text
 
 _EXPECTED = "the name of a file inside the directory"
-_TOO_LARGE = f"which is not a regular file of at most {MAX_DOCUMENT_BYTES:,} bytes"
+_SMALL_ENOUGH = f"a file of at most {MAX_DOCUMENT_BYTES:,} bytes"
 _FILE_NAME = re.compile(r"[\w./@+-]{1,100}", re.ASCII)
 
 
@@ -33,8 +33,10 @@ def read(key: Key, file: Any, directory: str, snapshot: Snapshot) -> tuple[str, 
         content = snapshot.read(path, MAX_DOCUMENT_BYTES)
     except LeadsOut:
         return Fault(key, f"{_quoted(file)}, {OUTSIDE_FOUND}", OUTSIDE_EXPECTED)
-    if content is None or len(content) > MAX_DOCUMENT_BYTES:
-        return Fault(key, f"{_quoted(file)}, {_TOO_LARGE}", _EXPECTED)
+    if content is None:
+        return Fault(key, f"{_quoted(file)}, which is not a regular file", _EXPECTED)
+    if len(content) > MAX_DOCUMENT_BYTES:
+        return Fault(key, f"{_quoted(file)}, which is larger", _SMALL_ENOUGH)
     return path, content
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from vmw_cloudinit_metadata.drivers.answers.source import Hints
 from vmw_cloudinit_metadata.drivers.files.inventories import Inventories
+from vmw_cloudinit_metadata.drivers.filesystem.filename import SUFFIXES
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.store import Key
@@ -15,6 +16,7 @@ from vmw_cloudinit_metadata.protocol.printable import quoted
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 _NEARLY = "{0} exists, but no VM is looked up by that name: rename it to {1}"
+_DANGLING = "{0} is a link to a file that does not exist"
 _HIDDEN = "names that begin with a dot are not looked up: name the file by the VM's VC UUID"
 _LEFT_OUT = (
     "the directory has too many files with unusual names, {0} are not considered: rename them as "
@@ -48,7 +50,14 @@ class FileHints(Hints[Snapshot]):
         for key in keys:
             if file := self._listing.nearly(key.value):
                 return _NEARLY.format(file, self.called(key.value))
+            if link := self._link(key.value):
+                return _DANGLING.format(link)
         return ""
+
+    def _link(self, value: str) -> str | None:
+        """Return the link of that name, which leads nowhere if there is no such file."""
+        paths = (os.path.join(self._directory, value + suffix) for suffix in SUFFIXES)
+        return next(filter(os.path.islink, paths), None)
 
     def unseen(self, machine: Machine) -> str:
         if machine.name and machine.name.startswith("."):

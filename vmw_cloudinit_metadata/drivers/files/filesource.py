@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from vmw_cloudinit_metadata.drivers.answers.source import Source
@@ -25,6 +26,7 @@ from vmw_cloudinit_metadata.drivers.filesystem.directory import Directory
 from vmw_cloudinit_metadata.drivers.filesystem.filename import LAYERS, is_data_file
 from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Token
 from vmw_cloudinit_metadata.drivers.filesystem.listing import Listing
+from vmw_cloudinit_metadata.drivers.filesystem.root import LeadsOut
 from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot
 from vmw_cloudinit_metadata.drivers.filesystem.watching import DirectoryWatch
 from vmw_cloudinit_metadata.drivers.layers.sharedlayer import LayerSet
@@ -169,7 +171,12 @@ class FileSource(Source[Snapshot]):
         return FileCheck(self._directory, self._every, self._user_data)
 
     def check(self) -> None:
-        self._directory.check()
+        """Raise DriverError if the directory, or a file that every look-up reads, is unreadable."""
+        with self.view() as view:
+            inventories = filter(view.exists, self._inventories.paths(view))
+            for path in (*self._defaults.paths, *self._layers.paths(view), *inventories):
+                with suppress(LeadsOut):  # a fault of the data, no failure
+                    view.read(path, 0)
 
     def tables(self) -> Mapping[str, Table]:
         return {"inventories": self._inventories, "file names": self._listing.spellings}

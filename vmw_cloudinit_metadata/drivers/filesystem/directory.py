@@ -15,7 +15,11 @@ from vmw_cloudinit_metadata.drivers.filesystem.filename import (
 from vmw_cloudinit_metadata.drivers.filesystem.filetoken import Looks
 from vmw_cloudinit_metadata.drivers.filesystem.presence import Presence
 from vmw_cloudinit_metadata.drivers.filesystem.root import Root
-from vmw_cloudinit_metadata.drivers.filesystem.snapshot import Snapshot, cannot_read
+from vmw_cloudinit_metadata.drivers.filesystem.snapshot import (
+    Snapshot,
+    cannot_read,
+    require_reachable,
+)
 from vmw_cloudinit_metadata.drivers.revisions import Revisions
 
 
@@ -37,6 +41,7 @@ class Directory:
         if may_be_absent and not os.path.lexists(path):
             self._identity = (0, 0, "")  # the first one that appears is taken
             return
+        require_reachable(path)
         if not os.path.isdir(path):
             if os.path.lexists(path):
                 raise DriverError(f"directory: {path!r} is not a directory")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
 from itertools import chain
 from math import inf
+from pathlib import PurePath
 
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.drivererror import ChangedMeanwhile
@@ -276,5 +278,26 @@ class Snapshot:
         return self._seen.get(path)
 
 
+def require_reachable(path: str) -> None:
+    """Raise DriverError if a directory above the path cannot be entered: it may be there or not."""
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        raise cannot_read(path, error) from error
+    except OSError:
+        return  # the caller says what is there instead
+
+
 def cannot_read(path: str, error: OSError) -> DriverError:
-    return DriverError(f"{path}: cannot be read: {error.strerror}")
+    if error.errno != errno.EACCES:
+        return DriverError(f"{path}: cannot be read: {error.strerror}")
+    remedy = f"chmod or chgrp it, so that user {os.geteuid()} can read it"
+    return DriverError(f"{_closed(path)}: cannot be read: {error.strerror}: {remedy}")
+
+
+def _closed(path: str) -> str:
+    """Return the first directory above that this user cannot enter, else the path itself."""
+    for parent in reversed(PurePath(path).parents):
+        if not os.access(parent, os.X_OK, effective_ids=True):
+            return str(parent)
+    return path

@@ -56,7 +56,8 @@ def native_faults(network: Mapping[str, Any]) -> Iterator[Fault]:
         return
     version = network["version"]
     if version not in (1, 2) or isinstance(version, bool):
-        yield Fault(("network", "version"), describe(version, ("network", "version")), "1 or 2")
+        expected = "1 or 2, without quotes" if version in ("1", "2") else "1 or 2"
+        yield Fault(("network", "version"), describe(version, ("network", "version")), expected)
     elif version == 1 and not isinstance(network.get("config"), list):
         yield Fault(("network", "config"), describe(network.get("config")), "a list")
     yield from _number_macs(network, ("network",))

@@ -79,8 +79,12 @@ class AnswerDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         check(path)
-        with suppress(FileExistsError):
+        try:
             path.mkdir(0o700)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise ConfigError(f"--last-good-dir: {path}: {error.strerror or error}") from error
         self._bytes_since = MAX_DIRECTORY_BYTES  # so that the first `tidy` looks
         self._files_since = 0
 
