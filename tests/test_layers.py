@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.process import Constants, ServerProcess, run
 from tests.test_file_driver import BROKEN, VC, driver_of, id_of, told, validated, write
-from tests.vm import Vm
+from tests.vm import LIMIT_S, Vm
 from vmw_cloudinit_metadata.drivers.answers.instances import Instances
 from vmw_cloudinit_metadata.drivers.content import layer
 from vmw_cloudinit_metadata.drivers.content.layer import FileLayer
@@ -653,7 +653,7 @@ def test_watch_counts_changes_of_layers(directory: Path) -> None:
     driver = FileDriver({"directory": str(directory)})
     driver.watch(lambda _: None)
     try:
-        end_s = time.monotonic() + 5
+        end_s = time.monotonic() + LIMIT_S
         while time.monotonic() < end_s:
             found = driver.get_instance(BER1)
             if found and found.token and driver.still_holds(found.token):
@@ -669,7 +669,7 @@ def test_watch_counts_changes_of_layers(directory: Path) -> None:
         driver.close()
 
 
-def held_soon(driver: FileDriver, token: Any, limit_s: float = 2.0) -> bool:
+def held_soon(driver: FileDriver, token: Any, limit_s: float = LIMIT_S) -> bool:
     """Whether notifications come to say that it holds, within a limit."""
     end_s = time.monotonic() + limit_s
     while time.monotonic() < end_s:
