@@ -2,12 +2,12 @@
 
 An ordinary start takes 0.4 s of CPU, most of it for imports. Here one process per test process
 imports the program once, and forks for each start, which takes 0.02 s. What it forks is a process
-of its own: it runs `__main__`, or the text behind `-c`, from the first line to the end, and the
-interpreter ends as it always does, except that modules from before the fork are not torn down: each
-end would copy the memory of them all, which takes longer than most commands. Not for tests of the
-start or the end itself, of imports, or of an environment or directory that changes what is
-imported: these use `subprocess`. The starter of a single file, which the agent in guests is, has
-compiled it, and imported what it imports.
+of its own. It runs `__main__`, or the text behind `-c`, from first line to last, and ends as the
+interpreter does: it waits for threads, calls what `atexit` has, and flushes its output. It frees
+nothing then, as that would copy the memory of all modules, which takes longer than most commands.
+Not for tests of the start or the end itself, of imports, or of an environment or directory that
+changes what is imported: these use `subprocess`. The starter of a single file, which the agent in
+guests is, has compiled it, and imported what it imports.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -169,33 +169,45 @@ def _serve(requests: socket.socket, file: str) -> None:
     loader = SourceFileLoader("program", file)
     program = compile(loader.get_data(file), file, "exec")
     loader.exec_module(ModuleType(loader.name))
-    _keep_modules()
+    gc.freeze()  # its memory stays shared by the forks
     sys.argv = _next_command(requests)[1:]
     exec(program, {"__name__": "__main__", "__file__": file})
 
 
-def _keep_modules() -> None:
-    """Let the memory of modules be shared by the forks until they have ended."""
-    kept: list[object] = list(sys.modules.values())
-    kept.append(kept)  # a circle, which only the collector would free
-    _kept_names.update(sys.modules.keys() - {"sys", "builtins", "__main__"})
+def _serve_package(requests: socket.socket) -> None:
+    _import_package()
     gc.freeze()
+    _run(_next_command(requests))
 
 
-def _forget_modules() -> None:
-    """The interpreter tears down at its end what is in `sys.modules`."""
-    for name in _kept_names:
-        sys.modules.pop(name, None)
+@contextmanager
+def _exit_code_kept() -> Iterator[None]:
+    """Keep the code that a program exits with, unless the interpreter prints why it ends."""
+    try:
+        yield
+        _exit_codes.append(0)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            _exit_codes.append(end.code or 0)
+        raise
 
 
-_kept_names: set[str] = set()
+def _exit_without_freeing() -> None:
+    if _exit_codes:
+        with suppress(OSError):  # then the interpreter fails the same way, and reports it
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(_exit_codes[-1] & 0xFF)
+
+
+_exit_codes: list[int] = []
 
 if __name__ == "__main__":
-    atexit.register(_forget_modules)  # before all others, so it is called as the last one
+    atexit.register(_exit_without_freeing)  # before all others, so it is called as the last one
     _socket, *_files = sys.argv[1:]
-    if _files:
-        _serve(socket.socket(fileno=int(_socket)), *_files)
-    else:
-        _import_package()
-        _keep_modules()
-        _run(_next_command(socket.socket(fileno=int(_socket))))
+    _requests = socket.socket(fileno=int(_socket))
+    with _exit_code_kept():
+        if _files:
+            _serve(_requests, *_files)
+        else:
+            _serve_package(_requests)
