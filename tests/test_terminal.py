@@ -83,6 +83,12 @@ def test_table_is_wrapped_and_its_text_is_no_markup() -> None:
     assert piped.stdout == "plain line\n"
 
 
+def test_names_of_commands_are_completed_without_the_server() -> None:
+    program = "import sys; from vmw_cloudinit_metadata import cli; print(*sys.modules)"
+    loaded = set(subprocess.check_output([sys.executable, "-c", program], text=True).split())
+    assert not loaded & {"pydantic", "yaml", "vmw_cloudinit_metadata.drivers.driver"}
+
+
 def test_server_loads_nothing_of_the_other_commands() -> None:
     program = (
         "import sys; from vmw_cloudinit_metadata import cli; cli.COMMANDS['run'];"

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import click
 
-from vmw_cloudinit_metadata.drivers.driver import DriverError
+from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.monitoring import logs
 from vmw_cloudinit_metadata.settings.command import HELP, Group
 from vmw_cloudinit_metadata.settings.errors import ConfigError
