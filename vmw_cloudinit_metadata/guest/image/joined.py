@@ -8,6 +8,7 @@ checkout, an installed wheel and `guest print` give the same bytes. Reads the pa
 from __future__ import annotations
 
 import ast
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -63,11 +64,13 @@ class Section:
         return "\n".join(f"# {line}".rstrip() for line in heading) + f"\n\n\n{self.code}"
 
 
+@functools.cache
 def agent() -> str:
     """Return the agent's file; raise JoinError."""
     return joined(_reader("agent"))
 
 
+@functools.cache
 def cloudbase_init() -> str:
     """Return the file for cloudbase-init, which uses modules of the agent; raise JoinError."""
     return joined(_reader("windows", "agent"), _LAST_FOR_WINDOWS).removeprefix(_SHEBANG)
