@@ -81,7 +81,7 @@ def begin(
 ) -> subprocess.Popen[bytes] | Started:
     """Starts a process, by the starter where that makes no difference but in time."""
     environment = {**os.environ, **env}
-    if isinstance(command, Program) and cwd == CHECKOUT and "PYTHONPATH" not in env:
+    if isinstance(command, Program) and cwd == CHECKOUT:
         return starter().start(command, stdout, stderr, environment)
     return subprocess.Popen(command, stdout=stdout, stderr=stderr, cwd=cwd, env=environment)
 

@@ -5,7 +5,8 @@ imports the program once, and forks for each start, which takes 0.02 s. What it 
 of its own. It runs `__main__`, or the text behind `-c`, from first line to last, and ends as the
 interpreter does: it waits for threads, calls what `atexit` has, and flushes its output. It frees
 nothing then, as that would copy the memory of all modules, which takes longer than most commands.
-Not for tests of the start or the end itself, of imports, or of an environment or directory that
+What PYTHONPATH has is found as always, unless it stands in the place of what is imported already.
+Not for tests of the start or the end itself, of imports, of a time zone, or of a directory that
 changes what is imported: these use `subprocess`. The starter of a single file, which the agent in
 guests is, has compiled it, and imported what it imports.
 """
@@ -135,6 +136,7 @@ def _next_command(requests: socket.socket) -> list[str]:
                 os.closerange(3, os.sysconf("SC_OPEN_MAX"))
                 os.environ.clear()
                 os.environ.update(request["env"])
+                sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
                 return list(request["command"])
             for descriptor in descriptors[:2]:
                 os.close(descriptor)
@@ -159,6 +161,8 @@ def _run(command: list[str]) -> None:
 
 def _import_package() -> None:
     """Import commands, and a driver: each is imported where it is used first."""
+    import encodings.idna  # noqa: F401 - when an address is looked up
+
     from vmw_cloudinit_metadata.cli import COMMANDS
     from vmw_cloudinit_metadata.drivers import file  # noqa: F401
 
