@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import CHECKOUT, COMMAND, LIMIT_S, ServerProcess, with_constants
+from tests.process import CHECKOUT, COMMAND, LIMIT_S, Program, ServerProcess, begin, with_constants
 from tests.storm import free_port
 from tests.test_admin import Admin
 from tests.vm import SEQUENCE, Vm, suboption
@@ -42,16 +42,13 @@ class Unread:
 
     def __init__(self, directory: Path, descriptor: int, reader: int, *options: str) -> None:
         self._reader = reader
-        self._process = subprocess.Popen(
-            [
-                *with_constants(monitoring__writer__MAX_BYTES=MAX_BYTES),
-                *("--uri", "my-metadata", "--listen", "127.0.0.1:0"),
-                *("--admin-listen", "127.0.0.1:0", "--drain", str(DRAIN_S)),
-                *("--driver-opts", json.dumps({"directory": str(directory)}), *options),
-            ],
-            stderr=descriptor,
-            cwd=CHECKOUT,
-        )
+        command = [
+            *with_constants(monitoring__writer__MAX_BYTES=MAX_BYTES),
+            *("--uri", "my-metadata", "--listen", "127.0.0.1:0"),
+            *("--admin-listen", "127.0.0.1:0", "--drain", str(DRAIN_S)),
+            *("--driver-opts", json.dumps({"directory": str(directory)}), *options),
+        ]
+        self._process = begin(Program(command), 1, descriptor, CHECKOUT, {})
         self.log = ""
         self.port = int(self.wait_for(r"listening on \S*:(\d+)")[1])
         self.admin_port = int(self.wait_for(r"admin on \S*:(\d+)")[1])
@@ -89,7 +86,7 @@ class Unread:
     def ends(self) -> float:
         """Ends it by TERM; returns how long that took."""
         begun_s = time.monotonic()
-        self._process.terminate()
+        self._process.send_signal(signal.SIGTERM)
         assert self._process.wait(LIMIT_S) == 0
         return time.monotonic() - begun_s
 
@@ -174,8 +171,8 @@ def test_reader_that_is_stopped_and_goes_on_loses_nothing_that_fits(own_instance
     with log.open("wb") as file:
         reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
     assert reader.stdin
-    command = [*COMMAND, "run", *options, "--driver-opts", opts]
-    server = subprocess.Popen(command, stderr=reader.stdin, cwd=CHECKOUT)
+    command = Program([*COMMAND, "run", *options, "--driver-opts", opts])
+    server = begin(command, 1, reader.stdin.fileno(), CHECKOUT, {})
     reader.stdin.close()
     try:
         wait_until(lambda: "listening on" in log.read_text())
@@ -187,13 +184,14 @@ def test_reader_that_is_stopped_and_goes_on_loses_nothing_that_fits(own_instance
             machine.error("METADATA", 5)
             machine.close()
         reader.send_signal(signal.SIGCONT)
-        server.terminate()
+        server.send_signal(signal.SIGTERM)
         assert server.wait(LIMIT_S) == 0
         assert reader.wait(LIMIT_S) == 0
     finally:
-        for process in (server, reader):
-            process.kill()
-            process.wait()
+        server.kill()
+        server.wait()
+        reader.kill()
+        reader.wait()
     identified = re.findall(r"'nobody-(\d+)': identified", log.read_text())
     assert list(map(int, identified)) == list(range(500))
     assert "stopped; " in log.read_text().splitlines()[-1]
