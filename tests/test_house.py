@@ -182,15 +182,19 @@ def attributes_set(node: ast.AST) -> Iterator[object]:
             yield name
 
 
+def line_of(node: ast.AST) -> int:
+    return int(getattr(node, "lineno", 0))
+
+
 @functools.cache
 def places_in_tests() -> tuple[list[str], list[str]]:
     """Where a private attribute is used, and where a constant is set."""
     used, set_ = list[str](), list[str]()
     for path in sorted(TESTS.rglob("*.py")):
+        name = path.relative_to(TESTS)
         for node in ast.walk(ast.parse(path.read_text())):
-            place = f"{path.relative_to(TESTS)}:{getattr(node, 'lineno', 0)}"
-            used += [f"{place}: {name}" for name in attributes_used(node) if is_private(name)]
-            set_ += [f"{place}: {name}" for name in attributes_set(node) if is_constant(name)]
+            used += [f"{name}:{line_of(node)}: {a}" for a in attributes_used(node) if is_private(a)]
+            set_ += [f"{name}:{line_of(node)}: {a}" for a in attributes_set(node) if is_constant(a)]
     return used, set_
 
 
