@@ -2,6 +2,7 @@
 # make run-fleet  show a fleet: three servers, HAProxy, PostgreSQL and VMs, in the foreground. Needs
 #                 Debian's postgresql and haproxy
 # make test       run the quick tests, in six processes: many tests wait
+# make laws       run the quick laws of hypothesis, with 100 cases each; LAW_CASES=N for another number
 # make test-slow  run the slow tests: load, HAProxy, network namespaces (needs root)
 # make test-packages  build the packages, twice for Debian 13 to compare the bytes, install them in fresh Debian
 #                 trees, and follow the quickstart; as root, 10 to 20 minutes
@@ -41,13 +42,14 @@ NEEDS := setup.py pyproject.toml bin/vmw-metadata-server bin/vmw-metadata-client
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 STORE ?= file
+LAW_CASES ?= 100
 MESSAGES ?= 1000000
 MINUTES ?= 5
 FILES ?= 50000
 LINES ?= 14000
 SECONDS ?= 60
 
-.PHONY: run run-file run-sql test test-slow test-packages e2e e2e-quick check audit lock moves upgrade changes \
+.PHONY: run run-file run-sql test laws test-slow test-packages e2e e2e-quick check audit lock moves upgrade changes \
     changes-workers stores netbox fleet fuzz fuzz-workers fuzz-reports soak attack fuzz-coverage bench bench-fleet fleetmoves \
     packages image release docs pictures clean
 
@@ -70,9 +72,19 @@ run-sql: $(VENV)/.installed
 run-fleet: $(VENV)/.installed-for-tests
 	@exec $(BIN)/python -m tests.load.runfleet
 
-test: $(VENV)/.installed-for-tests
-	$(BIN)/python -m pytest -m 'not slow' --ignore tests/e2e --numprocesses 6 \
-	    --dist loadfile --no-loadscope-reorder $(TESTS)
+IN_SIX := --ignore tests/e2e --numprocesses 6 --dist loadfile --no-loadscope-reorder
+COMPILED := $(VENV)/.tests-compiled
+
+test: $(VENV)/.installed-for-tests | $(COMPILED)
+	$(BIN)/python -m pytest -m 'not slow' $(IN_SIX) $(TESTS)
+
+laws: $(VENV)/.installed-for-tests | $(COMPILED)
+	LAW_CASES=$(LAW_CASES) $(BIN)/python -m pytest -m 'hypothesis and not slow' $(IN_SIX) $(TESTS)
+
+# Each of the six would compile all modules of a new checkout.
+$(COMPILED): | $(VENV)/.installed-for-tests
+	@$(BIN)/python -m pytest --collect-only -qq --ignore tests/e2e >/dev/null || true
+	@touch $@
 
 test-slow: $(VENV)/.installed-for-tests
 	$(BIN)/python -m pytest -m slow --ignore tests/e2e --ignore tests/packages $(TESTS)
