@@ -10,11 +10,13 @@ import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from tests.commandline import in_process
-from tests.process import COMMAND, LIMIT_S, ServerProcess, run
+from tests.process import CHECKOUT, COMMAND, LIMIT_S, Program, ServerProcess, begin, run
+from tests.starter import Started
 from tests.test_admin import Admin, boot, canonical, uuid
 from tests.test_terminal import on_terminal
 from tests.vm import suboption
@@ -25,6 +27,17 @@ Start = Callable[..., ServerProcess]
 
 def url_of(server: ServerProcess) -> str:
     return f"http://127.0.0.1:{Admin(server).port}"
+
+
+def started(peers: ExitStack, *command: str) -> tuple[subprocess.Popen[bytes] | Started, TextIO]:
+    """A command that goes on, and its output; it is ended after the test."""
+    read, write = os.pipe()
+    output = peers.enter_context(os.fdopen(read))
+    process = begin(Program([*COMMAND, *command]), write, 2, CHECKOUT, {})
+    os.close(write)
+    peers.callback(process.wait)
+    peers.callback(process.kill)
+    return process, output
 
 
 def test_status_prints_who_is_in_trouble_and_why(start: Start, peers: ExitStack) -> None:
@@ -89,14 +102,10 @@ def test_token_is_needed_and_let_in(start: Start, tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
 def test_tail_follows_events(start: Start, peers: ExitStack, options: list[str]) -> None:
     server = start()
-    command = [*COMMAND, "tail", "--admin", url_of(server), *options]
-    tail = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peers.callback(tail.wait)
-    peers.callback(tail.kill)
-    assert tail.stdout
+    tail, told = started(peers, "tail", "--admin", url_of(server), *options)
     wait_until(lambda: Admin(server).json("/api/status")["followers"])
     peers.callback(boot(server, "nobody").close)
-    identified, failed = tail.stdout.readline(), tail.stdout.readline()
+    identified, failed = told.readline(), told.readline()
     assert "identified" in identified
     assert "nobody.yaml" in failed
     if options:
@@ -195,14 +204,10 @@ def test_restart_is_safe_unless_something_is_under_way(start: Start, peers: Exit
 
 
 def test_status_is_watched_until_interrupted(start: Start, peers: ExitStack) -> None:
-    command = [*COMMAND, "status", "--watch", "--admin", url_of(start())]
-    watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peers.callback(watch.wait)
-    peers.callback(watch.kill)
-    assert watch.stdout
+    watch, told = started(peers, "status", "--watch", "--admin", url_of(start()))
     seen = 0
     while seen < 2:
-        seen += watch.stdout.readline().startswith("connections:")
+        seen += told.readline().startswith("connections:")
     watch.send_signal(signal.SIGINT)
     assert watch.wait(LIMIT_S) == 130
 
