@@ -198,7 +198,7 @@ def _exit_code_kept() -> Iterator[None]:
 
 def _exit_without_freeing() -> None:
     if _exit_codes:
-        with suppress(OSError):  # then the interpreter fails the same way, and reports it
+        with suppress(OSError, ValueError):  # the interpreter knows what to do with such output
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
             os._exit(_exit_codes[-1] & 0xFF)
