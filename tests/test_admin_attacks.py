@@ -153,6 +153,17 @@ def test_health_is_answered_whoever_sits_at_the_port(
     assert "Traceback" not in server.log
 
 
+def test_health_check_whose_request_is_late_makes_no_room_for_others(start: Start) -> None:
+    admin = Admin(start())
+    with ExitStack() as peers:
+        late = peers.enter_context(connect(admin))
+        for _ in range(150):
+            peers.enter_context(connect(admin)).sendall(b"GE")
+        wait_until(lambda: admin.metric("vmw_metadata_admin_shed_total", what="waiting") > 100)
+        late.sendall(GOOD)
+        assert late.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1000])
 def test_health_is_answered_70_times_of_70_in_70_s(

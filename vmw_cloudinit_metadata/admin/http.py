@@ -41,6 +41,10 @@ IDLE_S = 60.0  # between two of one connection
 ANSWER_S = 30.0  # for an answer, or a piece of the events, to be read
 GOODBYE_S = 1.0  # for the sender of an invalid request to read the answer
 
+# For the first bytes of a connection, until which the system keeps it: a health check whose request
+# is on its way makes no room for those that come after it.
+_UNHEARD_S = 3
+
 _RECEIVED_BYTES = 16 * 1024
 _KERNEL_BYTES = 64 * 1024  # what the system holds of an answer, and as much again for itself
 _ACCEPTED_TOGETHER = 8  # then VMs have their turn
@@ -97,6 +101,7 @@ class HttpServer:
         self.reading = Pool(ADMIN_SHED["readers"], shed, MAX_READING)
         self.following = Pool(ADMIN_SHED["followers"], shed, eventstream.MAX_FOLLOWERS)
         self._visits: set[Visit] = set()
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _UNHEARD_S)
         self._acceptor = Acceptor(
             listener,
             begin=self._begin,
