@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +55,21 @@ settings.load_profile("laws")
 gc.disable()
 
 
-# Files whose tests wait longest: begun first, they wait while the others compute.
+# Files whose tests wait most, the longest first.
 WAITING = (
-    "watching",
-    "timing",
-    "moves",
-    "admin_attacks",
-    "strangers",
-    "server",
-    "hanging",
-    "running_clock",
-    "agent",
+    *("running_clock", "timing", "watching", "userdata_window", "notify", "moves", "wrong_port"),
+    *("hanging", "server", "admin_attacks", "strangers", "lookup", "once", "agent", "log_reader"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    ranks = {f"test_{name}.py": rank for rank, name in enumerate(WAITING)}
-    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+    """Let these take turns with the others: of several processes some wait, and some compute."""
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path.stem.removeprefix("test_"), []).append(item)
+    waiting = [files.pop(name) for name in WAITING if name in files]
+    turns = chain.from_iterable(zip_longest(waiting, files.values(), fillvalue=[]))
+    items[:] = chain.from_iterable(turns)
 
 
 @pytest.hookimpl(trylast=True)
