@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +59,26 @@ gc.disable()
 WAITING = (
     *("running_clock", "timing", "watching", "userdata_window", "notify", "moves", "wrong_port"),
     *("hanging", "server", "admin_attacks", "strangers", "lookup", "once", "agent", "log_reader"),
+    *("webhooks", "outcome_hooks", "windows_line", "admin"),
 )
 
 
+WAIT_TOGETHER = 3  # processes
+
+
+@pytest.hookimpl(trylast=True)  # when those of the other suite are gone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let these take turns with the others: of several processes some wait, and some compute."""
+    """Spread these among the others: of several processes some wait, and some compute."""
     files: dict[str, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path.stem.removeprefix("test_"), []).append(item)
     waiting = [files.pop(name) for name in WAITING if name in files]
-    turns = chain.from_iterable(zip_longest(waiting, files.values(), fillvalue=[]))
-    items[:] = chain.from_iterable(turns)
+    others = list(files.values())
+    first, later = waiting[:WAIT_TOGETHER], waiting[WAIT_TOGETHER:]
+    every = len(others) * 6 // 10 // (len(later) or 1)  # none begins when most has ended
+    for number, file in enumerate(later):
+        others.insert((number + 1) * every + number, file)
+    items[:] = chain(*first, *others)
 
 
 @pytest.hookimpl(trylast=True)
