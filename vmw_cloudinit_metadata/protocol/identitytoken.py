@@ -35,6 +35,7 @@ _BASE_32 = bytes.maketrans(
     b"0123456789abcdefghijklmnop0123456789abcdefghijklmnopqrstuv",
 )
 _TOKEN = re.compile(r"(0|[1-9][0-9]{0,8})\.([A-Za-z2-7]{24})", re.ASCII)
+_LEAST_CHARACTERS = 26
 # One in the wrong place, as in `a=1?t=1.…` or `my-metadata&t=1.…`: it is a secret all the same.
 _MISPLACED = re.compile(r"\b[0-9]{1,9}(?:\.|%2e)[a-z2-7]{24}\b", re.ASCII | re.IGNORECASE)
 
@@ -125,6 +126,8 @@ def taken_from(uri: str) -> tuple[str, str | None]:
     Two tokens, or one that stands elsewhere, are one that no VM has.
     """
     before, mark, query = uri.partition("?")
+    if not mark and len(uri) < _LEAST_CHARACTERS:  # as nearly all
+        return uri, None
     name, _, value = query.partition("=")
     if name == QUERY_KEY and value.replace(".", "").isalnum():  # nothing beside it, as it is usual
         return f"{before}?{HIDDEN}", value
