@@ -1,16 +1,22 @@
-"""The command line, one module per command. An operator's error is one line and exit 2."""
+"""The command line, one module per command. An operator's error is one line and exit 2.
+
+So is standard output that cannot be written. If its reader is gone, a command ends without a word,
+with the status that a shell shows for SIGPIPE.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 import click
 
+from vmw_cloudinit_metadata.cli import standardstreams
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.monitoring import logs
 from vmw_cloudinit_metadata.settings.command import HELP, Group
@@ -85,8 +91,9 @@ def client_main() -> None:
 def _run(command: click.Command, program: str) -> None:
     with suppress(OSError):  # it was removed
         sys.path.append(os.getcwd())  # last: for a driver module in the working directory
+    standardstreams.guard()
     try:
-        sys.exit(command.main(prog_name=program, standalone_mode=False))
+        sys.exit(_printed(command, program))
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help(), err=True)
         sys.exit(2)
@@ -94,11 +101,21 @@ def _run(command: click.Command, program: str) -> None:
         _fail(program, error.format_message())
     except (ConfigError, DriverError) as error:
         _fail(program, str(error))
+    except standardstreams.OutputError as error:
+        if error.is_reader_gone:
+            sys.exit(128 + signal.SIGPIPE)
+        _fail(program, str(error))
     except click.Abort:
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of standard output has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(128 + signal.SIGINT)
+
+
+def _printed(command: click.Command, program: str) -> int | None:
+    """Return what the command returns, once all its output is written."""
+    try:
+        code: int | None = command.main(prog_name=program, standalone_mode=False)
+        return code
+    finally:
+        sys.stdout.flush()
 
 
 def _fail(program: str, message: str) -> None:

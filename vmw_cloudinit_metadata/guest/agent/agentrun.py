@@ -1,9 +1,9 @@
 """One run of the agent: whose seed is there, whether to ask, and what to publish."""
 
-import sys
 import time
 from typing import List, Optional, Tuple
 
+from vmw_cloudinit_metadata.guest.agent.agentoutput import put
 from vmw_cloudinit_metadata.guest.agent.cardnames import name_the_card
 from vmw_cloudinit_metadata.guest.agent.conf import CONFIG, Settings, opens_gate
 from vmw_cloudinit_metadata.guest.agent.conversation import FILES
@@ -147,9 +147,7 @@ class Agent:
 
 def show(place: str, files: Files) -> int:
     """Print what would be written."""
-    out = sys.stdout.buffer
     for name, content in files.items():
-        out.write(("==> %s/%s (%d bytes) <==\n" % (place, name, len(content))).encode())
-        out.write(content if content.endswith(b"\n") or not content else content + b"\n")
-    out.flush()
+        put(("==> %s/%s (%d bytes) <==\n" % (place, name, len(content))).encode())
+        put(content if content.endswith(b"\n") or not content else content + b"\n")
     return 0

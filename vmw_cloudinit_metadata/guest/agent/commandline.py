@@ -6,6 +6,12 @@ import signal
 import sys
 from typing import Any, Optional, Sequence
 
+from vmw_cloudinit_metadata.guest.agent.agentoutput import (
+    NotPrinted,
+    ReaderGone,
+    note,
+    put,
+)
 from vmw_cloudinit_metadata.guest.agent.agentrun import Agent
 from vmw_cloudinit_metadata.guest.agent.conf import (
     CONFIG,
@@ -27,17 +33,29 @@ exit codes:
   0  the boot can go on: the seed is published, unchanged or kept, or there is nothing to ask;
      report: the server has the report, or takes none; identity: the document is printed
   1  the seed could not be written; --check found something; --dry-run, identity got no data;
-     report: the server did not take it
+     report: the server did not take it; what was to be printed could not be
   2  the command line is invalid
   143, 130  stopped by SIGTERM or SIGINT; the seed is the old one or the new one
+  141  what reads the output has closed it
 
 Each option except --config, --root, --check, --dry-run, --force and --audience can also be set in
 the section [agent] of the configuration file, under the same name: `first-boot-timeout = 60`.
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """Prints as the agent does."""
+
+    def print_help(self, file: Any = None) -> None:  # noqa: ARG002 - argparse gives none
+        put(self.format_help().encode())
+
+    def error(self, message: str) -> Any:
+        note(f"{self.format_usage()}{NAME}: error: {message}")
+        sys.exit(2)
+
+
+def parser() -> Parser:
+    made = Parser(
         NAME,
         description="Fetches cloud-init's NoCloud seed over a VMware virtual serial port.",
         epilog=EPILOG,
@@ -62,9 +80,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def settings_of(
-    made: argparse.ArgumentParser, arguments: argparse.Namespace, config: Settings
-) -> Settings:
+def settings_of(made: Parser, arguments: argparse.Namespace, config: Settings) -> Settings:
     """Return defaults < configuration file < command line; exit with 2 if that is invalid."""
     settings = dict(defaults(), **config)
     for setting in SETTINGS:
@@ -93,6 +109,17 @@ def useless(arguments: argparse.Namespace) -> str:
 
 def main(words: Optional[Sequence[str]] = None) -> int:
     """Return the exit code."""
+    try:
+        return run(words)
+    except ReaderGone:
+        return 128 + signal.SIGPIPE
+    except NotPrinted as error:
+        note(f"{NAME}: standard output: {error}")
+        return 1
+
+
+def run(words: Optional[Sequence[str]]) -> int:
+    """Return the exit code; raise NotPrinted."""
     made = parser()
     arguments = made.parse_args(words)
     system = System(os.path.abspath(arguments.root))

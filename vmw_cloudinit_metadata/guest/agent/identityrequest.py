@@ -1,8 +1,8 @@
 """Asks for an identity document, a JWT, and prints it."""
 
 import re
-import sys
 
+from vmw_cloudinit_metadata.guest.agent.agentoutput import put
 from vmw_cloudinit_metadata.guest.agent.conf import Settings
 from vmw_cloudinit_metadata.guest.agent.failures import AgentError, Unusable
 from vmw_cloudinit_metadata.guest.agent.journal import Journal
@@ -29,7 +29,7 @@ def run_identity(system: System, settings: Settings, journal: Journal, of: str) 
     except AgentError as error:
         journal.log(f"no identity document: {error}")
         return 1
-    sys.stdout.write(document.decode() + "\n")
+    put(document + b"\n")
     return 0
 
 

@@ -1,8 +1,9 @@
 """Lines for people: in the journal and on the machine's console."""
 
 import os
-import sys
 from contextlib import suppress
+
+from vmw_cloudinit_metadata.guest.agent.agentoutput import note
 
 NAME = "vmw-metadata-agent"
 
@@ -15,9 +16,7 @@ class Journal:
 
     def log(self, line: object) -> None:
         """Write a line to the journal."""
-        with suppress(OSError):
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
+        note(line)
 
     def announce(self, line: object) -> None:
         """Write a line to the journal and to the console."""

@@ -5,6 +5,7 @@ import re
 from contextlib import suppress
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
+from vmw_cloudinit_metadata.guest.agent.agentoutput import put
 from vmw_cloudinit_metadata.guest.agent.conf import CONFIG, Settings, read_config
 from vmw_cloudinit_metadata.guest.agent.failures import NoPort
 from vmw_cloudinit_metadata.guest.agent.osfiles import names_in, read_text
@@ -261,8 +262,6 @@ CHECKS = (*REPLACED, *OF_THE_AGENT, check_config)
 def run_check(image: Image) -> int:
     """Print the findings; return the exit code."""
     found = image.findings()
-    for line in found:
-        print(re.sub(r"[^ -~]", "?", line))  # file names can be anything; a boot has no locale
-    if not found:
-        print("no problems found")
+    for line in found or ["no problems found"]:
+        put(re.sub(r"[^ -~]", "?", line).encode() + b"\n")  # file names can be anything
     return 1 if found else 0

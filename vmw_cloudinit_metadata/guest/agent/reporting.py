@@ -2,6 +2,7 @@
 
 import re
 
+from vmw_cloudinit_metadata.guest.agent.agentoutput import put
 from vmw_cloudinit_metadata.guest.agent.bootoutcome import read_outcome
 from vmw_cloudinit_metadata.guest.agent.conf import Settings
 from vmw_cloudinit_metadata.guest.agent.documentset import sha256
@@ -35,7 +36,7 @@ def run_report(system: System, settings: Settings, journal: Journal, dry: bool =
             memory.served_instance_id, outcome, keys, boot if UUID.match(boot) else ""
         )
         if dry:
-            print(body.decode())
+            put(body + b"\n")
             return 0
         question = Question("STATUS", body, lambda answer: confirm(answer, body), REPORT_EVERY_S)
         Asking(system, settings, question, journal.log).run()
