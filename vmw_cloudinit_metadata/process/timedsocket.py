@@ -11,6 +11,8 @@ import ssl
 import time
 from typing import Any
 
+from vmw_cloudinit_metadata.process import namelookup
+
 MAX_ADDRESSES = 8  # of a host, that are tried
 
 _LEAST_S = 0.001  # a timeout of 0 would not wait at all
@@ -40,9 +42,9 @@ class TimedTlsSocket(TimedSocket, ssl.SSLSocket):
 
 def connected(host: str, port: int, timeout_s: float) -> TimedSocket:
     """Return a socket that is connected to one of the host's addresses, with what is left of the
-    time; raise OSError."""
+    time after its name was looked up; raise OSError."""
     end_s = time.monotonic() + timeout_s
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[:MAX_ADDRESSES]
+    found = namelookup.addresses(host, port, timeout_s)[:MAX_ADDRESSES]
     error: OSError = OSError("no address")
     for tried, (family, kind, protocol, _, address) in enumerate(found):
         left_s = end_s - time.monotonic()
