@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from string import Template
 
-from packages import completion, manual, source
+from packages import completion, documents, manual, source
 from vmw_cloudinit_metadata import __version__
 
 NAME = "vmw-cloudinit-metadata"
@@ -173,8 +173,8 @@ def pack(package: Package, tree: Path, output: Path) -> Path:
 def furnish(tree: Path, checkout: Path, package: Package) -> None:
     """Add the files that are beside the environment."""
     share = tree / "usr/share"
-    documents = share / "doc" / NAME
-    for directory in (tree / "usr/bin", documents, share / "man/man1"):
+    place = share / "doc" / NAME
+    for directory in (tree / "usr/bin", place, share / "man/man1"):
         directory.mkdir(parents=True)
     for program in PROGRAMS:
         (tree / "usr/bin" / program).symlink_to(f"../lib/{NAME}/bin/{program}")
@@ -193,28 +193,25 @@ def furnish(tree: Path, checkout: Path, package: Package) -> None:
     put(tree / f"usr/lib/sysusers.d/{NAME}.conf", sysusers)
     settings = (checkout / "conf/vmw-metadata-server.yaml").read_text()
     put(tree / "etc/vmw-metadata-server/server.yaml", settings)
-    shutil.copytree(checkout / "docs", documents / "docs", ignore=shutil.ignore_patterns("site"))
-    for name in ("README.md", "SECURITY.md"):
-        shutil.copy(checkout / name, documents)
-    shutil.copy(checkout / "CHANGELOG.md", documents / "changelog")
-    compress(documents / "changelog")
-    examples = f"../../../lib/{NAME}/share/{NAME}/conf"
-    (documents / "conf").symlink_to(examples)
+    documents.write(place, checkout)
+    shutil.copy(checkout / "CHANGELOG.md", place / "changelog")
+    compress(place / "changelog")
+    (place / "conf").symlink_to(f"../../../lib/{NAME}/share/{NAME}/conf")
     if package.kind == "deb":
         for_debian(tree, checkout, package)
 
 
 def for_debian(tree: Path, checkout: Path, package: Package) -> None:
-    documents = tree / "usr/share/doc" / NAME
+    place = tree / "usr/share/doc" / NAME
     licence = (checkout / "LICENSE").read_text()
-    put(documents / "copyright", licence)
+    put(place / "copyright", licence)
     date = format_datetime(source.released_on())
     changelog = (
         f"{NAME} ({__version__}-{package.release}) unstable; urgency=medium\n\n"
         f"  * See /usr/share/doc/{NAME}/changelog.gz.\n\n -- {MAINTAINER}  {date}\n"
     )
-    put(documents / "changelog.Debian", changelog)
-    compress(documents / "changelog.Debian")
+    put(place / "changelog.Debian", changelog)
+    compress(place / "changelog.Debian")
     overrides = (checkout / "packages/lintian-overrides").read_text()
     put(tree / "usr/share/lintian/overrides" / NAME, overrides)
 

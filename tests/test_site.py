@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from packages import documents
 from tests.process import CHECKOUT
 from vmw_cloudinit_metadata.protocol.phases import PHASES, TRANSITIONS
 
@@ -38,6 +39,16 @@ def links(document: Path) -> list[str]:
     return [link for link in found if not re.match(r"[a-z]+:", link)]
 
 
+def dead_links(place: Path) -> list[str]:
+    """The links of all documents of a directory that lead to no file."""
+    return [
+        f"{document.relative_to(place)}: {link}"
+        for document in place.rglob("*.md")
+        for link in links(document)
+        if not (document.parent / link.partition("#")[0]).exists()
+    ]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
 def test_links_of_a_document_lead_somewhere(document: Path) -> None:
     for link in links(document):
@@ -45,6 +56,14 @@ def test_links_of_a_document_lead_somewhere(document: Path) -> None:
         target = (document.parent / path).resolve() if path else document
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_links_of_a_packages_documents_lead_to_what_is_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
+    (tmp_path / "changelog.gz").touch()
+    documents.write(tmp_path, CHECKOUT)
+    assert len([*tmp_path.rglob("*.md")]) > 30
+    assert dead_links(tmp_path) == []
 
 
 def test_each_document_is_in_the_navigation_once() -> None:

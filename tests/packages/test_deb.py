@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.recipe import DEBIAN_12, DEBIAN_13, Recipe
 from tests.packages.conftest import ENV, entering, inside
 from tests.process import LIMIT_S, run
+from tests.test_site import dead_links
 from tests.tree import picture
 from vmw_cloudinit_metadata import __version__
 
@@ -98,7 +99,10 @@ def test_deb_serves_is_upgraded_and_purged(
     version = inside(root, "vmw-cloudinit-metadata", "--version")
     assert version == f"vmw-cloudinit-metadata, version {__version__}\n"
     assert (root / "usr/share/man/man1/vmw-cloudinit-metadata-client-fetch.1.gz").exists()
-    assert (root / "usr/share/doc/vmw-cloudinit-metadata/conf/haproxy.cfg").exists()
+    documents = root / "usr/share/doc/vmw-cloudinit-metadata"
+    assert (documents / "conf/haproxy.cfg").exists()
+    assert (documents / "docs/operations.md").exists()
+    assert dead_links(documents) == []
     completion = "/usr/share/bash-completion/completions/vmw-cloudinit-metadata"
     inside(root, "bash", "-n", completion)
     check_serves(root)

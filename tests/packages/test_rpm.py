@@ -17,6 +17,7 @@ from packages.source import epoch
 from tests.e2e.recipe import DEBIAN_12, Recipe
 from tests.packages.conftest import inside
 from tests.process import CHECKOUT
+from tests.test_site import dead_links
 from vmw_cloudinit_metadata import __version__
 
 pytestmark = [
@@ -74,6 +75,8 @@ def test_rpm_is_installed_runs_and_is_erased(
     assert "warning" not in told
     assert "error" not in told
     assert __version__ in inside(root, "vmw-cloudinit-metadata", "--version")
+    assert (root / f"usr/share/doc/{NAME}/docs/operations.md").exists()
+    assert dead_links(root / f"usr/share/doc/{NAME}") == []
     assert inside(root, "getent", "group", "vmw-metadata").split(":")[2] == str(
         (root / SETTINGS).stat().st_gid
     )
