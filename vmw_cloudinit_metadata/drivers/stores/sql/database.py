@@ -11,24 +11,27 @@ import sqlite3
 import threading
 import time
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Row, exc
+from sqlalchemy import Connection, PoolProxiedConnection, exc
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.stores.sql import engines
+from vmw_cloudinit_metadata.drivers.stores.sql.boundconnections import Listed
 from vmw_cloudinit_metadata.drivers.stores.sql.connections import Connections, Lost
-from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import UnwritableError
+from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import (
+    TooLargeError,
+    UnwritableError,
+)
 from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import MARIADB, POSTGRESQL, SQLITE
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.masking import HIDDEN, is_secret_option
 
 LISTING_S = 30.0  # for each answer of the server, while all rows are read
-HUNG_S = 1.0  # a failure after that time is one of a server that hangs
+HUNG_S = 1.0  # a failure after that time, in which nobody had an answer: the server hangs
 PAUSE_S = 1.0  # until it is asked again
-_ROWS_AT_A_TIME = 500
 
 _OF_DATA = {"DataError", "IntegrityError"}  # of each library: their texts quote what was written
 _QUOTED = re.compile(r"(?<!\w)'([^']*)(?:'|$)|\"([^\"]*)(?:\"|$)|`([^`]*)(?:`|$)")
@@ -49,6 +52,7 @@ class Database:
         self._vocabulary = f"{vocabulary} {shown}"
         self._lock = threading.Lock()
         self._closed_until_s = 0.0
+        self._answered_s = 0.0
         self._reason = ""
 
     @property
@@ -69,12 +73,13 @@ class Database:
         parts = name.split(".")
         return ".".join(f"{quote}{part.replace(quote, 2 * quote)}{quote}" for part in parts)
 
-    def file_version(self, connection: Connection) -> Hashable:
+    def file_version(self, connection: PoolProxiedConnection) -> Hashable:
         """Return another value after each change of SQLite's file."""
         file, written = engines.state_of(str(self._url.database))
         if file != connection.info["file"][0]:
             raise DriverError(f"{self.address}: the file was replaced")
-        return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one()), written
+        raw: Any = connection.dbapi_connection
+        return raw.execute("PRAGMA data_version").fetchone(), written
 
     def escaped(self, text: str) -> str:
         """Return a part of a statement in which `%` stands for itself."""
@@ -96,28 +101,31 @@ class Database:
             found = self._tried(statement, values, begun_s + engines.LOOK_UP_S)
         except Exception as error:  # of any of the libraries
             told = self._error_of(error)
+            if isinstance(told, TooLargeError):
+                self._answered_s = time.monotonic()
             is_busy = isinstance(error, exc.TimeoutError)  # no connection was free
-            is_hung = time.monotonic() - begun_s > HUNG_S and not is_busy
+            is_slow = time.monotonic() - begun_s > HUNG_S
+            is_hung = is_slow and not is_busy and self._answered_s < begun_s
             self._leave(str(told), is_hung=is_hung)
             raise told from None
+        self._answered_s = time.monotonic()
         if is_trying:
             self._leave("")
         return found
 
     @contextmanager
-    def listening(self) -> Iterator[Connection]:
+    def listening(self) -> Iterator[PoolProxiedConnection]:
         """Open a connection for one thread; what it raises is text for operators."""
         engine = engines.engine_of(self.kind, self._url)
-        with self._told(), engine.connect() as connection:
+        with self._told(), closing(engine.raw_connection()) as connection:
             yield connection
 
-    def every_row(self, statement: str) -> Iterator[Row[*tuple[Any, ...]]]:
-        """Yield rows as they come, at one moment of the database; raise DriverError."""
+    def every_row(self, statement: str) -> Listed:
+        """Yield each row as it comes, at one moment of the database; raise DriverError."""
         engine = engines.engine_of(self.kind, self._url, wait_s=LISTING_S)
-        with self._told(), engine.connect() as made:
-            level = "AUTOCOMMIT" if self.kind == SQLITE else "REPEATABLE READ"
-            connection = made.execution_options(isolation_level=level, yield_per=_ROWS_AT_A_TIME)
-            yield from connection.exec_driver_sql(statement)
+        with self._told(), closing(engine.raw_connection()) as connection:
+            raw: Any = connection.dbapi_connection
+            yield from raw.listed(statement)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -174,7 +182,11 @@ class Database:
             raise self._error_of(error) from None
 
     def _error_of(self, error: Exception) -> DriverError:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG:
+            error = TooLargeError()
         match error:
+            case TooLargeError():
+                return TooLargeError(f"{self.address}: {error}")
             case DriverError():
                 return error
             case Lost(__cause__=Exception() as cause):

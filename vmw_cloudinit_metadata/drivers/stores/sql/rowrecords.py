@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
 from vmw_cloudinit_metadata.drivers.store import BIOS_UUID, LAYERS, NAME, VC_UUID, Key, Record
@@ -23,7 +24,18 @@ from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 COLUMNS = {VC_UUID: "vc_uuid", BIOS_UUID: "bios_uuid", NAME: "name"}
 DATA, ID = "data", "id"
 
+# Of the rows of an answer, or of each row of a list. PostgreSQL sends a `bytea` as digits, which
+# are twice as many bytes as it has.
+MAX_ANSWER_BYTES = 2 * MAX_FILE_BYTES
+
 Row = Sequence[Any]
+
+
+class TooLargeError(DriverError):
+    """An answer has more bytes than it may have."""
+
+    def __init__(self, text: str = f"an answer has more than {MAX_ANSWER_BYTES:,} bytes") -> None:
+        super().__init__(text)
 
 
 class UnwritableError(DriverError):
