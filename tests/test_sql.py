@@ -135,6 +135,35 @@ def test_names_are_found_as_vcenter_and_others_write_them(
     assert list(driver.validate()) == []
 
 
+STORED = {
+    "blob": ("", b"web1", "web1"),
+    "blob-in-text": ("TEXT", b"ci/build", "ci%2fbuild"),
+    "number": ("", 1234, "1234"),
+    "no-case": ("TEXT COLLATE NOCASE", "WEB1", "WEB1"),
+    "blanks": ("TEXT COLLATE RTRIM", "web1 ", "web1 "),
+    "zeros": ("INTEGER", "007", "7"),
+    "long": ("TEXT", "9" * 20, "9" * 20),
+}
+OTHERS = ("web1", "WEB1", "web1 ", "007", "7", "7.0", "1234", "01234", "ci%2fbuild", "9" * 20)
+
+
+@pytest.mark.parametrize(("column", "stored", "name"), STORED.values(), ids=STORED)
+def test_name_is_found_as_it_is_stored_and_no_other_one(
+    url: str, execute: Execute, column: str, stored: object, name: str
+) -> None:
+    execute(f"CREATE TABLE own (name {column}, data TEXT)")
+    execute("INSERT INTO own VALUES (?, 'metadata: {}')", stored)
+    driver = store_of(url, table="own")
+    assert [one for one in OTHERS if driver.get_instance(Machine(name=one))] == [name]
+    assert list(driver.validate()) == []
+
+
+def test_uuid_is_found_as_bytes_of_its_text(url: str, execute: Execute) -> None:
+    execute("CREATE TABLE own (vc_uuid BLOB, data TEXT)")
+    execute("INSERT INTO own VALUES (?, 'metadata: {a: b}')", VC.upper().encode())
+    assert metadata_of(store_of(url, table="own")) == {"a": "b"}
+
+
 def test_spelling_that_no_lookup_finds_is_reported(url: str, put: Execute) -> None:
     put(name="ci%2Fbuild", data="metadata: {}")
     (fault,) = store_of(url).validate()
@@ -518,6 +547,13 @@ def test_import_replaces_a_row_whose_name_is_spelled_without_escapes(
     (source / "ci%2fbuild.yaml").write_text("metadata: {of: file}\n")
     tablerows.replace(Database(url, None, 1, ""), *rowfiles.rows_of(source))
     assert metadata_of(store_of(url), Machine(name="ci%2fbuild")) == {"of": "file"}
+
+
+def test_import_replaces_a_row_whose_name_is_bytes(url: str, put: Execute) -> None:
+    put(name=b"web1", data="metadata: {of: before}")
+    rows = [rowfiles.VmRow("web1", None, None, "metadata: {of: file}")]
+    tablerows.replace(Database(url, None, 1, ""), rows, [])
+    assert metadata_of(store_of(url)) == {"of": "file"}
 
 
 def test_import_that_fails_in_the_middle_changes_nothing(url: str, put: Execute) -> None:

@@ -237,6 +237,65 @@ def test_error_in_the_middle_of_a_list_is_that_of_the_server(backend: SqlServer)
         list(StoreDriver.of(SqlStore, {"url": backend.url, "query": query}).validate())
 
 
+NAMES = {
+    "postgresql": {
+        "citext": ("citext", "WEB1", "WEB1"),
+        "collation": ("text COLLATE no_case", "WEB1", "WEB1"),
+        "char": ("char(20)", "web1", "web1"),
+        "bytea": ("bytea", "web1", "web1"),
+    },
+    "mariadb": {
+        "collation": ("VARCHAR(80) COLLATE utf8mb4_general_ci", "WEB1", "WEB1"),
+        "blanks": ("VARCHAR(80) COLLATE utf8mb4_bin", "web1 ", "web1 "),
+        "char": ("CHAR(20)", "web1", "web1"),
+        "varbinary": ("VARBINARY(20)", "web1", "web1"),
+        "blob": ("BLOB", "web1", "web1"),
+        "number": ("INT", "007", "7"),
+        "zero": ("INT", "0", "0"),
+    },
+}
+
+
+@pytest.fixture
+def extended(backend: SqlServer) -> Iterator[None]:
+    """Has types and collations that are not there by default."""
+    if backend.name != "postgresql":
+        yield
+        return
+    execute(backend, "CREATE EXTENSION citext")
+    rules = "provider = icu, locale = 'und-u-ks-level2', deterministic = false"
+    execute(backend, f"CREATE COLLATION no_case ({rules})")
+    yield
+    execute(backend, "DROP COLLATION no_case")
+    execute(backend, "DROP EXTENSION citext")
+
+
+@pytest.mark.usefixtures("extended")
+def test_name_of_any_type_is_found_and_no_other_one(backend: SqlServer) -> None:
+    others = ("web1", "WEB1", "web1 ", "0", "7", "007")
+    for column, stored, name in NAMES[backend.name].values():
+        execute(backend, f"CREATE TABLE named (name {column}, data TEXT)")
+        execute(backend, f"INSERT INTO named VALUES ('{stored}', 'metadata: {{}}')")
+        readers = "vmw" + "@'127.0.0.1'" * (backend.name == "mariadb")
+        execute(backend, f"GRANT SELECT ON named TO {readers}")
+        driver = StoreDriver.of(SqlStore, {"url": backend.url, "table": "named"})
+        try:
+            assert [one for one in others if driver.get_instance(Machine(name=one))] == [name]
+            assert list(driver.validate()) == []
+        finally:
+            driver.close()
+            execute(backend, "DROP TABLE named")
+
+
+def test_column_that_takes_no_names_is_named_as_the_cause(backend: SqlServer) -> None:
+    if backend.name != "postgresql":
+        return  # others compare a text with anything
+    query = "SELECT id AS name, data FROM cloudinit_vms"
+    driver = StoreDriver.of(SqlStore, {"url": backend.url, "query": query})
+    with pytest.raises(DriverError, match="are the columns of names and UUIDs texts"):
+        driver.get_instance(Machine(name="web1"))
+
+
 CHANGES = {
     "insert": f"INSERT INTO cloudinit_vms (vc_uuid, data) VALUES ('{VC}', 'metadata: {{a: b}}')",
     "update": "UPDATE cloudinit_vms SET data = 'metadata: {a: c}'",

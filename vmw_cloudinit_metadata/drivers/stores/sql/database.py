@@ -18,12 +18,15 @@ from typing import Any
 from sqlalchemy import Connection, PoolProxiedConnection, exc
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.store import NAME, Key
 from vmw_cloudinit_metadata.drivers.stores.sql import engines
 from vmw_cloudinit_metadata.drivers.stores.sql.boundconnections import Listed
 from vmw_cloudinit_metadata.drivers.stores.sql.connections import Connections, Lost
 from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import (
     TooLargeError,
     UnwritableError,
+    spellings,
+    stored_values,
 )
 from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import MARIADB, POSTGRESQL, SQLITE
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
@@ -36,6 +39,9 @@ PAUSE_S = 1.0  # until it is asked again
 _OF_DATA = {"DataError", "IntegrityError"}  # of each library: their texts quote what was written
 _QUOTED = re.compile(r"(?<!\w)'([^']*)(?:'|$)|\"([^\"]*)(?:\"|$)|`([^`]*)(?:`|$)")
 
+
+# PostgreSQL: names are compared with a column of numbers, say.
+_HINTS = {"22P02": ": are the columns of names and UUIDs texts?"}
 
 # PostgreSQL, MariaDB, MySQL: a column lacks a character of what was asked for.
 _UNWRITABLE = {"22P05", "1267", "1270", "1271", "3988"}
@@ -66,6 +72,15 @@ class Database:
     def mark(self) -> str:
         """What stands for a value in a statement."""
         return "?" if self.kind == SQLITE else "%s"
+
+    @property
+    def places(self) -> str:
+        """What stands in a statement for the values of a key."""
+        return ", ".join([self.mark] * len(self.values_of(Key(NAME))))
+
+    def values_of(self, key: Key) -> Sequence[Any]:
+        """Return all values that a column may have for a key, always as many."""
+        return stored_values(key) if self.kind == SQLITE else spellings(key)
 
     def quoted(self, name: str) -> str:
         """Return the name of a table or column, whose parts may be `schema.table`."""
@@ -206,7 +221,7 @@ class Database:
         cause = getattr(error, "orig", None) or error
         code, text = _code_and_text(self.kind, cause)
         if {one.__name__ for one in type(cause).__mro__} & _OF_DATA:
-            return f"invalid data ({code or type(cause).__name__})"
+            return f"invalid data ({code or type(cause).__name__}){_HINTS.get(code, '')}"
         shown = _QUOTED.sub(self._quote, one_line(shortened(text.partition("\n")[0], 500)))
         return f"{shown} ({code})" if code else shown
 

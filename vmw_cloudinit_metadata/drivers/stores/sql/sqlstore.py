@@ -17,7 +17,6 @@ from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import (
     TooLargeError,
     UnwritableError,
     shape_of,
-    spellings,
 )
 from vmw_cloudinit_metadata.drivers.stores.sql.sqloptions import SqlOptions
 from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
@@ -148,9 +147,9 @@ class _Source:
         else:
             origin = self.table = database.quoted(table or default)
         self._from = database.escaped(origin)
-        places = f"IN ({database.mark}, {database.mark})"
         self._conditions = {
-            kind: f"{database.quoted(column)} {places}" for kind, column in COLUMNS.items()
+            kind: f"{database.quoted(column)} IN ({database.places})"
+            for kind, column in COLUMNS.items()
         }
         self._shape: RowShape | None = None
 
@@ -221,9 +220,9 @@ class _Source:
             shape = self._shape = shape_of(self.label, names, of_layers=self._of_layers)
         return shape
 
-    def _statement(self, keys: Sequence[Key]) -> tuple[str, list[str]]:
-        """Return a statement with a place for each spelling of each key, and these."""
+    def _statement(self, keys: Sequence[Key]) -> tuple[str, list[Any]]:
+        """Return a statement with a place for each value of each key, and these."""
         conditions = " OR ".join([self._conditions[key.kind] for key in keys])
-        values = [text for key in keys for text in spellings(key)]
+        values = [value for key in keys for value in self._database.values_of(key)]
         statement = f"SELECT * FROM {self._from} WHERE {conditions} LIMIT {MAX_ROWS + 1}"
         return statement, values

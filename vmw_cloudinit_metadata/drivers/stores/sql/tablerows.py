@@ -11,7 +11,7 @@ from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.store import Key
 from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
 from vmw_cloudinit_metadata.drivers.stores.sql.rowfiles import LayerRow, VmRow
-from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import COLUMNS, TooLargeError, spellings
+from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import COLUMNS, TooLargeError
 from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import LAYERS, VMS
 
 
@@ -24,8 +24,8 @@ def replace(database: Database, vms: Sequence[VmRow], layers: Sequence[LayerRow]
             keys = [Key(kind, value) for value in values if value is not None]
             _many(
                 connection,
-                f"DELETE FROM {VMS} WHERE {column} IN ({mark}, {mark})",
-                [spellings(key) for key in keys],
+                f"DELETE FROM {VMS} WHERE {column} IN ({database.places})",
+                [database.values_of(key) for key in keys],
             )
         _many(
             connection,
