@@ -33,7 +33,7 @@ from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.masking import HIDDEN, is_secret_option
 
 LISTING_S = 30.0  # for each answer of the server, while all rows are read
-HUNG_S = 1.0  # a failure after that time, in which nobody had an answer: the server hangs
+HUNG_S = 1.0  # a failure after that time, with no answer for anybody in it: the server hangs
 PAUSE_S = 1.0  # until it is asked again
 
 _OF_DATA = {"DataError", "IntegrityError"}  # of each library: their texts quote what was written
@@ -116,12 +116,8 @@ class Database:
             found = self._tried(statement, values, begun_s + engines.LOOK_UP_S)
         except Exception as error:  # of any of the libraries
             told = self._error_of(error)
-            if isinstance(told, TooLargeError):
-                self._answered_s = time.monotonic()
-            is_busy = isinstance(error, exc.TimeoutError)  # no connection was free
-            is_slow = time.monotonic() - begun_s > HUNG_S
-            is_hung = is_slow and not is_busy and self._answered_s < begun_s
-            self._leave(str(told), is_hung=is_hung)
+            if not isinstance(error, exc.TimeoutError):  # it says nothing of the server
+                self._judge(told, begun_s)
             raise told from None
         self._answered_s = time.monotonic()
         if is_trying:
@@ -183,9 +179,20 @@ class Database:
             self._closed_until_s = now_s + engines.LOOK_UP_S
             return True
 
-    def _leave(self, reason: str, *, is_hung: bool = False) -> None:
+    def _judge(self, error: DriverError, begun_s: float) -> None:
+        """Note whether the server hangs: not if somebody has just had an answer."""
+        now_s = time.monotonic()
+        if isinstance(error, TooLargeError):
+            self._answered_s = now_s
+            self._leave("")
+        elif now_s - begun_s <= HUNG_S:
+            self._leave("")
+        elif now_s - self._answered_s > HUNG_S:
+            self._leave(str(error))
+
+    def _leave(self, reason: str) -> None:
         with self._lock:
-            self._reason = reason if is_hung else ""
+            self._reason = reason
             self._closed_until_s = time.monotonic() + PAUSE_S
 
     @contextmanager
