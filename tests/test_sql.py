@@ -6,6 +6,7 @@ import ipaddress
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,19 @@ from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.store import LAYERS
 from vmw_cloudinit_metadata.drivers.stores.sql import engines, rowfiles, sqltables, tablerows
 from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
-from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import shape_of, spellings
-from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import SqlStore
+from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import (
+    MAX_ANSWER_BYTES,
+    shape_of,
+    spellings,
+)
+from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import MAX_ROWS, SqlStore
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.testing import check_driver, machine
 
 VC = "11111111-2222-3333-4444-5555555555aa"
 BIOS = "99999999-2222-3333-4444-5555555555bb"
 WEB1 = Machine(name="web1", vc_uuid=VC, bios_uuid=BIOS)
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
 Execute = Callable[..., None]
 
@@ -127,6 +133,35 @@ def test_names_are_found_as_vcenter_and_others_write_them(
     assert metadata_of(driver, Machine(name="ci/build"))
     assert metadata_of(driver, Machine(name="ci%2fbuild"))
     assert list(driver.validate()) == []
+
+
+STORED = {
+    "blob": ("", b"web1", "web1"),
+    "blob-in-text": ("TEXT", b"ci/build", "ci%2fbuild"),
+    "number": ("", 1234, "1234"),
+    "no-case": ("TEXT COLLATE NOCASE", "WEB1", "WEB1"),
+    "blanks": ("TEXT COLLATE RTRIM", "web1 ", "web1 "),
+    "zeros": ("INTEGER", "007", "7"),
+    "long": ("TEXT", "9" * 20, "9" * 20),
+}
+OTHERS = ("web1", "WEB1", "web1 ", "007", "7", "7.0", "1234", "01234", "ci%2fbuild", "9" * 20)
+
+
+@pytest.mark.parametrize(("column", "stored", "name"), STORED.values(), ids=STORED)
+def test_name_is_found_as_it_is_stored_and_no_other_one(
+    url: str, execute: Execute, column: str, stored: object, name: str
+) -> None:
+    execute(f"CREATE TABLE own (name {column}, data TEXT)")
+    execute("INSERT INTO own VALUES (?, 'metadata: {}')", stored)
+    driver = store_of(url, table="own")
+    assert [one for one in OTHERS if driver.get_instance(Machine(name=one))] == [name]
+    assert list(driver.validate()) == []
+
+
+def test_uuid_is_found_as_bytes_of_its_text(url: str, execute: Execute) -> None:
+    execute("CREATE TABLE own (vc_uuid BLOB, data TEXT)")
+    execute("INSERT INTO own VALUES (?, 'metadata: {a: b}')", VC.upper().encode())
+    assert metadata_of(store_of(url, table="own")) == {"a": "b"}
 
 
 def test_spelling_that_no_lookup_finds_is_reported(url: str, put: Execute) -> None:
@@ -283,6 +318,60 @@ def test_password_is_hidden_as_the_address_and_as_the_server_has_it() -> None:
     assert store.name == "cloudinit_vms in postgresql://db:5433/x"
 
 
+# Bounds
+
+
+def test_row_that_is_too_large_is_a_failure_of_its_vm_alone(url: str, put: Execute) -> None:
+    put(name="web1", data="metadata: {}")
+    put(name="web2", data="metadata: {}")
+    put(name="large", data=" " * (MAX_ANSWER_BYTES + 1))
+    put(name="many", data=" " * (MAX_ANSWER_BYTES // 2))
+    put(name="many", data=" " * (MAX_ANSWER_BYTES // 2 + 1))
+    driver = store_of(url, max_connections=1)
+    for name in ("large", "many"):
+        with pytest.raises(DriverError) as raised:
+            driver.get_instance(Machine(name=name))
+        assert str(raised.value) == (
+            f"cloudinit_vms in {url.removeprefix('sqlite:///')}: an answer has more than 8,388,608 "
+            "bytes: shorten the row, or leave large columns out by the option query"
+        )
+        assert metadata_of(driver) == {}
+    with pytest.raises(DriverError, match=r"bytes, after row 1 of cloudinit_vms: shorten the row"):
+        list(driver.validate())
+    with pytest.raises(DriverError, match="bytes: shorten or delete the row"):
+        list(tablerows.vms_in(Database(url, None, 1, "")))
+
+
+def test_large_row_of_another_vm_is_no_trouble_without_an_index(url: str, execute: Execute) -> None:
+    execute("CREATE TABLE own (data TEXT, name TEXT)")
+    execute("INSERT INTO own VALUES (?, 'large')", " " * (MAX_ANSWER_BYTES + 1))
+    execute("INSERT INTO own VALUES ('metadata: {a: b}', 'web1')")
+    assert metadata_of(store_of(url, table="own")) == {"a": "b"}
+
+
+def test_more_rows_than_are_read_are_an_error(url: str, put: Execute) -> None:
+    for _ in range(MAX_ROWS):
+        put(bios_uuid=BIOS, data="metadata: {}")
+    driver = store_of(url)
+    assert driver.get_instance(WEB1) is None  # they count for no BIOS UUID unless they say so
+    put(vc_uuid=VC, data="metadata: {}")
+    with pytest.raises(DriverError, match="more than 100 rows with the identities of this VM"):
+        driver.get_instance(WEB1)
+
+
+def test_slow_query_of_one_vm_is_no_server_that_hangs(url: str, constants: Constants) -> None:
+    constants(
+        drivers__stores__sql__engines__LOOK_UP_S=0.3, drivers__stores__sql__database__HUNG_S=0.1
+    )
+    database = Database(url, None, 2, "")
+    with ThreadPoolExecutor(1) as other:
+        slow = other.submit(database.rows, ENDLESS)
+        while not slow.done():
+            database.rows("SELECT 1")
+        assert "takes too long" in str(slow.exception())
+    database.rows("SELECT 1")
+
+
 # A database that is away, and changes
 
 
@@ -354,8 +443,7 @@ def test_copy_over_the_file_is_read_and_told(url: str, put: Execute, tmp_path: P
 
 def test_query_that_takes_too_long_is_interrupted(url: str, constants: Constants) -> None:
     constants(drivers__stores__sql__engines__LOOK_UP_S=0.2)
-    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
-    driver = store_of(url, query=f"SELECT 'web1' AS name, ({endless}) AS data")
+    driver = store_of(url, query=f"SELECT 'web1' AS name, ({ENDLESS}) AS data")
     with pytest.raises(DriverError, match=r"vms\.sqlite: the query takes too long"):
         driver.get_instance(WEB1)
 
@@ -459,6 +547,13 @@ def test_import_replaces_a_row_whose_name_is_spelled_without_escapes(
     (source / "ci%2fbuild.yaml").write_text("metadata: {of: file}\n")
     tablerows.replace(Database(url, None, 1, ""), *rowfiles.rows_of(source))
     assert metadata_of(store_of(url), Machine(name="ci%2fbuild")) == {"of": "file"}
+
+
+def test_import_replaces_a_row_whose_name_is_bytes(url: str, put: Execute) -> None:
+    put(name=b"web1", data="metadata: {of: before}")
+    rows = [rowfiles.VmRow("web1", None, None, "metadata: {of: file}")]
+    tablerows.replace(Database(url, None, 1, ""), rows, [])
+    assert metadata_of(store_of(url)) == {"of": "file"}
 
 
 def test_import_that_fails_in_the_middle_changes_nothing(url: str, put: Execute) -> None:

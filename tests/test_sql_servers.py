@@ -26,6 +26,8 @@ from tests.storm import free_port
 from tests.vm import Vm
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata import DriverError, Machine, StoreDriver
+from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
+from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import MAX_ANSWER_BYTES
 from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import SqlStore
 
 pytestmark = pytest.mark.slow
@@ -147,6 +149,151 @@ def told(backend: SqlServer) -> Iterator[StoreDriver]:
 def execute(backend: SqlServer, statement: str) -> None:
     with backend.admin("vms") as db, db.cursor() as cursor:
         cursor.execute(statement)
+
+
+LARGE_MIB = 20
+ROWS = f"""INSERT INTO cloudinit_vms (name, data) VALUES ('large', REPEAT('x', {LARGE_MIB << 20})),
+    ('mid', CONCAT('metadata: {{a: b}} #', REPEAT('x', 4000000)))"""
+LOOK_UPS = r"""
+import json, re, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from vmw_cloudinit_metadata import Machine, StoreDriver
+from vmw_cloudinit_metadata.drivers.stores.sql.sqlstore import SqlStore
+
+def look_up(name):
+    try:
+        return dict(driver.get_instance(Machine(name=name)).metadata)
+    except Exception as error:
+        return str(error)
+
+def most_kib():
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+driver = StoreDriver.of(SqlStore, json.loads(sys.argv[1]))
+with ThreadPoolExecutor(4) as threads:
+    before = list(threads.map(look_up, 4 * ["web1"]))
+    before_kib = most_kib()
+    large = list(threads.map(look_up, 4 * ["large"]))
+    print(json.dumps([before, large, look_up("web1"), most_kib() - before_kib, look_up("mid")]))
+"""
+
+
+@pytest.fixture
+def large(backend: SqlServer) -> Iterator[None]:
+    """Has a row of a size that nobody can use, and one of the largest that may be used."""
+    if backend.name == "mariadb":
+        execute(backend, "SET GLOBAL max_allowed_packet = 1073741824")
+    backend.put({"web1": {"metadata": {"a": "b"}}})
+    execute(backend, ROWS)
+    yield
+    execute(backend, "DELETE FROM cloudinit_vms WHERE name IN ('large', 'mid')")
+
+
+@pytest.mark.usefixtures("large")
+def test_row_of_any_size_takes_a_bounded_memory(backend: SqlServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK_UPS, json.dumps({"url": backend.url})],
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, large, after, grown_kib, mid = json.loads(done.stdout)
+    assert [*before, after, mid] == 6 * [{"a": "b"}]
+    assert len(large) == 4
+    for text in large:
+        assert "an answer has more than 8,388,608 bytes: shorten the row" in text
+    assert grown_kib * 1024 < 4 * 2.5 * MAX_ANSWER_BYTES
+
+
+@pytest.mark.usefixtures("large")
+def test_lists_and_versions_are_bounded_too(backend: SqlServer) -> None:
+    with pytest.raises(DriverError, match=r"8,388,608 bytes, after row \d+ of cloudinit_vms"):
+        list(StoreDriver.of(SqlStore, {"url": backend.url}).validate())
+    options = {"url": backend.url, "table": "cloudinit_vms"}
+    script = "#!/bin/sh\n" + 40_000 * "#"
+    backend.put({f"vm{number}": {"userdata": script} for number in range(300)})  # 12 MB together
+    execute(backend, "DELETE FROM cloudinit_vms WHERE name = 'large'")
+    assert list(StoreDriver.of(SqlStore, options).validate()) == []
+    execute(backend, "DELETE FROM cloudinit_vms WHERE name LIKE 'vm%'")
+    options["version_query"] = f"SELECT REPEAT('x', {LARGE_MIB << 20})"
+    driver = StoreDriver.of(SqlStore, options)
+    reports: list[str] = []
+    driver.watch(reports.append)
+    try:
+        wait_until(lambda: reports)
+    finally:
+        driver.close()
+    assert "version_query: an answer has more than 8,388,608 bytes: select less" in reports[0]
+
+
+def test_error_in_the_middle_of_a_list_is_that_of_the_server(backend: SqlServer) -> None:
+    if backend.name != "postgresql":
+        return  # the next row that MariaDB sends is the error
+    backend.put({"web1": {"metadata": {}}})
+    query = "SELECT name, data, 1 / (4 - length(name)) AS note FROM cloudinit_vms"
+    with pytest.raises(DriverError, match="22012"):
+        list(StoreDriver.of(SqlStore, {"url": backend.url, "query": query}).validate())
+
+
+NAMES = {
+    "postgresql": {
+        "citext": ("citext", "WEB1", "WEB1"),
+        "collation": ("text COLLATE no_case", "WEB1", "WEB1"),
+        "char": ("char(20)", "web1", "web1"),
+        "bytea": ("bytea", "web1", "web1"),
+    },
+    "mariadb": {
+        "collation": ("VARCHAR(80) COLLATE utf8mb4_general_ci", "WEB1", "WEB1"),
+        "blanks": ("VARCHAR(80) COLLATE utf8mb4_bin", "web1 ", "web1 "),
+        "char": ("CHAR(20)", "web1", "web1"),
+        "varbinary": ("VARBINARY(20)", "web1", "web1"),
+        "blob": ("BLOB", "web1", "web1"),
+        "number": ("INT", "007", "7"),
+        "zero": ("INT", "0", "0"),
+    },
+}
+
+
+@pytest.fixture
+def extended(backend: SqlServer) -> Iterator[None]:
+    """Has types and collations that are not there by default."""
+    if backend.name != "postgresql":
+        yield
+        return
+    execute(backend, "CREATE EXTENSION citext")
+    rules = "provider = icu, locale = 'und-u-ks-level2', deterministic = false"
+    execute(backend, f"CREATE COLLATION no_case ({rules})")
+    yield
+    execute(backend, "DROP COLLATION no_case")
+    execute(backend, "DROP EXTENSION citext")
+
+
+@pytest.mark.usefixtures("extended")
+def test_name_of_any_type_is_found_and_no_other_one(backend: SqlServer) -> None:
+    others = ("web1", "WEB1", "web1 ", "0", "7", "007")
+    for column, stored, name in NAMES[backend.name].values():
+        execute(backend, f"CREATE TABLE named (name {column}, data TEXT)")
+        execute(backend, f"INSERT INTO named VALUES ('{stored}', 'metadata: {{}}')")
+        readers = "vmw" + "@'127.0.0.1'" * (backend.name == "mariadb")
+        execute(backend, f"GRANT SELECT ON named TO {readers}")
+        driver = StoreDriver.of(SqlStore, {"url": backend.url, "table": "named"})
+        try:
+            assert [one for one in others if driver.get_instance(Machine(name=one))] == [name]
+            assert list(driver.validate()) == []
+        finally:
+            driver.close()
+            execute(backend, "DROP TABLE named")
+
+
+def test_column_that_takes_no_names_is_named_as_the_cause(backend: SqlServer) -> None:
+    if backend.name != "postgresql":
+        return  # others compare a text with anything
+    query = "SELECT id AS name, data FROM cloudinit_vms"
+    driver = StoreDriver.of(SqlStore, {"url": backend.url, "query": query})
+    with pytest.raises(DriverError, match="are the columns of names and UUIDs texts"):
+        driver.get_instance(Machine(name="web1"))
 
 
 CHANGES = {
@@ -409,6 +556,21 @@ def test_server_that_hangs_costs_one_look_up_its_time_and_no_other(
         backend.cont()
     wait_until(lambda: fresh(told, vm))
     wait_until(lambda: told.revision() is not None)
+
+
+SLOW = {
+    "postgresql": "SELECT repeat('x', 20000), pg_sleep(1.5) FROM generate_series(1, 6)",
+    "mariadb": "SELECT REPEAT('x', 20000), SLEEP(1.5) FROM seq_1_to_6",
+}
+
+
+def test_answer_that_comes_in_parts_has_the_time_of_one(backend: SqlServer) -> None:
+    database = Database(backend.url, None, 1, "")
+    begun_s = time.monotonic()
+    with pytest.raises(DriverError):
+        database.rows(SLOW[backend.name])
+    assert time.monotonic() - begun_s < 6  # of the 9 s of all parts
+    database.close()
 
 
 def fresh(driver: StoreDriver, vm: Machine) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, exc
 
 from vmw_cloudinit_metadata.drivers.stores.sql import engines
+from vmw_cloudinit_metadata.drivers.stores.sql.boundconnections import fetched, names_of
 
 
 class Lost(Exception):  # noqa: N818 - what has happened
@@ -37,12 +38,11 @@ class Connections:
         """Return the names of columns, and all rows; raise Lost, and what the library raises."""
         with self._one() as connection:
             raw = connection.dbapi_connection
-            if isinstance(raw, engines.PatientConnection | engines.PatientFile):
-                raw.until_s = until_s
+            raw.until_s = until_s
             cursor = raw.cursor()
             try:
                 cursor.execute(statement, values)
-                return [one[0] for one in cursor.description], cursor.fetchall()
+                return names_of(cursor), fetched(cursor)
             finally:
                 cursor.close()
 

@@ -11,28 +11,37 @@ import sqlite3
 import threading
 import time
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Row, exc
+from sqlalchemy import Connection, PoolProxiedConnection, exc
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.store import NAME, Key
 from vmw_cloudinit_metadata.drivers.stores.sql import engines
+from vmw_cloudinit_metadata.drivers.stores.sql.boundconnections import Listed
 from vmw_cloudinit_metadata.drivers.stores.sql.connections import Connections, Lost
-from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import UnwritableError
+from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import (
+    TooLargeError,
+    UnwritableError,
+    spellings,
+    stored_values,
+)
 from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import MARIADB, POSTGRESQL, SQLITE
 from vmw_cloudinit_metadata.protocol.printable import one_line, shortened
 from vmw_cloudinit_metadata.settings.masking import HIDDEN, is_secret_option
 
 LISTING_S = 30.0  # for each answer of the server, while all rows are read
-HUNG_S = 1.0  # a failure after that time is one of a server that hangs
+HUNG_S = 1.0  # a failure after that time, with no answer for anybody in it: the server hangs
 PAUSE_S = 1.0  # until it is asked again
-_ROWS_AT_A_TIME = 500
 
 _OF_DATA = {"DataError", "IntegrityError"}  # of each library: their texts quote what was written
 _QUOTED = re.compile(r"(?<!\w)'([^']*)(?:'|$)|\"([^\"]*)(?:\"|$)|`([^`]*)(?:`|$)")
 
+
+# PostgreSQL: names are compared with a column of numbers, say.
+_HINTS = {"22P02": ": are the columns of names and UUIDs texts?"}
 
 # PostgreSQL, MariaDB, MySQL: a column lacks a character of what was asked for.
 _UNWRITABLE = {"22P05", "1267", "1270", "1271", "3988"}
@@ -49,6 +58,7 @@ class Database:
         self._vocabulary = f"{vocabulary} {shown}"
         self._lock = threading.Lock()
         self._closed_until_s = 0.0
+        self._answered_s = 0.0
         self._reason = ""
 
     @property
@@ -63,18 +73,28 @@ class Database:
         """What stands for a value in a statement."""
         return "?" if self.kind == SQLITE else "%s"
 
+    @property
+    def places(self) -> str:
+        """What stands in a statement for the values of a key."""
+        return ", ".join([self.mark] * len(self.values_of(Key(NAME))))
+
+    def values_of(self, key: Key) -> Sequence[Any]:
+        """Return all values that a column may have for a key, always as many."""
+        return stored_values(key) if self.kind == SQLITE else spellings(key)
+
     def quoted(self, name: str) -> str:
         """Return the name of a table or column, whose parts may be `schema.table`."""
         quote = "`" if self.kind == MARIADB else '"'
         parts = name.split(".")
         return ".".join(f"{quote}{part.replace(quote, 2 * quote)}{quote}" for part in parts)
 
-    def file_version(self, connection: Connection) -> Hashable:
+    def file_version(self, connection: PoolProxiedConnection) -> Hashable:
         """Return another value after each change of SQLite's file."""
         file, written = engines.state_of(str(self._url.database))
         if file != connection.info["file"][0]:
             raise DriverError(f"{self.address}: the file was replaced")
-        return int(connection.exec_driver_sql("PRAGMA data_version").scalar_one()), written
+        raw: Any = connection.dbapi_connection
+        return raw.execute("PRAGMA data_version").fetchone(), written
 
     def escaped(self, text: str) -> str:
         """Return a part of a statement in which `%` stands for itself."""
@@ -96,28 +116,27 @@ class Database:
             found = self._tried(statement, values, begun_s + engines.LOOK_UP_S)
         except Exception as error:  # of any of the libraries
             told = self._error_of(error)
-            is_busy = isinstance(error, exc.TimeoutError)  # no connection was free
-            is_hung = time.monotonic() - begun_s > HUNG_S and not is_busy
-            self._leave(str(told), is_hung=is_hung)
+            if not isinstance(error, exc.TimeoutError):  # it says nothing of the server
+                self._judge(told, begun_s)
             raise told from None
+        self._answered_s = time.monotonic()
         if is_trying:
             self._leave("")
         return found
 
     @contextmanager
-    def listening(self) -> Iterator[Connection]:
+    def listening(self) -> Iterator[PoolProxiedConnection]:
         """Open a connection for one thread; what it raises is text for operators."""
         engine = engines.engine_of(self.kind, self._url)
-        with self._told(), engine.connect() as connection:
+        with self._told(), closing(engine.raw_connection()) as connection:
             yield connection
 
-    def every_row(self, statement: str) -> Iterator[Row[*tuple[Any, ...]]]:
-        """Yield rows as they come, at one moment of the database; raise DriverError."""
+    def every_row(self, statement: str) -> Listed:
+        """Yield each row as it comes, at one moment of the database; raise DriverError."""
         engine = engines.engine_of(self.kind, self._url, wait_s=LISTING_S)
-        with self._told(), engine.connect() as made:
-            level = "AUTOCOMMIT" if self.kind == SQLITE else "REPEATABLE READ"
-            connection = made.execution_options(isolation_level=level, yield_per=_ROWS_AT_A_TIME)
-            yield from connection.exec_driver_sql(statement)
+        with self._told(), closing(engine.raw_connection()) as connection:
+            raw: Any = connection.dbapi_connection
+            yield from raw.listed(statement)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -160,9 +179,20 @@ class Database:
             self._closed_until_s = now_s + engines.LOOK_UP_S
             return True
 
-    def _leave(self, reason: str, *, is_hung: bool = False) -> None:
+    def _judge(self, error: DriverError, begun_s: float) -> None:
+        """Note whether the server hangs: not if somebody has just had an answer."""
+        now_s = time.monotonic()
+        if isinstance(error, TooLargeError):
+            self._answered_s = now_s
+            self._leave("")
+        elif now_s - begun_s <= HUNG_S:
+            self._leave("")
+        elif now_s - self._answered_s > HUNG_S:
+            self._leave(str(error))
+
+    def _leave(self, reason: str) -> None:
         with self._lock:
-            self._reason = reason if is_hung else ""
+            self._reason = reason
             self._closed_until_s = time.monotonic() + PAUSE_S
 
     @contextmanager
@@ -174,7 +204,11 @@ class Database:
             raise self._error_of(error) from None
 
     def _error_of(self, error: Exception) -> DriverError:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_TOOBIG:
+            error = TooLargeError()
         match error:
+            case TooLargeError():
+                return TooLargeError(f"{self.address}: {error}")
             case DriverError():
                 return error
             case Lost(__cause__=Exception() as cause):
@@ -194,7 +228,7 @@ class Database:
         cause = getattr(error, "orig", None) or error
         code, text = _code_and_text(self.kind, cause)
         if {one.__name__ for one in type(cause).__mro__} & _OF_DATA:
-            return f"invalid data ({code or type(cause).__name__})"
+            return f"invalid data ({code or type(cause).__name__}){_HINTS.get(code, '')}"
         shown = _QUOTED.sub(self._quote, one_line(shortened(text.partition("\n")[0], 500)))
         return f"{shown} ({code})" if code else shown
 

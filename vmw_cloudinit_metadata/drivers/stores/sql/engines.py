@@ -1,26 +1,25 @@
-"""Engines of SQLAlchemy for each database, with a deadline for whatever they wait for.
-
-No library bounds a wait by default: libpq waits for ever for an answer of a server that is stopped.
-"""
+"""Engines of SQLAlchemy for each database, whose connections are bounded in bytes and seconds."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Mapping
-from math import inf
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
-import psycopg
-from psycopg.abc import PQGen
-from psycopg.types.string import TextLoader
 from sqlalchemy import URL, Engine, create_engine, event, exc
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
+from vmw_cloudinit_metadata.drivers.stores.sql.boundconnections import (
+    BoundMariadb,
+    BoundPostgresql,
+    BoundSqlite,
+    PaddedLoader,
+)
+from vmw_cloudinit_metadata.drivers.stores.sql.meter import Meter
 from vmw_cloudinit_metadata.drivers.stores.sql.sqltables import MARIADB, POSTGRESQL, SQLITE
 from vmw_cloudinit_metadata.protocol.printable import one_line
 
@@ -47,58 +46,6 @@ _OURS = {
     MARIADB: {"connect_timeout", "read_timeout", "write_timeout", "autocommit", "charset"},
 }
 _ENCODINGS = {("client_encoding", "utf8"), ("charset", "utf8mb4")}
-
-_STEPS = 10_000  # of SQLite's machine, from one look at the clock to the next: 0.1 ms
-
-T = TypeVar("T")
-
-
-class PatientConnection(psycopg.Connection[Any]):
-    """Waits for an answer until `until_s` of time.monotonic(), or `wait_s` for each answer."""
-
-    until_s = inf
-    wait_s = READ_S
-
-    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-        if timeout is not None:  # of `notifies`, which returns then
-            return super().wait(gen, interval, timeout)
-        left_s = min(self.until_s - time.monotonic(), self.wait_s)
-        try:
-            return super().wait(gen, interval, max(left_s, 0.001))
-        except psycopg.Error:
-            if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
-                self.pgconn.finish()  # the answer may come later: nothing may be sent before it
-                raise psycopg.OperationalError("the server does not answer in time") from None
-            raise
-
-
-class PaddedLoader(TextLoader):
-    """Returns a `char(n)` without the blanks that fill it up, and do not count for PostgreSQL."""
-
-    def load(self, data: Any) -> Any:
-        found = super().load(data)
-        return found.rstrip(" ") if isinstance(found, str) else found
-
-
-class PatientFile(sqlite3.Connection):
-    """Interrupts a statement at `until_s` of time.monotonic(): it would run as long as it takes.
-
-    A text that is not UTF-8 stays bytes, which is a fault of its own row alone.
-    """
-
-    until_s = inf
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.set_progress_handler(lambda: time.monotonic() > self.until_s, _STEPS)
-        self.text_factory = _text_in
-
-
-def _text_in(data: bytes) -> str | bytes:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data
 
 
 def parsed(url: str) -> tuple[str, URL]:
@@ -162,13 +109,14 @@ def engine_of(
     if database == SQLITE:
         engine = create_engine(url, connect_args={"timeout": wait_s}, **known)
         if is_read_only:
-            event.listen(engine, "do_connect", _opened(str(url.database), wait_s))
+            event.listen(engine, "do_connect", _sqlite(str(url.database), wait_s))
     elif database == POSTGRESQL:
         engine = create_engine(url, use_native_hstore=False, connect_args=_patient(wait_s), **known)
-        event.listen(engine, "do_connect", _connected(wait_s))
+        event.listen(engine, "do_connect", _postgresql(wait_s))
     else:
         limits = {"connect_timeout": CONNECT_S, "read_timeout": wait_s, "write_timeout": wait_s}
         engine = create_engine(url, connect_args={**limits, "charset": "utf8mb4"}, **known)
+        event.listen(engine, "do_connect", _mariadb(wait_s))
     return engine
 
 
@@ -185,9 +133,10 @@ def _patient(wait_s: float) -> Mapping[str, Any]:
     }
 
 
-def _connected(wait_s: float) -> Any:
-    def connect(_dialect: Any, _record: Any, cargs: Any, cparams: Any) -> PatientConnection:
-        connection = PatientConnection.connect(*cargs, **cparams)
+def _postgresql(wait_s: float) -> Any:
+    def connect(_dialect: Any, _record: Any, cargs: Any, cparams: Any) -> BoundPostgresql:
+        connection = BoundPostgresql.connect(*cargs, **cparams)
+        connection.meter = Meter(connection.pgconn.socket)
         connection.wait_s = wait_s
         connection.adapters.register_loader("bpchar", PaddedLoader)
         return connection
@@ -195,15 +144,24 @@ def _connected(wait_s: float) -> Any:
     return connect
 
 
-def _opened(path: str, wait_s: float) -> Any:
+def _mariadb(wait_s: float) -> Any:
+    def connect(_dialect: Any, _record: Any, cargs: Any, cparams: Any) -> BoundMariadb:
+        connection = BoundMariadb(*cargs, **cparams)
+        connection.wait_s = wait_s
+        return connection
+
+    return connect
+
+
+def _sqlite(path: str, wait_s: float) -> Any:
     """Open a file that must exist; nothing is written."""
     place = f"file:{quote(os.path.abspath(path))}?mode=ro"
 
-    def connect(_dialect: Any, record: Any, _cargs: Any, _cparams: Any) -> sqlite3.Connection:
+    def connect(_dialect: Any, record: Any, _cargs: Any, _cparams: Any) -> BoundSqlite:
         # Noted before it is opened: what replaces it meanwhile must not be taken for it.
         record.info["file"] = state_of(path) if os.path.exists(path) else None
         return sqlite3.connect(
-            place, uri=True, timeout=wait_s, check_same_thread=False, factory=PatientFile
+            place, uri=True, timeout=wait_s, check_same_thread=False, factory=BoundSqlite
         )
 
     return connect

@@ -6,11 +6,12 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 
 from psycopg import sql
-from sqlalchemy import Connection
+from sqlalchemy import PoolProxiedConnection
 
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Changes, Key
 from vmw_cloudinit_metadata.drivers.stores.sql import engines
+from vmw_cloudinit_metadata.drivers.stores.sql.boundconnections import BoundPostgresql
 
 PING_S = 1.0  # from one to the next; the answer has READ_S
 SILENCE_S = PING_S + engines.READ_S + 0.5  # a listener that says nothing hangs
@@ -22,15 +23,15 @@ _TABLES = """
     JOIN pg_class AS c ON c.oid = to_regclass(name) LEFT JOIN pg_trigger AS t ON t.tgrelid = c.oid
     ORDER BY c.oid, t.oid"""
 
-Connect = Callable[[], AbstractContextManager[Connection]]
+Connect = Callable[[], AbstractContextManager[PoolProxiedConnection]]
 
 
 def listen(connect: Connect, channel: str, tables: Sequence[str], changes: Changes) -> None:
     """Tell what triggers send on a channel: `KIND VALUE`, `layers`, or "" for anything; and that
     anything may have changed, once one of the tables or its triggers are others."""
     with connect() as connection:
-        raw = connection.connection.dbapi_connection
-        if not isinstance(raw, engines.PatientConnection):
+        raw = connection.dbapi_connection
+        if not isinstance(raw, BoundPostgresql):
             raise DriverError("channel: only PostgreSQL has channels")
         raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         seen = raw.execute(_TABLES, [list(tables)]).fetchall()
@@ -58,7 +59,9 @@ def key_in(payload: str) -> Key | None:
     return Key(kind, value) if value else None
 
 
-def poll(connect: Connect, version: Callable[[Connection], Hashable], changes: Changes) -> None:
+def poll(
+    connect: Connect, version: Callable[[PoolProxiedConnection], Hashable], changes: Changes
+) -> None:
     """Tell that anything may have changed, whenever `version` returns another value."""
     with connect() as connection:
         seen = version(connection)

@@ -7,10 +7,12 @@ an inventory in CSV. A column `id` only gives the row its label.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES
 from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.filesystem.filename import stem_of
 from vmw_cloudinit_metadata.drivers.store import BIOS_UUID, LAYERS, NAME, VC_UUID, Key, Record
@@ -23,7 +25,20 @@ from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 COLUMNS = {VC_UUID: "vc_uuid", BIOS_UUID: "bios_uuid", NAME: "name"}
 DATA, ID = "data", "id"
 
+# Of the rows of an answer, or of each row of a list. PostgreSQL sends a `bytea` as digits, which
+# are twice as many bytes as it has.
+MAX_ANSWER_BYTES = 2 * MAX_FILE_BYTES
+
+_NUMBER = re.compile("0|-?[1-9][0-9]{0,17}")  # of 64 bits
+
 Row = Sequence[Any]
+
+
+class TooLargeError(DriverError):
+    """An answer has more bytes than it may have."""
+
+    def __init__(self, text: str = f"an answer has more than {MAX_ANSWER_BYTES:,} bytes") -> None:
+        super().__init__(text)
 
 
 class UnwritableError(DriverError):
@@ -137,6 +152,16 @@ def spellings(key: Key) -> tuple[str, str]:
     for escaped, character in (("%2f", "/"), ("%5c", "\\"), ("%25", "%")):
         raw = raw.replace(escaped, character)
     return key.value, raw
+
+
+def stored_values(key: Key) -> tuple[str | bytes | int | None, ...]:
+    """Return all that SQLite may have for a key: it compares types too, and its columns have any.
+
+    None stands for a number, which most names are not; it is equal to nothing.
+    """
+    texts = spellings(key)
+    number = int(key.value) if _NUMBER.fullmatch(key.value) else None
+    return (*texts, *(text.encode() for text in texts), number)
 
 
 def shape_of(source: str, names: Sequence[str], *, of_layers: bool = False) -> RowShape:

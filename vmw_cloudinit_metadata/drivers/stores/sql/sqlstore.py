@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,15 @@ from vmw_cloudinit_metadata.drivers.stores.sql import sqltables
 from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import (
     COLUMNS,
     RowShape,
+    TooLargeError,
     UnwritableError,
     shape_of,
-    spellings,
 )
 from vmw_cloudinit_metadata.drivers.stores.sql.sqloptions import SqlOptions
 from vmw_cloudinit_metadata.settings.knownsecrets import KnownSecrets
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import PoolProxiedConnection
 
     from vmw_cloudinit_metadata.drivers.stores.sql.database import Database
 
@@ -106,8 +107,13 @@ class SqlStore(Store):
         sources = (self._vms, self._layers)
         return [source.table for source in sources if source and source.table]
 
-    def _version(self, query: str, connection: Connection) -> Hashable:
-        found = connection.exec_driver_sql(self._database.escaped(query)).fetchmany(2)
+    def _version(self, query: str, connection: PoolProxiedConnection) -> Hashable:
+        try:
+            with closing(connection.cursor()) as cursor:
+                cursor.execute(self._database.escaped(query), ())
+                found = cursor.fetchmany(2)
+        except TooLargeError as error:
+            raise DriverError(f"version_query: {error}: select less") from None
         if len(found) != 1:
             raise DriverError("version_query: expected one row")
         return tuple(map(str, found[0]))
@@ -130,6 +136,7 @@ class _Source:
         of_layers: bool = False,
     ) -> None:
         self.label = table or ("the query" if query is not None else default)
+        self._option = "layers_query" if of_layers else "query"
         self._database = database
         self._of_layers = of_layers
         self.table = ""  # as SQL names it
@@ -140,15 +147,15 @@ class _Source:
         else:
             origin = self.table = database.quoted(table or default)
         self._from = database.escaped(origin)
-        places = f"IN ({database.mark}, {database.mark})"
         self._conditions = {
-            kind: f"{database.quoted(column)} {places}" for kind, column in COLUMNS.items()
+            kind: f"{database.quoted(column)} IN ({database.places})"
+            for kind, column in COLUMNS.items()
         }
         self._shape: RowShape | None = None
 
     def look(self) -> None:
         """Read the names of the columns; raise DriverError if the rows cannot be read."""
-        names, _ = self._database.rows(f"SELECT * FROM {self._from} WHERE 1 = 0")
+        names, _ = self._rows(f"SELECT * FROM {self._from} WHERE 1 = 0")
         self._shape = shape_of(self.label, names, of_layers=self._of_layers)
 
     def fetch(self, keys: Sequence[Key]) -> Iterator[Record]:
@@ -157,26 +164,48 @@ class _Source:
         if not asked:
             return
         try:
-            names, rows = self._database.rows(*self._statement(asked))
+            names, rows = self._rows(*self._statement(asked))
         except UnwritableError:
             asked = [key for key in asked if key.value.isascii()]  # no row can have the others
             if not asked:
                 self.look()  # raises if the query is wrong by itself
                 return
-            names, rows = self._database.rows(*self._statement(asked))
+            names, rows = self._rows(*self._statement(asked))
+        if len(rows) > MAX_ROWS:
+            raise DriverError(
+                f"{self.label} in {self._database.address}: found more than {MAX_ROWS} rows with "
+                "the identities of this VM, expected one: clear what these rows have in common"
+            )
         yield from self._shaped(names).records(asked, rows)
 
     def layers(self) -> Iterator[Record]:
         statement = f"SELECT * FROM {self._from} LIMIT {MAX_LAYER_ROWS}"
-        names, rows = self._database.rows(statement)
+        names, rows = self._rows(statement)
         yield from self._shaped(names).layers(rows)
 
     def every(self) -> Iterator[Record]:
+        record: Record | None = None
         shape: RowShape | None = None
-        statement = f"SELECT * FROM {self._from}"
-        for row in self._database.every_row(statement):
-            shape = shape or self._shaped(list(row._fields))
-            yield shape.record(row)
+        try:
+            for names, row in self._database.every_row(f"SELECT * FROM {self._from}"):
+                shape = shape or self._shaped(names)
+                record = shape.record(row)
+                yield record
+        except TooLargeError as error:
+            place = f", after {record.label}" if record else ""
+            raise self._too_large(f"{error}{place}") from None
+
+    def _rows(
+        self, statement: str, values: Sequence[Any] = ()
+    ) -> tuple[Sequence[str], Sequence[Any]]:
+        try:
+            return self._database.rows(statement, values)
+        except TooLargeError as error:
+            raise self._too_large(str(error)) from None
+
+    def _too_large(self, text: str) -> DriverError:
+        advice = f"shorten the row, or leave large columns out by the option {self._option}"
+        return DriverError(f"{self.label} in {text}: {advice}")
 
     def _known(self) -> RowShape:
         if self._shape is None:
@@ -191,9 +220,9 @@ class _Source:
             shape = self._shape = shape_of(self.label, names, of_layers=self._of_layers)
         return shape
 
-    def _statement(self, keys: Sequence[Key]) -> tuple[str, list[str]]:
-        """Return a statement with a place for each spelling of each key, and these."""
+    def _statement(self, keys: Sequence[Key]) -> tuple[str, list[Any]]:
+        """Return a statement with a place for each value of each key, and these."""
         conditions = " OR ".join([self._conditions[key.kind] for key in keys])
-        values = [text for key in keys for text in spellings(key)]
-        statement = f"SELECT * FROM {self._from} WHERE {conditions} LIMIT {MAX_ROWS}"
+        values = [value for key in keys for value in self._database.values_of(key)]
+        statement = f"SELECT * FROM {self._from} WHERE {conditions} LIMIT {MAX_ROWS + 1}"
         return statement, values
