@@ -6,12 +6,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from vmw_cloudinit_metadata.protocol import vmware
-from vmw_cloudinit_metadata.protocol.events import (
-    Identified,
-    IdentityAsked,
-    IdentityMissing,
-    Requested,
-)
+from vmw_cloudinit_metadata.protocol.events import Identified, IdentityAsked, IdentityMissing
 from vmw_cloudinit_metadata.protocol.identity import PATIENCE, Identity
 from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.known import Known
@@ -190,6 +185,5 @@ class Identification(Stateful):
         self._peer.report(IdentityAsked())
 
     def _let_requests_pass(self) -> None:
-        for request in self._waiting:
-            self._peer.report(Requested(request))
+        self._peer.events += self._waiting
         self._waiting.clear()

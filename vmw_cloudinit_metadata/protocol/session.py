@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from vmw_cloudinit_metadata.protocol import packet, stranger, telnet
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
-from vmw_cloudinit_metadata.protocol.events import Event, IdentityAsked, Requested
+from vmw_cloudinit_metadata.protocol.events import Event, IdentityAsked
 from vmw_cloudinit_metadata.protocol.extension import Extension
 from vmw_cloudinit_metadata.protocol.identification import Identification
 from vmw_cloudinit_metadata.protocol.identity import Identity
@@ -145,9 +145,9 @@ class Session:
     def answer(self, packets: bytes) -> bytes | None:
         """Encode serialized packets, or a part of one; return the bytes to write to the peer.
 
-        Call it after Requested, in the order of the requests, when the documents are looked up. The
-        bytes begin with what `data_to_send` would return. Return None, and encode nothing, unless
-        the session `can_speak`.
+        Call it after GuestRequest, in the order of the requests, when the documents are looked up.
+        The bytes begin with what `data_to_send` would return. Return None, and encode nothing,
+        unless the session `can_speak`.
         """
         if not self.can_speak:
             return None
@@ -262,7 +262,7 @@ class Session:
         if was_silent and peer.phase is IDENTIFIED and not self.is_moving:
             self._identification.ask_again()
         if peer.phase in ANSWERED:
-            peer.events.append(Requested(request))
+            peer.events.append(request)
         else:
             self._identification.wait(request)
 
