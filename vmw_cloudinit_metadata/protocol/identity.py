@@ -207,7 +207,7 @@ class Identity(Stateful):
 
     def receive(self, code: Suboption, argument: bytes) -> bool:
         """Store an answer; return whether it is usable. An unusable one replaces nothing."""
-        value = vmware.parse_identity(code, argument)
+        value = vmware.PARSERS[code](argument)
         if value is not None:
             self._news[_FIELDS[code]] = value
         elif argument and code in _STRICT and not self.has(code):
