@@ -60,8 +60,7 @@ class Identification(Stateful):
 
     def announce(self, known: bytes) -> None:
         """Handle KNOWN-SUBOPTIONS-1: ask the VM what it can answer."""
-        for question in self._identity.ask(known):
-            self._peer.say(question)
+        self._peer.ask(self._identity.ask(known))
         self._peer.report(IdentityAsked())
         self._judge()
 
@@ -102,8 +101,7 @@ class Identification(Stateful):
 
     def ask_for_missing(self) -> None:
         """Ask once more, after a timeout, for what determines the VM."""
-        for question in self._identity.overdue():
-            self._peer.say(question)
+        self._peer.ask(self._identity.overdue())
         self._judge()
 
     def wait_on(self) -> None:
@@ -123,8 +121,7 @@ class Identification(Stateful):
         if not questions:
             return
         self._peer.advance(AWAITED)
-        for question in questions:
-            self._peer.say(question)
+        self._peer.ask(questions)
         self._peer.report(IdentityAsked(again=True))
 
     def wait(self, request: GuestRequest) -> None:
