@@ -30,7 +30,8 @@ _BEGIN, _END = bytes([IAC, SB]), bytes([IAC, SE])
 # The longest legitimate one is a VM-NAME or a service URI of some hundred bytes.
 MAX_SUBNEGOTIATION_BYTES = 4096
 
-_REPEATED_BYTES = 256  # longer segments do not repeat, and are not cached
+# Longer segments do not repeat, and are not cached: the four answers of a VM have some 190 bytes.
+_REPEATED_BYTES = 128
 
 
 class Verb(IntEnum):
