@@ -18,22 +18,16 @@ _OUT = octets(64 * 1024)
 
 
 class Endpoint:
-    """A telnet endpoint; `us` and `him` are the options that each side may switch on."""
+    """A telnet endpoint, which has sent nothing but `greeting`, about these options."""
 
     __slots__ = ("_decoder", "_nvt", "_options", "_out", "_receives_binary", "_sends_binary")
 
-    def __init__(self, us: frozenset[int], him: frozenset[int]) -> None:
+    def __init__(self, options: Options, greeting: bytes = b"") -> None:
         self._decoder = telnet.Decoder()
         self._nvt = telnet.NvtDecoder()
-        self._options = Options(us, him)
-        self._out = b""
+        self._options = options
+        self._out = greeting
         self._receives_binary = self._sends_binary = False
-
-    def copy(self) -> Endpoint:
-        """Return an endpoint in the same state; call it only before anything was received."""
-        copy = Endpoint(self._options.us, self._options.him)
-        copy._options, copy._out = self._options, self._out
-        return copy
 
     def state(self) -> State:
         """Return the state, for an endpoint that goes on elsewhere."""

@@ -38,7 +38,7 @@ from vmw_cloudinit_metadata.protocol.sessionmoves import SessionMoves
 from vmw_cloudinit_metadata.protocol.starttls import OFFERED, UNDECIDED, StartTls
 from vmw_cloudinit_metadata.protocol.state import State
 from vmw_cloudinit_metadata.protocol.telnet import Option
-from vmw_cloudinit_metadata.protocol.telnetoptions import Side
+from vmw_cloudinit_metadata.protocol.telnetoptions import Options, Side, wished
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 __all__ = ["Policy", "Session", "TlsPolicy"]
@@ -73,6 +73,7 @@ class Session:
         "_identification",
         "_lines",
         "_peer",
+        "data_to_send",
         "_stray",
         "_telnet",
         "identity",
@@ -89,7 +90,9 @@ class Session:
         is_secure: bool = False,
     ) -> None:
         can_start_tls = policy.tls is not TlsPolicy.OFF and not is_secure
-        self._telnet = (_BEGINS_WITH_TLS if can_start_tls else _BEGINS_IN_PLAIN).copy()
+        self._telnet = Endpoint(*(_BEGINS_WITH_TLS if can_start_tls else _BEGINS_IN_PLAIN))
+        # Returns, once, the bytes to write to the peer. Call it after every other method.
+        self.data_to_send = self._telnet.data_to_send
         self._peer = peer = TelnetPeer(self._telnet)
         self._stray: stranger.Watch | None = None
         self.start_tls = StartTls(peer, is_possible=can_start_tls)
@@ -152,10 +155,6 @@ class Session:
         if not self.can_speak:
             return None
         return self._telnet.sent_with(packets)
-
-    def data_to_send(self) -> bytes:
-        """Return, once, the bytes to write to the peer. Call it after every other method."""
-        return self._telnet.data_to_send()
 
     def settle_claim(self, *, is_first: bool) -> list[Event]:
         """Go on after MoveClaimed.
@@ -343,14 +342,18 @@ _RECEIVERS: dict[type[telnet.Event], Callable[[Session, Any], None]] = {
 }
 
 
-def _greeting(endpoint: Endpoint, *his: int) -> Endpoint:
-    """Queue the greeting; `his` are further options to ask the peer for."""
-    for option in (Option.BINARY, Option.SGA, Option.ECHO):  # ECHO: ESXi must not echo locally
-        endpoint.wish(Side.US, option, on=True)
-    for option in (Option.BINARY, Option.SGA, *his):
-        endpoint.wish(Side.HIM, option, on=True)
-    return endpoint
+def _begun(options: Options, *his: int) -> tuple[Options, bytes]:
+    """Return the options after the greeting, and the greeting; `his` are further options to ask
+    the peer for."""
+    ours = (Option.BINARY, Option.SGA, Option.ECHO)  # ECHO: ESXi must not echo locally
+    wishes = [(Side.US, option) for option in ours]
+    wishes += [(Side.HIM, option) for option in (Option.BINARY, Option.SGA, *his)]
+    greeting = b""
+    for side, option in wishes:
+        options, request = wished(options, side, option, on=True)
+        greeting += telnet.encode_negotiation(request) if request else b""
+    return options, greeting
 
 
-_BEGINS_IN_PLAIN = _greeting(Endpoint(_OURS, _HIS), Option.VMWARE_TELNET_EXT)
-_BEGINS_WITH_TLS = _greeting(Endpoint(_OURS, _HIS | {Option.AUTHENTICATION}))
+_BEGINS_IN_PLAIN = _begun(Options(_OURS, _HIS), Option.VMWARE_TELNET_EXT)
+_BEGINS_WITH_TLS = _begun(Options(_OURS, _HIS | {Option.AUTHENTICATION}))
