@@ -43,8 +43,6 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 __all__ = ["Policy", "Session", "TlsPolicy"]
 
-_NEGOTIATED_SPECIALLY = frozenset({Option.VMWARE_TELNET_EXT, Option.AUTHENTICATION})
-
 _OURS = frozenset({Option.BINARY, Option.SGA, Option.ECHO})
 _HIS = frozenset({Option.BINARY, Option.SGA, Option.VMWARE_TELNET_EXT})
 
@@ -303,14 +301,15 @@ class Session:
 
     def _receive_negotiation(self, negotiation: telnet.Negotiation) -> None:
         option = negotiation.option
-        if option not in _NEGOTIATED_SPECIALLY:
-            self._telnet.negotiate(negotiation)
-        elif option == Option.AUTHENTICATION:
+        if option == Option.VMWARE_TELNET_EXT:
+            if self.start_tls.stage is OFFERED:
+                self.start_tls.postpone(negotiation)
+            else:
+                self._extension.negotiate(negotiation)
+        elif option == Option.AUTHENTICATION and self.start_tls.is_possible:
             self._receive(self.start_tls.negotiate(negotiation))
-        elif self.start_tls.stage is OFFERED:
-            self.start_tls.postpone(negotiation)
         else:
-            self._extension.negotiate(negotiation)
+            self._telnet.negotiate(negotiation)
 
     def _take_events(self) -> list[Event]:
         events, self._peer.events = self._peer.events, []
