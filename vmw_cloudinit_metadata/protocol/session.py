@@ -71,9 +71,9 @@ class Session:
         "_identification",
         "_lines",
         "_peer",
-        "data_to_send",
         "_stray",
         "_telnet",
+        "data_to_send",
         "identity",
         "moves",
         "start_tls",
@@ -120,7 +120,8 @@ class Session:
             self._receive_serial(plain)
         elif peer.phase in SPEAKING:
             self._receive_telnet(data)
-        return self._take_events()
+        events, peer.events = peer.events, []
+        return events
 
     def peer_is_silent(self) -> None:
         """Go on without TLS, as the peer has started neither TLS nor AUTHENTICATION.
@@ -148,9 +149,9 @@ class Session:
 
         Call it after GuestRequest, in the order of the requests, when the documents are looked up.
         The bytes begin with what `data_to_send` would return. Return None, and encode nothing,
-        unless the session `can_speak`.
+        while the VM is moving away, and when the session is mute.
         """
-        if not self.can_speak:
+        if self.moves.departure or self._peer.phase not in SPEAKING:
             return None
         return self._telnet.sent_with(packets)
 
@@ -200,11 +201,6 @@ class Session:
     def phase(self) -> SessionPhase:
         """A phase from phases.py; compare it with `is`."""
         return self._peer.phase
-
-    @property
-    def can_speak(self) -> bool:
-        """Whether answers may be sent: not while the VM is moving away, nor when mute."""
-        return self.moves.departure is None and self._peer.phase in SPEAKING
 
     @property
     def is_moving(self) -> bool:
