@@ -173,23 +173,17 @@ class Identity(Stateful):
         return self._confirmed is not None and self._confirmed == self.machine.vc_uuid
 
     def ask(self, known: bytes) -> Codes:
-        """Return the questions for a VM that announces these suboptions.
-
-        An announced answer counts like its question: a VM that does not know the question says so.
-        """
+        """Return the questions for a VM that announces these suboptions."""
         if self._is_presumed:
             self._is_presumed, self._announced, self._unanswered = False, (), []
-        return self._ask(
-            [q for q, answer in vmware.IDENTITY.items() if q in known or answer in known]
-        )
+        return self._ask(*vmware.questions_for(known))
 
-    def _ask(self, questions: Codes) -> Codes:
+    def _ask(self, questions: Codes, answers: Codes) -> Codes:
         if self.is_complete:
             self.restart_time()
         self.is_asked = True
         self._announced = _joined(self._announced, questions)
-        missing = self._lacking([vmware.IDENTITY[question] for question in questions])
-        self._unanswered = _joined(self._unanswered, missing)
+        self._unanswered = _joined(self._unanswered, self._lacking(answers))
         return questions
 
     def ask_again(self) -> Codes:
@@ -231,7 +225,7 @@ class Identity(Stateful):
         self.times_overdue += 1
         if not self.is_asked:
             self._is_presumed = True
-            self._ask(list(vmware.IDENTITY))
+            self._ask(*vmware.questions_for(bytes(vmware.IDENTITY)))
         else:
             self._unanswered = self._owed(self._unanswered)
         return [q for q, answer in vmware.IDENTITY.items() if answer in self._unanswered]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -62,6 +63,17 @@ IDENTITY = {
     Suboption.GET_VM_BIOS_UUID: Suboption.VM_BIOS_UUID,
     Suboption.GET_VM_LOCATION_UUID: Suboption.VM_LOCATION_UUID,
 }
+
+
+@lru_cache(maxsize=16)  # nearly all hosts announce the same; at most 64 KiB of what they announce
+def questions_for(known: bytes) -> tuple[tuple[Suboption, ...], tuple[Suboption, ...]]:
+    """Return the questions for a VM that announces these suboptions, and their answers.
+
+    An announced answer counts like its question: a VM that does not know the question says so.
+    """
+    pairs = [pair for pair in IDENTITY.items() if pair[0] in known or pair[1] in known]
+    return tuple(question for question, _ in pairs), tuple(answer for _, answer in pairs)
+
 
 DIRECTIONS = {b"C": "client", b"S": "server"}
 
