@@ -201,7 +201,7 @@ class Hypervisor:
 
     @property
     def _extension_is_on(self) -> bool:
-        return self._telnet.is_on(Side.US, Option.VMWARE_TELNET_EXT)
+        return self._telnet.options.is_on(Side.US, Option.VMWARE_TELNET_EXT)
 
     # TLS by AUTHENTICATION
 

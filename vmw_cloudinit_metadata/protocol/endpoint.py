@@ -20,12 +20,12 @@ _OUT = octets(64 * 1024)
 class Endpoint:
     """A telnet endpoint, which has sent nothing but `greeting`, about these options."""
 
-    __slots__ = ("_decoder", "_nvt", "_options", "_out", "_receives_binary", "_sends_binary")
+    __slots__ = ("_decoder", "_nvt", "_out", "_receives_binary", "_sends_binary", "options")
 
     def __init__(self, options: Options, greeting: bytes = b"") -> None:
         self._decoder = telnet.Decoder()
         self._nvt = telnet.NvtDecoder()
-        self._options = options
+        self.options = options
         self._out = greeting
         self._receives_binary = self._sends_binary = False
 
@@ -34,7 +34,7 @@ class Endpoint:
         return {
             "decoder": self._decoder.state(),
             "nvt": self._nvt.state(),
-            "options": OPTIONS.write(self._options),
+            "options": OPTIONS.write(self.options),
             "out": _OUT.write(self._out),
         }
 
@@ -43,7 +43,7 @@ class Endpoint:
         written = mapping(state)
         self._decoder.restore(written.get("decoder"))
         self._nvt.restore(written.get("nvt"))
-        self._options = OPTIONS.read(written.get("options"))
+        self.options = OPTIONS.read(written.get("options"))
         self._out = _OUT.read(written.get("out"))
         self._note_binary()
 
@@ -68,7 +68,7 @@ class Endpoint:
 
     def negotiate(self, negotiation: telnet.Negotiation) -> None:
         """Answer a negotiation that has arrived, where RFC 1143 has an answer to it."""
-        self._options, answer = telnetoptions.received(self._options, negotiation)
+        self.options, answer = telnetoptions.received(self.options, negotiation)
         if answer:
             self._out += telnet.encode_negotiation(answer)
         if negotiation.option == Option.BINARY:
@@ -76,14 +76,11 @@ class Endpoint:
 
     def wish(self, side: Side, option: int, *, on: bool) -> None:
         """Ask for an option to be switched on or off."""
-        self._options, request = telnetoptions.wished(self._options, side, option, on=on)
+        self.options, request = telnetoptions.wished(self.options, side, option, on=on)
         if request:
             self._out += telnet.encode_negotiation(request)
         if option == Option.BINARY:
             self._note_binary()
-
-    def is_on(self, side: Side, option: int) -> bool:
-        return self._options.is_on(side, option)
 
     def send(self, data: bytes) -> None:
         """Queue data for the other side's program."""
@@ -110,5 +107,5 @@ class Endpoint:
         return data
 
     def _note_binary(self) -> None:
-        self._receives_binary = _HIS_BINARY in self._options.states
-        self._sends_binary = _OUR_BINARY in self._options.states
+        self._receives_binary = _HIS_BINARY in self.options.states
+        self._sends_binary = _OUR_BINARY in self.options.states

@@ -43,9 +43,9 @@ class Extension:
     def negotiate(self, negotiation: Negotiation) -> None:
         """Answer WILL, WONT, DO or DONT of the option itself."""
         endpoint, option = self._peer.telnet, negotiation.option
-        was_on = endpoint.is_on(Side.HIM, option)
+        was_on = endpoint.options.is_on(Side.HIM, option)
         endpoint.negotiate(negotiation)
-        if not was_on and endpoint.is_on(Side.HIM, option):
+        if not was_on and endpoint.options.is_on(Side.HIM, option):
             # At once: a VM may wait for our list before it sends its own.
             endpoint.send_command(_KNOWN_SUBOPTIONS)
         elif negotiation.verb is Verb.WONT and self._peer.phase not in PROXIED:
