@@ -52,8 +52,8 @@ class Endpoint:
         return self._decoder.receive_data(data)
 
     def only_data(self, data: bytes) -> bytes | None:
-        """Return the bytes as `plain` would if they are nothing but data, or None."""
-        if self._decoder.begun or telnet.IAC in data:
+        """Return bytes without IAC as `plain` would, or None if they are the rest of a command."""
+        if self._decoder.begun:
             return None
         return data if self._receives_binary else self._nvt.receive_data(data)
 

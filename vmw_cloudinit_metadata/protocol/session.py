@@ -114,7 +114,8 @@ class Session:
         peer.now_s = now_s
         # A UART's bytes come one by one, so what can only be the guest's takes the short way.
         plain = None
-        if peer.phase in SERIAL and self.start_tls.stage is not UNDECIDED:
+        is_plain = telnet.IAC not in data and self.start_tls.stage is not UNDECIDED
+        if is_plain and peer.phase in SERIAL:
             plain = self._telnet.only_data(data)
         if plain is not None:
             self._receive_serial(plain)
@@ -274,7 +275,7 @@ class Session:
             phase = self._peer.phase
             if phase is MUTE:
                 return
-            if phase is FRESH and not isinstance(event, telnet.Data):
+            if phase is FRESH and type(event) is not telnet.Data:
                 self._peer.advance(COMMAND)
             if phase is ARRIVED and self.moves.arrival:
                 if not self.moves.arrival.keep_behind(event):
