@@ -168,7 +168,7 @@ class Identification(Stateful):
         peer.advance(self._identity.cue)
         if peer.phase is IDENTIFIED and before is not IDENTIFIED:
             self.last_request_s = peer.now_s
-            peer.report(Identified(self.machine))
+            peer.report(Identified(self._identity.machine))
             self._let_requests_pass()
 
     def _report_change(self, was: Machine) -> None:

@@ -148,7 +148,7 @@ class Identity(Stateful):
             if not self._keys:
                 self._proved = Proof.UNASKED, None
         self._token = token
-        self._news.update(service_uri=service_uri, direction=direction)
+        self._news["service_uri"], self._news["direction"] = service_uri, direction
 
     def prove(self, proof: Proof) -> None:
         """Note that vCenter confirms this VM, or what the source of its move has proved.
