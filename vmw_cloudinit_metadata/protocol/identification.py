@@ -76,7 +76,8 @@ class Identification(Stateful):
             self._peer.violation(f"unusable {vmware.named(code)}")
         if was:
             self._report_change(was)
-        self._judge()
+        if was or self._identity.is_complete:  # else more is awaited, as before
+            self._judge()
 
     def proxied(self, service_uri: str, direction: str, token: str | None) -> None:
         """Handle an accepted DO-PROXY."""
