@@ -203,7 +203,7 @@ class Identity(Stateful):
         value = vmware.PARSERS[code](argument)
         if value is not None:
             self._news[_FIELDS[code]] = value
-        elif argument and code in _STRICT and not self.has(code):
+        elif argument and code in _STRICT and self._lacking([code]):
             self._unusable = _joined(self._unusable, [code])
             self._unanswered = _joined(self._unanswered, [code])
             return False
@@ -250,10 +250,6 @@ class Identity(Stateful):
         texts += [f"sent, but not a UUID: {unusable}"] if unusable else []
         return "; ".join(texts)
 
-    def has(self, code: Suboption) -> bool:
-        """Return whether a usable answer has arrived."""
-        return not self._lacking((code,))
-
     def _lacking(self, answers: Iterable[Suboption]) -> list[Suboption]:
         """Return those of which no usable one has arrived."""
         machine, news = self._machine, self._news
@@ -264,7 +260,8 @@ class Identity(Stateful):
 
     def is_settled(self, code: Suboption) -> bool:
         """Return whether this is known, or known to be absent."""
-        return self.has(code) or (self.is_asked and code not in self._unanswered)
+        is_absent = self.is_asked and code not in self._unanswered
+        return is_absent or not self._lacking([code])
 
     @property
     def is_complete(self) -> bool:
@@ -310,7 +307,7 @@ class Identity(Stateful):
             if value := getattr(here, field) or getattr(there, field):
                 self._news[field] = value
         self.is_asked = self.is_asked or there.is_asked
-        stronger = list(takewhile(lambda code: not self.has(code), DECISIVE))
+        stronger = list(takewhile(lambda code: self._lacking([code]), DECISIVE))
         announced = [answer for answer in self._unanswered if answer in stronger]
         self._unanswered = self._owed(_joined(announced, there.unanswered))
         self._unusable = _joined(self._unusable, there.unusable)
