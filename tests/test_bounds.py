@@ -14,8 +14,9 @@ import pytest
 from tests.vm import BINARY, KNOWN, suboption
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.process.budget import Budget
-from vmw_cloudinit_metadata.protocol import packet, telnet, telnetoptions
+from vmw_cloudinit_metadata.protocol import packet, telnet, telnetoptions, vmware
 from vmw_cloudinit_metadata.protocol.events import Refused
+from vmw_cloudinit_metadata.protocol.peer import bare
 from vmw_cloudinit_metadata.protocol.phases import IDENTIFIED, MUTE
 from vmw_cloudinit_metadata.protocol.session import Policy, Session, TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves, RandomSecrets
@@ -85,7 +86,10 @@ NEVER_NAMED = {"proxied": BINARY + WILL_EXTENSION + suboption(0, KNOWN) + PROXY 
 }
 
 
-CACHES = (packet.requests_of, telnet.events_of, telnetoptions.received)
+CACHES = (
+    *(packet.requests_of, telnet.events_of, telnetoptions.received),
+    *(vmware.questions_for, bare),
+)
 OURS = tracemalloc.Filter(True, "*/vmw_cloudinit_metadata/*")
 
 
@@ -156,6 +160,9 @@ def test_kept_parses_have_short_keys() -> None:
         lines.requests(b"%d" % number + b"x" * 4000 + b"\n")
     for cache in (packet.requests_of, telnet.events_of):
         assert cache.cache_info().currsize == 0
+    assert vmware.questions_for.cache_parameters()["maxsize"] * telnet.MAX_SUBNEGOTIATION_BYTES <= (
+        64 * 1024
+    )
     assert telnetoptions.received.cache_parameters()["maxsize"] <= 512
 
 

@@ -23,7 +23,7 @@ _KNOWN_SUBOPTIONS = telnet.encode_subnegotiation(
 class Extension:
     """Handles the suboptions of one VM."""
 
-    __slots__ = ("_identification", "_is_secure", "_peer", "_policy", "moves")
+    __slots__ = ("_identification", "_lacks_tls", "_peer", "_policy", "moves")
 
     def __init__(
         self,
@@ -36,16 +36,16 @@ class Extension:
     ) -> None:
         self._peer = peer
         self._policy = policy
-        self._is_secure = is_secure
+        self._lacks_tls = policy.tls is TlsPolicy.REQUIRE and not is_secure
         self._identification = identification
         self.moves = moves
 
     def negotiate(self, negotiation: Negotiation) -> None:
         """Answer WILL, WONT, DO or DONT of the option itself."""
         endpoint, option = self._peer.telnet, negotiation.option
-        was_on = endpoint.is_on(Side.HIM, option)
+        was_on = endpoint.options.is_on(Side.HIM, option)
         endpoint.negotiate(negotiation)
-        if not was_on and endpoint.is_on(Side.HIM, option):
+        if not was_on and endpoint.options.is_on(Side.HIM, option):
             # At once: a VM may wait for our list before it sends its own.
             endpoint.send_command(_KNOWN_SUBOPTIONS)
         elif negotiation.verb is Verb.WONT and self._peer.phase not in PROXIED:
@@ -56,29 +56,26 @@ class Extension:
         if not payload:
             self._peer.violation("suboption without a code")
             return
-        known = _SUBOPTIONS.get(payload[0])
-        if known is None:
+        code, argument = payload[0], payload[1:]
+        if code in _ANSWERS:
+            self._identification.learn(_ANSWERS[code], argument)
+        elif code in _HANDLERS:
+            _HANDLERS[code](self, argument)
+        elif code in _OUT_OF_PLACE:
+            self._peer.violation(_OUT_OF_PLACE[code])
+        else:
             self._peer.violation("unknown suboption")
             self._peer.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, payload[:1])
-        else:
-            code, handle = known
-            handle(self, code, payload[1:])
-            if self.moves.arrival:
-                self.moves.check_claim()
-
-    def _out_of_place(self, code: Suboption, _argument: bytes) -> None:
-        self._peer.violation(f"unexpected {vmware.named(code)}")
+        if self.moves.arrival:
+            self.moves.check_claim()
 
     # Who the VM is
 
-    def _known_suboptions(self, _code: Suboption, argument: bytes) -> None:
+    def _known_suboptions(self, argument: bytes) -> None:
         self._identification.announce(argument)
 
-    def _unknown_suboption(self, _code: Suboption, argument: bytes) -> None:
+    def _unknown_suboption(self, argument: bytes) -> None:
         self._identification.withdraw(argument)
-
-    def _identity(self, code: Suboption, argument: bytes) -> None:
-        self._identification.learn(code, argument)
 
     def identity_overdue(self) -> None:
         """Handle the end of the time for sending the identity."""
@@ -86,7 +83,7 @@ class Extension:
         self.moves.check_claim()
         self._identification.wait_on()
 
-    def _do_proxy(self, _code: Suboption, argument: bytes) -> None:
+    def _do_proxy(self, argument: bytes) -> None:
         direction = vmware.DIRECTIONS.get(argument[:1])
         is_short = len(argument) <= 1 + vmware.MAX_URI_BYTES
         uri, token = identitytoken.taken_from(argument[1:].decode("utf-8", "replace"))
@@ -107,27 +104,22 @@ class Extension:
             self._peer.advance(PROXY)
             self._identification.proxied(uri, direction, token)
 
-    @property
-    def _lacks_tls(self) -> bool:
-        return self._policy.tls is TlsPolicy.REQUIRE and not self._is_secure
-
     # vMotion
 
-    def _vmotion_begin(self, _code: Suboption, argument: bytes) -> None:
+    def _vmotion_begin(self, argument: bytes) -> None:
         self.moves.begin(argument)
 
-    def _vmotion_abort(self, _code: Suboption, _argument: bytes) -> None:
+    def _vmotion_abort(self, _argument: bytes) -> None:
         self.moves.abort()
 
-    def _vmotion_peer(self, _code: Suboption, argument: bytes) -> None:
+    def _vmotion_peer(self, argument: bytes) -> None:
         self.moves.come(argument, lacks_tls=self._lacks_tls)
 
-    def _vmotion_complete(self, _code: Suboption, argument: bytes) -> None:
+    def _vmotion_complete(self, argument: bytes) -> None:
         self.moves.complete(argument)
 
 
-_HANDLERS: dict[Suboption, Callable[[Extension, Suboption, bytes], None]] = {
-    **dict.fromkeys(Suboption, Extension._out_of_place),
+_HANDLERS: dict[int, Callable[[Extension, bytes], None]] = {
     Suboption.KNOWN_SUBOPTIONS_1: Extension._known_suboptions,
     Suboption.UNKNOWN_SUBOPTION_RCVD_1: Extension._unknown_suboption,
     Suboption.VMOTION_BEGIN: Extension._vmotion_begin,
@@ -135,6 +127,6 @@ _HANDLERS: dict[Suboption, Callable[[Extension, Suboption, bytes], None]] = {
     Suboption.VMOTION_COMPLETE: Extension._vmotion_complete,
     Suboption.VMOTION_ABORT: Extension._vmotion_abort,
     Suboption.DO_PROXY: Extension._do_proxy,
-    **dict.fromkeys(vmware.IDENTITY.values(), Extension._identity),
 }
-_SUBOPTIONS = {int(code): (code, handle) for code, handle in _HANDLERS.items()}
+_ANSWERS: dict[int, Suboption] = {answer: answer for answer in vmware.IDENTITY.values()}
+_OUT_OF_PLACE: dict[int, str] = {code: f"unexpected {vmware.named(code)}" for code in Suboption}

@@ -148,7 +148,7 @@ class Identity(Stateful):
             if not self._keys:
                 self._proved = Proof.UNASKED, None
         self._token = token
-        self._news.update(service_uri=service_uri, direction=direction)
+        self._news["service_uri"], self._news["direction"] = service_uri, direction
 
     def prove(self, proof: Proof) -> None:
         """Note that vCenter confirms this VM, or what the source of its move has proved.
@@ -173,24 +173,17 @@ class Identity(Stateful):
         return self._confirmed is not None and self._confirmed == self.machine.vc_uuid
 
     def ask(self, known: bytes) -> Codes:
-        """Return the questions for a VM that announces these suboptions.
-
-        An announced answer counts like its question: a VM that does not know the question says so.
-        """
+        """Return the questions for a VM that announces these suboptions."""
         if self._is_presumed:
             self._is_presumed, self._announced, self._unanswered = False, (), []
-        pairs = {
-            q: answer for q, answer in vmware.IDENTITY.items() if q in known or answer in known
-        }
-        return self._ask(list(pairs), list(pairs.values()))
+        return self._ask(*vmware.questions_for(known))
 
     def _ask(self, questions: Codes, answers: Codes) -> Codes:
         if self.is_complete:
             self.restart_time()
         self.is_asked = True
         self._announced = _joined(self._announced, questions)
-        missing = [answer for answer in answers if not self.has(answer)]
-        self._unanswered = _joined(self._unanswered, missing)
+        self._unanswered = _joined(self._unanswered, self._lacking(answers))
         return questions
 
     def ask_again(self) -> Codes:
@@ -207,10 +200,10 @@ class Identity(Stateful):
 
     def receive(self, code: Suboption, argument: bytes) -> bool:
         """Store an answer; return whether it is usable. An unusable one replaces nothing."""
-        value = vmware.parse_identity(code, argument)
+        value = vmware.PARSERS[code](argument)
         if value is not None:
             self._news[_FIELDS[code]] = value
-        elif argument and code in _STRICT and not self.has(code):
+        elif argument and code in _STRICT and self._lacking([code]):
             self._unusable = _joined(self._unusable, [code])
             self._unanswered = _joined(self._unanswered, [code])
             return False
@@ -232,14 +225,14 @@ class Identity(Stateful):
         self.times_overdue += 1
         if not self.is_asked:
             self._is_presumed = True
-            self._ask(list(vmware.IDENTITY), list(vmware.IDENTITY.values()))
+            self._ask(*vmware.questions_for(bytes(vmware.IDENTITY)))
         else:
             self._unanswered = self._owed(self._unanswered)
         return [q for q, answer in vmware.IDENTITY.items() if answer in self._unanswered]
 
     def _owed(self, answers: Iterable[Suboption]) -> list[Suboption]:
         """Return the deciding questions of whose answer nothing is known."""
-        return [answer for answer in answers if answer in DECISIVE and not self.has(answer)]
+        return [answer for answer in self._lacking(answers) if answer in DECISIVE]
 
     @property
     def is_overdue(self) -> bool:
@@ -257,14 +250,18 @@ class Identity(Stateful):
         texts += [f"sent, but not a UUID: {unusable}"] if unusable else []
         return "; ".join(texts)
 
-    def has(self, code: Suboption) -> bool:
-        """Return whether a usable answer has arrived."""
-        field = _FIELDS[code]
-        return field in self._news or getattr(self._machine, field, None) is not None
+    def _lacking(self, answers: Iterable[Suboption]) -> list[Suboption]:
+        """Return those of which no usable one has arrived."""
+        machine, news = self._machine, self._news
+        missing = [answer for answer in answers if _FIELDS[answer] not in news]
+        if machine is None:
+            return missing
+        return [answer for answer in missing if getattr(machine, _FIELDS[answer]) is None]
 
     def is_settled(self, code: Suboption) -> bool:
         """Return whether this is known, or known to be absent."""
-        return self.has(code) or (self.is_asked and code not in self._unanswered)
+        is_absent = self.is_asked and code not in self._unanswered
+        return is_absent or not self._lacking([code])
 
     @property
     def is_complete(self) -> bool:
@@ -310,7 +307,7 @@ class Identity(Stateful):
             if value := getattr(here, field) or getattr(there, field):
                 self._news[field] = value
         self.is_asked = self.is_asked or there.is_asked
-        stronger = list(takewhile(lambda code: not self.has(code), DECISIVE))
+        stronger = list(takewhile(lambda code: self._lacking([code]), DECISIVE))
         announced = [answer for answer in self._unanswered if answer in stronger]
         self._unanswered = self._owed(_joined(announced, there.unanswered))
         self._unusable = _joined(self._unusable, there.unusable)

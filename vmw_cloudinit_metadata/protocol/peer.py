@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import ClassVar
 
 from vmw_cloudinit_metadata.protocol import stranger, telnet, vmware
@@ -28,6 +30,12 @@ from vmw_cloudinit_metadata.protocol.vmware import Suboption
 _BARE = {code: telnet.encode_subnegotiation(vmware.suboption(code)) for code in Suboption}
 
 
+@lru_cache(maxsize=32)  # there are 16 ways to ask for something of an identity
+def bare(codes: tuple[Suboption, ...]) -> bytes:
+    """Return suboptions without an argument, encoded."""
+    return b"".join(_BARE[code] for code in codes)
+
+
 class TelnetPeer(Stateful):
     """What is sent to the peer, the events that report it to the owner, and its phase."""
 
@@ -46,6 +54,10 @@ class TelnetPeer(Stateful):
             self.telnet.subnegotiate(vmware.suboption(code, argument))
         else:
             self.telnet.send_command(_BARE[code])
+
+    def ask(self, questions: Iterable[Suboption]) -> None:
+        """Send suboptions that have no argument."""
+        self.telnet.send_command(bare(tuple(questions)))
 
     def report(self, event: Event) -> None:
         self.events.append(event)

@@ -90,7 +90,7 @@ class StartTls(Stateful):
         it."""
         was_offered = self.stage is OFFERED
         self._peer.telnet.negotiate(negotiation)
-        if self._peer.telnet.is_on(Side.HIM, Option.AUTHENTICATION):
+        if self._peer.telnet.options.is_on(Side.HIM, Option.AUTHENTICATION):
             self.stage = OFFERED
             if not was_offered:
                 self._peer.telnet.subnegotiate(authentication.SEND)

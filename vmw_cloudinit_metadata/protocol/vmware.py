@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -63,6 +64,17 @@ IDENTITY = {
     Suboption.GET_VM_LOCATION_UUID: Suboption.VM_LOCATION_UUID,
 }
 
+
+@lru_cache(maxsize=16)  # nearly all hosts announce the same; at most 64 KiB of what they announce
+def questions_for(known: bytes) -> tuple[tuple[Suboption, ...], tuple[Suboption, ...]]:
+    """Return the questions for a VM that announces these suboptions, and their answers.
+
+    An announced answer counts like its question: a VM that does not know the question says so.
+    """
+    pairs = [pair for pair in IDENTITY.items() if pair[0] in known or pair[1] in known]
+    return tuple(question for question, _ in pairs), tuple(answer for _, answer in pairs)
+
+
 DIRECTIONS = {b"C": "client", b"S": "server"}
 
 # vCenter's own limit is 80 characters, before it writes / \ % as three.
@@ -74,7 +86,8 @@ MAC_CHARACTERS = 17
 NIL_UUID = "00000000-0000-0000-0000-000000000000"  # RFC 9562: of no VM
 
 # Sixteen pairs, written out: counting them takes twice as long.
-_UUID = re.compile("[ -]?+".join(["[0-9a-fA-F][0-9a-fA-F]"] * 16))
+_UUID = re.compile(b"[ -]?+".join([b"[0-9a-fA-F][0-9a-fA-F]"] * 16))
+_LOWER = bytes(range(256)).lower()
 
 
 def suboption(code: int, argument: bytes = b"") -> Subnegotiation:
@@ -87,13 +100,18 @@ def named(code: Suboption) -> str:
 
 
 def parse_uuid(text: str) -> str | None:
-    """Return the canonical form (lower case, 8-4-4-4-12) of a UUID in any usual form, or None.
+    """Return the canonical form (lower case, 8-4-4-4-12) of a UUID in any usual form, or None."""
+    return parse_sent_uuid(text.encode("ascii", "replace"))
+
+
+def parse_sent_uuid(argument: bytes) -> str | None:
+    """Do the same for one that a VM's host has sent.
 
     VMware writes 16 hex pairs: `01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00`.
     """
-    if not _UUID.fullmatch(text):
+    if not _UUID.fullmatch(argument):
         return None
-    digits = text.replace(" ", "").replace("-", "").lower()
+    digits = argument.translate(_LOWER, b" -").decode()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
@@ -107,16 +125,8 @@ def parse_name(argument: bytes) -> str | None:
         return None
 
 
-def parse_identity(code: Suboption, argument: bytes) -> str | None:
-    """Return the identity that an answer holds, or None if it is unusable."""
-    return _PARSERS[code](argument)
-
-
-def _parse_uuid(argument: bytes) -> str | None:
-    return parse_uuid(argument.decode("ascii", "replace"))
-
-
-_PARSERS = {**dict.fromkeys(IDENTITY.values(), _parse_uuid), Suboption.VM_NAME: parse_name}
+# Each returns the identity that an answer holds, or None if it is unusable.
+PARSERS = {**dict.fromkeys(IDENTITY.values(), parse_sent_uuid), Suboption.VM_NAME: parse_name}
 
 
 def serves(service_uri: str, uris: frozenset[str]) -> bool:
