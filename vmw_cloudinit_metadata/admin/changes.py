@@ -87,10 +87,11 @@ def add(record: MachineRecord, happening: Happening, size: int) -> None:
 
 def _become(record: MachineRecord, machine: Machine, connection: str) -> None:
     """Record what is known of the machine by now, and of its connection: its proof."""
+    ports = record.ports
     record.machine = machine
     record.bytes += bytes_of_machine(machine)
-    if came := record.ports.get(connection):
-        record.ports[connection] = came._replace(machine=machine)
+    if connection in ports:
+        ports[connection] = ports[connection]._replace(machine=machine)
 
 
 def _come(record: MachineRecord, happening: Happening) -> None:

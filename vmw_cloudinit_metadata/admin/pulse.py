@@ -33,8 +33,9 @@ class Pulse:
         if happening.machine and happening.machine.is_test:
             return
         fact = happening.fact
-        if isinstance(fact, DocumentsServed) and "METADATA" in fact.answered:
-            self._bucket(happening.at_s)[SERVED] += 1
+        if type(fact) is DocumentsServed:
+            if "METADATA" in fact.answered:
+                self._bucket(happening.at_s)[SERVED] += 1
         elif isinstance(fact, _FAILURES):
             counts = self._bucket(happening.at_s)
             counts[FAILED] += 1
