@@ -91,7 +91,7 @@ class Chronicle:
     def age(self, until_s: float) -> None:
         """Forget machines in trouble, and tests, that have disconnected before that time."""
         while self._ageing:
-            record = self._must_get(next(iter(self._ageing)))
+            record = self._records[next(iter(self._ageing))]
             if record.changed_s >= until_s:
                 return
             self._drop(record)
@@ -177,12 +177,12 @@ class Chronicle:
         the story that is unchanged the longest. Return how many bytes that frees: 0 if nothing is
         left to forget."""
         if self._gone:
-            record = self._must_get(next(iter(self._gone)))
+            record = self._records[next(iter(self._gone))]
             self._forget(record)
             return record.bytes
         if not self._long:
             return 0
-        record = self._must_get(next(iter(self._long)))
+        record = self._records[next(iter(self._long))]
         del self._long[record.key]
         before = record.bytes
         self._shorten(record, MAX_LEFT_BYTES, CUT_LEFT_BYTES)
@@ -240,7 +240,7 @@ class Chronicle:
         if state in AGEING:
             self._ageing[key] = None
         if len(self._gone) > MAX_GONE:
-            self._forget(self._must_get(next(iter(self._gone))))
+            self._forget(self._records[next(iter(self._gone))])
 
     def _remove(self, record: MachineRecord) -> None:
         """Take out a record, as it was put in."""
@@ -272,8 +272,3 @@ class Chronicle:
         if record.bytes > MAX_CONNECTED_BYTES:
             self._shorten(record, MAX_CONNECTED_BYTES, CUT_CONNECTED_BYTES)
         self._long[record.key] = None
-
-    def _must_get(self, key: str) -> MachineRecord:
-        record = self.get(key)
-        assert record
-        return record
