@@ -20,6 +20,7 @@ BUCKET_S = 10
 BUCKETS = 90
 
 _FAILURES = (RequestFailed, PeerRejected, ConnectionClosed, VmotionExpired)
+COUNTED = (DocumentsServed, *_FAILURES)  # no other fact changes the pulse
 
 
 class Pulse:
@@ -32,8 +33,9 @@ class Pulse:
         if happening.machine and happening.machine.is_test:
             return
         fact = happening.fact
-        if isinstance(fact, DocumentsServed) and "METADATA" in fact.answered:
-            self._bucket(happening.at_s)[SERVED] += 1
+        if type(fact) is DocumentsServed:
+            if "METADATA" in fact.answered:
+                self._bucket(happening.at_s)[SERVED] += 1
         elif isinstance(fact, _FAILURES):
             counts = self._bucket(happening.at_s)
             counts[FAILED] += 1
