@@ -91,7 +91,7 @@ def test_answer_arrives_as_it_was_sent(sizes: Iterator[int], document: bytes) ->
     wire = Wire(sizes=sizes)
     wire.vm.send_serial(b"!!REQUEST_METADATA#\n")
     wire.run()
-    assert wire.heard[-1] == events.Requested(GuestRequest("METADATA"))
+    assert wire.heard[-1] == GuestRequest("METADATA")
     answer = packet.serialize(packet.Packet("RESPONSE_METADATA", document))
     wire.told += wire.vm.receive_data(wire.session.answer(answer + SECRET) or b"")
     assert wire.serial == answer + SECRET
@@ -175,7 +175,7 @@ def test_vm_moves_and_goes_on_at_the_target(sizes: Iterator[int], sequence: byte
     target.heard += target.session.take_over()
     target.vm.send_serial(b"DATA#\n")
     target.run()
-    assert target.heard[-1] == events.Requested(GuestRequest("METADATA"))
+    assert target.heard[-1] == GuestRequest("METADATA")
     assert not [event for event in target.heard if isinstance(event, events.Violation)]
 
 

@@ -8,10 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Verb
-from vmw_cloudinit_metadata.protocol.telnetoptions import TRANSITIONS, Cause, Options, Q, Side
+from vmw_cloudinit_metadata.protocol.telnetoptions import (
+    TRANSITIONS,
+    Cause,
+    Options,
+    Q,
+    Side,
+    received,
+    wished,
+)
 
 OPTIONS = st.sampled_from([0, 1, 3])
 AGREEABLE = st.frozensets(OPTIONS)
+NOTHING: frozenset[int] = frozenset()
 WISHES = st.lists(st.tuples(st.booleans(), st.sampled_from(Side), OPTIONS, st.booleans()))
 
 
@@ -24,7 +33,7 @@ def test_two_machines_fall_silent_and_agree(
     wishes: list[tuple[bool, Side, int, bool]],
     random: object,
 ) -> None:
-    machines = (Options(us, him), Options(his_us, his_him))
+    machines = [Options(us, him), Options(his_us, his_him)]
     to_first: deque[Negotiation] = deque()
     to_second: deque[Negotiation] = deque()
     inboxes = (to_first, to_second)
@@ -33,12 +42,13 @@ def test_two_machines_fall_silent_and_agree(
         if wishes and random.random() < 0.5:  # type: ignore[attr-defined]
             is_first, side, option, on = wishes.pop()
             speaker = 0 if is_first else 1
-            answer = machines[speaker].wish(side, option, on)
+            machines[speaker], answer = wished(machines[speaker], side, option, on=on)
         else:
             speaker = 0 if to_first else 1
             if not inboxes[speaker]:
                 continue
-            answer = machines[speaker].receive(inboxes[speaker].popleft())
+            heard = inboxes[speaker].popleft()
+            machines[speaker], answer = received(machines[speaker], heard)
         if answer:
             inboxes[1 - speaker].append(answer)
             said += 1
@@ -53,20 +63,21 @@ def test_table_has_a_row_for_every_case() -> None:
 
 
 def test_what_is_off_and_refused_is_answered_with_silence() -> None:
-    options = Options(frozenset(), frozenset())
-    assert options.receive(Negotiation(Verb.WONT, 1)) is None
-    assert options.receive(Negotiation(Verb.DONT, 1)) is None
+    options = Options(NOTHING, NOTHING)
+    assert received(options, Negotiation(Verb.WONT, 1)) == (options, None)
+    assert received(options, Negotiation(Verb.DONT, 1)) == (options, None)
 
 
 def test_unwanted_option_is_refused_each_time_and_not_remembered() -> None:
-    options = Options(frozenset(), frozenset())
+    options = Options(NOTHING, NOTHING)
     for option in range(256):
-        assert options.receive(Negotiation(Verb.WILL, option)) == Negotiation(Verb.DONT, option)
-        assert options.receive(Negotiation(Verb.DO, option)) == Negotiation(Verb.WONT, option)
-    assert not any(options.states)
+        refusals = {Verb.WILL: Verb.DONT, Verb.DO: Verb.WONT}
+        for verb, refusal in refusals.items():
+            answered = received(options, Negotiation(verb, option))
+            assert answered == (options, Negotiation(refusal, option))
 
 
 def test_repeated_yes_is_answered_once() -> None:
-    options = Options(frozenset(), frozenset({0}))
-    assert options.receive(Negotiation(Verb.WILL, 0)) == Negotiation(Verb.DO, 0)
-    assert options.receive(Negotiation(Verb.WILL, 0)) is None
+    options, answer = received(Options(NOTHING, frozenset({0})), Negotiation(Verb.WILL, 0))
+    assert answer == Negotiation(Verb.DO, 0)
+    assert received(options, Negotiation(Verb.WILL, 0)) == (options, None)

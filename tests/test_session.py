@@ -25,10 +25,10 @@ from vmw_cloudinit_metadata.protocol.events import (
     MoveCompleted,
     NotHypervisor,
     Refused,
-    Requested,
     Violation,
 )
 from vmw_cloudinit_metadata.protocol.owed import MAX_UNIDENTIFIED
+from vmw_cloudinit_metadata.protocol.packet import GuestRequest
 from vmw_cloudinit_metadata.protocol.phases import IDENTIFIED, OVERDUE
 from vmw_cloudinit_metadata.protocol.session import (
     Policy,
@@ -64,7 +64,7 @@ def describe(event: Event) -> str:
             return f"Identified {m.name} {uuids} {m.service_uri} {m.direction}"
         case IdentityMissing(missing):
             return f"IdentityMissing {missing}"
-        case Requested((document, _)):
+        case GuestRequest(document):
             return f"Requested {document}"
         case Refused(kind):
             return f"Refused {kind}"
@@ -209,7 +209,7 @@ def test_requests_before_the_identity_are_bounded() -> None:
     session = new_session()
     session.receive_data(HELLO + b"!!REQUEST_METADATA#\n" * 1000)
     events = session.receive_data(PROXY + NAME + UUID)
-    assert sum(isinstance(event, Requested) for event in events) == MAX_UNIDENTIFIED
+    assert sum(isinstance(event, GuestRequest) for event in events) == MAX_UNIDENTIFIED
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_first_document_is_that_of_all_that_is_announced_or_none(
     for data in [*happens, REQUEST, TIME_IS_OVER, TIME_IS_OVER, TIME_IS_OVER]:
         events = session.identity_overdue() if data == TIME_IS_OVER else session.receive_data(data)
         asked += data == REQUEST
-        requested = [event for event in events if isinstance(event, Requested)]
+        requested = [event for event in events if isinstance(event, GuestRequest)]
         asked -= len(requested)
         if requested and session.phase is IDENTIFIED:
             assert not owes
@@ -358,7 +358,7 @@ def test_announced_uuid_that_comes_first_at_the_target_of_a_move_is_waited_for()
     target.receive_data(REQUEST)
     assert target.phase is not IDENTIFIED
     told = target.receive_data(UUID)
-    assert [type(event) for event in told] == [Identified, Requested]
+    assert [type(event) for event in told] == [Identified, GuestRequest]
 
 
 def test_claim_of_a_move_with_an_announced_uuid_is_refused_when_it_does_not_come() -> None:

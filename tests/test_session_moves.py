@@ -20,12 +20,12 @@ from vmw_cloudinit_metadata.protocol.events import (
     MoveClaimed,
     MoveCompleted,
     Refused,
-    Requested,
     TakenOver,
     Violation,
 )
 from vmw_cloudinit_metadata.protocol.handover import Handover
 from vmw_cloudinit_metadata.protocol.owed import Owed
+from vmw_cloudinit_metadata.protocol.packet import GuestRequest
 from vmw_cloudinit_metadata.protocol.phases import ARRIVED, ARRIVING, IDENTIFIED, MUTE
 from vmw_cloudinit_metadata.protocol.session import Policy, Session
 from vmw_cloudinit_metadata.protocol.vmotion import KeyedSecrets, Moves
@@ -62,7 +62,7 @@ def of_type(events: list[Event], *kinds: type[Event]) -> list[type[Event]]:
 
 
 def documents(events: list[Event]) -> list[str]:
-    return [event.request.document for event in events if isinstance(event, Requested)]
+    return [event.document for event in events if isinstance(event, GuestRequest)]
 
 
 def test_claim_is_asked_once_and_nothing_is_said_until_it_is_settled() -> None:

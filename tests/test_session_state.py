@@ -147,7 +147,7 @@ def test_move_goes_on_after_an_upgrade_in_each_of_its_steps(place: int, is_share
         events = [describe(event) for event in pair.target.receive_data(piece)]
     assert events == ["MoveCompleted"]
     assert "TakenOver" in map(describe, pair.target.take_over())
-    assert not pair.source.can_speak
+    assert pair.source.answer(b"") is None
     assert pair.target.machine.vc_uuid == UUID
     assert pair.target.machine.proof is Proof.TOKEN
     events = [describe(event) for event in pair.target.receive_data(b"USERDATA#\n")]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from vmw_cloudinit_metadata.protocol import authentication, telnet, vmware
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
 from vmw_cloudinit_metadata.protocol.telnet import Option, Subnegotiation, Verb
-from vmw_cloudinit_metadata.protocol.telnetoptions import Side
+from vmw_cloudinit_metadata.protocol.telnetoptions import Options, Side
 from vmw_cloudinit_metadata.protocol.vmware import Machine, Suboption
 
 _SE = bytes([telnet.SE])
@@ -131,7 +131,7 @@ class Hypervisor:
         self.is_mute = False
         self._events: list[Event] = []
         ours = _OURS | {Option.AUTHENTICATION} if offers_tls else _OURS
-        self._telnet = Endpoint(us=ours, him=_HIS)
+        self._telnet = Endpoint(Options(us=ours, him=_HIS))
         first = Option.AUTHENTICATION if offers_tls else Option.BINARY
         self._telnet.wish(Side.US, first, on=True)
 

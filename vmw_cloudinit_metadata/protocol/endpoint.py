@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vmw_cloudinit_metadata.protocol import telnet
+from vmw_cloudinit_metadata.protocol import telnet, telnetoptions
 from vmw_cloudinit_metadata.protocol.state import State, mapping, octets
 from vmw_cloudinit_metadata.protocol.telnet import Option
-from vmw_cloudinit_metadata.protocol.telnetoptions import Options, Q, Side
+from vmw_cloudinit_metadata.protocol.telnetoptions import OPTIONS, Options, Q, Side
 
 _OUR_BINARY, _HIS_BINARY = (Side.US, Option.BINARY, Q.YES), (Side.HIM, Option.BINARY, Q.YES)
 
@@ -18,36 +18,32 @@ _OUT = octets(64 * 1024)
 
 
 class Endpoint:
-    """A telnet endpoint; `us` and `him` are the options that each side may switch on."""
+    """A telnet endpoint, which has sent nothing but `greeting`, about these options."""
 
     __slots__ = ("_decoder", "_nvt", "_options", "_out", "_receives_binary", "_sends_binary")
 
-    def __init__(self, us: frozenset[int], him: frozenset[int]) -> None:
+    def __init__(self, options: Options, greeting: bytes = b"") -> None:
         self._decoder = telnet.Decoder()
         self._nvt = telnet.NvtDecoder()
-        self._options = Options(us, him)
-        self._out = b""
+        self._options = options
+        self._out = greeting
         self._receives_binary = self._sends_binary = False
-
-    def copy(self) -> Endpoint:
-        """Return an endpoint in the same state; call it only before anything was received."""
-        copy = Endpoint(*self._options.agreeable)
-        copy._options.states = self._options.states
-        copy._out = self._out
-        return copy
 
     def state(self) -> State:
         """Return the state, for an endpoint that goes on elsewhere."""
-        parts = {"decoder": self._decoder, "nvt": self._nvt, "options": self._options}
-        state: State = {name: part.state() for name, part in parts.items()}
-        return state | {"out": _OUT.write(self._out)}
+        return {
+            "decoder": self._decoder.state(),
+            "nvt": self._nvt.state(),
+            "options": OPTIONS.write(self._options),
+            "out": _OUT.write(self._out),
+        }
 
     def restore(self, state: object) -> None:
         """Go on from a state, as a new endpoint; raise InvalidState."""
         written = mapping(state)
         self._decoder.restore(written.get("decoder"))
         self._nvt.restore(written.get("nvt"))
-        self._options.restore(written.get("options"))
+        self._options = OPTIONS.read(written.get("options"))
         self._out = _OUT.read(written.get("out"))
         self._note_binary()
 
@@ -72,13 +68,17 @@ class Endpoint:
 
     def negotiate(self, negotiation: telnet.Negotiation) -> None:
         """Answer a negotiation that has arrived, where RFC 1143 has an answer to it."""
-        self._send_negotiation(self._options.receive(negotiation))
+        self._options, answer = telnetoptions.received(self._options, negotiation)
+        if answer:
+            self._out += telnet.encode_negotiation(answer)
         if negotiation.option == Option.BINARY:
             self._note_binary()
 
     def wish(self, side: Side, option: int, *, on: bool) -> None:
         """Ask for an option to be switched on or off."""
-        self._send_negotiation(self._options.wish(side, option, on))
+        self._options, request = telnetoptions.wished(self._options, side, option, on=on)
+        if request:
+            self._out += telnet.encode_negotiation(request)
         if option == Option.BINARY:
             self._note_binary()
 
@@ -108,10 +108,6 @@ class Endpoint:
         """Return, once, the bytes to write to the peer."""
         data, self._out = self._out, b""
         return data
-
-    def _send_negotiation(self, negotiation: telnet.Negotiation | None) -> None:
-        if negotiation:
-            self._out += telnet.encode_negotiation(negotiation)
 
     def _note_binary(self) -> None:
         self._receives_binary = _HIS_BINARY in self._options.states

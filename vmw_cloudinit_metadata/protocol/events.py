@@ -83,13 +83,6 @@ class Identified:
 
 
 @dataclass(frozen=True, slots=True)
-class Requested:
-    """The guest asks for a document, "METADATA"; its VM is identified, or overdue."""
-
-    request: GuestRequest
-
-
-@dataclass(frozen=True, slots=True)
 class Refused:
     """The VM is not served; the session is mute."""
 
@@ -182,7 +175,7 @@ Event = (
     IdentityAsked
     | IdentityMissing
     | Identified
-    | Requested
+    | GuestRequest  # its VM is identified, or overdue
     | Refused
     | NotHypervisor
     | TlsAccepted

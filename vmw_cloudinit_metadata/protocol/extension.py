@@ -23,7 +23,7 @@ _KNOWN_SUBOPTIONS = telnet.encode_subnegotiation(
 class Extension:
     """Handles the suboptions of one VM."""
 
-    __slots__ = ("_identification", "_is_secure", "_peer", "_policy", "moves")
+    __slots__ = ("_identification", "_lacks_tls", "_peer", "_policy", "moves")
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Extension:
     ) -> None:
         self._peer = peer
         self._policy = policy
-        self._is_secure = is_secure
+        self._lacks_tls = policy.tls is TlsPolicy.REQUIRE and not is_secure
         self._identification = identification
         self.moves = moves
 
@@ -56,15 +56,14 @@ class Extension:
         if not payload:
             self._peer.violation("suboption without a code")
             return
-        known = _SUBOPTIONS.get(payload[0])
-        if known is None:
+        if payload[0] not in _SUBOPTIONS:
             self._peer.violation("unknown suboption")
             self._peer.say(Suboption.UNKNOWN_SUBOPTION_RCVD_2, payload[:1])
-        else:
-            code, handle = known
-            handle(self, code, payload[1:])
-            if self.moves.arrival:
-                self.moves.check_claim()
+            return
+        code, handle = _SUBOPTIONS[payload[0]]
+        handle(self, code, payload[1:])
+        if self.moves.arrival:
+            self.moves.check_claim()
 
     def _out_of_place(self, code: Suboption, _argument: bytes) -> None:
         self._peer.violation(f"unexpected {vmware.named(code)}")
@@ -106,10 +105,6 @@ class Extension:
             self._peer.say(Suboption.WILL_PROXY)
             self._peer.advance(PROXY)
             self._identification.proxied(uri, direction, token)
-
-    @property
-    def _lacks_tls(self) -> bool:
-        return self._policy.tls is TlsPolicy.REQUIRE and not self._is_secure
 
     # vMotion
 

@@ -6,12 +6,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from vmw_cloudinit_metadata.protocol import vmware
-from vmw_cloudinit_metadata.protocol.events import (
-    Identified,
-    IdentityAsked,
-    IdentityMissing,
-    Requested,
-)
+from vmw_cloudinit_metadata.protocol.events import Identified, IdentityAsked, IdentityMissing
 from vmw_cloudinit_metadata.protocol.identity import PATIENCE, Identity
 from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.known import Known
@@ -65,8 +60,7 @@ class Identification(Stateful):
 
     def announce(self, known: bytes) -> None:
         """Handle KNOWN-SUBOPTIONS-1: ask the VM what it can answer."""
-        for question in self._identity.ask(known):
-            self._peer.say(question)
+        self._peer.ask(self._identity.ask(known))
         self._peer.report(IdentityAsked())
         self._judge()
 
@@ -107,8 +101,7 @@ class Identification(Stateful):
 
     def ask_for_missing(self) -> None:
         """Ask once more, after a timeout, for what determines the VM."""
-        for question in self._identity.overdue():
-            self._peer.say(question)
+        self._peer.ask(self._identity.overdue())
         self._judge()
 
     def wait_on(self) -> None:
@@ -128,8 +121,7 @@ class Identification(Stateful):
         if not questions:
             return
         self._peer.advance(AWAITED)
-        for question in questions:
-            self._peer.say(question)
+        self._peer.ask(questions)
         self._peer.report(IdentityAsked(again=True))
 
     def wait(self, request: GuestRequest) -> None:
@@ -190,6 +182,5 @@ class Identification(Stateful):
         self._peer.report(IdentityAsked())
 
     def _let_requests_pass(self) -> None:
-        for request in self._waiting:
-            self._peer.report(Requested(request))
+        self._peer.events += self._waiting
         self._waiting.clear()

@@ -179,17 +179,16 @@ class Identity(Stateful):
         """
         if self._is_presumed:
             self._is_presumed, self._announced, self._unanswered = False, (), []
-        pairs = {
-            q: answer for q, answer in vmware.IDENTITY.items() if q in known or answer in known
-        }
-        return self._ask(list(pairs), list(pairs.values()))
+        return self._ask(
+            [q for q, answer in vmware.IDENTITY.items() if q in known or answer in known]
+        )
 
-    def _ask(self, questions: Codes, answers: Codes) -> Codes:
+    def _ask(self, questions: Codes) -> Codes:
         if self.is_complete:
             self.restart_time()
         self.is_asked = True
         self._announced = _joined(self._announced, questions)
-        missing = [answer for answer in answers if not self.has(answer)]
+        missing = self._lacking([vmware.IDENTITY[question] for question in questions])
         self._unanswered = _joined(self._unanswered, missing)
         return questions
 
@@ -207,7 +206,7 @@ class Identity(Stateful):
 
     def receive(self, code: Suboption, argument: bytes) -> bool:
         """Store an answer; return whether it is usable. An unusable one replaces nothing."""
-        value = vmware.parse_identity(code, argument)
+        value = vmware.PARSERS[code](argument)
         if value is not None:
             self._news[_FIELDS[code]] = value
         elif argument and code in _STRICT and not self.has(code):
@@ -232,14 +231,14 @@ class Identity(Stateful):
         self.times_overdue += 1
         if not self.is_asked:
             self._is_presumed = True
-            self._ask(list(vmware.IDENTITY), list(vmware.IDENTITY.values()))
+            self._ask(list(vmware.IDENTITY))
         else:
             self._unanswered = self._owed(self._unanswered)
         return [q for q, answer in vmware.IDENTITY.items() if answer in self._unanswered]
 
     def _owed(self, answers: Iterable[Suboption]) -> list[Suboption]:
         """Return the deciding questions of whose answer nothing is known."""
-        return [answer for answer in answers if answer in DECISIVE and not self.has(answer)]
+        return [answer for answer in self._lacking(answers) if answer in DECISIVE]
 
     @property
     def is_overdue(self) -> bool:
@@ -259,8 +258,15 @@ class Identity(Stateful):
 
     def has(self, code: Suboption) -> bool:
         """Return whether a usable answer has arrived."""
-        field = _FIELDS[code]
-        return field in self._news or getattr(self._machine, field, None) is not None
+        return not self._lacking((code,))
+
+    def _lacking(self, answers: Iterable[Suboption]) -> list[Suboption]:
+        """Return those of which no usable one has arrived."""
+        machine, news = self._machine, self._news
+        missing = [answer for answer in answers if _FIELDS[answer] not in news]
+        if machine is None:
+            return missing
+        return [answer for answer in missing if getattr(machine, _FIELDS[answer]) is None]
 
     def is_settled(self, code: Suboption) -> bool:
         """Return whether this is known, or known to be absent."""

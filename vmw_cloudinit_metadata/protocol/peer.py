@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from vmw_cloudinit_metadata.protocol import stranger, telnet, vmware
@@ -46,6 +47,10 @@ class TelnetPeer(Stateful):
             self.telnet.subnegotiate(vmware.suboption(code, argument))
         else:
             self.telnet.send_command(_BARE[code])
+
+    def ask(self, questions: Iterable[Suboption]) -> None:
+        """Send suboptions that have no argument."""
+        self.telnet.send_command(b"".join([_BARE[question] for question in questions]))
 
     def report(self, event: Event) -> None:
         self.events.append(event)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from vmw_cloudinit_metadata.protocol import packet, stranger, telnet
 from vmw_cloudinit_metadata.protocol.endpoint import Endpoint
-from vmw_cloudinit_metadata.protocol.events import Event, IdentityAsked, Requested
+from vmw_cloudinit_metadata.protocol.events import Event, IdentityAsked
 from vmw_cloudinit_metadata.protocol.extension import Extension
 from vmw_cloudinit_metadata.protocol.identification import Identification
 from vmw_cloudinit_metadata.protocol.identity import Identity
@@ -38,12 +38,10 @@ from vmw_cloudinit_metadata.protocol.sessionmoves import SessionMoves
 from vmw_cloudinit_metadata.protocol.starttls import OFFERED, UNDECIDED, StartTls
 from vmw_cloudinit_metadata.protocol.state import State
 from vmw_cloudinit_metadata.protocol.telnet import Option
-from vmw_cloudinit_metadata.protocol.telnetoptions import Side
+from vmw_cloudinit_metadata.protocol.telnetoptions import Options, Side, wished
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 __all__ = ["Policy", "Session", "TlsPolicy"]
-
-_NEGOTIATED_SPECIALLY = frozenset({Option.VMWARE_TELNET_EXT, Option.AUTHENTICATION})
 
 _OURS = frozenset({Option.BINARY, Option.SGA, Option.ECHO})
 _HIS = frozenset({Option.BINARY, Option.SGA, Option.VMWARE_TELNET_EXT})
@@ -75,6 +73,7 @@ class Session:
         "_peer",
         "_stray",
         "_telnet",
+        "data_to_send",
         "identity",
         "moves",
         "start_tls",
@@ -89,7 +88,9 @@ class Session:
         is_secure: bool = False,
     ) -> None:
         can_start_tls = policy.tls is not TlsPolicy.OFF and not is_secure
-        self._telnet = (_BEGINS_WITH_TLS if can_start_tls else _BEGINS_IN_PLAIN).copy()
+        self._telnet = Endpoint(*(_BEGINS_WITH_TLS if can_start_tls else _BEGINS_IN_PLAIN))
+        # Returns, once, the bytes to write to the peer. Call it after every other method.
+        self.data_to_send = self._telnet.data_to_send
         self._peer = peer = TelnetPeer(self._telnet)
         self._stray: stranger.Watch | None = None
         self.start_tls = StartTls(peer, is_possible=can_start_tls)
@@ -119,7 +120,8 @@ class Session:
             self._receive_serial(plain)
         elif peer.phase in SPEAKING:
             self._receive_telnet(data)
-        return self._take_events()
+        events, peer.events = peer.events, []
+        return events
 
     def peer_is_silent(self) -> None:
         """Go on without TLS, as the peer has started neither TLS nor AUTHENTICATION.
@@ -145,17 +147,13 @@ class Session:
     def answer(self, packets: bytes) -> bytes | None:
         """Encode serialized packets, or a part of one; return the bytes to write to the peer.
 
-        Call it after Requested, in the order of the requests, when the documents are looked up. The
-        bytes begin with what `data_to_send` would return. Return None, and encode nothing, unless
-        the session `can_speak`.
+        Call it after GuestRequest, in the order of the requests, when the documents are looked up.
+        The bytes begin with what `data_to_send` would return. Return None, and encode nothing,
+        while the VM is moving away, and when the session is mute.
         """
-        if not self.can_speak:
+        if self.moves.departure or self._peer.phase not in SPEAKING:
             return None
         return self._telnet.sent_with(packets)
-
-    def data_to_send(self) -> bytes:
-        """Return, once, the bytes to write to the peer. Call it after every other method."""
-        return self._telnet.data_to_send()
 
     def settle_claim(self, *, is_first: bool) -> list[Event]:
         """Go on after MoveClaimed.
@@ -203,11 +201,6 @@ class Session:
     def phase(self) -> SessionPhase:
         """A phase from phases.py; compare it with `is`."""
         return self._peer.phase
-
-    @property
-    def can_speak(self) -> bool:
-        """Whether answers may be sent: not while the VM is moving away, nor when mute."""
-        return self.moves.departure is None and self._peer.phase in SPEAKING
 
     @property
     def is_moving(self) -> bool:
@@ -262,7 +255,7 @@ class Session:
         if was_silent and peer.phase is IDENTIFIED and not self.is_moving:
             self._identification.ask_again()
         if peer.phase in ANSWERED:
-            peer.events.append(Requested(request))
+            peer.events.append(request)
         else:
             self._identification.wait(request)
 
@@ -304,14 +297,15 @@ class Session:
 
     def _receive_negotiation(self, negotiation: telnet.Negotiation) -> None:
         option = negotiation.option
-        if option not in _NEGOTIATED_SPECIALLY:
-            self._telnet.negotiate(negotiation)
-        elif option == Option.AUTHENTICATION:
+        if option == Option.VMWARE_TELNET_EXT:
+            if self.start_tls.stage is OFFERED:
+                self.start_tls.postpone(negotiation)
+            else:
+                self._extension.negotiate(negotiation)
+        elif option == Option.AUTHENTICATION and self.start_tls.is_possible:
             self._receive(self.start_tls.negotiate(negotiation))
-        elif self.start_tls.stage is OFFERED:
-            self.start_tls.postpone(negotiation)
         else:
-            self._extension.negotiate(negotiation)
+            self._telnet.negotiate(negotiation)
 
     def _take_events(self) -> list[Event]:
         events, self._peer.events = self._peer.events, []
@@ -343,14 +337,18 @@ _RECEIVERS: dict[type[telnet.Event], Callable[[Session, Any], None]] = {
 }
 
 
-def _greeting(endpoint: Endpoint, *his: int) -> Endpoint:
-    """Queue the greeting; `his` are further options to ask the peer for."""
-    for option in (Option.BINARY, Option.SGA, Option.ECHO):  # ECHO: ESXi must not echo locally
-        endpoint.wish(Side.US, option, on=True)
-    for option in (Option.BINARY, Option.SGA, *his):
-        endpoint.wish(Side.HIM, option, on=True)
-    return endpoint
+def _begun(options: Options, *his: int) -> tuple[Options, bytes]:
+    """Return the options after the greeting, and the greeting; `his` are further options to ask
+    the peer for."""
+    ours = (Option.BINARY, Option.SGA, Option.ECHO)  # ECHO: ESXi must not echo locally
+    wishes = [(Side.US, option) for option in ours]
+    wishes += [(Side.HIM, option) for option in (Option.BINARY, Option.SGA, *his)]
+    greeting = b""
+    for side, option in wishes:
+        options, request = wished(options, side, option, on=True)
+        greeting += telnet.encode_negotiation(request) if request else b""
+    return options, greeting
 
 
-_BEGINS_IN_PLAIN = _greeting(Endpoint(_OURS, _HIS), Option.VMWARE_TELNET_EXT)
-_BEGINS_WITH_TLS = _greeting(Endpoint(_OURS, _HIS | {Option.AUTHENTICATION}))
+_BEGINS_IN_PLAIN = _begun(Options(_OURS, _HIS), Option.VMWARE_TELNET_EXT)
+_BEGINS_WITH_TLS = _begun(Options(_OURS, _HIS | {Option.AUTHENTICATION}))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from enum import IntEnum, StrEnum
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-from vmw_cloudinit_metadata.protocol.state import Form, InvalidState, Stateful, items
+from vmw_cloudinit_metadata.protocol.state import Form, InvalidState, State, items, mapping
 from vmw_cloudinit_metadata.protocol.telnet import Negotiation, Verb
 
 
@@ -103,9 +103,74 @@ _LEAVES = {
 }
 
 
-# Each side and option whose state is not NO. All connections that have negotiated in the same way
-# share one set: there are thousands of them, and most have.
+# Each side and option whose state is not NO.
 States = frozenset[tuple[Side, int, Q]]
+
+MAX_STATES = 512  # two sides, 256 options each
+
+
+class Options(NamedTuple):
+    """The options of a connection. All that have negotiated in the same way share one value: there
+    are thousands of them, and most have."""
+
+    us: frozenset[int]  # the options that we may switch on
+    him: frozenset[int]
+    states: States = frozenset()
+
+    def is_on(self, side: Side, option: int) -> bool:
+        return (side, option, YES) in self.states
+
+
+@lru_cache(maxsize=512)  # 2.5 % of a cached boot; a connection has some dozen entries
+def received(options: Options, negotiation: Negotiation) -> tuple[Options, Negotiation | None]:
+    """Return the options after a negotiation that arrived, and the answer, or None for silence."""
+    side, is_positive = _ARRIVES[negotiation.verb]
+    cause = NEGATIVE
+    if is_positive:
+        is_agreeable = negotiation.option in (options.him if side is Side.HIM else options.us)
+        cause = AGREEABLE if is_agreeable else DISAGREEABLE
+    return _after(options, side, negotiation.option, cause)
+
+
+def wished(
+    options: Options, side: Side, option: int, *, on: bool
+) -> tuple[Options, Negotiation | None]:
+    """Return the options, and what to send, to have one of them on or off; None for nothing."""
+    return _after(options, side, option, ENABLE if on else DISABLE)
+
+
+def _after(
+    options: Options, side: Side, option: int, cause: Cause
+) -> tuple[Options, Negotiation | None]:
+    before = NO
+    for whose, number, state in options.states:
+        if whose is side and number == option:
+            before = state
+    state, say = TRANSITIONS[before, cause]
+    after = options.states - {(side, option, before)}
+    if state is not NO:
+        after |= {(side, option, state)}
+    answer = None if say is None else Negotiation(_LEAVES[side, say], option)
+    return options._replace(states=after), answer
+
+
+def _write_options(options: Options) -> State:
+    agreeable = [sorted(options.us), sorted(options.him)]
+    states = {"states": sorted(options.states)} if options.states else {}
+    return {"agreeable": agreeable, **states}
+
+
+def _read_options(value: Any) -> Options:
+    match mapping(value):
+        case {"agreeable": [[*us], [*him]], **further} if all(map(_is_option, (*us, *him))):
+            states = _read_states(further.pop("states", []))
+            if not further:
+                return Options(frozenset(us), frozenset(him), states)
+    raise InvalidState("expected the options that may be on, and those that are")
+
+
+def _is_option(value: object) -> bool:
+    return type(value) is int and 0 <= value < 256
 
 
 def _read_states(written: Any) -> States:
@@ -118,64 +183,4 @@ def _read_states(written: Any) -> States:
     raise InvalidState("an option without its state")
 
 
-def _read_agreeable(written: Any) -> tuple[frozenset[int], frozenset[int]]:
-    match written:
-        case [[*us], [*him]] if all(type(one) is int and 0 <= one < 256 for one in (*us, *him)):
-            return frozenset(us), frozenset(him)
-    raise InvalidState("expected the options that may be on")
-
-
-MAX_STATES = 512  # two sides, 256 options each
-
-
-class Options(Stateful):
-    """The options of one connection; `us` and `him` are those that each side may switch on."""
-
-    __slots__ = ("agreeable", "states")
-    STATE: ClassVar = {
-        "agreeable": Form((), lambda sides: [sorted(side) for side in sides], _read_agreeable),
-        "states": Form(frozenset(), sorted, _read_states),
-    }
-
-    def __init__(self, us: frozenset[int], him: frozenset[int]) -> None:
-        self.agreeable = (us, him)
-        self.states: States = frozenset()
-
-    def receive(self, negotiation: Negotiation) -> Negotiation | None:
-        """Return the answer to a negotiation that arrived, or None for silence."""
-        self.states, answer = received(self.states, negotiation, self.agreeable)
-        return answer
-
-    def wish(self, side: Side, option: int, on: bool) -> Negotiation | None:
-        """Return what to send to have `option` of `side` on or off, or None for nothing."""
-        self.states, request = _after(self.states, side, option, ENABLE if on else DISABLE)
-        return request
-
-    def is_on(self, side: Side, option: int) -> bool:
-        return (side, option, YES) in self.states
-
-
-@lru_cache(maxsize=512)  # 2.5 % of a cached boot; a connection has some dozen entries
-def received(
-    states: States, negotiation: Negotiation, agreeable: tuple[frozenset[int], frozenset[int]]
-) -> tuple[States, Negotiation | None]:
-    side, is_positive = _ARRIVES[negotiation.verb]
-    cause = NEGATIVE
-    if is_positive:
-        cause = AGREEABLE if negotiation.option in agreeable[side] else DISAGREEABLE
-    return _after(states, side, negotiation.option, cause)
-
-
-def _after(
-    states: States, side: Side, option: int, cause: Cause
-) -> tuple[States, Negotiation | None]:
-    """Return the next states of all options, and what to send."""
-    before = NO
-    for whose, number, state in states:
-        if whose is side and number == option:
-            before = state
-    state, say = TRANSITIONS[before, cause]
-    after = states - {(side, option, before)} if before is not NO else states
-    if state is not NO:
-        after |= {(side, option, state)}
-    return after, None if say is None else Negotiation(_LEAVES[side, say], option)
+OPTIONS = Form(None, _write_options, _read_options)

@@ -74,7 +74,8 @@ MAC_CHARACTERS = 17
 NIL_UUID = "00000000-0000-0000-0000-000000000000"  # RFC 9562: of no VM
 
 # Sixteen pairs, written out: counting them takes twice as long.
-_UUID = re.compile("[ -]?+".join(["[0-9a-fA-F][0-9a-fA-F]"] * 16))
+_UUID = re.compile(b"[ -]?+".join([b"[0-9a-fA-F][0-9a-fA-F]"] * 16))
+_LOWER = bytes(range(256)).lower()
 
 
 def suboption(code: int, argument: bytes = b"") -> Subnegotiation:
@@ -87,13 +88,18 @@ def named(code: Suboption) -> str:
 
 
 def parse_uuid(text: str) -> str | None:
-    """Return the canonical form (lower case, 8-4-4-4-12) of a UUID in any usual form, or None.
+    """Return the canonical form (lower case, 8-4-4-4-12) of a UUID in any usual form, or None."""
+    return parse_sent_uuid(text.encode("ascii", "replace"))
+
+
+def parse_sent_uuid(argument: bytes) -> str | None:
+    """Do the same for one that a VM's host has sent.
 
     VMware writes 16 hex pairs: `01 23 45 67 89 ab cd ef-fe dc ba 98 00 00 00 00`.
     """
-    if not _UUID.fullmatch(text):
+    if not _UUID.fullmatch(argument):
         return None
-    digits = text.replace(" ", "").replace("-", "").lower()
+    digits = argument.translate(_LOWER, b" -").decode()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
@@ -107,16 +113,8 @@ def parse_name(argument: bytes) -> str | None:
         return None
 
 
-def parse_identity(code: Suboption, argument: bytes) -> str | None:
-    """Return the identity that an answer holds, or None if it is unusable."""
-    return _PARSERS[code](argument)
-
-
-def _parse_uuid(argument: bytes) -> str | None:
-    return parse_uuid(argument.decode("ascii", "replace"))
-
-
-_PARSERS = {**dict.fromkeys(IDENTITY.values(), _parse_uuid), Suboption.VM_NAME: parse_name}
+# Each returns the identity that an answer holds, or None if it is unusable.
+PARSERS = {**dict.fromkeys(IDENTITY.values(), parse_sent_uuid), Suboption.VM_NAME: parse_name}
 
 
 def serves(service_uri: str, uris: frozenset[str]) -> bool:

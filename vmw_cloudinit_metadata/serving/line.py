@@ -18,6 +18,7 @@ from vmw_cloudinit_metadata.monitoring.trace import Trace
 from vmw_cloudinit_metadata.protocol import events
 from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.nearrequest import NearRequest
+from vmw_cloudinit_metadata.protocol.packet import GuestRequest
 from vmw_cloudinit_metadata.protocol.phases import MUTE, OVERDUE
 from vmw_cloudinit_metadata.protocol.session import Session
 from vmw_cloudinit_metadata.protocol.vmware import Machine
@@ -263,8 +264,8 @@ class Line:
         self.flush()  # what the protocol says does not wait for a look-up
         for event in happened:
             match event:
-                case events.Requested(request):
-                    self.dialogue.enqueue(request)
+                case GuestRequest():
+                    self.dialogue.enqueue(event)
                 case events.Violation(kind):
                     self._services.counters[counters.VIOLATIONS[kind]] += 1
                 case NearRequest():
