@@ -116,8 +116,7 @@ class _Outbox:
         self.unsent_bytes += len(packets)
 
     def next_piece(self) -> bytes:
-        if not self._answers:
-            return b""
+        """Return the next piece, of what is unsent."""
         return self._answers[0][self.sent_bytes : self.sent_bytes + PIECE_BYTES]
 
     def piece_is_sent(self) -> None:
@@ -305,7 +304,7 @@ class Dialogue:
                 break
             turns -= 1
             self._answer_next(machine)
-        return self._outbox.next_piece()
+        return self._outbox.next_piece() if self._outbox.unsent_bytes else b""
 
     def _end_pause(self) -> None:
         self._is_pausing = False
@@ -458,7 +457,7 @@ class Dialogue:
         self._outbox.piece_is_sent()
         if self._held_bytes:
             self.hold()
-        return self._outbox.next_piece()
+        return self._outbox.next_piece() if self._outbox.unsent_bytes else b""
 
     def hold(self) -> None:
         """Count everything that waits against the memory budget."""
