@@ -23,6 +23,7 @@ from vmw_cloudinit_metadata.admin.awaited import LATE_S
 from vmw_cloudinit_metadata.admin.chronicle import Chronicle
 from vmw_cloudinit_metadata.admin.eventstream import KEPT_BYTES, PIECE_BYTES, Events
 from vmw_cloudinit_metadata.admin.machinerecord import MISSING, TROUBLE
+from vmw_cloudinit_metadata.admin.shortening import MAX_STORY
 from vmw_cloudinit_metadata.monitoring.facts import (
     BootReported,
     DocumentsServed,
@@ -38,6 +39,7 @@ from vmw_cloudinit_metadata.monitoring.facts import (
     VmotionBegun,
 )
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
+from vmw_cloudinit_metadata.monitoring.kept import kept
 from vmw_cloudinit_metadata.protocol import packet
 from vmw_cloudinit_metadata.protocol.identitytoken import Proof
 from vmw_cloudinit_metadata.protocol.packet import Packet
@@ -64,10 +66,10 @@ FACTS: tuple[Fact, ...] = (
 
 
 @st.composite
-def happenings(draw: st.DrawFn) -> list[Happening]:
+def happenings(draw: st.DrawFn, most: int = 40) -> list[Happening]:
     told = draw(
         st.lists(
-            st.tuples(st.sampled_from(FACTS), st.integers(0, 3), st.integers(0, 4)), max_size=40
+            st.tuples(st.sampled_from(FACTS), st.integers(0, 3), st.integers(0, 4)), max_size=most
         )
     )
     return [
@@ -87,6 +89,29 @@ def test_counts_are_those_of_the_entries(all_of_them: list[Happening]) -> None:
     entries = list(chronicle.entries())
     assert +chronicle.states == Counter(entry.state for entry in entries)
     assert +chronicle.problems == Counter(e.problem for e in entries if e.state in TROUBLE)
+
+
+@given(happenings(most=5))  # of fewer bytes than a record may hold
+def test_happenings_that_come_together_are_recorded_as_one_by_one(told: list[Happening]) -> None:
+    one_by_one, together = Chronicle(), Chronicle()
+    for happening in told:
+        one_by_one.hear(happening)
+        together.take(*kept(happening))
+    together.settle()
+    assert list(together.entries()) == list(one_by_one.entries())
+    assert +together.states == +one_by_one.states
+    assert together.awaited.count_late(LATE) == one_by_one.awaited.count_late(LATE)
+
+
+def test_story_of_happenings_that_come_together_is_as_short_as_ever() -> None:
+    chronicle = Chronicle()
+    for number in range(3 * MAX_STORY):
+        fact = FACTS[0]._replace(text=f"identified {number}")
+        chronicle.take(*kept(LEFT._replace(fact=fact)))
+    chronicle.settle()
+    (entry,) = chronicle.entries()
+    assert len(entry.story) == MAX_STORY
+    assert entry.story[-1][0].text == f"identified {3 * MAX_STORY - 1}"
 
 
 def test_port_shows_the_proof_that_came_after_its_line() -> None:
@@ -341,8 +366,8 @@ def test_errors_of_a_boot_that_failed_stay_when_its_machine_has_left(error: str)
     assert (len(outcome["errors"]), outcome["more_errors"]) == (8, 0)
     if error.isascii():
         assert outcome["errors"] == list(errors)
-    for number, kept in enumerate(outcome["errors"]):
-        assert kept.startswith(f"{number}{error[:30]}")
+    for number, shown in enumerate(outcome["errors"]):
+        assert shown.startswith(f"{number}{error[:30]}")
 
 
 def test_machines_that_left_hold_what_they_are_said_to() -> None:

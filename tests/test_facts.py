@@ -7,13 +7,18 @@ import logging
 import re
 from typing import get_args
 
+import pytest
+
 from tests.facts import BY_KIND, fact_of
 from tests.process import CHECKOUT
 from vmw_cloudinit_metadata.monitoring import facts
+from vmw_cloudinit_metadata.monitoring.bounded import bytes_of
 from vmw_cloudinit_metadata.monitoring.facts import KINDS, DocumentsServed, Fact
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES, fields
 from vmw_cloudinit_metadata.protocol.packet import Packet, serialize
+
+COLLECTED_BYTES, FLOAT_BYTES = 64, 24
 
 SERVING = CHECKOUT / "vmw_cloudinit_metadata/serving"
 DIGEST = serialize(Packet("RESPONSE_DIGEST", b'{"METADATA":{"length":1,"sha256":"0a"}}')).decode()
@@ -28,6 +33,15 @@ def test_every_kind_is_of_one_class_and_of_a_known_level() -> None:
         logging.INFO,
         logging.WARNING,
     }
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_bytes_of_every_kind_are_those_of_its_parts(kind: str) -> None:
+    fact = fact_of(kind, "a text", "web1", count=2)
+    collections = [value for value in fact if isinstance(value, (dict, tuple))]
+    parts = [part for collection in collections for part in collection]
+    own_bytes = sum(one.__sizeof__() for one in (fact, *fact, *parts))
+    assert bytes_of(fact) == own_bytes + COLLECTED_BYTES + FLOAT_BYTES * len(parts)
 
 
 def test_every_kind_is_reported() -> None:

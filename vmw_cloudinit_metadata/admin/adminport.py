@@ -26,10 +26,11 @@ from vmw_cloudinit_metadata.admin.http import HttpServer
 from vmw_cloudinit_metadata.admin.knownhosts import HostEntry, KnownHosts
 from vmw_cloudinit_metadata.admin.machinerecord import STATES
 from vmw_cloudinit_metadata.admin.metrics import Metrics, Scene
-from vmw_cloudinit_metadata.admin.pulse import Pulse
+from vmw_cloudinit_metadata.admin.pulse import COUNTED, Pulse
 from vmw_cloudinit_metadata.admin.statefile import SAVE_S, StateFile
 from vmw_cloudinit_metadata.monitoring import gauges
 from vmw_cloudinit_metadata.monitoring.counters import Key
+from vmw_cloudinit_metadata.monitoring.facts import BootReported
 from vmw_cloudinit_metadata.monitoring.figures import Figures
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import timestamp
@@ -138,10 +139,10 @@ class AdminPort:
 
     def hear(self, happening: Happening) -> None:
         heard = self._heard
-        heard.append(happening)
-        if len(heard) == 1:
+        if not heard:
             self._soon.again(self._learn)
-        elif len(heard) == TOGETHER:
+        heard.append(happening)
+        if len(heard) == TOGETHER:
             self._learn()
 
     def _learn(self) -> None:
@@ -152,10 +153,11 @@ class AdminPort:
             try:
                 one = kept(happening)
                 self.chronicle.take(*one)
-                self._pulse.hear(one[0])
-                self.known_hosts.hear(happening)  # whose keys are whole
-                if self._hooks:
-                    self._hooks.hear(happening)
+                kind = type(happening.fact)
+                if kind in COUNTED:
+                    self._pulse.hear(one[0])
+                elif kind is BootReported:
+                    self._hear_outcome(happening)  # whose host keys are whole
             except Exception:  # a timer's callback: the others are still recorded
                 log.exception("the list of machines cannot record a happening")
             else:
@@ -166,6 +168,11 @@ class AdminPort:
             self._recorder.take(weighed)
         if self._budget:
             self._budget.keep()
+
+    def _hear_outcome(self, happening: Happening) -> None:
+        self.known_hosts.hear(happening)
+        if self._hooks:
+            self._hooks.hear(happening)
 
     def keep_within(self, budget: Budget) -> None:
         """Count machines and events against `budget`."""

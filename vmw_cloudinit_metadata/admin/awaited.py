@@ -16,14 +16,13 @@ class AwaitedOutcomes:
         self._late: dict[str, bool] = {}
 
     def put(self, record: MachineRecord) -> None:
-        """Note a machine as it is now."""
-        self.remove(record)
-        if record.port_count and record.awaits_outcome:
+        """Note a connected machine, which is not noted yet."""
+        if record.awaits_outcome:
             self._awaited[record.key] = record.metadata_s, record.outcome is not None
 
     def remove(self, record: MachineRecord) -> None:
-        self._awaited.pop(record.key, None)
-        self._late.pop(record.key, None)
+        if self._awaited.pop(record.key, None) is None:
+            self._late.pop(record.key, None)
 
     def count_late(self, now_s: float) -> int:
         """Return how many have had LATE_S for their boot, and are expected to report."""

@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.admin.machinerecord import (
     WAITING,
     MachineRecord,
 )
-from vmw_cloudinit_metadata.admin.shortening import MAX_STORY, forget_first, is_beside_story
+from vmw_cloudinit_metadata.admin.shortening import is_beside_story
 from vmw_cloudinit_metadata.monitoring.bounded import within
 from vmw_cloudinit_metadata.monitoring.facts import (
     BootReported,
@@ -36,6 +36,7 @@ from vmw_cloudinit_metadata.monitoring.facts import (
 )
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.kept import bytes_of_machine
+from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 MAX_MOVES = 20
 MAX_ASKED = 32  # documents
@@ -72,27 +73,32 @@ def add(record: MachineRecord, happening: Happening, size: int) -> None:
         if machine.connected_since == ours.connected_since and machine == ours:
             happening = happening._replace(machine=ours)  # a worker sends a new one each time
         else:
-            record.machine = machine
-            record.bytes += bytes_of_machine(machine)
+            _become(record, machine, happening.connection)
     record.host = happening.host
     record.changed_s = happening.at_s
     record.bytes += size
     _change(record, happening)
     if machine.is_test:
         record.state = TEST
-    _come(record, happening)
+    if type(happening.fact) in COMES and happening.connection:
+        _come(record, happening)
     _remember(record, happening, size)
 
 
+def _become(record: MachineRecord, machine: Machine, connection: str) -> None:
+    """Record what is known of the machine by now, and of its connection: its proof."""
+    record.machine = machine
+    record.bytes += bytes_of_machine(machine)
+    if came := record.ports.get(connection):
+        record.ports[connection] = came._replace(machine=machine)
+
+
 def _come(record: MachineRecord, happening: Happening) -> None:
-    """Record how a connection came, and what is known of its machine by now: its proof."""
-    ports, connection = record.ports, happening.connection
-    if isinstance(happening.fact, COMES) and connection:
-        ports[connection] = happening
-        if len(ports) > MAX_PORTS:
-            del ports[next(iter(ports))]
-    elif (came := ports.get(connection)) and came.machine is not happening.machine:
-        ports[connection] = came._replace(machine=happening.machine)
+    """Record how a connection came."""
+    ports = record.ports
+    ports[happening.connection] = happening
+    if len(ports) > MAX_PORTS:
+        del ports[next(iter(ports))]
 
 
 def _remember(record: MachineRecord, happening: Happening, size: int) -> None:
@@ -106,8 +112,6 @@ def _remember(record: MachineRecord, happening: Happening, size: int) -> None:
             if not is_beside_story(record, last):
                 record.bytes -= its_size
             times += before
-        elif len(record.story) == MAX_STORY:
-            forget_first(record, record.bytes, MAX_STORY - 1)
     record.story = (*record.story, (happening, times, size))
 
 

@@ -11,12 +11,13 @@ from itertools import chain
 
 from vmw_cloudinit_metadata.admin.awaited import AwaitedOutcomes
 from vmw_cloudinit_metadata.admin.changes import COMES, NEW_BYTES, add, lose, new_record
-from vmw_cloudinit_metadata.admin.machinerecord import MISSING, TROUBLE, MachineRecord
-from vmw_cloudinit_metadata.admin.shortening import shorten
+from vmw_cloudinit_metadata.admin.machinerecord import AGEING, MISSING, TROUBLE, MachineRecord
+from vmw_cloudinit_metadata.admin.shortening import MAX_STORY, forget_first, shorten
 from vmw_cloudinit_metadata.monitoring.counters import ADMIN_SHED, Key
 from vmw_cloudinit_metadata.monitoring.facts import VmLeft
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.kept import bytes_of_machine, kept
+from vmw_cloudinit_metadata.monitoring.onceaminute import key_of
 from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 MAX_GONE = 10_000  # machines that are not connected; the longest unchanged make room
@@ -34,11 +35,9 @@ class Chronicle:
 
     def __init__(self) -> None:
         # Each in the order of their last changes.
-        self._troubled: dict[str, MachineRecord] = {}
-        self._calm: dict[str, MachineRecord] = {}
-        self._open: dict[
-            str, MachineRecord
-        ] = {}  # of happenings that are recorded together; in neither
+        self._records: dict[str, MachineRecord] = {}
+        self._troubled: dict[str, MachineRecord] = {}  # those of them in trouble
+        self._open: dict[str, MachineRecord] = {}  # taken out, to record happenings together
         self._gone: dict[str, None] = {}
         self._ageing: dict[str, None] = {}  # disconnected, and forgotten after a while
         self.keys: dict[str, str] = {}  # of connections
@@ -63,10 +62,9 @@ class Chronicle:
 
     def expected(self) -> list[str]:
         """Return the VC UUIDs to wait for after a restart."""
-        entries = chain(self._troubled.values(), self._calm.values())
         return [
             record.machine.vc_uuid
-            for record in entries
+            for record in self._records.values()
             if record.machine.vc_uuid and (record.is_connected or record.state == MISSING)
         ]
 
@@ -87,7 +85,7 @@ class Chronicle:
         """Stop waiting for machines that have not reconnected."""
         if not self.states[MISSING]:  # as nearly always: it is asked every second
             return
-        for record in [record for record in self._calm.values() if record.state == MISSING]:
+        for record in [record for record in self._records.values() if record.state == MISSING]:
             self._drop(record)
 
     def age(self, until_s: float) -> None:
@@ -125,10 +123,10 @@ class Chronicle:
         return found
 
     def __len__(self) -> int:
-        return len(self._troubled) + len(self._calm)
+        return len(self._records)
 
     def get(self, key: str) -> MachineRecord | None:
-        return self._troubled.get(key) or self._calm.get(key) or self._open.get(key)
+        return self._records.get(key) or self._open.get(key)
 
     def named(self, name: str) -> list[MachineRecord]:
         return [record for record in self.entries() if record.machine.name == name]
@@ -136,7 +134,9 @@ class Chronicle:
     def entries(self) -> Iterator[MachineRecord]:
         """Return all machines: those in trouble first, then by their last change, the newest
         first."""
-        return chain(reversed(self._troubled.values()), reversed(self._calm.values()))
+        newest_first = reversed(self._records.values())
+        calm = (record for record in newest_first if record.state not in TROUBLE)
+        return chain(reversed(self._troubled.values()), calm)
 
     # What happened
 
@@ -149,26 +149,21 @@ class Chronicle:
 
         A boot is three happenings that come together: its record is sorted in once.
         """
-        key = happening.key
+        machine, connection = happening.machine, happening.connection
+        key = machine and key_of(machine)
         if not key:
             return
-        connection = happening.connection
         known = self.keys.get(connection, key)
         if known != key:  # it has another identity now
             self._leave(known, connection, happening.at_s)
-        record = self._open.pop(key, None)
-        if record is None:
-            record = self.get(key)
-            if record:
-                self._remove(record)
-            else:
-                record = new_record(key, happening)
+        record = self._open.pop(key, None) or self._taken_out(key, happening)
         self._open[key] = record
         add(record, happening, size)
-        if connection and isinstance(happening.fact, COMES):
+        kind = type(happening.fact)
+        if kind in COMES and connection:
             record.port_count += connection not in self.keys
             self.keys[connection] = key
-        elif isinstance(happening.fact, VmLeft) and self.keys.pop(connection, ""):
+        elif kind is VmLeft and self.keys.pop(connection, ""):
             lose(record, connection, happening.at_s)
 
     def settle(self) -> None:
@@ -212,54 +207,71 @@ class Chronicle:
         self.keys.pop(connection, None)
         record = self.get(key)
         if record and record.is_connected:
-            self._remove(record)
-            self._open.pop(key, None)
+            if self._open.pop(key, None) is None:
+                self._remove(record)
             lose(record, connection, now_s)
             self._open[key] = record
 
+    def _taken_out(self, key: str, happening: Happening) -> MachineRecord:
+        """Return the record of a machine, a new one for a new machine; `settle` puts it in."""
+        record = self._records.get(key)
+        if record is None:
+            return new_record(key, happening)
+        self._remove(record)
+        return record
+
     def _put(self, record: MachineRecord) -> None:
-        if record.port_count:
-            if record.bytes > MAX_LEFT_BYTES:
-                if record.bytes > MAX_CONNECTED_BYTES:
-                    self._shorten(record, MAX_CONNECTED_BYTES, CUT_CONNECTED_BYTES)
-                self._long[record.key] = None
-        elif record.bytes > MAX_LEFT_BYTES:
-            self._shorten(record, MAX_LEFT_BYTES, CUT_LEFT_BYTES)
+        key, state = record.key, record.state
+        self._bound(record)
+        self._records[key] = record
         self.kept_bytes += record.bytes
         self.revision += 1
         if self.changed is not None:
-            self.changed[record.key] = None
-        self._shelf_of(record)[record.key] = record
-        self.awaited.put(record)
-        self.states[record.state] += 1
-        if record.state in TROUBLE:
+            self.changed[key] = None
+        self.states[state] += 1
+        if state in TROUBLE:
+            self._troubled[key] = record
             self.problems[record.problem] += 1
         if record.port_count:
-            self._connected_states[record.state] += 1
+            self._connected_states[state] += 1
+            self.awaited.put(record)
             return
-        self._gone[record.key] = None
-        if record.ages:
-            self._ageing[record.key] = None
+        self._gone[key] = None
+        if state in AGEING:
+            self._ageing[key] = None
         if len(self._gone) > MAX_GONE:
             self._forget(self._must_get(next(iter(self._gone))))
 
     def _remove(self, record: MachineRecord) -> None:
-        if self._shelf_of(record).pop(record.key, None) is None:
-            return
+        """Take out a record, as it was put in."""
+        key, state = record.key, record.state
+        del self._records[key]
         self.kept_bytes -= record.bytes
-        self.awaited.remove(record)
-        if record.port_count:
-            self._long.pop(record.key, None)
-            self._connected_states[record.state] -= 1
-        else:
-            del self._gone[record.key]
-            self._ageing.pop(record.key, None)
-        self.states[record.state] -= 1
-        if record.state in TROUBLE:
+        self.states[state] -= 1
+        if state in TROUBLE:
+            del self._troubled[key]
             self.problems[record.problem] -= 1
+        if record.port_count:
+            self._connected_states[state] -= 1
+            self.awaited.remove(record)
+            self._long.pop(key, None)
+            return
+        del self._gone[key]
+        if state in AGEING:
+            del self._ageing[key]
 
-    def _shelf_of(self, record: MachineRecord) -> dict[str, MachineRecord]:
-        return self._troubled if record.state in TROUBLE else self._calm
+    def _bound(self, record: MachineRecord) -> None:
+        """Shorten a record that holds too much."""
+        if len(record.story) > MAX_STORY:
+            forget_first(record, record.bytes)
+        if record.bytes <= MAX_LEFT_BYTES:
+            return
+        if not record.port_count:
+            self._shorten(record, MAX_LEFT_BYTES, CUT_LEFT_BYTES)
+            return
+        if record.bytes > MAX_CONNECTED_BYTES:
+            self._shorten(record, MAX_CONNECTED_BYTES, CUT_CONNECTED_BYTES)
+        self._long[record.key] = None
 
     def _must_get(self, key: str) -> MachineRecord:
         record = self.get(key)

@@ -23,6 +23,7 @@ BOOTED = "booted"
 TEST = "test"  # an administrator plays it, whatever becomes of it
 TROUBLE = (FAILED, STALE, BROKEN)
 ENDED = (BOOTED, BROKEN)  # the guest has said so
+AGEING = (*TROUBLE, TEST)  # forgotten a while after the machine has disconnected
 STATES = (FAILED, STALE, BROKEN, MISSING, MOVING, WAITING, SERVED, BOOTED, LEFT, TEST)
 GONE = "gone"  # in a fleet: of a machine that was connected to a server that is gone
 FLEET_STATES = (*STATES, GONE)
@@ -63,11 +64,6 @@ class MachineRecord:
         """Whether its guest has not said yet how its boot ended."""
         is_new = self.outcome is None or self.outcome.at_s < self.metadata_s
         return bool(self.metadata_s) and is_new and self.state != TEST
-
-    @property
-    def ages(self) -> bool:
-        """Whether it is forgotten a while after it has disconnected."""
-        return not self.port_count and (self.state in TROUBLE or self.state == TEST)
 
     def dismiss_trouble(self) -> None:
         """An operator knows of its trouble, and wants to see no more of it."""

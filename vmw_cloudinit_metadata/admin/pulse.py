@@ -20,6 +20,7 @@ BUCKET_S = 10
 BUCKETS = 90
 
 _FAILURES = (RequestFailed, PeerRejected, ConnectionClosed, VmotionExpired)
+COUNTED = (DocumentsServed, *_FAILURES)  # no other fact changes the pulse
 
 
 class Pulse:

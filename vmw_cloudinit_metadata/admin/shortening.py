@@ -59,11 +59,12 @@ def _errors_of(record: MachineRecord) -> tuple[str, ...]:
     return fact.errors if record.state == BROKEN and isinstance(fact, BootReported) else ()
 
 
-def forget_first(record: MachineRecord, most_bytes: int, most: int = MAX_STORY) -> None:
-    """Forget the first happenings of the story, until there are at most `most` and the record holds
-    at most `most_bytes`; but never the last ones."""
+def forget_first(record: MachineRecord, most_bytes: int) -> None:
+    """Forget the first happenings of the story, until there are at most MAX_STORY and the record
+    holds at most `most_bytes`; but never the last ones."""
     story, held, count = record.story, record.bytes, 0
-    surely, perhaps = len(story) - most, len(story) - _LAST
+    length = len(story)
+    surely, perhaps = length - MAX_STORY, length - _LAST
     while count < surely or (held > most_bytes and count < perhaps):
         first, _, size = story[count]
         count += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import islice
 from sys import getsizeof
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from vmw_cloudinit_metadata.monitoring.digests import first_digests
 from vmw_cloudinit_metadata.monitoring.facts import Fact
@@ -18,7 +19,7 @@ _CUT_COUNT = 24  # and of documents and sources
 
 LONG_DIGEST = 4 * 1024  # only with a longer one is a fact weighed before it is reported
 
-_FLOAT_BYTES = 24  # when a document was answered
+_FLOAT_BYTES = 24  # a time, or a number
 _COLLECTED_BYTES = 64  # what the collector adds to a fact and two collections in it
 _STRING_BYTES = 88  # a string of its own with three dots, however wide
 
@@ -30,14 +31,36 @@ def bounded(fact: Fact) -> Fact:
 
 def bytes_of(fact: Fact) -> int:
     """Return the bytes of memory that a fact holds."""
+    fields: tuple[Any, ...] = fact
+    size, texts, collections = _SHAPES[type(fact)]
     # getsizeof would take three times as long, and only adds what the collector needs.
-    size = _COLLECTED_BYTES + fact.__sizeof__()
-    for value in fact:
-        size += value.__sizeof__()
-        if isinstance(value, (dict, tuple)):
-            for part in value:
-                size += _FLOAT_BYTES + part.__sizeof__()
+    for place in texts:
+        size += fields[place].__sizeof__()
+    for place in collections:
+        size += fields[place].__sizeof__()
+        for part in fields[place]:
+            size += _FLOAT_BYTES + part.__sizeof__()
     return size
+
+
+class _Shape(NamedTuple):
+    """The fields of a kind of fact."""
+
+    own_bytes: int  # of each, without its texts and collections
+    texts: tuple[int, ...]  # their places
+    collections: tuple[int, ...]
+
+
+def _shape(kind: type[Fact]) -> _Shape:
+    types = list(enumerate(get_type_hints(kind).values()))
+    texts = tuple(place for place, of_field in types if of_field is str)
+    collections = tuple(place for place, of_field in types if of_field not in (str, float))
+    floats = len(types) - len(texts) - len(collections)
+    own_bytes = kind._make([None] * len(types)).__sizeof__() + _FLOAT_BYTES * floats
+    return _Shape(_COLLECTED_BYTES + own_bytes, texts, collections)
+
+
+_SHAPES = {kind: _shape(kind) for kind in get_args(Fact)}
 
 
 def cut(fact: Fact, text_bytes: int, most: int) -> Fact:

@@ -18,6 +18,7 @@ FORMATS = ("text", "json")
 
 # With a space, so that a search for words of the text log finds them here too.
 _SEPARATORS = (", ", ": ")
+_LEVELS = {number: name.upper() for number, name in LEVEL_NAMES.items()}  # in a line of text
 
 
 class Formatter(logging.Formatter, ABC):
@@ -37,13 +38,13 @@ class TextFormatter(Formatter):
         self._second = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
-        line = self._line(record.created, record.levelno, record.getMessage())
+        line = self._line(record.created, record.levelname, record.getMessage())
         return "\n".join([line, *map(_indented, _traceback(self, record).splitlines())])
 
     def format_happening(self, happening: Happening) -> str:
-        return self._line(happening.at_s, happening.level, str(happening))
+        return self._line(happening.at_s, _LEVELS[happening.level], str(happening))
 
-    def _line(self, at_s: float, level: int, text: str) -> str:
+    def _line(self, at_s: float, level: str, text: str) -> str:
         second, clock = self._second  # read at once: several threads come here
         if second != int(at_s):
             second = int(at_s)
@@ -51,7 +52,7 @@ class TextFormatter(Formatter):
             self._second = second, clock
         process = f"[{os.getpid()}] " if self._with_process else ""
         clock = f"{clock}.{int(at_s % 1 * 1000):03d}Z"
-        return one_line(f"{clock} {logging.getLevelName(level)} {process}{text}")
+        return one_line(f"{clock} {level} {process}{text}")
 
 
 class JsonFormatter(Formatter):

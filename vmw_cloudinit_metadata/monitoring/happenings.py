@@ -20,6 +20,8 @@ from vmw_cloudinit_metadata.protocol.vmware import Machine
 
 log = logging.getLogger(__name__)
 
+_MAX_TEXT = 1000  # characters
+
 
 class Peer(NamedTuple):
     """The origin of a happening."""
@@ -46,9 +48,9 @@ class Happening(NamedTuple):
 
     def __str__(self) -> str:
         if self.machine is None:
-            return f"{self.peer}: {self.text}"
+            return f"{self.peer}: {self.fact.text}"
         remark = f", {self.remark}" if self.remark else ""
-        return f"{self.peer}: {self.machine}{remark}: {self.text}"
+        return f"{self.peer}: {self.machine}{remark}: {self.fact.text}"
 
     @property
     def kind(self) -> str:
@@ -97,10 +99,9 @@ class Happenings:
         level: int | None = None,
     ) -> None:
         """Report `fact`, at the level of its kind unless another one is given."""
-        text = shortened(fact.text)
-        if text is not fact.text:
-            fact = fact._replace(text=text)
-        if isinstance(fact, DocumentsServed) and len(fact.digest) > LONG_DIGEST:
+        if len(fact.text) > _MAX_TEXT:
+            fact = fact._replace(text=shortened(fact.text, _MAX_TEXT))
+        if type(fact) is DocumentsServed and len(fact.digest) > LONG_DIGEST:
             fact = bounded(fact)
         happening = Happening(
             fact,

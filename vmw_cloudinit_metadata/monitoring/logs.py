@@ -64,9 +64,10 @@ class LineHandler(logging.Handler):
 
     def hear(self, happening: Happening) -> None:
         """Log a happening, in the hub's thread: `logging` would cost more than the line itself."""
-        if logging.root.isEnabledFor(happening.level):
+        if happening.level >= logging.root.level:
             self._lines.append(happening)
-            self._hand_over_soon()
+            if not self._is_due:
+                self._hand_over_soon()
 
     def put(self, line: str) -> None:
         """Write a line unchanged."""
@@ -83,7 +84,7 @@ class LineHandler(logging.Handler):
             self._lines.append(line)
         if self._loop is None or threading.get_ident() != self._thread:
             self._hand_over()
-        else:
+        elif not self._is_due:
             self._hand_over_soon()
 
     def _within_quota(self, record: logging.LogRecord) -> str | None:
@@ -96,9 +97,8 @@ class LineHandler(logging.Handler):
         return line
 
     def _hand_over_soon(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            self._loop.run_callback(self._hand_over)
+        self._is_due = True
+        self._loop.run_callback(self._hand_over)
 
     def _hand_over(self) -> None:
         with self.lock or nullcontext():
@@ -127,8 +127,9 @@ class LineHandler(logging.Handler):
             text = f"{line.text} (its details cannot be written: {error!r})"
             nothing: dict[str, Any] = dict.fromkeys(line.fact._fields) | {"text": text}
             text = self._written(line._replace(fact=line.fact._replace(**nothing)))
+        size = len(text)
         for allowance in allowances:
-            allowance.left -= len(text)
+            allowance.left -= size
         return text
 
     def _report_left_out(self) -> None:

@@ -143,6 +143,11 @@ class Machine:
     connected_since: datetime | None = field(default=None, compare=False)
     proof: Proof = Proof.UNASKED  # of its identity
     macs: tuple[str, ...] = ()  # of its network cards, in their order, as vCenter has them
+    # Whether an administrator plays the VM (testmark.py); each happening asks for it.
+    is_test: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_test", is_marked(self.service_uri))
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -150,11 +155,6 @@ class Machine:
         identity token and the mark of a test."""
         query = without_mark(identitytoken.without_token(self.service_uri)).partition("?")[2]
         return dict(parse_qsl(query, keep_blank_values=True)) if query else {}
-
-    @property
-    def is_test(self) -> bool:
-        """Whether an administrator plays the VM (testmark.py)."""
-        return is_marked(self.service_uri)
 
     @property
     def is_anonymous(self) -> bool:
