@@ -111,7 +111,7 @@ class Admission:
 
     def is_proxy(self, host: str) -> bool:
         """Return whether connections from there begin with a PROXY protocol header."""
-        return _is_in(host, self.proxies)
+        return bool(self.proxies) and _is_in(host, self.proxies)
 
     def hurries(self, host: str, now_s: float) -> Refusal | None:
         """Count a new connection of `host`; return why it is refused if they come too fast."""
@@ -170,7 +170,5 @@ class MuteConnections:
 
 
 def _is_in(host: str, networks: Sequence[Network]) -> bool:
-    if not networks:
-        return False
     address = ip_address(host)
     return any(address in network for network in networks)

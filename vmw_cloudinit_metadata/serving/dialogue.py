@@ -116,16 +116,16 @@ class _Outbox:
         self.unsent_bytes += len(packets)
 
     def next_piece(self) -> bytes:
-        if not self._answers:
-            return b""
+        """Return the next piece, of what is unsent."""
         return self._answers[0][self.sent_bytes : self.sent_bytes + PIECE_BYTES]
 
     def piece_is_sent(self) -> None:
-        answer, begin = self._answers[0], self.sent_bytes
-        end = min(begin + PIECE_BYTES, len(answer))
-        self.unsent_bytes -= end - begin
-        self.sent_bytes = end
-        if end == len(answer):
+        rest = len(self._answers[0]) - self.sent_bytes
+        if rest > PIECE_BYTES:
+            self.unsent_bytes -= PIECE_BYTES
+            self.sent_bytes += PIECE_BYTES
+        else:
+            self.unsent_bytes -= rest
             self.sent_bytes = 0
             del self._answers[0]
 
@@ -143,58 +143,59 @@ class _Outbox:
 class _Inbox:
     """The requests of one guest that are not answered yet, in order."""
 
-    __slots__ = ("_arguments_bytes", "_requests", "has_lost")
+    __slots__ = ("_arguments_bytes", "has_lost", "requests")
 
     def __init__(self) -> None:
         # With the times of their arrival. As a deque each would take 600 bytes.
-        self._requests: list[tuple[GuestRequest, float]] = []
+        self.requests: list[tuple[GuestRequest, float]] = []
         self._arguments_bytes = 0
         self.has_lost = False  # requests, since all were answered
 
-    def __bool__(self) -> bool:
-        return bool(self._requests)
-
     @property
     def first(self) -> GuestRequest:
-        return self._requests[0][0]
+        return self.requests[0][0]
 
     @property
     def ages(self) -> tuple[tuple[GuestRequest, int], ...]:
         """The requests with their ages in ms."""
-        return aged(self._requests, time.time())
+        return aged(self.requests, time.time())
 
     @property
     def held_bytes(self) -> int:
         """What counts against the memory budget."""
-        waiting = len(self._requests)
+        waiting = len(self.requests)
         return self._arguments_bytes + (waiting * _REQUEST_BYTES if waiting > _FEW_REQUESTS else 0)
 
     def put(self, request: GuestRequest) -> bool:
         """Return False, and drop it, if there is no room."""
         arguments_bytes = self._arguments_bytes + len(request.argument)
-        if len(self._requests) >= MAX_REQUESTS or arguments_bytes > MAX_ARGUMENTS_BYTES:
+        if len(self.requests) >= MAX_REQUESTS or arguments_bytes > MAX_ARGUMENTS_BYTES:
             return False
-        self._requests.append((request, time.time()))
+        self.requests.append((request, time.time()))
         self._arguments_bytes = arguments_bytes
         return True
 
     def take(self) -> tuple[str, float]:
         """Remove the first; return its document and when it arrived."""
-        (document, argument), asked_s = self._requests.pop(0)
+        (document, argument), asked_s = self.requests.pop(0)
         self._arguments_bytes -= len(argument)
-        self.has_lost = self.has_lost and bool(self._requests)
+        self.has_lost = self.has_lost and bool(self.requests)
         return document, asked_s
 
     def clear(self) -> None:
-        self._requests.clear()
+        self.requests.clear()
         self._arguments_bytes = 0
 
     def resume(self, ages: Iterable[tuple[GuestRequest, int]], *, has_lost: bool) -> None:
         """Go on with the requests of another inbox."""
         now_s = time.time()
-        self._requests = [(request, now_s - age_ms / 1000) for request, age_ms in ages]
-        self._arguments_bytes = sum(len(request.argument) for request, _ in self._requests)
+        self.requests = [(request, now_s - age_ms / 1000) for request, age_ms in ages]
+        self._arguments_bytes = sum(len(request.argument) for request, _ in self.requests)
         self.has_lost = has_lost
+
+
+def _no_answer() -> None:
+    """Return no answer, as a weak reference to one that is gone."""
 
 
 class _PreviousAnswer:
@@ -205,7 +206,7 @@ class _PreviousAnswer:
 
     def __init__(self) -> None:
         self._machine: Machine | None = None
-        self._answer: Callable[[], Answer | None] = lambda: None
+        self._answer: Callable[[], Answer | None] = _no_answer
 
     def of(self, machine: Machine) -> Answer | None:
         """Return it if it was for this machine and may still hold."""
@@ -248,7 +249,7 @@ class Dialogue:
     @property
     def is_busy(self) -> bool:
         """Whether an answer is under way."""
-        return bool(self._inbox or self._is_looking_up or self._outbox)
+        return bool(self._inbox.requests or self._is_looking_up or self._outbox)
 
     def move_to(self, owner: Owner) -> None:
         """Go on with another line."""
@@ -293,8 +294,8 @@ class Dialogue:
     def proceed(self, machine: Machine | None) -> bytes:
         """Answer requests in order until something must be waited for; return the next piece to
         send, or b"". `machine` is None while the VM is not identified."""
-        turns = TURN_REQUESTS
-        while self._inbox and not (
+        turns, waiting = TURN_REQUESTS, self._inbox.requests
+        while waiting and not (
             self._is_looking_up or self._is_pausing or self._outbox.unsent_bytes > BUSY_BYTES
         ):
             if not turns:
@@ -303,7 +304,7 @@ class Dialogue:
                 break
             turns -= 1
             self._answer_next(machine)
-        return self._outbox.next_piece()
+        return self._outbox.next_piece() if self._outbox.unsent_bytes else b""
 
     def _end_pause(self) -> None:
         self._is_pausing = False
@@ -365,7 +366,7 @@ class Dialogue:
 
     def _looked_up(self, machine: Machine, outcome: Outcome) -> None:
         self._is_looking_up = False
-        if not self._inbox:
+        if not self._inbox.requests:
             return
         now = self._owner.machine
         if machine is now or machine == now:  # else its identity has changed meanwhile
@@ -415,7 +416,7 @@ class Dialogue:
     ) -> None:
         """Answer the first request, for a document beyond the standard ones."""
         self._is_looking_up = False
-        if not self._inbox:
+        if not self._inbox.requests:
             return
         document = self._inbox.first.document
         if isinstance(names, Failure):
@@ -456,7 +457,7 @@ class Dialogue:
         self._outbox.piece_is_sent()
         if self._held_bytes:
             self.hold()
-        return self._outbox.next_piece()
+        return self._outbox.next_piece() if self._outbox.unsent_bytes else b""
 
     def hold(self) -> None:
         """Count everything that waits against the memory budget."""

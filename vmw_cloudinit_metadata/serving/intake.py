@@ -75,12 +75,13 @@ def run(sock: socket, counters: Counters, consumer: Consumer) -> None:
                 continue
             if not data:
                 return
-            counters[RECEIVED_BYTES] += len(data)
+            size = len(data)
+            counters[RECEIVED_BYTES] += size
             if not consumer.is_over:
                 consumer.layer.receive(data)
             elif consumer.is_deaf:
                 return
-            is_drop = len(data) <= _DROP_BYTES and consumer.layer.is_mid_line
+            is_drop = size <= _DROP_BYTES and consumer.layer.is_mid_line
             del data  # an idle line would keep it
             if is_drop or consumer.layer.has_more:
                 readable.stop()

@@ -148,7 +148,7 @@ class Output:
         """Queues all or nothing; False if the buffer is full. Ignores everything after `end`."""
         if self._is_ended:
             return True
-        if len(self._waiting) >= MAX_WAITING_BYTES:
+        if self._waiting and not self.has_room:
             return False
         self._counters[SENT_BYTES] += len(data)
         self.put(data)
@@ -174,15 +174,15 @@ class Output:
     def send(self) -> bool:
         """Send what the socket takes now; return whether all is sent and that is awaited."""
         waiting = self._waiting
+        size = len(waiting)
         try:
-            is_idle = self._is_broken or not waiting
-            sent = len(waiting) if is_idle else self._sock.send(waiting)
+            sent = self._sock.send(waiting) if size and not self._is_broken else size
         except BlockingIOError:
             sent = 0
         except OSError:  # disconnected: the reader finds out
             self._is_broken = True
-            sent = len(waiting)
-        if sent == len(waiting):
+            sent = size
+        if sent == size:
             self._waiting = b""
             return self._is_awaited
         self._waiting = waiting[sent:]

@@ -45,6 +45,8 @@ _ANSWERED: Mapping[str, counters.Key] = {
 }
 _OTHER_ANSWERED = counters.OUTCOMES[counters.OTHER_DOCUMENT, "answered"]
 
+_NOTHING_YET = Origin()
+
 
 class GuestLine(Protocol):
     """The part of its line that a receipt uses."""
@@ -83,7 +85,7 @@ class Receipt:
         self.line = line
         self._services = services
         self._machine: Machine | None = None  # of the last answer
-        self._origin = Origin()  # of the last answer
+        self._origin = _NOTHING_YET  # of the last answer
         self._collected: dict[str, float] = {}  # document: when it was answered
         self._asked_s = 0.0  # when the first of them was requested
         self._is_well = False  # answered without a problem, not yet recorded in `news`
