@@ -22,6 +22,7 @@ from tests.debiantrees import debian_tree  # noqa: F401 - a fixture
 from tests.fleet import fleet_backend, fleet_database  # noqa: F401 - fixtures
 from tests.fuse import hanging  # noqa: F401 - a fixture
 from tests.guest import guest, serial  # noqa: F401 - fixtures
+from tests.laws import LAW_CASES
 from tests.namespaces import namespace  # noqa: F401 - a fixture
 from tests.openbao import openbao  # noqa: F401 - a fixture
 from tests.process import Constants, ServerProcess, modules_with, place_of
@@ -45,7 +46,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile(
     "laws",
     deadline=None,
-    max_examples=int(os.environ.get("LAW_CASES", "40")),
+    max_examples=LAW_CASES,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("laws")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests import realdsidentify
 from tests.cloudinit import CloudInit
 from tests.imagecases import CAUSES, CLOUD, DS_IDENTIFY, Cause, variants
+from tests.laws import cases
 from vmw_cloudinit_metadata.guest.check.dsidentify import ScriptInput, ScriptReader, identify
 
 OURS = f"{CLOUD}/99-nocloud.cfg"
@@ -116,7 +117,7 @@ WORDS = st.lists(st.sampled_from(KERNEL_WORDS), max_size=3).map(" ".join)
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 @given(first=TEXTS, last=TEXTS, policy=TEXTS, words=WORDS)
 def test_any_text_is_decided_as_by_each_program(
     any_program: Path, first: str, last: str, policy: str, words: str

@@ -16,7 +16,8 @@ from tests.commandline import in_process
 from vmw_cloudinit_metadata import __version__
 from vmw_cloudinit_metadata.cli import cli
 from vmw_cloudinit_metadata.cli.client.playoptions import SECTIONS as OF_CLIENT
-from vmw_cloudinit_metadata.cli.run import SECTIONS, run
+from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.runoptions import SECTIONS
 from vmw_cloudinit_metadata.settings.command import Command
 from vmw_cloudinit_metadata.settings.layers import settings_of, variable_of
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.certificates import Pair, make_pair
 from tests.httppeer import Answer, Asked, HttpPeer, reply
+from tests.laws import cases
 from tests.process import Constants
 from tests.waiting import wait_until
 from vmw_cloudinit_metadata.drivers import driveroptions
@@ -173,7 +174,7 @@ def test_answer_that_cannot_be_used_is_an_error_without_what_was_sent(
 
 
 @given(st.binary(max_size=300), st.booleans())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_garbage_is_an_answer_or_an_http_error(
     serve_once: HttpPeer, junk: bytes, head: bool
 ) -> None:

@@ -19,7 +19,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the package as a wheel, and install it with pip into a separate directory."""
     place = tmp_path_factory.mktemp("wheel")
     source = place / "source"
-    left_out = shutil.ignore_patterns(".venv", ".git", "build", "*.egg-info", ".*cache")
+    left_out = shutil.ignore_patterns(
+        *(".venv", ".git", "build", "*.egg-info", ".*cache", "__pycache__", "tests")
+    )
     shutil.copytree(CHECKOUT, source, ignore=left_out)
     target = place / "target"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
@@ -28,6 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_wheel_serves_from_where_it_is_installed(wheel: Path, own_instances: Path) -> None:
     program = wheel / "bin/vmw-metadata-server"
     server = ServerProcess(
@@ -39,6 +42,7 @@ def test_wheel_serves_from_where_it_is_installed(wheel: Path, own_instances: Pat
         server.end()
 
 
+@pytest.mark.slow
 def test_wheel_is_what_its_directory_imports(wheel: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", "import vmw_cloudinit_metadata as m; print(m.__file__)"],
@@ -51,6 +55,7 @@ def test_wheel_is_what_its_directory_imports(wheel: Path) -> None:
     assert ended.stdout.startswith(str(wheel))
 
 
+@pytest.mark.slow
 def test_wheel_holds_every_module(wheel: Path) -> None:
     modules = {
         path.relative_to(CHECKOUT) for path in CHECKOUT.glob("vmw_cloudinit_metadata/**/*.py")
@@ -60,6 +65,7 @@ def test_wheel_holds_every_module(wheel: Path) -> None:
     assert (wheel / "vmw_cloudinit_metadata/py.typed").exists()
 
 
+@pytest.mark.slow
 def test_wheel_holds_what_goes_into_guests(wheel: Path) -> None:
     program = (
         "import sys; from vmw_cloudinit_metadata.cli import cli\n"
@@ -79,6 +85,7 @@ def test_wheel_holds_what_goes_into_guests(wheel: Path) -> None:
     assert ended.stdout == "".join(printed)
 
 
+@pytest.mark.slow
 def test_wheel_writes_the_same_report(wheel: Path) -> None:
     program = (
         "from vmw_cloudinit_metadata.client.report.page import render; print(render({}), end='')"

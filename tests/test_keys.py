@@ -11,8 +11,8 @@ from vmw_cloudinit_metadata.instance.keys import (
     TOP_LEVEL,
     canonical,
     misplaced_faults,
-    unknown_faults,
 )
+from vmw_cloudinit_metadata.instance.keyspelling import unknown_faults
 from vmw_cloudinit_metadata.instance.metadata.fields import MATCH_KEYS, METADATA_KEYS
 from vmw_cloudinit_metadata.instance.network import shortform
 

@@ -15,7 +15,8 @@ import pytest
 from vmw_cloudinit_metadata.drivers.content.layer import MAX_FILE_BYTES
 from vmw_cloudinit_metadata.instance import advice, nocloud
 from vmw_cloudinit_metadata.instance.fault import MAX_FAULTS, MAX_TEXT_BYTES, InvalidInstanceData
-from vmw_cloudinit_metadata.instance.keys import FILE_LEVEL, canonical, unknown_faults
+from vmw_cloudinit_metadata.instance.keys import FILE_LEVEL, canonical
+from vmw_cloudinit_metadata.instance.keyspelling import unknown_faults
 from vmw_cloudinit_metadata.instance.model import InstanceData
 from vmw_cloudinit_metadata.instance.parsing import seed
 from vmw_cloudinit_metadata.protocol.vmware import Machine

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.laws import cases
 from vmw_cloudinit_metadata.instance import nocloud
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
 from vmw_cloudinit_metadata.instance.keys import TOP_LEVEL
@@ -88,7 +89,7 @@ def nested(depth: int) -> Any:
 
 
 @given(MAPPINGS)
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 def test_from_mapping_of_any_mapping_raises_nothing_but_faults(mapping: dict[str, Any]) -> None:
     with suppress(InvalidInstanceData):
         nocloud.render(InstanceData.from_mapping(mapping), MACHINE)

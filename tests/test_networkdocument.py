@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import schemas
+from tests.laws import cases
 from vmw_cloudinit_metadata.instance import secrecy
 from vmw_cloudinit_metadata.instance.advice import warnings_of
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData
@@ -336,7 +337,7 @@ def mutated(draw: st.DrawFn) -> tuple[int, Any]:
     return version, document
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 @given(DOCUMENTS)
 def test_made_document_is_right_for_cloud_init_and_for_us(document: Any) -> None:
     assert refused(document, document["version"]) == []
@@ -349,7 +350,7 @@ def check_that_it_is_told(mutation: tuple[int, Any]) -> None:
         assert form_faults_in(document), json.dumps(document)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 @given(mutated())
 @example((2, {"version": 2, "ethernets": {"a": {"routes": [{"to": "x", "on-link": True}]}}}))
 @example((1, {"version": 1, "config": [{"type": ["physical"], "name": "a"}]}))
@@ -358,7 +359,7 @@ def test_what_the_schema_refuses_is_reported(mutation: tuple[int, Any]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=cases(5000), deadline=None)
 @given(mutated())
 def test_what_the_schema_refuses_is_reported_of_many(mutation: tuple[int, Any]) -> None:
     check_that_it_is_told(mutation)

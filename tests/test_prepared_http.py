@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.httppeer import HttpPeer
+from tests.laws import cases
 from tests.preparedworld import PreparedWorld, parts
 from tests.process import ServerProcess
 from tests.test_http_store import KEY, Cmdb, signed
@@ -342,7 +343,7 @@ def untold(name: str) -> list[tuple[str, str, Any]]:
     return [survey, BOOTS[0], ("write", name, False), survey, BOOTS[1], BOOTS[0]]
 
 
-@settings(max_examples=60)
+@settings(max_examples=cases(60))
 @given(STEPS)
 @example(untold("web1"))
 @example(untold("layers"))
@@ -353,7 +354,7 @@ def test_no_older_value_follows_a_newer_one(
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 @given(STEPS)
 def test_no_older_value_follows_a_newer_one_in_many_cases(
     worlds: dict[str, World], cmdb: Cmdb, steps: list[tuple[str, str, Any]]

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.laws import cases
 from tests.process import Constants, ServerProcess
 from tests.vm import Vm
 from tests.waiting import wait_in_hub_until, wait_until
@@ -107,7 +108,7 @@ CONTENTS = st.lists(st.integers(0, 2), min_size=2, max_size=10)  # one may retur
 
 
 @given(READINGS, CONTENTS, st.integers(1, 3))
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 def test_no_worker_may_give_older_data_than_any_has_given(
     readings: list[tuple[int, int, tuple[int, int]]], contents: list[int], lasts_s: int
 ) -> None:

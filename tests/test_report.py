@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.laws import cases
 from vmw_cloudinit_metadata.client.report import latency, scale, words
 from vmw_cloudinit_metadata.client.report.page import render
 from vmw_cloudinit_metadata.client.report.phase import in_order
@@ -192,7 +193,7 @@ results = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=cases(60), suppress_health_check=[HealthCheck.too_slow])
 @given(results)
 @example({"timeline": [(None, 1e-320, 0)]})
 @example({"timeline": [(None, 0, 1e-320)]})

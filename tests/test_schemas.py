@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests import schemas as trees
 from tests.commandline import in_process
+from tests.laws import cases
 from tests.test_networkdocument import RIGHT, UNKNOWN_TO_SCHEMAS
 from tests.test_secrecy import MARKER, leaks
 from vmw_cloudinit_metadata.cli import schemas
@@ -208,7 +209,7 @@ KEYS = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100), deadline=None)
 @given(st.dictionaries(KEYS, VALUES, min_size=1))
 def test_refused_cloud_config_is_reported_and_not_quoted(config: Any) -> None:
     told = asked(userdata=config)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.laws import cases
 from tests.process import ServerProcess
 from tests.test_admin import Admin
 from tests.vm import Vm
@@ -150,7 +151,7 @@ def test_fault_of_a_secret_place_is_reported_with_its_line(place: str) -> None:
     assert all("web1.yaml:" in line or "warning" in line for line in told)
 
 
-@settings(max_examples=400)
+@settings(max_examples=cases(400))
 @given(
     st.sampled_from(sorted(PLACES)),
     st.lists(st.sampled_from(PIECES), max_size=8).map("".join),

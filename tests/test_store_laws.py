@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.laws import cases
 from tests.test_store import until
 from vmw_cloudinit_metadata import LAYERS, Changes, Key, Machine, Record, StoreDriver
 from vmw_cloudinit_metadata.drivers.driver import Driver
@@ -104,7 +105,7 @@ def in_words_of_files(text: str) -> str:
     st.lists(LAYER, max_size=4),
     st.lists(st.sampled_from(MACHINES), min_size=4, max_size=4, unique=True),
 )
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.usefixtures("settled")
 def test_records_give_what_files_with_the_same_data_give(
     own: dict[str, str], layers: list[str], machines: list[Machine]
@@ -335,7 +336,7 @@ def own_version(state: dict[Any, int], vm: int) -> int | None:
 
 
 TestFreshness = Freshness.TestCase
-TestFreshness.settings = settings(max_examples=60, stateful_step_count=30)
+TestFreshness.settings = settings(max_examples=cases(60), stateful_step_count=30)
 
 
 @pytest.mark.slow
@@ -396,7 +397,7 @@ def surveyed(driver: StoreDriver) -> tuple[set[Observation], Census]:
     return {replace(one, vms=tuple(one.vms)) for one in driver.survey() if one}, driver.census()
 
 
-@settings(max_examples=100)
+@settings(max_examples=cases(100))
 @given(
     st.lists(st.lists(EDIT, min_size=1, max_size=3), min_size=3, max_size=6),
     st.sets(st.integers(0, 5), max_size=1),

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import mistakes
+from tests.laws import cases
 from vmw_cloudinit_metadata.instance.parsing import seed, syntax
 
 GOOD = """\
@@ -60,7 +61,7 @@ def check_told(text: str) -> None:
 
 
 @given(st.integers(0, len(GOOD)), st.integers(0, 3), st.lists(st.sampled_from(PIECES), max_size=2))
-@settings(max_examples=400)
+@settings(max_examples=cases(400))
 def test_fault_of_a_file_changed_anywhere_is_reported_in_plain_words_within_the_file(
     start: int, cut: int, put: list[str]
 ) -> None:
@@ -68,7 +69,7 @@ def test_fault_of_a_file_changed_anywhere_is_reported_in_plain_words_within_the_
 
 
 @given(st.text("{}[]:,-?&*!|>'\"#%@`a \n\t\\", max_size=30))
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 @example("%YAML 1.1\n%YAML 1.1\n---\n")
 @example("%a")
 @example("? a\n? b\n: c\n: d\n")

@@ -81,21 +81,3 @@ def test_table_is_wrapped_and_its_text_is_no_markup() -> None:
         [sys.executable, "-c", TABLE], capture_output=True, text=True, check=True
     )
     assert piped.stdout == "plain line\n"
-
-
-def test_names_of_commands_are_completed_without_the_server() -> None:
-    program = "import sys; from vmw_cloudinit_metadata import cli; print(*sys.modules)"
-    loaded = set(subprocess.check_output([sys.executable, "-c", program], text=True).split())
-    assert not loaded & {"pydantic", "yaml", "vmw_cloudinit_metadata.drivers.driver"}
-
-
-def test_server_loads_nothing_of_the_other_commands() -> None:
-    program = (
-        "import sys; from vmw_cloudinit_metadata import cli; cli.COMMANDS['run'];"
-        "print(*{name.split('.')[0] for name in sys.modules}, *sys.modules)"
-    )
-    loaded = set(subprocess.check_output([sys.executable, "-c", program], text=True).split())
-    assert "vmw_cloudinit_metadata.cli.run" in loaded
-    assert not loaded & {"rich", "psutil", "jsonschema", "pyVmomi"}
-    rooms = "vmw_cloudinit_metadata.client", "vmw_cloudinit_metadata.guest"
-    assert not [name for name in loaded if name.startswith(rooms)]

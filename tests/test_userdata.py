@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests import schemas
+from tests.laws import cases
 from tests.schemas import Look, look  # noqa: F401 - look is a fixture
 from vmw_cloudinit_metadata.instance.userdata import cloudconfig, formats, misread
 from vmw_cloudinit_metadata.instance.userdata.formats import Part, parts_of
@@ -337,7 +338,7 @@ LINES = st.sampled_from(
 DOCUMENTS = st.lists(LINES, min_size=1, max_size=7).map("\n".join).filter(bool)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 @given(document=DOCUMENTS)
 @example(document="#cloud-config\nMIME-Version: 1.0\na: 1")
 @example(document="#cloud-config package_update: true")

@@ -22,6 +22,7 @@ from click import Context
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.laws import cases
 from tests.process import ServerProcess
 from tests.test_admin import Admin, wait_until
 from tests.test_catalogue import finite as values
@@ -386,7 +387,7 @@ def test_prepared_answer_is_what_a_look_up_gives(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [World, WorkersWorld])
-@settings(max_examples=1000)
+@settings(max_examples=cases(1000))
 @given(*LAW)
 @pytest.mark.usefixtures("settled")
 def test_prepared_answer_is_what_a_look_up_gives_whatever_changes(
@@ -580,7 +581,7 @@ def test_token_ends_after_a_minute_and_asks_for_a_look_up(one: World) -> None:
     assert not one.server.still_holds(found.token)
 
 
-@settings(max_examples=50)
+@settings(max_examples=cases(50))
 @given(st.lists(st.tuples(st.integers(0, 30), st.none() | st.binary(max_size=900)), max_size=90))
 def test_table_stays_within_its_limit_and_never_takes_a_known_stem_for_an_unknown(
     puts: list[tuple[int, bytes | None]],
@@ -646,7 +647,7 @@ def test_table_without_room_for_the_stems_knows_nothing_until_cleared() -> None:
     assert (table.is_complete, table.get("a")) == (True, b"x")
 
 
-@settings(max_examples=50)
+@settings(max_examples=cases(50))
 @given(st.lists(values, max_size=12))
 def test_prepared_record_of_any_fields_is_usable_or_invalid(fields: list[object]) -> None:
     line = ujson.dumps({"kind": "prepared", "stem": "a", "data": fields}).encode()

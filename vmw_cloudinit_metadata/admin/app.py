@@ -20,8 +20,9 @@ from gevent.lock import Semaphore
 
 from vmw_cloudinit_metadata.admin import metrics, views
 from vmw_cloudinit_metadata.admin.access import Access
+from vmw_cloudinit_metadata.admin.api import KEPT, KNOWN_HOSTS_PATH
 from vmw_cloudinit_metadata.admin.chronicle import Chronicle
-from vmw_cloudinit_metadata.admin.eventstream import KEPT, Events
+from vmw_cloudinit_metadata.admin.eventstream import Events
 from vmw_cloudinit_metadata.admin.fleetview import FleetView
 from vmw_cloudinit_metadata.admin.knownhosts import HostEntry, KnownHosts, known_hosts
 from vmw_cloudinit_metadata.admin.machinerecord import GONE, MachineRecord
@@ -58,7 +59,6 @@ log = logging.getLogger(__name__)
 
 # A POST with this header: no form of another site's page can send it.
 FORGET_PATH = "/api/forget/"
-KNOWN_HOSTS_PATH = "/api/known_hosts"
 ACTION_HEADER = "x-vmw-metadata-action"
 _CALM = "the machine is connected and not in trouble: there is nothing to forget"
 

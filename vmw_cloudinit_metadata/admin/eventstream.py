@@ -13,13 +13,12 @@ import gevent
 import ujson
 from gevent.event import Event
 
+from vmw_cloudinit_metadata.admin.api import KEPT
 from vmw_cloudinit_metadata.monitoring.counters import ADMIN_SHED, Key
 from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import fields
 from vmw_cloudinit_metadata.monitoring.kept import MAX_MACHINE_BYTES, kept
 
-# A slower follower misses some, and receives their number.
-KEPT = 4096
 KEPT_BYTES = 8 * 1024 * 1024
 
 MAX_FOLLOWERS = 32  # one more closes the oldest

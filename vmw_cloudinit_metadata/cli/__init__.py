@@ -6,71 +6,72 @@ with the status that a shell shows for SIGPIPE.
 
 from __future__ import annotations
 
-import logging
 import os
-import pkgutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 import click
 
 from vmw_cloudinit_metadata.cli import standardstreams
-from vmw_cloudinit_metadata.drivers.drivererror import DriverError
-from vmw_cloudinit_metadata.monitoring import logs
-from vmw_cloudinit_metadata.settings.command import HELP, Group
-from vmw_cloudinit_metadata.settings.errors import ConfigError
-
-log = logging.getLogger(__name__)
+from vmw_cloudinit_metadata.cli.commandlist import CommandList, CommandRow, ListedGroup
+from vmw_cloudinit_metadata.cli.failure import FAILURES, text_of
+from vmw_cloudinit_metadata.settings.command import HELP
 
 PROGRAM = "vmw-cloudinit-metadata"
 
-MODULES = {
-    "check-config": "checkconfig:check_config",
-    "client": "client:client",
-    "completion": "completion:completion",
-    "drivers": "driverlist:drivers",
-    "fleet": "fleetcommands:fleet",
-    "guest": "guest:guest",
-    "known-hosts": "hostkeys:known_hosts",
-    "run": "run:run",
-    "show": "show:show",
-    "sql": "sql:sql",
-    "status": "status:status",
-    "tail": "tail:tail",
-    "tls-info": "tlsinfo:tls_info",
-    "token": "token:token",  # nosec B105 # no password
-    "window": "window:window",
-    "upgrade": "upgradecommand:upgrade",
-    "validate": "validate:validate",
-    "vm-port": "vmport:vm_port",
+_ROWS = {
+    "check-config": CommandRow(
+        "checkconfig:check_config", "Show the settings of `run`, and where each comes from."
+    ),
+    "client": CommandRow("client:client", "Play ESXi hosts and their VMs, to test a server."),
+    "completion": CommandRow(
+        "completion:completion", "Print a script that completes commands and options in SHELL."
+    ),
+    "drivers": CommandRow(
+        "driverlist:drivers", "List the installed drivers, and the options of each."
+    ),
+    "fleet": CommandRow(
+        "fleetcommands:fleet", "Make and show what the servers of a fleet share in PostgreSQL."
+    ),
+    "guest": CommandRow("guest:guest", "Install the agent, which runs inside VMs, into an image."),
+    "known-hosts": CommandRow(
+        "hostkeys:known_hosts",
+        "Print the SSH host keys that guests have reported, as a known_hosts file of OpenSSH.",
+    ),
+    "run": CommandRow("run:run", "Serve VMs in the foreground until TERM or INT."),
+    "show": CommandRow("show:show", "Show the documents that a VM would get, by its name or UUID."),
+    "sql": CommandRow("sql:sql", "Make, fill and read the tables of the store `sql`."),
+    "status": CommandRow(
+        "status:status",
+        "Show server health, and which VMs are in trouble and why; or all that is known of one VM, "
+        "by name or UUID.",
+    ),
+    "tail": CommandRow("tail:tail", "Show events as they happen, until interrupted."),
+    "tls-info": CommandRow(
+        "tlsinfo:tls_info", "Show the proxy URI with the certificate's thumbprint."
+    ),
+    "token": CommandRow(
+        "token:token", "Make the identity tokens that `run --identity-token` checks."
+    ),
+    "upgrade": CommandRow(
+        "upgradecommand:upgrade", "Replace a running server by the version on disk, in place."
+    ),
+    "validate": CommandRow(
+        "validate:validate", "Check all data; print each fault with file, line and key."
+    ),
+    "vm-port": CommandRow(
+        "vmport:vm_port", "Add, show, remove or reconnect VMs' serial ports in vCenter."
+    ),
+    "window": CommandRow("window:window", "Change the windows of `run --userdata-window`."),
 }
 
-
-class _Commands(Mapping[str, click.Command]):
-    """Imports a command's module only when it is used: saves each server process 4 MB."""
-
-    def __getitem__(self, name: str) -> click.Command:
-        command: click.Command = pkgutil.resolve_name(f"{__name__}.{MODULES[name]}")
-        return command
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(MODULES)
-
-    def __len__(self) -> int:
-        return len(MODULES)
+COMMANDS = CommandList(__name__, _ROWS)
 
 
-COMMANDS = _Commands()
-
-
-@click.group(cls=Group, context_settings=HELP)
+@click.group(cls=ListedGroup, listed=COMMANDS, context_settings=HELP)
 def cli() -> None:
     """Serve cloud-init metadata to VMware virtual machines over their virtual serial ports."""
-
-
-cli.commands = COMMANDS  # type: ignore[assignment] # click reads it only
 
 
 def main() -> None:
@@ -97,10 +98,8 @@ def _run(command: click.Command, program: str) -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help(), err=True)
         sys.exit(2)
-    except click.ClickException as error:
-        _fail(program, error.format_message())
-    except (ConfigError, DriverError) as error:
-        _fail(program, str(error))
+    except FAILURES as error:
+        _fail(program, text_of(error))
     except standardstreams.OutputError as error:
         if error.is_reader_gone:
             sys.exit(128 + signal.SIGPIPE)
@@ -118,10 +117,6 @@ def _printed(command: click.Command, program: str) -> int | None:
         sys.stdout.flush()
 
 
-def _fail(program: str, message: str) -> None:
-    text = " ".join(message.split())
-    if logs.is_for_machines():
-        log.critical("%s", text)
-    elif not logs.put(f"{program}: error: {text}"):
-        click.echo(f"{program}: error: {text}", err=True)
+def _fail(program: str, text: str) -> None:
+    click.echo(f"{program}: error: {text}", err=True)
     sys.exit(2)

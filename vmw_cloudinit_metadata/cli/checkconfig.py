@@ -11,14 +11,14 @@ import click
 import ujson
 
 from vmw_cloudinit_metadata.cli.fullcheck import faults_in, warnings_in
-from vmw_cloudinit_metadata.cli.run import SECTIONS, run
+from vmw_cloudinit_metadata.cli.runoptions import SECTIONS, server_options
 from vmw_cloudinit_metadata.cli.serversettings import (
     fleet_settings,
     server_settings,
     warnings_of,
 )
+from vmw_cloudinit_metadata.protocol.policy import TlsPolicy
 from vmw_cloudinit_metadata.protocol.printable import one_line
-from vmw_cloudinit_metadata.protocol.session import TlsPolicy
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import (
     SettingsCommand,
@@ -85,7 +85,7 @@ def _check_config(ctx: click.Context, /, full: bool, running: bool, **options: A
         fleet_settings(options)
     lines = [
         (f"{name_of(option)}: {as_yaml(options[str(option.name)])}", origin_of(ctx, option))
-        for option in settings_of(run)
+        for option in settings_of(server_options)
     ]
     width = min(max(len(setting) for setting, _ in lines), 60)
     for setting, origin in lines:
@@ -125,11 +125,11 @@ _RUNNING = click.Option(
 
 check_config = _CheckCommand(
     "check-config",
-    params=[_FULL, _RUNNING, *map(_gathered, run.params)],
+    params=[_FULL, _RUNNING, *map(_gathered, server_options.params)],
     callback=_check_config,
     help=_check_config.__doc__,
     sections={"Check": ("full", "running"), **SECTIONS},
-    whole=run,
+    whole=server_options,
 )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from vmw_cloudinit_metadata.admin.app import KNOWN_HOSTS_PATH
+from vmw_cloudinit_metadata.admin.api import KNOWN_HOSTS_PATH
 from vmw_cloudinit_metadata.cli.adminoptions import MakeReader, admin_options
-from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.runoptions import server_options
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
 
 
-@click.command(cls=SettingsCommand, whole=run)
+@click.command(cls=SettingsCommand, whole=server_options)
 @config_option
 @admin_options
 @click.option(

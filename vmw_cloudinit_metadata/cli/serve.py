@@ -33,10 +33,10 @@ from vmw_cloudinit_metadata.process.budget import Budget, Fixed
 from vmw_cloudinit_metadata.process.fleet.fleetlink import FleetLink
 from vmw_cloudinit_metadata.process.fleet.fleetprocess import FleetProcess, FleetSettings
 from vmw_cloudinit_metadata.process.hup import Reload, Take
-from vmw_cloudinit_metadata.process.signals import STOPPING, UPGRADE, Signals
+from vmw_cloudinit_metadata.process.signals import STOPPING, Signals
 from vmw_cloudinit_metadata.process.upgrade import Upgradable, Upgrade
 from vmw_cloudinit_metadata.process.upgradefile import Handed
-from vmw_cloudinit_metadata.process.upgradereport import UpgradeOutcome
+from vmw_cloudinit_metadata.process.upgradereport import UPGRADE, UpgradeOutcome
 from vmw_cloudinit_metadata.process.vcenter.vcenterlink import VcenterLink
 from vmw_cloudinit_metadata.process.vcenter.vcenterprocess import VcenterProcess, VcenterSettings
 from vmw_cloudinit_metadata.process.workers import Parent, free_addresses, run_worker

@@ -20,7 +20,7 @@ from vmw_cloudinit_metadata.process.fleet import urlcheck
 from vmw_cloudinit_metadata.process.fleet.fleetprocess import FleetSettings
 from vmw_cloudinit_metadata.process.outcomes.outcomehooks import OutcomeHookSettings
 from vmw_cloudinit_metadata.process.vcenter.vcenterprocess import VcenterSettings
-from vmw_cloudinit_metadata.protocol.session import TlsPolicy
+from vmw_cloudinit_metadata.protocol.policy import TlsPolicy
 from vmw_cloudinit_metadata.protocol.vmotion import MIN_KEY_BYTES
 from vmw_cloudinit_metadata.serving.admission import connections_by_descriptors
 from vmw_cloudinit_metadata.serving.crosscheck import VcenterCheck

@@ -14,12 +14,13 @@ import click
 from vmw_cloudinit_metadata.admin.reader import AdminRefusedError
 from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.cli.adminoptions import ADMIN_OPTIONS, MakeReader, admin_options
-from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.runoptions import server_options
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.driver import Driver, DriverError
 from vmw_cloudinit_metadata.drivers.foreignerrors import reason_of
 from vmw_cloudinit_metadata.drivers.loading import load
 from vmw_cloudinit_metadata.instance import advice, nocloud
+from vmw_cloudinit_metadata.instance.documents import NOCLOUD_NAMES
 from vmw_cloudinit_metadata.instance.fault import InvalidInstanceData
 from vmw_cloudinit_metadata.instance.layering.secretreference import shown
 from vmw_cloudinit_metadata.instance.model import InstanceData
@@ -35,7 +36,7 @@ _SAME = "the VM got this"
 _UNKNOWN = "cannot be compared: its data has a secret, and the server shows no hash of it"
 
 
-@click.command(cls=SettingsCommand, whole=run)
+@click.command(cls=SettingsCommand, whole=server_options)
 @click.argument("name", metavar="[VM]", required=False)
 @config_option
 @driver_options
@@ -160,7 +161,7 @@ def _compare(documents: Mapping[str, bytes], got: Mapping[str, Any], *, has_secr
             verdict = _SAME if told == digest else _UNKNOWN if is_unknown else "differs"
         verdicts.add(verdict)
         shown_digest = "-" if has_secret else digest
-        click.echo(f"{shown_digest}  {nocloud.NAMES.get(code, code.lower())}  {verdict}")
+        click.echo(f"{shown_digest}  {NOCLOUD_NAMES.get(code, code.lower())}  {verdict}")
     for code in got.keys() - documents.keys():
         verdict = "the VM got it; there is none now"
         verdicts.add(verdict)
@@ -228,7 +229,7 @@ def _print_origin(machine: Machine, instance: InstanceData) -> None:
 
 
 def _print(documents: Mapping[str, bytes], wanted: str | None) -> int:
-    named = {nocloud.NAMES.get(code, code.lower()): text for code, text in documents.items()}
+    named = {NOCLOUD_NAMES.get(code, code.lower()): text for code, text in documents.items()}
     if wanted is not None:
         if wanted not in named:
             raise click.UsageError(f"--document: found {wanted!r}, expected {', '.join(named)}")

@@ -14,7 +14,7 @@ import ujson
 from vmw_cloudinit_metadata.admin.reader import AdminReader, AdminRefusedError
 from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.cli.adminoptions import MakeReader, admin_options
-from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.runoptions import server_options
 from vmw_cloudinit_metadata.cli.statuslines import (
     machine_lines,
     safe_to_restart,
@@ -43,7 +43,7 @@ _STYLES = {
 _Show = Callable[[AdminReader], int]
 
 
-@click.command(cls=SettingsCommand, whole=run)
+@click.command(cls=SettingsCommand, whole=server_options)
 @click.argument("vm", metavar="[VM]", required=False)
 @config_option
 @admin_options

@@ -9,12 +9,12 @@ from typing import Any
 import click
 import ujson
 
-from vmw_cloudinit_metadata.admin.eventstream import KEPT
+from vmw_cloudinit_metadata.admin.api import KEPT
 from vmw_cloudinit_metadata.admin.reader import AdminReader, line_of
 from vmw_cloudinit_metadata.cli import terminal
 from vmw_cloudinit_metadata.cli.adminoptions import MakeReader, admin_options
 from vmw_cloudinit_metadata.cli.localtime import local
-from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.runoptions import server_options
 from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.settings.errors import ConfigError
@@ -30,7 +30,7 @@ _STYLES = {
 }
 
 
-@click.command(cls=SettingsCommand, whole=run)
+@click.command(cls=SettingsCommand, whole=server_options)
 @config_option
 @admin_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")

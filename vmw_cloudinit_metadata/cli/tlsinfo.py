@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.runoptions import server_options
 from vmw_cloudinit_metadata.serving.tls import KeyPair
 from vmw_cloudinit_metadata.settings.certificatefile import certificate_in, expiry_warnings
 from vmw_cloudinit_metadata.settings.certificatenames import host_of, names_in
@@ -23,7 +23,7 @@ from vmw_cloudinit_metadata.settings.parameters import (
 from vmw_cloudinit_metadata.settings.values import Address
 
 
-@click.command("tls-info", cls=SettingsCommand, whole=run)
+@click.command("tls-info", cls=SettingsCommand, whole=server_options)
 @config_option
 @key_pair_options(is_required=True)
 @click.option(

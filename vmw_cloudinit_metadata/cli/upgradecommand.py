@@ -13,9 +13,9 @@ import click
 
 from vmw_cloudinit_metadata.admin.reader import AdminReader
 from vmw_cloudinit_metadata.cli.adminoptions import ADMIN_OPTIONS, MakeReader, admin_options
-from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.runoptions import server_options
 from vmw_cloudinit_metadata.process import upgradereport
-from vmw_cloudinit_metadata.process.signals import UPGRADE
+from vmw_cloudinit_metadata.process.upgradereport import UPGRADE
 from vmw_cloudinit_metadata.settings.command import refuse_useless
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.layers import SettingsCommand, config_option
@@ -31,7 +31,7 @@ _SERVER = re.compile(
 _CAUGHT = re.compile(r"^SigCgt:\s*([0-9a-f]+)$", re.MULTILINE)
 
 
-@click.command(cls=SettingsCommand, whole=run)
+@click.command(cls=SettingsCommand, whole=server_options)
 @config_option
 @admin_options
 @click.option(

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from vmw_cloudinit_metadata.cli import schemas, terminal
-from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.runoptions import server_options
 from vmw_cloudinit_metadata.cli.schemas import Judge
 from vmw_cloudinit_metadata.drivers import contract
 from vmw_cloudinit_metadata.drivers.catalogue.findings import Finding, kind_of
@@ -29,7 +29,7 @@ MAX_WARNINGS = 100_000  # different ones that are grouped; further ones are prin
 _STYLES = {r"^.+?:\d+(:\d+)?: ": "bold", r"(?<=: )warning:": "yellow"}
 
 
-@click.command(cls=SettingsCommand, whole=run)
+@click.command(cls=SettingsCommand, whole=server_options)
 @click.argument("names", metavar="[FILE|VM]...", nargs=-1)
 @config_option
 @driver_options

@@ -8,7 +8,7 @@ import click
 
 from vmw_cloudinit_metadata.admin.reader import AdminReader, AdminRefusedError
 from vmw_cloudinit_metadata.cli.adminoptions import ADMIN_OPTIONS, MakeReader, admin_options
-from vmw_cloudinit_metadata.cli.run import run
+from vmw_cloudinit_metadata.cli.runoptions import server_options
 from vmw_cloudinit_metadata.protocol.printable import one_line
 from vmw_cloudinit_metadata.protocol.vmware import parse_uuid
 from vmw_cloudinit_metadata.settings.command import Group, refuse_useless
@@ -22,7 +22,7 @@ def window() -> None:
     """Change the windows of `run --userdata-window`."""
 
 
-@window.command("reopen", cls=SettingsCommand, whole=run)
+@window.command("reopen", cls=SettingsCommand, whole=server_options)
 @click.argument("vms", metavar="VM...", nargs=-1, required=True)
 @config_option
 @click.option("--ledger", type=FILE, metavar="FILE", help="The ledger of `run --ledger`.")

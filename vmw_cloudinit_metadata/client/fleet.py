@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vmw_cloudinit_metadata.client.expectation import Exactly, Expectation, Named
+from vmw_cloudinit_metadata.client.played import with_token
 from vmw_cloudinit_metadata.drivers.driver import DriverError
 from vmw_cloudinit_metadata.drivers.file import FileDriver
 from vmw_cloudinit_metadata.drivers.files.vmnames import vm_names
@@ -34,12 +35,6 @@ class FleetVm:
     def with_token(self, key: NumberedKey) -> FleetVm:
         """Return the VM with its identity token in the service URI."""
         return replace(self, machine=with_token(self.machine, key))
-
-
-def with_token(machine: Machine, key: NumberedKey) -> Machine:
-    """Return a machine to play, with its identity token in the service URI."""
-    uri = key.uri_with_token(machine.service_uri, machine.vc_uuid or "")
-    return replace(machine, service_uri=uri)
 
 
 def name_of(pattern: str, number: int) -> str:

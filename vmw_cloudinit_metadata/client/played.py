@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import gevent
@@ -17,6 +17,7 @@ from vmw_cloudinit_metadata.client.hypervisor import ArrivingMove, Hypervisor
 from vmw_cloudinit_metadata.client.wire import Destination, TlsMode, Wire
 from vmw_cloudinit_metadata.protocol.telnet import IAC
 from vmw_cloudinit_metadata.protocol.vmware import Machine
+from vmw_cloudinit_metadata.settings.identitykeys import NumberedKey
 
 # The longest document is 1.4 MB in base64.
 _MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -33,6 +34,12 @@ _FAILURES: dict[type[esxi.Event], tuple[str, str]] = {
 }
 
 _Event = TypeVar("_Event", bound=esxi.Event)
+
+
+def with_token(machine: Machine, key: NumberedKey) -> Machine:
+    """Return a machine to play, with its identity token in the service URI."""
+    uri = key.uri_with_token(machine.service_uri, machine.vc_uuid or "")
+    return replace(machine, service_uri=uri)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,5 +27,8 @@ STANDARD = (
 )
 USER_DATA = tuple(document for document in STANDARD if document.is_user_data)
 
+# By the protocol's names -> NoCloud's file names.
+NOCLOUD_NAMES = {document.code: document.nocloud_name for document in STANDARD}
+
 USER_DATA_KEYS = tuple(document.key for document in USER_DATA)
 FILE_KEYS = frozenset(f"{key}-file" for key in USER_DATA_KEYS)  # the content is in another file

@@ -1,4 +1,4 @@
-"""The keys of an instance file: `-` and `_` are equal, and which are known. Pure."""
+"""The keys of an instance file: which are known, and where each belongs. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from vmw_cloudinit_metadata.instance.documents import FILE_KEYS as FILE_KEYS
 from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA_KEYS
-from vmw_cloudinit_metadata.instance.fault import Fault, Faults, Key, unknown
+from vmw_cloudinit_metadata.instance.fault import Fault, Faults, unknown
+from vmw_cloudinit_metadata.instance.keyspelling import with_dashes
 from vmw_cloudinit_metadata.instance.metadata.fields import MATCH_KEYS, METADATA_KEYS
 from vmw_cloudinit_metadata.instance.network import native, shortform
 from vmw_cloudinit_metadata.instance.values.plain import MAPPING
@@ -16,8 +17,6 @@ DOCUMENTS = USER_DATA_KEYS
 TOP_LEVEL = frozenset({*(document.key for document in STANDARD), "documents", "match"})
 FILE_LEVEL = TOP_LEVEL | FILE_KEYS
 LAYER_LEVEL = FILE_LEVEL | {"serve"}
-
-_APPENDS = "+"  # `key+`: layering/patch.py
 
 _PARTS = {"metadata": frozenset(METADATA_KEYS), "match": frozenset(MATCH_KEYS)}
 
@@ -61,27 +60,6 @@ def _interfaces(value: Any, faults: Faults) -> Any:
     if isinstance(value, MAPPING) and not native.is_native(value):
         return with_dashes(value, shortform.KEYS, ("network",), faults)
     return value
-
-
-def with_dashes(
-    mapping: Mapping[Any, Any], known: Collection[str], key: Key, faults: Faults
-) -> dict[Any, Any]:
-    """Return the mapping with its known keys written with `-`; duplicates go to `faults`."""
-    if all(map(known.__contains__, mapping)):
-        return dict(mapping)
-    result: dict[Any, Any] = {}
-    for name, value in mapping.items():
-        dashed = name.replace("_", "-") if isinstance(name, str) else name
-        is_known = isinstance(dashed, str) and dashed.removesuffix(_APPENDS) in known
-        name = dashed if is_known else name
-        if name in result:
-            faults.add(Fault((*key, name), "a duplicate key, with - and _", "each key once"))
-        result[name] = value
-    return result
-
-
-def unknown_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterator[Fault]:
-    return (unknown((str(name),), name, known) for name in seed if name not in known)
 
 
 def misplaced_faults(seed: Mapping[str, Any], known: Collection[str]) -> Iterator[Fault]:

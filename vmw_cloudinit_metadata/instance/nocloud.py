@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from vmw_cloudinit_metadata.instance.documents import STANDARD, USER_DATA
+from vmw_cloudinit_metadata.instance.documents import USER_DATA
 from vmw_cloudinit_metadata.instance.fault import Fault, InvalidInstanceData, describe
 from vmw_cloudinit_metadata.instance.metadata.fields import METADATA_KEYS
 from vmw_cloudinit_metadata.instance.metadata.hostname import hostname_of, is_whole
@@ -15,9 +15,6 @@ from vmw_cloudinit_metadata.instance.model import MAX_DOCUMENT_BYTES, InstanceDa
 from vmw_cloudinit_metadata.instance.network.cardorder import with_cards
 from vmw_cloudinit_metadata.instance.values.dump import document_text, json_text
 from vmw_cloudinit_metadata.protocol.vmware import Machine
-
-# The documents by the protocol's names -> NoCloud's file names.
-NAMES = {document.code: document.nocloud_name for document in STANDARD}
 
 _KNOWN = frozenset(METADATA_KEYS)
 

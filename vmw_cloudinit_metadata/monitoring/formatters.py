@@ -14,8 +14,6 @@ from vmw_cloudinit_metadata.monitoring.happenings import Happening
 from vmw_cloudinit_metadata.monitoring.jsonobject import LEVEL_NAMES, fields, timestamp
 from vmw_cloudinit_metadata.protocol.printable import one_line
 
-FORMATS = ("text", "json")
-
 # With a space, so that a search for words of the text log finds them here too.
 _SEPARATORS = (", ", ": ")
 _LEVELS = {number: name.upper() for number, name in LEVEL_NAMES.items()}  # in a line of text

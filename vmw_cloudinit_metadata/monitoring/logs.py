@@ -206,7 +206,7 @@ def is_for_machines() -> bool:
 
 
 def set_up(level: str, form: str, *, with_process: bool) -> None:
-    """Log to standard error from now on, including text printed there. `form` is one of FORMATS."""
+    """Log to standard error from now on, including text printed there. `form` is text or json."""
     # No line has these, and each costs time in every record.
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     logging.logAsyncioTasks = False  # type: ignore[attr-defined,unused-ignore]  # 3.12

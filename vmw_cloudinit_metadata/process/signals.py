@@ -19,7 +19,8 @@ from typing import Any
 
 import gevent
 
-UPGRADE = signal.SIGUSR2
+from vmw_cloudinit_metadata.process.upgradereport import UPGRADE
+
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 ALL = (*STOPPING, signal.SIGHUP, UPGRADE)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ import ujson
 from vmw_cloudinit_metadata.process.peercredentials import credentials_of
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 
+UPGRADE = signal.SIGUSR2  # by which the command asks
 MAX_BYTES = 16 * 1024
 
 

@@ -35,8 +35,8 @@ from vmw_cloudinit_metadata.process.budget import Budget
 from vmw_cloudinit_metadata.process.deadlines import RunningClock
 from vmw_cloudinit_metadata.process.hookrelay import HookRelay
 from vmw_cloudinit_metadata.process.listener import listen_on, name_of
-from vmw_cloudinit_metadata.process.signals import ALL, STOPPING, UPGRADE, Signals
-from vmw_cloudinit_metadata.process.upgradereport import UpgradeOutcome
+from vmw_cloudinit_metadata.process.signals import ALL, STOPPING, Signals
+from vmw_cloudinit_metadata.process.upgradereport import UPGRADE, UpgradeOutcome
 from vmw_cloudinit_metadata.protocol.state import State
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.values import Address

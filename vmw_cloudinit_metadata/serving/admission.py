@@ -8,11 +8,13 @@ import resource
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from vmw_cloudinit_metadata.monitoring.counters import RefusalReason
 from vmw_cloudinit_metadata.protocol.crowd import Crowd
 from vmw_cloudinit_metadata.protocol.rate import Rate
+
+if TYPE_CHECKING:
+    from vmw_cloudinit_metadata.monitoring.counters import RefusalReason
 
 Network = IPv4Network | IPv6Network
 

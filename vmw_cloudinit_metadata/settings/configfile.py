@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vmw_cloudinit_metadata.instance.fault import Fault, Faults, bounded, joined
-from vmw_cloudinit_metadata.instance.keys import unknown_faults, with_dashes
+from vmw_cloudinit_metadata.instance.keyspelling import unknown_faults, with_dashes
 from vmw_cloudinit_metadata.instance.parsing import encoding, seed
 from vmw_cloudinit_metadata.instance.parsing.textkeys import TEXT
 from vmw_cloudinit_metadata.settings import permissions

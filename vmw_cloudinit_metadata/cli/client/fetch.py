@@ -16,7 +16,7 @@ from vmw_cloudinit_metadata.cli.client.playoptions import SECTIONS, VM, machine_
 from vmw_cloudinit_metadata.client import wrongport
 from vmw_cloudinit_metadata.client.expectation import VmFailure
 from vmw_cloudinit_metadata.client.played import Manner, PlayedVm, within
-from vmw_cloudinit_metadata.instance import nocloud
+from vmw_cloudinit_metadata.instance.documents import NOCLOUD_NAMES
 from vmw_cloudinit_metadata.instance.fault import nearest
 from vmw_cloudinit_metadata.protocol import testmark
 from vmw_cloudinit_metadata.protocol.printable import quoted
@@ -24,7 +24,7 @@ from vmw_cloudinit_metadata.settings.command import Command
 from vmw_cloudinit_metadata.settings.errors import ConfigError
 from vmw_cloudinit_metadata.settings.parameters import Parsed
 
-_KNOWN = (*nocloud.NAMES, "DIGEST")
+_KNOWN = (*NOCLOUD_NAMES, "DIGEST")
 
 
 def _parse_document(text: str) -> str:
@@ -50,8 +50,8 @@ _DOCUMENT = Parsed("NAME", _parse_document)
     "documents",
     multiple=True,
     type=_DOCUMENT,
-    default=tuple(nocloud.NAMES),
-    show_default=", ".join(nocloud.NAMES),
+    default=tuple(NOCLOUD_NAMES),
+    show_default=", ".join(NOCLOUD_NAMES),
     help="Request this document; may be repeated.",
 )
 @click.option(
@@ -78,7 +78,7 @@ def fetch(documents: tuple[str, ...], output: Path | None, **options: Any) -> in
         return 1
     finally:
         played.close()
-    named = {nocloud.NAMES.get(code, code.lower()): text for code, text in found.items()}
+    named = {NOCLOUD_NAMES.get(code, code.lower()): text for code, text in found.items()}
     if output:
         _write_documents(output, named)
     else:

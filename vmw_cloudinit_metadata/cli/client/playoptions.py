@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from vmw_cloudinit_metadata.client.fleet import with_token
-from vmw_cloudinit_metadata.client.played import Manner
+from vmw_cloudinit_metadata.client.played import Manner, with_token
 from vmw_cloudinit_metadata.client.wire import Destination, TlsMode
 from vmw_cloudinit_metadata.protocol.vmware import DIRECTIONS, Machine
 from vmw_cloudinit_metadata.settings import identitykeys

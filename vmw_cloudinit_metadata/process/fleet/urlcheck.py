@@ -54,19 +54,22 @@ def problem_of(url: str) -> str:
 
 
 def main() -> None:
-    url = sys.stdin.buffer.read().decode()
+    print(problem_for_libpq(sys.stdin.buffer.read().decode()))
+
+
+def problem_for_libpq(url: str) -> str:
+    """Do the work of `problem_of`, in this process."""
     try:  # an extra
         import cryptography  # noqa: F401 - for moves
         import psycopg
         from psycopg.conninfo import conninfo_to_dict
     except ImportError as error:
-        print(f"{NEEDED} ({error.name} is missing)")
-        return
+        return f"{NEEDED} ({error.name} is missing)"
     try:
-        print(problem_among(conninfo_to_dict(url)))
+        return problem_among(conninfo_to_dict(url))
     except psycopg.Error as error:
         text = str(error).strip()
-        print(text if text.startswith(_SHOWN) else _QUOTED.sub("(hidden)", text))
+        return text if text.startswith(_SHOWN) else _QUOTED.sub("(hidden)", text)
 
 
 def problem_among(parameters: Mapping[str, Any]) -> str:
