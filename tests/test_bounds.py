@@ -28,7 +28,7 @@ from vmw_cloudinit_metadata.serving.lookup import Lookup
 from vmw_cloudinit_metadata.serving.services import Services
 from vmw_cloudinit_metadata.serving.unsent import Unsent
 
-PROMISED_BYTES = 36 * 1024  # docs/protocol.md
+PROMISED_BYTES = 40 * 1024  # docs/protocol.md
 WILL_EXTENSION, WILL_AUTHENTICATION = b"\xff\xfb\xe8", b"\xff\xfb\x25"
 WIDE = "\U0001f600"  # such a character makes each of its text take four bytes
 
