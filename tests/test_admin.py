@@ -271,6 +271,7 @@ def test_other_host_is_not_served_without_a_token(admin: Admin) -> None:
 
 def test_token_is_needed_for_all_that_holds_data(begin: Begin, token_file: Path) -> None:
     _, admin = begin("--admin-token-file", str(token_file))
+    wait_until(lambda: admin.status("/readyz", Host="vmw.example.com") == 200)
     for path in ("/healthz", "/readyz", "/", "/page.js", "/page.css", "/icon.svg"):
         assert admin.status(path, Host="vmw.example.com") == 200, path
     for path in ("/metrics", "/api/machines", "/api/machines/x", "/api/events", "/nowhere"):
