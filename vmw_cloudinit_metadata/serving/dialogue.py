@@ -284,7 +284,7 @@ class Dialogue:
     def enqueue(self, request: GuestRequest) -> None:
         self._services.counters[counters.REQUESTS] += 1
         if self._inbox.put(request):
-            if self._inbox.held_bytes:
+            if request.argument or len(self._inbox.requests) > _FEW_REQUESTS:
                 self.hold()
             return
         self._services.counters[counters.DROPPED["requests"]] += 1
@@ -340,11 +340,11 @@ class Dialogue:
         answer = self._last.of(machine) or lookup.kept(machine)
         if answer and lookup.is_fresh(answer):
             self._services.counters[counters.CACHE_HITS] += 1
-            self._answer(machine, answer)
+            self._answer(machine, document, answer)
             return
         if not answer and (failure := lookup.fresh_failure(machine)):
             self._services.counters[counters.CACHE_MISSES] += 1
-            self._answer(machine, failure)
+            self._answer(machine, document, failure)
             return
         self._is_looking_up = True
         if answer:
@@ -370,16 +370,15 @@ class Dialogue:
             return
         now = self._owner.machine
         if machine is now or machine == now:  # else its identity has changed meanwhile
-            self._answer(machine, outcome)
+            self._answer(machine, self._inbox.first.document, outcome)
         self._owner.proceed()
 
     def _guarded(self, step: Callable[..., None], *arguments: Any) -> Callable[..., None]:
         """Return `step` as a callback whose errors end the line that then owns this dialogue."""
         return lambda *further: self._owner.guarded(partial(step, *arguments, *further))
 
-    def _answer(self, machine: Machine, outcome: Outcome) -> None:
+    def _answer(self, machine: Machine, document: str, outcome: Outcome) -> None:
         """Answer the first request, or find out first whether any VM has such a document."""
-        document = self._inbox.first.document
         if isinstance(outcome, Answer) and document in outcome.packets:
             services = self._services
             if outcome.once or outcome.unread or services.window_s:

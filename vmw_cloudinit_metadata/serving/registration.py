@@ -79,7 +79,8 @@ class Registration:
 
     def report(self, fact: Fact, *, level: int | None = None) -> None:
         """Report a happening of this VM."""
-        remark = "older connection" if self.is_older else ""
+        has_rivals = self._services.machines.rivals  # as hardly ever
+        remark = "older connection" if has_rivals and self.is_older else ""
         peer, happenings = self._standing.peer, self._services.happenings
         happenings.report(fact, peer, self.machine, remark, level=level)
 
