@@ -89,6 +89,24 @@ def test_server_that_has_gone_is_the_end_of_what_comes(world: World) -> None:
         world.answer(world.received(1, 10))
 
 
+class Severed(socket.socket):
+    """To a server that is out of reach: TCP has given up."""
+
+    def send(self, *_: object) -> int:
+        raise TimeoutError
+
+    def recv(self, *_: object) -> bytes:
+        raise TimeoutError
+
+
+def test_server_out_of_reach_is_the_end_of_what_comes(world: World) -> None:
+    world.server.close()
+    world.meter.server = Severed(fileno=world.meter.server.detach())
+    world.client.send(b"asked")
+    with pytest.raises(EOFError):
+        world.answer(world.received(1, 10))
+
+
 def test_answer_may_have_so_many_bytes_and_the_next_one_again(
     world: World, constants: Constants
 ) -> None:
