@@ -107,6 +107,14 @@ def test_server_out_of_reach_is_the_end_of_what_comes(world: World) -> None:
         world.answer(world.received(1, 10))
 
 
+def test_last_words_of_libpq_come_through(world: World) -> None:
+    world.client.send(b"bye")
+    world.client.close()
+    world.meter.close()
+    with world.server.makefile("rb") as line:
+        assert line.read() == b"bye"
+
+
 def test_answer_may_have_so_many_bytes_and_the_next_one_again(
     world: World, constants: Constants
 ) -> None:

@@ -61,7 +61,8 @@ class Meter:
             return found
 
     def close(self) -> None:
-        """Close all but libpq's descriptor."""
+        """Send libpq's last words, if the server takes them; close all but libpq's descriptor."""
+        next(self._send(), None)
         self.server.close()
         self._ours.close()
 
