@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 
 import pytest
 
-from tests.process import CHECKOUT, ServerProcess, run
+from tests.process import CHECKOUT, Constants, ServerProcess, run
 from tests.servers import mariadb, postgresql
 from tests.servers.mariadb import MariadbBackend
 from tests.servers.postgresql import PostgresqlBackend
@@ -431,6 +431,29 @@ def test_change_of_another_vm_ends_no_answer_of_postgresql(
     backend.put({"web2": {"metadata": {"a": "b"}}})
     wait_until(lambda: not told.still_holds(other.token))
     assert told.still_holds(found.token)
+
+
+def test_too_many_notifications_at_once_are_named_and_all_is_read_again(
+    backend: SqlServer, constants: Constants
+) -> None:
+    if backend.name != "postgresql":
+        return
+    constants(
+        drivers__stores__sql__rowrecords__MAX_ANSWER_BYTES=100_000,
+        drivers__stores__sql__notifications__PING_S=0.01,
+    )
+    reports: list[str] = []
+    driver = StoreDriver.of(SqlStore, {"url": backend.url})
+    driver.watch(reports.append)
+    try:
+        wait_until(lambda: driver.revision() is not None)
+        sent = "SELECT pg_notify('cloudinit', 'name vm' || n) FROM generate_series(1, 100000) n"
+        execute(backend, f"SELECT count(*) FROM ({sent}) AS sent")
+        wait_until(lambda: len(reports) == 2)
+    finally:
+        driver.close()
+    assert "too many notifications at once: all rows are read again" in reports[0]
+    assert "tells changes again" in reports[1]
 
 
 def test_version_query_of_the_operator_ends_answers(backend: SqlServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 from psycopg import sql
 from sqlalchemy import PoolProxiedConnection
@@ -12,6 +13,7 @@ from vmw_cloudinit_metadata.drivers.drivererror import DriverError
 from vmw_cloudinit_metadata.drivers.store import LAYERS, Changes, Key
 from vmw_cloudinit_metadata.drivers.stores.sql import engines
 from vmw_cloudinit_metadata.drivers.stores.sql.boundconnections import BoundPostgresql
+from vmw_cloudinit_metadata.drivers.stores.sql.rowrecords import TooLargeError
 
 PING_S = 1.0  # from one to the next; the answer has READ_S
 SILENCE_S = PING_S + engines.READ_S + 0.5  # a listener that says nothing hangs
@@ -34,13 +36,13 @@ def listen(connect: Connect, channel: str, tables: Sequence[str], changes: Chang
         if not isinstance(raw, BoundPostgresql):
             raise DriverError("channel: only PostgreSQL has channels")
         raw.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-        seen = raw.execute(_TABLES, [list(tables)]).fetchall()
+        seen = _state_of(raw, tables)
         changes.connected(SILENCE_S)
         while not changes.closed.is_set():
             for notification in raw.notifies(timeout=PING_S):
                 key = key_in(notification.payload)
                 changes.changed([key]) if key else changes.everything()
-            now = raw.execute(_TABLES, [list(tables)]).fetchall()
+            now = _state_of(raw, tables)
             # What was sent before comes before the answer.
             for notification in raw.notifies(timeout=0):
                 key = key_in(notification.payload)
@@ -49,6 +51,14 @@ def listen(connect: Connect, channel: str, tables: Sequence[str], changes: Chang
                 changes.everything()
                 seen = now
             changes.alive()
+
+
+def _state_of(raw: BoundPostgresql, tables: Sequence[str]) -> Sequence[Any]:
+    """Return which tables and triggers there are. What is notified meanwhile comes first."""
+    try:
+        return raw.execute(_TABLES, [list(tables)]).fetchall()
+    except TooLargeError:
+        raise DriverError("too many notifications at once: all rows are read again") from None
 
 
 def key_in(payload: str) -> Key | None:
