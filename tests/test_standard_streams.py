@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from tests.guest import AGENT, GUEST, Guest, Serial
 from tests.process import CHECKOUT, COMMAND, Program, ServerProcess, begin, ended, run
 from tests.uart import DOCUMENTS, server_of
 from tests.vm import LIMIT_S
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.cli import cli
 
 NO_SPACE = "standard output: No space left on device\n"
@@ -163,6 +166,22 @@ def test_program_whose_reader_is_gone_ends_without_a_word(command: list[str]) ->
         assert in_shell(command, "", write)[::2] == (GONE, b"")
     finally:
         os.close(write)
+
+
+def test_output_that_does_not_block_is_written_whole() -> None:
+    """Another program has made it so, and reads slowly; the agent is more than a pipe holds."""
+    command = Program([*COMMAND, "guest", "print", "agent"])
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with tempfile.TemporaryFile("w+") as errors, os.fdopen(read, "rb") as reader:
+        process = begin(command, write, errors.fileno(), CHECKOUT, {})
+        wait_until(lambda: not select.select((), (write,), (), 0)[1])
+        os.close(write)
+        text = reader.read()
+        assert process.wait(LIMIT_S) == 0
+        errors.seek(0)
+        assert errors.read() == ""
+    assert text.decode() == run(*command[len(COMMAND) :]).stdout
 
 
 @pytest.mark.parametrize("how", ["2>/dev/full", "2>&-"])

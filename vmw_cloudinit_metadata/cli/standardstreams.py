@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 from contextlib import suppress
 from typing import Any
@@ -28,7 +29,9 @@ class _Output(io.FileIO):
     def write(self, data: Any) -> int:
         """Write it; raise OutputError, and take nothing more."""
         try:
-            return super().write(data)
+            while (count := super().write(data)) is None:  # another program has it non-blocking
+                select.select((), (_OUTPUT,), ())
+            return count
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), _OUTPUT)  # for what waits in buffers
             raise OutputError(error) from None
