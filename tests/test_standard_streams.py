@@ -7,7 +7,6 @@ import re
 import select
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -168,20 +167,25 @@ def test_program_whose_reader_is_gone_ends_without_a_word(command: list[str]) ->
         os.close(write)
 
 
-def test_output_that_does_not_block_is_written_whole() -> None:
-    """Another program has made it so, and reads slowly; the agent is more than a pipe holds."""
-    command = Program([*COMMAND, "guest", "print", "agent"])
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [(("guest", "print", "agent"), 1), (("x" * 100_000,), 2)],
+    ids=["out", "err"],
+)
+def test_pipe_that_does_not_block_gets_all(words: tuple[str, ...], number: int) -> None:
+    """Its other end has made it so, and reads slowly. The text is more than the pipe holds."""
+    command = [*COMMAND, *words]  # too long for the starter
+    expected = ended(command, lambda out, err: begin(command, out, err, CHECKOUT, {}))
     read, write = os.pipe()
     os.set_blocking(write, False)
-    with tempfile.TemporaryFile("w+") as errors, os.fdopen(read, "rb") as reader:
-        process = begin(command, write, errors.fileno(), CHECKOUT, {})
+    with Path(os.devnull).open("w") as other, os.fdopen(read, "rb") as reader:
+        streams = (write, other.fileno()) if number == 1 else (other.fileno(), write)
+        process = begin(command, *streams, CHECKOUT, {})
         wait_until(lambda: not select.select((), (write,), (), 0)[1])
         os.close(write)
-        text = reader.read()
-        assert process.wait(LIMIT_S) == 0
-        errors.seek(0)
-        assert errors.read() == ""
-    assert text.decode() == run(*command[len(COMMAND) :]).stdout
+        text = reader.read().decode()
+        assert process.wait(LIMIT_S) == expected.returncode
+    assert text == (expected.stdout, expected.stderr)[number - 1]
 
 
 @pytest.mark.parametrize("how", ["2>/dev/full", "2>&-"])

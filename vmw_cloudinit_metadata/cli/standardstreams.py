@@ -25,22 +25,28 @@ class OutputError(Exception):
         self.is_reader_gone = reason.errno == errno.EPIPE
 
 
-class _Output(io.FileIO):
+class _Waiting(io.FileIO):
     def write(self, data: Any) -> int:
-        """Write it; raise OutputError, and take nothing more."""
+        """Write some of it; wait if a program that shares the descriptor made it non-blocking."""
+        while (count := super().write(data)) is None:
+            select.select((), (self,), ())
+        return count
+
+
+class _Output(_Waiting):
+    def write(self, data: Any) -> int:
+        """Write some of it; raise OutputError, and take nothing more."""
         try:
-            while (count := super().write(data)) is None:  # another program has it non-blocking
-                select.select((), (_OUTPUT,), ())
-            return count
+            return super().write(data)
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), _OUTPUT)  # for what waits in buffers
             raise OutputError(error) from None
 
 
-class _Errors(io.FileIO):
+class _Errors(_Waiting):
     def write(self, data: Any) -> int:
         with suppress(OSError):
-            super().write(data)
+            return super().write(data)
         return len(data)
 
 
