@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from tests.guest import AGENT, GUEST, Guest, Serial
 from tests.process import CHECKOUT, COMMAND, Program, ServerProcess, begin, ended, run
 from tests.uart import DOCUMENTS, server_of
 from tests.vm import LIMIT_S
+from tests.waiting import wait_until
 from vmw_cloudinit_metadata.cli import cli
 
 NO_SPACE = "standard output: No space left on device\n"
@@ -163,6 +165,27 @@ def test_program_whose_reader_is_gone_ends_without_a_word(command: list[str]) ->
         assert in_shell(command, "", write)[::2] == (GONE, b"")
     finally:
         os.close(write)
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [(("guest", "print", "agent"), 1), (("x" * 100_000,), 2)],
+    ids=["out", "err"],
+)
+def test_pipe_that_does_not_block_gets_all(words: tuple[str, ...], number: int) -> None:
+    """Its other end has made it so, and reads slowly. The text is more than the pipe holds."""
+    command = [*COMMAND, *words]  # too long for the starter
+    expected = ended(command, lambda out, err: begin(command, out, err, CHECKOUT, {}))
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with Path(os.devnull).open("w") as other, os.fdopen(read, "rb") as reader:
+        streams = (write, other.fileno()) if number == 1 else (other.fileno(), write)
+        process = begin(command, *streams, CHECKOUT, {})
+        wait_until(lambda: not select.select((), (write,), (), 0)[1])
+        os.close(write)
+        text = reader.read().decode()
+        assert process.wait(LIMIT_S) == expected.returncode
+    assert text == (expected.stdout, expected.stderr)[number - 1]
 
 
 @pytest.mark.parametrize("how", ["2>/dev/full", "2>&-"])

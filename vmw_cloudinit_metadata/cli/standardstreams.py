@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 from contextlib import suppress
 from typing import Any
@@ -24,9 +25,17 @@ class OutputError(Exception):
         self.is_reader_gone = reason.errno == errno.EPIPE
 
 
-class _Output(io.FileIO):
+class _Waiting(io.FileIO):
     def write(self, data: Any) -> int:
-        """Write it; raise OutputError, and take nothing more."""
+        """Write some of it; wait if a program that shares the descriptor made it non-blocking."""
+        while (count := super().write(data)) is None:
+            select.select((), (self,), ())
+        return count
+
+
+class _Output(_Waiting):
+    def write(self, data: Any) -> int:
+        """Write some of it; raise OutputError, and take nothing more."""
         try:
             return super().write(data)
         except OSError as error:
@@ -34,10 +43,10 @@ class _Output(io.FileIO):
             raise OutputError(error) from None
 
 
-class _Errors(io.FileIO):
+class _Errors(_Waiting):
     def write(self, data: Any) -> int:
         with suppress(OSError):
-            super().write(data)
+            return super().write(data)
         return len(data)
 
 
