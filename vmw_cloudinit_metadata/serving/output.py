@@ -148,7 +148,7 @@ class Output:
         """Queues all or nothing; False if the buffer is full. Ignores everything after `end`."""
         if self._is_ended:
             return True
-        if self._waiting and not self.has_room:
+        if len(self._waiting) >= MAX_WAITING_BYTES:
             return False
         self._counters[SENT_BYTES] += len(data)
         self.put(data)
