@@ -121,8 +121,7 @@ class Session:
             self._receive_serial(plain)
         elif peer.phase in SPEAKING:
             self._receive_telnet(data)
-        events, peer.events = peer.events, []
-        return events
+        return self._take_events()
 
     def peer_is_silent(self) -> None:
         """Go on without TLS, as the peer has started neither TLS nor AUTHENTICATION.
