@@ -284,7 +284,7 @@ class Dialogue:
     def enqueue(self, request: GuestRequest) -> None:
         self._services.counters[counters.REQUESTS] += 1
         if self._inbox.put(request):
-            if request.argument or len(self._inbox.requests) > _FEW_REQUESTS:
+            if request.argument or len(self._inbox.requests) > _FEW_REQUESTS:  # else it is free
                 self.hold()
             return
         self._services.counters[counters.DROPPED["requests"]] += 1
