@@ -70,7 +70,7 @@ SECTIONS = {
 }
 
 
-@click.command("run", cls=SettingsCommand, sections=SECTIONS)
+@click.command("run", cls=SettingsCommand)
 @config_option
 @click.option(
     "--uri",
