@@ -24,8 +24,6 @@ from vmw_cloudinit_metadata.monitoring.writer import Writer
 
 log = logging.getLogger(__name__)
 
-_CLOSED = -1  # standard error is closed: no log, since the next opened file is number 2
-
 LEFT_OUT_S = 60.0  # interval of the lines that count what was left out
 
 
@@ -212,7 +210,7 @@ def set_up(level: str, form: str, *, with_process: bool) -> None:
     logging.logAsyncioTasks = False  # type: ignore[attr-defined,unused-ignore]  # 3.12
     logging._srcfile = None
     formatter = JsonFormatter() if form == "json" else TextFormatter(with_process=with_process)
-    descriptor = sys.stderr.fileno() if sys.stderr else _CLOSED
-    logging.basicConfig(level=level.upper(), handlers=[LineHandler(descriptor, formatter)])
+    handler = LineHandler(sys.stderr.fileno(), formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.captureWarnings(True)
     sys.stderr = Printed()
